@@ -1,0 +1,41 @@
+"""llmanac: the almanac of language-model methods that runs.
+
+The public names load on first use, so `import llmanac` stays light and listing methods never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_model": "llmanac.models.load",
+    "load_tokenizer": "llmanac.tokenizers.load",
+    "train_tokenizer": "llmanac.tokenizers.load",
+    "build": "llmanac.core.registry",
+    "Engine": "llmanac.generate.engine",
+    "run": "llmanac.recipes.run",
+    "compare": "llmanac.lab.compare",
+}
+
+if TYPE_CHECKING:
+    from llmanac.core.registry import build
+    from llmanac.generate.engine import Engine
+    from llmanac.lab.compare import compare
+    from llmanac.models.load import load_model
+    from llmanac.recipes.run import run
+    from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+
+__all__ = ["Engine", "build", "compare", "load_model", "load_tokenizer", "run", "train_tokenizer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'llmanac' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,1 @@
+"""What every other package stands on: specs, the registry, the catalogue, errors, files, randomness, devices."""

@@ -1,0 +1,101 @@
+"""The catalogue: every row of the contract, the method or recipe that answers to it, and how it is shown to be right."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llmanac.core import registry
+from llmanac.core.errors import SpecError, nearest
+
+Status = Literal["done", "reference", "planned"]
+FILE = Path(__file__).with_name("catalogue.toml")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the contract, or one further method.
+
+    Attributes:
+        id: what the user types (`position/rope`).
+        method: `kind/name` of the method that implements it, where that is one swappable part.
+        where: path below the package of the code that answers to it, for rows that are no single method.
+        reference: the test that proves it, `path::test` below the repository; empty while it is not built.
+        claim: the evidence page, path below the repository; empty while there is none.
+    """
+
+    id: str
+    title: str
+    method: str = ""
+    where: str = ""
+    reference: str = ""
+    claim: str = ""
+
+    @property
+    def status(self) -> Status:
+        if self.reference and self.claim:
+            return "done"
+        return "reference" if self.reference else "planned"
+
+    @property
+    def source(self) -> str:
+        """Path of the implementing file below the package's parent folder, or nothing while it is planned."""
+        if self.status == "planned":
+            return ""
+        if self.method:
+            kind, _, name = self.method.partition("/")
+            return f"llmanac/{registry.find(kind, name).path.relative_to(registry.PACKAGE).as_posix()}"
+        return f"llmanac/{self.where}" if self.where else ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry as `llmanac list --json` prints it."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "status": self.status,
+            "reference": self.reference,
+            "claim": self.claim,
+            "source": self.source,
+        }
+
+
+@functools.cache
+def rows() -> dict[str, Entry]:
+    """Every row of the contract, by id."""
+    data = tomllib.loads(FILE.read_text("utf-8"))
+    return {key: Entry(id=key, **value) for key, value in data.items()}
+
+
+def entries() -> list[Entry]:
+    """The rows, then every method that no row names (its CARD says how it is tested)."""
+    out = list(rows().values())
+    named = {row.method for row in out} | {row.id for row in out}
+    for kind in registry.KINDS:
+        for name, method in registry.methods(kind).items():
+            if f"{kind}/{name}" in named or (name == method.path.stem.replace("_", "-") and _covered(method, named)):
+                continue
+            card = method.card
+            title = card["title"] if not method.defaults else f"{card['title']} ({name})"
+            out.append(
+                Entry(method.id, title, method=method.id, reference=card.get("test", ""), claim=card.get("claim", ""))
+            )
+    return out
+
+
+def _covered(method: registry.Method, named: set[str]) -> bool:
+    """Whether a file's own name only repeats rows that its aliases already answer to."""
+    return any(f"{method.kind}/{alias}" in named for alias in method.card.get("aliases", {}))
+
+
+def find(name: str) -> Entry:
+    """The entry with this id. Raises SpecError that names the nearest known one."""
+    known = {entry.id: entry for entry in entries()}
+    if name not in known:
+        kind, _, method = name.partition("/")
+        if kind in registry.KINDS and method in registry.methods(kind):
+            return Entry(name, registry.find(kind, method).card["title"], method=name)
+        raise SpecError(f"nothing is called {name!r}{nearest(name, known)}; `llmanac list` prints every name")
+    return known[name]

@@ -1,0 +1,119 @@
+"""Where and in what precision to compute, and what this machine really does: measured, never from a table."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import time
+from typing import Any, Literal
+
+import torch
+
+from llmanac.core.errors import SpecError
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` takes cuda, then mps, then cpu. Raises SpecError where the named device is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SpecError("device: cuda asked for, but this torch sees no CUDA device; use device=auto or cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise SpecError("device: mps asked for, but this torch has no Metal device; use device=auto or cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise SpecError(f"device: {name!r} is not one of auto, cpu, cuda, mps") from None
+
+
+def resolve_dtype(name: str | torch.dtype | None, device: torch.device | None = None) -> torch.dtype:
+    """`auto` takes bfloat16 where it was measured to be at least 1.2 times float32 here, else float32."""
+    if isinstance(name, torch.dtype):
+        return name
+    if name in (None, "float32"):
+        return torch.float32
+    if name == "auto":
+        return torch.bfloat16 if bfloat16_is_faster(str(device or torch.device("cpu"))) else torch.float32
+    if name not in DTYPES:
+        raise SpecError(f"dtype: {name!r} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[str(name)]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def measure_gemm(dtype: torch.dtype, device: torch.device | None = None, *, size: int = 1024, seconds: float = 0.3) -> float:
+    """The best matrix-multiplication rate seen, in FLOP/s: (size x size) @ (size x size), 2 size^3 FLOPs each."""
+    device = device or torch.device("cpu")
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
+    torch.nn.functional.linear(a, b)
+    best, stop = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        _synchronize(device)
+        start = time.perf_counter()
+        torch.nn.functional.linear(a, b)
+        _synchronize(device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def measure_bandwidth(device: torch.device | None = None, *, megabytes: int = 256) -> float:
+    """The best read rate seen, in bytes/s, over a buffer that no cache holds."""
+    device = device or torch.device("cpu")
+    x = torch.ones(megabytes * 250_000, device=device)
+    best = 0.0
+    for _ in range(5):
+        _synchronize(device)
+        start = time.perf_counter()
+        x.sum()
+        _synchronize(device)
+        best = max(best, x.numel() * 4 / (time.perf_counter() - start))
+    return best
+
+
+@functools.cache
+def bfloat16_is_faster(device: str = "cpu") -> bool:
+    """Whether a bfloat16 matrix product is at least 1.2 times the float32 one on this machine (0.2 s to find out)."""
+    target = torch.device(device)
+    fast = measure_gemm(torch.bfloat16, target, size=768, seconds=0.1)
+    return fast >= 1.2 * measure_gemm(torch.float32, target, size=768, seconds=0.1)
+
+
+def cpu_name() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as handle:
+            for line in handle:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """What benchmarks and reports say of the machine."""
+    return {
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__.partition("+")[0],
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }

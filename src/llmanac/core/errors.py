@@ -1,0 +1,36 @@
+"""Errors that a user can act on. The command line prints one as a sentence; it never shows a traceback for these."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LlmanacError(Exception):
+    """Anything the user can mend: the message names the file, line, field or flag, and says what to do."""
+
+
+class SpecError(LlmanacError, ValueError):
+    """A recipe, patch or Spec that cannot be built; the message starts with the dotted path of the field."""
+
+
+class DataError(LlmanacError, ValueError):
+    """Input text that cannot be used; the message names the file and, where there is one, the line."""
+
+
+class TokenizerError(LlmanacError, ValueError):
+    """A vocabulary or tokenizer file that cannot be used."""
+
+
+class CheckpointError(LlmanacError, RuntimeError):
+    """A checkpoint that is missing, truncated, or does not fit the model; the message names the file."""
+
+
+class RequestError(LlmanacError, ValueError):
+    """A request to the engine or the server that cannot be served (a prompt longer than the context, ...)."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`'; did you mean 'rope'?'`, or nothing when no known name is close."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {match[0]!r}?" if match else ""

@@ -1,0 +1,97 @@
+"""Progress with a rate and the time left, in a terminal, a notebook or a log file.
+
+A terminal gets one live line, a notebook the same through rich's own display, anything else a plain line every
+ten seconds. Nothing is printed for work that ends within two seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+QUIET_SECONDS = 2.0
+LINE_SECONDS = 10.0
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _quantity(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.1f}{unit}"
+    return f"{value:.0f}"
+
+
+class Progress:
+    """One running task: `advance` it, and give it short notes to show (`loss=2.31`)."""
+
+    def __init__(self, label: str, total: float | None, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self.start = 0.0, time.monotonic()
+        self.notes = ""
+        self._last = self.start
+        self._live = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self._shown = False
+
+    def advance(self, amount: float = 1, **notes: object) -> None:
+        """Add to what is done; notes replace the earlier ones."""
+        self.done += amount
+        self._note(notes)
+
+    def update(self, done: float, **notes: object) -> None:
+        """Set what is done (for work measured in seconds, say)."""
+        self.done = done
+        self._note(notes)
+
+    def _note(self, notes: dict[str, object]) -> None:
+        if notes:
+            self.notes = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in notes.items())
+        now = time.monotonic()
+        every = 0.2 if self._live else LINE_SECONDS
+        if now - self.start >= QUIET_SECONDS and now - self._last >= every:
+            self._last = now
+            self._show(self.line())
+
+    def line(self) -> str:
+        """The text of the line: label, share done, rate, time left, notes."""
+        seconds = time.monotonic() - self.start
+        rate = self.done / seconds if seconds else 0.0
+        parts = [self.label]
+        if self.total:
+            share = min(1.0, self.done / self.total)
+            left = (self.total - self.done) / rate if rate else float("nan")
+            parts.append(f"{share:4.0%}")
+            if self.unit != "s":
+                parts.append(f"{_quantity(rate)} {self.unit}/s")
+            parts.append(f"{_clock(left)} left" if rate else "")
+        else:
+            parts.append(f"{_quantity(self.done)} {self.unit}  {_quantity(rate)} {self.unit}/s  {_clock(seconds)}")
+        return "  ".join(p for p in [*parts, self.notes] if p)
+
+    def _show(self, text: str) -> None:
+        self._shown = True
+        end = "" if self._live else "\n"
+        start = "\r\x1b[2K" if self._live else ""
+        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the last state on the screen, if anything was shown."""
+        if self._shown and self._live:
+            self._show(self.line())
+            print(file=sys.stderr)
+
+
+@contextlib.contextmanager
+def progress(label: str, total: float | None = None, unit: str = "it") -> Iterator[Progress]:
+    """`with progress("encode", total=len(texts), unit="texts") as bar: ... bar.advance()`."""
+    bar = Progress(label, total, unit)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,149 @@
+"""A kind is a folder, a method is one file in it, and the file's name is the method's name.
+
+Nothing is imported to list: the `CARD` literal is cut out of each file as text and read with `ast.literal_eval`, so
+`llmanac list` starts without torch. `_` in a file name is `-` in the method's name (`pre_norm.py` is `pre-norm`);
+files that start with `_` are not methods.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from llmanac.core.errors import SpecError, nearest
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+# kind -> folder below the package. A new kind is one line here; a new method is one file and nothing here.
+KINDS: dict[str, str] = {
+    "tokenizer": "tokenizers",
+    "source": "data/sources",
+    "position": "models/positions",
+    "norm": "models/norms",
+    "score": "models/scores",
+    "mixer": "models/mixers",
+    "ffn": "models/ffn",
+    "block": "models/blocks",
+    "head": "models/heads",
+    "lm": "models/lm",
+    "decoding": "generate/decoding",
+    "objective": "objectives",
+    "optimizer": "train/optimizers",
+    "schedule": "train/schedules",
+    "retriever": "retrieve",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method file, or one alias of it.
+
+    `name` is what the user types; `stem` is the file; `defaults` are the fields that an alias presets.
+    """
+
+    kind: str
+    name: str
+    path: Path
+    card: dict[str, Any]
+    defaults: dict[str, Any]
+
+    @property
+    def module_name(self) -> str:
+        return ".".join(["llmanac", *self.path.relative_to(PACKAGE).with_suffix("").parts])
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+    def module(self) -> ModuleType:
+        """Import the file that implements the method (this may import torch)."""
+        return importlib.import_module(self.module_name)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The `CARD = {...}` literal of a method file, read without importing the file.
+
+    Raises:
+        SpecError: the file has no CARD, or its CARD is not a literal.
+    """
+    lines = path.read_text("utf-8").splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith("CARD = {")), None)
+    if start is None:
+        raise SpecError(f"{path}: a method file needs a literal `CARD = {{...}}`")
+    stop = next((i for i in range(start, len(lines)) if lines[i].rstrip().endswith("}") and lines[i][0] in "C}"), None)
+    try:
+        card = ast.literal_eval("\n".join(lines[start : (stop or start) + 1]).removeprefix("CARD = "))
+    except (ValueError, SyntaxError) as error:
+        raise SpecError(f"{path}:{start + 1}: CARD is not a plain literal ({error})") from error
+    if "title" not in card:
+        raise SpecError(f"{path}:{start + 1}: CARD has no title")
+    return card
+
+
+def folder(kind: str) -> Path:
+    """The folder that holds the methods of a kind. Raises SpecError for an unknown kind."""
+    if kind not in KINDS:
+        raise SpecError(f"no kind named {kind!r}{nearest(kind, KINDS)} (known: {', '.join(KINDS)})")
+    return PACKAGE / KINDS[kind]
+
+
+def method_files(kind: str) -> Iterator[Path]:
+    """The method files of a kind, by name."""
+    for path in sorted(folder(kind).glob("*.py")):
+        if not path.name.startswith("_"):
+            yield path
+
+
+@functools.cache
+def _methods(kind: str, _stamp: tuple[tuple[str, int], ...]) -> dict[str, Method]:
+    found: dict[str, Method] = {}
+    for path in method_files(kind):
+        card = read_card(path)
+        own = path.stem.replace("_", "-")
+        for name, defaults in {own: {}, **card.get("aliases", {})}.items():
+            if name in found:
+                raise SpecError(f"{path}: {kind} {name!r} is already the name of {found[name].path}")
+            found[name] = Method(kind, name, path, card, dict(defaults))
+    return found
+
+
+def methods(kind: str) -> dict[str, Method]:
+    """Every method of a kind by name, aliases included. Reads the folder each time it has changed."""
+    stamp = tuple((p.name, p.stat().st_mtime_ns) for p in method_files(kind))
+    return _methods(kind, stamp)
+
+
+def find(kind: str, name: str) -> Method:
+    """The method called `name`. Raises SpecError that names the nearest known one."""
+    known = methods(kind)
+    if name not in known:
+        raise SpecError(f"no {kind} named {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+    return known[name]
+
+
+def build(kind: str, name: str, /, **choices: Any) -> Any:
+    """Build one component by name: `build("norm", "rmsnorm", dim=64, eps=1e-6)`.
+
+    Choices that are fields of the method's Spec set them; all others are dimensions, passed to `Spec.build`.
+    """
+    from dataclasses import fields
+
+    from llmanac.core import spec
+
+    method = find(kind, name)
+    own = {f.name for f in fields(method.module().Spec)}
+    chosen = {k: v for k, v in choices.items() if k in own}
+    dims = {k: v for k, v in choices.items() if k not in own}
+    made = spec.make_method(kind, {"name": name, **chosen}, path=f"{kind}/{name}")
+    try:
+        return made.build(**dims)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise SpecError(f"{kind}/{name}: {error} (choices: {', '.join(sorted(own)) or 'none'})") from error

@@ -1,0 +1,1 @@
+"""Language models and their parts, each part a kind of its own."""
