@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 Patches = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch the recipe, e.g. -s train.steps=200.")
+    list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")
 ]
 
 
@@ -93,7 +93,7 @@ def chat(path: Annotated[Path, typer.Argument(help="A run's folder, or a model's
 @app.command()
 def generate(
     path: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")],
-    prompt: Annotated[str | None, typer.Option(help="Text to go on from; read from standard input where absent.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text to go on from; else standard input is read.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(min=1)] = None,
@@ -120,7 +120,7 @@ def generate(
 @app.command()
 def serve(
     path: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback are your choice.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get status 429.")] = 64,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The catalogue: every row of the contract, the method or recipe that answers to it, and how it is shown to be right."""
+"""The catalogue: every row of the contract, what answers to it, and how it is shown to be right."""
 
 from __future__ import annotations
 

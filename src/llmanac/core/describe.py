@@ -17,7 +17,9 @@ def choices(path: Path) -> list[tuple[str, str, str]]:
     return [
         (node.target.id, ast.unparse(node.annotation), ast.unparse(node.value) if node.value else "required")
         for node in found.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and "ClassVar" not in ast.unparse(node.annotation)
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and "ClassVar" not in ast.unparse(node.annotation)
     ]
 
 
@@ -52,7 +54,8 @@ def describe(name: str) -> str:
     if method is not None and entry.status != "planned":
         siblings = [n for n in registry.methods(method.kind) if n != method.name][:2]
         if siblings:
-            lines += ["", f"Next: llmanac compare {method.kind} --arms {','.join([method.name, *siblings])} --budget 3m"]
+            arms = ",".join([method.name, *siblings])
+            lines += ["", f"Next: llmanac compare {method.kind} --arms {arms} --budget 3m"]
     return "\n".join(lines)
 
 

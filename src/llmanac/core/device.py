@@ -50,7 +50,9 @@ def _synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def measure_gemm(dtype: torch.dtype, device: torch.device | None = None, *, size: int = 1024, seconds: float = 0.3) -> float:
+def measure_gemm(
+    dtype: torch.dtype, device: torch.device | None = None, *, size: int = 1024, seconds: float = 0.3
+) -> float:
     """The best matrix-multiplication rate seen, in FLOP/s: (size x size) @ (size x size), 2 size^3 FLOPs each."""
     device = device or torch.device("cpu")
     a = torch.randn(size, size, device=device).to(dtype)

@@ -86,7 +86,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise LlmanacError(f"{path}: cannot write ({error.strerror or error}); what was there before is kept") from error
+        raise LlmanacError(f"{path}: cannot write ({error.strerror or error}); what was there is kept") from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -41,7 +41,7 @@ class Spec:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return {k: v for k, v in typing.get_type_hints(cls).items() if k in {f.name for f in fields(cls)}}
 
 

@@ -1,0 +1,45 @@
+# make demo: the main job on real text. make test: the tests. Both create .venv and install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUDGET ?= 5m
+
+.PHONY: demo install test test-slow lint bench evidence clean
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(BIN)/.dev: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+install: $(BIN)/.installed
+
+demo: $(BIN)/.installed
+	$(BIN)/llmanac run quickstart --budget $(BUDGET)
+
+test: $(BIN)/.dev
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(BIN)/.dev
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+lint: $(BIN)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(BIN)/.dev
+	$(BIN)/python benchmarks/tokenizer.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/retrieve.py
+
+evidence: $(BIN)/.dev
+	$(BIN)/python tools/make_evidence.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,154 @@
+"""The mechanism itself: registry, Specs, patches, catalogue, atomic files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from llmanac.core import catalogue, files, registry, spec
+from llmanac.core.errors import DataError, LlmanacError, SpecError
+
+METHODS = [(kind, name) for kind in registry.KINDS for name in registry.methods(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_every_method_file_has_its_four_parts(kind: str, name: str) -> None:
+    method = registry.find(kind, name)
+    module = method.module()
+    assert module.__doc__ and len(module.__doc__) > 40
+    assert {"title", "paper", "reference"} <= method.card.keys()
+    assert issubclass(module.Spec, spec.Spec) and module.Spec.kind == kind
+    assert len(fields(module.Spec)) <= 12
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_every_spec_round_trips_through_toml_and_json(kind: str, name: str) -> None:
+    made = spec.make_method(kind, name)
+    data = spec.dump(made)
+    assert spec.make_method(kind, tomllib.loads(spec.to_toml(data))) == made
+    assert spec.make_method(kind, json.loads(json.dumps(data))) == made
+    assert hash(made) == hash(spec.make_method(kind, data))
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_a_wrong_field_names_its_path_and_the_nearest(kind: str, name: str) -> None:
+    own = [f.name for f in fields(registry.find(kind, name).module().Spec)]
+    wrong = own[0] + "x" if own else "anything"
+    with pytest.raises(SpecError, match=f"here.{wrong}: no such field") as error:
+        spec.make_method(kind, {"name": name, wrong: 1}, "here")
+    assert not own or repr(own[0]) in str(error.value)
+
+
+def test_an_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(SpecError, match="did you mean 'rope'"):
+        registry.find("position", "ropee")
+    with pytest.raises(SpecError, match="did you mean 'position'"):
+        registry.methods("positon")
+
+
+def test_patch_keeps_what_both_methods_have_and_names_paths() -> None:
+    base = spec.make_method("lm", "transformer")
+    wide = spec.patch(base, {"blocks.*.mixer.heads": 8, "blocks.*.mixer": "multi-query"})
+    assert all(b.mixer.heads == 8 and b.mixer.kv_heads == 1 for b in wide.blocks)
+    assert spec.diff(base, base) == {}
+    assert "blocks.0.mixer.kv_heads" in spec.diff(base, wide)
+    for path, message in {
+        "blocks.*.mixer.headz": "blocks.0.mixer.headz: no such field; did you mean 'heads'",
+        "positoin": "positoin: no such field; did you mean 'position'",
+        "blocks.7.mixer": "blocks.7: expected",
+        "dim.x": "has no fields",
+    }.items():
+        with pytest.raises(SpecError, match=message):
+            spec.patch(base, {path: "rope"})
+
+
+def test_patch_values_are_toml_or_text() -> None:
+    read = spec.parse_patches(["a.b=3", "c=3e-4", "d=rope", 'e="x y"', "f=[1,2]", "g=true"])
+    assert read == {"a.b": 3, "c": 3e-4, "d": "rope", "e": "x y", "f": [1, 2], "g": True}
+    with pytest.raises(SpecError, match="expected path=value"):
+        spec.parse_patches(["nonsense"])
+
+
+def test_the_catalogue_is_the_contract(shared_data: Path) -> None:
+    with open(shared_data.parent / "contract" / "rows.toml", "rb") as handle:
+        contract = {row["id"] for row in tomllib.load(handle)["row"]}
+    assert set(catalogue.rows()) == contract
+
+
+def test_every_check_the_catalogue_names_exists(root: Path) -> None:
+    for entry in catalogue.entries():
+        if entry.reference:
+            path, _, test = entry.reference.partition("::")
+            assert (root / path).is_file(), entry
+            assert not test or f"def {test}" in (root / path).read_text("utf-8"), entry
+        if entry.claim:
+            assert (root / entry.claim).is_file(), entry
+        if entry.method:
+            kind, _, name = entry.method.partition("/")
+            assert name in registry.methods(kind) or entry.status == "planned", entry
+        if entry.status != "planned":
+            assert (registry.PACKAGE.parent / entry.source).is_file(), entry
+
+
+def test_listing_imports_no_torch_and_prints_every_row() -> None:
+    code = (
+        "import sys, llmanac.cli as cli\n"
+        "try: cli.main(['list', '--json'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    listed = json.loads(done.stdout)
+    assert {row["id"] for row in listed} >= set(catalogue.rows())
+    assert all(set(row) == {"id", "title", "status", "reference", "claim", "source"} for row in listed)
+
+
+def test_a_new_file_is_a_new_method_with_no_other_edit() -> None:
+    path = registry.folder("norm") / "zz_test_only.py"
+    source = (registry.folder("norm") / "rmsnorm.py").read_text("utf-8")
+    try:
+        path.write_text(source, "utf-8")
+        assert "zz-test-only" in registry.methods("norm")
+        model = spec.patch(spec.make_method("lm", "transformer"), {"norm": "zz-test-only"})
+        assert model.norm.name == "zz-test-only"
+        listed = subprocess.run(
+            [sys.executable, "-m", "llmanac.cli", "list", "norm", "--json"], capture_output=True, text=True, check=True
+        )
+        assert "norm/zz-test-only" in {row["id"] for row in json.loads(listed.stdout)}
+    finally:
+        path.unlink(missing_ok=True)
+    assert "zz-test-only" not in registry.methods("norm")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    with files.atomic_folder(target) as folder:
+        (folder / "a").write_text("first")
+    with pytest.raises(RuntimeError), files.atomic_folder(target) as folder:
+        (folder / "a").write_text("second")
+        raise RuntimeError
+    assert (target / "a").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    blocked = tmp_path / "folder" / "a" / "file.json"
+    with pytest.raises(LlmanacError, match=r"file\.json"):
+        files.write_json(blocked, {})
+
+
+def test_reading_names_file_and_line(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"a": 1,\n oops}')
+    with pytest.raises(DataError, match=r"bad.json:2: not JSON"):
+        files.read_json(bad)
+    bad.write_bytes(b"{\xff}")
+    with pytest.raises(DataError, match="not UTF-8 at byte 1"):
+        files.read_json(bad)
+    toml = tmp_path / "bad.toml"
+    toml.write_text("a = = 1")
+    with pytest.raises(DataError, match=r"bad\.toml: not TOML"):
+        files.read_toml(toml)

@@ -1,0 +1,50 @@
+"""A package imports only from itself and from those before it; the package never imports a peer."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+LAYERS = [
+    "core", "kernels", "metrics", "sandbox", "tokenizers", "data", "models", "adapters", "quant", "generate",
+    "objectives", "train", "evaluate", "retrieve", "multimodal", "recipes", "lab", "web", "cli",
+]  # fmt: skip
+PEERS = {
+    "transformers", "tokenizers", "tiktoken", "sentencepiece", "peft", "trl", "sacrebleu", "rouge_score", "bert_score",
+    "datasketch", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "scipy", "sklearn",
+}  # fmt: skip
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "llmanac"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_layers_and_peers(path: Path) -> None:
+    relative = path.relative_to(SOURCE)
+    layer = relative.parts[0].removesuffix(".py")
+    for name in imports(path):
+        assert name.partition(".")[0] not in PEERS, f"{relative} imports the peer {name}"
+        parts = name.split(".")
+        if layer != "__init__" and parts[0] == "llmanac" and len(parts) > 1 and parts[1] in LAYERS:
+            assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{relative} imports {name}, which comes later"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_no_file_over_400_lines_and_no_pickle(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert text.count("\n") <= 400
+    assert "pickle" not in {name.partition(".")[0] for name in imports(path)}
+    assert "torch.save(" not in text
+    assert "torch.load(" not in text
