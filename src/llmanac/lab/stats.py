@@ -1,0 +1,268 @@
+"""The statistics of a comparison: paired differences, their intervals, and the four verdicts.
+
+The unit of replication is what was repeated: seeds for what is trained, documents or prompts for what is applied to one
+finished artefact. Evaluation windows inside a run are never taken for replicates; their spread is many times smaller
+than that between seeds, and an interval from them would be far too sure of itself.
+
+    d_i = arm_i - baseline_i,   t = mean(d) / (sd(d) / sqrt(n)),   df = n - 1                       (paired t test)
+    equivalent at margin m:  mean(d_i - m|b_i|) < 0  and  mean(d_i + m|b_i|) > 0, each one-sided     (Schuirmann 1987)
+
+Both families of tests are adjusted over the arms by Holm (1979), so that the chance of any false claim in the table is
+at most `alpha` however many arms it has. Verdicts:
+
+    equivalent     both one-sided tests reject: the difference is inside the margin, whatever its sign
+    better, worse  else, when the difference is not zero
+    inconclusive   else; with the number of further replicates that would settle it at four chances in five
+    none           fewer than three replicates
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llmanac.core.errors import SpecError
+from llmanac.lab._student import student_quantile, student_sf
+
+Verdict = Literal["better", "worse", "equivalent", "inconclusive", "none"]
+MIN_REPLICATES = 3
+POWER = 0.8
+MOST_REPLICATES = 100_000  # a study that needs more than this is reported as needing more than this
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured quantity: its name, its unit, and in which direction it is better."""
+
+    name: str
+    unit: str
+    better: Literal["lower", "higher"]
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.title or self.name.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against the baseline, on one metric.
+
+    `difference` is arm minus baseline in the metric's unit with its 95% interval; `relative` is the same over the
+    baseline's mean. `p` and `p_equivalence` are already adjusted over the arms. `detectable` is the smallest difference
+    that this many replicates would find four times in five. `further` is how many more replicates an inconclusive
+    verdict needs, `None` where there is no verdict to settle or more than `MOST_REPLICATES` would be needed.
+    """
+
+    arm: str
+    n: int
+    mean: float
+    baseline_mean: float
+    difference: float
+    low: float | None
+    high: float | None
+    relative: float | None
+    relative_low: float | None
+    relative_high: float | None
+    sd: float | None
+    p: float | None
+    p_equivalence: float | None
+    margin: float
+    detectable: float | None
+    improved: int
+    verdict: Verdict
+    further: int | None
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation (n - 1)."""
+    centre = mean(values)
+    return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
+
+
+def _statistic(values: Sequence[float]) -> float:
+    """mean / standard error; infinite where every value is the same and not zero, 0 where all are zero."""
+    centre, spread = mean(values), deviation(values)
+    # Equal inputs give a spread of a few rounding errors; a t of 1e16 from them means nothing more than infinity does.
+    if spread <= 1e-13 * max(abs(v) for v in values):
+        return math.copysign(math.inf, centre) if centre else 0.0
+    return centre / (spread / math.sqrt(len(values)))
+
+
+def two_sided_p(differences: Sequence[float]) -> float:
+    """p of the paired t test that the mean difference is zero."""
+    return min(1.0, 2 * student_sf(abs(_statistic(differences)), len(differences) - 1))
+
+
+def equivalence_p(differences: Sequence[float], margins: Sequence[float]) -> float:
+    """p of the two one-sided tests: the larger of both. `margins` are absolute, one a pair."""
+    if not any(differences):  # the same outcome every time, even where the margin is a share of zero
+        return 0.0
+    df = len(differences) - 1
+    above = _statistic([d + m for d, m in zip(differences, margins, strict=True)])
+    below = _statistic([d - m for d, m in zip(differences, margins, strict=True)])
+    return max(student_sf(above, df), student_sf(-below, df))
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """The t interval of a mean; needs at least two values."""
+    half = student_quantile(0.5 + confidence / 2, len(values) - 1) * deviation(values) / math.sqrt(len(values))
+    centre = mean(values)
+    return centre - half, centre + half
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: reject where the adjusted p is at most alpha (family-wise error at most alpha)."""
+    order = sorted(range(len(ps)), key=ps.__getitem__)
+    adjusted, running = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def _enough(distance: float, spread: float, n: int, tail: float) -> bool:
+    """Whether n replicates put `distance` beyond the critical value with power `POWER` (shifted-t approximation)."""
+    df = n - 1
+    return distance * math.sqrt(n) >= (student_quantile(1 - tail, df) + student_quantile(POWER, df)) * spread
+
+
+def replicates_needed(centre: float, spread: float, margin: float, *, alpha: float = 0.05, arms: int = 1) -> int | None:
+    """The fewest replicates that settle the verdict with power 0.8 if the effect and spread seen so far are the truth.
+
+    Either the difference becomes certain or the equivalence does, whichever comes first; the level is Bonferroni's over
+    the arms, which Holm never exceeds. None where `MOST_REPLICATES` would not do.
+    """
+
+    def settled(n: int) -> bool:
+        different = _enough(abs(centre), spread, n, alpha / (2 * arms))
+        return different or _enough(margin - abs(centre), spread, n, alpha / arms)
+
+    low, high = MIN_REPLICATES - 1, MIN_REPLICATES
+    while not settled(high):
+        low, high = high, 2 * high
+        if low >= MOST_REPLICATES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if settled(middle) else (middle, high)
+    return high
+
+
+def detectable_difference(spread: float, n: int, *, alpha: float = 0.05, arms: int = 1) -> float:
+    """The smallest true difference that n replicates find with power 0.8."""
+    df = n - 1
+    factor = student_quantile(1 - alpha / (2 * arms), df) + student_quantile(POWER, df)
+    return factor * spread / math.sqrt(n)
+
+
+def compare_arms(
+    values: Mapping[str, Sequence[float]],
+    baseline: str,
+    *,
+    better: Literal["lower", "higher"],
+    margin: float = 0.005,
+    alpha: float = 0.05,
+) -> list[Comparison]:
+    """Every arm against the baseline on one metric. `values[arm][i]` shares replicate i with every other arm.
+
+    Args:
+        values: finite numbers, one list an arm, all of one length n >= 1.
+        margin: relative to the baseline, 0.005 for half a percent.
+
+    Raises:
+        SpecError: arms of unequal length, an unknown baseline, a margin that is not positive, or a value that is not
+            finite.
+    """
+    if baseline not in values:
+        raise SpecError(f"baseline: {baseline!r} is not one of the arms {', '.join(values)}")
+    if not margin > 0:
+        raise SpecError(f"margin: must be above 0, got {margin}; 0.005 is half a percent of the baseline")
+    base = list(values[baseline])
+    others = [arm for arm in values if arm != baseline]
+    for arm, xs in values.items():
+        if len(xs) != len(base):
+            raise SpecError(f"{arm}: has {len(xs)} replicates and {baseline} has {len(base)}; pairs need the same")
+        if not all(map(math.isfinite, xs)):
+            raise SpecError(f"{arm}: a value is not finite; leave failed replicates out of every arm")
+    differences = {arm: [x - b for x, b in zip(values[arm], base, strict=True)] for arm in others}
+    margins = [margin * abs(b) for b in base]
+    ps: list[float] = []
+    equivalence: list[float] = []
+    if len(base) >= MIN_REPLICATES:
+        ps = holm([two_sided_p(differences[arm]) for arm in others])
+        equivalence = holm([equivalence_p(differences[arm], margins) for arm in others])
+    sign = -1 if better == "lower" else 1
+    return [
+        _conclude(
+            arm,
+            list(values[arm]),
+            base,
+            differences[arm],
+            mean(margins),
+            sign,
+            ps[i] if ps else None,
+            equivalence[i] if equivalence else None,
+            alpha,
+            len(others),
+        )
+        for i, arm in enumerate(others)
+    ]
+
+
+def _conclude(
+    arm: str,
+    own: list[float],
+    base: list[float],
+    differences: list[float],
+    margin: float,
+    sign: int,
+    p: float | None,
+    p_equivalence: float | None,
+    alpha: float,
+    arms: int,
+) -> Comparison:
+    n, centre, scale = len(base), mean(differences), abs(mean(base))
+    spread = deviation(differences) if n > 1 else None
+    low, high = interval(differences) if n > 1 else (None, None)
+    verdict: Verdict = "none"
+    further = None
+    if p is not None and p_equivalence is not None and spread is not None:
+        verdict = _verdict(p, p_equivalence, sign * centre, alpha)
+        if verdict == "inconclusive":
+            needed = replicates_needed(centre, spread, margin, alpha=alpha, arms=arms)
+            further = None if needed is None else max(1, needed - n)
+    return Comparison(
+        arm=arm,
+        n=n,
+        mean=mean(own),
+        baseline_mean=mean(base),
+        difference=centre,
+        low=low,
+        high=high,
+        relative=centre / scale if scale else None,
+        relative_low=low / scale if scale and low is not None else None,
+        relative_high=high / scale if scale and high is not None else None,
+        sd=spread,
+        p=p,
+        p_equivalence=p_equivalence,
+        margin=margin,
+        detectable=None if spread is None else detectable_difference(spread, n, alpha=alpha, arms=arms),
+        improved=sum(sign * d > 0 for d in differences),
+        verdict=verdict,
+        further=further,
+    )
+
+
+def _verdict(p: float, p_equivalence: float, gain: float, alpha: float) -> Verdict:
+    if p_equivalence <= alpha:
+        return "equivalent"
+    if p <= alpha:
+        return "better" if gain > 0 else "worse"
+    return "inconclusive"
