@@ -1,0 +1,19 @@
+"""Optimizers: each updates parameters in groups by role, and its whole state is tensors by name (never a pickle)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmanac.core.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec(Spec):
+    """Describes an optimizer. `build(model=...)` gives one over every trainable parameter of the model."""
+
+    kind = "optimizer"
+
+    def build(self, **dims: Any) -> Any:
+        """Build over `model`'s parameters, or over `parameters`, a list of (name, tensor, role)."""
+        raise NotImplementedError

@@ -1,0 +1,37 @@
+"""Learning-rate schedules: a function of the step that gives the share of the base rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import Spec
+
+Schedule = Callable[[int], float]  # step (from 0) -> share of the base rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSpec(Spec):
+    """Describes a schedule. Shares of a run (`warmup`, `decay`) keep their meaning when the number of steps changes."""
+
+    kind = "schedule"
+
+    def build(self, **dims: Any) -> Schedule:
+        """The schedule of a run of `steps` steps."""
+        raise NotImplementedError
+
+
+def warm(step: int, steps: int) -> float:
+    """Linear warm-up over `steps`: 1 / steps at step 0, so that no step is wasted at rate 0; 1 from then on."""
+    return min(1.0, (step + 1) / steps) if steps else 1.0
+
+
+def check_shares(**values: float) -> None:
+    """Raise SpecError unless every value is in [0, 1] and they sum to at most 1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise SpecError(f"{name}: {value} is not a share of the run, between 0 and 1")
+    if sum(values.values()) > 1 + 1e-9:
+        raise SpecError(f"{' and '.join(values)}: together more than the whole run")

@@ -1,0 +1,291 @@
+"""From token data sets to rows of one length: packed, shuffled, mixed, and resumable at any row.
+
+A row has `length` + 1 tokens, so that `length` of them are inputs and each has its next token as a target. Several
+documents share a row; `segments` tells them apart and `positions` counts from each one's first token in the row.
+
+Where a stream stands is two numbers (epoch, rows taken): the order of an epoch is drawn from a generator named after
+(seed, epoch), never from one that has been running, so a stream resumes exactly and in no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.rng import numpy_generator
+from llmanac.data.tokens import TokenDataset
+
+PADDING = -1  # the segment of a place that holds no token
+Packing = Literal["cut", "whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One packed row of n = length + 1 places.
+
+    Attributes:
+        ids: (n,) int64 tokens, 0 in padding.
+        segments: (n,) int32 which document of the row each token is from, `PADDING` where there is none.
+        positions: (n,) int32 place of each token in its document's part of this row.
+        loss: (n,) bool whether a token carries loss as a target; None where all do.
+    """
+
+    ids: np.ndarray
+    segments: np.ndarray
+    positions: np.ndarray
+    loss: np.ndarray | None = None
+
+
+class RowSource(Protocol):
+    """A resumable stream that can give any number of rows."""
+
+    def take(self, count: int) -> list[Any]: ...
+    def cursor(self) -> dict[str, Any]: ...
+    def seek(self, cursor: dict[str, Any]) -> None: ...
+
+
+class Shuffled:
+    """Rows in a new order each epoch. A subclass says how many an epoch has, and makes one from its number."""
+
+    def __init__(self, *, rows: int, seed: int, name: str) -> None:
+        if rows < 1:
+            raise SpecError(f"rows: {rows} is not at least 1")
+        self.rows, self.seed, self.name = rows, seed, name
+        self.epoch, self.taken = 0, 0
+        self._ready = -1  # the epoch that _order belongs to
+        self._order = np.zeros(0, np.int64)
+
+    def plan(self, epoch: int) -> int:
+        """Prepare an epoch and return how many rows it has."""
+        raise NotImplementedError
+
+    def row(self, number: int) -> Any:
+        """The row of this number in the epoch planned last."""
+        raise NotImplementedError
+
+    def identity(self) -> str:
+        """What a cursor must belong to."""
+        raise NotImplementedError
+
+    def take(self, count: int) -> list[Any]:
+        """The next `count` rows; goes on into the next epoch by itself."""
+        out: list[Any] = []
+        while len(out) < count:
+            if self._ready != self.epoch:
+                size = self.plan(self.epoch)
+                self._order = numpy_generator(self.seed, self.name, "rows", self.epoch).permutation(size)
+                self._ready = self.epoch
+            if self.taken == len(self._order):
+                self.epoch, self.taken = self.epoch + 1, 0
+                continue
+            out.append(self.row(int(self._order[self.taken])))
+            self.taken += 1
+        return out
+
+    def __iter__(self) -> Shuffled:
+        return self
+
+    def __next__(self) -> list[Any]:
+        """The rows of one optimizer step."""
+        return self.take(self.rows)
+
+    def cursor(self) -> dict[str, Any]:
+        """Where the stream stands, as JSON."""
+        return {"epoch": self.epoch, "taken": self.taken, "of": self.identity()}
+
+    def seek(self, cursor: dict[str, Any]) -> None:
+        """Go on from a cursor. Raises DataError when it belongs to other data, another length or another seed."""
+        if cursor.get("of") != self.identity():
+            raise DataError(
+                f"the data cursor belongs to {cursor.get('of')!r}, this stream is {self.identity()!r}; "
+                "resume with the same data, row length and seed, or start a new run"
+            )
+        self.epoch, self.taken = int(cursor["epoch"]), int(cursor["taken"])
+
+
+class PackedStream(Shuffled):
+    """Packed rows of a token data set, `rows` at a time.
+
+    Packing `cut` joins the documents of an epoch in a random order and cuts the run every `length` tokens: nothing is
+    lost and only an epoch's last row has padding. `whole` never cuts a document that fits a row (best-fit decreasing;
+    longer ones lose what is past the row, which `truncated` counts): this is what examples with prompts need.
+
+    Raises:
+        SpecError: a length below 1 or an unknown packing.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        *,
+        length: int,
+        rows: int = 1,
+        seed: int = 0,
+        packing: Packing = "cut",
+        name: str = "data",
+    ) -> None:
+        super().__init__(rows=rows, seed=seed, name=name)
+        if length < 1:
+            raise SpecError(f"length: {length} is not at least 1 token")
+        if packing not in ("cut", "whole"):
+            raise SpecError(f"packing: {packing!r} is not one of 'cut', 'whole'")
+        self.dataset, self.length, self.packing = dataset, length, packing
+        sizes = np.diff(dataset.offsets)
+        self.truncated = int((sizes > length + 1).sum()) if packing == "whole" else 0
+        self._documents = np.zeros(0, np.int64)
+        self._ends = np.zeros(0, np.int64)
+        self._bins: list[list[int]] = []
+
+    def identity(self) -> str:
+        """The data set's hash, and all that decides the rows."""
+        return f"{self.dataset.hash[:16]}/{self.packing}/{self.length}/{self.seed}/{self.name}"
+
+    def plan(self, epoch: int) -> int:
+        """Order the documents of an epoch; returns its number of rows."""
+        generator = numpy_generator(self.seed, self.name, "documents", epoch)
+        self._documents = generator.permutation(self.dataset.documents)
+        sizes = np.diff(self.dataset.offsets)[self._documents]
+        if self.packing == "whole":
+            self._bins = best_fit(np.minimum(sizes, self.length + 1), self.length + 1)
+            return len(self._bins)
+        self._ends = np.cumsum(sizes)
+        return max(1, -(-(int(self._ends[-1]) - 1) // self.length))
+
+    def row(self, number: int) -> Row:
+        """Row `number` of the planned epoch."""
+        pieces = self._whole(number) if self.packing == "whole" else self._cut(number)
+        places = self.length + 1
+        ids, segments = np.zeros(places, np.int64), np.full(places, PADDING, np.int32)
+        positions, loss = np.zeros(places, np.int32), np.zeros(places, np.bool_)
+        at = 0
+        for segment, (start, count) in enumerate(pieces):
+            here = slice(at, at + count)
+            ids[here], segments[here] = self.dataset.read(start, count), segment
+            positions[here], loss[here] = np.arange(count), self.dataset.read_loss(start, count)
+            at += count
+        return Row(ids, segments, positions, loss if self.dataset.has_loss_mask or at < places else None)
+
+    def _cut(self, number: int) -> list[tuple[int, int]]:
+        at, stop = number * self.length, min((number + 1) * self.length + 1, int(self._ends[-1]))
+        place, pieces = int(np.searchsorted(self._ends, at, side="right")), []
+        while at < stop:
+            document, end = int(self._documents[place]), int(self._ends[place])
+            count = min(stop, end) - at
+            pieces.append((int(self.dataset.offsets[document + 1]) - (end - at), count))
+            at, place = at + count, place + 1
+        return pieces
+
+    def _whole(self, number: int) -> list[tuple[int, int]]:
+        out = []
+        for place in self._bins[number]:
+            document = int(self._documents[place])
+            start, stop = int(self.dataset.offsets[document]), int(self.dataset.offsets[document + 1])
+            out.append((start, min(stop - start, self.length + 1)))
+        return out
+
+
+class ListStream(Shuffled):
+    """Items of a list in memory (preference pairs, prompts, conversations), in a new order each epoch."""
+
+    def __init__(self, items: Sequence[Any], *, rows: int = 1, seed: int = 0, name: str = "items") -> None:
+        super().__init__(rows=rows, seed=seed, name=name)
+        if not items:
+            raise DataError(f"{name}: there are no items to draw from")
+        self.items = items
+
+    def identity(self) -> str:
+        """The number of items and what decides their order."""
+        return f"{len(self.items)} items/{self.seed}/{self.name}"
+
+    def plan(self, epoch: int) -> int:
+        """Every item once."""
+        return len(self.items)
+
+    def row(self, number: int) -> Any:
+        """The item itself."""
+        return self.items[number]
+
+
+class Mixture:
+    """Rows of several streams, each row's stream drawn by weight; resumable like its parts.
+
+    Args:
+        streams: the parts by name; each has `take`.
+        weights: how often a row comes from each part; any positive scale.
+
+    Raises:
+        SpecError: weights that are not positive, or that name other parts than `streams`.
+    """
+
+    def __init__(
+        self, streams: Mapping[str, RowSource], weights: Mapping[str, float], *, rows: int = 1, seed: int = 0
+    ) -> None:
+        if set(streams) != set(weights):
+            raise SpecError(f"weights: name {sorted(weights)}, the streams are {sorted(streams)}")
+        if not streams or any(not w > 0 for w in weights.values()):
+            raise SpecError(f"weights: {dict(weights)} are not all positive; leave a part out to give it no rows")
+        self.streams, self.rows, self.seed, self.drawn = dict(streams), rows, seed, 0
+        self.names = sorted(streams)
+        share = np.array([weights[name] for name in self.names], np.float64)
+        self.share = share / share.sum()
+
+    def take(self, count: int) -> list[Any]:
+        """The next `count` rows. One generator a row, named by its number, so any number may be taken at a time."""
+        picks = [
+            int(np.searchsorted(np.cumsum(self.share)[:-1], numpy_generator(self.seed, "mixture", i).random(), "right"))
+            for i in range(self.drawn, self.drawn + count)
+        ]
+        self.drawn += count
+        queues = {k: iter(self.streams[self.names[k]].take(picks.count(k))) for k in sorted(set(picks))}
+        return [next(queues[k]) for k in picks]
+
+    def __iter__(self) -> Mixture:
+        return self
+
+    def __next__(self) -> list[Any]:
+        """The rows of one optimizer step."""
+        return self.take(self.rows)
+
+    def cursor(self) -> dict[str, Any]:
+        """How many rows were drawn, and every part's own cursor."""
+        return {"drawn": self.drawn, "streams": {name: self.streams[name].cursor() for name in self.names}}
+
+    def seek(self, cursor: dict[str, Any]) -> None:
+        """Go on from a cursor. Raises DataError when it belongs to other parts."""
+        if sorted(cursor.get("streams", {})) != self.names:
+            raise DataError(f"the data cursor has the parts {sorted(cursor.get('streams', {}))}, not {self.names}")
+        self.drawn = int(cursor["drawn"])
+        for name in self.names:
+            self.streams[name].seek(cursor["streams"][name])
+
+
+def best_fit(sizes: np.ndarray, capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: which items share a bin. O(n log n + n capacity / 64) by a bit set of free sizes.
+
+    Args:
+        sizes: (n,) sizes, none above `capacity`.
+    """
+    bins: list[list[int]] = []
+    waiting: list[list[int]] = [[] for _ in range(capacity + 1)]  # open bins by the room left in them
+    rooms = 0  # bit r is set where waiting[r] is not empty
+    for item in np.argsort(-sizes, kind="stable").tolist():
+        size = int(sizes[item])
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            number = waiting[room].pop()
+            if not waiting[room]:
+                rooms ^= 1 << room
+            bins[number].append(item)
+        else:
+            room, number = capacity, len(bins)
+            bins.append([item])
+        left = room - size
+        if left:
+            waiting[left].append(number)
+            rooms |= 1 << left
+    return bins

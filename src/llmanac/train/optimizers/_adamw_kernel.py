@@ -1,0 +1,77 @@
+"""One pass over memory for an AdamW step: the foreach form reads and writes each array several times.
+
+Both forms compute the same expression in the same order; `tests/references/test_optimizers.py` holds them together.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+PIECE = 1 << 16  # elements a thread takes at a time
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _adamw(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, root, eps, scale):  # type: ignore[no-untyped-def]
+    for i in range(p.size):
+        gradient = g[i] * scale
+        m[i] = m[i] * beta1 + gradient * rest1
+        v[i] = v[i] * beta2 + gradient * gradient * rest2
+        p[i] = p[i] * keep - size * (m[i] / (np.sqrt(v[i]) / root + eps))
+
+
+@functools.cache
+def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="adamw")
+
+
+def takes(tensor: Tensor) -> bool:
+    """Whether the one-pass form can update this tensor."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and tensor.is_contiguous()
+
+
+def one_pass(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    *,
+    keep: float,
+    beta1: float,
+    beta2: float,
+    size: float,
+    root: float,
+    eps: float,
+    scale: float,
+) -> None:
+    """Update contiguous CPU tensors in place; see `adamw.py` for the formula.
+
+    Args:
+        keep: 1 - lr * weight decay.
+        size: lr / (1 - beta1^t).
+        root: sqrt(1 - beta2^t).
+        scale: what gradients are multiplied by first.
+    """
+    pieces = []
+    for tensors in zip(parameters, gradients, means, squares, strict=True):
+        flat = [t.detach().contiguous().view(-1).numpy() for t in tensors]
+        kind = flat[0].dtype.type
+        numbers = [kind(x) for x in (keep, beta1, 1 - beta1, beta2, 1 - beta2, size, root, eps, scale)]
+        for start in range(0, flat[0].size, PIECE):
+            pieces.append(([array[start : start + PIECE] for array in flat], numbers))
+    threads = torch.get_num_threads()
+    if threads == 1 or len(pieces) < 2 * threads:
+        for arrays, numbers in pieces:
+            _adamw(*arrays, *numbers)
+        return
+
+    def share(first: int) -> None:
+        for arrays, numbers in pieces[first::threads]:
+            _adamw(*arrays, *numbers)
+
+    list(_pool(threads).map(share, range(threads)))

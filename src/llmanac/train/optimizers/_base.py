@@ -1,0 +1,145 @@
+"""What every optimizer has: parameters in groups by role, a step at a share of the base rate, a state of plain tensors.
+
+The role of a parameter decides its learning rate, its weight decay and, for Muon, its rule:
+
+    matrix     two or more dimensions, inside the network: every direction of it is a feature
+    embedding  one row (or column) a token or position: each sees few of a batch's tokens
+    vector     gains and biases; never decayed unless asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmanac.core.errors import CheckpointError, SpecError
+
+Role = Literal["matrix", "embedding", "vector"]
+Parameters = Sequence[tuple[str, nn.Parameter, Role]]
+
+
+def parameter_roles(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
+    """Every trainable parameter once (tied ones under their first name), with its role.
+
+    A model may settle it with a method `parameter_role(name) -> Role | None`; otherwise an embedding is what an
+    `nn.Embedding` holds, or what has a dimension of the model's `vocab_size`.
+    """
+    tables = {f"{m}.weight" if m else "weight" for m, child in model.named_modules() if isinstance(child, nn.Embedding)}
+    vocab_size = getattr(model, "vocab_size", None)
+    ask: Callable[[str], Role | None] = getattr(model, "parameter_role", lambda name: None)
+    out: list[tuple[str, nn.Parameter, Role]] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        role = ask(name)
+        if role is None:
+            if parameter.ndim < 2:
+                role = "vector"
+            else:
+                role = "embedding" if name in tables or vocab_size in parameter.shape else "matrix"
+        out.append((name, parameter, role))
+    if not out:
+        raise SpecError("optimizer: the model has no trainable parameter")
+    return out
+
+
+@dataclass
+class Group:
+    """Parameters that share a rule, a learning rate and a weight decay."""
+
+    rule: str
+    names: list[str]
+    parameters: list[nn.Parameter]
+    lr: float
+    weight_decay: float
+
+
+class Optimizer:
+    """Base of all optimizers. Parameters without a gradient are left alone, their state too.
+
+    Attributes:
+        groups: the parameter groups.
+        state: tensors by `"<what>.<parameter name>"`; all that a checkpoint needs.
+        steps: updates done, per parameter name.
+    """
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self.groups = [g for g in groups if g.parameters]
+        self.state: dict[str, Tensor] = {}
+        self.steps: dict[str, int] = {}
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Every parameter that this optimizer updates."""
+        return [pair for g in self.groups for pair in zip(g.names, g.parameters, strict=True)]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for group in self.groups:
+            for parameter in group.parameters:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, rate: float = 1.0, scale: float = 1.0) -> None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            rate: the schedule's share of each group's learning rate.
+            scale: what gradients are multiplied by first (1 / tokens, and the clipping factor).
+        """
+        for group in self.groups:
+            live = [(n, p) for n, p in zip(group.names, group.parameters, strict=True) if p.grad is not None]
+            if live:
+                for name, _ in live:
+                    self.steps[name] = self.steps.get(name, 0) + 1
+                self.update(group, [n for n, _ in live], [p for _, p in live], group.lr * rate, scale)
+
+    def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
+        """One step of `group`'s rule for these parameters."""
+        raise NotImplementedError
+
+    def buffer(self, what: str, name: str, parameter: Tensor) -> Tensor:
+        """The state tensor of this parameter, zeros when new."""
+        key = f"{what}.{name}"
+        if key not in self.state:
+            self.state[key] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+        return self.state[key]
+
+    def nbytes(self) -> int:
+        """Bytes of the state."""
+        return sum(t.numel() * t.element_size() for t in self.state.values())
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """`(tensors by name, steps by parameter name)`: safetensors and JSON hold these."""
+        return dict(self.state), dict(self.steps)
+
+    def load_state_dict(self, tensors: dict[str, Tensor], steps: dict[str, int]) -> None:
+        """Take the state back. Raises CheckpointError when a tensor belongs to no parameter, or has another shape."""
+        parameters = dict(self.named_parameters())
+        for key, value in tensors.items():
+            name = key.partition(".")[2]
+            if name not in parameters:
+                raise CheckpointError(f"optimizer state {key!r} belongs to no parameter of this model")
+            if parameters[name].shape != value.shape:
+                raise CheckpointError(
+                    f"optimizer state {key!r} is {tuple(value.shape)}, the parameter {tuple(parameters[name].shape)}"
+                )
+        self.state = {k: v.to(parameters[k.partition(".")[2]].device).clone() for k, v in tensors.items()}
+        self.steps = {k: int(v) for k, v in steps.items()}
+
+
+def check_positive(**values: float) -> None:
+    """Raise SpecError for the first value that is not above zero."""
+    for name, value in values.items():
+        if not value > 0:
+            raise SpecError(f"{name}: {value} is not above 0")
+
+
+def check_share(**values: float) -> None:
+    """Raise SpecError for the first value outside [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise SpecError(f"{name}: {value} is not in [0, 1)")

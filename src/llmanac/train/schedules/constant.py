@@ -1,0 +1,34 @@
+"""A constant rate after a linear warm-up.
+
+    share(s) = min(1, (s + 1) / w)
+
+The baseline of every schedule, and what fine-tuning for a few steps needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmanac.train.schedules import Schedule, ScheduleSpec, check_shares, warm
+
+CARD = {
+    "title": "Constant",
+    "reference": "transformers.get_constant_schedule_with_warmup",
+    "test": "tests/references/test_schedules.py::test_constant_equals_transformers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(ScheduleSpec):
+    """Attributes: warmup: share of the run spent on warming up."""
+
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_shares(warmup=self.warmup)
+
+    def build(self, *, steps: int, **dims: Any) -> Schedule:
+        """The schedule of a run of `steps` steps."""
+        first = round(self.warmup * steps)
+        return lambda step: warm(step, first)

@@ -1,0 +1,48 @@
+"""Cosine decay after a linear warm-up.
+
+    share(s) = (s + 1) / w                                            for s < w
+    share(s) = floor + (1 - floor) (1 + cos(pi (s - w) / (n - w))) / 2    after
+
+The rate falls slowly at both ends. Its length has to be known beforehand: a run that stops early has not cooled down.
+
+Paper: Loshchilov and Hutter 2017 (https://arxiv.org/abs/1608.03983), equation 5, without restarts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from llmanac.train.schedules import Schedule, ScheduleSpec, check_shares, warm
+
+CARD = {
+    "title": "Cosine decay",
+    "paper": "https://arxiv.org/abs/1608.03983",
+    "reference": "transformers.get_cosine_schedule_with_warmup",
+    "test": "tests/references/test_schedules.py::test_cosine_equals_transformers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(ScheduleSpec):
+    """Attributes: warmup: share of the run spent on warming up. floor: the share of the rate where the decay ends."""
+
+    warmup: float = 0.03
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_shares(warmup=self.warmup)
+        check_shares(floor=self.floor)
+
+    def build(self, *, steps: int, **dims: Any) -> Schedule:
+        """The schedule of a run of `steps` steps."""
+        first = round(self.warmup * steps)
+
+        def share(step: int) -> float:
+            if step < first:
+                return warm(step, first)
+            done = min(1.0, (step - first) / max(1, steps - first))
+            return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
+
+        return share
