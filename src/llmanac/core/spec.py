@@ -8,7 +8,6 @@ Every error names the path of the field and the nearest right name.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -40,9 +39,15 @@ class Spec:
         raise SpecError(f"{type(self).__name__} describes data only; it has nothing to build")
 
 
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return {k: v for k, v in typing.get_type_hints(cls).items() if k in {f.name for f in fields(cls)}}
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type[Spec]) -> dict[str, Any]:
+    """The resolved types of a Spec's fields (kept: resolving annotations is slow)."""
+    if cls not in _HINTS:
+        names = {f.name for f in fields(cls)}
+        _HINTS[cls] = {k: v for k, v in typing.get_type_hints(cls).items() if k in names}
+    return _HINTS[cls]
 
 
 def make_method(kind: str, value: Mapping[str, Any] | str, path: str = "") -> Any:
