@@ -26,6 +26,10 @@ class CheckpointError(LlmanacError, RuntimeError):
     """A checkpoint that is missing, truncated, or does not fit the model; the message names the file."""
 
 
+class TrainingError(LlmanacError, RuntimeError):
+    """A training that cannot go on (a loss that is not finite); the message names the step and what was saved."""
+
+
 class RequestError(LlmanacError, ValueError):
     """A request to the engine or the server that cannot be served (a prompt longer than the context, ...)."""
 

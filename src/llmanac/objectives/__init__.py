@@ -1,0 +1,23 @@
+"""Losses. An objective makes batches of rows and says what a model loses on them, as a sum over units.
+
+Only the trainer divides, by the units of all micro-batches (and ranks) together, so that how a step is cut into pieces
+never changes its gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmanac.core.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec(Spec):
+    """Describes an objective. `build(tokenizer=..., models=...)` gives one."""
+
+    kind = "objective"
+
+    def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Any:
+        """The objective. `models` are the further models that it needs, by name (reference, teacher, value)."""
+        raise NotImplementedError

@@ -1,0 +1,57 @@
+"""Training: one loop for every objective, optimizers, schedules, checkpoints, and the plan made before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import Spec, make_method
+from llmanac.train.optimizers import OptimizerSpec
+from llmanac.train.schedules import ScheduleSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec(Spec):
+    """How to train. `auto` values and steps left open are settled by `plan` before the first step, by measuring.
+
+    Attributes:
+        steps: optimizer steps; None where a time budget decides them.
+        batch_tokens: tokens of one step, over all micro-batches.
+        length: tokens of a row.
+        micro_batch: rows computed at a time; None takes as many as hold 8192 tokens. Does not change the result.
+        clip: the largest gradient norm (of the mean loss over tokens); None for no clipping.
+        dtype: what matrices are multiplied in; weights and optimizer state stay float32.
+        attention: how attention is computed; all forms give the same result.
+        compile: whether torch.compile is used; `auto` does for runs above ten minutes where there is a C++ compiler.
+        checkpoint_every: steps between checkpoints; None for a tenth of the run.
+        keep: how many of the newest checkpoints stay; the best one stays too.
+    """
+
+    steps: int | None = None
+    batch_tokens: int = 2048
+    length: int = 256
+    micro_batch: int | None = None
+    optimizer: OptimizerSpec = field(default_factory=lambda: make_method("optimizer", "adamw"))
+    schedule: ScheduleSpec = field(default_factory=lambda: make_method("schedule", "wsd"))
+    clip: float | None = 1.0
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    attention: Literal["auto", "sdpa", "plain", "blocks"] = "auto"
+    compile: Literal["auto", "never", "always"] = "auto"
+    checkpoint_every: int | None = None
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_tokens", "length", "micro_batch", "checkpoint_every", "keep"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SpecError(f"{name}: {value} is not at least 1")
+        if self.batch_tokens < self.length:
+            raise SpecError(f"batch_tokens: {self.batch_tokens} is less than one row of length {self.length}")
+        if self.clip is not None and not self.clip > 0:
+            raise SpecError(f"clip: {self.clip} is not above 0; leave it unset for no clipping")
+
+    @property
+    def rows(self) -> int:
+        """Rows of one step."""
+        return self.batch_tokens // self.length

@@ -1,0 +1,121 @@
+"""What every objective has, and the collation that all next-token losses share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llmanac.core.errors import CheckpointError, DataError
+from llmanac.core.types import IGNORE, Batch
+from llmanac.data.pack import PADDING, Row
+
+
+class BaseObjective:
+    """Base of all objectives.
+
+    Attributes:
+        couples_batch: whether a row's loss depends on the other rows (contrastive losses, group advantages). The trainer
+            then refuses to cut a step into micro-batches.
+        models: further models by name. Those named in `trainable` are trained and checkpointed along with the model;
+            the others are frozen, and a resumed run must be given the same ones.
+        generators: named random generators of the objective; checkpointed.
+    """
+
+    couples_batch = False
+    trainable: tuple[str, ...] = ()
+
+    def __init__(self, models: Mapping[str, nn.Module] | None = None) -> None:
+        self.models: dict[str, nn.Module] = dict(models or {})
+        self.generators: dict[str, torch.Generator | np.random.Generator] = {}
+        for name, model in self.models.items():
+            if name not in self.trainable:
+                model.requires_grad_(False).eval()
+
+    def collate(self, rows: Sequence[Any]) -> Batch:
+        """Rows of the source -> one batch."""
+        raise NotImplementedError
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+        """`(sum of losses in nats, units it sums over, sums of further metrics over the same units)`."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the objective itself learns or remembers (running baselines, a coefficient); empty for most."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave. Raises CheckpointError for what it does not know."""
+        if state:
+            raise CheckpointError(f"{type(self).__name__} keeps no state, but the checkpoint has {sorted(state)}")
+
+
+class NextToken(BaseObjective):
+    """Cross-entropy of each next token of a row, where it carries loss."""
+
+    def collate(self, rows: Sequence[Any]) -> Batch:
+        """Packed `Row`s, or sequences of token ids, or `(ids, loss mask)` pairs, to one batch.
+
+        Raises:
+            DataError: a row with fewer than two tokens: there is nothing to predict.
+        """
+        if all(isinstance(row, Row) for row in rows):
+            return collate_packed(rows)
+        return collate_ragged([self.encode(row) for row in rows])
+
+    def encode(self, row: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """One row that is not packed, as `(ids, loss mask or None)`."""
+        if isinstance(row, tuple) and len(row) == 2 and not np.isscalar(row[0]):
+            return np.asarray(row[0], np.int64), None if row[1] is None else np.asarray(row[1], np.bool_)
+        try:
+            ids = np.asarray(row, np.int64)
+        except (TypeError, ValueError):
+            ids = np.zeros((0, 0), np.int64)
+        if ids.ndim != 1:
+            raise DataError(f"a row of token ids was expected, not {type(row).__name__} {str(row)[:60]!r}")
+        return ids, None
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+        """The model's own sum of negative log-likelihoods, which never holds all logits."""
+        return model.nll(batch, "sum"), batch.units, {}
+
+
+def collate_packed(rows: Sequence[Row]) -> Batch:
+    """Packed rows of one length n -> a batch of T = n - 1 inputs and their targets.
+
+    No target crosses from one document to the next. When every row is one whole document's part, `segments` and
+    `positions` are left out, which lets attention take its fastest form.
+    """
+    ids = torch.from_numpy(np.stack([row.ids for row in rows]))
+    segments = torch.from_numpy(np.stack([row.segments for row in rows]))
+    keep = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] != PADDING)
+    if any(row.loss is not None for row in rows):
+        loss = np.stack([np.ones(len(row.ids), np.bool_) if row.loss is None else row.loss for row in rows])
+        keep &= torch.from_numpy(loss)[:, 1:]
+    targets = ids[:, 1:].masked_fill(~keep, IGNORE)
+    inside = segments[:, :-1]
+    if bool((inside == inside[:, :1]).all()):
+        return Batch(ids=ids[:, :-1].contiguous(), targets=targets)
+    positions = torch.from_numpy(np.stack([row.positions for row in rows]))[:, :-1]
+    return Batch(
+        ids=ids[:, :-1].contiguous(), targets=targets, segments=inside.contiguous(), positions=positions.long()
+    )
+
+
+def collate_ragged(rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Batch:
+    """`(ids, loss mask)` of any lengths -> a batch padded on the right."""
+    lengths = [len(ids) - 1 for ids, _ in rows]
+    if min(lengths) < 1:
+        raise DataError(f"row {int(np.argmin(lengths))}: has {min(lengths) + 1} tokens; a loss needs at least two")
+    shape = (len(rows), max(lengths))
+    inputs, targets = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORE, dtype=torch.long)
+    for i, (ids, loss) in enumerate(rows):
+        tokens = torch.from_numpy(np.asarray(ids, np.int64))
+        inputs[i, : lengths[i]], targets[i, : lengths[i]] = tokens[:-1], tokens[1:]
+        if loss is not None:
+            targets[i, : lengths[i]].masked_fill_(~torch.from_numpy(np.asarray(loss, np.bool_))[1:], IGNORE)
+    even = min(lengths) == max(lengths)
+    return Batch(ids=inputs, targets=targets, lengths=None if even else torch.tensor(lengths))

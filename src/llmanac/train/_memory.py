@@ -1,0 +1,24 @@
+"""Keep freed memory in the process instead of giving it back to the system at every step.
+
+A training step frees and asks for the same large buffers thousands of times. By default glibc maps each one afresh, and
+the kernel fills every page with zeros again. Measured on two cores at 1 to 4 million parameters: 10 to 20% of the step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+
+# Numbers of <malloc.h>; glibc never changes them.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+KEPT = 1 << 30  # free bytes at the top of the heap before any go back
+STEP = 64 << 20  # how much more than asked for the heap grows at a time
+
+
+def keep_freed_memory() -> bool:
+    """Tune the allocator of this process; returns False where it is not glibc and nothing was done."""
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    return all([library.mallopt(M_MMAP_MAX, 0), library.mallopt(M_TRIM_THRESHOLD, KEPT), library.mallopt(M_TOP_PAD, STEP)])

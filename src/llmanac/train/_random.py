@@ -1,0 +1,88 @@
+"""Every random state of a process, as JSON, and back: what makes a resumed run equal to an uninterrupted one."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmanac.core.errors import CheckpointError
+from llmanac.core.rng import seed_of
+
+Generator = torch.Generator | np.random.Generator
+
+
+def _pack(state: torch.Tensor) -> str:
+    return base64.b64encode(state.cpu().numpy().tobytes()).decode("ascii")
+
+
+def _unpack(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+
+
+def capture(generators: Mapping[str, Generator] | None = None) -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's own generators, and of the named ones."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    named: dict[str, Any] = {}
+    for name, generator in (generators or {}).items():
+        numpy = isinstance(generator, np.random.Generator)
+        named[name] = _numpy_state(generator) if numpy else {"torch": _pack(generator.get_state())}
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+        "torch": _pack(torch.get_rng_state()),
+        "cuda": [_pack(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "named": named,
+    }
+
+
+def _numpy_state(generator: Any) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
+    return {"numpy": plain(generator.bit_generator.state)}
+
+
+def restore(state: Mapping[str, Any], generators: Mapping[str, Generator] | None = None) -> None:
+    """Put back what `capture` gave. Raises CheckpointError when the named generators are not the same ones."""
+    generators = generators or {}
+    if set(state["named"]) != set(generators):
+        raise CheckpointError(f"random streams {sorted(generators)} were asked for, the checkpoint has {sorted(state['named'])}")
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(_unpack(state["torch"]))
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([_unpack(text) for text in state["cuda"]])
+    for name, generator in generators.items():
+        own = state["named"][name]
+        if isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = own["numpy"]
+        else:
+            generator.set_state(_unpack(own["torch"]))
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """What runs inside draws random numbers without moving any of the global generators."""
+    state = capture()
+    try:
+        yield
+    finally:
+        restore(state)
+
+
+def seed_everything(seed: int) -> None:
+    """Start the global generators of a training from the run's seed."""
+    random.seed(seed_of(seed, "train", "python"))
+    np.random.seed(seed_of(seed, "train", "numpy") % (1 << 32))  # noqa: NPY002
+    torch.manual_seed(seed_of(seed, "train", "torch"))

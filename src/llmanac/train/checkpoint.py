@@ -1,0 +1,194 @@
+"""Checkpoints: a folder a step, whole or absent, each file with its checksum, everything a run needs to go on bit by bit.
+
+    checkpoints/step-00000500/
+      model.safetensors        every parameter and persistent buffer, by name
+      optimizer.safetensors    the optimizer's tensors
+      objective.safetensors    what the objective learns, and the further models it trains (often empty)
+      state.json               step, data cursor, random states, best metric, checksums, format_version
+
+A checkpoint is written to a temporary folder, flushed to the disk, then renamed: a process killed at any moment leaves
+the older checkpoints and no half one. Reading takes the newest that is whole, and says which it had to pass over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llmanac.core.errors import CheckpointError, LlmanacError
+from llmanac.core.files import TEMPORARY, atomic_folder, write_json
+
+FORMAT_VERSION = 1
+STATE = "state.json"
+PARTS = ("model", "optimizer", "objective")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint in memory: tensors by part and name, and the plain state."""
+
+    folder: Path
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter once (tied ones under their first name) and every persistent buffer."""
+    kept = model.state_dict(keep_vars=True)
+    out: dict[str, Tensor] = {name: p.detach() for name, p in model.named_parameters()}
+    return out | {name: b.detach() for name, b in model.named_buffers() if name in kept}
+
+
+@torch.no_grad()
+def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Copy tensors into a model. Raises CheckpointError that names what is missing, unused or of another shape."""
+    own = model_tensors(model)
+    if own.keys() != tensors.keys():
+        missing, unused = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+        raise CheckpointError(f"{file}: does not fit this model (missing {missing[:3]}, unused {unused[:3]})")
+    for name, target in own.items():
+        if target.shape != tensors[name].shape:
+            raise CheckpointError(f"{file}: {name} is {tuple(tensors[name].shape)}, the model's {tuple(target.shape)}")
+        target.copy_(tensors[name])
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of every weight, to tell whether a frozen model is still the same one."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model_tensors(model).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _seal(state: Mapping[str, Any]) -> str:
+    rest = {k: v for k, v in state.items() if k != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:  # safetensors reports a full disk as its own error
+        raise LlmanacError(f"{path}: cannot write ({error}); older checkpoints are kept, free some space and resume") from error
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they are; leftovers of interrupted writes in it are removed.
+        keep: how many of the newest stay; the best one stays too.
+        report: what a message for the user is given to; standard error by default.
+    """
+
+    def __init__(self, folder: str | Path, *, keep: int = 2, report: Callable[[str], object] | None = None) -> None:
+        self.folder, self.keep = Path(folder), keep
+        self.report = report or (lambda text: print(text, file=sys.stderr))
+        for leftover in self.folder.glob(f"{TEMPORARY}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """The steps that have a folder, in order; not all need be whole."""
+        names = (p.name.removeprefix("step-") for p in self.folder.glob("step-*") if p.is_dir())
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+        """Write a checkpoint, then remove those that are neither new nor the best.
+
+        Raises:
+            LlmanacError: the disk refused; it names the folder, and older checkpoints are as they were.
+        """
+        path = self.path(step)
+        with _disk_errors(path), atomic_folder(path) as target:
+            files = {}
+            for part in PARTS:
+                file = target / f"{part}.safetensors"
+                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.get(part, {}).items()}, file)
+                files[file.name] = _sha256(file)
+            record = {**state, "step": step, "format_version": FORMAT_VERSION, "files": files}
+            record = json.loads(json.dumps(record))  # as it will be read, so that the seal fits
+            write_json(target / STATE, {**record, "seal": _seal(record)}, indent=None)
+        self._prune(state.get("best"))
+        return path
+
+    def _prune(self, best: Mapping[str, Any] | None) -> None:
+        steps = self.steps()
+        stay = {*steps[-self.keep :], int(best["step"]) if best else -1}
+        for step in steps:
+            if step not in stay:
+                # Renamed first: a removal that is interrupted must not leave a half checkpoint under its name.
+                gone = self.folder / f"{TEMPORARY}{os.getpid()}-gone-{step}"
+                with contextlib.suppress(OSError):
+                    os.replace(self.path(step), gone)
+                    shutil.rmtree(gone, ignore_errors=True)
+
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of a step. Raises CheckpointError that names the file that is missing, cut or changed."""
+        path = self.path(step)
+        file = path / STATE
+        try:
+            state = json.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{file}: is missing") from None
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"{file}: cannot be read ({error}); it was cut short or damaged") from None
+        if not isinstance(state, dict) or state.get("seal") != _seal(state):
+            raise CheckpointError(f"{file}: does not match its own checksum; it was damaged")
+        if state["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{file}: has format {state['format_version']}, this version reads {FORMAT_VERSION}; "
+                "resume with the version that wrote it"
+            )
+        tensors = {}
+        for part in PARTS:
+            file = path / f"{part}.safetensors"
+            if not file.is_file():
+                raise CheckpointError(f"{file}: is missing")
+            if _sha256(file) != state["files"].get(file.name):
+                raise CheckpointError(f"{file}: does not match its checksum ({file.stat().st_size} bytes); cut or damaged")
+            tensors[part] = load_file(file)
+        return Checkpoint(path, tensors, state)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, with a warning for every newer one that is not; None where there are none.
+
+        Raises:
+            CheckpointError: there are checkpoints, but not one is whole.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.load(step)
+            except CheckpointError as error:
+                self.report(f"warning: {error}; falling back to the checkpoint before it")
+        if steps:
+            raise CheckpointError(f"{self.folder}: none of {len(steps)} checkpoints is whole; start over with resume=False")
+        return None
