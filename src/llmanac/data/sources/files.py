@@ -1,0 +1,184 @@
+"""Text files, JSON Lines, CSV and Parquet on this machine, one by one or a folder with all its subfolders.
+
+A text file is one document (cut into pieces only where it is longer than `piece` characters, so that a corpus in one
+file need not fit in memory); a row of a table is one document, its text in the column named by `text`. Files are taken
+in the order of their paths, so two runs read the same stream.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmanac.core.errors import DataError, SpecError, nearest
+from llmanac.data import readers
+from llmanac.data.documents import Document
+from llmanac.data.quarantine import OnError, Problems
+from llmanac.data.sources import SourceSpec
+
+CARD = {
+    "title": "Files: .txt, source code, .jsonl(.gz), .csv, .parquet, or a folder of them",
+    "aliases": {},
+    "test": "tests/contracts/test_sources.py::test_every_format_gives_the_same_documents",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(SourceSpec):
+    """Where the files are and how a row becomes a document.
+
+    Attributes:
+        paths: files, folders (read recursively) or glob patterns.
+        text: the column that holds the text, for tables.
+        group: the column whose value groups documents for the split; every row is its own group where it is not given.
+        include: glob patterns on the path below a folder (`*.md`, `docs/*`); empty takes every known format.
+        on_error: "fatal" stops at the first unusable file or row, "skip" sets it aside and counts it.
+        quarantine: the file that lists what was set aside.
+        piece: characters after which a long text file goes on as a further document.
+        license: what the manifest says of the text's licence; unknown where it is empty.
+    """
+
+    paths: tuple[str, ...] = ()
+    text: str = "text"
+    group: str | None = None
+    include: tuple[str, ...] = ()
+    on_error: OnError = "fatal"
+    quarantine: str = "quarantine.jsonl"
+    piece: int = 1_000_000
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        if self.piece < 1000:
+            raise SpecError(f"piece: {self.piece} is too short; use 1000 characters or more")
+
+    def problems(self) -> Problems:
+        return Problems(self.on_error, self.quarantine)
+
+    def documents(self, problems: Problems | None = None) -> Iterator[Document]:
+        if not self.paths:
+            raise DataError("paths: no input; name a file, a folder or a glob pattern")
+        problems = self.problems() if problems is None else problems
+        given = 0
+        for path, shown in self.files():
+            for document in documents_of(path, shown, self, problems):
+                given += 1
+                yield document
+        problems.save()
+        if not given:
+            raise _empty(self.paths, problems)
+
+    def files(self) -> Iterator[tuple[Path, str]]:
+        """Every file to read, with the name it is shown under. Raises DataError for a path that is not there."""
+        seen: set[Path] = set()
+        for given in self.paths:
+            for path, shown in _expand(given, self.include):
+                real = path.resolve()
+                if real not in seen:
+                    seen.add(real)
+                    yield path, shown
+
+
+def documents_of(path: Path, shown: str, spec: Any, problems: Problems) -> Iterator[Document]:
+    """The documents of one file, whatever its format; `spec` has `text`, `group`, `piece` and `license`."""
+    meta = {"input": shown, "license": spec.license}
+    if readers.format_of(path) not in readers.TABLES:
+        pieces = readers.text_pieces(path, problems, limit=spec.piece)
+        for number, piece in enumerate(pieces):
+            if piece.strip():
+                yield Document(shown if number == 0 else f"{shown}#{number}", piece, shown, meta)
+        return
+    columns = [spec.text] + ([spec.group] if spec.group else [])
+    for row in readers.table_rows(
+        path, problems, columns=None if path.suffix != ".parquet" else _present(path, columns)
+    ):
+        text = _text(path, row, spec.text, problems)
+        if text is None:
+            continue
+        name = f"{shown}:{row.line}"
+        group = name if spec.group is None else str(_value(path, row, spec.group, problems))
+        yield Document(name, text, group, meta)
+
+
+def _present(path: Path, columns: list[str]) -> list[str] | None:
+    """The wanted columns, or None (read all, so that the error can name them) when the file lacks one."""
+    import pyarrow.parquet
+
+    try:
+        have = pyarrow.parquet.read_schema(path).names
+    except Exception:  # the reader proper says what is wrong with the file
+        return None
+    return columns if set(columns) <= set(have) else None
+
+
+def _value(path: Path, row: readers.Row, column: str, problems: Problems) -> Any:
+    if column in row.values:
+        return row.values[column]
+    has = ", ".join(sorted(row.values)) or "none"
+    problems.report(path, row.line, f"no column {column!r}{nearest(column, row.values)} (has: {has})")
+    return None
+
+
+def _text(path: Path, row: readers.Row, column: str, problems: Problems) -> str | None:
+    if column not in row.values:
+        return _value(path, row, column, problems)
+    text = row.values[column]
+    if not isinstance(text, str):
+        kind = "null" if text is None else type(text).__name__
+        problems.report(path, row.line, f"column {column!r} holds {kind} where text was expected", repr(text))
+        return None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        problems.report(path, row.line, f"column {column!r} holds half a surrogate pair at character {error.start}")
+        return None
+    return text if text.strip() else None
+
+
+def _expand(given: str, include: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+    path = Path(given).expanduser()
+    if path.is_dir():
+        yield from _walk(path, include)
+    elif path.exists():
+        yield path, path.name
+    elif glob.has_magic(given):
+        found = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
+        if not any(p.is_file() for p in found):
+            raise DataError(f"{given}: no file matches this pattern")
+        yield from ((p, p.as_posix()) for p in found if p.is_file())
+    else:
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"{given}: no such file or folder{nearest(path.name, siblings)}")
+
+
+def _walk(root: Path, include: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+    known, seen = (*readers.TEXTS, *readers.TABLES), set()
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__pycache__")))
+        for name in names:
+            path = Path(folder) / name
+            below = path.relative_to(root)
+            if name.startswith(".") or not path.is_file():
+                continue
+            seen.add(path.suffix.lower() or name)
+            taken = any(below.match(p) for p in include) if include else readers.format_of(path) in known
+            if taken:
+                found.append((path, below.as_posix()))
+    if not found:
+        what = f"matches {', '.join(include)}" if include else "has a known format"
+        has = ", ".join(sorted(seen)[:8]) or "nothing"
+        raise DataError(f"{root}: no file in this folder {what} (it holds: {has}); set include to choose others")
+    yield from sorted(found, key=lambda item: item[1])
+
+
+def _empty(paths: tuple[str, ...], problems: Problems) -> DataError:
+    if problems.total:
+        first = problems.kept[0]
+        return DataError(
+            f"{', '.join(paths)}: no usable text; all {problems.total} rows were set aside, the first: {first}"
+        )
+    return DataError(f"{', '.join(paths)}: the corpus is empty; every file is blank")

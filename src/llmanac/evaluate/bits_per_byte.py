@@ -1,0 +1,144 @@
+"""Bits per byte: how many bits a language model needs for each byte of text, whatever its tokenizer.
+
+    bits per byte = (sum over tokens of -ln p(token | tokens before it)) / (ln 2 * bytes of the text)
+
+Every token of a document is scored once, the first included (it follows the start token). A document longer than the
+model's window is read in overlapping windows: each window scores only its last `stride` tokens, so every token but
+those of the first window sees at least `window - stride` tokens before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmanac.core.errors import DataError, RequestError
+from llmanac.core.types import IGNORE, Batch
+
+WINDOW = 1024  # for a model without a limit of its own
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """Sums over the scored texts."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / (math.log(2) * self.bytes)
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.bytes / max(1, self.tokens)
+
+    @property
+    def loss(self) -> float:
+        """Mean nats a token."""
+        return self.nats / max(1, self.tokens)
+
+
+def start_token(tokenizer: Any) -> int | None:
+    """The token that stands before a document: the tokenizer's bos, else its eos, else none."""
+    return tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+
+
+def windows(ids: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(inputs, targets) for ids (T,), each of at most `window` places; targets not scored here are `IGNORE`.
+
+    Over all windows, each of `ids[1:]` is a target exactly once.
+    """
+    done = 1
+    while done < len(ids):
+        stop = min(len(ids), window + 1 if done == 1 else done + stride)
+        start = max(0, stop - 1 - window)
+        targets = ids[start + 1 : stop].astype(np.int64)
+        targets[: done - start - 1] = IGNORE
+        yield ids[start : stop - 1], targets
+        done = stop
+
+
+@torch.no_grad()
+def score_texts(
+    model: Any,
+    tokenizer: Any,
+    texts: Iterable[str],
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    batch_tokens: int = 8192,
+    start: int | None = None,
+) -> TextScore:
+    """Score texts with any `LanguageModel`.
+
+    Args:
+        window: places a window has; the model's own limit where it is not given.
+        stride: new tokens a window scores; half the window where it is not given.
+        batch_tokens: about how many tokens go through the model at once.
+        start: the token before each document, see `start_token`.
+
+    Raises:
+        DataError: no text, or a tokenizer without a start token when none is given.
+        RequestError: a window longer than the model's limit.
+    """
+    limit = getattr(model, "max_length", None)
+    window = window or limit or WINDOW
+    if limit is not None and window > limit:
+        raise RequestError(f"window: {window} places, but the model reads at most {limit}")
+    stride = max(1, min(stride or window // 2, window))
+    first = start_token(tokenizer) if start is None else start
+    if first is None:
+        raise DataError("bits per byte: this tokenizer has no bos or eos token to start a document with; give start=")
+    pieces: list[tuple[np.ndarray, np.ndarray]] = []
+    size = tokens = 0
+    for text in texts:
+        ids = np.concatenate([[first], np.asarray(tokenizer.encode_array(text), np.int64)])
+        size += len(text.encode("utf-8"))
+        tokens += len(ids) - 1
+        pieces += windows(ids, window, stride)
+    if not size:
+        raise DataError("bits per byte: the texts are empty")
+    nats = _sum(model, pieces, batch_tokens)
+    return TextScore(nats, tokens, size)
+
+
+def _sum(model: Any, pieces: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int) -> float:
+    device = next((p.device for p in model.parameters()), None) if hasattr(model, "parameters") else None
+    training = getattr(model, "training", False)
+    if training:
+        model.eval()
+    pieces = sorted(pieces, key=lambda piece: -len(piece[0]))  # windows of like length share a batch
+    total, at = 0.0, 0
+    try:
+        while at < len(pieces):
+            longest = len(pieces[at][0])
+            rows = pieces[at : at + max(1, batch_tokens // longest)]
+            at += len(rows)
+            batch = _batch(rows, longest)
+            total += float(model.nll(batch if device is None else batch.to(device), "sum"))
+    finally:
+        if training:
+            model.train()
+    return total
+
+
+def _batch(rows: list[tuple[np.ndarray, np.ndarray]], longest: int) -> Batch:
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    targets = torch.full((len(rows), longest), IGNORE, dtype=torch.long)
+    for i, (x, y) in enumerate(rows):
+        ids[i, : len(x)] = torch.from_numpy(np.ascontiguousarray(x))
+        targets[i, : len(y)] = torch.from_numpy(y)
+    lengths = torch.tensor([len(x) for x, _ in rows])
+    return Batch(ids=ids, targets=targets, lengths=None if int(lengths.min()) == longest else lengths)
+
+
+def bits_per_byte(model: Any, tokenizer: Any, texts: Iterable[str], **how: Any) -> float:
+    """Bits per byte of the texts; see `score_texts` for the choices and errors."""
+    return score_texts(model, tokenizer, texts, **how).bits_per_byte

@@ -1,0 +1,48 @@
+"""Texts as lists of words, for lexical retrieval over prose and code alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+Splitting = Literal["code", "plain"]
+_CHUNK = re.compile(r"\w+(?:\.\w+)*")
+_PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\dA-Za-z_]+")
+_WORD = re.compile(r"\w+")
+
+
+def code_words(text: str) -> list[str]:
+    """Words in lower case; a dotted, underscored or camel-cased name gives itself and its parts.
+
+    `shutil.copyTree` -> `shutil.copytree, shutil, copytree, copy, tree`. A plural or third-person -s is taken off, so
+    that `raises` meets `raise`.
+    """
+    out: list[str] = []
+    for chunk in _CHUNK.findall(text):
+        if chunk.isalpha() and (chunk.islower() or chunk[1:].islower()):
+            out.append(_stem(chunk.lower()))
+            continue
+        if "." in chunk:
+            out.append(chunk.lower())
+        for part in chunk.split("."):
+            pieces = [_stem(piece.lower()) for piece in _PIECE.findall(part)]
+            if pieces != [part.lower()]:
+                out.append(part.lower())
+            if len(pieces) > 1 or pieces == [part.lower()]:
+                out += pieces
+    return out
+
+
+def _stem(word: str) -> str:
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def plain_words(text: str) -> list[str]:
+    """Runs of letters, digits and underscores, in lower case."""
+    return _WORD.findall(text.lower())
+
+
+WORDS: dict[Splitting, Callable[[str], list[str]]] = {"code": code_words, "plain": plain_words}

@@ -1,0 +1,168 @@
+"""BM25: rank texts by the query words they hold, rare words weighing more and repeats less and less.
+
+For a query q and a text d of |d| words, f = count of word t in d, N texts of which n hold t:
+
+    score(q, d) = sum over t in q of  idf(t) * f * g / (f + k1 * (1 - b + b * |d| / mean |d|))
+
+    variant "lucene": idf = ln(1 + (N - n + 0.5) / (n + 0.5)),  g = 1
+    variant "okapi":  idf = ln(N - n + 0.5) - ln(n + 0.5), negative ones replaced by epsilon * mean idf,  g = k1 + 1
+
+A word that stands twice in the query counts twice. The inverted index holds the finished weight of every (word, text)
+pair: `starts` (V+1,), `texts` (P,) int32 and `weights` (P,) float32, ordered by word and then by text, so that a query
+is a sum over a few slices.
+
+Papers: Robertson et al. 1995, Okapi at TREC-3; Kamphuis et al. 2020, Which BM25 do you mean? (the variants).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from llmanac.core.errors import SpecError
+from llmanac.retrieve import Hit, RetrieverSpec
+from llmanac.retrieve._index import load_index, save_index
+from llmanac.retrieve._words import WORDS, Splitting
+
+CARD = {
+    "title": "BM25 over an inverted index",
+    "paper": "Robertson et al. 1995, Okapi at TREC-3",
+    "reference": "rank_bm25.BM25Okapi (okapi), bm25s method='lucene' (lucene)",
+    "aliases": {"bm25-okapi": {"variant": "okapi"}},
+    "test": "tests/references/test_bm25.py::test_okapi_scores_equal_rank_bm25",
+}
+FORMAT = "bm25"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(RetrieverSpec):
+    """Choices of BM25.
+
+    Attributes:
+        k1: how fast repeats of a word stop counting (0: they never count).
+        b: how much long texts are held back (0: not at all, 1: in full).
+        variant: the idf, see above.
+        epsilon: what share of the mean idf a negative one becomes, for okapi.
+        words: how text is split: "code" also gives the parts of a_name and aName, "plain" does not.
+    """
+
+    k1: float = 1.5
+    b: float = 0.75
+    variant: Literal["lucene", "okapi"] = "lucene"
+    epsilon: float = 0.25
+    words: Splitting = "code"
+
+    def __post_init__(self) -> None:
+        if self.k1 < 0 or not 0 <= self.b <= 1:
+            raise SpecError(f"k1 must be 0 or more and b between 0 and 1, got k1={self.k1}, b={self.b}")
+
+    def build(self, *, texts: Sequence[str] = (), **dims: Any) -> BM25:
+        if dims:
+            raise TypeError(f"unexpected argument {next(iter(dims))!r}")
+        return BM25(texts, self)
+
+
+class BM25:
+    """An index over texts. `scores` gives every text's score, `top` the best ones.
+
+    Args:
+        texts: the texts, or lists of words where they are already split.
+    """
+
+    def __init__(self, texts: Iterable[str | Sequence[str]], spec: Spec | None = None) -> None:
+        self.spec = spec or Spec()
+        split = WORDS[self.spec.words]
+        self.vocabulary: dict[str, int] = {}
+        ids, lengths = array("i"), array("i")
+        known = self.vocabulary
+        for text in texts:
+            words = split(text) if isinstance(text, str) else text
+            lengths.append(len(words))
+            ids.extend([known.setdefault(word, len(known)) for word in words])
+        self._invert(np.array(ids, np.int64), np.array(lengths, np.int64))
+
+    def _invert(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Count (word, text) pairs by sorting them, and store their weights."""
+        self.size, vocabulary = len(lengths), len(self.vocabulary)
+        owner = np.repeat(np.arange(self.size), lengths)
+        pairs, counts = np.unique(ids * max(1, self.size) + owner, return_counts=True)
+        words, texts = np.divmod(pairs, max(1, self.size))
+        found = np.bincount(words, minlength=vocabulary)
+        self.starts = np.concatenate([[0], np.cumsum(found)]).astype(np.int64)
+        self.texts = texts.astype(np.int32)
+        mean = lengths.mean() if self.size else 1.0
+        spec = self.spec
+        damping = spec.k1 * (1 - spec.b + spec.b * lengths / max(mean, 1e-12))
+        gain = spec.k1 + 1 if spec.variant == "okapi" else 1.0
+        self.idf = self._idf(found)
+        self.weights = (self.idf[words] * counts * gain / (counts + damping[texts])).astype(np.float32)
+
+    def _idf(self, found: np.ndarray) -> np.ndarray:
+        """(V,) the idf of each word, from how many texts hold it."""
+        if self.spec.variant == "lucene":
+            return np.log1p((self.size - found + 0.5) / (found + 0.5))
+        idf = np.log(self.size - found + 0.5) - np.log(found + 0.5)
+        mean = idf.mean() if len(idf) else 0.0
+        return np.where(idf < 0, self.spec.epsilon * mean, idf)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def _matches(self, query: str | Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) texts and (M,) weights of every posting that the query touches."""
+        words = WORDS[self.spec.words](query) if isinstance(query, str) else query
+        known = [self.vocabulary[word] for word in words if word in self.vocabulary]
+        slices = [slice(self.starts[i], self.starts[i + 1]) for i in known]
+        if not slices:
+            return np.zeros(0, np.int32), np.zeros(0, np.float32)
+        return np.concatenate([self.texts[s] for s in slices]), np.concatenate([self.weights[s] for s in slices])
+
+    def scores(self, query: str | Sequence[str]) -> np.ndarray:
+        """(N,) float64: the score of every text, 0 where no word of the query occurs."""
+        texts, weights = self._matches(query)
+        return np.bincount(texts, weights, minlength=self.size)
+
+    def top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
+        """The `k` best texts that hold a word of the query, best first; ties go to the text that stands first."""
+        scores = self.scores(query)
+        k = min(k, self.size)
+        if k < 1:
+            return []
+        best = np.argpartition(-scores, k - 1)[:k] if k < self.size else np.arange(self.size)
+        edge = scores[best].min()
+        if edge > 0:  # several texts may tie at the edge: take the first of them, not whichever the partition met
+            above = np.flatnonzero(scores > edge)
+            best = np.concatenate([above, np.flatnonzero(scores == edge)[: k - len(above)]])
+        best = best[np.lexsort((best, -scores[best]))]
+        return [Hit(int(i), float(scores[i])) for i in best if scores[i] != 0]
+
+    def weight(self, word: str) -> float:
+        """The idf of a word; that of a word in no text where it is unknown."""
+        known = self.vocabulary.get(word)
+        return float(self.idf[known]) if known is not None else float(np.log1p((self.size + 0.5) / 0.5))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `index.json` and `index.safetensors` (atomic)."""
+        arrays: dict[str, np.ndarray] = {
+            "starts": self.starts,
+            "texts": self.texts,
+            "weights": self.weights,
+            "idf": self.idf,
+        }
+        save_index(folder, FORMAT, self.spec, arrays, {"size": self.size, "vocabulary": list(self.vocabulary)})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> BM25:
+        """Read an index back. Raises CheckpointError that names the file which is missing or damaged."""
+        spec, arrays, data = load_index(folder, FORMAT, Spec)
+        index = cls([], spec)
+        index.size = int(data["size"])
+        index.vocabulary = {word: i for i, word in enumerate(data["vocabulary"])}
+        index.starts, index.texts = arrays["starts"], arrays["texts"]
+        index.weights, index.idf = arrays["weights"], arrays["idf"]
+        return index
