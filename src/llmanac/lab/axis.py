@@ -1,0 +1,164 @@
+"""The one thing that varies: which path of the recipe a kind stands for, and what the arms put there.
+
+Everything outside the axis comes from one base. The differences between each arm and the base are computed from the
+resolved recipes, not from what the user asked for, and a difference anywhere else is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llmanac.core import registry
+from llmanac.core.errors import SpecError, nearest
+from llmanac.core.spec import Spec, diff, patch
+from llmanac.lab.arms import ArmText, read_value
+
+TrialName = Literal["training", "decoding", "tokenizers"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A kind, the path of the recipe it stands for, and how its arms are tried.
+
+    `kind` is empty for an axis that is one field (`train.optimizer.lr`); `path` is empty for whole recipes and for what
+    is applied to a finished artefact.
+    """
+
+    name: str
+    kind: str
+    path: str
+    trial: TrialName = "training"
+
+    def covers(self, path: str) -> bool:
+        """Whether a leaf of the recipe lies on the axis."""
+        if self.name == "recipe":
+            return True
+        steps = [r"\d+" if step == "*" else re.escape(step) for step in self.path.split(".")]
+        return bool(self.path) and re.fullmatch(r"\.".join(steps) + r"(\..*)?", path) is not None
+
+
+PATHS = {
+    "lm": "model",
+    "position": "model.position",
+    "norm": "model.norm",
+    "head": "model.head",
+    "block": "model.blocks.*",
+    "mixer": "model.blocks.*.mixer",
+    "score": "model.blocks.*.mixer.score",
+    "ffn": "model.blocks.*.ffn",
+    "optimizer": "train.optimizer",
+    "schedule": "train.schedule",
+    "objective": "objective",
+}
+POST_HOC: dict[str, TrialName] = {"decoding": "decoding", "tokenizer": "tokenizers"}
+KNOWN = (*PATHS, *POST_HOC, "recipe")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: its label, the resolved Spec that is tried, how it differs from the base, and what `--hold` solved."""
+
+    label: str
+    spec: Any
+    diff: dict[str, tuple[Any, Any]]
+    held: dict[str, tuple[Any, Any]]
+
+    def describe(self) -> str:
+        """The differences in one line."""
+        parts = [f"{path}: {_short(old)} -> {_short(new)}" for path, (old, new) in self.diff.items()]
+        return "; ".join(parts) or "as the base"
+
+
+def _short(value: Any) -> str:
+    return "unset" if value is None else str(value)
+
+
+def find_axis(kind: str) -> Axis:
+    """The axis that `kind` names: a kind, `recipe` for whole recipes, or a dotted path for one field.
+
+    Raises:
+        SpecError: two axes at once, or an unknown kind (names the nearest one).
+    """
+    if re.search(r"[,+\s]", kind.strip()):
+        named = [k for k in re.split(r"[,+\s]+", kind.strip()) if k]
+        raise SpecError(
+            f"{kind!r}: a comparison varies one axis, and this names {len(named)} ({', '.join(named)}); compare them one "
+            "after the other, or whole recipes with kind `recipe`"
+        )
+    if kind in PATHS:
+        return Axis(kind, kind, PATHS[kind])
+    if kind in POST_HOC:
+        return Axis(kind, kind, "", POST_HOC[kind])
+    if kind == "recipe":
+        return Axis(kind, "", "")
+    if "." in kind:
+        return Axis(kind, "", kind)
+    raise SpecError(
+        f"nothing to compare is called {kind!r}{nearest(kind, KNOWN)} (known: {', '.join(KNOWN)}, or a path)"
+    )
+
+
+def resolve(base: Spec, axis: Axis, texts: Sequence[ArmText]) -> list[Arm]:
+    """Each arm's recipe: the base with the arm on the axis.
+
+    Raises:
+        SpecError: an unknown method (names the nearest), a field it does not have, or a difference outside the axis.
+    """
+    arms = []
+    for text in texts:
+        if axis.kind and text.patches is None:
+            _known(axis.kind, text.name)
+        changes = _changes(axis, text)
+        try:
+            spec = patch(base, changes)
+        except SpecError as error:
+            raise SpecError(f"arm {text.label!r}: {error}") from None
+        arms.append(Arm(text.label, spec, diff(base, spec), {}))
+    refuse_outside(arms, axis)
+    return arms
+
+
+def _known(kind: str, name: str) -> None:
+    known = registry.methods(kind)
+    if name not in known:
+        raise SpecError(f"--arms: no {kind} named {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+
+
+def _changes(axis: Axis, text: ArmText) -> dict[str, Any]:
+    if text.patches is not None:
+        return dict(text.patches)
+    if axis.name == "recipe":
+        raise SpecError(f"arms.{text.label}: whole recipes are compared by their patches, a table of path = value")
+    if axis.kind:
+        return {axis.path: text.value}
+    if text.fields:
+        raise SpecError(f"arm {text.label!r}: {axis.path} is one field; its arms are plain values")
+    return {axis.path: read_value(text.name)}
+
+
+def refuse_outside(arms: Sequence[Arm], axis: Axis) -> None:
+    """Raise SpecError where an arm differs from the base off the axis, other than in what `--hold` solved."""
+    for arm in arms:
+        outside = [path for path in arm.diff if not axis.covers(path) and path not in arm.held]
+        if outside:
+            raise SpecError(
+                f"arm {arm.label!r}: {', '.join(outside)} would vary too, outside the axis {axis.name} ({axis.path}); "
+                "put it into the base for every arm, or compare whole recipes with kind `recipe`"
+            )
+
+
+def methods_of(kind: str, text: ArmText) -> Spec:
+    """The Spec that an arm of a post-hoc axis names by itself.
+
+    Raises:
+        SpecError: an unknown method, or a field it does not have.
+    """
+    from llmanac.core.spec import make_method
+
+    if text.patches is not None:
+        raise SpecError(f"arms.{text.label}: a {kind} is named, not patched; give it a `name`")
+    _known(kind, text.name)
+    return make_method(kind, {"name": text.name, **dict(text.fields)}, f"arm {text.label!r}")

@@ -1,0 +1,131 @@
+"""How many steps fit: the whole study, every arm and every seed, inside one stated time.
+
+    sum over arms of runs_a (fixed_a + steps_a t_a) = budget - spent,   steps_a = steps x ratio_a
+
+`t_a` is the arm's step time and `fixed_a` what a run costs beside its steps (building, evaluating), both measured on
+this machine in interleaved calibration runs; `ratio_a` is 1 where tokens or parameters are held, and what makes FLOPs
+or time equal where those are.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmanac.core.errors import SpecError
+
+MIN_STEPS = 200
+RESERVE = 0.05  # share of the budget kept back: step times drift, and a budget is a promise
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str | float, flag: str = "--budget") -> float:
+    """`90s`, `3m`, `1h30m` or a number of seconds -> seconds.
+
+    Raises:
+        SpecError: anything else, or a time that is not above zero.
+    """
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        seconds = float(text)
+    else:
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", str(text).strip().lower())
+        whole = re.fullmatch(r"(\s*\d+(?:\.\d+)?\s*[smhd])+\s*", str(text).strip().lower())
+        if re.fullmatch(r"\d+(\.\d+)?", str(text).strip()):
+            parts, whole = [(str(text).strip(), "s")], re.match("", "")
+        if not whole:
+            raise SpecError(f"{flag}: {text!r} is not a time; write 90s, 3m or 1h30m")
+        seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise SpecError(f"{flag}: {text!r} is not a time above zero; write 90s, 3m or 1h30m")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as a person writes them: `45s`, `3m 20s`, `1h 05m`."""
+    if seconds < 60:
+        return f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if rest else f"{minutes}m"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What calibration measured of one arm: seconds a step, and seconds a run costs beside its steps."""
+
+    step_seconds: float
+    fixed_seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the study will do, printed and written before the first run."""
+
+    budget_seconds: float
+    spent_seconds: float
+    expected_seconds: float
+    seeds: int
+    tuning_runs: int
+    steps: dict[str, int]
+    speed: dict[str, Speed]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        return cls(**{**data, "speed": {arm: Speed(**speed) for arm, speed in data["speed"].items()}})
+
+    def seconds_of(self, arm: str) -> float:
+        """What one run of an arm is expected to take."""
+        return self.speed[arm].fixed_seconds + self.steps[arm] * self.speed[arm].step_seconds
+
+
+def make_plan(
+    budget: float,
+    spent: float,
+    seeds: int,
+    speed: Mapping[str, Speed],
+    ratios: Mapping[str, float],
+    *,
+    tuning_runs: int = 0,
+    min_steps: int = MIN_STEPS,
+) -> Plan:
+    """The most steps that fit.
+
+    Args:
+        budget: seconds for everything, what is `spent` already (data, calibration) included.
+        ratios: each arm's steps over those of an arm whose ratio is 1.
+        tuning_runs: how many further runs every arm gets for its sweep.
+
+    Raises:
+        SpecError: an arm would get fewer than `min_steps`; the message says what budget would do.
+    """
+    runs = seeds + tuning_runs
+    fixed = runs * sum(s.fixed_seconds for s in speed.values())
+    a_step = runs * sum(s.step_seconds * ratios[arm] for arm, s in speed.items())
+    usable = budget * (1 - RESERVE) - spent - fixed
+    steps = {arm: max(0, math.floor(usable / a_step * ratios[arm])) for arm in speed}
+    short = min(steps, key=lambda arm: steps[arm])
+    if steps[short] < min_steps:
+        needed = (spent + fixed + a_step * (min_steps + 1) / min(ratios.values())) / (1 - RESERVE)
+        raise SpecError(
+            f"--budget {format_duration(budget)} leaves {short} {steps[short]} steps a run ({runs} runs of each of "
+            f"{len(speed)} arms), and a verdict needs at least {min_steps}; use --budget {round_up(needed)}, fewer arms, "
+            "or a smaller base"
+        )
+    expected = spent + fixed + runs * sum(steps[arm] * s.step_seconds for arm, s in speed.items())
+    return Plan(budget, spent, expected, seeds, tuning_runs, steps, dict(speed))
+
+
+def round_up(seconds: float) -> str:
+    """A budget of at least this long, in whole minutes (or tens of seconds below five minutes), as a flag's value."""
+    if seconds < 300:
+        tens = math.ceil(seconds / 10) * 10
+        return f"{tens}s" if tens % 60 else f"{tens // 60}m"
+    return f"{math.ceil(seconds / 60)}m"

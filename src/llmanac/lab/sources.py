@@ -1,0 +1,123 @@
+"""Which source files a run used, and whether they have changed since.
+
+A run's code is the files of the Specs in its tree, the trainer's, and every llmanac file that these import. Comments,
+blank lines and docstrings do not count, so explaining the code better does not make a page stale.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from llmanac.core.registry import PACKAGE
+from llmanac.core.spec import Spec
+
+# Files that carry data, names and messages about, and never a number into a result.
+PLUMBING = {"catalogue", "describe", "errors", "files", "progress", "registry", "spec"}
+
+
+def spec_modules(value: Any) -> set[str]:
+    """The modules of every Spec in a tree."""
+    if isinstance(value, Spec):
+        own = {type(value).__module__} if type(value).__module__.startswith("llmanac.") else set()
+        return own.union(*(spec_modules(getattr(value, f.name)) for f in fields(value)))
+    if isinstance(value, (tuple, list)):
+        return set().union(*map(spec_modules, value))
+    return set()
+
+
+def _path_of(module: str) -> Path | None:
+    base = PACKAGE.parent.joinpath(*module.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _imported(module: str, tree: ast.Module, is_package: bool) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                parts = module.split(".")
+                keep = len(parts) - node.level + (1 if is_package else 0)
+                prefix = ".".join([*parts[:keep], *([node.module] if node.module else [])])
+            else:
+                prefix = node.module or ""
+            yield prefix
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+
+
+def _is_plumbing(module: str) -> bool:
+    parts = module.split(".")
+    return parts[:2] == ["llmanac", "core"] and (len(parts) == 2 or parts[2] in PLUMBING)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(path: Path, _stamp: tuple[int, int]) -> tuple[str, ast.Module]:
+    text = path.read_text("utf-8")
+    return text, ast.parse(text)
+
+
+def _load(path: Path) -> tuple[str, ast.Module]:
+    status = path.stat()
+    return _read(path, (status.st_mtime_ns, status.st_size))
+
+
+def closure(modules: Iterable[str]) -> dict[str, Path]:
+    """The llmanac modules that these import, themselves included, by name."""
+    waiting, found = list(modules), dict[str, Path]()
+    while waiting:
+        module = waiting.pop()
+        if module in found or not module.startswith("llmanac.") or _is_plumbing(module):
+            continue
+        path = _path_of(module)
+        if path is None:
+            continue
+        found[module] = path
+        waiting.extend(_imported(module, _load(path)[1], path.name == "__init__.py"))
+        waiting.append(module.rpartition(".")[0])  # importing a module runs its package's __init__ too
+    return dict(sorted(found.items()))
+
+
+def code_hash(path: Path) -> str:
+    """sha256 of a source file without its docstrings, comment lines and blank lines (16 hex digits)."""
+    text, tree = _load(path)
+    skipped: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+            first = node.body[0]
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                skipped.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    kept = [
+        line.rstrip()
+        for number, line in enumerate(text.splitlines(), 1)
+        if number not in skipped and line.strip() and not line.lstrip().startswith("#")
+    ]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
+
+
+def fingerprint(specs: Iterable[Spec], modules: Iterable[str] = ()) -> dict[str, str]:
+    """`{path below the package: code hash}` of every file that the Specs and the named modules use."""
+    roots = set(modules).union(*map(spec_modules, specs))
+    return {path.relative_to(PACKAGE).as_posix(): code_hash(path) for path in closure(roots).values()}
+
+
+def changed(recorded: Mapping[str, str]) -> list[str]:
+    """The recorded files whose code is another today, or that are gone."""
+    out = []
+    for name, before in recorded.items():
+        path = PACKAGE / name
+        if not path.is_file() or code_hash(path) != before:
+            out.append(name)
+    return out
