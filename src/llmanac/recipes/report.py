@@ -1,0 +1,264 @@
+"""`report.html` and `MODEL_CARD.md` of a run, from its `results.json` alone: the numbers in them are the numbers there."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from llmanac.core import files
+
+TEMPLATES = Path(__file__).with_name("templates")
+ASSISTANT = (
+    "This assistant reads answers out of the documentation that is on this machine. For each question it looks up "
+    "passages, copies the answer from one of them, and shows which. It knows nothing by itself: without a passage its "
+    "answers are worthless, as the table below shows."
+)
+PLAIN_MODEL = (
+    "This is a small language model trained from nothing on the text named below. It continues text in that style; "
+    "it was not made to answer questions, and what it says is not to be relied on."
+)
+
+
+@dataclass
+class Section:
+    """One part of the page; every part is optional but the title."""
+
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    blocks: list[str] = field(default_factory=list)
+    figure: str = ""
+    caption: str = ""
+
+
+def table(head: list[str], rows: list[list[Any]], ours: int | None = None) -> dict[str, Any]:
+    """A table for a Section; `ours` is the row to set off."""
+    return {"head": head, "rows": [{"cells": row, "ours": i == ours} for i, row in enumerate(rows)]}
+
+
+def write_report(folder: Path, results: dict[str, Any]) -> Path:
+    """Write `report.html` and `MODEL_CARD.md` into a run's folder; returns the report's path."""
+    page = {
+        "title": f"{results['name']}: report of a run",
+        "subtitle": _subtitle(results),
+        "what_it_is": ASSISTANT if "answers" in results else PLAIN_MODEL,
+        "sections": [section for section in _sections(results) if section],
+    }
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    path = files.write_text(folder / "report.html", environment.get_template("report.html").render(page))
+    files.write_text(folder / "MODEL_CARD.md", model_card(results))
+    return path
+
+
+def _subtitle(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    return (
+        f"Seed {results['seed']}, {_duration(sum(results['seconds'].values()))} of {results['budget']} on "
+        f"{machine['cpu']}, {machine['threads']} threads; llmanac {results['version']}, torch {machine['torch']}."
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _sections(results: dict[str, Any]) -> list[Section | None]:
+    return [
+        _quality(results),
+        _answers(results),
+        _examples(results),
+        _curve(results),
+        _data(results),
+        _time(results),
+        _completions(results),
+        Section("Next", blocks=["\n".join(results["next"])]),
+    ]
+
+
+def _quality(results: dict[str, Any]) -> Section:
+    scores: dict[str, float] = results["bits_per_byte"]
+    rows = sorted(scores.items(), key=lambda item: item[1])
+    ours = next(i for i, (name, _) in enumerate(rows) if name == "this model")
+    best = rows[0][0] == "this model"
+    verdict = "below every baseline" if best else f"not below {rows[0][0]}"
+    section = Section(
+        "Bits per byte on held-out documents",
+        [
+            "How many bits the model needs for each byte of documents it never saw (lower is better); the others were "
+            f"given the same training text. The model is {verdict}."
+        ],
+        [table(["", "bits per byte"], [[name, f"{value:.3f}"] for name, value in rows], ours)],
+    )
+    if "after fine-tuning" in results.get("base_kept", {}):
+        kept = results["base_kept"]
+        section.paragraphs.append(
+            f"Fine-tuning keeps its own copy of the weights: completion by the base weights stays at "
+            f"{kept['base']:.3f}; the fine-tuned copy is at {kept['after fine-tuning']:.3f}."
+        )
+    return section
+
+
+def _answers(results: dict[str, Any]) -> Section | None:
+    found = results.get("answers")
+    if not found:
+        return None
+    head = ["held-out modules, question forms never seen in training", "F1", "exact", "questions"]
+    rows = [[name, f"{s['f1']:.3f}", f"{s['exact']:.3f}", s["questions"]] for name, s in found["scores"].items()]
+    kinds = [[k, f"{s['f1']:.3f}", f"{s['exact']:.3f}", s["questions"]] for k, s in found["kinds"].items()]
+    return Section(
+        "Answers",
+        [
+            "Each question is about a function of a module that was held out whole; the passages shown to the model "
+            "include near misses. F1 counts the words an answer shares with the documentation's own.",
+            f"Questions the documentation cannot answer are refused {found['refused_unanswerable']:.0%} of the time; "
+            f"answerable ones are refused {found['refused_answerable']:.0%}.",
+        ],
+        [table(head, rows, 0), table(["by kind, with retrieval", "F1", "exact", "questions"], kinds)],
+    )
+
+
+def _examples(results: dict[str, Any]) -> Section | None:
+    examples = results.get("answers", {}).get("examples")
+    return Section("Some answers, with their sources", answers=examples) if examples else None
+
+
+def _curve(results: dict[str, Any]) -> Section:
+    stages = [(name, results[name]) for name in ("pretrain", "finetune") if name in results]
+    rows = [
+        [
+            name,
+            stage["steps"],
+            f"{stage['tokens'] / 1e6:.2f} M",
+            _duration(stage["seconds"]),
+            f"{stage['tokens'] / stage['seconds']:,.0f}",
+            f"{stage['loss']:.3f}",
+        ]
+        for name, stage in stages
+    ]
+    pretrain = results["pretrain"]
+    words = [
+        f"{results['model']['parameters'] / 1e6:.2f} M parameters. The planned size and steps follow from the budget and "
+        f"the measured speed. The run used {pretrain['mfu']:.0%} of the {pretrain['peak_flops'] / 1e9:.0f} GFLOP/s that "
+        f"{pretrain['dtype']} matrix products reach on this machine, by counted FLOPs; attention form "
+        f"{pretrain['attention']}."
+    ]
+    return Section(
+        "Training",
+        words,
+        [table(["", "steps", "tokens", "time", "tokens/s", "last loss"], rows)],
+        figure=loss_figure(stages),
+        caption="Training loss, nats per token, smoothed; dots are held-out loss where it was measured.",
+    )
+
+
+def loss_figure(stages: list[tuple[str, dict[str, Any]]]) -> str:
+    """The loss curves as inline SVG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(stages), figsize=(4.6 * len(stages) + 1.0, 3.2), squeeze=False)
+    for axis, (name, stage) in zip(axes[0], stages, strict=True):
+        steps = [point["step"] for point in stage["curve"]]
+        axis.plot(steps, _smooth([point["loss"] for point in stage["curve"]]), color="#0b6e6e", linewidth=1.4)
+        held_out = [(p["step"], p["held_out"]) for p in stage["curve"] if "held_out" in p]
+        if held_out:
+            axis.plot(*zip(*held_out, strict=True), "o", color="#c2571a", markersize=4)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("step", fontsize=9)
+        axis.set_ylabel("loss", fontsize=9)
+        axis.grid(alpha=0.25)
+    figure.tight_layout()
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _smooth(values: list[float], keep: float = 0.9) -> list[float]:
+    out: list[float] = []
+    for value in values:
+        out.append(value if not out else keep * out[-1] + (1 - keep) * value)
+    return out
+
+
+def _data(results: dict[str, Any]) -> Section:
+    data = results["data"]
+    rows = [
+        ["documents", f"{data['train']['documents']:,}", f"{data['held_out']['documents']:,}"],
+        ["bytes", f"{data['train']['bytes']:,}", f"{data['held_out']['bytes']:,}"],
+        ["tokens", f"{results['tokens']['train']:,}", f"{results['tokens']['held_out']:,}"],
+    ]
+    licences = ", ".join(f"{name} ({size / 1e6:.2f} MB)" for name, size in data["train"]["licenses"].items())
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in data["dropped"].items() if count) or "nothing"
+    return Section(
+        "Text",
+        [
+            f"A vocabulary of {results['tokens']['vocabulary']:,} tokens takes "
+            f"{results['tokens']['bytes_per_token']:.2f} bytes a token on held-out documents. Dropped: {dropped}.",
+            f"Licences: {licences}.",
+        ],
+        [table(["", "training", "held out"], rows)],
+    )
+
+
+def _time(results: dict[str, Any]) -> Section:
+    rows = [[name, _duration(value)] for name, value in results["seconds"].items()]
+    return Section("Where the time went", tables=[table(["stage", "time"], rows)])
+
+
+def _completions(results: dict[str, Any]) -> Section | None:
+    found = results.get("completions")
+    if not found:
+        return None
+    words = ["Greedy continuations by the base weights, unedited; a model of this size soon repeats itself."]
+    return Section("Completions", words, blocks=[f"{c['prompt']}⟶{c['text']}" for c in found])
+
+
+def model_card(results: dict[str, Any]) -> str:
+    """The model card as Markdown with the metadata block that model hubs read."""
+    data = results["data"]
+    scores = "\n".join(f"| {k} | {v:.3f} |" for k, v in sorted(results["bits_per_byte"].items(), key=lambda i: i[1]))
+    licences = "\n".join(f"- {k}: {v:,} bytes" for k, v in data["train"]["licenses"].items())
+    answers = results.get("answers")
+    measured = ""
+    if answers:
+        lines = "\n".join(f"| {k} | {s['f1']:.3f} | {s['exact']:.3f} |" for k, s in answers["scores"].items())
+        measured = f"\n## Answers on held-out modules\n\n| | F1 | exact |\n|---|---|---|\n{lines}\n"
+    return f"""---
+library_name: llmanac
+pipeline_tag: text-generation
+---
+
+# {results["name"]}
+
+{ASSISTANT if answers else PLAIN_MODEL}
+
+- Parameters: {results["model"]["parameters"]:,}
+- Trained on {results["pretrain"]["tokens"]:,} tokens in {_duration(results["pretrain"]["seconds"])} (seed {results["seed"]})
+- llmanac {results["version"]}, checkpoint format {results["format_version"]}
+
+## Training text
+
+{data["train"]["documents"]:,} documents, {data["train"]["bytes"]:,} bytes; every input is named in `manifest.json`.
+
+{licences}
+
+## Bits per byte on {data["held_out"]["documents"]:,} held-out documents
+
+| | bits per byte |
+|---|---|
+{scores}
+{measured}
+## Limits
+
+Small, trained for minutes, and only on the text above. It repeats itself in free text.
+"""

@@ -1,0 +1,160 @@
+"""A recipe: a small tree of Specs that says how text becomes a model, and what the user stated in it.
+
+What a recipe states is kept; what it leaves open (the model's size, the number of steps) is planned from the budget
+before the first step and written into the run's own `recipe.toml`, which states everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llmanac.core import files, spec
+from llmanac.core.errors import SpecError, nearest
+from llmanac.core.spec import Spec, make_method
+from llmanac.data.sources import SourceSpec
+from llmanac.models.lm import LanguageModelSpec
+from llmanac.objectives import ObjectiveSpec
+from llmanac.tokenizers import TokenizerSpec
+from llmanac.train import TrainSpec
+
+FOLDER = Path(__file__).parent
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec(Spec):
+    """Text to learn from.
+
+    Attributes:
+        source: where the documents come from.
+        held_out: about which share of the groups (modules, files, ...) is kept away from training.
+    """
+
+    source: SourceSpec
+    held_out: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSpec(Spec):
+    """Fine-tuning of the pretrained model on pairs.
+
+    Attributes:
+        pairs: "docstrings" makes question/answer pairs from the Python documentation, answered from retrieved
+            passages; anything else is a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
+        objective: instruction, chat, ...
+        steps: planned from the budget where it is not set.
+        learning_rate_scale: of the pretraining rates.
+        language_share: which share of the rows is plain text again, so that the model keeps its language.
+    """
+
+    pairs: str = "docstrings"
+    objective: ObjectiveSpec = make_method("objective", "instruction")
+    steps: int | None = None
+    learning_rate_scale: float = 0.3
+    language_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.language_share < 1:
+            raise SpecError(f"language_share: {self.language_share} is not at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSpec(Spec):
+    """What is measured at the end.
+
+    Attributes:
+        questions: how many held-out questions of each sort the assistant is asked.
+        held_out_bytes: how much held-out text is scored, at most.
+        baselines: whether other compressors and models are measured on the same text.
+    """
+
+    questions: int = 150
+    held_out_bytes: int = 400_000
+    baselines: Literal["all", "none"] = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSpec(Spec):
+    """From text to a report. `finetune` is left out where a recipe only pretrains."""
+
+    name: str = "run"
+    data: DataSpec
+    tokenizer: TokenizerSpec = make_method("tokenizer", "bpe")
+    model: LanguageModelSpec = make_method("lm", "transformer")
+    objective: ObjectiveSpec = make_method("objective", "autoregressive")
+    train: TrainSpec = TrainSpec()
+    finetune: FinetuneSpec | None = None
+    evaluate: EvaluateSpec = EvaluateSpec()
+    budget: str = "5m"
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def __post_init__(self) -> None:
+        seconds(self.budget, "budget")
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise SpecError(f"name: {self.name!r} must be letters, digits, dots, hyphens and underscores")
+
+    @property
+    def budget_seconds(self) -> float:
+        """The time the whole run may take."""
+        return seconds(self.budget, "budget")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe, and the dotted paths that its file and its patches stated."""
+
+    spec: RecipeSpec
+    stated: frozenset[str]
+
+    def states(self, *paths: str) -> bool:
+        """Whether one of the paths, or something below it, was stated."""
+        return any(s == p or s.startswith(f"{p}.") for s in self.stated for p in paths)
+
+
+def seconds(text: str, field: str = "budget") -> float:
+    """`"90s"`, `"5m"`, `"2h"`, `"300"` -> seconds. Raises SpecError that names the field."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text))
+    if not match or float(match[1]) <= 0:
+        raise SpecError(f"{field}: {text!r} is not a time; write 90s, 5m or 2h")
+    return float(match[1]) * UNITS[match[2] or "s"]
+
+
+def builtin() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def load_recipe(recipe: str | Path | Mapping[str, Any] | RecipeSpec, patches: Mapping[str, Any] | None = None) -> Recipe:
+    """Resolve a recipe: a built-in name, the path of a TOML file, plain data, or a Spec; then patch it.
+
+    Raises:
+        SpecError: an unknown recipe, field or value; the message names the path and the nearest right one.
+        DataError: a file that is not there or not TOML.
+    """
+    if isinstance(recipe, RecipeSpec):
+        data: Mapping[str, Any] = spec.dump(recipe)
+    elif isinstance(recipe, Mapping):
+        data = recipe
+    else:
+        data = files.read_toml(_find(str(recipe)))
+    try:
+        made = spec.make(RecipeSpec, data)
+    except SpecError as error:
+        where = "" if isinstance(recipe, (Mapping, RecipeSpec)) else f"{recipe}: "
+        raise SpecError(f"{where}{error}") from None
+    patches = dict(patches or {})
+    return Recipe(spec.patch(made, patches), frozenset([*spec.flatten(data), *patches]))
+
+
+def _find(name: str) -> Path:
+    known = builtin()
+    if name in known:
+        return known[name]
+    if name.endswith(".toml") or "/" in name or Path(name).is_file():
+        return Path(name)
+    raise SpecError(f"no recipe named {name!r}{nearest(name, known)}; give one of {', '.join(known)}, or a .toml file")
