@@ -34,7 +34,7 @@ class Spec:
         """The method's name: its file's, with hyphens."""
         return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
-    def build(self, **dims: Any) -> Any:
+    def build(self, *args: Any, **dims: Any) -> Any:
         """Build the component. Dimensions come from the parent, so a child cannot disagree with it."""
         raise SpecError(f"{type(self).__name__} describes data only; it has nothing to build")
 
