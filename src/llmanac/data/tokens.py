@@ -99,20 +99,26 @@ class TokenDataset:
         self.manifest = read_json(self.folder / "manifest.json")
         version = self.manifest.get("format_version")
         if version != FORMAT_VERSION:
-            raise DataError(f"{self.folder / 'manifest.json'}: format {version!r} is not {FORMAT_VERSION}; write it again")
+            raise DataError(
+                f"{self.folder / 'manifest.json'}: format {version!r} is not {FORMAT_VERSION}; write it again"
+            )
         self.dtype = np.dtype(self.manifest["dtype"])
         self.vocab_size: int = self.manifest["vocab_size"]
         try:
             self.offsets: np.ndarray = np.load(self.folder / "offsets.npy", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder / 'offsets.npy'}: cannot be read ({error}); write the data set again") from None
+            raise DataError(
+                f"{self.folder / 'offsets.npy'}: cannot be read ({error}); write the data set again"
+            ) from None
         shards = self.manifest["shards"]
         self._starts = np.cumsum([0, *(s["tokens"] for s in shards)])
         self._tokens = [self._map(s["tokens_file"], self.dtype, s["tokens"]) for s in shards]
         masked = bool(shards) and "loss_file" in shards[0]
         self._loss = [self._map(s["loss_file"], np.dtype(np.uint8), s["tokens"]) for s in shards] if masked else None
         if int(self.offsets[-1]) != len(self):
-            raise DataError(f"{self.folder}: offsets.npy ends at {self.offsets[-1]}, the shards hold {len(self)} tokens")
+            raise DataError(
+                f"{self.folder}: offsets.npy ends at {self.offsets[-1]}, the shards hold {len(self)} tokens"
+            )
 
     def _map(self, name: str, dtype: np.dtype, count: int) -> np.ndarray:
         path = self.folder / name
@@ -164,7 +170,12 @@ class TokenDataset:
 
     def verify(self) -> None:
         """Read and hash every file. Raises DataError that names the first file that has changed."""
-        entries = [(s[f"{k}_file"], s[f"{k}_sha256"]) for s in self.manifest["shards"] for k in ("tokens", "loss") if f"{k}_file" in s]
+        entries = [
+            (s[f"{k}_file"], s[f"{k}_sha256"])
+            for s in self.manifest["shards"]
+            for k in ("tokens", "loss")
+            if f"{k}_file" in s
+        ]
         for name, expected in [*entries, ("offsets.npy", self.manifest["offsets_sha256"])]:
             if _sha256(self.folder / name) != expected:
                 raise DataError(f"{self.folder / name}: has changed since it was written; write the data set again")

@@ -18,8 +18,8 @@ class BaseObjective:
     """Base of all objectives.
 
     Attributes:
-        couples_batch: whether a row's loss depends on the other rows (contrastive losses, group advantages). The trainer
-            then refuses to cut a step into micro-batches.
+        couples_batch: whether a row's loss depends on the other rows (contrastive losses, group advantages). The
+            trainer then refuses to cut a step into micro-batches.
         models: further models by name. Those named in `trainable` are trained and checkpointed along with the model;
             the others are frozen, and a resumed run must be given the same ones.
         generators: named random generators of the objective; checkpointed.

@@ -2,8 +2,8 @@
 
     loss = - sum over t in answer of log p(x_t | x_1 ... x_{t-1})
 
-The prompt is read and conditions the answer, but carries no loss: the model learns to answer, not to ask. The end of the
-answer (end of text, or the turn's end mark) is part of it, or the model would never learn to stop.
+The prompt is read and conditions the answer, but carries no loss: the model learns to answer, not to ask. The end of
+the answer (end of text, or the turn's end mark) is part of it, or the model would never learn to stop.
 
 Rows are those of TRL, and so are the masks:
 
@@ -12,8 +12,8 @@ Rows are those of TRL, and so are the masks:
     {"messages": messages}                          on = "completion": the last message; on = "assistant": every
                                                     assistant turn with its end mark (alias `chat`)
 
-The prompt ends where the tokens of the prompt alone and of the whole row part: a merge across the boundary belongs to the
-answer.
+The prompt ends where the tokens of the prompt alone and of the whole row part: a merge across the boundary belongs to
+the answer.
 
 Papers: Wei et al. 2022 (https://arxiv.org/abs/2109.01652); Ouyang et al. 2022 (https://arxiv.org/abs/2203.02155),
 section 3; for chat, Touvron et al. 2023 (https://arxiv.org/abs/2307.09288), section 3.1.
@@ -75,7 +75,7 @@ class Instruction(NextToken):
         return ids, mask
 
     def examples(self, rows: Iterable[Mapping[str, Any]], *, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Encode rows for `TokenDataset.write_examples`; a row with no loss in its first `length` + 1 tokens is left out."""
+        """Rows for `TokenDataset.write_examples`; one with no loss in its first `length` + 1 tokens is left out."""
         for row in rows:
             ids, mask = self.encode(row)
             if mask is not None and mask[1 : length + 1].any():

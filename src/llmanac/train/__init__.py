@@ -1,4 +1,4 @@
-"""Training: one loop for every objective, optimizers, schedules, checkpoints, and the plan made before the first step."""
+"""Training: one loop for every objective, optimizers, schedules, checkpoints, the plan made before the first step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainSpec(Spec):
         batch_tokens: tokens of one step, over all micro-batches.
         length: tokens of a row.
         micro_batch: rows computed at a time; None takes as many as hold 8192 tokens. Does not change the result.
-        clip: the largest gradient norm (of the mean loss over tokens); None for no clipping.
+        clip: the largest gradient norm (of the mean loss over tokens); 0 for no clipping.
         dtype: what matrices are multiplied in; weights and optimizer state stay float32.
         attention: how attention is computed; all forms give the same result.
         compile: whether torch.compile is used; `auto` does for runs above ten minutes where there is a C++ compiler.
@@ -34,7 +34,7 @@ class TrainSpec(Spec):
     micro_batch: int | None = None
     optimizer: OptimizerSpec = field(default_factory=lambda: make_method("optimizer", "adamw"))
     schedule: ScheduleSpec = field(default_factory=lambda: make_method("schedule", "wsd"))
-    clip: float | None = 1.0
+    clip: float = 1.0
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     attention: Literal["auto", "sdpa", "plain", "blocks"] = "auto"
     compile: Literal["auto", "never", "always"] = "auto"
@@ -48,8 +48,8 @@ class TrainSpec(Spec):
                 raise SpecError(f"{name}: {value} is not at least 1")
         if self.batch_tokens < self.length:
             raise SpecError(f"batch_tokens: {self.batch_tokens} is less than one row of length {self.length}")
-        if self.clip is not None and not self.clip > 0:
-            raise SpecError(f"clip: {self.clip} is not above 0; leave it unset for no clipping")
+        if not self.clip >= 0:
+            raise SpecError(f"clip: {self.clip} is below 0; 0 is no clipping")
 
     @property
     def rows(self) -> int:

@@ -21,4 +21,6 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    return all([library.mallopt(M_MMAP_MAX, 0), library.mallopt(M_TRIM_THRESHOLD, KEPT), library.mallopt(M_TOP_PAD, STEP)])
+    return all(
+        [library.mallopt(M_MMAP_MAX, 0), library.mallopt(M_TRIM_THRESHOLD, KEPT), library.mallopt(M_TOP_PAD, STEP)]
+    )

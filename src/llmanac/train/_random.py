@@ -28,11 +28,13 @@ def _unpack(text: str) -> torch.Tensor:
 def capture(generators: Mapping[str, Generator] | None = None) -> dict[str, Any]:
     """The states of Python's, numpy's and torch's own generators, and of the named ones."""
     version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    kind, keys, position, has_gauss, cached = np.random.get_state()
     named: dict[str, Any] = {}
     for name, generator in (generators or {}).items():
-        numpy = isinstance(generator, np.random.Generator)
-        named[name] = _numpy_state(generator) if numpy else {"torch": _pack(generator.get_state())}
+        if isinstance(generator, np.random.Generator):
+            named[name] = _numpy_state(generator)
+        else:
+            named[name] = {"torch": _pack(generator.get_state())}
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [kind, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
@@ -55,11 +57,11 @@ def restore(state: Mapping[str, Any], generators: Mapping[str, Generator] | None
     """Put back what `capture` gave. Raises CheckpointError when the named generators are not the same ones."""
     generators = generators or {}
     if set(state["named"]) != set(generators):
-        raise CheckpointError(f"random streams {sorted(generators)} were asked for, the checkpoint has {sorted(state['named'])}")
+        raise CheckpointError(f"random streams: used {sorted(generators)}, checkpointed {sorted(state['named'])}")
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, cached))
     torch.set_rng_state(_unpack(state["torch"]))
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([_unpack(text) for text in state["cuda"]])
@@ -84,5 +86,5 @@ def undisturbed() -> Iterator[None]:
 def seed_everything(seed: int) -> None:
     """Start the global generators of a training from the run's seed."""
     random.seed(seed_of(seed, "train", "python"))
-    np.random.seed(seed_of(seed, "train", "numpy") % (1 << 32))  # noqa: NPY002
+    np.random.seed(seed_of(seed, "train", "numpy") % (1 << 32))
     torch.manual_seed(seed_of(seed, "train", "torch"))

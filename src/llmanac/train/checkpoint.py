@@ -1,4 +1,4 @@
-"""Checkpoints: a folder a step, whole or absent, each file with its checksum, everything a run needs to go on bit by bit.
+"""Checkpoints: a folder a step, whole or absent, each file with its checksum, and all that a run needs to go on.
 
     checkpoints/step-00000500/
       model.safetensors        every parameter and persistent buffer, by name
@@ -93,7 +93,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:  # safetensors reports a full disk as its own error
-        raise LlmanacError(f"{path}: cannot write ({error}); older checkpoints are kept, free some space and resume") from error
+        raise LlmanacError(f"{path}: cannot write ({error}); older checkpoints are whole") from error
 
 
 class Checkpoints:
@@ -139,6 +139,11 @@ class Checkpoints:
         self._prune(state.get("best"))
         return path
 
+    def clear(self) -> None:
+        """Remove every checkpoint, for a run that starts over."""
+        for step in self.steps():
+            shutil.rmtree(self.path(step), ignore_errors=True)
+
     def _prune(self, best: Mapping[str, Any] | None) -> None:
         steps = self.steps()
         stay = {*steps[-self.keep :], int(best["step"]) if best else -1}
@@ -173,7 +178,8 @@ class Checkpoints:
             if not file.is_file():
                 raise CheckpointError(f"{file}: is missing")
             if _sha256(file) != state["files"].get(file.name):
-                raise CheckpointError(f"{file}: does not match its checksum ({file.stat().st_size} bytes); cut or damaged")
+                size = file.stat().st_size
+                raise CheckpointError(f"{file}: does not match its checksum ({size} bytes); it was cut or damaged")
             tensors[part] = load_file(file)
         return Checkpoint(path, tensors, state)
 
@@ -190,5 +196,7 @@ class Checkpoints:
             except CheckpointError as error:
                 self.report(f"warning: {error}; falling back to the checkpoint before it")
         if steps:
-            raise CheckpointError(f"{self.folder}: none of {len(steps)} checkpoints is whole; start over with resume=False")
+            raise CheckpointError(
+                f"{self.folder}: none of {len(steps)} checkpoints is whole; start over with resume=False"
+            )
         return None

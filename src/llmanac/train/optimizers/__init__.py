@@ -14,6 +14,6 @@ class OptimizerSpec(Spec):
 
     kind = "optimizer"
 
-    def build(self, **dims: Any) -> Any:
+    def build(self, *args: Any, **dims: Any) -> Any:
         """Build over `model`'s parameters, or over `parameters`, a list of (name, tensor, role)."""
         raise NotImplementedError

@@ -17,7 +17,7 @@ PIECE = 1 << 16  # elements a thread takes at a time
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _adamw(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, root, eps, scale):  # type: ignore[no-untyped-def]
+def _adamw(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, root, eps, scale):
     for i in range(p.size):
         gradient = g[i] * scale
         m[i] = m[i] * beta1 + gradient * rest1

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.models._layers import Embedding
 
 Role = Literal["matrix", "embedding", "vector"]
 Parameters = Sequence[tuple[str, nn.Parameter, Role]]
@@ -25,10 +26,11 @@ Parameters = Sequence[tuple[str, nn.Parameter, Role]]
 def parameter_roles(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
     """Every trainable parameter once (tied ones under their first name), with its role.
 
-    A model may settle it with a method `parameter_role(name) -> Role | None`; otherwise an embedding is what an
-    `nn.Embedding` holds, or what has a dimension of the model's `vocab_size`.
+    A model may settle it with a method `parameter_role(name) -> Role | None`; otherwise an embedding is the
+    weight of an embedding module, or what has a dimension of the model's `vocab_size`.
     """
-    tables = {f"{m}.weight" if m else "weight" for m, child in model.named_modules() if isinstance(child, nn.Embedding)}
+    embeddings = (nn.Embedding, Embedding)
+    tables = {f"{m}.weight".lstrip(".") for m, child in model.named_modules() if isinstance(child, embeddings)}
     vocab_size = getattr(model, "vocab_size", None)
     ask: Callable[[str], Role | None] = getattr(model, "parameter_role", lambda name: None)
     out: list[tuple[str, nn.Parameter, Role]] = []

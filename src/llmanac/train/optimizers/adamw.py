@@ -3,8 +3,8 @@
     m <- b1 m + (1 - b1) g            v <- b2 v + (1 - b2) g^2
     p <- p (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
-The division makes the step the same size whatever the gradient's scale, which is why one learning rate serves embeddings
-and matrices alike. The decay is not part of g, so it is not divided by sqrt(v) (this is the W of AdamW).
+The division makes the step the same size whatever the gradient's scale, which is why one learning rate serves
+embeddings and matrices alike. The decay is not part of g, so it is not divided by sqrt(v) (this is the W of AdamW).
 
 State: two tensors of the parameter's shape. Three forms of the same arithmetic, by name:
 
@@ -125,7 +125,9 @@ class AdamW(Optimizer):
             if all(kernel.takes(t) for t in parameters):
                 kernel.one_pass(*tensors, **numbers)
             elif spec.form == "one-pass":
-                raise SpecError("optimizer.form: one-pass needs contiguous float32 or float64 parameters on the CPU; use auto")
+                raise SpecError(
+                    "optimizer.form: one-pass needs contiguous float32 or float64 parameters on the CPU; use auto"
+                )
             else:
                 foreach(*tensors, **numbers)
 

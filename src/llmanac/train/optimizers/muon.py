@@ -4,8 +4,8 @@
     X <- u / |u|_F, then five times   A = X X^T;  X <- a X + (b A + c A A) X
     p <- p (1 - lr wd) - lr s X       s = sqrt(max(1, rows / columns)), or 0.2 sqrt(max(rows, columns))
 
-The quintic (a, b, c) = (3.4445, -4.7750, 2.0315) drives every singular value of X to about 1 (between 0.7 and 1.2: exact is
-not needed). Matrices of one shape go through the iteration together, as one batch. With scale "rms" an update is as
+The quintic (a, b, c) = (3.4445, -4.7750, 2.0315) drives every singular value of X to about 1 (0.7 to 1.2: exact
+is not needed). Matrices of one shape go through the iteration together, as one batch. With scale "rms" an update is as
 large as AdamW's usually is, so that a learning rate tuned for AdamW serves.
 
 Embeddings and vectors, and matrices with more than three dimensions, take AdamW with its own learning rate: a row of an
@@ -105,9 +105,10 @@ class Muon(AdamW):
                 size = lr * math.sqrt(max(1.0, rows / columns))
             else:
                 size = lr * 0.2 * math.sqrt(max(rows, columns))
-            targets = [p for _, p in members]
+            targets: list[Tensor] = [p for _, p in members]
+            moves = [m.to(p.dtype) for m, p in zip(moved.unbind(), targets, strict=True)]
             torch._foreach_mul_(targets, 1 - lr * group.weight_decay)
-            torch._foreach_add_(targets, [m.to(p.dtype) for m, p in zip(moved.unbind(), targets, strict=True)], alpha=-size)
+            torch._foreach_add_(targets, moves, alpha=-size)
 
     def _momentum(self, names: list[str], gradients: list[Tensor], scale: float) -> list[Tensor]:
         scaled = gradients if scale == 1.0 else list(torch._foreach_mul(gradients, scale))

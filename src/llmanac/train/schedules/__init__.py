@@ -18,7 +18,7 @@ class ScheduleSpec(Spec):
 
     kind = "schedule"
 
-    def build(self, **dims: Any) -> Schedule:
+    def build(self, *args: Any, **dims: Any) -> Schedule:
         """The schedule of a run of `steps` steps."""
         raise NotImplementedError
 

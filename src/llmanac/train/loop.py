@@ -1,0 +1,342 @@
+"""The one training loop. Pretraining, fine-tuning and everything else differ in source and objective only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmanac.core.device import DTYPES
+from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.progress import progress
+from llmanac.core.spec import dump, flatten
+from llmanac.train import TrainSpec
+from llmanac.train._memory import keep_freed_memory
+from llmanac.train._random import Generator, capture, restore, seed_everything, undisturbed
+from llmanac.train._signals import interruptible
+from llmanac.train._step import Stepper, StepResult
+from llmanac.train.checkpoint import Checkpoint, Checkpoints, fingerprint, load_model_tensors, model_tensors
+from llmanac.train.compiling import compile_model, has_compiler
+from llmanac.train.metrics import Metrics
+from llmanac.train.plan import Plan, plan, set_attention
+
+Evaluate = Callable[[Any], Mapping[str, float]]
+MAY_CHANGE = ("keep", "checkpoint_every")  # fields that do not change what is computed
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did.
+
+    Attributes:
+        spec: the TrainSpec with nothing open: planned steps, dtype, attention form.
+        loss: mean loss of the last step in nats a unit; None where no step was left to do.
+        best: `{"step", "value"}` of the watched metric, where there was an evaluation.
+        seconds, tokens: over all sessions of the run.
+        mfu: counted FLOPs a second over the measured rate of this machine's matrix product; None where not known.
+        checkpoint: folder of the last checkpoint.
+    """
+
+    folder: Path
+    plan: Plan
+    steps: int
+    loss: float | None
+    best: dict[str, Any] | None
+    tokens: int
+    seconds: float
+    tokens_per_second: float | None
+    mfu: float | None
+    checkpoint: Path
+    evaluated: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> TrainSpec:
+        return self.plan.spec
+
+
+def train(
+    model: nn.Module,
+    source: Any,
+    objective: Any,
+    spec: TrainSpec,
+    folder: str | Path,
+    *,
+    seed: int,
+    resume: bool = True,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int | None = None,
+    watch: str = "loss",
+    budget: float | None = None,
+    generators: Mapping[str, Generator] | None = None,
+    label: str = "train",
+    report: Callable[[str], object] | None = None,
+) -> TrainResult:
+    """Train a model in place; the folder gets plan.json, metrics.jsonl, tensorboard/ and checkpoints/.
+
+    Args:
+        model: on its device, weights as they are to start with (`model.initialise(seed)` is the caller's).
+        source: gives the rows of one step at a time and can be sought (`PackedStream`, `Mixture`, ...).
+        objective: collates rows and gives the summed loss.
+        budget: seconds; planned into `steps` before the first step where the spec leaves them open.
+        evaluate: called with the model in evaluation mode; its numbers go to the metrics, `watch` (lower is better)
+            decides the best checkpoint. It does not move any random state of the training.
+        evaluate_every: steps between evaluations; by default those between checkpoints.
+        generators: further random generators that the source or the model draws from; checkpointed by name.
+        report: what a message for the user is given to; standard error by default.
+
+    Raises:
+        SpecError: settings that cannot be met, or a folder that holds another run.
+        TrainingError: a loss or gradient that is not finite; the batch is saved.
+        CheckpointError: checkpoints are there but none can be used.
+        LlmanacError: the disk refused a write; older checkpoints are whole.
+        KeyboardInterrupt: after Ctrl-C; a checkpoint of the last whole step was saved first.
+    """
+    keep_freed_memory()
+    run = _Run(model, source, objective, Path(folder), seed, generators, watch, report)
+    with undisturbed():
+        return run.train(spec, resume, evaluate, evaluate_every, budget, label)
+
+
+class _Run:
+    """One call of `train`: what it works on, and where it stands."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Any,
+        objective: Any,
+        folder: Path,
+        seed: int,
+        generators: Mapping[str, Generator] | None,
+        watch: str,
+        report: Callable[[str], object] | None,
+    ) -> None:
+        self.model, self.source, self.objective, self.folder = model, source, objective, folder
+        self.seed, self.watch = seed, watch
+        self.report = report or (lambda text: print(text, file=sys.stderr))
+        self.generators = {**(generators or {}), **getattr(objective, "generators", {})}
+        self.trained = nn.ModuleDict({"model": model})
+        self.frozen: dict[str, str] = {}
+        for name, other in getattr(objective, "models", {}).items():
+            if name in getattr(objective, "trainable", ()):
+                self.trained[name] = other
+            else:
+                self.frozen[name] = fingerprint(other)
+        self.step = self.tokens = self.saved_at = 0
+        self.seconds = 0.0
+        self.best: dict[str, Any] | None = None
+        self.evaluated: dict[str, float] = {}
+
+    def train(
+        self,
+        spec: TrainSpec,
+        resume: bool,
+        evaluate: Evaluate | None,
+        evaluate_every: int | None,
+        budget: float | None,
+        label: str,
+    ) -> TrainResult:
+        seed_everything(self.seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoints = Checkpoints(self.folder / "checkpoints", keep=spec.keep, report=self.report)
+        found = checkpoints.latest() if resume else None
+        if not resume and checkpoints.steps():
+            checkpoints.clear()
+        made = self._plan(spec, found, budget)
+        spec, steps = made.spec, made.spec.steps or 0
+        set_attention(self.model, spec.attention)
+        self.optimizer = spec.optimizer.build(model=self.trained if len(self.trained) > 1 else self.model)
+        schedule = spec.schedule.build(steps=steps)
+        stepper = Stepper(
+            self.model, self.objective, self.optimizer, micro_batch=spec.micro_batch or spec.rows, clip=spec.clip,
+            dtype=DTYPES[spec.dtype], folder=self.folder,
+        )  # fmt: skip
+        if found:
+            self._take(found, spec)
+        self._compile(spec)
+        self.trained.train()
+        every = spec.checkpoint_every or max(1, steps // 10)
+        evaluate_every = evaluate_every or every
+        flops = _flops_per_token(self.model, spec.length)
+        result, rate = None, _Rate()
+        metrics = Metrics(self.folder, step=self.step)
+        try:
+            with interruptible() as interrupted, progress(label, steps, "steps") as bar:
+                bar.done = self.step
+                while self.step < steps and not interrupted.is_set():
+                    begin = time.perf_counter()
+                    share = schedule(self.step)
+                    result = stepper(next(self.source), share, self.step)
+                    self.step, self.tokens = self.step + 1, self.tokens + result.tokens
+                    seconds = time.perf_counter() - begin
+                    self.seconds += seconds
+                    rate.add(result.tokens, seconds)
+                    used = rate.value() * flops / made.gemm if flops and made.gemm else None
+                    self._log(metrics, result, share, seconds, used)
+                    bar.advance(1, loss=result.loss, **{"tok/s": f"{rate.value():,.0f}"}, **_mfu_note(used))
+                    better = False
+                    if evaluate and (self.step % evaluate_every == 0 or self.step == steps):
+                        better = self._evaluate(evaluate, metrics)
+                    if better or self.step % every == 0 or self.step == steps:
+                        self._save(checkpoints, spec)
+                if interrupted.is_set():
+                    self._interrupted(checkpoints, spec)
+        finally:
+            metrics.close()
+        used = rate.value() * flops / made.gemm if flops and made.gemm and rate.seconds else None
+        return TrainResult(
+            self.folder, made, self.step, result.loss if result else None, self.best, self.tokens, self.seconds,
+            rate.value() or None, used, checkpoints.path(self.saved_at), self.evaluated,
+        )  # fmt: skip
+
+    def _plan(self, spec: TrainSpec, found: Checkpoint | None, budget: float | None) -> Plan:
+        """The plan of the run that is resumed, or a new one, written before the first step."""
+        old = Plan.read(self.folder) if found else None
+        if old is not None:
+            for path, value in flatten(dump(spec)).items():
+                before = flatten(dump(old.spec)).get(path)
+                if value not in ("auto", before) and path not in MAY_CHANGE:
+                    raise SpecError(
+                        f"train.{path}: {value!r} was asked for, but the run in {self.folder} uses {before!r}; "
+                        "resume it as it is, or give another folder, or start over with resume=False"
+                    )
+            if old.measured.get("threads") != torch.get_num_threads():
+                self.report(
+                    f"warning: planned with {old.measured.get('threads')} threads, now {torch.get_num_threads()}: "
+                    "the result may differ in the last bits"
+                )
+            return old
+        made = plan(self.model, self.source, self.objective, spec, budget=budget, folder=self.folder)
+        made.save(self.folder)
+        seed_everything(self.seed)
+        return made
+
+    def _compile(self, spec: TrainSpec) -> None:
+        if spec.compile != "always":
+            return
+        device = next(self.model.parameters()).device
+        if not has_compiler(device):
+            self.report("note: no C++ compiler was found, so this run is not compiled; install g++ or set CXX")
+            return
+        compile_model(self.model)
+
+    def _log(self, metrics: Metrics, result: StepResult, share: float, seconds: float, mfu: float | None) -> None:
+        values: dict[str, Any] = {
+            "loss": result.loss,
+            "units": result.units,
+            "tokens": self.tokens,
+            "rate": share,
+            "grad_norm": result.grad_norm,
+            "seconds": round(seconds, 4),
+            **result.metrics,
+        }
+        metrics.write(self.step, values | ({"mfu": round(mfu, 4)} if mfu else {}))
+
+    def _evaluate(self, evaluate: Evaluate, metrics: Metrics) -> bool:
+        """Evaluate without disturbing the training; returns whether the watched metric is the best so far."""
+        self.trained.eval()
+        with undisturbed(), torch.no_grad():
+            self.evaluated = {k: float(v) for k, v in evaluate(self.model).items()}
+        self.trained.train()
+        metrics.write(self.step, {f"evaluate_{k}": v for k, v in self.evaluated.items()})
+        value = self.evaluated.get(self.watch)
+        if value is None:
+            raise SpecError(f"watch: evaluate gave {sorted(self.evaluated)}, not {self.watch!r}")
+        if value == value and (self.best is None or value < self.best["value"]):
+            self.best = {"step": self.step, "value": value}
+            return True
+        return False
+
+    def _save(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:
+        tensors, counts = self.optimizer.state_dict()
+        own: Mapping[str, torch.Tensor] = getattr(self.objective, "state_dict", dict)()
+        others = {
+            f"models.{name}.{key}": value
+            for name, other in self.trained.items()
+            if name != "model"
+            for key, value in model_tensors(other).items()
+        }
+        parts = {
+            "model": model_tensors(self.model),
+            "optimizer": tensors,
+            "objective": {f"state.{k}": v for k, v in own.items()} | others,
+        }
+        state = {
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "train": dump(spec),
+            "cursor": self.source.cursor(),
+            "random": capture(self.generators),
+            "optimizer_steps": counts,
+            "best": self.best,
+            "frozen": self.frozen,
+        }
+        checkpoints.save(self.step, parts, state)
+        self.saved_at = self.step
+
+    def _take(self, found: Checkpoint, spec: TrainSpec) -> None:
+        """Go on from a checkpoint. Raises where it belongs to another run."""
+        state = found.state
+        if state["seed"] != self.seed:
+            raise SpecError(f"seed: {self.seed} was asked for, but the run in {self.folder} has seed {state['seed']}")
+        if state["frozen"] != self.frozen:
+            raise CheckpointError(
+                f"{found.folder}: the frozen models {sorted(self.frozen)} are not those that the run started with"
+            )
+        load_model_tensors(self.model, found.tensors["model"], found.folder / "model.safetensors")
+        objective = found.tensors["objective"]
+        for name, other in self.trained.items():
+            if name != "model":
+                prefix = f"models.{name}."
+                own = {k.removeprefix(prefix): v for k, v in objective.items() if k.startswith(prefix)}
+                load_model_tensors(other, own, found.folder / "objective.safetensors")
+        kept = {k.removeprefix("state."): v for k, v in objective.items() if k.startswith("state.")}
+        if hasattr(self.objective, "load_state_dict"):
+            self.objective.load_state_dict(kept)
+        self.optimizer.load_state_dict(found.tensors["optimizer"], state["optimizer_steps"])
+        self.source.seek(state["cursor"])
+        restore(state["random"], self.generators)
+        self.step, self.tokens, self.seconds, self.best = found.step, state["tokens"], state["seconds"], state["best"]
+        self.saved_at = self.step
+        self.report(f"resuming {self.folder} at step {self.step} of {spec.steps}")
+
+    def _interrupted(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:
+        if self.step and self.saved_at != self.step:
+            self._save(checkpoints, spec)
+        self.report(f"stopped: step {self.step} of {spec.steps} is saved in {self.folder}; run it again to go on")
+        raise KeyboardInterrupt
+
+
+class _Rate:
+    """Tokens a second; the first step, which allocates and compiles, counts only while it is alone."""
+
+    def __init__(self) -> None:
+        self.first: tuple[int, float] | None = None
+        self.tokens, self.seconds = 0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        if self.first is None:
+            self.first = (tokens, seconds)
+        else:
+            self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+
+    def value(self) -> float:
+        if self.seconds:
+            return self.tokens / self.seconds
+        return self.first[0] / self.first[1] if self.first and self.first[1] else 0.0
+
+
+def _mfu_note(used: float | None) -> dict[str, str]:
+    return {"mfu": f"{used:.0%}"} if used else {}
+
+
+def _flops_per_token(model: Any, length: int) -> float | None:
+    count = getattr(model, "flops_per_token", None)
+    return float(count(length)) if count else None

@@ -1,0 +1,151 @@
+"""What has to be measured before the first step: precision, attention form, micro-batch, compiling, and, for a time
+budget, the number of steps. The plan is written down; a resumed run and every arm of a comparison reuse it, so that no
+result depends on how busy the machine was.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmanac.core.device import measure_gemm, resolve_dtype
+from llmanac.core.errors import SpecError
+from llmanac.core.files import read_json, write_json
+from llmanac.core.spec import dump, make
+from llmanac.train import TrainSpec
+from llmanac.train._random import undisturbed
+from llmanac.train._step import Stepper
+from llmanac.train.autotune import attention_form, synchronize
+from llmanac.train.compiling import has_compiler
+
+FILE = "plan.json"
+MICRO_TOKENS = 8192  # tokens of a micro-batch by default: beyond this a step gains no speed and costs memory
+CALIBRATION_STEPS = 5
+CALIBRATION_SECONDS = 3.0
+COMPILE_SECONDS = 600.0  # a run must be longer for torch.compile to pay for itself
+SPARE = 0.97  # share of a budget that is planned: the rest is for checkpoints and for the machine's moods
+NAMES: dict[torch.dtype, Any] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A TrainSpec in which nothing is open, and what was measured for it.
+
+    Attributes:
+        spec: steps, micro_batch, dtype, attention and compile are all settled.
+        step_seconds: one step, measured, uncompiled; None where nothing had to be measured.
+        gemm: FLOP/s of this machine's best matrix product in that dtype.
+        measured: seconds of each attention form, notes on what was decided.
+    """
+
+    spec: TrainSpec
+    step_seconds: float | None = None
+    gemm: float | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write plan.json."""
+        own = {"step_seconds": self.step_seconds, "gemm": self.gemm, "measured": self.measured}
+        write_json(folder / FILE, {"train": dump(self.spec), **own})
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan | None:
+        """The plan in a folder; None where there is none."""
+        if not (folder / FILE).is_file():
+            return None
+        data = read_json(folder / FILE)
+        return cls(make(TrainSpec, data["train"], "train"), data["step_seconds"], data["gemm"], data["measured"])
+
+
+def plan(
+    model: nn.Module,
+    source: Any,
+    objective: Any,
+    spec: TrainSpec,
+    *,
+    budget: float | None = None,
+    folder: Path | None = None,
+) -> Plan:
+    """Settle a TrainSpec by measuring; the model, the source and all random states are left as they were.
+
+    Args:
+        budget: seconds that the training may take; decides `steps` where the spec leaves them open.
+
+    Raises:
+        SpecError: neither steps nor a budget, or a budget too small for a single step.
+    """
+    if spec.steps is None and budget is None:
+        raise SpecError("train.steps: set it, or give a time budget (--budget 5m)")
+    start = time.perf_counter()
+    device = next(model.parameters()).device
+    dtype = resolve_dtype(spec.dtype, device)
+    cursor = copy.deepcopy(source.cursor())
+    with undisturbed():
+        rows = next(source)
+        couples = getattr(objective, "couples_batch", False)
+        micro = spec.micro_batch or (len(rows) if couples else max(1, min(len(rows), MICRO_TOKENS // spec.length)))
+        spec = dataclasses.replace(spec, micro_batch=micro, dtype=NAMES[dtype])
+        optimizer = spec.optimizer.build(model=model)
+        stepper = Stepper(
+            model, objective, optimizer, micro_batch=micro, clip=spec.clip, dtype=dtype, folder=folder or Path()
+        )
+        was_training = model.training
+        model.train()
+        measured: dict[str, Any] = {}
+        if spec.attention == "auto":
+            form, seconds = attention_form(model, stepper, rows)
+            spec = dataclasses.replace(spec, attention=form)
+            measured["attention_seconds"] = seconds
+        set_attention(model, spec.attention)
+        seconds_a_step = None
+        if spec.steps is None or spec.compile == "auto":
+            seconds_a_step = _step_seconds(stepper, source, rows)
+        model.train(was_training)
+    source.seek(cursor)
+    gemm = measure_gemm(dtype, device) if dtype in (torch.float32, torch.bfloat16) else None
+    if spec.steps is None and budget is not None and seconds_a_step is not None:
+        left = SPARE * budget - (time.perf_counter() - start)
+        steps = int(left / seconds_a_step)
+        if steps < 1:
+            raise SpecError(
+                f"budget: {budget:.0f} s is too little: measuring took {time.perf_counter() - start:.1f} s, one step "
+                f"takes {seconds_a_step:.1f} s; give more time or lower train.batch_tokens"
+            )
+        spec = dataclasses.replace(spec, steps=steps)
+        measured["budget_seconds"] = budget
+    if spec.compile == "auto":
+        long = seconds_a_step is not None and (spec.steps or 0) * seconds_a_step > COMPILE_SECONDS
+        spec = dataclasses.replace(spec, compile="always" if long and has_compiler(device) else "never")
+    measured["threads"] = torch.get_num_threads()
+    measured["planning_seconds"] = round(time.perf_counter() - start, 3)
+    return Plan(spec, seconds_a_step, gemm, measured)
+
+
+def set_attention(model: nn.Module, form: str) -> None:
+    """Tell a model that has the choice which attention form to use."""
+    if hasattr(model, "attention_form") and form != "auto":
+        setattr(model, "attention_form", form)  # noqa: B010 - a Module's attributes are typed as tensors
+
+
+def _step_seconds(stepper: Stepper, source: Any, rows: Sequence[Any]) -> float:
+    """The median of a few whole steps at learning rate 0, which leaves every weight as it is."""
+    taken: list[float] = []
+    stop = time.perf_counter() + CALIBRATION_SECONDS
+    while len(taken) < CALIBRATION_STEPS or (len(taken) < 2 * CALIBRATION_STEPS and time.perf_counter() < stop):
+        start = time.perf_counter()
+        stepper(rows, 0.0, 0)
+        rows = next(source)
+        synchronize(stepper.device)
+        taken.append(time.perf_counter() - start)
+        if len(taken) >= 2 and time.perf_counter() > stop:
+            break
+    return statistics.median(taken[1:])  # the first one allocates
