@@ -1,0 +1,218 @@
+"""What a request is: its options, checked, and the sequences that grow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+
+from llmanac.core.errors import RequestError, nearest
+from llmanac.core.rng import torch_generator
+from llmanac.generate._text import TextStream
+from llmanac.generate.decoding import DecodingSpec, greedy, temperature, top_k, top_p
+
+if TYPE_CHECKING:
+    pass
+
+FinishReason = Literal["stop", "length"]
+LARGEST_TOP = 100  # alternatives a token; the peers allow 20
+
+
+class Options(TypedDict, total=False):
+    """What `Engine.generate`, `Engine.stream` and `Engine.request` take, all optional.
+
+    max_new_tokens: at most this many tokens; 0 only scores the prompt. Default 64.
+    temperature: 0 (the default) decodes greedily; 1 samples from the model's own distribution.
+    top_k: keep the k most probable tokens.
+    top_p: keep the most probable tokens up to this mass.
+    seed: an integer. With the prompt's ids and the sample's number it names the random stream, so a request's tokens
+        do not depend on what else is in the batch; the same prompt twice with one seed gives the same text twice.
+    stop: one string or several; the text ends before the first to be complete. A special token's text works too.
+    stop_ids: token ids that end a sequence; by default the tokenizer's end-of-text token. Replaces that default.
+    n: samples a prompt.
+    logprobs: how many alternatives to report beside each generated token's own log-probability.
+    prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
+    decoding: decoding methods in order, in place of temperature, top_k and top_p.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    stop: str | Items[str]
+    stop_ids: Items[int] | None
+    n: int
+    logprobs: int | None
+    prompt_logprobs: int | None
+    decoding: Items[DecodingSpec] | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One token and what the model thought of it: natural log-probabilities of the raw distribution (no temperature).
+
+    Attributes:
+        logprob: `None` for the first token of a prompt, which nothing predicts.
+        top: the most probable tokens there, best first.
+        margin: by how much the token won over the runner-up in the score that decided (logits, plus the random draw
+            when sampling) among the tokens that no method cut; 0 where it was not chosen by the engine.
+    """
+
+    id: int
+    logprob: float | None
+    top: dict[int, float] = field(default_factory=dict)
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What a sequence gained: text that is safe to show, and the tokens behind it (text may lag behind tokens)."""
+
+    text: str
+    scores: tuple[Score, ...]
+    index: int = 0
+    finish_reason: FinishReason | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(s.id for s in self.scores)
+
+
+class Request:
+    """One prompt and how to continue it; it grows `n` sequences.
+
+    Attributes:
+        prompt: token ids, at least one.
+        prompt_scores: one Score a prompt token, once prefilled, if `prompt_logprobs` asked for them.
+        context: the most tokens that the model can read, or `None`.
+    """
+
+    def __init__(
+        self, prompt: Items[int], options: Options, *, stop_ids: frozenset[int], context: int | None, tokenizer: Any
+    ):
+        self.prompt = tuple(prompt)
+        self.context = context
+        self.max_new_tokens = _whole("max_new_tokens", options.get("max_new_tokens", 64), least=0)
+        self.logprobs = _optional("logprobs", options.get("logprobs"), least=0, most=LARGEST_TOP)
+        self.prompt_logprobs = _optional("prompt_logprobs", options.get("prompt_logprobs"), least=0, most=LARGEST_TOP)
+        self.decoding = decoding_of(options)
+        self.stop_ids = stop_ids
+        self.prompt_scores: list[Score] = []
+        stops = stop_strings(options.get("stop", ()))
+        if stops and tokenizer is None:
+            raise RequestError("stop: stop strings need a tokenizer; give stop_ids")
+        special = tokenizer.special_tokens if tokenizer else {}
+        self.stop_ids |= {special[s] for s in stops if s in special}
+        seed = _whole("seed", options.get("seed", 0))
+        key = hashlib.sha256(np.asarray(self.prompt, np.int64).tobytes()).hexdigest()
+        count = _whole("n", options.get("n", 1), least=1)
+        self.sequences = [Sequence(self, i, (seed, key, i), TextStream(tokenizer, stops)) for i in range(count)]
+
+    @property
+    def draws(self) -> bool:
+        """Whether any random number is used."""
+        return all(spec.draws for spec in self.decoding)
+
+    @property
+    def finished(self) -> bool:
+        return all(s.finish_reason for s in self.sequences)
+
+
+class Sequence:
+    """One continuation of a request: its tokens, its text, its own random stream, and why it ended."""
+
+    def __init__(self, request: Request, index: int, stream: tuple[int, str, int], text: TextStream) -> None:
+        self.request = request
+        self.index = index
+        self.scores: list[Score] = []
+        self.text = text
+        self.finish_reason: FinishReason | None = None
+        seed, key, number = stream
+        self.generator = torch_generator(seed, "sample", key, number) if request.draws else None
+        self._taken = 0
+
+    def push(self, score: Score) -> None:
+        """Add a token and decide whether the sequence ends with it."""
+        request = self.request
+        self.scores.append(score)
+        read = len(request.prompt) + len(self.scores)  # how long the context must be to go on from here
+        if score.id in request.stop_ids or self.text.push(score.id):
+            self.finish("stop")
+        elif len(self.scores) >= request.max_new_tokens or (request.context is not None and read > request.context):
+            self.finish("length")
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the sequence; text that was held back comes out."""
+        self.finish_reason = reason
+        self.text.close()
+
+    def take(self) -> Piece:
+        """What the sequence gained since the last call."""
+        scores, self._taken = tuple(self.scores[self._taken :]), len(self.scores)
+        return Piece(text=self.text.take(), scores=scores, index=self.index, finish_reason=self.finish_reason)
+
+
+def check_names(options: dict[str, Any]) -> None:
+    """Refuse an option that does not exist, naming the nearest one that does."""
+    for name in options:
+        if name not in Options.__annotations__:
+            known = ", ".join(Options.__annotations__)
+            raise RequestError(f"{name}: no such option{nearest(name, Options.__annotations__)} (known: {known})")
+
+
+def decoding_of(options: Options) -> tuple[DecodingSpec, ...]:
+    """The decoding methods that the options ask for: temperature, then top-k, then top-p."""
+    given = options.get("decoding")
+    if given is not None:
+        clash = [k for k in ("temperature", "top_k", "top_p") if options.get(k) is not None]
+        if clash:
+            raise RequestError(f"decoding: give either decoding or {', '.join(clash)}, not both")
+        return tuple(given)
+    heat = _number("temperature", options.get("temperature", 0.0), 0, math.inf)
+    k = _optional("top_k", options.get("top_k"), least=1)
+    p = options.get("top_p")
+    p = None if p is None else _number("top_p", p, 0, 1)
+    if heat == 0:
+        return (greedy.Spec(),)
+    specs: list[DecodingSpec] = [] if heat == 1 else [temperature.Spec(temperature=heat)]
+    if k is not None:
+        specs.append(top_k.Spec(k=k))
+    if p is not None and p < 1:
+        specs.append(top_p.Spec(p=p))
+    return tuple(specs)
+
+
+def stop_strings(stop: str | Items[str] | None) -> tuple[str, ...]:
+    """`stop` as a tuple. Raises RequestError for an empty or non-text stop string."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    for s in stops:
+        if not isinstance(s, str) or not s:
+            raise RequestError(f"stop: {s!r} is not a non-empty string")
+    return stops
+
+
+def _whole(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise RequestError(f"{name}: {value!r} is not a whole number")
+    if (least is not None and value < least) or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise RequestError(f"{name}: {value} is not {bounds}")
+    return int(value)
+
+
+def _optional(name: str, value: Any, *, least: int, most: int | None = None) -> int | None:
+    return None if value is None else _whole(name, value, least=least, most=most)
+
+
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+        raise RequestError(f"{name}: {value!r} is not a finite number")
+    if not least <= value <= most:
+        bounds = f"between {least} and {most}" if math.isfinite(most) else f"at least {least}"
+        raise RequestError(f"{name}: {value} is not {bounds}")
+    return float(value)

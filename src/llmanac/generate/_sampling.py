@@ -1,0 +1,91 @@
+"""From logits to tokens: decoding methods, the random draw, and the log-probabilities that are reported.
+
+The draw is the Gumbel-max trick (Gumbel 1954): argmax_v (z_v + g_v) with independent g_v = -log E_v, E_v exponential,
+is an exact draw from softmax(z). A row's g come from its own stream, V numbers a token whatever was cut, so its batch
+cannot change them; and when rounding moves a logit by d, the token changes only if the two best scores were within 2 d
+(a near-tie, counted by `ties.py`), while an inverse of the cumulative sum would move every one of its V boundaries.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence as Items
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import RequestError
+from llmanac.generate._requests import Score, Sequence
+from llmanac.generate.decoding import DecodingSpec, Warp, compose
+
+
+def choose(logits: Tensor, sequences: Items[Sequence]) -> list[Score]:
+    """One token for each row of logits (B, V), as each row's own request asks.
+
+    Raises:
+        RequestError: a row of logits has no finite maximum.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    log_total = logits.logsumexp(dim=-1, keepdim=True)
+    if not bool(torch.isfinite(log_total).all()):
+        raise RequestError("the model gave logits that are not finite numbers; its weights are damaged or overflowed")
+    scores = _decision_scores(logits, sequences)
+    best, margin = _best_two(scores)
+    counts = [s.request.logprobs or 0 for s in sequences]
+    own = logits.gather(-1, best) - log_total
+    tops = _tops(logits - log_total, counts) if any(counts) else [{}] * len(sequences)
+    return [Score(*row) for row in zip(best[:, 0].tolist(), own[:, 0].tolist(), tops, margin.tolist(), strict=True)]
+
+
+def _decision_scores(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
+    """(B, V): decoded logits, with Gumbel noise on the rows that sample; the largest of a row is its token."""
+    groups: dict[tuple[DecodingSpec, ...], list[int]] = {}
+    for row, sequence in enumerate(sequences):
+        groups.setdefault(sequence.request.decoding, []).append(row)
+    if len(groups) == 1:
+        scores = _scoring(next(iter(groups)))(logits)
+    else:
+        scores = torch.empty_like(logits)
+        for specs, rows in groups.items():
+            index = torch.tensor(rows, device=logits.device)
+            scores[index] = _scoring(specs)(logits[index])
+    drawing = [row for row, sequence in enumerate(sequences) if sequence.generator is not None]
+    if not drawing:
+        return scores
+    noise = torch.zeros(scores.shape, dtype=torch.float64)
+    for row in drawing:
+        noise[row].exponential_(generator=sequences[row].generator).log_().neg_()
+    return scores + noise.to(scores.device)
+
+
+def _scoring(specs: tuple[DecodingSpec, ...]) -> Warp:
+    """The methods before the one that only takes the best: `choose` takes the best too, and wants the runner-up."""
+    return compose(tuple(itertools.takewhile(lambda spec: spec.draws, specs)))
+
+
+def _best_two(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The first maximum of each row (B, 1), and its lead over the runner-up (B,)."""
+    best = scores.argmax(dim=-1, keepdim=True)
+    lead = scores.gather(-1, best)
+    rest = scores.scatter(-1, best, -torch.inf)
+    return best, (lead - rest.amax(dim=-1, keepdim=True))[:, 0]
+
+
+def _tops(logprobs: Tensor, counts: Items[int]) -> list[dict[int, float]]:
+    """For each row of (B, V) its `counts[row]` most probable tokens, best first."""
+    values, ids = logprobs.topk(min(max(counts), logprobs.shape[-1]), dim=-1)
+    rows = zip(ids.tolist(), values.tolist(), counts, strict=True)
+    return [dict(zip(i[:count], v[:count], strict=True)) for i, v, count in rows]
+
+
+def score_prompt(logits: Tensor, targets: Items[int], alternatives: int) -> list[Score]:
+    """Score given tokens: `logits` (T, V) at the places before them, `targets` T ids.
+
+    A token's log-probability and its alternatives are read from the same numbers, so that a token which is the best
+    one has exactly the largest value of the alternatives.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logprobs = logits.log_softmax(dim=-1)
+    own = logprobs.gather(-1, torch.tensor(targets, device=logits.device)[:, None])[:, 0].tolist()
+    tops = _tops(logprobs, [alternatives] * len(targets)) if alternatives else [{}] * len(targets)
+    return [Score(token, value, top) for token, value, top in zip(targets, own, tops, strict=True)]

@@ -1,0 +1,68 @@
+"""Tokens in, text out, one token at a time: never half a character, never a piece of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmanac.generate._stops import StopStrings
+
+if TYPE_CHECKING:
+    from llmanac.tokenizers._base import Tokenizer
+
+
+class TextStream:
+    """The text of one generated sequence as it grows.
+
+    Bytes that do not yet make a whole character wait for the next token; bytes that can never make one become U+FFFD,
+    as in a decode of the whole. Special tokens have no text. Without a tokenizer there is no text at all.
+
+    Attributes:
+        text: all the text that was released so far.
+        stopped: whether a stop string ended the text; the stop string itself is not part of it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str] = ()) -> None:
+        self.text = ""
+        self.stopped = False
+        self._tokenizer = tokenizer
+        self._special = frozenset(tokenizer.special_tokens.values()) if tokenizer else frozenset()
+        self._stops = StopStrings(stops)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._waiting = ""
+        self._taken = 0
+
+    def push(self, token: int) -> bool:
+        """Add a token. Returns whether a stop string is now complete."""
+        if self.stopped or self._tokenizer is None:
+            return self.stopped
+        if token not in self._special and token < self._tokenizer.vocab_size:  # a padded vocabulary has no text
+            self._add(self._decoder.decode(self._tokenizer.token_bytes(token)))
+        return self.stopped
+
+    def close(self) -> None:
+        """The sequence is over: what was held back is text after all."""
+        if not self.stopped:
+            self._add(self._decoder.decode(b"", final=True))
+            self._release(len(self._waiting))
+
+    def take(self) -> str:
+        """The text released since the last call."""
+        piece, self._taken = self.text[self._taken :], len(self.text)
+        return piece
+
+    def _add(self, text: str) -> None:
+        if not text:
+            return
+        self._waiting += text
+        cut = self._stops.find(self._waiting)
+        if cut is None:
+            self._release(len(self._waiting) - self._stops.held(self._waiting))
+        else:
+            self._release(cut)
+            self._waiting, self.stopped = "", True
+
+    def _release(self, size: int) -> None:
+        self.text += self._waiting[:size]
+        self._waiting = self._waiting[size:]

@@ -1,0 +1,40 @@
+"""Greedy decoding: the most probable token, every time.
+
+    y_t = argmax_v p(v | x, y_<t)
+
+Only the arg max of each row of logits (B, V) stays finite; of equal maxima the lowest id stays, as in every peer. The
+sequence it builds need not be the most probable one: a good continuation may start with a token that is second best.
+No random number is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from llmanac.generate.decoding import DecodingSpec, Warp
+
+CARD = {
+    "title": "Greedy decoding",
+    "paper": "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 3.2 (beam of one)",
+    "reference": "transformers generate(do_sample=False)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(DecodingSpec):
+    """Greedy decoding has no choices."""
+
+    draws: ClassVar[bool] = False
+
+    def build(self, **dims: Any) -> Warp:
+        return keep_best
+
+
+def keep_best(logits: Tensor) -> Tensor:
+    """Logits (B, V) with everything but each row's first maximum at `-inf`."""
+    best = logits.argmax(dim=-1, keepdim=True)
+    return torch.full_like(logits, -torch.inf).scatter(-1, best, logits.gather(-1, best))

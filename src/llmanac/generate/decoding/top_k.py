@@ -1,0 +1,47 @@
+"""Top-k sampling: only the k most probable tokens stay.
+
+    V_k = {v : z_v >= the k-th largest z},    p'(v) = p(v) / sum_{u in V_k} p(u) for v in V_k, else 0
+
+A fixed cut: where the distribution is flat it drops good tokens, where it is peaked it keeps bad ones. Tokens that tie
+with the k-th all stay, as in transformers, so that the result does not depend on an order of sorting. Logits (B, V) in,
+logits (B, V) out, with `-inf` for what was dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import SpecError
+from llmanac.generate.decoding import DecodingSpec, Warp
+
+CARD = {
+    "title": "Top-k sampling",
+    "paper": "Fan, Lewis & Dauphin 2018, Hierarchical Neural Story Generation, section 5.2",
+    "reference": "transformers TopKLogitsWarper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(DecodingSpec):
+    """`k` tokens stay; a k beyond the vocabulary keeps everything."""
+
+    k: int = 50
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise SpecError(f"k: {self.k} is not at least 1")
+
+    def build(self, **dims: Any) -> Warp:
+        k = self.k
+
+        def cut(logits: Tensor) -> Tensor:
+            if k >= logits.shape[-1]:
+                return logits
+            smallest_kept = logits.topk(k, dim=-1).values[..., -1:]
+            return logits.masked_fill(logits < smallest_kept, -torch.inf)
+
+        return cut

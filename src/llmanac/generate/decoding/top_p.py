@@ -1,0 +1,49 @@
+"""Top-p (nucleus) sampling: the smallest set of most probable tokens whose mass reaches p.
+
+    sort p descending;  token i stays  iff  sum_{j < i} p_j < p  (so the first always stays)
+
+The set adapts: one token where the model is sure, thousands where it is not. The sums are taken from the small end, as
+transformers does: `sum_{j >= i} p_j > 1 - p` is the same condition and loses no accuracy to a sum that is nearly one.
+Logits (B, V) in, logits (B, V) out, with `-inf` for what was dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import SpecError
+from llmanac.generate.decoding import DecodingSpec, Warp
+
+CARD = {
+    "title": "Top-p (nucleus) sampling",
+    "paper": "Holtzman et al. 2020, The Curious Case of Neural Text Degeneration, section 3.1",
+    "reference": "transformers TopPLogitsWarper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(DecodingSpec):
+    """`p` in [0, 1]: 0 keeps one token, 1 keeps all."""
+
+    p: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise SpecError(f"p: {self.p} is not between 0 and 1")
+
+    def build(self, **dims: Any) -> Warp:
+        p = self.p
+
+        def cut(logits: Tensor) -> Tensor:
+            if p == 1:
+                return logits
+            ascending, order = logits.sort(dim=-1)
+            drop = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
+            drop[..., -1] = False
+            return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
+
+        return cut

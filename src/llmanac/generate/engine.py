@@ -1,0 +1,188 @@
+"""The generation engine: text in, text out, over any `LanguageModel`.
+
+    engine = Engine(model, tokenizer)
+    engine.generate("Once upon a time", max_new_tokens=32)          # greedy, a list of one Completion
+    engine.generate(prompts, temperature=0.8, top_p=0.9, seed=7)    # one batch, each prompt with its own random stream
+    for piece in engine.stream("Once upon a time"):
+        print(piece.text, end="", flush=True)
+
+The rules that hold everywhere (`llmanac serve` included):
+
+- An empty prompt means the model's own beginning: the tokenizer's begin-of-text token, else its end-of-text token.
+- A prompt may fill the context; one that is longer is refused. When a sequence fills it, it ends with "length".
+- `Completion.ids` holds every generated token, the one that ended the sequence included; `text` does not hold it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Unpack, cast
+
+import numpy as np
+import torch
+
+from llmanac.core.errors import RequestError
+from llmanac.core.types import LanguageModel
+from llmanac.generate import _requests
+from llmanac.generate._requests import FinishReason, Options, Piece, Request, Score
+from llmanac.generate.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from llmanac.tokenizers._base import Tokenizer
+
+__all__ = ["Completion", "Engine", "Options", "Piece", "Request", "Score"]
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One continuation of one prompt.
+
+    Attributes:
+        text: without the stop string or stop token that ended it; special tokens have no text.
+        scores: a Score (id, log-probability, alternatives, margin) for each generated token.
+        finish_reason: "stop" (a stop token or stop string) or "length" (max_new_tokens, or the context is full).
+        prompt_scores: one Score a prompt token where `prompt_logprobs` was asked for, else empty.
+        index: which of the prompt's `n` samples this is.
+    """
+
+    text: str
+    scores: tuple[Score, ...]
+    finish_reason: FinishReason
+    prompt_ids: tuple[int, ...]
+    prompt_scores: tuple[Score, ...] = ()
+    index: int = 0
+
+    @property
+    def ids(self) -> list[int]:
+        """The generated token ids."""
+        return [s.id for s in self.scores]
+
+    @property
+    def logprobs(self) -> list[float]:
+        """The natural log-probability of each generated token under the model (before temperature and cuts)."""
+        return [cast(float, s.logprob) for s in self.scores]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_ids)
+
+
+class Engine:
+    """Generates text with a model and its tokenizer.
+
+    Args:
+        model: any `LanguageModel`; only `start`, `forward` and its state are used.
+        tokenizer: turns text into ids and back; `None` for a model that is used with ids alone.
+        rows: how many sequences run at once.
+    """
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer | None = None, *, rows: int = 32) -> None:
+        if rows < 1:
+            raise RequestError(f"rows: {rows} is not at least 1")
+        self.model, self.tokenizer, self.rows = model, tokenizer, rows
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
+        """Continue prompts; `n` completions each, in the order of the prompts. See `Options` for what can be asked.
+
+        Args:
+            prompts: a text, a list of token ids, or a list of either.
+
+        Raises:
+            RequestError: an option that does not exist or is out of range, an unknown token id, an empty prompt with
+                no token to begin from, or a prompt longer than the context.
+        """
+        requests = [self.request(prompt, **options) for prompt in as_prompts(prompts)]
+        scheduler = Scheduler(self.model, rows=self.rows)
+        for request in requests:
+            scheduler.submit(request)
+        with evaluating(self.model):
+            while scheduler.busy:
+                scheduler.step()
+        return [completion for request in requests for completion in completions(request)]
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[Piece]:
+        """Continue one prompt and yield its text as it comes; the last piece of each sample says why it ended.
+
+        Joined by `index`, the pieces' texts are exactly the texts of `generate`. Checks the request at once, before
+        the first piece is asked for. Raises RequestError as `generate` does.
+        """
+        return self._pieces(self.request(prompt, **options))
+
+    def _pieces(self, request: Request) -> Iterator[Piece]:
+        scheduler = Scheduler(self.model, rows=self.rows)
+        scheduler.submit(request)
+        with evaluating(self.model):
+            while scheduler.busy:
+                for sequence in scheduler.step():
+                    piece = sequence.take()
+                    if piece.text or piece.scores or piece.finish_reason:
+                        yield piece
+
+    def request(self, prompt: Prompt, **options: Unpack[Options]) -> Request:
+        """A checked request, for a `Scheduler`. Raises RequestError as `generate` does."""
+        _requests.check_names(cast(dict[str, Any], options))
+        ids = self._prompt_ids(prompt)
+        context = self.model.max_length
+        if context is not None and len(ids) > context:
+            raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
+        chosen = options.get("stop_ids")
+        eos = self.tokenizer.eos_id if self.tokenizer else None
+        stop_ids = frozenset(chosen) if chosen is not None else frozenset() if eos is None else frozenset([eos])
+        return Request(ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer)
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise RequestError("prompt: this engine has no tokenizer; give token ids instead of text")
+            ids = list(map(int, self.tokenizer.encode(prompt)))
+        else:
+            ids = [int(i) for i in prompt]
+        if not ids:
+            begin = [getattr(self.tokenizer, name, None) for name in ("bos_id", "eos_id")]
+            ids = [i for i in begin if i is not None][:1]
+            if not ids:
+                raise RequestError("prompt: it is empty, and the tokenizer has no begin-of-text token to start from")
+        if min(ids) < 0 or max(ids) >= self.model.vocab_size:
+            wrong = next(i for i in ids if not 0 <= i < self.model.vocab_size)
+            size = self.model.vocab_size
+            raise RequestError(f"prompt: token id {wrong} is not in the model's vocabulary of {size} tokens")
+        return ids
+
+
+def completions(request: Request) -> list[Completion]:
+    """The completions of a finished request."""
+    return [
+        Completion(
+            text=sequence.text.text,
+            scores=tuple(sequence.scores),
+            finish_reason=cast(FinishReason, sequence.finish_reason),
+            prompt_ids=request.prompt,
+            prompt_scores=tuple(request.prompt_scores),
+            index=sequence.index,
+        )
+        for sequence in request.sequences
+    ]
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several, as a list; a flat list of ids is one prompt."""
+    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], (int, np.integer))):
+        return [cast(Prompt, prompts)]
+    return list(cast(Sequence[Prompt], prompts))
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Dropout off while generating, and back as it was afterwards."""
+    training = isinstance(model, torch.nn.Module) and model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()

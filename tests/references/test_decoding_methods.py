@@ -1,0 +1,159 @@
+"""Decoding methods against transformers' warpers, and the draw against the exact distribution."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from llmanac.generate._requests import Options, Request, decoding_of
+from llmanac.generate._sampling import choose
+from llmanac.generate.decoding import compose, greedy, temperature, top_k, top_p
+
+
+def logits_of(seed: int, rows: int = 7, size: int = 501, scale: float = 2.0) -> torch.Tensor:
+    return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+
+
+def same_distribution(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert torch.equal(ours == -torch.inf, theirs == -torch.inf)
+    torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [0.05, 2.0, 20.0])
+@pytest.mark.parametrize("k", [1, 2, 50, 500, 501, 9999])
+def test_top_k_equals_transformers(k, scale):
+    logits = logits_of(k, scale=scale)
+    same_distribution(top_k.Spec(k=k).build()(logits), TopKLogitsWarper(k)(None, logits))
+    if k < 501:
+        assert int((top_k.Spec(k=k).build()(logits) > -torch.inf).sum(-1).max()) == k  # it does cut
+
+
+def test_top_k_keeps_every_tie_as_transformers_does():
+    logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0], [0.0] * 6])
+    same_distribution(top_k.Spec(k=2).build()(logits), TopKLogitsWarper(2)(None, logits))
+
+
+@pytest.mark.parametrize("scale", [0.05, 2.0, 20.0])
+@pytest.mark.parametrize("p", [0.0, 0.01, 0.3, 0.9, 0.99, 0.9999])
+def test_top_p_equals_transformers(p, scale):
+    logits = logits_of(round(p * 100), scale=scale)
+    ours = top_p.Spec(p=p).build()(logits)
+    same_distribution(ours, TopPLogitsWarper(p)(None, logits))
+    kept = (logits.softmax(-1) * (ours > -torch.inf)).sum(-1)
+    smallest = logits.softmax(-1).masked_fill(ours == -torch.inf, 2).amin(-1)
+    assert bool((kept >= p - 1e-12).all()) and bool(
+        ((kept - smallest < p) | (kept == smallest)).all()
+    )  # the smallest set
+
+
+@pytest.mark.parametrize("heat", [0.1, 0.7, 1.0, 1.5, 10.0])
+def test_temperature_equals_transformers_and_scales_log_odds(heat):
+    logits = logits_of(3)
+    ours = temperature.Spec(temperature=heat).build()(logits)
+    same_distribution(ours, TemperatureLogitsWarper(heat)(None, logits))
+    before, after = logits.log_softmax(-1), ours.log_softmax(-1)
+    odds = (before[:, :, None] - before[:, None, :]) / heat
+    torch.testing.assert_close(after[:, :, None] - after[:, None, :], odds, rtol=1e-10, atol=1e-10)
+
+
+def test_temperature_near_zero_is_greedy_and_does_not_overflow():
+    logits = logits_of(4).float() * 1e3
+    cold = temperature.Spec(temperature=1e-30).build()(logits).softmax(-1)
+    torch.testing.assert_close(cold, greedy.Spec().build()(logits).softmax(-1))
+
+
+def test_greedy_keeps_the_first_of_equal_maxima():
+    kept = greedy.Spec().build()(torch.tensor([[0.0, 5.0, 5.0, 1.0]]))
+    assert kept.softmax(-1).tolist() == [[0.0, 1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("options", [(0.7, 20, 0.9), (1.3, 3, 0.5), (1.0, 400, 0.99), (0.2, 50, 0.2)])
+def test_the_engines_order_is_that_of_transformers(options):
+    heat, k, p = options
+    logits = logits_of(11)
+    theirs = LogitsProcessorList([TemperatureLogitsWarper(heat), TopKLogitsWarper(k), TopPLogitsWarper(p)])
+    ours = compose(decoding_of(Options(temperature=heat, top_k=k, top_p=p)))(logits)
+    same_distribution(ours, theirs(None, logits))
+
+
+def test_the_order_of_methods_matters():
+    logits, hot, nucleus = logits_of(11), temperature.Spec(temperature=1.3), top_p.Spec(p=0.5)
+    cut = [compose(order)(logits) == -torch.inf for order in ((hot, nucleus), (nucleus, hot))]
+    assert not torch.equal(*cut)
+
+
+CASES = [
+    {"temperature": 1.0},
+    {"temperature": 0.6},
+    {"temperature": 1.7, "top_k": 7},
+    {"temperature": 1.0, "top_p": 0.8},
+    {"temperature": 1.2, "top_k": 12, "top_p": 0.7},
+]
+
+
+def one_request(prompt: list[int], **options) -> Request:
+    return Request(prompt, Options(**options), stop_ids=frozenset(), context=None, tokenizer=None)
+
+
+def draws_of(logits: torch.Tensor, count: int, seed: int, **options) -> np.ndarray:
+    request = one_request([1, 2, 3], seed=seed, n=8, **options)
+    rows = logits.expand(8, -1)
+    return np.array([score.id for _ in range(count // 8) for score in choose(rows, request.sequences)])
+
+
+@pytest.mark.parametrize("options", CASES, ids=str)
+def test_draws_follow_the_exact_distribution(options):
+    logits, count = logits_of(21, rows=1, size=24, scale=1.2), 16_000
+    exact = compose(decoding_of(Options(**options)))(logits).softmax(-1)[0].numpy()
+    seen = np.bincount(draws_of(logits, count, seed=1, **options), minlength=24)
+    assert seen[exact == 0].sum() == 0
+    inside = exact > 0
+    assert scipy.stats.chisquare(seen[inside], exact[inside] * count).pvalue > 1e-3
+    # the test has power: a temperature that is wrong by a third does not pass it
+    wrong = compose(decoding_of(Options(**{**options, "temperature": options["temperature"] * 1.33})))(logits)
+    wrong = wrong.masked_fill(torch.from_numpy(~inside)[None], -torch.inf).softmax(-1)[0].numpy()
+    off = inside & (wrong > 0)
+    assert scipy.stats.chisquare(seen[off], wrong[off] / wrong[off].sum() * seen[off].sum()).pvalue < 1e-3
+
+
+def test_successive_draws_of_a_stream_and_different_samples_are_independent():
+    logits = torch.zeros(1, 4, dtype=torch.float64)
+    draws = draws_of(logits, 16_000, seed=5, temperature=1.0).reshape(-1, 8)
+    for first, second in ((draws[:-1, 0], draws[1:, 0]), (draws[:, 0], draws[:, 1])):
+        table = np.zeros((4, 4))
+        np.add.at(table, (first, second), 1)
+        assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_rounding_changes_a_draw_only_at_a_near_tie():
+    """With noise of size d on the logits, every changed token had a margin of at most 2 d; and changes are rare."""
+    logits, noise = logits_of(31, rows=64, size=2000), 1e-3
+    requests, again = ([one_request([i], temperature=1.0, seed=2) for i in range(64)] for _ in range(2))
+    generator, changed = torch.Generator().manual_seed(0), 0
+    for _ in range(40):
+        a = choose(logits, [r.sequences[0] for r in requests])
+        off = (torch.rand(logits.shape, generator=generator, dtype=torch.float64) * 2 - 1) * noise
+        b = choose(logits + off, [r.sequences[0] for r in again])
+        for x, y in zip(a, b, strict=True):
+            if x.id != y.id:
+                changed += 1
+                assert x.margin <= 2 * noise
+    assert changed <= 64 * 40 * 4 * noise * math.e
+
+
+def test_bad_choices_are_refused():
+    from llmanac.core.errors import SpecError
+
+    for bad in (lambda: top_k.Spec(k=0), lambda: top_p.Spec(p=1.1), lambda: temperature.Spec(temperature=0.0)):
+        with pytest.raises(SpecError, match=r"is not"):
+            bad()
