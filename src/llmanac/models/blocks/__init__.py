@@ -1,0 +1,25 @@
+"""Blocks: a mixer, a feed-forward layer, and where the norms and residual connections stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmanac.core.spec import Spec
+from llmanac.models.mixers import MixerSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSpec(Spec):
+    """`build(dim=, norm=) -> nn.Module` with a `self_attn` mixer, called with (x, context, state)."""
+
+    kind = "block"
+
+    @property
+    def mixers(self) -> tuple[MixerSpec, ...]:
+        """The mixers inside, in order."""
+        raise NotImplementedError
+
+    def build(self, **dims: Any) -> Any:
+        """dim: width of the model; norm: the NormSpec that the whole model uses."""
+        raise NotImplementedError

@@ -1,0 +1,54 @@
+"""Feed-forward layers: what a block does to each token by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import Spec
+
+Activation = Literal["relu", "gelu", "gelu-tanh", "silu", "identity"]
+ACTIVATIONS = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "identity": lambda x: x,
+}
+
+
+class FFN(Protocol):
+    """A module that maps (B, T, D) to (B, T, D), each token alone."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def flops(self) -> float:
+        """Matrix-product FLOPs of one token, forward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FFNSpec(Spec):
+    """`build(dim=) -> FFN`."""
+
+    kind = "ffn"
+
+    def build(self, **dims: Any) -> Any:
+        """dim: width of the model."""
+        raise NotImplementedError
+
+
+def check_width(width: int | None) -> None:
+    """Raises SpecError where a width is given and is not at least 1."""
+    if width is not None and width < 1:
+        raise SpecError(f"width: {width} must be at least 1")
+
+
+def activate(name: str, x: Tensor) -> Tensor:
+    """Apply an activation by name."""
+    function: Any = ACTIVATIONS[name]
+    result: torch.Tensor = function(x)
+    return result

@@ -1,0 +1,56 @@
+"""Heads: from the last hidden state to a distribution over the vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmanac.core.spec import Spec
+from llmanac.models._context import Context
+from llmanac.models._state import LayerState
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec(Spec):
+    """`build(dim=, vocab_size=) -> Head`."""
+
+    kind = "head"
+
+    def build(self, **dims: Any) -> Head:
+        """dim: width of the model; vocab_size: V."""
+        raise NotImplementedError
+
+
+class Head(nn.Module):
+    """Has a `weight` (V, D), which a tied model replaces by its embedding's."""
+
+    weight: nn.Parameter
+
+    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState | None:
+        """What the head remembers while decoding; None for a head that looks at one token alone."""
+        return None
+
+    def logits(self, hidden: Tensor, context: Context, state: Any = None, last: Tensor | None = None) -> Tensor:
+        """Hidden states (B, T, D) -> (B, T, V) in float32 at least; (B, 1, V) at the index `last` (B,) where given."""
+        raise NotImplementedError
+
+    def remember(self, hidden: Tensor, context: Context, state: Any) -> None:
+        """Take note of tokens whose logits nobody asked for."""
+
+    def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
+        """Negative log-likelihood of `targets` (B, T): the sum, or (B, T) with 0 where there is no target."""
+        raise NotImplementedError
+
+    def flops(self, keys: float) -> float:
+        """Matrix-product FLOPs of one token, forward, where it has `keys` tokens before it on average."""
+        raise NotImplementedError
+
+
+def pick(hidden: Tensor, last: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, 1, D) at the index `last` of each row; all of it for None."""
+    if last is None:
+        return hidden
+    return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))

@@ -1,0 +1,44 @@
+"""Mixers: how a block moves information between tokens. (B, T, D) -> (B, T, D), with a state for decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmanac.core.spec import Spec
+from llmanac.models._context import Context
+from llmanac.models._state import LayerState
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerSpec(Spec):
+    """`build(dim=) -> Mixer`."""
+
+    kind = "mixer"
+
+    def build(self, **dims: Any) -> Mixer:
+        """dim: width of the model."""
+        raise NotImplementedError
+
+    def head_shape(self, dim: int) -> tuple[int, int] | None:
+        """(query heads, head_dim) in a model of width `dim`; None for a mixer that has no attention heads."""
+        return None
+
+
+class Mixer(nn.Module):
+    """What every mixer offers."""
+
+    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
+        """An empty state for `batch` rows."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); with a state, for tokens that follow what it holds, and it then holds them too."""
+        raise NotImplementedError
+
+    def flops(self, keys: float) -> float:
+        """Matrix-product FLOPs of one token, forward, where a query sees `keys` keys on average."""
+        raise NotImplementedError

@@ -1,0 +1,140 @@
+"""Who may see whom. One object a forward pass; every layer of the model reads the same masks, built at most once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import RequestError
+from llmanac.core.types import Batch
+
+
+class Visibility:
+    """Which keys each query may attend to.
+
+    Attributes:
+        causal: query t sees keys 0..t and queries and keys are the same tokens; a score may skip the rest.
+        allowed: (B or 1, 1, T, S) bool on top of that, or None where `causal` (or "everything") says it all. Where
+            it is given it is complete: it repeats the causal rule.
+        window: only the last `window` keys, the query's own included; None for all.
+    """
+
+    def __init__(self, *, causal: bool, allowed: Tensor | None, rows: Tensor, keys: int, window: int | None = None) -> None:
+        self.causal = causal
+        self.allowed = allowed
+        self.window = window
+        self.keys = keys
+        self.rows = rows  # (B or 1, T): where each query stands among the keys
+        self._additive: dict[torch.dtype, Tensor | None] = {}
+        self._narrowed: dict[tuple[int | None, bool], Visibility] = {}
+
+    @property
+    def queries(self) -> int:
+        return self.rows.shape[-1]
+
+    def within(self, window: int | None) -> Visibility:
+        """The same, narrowed to the last `window` keys."""
+        if window is None or (self.causal and window >= self.keys):
+            return self
+        key = (window, False)
+        if key not in self._narrowed:
+            near = self.rows[:, None, :, None] - torch.arange(self.keys, device=self.rows.device) < window
+            allowed = near & self.mask()
+            self._narrowed[key] = Visibility(
+                causal=self.causal, allowed=allowed, rows=self.rows, keys=self.keys, window=window
+            )
+        return self._narrowed[key]
+
+    def strictly_before(self) -> Visibility:
+        """The same without each query's own place (what a pointer may copy from); a row may then see nothing."""
+        key = (None, True)
+        if key not in self._narrowed:
+            before = self.rows[:, None, :, None] > torch.arange(self.keys, device=self.rows.device)
+            self._narrowed[key] = Visibility(
+                causal=self.causal, allowed=before & self.mask(), rows=self.rows, keys=self.keys
+            )
+        return self._narrowed[key]
+
+    def mask(self) -> Tensor:
+        """(B or 1, 1, T, S) bool, always."""
+        if self.allowed is not None:
+            return self.allowed
+        columns = torch.arange(self.keys, device=self.rows.device)
+        if self.causal:
+            return self.rows[:, None, :, None] >= columns
+        return columns.new_ones((1, 1, self.queries, self.keys), dtype=torch.bool)
+
+    def additive(self, dtype: torch.dtype) -> Tensor | None:
+        """(B or 1, 1, T, S): 0 where a key is seen and -inf where not; None where every key is seen."""
+        if dtype not in self._additive:
+            if self.allowed is None and not self.causal:
+                self._additive[dtype] = None
+            else:
+                mask = self.mask()
+                zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+                self._additive[dtype] = zeros.masked_fill_(~mask, float("-inf"))
+        return self._additive[dtype]
+
+
+def of_batch(batch: Batch) -> Visibility:
+    """The visibility of a batch that no state precedes."""
+    length = batch.ids.shape[1]
+    device = batch.ids.device
+    rows = torch.arange(length, device=device)[None]
+    if batch.visibility == "causal" and batch.segments is None:
+        # padding is on the right, where no real token looks
+        return Visibility(causal=True, allowed=None, rows=rows, keys=length)
+    columns = torch.arange(length, device=device)
+    past = columns <= columns[:, None]
+    if batch.visibility == "causal":
+        allowed = past[None]
+    elif batch.visibility == "prefix":
+        allowed = past[None] | (columns < _prefix(batch)[:, None, None])
+    elif batch.lengths is None and batch.segments is None:
+        return Visibility(causal=False, allowed=None, rows=rows, keys=length)
+    else:
+        allowed = torch.ones(1, length, length, dtype=torch.bool, device=device)
+    if batch.segments is not None:
+        allowed = allowed & (batch.segments[:, :, None] == batch.segments[:, None, :])
+    if batch.lengths is not None and batch.visibility != "causal":
+        real = columns < batch.lengths[:, None]
+        # a padded query still sees itself, so that its softmax has something to sum to one over
+        allowed = (allowed & real[:, None, :]) | (columns == columns[:, None])
+    return Visibility(causal=batch.visibility == "causal", allowed=allowed[:, None], rows=rows, keys=length)
+
+
+def of_continuation(batch: Batch, offsets: Tensor, start: int | None, keys: int) -> Visibility:
+    """The visibility of tokens that follow what a state holds.
+
+    Args:
+        offsets: (B,) tokens that each row holds already.
+        start: the same as one number where every row holds as many, else None.
+        keys: S, keys in the longest row once these tokens are in.
+
+    Raises:
+        RequestError: a visibility that cannot be extended token by token.
+    """
+    length, device = batch.ids.shape[1], batch.ids.device
+    if batch.visibility == "bidirectional" and not (start == 0):
+        raise RequestError("visibility: bidirectional tokens cannot follow what a state holds; use causal or prefix")
+    if batch.segments is not None:
+        raise RequestError("segments: a packed row cannot be decoded with a state; give each document its own row")
+    if start == 0 and batch.visibility != "prefix":
+        return of_batch(batch)
+    steps = torch.arange(length, device=device)
+    rows = (start + steps)[None] if start is not None else offsets[:, None] + steps
+    if start is not None and length == 1 and batch.visibility == "causal":
+        return Visibility(causal=False, allowed=None, rows=rows, keys=keys)  # the newest token sees all
+    columns = torch.arange(keys, device=device)
+    allowed = rows[:, None, :, None] >= columns
+    if batch.visibility == "prefix":
+        allowed = allowed | (columns < _prefix(batch)[:, None, None, None])
+        written = rows[:, -1] + 1 if batch.lengths is None else rows[:, 0] + batch.lengths
+        allowed = allowed & (columns < written[:, None, None, None]) | (rows[:, None, :, None] == columns)
+    return Visibility(causal=False, allowed=allowed, rows=rows, keys=keys)
+
+
+def _prefix(batch: Batch) -> Tensor:
+    if batch.prefix is None:
+        raise RequestError('prefix: visibility="prefix" needs the prefix length of each row')
+    return batch.prefix

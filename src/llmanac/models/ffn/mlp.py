@@ -1,0 +1,61 @@
+"""The plain feed-forward layer: widen, bend, narrow.
+
+    y = W_down f(W_up x + b_up) + b_down        (B, T, D) -> (B, T, F) -> (B, T, D),  F = 4 D by default
+
+f is ReLU in the original Transformer and GELU in GPT-2 (its tanh approximation). Vaswani et al. 2017, section 3.3;
+Hendrycks & Gimpel 2016 for GELU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from llmanac.models._layers import Linear
+from llmanac.models.ffn import Activation, FFNSpec, activate, check_width
+
+CARD = {
+    "title": "Feed-forward layer",
+    "paper": "Vaswani et al. 2017, arXiv:1706.03762",
+    "reference": "OPTDecoderLayer (ReLU) and GPT2MLP (GELU) in transformers",
+    "aliases": {
+        "relu": {"activation": "relu"},
+        "gelu": {"activation": "gelu"},
+        "gelu-tanh": {"activation": "gelu-tanh"},
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(FFNSpec):
+    """activation: f; width: F, by default 4 D; biases: which products add one."""
+
+    activation: Activation = "relu"
+    width: int | None = None
+    biases: Literal["none", "all"] = "none"
+
+    def __post_init__(self) -> None:
+        check_width(self.width)
+
+    def build(self, *, dim: int, **dims: Any) -> MLP:
+        return MLP(dim, self.width or 4 * dim, self.activation, self.biases == "all")
+
+
+class MLP(nn.Module):
+    """See the module."""
+
+    def __init__(self, dim: int, width: int, activation: Activation, bias: bool) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up_proj = Linear(dim, width, bias=bias)
+        self.down_proj = Linear(width, dim, bias=bias, std=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        y: Tensor = self.down_proj(activate(self.activation, self.up_proj(x)))
+        return y
+
+    def flops(self) -> float:
+        return 4.0 * self.up_proj.in_features * self.up_proj.out_features

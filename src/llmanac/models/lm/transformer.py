@@ -1,0 +1,269 @@
+"""The decoder-only Transformer: an embedding, a stack of blocks, a norm, a head.
+
+    x = embed(E[ids], positions);  x = block_l(x) for l = 1 .. L;  p(next | ids) = head(norm(x))      x (B, T, D)
+
+All positions of a row are computed at once (parallel in training, T^2 D work in attention), and any two tokens are one
+step apart. `blocks` is a pattern that repeats to `layers`, so a hybrid is a longer pattern. Parameter names are those
+of Llama checkpoints. Vaswani et al. 2017; Radford et al. 2018 for the decoder alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmanac.core.errors import RequestError, SpecError, nearest
+from llmanac.core.rng import parameter_generator
+from llmanac.core.types import Batch, Output, Want
+from llmanac.models import _visibility
+from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
+from llmanac.models._layers import Embedding
+from llmanac.models._state import DecodingState
+from llmanac.models.blocks import BlockSpec
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.heads import HeadSpec
+from llmanac.models.heads.linear import Spec as LinearHead
+from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.norms import NormSpec
+from llmanac.models.norms.rmsnorm import Spec as RMSNorm
+from llmanac.models.positions import PositionSpec
+from llmanac.models.positions.rope import Spec as RoPE
+
+CARD = {
+    "title": "Transformer (decoder)",
+    "paper": "Vaswani et al. 2017, arXiv:1706.03762",
+    "reference": "transformers.LlamaForCausalLM and GPT2LMHeadModel",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(LanguageModelSpec):
+    """dim: D; layers: L; blocks: the pattern that repeats to L; max_length: the context it is trained for.
+
+    tied: whether the head's matrix is the embedding's.
+    """
+
+    dim: int = 256
+    layers: int = 4
+    blocks: tuple[BlockSpec, ...] = field(default_factory=lambda: (PreNorm(),))
+    position: PositionSpec = field(default_factory=RoPE)
+    norm: NormSpec = field(default_factory=RMSNorm)
+    head: HeadSpec = field(default_factory=LinearHead)
+    max_length: int = 1024
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "layers", "max_length"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
+        if not self.blocks:
+            raise SpecError("blocks: needs at least one block")
+        if self.layers % len(self.blocks):
+            raise SpecError(f"layers: {self.layers} is not a whole number of patterns of {len(self.blocks)} blocks")
+
+    def build(self, *, vocab_size: int, **dims: Any) -> Transformer:
+        """A model with the initial weights of seed 0 (none on the meta device)."""
+        return Transformer(self, vocab_size)
+
+
+class Decoder(nn.Module):
+    """All but the head; apart so that parameter names are Llama's."""
+
+    def __init__(self, spec: Spec, vocab_size: int) -> None:
+        super().__init__()
+        shapes = {m.head_shape(spec.dim) for block in spec.blocks for m in block.mixers} - {None}
+        if len({d for _, d in shapes if d}) > 1 and spec.position.name == "rope":
+            raise SpecError("blocks: heads of different head_dim cannot share one rotary position")
+        heads, head_dim = max(shapes, default=(1, spec.dim))
+        self.embed_tokens = Embedding(vocab_size, spec.dim)
+        self.position = spec.position.build(
+            dim=spec.dim, heads=heads, head_dim=head_dim, max_length=spec.max_length
+        )
+        pattern = [spec.blocks[i % len(spec.blocks)] for i in range(spec.layers)]
+        self.layers = nn.ModuleList(block.build(dim=spec.dim, norm=spec.norm) for block in pattern)
+        self.norm = spec.norm.build(dim=spec.dim)
+
+
+class Transformer(nn.Module):
+    """See the module.
+
+    Attributes:
+        spec, vocab_size, max_length: what it was built from.
+        attention_form: how attention is computed: sdpa, plain or blocks. All give the same values; settable.
+        compute_dtype: what activations are computed in, None for the weights' own dtype; settable. Weights keep their
+            dtype; norms, softmax and losses are computed in float32 at least.
+        generation: what generation_config.json holds (bos_token_id, eos_token_id, ...).
+    """
+
+    def __init__(self, spec: Spec, vocab_size: int) -> None:
+        super().__init__()
+        if vocab_size < 1:
+            raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
+        self.spec, self.vocab_size = spec, vocab_size
+        self.model = Decoder(spec, vocab_size)
+        self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size)
+        if spec.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.compute_dtype: torch.dtype | None = None
+        self.generation: dict[str, Any] = {}
+        self._form: AttentionForm = "sdpa"
+        if self.device.type != "meta":
+            self.initialise(0)
+
+    @property
+    def max_length(self) -> int | None:
+        """The context it was built for."""
+        return self.spec.max_length
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What activations are computed in."""
+        return self.compute_dtype or self.model.embed_tokens.weight.dtype
+
+    @property
+    def attention_form(self) -> AttentionForm:
+        return self._form
+
+    @attention_form.setter
+    def attention_form(self, form: AttentionForm) -> None:
+        if form not in ATTENTION_FORMS:
+            known = ", ".join(ATTENTION_FORMS)
+            raise SpecError(f"attention: {form!r} is not one of {known}{nearest(str(form), ATTENTION_FORMS)}")
+        self._form = form
+
+    def initialise(self, seed: int) -> Transformer:
+        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model.
+
+        Embeddings and an untied head: normal, 0.02. Matrices: normal, fan_in^-0.5. What writes to the residual stream
+        starts at 0, so that every block starts as the identity. Norms start at 1, biases at 0.
+        """
+        for name, parameter in self.named_parameters():
+            owner, _, own = name.rpartition(".")
+            self.get_submodule(owner).draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+        return self
+
+    def start(self, batch: int) -> DecodingState:
+        """An empty state for `batch` rows."""
+        kinds = {"dtype": self.dtype, "device": self.device}
+        parts = [layer.start(batch, **kinds) for layer in self.model.layers]
+        lengths = torch.zeros(batch, dtype=torch.long, device=self.device)
+        return DecodingState([*parts, self.lm_head.start(batch, **kinds)], lengths)
+
+    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = "all") -> Output:
+        """Logits (B, T, V), the last real token's (B, 1, V), or the normed hidden states (B, T, D).
+
+        Args:
+            batch: token ids (B, T), or a Batch of them.
+            state: what `start` gave; the tokens then follow what it holds, and it holds them afterwards.
+            want: "all", "last" or "hidden".
+
+        Raises:
+            RequestError: ids, positions or a visibility that the model cannot take.
+        """
+        batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
+        hidden, context = self._hidden(batch, state)
+        memory = None if state is None else state.layers[-1]
+        logits = None
+        if want == "hidden":
+            self.lm_head.remember(hidden, context, memory)
+        else:
+            logits = self.lm_head.logits(hidden, context, memory, self._last(batch) if want == "last" else None)
+        if state is not None:
+            state.advance(batch.ids.shape[1], batch.lengths)
+        return Output(logits=logits) if want != "hidden" else Output(hidden=hidden)
+
+    def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
+        """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
+
+        The logits are never held: see `kernels/cross_entropy.py`.
+
+        Raises:
+            RequestError: a batch without targets.
+        """
+        if batch.targets is None:
+            raise RequestError("targets: nll needs a batch with targets")
+        hidden, context = self._hidden(batch, None)
+        value: Tensor = self.lm_head.nll(hidden, batch.targets, context, reduction)
+        return value
+
+    def _hidden(self, batch: Batch, state: DecodingState | None) -> tuple[Tensor, Context]:
+        ids = batch.ids
+        if ids.ndim != 2 or not ids.shape[1]:
+            raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
+        place = None if state is None else state.place(ids.shape[1])
+        if place is None:
+            visibility = _visibility.of_batch(batch)
+        else:
+            if len(place.offsets) != len(ids):
+                raise RequestError(f"state: holds {len(place.offsets)} rows, the batch has {len(ids)}")
+            visibility = _visibility.of_continuation(batch, place.offsets, place.start, place.keys)
+        positions = self._positions(batch, visibility, place)
+        position = self.model.position
+        try:
+            x = self.model.embed_tokens(ids).to(self.dtype)
+        except IndexError:
+            raise RequestError(f"ids: {int(ids.max())} is not below the vocabulary's {self.vocab_size}") from None
+        x = position.embed(x, positions)
+        keys = positions if place is None else torch.arange(visibility.keys, device=ids.device)[None]
+        context = Context(
+            ids=ids,
+            visibility=visibility,
+            position=position,
+            prepared=position.prepare(positions, x.dtype),
+            bias=position.bias(positions, keys),
+            form=self._form,
+            place=place,
+            lengths=batch.lengths,
+        )
+        for index, layer in enumerate(self.model.layers):
+            x = layer(x, context, None if state is None else state.layers[index])
+        return self.model.norm(x), context
+
+    def _positions(self, batch: Batch, visibility: _visibility.Visibility, place: Any) -> Tensor:
+        """(B or 1, T): the batch's own, else counted from what the state holds."""
+        positions = visibility.rows if batch.positions is None else batch.positions
+        limit = self.model.position.limit
+        if limit is not None and not torch.compiler.is_compiling():
+            if batch.positions is None:
+                longest = batch.ids.shape[1] if place is None else place.keys
+            else:
+                longest = int(positions.max()) + 1
+            if longest > limit:
+                raise RequestError(
+                    f"positions: {longest} tokens, but only {limit} positions were learned; shorten the input, or "
+                    "train with more rows"
+                )
+        return positions
+
+    def _last(self, batch: Batch) -> Tensor:
+        if batch.lengths is None:
+            return torch.full((len(batch.ids),), batch.ids.shape[1] - 1, device=batch.ids.device)
+        return (batch.lengths - 1).clamp(min=0)
+
+    def flops_per_token(self, length: int) -> float:
+        """FLOPs of training on one token of a row of `length`: forward and twice that backward.
+
+        Counts each matrix product as 2 m n k, attention over the (length + 1) / 2 keys that a token sees on average;
+        lookups, norms and activations are left out.
+        """
+        keys = (length + 1) / 2
+        layers = sum(float(layer.flops(keys)) for layer in self.model.layers)
+        return 3 * (layers + float(self.lm_head.flops(keys)))
+
+    def parameter_count(self) -> int:
+        """Numbers that are trained; a tied matrix counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""
+        from llmanac.models.save import save_pretrained
+
+        return save_pretrained(self, folder)

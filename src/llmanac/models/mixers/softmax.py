@@ -1,0 +1,116 @@
+"""Softmax attention over heads; multi-head, multi-query, grouped-query and sliding-window are choices of it.
+
+    q, k, v = W_q x, W_k x, W_v x        head h: o_h = attend(q_h, k_g(h), v_g(h)),  g(h) = h // (H / H_kv)        y = W_o [o_1 .. o_H]
+
+x is (B, T, D), q (B, H, T, d), k and v (B, H_kv, T, d). With H_kv = H every head has keys and values of its own
+(Vaswani et al. 2017, section 3.2.2); with H_kv = 1 all heads share them (multi-query, Shazeer 2019); in between is
+grouped-query (Ainslie et al. 2023): the cache shrinks by H / H_kv. A window lets a token see only the last `window`
+tokens, itself included (Beltagy et al. 2020). Normed queries and keys: Henry et al. 2020.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmanac.core.errors import SpecError
+from llmanac.models._context import Context
+from llmanac.models._layers import Linear, linear_all
+from llmanac.models._state import Buffers, kv_cache
+from llmanac.models.mixers import Mixer, MixerSpec
+from llmanac.models.norms import NormSpec
+from llmanac.models.scores import ScoreSpec
+from llmanac.models.scores.scaled_dot import Spec as ScaledDot
+
+CARD = {
+    "title": "Softmax attention",
+    "paper": "Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245",
+    "reference": "GPT2Attention and LlamaAttention in transformers",
+    "aliases": {
+        "multi-head": {"kv_heads": None, "window": None},
+        "multi-query": {"kv_heads": 1},
+        "grouped-query": {"kv_heads": 2},
+        "sliding-window": {"window": 128},
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(MixerSpec):
+    """heads: H; head_dim: d, by default D / H; kv_heads: H_kv, by default H; window: tokens seen, None for all.
+
+    score compares queries with keys; qk_norm normalises both before positions turn them; biases says which of the
+    products add one: none, those of q, k and v, or all four.
+    """
+
+    heads: int = 4
+    head_dim: int | None = None
+    kv_heads: int | None = None
+    window: int | None = None
+    score: ScoreSpec = field(default_factory=ScaledDot)
+    qk_norm: NormSpec | None = None
+    biases: Literal["none", "qkv", "all"] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "head_dim", "kv_heads", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SpecError(f"{name}: {value} must be at least 1")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise SpecError(f"kv_heads: {self.kv_heads} must divide heads, {self.heads}")
+
+    def head_shape(self, dim: int) -> tuple[int, int]:
+        if self.head_dim is not None:
+            return self.heads, self.head_dim
+        if dim % self.heads:
+            raise SpecError(f"heads: {self.heads} must divide dim, {dim}; or set head_dim")
+        return self.heads, dim // self.heads
+
+    def build(self, *, dim: int, **dims: Any) -> SoftmaxAttention:
+        return SoftmaxAttention(self, dim)
+
+
+class SoftmaxAttention(Mixer):
+    """See the module."""
+
+    def __init__(self, spec: Spec, dim: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim = spec.head_shape(dim)
+        self.kv_heads = spec.kv_heads or spec.heads
+        self.window = spec.window
+        width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        bias = spec.biases != "none"
+        self.q_proj = Linear(dim, width, bias=bias)
+        self.k_proj = Linear(dim, kv_width, bias=bias)
+        self.v_proj = Linear(dim, kv_width, bias=bias)
+        self.o_proj = Linear(width, dim, bias=spec.biases == "all", std=0.0)
+        self.q_norm = spec.qk_norm.build(dim=self.head_dim) if spec.qk_norm else None
+        self.k_norm = spec.qk_norm.build(dim=self.head_dim) if spec.qk_norm else None
+        self.score = spec.score.build(heads=self.heads, head_dim=self.head_dim)
+
+    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> Buffers:
+        return kv_cache(batch, self.kv_heads, self.head_dim, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
+        batch, length, _ = x.shape
+        q, k, v = linear_all(x, (self.q_proj, self.k_proj, self.v_proj))
+        q = self._place(q.view(batch, length, self.heads, self.head_dim), self.q_norm, context)
+        k = self._place(k.view(batch, length, self.kv_heads, self.head_dim), self.k_norm, context)
+        v = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        if state is not None and context.place is not None:
+            k, v = state.append(context.place, k, v)
+        visibility = context.visibility.within(self.window)
+        read = self.score.attend(q, k, v, visibility, bias=context.bias, form=context.form)
+        y: Tensor = self.o_proj(read.transpose(1, 2).reshape(batch, length, -1))
+        return y
+
+    def _place(self, x: Tensor, norm: nn.Module | None, context: Context) -> Tensor:
+        """Norm and turn queries or keys: (B, T, H, d) -> (B, H, T, d)."""
+        return context.rotate(x if norm is None else norm(x)).transpose(1, 2)
+
+    def flops(self, keys: float) -> float:
+        products = sum(2 * p.in_features * p.out_features for p in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
+        return products + self.score.flops(keys if self.window is None else min(keys, self.window))

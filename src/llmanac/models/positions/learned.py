@@ -1,0 +1,56 @@
+"""Learned absolute positions: one trained vector a position, added to the token embedding.
+
+    x = E[token] + P[p]          P is (rows, D)
+
+The simplest form, and GPT-2's. A position past the last row does not exist, and a row that training never reached is
+noise: the loss breaks past the trained length. Radford et al. 2019; Gehring et al. 2017, section 3.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import RequestError, SpecError
+from llmanac.models._layers import Embedding
+from llmanac.models.positions import Position, PositionSpec
+
+CARD = {
+    "title": "Learned positions",
+    "paper": "Radford et al. 2019 (GPT-2)",
+    "reference": "transformers.GPT2LMHeadModel",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(PositionSpec):
+    """rows: positions that have a vector; by default the model's `max_length`."""
+
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise SpecError(f"rows: {self.rows} must be at least 1")
+
+    def build(self, *, dim: int, max_length: int, **dims: Any) -> Learned:
+        return Learned(self.rows or max_length, dim)
+
+
+class Learned(Position):
+    """See the module."""
+
+    def __init__(self, rows: int, dim: int) -> None:
+        super().__init__()
+        self.limit = rows
+        self.embeddings = Embedding(rows, dim)
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling() and positions.device.type == "cpu" and int(positions.max()) >= self.limit:
+            raise RequestError(
+                f"position {int(positions.max())} has no learned vector (the model has {self.limit}); "
+                "shorten the input or train with more rows"
+            )
+        return x + self.embeddings(positions).to(x.dtype)

@@ -1,0 +1,113 @@
+"""Rotary positions (RoPE): queries and keys are turned by an angle that grows with their position.
+
+    [u'; v'] = [u cos(p w_i) - v sin(p w_i);  v cos(p w_i) + u sin(p w_i)]      w_i = theta^(-2i/d),  i < d/2
+
+u and v are the first and the second half of a head (the layout of Llama checkpoints). Since rotations compose, the
+score of a query at p and a key at s depends on p - s alone, and nothing is learned. Queries and keys are (B, T, H, d).
+Angles are computed in float32 whatever the model computes in, as every released checkpoint was trained.
+
+Su et al. 2021, section 3.2. Scaling to longer contexts: `linear` divides positions by a factor (Chen et al. 2023,
+arXiv:2306.15595); `llama3` divides only the slow frequencies and blends in between (Llama 3.1 model card).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import Spec as DataSpec
+from llmanac.models.positions import Position, PositionSpec
+
+CARD = {
+    "title": "Rotary positions (RoPE)",
+    "paper": "Su et al. 2021, arXiv:2104.09864",
+    "reference": "transformers.LlamaForCausalLM",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling(DataSpec):
+    """How frequencies are stretched past the length that a model was trained at.
+
+    Attributes:
+        type: `linear` divides all of them by `factor`; `llama3` leaves wavelengths below `original_length /
+            high_frequency_factor` alone, divides those above `original_length / low_frequency_factor`, and blends.
+    """
+
+    type: Literal["linear", "llama3"]
+    factor: float
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_length: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.factor < 1:
+            raise SpecError(f"factor: {self.factor} must be at least 1")
+        if not 0 < self.low_frequency_factor < self.high_frequency_factor:
+            raise SpecError("low_frequency_factor: must be above 0 and below high_frequency_factor")
+
+    def apply(self, frequencies: Tensor) -> Tensor:
+        """(d/2,) -> (d/2,)."""
+        if self.type == "linear":
+            return frequencies / self.factor
+        wavelengths = 2 * math.pi / frequencies
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        share = ((self.original_length / wavelengths - low) / (high - low)).clamp(0, 1)
+        return (1 - share) * frequencies / self.factor + share * frequencies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(PositionSpec):
+    """theta: base of the wavelengths; share: part of each head that is turned; scaling: for longer contexts."""
+
+    theta: float = 10_000.0
+    share: float = 1.0
+    scaling: Scaling | None = None
+
+    def __post_init__(self) -> None:
+        if self.theta <= 0:
+            raise SpecError(f"theta: {self.theta} must be above 0")
+        if not 0 < self.share <= 1:
+            raise SpecError(f"share: {self.share} must be above 0 and at most 1")
+
+    def build(self, *, head_dim: int, **dims: Any) -> Rotary:
+        turned = int(head_dim * self.share)
+        if turned % 2:
+            raise SpecError(f"share: turns {turned} of {head_dim} numbers a head, which must be even")
+        return Rotary(turned, self.theta, self.scaling)
+
+
+class Rotary(Position):
+    """See the module."""
+
+    def __init__(self, turned: int, theta: float, scaling: Scaling | None) -> None:
+        super().__init__()
+        self.turned = turned
+        exponents = torch.arange(0, turned, 2, dtype=torch.float32, device="cpu") / turned
+        frequencies = 1.0 / theta**exponents
+        # not a buffer: casting the model must not cast the frequencies
+        self.frequencies = frequencies if scaling is None else scaling.apply(frequencies)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
+        super()._apply(fn, recurse)
+        device = fn(torch.zeros(1)).device
+        if device.type != "meta":
+            self.frequencies = self.frequencies.to(device)
+        return self
+
+    def prepare(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Positions (B or 1, T) -> cosines and sines, each (B or 1, T, 1, turned / 2)."""
+        angles = positions.float()[:, :, None, None] * self.frequencies.to(positions.device)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+    def rotate(self, x: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        cos, sin = prepared
+        turned, kept = x.split([self.turned, x.shape[-1] - self.turned], dim=-1)
+        u, v = turned.chunk(2, dim=-1)
+        return torch.cat([u * cos - v * sin, v * cos + u * sin, kept], dim=-1)
