@@ -56,7 +56,9 @@ def notes(versions: dict[str, str | None], disk_free: int) -> list[str]:
     if compiler() is None:
         out.append("No C++ compiler: torch.compile is off, training runs uncompiled (install g++ or clang for it).")
     if versions["transformers"] is None:
-        out.append("transformers is not installed: only the tests and benchmarks need it (pip install 'llmanac[bench]').")
+        out.append(
+            "transformers is not installed: only the tests and benchmarks need it (pip install 'llmanac[bench]')."
+        )
     if disk_free < 2 << 30:
         out.append(f"Only {disk_free / 1e9:.1f} GB of disk are free here; runs keep several checkpoints.")
     return out

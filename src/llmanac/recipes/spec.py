@@ -49,6 +49,8 @@ class FinetuneSpec(Spec):
         steps: planned from the budget where it is not set.
         learning_rate_scale: of the pretraining rates.
         language_share: which share of the rows is plain text again, so that the model keeps its language.
+        practice_share: with "docstrings", which share of the pretraining rows are questions with their passages: a
+            small model needs to see copying early.
     """
 
     pairs: str = "docstrings"
@@ -56,10 +58,12 @@ class FinetuneSpec(Spec):
     steps: int | None = None
     learning_rate_scale: float = 0.3
     language_share: float = 0.2
+    practice_share: float = 0.25
 
     def __post_init__(self) -> None:
-        if not 0 <= self.language_share < 1:
-            raise SpecError(f"language_share: {self.language_share} is not at least 0 and below 1")
+        for name in ("language_share", "practice_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SpecError(f"{name}: {getattr(self, name)} is not at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +133,9 @@ def builtin() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
-def load_recipe(recipe: str | Path | Mapping[str, Any] | RecipeSpec, patches: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    recipe: str | Path | Mapping[str, Any] | RecipeSpec, patches: Mapping[str, Any] | None = None
+) -> Recipe:
     """Resolve a recipe: a built-in name, the path of a TOML file, plain data, or a Spec; then patch it.
 
     Raises:

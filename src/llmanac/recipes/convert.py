@@ -1,0 +1,29 @@
+"""`llmanac convert`: a model and its tokenizer in a Hugging Face family's own layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmanac.core.errors import LlmanacError
+from llmanac.core.files import atomic_folder
+from llmanac.models.load import export_model, load_model
+from llmanac.recipes.folders import model_folder
+from llmanac.tokenizers.load import load_tokenizer
+
+
+def convert_command(source: str, target: Path, family: str) -> None:
+    """Load `source`, write `target`; says what was left out, and what reads the result.
+
+    Raises:
+        LlmanacError: the target exists, or the model does not fit the family.
+    """
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        raise LlmanacError(f"{target}: is there already; give a folder that does not exist")
+    path = model_folder(source)
+    model = load_model(path)
+    tokenizer = load_tokenizer(path)
+    with atomic_folder(target) as folder:
+        export_model(model, folder, family=family)
+        tokenizer.save(folder)
+    print(f"{target}: {family} layout, {model.parameter_count():,} parameters")
+    print(f"Next: llmanac generate {target} --prompt 'Once'   (or transformers.AutoModelForCausalLM.from_pretrained)")

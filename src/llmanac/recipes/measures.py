@@ -1,0 +1,69 @@
+"""What a run measures of its language model: bits per byte beside every baseline, and a few continuations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.progress import progress
+from llmanac.evaluate.baselines import baselines
+from llmanac.evaluate.bits_per_byte import TextScore, score_texts
+from llmanac.generate.engine import Engine
+
+NAMES = {
+    "gzip": "gzip -9",
+    "xz": "xz -9e",
+    "xz-trained": "xz -9e, after the training text",
+    "bigram": "byte bigram",
+    "ngram-5": "order-5 byte n-gram (Kneser-Ney)",
+}
+CONTINUED = 3  # held-out documents whose beginnings are continued in the report
+BASELINE_BYTES = 64 << 20  # of training text that the baselines get; xz slows down beyond
+
+
+def some_texts(texts: Iterable[str], most: int) -> list[str]:
+    """Whole texts in their order until the next would pass `most` bytes; one that is longer alone is skipped."""
+    out, size = [], 0
+    for text in texts:
+        length = len(text.encode("utf-8"))
+        if size + length <= most:
+            out.append(text)
+            size += length
+    return out
+
+
+def language(run: Any, held_out: list[str]) -> dict[str, Any]:
+    """Bits per byte of the base model, the fine-tuned one and the baselines on the same held-out documents."""
+    place = run.folder / "baselines.json"
+    with progress("measure", 3, "parts") as bar:
+        base = score_texts(run.base, run.tokenizer, held_out)
+        bar.advance()
+        kept: dict[str, float] = {"base": base.bits_per_byte}
+        if run.model is not run.base:
+            kept["after fine-tuning"] = score_texts(run.model, run.tokenizer, held_out).bits_per_byte
+        bar.advance()
+        scores: dict[str, float] = {}
+        if run.spec.evaluate.baselines == "all":
+            if not place.is_file():
+                seen = some_texts(run.corpus.train.texts(), BASELINE_BYTES)
+                files.write_json(place, baselines(seen, held_out))
+            scores = {NAMES[name]: value for name, value in files.read_json(place).items()}
+        bar.advance()
+    return {
+        "bits_per_byte": {"this model": base.bits_per_byte, **scores},
+        "base_kept": kept,
+        "held_out_scored": _scored(base, len(held_out)),
+        "bytes_per_token": base.bytes_per_token,
+        "completions": _continuations(run, held_out),
+    }
+
+
+def _scored(score: TextScore, documents: int) -> dict[str, int]:
+    return {"documents": documents, "bytes": score.bytes, "tokens": score.tokens}
+
+
+def _continuations(run: Any, held_out: list[str]) -> list[dict[str, str]]:
+    prompts = [text[:80].rsplit(" ", 1)[0] for text in held_out[:CONTINUED]]
+    found = Engine(run.base, run.tokenizer).generate(prompts, max_new_tokens=48)
+    return [{"prompt": prompt, "text": one.text} for prompt, one in zip(prompts, found, strict=True)]

@@ -1,0 +1,118 @@
+"""Fine-tuning on the user's own pairs: a table with `messages` or `prompt`/`completion` columns, part of it held out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.errors import DataError
+from llmanac.core.types import IGNORE
+from llmanac.data.pack import Mixture
+from llmanac.data.quarantine import Problems
+from llmanac.data.readers import table_rows
+from llmanac.data.split import fraction
+from llmanac.recipes.spec import RecipeSpec
+from llmanac.train import TrainSpec
+
+COLUMNS = ("messages", "prompt", "completion")
+HELD_OUT = 0.05
+
+
+def load_pairs(run: Any) -> Any:
+    """What `finetune.pairs` names: the documentation's own questions, or a file."""
+    if run.spec.finetune.pairs == "docstrings":
+        from llmanac.recipes.documentation import Documentation
+
+        return Documentation(run)
+    return FilePairs(run)
+
+
+def with_reading_practice(stream: Any, run: Any) -> Any:
+    """The pretraining rows; for a documentation assistant, some of them are questions with their passages."""
+    chosen = run.spec.finetune
+    if chosen is None or chosen.pairs != "docstrings" or chosen.practice_share == 0:
+        return stream
+    from llmanac.recipes.documentation import practice_stream
+
+    share = chosen.practice_share
+    return Mixture(
+        {"text": stream, "practice": practice_stream(run)}, {"text": 1 - share, "practice": share}, seed=run.spec.seed
+    )
+
+
+def finetune_spec(recipe: RecipeSpec) -> TrainSpec:
+    """The training of the fine-tuning: pretraining's settings with smaller rates and its own steps."""
+    assert recipe.finetune is not None
+    scale = recipe.finetune.learning_rate_scale
+    optimizer = recipe.train.optimizer
+    rates = {
+        f.name: getattr(optimizer, f.name) * scale
+        for f in dataclasses.fields(optimizer)
+        if f.name == "lr" or f.name.endswith("_lr")
+    }
+    return dataclasses.replace(
+        recipe.train,
+        steps=recipe.finetune.steps,
+        optimizer=dataclasses.replace(optimizer, **rates),
+        checkpoint_every=None,
+    )
+
+
+class FilePairs:
+    """Pairs from a file; every twentieth, chosen by a hash of its text, is held out and scored at the end.
+
+    Raises:
+        DataError: no file, no usable columns (the message names those there are), or too few rows.
+    """
+
+    def __init__(self, run: Any) -> None:
+        path = Path(run.spec.finetune.pairs)
+        if not path.exists():
+            raise DataError(f'finetune.pairs: {path}: no such file; give a .jsonl or .parquet file, or "docstrings"')
+        self.length = run.spec.train.length
+        self.objective = run.spec.finetune.objective.build(tokenizer=run.tokenizer)
+        problems = Problems("fatal")
+        rows = []
+        for row in table_rows(path, problems, columns=COLUMNS):
+            if not ("messages" in row.values or {"prompt", "completion"} <= row.values.keys()):
+                has = ", ".join(sorted(row.values)) or "none"
+                raise DataError(f"{path}:{row.line}: needs `messages`, or `prompt` and `completion` (has: {has})")
+            rows.append({k: row.values[k] for k in COLUMNS if row.values.get(k) is not None})
+        held = [fraction(str(row), run.spec.seed) < HELD_OUT for row in rows]
+        if len(rows) < 2:
+            raise DataError(f"{path}: {len(rows)} rows are too few to train on and to hold out; give at least 2")
+        if not any(held) or all(held):
+            held = [i == 0 for i in range(len(rows))]
+        self.train = [row for row, h in zip(rows, held, strict=True) if not h]
+        self.held_out = [row for row, h in zip(rows, held, strict=True) if h]
+
+    def examples(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Encoded training rows with their loss masks."""
+        return self.objective.examples(self.train, length=self.length)
+
+    def measure(self, run: Any) -> dict[str, Any]:
+        """Nats a token on held-out answers, before and after fine-tuning."""
+        encoded = list(self.objective.examples(self.held_out, length=self.length))
+        return {
+            "pairs": {
+                "train": len(self.train),
+                "held_out": len(self.held_out),
+                "loss_before": self._loss(run.base, encoded),
+                "loss_after": self._loss(run.model, encoded),
+            }
+        }
+
+    def _loss(self, model: Any, encoded: list[tuple[np.ndarray, np.ndarray]]) -> float | None:
+        import torch
+
+        nats, tokens = 0.0, 0
+        with torch.no_grad():
+            for row in encoded:
+                batch = self.objective.collate([row]).to(model.device)
+                nats += float(model.nll(batch))
+                tokens += int((batch.targets != IGNORE).sum())
+        return nats / tokens if tokens else None

@@ -1,0 +1,304 @@
+"""The stages of a run. Each leaves its result in the folder whole or not at all, so a killed run finds what is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmanac import __version__
+from llmanac.core import files, spec
+from llmanac.core.device import machine, resolve_device
+from llmanac.core.errors import DataError
+from llmanac.data.collect import Corpus, collect
+from llmanac.data.pack import Mixture, PackedStream
+from llmanac.data.tokens import TokenDataset
+from llmanac.evaluate.bits_per_byte import score_texts
+from llmanac.models.load import load_model
+from llmanac.recipes import measures, pairs
+from llmanac.recipes.plan import plan_size
+from llmanac.recipes.report import write_report
+from llmanac.recipes.spec import Recipe, RecipeSpec
+from llmanac.tokenizers.load import load_tokenizer
+from llmanac.train.loop import TrainResult, train
+from llmanac.train.metrics import read_metrics
+
+FORMAT_VERSION = 1
+PRETRAIN_SHARE = 0.62  # of the time that is left once text and tokenizer are there
+FINETUNE_SHARE = 0.18  # the rest is for measuring; without fine-tuning, pretraining has its share too
+WATCHED_BYTES = 40_000  # held-out text scored during training
+
+
+class Pipeline:
+    """A run in its folder: what it knows so far, and the stages in their order."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.spec, self.folder = recipe, recipe.spec, folder
+        self.device = resolve_device(self.spec.device)
+        self.seconds: dict[str, float] = {}
+        self.planned: dict[str, Any] = {}
+        self.corpus: Corpus
+        if (folder / "run.json").is_file():
+            state = files.read_json(folder / "run.json")
+            self.seconds, self.planned = state["seconds"], state["planned"]
+            if "model" in self.planned:
+                self.spec = spec.make(RecipeSpec, {**spec.dump(self.spec), "model": self.planned["model"]}, "recipe")
+        self._save()
+
+    def run(self) -> tuple[RecipeSpec, dict[str, Any]]:
+        """Every stage that is not done yet; `(resolved recipe, results)`."""
+        stages: list[tuple[str, Callable[[], None]]] = [
+            ("collect text", self.collect),
+            ("train tokenizer", self.tokenize),
+            ("encode text", self.encode),
+            ("pretrain", self.pretrain),
+        ]
+        if self.spec.finetune is not None:
+            stages.append(("fine-tune", self.finetune))
+        stages.append(("measure", self.measure))
+        for name, stage in stages:
+            start = time.monotonic()
+            stage()
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+            self._save()
+        results = self.results()
+        write_report(self.folder, results)
+        self._save(finished=True)
+        return self.spec, results
+
+    def _save(self, finished: bool = False) -> None:
+        state = {
+            "format_version": FORMAT_VERSION,
+            "version": __version__,
+            "recipe": spec.dump(self.recipe.spec),
+            "stated": sorted(self.recipe.stated),
+            "planned": self.planned,
+            "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
+            "finished": finished,
+        }
+        files.write_json(self.folder / "run.json", state)
+
+    # text
+
+    def collect(self) -> None:
+        """Read, clean, deduplicate and split; the same each time, so nothing but the manifest is kept."""
+        problems = self.spec.data.source.problems()
+        problems.file = self.folder / "quarantine.jsonl"
+        self.corpus = collect(
+            self.spec.data.source, held_out=self.spec.data.held_out, seed=self.spec.seed, problems=problems
+        )
+        if quarantined := problems.save():
+            print(f"{problems.total:,} unusable rows were left out; {quarantined} lists them with the reason")
+        files.write_json(self.folder / "manifest.json", self.corpus.manifest)
+        print(_counts(self.corpus.manifest))
+
+    def tokenize(self) -> None:
+        place = self.folder / "tokenizer"
+        if not (place / "tokenizer.json").is_file():
+            with files.atomic_folder(place) as folder:
+                self.spec.tokenizer.train(self.corpus.train.texts()).save(folder)
+        self.tokenizer = load_tokenizer(place)
+
+    def encode(self) -> None:
+        self.data = {
+            side: self._tokens(side, part)
+            for side, part in (("train", self.corpus.train), ("held_out", self.corpus.held_out))
+        }
+
+    def _tokens(self, side: str, documents: Any) -> TokenDataset:
+        place = self.folder / "data" / side
+        if not (place / "manifest.json").is_file():
+            TokenDataset.write(place, documents, self.tokenizer)
+        return TokenDataset(place)
+
+    # training
+
+    def left(self) -> float:
+        """Seconds of the budget that are not spent; never below a tenth of it, so a slow disk cannot end a run."""
+        spent = sum(v for k, v in self.seconds.items() if k in ("collect text", "train tokenizer", "encode text"))
+        return max(0.1 * self.spec.budget_seconds, self.spec.budget_seconds - spent)
+
+    def pretrain(self) -> None:
+        share = PRETRAIN_SHARE if self.spec.finetune is not None else PRETRAIN_SHARE + FINETUNE_SHARE
+        budget = share * self.left()
+        if "model" not in self.planned:
+            self._plan_model(budget)
+        self.base = self.spec.model.build(vocab_size=self.tokenizer.vocab_size).to(self.device)
+        self.base.initialise(self.spec.seed)
+        if (self.folder / "base" / "config.json").is_file():
+            self.base = load_model(self.folder / "base", device=str(self.device))
+            return
+        stream = PackedStream(
+            self.data["train"], length=self.spec.train.length, rows=self.spec.train.rows, seed=self.spec.seed
+        )
+        source = pairs.with_reading_practice(stream, self)
+        done = train(
+            self.base,
+            source,
+            self.spec.objective.build(tokenizer=self.tokenizer),
+            self.spec.train,
+            self.folder / "pretrain",
+            seed=self.spec.seed,
+            budget=budget,
+            evaluate=self._watch(),
+            label="pretrain",
+        )
+        self._trained("pretrain", done)
+        self._keep_model(self.base, "base")
+
+    def _plan_model(self, budget: float) -> None:
+        """Plan the size unless the recipe states it, and write down what was planned."""
+        if not self.recipe.states("model.dim", "model.layers"):
+            model, why = plan_size(self.spec.model, self.tokenizer.vocab_size, budget, self.device)
+            self.planned |= why
+            self.spec = dataclasses.replace(self.spec, model=model)
+        if not self.recipe.states("model.max_length"):
+            length = max(self.spec.model.max_length, 2 * self.spec.train.length)
+            self.spec = dataclasses.replace(self.spec, model=dataclasses.replace(self.spec.model, max_length=length))
+        self.planned["model"] = spec.dump(self.spec.model)
+        self._save()
+
+    def _watch(self) -> Callable[[Any], dict[str, float]]:
+        texts = measures.some_texts(self.corpus.held_out.texts(), WATCHED_BYTES)
+
+        def evaluate(model: Any) -> dict[str, float]:
+            score = score_texts(model, self.tokenizer, texts)
+            return {"loss": score.loss, "bits_per_byte": score.bits_per_byte}
+
+        return evaluate
+
+    def finetune(self) -> None:
+        assert self.spec.finetune is not None
+        self.practice = pairs.load_pairs(self)
+        if (self.folder / "model" / "config.json").is_file():
+            self.model = load_model(self.folder / "model", device=str(self.device))
+            return
+        self.model = load_model(self.folder / "base", device=str(self.device))
+        place = self.folder / "data" / "pairs"
+        if not (place / "manifest.json").is_file():
+            TokenDataset.write_examples(
+                place, self.practice.examples(), vocab_size=self.tokenizer.vocab_size,
+                fingerprint=self.tokenizer.fingerprint(),
+            )  # fmt: skip
+        chosen = pairs.finetune_spec(self.spec)
+        length = chosen.length
+        stream: Any = PackedStream(
+            TokenDataset(place), length=length, rows=chosen.rows, seed=self.spec.seed, packing="whole", name="pairs"
+        )
+        share = self.spec.finetune.language_share
+        if share > 0:
+            text = PackedStream(self.data["train"], length=length, rows=chosen.rows, seed=self.spec.seed, name="text")
+            stream = Mixture({"pairs": stream, "text": text}, {"pairs": 1 - share, "text": share}, seed=self.spec.seed)
+        done = train(
+            self.model,
+            stream,
+            self.spec.finetune.objective.build(tokenizer=self.tokenizer),
+            chosen,
+            self.folder / "finetune",
+            seed=self.spec.seed,
+            budget=FINETUNE_SHARE * self.left(),
+            label="fine-tune",
+        )
+        self._trained("finetune", done)
+        self._keep_model(self.model, "model")
+
+    def _trained(self, stage: str, done: TrainResult) -> None:
+        self.planned[stage] = {
+            "steps": done.steps,
+            "tokens": done.tokens,
+            "seconds": round(done.seconds, 2),
+            "loss": done.loss,
+            "mfu": done.mfu,
+            "peak_flops": done.plan.gemm,
+            "train": spec.dump(done.spec),
+        }
+        if stage == "pretrain":
+            self.spec = dataclasses.replace(self.spec, train=done.spec)
+            files.write_text(self.folder / "recipe.toml", spec.to_toml(spec.dump(self.spec)))
+        self._save()
+
+    def _keep_model(self, model: Any, name: str) -> None:
+        model.generation = {"eos_token_id": self.tokenizer.eos_id, "bos_token_id": self.tokenizer.bos_id}
+        model.generation = {k: v for k, v in model.generation.items() if v is not None}
+        with files.atomic_folder(self.folder / name) as folder:
+            model.save_pretrained(folder)
+            self.tokenizer.save(folder)
+
+    # measuring
+
+    def measure(self) -> None:
+        if self.spec.finetune is None:
+            self.model = self.base
+            if not (self.folder / "model" / "config.json").is_file():
+                self._keep_model(self.base, "model")
+        held_out = measures.some_texts(self.corpus.held_out.texts(), self.spec.evaluate.held_out_bytes)
+        if not held_out:
+            raise DataError("evaluate.held_out_bytes: no held-out document is that short; raise it")
+        self.measured = measures.language(self, held_out)
+        if self.spec.finetune is not None:
+            self.measured |= self.practice.measure(self)
+
+    def results(self) -> dict[str, Any]:
+        """Everything the report says, from what the stages left behind."""
+        shards = {side: int(np.asarray(data.offsets)[-1]) for side, data in self.data.items()}
+        out: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "name": self.spec.name,
+            "version": __version__,
+            "seed": self.spec.seed,
+            "budget": self.spec.budget,
+            "machine": machine(),
+            "seconds": self.seconds,
+            "data": self.corpus.manifest,
+            "tokens": {**shards, "vocabulary": self.tokenizer.vocab_size},
+            "model": {"parameters": sum(p.numel() for p in self.model.parameters()), **spec.dump(self.spec.model)},
+        }
+        for stage in ("pretrain", "finetune"):
+            if stage in self.planned:
+                out[stage] = self._stage(stage)
+        out |= self.measured
+        out["tokens"]["bytes_per_token"] = self.measured["bytes_per_token"]
+        out["next"] = self._next()
+        files.write_json(self.folder / "results.json", out)
+        return out
+
+    def _stage(self, stage: str) -> dict[str, Any]:
+        known = self.planned[stage]
+        curve = []
+        for line in read_metrics(self.folder / stage):
+            if "loss" in line:
+                curve.append({"step": line["step"], "loss": line["loss"]})
+            elif curve and "evaluate_loss" in line:
+                curve[-1]["held_out"] = line["evaluate_loss"]
+        chosen = known["train"]
+        return {**known, "dtype": chosen["dtype"], "attention": chosen["attention"], "curve": _thin(curve)}
+
+    def _next(self) -> list[str]:
+        return [
+            f"llmanac chat {self.folder}",
+            f"llmanac generate {self.folder} --prompt 'The with statement'",
+            f"llmanac serve {self.folder}",
+            "llmanac compare position --arms rope,learned,none --budget 3m",
+        ]
+
+
+def _thin(curve: list[dict[str, Any]], points: int = 400) -> list[dict[str, Any]]:
+    """At most about `points` points; those with a held-out loss all stay."""
+    every = max(1, len(curve) // points)
+    return [p for i, p in enumerate(curve) if i % every == 0 or "held_out" in p or i == len(curve) - 1]
+
+
+def _counts(manifest: dict[str, Any]) -> str:
+    train, held_out = manifest["train"], manifest["held_out"]
+    return (
+        f"{train['documents']:,} documents, {train['bytes'] / 1e6:.2f} MB to train on; "
+        f"{held_out['documents']:,} held out, {held_out['bytes'] / 1e3:.0f} kB; "
+        f"{manifest['dropped'].get('duplicates', 0):,} exact duplicates dropped"
+    )
+
+
+__all__ = ["Pipeline"]
