@@ -176,7 +176,9 @@ class DecodingState:
             RequestError: the two states belong to models of different depth.
         """
         if len(self.layers) != len(other.layers):
-            raise RequestError(f"state: cannot join a state of {len(self.layers)} parts with one of {len(other.layers)}")
+            raise RequestError(
+                f"state: cannot join a state of {len(self.layers)} parts with one of {len(other.layers)}"
+            )
         layers = [None if a is None or b is None else a.join(b) for a, b in zip(self.layers, other.layers, strict=True)]
         joined = DecodingState(layers, torch.cat([self.lengths, other.lengths]))
         joined._set(joined.lengths)

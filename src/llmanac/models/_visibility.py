@@ -19,7 +19,9 @@ class Visibility:
         window: only the last `window` keys, the query's own included; None for all.
     """
 
-    def __init__(self, *, causal: bool, allowed: Tensor | None, rows: Tensor, keys: int, window: int | None = None) -> None:
+    def __init__(
+        self, *, causal: bool, allowed: Tensor | None, rows: Tensor, keys: int, window: int | None = None
+    ) -> None:
         self.causal = causal
         self.allowed = allowed
         self.window = window

@@ -20,6 +20,10 @@ class BlockSpec(Spec):
         """The mixers inside, in order."""
         raise NotImplementedError
 
+    def resolved(self, dim: int) -> BlockSpec:
+        """The same block with every size that was left open filled in, for a model of width `dim`."""
+        return self
+
     def build(self, **dims: Any) -> Any:
         """dim: width of the model; norm: the NormSpec that the whole model uses."""
         raise NotImplementedError

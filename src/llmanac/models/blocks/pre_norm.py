@@ -8,7 +8,7 @@ the post-norm block of the original Transformer puts a norm on it. Xiong et al. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,9 @@ class Spec(BlockSpec):
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:
         return (self.mixer,)
+
+    def resolved(self, dim: int) -> Spec:
+        return replace(self, mixer=self.mixer.resolved(dim), ffn=self.ffn.resolved(dim))
 
     def build(self, *, dim: int, norm: NormSpec, **dims: Any) -> PreNorm:
         return PreNorm(self, dim, norm)

@@ -1,0 +1,207 @@
+"""Families: checkpoints of other projects, their config.json as our Spec and their parameter names as ours.
+
+A family is one module with `MODEL_TYPE`, `to_spec`, `to_config` and `source`; `FAMILIES` lists them. A Spec is the
+authority on what a model is: what a config says and no Spec field can hold is refused by name, never dropped.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from llmanac.core.errors import CheckpointError, nearest
+from llmanac.models.lm.transformer import Spec
+
+FAMILIES = ("llama", "gpt2")
+
+# keys that say how a model is run, trained or labelled, not what it computes
+NEUTRAL = frozenset(
+    [
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "attn_pdrop",
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "cls_token_id",
+        "decoder_start_token_id",
+        "dtype",
+        "embd_pdrop",
+        "eos_token_id",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "gradient_checkpointing",
+        "hidden_dropout",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "llmanac_version",
+        "max_length",
+        "min_length",
+        "model_type",
+        "n_ctx",
+        "num_labels",
+        "output_attentions",
+        "output_hidden_states",
+        "output_past",
+        "output_scores",
+        "pad_token_id",
+        "prefix",
+        "problem_type",
+        "remove_invalid_values",
+        "resid_pdrop",
+        "return_dict",
+        "return_dict_in_generate",
+        "sep_token_id",
+        "suppress_tokens",
+        "task_specific_params",
+        "tokenizer_class",
+        "torch_dtype",
+        "torchscript",
+        "transformers_version",
+        "unk_token_id",
+        "use_bfloat16",
+        "use_cache",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+        "do_sample",
+        "early_stopping",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "repetition_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "diversity_penalty",
+        "encoder_no_repeat_ngram_size",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one of our parameters stands in a family's file.
+
+    `name` is theirs; `part` of `parts` equal slices along their output axis (GPT-2 keeps q, k and v in one matrix);
+    `transposed` where they store (inputs, outputs).
+    """
+
+    name: str
+    transposed: bool = False
+    part: int = 0
+    parts: int = 1
+
+    def take(self, theirs: Tensor) -> Tensor:
+        """Our tensor out of theirs."""
+        ours = theirs.t() if self.transposed else theirs
+        if self.parts > 1 and ours.shape[0] % self.parts:
+            raise CheckpointError(f"{self.name}: {ours.shape[0]} outputs do not split into {self.parts} equal parts")
+        return ours.chunk(self.parts)[self.part] if self.parts > 1 else ours
+
+
+class Family(Protocol):
+    """What a family's module offers."""
+
+    MODEL_TYPE: str
+    IGNORED: tuple[str, ...]  # endings of names in their files that are no parameters (stored masks and frequencies)
+
+    def to_spec(self, config: Config) -> tuple[Spec, int]:
+        """Their config -> (our Spec, vocabulary size)."""
+
+    def to_config(self, spec: Spec, vocab_size: int) -> dict[str, Any]:
+        """Our Spec -> their config. Raises Misfit where they have no form for it."""
+
+    def source(self, name: str) -> Source:
+        """Where our parameter `name` stands in their file."""
+
+
+class Misfit(CheckpointError):
+    """A model that a family cannot hold; the message says why."""
+
+
+def family(name: str, where: str = "model_type") -> Any:
+    """The module of a family. Raises CheckpointError for one that is not known."""
+    if name not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise CheckpointError(f"{where}: {name!r} is not a family that can be read{nearest(name, FAMILIES)} ({known})")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+class Config:
+    """A config.json that is read key by key; `finish` refuses what nobody read and nobody may ignore."""
+
+    def __init__(self, data: Mapping[str, Any], path: object) -> None:
+        self.data, self.path = dict(data), path
+        self._read: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, `default` where it is absent or null."""
+        self._read.add(key)
+        value = self.data.get(key)
+        return default if value is None else value
+
+    def number(self, key: str, kind: type[int] | type[float], default: Any = None) -> Any:
+        """A number above 0. Raises CheckpointError where it is missing, or no such number."""
+        value = self.get(key, default)
+        if value is None:
+            raise CheckpointError(f"{self.path}: {key} is missing")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise CheckpointError(f"{self.path}: {key} is {value!r}, expected a number above 0")
+        if kind is int and value != int(value):
+            raise CheckpointError(f"{self.path}: {key} is {value!r}, expected a whole number")
+        return kind(value)
+
+    def expect(self, key: str, *allowed: Any) -> None:
+        """Refuse a key whose value is none of `allowed` (absent is fine)."""
+        value = self.get(key, allowed[0])
+        if value not in allowed:
+            raise CheckpointError(f"{self.path}: {key} = {value!r} is not supported (only {allowed[0]!r})")
+
+    def choose(self, key: str, table: Mapping[str, str], default: str) -> str:
+        """A key's value looked up in `table`. Raises CheckpointError that names what it may be."""
+        value = self.get(key, default)
+        if value not in table:
+            raise CheckpointError(f"{self.path}: {key} = {value!r} is not supported (known: {', '.join(table)})")
+        return table[value]
+
+    def finish(self) -> None:
+        """Raises CheckpointError for keys that were not read and might change what the model computes."""
+        for key, value in self.data.items():
+            if key not in self._read and key not in NEUTRAL and value not in (None, False, {}, []):
+                raise CheckpointError(
+                    f"{self.path}: {key} = {value!r} is not known; it may change what the model computes, so the "
+                    "checkpoint is refused"
+                )
+
+
+def need(condition: bool, reason: str) -> None:
+    """Raises Misfit with the reason where the condition does not hold."""
+    if not condition:
+        raise Misfit(reason)
+
+
+def only(values: Iterable[Any], what: str) -> Any:
+    """The one value that all layers share. Raises Misfit where they differ."""
+    found = list(dict.fromkeys(values))
+    need(len(found) == 1, f"layers differ in {what}")
+    return found[0]
+
+
+Locate = Callable[[str], Source]

@@ -36,6 +36,10 @@ class FFNSpec(Spec):
 
     kind = "ffn"
 
+    def resolved(self, dim: int) -> FFNSpec:
+        """The same with every size that was left open filled in."""
+        return self
+
     def build(self, **dims: Any) -> Any:
         """dim: width of the model."""
         raise NotImplementedError

@@ -8,7 +8,7 @@ of 32) where a plain layer has 4 D: the same parameters. Shazeer 2020, equations
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -40,8 +40,11 @@ class Spec(FFNSpec):
     def __post_init__(self) -> None:
         check_width(self.width)
 
+    def resolved(self, dim: int) -> Spec:
+        return replace(self, width=self.width or max(32, round(8 * dim / 3 / 32) * 32))
+
     def build(self, *, dim: int, **dims: Any) -> GatedMLP:
-        return GatedMLP(dim, self.width or max(32, round(8 * dim / 3 / 32) * 32), self.activation, self.biases == "all")
+        return GatedMLP(dim, self.resolved(dim).width, self.activation, self.biases == "all")
 
 
 class GatedMLP(nn.Module):

@@ -8,7 +8,7 @@ Hendrycks & Gimpel 2016 for GELU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -39,8 +39,11 @@ class Spec(FFNSpec):
     def __post_init__(self) -> None:
         check_width(self.width)
 
+    def resolved(self, dim: int) -> Spec:
+        return replace(self, width=self.width or 4 * dim)
+
     def build(self, *, dim: int, **dims: Any) -> MLP:
-        return MLP(dim, self.width or 4 * dim, self.activation, self.biases == "all")
+        return MLP(dim, self.resolved(dim).width, self.activation, self.biases == "all")
 
 
 class MLP(nn.Module):

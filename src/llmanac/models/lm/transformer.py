@@ -9,7 +9,7 @@ of Llama checkpoints. Vaswani et al. 2017; Radford et al. 2018 for the decoder a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +70,13 @@ class Spec(LanguageModelSpec):
         return Transformer(self, vocab_size)
 
 
+def resolved(spec: Spec) -> Spec:
+    """The same model with every size that was left open filled in, and each kind of block once where all are equal."""
+    blocks = tuple(block.resolved(spec.dim) for block in spec.blocks)
+    blocks = blocks[:1] if len(set(blocks)) == 1 else blocks
+    return replace(spec, blocks=blocks, position=spec.position.resolved(spec.max_length))
+
+
 class Decoder(nn.Module):
     """All but the head; apart so that parameter names are Llama's."""
 
@@ -80,9 +87,7 @@ class Decoder(nn.Module):
             raise SpecError("blocks: heads of different head_dim cannot share one rotary position")
         heads, head_dim = max(shapes, default=(1, spec.dim))
         self.embed_tokens = Embedding(vocab_size, spec.dim)
-        self.position = spec.position.build(
-            dim=spec.dim, heads=heads, head_dim=head_dim, max_length=spec.max_length
-        )
+        self.position = spec.position.build(dim=spec.dim, heads=heads, head_dim=head_dim, max_length=spec.max_length)
         pattern = [spec.blocks[i % len(spec.blocks)] for i in range(spec.layers)]
         self.layers = nn.ModuleList(block.build(dim=spec.dim, norm=spec.norm) for block in pattern)
         self.norm = spec.norm.build(dim=spec.dim)

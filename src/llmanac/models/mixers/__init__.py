@@ -23,6 +23,10 @@ class MixerSpec(Spec):
         """dim: width of the model."""
         raise NotImplementedError
 
+    def resolved(self, dim: int) -> MixerSpec:
+        """The same with every size that was left open filled in."""
+        return self
+
     def head_shape(self, dim: int) -> tuple[int, int] | None:
         """(query heads, head_dim) in a model of width `dim`; None for a mixer that has no attention heads."""
         return None

@@ -10,7 +10,7 @@ tokens, itself included (Beltagy et al. 2020). Normed queries and keys: Henry et
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -68,6 +68,10 @@ class Spec(MixerSpec):
         if dim % self.heads:
             raise SpecError(f"heads: {self.heads} must divide dim, {dim}; or set head_dim")
         return self.heads, dim // self.heads
+
+    def resolved(self, dim: int) -> Spec:
+        heads, head_dim = self.head_shape(dim)
+        return replace(self, head_dim=head_dim, kv_heads=self.kv_heads or heads)
 
     def build(self, *, dim: int, **dims: Any) -> SoftmaxAttention:
         return SoftmaxAttention(self, dim)

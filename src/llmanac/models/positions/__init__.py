@@ -17,6 +17,10 @@ class PositionSpec(Spec):
 
     kind = "position"
 
+    def resolved(self, max_length: int) -> PositionSpec:
+        """The same with every size that was left open filled in."""
+        return self
+
     def build(self, **dims: Any) -> Position:
         """dim: width of the model; heads, head_dim: of its attention; max_length: the context it is built for."""
         raise NotImplementedError

@@ -8,13 +8,12 @@ noise: the loss breaks past the trained length. Radford et al. 2019; Gehring et 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import SpecError
 from llmanac.models._layers import Embedding
 from llmanac.models.positions import Position, PositionSpec
 
@@ -35,6 +34,9 @@ class Spec(PositionSpec):
         if self.rows is not None and self.rows < 1:
             raise SpecError(f"rows: {self.rows} must be at least 1")
 
+    def resolved(self, max_length: int) -> Spec:
+        return replace(self, rows=self.rows or max_length)
+
     def build(self, *, dim: int, max_length: int, **dims: Any) -> Learned:
         return Learned(self.rows or max_length, dim)
 
@@ -48,9 +50,5 @@ class Learned(Position):
         self.embeddings = Embedding(rows, dim)
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() and positions.device.type == "cpu" and int(positions.max()) >= self.limit:
-            raise RequestError(
-                f"position {int(positions.max())} has no learned vector (the model has {self.limit}); "
-                "shorten the input or train with more rows"
-            )
+        # the model has checked that every position has a row (`limit`)
         return x + self.embeddings(positions).to(x.dtype)

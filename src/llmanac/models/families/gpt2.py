@@ -1,0 +1,129 @@
+"""GPT-2: learned positions, LayerNorm before each part, multi-head attention and a GELU layer, biases everywhere.
+
+Its matrices are stored (inputs, outputs), q, k and v in one. Files of the hub leave out the `transformer.` prefix and
+hold each layer's causal mask; both are read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families import Config, Source, need, only
+from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.heads.linear import Spec as LinearHead
+from llmanac.models.lm.transformer import Spec, resolved
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.positions.learned import Spec as Learned
+from llmanac.models.scores.scaled_dot import Spec as ScaledDot
+
+MODEL_TYPE = "gpt2"
+IGNORED = (".attn.bias", ".attn.masked_bias")
+PREFIX = "transformer."  # of every name but the head's; hub files may lack it
+ACTIVATIONS = {
+    "gelu_new": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+WRITTEN = {"gelu-tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+
+TOP = {
+    "model.embed_tokens.weight": "transformer.wte.weight",
+    "model.position.embeddings.weight": "transformer.wpe.weight",
+    "model.norm.weight": "transformer.ln_f.weight",
+    "model.norm.bias": "transformer.ln_f.bias",
+    "lm_head.weight": "lm_head.weight",
+}
+LAYER = {
+    "input_layernorm": ("ln_1", 0, 1),
+    "post_attention_layernorm": ("ln_2", 0, 1),
+    "self_attn.q_proj": ("attn.c_attn", 0, 3),
+    "self_attn.k_proj": ("attn.c_attn", 1, 3),
+    "self_attn.v_proj": ("attn.c_attn", 2, 3),
+    "self_attn.o_proj": ("attn.c_proj", 0, 1),
+    "mlp.up_proj": ("mlp.c_fc", 0, 1),
+    "mlp.down_proj": ("mlp.c_proj", 0, 1),
+}
+
+
+def to_spec(config: Config) -> tuple[Spec, int]:
+    """Their config.json -> (Spec, vocabulary size). Raises CheckpointError that names what cannot be honoured."""
+    config.expect("scale_attn_weights", True)
+    config.expect("scale_attn_by_inverse_layer_idx", False)
+    config.expect("add_cross_attention", False)
+    config.expect("reorder_and_upcast_attn", False, True)  # the order of two multiplications
+    dim = config.number("n_embd", int, 768)
+    width = config.number("n_inner", int) if config.get("n_inner") else 4 * dim
+    activation = config.choose("activation_function", ACTIVATIONS, "gelu_new")
+    block = PreNorm(
+        mixer=Softmax(heads=config.number("n_head", int, 12), biases="all"),
+        ffn=MLP(activation=activation, width=width, biases="all"),  # type: ignore[arg-type]
+    )
+    rows = config.number("n_positions", int, 1024)
+    try:
+        spec = Spec(
+            dim=dim,
+            layers=config.number("n_layer", int, 12),
+            blocks=(block,),
+            position=Learned(rows=rows),
+            norm=LayerNorm(eps=config.number("layer_norm_epsilon", float, 1e-5)),
+            max_length=rows,
+            tied=bool(config.get("tie_word_embeddings", True)),
+        )
+    except SpecError as error:
+        raise CheckpointError(f"{config.path}: {error}") from error
+    return spec, config.number("vocab_size", int, 50257)
+
+
+def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:
+    """Our Spec -> their config.json. Raises Misfit that says what GPT-2 has no form for."""
+    spec = resolved(spec)
+    block = only(spec.blocks, "their blocks")
+    need(isinstance(block, PreNorm), f"blocks are {block.name}, GPT-2's are pre-norm")
+    mixer, ffn, position = block.mixer, block.ffn, spec.position
+    need(isinstance(spec.head, LinearHead), f"the head is {spec.head.name}, GPT-2's is linear")
+    need(isinstance(position, Learned), f"positions are {position.name}, GPT-2's are learned")
+    need(isinstance(spec.norm, LayerNorm), f"norms are {spec.norm.name}, GPT-2's are layernorm")
+    need(isinstance(mixer, Softmax), f"the mixer is {mixer.name}, GPT-2's is softmax attention")
+    need(isinstance(ffn, MLP), f"the feed-forward layer is {ffn.name}, GPT-2's is mlp")
+    assert isinstance(position, Learned) and isinstance(mixer, Softmax) and isinstance(ffn, MLP)
+    assert isinstance(spec.norm, LayerNorm)
+    need(mixer.kv_heads == mixer.heads, "heads share keys and values, GPT-2's do not")
+    need(mixer.heads * (mixer.head_dim or 0) == spec.dim, "head_dim is not dim / heads")
+    need(isinstance(mixer.score, ScaledDot), f"the score is {mixer.score.name}, GPT-2's is scaled-dot")
+    need(mixer.qk_norm is None, "queries and keys are normed, GPT-2's are not")
+    need(mixer.window is None, "attention has a window, GPT-2's has none")
+    need(mixer.biases == "all" and ffn.biases == "all", "GPT-2 has biases in every product (biases = all)")
+    need(ffn.activation in WRITTEN, f"activation {ffn.activation} is not one of GPT-2's")
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": MODEL_TYPE,
+        "vocab_size": vocab_size,
+        "n_embd": spec.dim,
+        "n_inner": ffn.width,
+        "n_layer": spec.layers,
+        "n_head": mixer.heads,
+        "n_positions": position.rows,
+        "activation_function": WRITTEN[ffn.activation],
+        "layer_norm_epsilon": spec.norm.eps,
+        "tie_word_embeddings": spec.tied,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    }
+
+
+def source(name: str) -> Source:
+    """Where our parameter stands in their file."""
+    if name in TOP:
+        return Source(TOP[name])
+    _, _, index, rest = name.split(".", 3)
+    module, _, leaf = rest.rpartition(".")
+    theirs, part, parts = LAYER[module]
+    matrix = leaf == "weight" and not module.endswith("layernorm")
+    return Source(f"{PREFIX}h.{index}.{theirs}.{leaf}", transposed=matrix, part=part, parts=parts)

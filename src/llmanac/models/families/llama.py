@@ -1,0 +1,154 @@
+"""Llama: RoPE, RMSNorm before each part, grouped-query attention, a gated feed-forward layer.
+
+Its parameter names are our own. Read in both spellings: `rope_theta` with `rope_scaling`, and `rope_parameters` of
+transformers 5; written in the newer one, with `rope_theta` beside it for older readers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families import Config, Source, need, only
+from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.heads.linear import Spec as LinearHead
+from llmanac.models.lm.transformer import Spec, resolved
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.rmsnorm import Spec as RMSNorm
+from llmanac.models.positions.rope import Scaling
+from llmanac.models.positions.rope import Spec as RoPE
+from llmanac.models.scores.scaled_dot import Spec as ScaledDot
+
+MODEL_TYPE = "llama"
+IGNORED = (".rotary_emb.inv_freq",)
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "relu": "relu",
+}
+WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "relu": "relu"}
+
+
+def to_spec(config: Config) -> tuple[Spec, int]:
+    """Their config.json -> (Spec, vocabulary size). Raises CheckpointError that names what cannot be honoured."""
+    config.expect("pretraining_tp", 1, *range(2, 65))  # how the original was sharded; the sums are the same
+    attention_bias = bool(config.get("attention_bias", False))
+    heads = config.number("num_attention_heads", int)
+    mixer = Softmax(
+        heads=heads,
+        kv_heads=config.number("num_key_value_heads", int, heads),
+        head_dim=config.number("head_dim", int) if config.get("head_dim") else None,
+        biases="all" if attention_bias else "none",
+    )
+    ffn = Gated(
+        activation=config.choose("hidden_act", ACTIVATIONS, "silu"),  # type: ignore[arg-type]
+        width=config.number("intermediate_size", int),
+        biases="all" if config.get("mlp_bias", False) else "none",
+    )
+    try:
+        spec = Spec(
+            dim=config.number("hidden_size", int),
+            layers=config.number("num_hidden_layers", int),
+            blocks=(PreNorm(mixer=mixer, ffn=ffn),),
+            position=_read_rope(config),
+            norm=RMSNorm(eps=config.number("rms_norm_eps", float, 1e-6)),
+            max_length=config.number("max_position_embeddings", int, 2048),
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+    except SpecError as error:
+        raise CheckpointError(f"{config.path}: {error}") from error
+    return spec, config.number("vocab_size", int)
+
+
+def _read_rope(config: Config) -> RoPE:
+    """RoPE from `rope_parameters` (transformers 5), or from `rope_theta` and `rope_scaling` (before)."""
+    new, old = config.get("rope_parameters", {}), config.get("rope_scaling", {})
+    for key, table in (("rope_parameters", new), ("rope_scaling", old)):
+        if not isinstance(table, dict):
+            raise CheckpointError(f"{config.path}: {key} is {table!r}, expected a table")
+    table = new or old
+    where = f"{config.path}: {'rope_parameters' if new else 'rope_scaling'}"
+    own = Config(table, where)
+    theta = own.number("rope_theta", float, config.number("rope_theta", float, 10_000.0))
+    share = own.number("partial_rotary_factor", float, config.number("partial_rotary_factor", float, 1.0))
+    kind = own.get("rope_type", own.get("type", "default"))
+    own.get("type")
+    if kind not in ("default", "linear", "llama3"):
+        raise CheckpointError(f"{where}: rope_type {kind!r} is not supported (known: default, linear, llama3)")
+    scaling = None
+    if kind == "linear":
+        scaling = Scaling(type="linear", factor=own.number("factor", float))
+    elif kind == "llama3":
+        scaling = Scaling(
+            type="llama3",
+            factor=own.number("factor", float),
+            low_frequency_factor=own.number("low_freq_factor", float),
+            high_frequency_factor=own.number("high_freq_factor", float),
+            original_length=own.number("original_max_position_embeddings", int),
+        )
+    own.get("original_max_position_embeddings")
+    own.finish()
+    return RoPE(theta=theta, share=share, scaling=scaling)
+
+
+def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:
+    """Our Spec -> their config.json. Raises Misfit that says what Llama has no form for."""
+    spec = resolved(spec)
+    block = only(spec.blocks, "their blocks")
+    need(isinstance(block, PreNorm), f"blocks are {block.name}, Llama's are pre-norm")
+    mixer, ffn, position = block.mixer, block.ffn, spec.position
+    need(isinstance(spec.head, LinearHead), f"the head is {spec.head.name}, Llama's is linear")
+    need(isinstance(position, RoPE), f"positions are {position.name}, Llama's are rope")
+    need(isinstance(spec.norm, RMSNorm), f"norms are {spec.norm.name}, Llama's are rmsnorm")
+    need(isinstance(mixer, Softmax), f"the mixer is {mixer.name}, Llama's is softmax attention")
+    need(isinstance(ffn, Gated), f"the feed-forward layer is {ffn.name}, Llama's is gated")
+    assert isinstance(position, RoPE) and isinstance(mixer, Softmax) and isinstance(ffn, Gated)
+    assert isinstance(spec.norm, RMSNorm)
+    need(position.share == 1, f"rope turns a share of {position.share} of each head, Llama's turns all of it")
+    need(spec.norm.offset == 0, "rmsnorm has an offset, Llama's has none")
+    need(isinstance(mixer.score, ScaledDot), f"the score is {mixer.score.name}, Llama's is scaled-dot")
+    need(mixer.qk_norm is None, "queries and keys are normed, Llama's are not")
+    need(mixer.window is None, "attention has a window, Llama's has none")
+    need(mixer.biases != "qkv", "q, k and v have biases and o has none; Llama has all four or none")
+    need(ffn.activation in WRITTEN, f"activation {ffn.activation} is not one of Llama's")
+    need(spec.dim % mixer.heads == 0, f"dim {spec.dim} is not a multiple of heads {mixer.heads}")
+    scaling = position.scaling
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": position.theta}
+    if scaling is not None:
+        rope |= {"rope_type": scaling.type, "factor": scaling.factor}
+    if scaling is not None and scaling.type == "llama3":
+        rope |= {
+            "low_freq_factor": scaling.low_frequency_factor,
+            "high_freq_factor": scaling.high_frequency_factor,
+            "original_max_position_embeddings": scaling.original_length,
+        }
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": MODEL_TYPE,
+        "vocab_size": vocab_size,
+        "hidden_size": spec.dim,
+        "intermediate_size": ffn.width,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": mixer.heads,
+        "num_key_value_heads": mixer.kv_heads,
+        "head_dim": mixer.head_dim,
+        "hidden_act": WRITTEN[ffn.activation],
+        "max_position_embeddings": spec.max_length,
+        "rms_norm_eps": spec.norm.eps,
+        "tie_word_embeddings": spec.tied,
+        "rope_parameters": rope,
+        "rope_theta": position.theta,
+        "rope_scaling": {k: v for k, v in rope.items() if k != "rope_theta"} if scaling else None,
+        "attention_bias": mixer.biases == "all",
+        "attention_dropout": 0.0,
+        "mlp_bias": ffn.biases == "all",
+    }
+
+
+def source(name: str) -> Source:
+    """Their names are ours."""
+    return Source(name)

@@ -1,0 +1,131 @@
+"""Models to disk in Hugging Face's layout: config.json, model.safetensors, generation_config.json, llmanac.json.
+
+A model in a family's shape is written as that family, so that transformers loads it; any other is written as
+`model_type: llmanac`. Each file takes its name only once it is whole, the config last.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import llmanac
+from llmanac.core import files
+from llmanac.core.errors import CheckpointError
+from llmanac.core.spec import dump
+from llmanac.models.families import FAMILIES, Misfit, family
+from llmanac.models.lm.transformer import Transformer
+
+FORMAT_VERSION = 1
+SHARD_BYTES = 5_000_000_000
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
+
+
+def save_pretrained(model: Transformer, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> Path:
+    """Write the model as the first family that can hold it, else as `llmanac`; returns the folder.
+
+    Files of other names in the folder (a tokenizer's) are left alone. Raises LlmanacError where the disk refuses.
+    """
+    for name in FAMILIES:
+        try:
+            return export_model(model, folder, family=name, shard_bytes=shard_bytes)
+        except Misfit:
+            continue
+    config = {"architectures": ["Transformer"], "model_type": "llmanac", "vocab_size": model.vocab_size}
+    return _write(model, Path(folder), config, canonical_state(model), shard_bytes)
+
+
+def export_model(
+    model: Transformer, folder: str | Path, family: str = "llama", *, shard_bytes: int = SHARD_BYTES
+) -> Path:
+    """Write the model as a checkpoint of a family; returns the folder.
+
+    Raises:
+        Misfit: (a CheckpointError) the family cannot hold this model; the message says what it has no form for.
+        CheckpointError: a family that is not known.
+    """
+    chosen = _family(family)
+    try:
+        config = chosen.to_config(model.spec, model.vocab_size)
+    except Misfit as error:
+        raise Misfit(f"this model cannot be written as {family}: {error}") from None
+    groups: dict[str, dict[int, Tensor]] = {}
+    for name, tensor in canonical_state(model).items():
+        source = chosen.source(name)
+        groups.setdefault(source.name, {})[source.part] = tensor.t() if source.transposed else tensor
+    theirs = {}
+    for name, parts in groups.items():
+        ordered = [parts[i] for i in sorted(parts)]
+        theirs[name] = torch.cat(ordered, dim=-1) if len(ordered) > 1 else ordered[0]
+    return _write(model, Path(folder), config, theirs, shard_bytes)
+
+
+def _family(name: str) -> Any:
+    return family(name, "family")
+
+
+def canonical_state(model: Transformer) -> dict[str, Tensor]:
+    """The parameters under their own names, a tied head's matrix only once."""
+    state = {name: p.detach() for name, p in model.named_parameters()}
+    for name, tensor in state.items():
+        if tensor.device.type == "meta":
+            raise CheckpointError(f"{name}: has no values (it is on the meta device); load the model before saving it")
+    return state
+
+
+def _write(
+    model: Transformer, folder: Path, config: dict[str, Any], state: dict[str, Tensor], shard_bytes: int
+) -> Path:
+    tokens = {k: v for k, v in model.generation.items() if k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    dtype = next(iter(state.values())).dtype
+    config = {**config, **tokens, "dtype": DTYPE_NAMES[dtype], "torch_dtype": DTYPE_NAMES[dtype]}
+    with files.atomic_folder(folder / f"{files.TEMPORARY}weights") as temporary:
+        names = write_weights(temporary, state, shard_bytes)
+    staged = folder / f"{files.TEMPORARY}weights"
+    for stale in [*folder.glob("model-*-of-*.safetensors"), folder / WEIGHTS, folder / INDEX]:
+        if stale.name not in names:
+            stale.unlink(missing_ok=True)
+    for name in names:
+        (staged / name).replace(folder / name)
+    staged.rmdir()
+    record = {
+        "format_version": FORMAT_VERSION,
+        "llmanac_version": llmanac.__version__,
+        "vocab_size": model.vocab_size,
+        "spec": dump(model.spec),
+    }
+    files.write_json(folder / "llmanac.json", record)
+    files.write_json(folder / "generation_config.json", model.generation)
+    files.write_json(folder / "config.json", config)
+    return folder
+
+
+def write_weights(folder: Path, state: dict[str, Tensor], shard_bytes: int) -> list[str]:
+    """Write tensors as one safetensors file, or as shards of at most `shard_bytes` with an index; returns the names."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.contiguous()
+        size += tensor.nbytes
+    metadata = {"format": "pt"}
+    if len(shards) == 1:
+        save_file(shards[0], folder / WEIGHTS, metadata=metadata)
+        return [WEIGHTS]
+    where, names = {}, []
+    for number, shard in enumerate(shards, start=1):
+        names.append(f"model-{number:05d}-of-{len(shards):05d}.safetensors")
+        save_file(shard, folder / names[-1], metadata=metadata)
+        where |= dict.fromkeys(shard, names[-1])
+    total = sum(t.nbytes for t in state.values())
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", "utf-8")
+    return [*names, INDEX]
