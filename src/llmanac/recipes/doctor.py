@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-import sys
 from typing import Any
 
 import torch
@@ -51,8 +50,6 @@ def compiler() -> str | None:
 def notes(versions: dict[str, str | None], disk_free: int) -> list[str]:
     """One sentence for each thing that is missing and what it costs."""
     out = []
-    if sys.version_info < (3, 11):
-        out.append("Python 3.11 or newer is needed.")
     if compiler() is None:
         out.append("No C++ compiler: torch.compile is off, training runs uncompiled (install g++ or clang for it).")
     if versions["transformers"] is None:

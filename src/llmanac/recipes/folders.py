@@ -8,7 +8,7 @@ from llmanac.core.errors import LlmanacError
 
 
 def model_folder(path: str | Path, which: str = "model") -> str | Path:
-    """The folder of a run's model (`which` is "model" or "base"), a model's own folder as it is, or a hub name as it is.
+    """The folder of a run's model (`which`: "model" or "base"); a model's own folder or a hub name as it is.
 
     Raises:
         LlmanacError: a run that has no such model yet, or a folder that is neither a run nor a model.

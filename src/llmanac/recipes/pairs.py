@@ -1,9 +1,9 @@
-"""Fine-tuning on the user's own pairs: a table with `messages` or `prompt`/`completion` columns, part of it held out."""
+"""Fine-tuning on the user's own pairs: a table of `messages` or `prompt`/`completion`, part of it held out."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 

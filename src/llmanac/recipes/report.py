@@ -1,4 +1,4 @@
-"""`report.html` and `MODEL_CARD.md` of a run, from its `results.json` alone: the numbers in them are the numbers there."""
+"""`report.html` and `MODEL_CARD.md` of a run, from its `results.json` alone."""
 
 from __future__ import annotations
 
@@ -144,10 +144,9 @@ def _curve(results: dict[str, Any]) -> Section:
     ]
     pretrain = results["pretrain"]
     words = [
-        f"{results['model']['parameters'] / 1e6:.2f} M parameters. The planned size and steps follow from the budget and "
-        f"the measured speed. The run used {pretrain['mfu']:.0%} of the {pretrain['peak_flops'] / 1e9:.0f} GFLOP/s that "
-        f"{pretrain['dtype']} matrix products reach on this machine, by counted FLOPs; attention form "
-        f"{pretrain['attention']}."
+        f"{results['model']['parameters'] / 1e6:.2f} M parameters. Size and steps that the recipe leaves open follow "
+        "from the budget and the measured speed.",
+        _speed(pretrain),
     ]
     return Section(
         "Training",
@@ -155,6 +154,16 @@ def _curve(results: dict[str, Any]) -> Section:
         [table(["", "steps", "tokens", "time", "tokens/s", "last loss"], rows)],
         figure=loss_figure(stages),
         caption="Training loss, nats per token, smoothed; dots are held-out loss where it was measured.",
+    )
+
+
+def _speed(stage: dict[str, Any]) -> str:
+    how = f"in {stage['dtype']}, attention form {stage['attention']}"
+    if not stage["mfu"] or not stage["peak_flops"]:
+        return f"Trained {how}."
+    peak = f"{stage['peak_flops'] / 1e9:.0f} GFLOP/s"
+    return (
+        f"Trained {how}, at {stage['mfu']:.0%} of the {peak} that this machine's matrix products reach (counted FLOPs)."
     )
 
 
@@ -243,7 +252,7 @@ pipeline_tag: text-generation
 {ASSISTANT if answers else PLAIN_MODEL}
 
 - Parameters: {results["model"]["parameters"]:,}
-- Trained on {results["pretrain"]["tokens"]:,} tokens in {_duration(results["pretrain"]["seconds"])} (seed {results["seed"]})
+- Trained on {results["pretrain"]["tokens"]:,} tokens, seed {results["seed"]}
 - llmanac {results["version"]}, checkpoint format {results["format_version"]}
 
 ## Training text

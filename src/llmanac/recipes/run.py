@@ -71,7 +71,7 @@ def run(
     else:
         resolved = load_recipe(recipe, changes)
         place = _new_folder(resolved.spec.name, folder)
-    with _only_one(place):
+    with Exclusive(place):
         finished, results = Pipeline(resolved, place).run()
     return Run(place, finished, results)
 
@@ -120,7 +120,7 @@ def _resumed(recipe: Any, changes: dict[str, Any], folder: str | Path | None) ->
     return before, place
 
 
-class _only_one:  # noqa: N801 - used as a function
+class Exclusive:
     """Refuses a folder that another process is running in; a lock left by a killed process does not count."""
 
     def __init__(self, folder: Path) -> None:
@@ -128,7 +128,7 @@ class _only_one:  # noqa: N801 - used as a function
 
     def __enter__(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.handle = open(self.path, "a+")  # noqa: SIM115 - held until __exit__
+        self.handle = open(self.path, "a+")
         try:
             import fcntl
 

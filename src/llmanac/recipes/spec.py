@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ class FinetuneSpec(Spec):
     """
 
     pairs: str = "docstrings"
-    objective: ObjectiveSpec = make_method("objective", "instruction")
+    objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "instruction"))
     steps: int | None = None
     learning_rate_scale: float = 0.3
     language_share: float = 0.2
@@ -87,12 +87,12 @@ class RecipeSpec(Spec):
 
     name: str = "run"
     data: DataSpec
-    tokenizer: TokenizerSpec = make_method("tokenizer", "bpe")
-    model: LanguageModelSpec = make_method("lm", "transformer")
-    objective: ObjectiveSpec = make_method("objective", "autoregressive")
-    train: TrainSpec = TrainSpec()
+    tokenizer: TokenizerSpec = field(default_factory=lambda: make_method("tokenizer", "bpe"))
+    model: LanguageModelSpec = field(default_factory=lambda: make_method("lm", "transformer"))
+    objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "autoregressive"))
+    train: TrainSpec = field(default_factory=TrainSpec)
     finetune: FinetuneSpec | None = None
-    evaluate: EvaluateSpec = EvaluateSpec()
+    evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
     budget: str = "5m"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
