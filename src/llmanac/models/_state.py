@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -56,8 +56,8 @@ class LayerState(Protocol):
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens a row in all."""
 
-    def select(self, rows: Tensor) -> LayerState: ...
-    def join(self, other: LayerState) -> LayerState: ...
+    def select(self, rows: Tensor) -> Any: ...
+    def join(self, other: Any) -> Any: ...
 
 
 class Buffers:

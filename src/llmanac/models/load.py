@@ -130,21 +130,18 @@ class Weights:
         self._files: dict[str, Path] = {}
         self._handles: dict[Path, Any] = {}
         index = folder / INDEX
+        table: Any = {}
         if index.is_file():
             table = _read(index).get("weight_map")
             if not isinstance(table, dict):
                 raise CheckpointError(f"{index}: weight_map is missing")
-            paths = sorted({folder / name for name in table.values()})
-        else:
-            paths = [folder / WEIGHTS]
-        for path in paths:
+        for path in sorted({folder / name for name in table.values()}) or [folder / WEIGHTS]:
             for name in self._open(path).keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                if not name.endswith(ignored or ("\0",)):
+                if not name.endswith(ignored):
                     self._files[name] = path
-        if index.is_file():
-            for name, file in table.items():
-                if name not in self._files and not name.endswith(ignored or ("\0",)):
-                    raise CheckpointError(f"{folder / file}: {name} is missing, though {INDEX} names it")
+        lost = [name for name in table if name not in self._files and not name.endswith(ignored)]
+        if lost:
+            raise CheckpointError(f"{index}: names {_some(lost)}, which its files do not hold")
         # the hub's GPT-2 files leave out the prefix that transformers writes
         bare = bool(prefix) and not any(name.startswith(prefix) for name in self._files)
         self.prefix = prefix if bare else ""

@@ -120,7 +120,8 @@ def write_weights(folder: Path, state: dict[str, Tensor], shard_bytes: int) -> l
     if len(shards) == 1:
         save_file(shards[0], folder / WEIGHTS, metadata=metadata)
         return [WEIGHTS]
-    where, names = {}, []
+    where: dict[str, str] = {}
+    names = []
     for number, shard in enumerate(shards, start=1):
         names.append(f"model-{number:05d}-of-{len(shards):05d}.safetensors")
         save_file(shard, folder / names[-1], metadata=metadata)

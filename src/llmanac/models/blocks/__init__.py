@@ -24,6 +24,6 @@ class BlockSpec(Spec):
         """The same block with every size that was left open filled in, for a model of width `dim`."""
         return self
 
-    def build(self, **dims: Any) -> Any:
+    def build(self, *args: Any, **dims: Any) -> Any:
         """dim: width of the model; norm: the NormSpec that the whole model uses."""
         raise NotImplementedError

@@ -19,80 +19,19 @@ from llmanac.models.lm.transformer import Spec
 FAMILIES = ("llama", "gpt2")
 
 # keys that say how a model is run, trained or labelled, not what it computes
-NEUTRAL = frozenset(
-    [
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "_name_or_path",
-        "architectures",
-        "attention_dropout",
-        "attn_pdrop",
-        "bad_words_ids",
-        "begin_suppress_tokens",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "cls_token_id",
-        "decoder_start_token_id",
-        "dtype",
-        "embd_pdrop",
-        "eos_token_id",
-        "exponential_decay_length_penalty",
-        "finetuning_task",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "gradient_checkpointing",
-        "hidden_dropout",
-        "id2label",
-        "initializer_range",
-        "label2id",
-        "llmanac_version",
-        "max_length",
-        "min_length",
-        "model_type",
-        "n_ctx",
-        "num_labels",
-        "output_attentions",
-        "output_hidden_states",
-        "output_past",
-        "output_scores",
-        "pad_token_id",
-        "prefix",
-        "problem_type",
-        "remove_invalid_values",
-        "resid_pdrop",
-        "return_dict",
-        "return_dict_in_generate",
-        "sep_token_id",
-        "suppress_tokens",
-        "task_specific_params",
-        "tokenizer_class",
-        "torch_dtype",
-        "torchscript",
-        "transformers_version",
-        "unk_token_id",
-        "use_bfloat16",
-        "use_cache",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
-        "do_sample",
-        "early_stopping",
-        "length_penalty",
-        "no_repeat_ngram_size",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "repetition_penalty",
-        "temperature",
-        "top_k",
-        "top_p",
-        "typical_p",
-        "diversity_penalty",
-        "encoder_no_repeat_ngram_size",
-    ]
-)
+_NEUTRAL = """
+_attn_implementation _attn_implementation_autoset _name_or_path architectures attention_dropout attn_pdrop
+bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward cls_token_id decoder_start_token_id dtype
+embd_pdrop eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+gradient_checkpointing hidden_dropout id2label initializer_range label2id llmanac_version max_length min_length
+model_type n_ctx num_labels output_attentions output_hidden_states output_past output_scores pad_token_id prefix
+problem_type remove_invalid_values resid_pdrop return_dict return_dict_in_generate sep_token_id suppress_tokens
+task_specific_params tokenizer_class torch_dtype torchscript transformers_version unk_token_id use_bfloat16
+use_cache summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj do_sample
+early_stopping length_penalty no_repeat_ngram_size num_beam_groups num_beams num_return_sequences repetition_penalty
+temperature top_k top_p typical_p diversity_penalty encoder_no_repeat_ngram_size
+"""
+NEUTRAL = frozenset(_NEUTRAL.split())
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class FFNSpec(Spec):
         """The same with every size that was left open filled in."""
         return self
 
-    def build(self, **dims: Any) -> Any:
+    def build(self, *args: Any, **dims: Any) -> Any:
         """dim: width of the model."""
         raise NotImplementedError
 

@@ -40,11 +40,14 @@ class Spec(FFNSpec):
     def __post_init__(self) -> None:
         check_width(self.width)
 
+    def _width(self, dim: int) -> int:
+        return self.width or max(32, round(8 * dim / 3 / 32) * 32)
+
     def resolved(self, dim: int) -> Spec:
-        return replace(self, width=self.width or max(32, round(8 * dim / 3 / 32) * 32))
+        return replace(self, width=self._width(dim))
 
     def build(self, *, dim: int, **dims: Any) -> GatedMLP:
-        return GatedMLP(dim, self.resolved(dim).width, self.activation, self.biases == "all")
+        return GatedMLP(dim, self._width(dim), self.activation, self.biases == "all")
 
 
 class GatedMLP(nn.Module):

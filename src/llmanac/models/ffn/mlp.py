@@ -39,11 +39,14 @@ class Spec(FFNSpec):
     def __post_init__(self) -> None:
         check_width(self.width)
 
+    def _width(self, dim: int) -> int:
+        return self.width or 4 * dim
+
     def resolved(self, dim: int) -> Spec:
-        return replace(self, width=self.width or 4 * dim)
+        return replace(self, width=self._width(dim))
 
     def build(self, *, dim: int, **dims: Any) -> MLP:
-        return MLP(dim, self.resolved(dim).width, self.activation, self.biases == "all")
+        return MLP(dim, self._width(dim), self.activation, self.biases == "all")
 
 
 class MLP(nn.Module):

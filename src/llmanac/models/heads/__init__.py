@@ -19,7 +19,7 @@ class HeadSpec(Spec):
 
     kind = "head"
 
-    def build(self, **dims: Any) -> Head:
+    def build(self, *args: Any, **dims: Any) -> Head:
         """dim: width of the model; vocab_size: V."""
         raise NotImplementedError
 

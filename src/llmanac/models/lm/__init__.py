@@ -14,6 +14,6 @@ class LanguageModelSpec(Spec):
 
     kind = "lm"
 
-    def build(self, **dims: Any) -> Any:
+    def build(self, *args: Any, **dims: Any) -> Any:
         """vocab_size: tokens that the model knows."""
         raise NotImplementedError

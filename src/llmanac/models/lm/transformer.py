@@ -82,14 +82,16 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
         super().__init__()
-        shapes = {m.head_shape(spec.dim) for block in spec.blocks for m in block.mixers} - {None}
-        if len({d for _, d in shapes if d}) > 1 and spec.position.name == "rope":
-            raise SpecError("blocks: heads of different head_dim cannot share one rotary position")
+        found = {m.head_shape(spec.dim) for block in spec.blocks for m in block.mixers}
+        shapes = [shape for shape in found if shape is not None]
+        sizes = sorted({size for _, size in shapes})
+        if len(sizes) > 1 and not spec.position.any_head_dim:
+            raise SpecError(f"position: {spec.position.name} needs one head_dim in all blocks, not {sizes}")
         heads, head_dim = max(shapes, default=(1, spec.dim))
         self.embed_tokens = Embedding(vocab_size, spec.dim)
         self.position = spec.position.build(dim=spec.dim, heads=heads, head_dim=head_dim, max_length=spec.max_length)
         pattern = [spec.blocks[i % len(spec.blocks)] for i in range(spec.layers)]
-        self.layers = nn.ModuleList(block.build(dim=spec.dim, norm=spec.norm) for block in pattern)
+        self.layers: Any = nn.ModuleList(block.build(dim=spec.dim, norm=spec.norm) for block in pattern)
         self.norm = spec.norm.build(dim=spec.dim)
 
 
@@ -152,12 +154,13 @@ class Transformer(nn.Module):
         """
         for name, parameter in self.named_parameters():
             owner, _, own = name.rpartition(".")
-            self.get_submodule(owner).draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+            module: Any = self.get_submodule(owner)
+            module.draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
         return self
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows."""
-        kinds = {"dtype": self.dtype, "device": self.device}
+        kinds: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         parts = [layer.start(batch, **kinds) for layer in self.model.layers]
         lengths = torch.zeros(batch, dtype=torch.long, device=self.device)
         return DecodingState([*parts, self.lm_head.start(batch, **kinds)], lengths)

@@ -19,7 +19,7 @@ class MixerSpec(Spec):
 
     kind = "mixer"
 
-    def build(self, **dims: Any) -> Mixer:
+    def build(self, *args: Any, **dims: Any) -> Mixer:
         """dim: width of the model."""
         raise NotImplementedError
 

@@ -1,6 +1,7 @@
 """Softmax attention over heads; multi-head, multi-query, grouped-query and sliding-window are choices of it.
 
-    q, k, v = W_q x, W_k x, W_v x        head h: o_h = attend(q_h, k_g(h), v_g(h)),  g(h) = h // (H / H_kv)        y = W_o [o_1 .. o_H]
+    q, k, v = W_q x, W_k x, W_v x
+    o_h = attend(q_h, k_g, v_g)  with g = h // (H / H_kv)        y = W_o [o_1 .. o_H]
 
 x is (B, T, D), q (B, H, T, d), k and v (B, H_kv, T, d). With H_kv = H every head has keys and values of its own
 (Vaswani et al. 2017, section 3.2.2); with H_kv = 1 all heads share them (multi-query, Shazeer 2019); in between is

@@ -17,7 +17,7 @@ class NormSpec(Spec):
 
     kind = "norm"
 
-    def build(self, **dims: Any) -> nn.Module:
+    def build(self, *args: Any, **dims: Any) -> nn.Module:
         """dim: size of the last axis, the one that is normalised."""
         raise NotImplementedError
 

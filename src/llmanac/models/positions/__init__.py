@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,13 @@ class PositionSpec(Spec):
     """`build(dim=, heads=, head_dim=, max_length=) -> Position`; built once a model, shared by its layers."""
 
     kind = "position"
+    any_head_dim: ClassVar[bool] = True  # whether layers with heads of different sizes may share it
 
     def resolved(self, max_length: int) -> PositionSpec:
         """The same with every size that was left open filled in."""
         return self
 
-    def build(self, **dims: Any) -> Position:
+    def build(self, *args: Any, **dims: Any) -> Position:
         """dim: width of the model; heads, head_dim: of its attention; max_length: the context it is built for."""
         raise NotImplementedError
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,8 @@ class Scaling(DataSpec):
 @dataclass(frozen=True, kw_only=True)
 class Spec(PositionSpec):
     """theta: base of the wavelengths; share: part of each head that is turned; scaling: for longer contexts."""
+
+    any_head_dim: ClassVar[bool] = False
 
     theta: float = 10_000.0
     share: float = 1.0

@@ -18,7 +18,7 @@ class ScoreSpec(Spec):
 
     kind = "score"
 
-    def build(self, **dims: Any) -> Score:
+    def build(self, *args: Any, **dims: Any) -> Score:
         """heads: query heads; head_dim: size of each."""
         raise NotImplementedError
 
