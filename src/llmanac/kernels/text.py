@@ -1,0 +1,134 @@
+"""Reading UTF-8 bytes at native speed from numba: unaligned loads, word keys, and the buffer that makes them safe.
+
+Texts are joined by the byte 0xFF, which UTF-8 never contains, and the buffer ends with one more 0xFF and `PADDING`
+bytes, so that an eight-byte load at the last character stays inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+SEPARATOR = b"\xff"
+PADDING = 32
+ONE, EIGHT = np.uint64(1), np.uint64(8)
+SIXTEEN, THREE = np.uint64(16), np.uint64(3)
+ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
+MIX_A, MIX_B, MIX_C = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93), np.uint64(0xFF51AFD7ED558CCD)
+EXACT_KEY_BYTES = 16  # a key holds the bytes of a word up to this length themselves
+
+
+def pack(texts: Sequence[bytes]) -> tuple[np.ndarray, int]:
+    """`(buffer, bytes in use)`: the texts, each followed by 0xFF, then padding."""
+    joined = SEPARATOR.join([*texts, bytes(PADDING)])
+    return np.frombuffer(joined, np.uint8), len(joined) - PADDING
+
+
+def _load(bits: int, kind: Any) -> Any:
+    @intrinsic
+    def load(typing_context, address):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            pointer = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(bits)))
+            return builder.load(pointer, align=1)
+
+        return kind(types.uint64), generate
+
+    return load
+
+
+load_byte = _load(8, types.uint8)
+load_word = _load(64, types.uint64)
+
+
+@intrinsic
+def trailing_zeros(typing_context, value):  # type: ignore[no-untyped-def]
+    """Number of zero bits below the lowest one bit."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def prefetch(typing_context, address):  # type: ignore[no-untyped-def]
+    """Ask the processor to bring a cache line in, without waiting for it."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        i32, pointer_type = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer_type, i32, i32, i32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (pointer_type,), kind)
+        pointer = builder.inttoptr(arguments[0], pointer_type)
+        builder.call(function, [pointer, ir.Constant(i32, 0), ir.Constant(i32, 3), ir.Constant(i32, 1)])
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), generate
+
+
+@njit(inline="always")
+def mix(key):  # type: ignore[no-untyped-def]
+    """Spread a 64-bit key over all its bits."""
+    key ^= key >> np.uint64(32)
+    key *= MIX_A
+    key ^= key >> np.uint64(29)
+    return key
+
+
+@njit(inline="always")
+def hash_of(first, second, length):  # type: ignore[no-untyped-def]
+    """Hash of a word's key."""
+    value = (first ^ (second * MIX_C) ^ length) * MIX_A
+    return value ^ (value >> np.uint64(32))
+
+
+@njit(inline="always")
+def word_key(address, length):  # type: ignore[no-untyped-def]
+    """`(first, second)` 64-bit keys of the bytes at an address: the bytes themselves up to 16, else two hashes."""
+    if length <= EIGHT:
+        first = load_word(address) & (ALL_ONES >> ((EIGHT - length) << THREE))
+        return first, np.uint64(0)
+    if length <= SIXTEEN:
+        second = load_word(address + EIGHT) & (ALL_ONES >> ((SIXTEEN - length) << THREE))
+        return load_word(address), second
+    return _long_key(address, length)
+
+
+@njit
+def _long_key(address, length):  # type: ignore[no-untyped-def]
+    first, second = np.uint64(0x243F6A8885A308D3), length
+    last = address + length - EIGHT
+    while address < last:
+        eight = load_word(address)
+        first = (first ^ eight) * MIX_A
+        first ^= first >> np.uint64(29)
+        second = (second + eight) * MIX_B
+        second ^= second >> np.uint64(31)
+        address += EIGHT
+    eight = load_word(last)
+    first = (first ^ eight) * MIX_A
+    first ^= first >> np.uint64(29)
+    second = (second + eight) * MIX_B
+    second ^= second >> np.uint64(31)
+    return first, second
+
+
+@njit
+def same_bytes(left, right, length):  # type: ignore[no-untyped-def]
+    """Whether two addresses hold the same `length` bytes."""
+    for i in range(length):
+        if load_byte(left + np.uint64(i)) != load_byte(right + np.uint64(i)):
+            return False
+    return True
+
+
+@njit
+def grown(array, needed):  # type: ignore[no-untyped-def]
+    """A copy of a one-dimensional array with room for `needed` items, at least doubled."""
+    larger = np.empty(max(array.shape[0] * 2, needed), array.dtype)
+    larger[: array.shape[0]] = array
+    return larger

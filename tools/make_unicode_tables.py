@@ -1,0 +1,64 @@
+"""Make `src/llmanac/kernels/unicode_classes.npz`: the character classes that split text, as tiktoken knows them.
+
+Splitting must agree with the tokenizers whose vocabularies we load, and those follow one Unicode version whatever this
+Python or the `regex` module knows. So the table is probed from tiktoken itself: each general category is put to it as
+a split pattern over every code point. `tokenizers`' `Digits` step asks Rust's own character table, which may be of
+another version, so its answer is kept beside it.
+
+    python tools/make_unicode_tables.py          # needs the [bench] extra
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+import tokenizers
+from tokenizers import pre_tokenizers
+
+from llmanac.core.files import write_bytes
+from llmanac.kernels.unicode import CATEGORIES, CODE_POINTS, TABLE
+
+EVERY = "".join(chr(c) for c in range(CODE_POINTS) if not 0xD800 <= c < 0xE000)
+
+
+def matched(pattern: str) -> np.ndarray:
+    """Which code points tiktoken matches with a pattern of one character."""
+    encoding = tiktoken.Encoding(
+        "probe", pat_str=pattern, mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}
+    )
+    found = np.zeros(CODE_POINTS, bool)
+    found[[ord(c) for c in encoding.decode(encoding.encode_ordinary(EVERY))]] = True
+    return found
+
+
+def digits() -> np.ndarray:
+    """Which code points the `Digits` step of `tokenizers` sets apart."""
+    step = pre_tokenizers.Digits(individual_digits=True)
+    found = np.zeros(CODE_POINTS, bool)
+    for piece, _ in step.pre_tokenize_str("a".join(["", *EVERY.replace("a", "")])):
+        if len(piece) == 1 and piece != "a":
+            found[ord(piece)] = True
+    return found
+
+
+def main() -> None:
+    values = np.full(CODE_POINTS, CATEGORIES.index("Cs"), np.uint8)
+    for index, category in enumerate(CATEGORIES):
+        if category != "Cs":
+            values[matched(rf"\p{{{category}}}")] = index
+    values |= matched(r"\s").astype(np.uint8) << 6
+    values |= digits().astype(np.uint8) << 7
+    starts = np.flatnonzero(np.diff(values, prepend=255)).astype(np.int32)
+    buffer = io.BytesIO()
+    sources = f"tiktoken {tiktoken.__version__ if hasattr(tiktoken, '__version__') else ''}, tokenizers {tokenizers.__version__}"
+    np.savez_compressed(buffer, starts=starts, values=values[starts], sources=np.array(sources))
+    path = Path(__file__).resolve().parent.parent / "src" / "llmanac" / "kernels" / TABLE
+    write_bytes(path, buffer.getvalue())
+    print(f"{path.name}: {len(starts)} ranges, {len(buffer.getvalue())} bytes, from {sources}")
+
+
+if __name__ == "__main__":
+    main()
