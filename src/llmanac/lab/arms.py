@@ -105,7 +105,7 @@ def _from_mapping(label: str, value: Any) -> ArmText:
 def parse_arms(arms: str | Sequence[Any] | Mapping[str, Any]) -> list[ArmText]:
     """The arms in order. A string is split at its commas; a mapping gives labels of the user's own.
 
-    In a mapping an arm is a method's name, a table with `name` and fields, or patches of the base (`{"train.lr": 1e-3}`).
+    In a mapping an arm is a method's name, a table with `name` and fields, or patches of the base.
 
     Raises:
         SpecError: fewer than two arms, an arm named twice, or an arm that cannot be read.

@@ -39,6 +39,16 @@ class Axis:
         steps = [r"\d+" if step == "*" else re.escape(step) for step in self.path.split(".")]
         return bool(self.path) and re.fullmatch(r"\.".join(steps) + r"(\..*)?", path) is not None
 
+    @property
+    def same_start(self) -> bool:
+        """Whether arms must share the initial values of every tensor that has one name and shape in both."""
+        return self.name != "recipe"
+
+    @property
+    def same_rows(self) -> bool:
+        """Whether arms must read the same rows in the same order: they cannot where the axis decides what a row is."""
+        return self.name != "recipe" and self.path != "train.length" and not self.path.startswith(("data", "tokenizer"))
+
 
 PATHS = {
     "lm": "model",
@@ -85,8 +95,8 @@ def find_axis(kind: str) -> Axis:
     if re.search(r"[,+\s]", kind.strip()):
         named = [k for k in re.split(r"[,+\s]+", kind.strip()) if k]
         raise SpecError(
-            f"{kind!r}: a comparison varies one axis, and this names {len(named)} ({', '.join(named)}); compare them one "
-            "after the other, or whole recipes with kind `recipe`"
+            f"{kind!r}: a comparison varies one axis, and this names {len(named)} ({', '.join(named)}); compare them "
+            "one after the other, or whole recipes with kind `recipe`"
         )
     if kind in PATHS:
         return Axis(kind, kind, PATHS[kind])

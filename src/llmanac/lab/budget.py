@@ -10,7 +10,6 @@ or time equal where those are.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,28 +18,6 @@ from llmanac.core.errors import SpecError
 
 MIN_STEPS = 200
 RESERVE = 0.05  # share of the budget kept back: step times drift, and a budget is a promise
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_duration(text: str | float, flag: str = "--budget") -> float:
-    """`90s`, `3m`, `1h30m` or a number of seconds -> seconds.
-
-    Raises:
-        SpecError: anything else, or a time that is not above zero.
-    """
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
-        seconds = float(text)
-    else:
-        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", str(text).strip().lower())
-        whole = re.fullmatch(r"(\s*\d+(?:\.\d+)?\s*[smhd])+\s*", str(text).strip().lower())
-        if re.fullmatch(r"\d+(\.\d+)?", str(text).strip()):
-            parts, whole = [(str(text).strip(), "s")], re.match("", "")
-        if not whole:
-            raise SpecError(f"{flag}: {text!r} is not a time; write 90s, 3m or 1h30m")
-        seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise SpecError(f"{flag}: {text!r} is not a time above zero; write 90s, 3m or 1h30m")
-    return seconds
 
 
 def format_duration(seconds: float) -> str:
@@ -116,8 +93,8 @@ def make_plan(
         needed = (spent + fixed + a_step * (min_steps + 1) / min(ratios.values())) / (1 - RESERVE)
         raise SpecError(
             f"--budget {format_duration(budget)} leaves {short} {steps[short]} steps a run ({runs} runs of each of "
-            f"{len(speed)} arms), and a verdict needs at least {min_steps}; use --budget {round_up(needed)}, fewer arms, "
-            "or a smaller base"
+            f"{len(speed)} arms), and a verdict needs at least {min_steps}; use --budget {round_up(needed)}, fewer "
+            "arms, or a smaller base"
         )
     expected = spent + fixed + runs * sum(steps[arm] * s.step_seconds for arm, s in speed.items())
     return Plan(budget, spent, expected, seeds, tuning_runs, steps, dict(speed))

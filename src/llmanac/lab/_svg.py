@@ -1,0 +1,210 @@
+"""Small charts as inline SVG, for a page that is one file: lines with bands, dots with intervals, labelled points.
+
+Colours are Okabe and Ito's, which stay apart for the colour-blind; every series also has a marker or a label of its own.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a200")
+WIDTH, HEIGHT = 460, 300
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 44
+
+
+def colour(index: int) -> str:
+    """The colour of a series."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def nice_number(value: float) -> str:
+    """A number for an axis or a table: 1.2k, 3.4M, 0.0021."""
+    size = abs(value)
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if size >= limit:
+            divisor = 1e3 if unit == "k" else limit
+            return f"{value / divisor:.3g}{unit}"
+    return f"{value:.4g}"
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that span an axis."""
+    raw = (high - low) / max(1, count)
+    power = 10.0 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
+    step = next((m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw), 10 * power)
+    first = math.ceil(low / step - 1e-9) * step
+    return [first + i * step for i in range(int((high - first) / step + 1e-9) + 1)]
+
+
+@dataclass
+class Frame:
+    """Axes of one chart: data to pixels, and the pieces drawn so far."""
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    x_label: str
+    y_label: str
+    log_x: bool = False
+    height: int = HEIGHT
+    left: int = LEFT
+    parts: list[str] = field(default_factory=list)
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        if self.log_x:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return self.left + (value - low) / ((high - low) or 1.0) * (WIDTH - self.left - RIGHT)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        return self.height - BOTTOM - (value - low) / ((high - low) or 1.0) * (self.height - TOP - BOTTOM)
+
+    def add(self, piece: str) -> None:
+        self.parts.append(piece)
+
+    def text(self, x: float, y: float, words: str, *, anchor: str = "middle", extra: str = "") -> None:
+        self.add(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {extra}>{html.escape(words)}</text>')
+
+    def axes(self, *, y_ticks: bool = True) -> None:
+        bottom = self.height - BOTTOM
+        for value in self._x_ticks():
+            at = self.x(value)
+            self.add(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom}"/>')
+            self.text(at, bottom + 15, nice_number(value))
+        if y_ticks:
+            for value in ticks(*self.y_range):
+                at = self.y(value)
+                self.add(f'<line class="grid" x1="{self.left}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+                self.text(self.left - 6, at + 4, nice_number(value), anchor="end")
+            middle = (TOP + bottom) / 2
+            self.text(14, middle, self.y_label, extra=f'transform="rotate(-90 14 {middle:.1f})"')
+        self.text((self.left + WIDTH - RIGHT) / 2, self.height - 8, self.x_label)
+
+    def _x_ticks(self) -> list[float]:
+        if not self.log_x:
+            return ticks(*self.x_range)
+        low, high = (math.log10(v) for v in self.x_range)
+        marks = [m * 10.0**p for p in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+        inside = [m for m in marks if self.x_range[0] <= m <= self.x_range[1]]
+        return inside if 2 <= len(inside) <= 7 else [m for m in inside if str(m)[0] == "1"] or list(self.x_range)
+
+    def svg(self, title: str) -> str:
+        """The chart; `title` is what a screen reader says."""
+        body = "".join(self.parts)
+        words = html.escape(title)
+        return f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{words}"><title>{words}</title>{body}</svg>'
+
+
+def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
+    """The range of values with some room on both sides."""
+    low, high = min(values), max(values)
+    room = (high - low) * share or abs(high) * share or 1.0
+    return low - room, high + room
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series: its points and, where there are intervals, the band around them."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    band: Sequence[tuple[float, float]] = ()
+
+
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
+    """Learning curves with bands."""
+    drawn = [line for line in lines if line.points]
+    if not drawn:
+        return ""
+    xs = [x for line in drawn for x, _ in line.points]
+    ys = [y for line in drawn for _, y in line.points]
+    # Bands of three seeds can be far wider than the curves: they may be cut by the frame, the curves never are.
+    low, high = padded(ys)
+    frame = Frame((min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1), (low, high), x_label, y_label)
+    frame.axes()
+    for index, line in enumerate(drawn):
+        if line.band:
+            clipped = [(max(low, a), min(high, b)) for a, b in line.band]
+            upper = [(x, b) for (x, _), (_, b) in zip(line.points, clipped, strict=True)]
+            lower = [(x, a) for (x, _), (a, _) in zip(line.points, clipped, strict=True)][::-1]
+            corners = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in [*upper, *lower])
+            frame.add(f'<polygon points="{corners}" fill="{colour(index)}" opacity="0.15"/>')
+        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in line.points)
+        frame.add(f'<polyline points="{path}" fill="none" stroke="{colour(index)}" stroke-width="1.8"/>')
+    _legend(frame, [line.label for line in drawn])
+    return frame.svg(title)
+
+
+def _legend(frame: Frame, labels: Sequence[str]) -> None:
+    for index, label in enumerate(labels):
+        y = TOP + 10 + 15 * index
+        frame.add(f'<rect x="{WIDTH - RIGHT - 12}" y="{y - 8}" width="10" height="10" fill="{colour(index)}"/>')
+        frame.text(WIDTH - RIGHT - 18, y + 1, label, anchor="end")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm in a chart of dots: its replicates, and the interval around their centre."""
+
+    label: str
+    dots: Sequence[float]
+    centre: float
+    low: float | None
+    high: float | None
+
+
+def interval_chart(
+    rows: Sequence[Row], x_label: str, title: str, *, zero: bool = False, margin: float | None = None
+) -> str:
+    """One line an arm: every replicate a dot, and the interval; with `zero`, a line at 0 and the margin around it."""
+    if not rows:
+        return ""
+    values = [v for r in rows for v in (*r.dots, r.centre)]
+    ends = [v for r in rows for v in (r.low, r.high) if v is not None]
+    extra = [0.0] + ([-margin, margin] if margin else []) if zero else []
+    frame = Frame(
+        padded([*values, *ends, *extra]), (0, len(rows)), x_label, "", height=TOP + BOTTOM + 34 * len(rows), left=132
+    )
+    if zero and margin:
+        left, right = frame.x(-margin), frame.x(margin)
+        frame.add(
+            f'<rect x="{left:.1f}" width="{right - left:.1f}" y="{TOP}" height="{frame.height - TOP - BOTTOM}" '
+            'fill="#888" opacity="0.13"/>'
+        )
+    frame.axes(y_ticks=False)
+    if zero:
+        at = frame.x(0.0)
+        frame.add(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{frame.height - BOTTOM}"/>')
+    for index, row in enumerate(rows):
+        y = frame.y(len(rows) - index - 0.5)
+        frame.text(frame.left - 8, y + 4, row.label, anchor="end")
+        if row.low is not None and row.high is not None:
+            ends_px = f'x1="{frame.x(row.low):.1f}" x2="{frame.x(row.high):.1f}"'
+            frame.add(f'<line {ends_px} y1="{y:.1f}" y2="{y:.1f}" stroke="{colour(index)}" stroke-width="2"/>')
+        for value in row.dots:
+            frame.add(
+                f'<circle cx="{frame.x(value):.1f}" cy="{y + 8:.1f}" r="2.6" fill="{colour(index)}" opacity="0.55"/>'
+            )
+        at = frame.x(row.centre)
+        frame.add(f'<rect x="{at - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7" fill="{colour(index)}"/>')
+    return frame.svg(title)
+
+
+def point_chart(points: Sequence[tuple[str, float, float]], x_label: str, y_label: str, title: str) -> str:
+    """Labelled points (label, x, y): quality against a cost. The x axis is logarithmic where it spans more than 4x."""
+    if not points:
+        return ""
+    xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
+    log = min(xs) > 0 and max(xs) / min(xs) > 4
+    span = (min(xs) / 1.3, max(xs) * 1.3) if log else padded(xs, 0.2)
+    frame = Frame(span, padded(ys, 0.15), x_label, y_label, log_x=log)
+    frame.axes()
+    for index, (label, x, y) in enumerate(points):
+        at_x, at_y = frame.x(x), frame.y(y)
+        frame.add(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="5" fill="{colour(index)}"/>')
+        right = at_x < WIDTH * 0.7
+        frame.text(at_x + (8 if right else -8), at_y - 6, label, anchor="start" if right else "end")
+    return frame.svg(title)

@@ -1,0 +1,103 @@
+"""What a model costs, measured: peak memory of a training step, decoding speed, bytes of decoding state a token."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmanac.core.device import DTYPES
+from llmanac.lab.stats import Metric
+from llmanac.train._step import Stepper
+
+DECODED = 64  # tokens decoded to measure the speed
+ROUNDS = 3
+TRAINING_COSTS = (
+    Metric("parameters", "", "lower"),
+    Metric("train_flops", "FLOP", "lower", "training FLOPs"),
+    Metric("tokens", "", "lower", "training tokens"),
+    Metric("seconds", "s", "lower", "training time"),
+    Metric("steps", "", "lower"),
+    Metric("train_tokens_per_second", "token/s", "higher", "training speed"),
+    Metric("decode_tokens_per_second", "token/s", "higher", "decoding speed"),
+    Metric("peak_memory", "B", "lower", "peak memory of a step"),
+    Metric("state_bytes_per_token", "B", "lower", "decoding state a token"),
+)
+
+
+def decode_speed(model: Any, prompt: list[int]) -> float:
+    """Tokens a second of greedy decoding, one sequence: the median of a few rounds after one that warms up."""
+    from llmanac.generate.engine import Engine
+
+    limit = model.max_length
+    count = DECODED if limit is None else max(1, min(DECODED, limit - len(prompt)))
+    engine, taken = Engine(model), []
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        engine.generate([prompt], max_new_tokens=count, temperature=0.0, stop_ids=())
+        taken.append(time.perf_counter() - start)
+    return count / statistics.median(taken[1:])
+
+
+def state_bytes(model: Any) -> float | None:
+    """Bytes of decoding state a token once a context of a power of two is read; None for a model without a state."""
+    context = 1 << ((model.max_length or 256).bit_length() - 1)
+    context = min(context, 256)
+    try:
+        state = model.start(1)
+    except (AttributeError, NotImplementedError):
+        return None
+    with torch.no_grad():
+        model(torch.zeros(1, context, dtype=torch.long, device=next(model.parameters()).device), state, want="last")
+    return state.nbytes / context
+
+
+def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) -> float | None:
+    """Bytes held at the worst moment of a training step: weights, optimizer state, gradients and activations.
+
+    On the CPU it is the running sum of the allocator's own events over one step, added to what was resident before it,
+    which does not depend on what else the process has done; on CUDA the allocator's peak. Changes the weights.
+    """
+    optimizer = spec.optimizer.build(model=model)
+    stepper = Stepper(
+        model,
+        objective,
+        optimizer,
+        micro_batch=spec.micro_batch or len(rows),
+        clip=spec.clip,
+        dtype=DTYPES[spec.dtype],
+        folder=folder,
+    )
+    model.train()
+    stepper(rows, 1.0, 0)  # the optimizer makes its state in the first step
+    resident = sum(p.nbytes for p in model.parameters()) + optimizer.nbytes()
+    if stepper.device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        stepper(rows, 1.0, 1)
+        torch.cuda.synchronize()
+        return float(torch.cuda.max_memory_allocated())
+    if stepper.device.type != "cpu":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        stepper(rows, 1.0, 1)
+    changes = _allocations(profiler)
+    if changes is None:
+        return None
+    held = peak = 0
+    for change in changes:
+        held += change
+        peak = max(peak, held)
+    return float(resident + peak)
+
+
+def _allocations(profiler: Any) -> list[int] | None:
+    """Bytes taken and given back, in order; None where this release of torch does not tell."""
+    results = getattr(getattr(profiler, "profiler", None), "kineto_results", None)
+    if results is None:
+        return None
+    events = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+    return [size for _, size in sorted(events, key=lambda event: event[0])] or None

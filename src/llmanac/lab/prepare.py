@@ -1,0 +1,135 @@
+"""The text of a study, made once and shared by every arm: a tokenizer, token shards, and documents held out.
+
+Held-out documents are taken in an order that is a hash of their names, one in four for tuning and the rest for the
+result, so that a sweep never sees what the verdict is read off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmanac.core.errors import DataError
+from llmanac.core.files import atomic_folder, read_json, write_json
+from llmanac.core.spec import dump
+from llmanac.data.collect import collect
+from llmanac.data.split import fraction
+from llmanac.data.tokens import TokenDataset
+from llmanac.lab._lock import locked
+from llmanac.lab.cache import digest
+from llmanac.lab.sources import fingerprint
+
+TUNING_PART = 4  # one held-out document in so many is for tuning
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every arm of a study reads.
+
+    Attributes:
+        identity: hash of everything below; part of every run's key.
+        report, tuning: held-out texts, for the result and for sweeps.
+    """
+
+    folder: Path
+    identity: str
+    tokenizer: Any
+    dataset: TokenDataset
+    report: list[str]
+    tuning: list[str]
+    manifest: dict[str, Any]
+    sources: dict[str, str]
+
+    def record(self) -> dict[str, Any]:
+        """What the result says of its data."""
+        return {
+            "identity": self.identity,
+            "source": self.manifest["source"],
+            "train_bytes": self.manifest["train"]["bytes"],
+            "train_tokens": len(self.dataset),
+            "train_documents": self.manifest["train"]["documents"],
+            "held_out_documents": len(self.report),
+            "held_out_bytes": sum(len(text.encode("utf-8")) for text in self.report),
+            "vocabulary": self.tokenizer.vocab_size,
+            "tokenizer": self.tokenizer.fingerprint(),
+            "licenses": self.manifest["train"]["licenses"],
+        }
+
+
+def prepare(recipe: Any, root: Path) -> Prepared:
+    """Collect, tokenize and pack a recipe's text below `root`, or take what is there already.
+
+    The source is read every time, since files may have changed; training the tokenizer and encoding are not repeated.
+
+    Raises:
+        DataError: no text, or too little to hold any out.
+    """
+    from llmanac.tokenizers.load import load_tokenizer
+
+    corpus = collect(recipe.data.source, held_out=recipe.data.held_out, seed=recipe.seed)
+    sources = fingerprint([recipe.tokenizer], ["llmanac.data.tokens"])
+    key = digest(
+        {
+            "train": corpus.manifest["train"]["sha256"],
+            "held_out": corpus.manifest["held_out"]["sha256"],
+            "bytes": recipe.evaluate.held_out_bytes,
+            "tokenizer": dump(recipe.tokenizer),
+            "sources": sources,
+        }
+    )
+    folder = root / key[:2] / key
+    with locked(folder.with_suffix(".lock")):
+        if not (folder / "manifest.json").is_file():
+            report, tuning = choose(corpus.held_out, recipe.evaluate.held_out_bytes)
+            with atomic_folder(folder) as target:
+                tokenizer = recipe.tokenizer.train(corpus.train.texts())
+                tokenizer.save(target / "tokenizer")
+                TokenDataset.write(target / "tokens", corpus.train, tokenizer)
+                write_json(target / "held_out.json", {"report": report, "tuning": tuning})
+                write_json(target / "manifest.json", corpus.manifest)
+    texts = read_json(folder / "held_out.json")
+    tokenizer, dataset = load_tokenizer(folder / "tokenizer"), TokenDataset(folder / "tokens")
+    identity = digest({"tokens": dataset.hash, "tokenizer": tokenizer.fingerprint(), "texts": digest(texts)})
+    manifest = read_json(folder / "manifest.json")
+    return Prepared(folder, identity, tokenizer, dataset, texts["report"], texts["tuning"], manifest, sources)
+
+
+def choose(documents: Iterable[Any], most_bytes: int) -> tuple[list[str], list[str]]:
+    """`(for the result, for tuning)`: at most `most_bytes` of held-out text, tuning texts a quarter of it.
+
+    A corpus with one held-out document is cut in two at a line end.
+
+    Raises:
+        DataError: too little held-out text for two parts.
+    """
+    ordered = sorted(documents, key=lambda document: fraction(document.id, seed=1))
+    texts = [document.text for document in ordered]
+    if len(texts) == 1:
+        lines = texts[0].splitlines(keepends=True)
+        cut = max(1, len(lines) // TUNING_PART)
+        texts = ["".join(lines[:cut]), "".join(lines[cut:])]
+        if not texts[1].strip():
+            half = len(texts[0]) // TUNING_PART
+            texts = [texts[0][:half], texts[0][half:]]
+    tuning = _limit(texts[::TUNING_PART], max(1, most_bytes // TUNING_PART))
+    report = _limit([text for i, text in enumerate(texts) if i % TUNING_PART], most_bytes)
+    if not any(text.strip() for text in report) or not any(text.strip() for text in tuning):
+        raise DataError("data.held_out: too little text is held out to compare on; add text or raise data.held_out")
+    return report, tuning
+
+
+def _limit(texts: list[str], most_bytes: int) -> list[str]:
+    """Whole documents until the bytes are used up; a first document that is larger is cut."""
+    out: list[str] = []
+    left = most_bytes
+    for text in texts:
+        size = len(text.encode("utf-8"))
+        if size > left:
+            if not out:
+                out.append(text.encode("utf-8")[:left].decode("utf-8", errors="ignore"))
+            continue
+        out.append(text)
+        left -= size
+    return out

@@ -1,0 +1,196 @@
+"""A study: one base, one varying axis, trials of its arms, and what they say.
+
+Seeds go outside and arms inside, so that an interrupted study is still a balanced one, and every finished trial is kept
+by content: what was run once is never run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmanac.core.errors import TrainingError
+from llmanac.lab.axis import Arm, Axis
+from llmanac.lab.cache import Cache, digest
+from llmanac.lab.pairing import pairing_record
+from llmanac.lab.stats import MIN_REPLICATES, Comparison, Metric, compare_arms
+
+FORMAT_VERSION = 1
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one trial gave.
+
+    Attributes:
+        values: by metric, one number a replicate: a single one for a trained model, one a prompt or document otherwise.
+        costs: by cost, in the units that the trial declares; None where this machine cannot measure it.
+        curve: points of a learning curve (`tokens`, `seconds`, and the primary metric under `value`).
+        pairing: hashes that must agree between arms: `parameters` by name and shape, `rows` in order.
+        failed: why there are no values, where there are none.
+    """
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    costs: dict[str, float | None] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    pairing: dict[str, Any] = field(default_factory=dict)
+    failed: str = ""
+
+
+class Trial(Protocol):
+    """How one arm is tried once.
+
+    Attributes:
+        metrics: what is measured; the verdict is on the first.
+        costs: what is reported beside it, whatever is held equal.
+        replicate: what a replicate is: "seed", "prompt" or "document".
+    """
+
+    metrics: tuple[Metric, ...]
+    costs: tuple[Metric, ...]
+    replicate: str
+
+    def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Everything that decides the result, as plain data: the trial's key in the cache. `sources` lists its code."""
+
+    def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
+        """Try an arm. `work` may hold what an interrupted attempt left."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that is settled before the first trial."""
+
+    name: str
+    axis: Axis
+    arms: tuple[Arm, ...]
+    baseline: str
+    seeds: tuple[int, ...]
+    trial: Trial
+    margin: float = 0.005
+    alpha: float = ALPHA
+    about: Mapping[str, Any] = field(default_factory=dict)  # hold, tune, plan, base, ...: copied into the result
+
+    def run(self, cache: Cache, advance: Callable[[str, int, bool], None] | None = None) -> dict[str, Any]:
+        """Try every arm under every seed and conclude; returns the study's result as plain data.
+
+        Args:
+            advance: called after each trial with the arm, the seed, and whether the cache had it.
+        """
+        started, load = time.time(), system_load()
+        measured: dict[str, dict[int, Measurement]] = {arm.label: {} for arm in self.arms}
+        runs: list[dict[str, Any]] = []
+        sources: dict[str, str] = {}
+        for seed in self.seeds:
+            for arm in self.arms:
+                parts = self.trial.parts(arm, seed)
+                begun = time.perf_counter()
+                found, cached = cache.run(parts, lambda work, arm=arm, seed=seed: self._try(arm, seed, work))  # type: ignore[misc]
+                measured[arm.label][seed] = Measurement(**found)
+                sources |= parts.get("sources", {})
+                taken = round(time.perf_counter() - begun, 3)
+                runs.append({"arm": arm.label, "seed": seed, "key": digest(parts), "cached": cached, "seconds": taken})
+                if advance:
+                    advance(arm.label, seed, cached)
+            self._pairing(measured)  # after every seed: a study whose arms do not start equal stops here
+        result = self.conclude(measured)
+        return result | {
+            "runs": runs,
+            "sources": dict(sorted(sources.items())),
+            "seconds": time.time() - started,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "load": {"before": load, "after": system_load(), "cores": os.cpu_count()},
+        }
+
+    def _try(self, arm: Arm, seed: int, work: Path) -> dict[str, Any]:
+        """A trial whose training diverges is a result (it failed); anything else that goes wrong ends the study."""
+        try:
+            return dataclasses.asdict(self.trial.measure(arm, seed, work))
+        except TrainingError as error:
+            return dataclasses.asdict(Measurement(failed=str(error)))
+
+    def conclude(self, measured: Mapping[str, Mapping[int, Measurement]]) -> dict[str, Any]:
+        """Values, costs, curves and verdicts from the measurements."""
+        failed = {
+            arm: [f"seed {seed}: {m.failed}" for seed, m in by_seed.items() if m.failed]
+            for arm, by_seed in measured.items()
+        }
+        whole = [arm for arm in measured if not failed[arm]]
+        values = {
+            metric.name: {arm: self._replicates(measured[arm], metric.name) for arm in whole}
+            for metric in self.trial.metrics
+        }
+        comparisons = {
+            metric.name: [dataclasses.asdict(c) for c in self._compare(values[metric.name], metric)]
+            for metric in self.trial.metrics
+        }
+        return {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "kind": self.axis.name,
+            "path": self.axis.path,
+            "replicate": self.trial.replicate,
+            "baseline": self.baseline,
+            "seeds": list(self.seeds),
+            "margin": self.margin,
+            "alpha": self.alpha,
+            "arms": [{"label": a.label, "diff": _pairs(a.diff), "held": _pairs(a.held)} for a in self.arms],
+            "metrics": [dataclasses.asdict(m) for m in self.trial.metrics],
+            "cost_units": [dataclasses.asdict(m) for m in self.trial.costs],
+            "values": values,
+            "comparisons": comparisons,
+            "costs": {arm: self._costs(measured[arm]) for arm in whole},
+            "curves": {arm: {str(s): m.curve for s, m in by.items() if m.curve} for arm, by in measured.items()},
+            "pairing": self._pairing(measured),
+            "failed": {arm: messages for arm, messages in failed.items() if messages},
+            **self.about,
+        }
+
+    def _pairing(self, measured: Mapping[str, Mapping[int, Measurement]]) -> dict[str, Any]:
+        hashes = {
+            seed: {arm: by[seed].pairing for arm, by in measured.items() if seed in by and by[seed].pairing}
+            for seed in self.seeds
+        }
+        return pairing_record(hashes, same_start=self.axis.same_start, same_rows=self.axis.same_rows)
+
+    def _replicates(self, by_seed: Mapping[int, Measurement], metric: str) -> list[float]:
+        """One number a replicate: by seed for what is trained; else the mean over seeds, by prompt or document."""
+        lists = [by_seed[seed].values[metric] for seed in self.seeds]
+        if self.trial.replicate == "seed":
+            return [values[0] for values in lists]
+        return [math.fsum(column) / len(column) for column in zip(*lists, strict=True)]
+
+    def _compare(self, values: Mapping[str, Sequence[float]], metric: Metric) -> list[Comparison]:
+        if self.baseline not in values or len(values) < 2:
+            return []
+        return compare_arms(values, self.baseline, better=metric.better, margin=self.margin, alpha=self.alpha)
+
+    def _costs(self, by_seed: Mapping[int, Measurement]) -> dict[str, float | None]:
+        """The mean of each cost over the seeds."""
+        out: dict[str, float | None] = {}
+        for cost in self.trial.costs:
+            known = [v for seed in self.seeds if (v := by_seed[seed].costs.get(cost.name)) is not None]
+            out[cost.name] = math.fsum(known) / len(known) if known else None
+        return out
+
+
+def _pairs(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, list[Any]]:
+    return {path: [old, new] for path, (old, new) in changes.items()}
+
+
+def system_load() -> float | None:
+    """The one-minute load average, where the system has one."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def enough_seeds(result: Mapping[str, Any]) -> bool:
+    """Whether there are replicates enough for a verdict."""
+    values: dict[str, list[float]] = next(iter(result["values"].values()), {})
+    return min((len(v) for v in values.values()), default=0) >= MIN_REPLICATES
