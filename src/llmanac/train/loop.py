@@ -148,7 +148,7 @@ class _Run:
         found = checkpoints.latest() if resume else None
         if not resume and checkpoints.steps():
             checkpoints.clear()
-        made = self._plan(spec, found, budget)
+        made = self._plan(spec, resume, found is not None, budget)
         spec, steps = made.spec, made.spec.steps or 0
         set_attention(self.model, spec.attention)
         self.optimizer = spec.optimizer.build(model=self.trained if len(self.trained) > 1 else self.model)
@@ -195,17 +195,17 @@ class _Run:
             rate.value() or None, used, checkpoints.path(self.saved_at), self.evaluated,
         )  # fmt: skip
 
-    def _plan(self, spec: TrainSpec, found: Checkpoint | None, budget: float | None) -> Plan:
+    def _plan(self, spec: TrainSpec, resume: bool, begun: bool, budget: float | None) -> Plan:
         """The plan of the run that is resumed, or a new one, written before the first step."""
-        old = Plan.read(self.folder) if found else None
-        if old is not None:
-            for path, value in flatten(dump(spec)).items():
-                before = flatten(dump(old.spec)).get(path)
-                if value not in ("auto", before) and path not in MAY_CHANGE:
-                    raise SpecError(
-                        f"train.{path}: {value!r} was asked for, but the run in {self.folder} uses {before!r}; "
-                        "resume it as it is, or give another folder, or start over with resume=False"
-                    )
+        old = Plan.read(self.folder) if resume else None
+        changed = {} if old is None else _changes(spec, old.spec)
+        if changed and begun:
+            path, (value, before) = next(iter(changed.items()))
+            raise SpecError(
+                f"train.{path}: {value!r} was asked for, but the run in {self.folder} uses {before!r}; "
+                "resume it as it is, or give another folder, or start over with resume=False"
+            )
+        if old is not None and not changed:
             if old.measured.get("threads") != torch.get_num_threads():
                 self.report(
                     f"warning: planned with {old.measured.get('threads')} threads, now {torch.get_num_threads()}: "
@@ -312,6 +312,13 @@ class _Run:
             self._save(checkpoints, spec)
         self.report(f"stopped: step {self.step} of {spec.steps} is saved in {self.folder}; run it again to go on")
         raise KeyboardInterrupt
+
+
+def _changes(asked: TrainSpec, planned: TrainSpec) -> dict[str, tuple[Any, Any]]:
+    """The fields that a plan does not meet, `{path: (asked for, planned)}`; what was left open it always meets."""
+    before = flatten(dump(planned))
+    wanted = {path: value for path, value in flatten(dump(asked)).items() if value != "auto" and path not in MAY_CHANGE}
+    return {path: (value, before.get(path)) for path, value in wanted.items() if value != before.get(path)}
 
 
 class _Rate:

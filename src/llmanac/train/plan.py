@@ -94,6 +94,7 @@ def plan(
         couples = getattr(objective, "couples_batch", False)
         micro = spec.micro_batch or (len(rows) if couples else max(1, min(len(rows), MICRO_TOKENS // spec.length)))
         spec = dataclasses.replace(spec, micro_batch=micro, dtype=NAMES[dtype])
+        spec = dataclasses.replace(spec, optimizer=spec.optimizer.settle(device))
         optimizer = spec.optimizer.build(model=model)
         stepper = Stepper(
             model, objective, optimizer, micro_batch=micro, clip=spec.clip, dtype=dtype, folder=folder or Path()

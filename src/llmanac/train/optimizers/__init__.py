@@ -14,6 +14,10 @@ class OptimizerSpec(Spec):
 
     kind = "optimizer"
 
+    def settle(self, device: Any) -> OptimizerSpec:
+        """The same with everything settled that is left to measuring; what a run writes down before its first step."""
+        return self
+
     def build(self, *args: Any, **dims: Any) -> Any:
         """Build over `model`'s parameters, or over `parameters`, a list of (name, tensor, role)."""
         raise NotImplementedError

@@ -20,6 +20,7 @@ Papers: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/); Liu et 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from llmanac.core.device import bfloat16_is_faster
 from llmanac.core.errors import SpecError
 from llmanac.train.optimizers import OptimizerSpec
 from llmanac.train.optimizers._base import Group, Parameters, check_positive, check_share, parameter_roles
@@ -71,6 +73,12 @@ class Spec(OptimizerSpec):
         if self.weight_decay < 0:
             raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
 
+    def settle(self, device: torch.device) -> Spec:
+        """Measure which precision is faster here."""
+        if self.precision != "auto":
+            return self
+        return dataclasses.replace(self, precision="bfloat16" if bfloat16_is_faster(str(device)) else "float32")
+
     def build(self, *, model: nn.Module | None = None, parameters: Parameters | None = None, **dims: Any) -> Muon:
         """Muon over a model's trainable parameters, or over those given as (name, tensor, role)."""
         if parameters is None:
@@ -81,11 +89,16 @@ class Spec(OptimizerSpec):
         names = {n for n, _ in muon}
         rest = groups([row for row in parameters if row[0] not in names], self.embedding_lr, None, 0.0, "matrices")
         own = Group("muon", [n for n, _ in muon], [p for _, p in muon], self.lr, self.weight_decay)
-        return Muon(self, [own, *rest])
+        settled = self.settle(parameters[0][1].device)
+        return Muon(settled, [own, *rest], torch.bfloat16 if settled.precision == "bfloat16" else torch.float32)
 
 
 class Muon(AdamW):
     """The optimizer: Muon's rule for its group of matrices, AdamW's for the others."""
+
+    def __init__(self, spec: Spec, groups: list[Group], precision: torch.dtype) -> None:
+        super().__init__(spec, groups)
+        self.precision = precision
 
     def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
         """One step for these parameters, matrices of one shape in one batch."""
@@ -100,7 +113,7 @@ class Muon(AdamW):
             updates = self._momentum([n for n, _ in members], gradients, scale)
             rows, columns = shape[-2:]
             stack = torch.stack(updates).view(-1, rows, columns)
-            moved = orthogonalise(stack, self._precision(stack), self.spec.iterations).view(len(members), *shape)
+            moved = orthogonalise(stack, self.precision, self.spec.iterations).view(len(members), *shape)
             if self.spec.scale == "original":
                 size = lr * math.sqrt(max(1.0, rows / columns))
             else:
@@ -115,13 +128,6 @@ class Muon(AdamW):
         buffers = [self.buffer("momentum", n, g) for n, g in zip(names, scaled, strict=True)]
         torch._foreach_lerp_(buffers, scaled, 1 - self.spec.momentum)
         return list(torch._foreach_lerp(scaled, buffers, self.spec.momentum))
-
-    def _precision(self, tensor: Tensor) -> torch.dtype:
-        if self.spec.precision == "auto":
-            from llmanac.core.device import bfloat16_is_faster
-
-            return torch.bfloat16 if bfloat16_is_faster(str(tensor.device)) else torch.float32
-        return torch.bfloat16 if self.spec.precision == "bfloat16" else torch.float32
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype, iterations: int = 5) -> Tensor:

@@ -3,6 +3,8 @@
     share(s) = min(1, (s + 1) / w)
 
 The baseline of every schedule, and what fine-tuning for a few steps needs.
+
+Paper: Goyal et al. 2017 (https://arxiv.org/abs/1706.02677), section 2.2, for the warm-up.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from llmanac.train.schedules import Schedule, ScheduleSpec, check_shares, warm
 
 CARD = {
     "title": "Constant",
+    "paper": "https://arxiv.org/abs/1706.02677",
     "reference": "transformers.get_constant_schedule_with_warmup",
     "test": "tests/references/test_schedules.py::test_constant_equals_transformers",
 }

@@ -1,0 +1,195 @@
+"""Killed with -9 at any moment, resumed, the final weights and the loss log are those of an uninterrupted run, bit for bit.
+
+The trials run in a process of their own (`python test_kill.py MODE TRIALS SEED FOLDER`), which imports everything once and
+then forks a fresh training for each attempt. It kills each attempt either after a random time or a random moment after
+a checkpoint write has begun. The two controls break what is tested, and the same trials must notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+STEPS, EVERY = 24, 2
+
+
+def trials(mode: str, count: int, seed: int, folder: Path) -> dict[str, int]:
+    """The test below reads this: how many trials, kills, kills inside a checkpoint write, and wrong endings."""
+    output = subprocess.run(
+        [sys.executable, __file__, mode, str(count), str(seed), str(folder)],
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert output.returncode == 0, output.stderr[-2000:]
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def test_killed_anywhere_ends_the_same(tmp_path: Path) -> None:
+    found = trials("good", 4, 1, tmp_path)
+    assert found["wrong"] == 0, found
+    assert found["kills"] >= 8, found
+    assert found["in_write"] >= 2, found
+
+
+@pytest.mark.parametrize("mode", ["random states not restored", "written in place without checksums"])
+def test_the_controls_are_caught(mode: str, tmp_path: Path) -> None:
+    found = trials(mode, 3, 2, tmp_path)
+    assert found["wrong"] >= 1, found
+
+
+@pytest.mark.slow
+def test_killed_anywhere_ends_the_same_many_times(tmp_path: Path) -> None:
+    found = trials("good", 40, 3, tmp_path)
+    assert found["wrong"] == 0, found
+    assert found["in_write"] >= 20, found
+
+
+# --- what runs in the process of its own -------------------------------------------------------------------------
+
+
+def work(folder: Path, mode: str) -> None:
+    """One training, from wherever the folder says it stands, to its end; then a file with the digests."""
+    import numpy as np
+    import torch
+
+    from llmanac.core import registry, spec
+    from llmanac.data.pack import PackedStream
+    from llmanac.data.tokens import TokenDataset
+    from llmanac.objectives.autoregressive import Autoregressive
+    from llmanac.train import TrainSpec
+    from llmanac.train.loop import train
+    from llmanac.train.metrics import read_metrics
+
+    torch.set_num_threads(1)
+    break_something(mode)
+
+    class Noisy(Autoregressive):
+        """Draws from every kind of generator, so that a state which is not restored shows."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.generators = {"noise": torch.Generator().manual_seed(5), "pick": np.random.default_rng(6)}
+
+        def collate(self, rows):
+            batch = super().collate(rows)
+            wrong = torch.rand(batch.ids.shape) < 0.05 + 0.05 * random.random()
+            wrong &= torch.rand(batch.ids.shape, generator=self.generators["noise"]) < 0.9
+            token = np.random.randint(256) ^ int(self.generators["pick"].integers(2))  # noqa: NPY002
+            batch.ids[wrong] = token
+            return batch
+
+    model = registry.build(
+        "lm", "transformer", dim=32, layers=2, max_length=32, vocab_size=256,
+        blocks=(spec.make_method("block", {"name": "pre-norm", "mixer": {"name": "grouped-query"}}),),
+    )  # fmt: skip
+    model.initialise(0)
+    source = PackedStream(TokenDataset(folder.parent / "data"), length=32, rows=4, seed=0)
+    settings = TrainSpec(
+        steps=STEPS, batch_tokens=128, length=32, micro_batch=2, dtype="float32", attention="plain", compile="never",
+        checkpoint_every=EVERY, optimizer=spec.make_method("optimizer", {"name": "muon", "precision": "float32"}),
+    )  # fmt: skip
+    result = train(model, source, Noisy(), settings, folder, seed=0, report=lambda text: None)
+    weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+    losses = [(line["step"], line["loss"].hex()) for line in read_metrics(folder)]
+    assert result.steps == STEPS
+    (folder / "done.json").write_text(json.dumps([weights, losses]), "utf-8")
+
+
+def break_something(mode: str) -> None:
+    """The controls; in every mode the disk is a slow one, so that a kill inside a write is likely."""
+    from llmanac.train import checkpoint, loop
+
+    save = checkpoint.save_file
+
+    def slowly(tensors, path):
+        save(tensors, path)
+        time.sleep(0.004)
+
+    checkpoint.save_file = slowly
+    if mode == "random states not restored":
+        loop.restore = lambda state, generators=None: None
+    if mode == "written in place without checksums":
+
+        @contextlib.contextmanager
+        def in_place(path):
+            path.mkdir(parents=True, exist_ok=True)
+            yield path
+
+        checkpoint.atomic_folder = in_place
+        checkpoint._sha256 = checkpoint._seal = lambda whatever: "same"
+        checkpoint.Checkpoints.path = lambda self, step: self.folder / "step-00000001"
+
+
+def attempt(folder: Path, mode: str, kill_after: float | None, in_write: bool) -> str:
+    """Fork a training; "done", "failed", "killed" or "killed in a write"."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            work(folder, mode)
+            code = 0
+        os._exit(code)
+    start, waited_for = time.monotonic(), None
+    checkpoints = folder / "checkpoints"
+
+    def writing() -> bool:
+        return checkpoints.is_dir() and any(name.startswith(".tmp") for name in os.listdir(checkpoints))
+
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return "done" if os.waitstatus_to_exitcode(status) == 0 else "failed"
+        now = time.monotonic()
+        if in_write and waited_for is None and now - start > (kill_after or 0) and (writing() or "place" in mode):
+            waited_for = now + random.random() * 0.01
+        if kill_after is not None and now >= (waited_for if in_write and waited_for else start + kill_after + in_write):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return "killed in a write" if writing() else "killed"
+        time.sleep(0.0005)
+
+
+def main(mode: str, count: int, seed: int, folder: Path) -> dict[str, int]:
+    import torch.utils.tensorboard  # noqa: F401 - imported before the forks, as is all that follows
+
+    import llmanac.models.lm.transformer
+    import llmanac.train.loop
+    import llmanac.train.optimizers._adamw_kernel
+    import llmanac.train.optimizers.muon  # noqa: F401
+    from llmanac.data.tokens import TokenDataset
+
+    text = Path(__file__).read_bytes()
+    TokenDataset.write_examples(folder / "data", [(list(part), None) for part in text.split(b"\n\n")], vocab_size=256)
+    random.seed(seed)
+    start = time.monotonic()
+    assert attempt(folder / "whole", "good", None, False) == "done"
+    whole, expected = time.monotonic() - start, (folder / "whole" / "done.json").read_text("utf-8")
+    found = {"trials": count, "kills": 0, "in_write": 0, "wrong": 0}
+    for number in range(count):
+        target, left = folder / f"trial-{number}", 6
+        while True:
+            in_write = random.random() < 0.6
+            # Short lives at first, so that a trial is killed several times; the last attempt may finish.
+            kill_after = random.uniform(0.1, 0.6) * whole if left else None
+            left -= 1
+            outcome = attempt(target, mode, kill_after, in_write)
+            if not outcome.startswith("killed"):
+                break
+            found["kills"] += 1
+            found["in_write"] += outcome == "killed in a write"
+        done = target / "done.json"
+        found["wrong"] += outcome == "failed" or done.read_text("utf-8") != expected
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))
