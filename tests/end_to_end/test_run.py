@@ -1,0 +1,209 @@
+"""`llmanac run` on the user's own text: small, whole, interrupted and resumed, and every error it promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import llmanac
+from llmanac.core import files, spec
+from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.recipes.spec import load_recipe, seconds
+
+SMALL = {
+    "name": "small",
+    "budget": "60s",
+    "data": {"source": {"name": "files", "paths": ["text"]}, "held_out": 0.2},
+    "tokenizer": {"name": "bpe", "vocab_size": 400},
+    "model": {"name": "transformer", "dim": 32, "layers": 2, "max_length": 128},
+    "train": {"steps": 12, "batch_tokens": 256, "length": 64, "checkpoint_every": 4, "dtype": "float32"},
+}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "text"
+    folder.mkdir()
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "while",
+        "seven",
+        "small",
+        "dogs",
+        "ran",
+        "past",
+        "it",
+        "and",
+        "nobody",
+        "said",
+        "a",
+        "word",
+        "about",
+        "rain",
+    ]
+    for i in range(12):
+        lines = [" ".join(words[(i * 7 + j * k) % len(words)] for k in range(1, 14)) + "." for j in range(1, 60)]
+        (folder / f"page-{i:02d}.txt").write_text("\n".join(lines), "utf-8")
+    return folder
+
+
+def recipe(text: Path, **changes: object) -> dict[str, object]:
+    data = json.loads(json.dumps(SMALL))
+    data["data"]["source"]["paths"] = [str(text)]
+    return {**data, **changes}
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> llmanac.recipes.run.Run:  # type: ignore[name-defined]
+    return llmanac.run(recipe(text), folder=tmp_path_factory.mktemp("runs") / "small")
+
+
+def test_a_run_leaves_every_file_it_promises(finished) -> None:
+    names = {p.name for p in finished.folder.iterdir()}
+    expected = (
+        "recipe.toml manifest.json tokenizer data base model pretrain results.json report.html MODEL_CARD.md run.json"
+    )
+    assert set(expected.split()) <= names
+    assert not [p for p in finished.folder.rglob("*") if p.name.startswith(files.TEMPORARY)]
+    results = files.read_json(finished.folder / "results.json")
+    assert results["pretrain"]["steps"] == 12
+    assert set(results["bits_per_byte"]) >= {"this model", "gzip -9", "byte bigram", "order-5 byte n-gram (Kneser-Ney)"}
+    report = (finished.folder / "report.html").read_text("utf-8")
+    assert f"{results['bits_per_byte']['this model']:.3f}" in report
+    assert "<svg" in report
+
+
+def test_the_resolved_recipe_states_everything_and_gives_the_same_run(finished, text: Path, tmp_path: Path) -> None:
+    resolved = load_recipe(finished.folder / "recipe.toml")
+    assert resolved.spec == finished.recipe
+    assert resolved.states("train.steps") and resolved.states("model.dim")
+    assert "auto" not in (resolved.spec.train.dtype, resolved.spec.train.attention, resolved.spec.train.compile)
+    again = llmanac.run(finished.folder / "recipe.toml", folder=tmp_path / "again")
+    first = (finished.folder / "base" / "model.safetensors").read_bytes()
+    assert (again.folder / "base" / "model.safetensors").read_bytes() == first
+
+
+def test_the_model_continues_text(finished) -> None:
+    engine = llmanac.Engine(finished.load_model(), finished.load_tokenizer())
+    (one,) = engine.generate("the cat", max_new_tokens=5)
+    assert len(one.ids) <= 5 and one.finish_reason in ("stop", "length")
+
+
+def test_transformers_loads_what_we_trained(finished) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    theirs = AutoModelForCausalLM.from_pretrained(finished.folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(finished.folder / "model")
+    ours = finished.load_model()
+    ids = torch.tensor([finished.load_tokenizer().encode("seven small dogs")])
+    assert tokenizer.encode("seven small dogs", add_special_tokens=False) == ids[0].tolist()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_size_and_steps_are_planned_from_the_budget_unless_stated(text: Path, tmp_path: Path) -> None:
+    open_recipe = recipe(text, budget="12s")
+    open_recipe["model"] = {"name": "transformer"}
+    open_recipe["train"] = {"length": 64, "batch_tokens": 256}
+    done = llmanac.run(open_recipe, folder=tmp_path / "planned")
+    assert done.recipe.train.steps and done.recipe.train.steps > 1
+    assert done.results["pretrain"]["tokens"] == done.recipe.train.steps * 256
+    stated = llmanac.run(open_recipe, ["model.dim=48", "model.layers=2", "train.steps=3"], folder=tmp_path / "stated")
+    assert (stated.recipe.model.dim, stated.recipe.model.layers, stated.recipe.train.steps) == (48, 2, 3)
+
+
+def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llmanac.cli", *words], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_killed_and_resumed_gives_the_same_weights(finished, text: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(spec.to_toml(recipe(text)), "utf-8")
+    process = subprocess.Popen([sys.executable, "-m", "llmanac.cli", "run", str(path)], cwd=tmp_path)
+    folder = tmp_path / "runs" / "small"
+    for _ in range(600):
+        if list(folder.glob("pretrain/checkpoints/step-*")) or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    refused = command("run", str(path), cwd=tmp_path)
+    assert refused.returncode == 2 and "--resume" in refused.stderr, refused
+    changed = command("run", str(path), "--resume", "-s", "train.steps=99", cwd=tmp_path)
+    assert changed.returncode == 2 and "train.steps" in changed.stderr
+    done = command("run", str(path), "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Next:" in done.stdout
+    first = (finished.folder / "base" / "model.safetensors").read_bytes()
+    assert (folder / "base" / "model.safetensors").read_bytes() == first
+
+
+def test_fine_tuning_on_pairs_from_a_file(text: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"count {i % 5}\n", "completion": f"{i % 5} cats"} for i in range(60)]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    tuned = recipe(text, finetune={"pairs": str(pairs), "steps": 40, "language_share": 0.2})
+    done = llmanac.run(tuned, folder=tmp_path / "tuned")
+    loss = done.results["pairs"]
+    assert loss["loss_after"] < loss["loss_before"]
+    base, model = (done.folder / n / "model.safetensors" for n in ("base", "model"))
+    assert base.read_bytes() != model.read_bytes()
+    pairs.write_text('{"question": "a", "answer": "b"}\n' * 3, "utf-8")
+    with pytest.raises(DataError, match=r"pairs\.jsonl:1: needs `messages`, or `prompt` and `completion`"):
+        llmanac.run(tuned, folder=tmp_path / "wrong")
+
+
+def test_errors_say_what_to_do(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="did you mean 'quickstart'"):
+        load_recipe("quickstrat")
+    with pytest.raises(SpecError, match=r"train\.stepz: no such field; did you mean 'steps'"):
+        load_recipe(recipe(text), {"train.stepz": 3})
+    with pytest.raises(SpecError, match=r"budget: 'soon' is not a time; write 90s"):
+        load_recipe(recipe(text, budget="soon"))
+    with pytest.raises(SpecError, match="data"):
+        load_recipe({"name": "x"})
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="empty"):
+        llmanac.run(recipe(empty), folder=tmp_path / "a")
+    with pytest.raises(LlmanacError, match=r"vocab_size.*256"):
+        llmanac.run(recipe(text), ["tokenizer.vocab_size=100"], folder=tmp_path / "b")
+    (empty / "latin.txt").write_bytes("caf\u00e9 ".encode("latin-1") * 50)
+    with pytest.raises(DataError, match=r"latin\.txt: not UTF-8 at byte 3"):
+        llmanac.run(recipe(empty), folder=tmp_path / "c")
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("keep")
+    with pytest.raises(LlmanacError, match="give another --folder"):
+        llmanac.run(recipe(text), folder=taken)
+    assert (taken / "mine.txt").read_text() == "keep"
+    with pytest.raises(LlmanacError, match="no run to resume"):
+        llmanac.run(recipe(text), folder=tmp_path / "nothing", resume=True)
+
+
+def test_show_prints_a_recipe_that_reads_back(text: Path, tmp_path: Path) -> None:
+    done = command("run", "quickstart", "--show", "-s", "train.steps=7", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = tmp_path / "shown.toml"
+    shown.write_text(done.stdout, "utf-8")
+    assert load_recipe(shown).spec == load_recipe("quickstart", {"train.steps": 7}).spec
+    assert not (tmp_path / "runs").exists()
+
+
+def test_times() -> None:
+    assert [seconds(t) for t in ("90s", "5m", "2h", "45", "1.5m")] == [90, 300, 7200, 45, 90]
