@@ -6,7 +6,7 @@ import pytest
 import torch
 from _engine_models import EOS, USER, ByteTokenizer, HistoryModel, script_of
 
-from llmanac.core.errors import RequestError
+from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.decoding import greedy, temperature, top_k
 from llmanac.generate.engine import Engine
 from llmanac.generate.scheduler import Scheduler
@@ -237,7 +237,7 @@ def test_bad_ids_and_missing_tokenizer_are_named():
 def test_logits_that_are_not_numbers_are_an_error():
     model = HistoryModel()
     model.logits_of = lambda ids: torch.full((260,), torch.nan, dtype=torch.float64)
-    with pytest.raises(RequestError, match="not finite"):
+    with pytest.raises(LlmanacError, match="not finite"):
         Engine(model, ByteTokenizer()).generate("ab")
 
 

@@ -32,7 +32,7 @@ class Options(TypedDict, total=False):
     seed: an integer. With the prompt's ids and the sample's number it names the random stream, so a request's tokens
         do not depend on what else is in the batch; the same prompt twice with one seed gives the same text twice.
     stop: one string or several; the text ends before the first to be complete. A special token's text works too.
-    stop_ids: token ids that end a sequence; by default the tokenizer's end-of-text token. Replaces that default.
+    stop_ids: token ids that end a sequence, in place of the tokenizer's and the model's own end-of-text tokens.
     n: samples a prompt.
     logprobs: how many alternatives to report beside each generated token's own log-probability.
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.

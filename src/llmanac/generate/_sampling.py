@@ -14,7 +14,7 @@ from collections.abc import Sequence as Items
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import RequestError
+from llmanac.core.errors import LlmanacError
 from llmanac.generate._requests import Score, Sequence
 from llmanac.generate.decoding import DecodingSpec, Warp, compose
 
@@ -23,12 +23,12 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> list[Score]:
     """One token for each row of logits (B, V), as each row's own request asks.
 
     Raises:
-        RequestError: a row of logits has no finite maximum.
+        LlmanacError: a row of logits has no finite maximum.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     log_total = logits.logsumexp(dim=-1, keepdim=True)
     if not bool(torch.isfinite(log_total).all()):
-        raise RequestError("the model gave logits that are not finite numbers; its weights are damaged or overflowed")
+        raise LlmanacError("the model gave logits that are not finite numbers; its weights are damaged or overflowed")
     scores = _decision_scores(logits, sequences)
     best, margin = _best_two(scores)
     counts = [s.request.logprobs or 0 for s in sequences]

@@ -8,6 +8,7 @@
 
 The rules that hold everywhere (`llmanac serve` included):
 
+- A text begins with the begin-of-text token where the tokenizer's convention says so; token ids are taken as they are.
 - An empty prompt means the model's own beginning: the tokenizer's begin-of-text token, else its end-of-text token.
 - A prompt may fill the context; one that is longer is refused. When a sequence fills it, it ends with "length".
 - `Completion.ids` holds every generated token, the one that ended the sequence included; `text` does not hold it.
@@ -130,15 +131,25 @@ class Engine:
         if context is not None and len(ids) > context:
             raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
         chosen = options.get("stop_ids")
-        eos = self.tokenizer.eos_id if self.tokenizer else None
-        stop_ids = frozenset(chosen) if chosen is not None else frozenset() if eos is None else frozenset([eos])
+        stop_ids = self.eos_ids if chosen is None else frozenset(int(i) for i in chosen)
         return Request(ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The ids that end a text: the tokenizer's, and those of the model's generation_config.json."""
+        own = getattr(self.model, "generation", None) or {}
+        listed = own.get("eos_token_id")
+        found = [self.tokenizer.eos_id if self.tokenizer else None, *(listed if isinstance(listed, list) else [listed])]
+        return frozenset(int(i) for i in found if i is not None)
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise RequestError("prompt: this engine has no tokenizer; give token ids instead of text")
             ids = list(map(int, self.tokenizer.encode(prompt)))
+            bos = self.tokenizer.bos_id
+            if ids and bos is not None and getattr(self.tokenizer, "adds_bos", False) and ids[0] != bos:
+                ids = [bos, *ids]
         else:
             ids = [int(i) for i in prompt]
         if not ids:

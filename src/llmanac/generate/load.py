@@ -1,0 +1,48 @@
+"""An engine from a path: a run's folder, a model's folder, or the name of a hub model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from llmanac.core.errors import CheckpointError
+from llmanac.core.types import LanguageModel
+from llmanac.generate.engine import Engine
+
+
+def locate(path: str | Path) -> tuple[str, str]:
+    """Where a run or model keeps its model and its tokenizer: `(model, tokenizer)`.
+
+    A run has `model/` (or, while it is not finished, `base/`) and `tokenizer/`; a model's folder holds both. A name
+    that is no folder is a hub model.
+
+    Raises:
+        CheckpointError: a folder with neither.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
+            raise CheckpointError(f"{path}: no such folder; give a run's folder (runs/NAME), or a model's")
+        return str(path), str(path)
+    for name in ("model", "base"):
+        model = folder / name
+        if (model / "config.json").is_file():
+            own = (model / "tokenizer.json").is_file()
+            return str(model), str(model if own else folder / "tokenizer")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{path}: neither a finished run (model/config.json) nor a model (config.json)")
+    return str(folder), str(folder)
+
+
+def load_engine(
+    path: str | Path, *, dtype: str | torch.dtype | None = None, device: str = "auto", rows: int = 32
+) -> Engine:
+    """Load model and tokenizer and make an engine. Raises CheckpointError or TokenizerError that names the file."""
+    from llmanac.models.load import load_model
+    from llmanac.tokenizers.load import load_tokenizer
+
+    model, tokenizer = locate(path)
+    loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device))
+    return Engine(loaded, load_tokenizer(tokenizer), rows=rows)

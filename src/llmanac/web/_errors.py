@@ -1,0 +1,100 @@
+"""Errors in the shape of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from llmanac.core.errors import DataError, LlmanacError, RequestError
+from llmanac.web.worker import Busy
+
+RETRY_SECONDS = 1
+
+_PHRASES = {
+    404: "no such page: {method} {path}; the API is below /v1, the chat page is /",
+    405: "{path} does not take {method}",
+}
+
+
+class ApiError(Exception):
+    """An error that goes to the client as it is."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+
+def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body for any error. What is not meant for the user is not shown to the client; it is in the log."""
+    param = code = None
+    message = str(error)
+    if isinstance(error, ApiError):
+        status, param, code = error.status, error.param, error.code
+    elif isinstance(error, Busy):
+        status, code = 429, "server_busy"
+    elif isinstance(error, (RequestError, DataError)):
+        status, param = 400, message.partition(":")[0] if ":" in message else None
+        code = "context_length_exceeded" if "do not fit the model's context" in message else None
+    elif isinstance(error, ValidationError):
+        status = 400
+        param, message = _first_problem(error)
+    elif isinstance(error, LlmanacError):
+        status = 500
+    else:
+        status, message = 500, "the server failed on this request; its log says why"
+    kind = {429: "rate_limit_error", 404: "not_found_error"}.get(
+        status, "invalid_request_error" if status < 500 else "server_error"
+    )
+    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _first_problem(error: ValidationError) -> tuple[str | None, str]:
+    problems = error.errors()
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        return None, f"the body is not JSON: {first['ctx']['error']}"
+    field = str(first["loc"][0]) if first["loc"] else None
+    if field is None:
+        return None, "the body must be a JSON object"
+    if sum(p["loc"][:1] == first["loc"][:1] for p in problems) > 1 and field in _UNIONS:
+        return field, f"{field}: expected {_UNIONS[field]}"
+    path = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return path, f"{path}: {message[0].lower()}{message[1:]}"
+
+
+_UNIONS = {
+    "prompt": "a string, a list of strings, a list of token ids, or a list of lists of token ids",
+    "stop": "a string or a list of at most 4 strings",
+    "messages": 'a list of {"role": ..., "content": text} objects',
+}
+
+
+def json_error(error: Exception) -> JSONResponse:
+    """The response for an error that comes before any other output."""
+    status, body = error_body(error)
+    headers = {"retry-after": str(RETRY_SECONDS)} if status == 429 else None
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error that is known in this shape; the guard around the app answers the others."""
+
+    async def known(_: Request, error: Exception) -> JSONResponse:
+        return json_error(error)
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        phrase = _PHRASES.get(error.status_code, str(error.detail))
+        message = phrase.format(method=request.method, path=request.url.path)
+        response = json_error(ApiError(error.status_code, message))
+        response.headers.update(error.headers or {})
+        return response
+
+    for kind in (ApiError, LlmanacError, ValidationError):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(HTTPException, http)

@@ -1,0 +1,85 @@
+"""Log-probabilities in the two shapes of OpenAI's API.
+
+A token is shown as its text; a token that is not whole UTF-8 by itself as `bytes:\\xe2\\x82`, so that no two tokens of
+a dictionary collide; with `return_tokens_as_token_ids` as `token_id:123`.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from llmanac.generate.engine import Score
+
+if TYPE_CHECKING:
+    from llmanac.tokenizers._base import Tokenizer
+
+LOWEST = -9999.0  # what the API writes for a probability of zero; JSON has no infinity
+
+
+class TokenTexts:
+    """How tokens are shown."""
+
+    def __init__(self, tokenizer: Tokenizer | None, *, as_ids: bool = False) -> None:
+        self._tokenizer, self._as_ids = tokenizer, as_ids
+
+    def bytes_of(self, token: int) -> bytes:
+        if self._tokenizer is None or token >= self._tokenizer.vocab_size:
+            return b""
+        return self._tokenizer.token_bytes(token)
+
+    def text_of(self, token: int) -> str:
+        data = self.bytes_of(token)
+        if self._as_ids or not data:
+            return f"token_id:{token}"
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+class CompletionLogprobs:
+    """`choices[].logprobs` of /v1/completions, for one choice as it grows (offsets go on from chunk to chunk)."""
+
+    def __init__(self, texts: TokenTexts) -> None:
+        self._texts = texts
+        self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def render(self, scores: Iterable[Score]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for score in scores:
+            out["tokens"].append(self._texts.text_of(score.id))
+            out["token_logprobs"].append(None if score.logprob is None else max(score.logprob, LOWEST))
+            out["top_logprobs"].append(None if score.logprob is None else self._top(score, score.logprob))
+            out["text_offset"].append(self._offset)
+            self._offset += len(self._decoder.decode(self._texts.bytes_of(score.id)))
+        return out
+
+    def _top(self, score: Score, own: float) -> dict[str, float]:
+        """The alternatives and always the token itself; two tokens of one text are told apart by their ids."""
+        top: dict[str, float] = {}
+        for token, value in {**score.top, score.id: own}.items():
+            text = self._texts.text_of(token)
+            top[f"token_id:{token}" if text in top else text] = max(value, LOWEST)
+        return top
+
+
+def chat_logprobs(scores: Iterable[Score], texts: TokenTexts, alternatives: int) -> dict[str, Any]:
+    """`choices[].logprobs` of /v1/chat/completions."""
+
+    def entry(token: int, value: float | None) -> dict[str, Any]:
+        shown = max(LOWEST if value is None else value, LOWEST)
+        return {"token": texts.text_of(token), "logprob": shown, "bytes": list(texts.bytes_of(token))}
+
+    return {
+        "content": [
+            {
+                **entry(score.id, score.logprob),
+                "top_logprobs": [entry(*item) for item in list(score.top.items())[:alternatives]],
+            }
+            for score in scores
+        ],
+        "refusal": None,
+    }

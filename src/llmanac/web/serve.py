@@ -1,0 +1,102 @@
+"""`llmanac serve`: claim the port, load the model, serve until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from llmanac.core.errors import LlmanacError
+from llmanac.generate.engine import Engine
+from llmanac.web.assistant import Assistant
+from llmanac.web.server import create_app
+
+GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
+
+Load = Callable[[], tuple[Engine, Assistant | None]]
+
+
+def claim_port(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes any free one.
+
+    Raises:
+        LlmanacError: the port is taken, is not allowed, or the host is not an address of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise LlmanacError(f"--host {host}: not an address of this machine; use 127.0.0.1 or 0.0.0.0") from error
+    family, kind, protocol, _, address = found[0]
+    claimed = socket.socket(family, kind, protocol)
+    if sys.platform != "win32":  # there it would let two servers share a port
+        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        claimed.bind(address)
+        claimed.listen(128)
+    except OSError as error:
+        claimed.close()
+        if isinstance(error, PermissionError):
+            raise LlmanacError(f"--port {port}: this user may not listen on it; use one above 1023") from error
+        reason = "something else listens there" if "in use" in str(error).lower() else str(error.strerror).lower()
+        raise LlmanacError(f"--port {port}: cannot listen on {host} ({reason}); choose another --port") from error
+    return claimed
+
+
+def serve(
+    engine: Engine | Load,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    model_name: str = "llmanac",
+    assistant: Assistant | None = None,
+    max_queue: int = 64,
+) -> None:
+    """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is told at once.
+
+    Args:
+        engine: an engine, or a function that loads one (with its assistant, if it has one).
+        host: where to listen; the loopback address by default, so that nobody else reaches it.
+
+    Raises:
+        LlmanacError: the port cannot be claimed.
+    """
+    with contextlib.closing(claim_port(host, port)) as claimed:
+        if not isinstance(engine, Engine):
+            engine, assistant = engine()
+        app = create_app(engine, model_name=model_name, assistant=assistant, max_queue=max_queue)
+        name, actual = claimed.getsockname()[:2]
+        shown = f"[{name}]" if ":" in name else name
+        print(
+            f"Serving {model_name} at http://{shown}:{actual} (chat page) and http://{shown}:{actual}/v1 (OpenAI API)."
+        )
+        print("Press Ctrl-C to stop.", flush=True)
+        run(app, claimed)
+
+
+def run(app: FastAPI, claimed: socket.socket) -> None:
+    """Run an app on a bound socket until Ctrl-C."""
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
+        uvicorn.Server(config).run(sockets=[claimed])
+
+
+def serve_command(path: str, *, host: str = "127.0.0.1", port: int = 8000, max_queue: int = 64) -> None:
+    """The body of `llmanac serve`: a run's folder, a model's folder, or a hub model's name."""
+
+    def load() -> tuple[Engine, Assistant | None]:
+        from llmanac.generate.load import load_engine
+
+        engine = load_engine(path)
+        return engine, open_assistant(Path(path), engine)
+
+    serve(load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue)
+
+
+def open_assistant(folder: Path, engine: Engine) -> Assistant | None:
+    """The assistant of a run, if it has one."""
+    return None

@@ -1,0 +1,214 @@
+"""The one thread that runs the engine, and the bounded queue in front of it.
+
+HTTP handlers live in the event loop and never touch the model. They hand a `Job` to the `Worker`, whose thread steps
+one `Scheduler` for all clients, so that their sequences share each call of the model, and sends every piece back to
+the loop. At most `max_queue` jobs wait for a row; the next one is refused with `Busy`, at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from llmanac.core.errors import LlmanacError
+from llmanac.generate.engine import Engine, Piece, Request, evaluating
+from llmanac.generate.scheduler import Scheduler
+
+log = logging.getLogger("llmanac.web")
+
+Pieces = Iterator[tuple[int, Piece]]
+
+
+class Busy(LlmanacError):
+    """The queue is full; try again later."""
+
+
+class Job:
+    """What one HTTP request asks of the engine: prompts to continue, or work of its own that yields the pieces.
+
+    Must be made inside the event loop that will read it.
+
+    Attributes:
+        requests: the engine requests; `pieces` names them by their place in this list.
+        work: runs in the worker's thread, between two steps, in place of the scheduler.
+        extra: what `work` leaves for the reply.
+    """
+
+    def __init__(self, requests: list[Request], work: Callable[[Job], Pieces] | None = None) -> None:
+        self.requests = requests
+        self.work = work
+        self.extra: dict[str, Any] = {}
+        self.started = False
+        self.cancelled = False
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
+
+    @property
+    def rows(self) -> int:
+        """Sequences that are not finished yet."""
+        return sum(s.finish_reason is None for r in self.requests for s in r.sequences)
+
+    def deliver(self, event: tuple[int, Piece] | Exception | None) -> None:
+        """Send a piece, a failure, or the end to the event loop; called from the worker's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the loop is closed: nobody is listening any more
+            self.cancelled = True
+
+    async def pieces(self, patience: float | None = None) -> AsyncIterator[tuple[int, Piece] | None]:
+        """`(request, piece)` as they come; `None` each time that `patience` seconds brought nothing.
+
+        Raises whatever stopped the job.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(patience):  # wait_for may swallow a cancellation (Python 3.11)
+                    event = await self._events.get()
+            except TimeoutError:
+                yield None
+                continue
+            if event is None:
+                return
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+
+class Worker:
+    """Runs jobs on an engine in one thread.
+
+    Args:
+        max_queue: jobs that may wait while every row is taken.
+    """
+
+    def __init__(self, engine: Engine, *, max_queue: int = 64) -> None:
+        self.engine, self.max_queue = engine, max_queue
+        self.scheduler = Scheduler(engine.model, rows=engine.rows)
+        self._jobs: list[Job] = []  # accepted and not over
+        self._inbox: deque[Job] = deque()
+        self._owners: dict[Request, tuple[Job, int]] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="llmanac-engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread after the step in progress."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def submit(self, job: Job) -> None:
+        """Accept a job. Raises Busy where the queue is full."""
+        with self._changed:
+            waiting = sum(not j.started for j in self._jobs)
+            if waiting >= self.max_queue and sum(j.rows for j in self._jobs) >= self.engine.rows:
+                raise Busy(f"the server is busy: {waiting} requests are waiting; try again in a moment")
+            self._jobs.append(job)
+            self._inbox.append(job)
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for this job any more; its rows leave the batch before the next step."""
+        with self._changed:
+            job.cancelled = True
+            self._changed.notify()
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Jobs that run, and jobs that wait."""
+        with self._changed:
+            started = sum(j.started for j in self._jobs)
+            return started, len(self._jobs) - started
+
+    def _run(self) -> None:
+        with evaluating(self.engine.model):
+            while (job := self._next()) is not _STOP:
+                try:
+                    if isinstance(job, Job):
+                        self._begin(job)
+                    elif self.scheduler.busy:
+                        self._step()
+                except Exception as error:
+                    self._fail(error, [job] if isinstance(job, Job) else None)
+        for job in self._jobs:
+            job.deliver(LlmanacError("the server is shutting down"))
+
+    def _next(self) -> object:
+        """The next new job, or None where there is only stepping to do; waits while there is neither."""
+        with self._changed:
+            while True:
+                self._drop_cancelled()
+                if self._closed:
+                    return _STOP
+                if self._inbox:
+                    return self._inbox.popleft()
+                if self.scheduler.busy:
+                    return None
+                self._changed.wait()
+
+    def _drop_cancelled(self) -> None:
+        gone = [job for job in self._jobs if job.cancelled]
+        for job in gone:
+            if job in self._inbox:
+                self._inbox.remove(job)
+            self._end(job)
+
+    def _begin(self, job: Job) -> None:
+        if job.work is not None:
+            job.started = True
+            for event in job.work(job):
+                job.deliver(event)
+                if job.cancelled:
+                    break
+            self._finish(job)
+            return
+        for index, request in enumerate(job.requests):
+            self._owners[request] = (job, index)
+            self.scheduler.submit(request)
+
+    def _step(self) -> None:
+        touched: dict[int, Job] = {}
+        for sequence in self.scheduler.step():
+            job, index = self._owners[sequence.request]
+            job.started = True
+            job.deliver((index, sequence.take()))
+            if sequence.finish_reason:
+                touched[id(job)] = job
+        for job in touched.values():
+            if all(request.finished for request in job.requests):
+                self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        job.deliver(None)
+        with self._changed:
+            self._end(job)
+
+    def _end(self, job: Job) -> None:
+        self._jobs = [j for j in self._jobs if j is not job]
+        for request in job.requests:
+            if self._owners.pop(request, None) is not None and not request.finished:
+                self.scheduler.cancel(request)
+
+    def _fail(self, error: Exception, jobs: list[Job] | None) -> None:
+        """Tell those concerned: one job, or all that the scheduler was running or had waiting."""
+        log.error("a request failed", exc_info=error)
+        if jobs is None:
+            jobs = list({id(job): job for job, _ in self._owners.values()}.values())
+            self.scheduler.reset()
+            self._owners.clear()
+        for job in jobs:
+            job.deliver(error)
+            with self._changed:
+                self._end(job)
+
+
+_STOP = object()
