@@ -34,15 +34,15 @@ def trials(mode: str, count: int, seed: int, folder: Path) -> dict[str, int]:
 
 
 def test_killed_anywhere_ends_the_same(tmp_path: Path) -> None:
-    found = trials("good", 4, 1, tmp_path)
+    found = trials("good", 3, 1, tmp_path)
     assert found["wrong"] == 0, found
-    assert found["kills"] >= 8, found
+    assert found["kills"] >= 6, found
     assert found["in_write"] >= 2, found
 
 
 @pytest.mark.parametrize("mode", ["random states not restored", "written in place without checksums"])
 def test_the_controls_are_caught(mode: str, tmp_path: Path) -> None:
-    found = trials(mode, 3, 2, tmp_path)
+    found = trials(mode, 2, 2, tmp_path)
     assert found["wrong"] >= 1, found
 
 

@@ -1,0 +1,32 @@
+"""What every schedule keeps to, whatever its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmanac.core import registry, spec
+from llmanac.core.errors import SpecError
+
+NAMES = list(registry.methods("schedule"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [1, 2, 7, 100, 12345])
+def test_is_a_share_at_every_step_and_wastes_none(name, steps):
+    share = registry.build("schedule", name, steps=steps)
+    values = [share(step) for step in range(steps)]
+    assert all(0 < value <= 1 for value in values)
+    assert max(values) > 0.8
+    assert share(steps) >= 0  # asked for by a run that goes on past its plan
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_depends_on_the_step_alone(name):
+    share = registry.build("schedule", name, steps=50)
+    assert [share(s) for s in (40, 3, 40, 0)] == [share(40), share(3), share(40), share(0)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refuses_shares_that_are_none(name):
+    with pytest.raises(SpecError, match=r"warmup: 1\.5 is not a share"):
+        spec.make_method("schedule", {"name": name, "warmup": 1.5})
