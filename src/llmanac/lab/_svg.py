@@ -1,6 +1,6 @@
 """Small charts as inline SVG, for a page that is one file: lines with bands, dots with intervals, labelled points.
 
-Colours are Okabe and Ito's, which stay apart for the colour-blind; every series also has a marker or a label of its own.
+Colours are Okabe and Ito's, which stay apart for the colour-blind; every series is labelled too.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Frame:
         """The chart; `title` is what a screen reader says."""
         body = "".join(self.parts)
         words = html.escape(title)
-        return f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{words}"><title>{words}</title>{body}</svg>'
+        box = f'viewBox="0 0 {WIDTH} {self.height}"'
+        return f'<svg {box} role="img" aria-label="{words}"><title>{words}</title>{body}</svg>'
 
 
 def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:

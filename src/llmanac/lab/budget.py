@@ -72,6 +72,7 @@ def make_plan(
     *,
     tuning_runs: int = 0,
     min_steps: int = MIN_STEPS,
+    stated: int | None = None,
 ) -> Plan:
     """The most steps that fit.
 
@@ -79,15 +80,25 @@ def make_plan(
         budget: seconds for everything, what is `spent` already (data, calibration) included.
         ratios: each arm's steps over those of an arm whose ratio is 1.
         tuning_runs: how many further runs every arm gets for its sweep.
+        stated: the steps that the base states for an arm whose ratio is 1, where it does; they must fit.
 
     Raises:
-        SpecError: an arm would get fewer than `min_steps`; the message says what budget would do.
+        SpecError: an arm would get fewer than `min_steps`, or the stated steps do not fit; the message says what budget
+            would do.
     """
     runs = seeds + tuning_runs
     fixed = runs * sum(s.fixed_seconds for s in speed.values())
     a_step = runs * sum(s.step_seconds * ratios[arm] for arm, s in speed.items())
     usable = budget * (1 - RESERVE) - spent - fixed
-    steps = {arm: max(0, math.floor(usable / a_step * ratios[arm])) for arm in speed}
+    most = usable / a_step
+    if stated is not None and stated > most:
+        needed = (spent + fixed + a_step * stated) / (1 - RESERVE)
+        raise SpecError(
+            f"--budget {format_duration(budget)} is too little for train.steps = {stated} ({runs} runs of each of "
+            f"{len(speed)} arms); use --budget {round_up(needed)}, or leave train.steps out"
+        )
+    # floor(most) first: where tokens are held every arm must get the very same number
+    steps = {arm: max(0, round(math.floor(stated or most) * ratios[arm])) for arm in speed}
     short = min(steps, key=lambda arm: steps[arm])
     if steps[short] < min_steps:
         needed = (spent + fixed + a_step * (min_steps + 1) / min(ratios.values())) / (1 - RESERVE)

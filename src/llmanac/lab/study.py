@@ -19,7 +19,7 @@ from llmanac.core.errors import TrainingError
 from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.pairing import pairing_record
-from llmanac.lab.stats import MIN_REPLICATES, Comparison, Metric, compare_arms
+from llmanac.lab.stats import Comparison, Metric, compare_arms
 
 FORMAT_VERSION = 1
 ALPHA = 0.05
@@ -188,9 +188,3 @@ def _pairs(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, list[Any]]:
 def system_load() -> float | None:
     """The one-minute load average, where the system has one."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def enough_seeds(result: Mapping[str, Any]) -> bool:
-    """Whether there are replicates enough for a verdict."""
-    values: dict[str, list[float]] = next(iter(result["values"].values()), {})
-    return min((len(v) for v in values.values()), default=0) >= MIN_REPLICATES

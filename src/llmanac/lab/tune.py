@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmanac.core.errors import SpecError, TrainingError
-from llmanac.core.spec import diff, patch
+from llmanac.core.spec import patch
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import Cache
 from llmanac.lab.study import Measurement, Trial
@@ -36,31 +36,30 @@ def parse_tune(text: str | None) -> tuple[float, ...]:
     return tuple(2.0 ** (i - (count - 1) / 2) for i in range(count))
 
 
-def scaled(arm: Arm, base: Any, factor: float) -> Arm:
+def scaled(arm: Arm, factor: float) -> Arm:
     """The arm with every learning rate of its optimizer times a factor.
 
     Raises:
         SpecError: an optimizer without a learning rate.
     """
     optimizer = arm.spec.train.optimizer
-    names = [
-        f.name
+    before = {
+        f"train.optimizer.{f.name}": getattr(optimizer, f.name)
         for f in dataclasses.fields(optimizer)
         if (f.name == "lr" or f.name.endswith("_lr")) and isinstance(getattr(optimizer, f.name), float)
-    ]
-    if not names:
+    }
+    if not before:
         raise SpecError(f"--tune: arm {arm.label!r} uses {optimizer.name}, which has no learning rate to tune")
-    changes = {f"train.optimizer.{name}": getattr(optimizer, name) * factor for name in names}
-    spec = patch(arm.spec, changes)
-    found = diff(base, spec)
-    held = arm.held | {path: found[path] for path in changes if path in found}
-    return dataclasses.replace(arm, spec=spec, diff=found, held=held)
+    if factor == 1.0:
+        return arm
+    after = {path: value * factor for path, value in before.items()}
+    moved = {path: (arm.diff.get(path, (before[path], None))[0], value) for path, value in after.items()}
+    return dataclasses.replace(arm, spec=patch(arm.spec, after), diff=arm.diff | moved, held=arm.held | moved)
 
 
 def tune(
     trial: Trial,
     arms: Sequence[Arm],
-    base: Any,
     factors: Sequence[float],
     cache: Cache,
     advance: Callable[[str, int, bool], None] | None = None,
@@ -74,7 +73,7 @@ def tune(
     values: dict[str, dict[str, float | None]] = {arm.label: {} for arm in arms}
     for factor in factors:
         for arm in arms:
-            tried = scaled(arm, base, factor)
+            tried = scaled(arm, factor)
             found, cached = cache.run(
                 trial.parts(tried, TUNING_SEED),
                 lambda work, tried=tried: _try(trial, tried, work),  # type: ignore[misc]
@@ -96,7 +95,7 @@ def tune(
         "chosen": chosen,
         "at_the_edge": edges,
     }
-    return [scaled(arm, base, chosen[arm.label]) for arm in arms], record
+    return [scaled(arm, chosen[arm.label]) for arm in arms], record
 
 
 def _try(trial: Trial, arm: Arm, work: Any) -> dict[str, Any]:

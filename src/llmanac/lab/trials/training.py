@@ -39,8 +39,8 @@ CODE = ("llmanac.train.loop", "llmanac.data.pack", "llmanac.data.tokens", "llman
 class TrainingTrial:
     """Trains an arm under a seed. `tuning` reads the result off the tuning texts instead."""
 
-    metrics = (BITS_PER_BYTE,)
-    costs = TRAINING_COSTS
+    metrics: tuple[Metric, ...] = (BITS_PER_BYTE,)
+    costs: tuple[Metric, ...] = TRAINING_COSTS
     replicate = "seed"
 
     def __init__(self, prepared: Prepared, device: str = "auto", *, tuning: bool = False) -> None:

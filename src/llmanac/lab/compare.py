@@ -1,0 +1,271 @@
+"""`llmanac compare`: methods against each other at equal budget, over paired replicates, with a verdict.
+
+compare("position", "rope,learned,none", budget="3m", seeds=3)
+compare("ffn", ["swiglu", "relu"], hold="params")
+compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmanac.core.device import machine
+from llmanac.core.errors import SpecError, nearest
+from llmanac.core.files import read_json, read_toml
+from llmanac.core.spec import parse_patches
+from llmanac.lab import words
+from llmanac.lab.arms import parse_arms
+from llmanac.lab.axis import find_axis
+from llmanac.lab.budget import MIN_STEPS
+from llmanac.lab.cache import Cache, digest, versions
+from llmanac.lab.controlled import Question, run_controlled
+from llmanac.lab.hold import check_hold
+from llmanac.lab.posthoc import run_decoding, run_tokenizers
+from llmanac.lab.report import PAGE, RESULT, mark_stale, write_study
+from llmanac.lab.tune import parse_tune
+from llmanac.recipes.spec import load_recipe, seconds
+
+BASE = Path(__file__).with_name("base.toml")
+STUDIES = Path(__file__).with_name("studies")
+RUNNERS = {"training": run_controlled, "decoding": run_decoding, "tokenizers": run_tokenizers}
+KEYS = ("kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "set", "title")
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study.
+
+    Attributes:
+        folder: holds study.json, study.html and study.md.
+        data: what study.json holds; docs/compare.md describes it.
+    """
+
+    folder: Path
+    data: dict[str, Any]
+
+    @property
+    def page(self) -> Path:
+        return self.folder / PAGE
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """The verdict on each arm but the baseline, on the first metric."""
+        metric = words.primary(self.data)["name"]
+        return {c["arm"]: c["verdict"] for c in self.data["comparisons"].get(metric, [])}
+
+    def values(self, metric: str | None = None) -> dict[str, list[float]]:
+        """One number a replicate, by arm."""
+        found: dict[str, list[float]] = self.data["values"][metric or words.primary(self.data)["name"]]
+        return found
+
+    def comparison(self, arm: str, metric: str | None = None) -> dict[str, Any]:
+        """Everything about one arm against the baseline. Raises SpecError for an arm that has none."""
+        found = {c["arm"]: c for c in self.data["comparisons"][metric or words.primary(self.data)["name"]]}
+        if arm not in found:
+            raise SpecError(f"{arm!r} was not compared{nearest(arm, found)} (compared: {', '.join(found)})")
+        return dict(found[arm])
+
+    def markdown(self) -> str:
+        """The study in one line of Markdown."""
+        return words.markdown(self.data)
+
+
+def compare(
+    kind: str,
+    arms: str | Sequence[Any] | Mapping[str, Any],
+    *,
+    base: Any = None,
+    budget: str | float = "3m",
+    seeds: int = 3,
+    hold: str | None = None,
+    tune: str | None = None,
+    margin: float = 0.005,
+    baseline: str | None = None,
+    artefact: str | Path | None = None,
+    patches: Mapping[str, Any] | Iterable[str] = (),
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
+    min_steps: int = MIN_STEPS,
+    report: Callable[[str], None] = print,
+    command: str = "",
+) -> StudyResult:
+    """Compare methods on one axis; everything else comes from one base.
+
+    Args:
+        kind: what varies: a kind (`position`, `ffn`, `optimizer`, `decoding`, `tokenizer`, ...), a dotted path of the
+            recipe (`train.optimizer.lr`), or `recipe` for whole recipes.
+        arms: names, or names with fields (`mlp{width=512}`); a mapping gives labels of your own.
+        base: a recipe (name, path, data or Spec); a small model on the documentation of this Python by default.
+        budget: time for everything, what was cached not counted.
+        seeds: replicates of what is trained; sampling seeds of a decoding method.
+        hold: what is equal between arms: tokens (default), params, flops or time.
+        tune: `lr=3` gives every arm the same sweep of its learning rate.
+        margin: relative margin of equivalence.
+        baseline: the arm that the others are compared with; the first by default.
+        artefact: the run or model that decoding methods are applied to; the run whose text tokenizers are trained on.
+        patches: of the base, as `-s` takes them.
+        folder: where the study goes; `studies/<kind>-<arms>` by default.
+        cache: where runs are kept; `studies/cache` by default, shared by every study beside it.
+        min_steps: a plan with fewer steps for any arm is refused.
+        report: what lines for the user are given to.
+
+    Raises:
+        SpecError: an unknown kind, arm, hold or field; two axes; fewer than two arms; a difference off the axis; a
+            budget that is too small. The message says what to do.
+        LlmanacError: arms that did not start equal.
+    """
+    axis, texts = find_axis(kind), parse_arms(arms)
+    known = [text.label for text in texts]
+    baseline = baseline or known[0]
+    if baseline not in known:
+        raise SpecError(f"baseline: {baseline!r} is not one of the arms{nearest(baseline, known)} ({', '.join(known)})")
+    if seeds < 1:
+        raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs 3")
+    if not margin > 0:
+        raise SpecError(f"--margin: {margin} is not above 0; 0.005 is half a percent of the baseline")
+    if axis.trial != "training":
+        refused = [name for name, value in (("--hold", hold), ("--tune", tune)) if value is not None]
+        if refused:
+            raise SpecError(
+                f"{refused[0]}: nothing is trained when {kind} is compared, so there is nothing to hold or tune"
+            )
+    changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
+    question = Question(
+        axis=axis,
+        texts=tuple(texts),
+        base=load_recipe(BASE if base is None else base, changes).spec,
+        baseline=baseline,
+        budget=float(budget) if isinstance(budget, (int, float)) else seconds(budget, "--budget"),
+        seeds=seeds,
+        hold=check_hold(hold),
+        factors=parse_tune(tune),
+        margin=margin,
+        min_steps=min_steps,
+        artefact=str(artefact) if artefact is not None else None,
+    )
+    place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
+    _keep_stale(place, report)
+    store = Cache(cache if cache is not None else place.parent / "cache")
+    found = RUNNERS[axis.trial](question, place, store, report)
+    found |= {
+        "machine": machine(),
+        "versions": versions(),
+        "command": command or _command(kind, known, budget, seeds, hold, tune, margin),
+    }
+    write_study(place, found)
+    return StudyResult(place, found)
+
+
+def folder_name(kind: str, labels: Sequence[str]) -> str:
+    """A folder's name for a study: letters, digits, dots and hyphens only."""
+    text = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([kind, *labels])).strip("-.")
+    return text if len(text) <= 80 else f"{text[:70]}-{digest(text)[:8]}"
+
+
+def _command(kind: str, labels: Sequence[str], *options: Any) -> str:
+    names = ("--budget", "--seeds", "--hold", "--tune", "--margin")
+    given = [f"{name} {value}" for name, value in zip(names, options, strict=True) if value is not None]
+    return f"llmanac compare {shlex.quote(kind)} --arms {shlex.quote(','.join(labels))} {' '.join(given)}"
+
+
+def _keep_stale(folder: Path, say: Callable[[str], None]) -> None:
+    """A page whose code has changed is marked and moved aside before a new one takes its place."""
+    if not (folder / RESULT).is_file():
+        return
+    changed = mark_stale(folder)
+    if not changed:
+        return
+    name = f"stale-{digest(read_json(folder / RESULT)['sources'])[:8]}"
+    for path in (folder / RESULT, folder / PAGE):
+        path.replace(folder / f"{name}{path.suffix}")
+    say(f"{', '.join(changed)} changed since the last study here; its page is kept as {folder / name}.html")
+
+
+def load_study(path: str) -> dict[str, Any]:
+    """A study from a TOML file, or one that comes with the package by name.
+
+    Raises:
+        SpecError: an unknown name or key.
+        DataError: a file that is not there or not TOML.
+    """
+    builtin = {p.stem: p for p in sorted(STUDIES.glob("*.toml"))}
+    data = read_toml(builtin.get(path, Path(path)))
+    for key in data:
+        if key not in KEYS:
+            raise SpecError(f"{path}: {key}: no such key{nearest(key, KEYS)} (known: {', '.join(KEYS)})")
+    for key in ("kind", "arms"):
+        if key not in data:
+            raise SpecError(f"{path}: {key} is missing")
+    if isinstance(data.get("base"), str) and not Path(data["base"]).is_file():
+        beside = builtin.get(path, Path(path)).with_name(data["base"])
+        data["base"] = str(beside) if beside.is_file() else data["base"]
+    return data
+
+
+def studies() -> list[str]:
+    """The studies that come with the package."""
+    return [p.stem for p in sorted(STUDIES.glob("*.toml"))]
+
+
+def run_study(path: str, **overrides: Any) -> StudyResult:
+    """Run a study from TOML (or a built-in one by name); what is given here overrides what the file says."""
+    data = load_study(path)
+    data.pop("title", None)
+    patches = dict(data.pop("set", {})) | dict(overrides.pop("patches", {}))
+    given = {k: v for k, v in overrides.items() if v is not None}
+    given.setdefault("folder", Path("studies") / Path(path).stem)
+    kind, arms = data.pop("kind"), given.pop("arms", None) or data.pop("arms")
+    data.pop("arms", None)
+    return compare(kind, arms, patches=patches, **(data | given))
+
+
+def compare_command(
+    kind: str,
+    arms: str | None,
+    *,
+    budget: str | None = None,
+    seeds: int | None = None,
+    hold: str | None = None,
+    tune: str | None = None,
+    margin: float | None = None,
+    base: str | None = None,
+    artefact: str | None = None,
+    patches: Sequence[str] = (),
+    folder: Path | None = None,
+) -> None:
+    """The body of `llmanac compare`: run, then print the table and where the page is."""
+    options: dict[str, Any] = {
+        "budget": budget,
+        "seeds": seeds,
+        "hold": hold,
+        "tune": tune,
+        "margin": margin,
+        "base": base,
+        "artefact": artefact,
+        "folder": folder,
+        "command": shlex.join(["llmanac", *sys.argv[1:]]),
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    changes = parse_patches(patches)
+    try:
+        if kind in studies() or kind.endswith(".toml"):
+            done = run_study(kind, arms=arms, patches=changes, **given)
+        elif arms is None:
+            raise SpecError(
+                "--arms: say what to compare, for example --arms rope,learned; or run a study by name: "
+                + ", ".join(studies())
+            )
+        else:
+            done = compare(kind, arms, patches=changes, **given)
+    except KeyboardInterrupt:
+        print("\nStopped; every finished run is kept. The same command goes on from there.", file=sys.stderr)
+        raise SystemExit(130) from None
+    from llmanac.lab.console import print_study
+
+    print_study(done)

@@ -1,0 +1,256 @@
+"""A study of what is trained: settle, calibrate, plan, tune, and hand the arms to `Study`.
+
+What is measured once is written to `plan.json` before the first run and used again: the precision, the attention form
+and the steps never depend on how busy the machine is when a study goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmanac.core.errors import SpecError
+from llmanac.core.files import read_json, write_json
+from llmanac.core.spec import diff, dump, make
+from llmanac.lab.arms import ArmText
+from llmanac.lab.axis import Arm, Axis, resolve
+from llmanac.lab.budget import MIN_STEPS, Plan, format_duration, make_plan, round_up
+from llmanac.lab.cache import Cache, digest
+from llmanac.lab.hold import Hold, hold_parameters, step_ratios
+from llmanac.lab.prepare import prepare
+from llmanac.lab.study import Study
+from llmanac.lab.trials.training import TrainingTrial, calibrate
+from llmanac.lab.tune import tune
+from llmanac.train import TrainSpec
+from llmanac.train.plan import plan as settle
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the user asked for.
+
+    Attributes:
+        baseline: the arm that the others are compared with.
+        factors: the sweep of `--tune`, empty where there is none.
+        min_steps: fewer steps than this for any arm are refused.
+    """
+
+    axis: Axis
+    texts: tuple[ArmText, ...]
+    base: Any
+    baseline: str
+    budget: float
+    seeds: int
+    hold: Hold = "tokens"
+    factors: tuple[float, ...] = ()
+    margin: float = 0.005
+    min_steps: int = MIN_STEPS
+    artefact: str | None = None
+
+
+Say = Callable[[str], None]
+
+
+def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
+    """The whole study; returns its result as plain data.
+
+    Raises:
+        SpecError: arms that differ off the axis, a hold that cannot be met, a budget that is too small.
+    """
+    started = time.monotonic()
+    prepared = prepare(question.base, cache.root / "data")
+    trial = TrainingTrial(prepared, question.base.device)
+    vocabulary = prepared.tokenizer.vocab_size
+    record = _Record(folder, question, prepared.identity)
+    base = record.settled_base or _settle_base(question, trial, cache.root)
+    arms = resolve(base, question.axis, question.texts)
+    if question.axis.name == "recipe":
+        arms = [_settle_arm(arm, base, record.settled_train(arm.label), trial, cache.root) for arm in arms]
+    if question.hold == "params":
+        arms = hold_parameters(arms, base, question.axis, question.baseline, vocabulary)
+    for arm in arms:
+        say(f"{arm.label}{' (baseline)' if arm.label == question.baseline else ''}: {arm.describe()}")
+    plan = record.reusable(question, say)
+    if plan is None:
+        plan = _plan(question, trial, arms, cache, started, vocabulary)
+        record.write(base, arms, plan)
+    _say_plan(plan, say)
+    arms = [with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in arms]
+    tuned = None
+    if question.factors:
+        tuning = TrainingTrial(prepared, question.base.device, tuning=True)
+        arms, tuned = tune(tuning, arms, question.factors, cache, _progress(say))
+    study = Study(
+        question.axis.name,
+        question.axis,
+        tuple(arms),
+        question.baseline,
+        tuple(range(question.seeds)),
+        trial,
+        question.margin,
+        about={
+            "hold": question.hold,
+            "tune": tuned,
+            "plan": plan.as_json(),
+            "base": dump(base),
+            "data": prepared.record(),
+            "min_steps": question.min_steps,
+        },
+    )
+    return study.run(cache, _progress(say))
+
+
+def _progress(say: Say) -> Callable[[str, int, bool], None]:
+    def advance(arm: str, seed: int, cached: bool) -> None:
+        say(f"seed {seed}, {arm}: {'from the cache' if cached else 'done'}")
+
+    return advance
+
+
+def with_steps(arm: Arm, steps: int, baseline: int | None = None) -> Arm:
+    """The arm with its planned steps; where they are not the baseline's, that is what `--hold` moved."""
+    arm = dataclasses.replace(arm, spec=_train(arm.spec, steps=steps))
+    if baseline in (None, steps):
+        return arm
+    moved = {"train.steps": (baseline, steps)}
+    return dataclasses.replace(arm, diff=arm.diff | moved, held=arm.held | moved)
+
+
+def _train(recipe: Any, **changes: Any) -> Any:
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **changes))
+
+
+def _settle_base(question: Question, trial: TrainingTrial, root: Path) -> Any:
+    """The base with precision, attention form and micro-batch measured on the baseline's model, for every arm."""
+    first = next(t for t in question.texts if t.label == question.baseline)
+    arm = resolve(question.base, question.axis, [first])[0]
+    if question.axis.name == "recipe":
+        return question.base
+    settled = _settled(arm.spec.train, trial, arm, root)
+    names = ("dtype", "attention", "micro_batch", "compile")
+    return _train(question.base, **{name: getattr(settled, name) for name in names})
+
+
+def _settle_arm(arm: Arm, base: Any, known: TrainSpec | None, trial: TrainingTrial, root: Path) -> Arm:
+    """Whole recipes settle for themselves what they leave open, once."""
+    settled = known or _settled(arm.spec.train, trial, arm, root)
+    spec = dataclasses.replace(arm.spec, train=dataclasses.replace(settled, steps=None))
+    return dataclasses.replace(arm, spec=spec, diff=diff(base, spec))
+
+
+def _settled(train: TrainSpec, trial: TrainingTrial, arm: Arm, root: Path) -> TrainSpec:
+    model, source, objective = trial.build(arm, 0)
+    # Compiling is left to recipes that state it: it would change a study's step times halfway through a first run.
+    open_spec = dataclasses.replace(
+        train, steps=train.steps or 1, compile="never" if train.compile == "auto" else train.compile
+    )
+    return settle(model, source, objective, open_spec, folder=root).spec
+
+
+def _plan(
+    question: Question, trial: TrainingTrial, arms: Sequence[Arm], cache: Cache, started: float, vocabulary: int
+) -> Plan:
+    work = cache.root / "calibration" / digest([str(time.time_ns()), *[dump(arm.spec) for arm in arms]])[:16]
+    try:
+        short = [with_steps(arm, 1) for arm in arms]
+        speed = calibrate(trial, short, work, steps=20 if question.min_steps >= MIN_STEPS else 3)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    step_seconds = {label: s.step_seconds for label, s in speed.items()}
+    ratios = step_ratios(question.hold, arms, question.baseline, vocabulary, step_seconds)
+    return make_plan(
+        question.budget,
+        time.monotonic() - started,
+        question.seeds,
+        speed,
+        ratios,
+        tuning_runs=len(question.factors),
+        min_steps=question.min_steps,
+        stated=question.base.train.steps,
+    )
+
+
+def _say_plan(plan: Plan, say: Say) -> None:
+    for label, steps in plan.steps.items():
+        runs = plan.seeds + plan.tuning_runs
+        say(f"plan: {label}: {runs} runs of {steps:,} steps, {format_duration(plan.seconds_of(label))} each")
+    say(f"plan: {format_duration(plan.expected_seconds)} expected of {format_duration(plan.budget_seconds)}")
+
+
+class _Record:
+    """`plan.json`: what was measured for a question, so that asking it again does not measure again.
+
+    A question with more seeds keeps the steps, and its budget is what the further seeds may take: that is how an
+    inconclusive study goes on. Another budget for the same seeds is another plan.
+    """
+
+    def __init__(self, folder: Path, question: Question, data: str) -> None:
+        self.path = folder / PLAN
+        self.definition = digest(
+            {
+                "axis": [question.axis.name, question.axis.path],
+                "arms": [[t.label, t.value, list(t.patches or ())] for t in question.texts],
+                "base": dump(question.base),
+                "baseline": question.baseline,
+                "hold": question.hold,
+                "factors": list(question.factors),
+                "min_steps": question.min_steps,
+                "data": data,
+                "threads": torch.get_num_threads(),
+            }
+        )
+        self._found = read_json(self.path) if self.path.is_file() else None
+        if self._found is not None and self._found.get("definition") != self.definition:
+            self._found = None
+
+    @property
+    def settled_base(self) -> Any:
+        """The base as it was settled for this question, or None."""
+        if self._found is None:
+            return None
+        from llmanac.recipes.spec import RecipeSpec
+
+        return make(RecipeSpec, self._found["base"], "base")
+
+    def settled_train(self, label: str) -> TrainSpec | None:
+        """How an arm of whole recipes was settled, or None."""
+        return None if self._found is None else make(TrainSpec, self._found["trains"][label], "train")
+
+    def reusable(self, question: Question, say: Say) -> Plan | None:
+        """The plan made before, where it still answers the question.
+
+        Raises:
+            SpecError: more seeds than the budget has time for.
+        """
+        if self._found is None:
+            return None
+        plan = Plan.from_json(self._found["plan"])
+        if question.seeds <= plan.seeds:
+            return plan if question.budget == plan.budget_seconds else None
+        further = question.seeds - plan.seeds
+        needed = further * sum(plan.seconds_of(label) for label in plan.steps)
+        if needed > question.budget:
+            raise SpecError(
+                f"--seeds {question.seeds}: {further} further seeds at the planned steps take "
+                f"{format_duration(needed)}, more than --budget {format_duration(question.budget)}; "
+                f"use --budget {round_up(needed)}"
+            )
+        say(f"going on with the plan in {self.path}: {further} further seeds")
+        plan = dataclasses.replace(plan, seeds=question.seeds, expected_seconds=plan.expected_seconds + needed)
+        write_json(self.path, self._found | {"plan": plan.as_json()})
+        return plan
+
+    def write(self, base: Any, arms: Sequence[Arm], plan: Plan) -> None:
+        """Keep the plan before the first run."""
+        trains = {arm.label: dump(arm.spec.train) for arm in arms}
+        known = {"definition": self.definition, "base": dump(base), "trains": trains}
+        write_json(self.path, known | {"plan": plan.as_json()})

@@ -1,0 +1,350 @@
+"""The page of a study, from its `study.json` alone: every number on it is a number there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from llmanac.core.errors import DataError
+from llmanac.core.files import read_json, write_json, write_text
+from llmanac.lab import words
+from llmanac.lab._svg import Line, Row, interval_chart, line_chart, point_chart
+from llmanac.lab.budget import format_duration
+from llmanac.lab.sources import changed
+from llmanac.lab.stats import interval, mean
+from llmanac.lab.words import Result
+
+TEMPLATES = Path(__file__).with_name("templates")
+RESULT, PAGE, LINE = "study.json", "study.html", "study.md"
+PLOTTED = (
+    "parameters", "train_flops", "seconds", "decode_tokens_per_second", "peak_memory", "vocabulary", "encode_rate",
+)  # fmt: skip
+
+
+@dataclass
+class Section:
+    """One part of the page."""
+
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    charts: list[dict[str, str]] = field(default_factory=list)
+    blocks: list[str] = field(default_factory=list)
+
+
+def write_study(folder: Path, result: Result) -> Path:
+    """Write study.json, study.html and study.md; returns the page's path."""
+    write_json(folder / RESULT, dict(result))
+    write_text(folder / LINE, words.markdown(result) + "\n")
+    return write_text(folder / PAGE, render(result))
+
+
+def mark_stale(folder: Path) -> list[str]:
+    """Compare a study's code with today's; where it changed, say so on the page and keep it. Returns what changed.
+
+    Raises:
+        DataError: there is no study in the folder.
+    """
+    result = read_json(folder / RESULT)
+    if not isinstance(result, dict) or "sources" not in result:
+        raise DataError(f"{folder / RESULT}: is not the result of a study")
+    found = changed(result["sources"])
+    if found != result.get("stale", []):
+        result["stale"] = found
+        write_study(folder, result)
+    return found
+
+
+def render(result: Result) -> str:
+    """The page as one HTML file."""
+    page = {
+        "title": words.title(result),
+        "subtitle": _subtitle(result),
+        "warnings": words.warnings(result),
+        "lead": " ".join(words.sentences(result)) or "There is nothing to compare: no second arm finished.",
+        "sections": [section for section in _sections(result) if section],
+    }
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("study.html").render(page=page)
+
+
+def _subtitle(result: Result) -> str:
+    machine = result.get("machine", {})
+    return (
+        f"{words.plural(words.replicates(result), result['replicate'])}, {words.held_words(result)}; "
+        f"{machine.get('cpu', 'unknown machine')}, {words.plural(machine.get('threads', 0), 'thread')}; "
+        f"{result.get('started', '')}; "
+        f"{format_duration(result.get('seconds', 0.0))}."
+    )
+
+
+def _sections(result: Result) -> list[Section | None]:
+    return [
+        *[_verdicts(result, metric) for metric in result["metrics"]],
+        _costs(result),
+        _curves(result),
+        _trade(result),
+        _arms(result),
+        _plan(result),
+        _tuning(result),
+        _pairing(result),
+        _how(result),
+    ]
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[Any]], base: int | None = None, caption: str = ""
+) -> dict[str, Any]:
+    """A table for a Section; a cell is a text, or `(text, class)`."""
+
+    def cell(value: Any) -> dict[str, str]:
+        text, word = value if isinstance(value, tuple) else (value, "")
+        return {"text": text, "word": word}
+
+    body = [{"cells": [cell(v) for v in row], "base": index == base} for index, row in enumerate(rows)]
+    return {"head": list(head), "rows": body, "caption": caption}
+
+
+def _verdicts(result: Result, metric: Mapping[str, Any]) -> Section | None:
+    values = result["values"].get(metric["name"], {})
+    if not values:
+        return None
+    name, label = metric["name"], metric["title"] or metric["name"].replace("_", " ")
+    compared = {c["arm"]: c for c in result["comparisons"][name]}
+    better = f"{metric['better']} is better"
+    rows: list[list[Any]] = []
+    base = None
+    for index, (arm, found) in enumerate(values.items()):
+        if arm == result["baseline"]:
+            base = index
+            rows.append([f"{arm} (baseline)", words.quantity(mean(found), metric["unit"]), "", "", "", "", "", ""])
+            continue
+        if arm not in compared:
+            rows.append([arm, words.quantity(mean(found), metric["unit"]), "", "", "", "", "", ""])
+            continue
+        c = compared[arm]
+        rows.append(
+            [
+                arm,
+                words.quantity(c["mean"], metric["unit"]),
+                words.difference(c),
+                words.interval(c),
+                words.p_value(c["p"]),
+                words.p_value(c["p_equivalence"]),
+                f"{c['improved']} of {c['n']}",
+                (words.verdict(c, result["replicate"]), c["verdict"]),
+            ]
+        )
+    head = ["", f"mean {label}", "difference", "95% interval", "p", "p equivalent", "improved", "verdict"]
+    first = metric is words.primary(result) or metric == words.primary(result)
+    section = Section(
+        f"{label[:1].upper()}{label[1:]} ({better})" + ("" if first else ", also measured"),
+        tables=[table(head, rows, base)],
+    )
+    if first:
+        section.paragraphs.append(
+            f"Differences are paired by {result['replicate']}; intervals are t intervals over {result['replicate']}s, "
+            "one arm at a time. Both p columns are adjusted over the arms (Holm). Equivalent: two one-sided tests put "
+            f"the difference inside {result['margin']:.2%} of the baseline, whatever its sign."
+        )
+        detectable = [c["detectable"] for c in compared.values() if c["detectable"] is not None]
+        if detectable:
+            section.paragraphs.append(
+                f"With this many {result['replicate']}s a difference of "
+                f"{words.quantity(max(detectable), metric['unit'])} would have been found four times in five."
+            )
+    section.charts = _verdict_charts(result, metric, values, compared)
+    return section
+
+
+def _verdict_charts(
+    result: Result, metric: Mapping[str, Any], values: Mapping[str, Any], compared: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    label = metric["title"] or metric["name"].replace("_", " ")
+    many = max(map(len, values.values())) > 60
+    levels = []
+    for arm, v in values.items():
+        low, high = interval(v) if len(v) > 1 else (None, None)
+        levels.append(Row(arm, () if many else v, mean(v), low, high))
+    base = values.get(result["baseline"], [])
+    pairs = []
+    for arm, c in compared.items():
+        dots = [] if many else [x - b for x, b in zip(values[arm], base, strict=True)]
+        pairs.append(Row(arm, dots, c["difference"], c["low"], c["high"]))
+    dots_are = "no dots: too many to show" if many else f"dots: one {result['replicate']} each"
+    out = [
+        {
+            "svg": interval_chart(levels, label, f"{label} of each arm"),
+            "caption": f"Square: mean, line: 95% interval, {dots_are}. The spread of levels, not of differences.",
+        }
+    ]
+    margin = max((c["margin"] for c in compared.values()), default=None)
+    if pairs:
+        out.append(
+            {
+                "svg": interval_chart(
+                    pairs, f"difference from {result['baseline']}", "Paired differences", zero=True, margin=margin
+                ),
+                "caption": "Paired differences from the baseline, 95% intervals; grey: the margin of equivalence.",
+            }
+        )
+    return out
+
+
+def _costs(result: Result) -> Section | None:
+    costs, units = result["costs"], result["cost_units"]
+    if not costs:
+        return None
+    head = ["", *[(u["title"] or u["name"].replace("_", " ")) for u in units]]
+    rows = [[arm, *[words.quantity(found.get(u["name"]), u["unit"]) for u in units]] for arm, found in costs.items()]
+    note = "Means over the runs. " + (
+        "Parameters, FLOPs, tokens and time are all given, whichever was held equal; FLOPs are counted for each matrix "
+        "product, forward and backward."
+        if result.get("hold")
+        else "Measured on the same inputs."
+    )
+    base = list(costs).index(result["baseline"]) if result["baseline"] in costs else None
+    return Section("What each arm costs", [note], [table(head, rows, base)])
+
+
+def _curves(result: Result) -> Section | None:
+    lines = []
+    for arm, by_seed in result["curves"].items():
+        runs = [run for run in by_seed.values() if run]
+        if not runs:
+            continue
+        points = min(len(run) for run in runs)
+        xs = [mean([run[i]["tokens"] for run in runs]) for i in range(points)]
+        columns = [[run[i]["value"] for run in runs] for i in range(points)]
+        band = [interval(c) for c in columns] if len(runs) > 1 else []
+        lines.append(Line(arm, list(zip(xs, map(mean, columns), strict=True)), band))
+    if not lines:
+        return None
+    label = words.primary(result)["title"] or words.primary(result)["name"]
+    chart = {
+        "svg": line_chart(lines, "training tokens", label, "Learning curves"),
+        "caption": "On a small part of the held-out text; mean over the seeds, band: 95% interval, cut at the frame.",
+    }
+    return Section("Learning curves", charts=[chart])
+
+
+def _trade(result: Result) -> Section | None:
+    metric = words.primary(result)
+    values = result["values"].get(metric["name"], {})
+    units = {u["name"]: u for u in result["cost_units"]}
+    charts = []
+    for name in PLOTTED:
+        found = [(arm, result["costs"][arm].get(name), mean(v)) for arm, v in values.items() if arm in result["costs"]]
+        points = [(arm, float(cost), y) for arm, cost, y in found if cost is not None]
+        if len(points) < 2 or name not in units:
+            continue
+        unit_better = units[name]["better"]
+        label = units[name]["title"] or name.replace("_", " ")
+        unit = f" ({units[name]['unit']})" if units[name]["unit"] else ""
+        quality = metric["title"] or metric["name"]
+        charts.append(
+            {
+                "svg": point_chart(points, label + unit, quality, f"{quality} against {label}"),
+                "caption": f"{quality} ({metric['better']} is better) against {label} ({unit_better} is better).",
+            }
+        )
+    return Section("Quality against cost", charts=charts) if charts else None
+
+
+def _arms(result: Result) -> Section:
+    rows = []
+    for arm in result["arms"]:
+        changes = [f"{path}: {_short(old)} → {_short(new)}" for path, (old, new) in arm["diff"].items()]
+        held = ", ".join(arm["held"]) or "nothing"
+        rows.append([arm["label"], "; ".join(changes) or "as the base", held])
+    where = f" ({result['path']})" if result["path"] else ""
+    return Section(
+        "What differs",
+        [f"The axis is {result['kind']}{where}. Each arm's resolved difference from the base; nothing else differs."],
+        [table(["arm", "difference from the base", "moved to hold or tune"], rows)],
+    )
+
+
+def _short(value: Any) -> str:
+    return "unset" if value is None else str(value)
+
+
+def _plan(result: Result) -> Section | None:
+    plan = result.get("plan")
+    if not plan:
+        return None
+    if "steps" not in plan:
+        return Section("The plan", [plan["words"]])
+    rows = [
+        [arm, f"{plan['steps'][arm]:,}", f"{1000 * s['step_seconds']:.1f} ms", format_duration(s["fixed_seconds"])]
+        for arm, s in plan["speed"].items()
+    ]
+    said = (
+        f"Budget {format_duration(plan['budget_seconds'])}; {format_duration(plan['spent_seconds'])} of it went on "
+        f"text and calibration; {words.plural(plan['seeds'], 'seed')}"
+        + (f" and {words.plural(plan['tuning_runs'], 'tuning run')}" if plan["tuning_runs"] else "")
+        + f" for each arm; expected {format_duration(plan['expected_seconds'])} in all."
+    )
+    return Section("The plan", [said], [table(["arm", "steps", "a step", "beside the steps"], rows)])
+
+
+def _tuning(result: Result) -> Section | None:
+    found = result.get("tune")
+    if not found:
+        return None
+    factors = [f"{f:g}" for f in found["factors"]]
+    rows = [
+        [arm, *["diverged" if v[f] is None else f"{v[f]:.4f}" for f in factors], f"x{found['chosen'][arm]:g}"]
+        for arm, v in found["values"].items()
+    ]
+    said = "The same factors on every arm's learning rate, under a seed and on texts that the result does not use."
+    return Section("Tuning", [said], [table(["arm", *[f"x{f}" for f in factors], "chosen"], rows)])
+
+
+def _pairing(result: Result) -> Section | None:
+    found = result.get("pairing") or {}
+    if not found.get("checked"):
+        return None
+    rows = [
+        [
+            seed,
+            str(s["shared_tensors"]),
+            str(s["tensors_that_differ"]),
+            f"{s['rows']} {'equal' if s['rows_equal'] else 'not equal'}",
+            s["tensor_hash"],
+            s["row_hash"],
+        ]
+        for seed, s in found["seeds"].items()
+    ]
+    said = (
+        "Checked in every run: initial tensors of one name and shape are equal between arms, and so are the first rows "
+        "of training text. A study whose arms do not start equal stops."
+    )
+    head = ["seed", "equal tensors", "different", "rows compared", "hash of the tensors", "hash of the rows"]
+    return Section("Pairing", [said], [table(head, rows)])
+
+
+def _how(result: Result) -> Section:
+    machine, runs = result.get("machine", {}), result.get("runs", [])
+    facts = {
+        "command": result.get("command", ""),
+        "machine": ", ".join(f"{k} {v}" for k, v in machine.items() if v is not None),
+        "load": f"{result.get('load', {}).get('before')} before, {result.get('load', {}).get('after')} after",
+        "runs": f"{len(runs)}, of which {sum(r['cached'] for r in runs)} were cached",
+        "text": _text(result.get("data", {})),
+        "artefact": result.get("artefact", ""),
+        "code": f"{len(result.get('sources', {}))} source files, each hashed in {RESULT}",
+    }
+    return Section("How it was made", blocks=["\n".join(f"{k:<9} {v}" for k, v in facts.items() if v)])
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    if not data:
+        return ""
+    return ", ".join(f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in data.items())

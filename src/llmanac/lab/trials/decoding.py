@@ -1,0 +1,207 @@
+"""A trial that decodes: one finished model, the same prompts, and only the decoding method differs.
+
+Each prompt is the beginning of a passage from a held-out document; the passage's own continuation is the reference.
+
+    reference F1      word F1 of the continuation against the reference                              higher is better
+    rep-4             1 - distinct 4-grams / 4-grams of the continuation's tokens                    lower is better
+    distinct-2        distinct 2-grams / 2-grams                                                     higher is better
+    likelihood gap    | mean log p(continuation) - mean log p(reference) | under the model, a token  lower is better
+
+Repetition and diversity as in Welleck et al. 2020 and Li et al. 2016. The gap is Holtzman et al. 2020's observation as
+a number: people do not write the most probable text, so text far more probable than theirs is as odd as far less.
+
+Every arm writes the same number of tokens (nothing ends a continuation early). A prompt's value is its mean over the
+sampling seeds. Passages of one document are alike, so the replicate is the document, as long as there are ten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.spec import dump
+from llmanac.evaluate.answers import f1
+from llmanac.generate.engine import Engine
+from llmanac.lab.axis import Arm
+from llmanac.lab.cache import digest, versions
+from llmanac.lab.sources import fingerprint
+from llmanac.lab.stats import Metric
+from llmanac.lab.study import Measurement
+
+MEASURE_VERSION = 1
+PROMPT_TOKENS, NEW_TOKENS = 32, 64
+FEWEST_GROUPS = 10  # with fewer documents than this, each passage is a replicate of its own and the page says so
+CODE = ("llmanac.generate.engine", "llmanac.evaluate.answers")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A prompt, what really follows it, and the document it is from."""
+
+    document: str
+    prompt: tuple[int, ...]
+    reference: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished model and its tokenizer, with the hash of the files they were read from."""
+
+    path: str
+    model: Any
+    tokenizer: Any
+    sha256: str
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> Artefact:
+        """Read a run's folder, a model's folder, or a hub model.
+
+        Raises:
+            LlmanacError: nothing that can be loaded is there.
+        """
+        from llmanac.models.load import load_model, locate
+        from llmanac.recipes.folders import model_folder
+        from llmanac.tokenizers.load import load_tokenizer
+
+        folder = locate(model_folder(path))
+        tokens = next((p for p in (folder, Path(path) / "tokenizer") if (p / "tokenizer.json").is_file()), None)
+        if tokens is None:
+            raise LlmanacError(f"{folder}: no tokenizer.json beside the model; a decoding study needs its tokenizer")
+        model = load_model(folder, device=device)
+        return cls(str(path), model, load_tokenizer(tokens), hash_files(folder, tokens / "tokenizer.json"))
+
+
+def hash_files(folder: Path, *more: Path) -> str:
+    """sha256 over the names and bytes of a model's weights and configs."""
+    total = hashlib.sha256()
+    for path in [*sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]), *more]:
+        with open(path, "rb") as handle:
+            total.update(f"{path.name}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def passages(artefact: Artefact, documents: Sequence[tuple[str, str]], most: int) -> list[Passage]:
+    """At most `most` passages, one of each document in turn, so that every document has a part.
+
+    Args:
+        documents: (name, text) of held-out documents.
+
+    Raises:
+        DataError: no document is long enough for one passage.
+    """
+    context = artefact.model.max_length or PROMPT_TOKENS + NEW_TOKENS
+    new = min(NEW_TOKENS, max(1, context - PROMPT_TOKENS))
+    length = PROMPT_TOKENS + new
+    by_document: list[list[Passage]] = []
+    for name, text in documents:
+        ids = [int(i) for i in artefact.tokenizer.encode_array(text)]
+        starts = range(0, len(ids) - length + 1, length)
+        found = [
+            Passage(name, tuple(ids[s : s + PROMPT_TOKENS]), tuple(ids[s + PROMPT_TOKENS : s + length])) for s in starts
+        ]
+        if found:
+            by_document.append(found)
+    if not by_document:
+        raise DataError(f"no held-out document has the {length} tokens of one prompt and its continuation; add text")
+    out: list[Passage] = []
+    for turn in range(max(map(len, by_document))):
+        out += [found[turn] for found in by_document if turn < len(found)]
+        if len(out) >= most:
+            break
+    return out[:most]
+
+
+class DecodingTrial:
+    """Continues every prompt with the arm's decoding method."""
+
+    metrics: tuple[Metric, ...] = (
+        Metric("reference_f1", "", "higher", "reference F1"),
+        Metric("rep_4", "", "lower", "rep-4"),
+        Metric("distinct_2", "", "higher", "distinct-2"),
+        Metric("likelihood_gap", "nat/token", "lower"),
+    )
+    costs: tuple[Metric, ...] = (
+        Metric("decode_tokens_per_second", "token/s", "higher", "decoding speed"),
+        Metric("mean_logprob", "nat/token", "higher", "mean log p under the model"),
+        Metric("reference_logprob", "nat/token", "higher", "mean log p of the reference"),
+    )
+
+    def __init__(self, artefact: Artefact, found: Sequence[Passage]) -> None:
+        self.artefact, self.passages = artefact, list(found)
+        names = list(dict.fromkeys(p.document for p in self.passages))
+        self.replicate = "document" if len(names) >= FEWEST_GROUPS else "prompt"
+        self.groups = (
+            [[i for i, p in enumerate(self.passages) if p.document == name] for name in names]
+            if self.replicate == "document"
+            else [[i] for i in range(len(self.passages))]
+        )
+        self._reference: list[float] | None = None
+
+    def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Everything that decides an arm's numbers; a method that draws nothing is the same under every seed."""
+        model = getattr(self.artefact.model, "spec", None)
+        return {
+            "trial": "decoding",
+            "measure": MEASURE_VERSION,
+            "decoding": dump(arm.spec),
+            "seed": seed if arm.spec.draws else 0,
+            "artefact": self.artefact.sha256,
+            "passages": digest([[list(p.prompt), list(p.reference), p.document] for p in self.passages]),
+            "sources": fingerprint([arm.spec, *([model] if model is not None else [])], CODE),
+            "versions": versions(),
+            "device": str(next(self.artefact.model.parameters()).device),
+            "threads": torch.get_num_threads(),
+        }
+
+    def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
+        """Decode, then score every continuation."""
+        engine = Engine(self.artefact.model, self.artefact.tokenizer)
+        new = len(self.passages[0].reference)
+        start = time.perf_counter()
+        done = engine.generate(
+            [p.prompt for p in self.passages], max_new_tokens=new, decoding=(arm.spec,), stop_ids=(), seed=seed
+        )
+        taken = time.perf_counter() - start
+        reference = self.reference_logprobs(engine)
+        logprobs = [math.fsum(c.logprobs) / len(c.ids) for c in done]
+        decode = self.artefact.tokenizer.decode
+        values = {
+            "reference_f1": [f1(decode(c.ids), decode(p.reference)) for c, p in zip(done, self.passages, strict=True)],
+            "rep_4": [1.0 - distinct(c.ids, 4) for c in done],
+            "distinct_2": [distinct(c.ids, 2) for c in done],
+            "likelihood_gap": [abs(a - b) for a, b in zip(logprobs, reference, strict=True)],
+        }
+        costs: dict[str, float | None] = {
+            "decode_tokens_per_second": sum(len(c.ids) for c in done) / taken,
+            "mean_logprob": math.fsum(logprobs) / len(logprobs),
+            "reference_logprob": math.fsum(reference) / len(reference),
+        }
+        return Measurement({name: self._grouped(v) for name, v in values.items()}, costs)
+
+    def reference_logprobs(self, engine: Engine) -> list[float]:
+        """Mean log-probability a token of each passage's own continuation, read once."""
+        if self._reference is None:
+            whole = [(*p.prompt, *p.reference) for p in self.passages]
+            done = engine.generate(whole, max_new_tokens=0, prompt_logprobs=0, stop_ids=())
+            new = len(self.passages[0].reference)
+            self._reference = [
+                math.fsum(s.logprob for s in c.prompt_scores[-new:] if s.logprob is not None) / new for c in done
+            ]
+        return self._reference
+
+    def _grouped(self, values: list[float]) -> list[float]:
+        return [math.fsum(values[i] for i in group) / len(group) for group in self.groups]
+
+
+def distinct(ids: Sequence[int], n: int) -> float:
+    """The share of n-grams that are different ones; 1 where there is none."""
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0

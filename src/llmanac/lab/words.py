@@ -1,0 +1,176 @@
+"""What a study says in words: numbers with their units, verdicts, the one-line summary, what a reader is warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmanac.lab._svg import nice_number
+from llmanac.lab.budget import format_duration
+
+Result = Mapping[str, Any]
+BYTES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+DRIFT = 0.05  # `--hold time`: by how much measured times may differ before the page says so
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """A number with its unit, `-` where there is none."""
+    if value is None:
+        return "-"
+    if unit == "s":
+        return format_duration(value)
+    if unit in ("B", "B/s"):
+        for size, name in BYTES:
+            if abs(value) >= size:
+                return f"{value / size:.3g} {name}{unit.removeprefix('B')}"
+    if unit in ("", "token/s") and abs(value) >= 100:
+        text = f"{value:,.0f}" if abs(value) < 1e6 else nice_number(value)
+    else:
+        text = nice_number(value)
+    return f"{text} {unit}".strip()
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A signed relative difference."""
+    return "-" if share is None else f"{100 * share:+.{digits}f}%"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value to three places."""
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def verdict(comparison: Mapping[str, Any], replicate: str) -> str:
+    """The verdict, and what an inconclusive one would need."""
+    word = comparison["verdict"]
+    if word == "none":
+        return f"no verdict (fewer than 3 {replicate}s)"
+    if word == "inconclusive":
+        if comparison["further"] is None:
+            return f"inconclusive (no number of {replicate}s that is worth running would settle it)"
+        return f"inconclusive (about {plural(comparison['further'], replicate)} more)"
+    return str(word)
+
+
+def interval(comparison: Mapping[str, Any]) -> str:
+    """The relative 95% interval, or the absolute one where the baseline is zero."""
+    if comparison["low"] is None:
+        return "-"
+    if comparison["relative_low"] is None:
+        return f"{comparison['low']:+.4g} to {comparison['high']:+.4g}"
+    return f"{percent(comparison['relative_low'])} to {percent(comparison['relative_high'])}"
+
+
+def difference(comparison: Mapping[str, Any]) -> str:
+    """The difference, relative where that has a meaning."""
+    if comparison["relative"] is None:
+        return f"{comparison['difference']:+.4g}"
+    return percent(comparison["relative"])
+
+
+def title(result: Result) -> str:
+    """What the page is called."""
+    labels = ", ".join(arm["label"] for arm in result["arms"])
+    return f"{result['kind']}: {labels}"
+
+
+def primary(result: Result) -> Mapping[str, Any]:
+    """The metric that the verdict is on."""
+    return result["metrics"][0]
+
+
+def replicates(result: Result) -> int:
+    """How many replicates every arm has."""
+    values: dict[str, list[float]] = next(iter(result["values"].values()), {})
+    return min(map(len, values.values()), default=0)
+
+
+def held_words(result: Result) -> str:
+    """What was held equal."""
+    hold = result.get("hold")
+    if hold is None:
+        return "one artefact, hashed"
+    names = {"params": "equal parameters", "flops": "equal training FLOPs", "time": "equal training time"}
+    return names.get(hold, "equal tokens (the same steps of the same rows)")
+
+
+def sentences(result: Result) -> list[str]:
+    """One sentence an arm, on the first metric."""
+    metric = primary(result)
+    name = metric["title"] or metric["name"]
+    out = []
+    for c in result["comparisons"].get(metric["name"], []):
+        what = f"{c['arm']} against {result['baseline']}: {verdict(c, result['replicate'])}"
+        out.append(f"{what}, {name} {difference(c)} (95% interval {interval(c)}).")
+    for arm, messages in result["failed"].items():
+        out.append(f"{arm}: failed in {plural(len(messages), 'run')}, so it has no verdict ({messages[0]}).")
+    return out
+
+
+def warnings(result: Result) -> list[str]:
+    """What a reader must know before the numbers."""
+    out = []
+    if result.get("stale"):
+        out.append(
+            f"Stale: {', '.join(result['stale'])} changed since these runs. The page is kept as it was; "
+            "run the same command again for the code of today."
+        )
+    if result["kind"] == "recipe":
+        out.append(
+            "Whole-recipe comparison: many things differ between the arms, on purpose. It says which recipe is better "
+            "here, never which part of it is the reason."
+        )
+    if result.get("hold") and not result.get("tune"):
+        out.append("Untuned: every arm ran with its recipe's own learning rate; --tune lr=3 gives each the same sweep.")
+    if result.get("tune") and result["tune"]["at_the_edge"]:
+        edge = ", ".join(result["tune"]["at_the_edge"])
+        out.append(f"The best learning rate of {edge} is at the edge of the sweep; a wider one may do better.")
+    load, cores = result.get("load", {}).get("after"), result.get("load", {}).get("cores") or 0
+    if load and load > cores + 0.5:
+        out.append(
+            f"The machine was busy (load {load} on {cores} cores): times on this page are not to be trusted"
+            + (", and equal time was the condition." if result.get("hold") == "time" else ".")
+        )
+    out += _unequal(result)
+    if result["replicate"] == "prompt":
+        out.append("Prompts come from fewer than ten documents, so they are not independent: intervals are too narrow.")
+    return out
+
+
+def _unequal(result: Result) -> list[str]:
+    """Where what should have been held equal did not come out equal, and what was not held."""
+    costs, baseline = result["costs"], result["baseline"]
+    if baseline not in costs or not result.get("hold"):
+        return []
+    field = {"params": "parameters", "flops": "train_flops", "time": "seconds", "tokens": "tokens"}[result["hold"]]
+    limit = {"time": DRIFT}.get(result["hold"], 0.01)
+    wanted = costs[baseline].get(field)
+    out = []
+    for arm, found in costs.items():
+        value = found.get(field)
+        if wanted and value and abs(value / wanted - 1) > limit:
+            out.append(f"{arm} came out at {value / wanted - 1:+.1%} {field.replace('_', ' ')} of {baseline}'s.")
+    return out
+
+
+def markdown(result: Result) -> str:
+    """The study in one line of Markdown."""
+    metric = primary(result)
+    name = metric["title"] or metric["name"]
+    values = result["values"].get(metric["name"], {})
+    parts = [f"{arm} {sum(v) / len(v):.4g}" for arm, v in values.items()]
+    count = len(next(iter(values.values()), []))
+    said = "; ".join(
+        f"{c['arm']} {verdict(c, result['replicate'])} ({difference(c)})"
+        for c in result["comparisons"].get(metric["name"], [])
+    )
+    return f"**{result['kind']}** ({held_words(result)}, {plural(count, result['replicate'])}): {name} " + (
+        f"{', '.join(parts)}. Against {result['baseline']}: {said}."
+    )
