@@ -86,8 +86,9 @@ def run(
 def chat(path: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")]) -> None:
     """Talk to a run: it retrieves, answers and shows its source."""
     from llmanac.generate.console import chat_command
+    from llmanac.recipes.documentation import open_assistant
 
-    chat_command(path)
+    chat_command(path, open_assistant=open_assistant)
 
 
 @app.command()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.files import atomic_folder
+from llmanac.generate.load import locate
 from llmanac.models.load import export_model, load_model
-from llmanac.recipes.folders import model_folder
 from llmanac.tokenizers.load import load_tokenizer
 
 
@@ -19,9 +19,9 @@ def convert_command(source: str, target: Path, family: str) -> None:
     """
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise LlmanacError(f"{target}: is there already; give a folder that does not exist")
-    path = model_folder(source)
-    model = load_model(path)
-    tokenizer = load_tokenizer(path)
+    place, tokens = locate(source)
+    model = load_model(place)
+    tokenizer = load_tokenizer(tokens)
     with atomic_folder(target) as folder:
         export_model(model, folder, family=family)
         tokenizer.save(folder)

@@ -44,8 +44,8 @@ def with_reading_practice(stream: Any, run: Any) -> Any:
     )
 
 
-def finetune_spec(recipe: RecipeSpec) -> TrainSpec:
-    """The training of the fine-tuning: pretraining's settings with smaller rates and its own steps."""
+def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:
+    """The training of the fine-tuning: pretraining's settings with smaller rates, its own length and steps."""
     assert recipe.finetune is not None
     scale = recipe.finetune.learning_rate_scale
     optimizer = recipe.train.optimizer
@@ -57,7 +57,11 @@ def finetune_spec(recipe: RecipeSpec) -> TrainSpec:
     return dataclasses.replace(
         recipe.train,
         steps=recipe.finetune.steps,
+        length=length,
+        batch_tokens=max(length, recipe.train.batch_tokens),
+        micro_batch=None,
         optimizer=dataclasses.replace(optimizer, **rates),
+        attention="auto",
         checkpoint_every=None,
     )
 

@@ -11,7 +11,6 @@ from typing import Any
 from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.errors import LlmanacError, SpecError
-from llmanac.recipes.folders import model_folder
 from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe
 
 STATE = "run.json"
@@ -35,7 +34,7 @@ class Run:
         """The final model, or with `which="base"` the pretrained one."""
         from llmanac.models.load import load_model
 
-        return load_model(model_folder(self.folder, which))
+        return load_model(self.folder / which)
 
     def load_tokenizer(self) -> Any:
         """The run's tokenizer."""

@@ -184,7 +184,7 @@ class Pipeline:
                 place, self.practice.examples(), vocab_size=self.tokenizer.vocab_size,
                 fingerprint=self.tokenizer.fingerprint(),
             )  # fmt: skip
-        chosen = pairs.finetune_spec(self.spec)
+        chosen = pairs.finetune_spec(self.spec, self.practice.length)
         length = chosen.length
         stream: Any = PackedStream(
             TokenDataset(place), length=length, rows=chosen.rows, seed=self.spec.seed, packing="whole", name="pairs"

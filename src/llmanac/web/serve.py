@@ -90,13 +90,9 @@ def serve_command(path: str, *, host: str = "127.0.0.1", port: int = 8000, max_q
 
     def load() -> tuple[Engine, Assistant | None]:
         from llmanac.generate.load import load_engine
+        from llmanac.recipes.documentation import open_assistant
 
         engine = load_engine(path)
         return engine, open_assistant(Path(path), engine)
 
     serve(load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue)
-
-
-def open_assistant(folder: Path, engine: Engine) -> Assistant | None:
-    """The assistant of a run, if it has one."""
-    return None

@@ -1,0 +1,210 @@
+"""Questions with answers made from real documentation, and questions it cannot answer.
+
+A pair is a fact of the documentation (`quickstart_facts`) put into one of many forms (`quickstart_forms`), then roughened
+as people type: lower case, no question mark, a greeting, a bare name, a slip of the finger in a small word. Pairs for
+evaluation use forms that training never shows, about modules that training never shows.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llmanac.core.rng import seed_of
+from llmanac.data.sources._docstrings import Entry
+from llmanac.recipes.quickstart_facts import KINDS, Fact, Kind, facts_of, not_stated
+from llmanac.recipes.quickstart_forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS, FormSet, expand
+from llmanac.recipes.quickstart_passages import Passage, passages_of
+
+REFUSAL = "The documentation does not say."
+Unanswerable = Literal["unknown name", "not stated", "off topic"]
+UNANSWERABLE: tuple[Unanswerable, ...] = ("unknown name", "not stated", "off topic")
+_SMALL_WORDS = set("what does which the when will would can tell about give show explain with from that have this".split())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One question with its answer.
+
+    Attributes:
+        sort: a kind of fact, or why the documentation cannot answer.
+        entry, passage: where the answer stands; -1 where it stands nowhere.
+        asks: the kind of fact that is asked for, also where the answer is a refusal; empty off topic.
+    """
+
+    question: str
+    answer: str
+    sort: Kind | Unanswerable
+    entry: int = -1
+    passage: int = -1
+    asks: str = ""
+
+    @property
+    def answerable(self) -> bool:
+        """Whether the documentation holds the answer."""
+        return self.sort in KINDS
+
+
+class QuestionMaker:
+    """Makes pairs about a set of entries.
+
+    Args:
+        entries: all entries, in the order of the index.
+        use: the numbers of those to ask about (of the training modules, or of the held-out ones).
+        forms: which set of forms to draw from.
+    """
+
+    def __init__(self, entries: Sequence[Entry], use: Iterable[int], forms: FormSet, *, seed: int = 0) -> None:
+        self.entries, self.forms = entries, forms
+        self.rng = random.Random(seed_of(seed, "questions", forms))
+        self.facts: dict[Kind, list[Fact]] = defaultdict(list)
+        self.open: dict[Kind, list[tuple[int, str]]] = defaultdict(list)
+        self.names = {entry.name for entry in entries}
+        self._pieces: list[tuple[str, str]] = []
+        for number in use:
+            entry = entries[number]
+            if entry.private:
+                continue
+            passages = list(passages_of(entry, number))
+            known = list(facts_of(entry, number, passages))
+            for fact in known:
+                self.facts[fact.kind].append(fact)
+            for kind, subject in not_stated(entry, passages, known):
+                self.open[kind].append((number, subject))
+            module, _, last = entry.name.rpartition(".")
+            if module and entry.kind == "function":
+                self._pieces.append((module, last))
+        self.kinds: list[Kind] = [kind for kind in KINDS if self.facts[kind]]
+
+    def answerable(self, count: int, *, weights: dict[str, float] | None = None) -> list[Pair]:
+        """`count` pairs, balanced over the kinds (or by weights); a kind's facts repeat only when they have run out."""
+        drawn = self._kinds(count, self.kinds, weights)
+        pools = {kind: self._endless(self.facts[kind]) for kind in self.kinds}
+        return [self._pair(next(pools[kind])) for kind in drawn]
+
+    def _kinds(self, count: int, kinds: Sequence[Kind], weights: dict[str, float] | None) -> list[Kind]:
+        if not kinds:
+            return []
+        if weights is None:
+            drawn = [kinds[i % len(kinds)] for i in range(count)]
+            self.rng.shuffle(drawn)
+            return drawn
+        return self.rng.choices(kinds, [weights.get(kind, 1.0) for kind in kinds], k=count)
+
+    def _endless(self, items: Sequence):  # type: ignore[no-untyped-def, type-arg]
+        while True:
+            order = list(items)
+            self.rng.shuffle(order)
+            yield from order
+
+    def _pair(self, fact: Fact) -> Pair:
+        form = expand(self.rng.choice(FORMS[self.forms][fact.kind]), self.rng)
+        name = self._spell(self.entries[fact.entry])
+        subject = self._roughen_wish(fact.subject) if fact.kind == "which" else self._mark(fact.subject, 0.2)
+        question = self._ask(form, n=name, p=subject, s=subject)
+        return Pair(question, fact.answer, fact.kind, fact.entry, fact.passage, fact.kind)
+
+    def unanswerable(self, count: int, sorts: Sequence[Unanswerable] = UNANSWERABLE) -> list[Pair]:
+        """`count` pairs whose answer is the refusal, balanced over the sorts."""
+        makers = {"unknown name": self._unknown, "not stated": self._not_stated, "off topic": self._off_topic}
+        return [makers[sorts[i % len(sorts)]]() for i in range(count)]
+
+    def _unknown(self) -> Pair:
+        """A question about a name that looks right and is not there."""
+        kind = self.rng.choice([k for k in self.kinds if k != "which"] or ["what"])
+        form = expand(self.rng.choice(FORMS[self.forms][kind]), self.rng)
+        subject = self.rng.choice([f.subject for f in self.facts["default"]] or ["value"])
+        question = self._ask(form, n=self._invent(), p=subject, s="")
+        return Pair(question, REFUSAL, "unknown name", asks=kind)
+
+    def _invent(self) -> str:
+        """A module of one entry with the words of two others, or with a word that no documentation holds."""
+        rng = self.rng
+        while True:
+            module = rng.choice(self._pieces)[0] if self._pieces else "module"
+            words = [w for _, last in rng.choices(self._pieces or [("", "value")], k=2) for w in re.findall(r"[A-Z]?[a-z]+", last)]
+            if rng.random() < 0.5:
+                words[rng.randrange(len(words)) if words else 0 :] = [_nonsense(rng)]
+            rng.shuffle(words)
+            name = rng.choice(["_", ""]).join(words[: rng.choice([1, 2, 2])])
+            full = f"{module}.{name}" if rng.random() < 0.85 else name
+            if len(name) > 3 and full not in self.names and not any(n.endswith(f".{name}") for n in self.names):
+                return full
+
+    def _not_stated(self) -> Pair:
+        kinds = [kind for kind in self.open if self.open[kind]]
+        if not kinds:
+            return self._unknown()
+        kind = self.rng.choice(kinds)
+        number, subject = self.rng.choice(self.open[kind])
+        form = expand(self.rng.choice(FORMS[self.forms][kind]), self.rng)
+        question = self._ask(form, n=self._spell(self.entries[number]), p=self._mark(subject, 0.2), s="")
+        return Pair(question, REFUSAL, "not stated", number, asks=kind)
+
+    def _off_topic(self) -> Pair:
+        return Pair(self._ask(expand(self.rng.choice(OFF_TOPIC[self.forms]), self.rng)), REFUSAL, "off topic")
+
+    def _spell(self, entry: Entry) -> str:
+        """A name as people write it: in full, called, in back quotes, bare with its module named, or just bare."""
+        if entry.kind == "topic":
+            return self.rng.choice([f"the {entry.name} statement", f"the topic {entry.name}", f"topic {entry.name}"])
+        name, draw = entry.name, self.rng.random()
+        module, _, last = name.rpartition(".")
+        if draw < 0.15 and entry.kind == "function":
+            return f"{name}()"
+        if draw < 0.25:
+            return f"`{name}`"
+        if draw < 0.35 and module:
+            what = {"function": "function", "class": "class"}.get(entry.kind, "attribute")
+            return f"the {last} {what} {self.rng.choice(['of', 'in', 'from'])} {module}"
+        return name
+
+    def _mark(self, text: str, share: float) -> str:
+        return f"`{text}`" if self.rng.random() < share else text
+
+    def _roughen_wish(self, wish: str) -> str:
+        """Leave out some of the words, as a memory of the documentation would."""
+        words = wish.split()
+        kept = [w for i, w in enumerate(words) if i == 0 or self.rng.random() > 0.15]
+        return " ".join(kept if len(kept) >= 3 else words)
+
+    def _ask(self, form: str, **slots: str) -> str:
+        rng = self.rng
+        if rng.random() < 0.06:
+            form = _slip(form, rng)
+        if rng.random() < 0.25:
+            form = form.rstrip("?.")
+        if rng.random() < 0.3:
+            form = form.lower()
+        if rng.random() < 0.12:
+            form = rng.choice(OPENERS[self.forms]) + form
+        if rng.random() < 0.08:
+            form = form + rng.choice(CLOSERS[self.forms])
+        question = form.format(**slots) if slots else form
+        return question[:1].upper() + question[1:] if rng.random() < 0.5 and not slots.get("n", " ")[:1].islower() else question
+
+
+def _slip(form: str, rng: random.Random) -> str:
+    """Swap two letters of one small word."""
+    words = form.split(" ")
+    small = [i for i, word in enumerate(words) if word.lower() in _SMALL_WORDS]
+    if small:
+        i = rng.choice(small)
+        at = rng.randrange(len(words[i]) - 1)
+        word = words[i].lower()
+        words[i] = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    return " ".join(words)
+
+
+def _nonsense(rng: random.Random) -> str:
+    """A word that could be one."""
+    return "".join(rng.choice("bdfgklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.choice([2, 3]))) + rng.choice("nrtlx")
+
+
+def entry_passages(entries: Sequence[Entry]) -> list[Passage]:
+    """The passages of every public entry, in order; private names are not indexed."""
+    return [p for number, entry in enumerate(entries) if not entry.private for p in passages_of(entry, number)]

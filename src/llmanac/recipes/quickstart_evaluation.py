@@ -1,0 +1,119 @@
+"""How good the assistant is, on modules held out whole and on forms of questions that training never shows.
+
+- retrieved: as a user gets it: retrieval, near misses beside the right passage, refusing.
+- right passage among near misses: retrieval is helped where it failed; what is left is reading. Order is random.
+- without retrieval: the model alone.
+- first-sentence rule: the first statement of the first passage that the same retrieval finds.
+
+Every score is over answerable questions, the same number of each kind; a refusal scores what the words of the refusal
+score. Unanswerable questions are counted apart.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from llmanac.core.rng import seed_of
+from llmanac.evaluate.answers import exact_match, f1
+from llmanac.recipes.assistant import Answer, Assistant, is_refusal
+from llmanac.recipes.questions import UNANSWERABLE, Pair
+from llmanac.recipes.quickstart_index import DocumentationIndex
+from llmanac.recipes.quickstart_material import Material
+from llmanac.recipes.quickstart_passages import Passage
+
+EXAMPLES = 10
+
+
+def evaluate_assistant(assistant: Assistant, material: Material, *, questions: int = 150) -> dict[str, Any]:
+    """Ask about `questions` answerable and as many unanswerable things.
+
+    Returns:
+        scores: by way of answering: f1, exact, questions.
+        kinds: by kind of question, as a user gets it.
+        refused_unanswerable, refused_answerable: shares; `refused` has them by sort.
+        retrieval: share of questions for which a passage with the answer is found, and stands first.
+        examples: question, answer, expected, citations.
+    """
+    maker = material.maker(held_out=True)
+    asked = maker.answerable(questions)
+    answers = assistant.answers([pair.question for pair in asked])
+    texts = [answer.text for answer in answers]
+    read = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
+    closed = assistant.read([(assistant.index.find(pair.question).question, []) for pair in asked])
+    rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
+    strange = maker.unanswerable(questions, UNANSWERABLE)
+    refused = _refused(strange, assistant.answers([pair.question for pair in strange]))
+    return {
+        "scores": {
+            "retrieved, with near misses": _score(asked, texts),
+            "right passage among near misses": _score(asked, read),
+            "without retrieval": _score(asked, closed),
+            "first-sentence rule": _score(asked, rule),
+        },
+        "kinds": {kind: _score(*_only(asked, texts, kind)) for kind in maker.kinds},
+        "refused_unanswerable": sum(a * n for a, n in refused.values()) / max(1, len(strange)),
+        "refused_answerable": sum(answer.refused for answer in answers) / max(1, len(asked)),
+        "refused": {sort: share for sort, (share, _) in refused.items()},
+        "retrieval": _retrieval(assistant.index, asked),
+        "examples": [_example(pair, answer) for pair, answer in zip(asked[:EXAMPLES], answers, strict=False)],
+    }
+
+
+def _score(pairs: Sequence[Pair], texts: Sequence[str]) -> dict[str, float | int]:
+    count = max(1, len(pairs))
+    return {
+        "f1": sum(f1(t, p.answer) for p, t in zip(pairs, texts, strict=True)) / count,
+        "exact": sum(exact_match(t, p.answer) for p, t in zip(pairs, texts, strict=True)) / count,
+        "questions": len(pairs),
+    }
+
+
+def _only(pairs: Sequence[Pair], texts: Sequence[str], sort: str) -> tuple[list[Pair], list[str]]:
+    chosen = [(p, t) for p, t in zip(pairs, texts, strict=True) if p.sort == sort]
+    return [p for p, _ in chosen], [t for _, t in chosen]
+
+
+def _helped(index: DocumentationIndex, pair: Pair, number: int, seed: int) -> tuple[str, list[Passage]]:
+    """The question and its passages; the right one replaces the last where retrieval missed it; in a random order."""
+    found = index.find(pair.question)
+    shown = [index.passages[n] for n in found.passages]
+    if not any(_answers(passage, pair) for passage in shown):
+        right = [p for p in index.passages if _answers(p, pair)][:1]
+        shown = [*shown[: max(0, len(shown) - 1)], *right]
+    random.Random(seed_of(seed, "order", number)).shuffle(shown)
+    return found.question, shown
+
+
+def _answers(passage: Passage, pair: Pair) -> bool:
+    return passage.entry == pair.entry and pair.answer in passage.text
+
+
+def _first_sentence(index: DocumentationIndex, question: str) -> str:
+    found = index.find(question)
+    passage = index.passages[found.passages[0]] if found.passages else None
+    return passage.lines[0] if passage and passage.lines else ""
+
+
+def _refused(pairs: Sequence[Pair], answers: Sequence[Answer]) -> dict[str, tuple[float, int]]:
+    """By sort: the share that is refused, of how many."""
+    by: dict[str, list[bool]] = defaultdict(list)
+    for pair, answer in zip(pairs, answers, strict=True):
+        by[pair.sort].append(answer.refused or is_refusal(answer.text))
+    return {sort: (sum(values) / len(values), len(values)) for sort, values in by.items()}
+
+
+def _retrieval(index: DocumentationIndex, pairs: Sequence[Pair]) -> dict[str, float]:
+    found = first = 0
+    for pair in pairs:
+        hits = [_answers(index.passages[n], pair) for n in index.find(pair.question).passages]
+        found += any(hits)
+        first += bool(hits and hits[0])
+    return {"found": found / max(1, len(pairs)), "first": first / max(1, len(pairs))}
+
+
+def _example(pair: Pair, answer: Answer) -> dict[str, Any]:
+    cited = [{"title": c.title, "text": c.text} for c in answer.citations]
+    return {"question": pair.question, "answer": answer.text, "expected": pair.answer, "citations": cited[:1]}
