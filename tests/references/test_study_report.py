@@ -1,0 +1,210 @@
+"""The page of a study: its numbers are those of the JSON, it is one valid file, and it says what must be said."""
+
+from __future__ import annotations
+
+import copy
+import html.parser
+import json
+import math
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from llmanac.core.errors import DataError
+from llmanac.lab import sources, words
+from llmanac.lab._svg import Line, Row, interval_chart, line_chart, nice_number, point_chart, ticks
+from llmanac.lab.axis import Arm, Axis
+from llmanac.lab.costs import TRAINING_COSTS
+from llmanac.lab.report import PAGE, RESULT, mark_stale, render, write_study
+from llmanac.lab.stats import Metric
+from llmanac.lab.study import Measurement, Study
+
+VALUES = {"rope": [1.90, 1.95, 1.92], "learned": [2.00, 2.06, 2.02], "none<b>": [1.93, 1.94, 1.94]}
+
+
+class Trial:
+    metrics = (Metric("bits_per_byte", "bit/B", "lower", "bits per byte, held out"),)
+    costs = TRAINING_COSTS
+    replicate = "seed"
+
+
+def result(values: dict[str, list[float]] | None = None, **changes: Any) -> dict[str, Any]:
+    values = values or VALUES
+    count = len(next(iter(values.values())))
+    measured = {
+        arm: {
+            seed: Measurement(
+                {"bits_per_byte": [v]},
+                {c.name: 1000.0 * (i + 1) for c in TRAINING_COSTS} | {"peak_memory": None},
+                [{"step": s, "tokens": 256 * s, "seconds": s * 0.1, "value": v + 1 / s} for s in (1, 2, 3)],
+                {"parameters": {"w (2, 2)": "aa"}, "rows": ["r0", "r1"]},
+            )
+            for seed, v in enumerate(found)
+        }
+        for i, (arm, found) in enumerate(values.items())
+    }
+    diffs: dict[str, dict[str, tuple[Any, Any]]] = {arm: {"model.position.name": ("rope", arm)} for arm in values}
+    arms = tuple(Arm(arm, None, diffs[arm], {}) for arm in values)
+    axis = Axis("position", "position", "model.position")
+    study = Study("s", axis, arms, "rope", tuple(range(count)), Trial(), about={"hold": "tokens", "tune": None})  # type: ignore[arg-type]
+    found = study.conclude(measured) | {
+        "runs": [], "sources": {}, "seconds": 12.0, "started": "2026-01-02T03:04:05Z",
+        "load": {"before": 0.1, "after": 0.2, "cores": 2}, "machine": {"cpu": "A chip", "threads": 2},
+        "command": "llmanac compare position --arms rope,learned",
+        "plan": {
+            "budget_seconds": 180.0, "spent_seconds": 9.0, "expected_seconds": 170.0, "seeds": 3, "tuning_runs": 0,
+            "steps": dict.fromkeys(values, 321),
+            "speed": {a: {"step_seconds": 0.0123, "fixed_seconds": 2.0} for a in values},
+        },
+    }  # fmt: skip
+    return found | changes
+
+
+class Text(html.parser.HTMLParser):
+    """The words of a page, and whether every tag that needs closing is closed."""
+
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def read(page: str) -> str:
+    parser = Text()
+    parser.feed(page)
+    assert parser.open == [] and parser.sources == []  # one file, nothing from elsewhere
+    return " ".join(" ".join(parser.words).split())
+
+
+def test_the_page_shows_the_numbers_of_the_json() -> None:
+    found = result()
+    text = read(render(found))
+    learned, none = found["comparisons"]["bits_per_byte"]
+    assert learned["verdict"] == "worse" and none["verdict"] == "inconclusive"
+    for c in (learned, none):
+        assert f"{100 * c['relative']:+.2f}%" in text
+        assert f"{100 * c['relative_low']:+.2f}% to {100 * c['relative_high']:+.2f}%" in text
+    assert f"{sum(VALUES['learned']) / 3:.4g} bit/B" in text
+    assert f"about {none['further']} seed" in text
+    for words_ in ("321", "12.3 ms", "A chip", "llmanac compare position", "Untuned", "rope → learned", "none<b>"):
+        assert words_ in text, words_
+    assert "<b>" not in render(found)  # a label is text, never markup
+
+
+def test_every_chart_is_valid_svg() -> None:
+    page = render(result())
+    charts = [part.partition("</svg>")[0] + "</svg>" for part in page.split("<svg")[1:]]
+    assert len(charts) >= 5
+    for chart in charts:
+        root = ElementTree.fromstring("<svg" + chart)
+        assert root.attrib["aria-label"]
+        assert "nan" not in chart and "inf" not in chart
+
+
+def test_intervals_and_dots_stand_where_their_numbers_are() -> None:
+    svg = interval_chart([Row("a", [1.0, 3.0], 2.0, 0.0, 4.0)], "x", "t")
+    root = ElementTree.fromstring(svg)
+    circles = [float(c.attrib["cx"]) for c in root.iter("circle")]
+    line = next(e for e in root.iter("line") if e.attrib.get("stroke-width") == "2")
+    square = next(e for e in root.iter("rect"))
+    centre = float(square.attrib["x"]) + 3.5
+    assert centre == pytest.approx(sum(circles) / 2, abs=0.1)
+    assert float(line.attrib["x2"]) - float(line.attrib["x1"]) == pytest.approx(2 * (circles[1] - circles[0]), abs=0.3)
+
+
+def test_charts_take_what_they_may_be_given() -> None:
+    assert (
+        line_chart([], "x", "y", "t") == ""
+        and point_chart([], "x", "y", "t") == ""
+        and interval_chart([], "x", "t") == ""
+    )
+    for svg in (
+        line_chart([Line("a", [(1.0, 2.0)])], "x", "y", "t"),
+        point_chart([("a", 1.0, 1.0), ("b", 1e9, 1.0)], "x", "y", "t"),
+        point_chart([("a", 5.0, 1.0), ("b", 5.0, 2.0)], "x", "y", "t"),
+        point_chart([("a", 0.0, 1.0), ("b", 50.0, 1.0)], "x", "y", "t"),
+        interval_chart([Row("a", [0.0], 0.0, None, None)], "x", "t", zero=True, margin=0.0),
+    ):
+        ElementTree.fromstring(svg)
+        assert "nan" not in svg
+
+
+def test_ticks_are_round_and_inside() -> None:
+    for low, high in ((0, 1), (1.9, 2.06), (-3e-4, 8e-4), (0, 7.3e9)):
+        found = ticks(low, high)
+        assert 3 <= len(found) <= 7 and low - 1e-12 <= found[0] and found[-1] <= high + 1e-9 * abs(high)
+    assert [nice_number(v) for v in (0.00213, 950, 12_345, 3.4e6, 5e12)] == ["0.00213", "950", "12.3k", "3.4M", "5T"]
+
+
+def test_two_seeds_give_no_verdict_and_the_page_says_so() -> None:
+    found = result({"rope": [1.9, 1.95], "learned": [2.0, 2.06]})
+    text = read(render(found))
+    assert "no verdict (fewer than 3 seeds)" in text
+    assert found["comparisons"]["bits_per_byte"][0]["verdict"] == "none"
+
+
+def test_warnings_are_said_where_they_hold() -> None:
+    assert not any("busy" in w for w in words.warnings(result()))
+    busy = result(load={"before": 1, "after": 7.0, "cores": 2}, hold="time")
+    assert any("busy" in w and "equal time was the condition" in w for w in words.warnings(busy))
+    uneven = result()
+    uneven["costs"]["learned"]["tokens"] *= 2
+    assert any("learned came out at" in w and "tokens" in w for w in words.warnings(uneven))
+    assert any("Whole-recipe" in w for w in words.warnings(result(kind="recipe")))
+    edge = result(tune={"at_the_edge": ["rope"]})
+    assert any("edge of the sweep" in w for w in words.warnings(edge))
+    assert not any("Untuned" in w for w in words.warnings(edge))
+
+
+def test_the_line_of_markdown() -> None:
+    line = words.markdown(result())
+    assert "\n" not in line and line.startswith("**position**")
+    assert "learned worse (+5.37%)" in line
+
+
+def test_a_study_is_written_read_and_marked_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sources.fingerprint([], ["llmanac.lab.stats"])
+    found = result(sources=real)
+    write_study(tmp_path, found)
+    assert json.loads((tmp_path / RESULT).read_text())["sources"] == real
+    before = (tmp_path / PAGE).read_text()
+    assert mark_stale(tmp_path) == [] and (tmp_path / PAGE).read_text() == before
+    older = copy.deepcopy(found)
+    older["sources"] = {name: "0" * 16 if name == "lab/stats.py" else h for name, h in real.items()}
+    write_study(tmp_path, older)
+    assert mark_stale(tmp_path) == ["lab/stats.py"]
+    text = read((tmp_path / PAGE).read_text())
+    assert "Stale: lab/stats.py changed" in text
+    assert f"{100 * found['comparisons']['bits_per_byte'][0]['relative']:+.2f}%" in text  # the page is kept
+    write_study(tmp_path, found | {"stale": ["lab/stats.py"]})
+    assert mark_stale(tmp_path) == [] and "Stale" not in read((tmp_path / PAGE).read_text())
+    (tmp_path / RESULT).write_text("[]")
+    with pytest.raises(DataError, match="is not the result of a study"):
+        mark_stale(tmp_path)
+
+
+def test_quantities() -> None:
+    assert words.quantity(None, "B") == "-"
+    assert words.quantity(3 * 2**20, "B") == "3 MiB" and words.quantity(1536.0, "B/s") == "1.5 KiB/s"
+    assert words.quantity(75, "s") == "1m 15s" and words.quantity(1234, "token/s") == "1,234 token/s"
+    assert words.p_value(0.0001) == "<0.001" and words.percent(-0.0123) == "-1.23%"
+    assert not math.isnan(float(words.p_value(0.5)))
