@@ -104,7 +104,7 @@ def test_the_page_shows_the_numbers_of_the_json() -> None:
         assert f"{100 * c['relative']:+.2f}%" in text
         assert f"{100 * c['relative_low']:+.2f}% to {100 * c['relative_high']:+.2f}%" in text
     assert f"{sum(VALUES['learned']) / 3:.4g} bit/B" in text
-    assert f"about {none['further']} seed" in text
+    assert f"about {none['further']} more seed" in text
     for words_ in ("321", "12.3 ms", "A chip", "llmanac compare position", "Untuned", "rope → learned", "none<b>"):
         assert words_ in text, words_
     assert "<b>" not in render(found)  # a label is text, never markup

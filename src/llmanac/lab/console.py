@@ -56,9 +56,9 @@ def _verdicts(result: Any, metric: Any) -> Table:
 def _costs(result: Any) -> Table:
     table = Table(title="costs, means over the runs", title_justify="left")
     table.add_column("")
-    units = result["cost_units"]
-    for unit in units:
-        table.add_column(unit["title"] or unit["name"].replace("_", " "), justify="right")
-    for arm, found in result["costs"].items():
-        table.add_row(escape(arm), *[words.quantity(found.get(u["name"]), u["unit"]) for u in units])
+    for arm in result["costs"]:
+        table.add_column(escape(arm), justify="right")
+    for unit in result["cost_units"]:
+        cells = [words.quantity(found.get(unit["name"]), unit["unit"]) for found in result["costs"].values()]
+        table.add_row(unit["title"] or unit["name"].replace("_", " "), *cells)
     return table

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +86,12 @@ def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) 
         return float(torch.cuda.max_memory_allocated())
     if stepper.device.type != "cpu":
         return None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with (
+        _quiet(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen,
+    ):
         stepper(rows, 1.0, 1)
-    changes = _allocations(profiler)
+    changes = _allocations(seen)
     if changes is None:
         return None
     held = peak = 0
@@ -92,6 +99,20 @@ def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) 
         held += change
         peak = max(peak, held)
     return float(resident + peak)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what the profiler's own library writes to the process' error stream nowhere."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _allocations(profiler: Any) -> list[int] | None:

@@ -201,16 +201,21 @@ def _costs(result: Result) -> Section | None:
     costs, units = result["costs"], result["cost_units"]
     if not costs:
         return None
-    head = ["", *[(u["title"] or u["name"].replace("_", " ")) for u in units]]
-    rows = [[arm, *[words.quantity(found.get(u["name"]), u["unit"]) for u in units]] for arm, found in costs.items()]
+    head = ["", *costs]
+    rows = [
+        [
+            u["title"] or u["name"].replace("_", " "),
+            *[words.quantity(c.get(u["name"]), u["unit"]) for c in costs.values()],
+        ]
+        for u in units
+    ]
     note = "Means over the runs. " + (
         "Parameters, FLOPs, tokens and time are all given, whichever was held equal; FLOPs are counted for each matrix "
         "product, forward and backward."
         if result.get("hold")
         else "Measured on the same inputs."
     )
-    base = list(costs).index(result["baseline"]) if result["baseline"] in costs else None
-    return Section("What each arm costs", [note], [table(head, rows, base)])
+    return Section("What each arm costs", [note], [table(head, rows)])
 
 
 def _curves(result: Result) -> Section | None:

@@ -55,7 +55,8 @@ def verdict(comparison: Mapping[str, Any], replicate: str) -> str:
     if word == "inconclusive":
         if comparison["further"] is None:
             return f"inconclusive (no number of {replicate}s that is worth running would settle it)"
-        return f"inconclusive (about {plural(comparison['further'], replicate)} more)"
+        more = comparison["further"]
+        return f"inconclusive (about {more:,} more {replicate}{'' if more == 1 else 's'})"
     return str(word)
 
 
