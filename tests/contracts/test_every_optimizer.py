@@ -14,6 +14,15 @@ from llmanac.core.errors import CheckpointError, SpecError
 NAMES = list(registry.methods("optimizer"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small models gain nothing from two, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Small(nn.Module):
     """An embedding, two matrices, a vector."""
 

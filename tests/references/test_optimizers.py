@@ -12,6 +12,15 @@ from llmanac.train.optimizers.muon import orthogonalise
 SHAPES = [(70, 33), (33, 70), (48, 48), (300, 257), (19,), (1,)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small models gain nothing from two, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def parameters(dtype=torch.float64, shapes=SHAPES):
     generator = torch.Generator().manual_seed(0)
     made = [torch.randn(s, generator=generator, dtype=torch.float64) * 0.2 for s in shapes]

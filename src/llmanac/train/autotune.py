@@ -21,8 +21,12 @@ def clock(device: torch.device) -> float:
     return time.process_time() if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def attention_form(model: Any, stepper: Stepper, rows: Sequence[Any]) -> tuple[Any, dict[str, float]]:
+def attention_form(
+    model: Any, stepper: Stepper, rows: Sequence[Any], *, seconds: float
+) -> tuple[Any, dict[str, float]]:
     """Forward and backward of one micro-batch under each form, in turns; `(the fastest, median seconds by form)`.
+
+    Five turns, or as many as fit into `seconds`, but at least one.
 
     A model without the choice gives `("sdpa", {})`.
     """
@@ -40,7 +44,10 @@ def attention_form(model: Any, stepper: Stepper, rows: Sequence[Any]) -> tuple[A
     try:
         for form in FORMS:
             run(form)  # first calls allocate and build masks
+        stop = time.perf_counter() + seconds
         for turn in range(ROUNDS):
+            if turn and time.perf_counter() > stop:
+                break
             for form in FORMS if turn % 2 == 0 else FORMS[::-1]:
                 taken[form].append(_seconds(lambda form=form: run(form), stepper.device))  # type: ignore[misc]
     finally:

@@ -30,7 +30,8 @@ from llmanac.train.compiling import has_compiler
 FILE = "plan.json"
 MICRO_TOKENS = 8192  # tokens of a micro-batch by default: beyond this a step gains no speed and costs memory
 CALIBRATION_STEPS = 5
-CALIBRATION_SECONDS = 3.0
+CALIBRATION_SECONDS = 3.0  # for each of the two measurements, at most
+CALIBRATION_SHARE = 0.05  # of a budget, likewise
 COMPILE_SECONDS = 600.0  # a run must be longer for torch.compile to pay for itself
 SPARE = 0.97  # share of a budget that is planned: the rest is for checkpoints and for the machine's moods
 NAMES: dict[torch.dtype, Any] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
@@ -89,6 +90,7 @@ def plan(
     device = next(model.parameters()).device
     dtype = resolve_dtype(spec.dtype, device)
     cursor = copy.deepcopy(source.cursor())
+    limit = CALIBRATION_SECONDS if budget is None else min(CALIBRATION_SECONDS, CALIBRATION_SHARE * budget)
     with undisturbed():
         rows = next(source)
         couples = getattr(objective, "couples_batch", False)
@@ -103,13 +105,13 @@ def plan(
         model.train()
         measured: dict[str, Any] = {}
         if spec.attention == "auto":
-            form, seconds = attention_form(model, stepper, rows)
+            form, seconds = attention_form(model, stepper, rows, seconds=limit)
             spec = dataclasses.replace(spec, attention=form)
             measured["attention_seconds"] = seconds
         set_attention(model, spec.attention)
         seconds_a_step = None
         if spec.steps is None or spec.compile == "auto":
-            seconds_a_step = _step_seconds(stepper, source, rows)
+            seconds_a_step = _step_seconds(stepper, source, rows, limit)
         model.train(was_training)
     source.seek(cursor)
     gemm = measure_gemm(dtype, device) if dtype in (torch.float32, torch.bfloat16) else None
@@ -137,16 +139,14 @@ def set_attention(model: nn.Module, form: str) -> None:
         setattr(model, "attention_form", form)  # noqa: B010 - a Module's attributes are typed as tensors
 
 
-def _step_seconds(stepper: Stepper, source: Any, rows: Sequence[Any]) -> float:
+def _step_seconds(stepper: Stepper, source: Any, rows: Sequence[Any], limit: float) -> float:
     """The median of a few whole steps at learning rate 0, which leaves every weight as it is."""
     taken: list[float] = []
-    stop = time.perf_counter() + CALIBRATION_SECONDS
-    while len(taken) < CALIBRATION_STEPS or (len(taken) < 2 * CALIBRATION_STEPS and time.perf_counter() < stop):
+    stop = time.perf_counter() + limit
+    while len(taken) < 2 or (len(taken) <= CALIBRATION_STEPS and time.perf_counter() < stop):
         start = time.perf_counter()
         stepper(rows, 0.0, 0)
         rows = next(source)
         synchronize(stepper.device)
         taken.append(time.perf_counter() - start)
-        if len(taken) >= 2 and time.perf_counter() > stop:
-            break
     return statistics.median(taken[1:])  # the first one allocates
