@@ -53,7 +53,7 @@ def main() -> None:
     values |= digits().astype(np.uint8) << 7
     starts = np.flatnonzero(np.diff(values, prepend=255)).astype(np.int32)
     buffer = io.BytesIO()
-    sources = f"tiktoken {tiktoken.__version__ if hasattr(tiktoken, '__version__') else ''}, tokenizers {tokenizers.__version__}"
+    sources = f"tiktoken {tiktoken.__version__}, tokenizers {tokenizers.__version__}"
     np.savez_compressed(buffer, starts=starts, values=values[starts], sources=np.array(sources))
     path = Path(__file__).resolve().parent.parent / "src" / "llmanac" / "kernels" / TABLE
     write_bytes(path, buffer.getvalue())

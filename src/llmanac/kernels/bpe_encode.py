@@ -5,13 +5,24 @@ longer one goes through a heap of (rank, place), O(n log n), so a megabyte witho
 than prose. Both take the leftmost of equal ranks first, as `tokenizers` and tiktoken do.
 """
 
+# mypy: disable-error-code="assignment, call-arg"
+# (numba types these functions itself)
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
 from llmanac.kernels.text import (
-    ALL_ONES, ONE, SIXTEEN, grown, hash_of, load_byte, mix, prefetch, same_bytes, word_key,
+    ALL_ONES,
+    ONE,
+    SIXTEEN,
+    grown,
+    hash_of,
+    load_byte,
+    mix,
+    prefetch,
+    same_bytes,
+    word_key,
 )  # fmt: skip
 from llmanac.kernels.words import GIVEN, TEXT_END, piece_end
 
@@ -24,7 +35,7 @@ WORDS, IDS, STEPS, MISSING = 0, 1, 2, 3
 
 
 @njit
-def _insert_pair(pairs, left, right, value):  # type: ignore[no-untyped-def]
+def _insert_pair(pairs, left, right, value):
     key = (np.uint64(left) << HALF) | np.uint64(right)
     mask = np.uint64(pairs.shape[0] - 1)
     slot = mix(key) & mask
@@ -34,7 +45,7 @@ def _insert_pair(pairs, left, right, value):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _find_pair(pairs, left, right):  # type: ignore[no-untyped-def]
+def _find_pair(pairs, left, right):
     """`rank << 32 | merged id` of two neighbours, or all ones."""
     key = (np.uint64(left) << HALF) | np.uint64(right)
     mask = np.uint64(pairs.shape[0] - 1)
@@ -47,7 +58,7 @@ def _find_pair(pairs, left, right):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def pair_table(left, right, merged):  # type: ignore[no-untyped-def]
+def pair_table(left, right, merged):
     """(2^k, 2) uint64 table of merges in rank order; a repeated pair keeps its last rank, as in `tokenizers`."""
     size = 16
     while size < 2 * left.shape[0] + 2:
@@ -59,7 +70,7 @@ def pair_table(left, right, merged):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _merge_short(address, length, byte_ids, pairs, ids, ranks):  # type: ignore[no-untyped-def]
+def _merge_short(address, length, byte_ids, pairs, ids, ranks):
     """Merge a piece in place into `ids`; returns how many ids are left."""
     for i in range(length):
         ids[i] = byte_ids[load_byte(address + np.uint64(i))]
@@ -85,7 +96,7 @@ def _merge_short(address, length, byte_ids, pairs, ids, ranks):  # type: ignore[
 
 
 @njit
-def _sift_up(heap, at, key):  # type: ignore[no-untyped-def]
+def _sift_up(heap, at, key):
     while at > 0 and heap[(at - 1) >> 1] > key:
         heap[at] = heap[(at - 1) >> 1]
         at = (at - 1) >> 1
@@ -93,7 +104,7 @@ def _sift_up(heap, at, key):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _sift_down(heap, size, key):  # type: ignore[no-untyped-def]
+def _sift_down(heap, size, key):
     at = 0
     while 2 * at + 1 < size:
         child = 2 * at + 1
@@ -107,7 +118,7 @@ def _sift_down(heap, size, key):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _merge_long(address, length, byte_ids, pairs, ids, counters):  # type: ignore[no-untyped-def]
+def _merge_long(address, length, byte_ids, pairs, ids, counters):
     """The same as `_merge_short` through a heap; `counters[STEPS]` counts what it pushes and pops."""
     after, before = np.empty(length, np.int32), np.empty(length, np.int32)
     heap, size = np.empty(3 * length, np.uint64), 0
@@ -157,7 +168,7 @@ def _merge_long(address, length, byte_ids, pairs, ids, counters):  # type: ignor
 
 
 @njit
-def _merge(address, length, byte_ids, pairs, whole, token_bytes, ids, ranks, counters):  # type: ignore[no-untyped-def]
+def _merge(address, length, byte_ids, pairs, whole, token_bytes, ids, ranks, counters):
     """Ids of one piece into `ids`: the piece's own token where `whole` has it, else by merging."""
     if whole.shape[0] > 1:
         first, second = word_key(address, np.uint64(length))
@@ -182,7 +193,7 @@ def _merge(address, length, byte_ids, pairs, whole, token_bytes, ids, ranks, cou
 
 
 @njit(cache=True)
-def whole_table(token_bytes, starts, lengths, ids):  # type: ignore[no-untyped-def]
+def whole_table(token_bytes, starts, lengths, ids):
     """(2^k, 4) uint64 table of tokens by their bytes: first key, second key, length | (id + 1) << 32, start."""
     size = 16
     while size < 2 * ids.shape[0]:
@@ -201,7 +212,7 @@ def whole_table(token_bytes, starts, lengths, ids):  # type: ignore[no-untyped-d
 
 
 @njit
-def _remember(cache, arena, slot, first, second, address, length, ids, left, counters):  # type: ignore[no-untyped-def]
+def _remember(cache, arena, slot, first, second, address, length, ids, left, counters):
     """Put a merged word into the cache; when either of its parts is full, start it over."""
     words = (length + 3) // 4 if length > 16 else 0
     if counters[WORDS] * 2 >= cache.shape[0] or counters[IDS] + left + words + 1 > arena.shape[0]:
@@ -230,8 +241,9 @@ def _remember(cache, arena, slot, first, second, address, length, ids, left, cou
 
 
 @njit(cache=True)
-def encode(  # type: ignore[no-untyped-def]
-    buffer, used, byte_classes, classes, mode, ends, byte_ids, pairs, whole, token_bytes, cache, arena, counters, text_ends
+def encode(
+    buffer, used, byte_classes, classes, mode, ends, byte_ids, pairs, whole, token_bytes, cache, arena, counters,
+    text_ends,
 ):  # fmt: skip
     """Ids of every text of a packed buffer, one after the other; `text_ends[i]` is where those of text i end.
 
@@ -314,7 +326,7 @@ def encode(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def merges_of_ranks(token_bytes, starts, lengths, byte_ids, ranked):  # type: ignore[no-untyped-def]
+def merges_of_ranks(token_bytes, starts, lengths, byte_ids, ranked):
     """The merge that makes each token of a vocabulary given as ranks only (tiktoken's files).
 
     A token's merge is how the tokens before it split its bytes in two. `ranked` holds ids in rank order; the arrays

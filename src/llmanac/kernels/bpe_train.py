@@ -9,6 +9,8 @@ A merge whose bytes are a token already (a special token may equal a mergeable s
 `tokenizers` rescans whole words, and so does this.
 """
 
+# mypy: disable-error-code="assignment, call-arg"
+# (numba types these functions itself)
 from __future__ import annotations
 
 import numpy as np
@@ -23,7 +25,7 @@ BOUNDARY, INSIDE = -1, -2
 
 # ------------------------------------------------------------------------------------------------ pairs -> numbers
 @njit
-def _find(keys, values, key):  # type: ignore[no-untyped-def]
+def _find(keys, values, key):
     """The number of a pair, or -1; and the slot where it is or would go."""
     mask = np.uint64(keys.shape[0] - 1)
     slot = mix(key) & mask
@@ -33,7 +35,7 @@ def _find(keys, values, key):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _rehashed(keys, values, needed):  # type: ignore[no-untyped-def]
+def _rehashed(keys, values, needed):
     size = keys.shape[0]
     while size < needed:
         size *= 2
@@ -47,12 +49,12 @@ def _rehashed(keys, values, needed):  # type: ignore[no-untyped-def]
 
 # --------------------------------------------------------------------------------- heap of (count, pair, list), 4-ary
 @njit(inline="always")
-def _before(count, key, other_count, other_key):  # type: ignore[no-untyped-def]
+def _before(count, key, other_count, other_key):
     return count > other_count or (count == other_count and key < other_key)
 
 
 @njit
-def _push(counts, keys, lists, size, count, key, which):  # type: ignore[no-untyped-def]
+def _push(counts, keys, lists, size, count, key, which):
     at = size
     while at > 0:
         parent = (at - 1) >> 2
@@ -64,7 +66,7 @@ def _push(counts, keys, lists, size, count, key, which):  # type: ignore[no-unty
 
 
 @njit
-def _replace_top(counts, keys, lists, size, count, key, which):  # type: ignore[no-untyped-def]
+def _replace_top(counts, keys, lists, size, count, key, which):
     at = 0
     while 4 * at + 1 < size:
         best = 4 * at + 1
@@ -79,7 +81,7 @@ def _replace_top(counts, keys, lists, size, count, key, which):  # type: ignore[
 
 
 @njit
-def _magnitude(count):  # type: ignore[no-untyped-def]
+def _magnitude(count):
     bits = 0
     while count > 1:
         count >>= 1
@@ -89,7 +91,7 @@ def _magnitude(count):  # type: ignore[no-untyped-def]
 
 # ------------------------------------------------------------------------------------------------ bytes -> token ids
 @njit
-def _token_of(letters, starts, lengths, hashes, ids, left, right):  # type: ignore[no-untyped-def]
+def _token_of(letters, starts, lengths, hashes, ids, left, right):
     """`(token or -1, slot, hash)` of the bytes of `left` followed by those of `right`; `right` < 0 stands for none."""
     value, n_left = FNV_START, lengths[left]
     total = n_left + (lengths[right] if right >= 0 else 0)
@@ -115,7 +117,7 @@ def _token_of(letters, starts, lengths, hashes, ids, left, right):  # type: igno
 
 # ------------------------------------------------------------------------------------------------ the first pairs
 @njit
-def _count_first_pairs(symbols, word_of, counts, byte_of):  # type: ignore[no-untyped-def]
+def _count_first_pairs(symbols, word_of, counts, byte_of):
     """Number the pairs of bytes that occur: `(number of each place's pair, keys, counts, places of each)`."""
     number_of, pair_at = np.full(65536, -1, np.int32), np.full(symbols.shape[0], -1, np.int32)
     keys, totals, places = np.empty(65536, np.uint64), np.zeros(65536, np.int64), np.zeros(65536, np.int64)
@@ -137,7 +139,7 @@ def _count_first_pairs(symbols, word_of, counts, byte_of):  # type: ignore[no-un
 
 
 @njit
-def _rescan(places, symbols, word_of, word_start, lengths, left, right, stamps, stamp):  # type: ignore[no-untyped-def]
+def _rescan(places, symbols, word_of, word_start, lengths, left, right, stamps, stamp):
     """Every place of a pair in the words that the given places lie in."""
     found, n = np.empty(64, np.int32), 0
     for at in places:
@@ -158,7 +160,7 @@ def _rescan(places, symbols, word_of, word_start, lengths, left, right, stamps, 
 
 # ------------------------------------------------------------------------------------------------ one merge
 @njit
-def _merge_places(  # type: ignore[no-untyped-def]
+def _merge_places(
     places, symbols, word_of, word_counts, lengths, left, right, new, change, gained, seen, sides, arisen
 ):
     """Merge a pair at every place and note what its neighbours lose and gain.
@@ -209,7 +211,7 @@ def _merge_places(  # type: ignore[no-untyped-def]
 
 
 @njit
-def _change_pair(keys, values, pair_keys, pair_counts, pair_lists, pairs, left, right, amount):  # type: ignore[no-untyped-def]
+def _change_pair(keys, values, pair_keys, pair_counts, pair_lists, pairs, left, right, amount):
     """Add to a pair's count, making the pair where it is new. Returns `(its number, pairs)`."""
     key = (np.uint64(left) << HALF) | np.uint64(right)
     pair, slot = _find(keys, values, key)
@@ -223,7 +225,7 @@ def _change_pair(keys, values, pair_keys, pair_counts, pair_lists, pairs, left, 
 
 
 @njit(cache=True)
-def train(words, offsets, word_counts, byte_ids, reserved, reserved_offsets, first_free, vocab_size, min_count):  # type: ignore[no-untyped-def]
+def train(words, offsets, word_counts, byte_ids, reserved, reserved_offsets, first_free, vocab_size, min_count):
     """Learn merges until the vocabulary is full or no pair is left that occurs `min_count` times (and at least once).
 
     Args:

@@ -4,6 +4,8 @@ Texts are joined by the byte 0xFF, which UTF-8 never contains, and the buffer en
 bytes, so that an eight-byte load at the last character stays inside it.
 """
 
+# mypy: disable-error-code="assignment, call-arg"
+# (numba types these functions itself)
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -31,8 +33,8 @@ def pack(texts: Sequence[bytes]) -> tuple[np.ndarray, int]:
 
 def _load(bits: int, kind: Any) -> Any:
     @intrinsic
-    def load(typing_context, address):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def load(typing_context, address):
+        def generate(context, builder, signature, arguments):
             pointer = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(bits)))
             return builder.load(pointer, align=1)
 
@@ -46,20 +48,20 @@ load_word = _load(64, types.uint64)
 
 
 @intrinsic
-def trailing_zeros(typing_context, value):  # type: ignore[no-untyped-def]
+def trailing_zeros(typing_context, value):
     """Number of zero bits below the lowest one bit."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.uint64(types.uint64), generate
 
 
 @intrinsic
-def prefetch(typing_context, address):  # type: ignore[no-untyped-def]
+def prefetch(typing_context, address):
     """Ask the processor to bring a cache line in, without waiting for it."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         i32, pointer_type = ir.IntType(32), ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer_type, i32, i32, i32])
         function = builder.module.declare_intrinsic("llvm.prefetch", (pointer_type,), kind)
@@ -71,7 +73,7 @@ def prefetch(typing_context, address):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def mix(key):  # type: ignore[no-untyped-def]
+def mix(key):
     """Spread a 64-bit key over all its bits."""
     key ^= key >> np.uint64(32)
     key *= MIX_A
@@ -80,14 +82,14 @@ def mix(key):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def hash_of(first, second, length):  # type: ignore[no-untyped-def]
+def hash_of(first, second, length):
     """Hash of a word's key."""
     value = (first ^ (second * MIX_C) ^ length) * MIX_A
     return value ^ (value >> np.uint64(32))
 
 
 @njit(inline="always")
-def word_key(address, length):  # type: ignore[no-untyped-def]
+def word_key(address, length):
     """`(first, second)` 64-bit keys of the bytes at an address: the bytes themselves up to 16, else two hashes."""
     if length <= EIGHT:
         first = load_word(address) & (ALL_ONES >> ((EIGHT - length) << THREE))
@@ -99,7 +101,7 @@ def word_key(address, length):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _long_key(address, length):  # type: ignore[no-untyped-def]
+def _long_key(address, length):
     first, second = np.uint64(0x243F6A8885A308D3), length
     last = address + length - EIGHT
     while address < last:
@@ -118,16 +120,16 @@ def _long_key(address, length):  # type: ignore[no-untyped-def]
 
 
 @njit
-def same_bytes(left, right, length):  # type: ignore[no-untyped-def]
+def same_bytes(left, right, length):
     """Whether two addresses hold the same `length` bytes."""
-    for i in range(length):
+    for i in range(length):  # noqa: SIM110 (numba has no generators)
         if load_byte(left + np.uint64(i)) != load_byte(right + np.uint64(i)):
             return False
     return True
 
 
 @njit
-def grown(array, needed):  # type: ignore[no-untyped-def]
+def grown(array, needed):
     """A copy of a one-dimensional array with room for `needed` items, at least doubled."""
     larger = np.empty(max(array.shape[0] * 2, needed), array.dtype)
     larger[: array.shape[0]] = array

@@ -6,13 +6,25 @@ the tests compare the two. Most pieces are ASCII words: their end is found eight
 character after the other with its class from `unicode.split_classes`.
 """
 
+# mypy: disable-error-code="assignment, call-arg"
+# (numba types these functions itself)
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
 from llmanac.kernels.text import (
-    EIGHT, EXACT_KEY_BYTES, ONE, SIXTEEN, THREE, grown, hash_of, load_byte, load_word, same_bytes, trailing_zeros,
+    EIGHT,
+    EXACT_KEY_BYTES,
+    ONE,
+    SIXTEEN,
+    THREE,
+    grown,
+    hash_of,
+    load_byte,
+    load_word,
+    same_bytes,
+    trailing_zeros,
     word_key,
 )  # fmt: skip
 from llmanac.kernels.unicode import END, LETTER, MULTIBYTE, NUMBER, OTHER, SPACE
@@ -24,11 +36,12 @@ HIGH_BITS, LOW_BITS = np.uint64(0x8080808080808080), np.uint64(0x7F7F7F7F7F7F7F7
 LOWER_CASE = np.uint64(0x2020202020202020)
 FROM_A, ABOVE_Z = np.uint64(0x1F1F1F1F1F1F1F1F), np.uint64(0x0505050505050505)
 TWO = np.uint64(2)
+NO_ENDS = np.empty(0, np.int64)
 NEWLINE, RETURN, BLANK, APOSTROPHE, TEXT_END = 10, 13, 32, 39, 255
 
 
 @njit(inline="always")
-def _not_letters(eight):  # type: ignore[no-untyped-def]
+def _not_letters(eight):
     """The high bit of each byte that is no ASCII letter."""
     lower = (eight & LOW_BITS) | LOWER_CASE
     letters = (lower + FROM_A) & ~(lower + ABOVE_Z) & ~eight & HIGH_BITS
@@ -36,7 +49,7 @@ def _not_letters(eight):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _decode(at, first):  # type: ignore[no-untyped-def]
+def _decode(at, first):
     """`(code point, bytes)` of the character at an address whose first byte is `first` >= 0x80."""
     second = np.int64(load_byte(at + ONE)) & 0x3F
     if first < 0xE0:
@@ -49,7 +62,7 @@ def _decode(at, first):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _class_at(at, by_byte, by_code_point):  # type: ignore[no-untyped-def]
+def _class_at(at, by_byte, by_code_point):
     """`(class, bytes)` of the character at an address."""
     first = load_byte(at)
     kind = load_byte(by_byte + np.uint64(first))
@@ -60,7 +73,7 @@ def _class_at(at, by_byte, by_code_point):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _run_end(at, by_byte, by_code_point, wanted):  # type: ignore[no-untyped-def]
+def _run_end(at, by_byte, by_code_point, wanted):
     """Where the run of characters of one class that starts at an address ends."""
     while True:
         kind, length = _class_at(at, by_byte, by_code_point)
@@ -70,7 +83,7 @@ def _run_end(at, by_byte, by_code_point, wanted):  # type: ignore[no-untyped-def
 
 
 @njit
-def _space_end(at, by_byte, by_code_point, mode):  # type: ignore[no-untyped-def]
+def _space_end(at, by_byte, by_code_point, mode):
     """Where the piece that starts with white space ends: the last newline's end, or one short of the next word."""
     start, last, after_newline = at, at, np.uint64(0)
     while True:
@@ -78,7 +91,7 @@ def _space_end(at, by_byte, by_code_point, mode):  # type: ignore[no-untyped-def
         if kind != SPACE:
             break
         byte = load_byte(at)
-        if byte == NEWLINE or byte == RETURN:
+        if byte in (NEWLINE, RETURN):
             after_newline = at + ONE
         last = at
         at += length
@@ -92,7 +105,7 @@ def _space_end(at, by_byte, by_code_point, mode):  # type: ignore[no-untyped-def
 
 
 @njit
-def _contraction(at, any_case):  # type: ignore[no-untyped-def]
+def _contraction(at, any_case):
     """Bytes of the match of 's 't 'd 'm 'll 've 're at an apostrophe, or 0."""
     second, third = load_byte(at + ONE), load_byte(at + TWO)
     if any_case:
@@ -110,7 +123,7 @@ def _contraction(at, any_case):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _letters_end(at, eight, by_byte, by_code_point):  # type: ignore[no-untyped-def]
+def _letters_end(at, eight, by_byte, by_code_point):
     """Where a run of letters ends whose first eight bytes are `eight`, the first of them an ASCII letter."""
     stops = _not_letters(eight)
     if stops == 0:
@@ -122,7 +135,7 @@ def _letters_end(at, eight, by_byte, by_code_point):  # type: ignore[no-untyped-
 
 
 @njit
-def _gpt2_slow(start, at, by_byte, by_code_point):  # type: ignore[no-untyped-def]
+def _gpt2_slow(start, at, by_byte, by_code_point):
     if at == start and load_byte(at) == APOSTROPHE:
         length = _contraction(at, False)
         if length:
@@ -136,7 +149,7 @@ def _gpt2_slow(start, at, by_byte, by_code_point):  # type: ignore[no-untyped-de
 
 
 @njit
-def _gpt4_slow(at, by_byte, by_code_point, mode):  # type: ignore[no-untyped-def]
+def _gpt4_slow(at, by_byte, by_code_point, mode):
     first = load_byte(at)
     if first == APOSTROPHE:
         length = _contraction(at, True)
@@ -168,7 +181,7 @@ def _gpt4_slow(at, by_byte, by_code_point, mode):  # type: ignore[no-untyped-def
 
 
 @njit(inline="always")
-def piece_end(start, by_byte, by_code_point, mode):  # type: ignore[no-untyped-def]
+def piece_end(start, by_byte, by_code_point, mode):
     """Where the piece that starts at an address ends, by the pattern of `mode`."""
     eight, at = load_word(start), start
     if mode == GPT2:
@@ -178,7 +191,7 @@ def piece_end(start, by_byte, by_code_point, mode):  # type: ignore[no-untyped-d
     elif _not_letters(eight) & np.uint64(0x80):
         first = np.uint8(eight & np.uint64(255))
         kind = load_byte(by_byte + np.uint64(first))
-        if (kind == OTHER or kind == SPACE) and first != NEWLINE and first != RETURN and first != APOSTROPHE:
+        if kind in (OTHER, SPACE) and first != NEWLINE and first != RETURN and first != APOSTROPHE:
             at = start + ONE
             eight = load_word(at)
     if _not_letters(eight) & np.uint64(0x80) == 0:
@@ -189,7 +202,7 @@ def piece_end(start, by_byte, by_code_point, mode):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True)
-def piece_ends(buffer, used, byte_classes, classes, mode):  # type: ignore[no-untyped-def]
+def piece_ends(buffer, used, byte_classes, classes, mode):
     """(pieces,) end of every piece of a packed buffer, as offsets into it."""
     base = np.uint64(buffer.ctypes.data)
     by_byte, by_code_point = np.uint64(byte_classes.ctypes.data), np.uint64(classes.ctypes.data)
@@ -206,7 +219,7 @@ def piece_ends(buffer, used, byte_classes, classes, mode):  # type: ignore[no-un
 
 
 @njit
-def _rehash(table):  # type: ignore[no-untyped-def]
+def _rehash(table):
     larger = np.zeros((table.shape[0] * 2, 4), np.uint64)
     mask = np.uint64(larger.shape[0] - 1)
     for i in range(table.shape[0]):
@@ -219,10 +232,11 @@ def _rehash(table):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def count_words(buffer, used, byte_classes, classes, mode, table, words, offsets, unique):  # type: ignore[no-untyped-def]
+def count_words(buffer, used, byte_classes, classes, mode, ends, table, words, offsets, unique):
     """Count the pieces of one packed buffer into a table that grows with the distinct words, never with the text.
 
     Args:
+        ends: (pieces,) end of every piece, as `piece_ends` gives it; read only where `mode` is GIVEN.
         table: (2^k, 4) uint64 rows `first key, second key, length | (word + 1) << 32, count`.
         words: bytes of the distinct words, in order of first occurrence.
         offsets: where each word starts in `words`; `offsets[unique]` is where the next one will.
@@ -238,7 +252,10 @@ def count_words(buffer, used, byte_classes, classes, mode, table, words, offsets
         if load_byte(at) == TEXT_END:
             at += ONE
             continue
-        end = piece_end(at, by_byte, by_code_point, mode)
+        if mode == GIVEN:
+            end = base + np.uint64(ends[pieces])
+        else:
+            end = piece_end(at, by_byte, by_code_point, mode)
         pieces += 1
         length = end - at
         first, second = word_key(at, length)
@@ -281,10 +298,10 @@ class WordCounts:
         self._words, self._offsets = np.empty(1 << 12, np.uint8), np.zeros(1 << 10, np.int64)
         self.unique, self.pieces = 0, 0
 
-    def add(self, buffer: np.ndarray, used: int) -> None:
-        """Count every piece of a packed buffer."""
+    def add(self, buffer: np.ndarray, used: int, ends: np.ndarray = NO_ENDS) -> None:
+        """Count every piece of a packed buffer; `ends` says where they end if the mode is GIVEN."""
         self._table, self._words, self._offsets, self.unique, pieces = count_words(
-            buffer, used, *self._classes, self._mode, self._table, self._words, self._offsets, self.unique
+            buffer, used, *self._classes, self._mode, ends, self._table, self._words, self._offsets, self.unique
         )
         self.pieces += pieces
 
@@ -297,4 +314,4 @@ class WordCounts:
         return self._words[: offsets[-1]], offsets, counts
 
 
-assert EXACT_KEY_BYTES == int(SIXTEEN)
+assert int(SIXTEEN) == EXACT_KEY_BYTES

@@ -1,0 +1,24 @@
+"""Tokenizers: text to token ids and back. `load.py` has `load_tokenizer` and `train_tokenizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import Spec
+
+if TYPE_CHECKING:
+    from llmanac.tokenizers._base import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec(Spec):
+    """Describes how to learn a tokenizer from text."""
+
+    kind: ClassVar[str] = "tokenizer"
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        """Learn the tokenizer. Memory follows the distinct words, so `texts` may be a stream of any length."""
+        raise SpecError(f"tokenizer/{self.name}: cannot be trained")

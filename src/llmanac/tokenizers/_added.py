@@ -1,0 +1,132 @@
+"""Added tokens: whole strings that become one id wherever a text holds them, before anything else is split.
+
+The rules are those of Hugging Face `tokenizers`: the leftmost match wins, then the longest; `lstrip` and `rstrip`
+swallow white space beside it; `single_word` refuses a match inside a word; tokens marked `normalized` are looked for
+after normalisation, all others before. Special ones count only where the caller allows them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.errors import TokenizerError
+from llmanac.tokenizers._normal import SURROGATE
+
+_SPACES = [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
+WHITE_SPACE = "".join(map(chr, _SPACES))
+Normalize = Callable[[str], tuple[str, np.ndarray | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedToken:
+    """One added token. `special` ones are control tokens, which a user's text must not be able to write."""
+
+    id: int
+    text: str
+    special: bool = True
+    normalized: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of `added_tokens` in a `tokenizer.json`."""
+        data = asdict(self)
+        return {"id": data.pop("id"), "content": data.pop("text"), **data}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a text: an added token, or plain text.
+
+    `start` and `stop` are characters of the whole text; `places` (len(text) + 1,) says where each character of `text`
+    starts there, where that is not simply `start + i`.
+    """
+
+    text: str
+    start: int
+    stop: int
+    token: AddedToken | None = None
+    places: np.ndarray | None = None
+
+    def place(self, at: int) -> int:
+        """Where a character of `text` starts in the whole text."""
+        return self.start + at if self.places is None else int(self.places[at])
+
+
+class AddedTokens:
+    """All added tokens of a tokenizer. Raises TokenizerError for empty or repeated texts and repeated ids."""
+
+    def __init__(self, tokens: Sequence[AddedToken]) -> None:
+        self.tokens = tuple(sorted(tokens, key=lambda token: token.id))
+        texts: dict[str, int] = {}
+        ids: dict[int, str] = {}
+        for token in self.tokens:
+            if not token.text:
+                raise TokenizerError(f"added token {token.id}: its text is empty")
+            if SURROGATE.search(token.text):
+                raise TokenizerError(f"added token {token.id}: {token.text!r} holds a surrogate, which no text can")
+            if token.text in texts:
+                raise TokenizerError(f"added token {token.text!r}: given twice ({texts[token.text]} and {token.id})")
+            if token.id in ids:
+                raise TokenizerError(f"added tokens {ids[token.id]!r} and {token.text!r}: both have the id {token.id}")
+            texts[token.text], ids[token.id] = token.id, token.text
+        self.has_plain = any(not token.special for token in self.tokens)
+        self._before = _Matcher([token for token in self.tokens if not token.normalized])
+        self._after = _Matcher([token for token in self.tokens if token.normalized])
+
+    def split(self, text: str, allowed: frozenset[str], normalize: Normalize) -> list[Part]:
+        """The added tokens in a text (special ones only if in `allowed`) and the plain text between them, in order."""
+        parts: list[Part] = []
+        for part in self._before.parts(Part(text, 0, len(text)), allowed):
+            if part.token is not None or not self._after:
+                parts.append(part)
+                continue
+            normal, places = normalize(part.text)
+            moved = Part(normal, part.start, part.stop, None, None if places is None else places + part.start)
+            parts += self._after.parts(moved, allowed)
+        return parts
+
+
+class _Matcher:
+    def __init__(self, tokens: Sequence[AddedToken]) -> None:
+        self._by_text = {token.text: token for token in tokens}
+        longest_first = sorted(self._by_text, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if tokens else None
+
+    def __bool__(self) -> bool:
+        return self._pattern is not None
+
+    def parts(self, part: Part, allowed: frozenset[str]) -> Iterator[Part]:
+        text, done = part.text, 0
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            token = self._by_text[match[0]]
+            start, stop = match.span()
+            if start < done or (token.special and token.text not in allowed):
+                continue
+            if token.single_word and (_is_word(text[start - 1 : start]) or _is_word(text[stop : stop + 1])):
+                continue
+            if token.lstrip:
+                start = max(done, len(text[:start].rstrip(WHITE_SPACE)))
+            if token.rstrip:
+                stop = len(text) - len(text[stop:].lstrip(WHITE_SPACE))
+            if start > done:
+                yield _cut(part, done, start)
+            yield Part(text[start:stop], part.place(start), part.place(stop), token)
+            done = stop
+        if done < len(text):
+            yield _cut(part, done, len(text)) if done else part
+
+
+def _cut(part: Part, start: int, stop: int) -> Part:
+    places = None if part.places is None else part.places[start : stop + 1]
+    return Part(part.text[start:stop], part.place(start), part.place(stop), None, places)
+
+
+def _is_word(character: str) -> bool:
+    return bool(character) and re.match(r"\w", character) is not None

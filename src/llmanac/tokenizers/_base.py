@@ -1,0 +1,263 @@
+"""What every tokenizer offers: ids and back, offsets, special tokens that user text cannot forge, chats, files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from llmanac.core.errors import TokenizerError, nearest
+from llmanac.tokenizers._added import AddedToken, AddedTokens
+from llmanac.tokenizers._chat import ChatTemplate
+from llmanac.tokenizers._normal import Placed, mend_surrogates
+
+Special = Literal["never", "all"] | frozenset[str]
+
+
+class Tokenizer:
+    """Base of all tokenizers; a subclass encodes plain text (`_encode_plain`) and knows its tokens (`_vocabulary`).
+
+    Attributes:
+        vocab_size: one more than the highest id.
+        special_tokens: text -> id. In text given to `encode` they are plain text unless `special` names them.
+        bos_id, eos_id, pad_id: ids that begin a text, end it, and fill a batch; None where there is none.
+        adds_bos: whether this tokenizer's texts begin with `bos_id` by convention (`encode` itself never adds it).
+        chat_template: Jinja source, always rendered in its sandbox; None where there is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        added: Sequence[AddedToken] = (),
+        bos: str | None = None,
+        eos: str | None = None,
+        pad: str | None = None,
+        adds_bos: bool = False,
+        chat_template: str | None = None,
+    ) -> None:
+        self.added = AddedTokens(added)
+        self.special_tokens: dict[str, int] = {token.text: token.id for token in added if token.special}
+        self.bos_id, self.eos_id, self.pad_id = (self._role_id(text) for text in (bos, eos, pad))
+        self.adds_bos, self.chat_template = adds_bos and self.bos_id is not None, chat_template
+
+    def _role_id(self, text: str | None) -> int | None:
+        if text is None:
+            return None
+        found = next((token.id for token in self.added.tokens if token.text == text), None)
+        if found is None:
+            known = [token.text for token in self.added.tokens]
+            raise TokenizerError(f"{text!r} is to begin, end or pad texts but is not special{nearest(text, known)}")
+        return found
+
+    # -------------------------------------------------------------------------------- what a subclass must provide
+    vocab_size: int
+
+    def _vocabulary(self) -> list[bytes | None]:
+        """The bytes of each id; None for an id that is not used."""
+        raise NotImplementedError
+
+    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, none of which holds a token to be matched."""
+        raise NotImplementedError
+
+    def _normal_form(self, text: str) -> Placed:
+        """The text as it is split, and where each of its characters starts in `text` (None: same place)."""
+        return mend_surrogates(text)
+
+    def _identity(self) -> Any:
+        """JSON data that decides which ids come out."""
+        raise NotImplementedError
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
+        raise NotImplementedError
+
+    # -------------------------------------------------------------------------------- encoding
+    def encode(self, text: str, *, special: Special = "never") -> list[int]:
+        """Token ids of a text. No token is added.
+
+        Args:
+            special: which special tokens written in the text become their id: none, all, or those named.
+
+        Raises:
+            TokenizerError: `special` names an unknown token, or the vocabulary lacks a byte of the text.
+        """
+        return self._encode(text, special).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """(tokens,) int32 ids; special tokens in the text are plain text."""
+        return self._encode(text, "never")
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """(tokens,) int32 ids of each text; special tokens in the texts are plain text."""
+        _require_texts(texts)
+        if not self.added.has_plain:
+            return self._encode_plain(texts)
+        return [self._encode(text, "never") for text in texts]
+
+    def _encode(self, text: str, special: Special) -> np.ndarray:
+        _require_texts([text])
+        if special == "never" and not self.added.has_plain:
+            return self._encode_plain([text])[0]
+        parts = self.added.split(text, self._allowed(special), self._normal_form)
+        plain = iter(self._encode_plain([part.text for part in parts if part.token is None]))
+        ids = [next(plain) if part.token is None else np.array([part.token.id], np.int32) for part in parts]
+        return np.concatenate(ids) if ids else np.empty(0, np.int32)
+
+    def _allowed(self, special: Special) -> frozenset[str]:
+        if special == "never":
+            return frozenset()
+        if special == "all":
+            return frozenset(self.special_tokens)
+        for text in special:
+            if text not in self.special_tokens:
+                raise TokenizerError(f"special: {text!r} is no special token{nearest(text, self.special_tokens)}")
+        return special
+
+    def encode_with_offsets(self, text: str, *, special: Special = "never") -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids, and for each the `(start, stop)` characters of `text` that it covers, even in part."""
+        _require_texts([text])
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for part in self.added.split(text, self._allowed(special), self._normal_form):
+            if part.token is not None:
+                ids.append(part.token.id)
+                offsets.append((part.start, part.stop))
+                continue
+            found = self._encode_plain([part.text])[0]
+            ids += found.tolist()
+            offsets += [(part.place(a), part.place(b)) for a, b in self._spans(found, part.text)]
+        return ids, offsets
+
+    def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
+        """Characters of a plain text that each id covers."""
+        clean, places = self._normal_form(text)
+        shift = len(self._prefix(clean))
+        lengths = np.array([len(self._bytes[i] or b"") for i in ids.tolist()], np.int64)
+        stops = np.cumsum(lengths)
+        raw = np.frombuffer((self._prefix(clean) + clean).encode("utf-8"), np.uint8)
+        character = np.cumsum((raw & 0xC0) != 0x80) - 1 - shift  # of each byte
+        first, last = np.maximum(character[stops - lengths], 0), np.maximum(character[stops - 1] + 1, 0)
+        if places is not None:
+            first, last = places[first], places[last]
+        return list(zip(first.tolist(), last.tolist(), strict=True))
+
+    def _prefix(self, text: str) -> str:
+        """What is put before a plain text."""
+        return ""
+
+    # -------------------------------------------------------------------------------- decoding
+    @cached_property
+    def _bytes(self) -> list[bytes | None]:
+        return self._vocabulary()
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self.special_tokens.values())
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes of one token. Raises TokenizerError for an id outside the vocabulary."""
+        found = self._bytes[id] if 0 <= id < len(self._bytes) else None
+        if found is None:
+            raise TokenizerError(f"token {id}: not in the vocabulary of {self.vocab_size} ids")
+        return found
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError for an unknown id."""
+        numbers = ids.tolist() if hasattr(ids, "tolist") else [int(i) for i in ids]
+        if skip_special:
+            numbers = [i for i in numbers if i not in self._special_ids]
+        table = self._bytes
+        try:
+            if numbers and min(numbers) < 0:
+                raise IndexError
+            return b"".join([table[i] for i in numbers]).decode("utf-8", "replace")  # type: ignore[misc]
+        except (IndexError, TypeError):
+            return b"".join(map(self.token_bytes, numbers)).decode("utf-8", "replace")  # says which id it was
+
+    # -------------------------------------------------------------------------------- chats
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        if self.chat_template is None:
+            raise TokenizerError("this tokenizer has no chat template; set tokenizer.chat_template to Jinja source")
+        return ChatTemplate(self.chat_template)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "chat_template":
+            self.__dict__.pop("_chat", None)
+        super().__setattr__(name, value)
+
+    def _token_text(self, id: int | None) -> str | None:
+        return None if id is None else self.token_bytes(id).decode("utf-8")
+
+    def _chat_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        roles = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        return {k: self._token_text(v) for k, v in roles.items() if v is not None} | dict(variables)
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, **variables: Any
+    ) -> str:
+        """The text of a conversation by the chat template; `variables` (tools, ...) are the template's to read.
+
+        Raises:
+            TokenizerError: no template, or the template fails or refuses the messages.
+        """
+        return self._chat.render(messages, add_generation_prompt, self._chat_variables(variables))
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, **variables: Any
+    ) -> tuple[list[int], list[bool]]:
+        """Ids of a conversation, and for each whether the assistant wrote it (its turn's end included).
+
+        Special tokens are those that the template writes: the same text inside a message stays plain text. Where the
+        template or the convention (`adds_bos`) begins a text with `bos_id`, there is exactly one.
+
+        Raises:
+            TokenizerError: no template, the template fails, or its text does not show where the assistant speaks.
+        """
+        given = self._chat_variables(variables)
+        chat = self._chat.rendered(
+            messages, add_generation_prompt, given, self.special_tokens, roles=given.keys() - variables.keys()
+        )
+        ids: list[int] = []
+        mask: list[bool] = []
+        for part in self.added.split(chat.text, frozenset(self.special_tokens), self._normal_form):
+            written = chat.assistant[part.start : part.stop]
+            if part.token is not None:
+                ids.append(part.token.id)
+                mask.append(any(written))
+                continue
+            text = part.text if chat.restore is None else part.text.translate(chat.restore)
+            found = self._encode_plain([text])[0]
+            ids += found.tolist()
+            if any(written) and not all(written):  # a token that crosses the border is the assistant's
+                mask += [any(chat.assistant[part.place(a) : part.place(b)]) for a, b in self._spans(found, text)]
+            else:
+                mask += [any(written)] * len(found)
+        if self.bos_id is not None and self.bos_id != self.eos_id:
+            extra = 0
+            while extra + 1 < len(ids) and ids[extra] == ids[extra + 1] == self.bos_id:
+                extra += 1
+            ids, mask = ids[extra:], mask[extra:]
+            if self.adds_bos and ids[:1] != [self.bos_id]:
+                ids, mask = [self.bos_id, *ids], [False, *mask]
+        return ids, mask
+
+    # -------------------------------------------------------------------------------- identity
+    def fingerprint(self) -> str:
+        """sha256 (hex) of what decides the ids: vocabulary, merges, splitting, added tokens."""
+        data = [self._identity(), [token.as_json() for token in self.added.tokens]]
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _require_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise TokenizerError("encode_batch: expected a list of texts, got one text; use encode")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TokenizerError(f"encode: expected str, got {type(text).__name__} {str(text)[:40]!r}")

@@ -1,0 +1,25 @@
+"""The alphabet in which byte-level vocabularies are written down: each byte as one printable character (GPT-2).
+
+Bytes that print as themselves in Latin-1 stand for themselves; the others take the characters from U+0100 on, in order.
+"""
+
+from __future__ import annotations
+
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in set(_PRINTABLE)]
+CHARACTERS = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(0x100 + i) for i, byte in enumerate(_OTHERS)}
+BYTES = {character: byte for byte, character in CHARACTERS.items()}
+ALPHABET = sorted(BYTES)  # the order in which a trainer numbers single bytes
+
+
+def written(data: bytes) -> str:
+    """Bytes as a vocabulary writes them."""
+    return data.decode("latin-1").translate(CHARACTERS)
+
+
+def read(text: str) -> bytes | None:
+    """The bytes that a vocabulary's entry stands for; None where a character is not of the alphabet."""
+    try:
+        return bytes([BYTES[character] for character in text])
+    except KeyError:
+        return None

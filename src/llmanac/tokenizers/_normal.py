@@ -1,0 +1,72 @@
+"""What happens to a text before it is split: lone surrogates, NFC, and where each character came from."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import numpy as np
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+PAIR_OR_LONE = re.compile("[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]")
+
+Placed = tuple[str, np.ndarray | None]
+
+
+def mend_surrogates(text: str) -> Placed:
+    """Join surrogate pairs and replace lone ones by U+FFFD, since UTF-8 has no form for them (tiktoken does the same).
+
+    Returns the text, and (len + 1,) int64 where each of its characters starts in the old one (None: nothing moved).
+    """
+    if not SURROGATE.search(text):
+        return text, None
+    pieces, places, done = [], [], 0
+    for match in PAIR_OR_LONE.finditer(text):
+        start, stop = match.span()
+        pair = stop - start == 2
+        pieces += [text[done:start], match[0].encode("utf-16", "surrogatepass").decode("utf-16") if pair else "\ufffd"]
+        places += [*range(done, start), start]
+        done = stop
+    pieces.append(text[done:])
+    places += [*range(done, len(text) + 1)]
+    return "".join(pieces), np.array(places, np.int64)
+
+
+def nfc(text: str) -> Placed:
+    """The text in Normalization Form C, and where each of its characters starts in the old one (None: unchanged).
+
+    A stretch that composes is placed as a whole: its characters start at its first, and the next begins after its last.
+    """
+    if unicodedata.is_normalized("NFC", text):
+        return text, None
+    pieces: list[str] = []
+    places: list[int] = []
+    start = 0
+    for at in range(1, len(text) + 1):
+        if at < len(text) and not _starts_anew(text[at]):
+            continue
+        piece = unicodedata.normalize("NFC", text[start:at])
+        if piece == text[start:at]:
+            places += range(start, at)
+        else:
+            places += [start] * len(piece)
+        pieces.append(piece)
+        start = at
+    return "".join(pieces), np.array([*places, len(text)], np.int64)
+
+
+def _starts_anew(character: str) -> bool:
+    """Whether nothing before a character can compose or reorder with it."""
+    if character < "\u0300":
+        return True
+    if unicodedata.combining(character) or not unicodedata.is_normalized("NFC", character):
+        return False
+    # Vowels and finals of Hangul, and a few other marks of class 0, compose with what stands before them.
+    return not ("\u1161" <= character <= "\u11c2") and unicodedata.category(character)[0] != "M"
+
+
+def compose(first: Placed, second: Placed) -> Placed:
+    """Two steps as one: `second` was made from `first`'s text."""
+    if first[1] is None or second[1] is None:
+        return second[0], second[1] if first[1] is None else first[1]
+    return second[0], first[1][second[1]]

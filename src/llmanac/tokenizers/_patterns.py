@@ -1,0 +1,152 @@
+"""How text is cut into pieces before BPE: patterns by name or as a regex, with a numba kernel for the usual ones.
+
+A pattern without a kernel runs in the `regex` module. Its Unicode version is newer than the one that tiktoken and
+Hugging Face tokenizers are built with, so characters assigned since then are shown to it as unassigned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.errors import SpecError, nearest
+from llmanac.kernels import words
+from llmanac.kernels.text import pack
+from llmanac.kernels.unicode import newer_characters, split_classes
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# cl100k as tiktoken has it today: unlike Llama-3's, white space at the very end is one piece.
+GPT4 = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s+\z|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN3 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_UPPER, _LOWER, _TAIL = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K = "|".join(
+    [
+        rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+{_TAIL}",
+        rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*{_TAIL}",
+        r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",
+    ]
+)  # fmt: skip
+NAMED = {"gpt2": GPT2, "gpt4": GPT4, "llama3": LLAMA3, "o200k": O200K, "qwen3": QWEN3}
+DIGIT, DIGITS = r"\p{N}", r"\p{N}+"  # what a `Digits` step sets apart
+
+# Other spellings that mean the same, and the kernel for each.
+_KERNELS = {
+    GPT2: words.GPT2,
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": words.GPT2,
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": words.GPT2,
+    GPT4: words.GPT4,
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": words.GPT4,
+    LLAMA3: words.LLAMA3,
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+": words.LLAMA3,
+    QWEN3: words.QWEN,
+}
+
+
+def pattern_of(name: str) -> str:
+    """The regex of a pattern given by name, or the regex itself.
+
+    Raises:
+        SpecError: a name that is none of the known ones and has nothing of a regex about it.
+    """
+    if name in NAMED:
+        return NAMED[name]
+    if name.replace("-", "").replace("_", "").isalnum():
+        raise SpecError(f"no split pattern named {name!r}{nearest(name, NAMED)} (known: {', '.join(NAMED)})")
+    return name
+
+
+class Splitter:
+    """Cuts text by one pattern after the other, each within the pieces of the one before.
+
+    What a pattern does not match is a piece of its own, so nothing of the text is ever lost.
+
+    Raises:
+        SpecError: a pattern that `regex` cannot compile, or that it reads differently from Oniguruma.
+    """
+
+    def __init__(self, steps: Sequence[str]) -> None:
+        self.steps = tuple(steps)
+        isolate = self.steps[:1] == (DIGIT,) and self.steps[1:] in [(pattern,) for pattern in _KERNELS]
+        single = self.steps[1:] if isolate and _KERNELS[self.steps[1]] == words.GPT2 else self.steps
+        self.mode = _KERNELS.get(single[0], words.GIVEN) if len(single) == 1 else words.GIVEN
+        self.isolate_digits = single != self.steps and self.mode != words.GIVEN
+        if self.mode == words.GIVEN:
+            _ = self._compiled
+
+    @property
+    def covers_everything(self) -> bool:
+        """Whether it is known that the last pattern matches every character of every text."""
+        return self.mode != words.GIVEN or self.steps[-1] == O200K
+
+    @property
+    def classes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The class tables for the kernels."""
+        return split_classes(self.isolate_digits)
+
+    @cached_property
+    def _compiled(self) -> list[Any]:
+        import regex
+
+        compiled = []
+        for step in self.steps:
+            for foreign in (r"\h", r"\H", "&&"):
+                if foreign in step:
+                    raise SpecError(f"split pattern {step!r}: {foreign} has another meaning in Oniguruma than here")
+            try:
+                compiled.append(regex.compile(step.replace(r"\z", r"\Z")))
+            except regex.error as error:
+                raise SpecError(f"split pattern {step!r}: not a regex ({error})") from None
+        return compiled
+
+    def pieces(self, text: str) -> list[int]:
+        """Where each piece of a text ends, in characters, by `regex`."""
+        newer = newer_characters()
+        if not text.isascii() and not newer.keys().isdisjoint(map(ord, set(text))):
+            text = text.translate(newer)
+        spans = [(0, len(text))] if text else []
+        for pattern in self._compiled:
+            following: list[tuple[int, int]] = []
+            for start, stop in spans:
+                at = start
+                whole = start == 0 and stop == len(text)
+                for match in pattern.finditer(text if whole else text[start:stop]):
+                    first, last = match.start() + start, match.end() + start
+                    if first > at:
+                        following.append((at, first))
+                    if last > first:
+                        following.append((first, last))
+                        at = last
+                    else:
+                        at = max(at, first)
+                if at < stop:
+                    following.append((at, stop))
+            spans = following
+        return [stop for _, stop in spans]
+
+    def pack(self, texts: Sequence[str]) -> tuple[np.ndarray, int, np.ndarray]:
+        """`(buffer, bytes in use, ends)`: the input of the kernels. The texts hold no surrogates."""
+        encoded = [text.encode("utf-8") for text in texts]
+        buffer, used = pack(encoded)
+        if self.mode != words.GIVEN:
+            return buffer, used, words.NO_ENDS
+        ends, base = [], 0
+        for text, data in zip(texts, encoded, strict=True):
+            places = np.array(self.pieces(text), np.int64)
+            if len(data) != len(text):  # characters to bytes
+                starts = np.flatnonzero((np.frombuffer(data, np.uint8) & 0xC0) != 0x80)
+                places = np.append(starts, len(data))[places]
+            ends.append(places + base)
+            base += len(data) + 1
+        return buffer, used, np.concatenate(ends) if ends else words.NO_ENDS

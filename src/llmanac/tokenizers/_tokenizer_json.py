@@ -1,0 +1,299 @@
+"""Hugging Face's `tokenizer.json` and `tokenizer_config.json` for byte-level BPE, read strictly and written.
+
+What the file asks for and this package cannot do is refused by its name, never passed over: a tokenizer that cuts text
+a little differently gives wrong ids without any sign of it. Its `truncation` and `padding` are the caller's business
+here and not applied; its `post_processor` only tells whether texts begin with a BOS token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.errors import DataError, SpecError, TokenizerError
+from llmanac.core.files import read_json, write_json
+from llmanac.tokenizers._added import AddedToken
+from llmanac.tokenizers._byte_level import read, written
+from llmanac.tokenizers._patterns import DIGIT, DIGITS, GPT2, Splitter
+from llmanac.tokenizers.bpe import BPE
+
+PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
+DOCUMENT, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+
+
+def load(path: Path) -> BPE:
+    """Read a `tokenizer.json`, and the `tokenizer_config.json` and `chat_template.jinja` beside it where they are.
+
+    Raises:
+        TokenizerError: anything in the file that is broken or that cannot be honoured; the message names it.
+    """
+    try:
+        document = read_json(path)
+        beside = path.with_name(CONFIG)
+        config = read_json(beside) if beside.is_file() else {}
+    except DataError as error:
+        raise TokenizerError(str(error)) from None
+    source = path.with_name(TEMPLATE)
+    template = source.read_text("utf-8") if source.is_file() else _template_of(config)
+    try:
+        return from_document(document, config, template)
+    except (TokenizerError, SpecError) as error:
+        raise TokenizerError(f"{path}: {error}") from None
+
+
+def from_document(document: Any, config: Any, chat_template: str | None = None) -> BPE:
+    """The tokenizer that the parsed files describe."""
+    document, config = _table(document, "the file"), _table(config, CONFIG)
+    model = _table(document.get("model"), "model")
+    tokens, ids = _vocabulary(model, document)
+    steps, prefix_space = _steps(document.get("pre_tokenizer"))
+    _check_decoder(document.get("decoder"))
+    added = _added_tokens(document, config, tokens)
+    roles = {role: _content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
+    known = {token.text for token in added}
+    roles = {role: text if text in known else None for role, text in roles.items()}
+    return BPE(
+        tokens=tokens,
+        merges=_merges(model, ids),
+        splitter=Splitter(steps),
+        compose_nfc=_wants_nfc(document.get("normalizer")),
+        prefix_space=prefix_space,
+        whole_pieces=bool(model.get("ignore_merges", False)),
+        document={part: document[part] for part in PARTS if part in document},
+        added=added,
+        adds_bos=_adds_bos(document.get("post_processor"), config, roles["bos"]),
+        chat_template=chat_template,
+        **roles,
+    )
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TokenizerError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return dict(value)
+
+
+def _vocabulary(model: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[list[bytes | None], dict[str, int]]:
+    """`(bytes of each id, id of each entry as the file writes it)`."""
+    kind = model.get("type") or ("BPE" if "merges" in model else None)
+    if kind != "BPE":
+        raise TokenizerError(f"model.type: {kind!r} is not supported, only byte-level 'BPE'")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"):
+        if model.get(key):
+            raise TokenizerError(f"model.{key}: {model[key]!r} is not supported")
+    vocab = _table(model.get("vocab"), "model.vocab")
+    if not vocab:
+        raise TokenizerError("model.vocab: is empty")
+    entries: dict[int, str] = {}
+    for text, id in vocab.items():
+        if type(id) is not int or not 0 <= id < 1 << 30:
+            raise TokenizerError(f"model.vocab: {text!r} has the id {id!r}, which is no number from 0 on")
+        if id in entries:
+            raise TokenizerError(f"model.vocab: {entries[id]!r} and {text!r} both have the id {id}")
+        if not text:
+            raise TokenizerError(f"model.vocab: the entry with the id {id} is empty")
+        entries[id] = text
+    given = {token.get("id"): token.get("content") for token in document.get("added_tokens") or []}
+    size = max(entries) + 1
+    if size > len(vocab) + len(given):
+        raise TokenizerError(f"model.vocab: {len(vocab)} entries, but ids up to {size - 1}; some have no entry")
+    missing = next((id for id in range(size) if id not in entries and id not in given), None)
+    if missing is not None:
+        raise TokenizerError(f"model.vocab: no entry has the id {missing}, but there are ids up to {size - 1}")
+    tokens: list[bytes | None] = [None] * size
+    for id, text in entries.items():
+        tokens[id] = read(text)
+        if tokens[id] is None and given.get(id) != text:
+            raise TokenizerError(f"model.vocab: {text!r} (id {id}) is not written in the byte-level alphabet")
+    return tokens, vocab
+
+
+def _merges(model: Mapping[str, Any], ids: Mapping[str, int]) -> np.ndarray:
+    merges = model.get("merges")
+    if not isinstance(merges, list):
+        raise TokenizerError("model.merges: expected a list")
+    out = np.empty((3, len(merges)), np.int32)
+    for rank, merge in enumerate(merges):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise TokenizerError(f"model.merges[{rank}]: expected two tokens, got {str(merge)[:60]!r}")
+        left, right = pair
+        for part in (left, right, left + right):
+            if part not in ids:
+                raise TokenizerError(f"model.merges[{rank}]: {left!r} + {right!r}: {part!r} is not in the vocabulary")
+            if read(part) is None:
+                raise TokenizerError(f"model.merges[{rank}]: {part!r} is not written in the byte-level alphabet")
+        out[:, rank] = ids[left], ids[right], ids[left + right]
+    return out
+
+
+def _steps(pre_tokenizer: Any) -> tuple[list[str], bool]:
+    """`(split patterns in order, whether a blank is put in front)`."""
+    if pre_tokenizer is None:
+        raise TokenizerError("pre_tokenizer: there is none, so the vocabulary is not of bytes; a ByteLevel is needed")
+    node = _table(pre_tokenizer, "pre_tokenizer")
+    nodes = node.get("pretokenizers") if node.get("type") == "Sequence" else [node]
+    patterns: list[str] = []
+    prefix_space = byte_level = False
+    for i, item in enumerate(nodes or []):
+        step = _table(item, f"pre_tokenizer[{i}]")
+        kind = step.get("type")
+        if byte_level:
+            raise TokenizerError(f"pre_tokenizer[{i}]: {kind} after ByteLevel is not supported")
+        if kind == "ByteLevel":
+            byte_level = True
+            if step.get("add_prefix_space", True):
+                if patterns:
+                    raise TokenizerError(f"pre_tokenizer[{i}]: add_prefix_space after a split is not supported")
+                prefix_space = True
+            if step.get("use_regex", True):
+                patterns.append(GPT2)
+        elif kind == "Digits":
+            patterns.append(DIGIT if step.get("individual_digits") else DIGITS)
+        elif kind == "Split":
+            patterns.append(_split_pattern(step, i))
+        else:
+            raise TokenizerError(f"pre_tokenizer[{i}]: {kind!r} is not supported (known: Split, Digits, ByteLevel)")
+    if not byte_level:
+        raise TokenizerError("pre_tokenizer: has no ByteLevel step, so the vocabulary is not of bytes")
+    return patterns, prefix_space
+
+
+def _split_pattern(step: Mapping[str, Any], i: int) -> str:
+    pattern = step.get("pattern")
+    if not isinstance(pattern, Mapping) or not ({"Regex", "String"} & pattern.keys()):
+        raise TokenizerError(f"pre_tokenizer[{i}]: Split has no pattern")
+    regex = pattern["Regex"] if "Regex" in pattern else re.escape(pattern["String"])
+    behavior, invert = step.get("behavior"), bool(step.get("invert"))
+    keeps_all = behavior == "Isolated"
+    if behavior == "Removed" and invert:  # keeps the matches only: the same, for patterns that match everything
+        keeps_all = Splitter([regex]).covers_everything
+    if not keeps_all:
+        raise TokenizerError(f"pre_tokenizer[{i}]: Split with behavior {behavior!r} (invert={invert}) is not supported")
+    return regex
+
+
+def _wants_nfc(normalizer: Any) -> bool:
+    if normalizer is None:
+        return False
+    node = _table(normalizer, "normalizer")
+    nodes = node.get("normalizers") or [] if node.get("type") == "Sequence" else [node]
+    for item in nodes:
+        if _table(item, "normalizer").get("type") != "NFC":
+            raise TokenizerError(f"normalizer: {item.get('type')!r} is not supported (only NFC)")
+    return bool(nodes)
+
+
+def _check_decoder(decoder: Any) -> None:
+    if decoder is None:
+        return
+    node = _table(decoder, "decoder")
+    nodes = node.get("decoders") or [] if node.get("type") == "Sequence" else [node]
+    for item in nodes:
+        kind = _table(item, "decoder").get("type")
+        if kind not in ("ByteLevel", "Fuse"):
+            raise TokenizerError(f"decoder: {kind!r} is not supported (only ByteLevel)")
+
+
+def _added_tokens(
+    document: Mapping[str, Any], config: Mapping[str, Any], tokens: list[bytes | None]
+) -> list[AddedToken]:
+    found: dict[int, AddedToken] = {}
+    listed = [(f"added_tokens[{i}]", token) for i, token in enumerate(document.get("added_tokens") or [])]
+    decoder = config.get("added_tokens_decoder") or {}
+    if not listed:  # older folders keep them in the configuration only
+        older = _table(decoder, f"{CONFIG}: added_tokens_decoder")
+        listed = [(f"{CONFIG}: added_tokens_decoder.{k}", {"id": k, **_table(v, "a token")}) for k, v in older.items()]
+    for where, item in listed:
+        token = _table(item, where)
+        id, content = token.get("id"), token.get("content")
+        if isinstance(id, str) and id.isdigit():
+            id = int(id)
+        if type(id) is not int or not 0 <= id < 1 << 30 or not isinstance(content, str):
+            raise TokenizerError(f"{where}: needs an `id` and a `content`, got {str(item)[:60]}")
+        if id in found and found[id].text != content:
+            raise TokenizerError(f"{where}: {found[id].text!r} and {content!r} both have the id {id}")
+        if id < len(tokens) and tokens[id] is not None and tokens[id] not in (read(content), content.encode("utf-8")):
+            held = written(tokens[id] or b"")
+            raise TokenizerError(f"{where}: {content!r} has the id {id}, which is {held!r} in model.vocab")
+        found[id] = AddedToken(id=id, text=content, **{flag: bool(token.get(flag, False)) for flag in FLAGS})
+    return list(found.values())
+
+
+def _content(token: Any) -> str | None:
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> bool:
+    if bos is None:
+        return False
+    if isinstance(config.get("add_bos_token"), bool):
+        return bool(config["add_bos_token"])
+    nodes = [processor] if isinstance(processor, Mapping) else []
+    for node in [*nodes, *(nodes[0].get("processors") or [] if nodes else [])]:
+        if node.get("type") == "TemplateProcessing":
+            first = (node.get("single") or [{}])[0]
+            if isinstance(first, Mapping) and (first.get("SpecialToken") or {}).get("id") == bos:
+                return True
+    return False
+
+
+def _template_of(config: Any) -> str | None:
+    template = config.get("chat_template") if isinstance(config, Mapping) else None
+    if isinstance(template, list):  # several by name
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, Mapping)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def write(tokenizer: BPE, folder: Path) -> None:
+    """Write both files; each is whole or absent."""
+    added = [token.as_json() for token in tokenizer.added.tokens]
+    texts = {token.id: token.text for token in tokenizer.added.tokens}
+    spelled = [written(data) if data is not None else texts.get(id) for id, data in enumerate(tokenizer.tokens)]
+    for id, text in texts.items():  # a special token of ours stands in the vocabulary under its own text
+        if id < len(spelled) and spelled[id] is not None and tokenizer.tokens[id] == text.encode("utf-8"):
+            spelled[id] = text
+    document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
+    document |= tokenizer.document or _own_parts(tokenizer)
+    document["model"] = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+        "ignore_merges": tokenizer.whole_pieces,
+        "vocab": {text: id for id, text in enumerate(spelled) if text is not None},
+        "merges": [[spelled[left], spelled[right]] for left, right in tokenizer.merges[:2].T.tolist()],
+    }  # fmt: skip
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    config |= {"model_max_length": int(1e30), "add_bos_token": tokenizer.adds_bos}
+    config["added_tokens_decoder"] = {
+        str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in added
+    }
+    for role, role_id in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("pad", tokenizer.pad_id)):
+        if role_id is not None:
+            config[f"{role}_token"] = texts[role_id]
+    if tokenizer.chat_template is not None:
+        config["chat_template"] = tokenizer.chat_template
+    write_json(folder / DOCUMENT, document)
+    write_json(folder / CONFIG, config)
+
+
+def _own_parts(tokenizer: BPE) -> dict[str, Any]:
+    """The parts of a `tokenizer.json` around the model, for a tokenizer that came from no such file."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    splits = [
+        {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
+        for step in tokenizer.splitter.steps
+    ]
+    return {
+        "normalizer": {"type": "NFC"} if tokenizer.compose_nfc else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
+        "post_processor": byte_level | {"use_regex": True},
+        "decoder": byte_level | {"use_regex": True},
+    }

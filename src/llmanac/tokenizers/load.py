@@ -1,0 +1,122 @@
+"""The two ways to a tokenizer: `load_tokenizer` from files, `train_tokenizer` from text."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import spec
+from llmanac.core.errors import DataError, TokenizerError
+from llmanac.tokenizers._base import Tokenizer
+
+BLOCK = 1 << 24  # bytes of a file read at a time
+# A place where every pattern of NAMED ends a piece whatever stands around it, so cutting there changes no count.
+CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
+
+
+def load_tokenizer(
+    path: str | Path, *, pattern: str | None = None, special_tokens: Mapping[str, int] | None = None
+) -> Tokenizer:
+    """Read a tokenizer.
+
+    Args:
+        path: a folder with a `tokenizer.json`, such a file itself, or a `.tiktoken` file, gzipped or not.
+        pattern, special_tokens: for `.tiktoken` files that are not one of tiktoken's own, which say neither.
+
+    Raises:
+        TokenizerError: no such file, a broken file, or one that asks for what this package cannot do.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "tokenizer.json").is_file():
+            raise TokenizerError(f"{path}: has no tokenizer.json")
+        path = path / "tokenizer.json"
+    if not path.is_file():
+        raise TokenizerError(f"{path}: no such file or folder")
+    if ".tiktoken" in path.suffixes:
+        from llmanac.tokenizers import _tiktoken
+
+        return _tiktoken.load(path, pattern, special_tokens)
+    if pattern is not None or special_tokens is not None:
+        raise TokenizerError(f"{path}: pattern and special_tokens are for .tiktoken files; this one has its own")
+    if path.suffix != ".json":
+        raise TokenizerError(f"{path}: expected a folder, a tokenizer.json or a .tiktoken file")
+    from llmanac.tokenizers import _tokenizer_json
+
+    return _tokenizer_json.load(path)
+
+
+def train_tokenizer(name: str, files_or_texts: str | Path | Iterable[str | Path], **choices: Any) -> Tokenizer:
+    """Learn a tokenizer: `train_tokenizer("bpe", "corpus.txt", vocab_size=8192, pattern="gpt4")`.
+
+    Args:
+        name: a tokenizer of `llmanac list tokenizer`.
+        files_or_texts: the path of a UTF-8 file or of a folder of `.txt` files, or several of them, or an iterable of
+            texts. A list of strings is taken for paths only if all of them are existing files.
+        **choices: fields of the method's Spec.
+
+    Raises:
+        SpecError: an unknown name or choice. DataError: a file that is missing, empty or not UTF-8; no text at all.
+    """
+    made = spec.make_method("tokenizer", {"name": name, **choices}, f"tokenizer/{name}")
+    return made.train(texts_of(files_or_texts))
+
+
+def texts_of(files_or_texts: str | Path | Iterable[str | Path]) -> Iterator[str]:
+    """The texts, files read in blocks so that none is ever held whole."""
+    if isinstance(files_or_texts, (str, Path)):
+        files_or_texts = [Path(files_or_texts)]
+    if isinstance(files_or_texts, (list, tuple)) and files_or_texts:
+        names = [item for item in files_or_texts if isinstance(item, str)]
+        if len(names) == len(files_or_texts) and all(_is_file(name) for name in names):
+            files_or_texts = [Path(name) for name in names]
+    for item in files_or_texts:
+        if isinstance(item, Path):
+            yield from itertools.chain.from_iterable(map(_blocks, _files(item)))
+        else:
+            yield item
+
+
+def _is_file(name: str) -> bool:
+    return 0 < len(name) < 4096 and "\n" not in name and "\0" not in name and os.path.isfile(name)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*.txt") if p.is_file())
+        if not found:
+            raise DataError(f"{path}: holds no .txt file")
+        return found
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.suffix in (".gz", ".parquet", ".jsonl", ".zip"):
+        raise DataError(f"{path}: is no plain text; read it with a source (llmanac list source) and pass its texts")
+    return [path]
+
+
+def _blocks(path: Path) -> Iterator[str]:
+    """A file's text in stretches that end where a piece ends."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    held, read = "", 0
+    try:
+        with open(path, "rb") as handle:
+            while block := handle.read(BLOCK):
+                held += decoder.decode(block)
+                read += len(block)
+                cuts = [match.start() for match in CUT.finditer(held, max(0, len(held) - 4096))]
+                if cuts:
+                    yield held[: cuts[-1]]
+                    held = held[cuts[-1] :]
+            held += decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        at = read - len(error.object) + len(block) + error.start if block else read - len(error.object) + error.start
+        raise DataError(f"{path}: not UTF-8 at byte {max(0, at)}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if held:
+        yield held
