@@ -54,7 +54,8 @@ class Documentation:
             packing="whole",
             name="practice",
         )
-        return Mixture({"text": stream, "practice": practice}, {"text": 1 - share, "practice": share}, seed=stream.seed)
+        parts, weights = {"text": stream, "practice": practice}, {"text": 1 - share, "practice": share}
+        return Mixture(parts, weights, rows=stream.rows, seed=stream.seed)
 
     def measure(self, run: Any) -> dict[str, Any]:
         """Ask about held-out modules; leaves the assistant's files in the run's folder."""

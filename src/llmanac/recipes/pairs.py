@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.core.types import IGNORE
-from llmanac.data.pack import Mixture
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
 from llmanac.data.split import fraction
+from llmanac.data.tokens import TokenDataset
 from llmanac.recipes.spec import RecipeSpec
 from llmanac.train import TrainSpec
 
@@ -31,17 +31,14 @@ def load_pairs(run: Any) -> Any:
     return FilePairs(run)
 
 
-def with_reading_practice(stream: Any, run: Any) -> Any:
-    """The pretraining rows; for a documentation assistant, some of them are questions with their passages."""
-    chosen = run.spec.finetune
-    if chosen is None or chosen.pairs != "docstrings" or chosen.practice_share == 0:
-        return stream
-    from llmanac.recipes.documentation import practice_stream
-
-    share = chosen.practice_share
-    return Mixture(
-        {"text": stream, "practice": practice_stream(run)}, {"text": 1 - share, "practice": share}, seed=run.spec.seed
-    )
+def write_examples(run: Any, name: str, examples: Iterable[Any]) -> None:
+    """Encode examples into the run's `data/<name>`, unless they are there."""
+    place = run.folder / "data" / name
+    if not (place / "manifest.json").is_file():
+        tokenizer = run.tokenizer
+        TokenDataset.write_examples(
+            place, examples, vocab_size=tokenizer.vocab_size, fingerprint=tokenizer.fingerprint()
+        )
 
 
 def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:
@@ -77,7 +74,7 @@ class FilePairs:
         path = Path(run.spec.finetune.pairs)
         if not path.exists():
             raise DataError(f'finetune.pairs: {path}: no such file; give a .jsonl or .parquet file, or "docstrings"')
-        self.length = run.spec.train.length
+        self.run, self.length = run, run.spec.train.length
         self.objective = run.spec.finetune.objective.build(tokenizer=run.tokenizer)
         problems = Problems("fatal")
         rows = []
@@ -94,9 +91,13 @@ class FilePairs:
         self.train = [row for row, h in zip(rows, held, strict=True) if not h]
         self.held_out = [row for row, h in zip(rows, held, strict=True) if h]
 
-    def examples(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Encoded training rows with their loss masks."""
-        return self.objective.examples(self.train, length=self.length)
+    def write(self) -> None:
+        """Encode the training rows with their loss masks."""
+        write_examples(self.run, "pairs", self.objective.examples(self.train, length=self.length))
+
+    def mixed_in(self, stream: Any) -> Any:
+        """Pretraining reads only text."""
+        return stream
 
     def measure(self, run: Any) -> dict[str, Any]:
         """Nats a token on held-out answers, before and after fine-tuning."""

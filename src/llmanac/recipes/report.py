@@ -130,7 +130,7 @@ def _examples(results: dict[str, Any]) -> Section | None:
 
 
 def _curve(results: dict[str, Any]) -> Section:
-    stages = [(name, results[name]) for name in ("pretrain", "finetune") if name in results]
+    stages: list[tuple[str, dict[str, Any]]] = [(n, results[n]) for n in ("pretrain", "finetune") if n in results]
     rows = [
         [
             name,

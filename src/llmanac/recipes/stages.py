@@ -55,8 +55,11 @@ class Pipeline:
             ("collect text", self.collect),
             ("train tokenizer", self.tokenize),
             ("encode text", self.encode),
-            ("pretrain", self.pretrain),
         ]
+        if self.spec.finetune is not None:
+            stages.append(("write pairs", self.write_pairs))
+        self.before_training = [name for name, _ in stages]
+        stages.append(("pretrain", self.pretrain))
         if self.spec.finetune is not None:
             stages.append(("fine-tune", self.finetune))
         stages.append(("measure", self.measure))
@@ -119,7 +122,7 @@ class Pipeline:
 
     def left(self) -> float:
         """Seconds of the budget that are not spent; never below a tenth of it, so a slow disk cannot end a run."""
-        spent = sum(v for k, v in self.seconds.items() if k in ("collect text", "train tokenizer", "encode text"))
+        spent = sum(self.seconds.get(name, 0.0) for name in self.before_training)
         return max(0.1 * self.spec.budget_seconds, self.spec.budget_seconds - spent)
 
     def pretrain(self) -> None:
@@ -135,10 +138,9 @@ class Pipeline:
         stream = PackedStream(
             self.data["train"], length=self.spec.train.length, rows=self.spec.train.rows, seed=self.spec.seed
         )
-        source = pairs.with_reading_practice(stream, self)
         done = train(
             self.base,
-            source,
+            stream if self.spec.finetune is None else self.practice.mixed_in(stream),
             self.spec.objective.build(tokenizer=self.tokenizer),
             self.spec.train,
             self.folder / "pretrain",
@@ -156,9 +158,10 @@ class Pipeline:
             model, why = plan_size(self.spec.model, self.tokenizer.vocab_size, budget, self.device)
             self.planned |= why
             self.spec = dataclasses.replace(self.spec, model=model)
-        if not self.recipe.states("model.max_length"):
-            length = max(self.spec.model.max_length, 2 * self.spec.train.length)
-            self.spec = dataclasses.replace(self.spec, model=dataclasses.replace(self.spec.model, max_length=length))
+        context = getattr(self.spec.model, "max_length", None)
+        if context is not None and not self.recipe.states("model.max_length"):
+            longer = spec.patch(self.spec.model, {"max_length": max(context, 2 * self.spec.train.length)})
+            self.spec = dataclasses.replace(self.spec, model=longer)
         self.planned["model"] = spec.dump(self.spec.model)
         self._save()
 
@@ -171,28 +174,32 @@ class Pipeline:
 
         return evaluate
 
+    def write_pairs(self) -> None:
+        """Encode what fine-tuning reads, and what of it pretraining reads already."""
+        self.practice = pairs.load_pairs(self)
+        self.practice.write()
+
     def finetune(self) -> None:
         assert self.spec.finetune is not None
-        self.practice = pairs.load_pairs(self)
         if (self.folder / "model" / "config.json").is_file():
             self.model = load_model(self.folder / "model", device=str(self.device))
             return
         self.model = load_model(self.folder / "base", device=str(self.device))
-        place = self.folder / "data" / "pairs"
-        if not (place / "manifest.json").is_file():
-            TokenDataset.write_examples(
-                place, self.practice.examples(), vocab_size=self.tokenizer.vocab_size,
-                fingerprint=self.tokenizer.fingerprint(),
-            )  # fmt: skip
         chosen = pairs.finetune_spec(self.spec, self.practice.length)
         length = chosen.length
         stream: Any = PackedStream(
-            TokenDataset(place), length=length, rows=chosen.rows, seed=self.spec.seed, packing="whole", name="pairs"
+            TokenDataset(self.folder / "data" / "pairs"),
+            length=length,
+            rows=chosen.rows,
+            seed=self.spec.seed,
+            packing="whole",
+            name="pairs",
         )
         share = self.spec.finetune.language_share
         if share > 0:
             text = PackedStream(self.data["train"], length=length, rows=chosen.rows, seed=self.spec.seed, name="text")
-            stream = Mixture({"pairs": stream, "text": text}, {"pairs": 1 - share, "text": share}, seed=self.spec.seed)
+            parts, weights = {"pairs": stream, "text": text}, {"pairs": 1 - share, "text": share}
+            stream = Mixture(parts, weights, rows=chosen.rows, seed=self.spec.seed)
         done = train(
             self.model,
             stream,
