@@ -12,6 +12,8 @@ from llmanac.core.types import Batch, Output
 EOS, USER, ASSISTANT, BOS = 256, 257, 258, 259
 VOCABULARY = 260
 
+torch.set_num_threads(1)  # the models here are tiny: a second thread only waits
+
 
 class ByteTokenizer:
     """One token a byte, and four special tokens."""
