@@ -44,7 +44,8 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise LlmanacError(f"{path}: cannot write ({error.strerror}); nothing was changed") from error
     return path
 
