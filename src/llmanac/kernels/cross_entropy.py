@@ -19,10 +19,11 @@ from torch import Tensor
 from llmanac.core.errors import LlmanacError
 from llmanac.core.types import IGNORE
 
-CHUNK_ELEMENTS = 1 << 20  # logits held at a time: 4 MB of float32 stays in cache
-CHUNK_ROWS = (64, 4096)
+CHUNK_ELEMENTS = 1 << 21  # logits held at a time
+CHUNK_ROWS = (256, 4096)  # below 256 rows, adding each chunk's gradient to the weight's costs more than making it
 
 
+@torch.compiler.disable  # its loop and its selection of rows are nothing that a compiler improves
 def fused_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -39,7 +40,7 @@ def fused_cross_entropy(
         hidden: (N, D); products are computed in its dtype (under autocast in autocast's), sums in float32 at least.
         weight: (V, D); bias: (V,) or None.
         targets: (N,) integers below V, or IGNORE.
-        chunk: rows of logits held at a time; by default what makes 2^20 logits.
+        chunk: rows of logits held at a time; by default what makes 2^21 logits, at least 256.
         reduction: the sum () or each row's value (N,), 0 where the target is IGNORE.
         mixture: (a, b), each (N,): the target's log-probability becomes log(exp(a + log p) + exp(b)), how a pointer
             head joins what it copies (b) with the vocabulary (a is the log of the vocabulary's share).

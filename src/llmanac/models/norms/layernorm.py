@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from llmanac.models._layers import wide
 from llmanac.models.norms import NormSpec, check_eps
@@ -47,11 +48,47 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D) in the dtype of `x`."""
-        y = wide(x)
-        centred = y - y.mean(-1, keepdim=True)
-        scale = (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        return (centred * scale * self.weight + self.bias).to(x.dtype)
+        if torch.compiler.is_compiling():  # a compiler fuses the formula by itself
+            return layer_norm(x, self.weight, self.bias, self.eps)
+        y: Tensor = _LayerNorm.apply(x, self.weight, self.bias, self.eps)
+        return y
 
     @torch.no_grad()
     def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         parameter.fill_(1.0 if name == "weight" else 0.0)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The formula as it stands: (..., D), (D,), (D,) -> (..., D)."""
+    y = wide(x)
+    centred = y - y.mean(-1, keepdim=True)
+    return (centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() * weight + bias).to(x.dtype)
+
+
+class _LayerNorm(torch.autograd.Function):
+    """The same with its own backward pass, which keeps only x and two numbers a vector.
+
+    With n = (x - m) r:    dx = r (g w - mean(g w) - n mean(g w n))        dw = sum(g n)        db = sum(g)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y = wide(x)
+        mean = y.mean(-1, keepdim=True)
+        centred = y - mean
+        scale = centred.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, mean, scale)
+        return centred.mul_(scale).mul_(weight).add_(bias).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight, mean, scale = ctx.saved_tensors
+        normed = (wide(x) - mean).mul_(scale)
+        grad = wide(grad)
+        product = (grad * normed).flatten(0, -2)
+        dim = x.shape[-1]
+        along = (product @ weight.to(product.dtype)).view(scale.shape).div_(dim)
+        dx = grad * weight
+        dx = dx.sub_(dx.mean(-1, keepdim=True)).sub_(normed.mul_(along)).mul_(scale)
+        return dx.to(x.dtype), product.sum(0).to(weight.dtype), grad.flatten(0, -2).sum(0).to(weight.dtype), None

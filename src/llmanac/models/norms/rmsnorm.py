@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from llmanac.models._layers import wide
 from llmanac.models.norms import NormSpec, check_eps
@@ -48,10 +49,43 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D) in the dtype of `x`."""
-        y = wide(x)
         weight = self.weight if self.offset == 0 else self.weight + self.offset
-        return (y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt() * weight).to(x.dtype)
+        if torch.compiler.is_compiling():  # a compiler fuses the formula by itself
+            return rms_norm(x, weight, self.eps)
+        y: Tensor = _RMSNorm.apply(x, weight, self.eps)
+        return y
 
     @torch.no_grad()
     def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         parameter.fill_(1.0 - self.offset)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The formula as it stands: (..., D), (D,) -> (..., D)."""
+    y = wide(x)
+    return (y * (y.square().mean(-1, keepdim=True) + eps).rsqrt() * weight).to(x.dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """The same with its own backward pass, which keeps only x and one number a vector.
+
+    With n = x r, r = 1 / sqrt(mean(x^2) + eps):    dx = r (g w - n mean(g w n))        dw = sum(g n)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y = wide(x)
+        scale = y.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (y * scale).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight, scale = ctx.saved_tensors
+        normed = wide(x) * scale
+        grad = wide(grad)
+        product = (grad * normed).flatten(0, -2)
+        along = (product @ weight.to(product.dtype)).view(scale.shape).div_(x.shape[-1])
+        dx = (grad * weight).sub_(normed.mul_(along)).mul_(scale)
+        return dx.to(x.dtype), product.sum(0).to(weight.dtype), None

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec as DataSpec
@@ -104,12 +105,35 @@ class Rotary(Position):
         return self
 
     def prepare(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Positions (B or 1, T) -> cosines and sines, each (B or 1, T, 1, turned / 2)."""
+        """Positions (B or 1, T) -> cosines and signed sines, each (B or 1, T, 1, turned)."""
         angles = positions.float()[:, :, None, None] * self.frequencies.to(positions.device)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
     def rotate(self, x: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = prepared
-        turned, kept = x.split([self.turned, x.shape[-1] - self.turned], dim=-1)
-        u, v = turned.chunk(2, dim=-1)
-        return torch.cat([u * cos - v * sin, v * cos + u * sin, kept], dim=-1)
+        if torch.compiler.is_compiling() or self.turned < x.shape[-1]:
+            turned, kept = x.split([self.turned, x.shape[-1] - self.turned], dim=-1)
+            return torch.cat([turned * cos + _swapped(turned) * sin, kept], dim=-1)
+        y: Tensor = _Rotation.apply(x, cos, sin)
+        return y
+
+
+def _swapped(x: Tensor) -> Tensor:
+    """[u; v] -> [v; u]."""
+    return x.roll(x.shape[-1] // 2, dims=-1)
+
+
+class _Rotation(torch.autograd.Function):
+    """x cos + swapped(x) sin in two passes; backwards it turns the other way, and nothing of x is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _swapped(x).mul_(sin).addcmul_(x, cos)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _swapped(grad).mul_(-sin).addcmul_(grad, cos), None, None
