@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest
-from llmanac.core.spec import Spec, diff, patch
+from llmanac.core.spec import Spec, diff, make_method, patch
 from llmanac.lab.arms import ArmText, read_value
 
 TrialName = Literal["training", "decoding", "tokenizers"]
@@ -63,6 +63,9 @@ PATHS = {
     "schedule": "train.schedule",
     "objective": "objective",
 }
+# Where another method starts from its own defaults and keeps no field of the base's: a rate that suits one optimizer
+# means nothing to another, though both call it `lr`. Elsewhere heads stay heads and widths stay widths.
+OWN_DEFAULTS = ("optimizer",)
 POST_HOC: dict[str, TrialName] = {"decoding": "decoding", "tokenizer": "tokenizers"}
 KNOWN = (*PATHS, *POST_HOC, "recipe")
 
@@ -121,7 +124,7 @@ def resolve(base: Spec, axis: Axis, texts: Sequence[ArmText]) -> list[Arm]:
     for text in texts:
         if axis.kind and text.patches is None:
             _known(axis.kind, text.name)
-        changes = _changes(axis, text)
+        changes = _changes(base, axis, text)
         try:
             spec = patch(base, changes)
         except SpecError as error:
@@ -137,16 +140,32 @@ def _known(kind: str, name: str) -> None:
         raise SpecError(f"--arms: no {kind} named {name!r}{nearest(name, known)} (known: {', '.join(known)})")
 
 
-def _changes(axis: Axis, text: ArmText) -> dict[str, Any]:
+def _changes(base: Spec, axis: Axis, text: ArmText) -> dict[str, Any]:
     if text.patches is not None:
         return dict(text.patches)
     if axis.name == "recipe":
         raise SpecError(f"arms.{text.label}: whole recipes are compared by their patches, a table of path = value")
+    if axis.kind in OWN_DEFAULTS and text.name not in _names(axis.kind, _at(base, axis.path)):
+        own = make_method(axis.kind, {"name": text.name, **dict(text.fields)}, f"arm {text.label!r}")
+        return {axis.path: {"name": text.name, **{f.name: getattr(own, f.name) for f in fields(own)}}}
     if axis.kind:
         return {axis.path: text.value}
     if text.fields:
         raise SpecError(f"arm {text.label!r}: {axis.path} is one field; its arms are plain values")
     return {axis.path: read_value(text.name)}
+
+
+def _at(base: Any, path: str) -> Spec:
+    """The Spec at a path without `*`."""
+    for step in path.split("."):
+        base = getattr(base, step)
+    return base
+
+
+def _names(kind: str, spec: Spec) -> set[str]:
+    """Every name of a Spec's method, aliases included."""
+    known = registry.methods(kind)
+    return {name for name, method in known.items() if method.path == known[spec.name].path}
 
 
 def refuse_outside(arms: Sequence[Arm], axis: Axis) -> None:
@@ -166,8 +185,6 @@ def methods_of(kind: str, text: ArmText) -> Spec:
     Raises:
         SpecError: an unknown method, or a field it does not have.
     """
-    from llmanac.core.spec import make_method
-
     if text.patches is not None:
         raise SpecError(f"arms.{text.label}: a {kind} is named, not patched; give it a `name`")
     _known(kind, text.name)

@@ -26,6 +26,7 @@ Hold = Literal["tokens", "params", "flops", "time"]
 HOLDS = ("tokens", "params", "flops", "time")
 TOLERANCE = 0.01
 WIDEST = 1 << 16
+ROUND = (64, 32, 16, 8, 4)
 WIDTHS = ("model.blocks.*.ffn.width", "model.dim")  # in the order in which they are tried
 
 
@@ -120,7 +121,15 @@ def _search(spec: Any, path: str, wanted: int, vocab_size: int) -> tuple[int, in
         middle = (low + high) // 2
         low, high = (middle, high) if (count(middle * step) or 0) < wanted else (low, middle)
     tried = [(w, c) for w in (low * step, high * step) if (c := count(w)) is not None]
-    return min(tried, key=lambda pair: abs(pair[1] - wanted)) if tried else None
+    if not tried:
+        return None
+    best = min(tried, key=lambda pair: abs(pair[1] - wanted))
+    for multiple in ROUND:  # a round width is faster to multiply by, where one is close enough
+        width = round(best[0] / multiple) * multiple
+        found = count(width) if width else None
+        if found is not None and abs(found - wanted) <= TOLERANCE / 2 * wanted:
+            return width, found
+    return best
 
 
 def _granularity(count: Callable[[int], int | None]) -> int | None:

@@ -59,15 +59,15 @@ def _is_plumbing(module: str) -> bool:
     return parts[:2] == ["llmanac", "core"] and (len(parts) == 2 or parts[2] in PLUMBING)
 
 
-@functools.lru_cache(maxsize=1024)
-def _read(path: Path, _stamp: tuple[int, int]) -> tuple[str, ast.Module]:
-    text = path.read_text("utf-8")
-    return text, ast.parse(text)
-
-
-def _load(path: Path) -> tuple[str, ast.Module]:
+def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
-    return _read(path, (status.st_mtime_ns, status.st_size))
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=4096)
+def _imports(module: str, path: Path, _stamp: tuple[int, int]) -> tuple[str, ...]:
+    tree = ast.parse(path.read_text("utf-8"))
+    return tuple(_imported(module, tree, path.name == "__init__.py"))
 
 
 def closure(modules: Iterable[str]) -> dict[str, Path]:
@@ -81,14 +81,20 @@ def closure(modules: Iterable[str]) -> dict[str, Path]:
         if path is None:
             continue
         found[module] = path
-        waiting.extend(_imported(module, _load(path)[1], path.name == "__init__.py"))
+        waiting.extend(_imports(module, path, _stamp(path)))
         waiting.append(module.rpartition(".")[0])  # importing a module runs its package's __init__ too
     return dict(sorted(found.items()))
 
 
 def code_hash(path: Path) -> str:
     """sha256 of a source file without its docstrings, comment lines and blank lines (16 hex digits)."""
-    text, tree = _load(path)
+    return _code_hash(path, _stamp(path))
+
+
+@functools.lru_cache(maxsize=4096)
+def _code_hash(path: Path, _stamp: tuple[int, int]) -> str:
+    text = path.read_text("utf-8")
+    tree = ast.parse(text)
     skipped: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:

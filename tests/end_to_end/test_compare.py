@@ -1,0 +1,469 @@
+"""`llmanac compare` from the question to the page, on a tiny model: the numbers are real, only the sizes are not."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import difflib
+import inspect
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.lab.arms import parse_arms
+from llmanac.lab.axis import find_axis, resolve
+from llmanac.lab.compare import StudyResult, compare, load_study, run_study, studies
+from llmanac.lab.hold import flops_of, hold_parameters, parameters_of
+from llmanac.recipes.spec import load_recipe
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Results are bit-identical only for one number of threads, and the tests share the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A base of 40 thousand parameters on the sources of a few modules."""
+    texts = tmp_path_factory.mktemp("texts")
+    for module in (ast, copy, difflib, inspect, json, random, textwrap, subprocess):
+        (texts / f"{module.__name__}.txt").write_text(inspect.getsource(module)[:12_000])
+    return {
+        "name": "tiny",
+        "data": {"held_out": 0.3, "source": {"name": "files", "paths": [str(texts)]}},
+        "tokenizer": {"name": "bpe", "vocab_size": 320},
+        "model": {
+            "name": "transformer", "dim": 32, "layers": 2, "max_length": 32,
+            "blocks": [{"name": "pre-norm", "mixer": {"name": "multi-head", "heads": 2}, "ffn": "swiglu"}],
+        },
+        "train": {
+            "steps": STEPS, "batch_tokens": 128, "length": 32, "optimizer": {"name": "adamw", "lr": 3e-3},
+            "attention": "sdpa", "dtype": "float32",
+        },
+        "evaluate": {"held_out_bytes": 4000},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for every study of this file: what two studies share is trained once."""
+    return tmp_path_factory.mktemp("store")
+
+
+def ask(kind: str, arms: Any, recipe: dict[str, Any], folder: Path, cache: Path, **options: Any) -> StudyResult:
+    settings = {"base": recipe, "budget": 600, "min_steps": 2, "report": lambda line: None}
+    return compare(kind, arms, folder=folder, cache=cache, **(settings | options))
+
+
+@pytest.fixture(scope="module")
+def positions(recipe: dict[str, Any], store: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    return ask("position", "rope,learned", recipe, tmp_path_factory.mktemp("positions"), store)
+
+
+def test_a_study_from_question_to_page(positions: StudyResult) -> None:
+    data = json.loads((positions.folder / "study.json").read_text())
+    assert data == json.loads(json.dumps(positions.data))
+    values = data["values"]["bits_per_byte"]
+    assert [len(values[a]) for a in ("rope", "learned")] == [3, 3]
+    assert all(3.0 < v < 9.0 for found in values.values() for v in found)
+    assert len(set(values["rope"])) == 3  # seeds are different runs
+    assert set(positions.verdicts) == {"learned"}
+    differences = np.array(values["learned"]) - np.array(values["rope"])
+    assert positions.comparison("learned")["difference"] == pytest.approx(differences.mean())
+    assert data["arms"][1]["diff"]["model.position.name"] == ["rope", "learned"]
+    assert all(path.startswith("model.position") for path in data["arms"][1]["diff"])
+    costs = data["costs"]
+    assert costs["rope"]["steps"] == STEPS and costs["rope"]["tokens"] == STEPS * 128
+    assert costs["learned"]["parameters"] - costs["rope"]["parameters"] == 32 * 32
+    for name in ("train_flops", "seconds", "peak_memory", "decode_tokens_per_second", "state_bytes_per_token"):
+        assert costs["rope"][name] > 0
+    assert costs["rope"]["state_bytes_per_token"] == 2 * 2 * 32 * 4  # two layers, keys and values, float32
+    assert len(data["curves"]["rope"]["0"]) >= 4
+    page = positions.page.read_text()
+    assert "Untuned" in page and f"{values['rope'][0]:.4g}"[:3] in page
+
+
+def test_arms_start_equal_and_that_is_recorded(positions: StudyResult, recipe: dict[str, Any]) -> None:
+    found = positions.data["pairing"]
+    assert found["checked"] and set(found["seeds"]) == {"0", "1", "2"}
+    model = load_recipe(recipe).spec.model.build(vocab_size=positions.data["data"]["vocabulary"])
+    for seed in found["seeds"].values():
+        assert seed["tensors_that_differ"] == 0 and seed["rows_equal"]
+        assert seed["shared_tensors"] == len(dict(model.named_parameters()))
+        assert seed["rows"] >= STEPS * 4  # every row that was trained on
+    assert len({s["row_hash"] for s in found["seeds"].values()}) == 3
+    assert len({s["tensor_hash"] for s in found["seeds"].values()}) == 3
+
+
+def test_an_arm_that_starts_elsewhere_stops_the_study(
+    recipe: dict[str, Any], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: if one arm drew its initial values from a stream of its own, the study must not go on."""
+    from llmanac.models.lm.transformer import Transformer
+
+    draw = Transformer.initialise
+    monkeypatch.setattr(Transformer, "initialise", lambda self, seed: draw(self, seed + len(list(self.parameters()))))
+    with pytest.raises(LlmanacError, match=r"differ in the initial tensor .* under seed 0"):
+        ask("position", "rope,learned", recipe, tmp_path / "study", tmp_path / "cache", seeds=1)
+    assert not (tmp_path / "study" / "study.json").exists()
+
+
+def test_an_arm_that_reads_other_rows_stops_the_study(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmanac.lab.trials import training
+
+    class Own(training.PackedStream):  # its order depends on a count of streams made so far: what pairing must catch
+        made = 0
+
+        def __init__(self, *args: Any, **how: Any) -> None:
+            Own.made += 1
+            super().__init__(*args, **(how | {"seed": how["seed"] + Own.made}))
+
+    monkeypatch.setattr(training, "PackedStream", Own)
+    with pytest.raises(LlmanacError, match="differ in training row 0"):
+        ask("position", "rope,none", recipe, tmp_path / "study", tmp_path / "cache", seeds=1)
+
+
+def test_asked_again_nothing_runs_and_more_seeds_run_only_themselves(
+    positions: StudyResult, recipe: dict[str, Any], store: Path, tmp_path: Path
+) -> None:
+    again = ask("position", "rope,learned", recipe, positions.folder, store)
+    assert all(run["cached"] for run in again.data["runs"])
+    assert again.data["values"] == positions.data["values"]
+    lines: list[str] = []
+    more = ask("position", "rope,learned", recipe, positions.folder, store, seeds=4, report=lines.append)
+    assert [run["cached"] for run in more.data["runs"]] == [True] * 6 + [False] * 2
+    assert any("going on with the plan" in line for line in lines)
+    assert more.values()["rope"][:3] == positions.values()["rope"]
+    assert more.comparison("learned")["n"] == 4
+
+
+def test_a_study_is_reproducible_bit_for_bit(positions: StudyResult, recipe: dict[str, Any], tmp_path: Path) -> None:
+    fresh = ask("position", "learned,rope", recipe, tmp_path / "s", tmp_path / "c", seeds=1, baseline="rope")
+    assert fresh.values()["rope"][0] == positions.values()["rope"][0]
+    assert fresh.values()["learned"][0] == positions.values()["learned"][0]
+
+
+def test_changed_code_runs_again_and_keeps_the_old_page(
+    positions: StudyResult, recipe: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmanac.lab import sources
+
+    real = sources.code_hash
+    monkeypatch.setattr(sources, "code_hash", lambda path: "f" * 16 if path.name == "learned.py" else real(path))
+    lines: list[str] = []
+    again = ask("position", "rope,learned", recipe, positions.folder, store, report=lines.append)
+    assert any("models/positions/learned.py" in line and "changed since" in line for line in lines)
+    kept = list(positions.folder.glob("stale-*.html"))
+    assert len(kept) == 1 and "Stale: models/positions/learned.py" in kept[0].read_text()
+    assert again.data.get("stale", []) == [] and "Stale:" not in again.page.read_text()
+    cached = {(run["arm"], run["cached"]) for run in again.data["runs"]}
+    assert cached == {("rope", True), ("learned", False)}  # an arm that does not use the file is not run again
+
+
+def test_equal_parameters_move_one_width_and_say_so(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    found = ask("ffn", "relu{width=96},swiglu", recipe, tmp_path, store, hold="params", seeds=1)
+    counts = [found.data["costs"][arm]["parameters"] for arm in ("relu{width=96}", "swiglu")]
+    assert abs(counts[1] - counts[0]) <= 0.01 * counts[0]
+    held = found.data["arms"][1]["held"]
+    assert list(held) == ["model.blocks.0.ffn.width"] and held["model.blocks.0.ffn.width"] == [None, 64]
+    assert found.verdicts == {"swiglu": "none"}
+    assert "no verdict (fewer than 3 seeds)" in found.page.read_text()
+
+
+def test_holds_by_arithmetic(recipe: dict[str, Any]) -> None:
+    base = load_recipe(recipe).spec
+    for kind, arms in (("mixer", "multi-head,multi-query"), ("position", "rope,learned"), ("head", "linear,pointer")):
+        axis = find_axis(kind)
+        resolved = hold_parameters(resolve(base, axis, parse_arms(arms)), base, axis, arms.split(",")[0], 320)
+        counts = [parameters_of(arm.spec.model, 320) for arm in resolved]
+        for arm, count in zip(resolved, counts, strict=True):
+            built = arm.spec.model.build(vocab_size=320)
+            assert built.parameter_count() == count and abs(count - counts[0]) <= 0.01 * counts[0]
+            assert flops_of(arm.spec.model, 320, 32) == built.flops_per_token(32)
+    axis = find_axis("model.layers")
+    with pytest.raises(SpecError, match=r"arm '9' has .* no width brings it within 1%"):
+        hold_parameters(resolve(base, axis, parse_arms("1,9")), base, axis, "1", 320)
+
+
+def test_equal_flops_move_the_steps(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    long = copy.deepcopy(recipe)
+    long["train"]["steps"] = 120
+    found = ask("model.layers", "2,1", long, tmp_path, store, hold="flops", seeds=1)
+    flops = [found.data["costs"][arm]["train_flops"] for arm in ("2", "1")]
+    assert flops[1] == pytest.approx(flops[0], rel=0.01)
+    assert found.data["costs"]["1"]["steps"] > found.data["costs"]["2"]["steps"] == 120
+    assert "train.steps" in found.data["arms"][1]["held"]
+
+
+def test_every_arm_gets_the_same_sweep(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    found = ask("optimizer", "adamw,muon", recipe, tmp_path, store, tune="lr=2", seeds=1)
+    tune = found.data["tune"]
+    assert tune["factors"] == [2**-0.5, 2**0.5]
+    for arm in ("adamw", "muon"):
+        values = tune["values"][arm]
+        assert len(values) == 2 and len(set(values.values())) == 2
+        assert f"{tune['chosen'][arm]:g}" == min(values, key=values.__getitem__)
+    held = found.data["arms"][0]["held"]["train.optimizer.lr"]
+    assert held == [3e-3, pytest.approx(3e-3 * tune["chosen"]["adamw"])]
+    muon = {path: new for path, (_, new) in found.data["arms"][1]["diff"].items()}
+    assert muon["train.optimizer.lr"] == pytest.approx(0.02 * tune["chosen"]["muon"])  # its own rate, not the base's
+    assert "Untuned" not in found.page.read_text()
+
+
+def test_whole_recipes_are_marked_as_such(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    arms = {
+        "plain": {"model.position": "learned", "train.length": 16, "train.optimizer": "adamw"},
+        "ours": {"train.optimizer.lr": 1e-3, "model.blocks.*.mixer": {"name": "multi-query", "heads": 2}},
+    }
+    found = ask("recipe", arms, recipe, tmp_path, store, hold="time", seeds=1)
+    assert "Whole-recipe comparison" in found.page.read_text()
+    assert found.data["costs"]["plain"]["steps"] != found.data["costs"]["ours"]["steps"]
+    again = ask("recipe", arms, recipe, tmp_path, store, hold="time", seeds=1)
+    assert all(run["cached"] for run in again.data["runs"])  # what was measured is not measured again
+
+
+@pytest.mark.parametrize(
+    ("kind", "arms", "options", "message"),
+    [
+        ("position", "rope,lerned", {}, "--arms: no position named 'lerned'; did you mean 'learned'"),
+        ("position", "rope", {}, "at least two arms"),
+        ("position,ffn", "rope,relu", {}, "varies one axis"),
+        ("positon", "rope,learned", {}, "did you mean 'position'"),
+        ("position", "rope{thta=3},learned", {}, "model.position.thta: no such field; did you mean 'theta'"),
+        ("position", {"a": "rope", "b": {"train.clip": 2.0}}, {}, "train.clip would vary too, outside the axis"),
+        ("position", "rope,learned", {"hold": "parms"}, "--hold: 'parms' is not one of .* did you mean 'params'"),
+        ("position", "rope,learned", {"tune": "wd=3"}, "expected lr=N"),
+        ("position", "rope,learned", {"baseline": "non"}, "baseline: 'non' is not one of the arms"),
+        ("position", "rope,learned", {"seeds": 0}, "--seeds: 0"),
+        ("position", "rope,learned", {"margin": 0.0}, "--margin: 0.0"),
+        ("position", "rope,learned", {"budget": "soon"}, "--budget: 'soon' is not a time"),
+        ("position", "rope,learned", {"base": "no-such"}, "no recipe named 'no-such'"),
+        ("decoding", "greedy,top-k", {"hold": "params"}, "--hold: nothing is trained"),
+        ("decoding", "greedy,top-k", {}, "--artefact: a decoding study needs a finished model"),
+        ("tokenizer", "bpe,bpx", {}, "no tokenizer named 'bpx'"),
+        ("ffn.width", "1,2", {}, "ffn"),
+    ],
+)  # fmt: skip
+def test_questions_that_cannot_be_asked(
+    kind: str, arms: Any, options: dict[str, Any], message: str, recipe: dict[str, Any], store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LlmanacError, match=message):
+        ask(kind, arms, recipe, tmp_path / "study", store, **options)
+
+
+def test_a_budget_under_200_steps_is_refused_with_one_that_would_do(
+    recipe: dict[str, Any], tmp_path: Path, store: Path
+) -> None:
+    open_ = copy.deepcopy(recipe)
+    del open_["train"]["steps"]
+    with pytest.raises(SpecError, match=r"--budget 0\.5s leaves .* at least 200; use --budget \d+[sm]"):
+        ask("position", "rope,learned", open_, tmp_path, store, budget=0.5, min_steps=200)
+    with pytest.raises(SpecError, match=r"and a verdict needs at least 200"):
+        ask("position", "rope,learned", recipe, tmp_path, store, min_steps=200)  # 8 steps were stated
+
+
+def test_tokenizers_over_the_same_documents(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    found = ask("tokenizer", "bpe{vocab_size=300},bpe{vocab_size=500}", recipe, tmp_path, store)
+    small, large = "bpe{vocab_size=300}", "bpe{vocab_size=500}"
+    assert found.data["replicate"] == "document" and found.data["hold"] is None
+    values = found.values("bytes_per_token")
+    assert len(values[small]) == found.data["data"]["held_out_documents"] >= 2
+    assert all(b > a for a, b in zip(values[small], values[large], strict=True))
+    spec = load_recipe(recipe, {"tokenizer.vocab_size": 500}).spec
+    from llmanac.data.collect import collect
+
+    corpus = collect(spec.data.source, held_out=0.3, seed=0)
+    tokenizer = spec.tokenizer.train(corpus.train.texts())
+    wanted = [len(t.encode()) / len(tokenizer.encode(t)) for t in corpus.held_out.texts()]
+    assert values[large] == pytest.approx(wanted)
+    assert found.data["costs"][large]["lossless"] == 1.0
+    assert "Untuned" not in found.page.read_text()
+
+
+@pytest.fixture(scope="module")
+def artefact(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained for a few dozen steps, saved as a run saves it."""
+    from llmanac.lab.cache import Cache
+    from llmanac.lab.controlled import with_steps
+    from llmanac.lab.prepare import prepare
+    from llmanac.lab.trials.training import TrainingTrial
+    from llmanac.train.loop import train
+
+    folder = tmp_path_factory.mktemp("artefact")
+    spec = load_recipe(recipe, {"model.max_length": 128, "train.steps": 40}).spec
+    prepared = prepare(spec, Cache(folder).root / "data")
+    (arm, _) = resolve(spec, find_axis("position"), parse_arms("rope,none"))
+    trial = TrainingTrial(prepared, "cpu")
+    model, source, objective = trial.build(with_steps(arm, 40), 0)
+    train(model, source, objective, spec.train, folder / "train", seed=0)
+    model.save_pretrained(folder / "model")
+    prepared.tokenizer.save(folder / "model")
+    return folder / "model"
+
+
+def test_decoding_methods_on_one_artefact(artefact: Path, recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    from llmanac.generate.engine import Engine
+    from llmanac.lab.trials.decoding import Artefact, distinct
+
+    arms = "greedy,temperature{temperature=1.0}"
+    found = ask("decoding", arms, recipe, tmp_path, store, artefact=artefact, seeds=2)
+    loaded = Artefact.load(artefact)
+    assert loaded.sha256 in found.data["artefact"]
+    rep = found.values("rep_4")
+    assert np.mean(rep["greedy"]) > np.mean(rep["temperature{temperature=1.0}"]) + 0.2  # a barely trained model loops
+    assert found.comparison("temperature{temperature=1.0}", "rep_4")["verdict"] == "better"
+    assert (
+        found.data["costs"]["greedy"]["mean_logprob"]
+        > found.data["costs"]["temperature{temperature=1.0}"]["mean_logprob"]
+    )
+    # greedy draws nothing: its second seed is the first one's run
+    assert [r["cached"] for r in found.data["runs"] if r["arm"] == "greedy"] == [False, True]
+    assert [r["cached"] for r in found.data["runs"] if r["arm"] != "greedy"] == [False, False]
+    # one passage by hand
+    from llmanac.core.files import read_json
+    from llmanac.data.collect import collect
+    from llmanac.data.split import fraction
+    from llmanac.lab.trials.decoding import passages
+
+    spec = load_recipe(recipe).spec
+    held_out = collect(spec.data.source, held_out=0.3, seed=0).held_out
+    documents = sorted(((d.id, d.text) for d in held_out), key=lambda d: fraction(d[0], seed=1))
+    taken = passages(loaded, documents, 512)[: read_json(tmp_path / "plan.json")["passages"]]
+    first = Engine(loaded.model, loaded.tokenizer).generate(
+        [p.prompt for p in taken], max_new_tokens=len(taken[0].reference), temperature=0.0, stop_ids=()
+    )
+    assert rep["greedy"] == pytest.approx([1 - distinct(c.ids, 4) for c in first])
+    assert found.data["replicate"] == "prompt"  # two held-out documents: the page must warn
+    assert "not independent" in found.page.read_text()
+
+
+def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from llmanac.lab.trials.decoding import Artefact
+
+    other = tmp_path / "model"
+    shutil.copytree(artefact, other)
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.5
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    assert Artefact.load(other).sha256 != Artefact.load(artefact).sha256
+    found = ask("decoding", "greedy,top-k{k=5}", recipe, tmp_path / "s", store, artefact=other, seeds=1)
+    assert not any(run["cached"] for run in found.data["runs"])
+
+
+def test_distinct_counts_n_grams() -> None:
+    from llmanac.lab.trials.decoding import distinct
+
+    assert distinct([1, 2, 1, 2, 1, 2], 2) == 2 / 5
+    assert distinct([1, 2, 3], 4) == 1.0 and distinct([1] * 8, 4) == 1 / 5
+
+
+def test_the_studies_that_come_with_the_package_resolve() -> None:
+    from llmanac.lab.axis import methods_of
+    from llmanac.lab.compare import BASE
+
+    assert {"positions_small", "feed_forward_medium", "decoding", "tokenizers", "nanogpt_style"} <= set(studies())
+    for name in studies():
+        data = load_study(name)
+        axis, texts = find_axis(data["kind"]), parse_arms(data["arms"])
+        base = load_recipe(data.get("base", BASE), data.get("set", {})).spec
+        assert data["baseline"] in [t.label for t in texts]
+        if axis.trial != "training":
+            assert all(methods_of(axis.kind, text) for text in texts)
+            continue
+        for arm in resolve(base, axis, texts):
+            assert arm.spec.train.length <= arm.spec.model.max_length
+            assert 1e5 < parameters_of(arm.spec.model, base.tokenizer.vocab_size) < 5e6
+
+
+def test_a_study_from_toml_and_what_overrides_it(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    from llmanac.core.spec import to_toml
+
+    (tmp_path / "base.toml").write_text(to_toml(recipe))
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'kind = "position"\narms = ["rope", "none"]\nseeds = 3\nbase = "base.toml"\n[set]\n"train.clip" = 0.5\n'
+    )
+    done = run_study(
+        str(path), seeds=1, folder=tmp_path / "out", cache=store, min_steps=2, budget=600, report=lambda line: None
+    )
+    assert done.data["seeds"] == [0] and done.data["base"]["train"]["clip"] == 0.5
+    path.write_text('kind = "position"\narm = ["rope", "none"]\n')
+    with pytest.raises(SpecError, match="arm: no such key; did you mean 'arms'"):
+        run_study(str(path))
+
+
+def study_code(recipe: dict[str, Any], root: Path) -> str:
+    slow = copy.deepcopy(recipe)
+    slow["train"]["steps"] = 60
+    return (
+        "import json, torch\nfrom llmanac.lab.compare import compare\ntorch.set_num_threads(1)\n"
+        f"found = compare('position', 'rope,learned', base=json.loads({json.dumps(slow)!r}), budget=900, min_steps=2, "
+        f"seeds=1, folder={str(root / 'study')!r}, cache={str(root / 'cache')!r}, report=lambda line: None)\n"
+        "print(json.dumps(found.values()))\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is a POSIX signal")
+def test_killed_in_the_middle_of_runs_and_gone_on_with_gives_the_same_numbers(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = subprocess.run(
+        [sys.executable, "-c", study_code(recipe, tmp_path / "whole")], capture_output=True, text=True, check=True
+    )
+    code = study_code(recipe, tmp_path / "killed")
+    generator, kills = random.Random(7), 0
+    for _ in range(40):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        deadline = time.monotonic() + 3.0 + 6.0 * generator.random()
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if process.poll() is not None:
+            break
+        kills += 1
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == 0 and process.stdout is not None
+    assert kills >= 1
+    assert json.loads(process.stdout.read()) == json.loads(whole.stdout)
+
+
+@pytest.mark.slow
+def test_the_command_line_asks_and_refuses(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "llmanac.cli", "compare", "position", "--arms"]
+    wrong = subprocess.run([*command, "rope,lerned"], capture_output=True, text=True, cwd=tmp_path)
+    assert wrong.returncode == 2 and "did you mean 'learned'" in wrong.stderr and "Traceback" not in wrong.stderr
+    short = subprocess.run([*command, "rope,none", "--budget", "20s"], capture_output=True, text=True, cwd=tmp_path)
+    assert short.returncode == 2 and "at least 200; use --budget" in short.stderr
+
+
+def test_values_are_finite(positions: StudyResult) -> None:
+    assert all(math.isfinite(v) for found in positions.values().values() for v in found)
