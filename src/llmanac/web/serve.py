@@ -71,10 +71,8 @@ def serve(
         app = create_app(engine, model_name=model_name, assistant=assistant, max_queue=max_queue)
         name, actual = claimed.getsockname()[:2]
         shown = f"[{name}]" if ":" in name else name
-        print(
-            f"Serving {model_name} at http://{shown}:{actual} (chat page) and http://{shown}:{actual}/v1 (OpenAI API)."
-        )
-        print("Press Ctrl-C to stop.", flush=True)
+        address = f"http://{shown}:{actual}"
+        print(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.", flush=True)
         run(app, claimed)
 
 
