@@ -1,8 +1,13 @@
 """The documentation assistant: look passages up, let the model read the answer out of them, cite, or refuse.
 
-The prompt is `<|doc|>passage ... <|user|>question<|assistant|>`, the answer ends with `<|end|>`. The model does the
-reading: which of the passages speaks of what was asked, which line answers it, or that none does. It knows nothing by
-itself; a question for which nothing is found never reaches it.
+The prompt is `<|doc|>passage ... <|user|>question<|assistant|>`. The model first says
+what it speaks of, then the answer:
+
+    shutil.copyfileobj
+    copy data from file-like object fsrc to file-like object fdst<|end|>
+
+The model does the reading: which of the passages speaks of what was asked, which line answers it, or that none does. It
+knows nothing by itself; a question for which nothing is found never reaches it.
 """
 
 from __future__ import annotations
@@ -22,7 +27,6 @@ DOC, USER, ASSISTANT, END = "<|doc|>", "<|user|>", "<|assistant|>", "<|end|>"
 PASSAGES = 3
 PROMPT_TOKENS = 448
 ANSWER_TOKENS = 96
-REPEAT = 6  # a run of this many tokens that comes a second time is a loop
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,19 @@ class Answer:
     refused: bool
 
 
+def completion(name: str, answer: str) -> str:
+    """What the model is to say: what it speaks of on a line of its own, where there is a name, then the answer."""
+    return f"{name}\n{answer}" if name else answer
+
+
 def special_ids(tokenizer: Any) -> dict[str, int]:
     """The ids of the four marks of a prompt. Raises TokenizerError that names the one which is missing."""
     known = tokenizer.special_tokens
     for mark in (DOC, USER, ASSISTANT, END):
         if mark not in known:
-            raise TokenizerError(f"the tokenizer has no {mark!r}{nearest(mark, known)}; train it with the assistant's marks")
+            raise TokenizerError(
+                f"the tokenizer has no {mark!r}{nearest(mark, known)}; train it with the assistant's marks"
+            )
     return {mark: known[mark] for mark in (DOC, USER, ASSISTANT, END)}
 
 
@@ -70,15 +81,17 @@ def prompt_ids(tokenizer: Any, question: str, passages: Sequence[Passage], *, li
     return ids + asked
 
 
-def _without_loop(ids: Sequence[int]) -> list[int]:
-    """The tokens up to the first run of `REPEAT` tokens that repeats an earlier one."""
-    seen: set[tuple[int, ...]] = set()
-    for at in range(len(ids) - REPEAT + 1):
-        run = tuple(ids[at : at + REPEAT])
-        if run in seen:
-            return list(ids[:at])
-        seen.add(run)
-    return list(ids)
+def without_loop(ids: Sequence[int]) -> list[int]:
+    """The tokens, a loop at their end cut: a run that stands there three times or more stays once."""
+    ids = list(ids)
+    for period in range(1, len(ids) // 3 + 1):
+        run = ids[-period:]
+        times = 1
+        while ids[-period * (times + 1) : -period * times] == run:
+            times += 1
+        if times >= 3:
+            return ids[: len(ids) - period * (times - 1)]
+    return ids
 
 
 class Assistant:
@@ -126,11 +139,13 @@ class Assistant:
         if not prompts:
             return []
         completions = self.engine.generate(prompts, max_new_tokens=ANSWER_TOKENS, stop_ids=self._stop)
-        return [self._text(completion.ids) for completion in completions]
+        return [self._said(completion.ids)[1] for completion in completions]
 
-    def _text(self, ids: Sequence[int]) -> str:
+    def _said(self, ids: Sequence[int]) -> tuple[str, str]:
+        """`(what the model says it speaks of, its answer)`."""
         ids = [i for i in ids if i not in self._stop]
-        return " ".join(self.tokenizer.decode(_without_loop(ids)).split())
+        name, newline, text = self.tokenizer.decode(without_loop(ids)).partition("\n")
+        return (name.strip(), " ".join(text.split())) if newline else ("", " ".join(name.split()))
 
     def _passages(self, found: Found) -> list[Passage]:
         return [self.index.passages[p] for p in found.passages]
@@ -141,7 +156,11 @@ class Assistant:
         shown = self._passages(found)
         # cited first: the passage that holds the answer, then the others in the order of their rank
         order = sorted(range(len(shown)), key=lambda i: (not _holds(shown[i], text), i))
-        cited = tuple(Citation(shown[i].title, "\n".join(shown[i].lines)) for i in order if i == order[0] or _holds(shown[i], text))
+        cited = tuple(
+            Citation(shown[i].title, "\n".join(shown[i].lines))
+            for i in order
+            if i == order[0] or _holds(shown[i], text)
+        )
         return Answer(text, cited, False)
 
     def stream(self, question: str) -> Iterator[Answer]:

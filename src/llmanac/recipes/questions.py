@@ -1,8 +1,8 @@
 """Questions with answers made from real documentation, and questions it cannot answer.
 
-A pair is a fact of the documentation (`quickstart_facts`) put into one of many forms (`quickstart_forms`), then roughened
-as people type: lower case, no question mark, a greeting, a bare name, a slip of the finger in a small word. Pairs for
-evaluation use forms that training never shows, about modules that training never shows.
+A pair is a fact of the documentation (`quickstart_facts`) put into one of many forms (`quickstart_forms`), then made
+as rough as people type: lower case, no question mark, a greeting, a bare name, a slip of the finger in a small word.
+Pairs for evaluation use forms that training never shows, about modules that training never shows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,8 @@ from llmanac.recipes.quickstart_passages import Passage, passages_of
 REFUSAL = "The documentation does not say."
 Unanswerable = Literal["unknown name", "not stated", "off topic"]
 UNANSWERABLE: tuple[Unanswerable, ...] = ("unknown name", "not stated", "off topic")
-_SMALL_WORDS = set("what does which the when will would can tell about give show explain with from that have this".split())
+_SMALL = "what does which the when will would can tell about give show explain with from that have this"
+_SMALL_WORDS = frozenset(_SMALL.split())
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Pair:
         sort: a kind of fact, or why the documentation cannot answer.
         entry, passage: where the answer stands; -1 where it stands nowhere.
         asks: the kind of fact that is asked for, also where the answer is a refusal; empty off topic.
+        name: the name that the question asks about, in full; of a wish, the function that fulfils it.
     """
 
     question: str
@@ -42,6 +44,7 @@ class Pair:
     entry: int = -1
     passage: int = -1
     asks: str = ""
+    name: str = ""
 
     @property
     def answerable(self) -> bool:
@@ -63,6 +66,8 @@ class QuestionMaker:
         self.rng = random.Random(seed_of(seed, "questions", forms))
         self.facts: dict[Kind, list[Fact]] = defaultdict(list)
         self.open: dict[Kind, list[tuple[int, str]]] = defaultdict(list)
+        self.about: dict[int, list[Fact]] = defaultdict(list)
+        self.open_about: dict[int, list[tuple[Kind, str]]] = defaultdict(list)
         self.names = {entry.name for entry in entries}
         self._pieces: list[tuple[str, str]] = []
         for number in use:
@@ -73,8 +78,10 @@ class QuestionMaker:
             known = list(facts_of(entry, number, passages))
             for fact in known:
                 self.facts[fact.kind].append(fact)
+                self.about[number].append(fact)
             for kind, subject in not_stated(entry, passages, known):
                 self.open[kind].append((number, subject))
+                self.open_about[number].append((kind, subject))
             module, _, last = entry.name.rpartition(".")
             if module and entry.kind == "function":
                 self._pieces.append((module, last))
@@ -84,7 +91,7 @@ class QuestionMaker:
         """`count` pairs, balanced over the kinds (or by weights); a kind's facts repeat only when they have run out."""
         drawn = self._kinds(count, self.kinds, weights)
         pools = {kind: self._endless(self.facts[kind]) for kind in self.kinds}
-        return [self._pair(next(pools[kind])) for kind in drawn]
+        return [self.ask(next(pools[kind])) for kind in drawn]
 
     def _kinds(self, count: int, kinds: Sequence[Kind], weights: dict[str, float] | None) -> list[Kind]:
         if not kinds:
@@ -95,18 +102,21 @@ class QuestionMaker:
             return drawn
         return self.rng.choices(kinds, [weights.get(kind, 1.0) for kind in kinds], k=count)
 
-    def _endless(self, items: Sequence):  # type: ignore[no-untyped-def, type-arg]
+    def _endless(self, items: Sequence[Fact]) -> Iterator[Fact]:
         while True:
             order = list(items)
             self.rng.shuffle(order)
             yield from order
 
-    def _pair(self, fact: Fact) -> Pair:
+    def ask(self, fact: Fact) -> Pair:
+        """A question for a fact."""
         form = expand(self.rng.choice(FORMS[self.forms][fact.kind]), self.rng)
         name = self._spell(self.entries[fact.entry])
         subject = self._roughen_wish(fact.subject) if fact.kind == "which" else self._mark(fact.subject, 0.2)
         question = self._ask(form, n=name, p=subject, s=subject)
-        return Pair(question, fact.answer, fact.kind, fact.entry, fact.passage, fact.kind)
+        return Pair(
+            question, fact.answer, fact.kind, fact.entry, fact.passage, fact.kind, written(self.entries[fact.entry])
+        )
 
     def unanswerable(self, count: int, sorts: Sequence[Unanswerable] = UNANSWERABLE) -> list[Pair]:
         """`count` pairs whose answer is the refusal, balanced over the sorts."""
@@ -115,18 +125,23 @@ class QuestionMaker:
 
     def _unknown(self) -> Pair:
         """A question about a name that looks right and is not there."""
-        kind = self.rng.choice([k for k in self.kinds if k != "which"] or ["what"])
+        named: list[Kind] = [k for k in self.kinds if k != "which"] or ["what"]
+        kind = self.rng.choice(named)
         form = expand(self.rng.choice(FORMS[self.forms][kind]), self.rng)
         subject = self.rng.choice([f.subject for f in self.facts["default"]] or ["value"])
-        question = self._ask(form, n=self._invent(), p=subject, s="")
-        return Pair(question, REFUSAL, "unknown name", asks=kind)
+        name = self._invent()
+        return Pair(self._ask(form, n=name, p=subject, s=""), REFUSAL, "unknown name", asks=kind, name=name)
 
     def _invent(self) -> str:
         """A module of one entry with the words of two others, or with a word that no documentation holds."""
         rng = self.rng
         while True:
             module = rng.choice(self._pieces)[0] if self._pieces else "module"
-            words = [w for _, last in rng.choices(self._pieces or [("", "value")], k=2) for w in re.findall(r"[A-Z]?[a-z]+", last)]
+            words = [
+                w
+                for _, last in rng.choices(self._pieces or [("", "value")], k=2)
+                for w in re.findall(r"[A-Z]?[a-z]+", last)
+            ]
             if rng.random() < 0.5:
                 words[rng.randrange(len(words)) if words else 0 :] = [_nonsense(rng)]
             rng.shuffle(words)
@@ -140,10 +155,13 @@ class QuestionMaker:
         if not kinds:
             return self._unknown()
         kind = self.rng.choice(kinds)
-        number, subject = self.rng.choice(self.open[kind])
+        return self.ask_in_vain(*self.rng.choice(self.open[kind]), kind)
+
+    def ask_in_vain(self, number: int, subject: str, kind: Kind) -> Pair:
+        """A question for what the documentation of an entry leaves open."""
         form = expand(self.rng.choice(FORMS[self.forms][kind]), self.rng)
         question = self._ask(form, n=self._spell(self.entries[number]), p=self._mark(subject, 0.2), s="")
-        return Pair(question, REFUSAL, "not stated", number, asks=kind)
+        return Pair(question, REFUSAL, "not stated", number, asks=kind, name=written(self.entries[number]))
 
     def _off_topic(self) -> Pair:
         return Pair(self._ask(expand(self.rng.choice(OFF_TOPIC[self.forms]), self.rng)), REFUSAL, "off topic")
@@ -185,7 +203,11 @@ class QuestionMaker:
         if rng.random() < 0.08:
             form = form + rng.choice(CLOSERS[self.forms])
         question = form.format(**slots) if slots else form
-        return question[:1].upper() + question[1:] if rng.random() < 0.5 and not slots.get("n", " ")[:1].islower() else question
+        return (
+            question[:1].upper() + question[1:]
+            if rng.random() < 0.5 and not slots.get("n", " ")[:1].islower()
+            else question
+        )
 
 
 def _slip(form: str, rng: random.Random) -> str:
@@ -202,7 +224,14 @@ def _slip(form: str, rng: random.Random) -> str:
 
 def _nonsense(rng: random.Random) -> str:
     """A word that could be one."""
-    return "".join(rng.choice("bdfgklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.choice([2, 3]))) + rng.choice("nrtlx")
+    return "".join(rng.choice("bdfgklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.choice([2, 3]))) + rng.choice(
+        "nrtlx"
+    )
+
+
+def written(entry: Entry) -> str:
+    """An entry's name as questions and titles have it once it is written in full."""
+    return f"topic {entry.name}" if entry.kind == "topic" else entry.name
 
 
 def entry_passages(entries: Sequence[Entry]) -> list[Passage]:

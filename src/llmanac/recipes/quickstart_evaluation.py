@@ -21,7 +21,7 @@ from llmanac.evaluate.answers import exact_match, f1
 from llmanac.recipes.assistant import Answer, Assistant, is_refusal
 from llmanac.recipes.questions import UNANSWERABLE, Pair
 from llmanac.recipes.quickstart_index import DocumentationIndex
-from llmanac.recipes.quickstart_material import Material
+from llmanac.recipes.quickstart_material import Material, answers
 from llmanac.recipes.quickstart_passages import Passage
 
 EXAMPLES = 10
@@ -39,8 +39,8 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, questions: i
     """
     maker = material.maker(held_out=True)
     asked = maker.answerable(questions)
-    answers = assistant.answers([pair.question for pair in asked])
-    texts = [answer.text for answer in answers]
+    given = assistant.answers([pair.question for pair in asked])
+    texts = [answer.text for answer in given]
     read = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
     closed = assistant.read([(assistant.index.find(pair.question).question, []) for pair in asked])
     rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
@@ -55,10 +55,10 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, questions: i
         },
         "kinds": {kind: _score(*_only(asked, texts, kind)) for kind in maker.kinds},
         "refused_unanswerable": sum(a * n for a, n in refused.values()) / max(1, len(strange)),
-        "refused_answerable": sum(answer.refused for answer in answers) / max(1, len(asked)),
+        "refused_answerable": sum(answer.refused for answer in given) / max(1, len(asked)),
         "refused": {sort: share for sort, (share, _) in refused.items()},
         "retrieval": _retrieval(assistant.index, asked),
-        "examples": [_example(pair, answer) for pair, answer in zip(asked[:EXAMPLES], answers, strict=False)],
+        "examples": [_example(pair, answer) for pair, answer in zip(asked[:EXAMPLES], given, strict=False)],
     }
 
 
@@ -80,15 +80,11 @@ def _helped(index: DocumentationIndex, pair: Pair, number: int, seed: int) -> tu
     """The question and its passages; the right one replaces the last where retrieval missed it; in a random order."""
     found = index.find(pair.question)
     shown = [index.passages[n] for n in found.passages]
-    if not any(_answers(passage, pair) for passage in shown):
-        right = [p for p in index.passages if _answers(p, pair)][:1]
+    if not any(answers(passage, pair) for passage in shown):
+        right = [p for p in index.passages if answers(p, pair)][:1]
         shown = [*shown[: max(0, len(shown) - 1)], *right]
     random.Random(seed_of(seed, "order", number)).shuffle(shown)
     return found.question, shown
-
-
-def _answers(passage: Passage, pair: Pair) -> bool:
-    return passage.entry == pair.entry and pair.answer in passage.text
 
 
 def _first_sentence(index: DocumentationIndex, question: str) -> str:
@@ -97,10 +93,10 @@ def _first_sentence(index: DocumentationIndex, question: str) -> str:
     return passage.lines[0] if passage and passage.lines else ""
 
 
-def _refused(pairs: Sequence[Pair], answers: Sequence[Answer]) -> dict[str, tuple[float, int]]:
+def _refused(pairs: Sequence[Pair], given: Sequence[Answer]) -> dict[str, tuple[float, int]]:
     """By sort: the share that is refused, of how many."""
     by: dict[str, list[bool]] = defaultdict(list)
-    for pair, answer in zip(pairs, answers, strict=True):
+    for pair, answer in zip(pairs, given, strict=True):
         by[pair.sort].append(answer.refused or is_refusal(answer.text))
     return {sort: (sum(values) / len(values), len(values)) for sort, values in by.items()}
 
@@ -108,7 +104,7 @@ def _refused(pairs: Sequence[Pair], answers: Sequence[Answer]) -> dict[str, tupl
 def _retrieval(index: DocumentationIndex, pairs: Sequence[Pair]) -> dict[str, float]:
     found = first = 0
     for pair in pairs:
-        hits = [_answers(index.passages[n], pair) for n in index.find(pair.question).passages]
+        hits = [answers(index.passages[n], pair) for n in index.find(pair.question).passages]
         found += any(hits)
         first += bool(hits and hits[0])
     return {"found": found / max(1, len(pairs)), "first": first / max(1, len(pairs))}

@@ -63,7 +63,9 @@ def facts_of(entry: Entry, number: int, passages: Sequence[Passage]) -> Iterator
 def summary_of(passages: Sequence[Passage]) -> str | None:
     """The first statement, where it says what the thing is or does."""
     line = passages[0].lines[0] if passages and passages[0].lines else ""
-    usable = SHORTEST <= len(line) <= LONGEST and line[0].isalpha() and not _NO_SUMMARY.match(line) and not _ITEM.match(line)
+    usable = (
+        SHORTEST <= len(line) <= LONGEST and line[0].isalpha() and not _NO_SUMMARY.match(line) and not _ITEM.match(line)
+    )
     return line if usable and line.count(" ") >= 2 else None
 
 
@@ -90,7 +92,9 @@ def parameters(signature: str) -> dict[str, str | None]:
     plain = [*args.posonlyargs, *args.args]
     defaults = [None] * (len(plain) - len(args.defaults)) + args.defaults
     found = {a.arg: ast.unparse(d) if d else None for a, d in zip(plain, defaults, strict=True)}
-    return found | {a.arg: ast.unparse(d) if d else None for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)}
+    return found | {
+        a.arg: ast.unparse(d) if d else None for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    }
 
 
 def _defaults(entry: Entry, number: int, title: str) -> Iterator[Fact]:
@@ -117,7 +121,10 @@ def _parameters(entry: Entry, number: int, passages: Sequence[Passage]) -> Itera
 def _line_about(name: str, passages: Sequence[Passage]) -> tuple[int, str] | None:
     """The line that describes a parameter: an item of its own, else the first that marks or clearly names it."""
     item = re.compile(rf"^\*{{0,2}}{re.escape(name)}(?:, ?\w+)*:\s")
-    marked = re.compile(rf"[`'\"*]{re.escape(name)}[`'\"*]|\b{re.escape(name)}\b(?= (?:is|argument|parameter|must|should|may|can|flag)\b)")
+    marked = re.compile(
+        rf"[`'\"*]{re.escape(name)}[`'\"*]|\b{re.escape(name)}\b"
+        r"(?= (?:is|argument|parameter|must|should|may|can|flag)\b)"
+    )
     plain = re.compile(rf"\b{re.escape(name)}\b") if "_" in name or len(name) >= 7 else None
     for pattern in (item, marked, plain):
         for number, passage in enumerate(passages):
@@ -142,11 +149,13 @@ def wish_of(summary: str) -> str:
     return f"{verb} {rest}"
 
 
-_NOT_VERBS = set(
-    "a an the this that these those it if when as in on for to true false none base class function method same like "
-    "alias abstract internal helper wrapper used one all any each use number size called version object please at thi "
-    "subclass simple generic note two see default optional similar equivalent represent ha string event list name".split()
-)
+_NO_VERBS = """
+a an the this that these those it if when as in on for to true false none base class function method same like
+alias abstract internal helper wrapper used one all any each use number size called version object please at
+thi subclass simple generic note two see default optional similar equivalent represent ha string event list
+name
+"""
+_NOT_VERBS = frozenset(_NO_VERBS.split())
 
 
 def not_stated(entry: Entry, passages: Sequence[Passage], known: Sequence[Fact]) -> list[tuple[Kind, str]]:
@@ -161,7 +170,7 @@ def not_stated(entry: Entry, passages: Sequence[Passage], known: Sequence[Fact])
     if "returns" not in kinds and not _RETURN_TRACE.search(text):
         open_.append(("returns", ""))
     for name, value in parameters(entry.signature).items():
-        if value is None and not re.search(rf"default|\boptional\b", entry.doc):
+        if value is None and not re.search(r"default|\boptional\b", entry.doc):
             open_.append(("default", name))
         if len(name) >= 4 and not re.search(rf"(?i){re.escape(name.strip('_'))}", entry.doc):
             open_.append(("parameter", name))

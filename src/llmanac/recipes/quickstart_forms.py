@@ -100,9 +100,8 @@ TRAINING: Mapping[Kind, Sequence[str]] = {
         "What should I pass as {p} to {n}?",
     ),
     "which": (
-        "How do I {s}?",
-        "How can I {s}?",
-        "Which function (will|can|do I use to) {s}?",
+        "How (do|can|would) I {s}?",
+        "(Which|What) (function|call|method) (will|can|do I use to) {s}?",
         "What function do I need to {s}?",
         "I want to {s}.",
         "Is there a function to {s}?",
@@ -277,7 +276,9 @@ def form_words() -> frozenset[str]:
     return frozenset(re.findall(r"[a-z']+", re.sub(r"\{\w\}", " ", " ".join(patterns)).lower())) | _SMALL
 
 
-_SMALL = frozenset(
-    "a an the and or of in on at to for from with by as is are was be been it its this that these those there here i me my "
-    "you your we us our they he she do does did can could will would shall should may might must not no yes so if then".split()
-)
+_SMALL_WORDS = """
+a an the and or of in on at to for from with by as is are was be been it its this that these those there here
+i me my you your we us our they he she do does did can could will would shall should may might must not no yes
+so if then
+"""
+_SMALL = frozenset(_SMALL_WORDS.split())

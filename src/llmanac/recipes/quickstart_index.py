@@ -29,7 +29,8 @@ _NAME = re.compile(r"`?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\(\))?`?")
 _CODE = re.compile(r"[._\d]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
 _TOPIC = re.compile(r"(?i)\btopic (\S+?)[?.!,]?(?:\s|$)|\bthe [`'\"]?([\w-]+)[`'\"]? (?:statement|topic|keyword)\b")
 _CERTAIN = 2.8  # strength of a name from which it stands even beside an unknown one
-_EMPTY = frozenset("a an the of in on to for is it i me my do does and or what when which how with from".split())
+_SMALL = "a an the of in on to for is it i me my do does and or what when which how with from"
+_EMPTY = frozenset(_SMALL.split())
 DISTANCE = 6  # words between a bare name and the module that it is said to be in
 
 
@@ -161,20 +162,23 @@ class DocumentationIndex:
         name, entry = min(found, key=lambda item: (item[0].count("."), len(item[0]), item[0]))
         return entry, name
 
+    def in_full(self, question: str) -> tuple[str, int]:
+        """`(the question with the name it asks about written in full, the entry of that name or -1)`."""
+        named = self.named(question)
+        if named is None:
+            return question, -1
+        entry, name, (start, stop) = named
+        return _unwrapped(question[:start] + name + question[stop:], name), entry
+
     # ------------------------------------------------------------------ passages
     def find(self, question: str, k: int = 3) -> Found:
         """The `k` passages to read, best first."""
-        named = self.named(question)
-        entry = -1
-        if named:
-            entry, name, (start, stop) = named
-            full = question[:start] + name + question[stop:]
-            full = _unwrapped(full, name)
-        else:
-            full = question
+        full, entry = self.in_full(question)
+        named = entry >= 0
         content = [word for word in code_words(full) if word not in self._form_words]
         scores = self.bm25.scores(content or full)
-        order = [hit for hit in np.argsort(-scores, kind="stable")[: k + 8].tolist() if scores[hit] > 0]
+        few = np.argpartition(-scores, min(len(scores) - 1, k + 16))[: k + 16] if len(scores) else np.zeros(0, np.int64)
+        order = [hit for hit in few[np.lexsort((few, -scores[few]))].tolist() if scores[hit] > 0]
         own = self._own(full, entry, scores, max(1, k - 1)) if named else []
         chosen = own + [p for p in order if p not in own and (not named or self.passages[p].entry != entry)]
         coverage = 1.0 if named else self._coverage(full, order[:1])
@@ -183,11 +187,13 @@ class DocumentationIndex:
     def _own(self, question: str, entry: int, scores: np.ndarray, k: int) -> list[int]:
         """A named entry's passages: its first, then those that hold more of the question's words."""
         first, *rest = self._of[entry]
-        wanted: Counter[str] = Counter()
+        wanted: dict[str, float] = {}
         for word in set(re.findall(r"[a-z]+", question.lower())):
             for other, lift in self.associations.get(word, {}).items():
-                wanted[other] = max(wanted[other], lift)  # type: ignore[type-var]
-        value = {p: scores[p] / 4 + sum(wanted[w] for w in set(code_words(self.passages[p].text))) for p in rest}
+                wanted[other] = max(wanted.get(other, 0.0), lift)
+        value = {
+            p: scores[p] / 4 + sum(wanted.get(w, 0.0) for w in set(code_words(self.passages[p].text))) for p in rest
+        }
         return [first, *sorted(rest, key=lambda p: (-value[p], p))][:k]
 
     def _coverage(self, question: str, best: Sequence[int]) -> float:
@@ -247,7 +253,12 @@ class DocumentationIndex:
         """Write `passages.json` and the BM25 index."""
         folder = Path(folder)
         self.bm25.save(folder / "bm25")
-        data = {"format_version": 1, "threshold": self.threshold, "associations": self.associations, "passages": [asdict(p) for p in self.passages]}
+        data = {
+            "format_version": 1,
+            "threshold": self.threshold,
+            "associations": self.associations,
+            "passages": [asdict(p) for p in self.passages],
+        }
         files.write_json(folder / "passages.json", data, indent=None)
 
     @classmethod
@@ -280,7 +291,11 @@ def _within(parts: Sequence[str], path: Sequence[str]) -> bool:
 def _beside(module: str, near: set[str]) -> bool:
     """Whether a module is named close by: in full, or a class by its last part in its own case."""
     last = module.rpartition(".")[2]
-    return (not last.islower() and last in near) or module in near or ("." in module and module.lower() in {n.lower() for n in near})
+    return (
+        (not last.islower() and last in near)
+        or module in near
+        or ("." in module and module.lower() in {n.lower() for n in near})
+    )
 
 
 def _unwrapped(question: str, name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,27 @@ from llmanac.core.errors import DataError
 from llmanac.core.rng import seed_of
 from llmanac.data.collect import Corpus
 from llmanac.data.sources._docstrings import Entry
-from llmanac.recipes.assistant import ASSISTANT, END, PASSAGES, PROMPT_TOKENS, USER, prompt_ids, special_ids
+from llmanac.recipes.assistant import (
+    ANSWER_TOKENS,
+    ASSISTANT,
+    END,
+    PASSAGES,
+    PROMPT_TOKENS,
+    USER,
+    completion,
+    prompt_ids,
+    special_ids,
+)
 from llmanac.recipes.questions import REFUSAL, Pair, QuestionMaker, entry_passages
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_passages import Passage
 
 CALIBRATION = 600  # questions of each sort that the threshold is read off from
 ASSOCIATION = 6000  # training pairs that the word associations are counted over
-# what a row is, by share: the answer stands in a passage; nothing is shown; the passage that answers is taken away; and
-# the three sorts of unanswerable questions
-SHARES = {"read": 0.66, "closed": 0.05, "removed": 0.07, "not stated": 0.12, "unknown name": 0.07, "off topic": 0.03}
+FURTHER = 4  # questions about the same passages, at most
+# what the first turn of a row is: the answer stands in a passage; nothing is shown; the passage with the answer is
+# taken away; the three sorts of unanswerable questions
+SHARES = {"read": 0.74, "closed": 0.04, "removed": 0.06, "not stated": 0.08, "unknown name": 0.06, "off topic": 0.02}
 # kinds whose lines are hard to find are asked for more often
 WEIGHTS = {"what": 1.0, "arguments": 0.7, "returns": 1.6, "raises": 1.6, "default": 0.9, "parameter": 1.2, "which": 0.9}
 
@@ -89,45 +100,89 @@ class Material:
         side, forms = (self.held_out, "held_out") if held_out else (self.train, "training")
         return QuestionMaker(self.entries, side, forms, seed=seed_of(self.seed, salt))  # type: ignore[arg-type]
 
-    def rows(self, tokenizer: Any, count: int, *, limit: int = PROMPT_TOKENS, salt: int = 0) -> Iterator[Row]:
-        """`count` training rows `(ids, loss mask)`: the answer and its end carry loss."""
-        marks = special_ids(tokenizer)
-        for question, passages, answer in self.examples(count, salt=salt):
-            prompt = prompt_ids(tokenizer, question, passages, limit=limit)
-            said = [*tokenizer.encode(answer), marks[END]]
-            ids = np.array([*prompt, *said], np.int64)
-            yield ids, np.arange(len(ids)) >= len(prompt)
+    def rows(
+        self, tokenizer: Any, count: int, *, limit: int = PROMPT_TOKENS, length: int | None = None, salt: int = 0
+    ) -> Iterator[Row]:
+        """`count` training rows `(ids, loss mask)`: the answers and their ends carry loss.
 
-    def examples(self, count: int, *, salt: int = 0) -> Iterator[tuple[str, list[Passage], str]]:
-        """`count` training examples: (question as the model sees it, passages in the order shown, answer)."""
+        Args:
+            limit: the longest prompt, in tokens.
+            length: the longest row; later questions of an example that would pass it are left out.
+        """
+        marks = special_ids(tokenizer)
+        length = length or limit + ANSWER_TOKENS
+        for passages, turns in self.examples(count, salt=salt):
+            ids: list[int] = []
+            mask: list[bool] = []
+            for question, name, answer in turns:
+                if ids:
+                    asked = [marks[USER], *tokenizer.encode(question), marks[ASSISTANT]]
+                else:
+                    asked = prompt_ids(tokenizer, question, passages, limit=limit)
+                said = [*tokenizer.encode(completion(name, answer)), marks[END]]
+                if ids and len(ids) + len(asked) + len(said) > length:
+                    break
+                ids += asked + said
+                mask += [False] * len(asked) + [True] * len(said)
+            yield np.array(ids, np.int64), np.array(mask)
+
+    def examples(self, count: int, *, salt: int = 0) -> Iterator[Example]:
+        """`count` training examples: passages in the order shown, and turns of (question as the model sees it, the name
+        it asks about, answer). The first turn is as a user would ask; further ones ask about the same passages, since
+        one reading of them then trains several choices of a line."""
         maker = self.maker(held_out=False, salt=2 + salt)
         rng = random.Random(seed_of(self.seed, "rows", salt))
         answerable = iter(maker.answerable(count * 2 + 64, weights=WEIGHTS))
         for what in rng.choices(list(SHARES), list(SHARES.values()), k=count):
             if what in ("read", "closed", "removed"):
-                yield next(e for p in answerable if (e := self._answerable(p, what, rng)) is not None)
+                example = next(e for p in answerable if (e := self._answerable(p, what, rng)) is not None)
             else:
                 (pair,) = maker.unanswerable(1, [what])  # type: ignore[list-item]
                 found = self.practice.find(pair.question, _how_many(rng))
-                yield found.question, self._shown(found.passages, rng), REFUSAL
+                example = self._shown(found.passages, rng), [(found.question, pair.name, REFUSAL)]
+            passages, turns = example
+            if passages:
+                turns += self._further(maker, passages, rng)
+            yield passages, turns
 
-    def _answerable(self, pair: Pair, what: str, rng: random.Random) -> tuple[str, list[Passage], str] | None:
+    def _answerable(self, pair: Pair, what: str, rng: random.Random) -> Example | None:
         k = _how_many(rng)
-        found = self.practice.find(pair.question, k)
+        found = self.practice.find(pair.question, k if what != "removed" else k + 4)
         if what == "closed":
-            return found.question, [], pair.answer
-        holds = [n for n in found.passages if self._answers(n, pair)]
+            return [], [(found.question, pair.name, pair.answer)]
         if what == "removed":
-            others = [n for n in self.practice.find(pair.question, k + 4).passages if self.practice.passages[n].entry != pair.entry]
-            return found.question, self._shown(others[:k], rng), REFUSAL
-        if not holds:  # retrieval missed it: nothing that is shown answers the question
-            return None
-        keep = [holds[0], *[n for n in found.passages if n != holds[0]]][:k]
-        return found.question, self._shown(keep, rng), pair.answer
+            others = [n for n in found.passages if self.practice.passages[n].entry != pair.entry][:k]
+            return self._shown(others, rng), [(found.question, "" if pair.sort == "which" else pair.name, REFUSAL)]
+        if not any(answers(self.practice.passages[n], pair) for n in found.passages):
+            return None  # retrieval missed it
+        return self._shown(found.passages, rng), [(found.question, pair.name, pair.answer)]
 
-    def _answers(self, number: int, pair: Pair) -> bool:
-        passage = self.practice.passages[number]
-        return passage.entry == pair.entry and pair.answer in passage.text
+    def _further(self, maker: QuestionMaker, passages: Sequence[Passage], rng: random.Random) -> list[Turn]:
+        """Up to `FURTHER` more questions about what is shown; one in five is answered by the refusal."""
+        facts = [f for n in {p.entry for p in passages} for f in maker.about[n]]
+        facts = [
+            f for f in facts if f.kind != "which" and any(p.entry == f.entry and f.answer in p.text for p in passages)
+        ]
+        weights = [WEIGHTS[f.kind] * (3.0 if f.kind in ("returns", "raises") else 1.0) for f in facts]
+        turns: list[Turn] = []
+        for _ in range(rng.randint(1, FURTHER)):
+            draw = rng.random()
+            vain = (
+                [(n, s, k) for n in {p.entry for p in passages} for k, s in maker.open_about[n]] if draw < 0.12 else []
+            )
+            if vain:
+                pair = maker.ask_in_vain(*rng.choice(vain))
+            elif draw < 0.2 and maker.kinds:
+                pair = maker.ask(rng.choice(maker.facts[rng.choice(maker.kinds)]))
+                if pair.sort == "which" or any(p.entry == pair.entry for p in passages):
+                    continue
+                pair = replace(pair, answer=REFUSAL)
+            elif facts:
+                pair = maker.ask(rng.choices(facts, weights)[0])
+            else:
+                continue
+            turns.append((self.practice.in_full(pair.question)[0], pair.name, pair.answer))
+        return turns
 
     def _shown(self, numbers: Sequence[int], rng: random.Random) -> list[Passage]:
         shown = [self.practice.passages[n] for n in numbers]
@@ -135,11 +190,15 @@ class Material:
         return shown
 
 
+def answers(passage: Passage, pair: Pair) -> bool:
+    """Whether a passage holds the answer of a pair."""
+    return passage.entry == pair.entry and pair.answer in passage.text
+
+
+Turn = tuple[str, str, str]
+Example = tuple[list[Passage], list[Turn]]
 Row = tuple[np.ndarray, np.ndarray]
 
 
 def _how_many(rng: random.Random) -> int:
     return rng.choices([1, 2, PASSAGES], [0.15, 0.25, 0.6])[0]
-
-
-__all__ = ["ASSISTANT", "USER", "Material", "Row"]

@@ -25,7 +25,9 @@ SECTIONS = {
 }  # fmt: skip
 _HEADER = re.compile(r"^\s*([A-Za-z ]{4,28}?)\s*:?\s*$")
 _RULER = re.compile(r"^\s*[-=~^*#_]{3,}\s*$")
-_FIELD = re.compile(r"^\s*:(param|parameter|arg|argument|key|keyword|returns?|raises?|except|exception)\b\s*([^:]*):\s*(.*)$")
+_FIELD = re.compile(
+    r"^\s*:(param|parameter|arg|argument|key|keyword|returns?|raises?|except|exception)\b\s*([^:]*):\s*(.*)$"
+)
 _DROPPED_FIELD = re.compile(r"^\s*:(type|rtype|vartype)\b[^:]*:")
 _DASHES = re.compile(r"^\s*[`'\"]?(\*{0,2}\w+(?:, ?\w+)*)[`'\"]?\s+--?\s+(\S.*)$")
 _COLON = re.compile(r"^\s*[`'\"]?(\*{0,2}\w+(?:, ?\*{0,2}\w+)*)[`'\"]?(?: ?\([^)]*\))?\s?:\s+(\S.*)$")
@@ -126,7 +128,7 @@ def _take(reader: _Lines, line: str, indent: int, following: str) -> None:
     if field := _FIELD.match(line):
         kind, what, said = field.groups()
         label = {"r": "Returns", "e": "Raises"}.get(kind[0], "")
-        if kind.startswith("rai") or kind.startswith("exc"):
+        if kind.startswith(("rai", "exc")):
             label = f"Raises {what.strip()}"
         reader.open(f"{label or what.split()[-1] if what.split() or label else 'Argument'}: {said}", indent, item=True)
     elif reader.section in ("returns", "yields") and not reader.words:
@@ -139,6 +141,8 @@ def _take(reader: _Lines, line: str, indent: int, following: str) -> None:
         reader.open(f"Raises {line.strip()}:", indent, item=True)
     elif item := _DASHES.match(line):
         reader.open(f"{item.group(1)}: {item.group(2)}", indent, item=True)
+    elif reader.section == "arguments" and below > indent and " : " in line and (item := _NUMPY.match(line)):
+        reader.open(f"{item.group(1)}:", indent, item=True)
     elif reader.section == "arguments" and (item := _COLON.match(line)):
         reader.open(f"{item.group(1)}: {item.group(2)}", indent, item=True)
     elif below > indent and (item := _CLINIC.match(line) or (_NUMPY.match(line) if reader.section else None)):
@@ -167,7 +171,8 @@ def title_of(entry: Entry) -> str:
 
 def passages_of(entry: Entry, number: int, *, limit: int = 12) -> Iterator[Passage]:
     """An entry's passages: the first under its full title, further ones (at most `limit` in all) under its name."""
-    title, held, size, given = title_of(entry), [], 0, 0
+    title, size, given = title_of(entry), 0, 0
+    held: list[str] = []
     short = title if entry.kind == "topic" else entry.name
     for line in lines_of(entry.doc):
         line = line if len(line) <= PASSAGE else line[: PASSAGE - 3].rsplit(" ", 1)[0] + "..."
