@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from llmanac.core.errors import DataError, LlmanacError, RequestError
-from llmanac.web.worker import Busy
+from llmanac.web.worker import Busy, ShuttingDown
 
 RETRY_SECONDS = 1
 
@@ -42,6 +42,8 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     elif isinstance(error, ValidationError):
         status = 400
         param, message = _first_problem(error)
+    elif isinstance(error, ShuttingDown):
+        status, code = 503, "shutting_down"
     elif isinstance(error, LlmanacError):
         status = 500
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from llmanac.core.errors import LlmanacError
 from llmanac.generate.engine import Engine
 from llmanac.web.assistant import Assistant
 from llmanac.web.server import create_app
+from llmanac.web.worker import Worker
 
 GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
 
@@ -76,11 +79,25 @@ def serve(
         run(app, claimed)
 
 
+class Server(uvicorn.Server):
+    """uvicorn, with streams that are still going ended by an error event rather than cut off."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS))
+        self._worker: Worker = app.state.service.worker
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(self._worker.counts) and time.monotonic() < deadline and not self.force_exit:
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(self._worker.close)
+        await super().shutdown(sockets)
+
+
 def run(app: FastAPI, claimed: socket.socket) -> None:
     """Run an app on a bound socket until Ctrl-C."""
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
-        uvicorn.Server(config).run(sockets=[claimed])
+        Server(app).run(sockets=[claimed])
 
 
 def serve_command(path: str, *, host: str = "127.0.0.1", port: int = 8000, max_queue: int = 64) -> None:

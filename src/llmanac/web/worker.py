@@ -27,6 +27,10 @@ class Busy(LlmanacError):
     """The queue is full; try again later."""
 
 
+class ShuttingDown(LlmanacError):
+    """The server is being stopped."""
+
+
 class Job:
     """What one HTTP request asks of the engine: prompts to continue, or work of its own that yields the pieces.
 
@@ -99,7 +103,7 @@ class Worker:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread after the step in progress."""
+        """Stop the thread after the step in progress; jobs that are not over end with ShuttingDown."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -107,8 +111,10 @@ class Worker:
             self._thread.join(timeout=10)
 
     def submit(self, job: Job) -> None:
-        """Accept a job. Raises Busy where the queue is full."""
+        """Accept a job. Raises Busy where the queue is full, ShuttingDown after `close`."""
         with self._changed:
+            if self._closed:
+                raise ShuttingDown("the server is shutting down; send the request again later")
             waiting = sum(not j.started for j in self._jobs)
             if waiting >= self.max_queue and sum(j.rows for j in self._jobs) >= self.engine.rows:
                 raise Busy(f"the server is busy: {waiting} requests are waiting; try again in a moment")
@@ -140,7 +146,7 @@ class Worker:
                 except Exception as error:
                     self._fail(error, [job] if isinstance(job, Job) else None)
         for job in self._jobs:
-            job.deliver(LlmanacError("the server is shutting down"))
+            job.deliver(ShuttingDown("the server is shutting down; send the request again later"))
 
     def _next(self) -> object:
         """The next new job, or None where there is only stepping to do; waits while there is neither."""
