@@ -16,6 +16,7 @@ from llmanac.kernels.text import (
     ALL_ONES,
     ONE,
     SIXTEEN,
+    cached,
     grown,
     hash_of,
     load_byte,
@@ -44,7 +45,7 @@ def _insert_pair(pairs, left, right, value):
     pairs[slot, 0], pairs[slot, 1] = key, value
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def _find_pair(pairs, left, right):
     """`rank << 32 | merged id` of two neighbours, or all ones."""
     key = (np.uint64(left) << HALF) | np.uint64(right)
@@ -57,7 +58,7 @@ def _find_pair(pairs, left, right):
         slot = (slot + ONE) & mask
 
 
-@njit(cache=True)
+@cached
 def pair_table(left, right, merged):
     """(2^k, 2) uint64 table of merges in rank order; a repeated pair keeps its last rank, as in `tokenizers`."""
     size = 16
@@ -121,7 +122,7 @@ def _sift_down(heap, size, key):
 def _merge_long(address, length, byte_ids, pairs, ids, counters):
     """The same as `_merge_short` through a heap; `counters[STEPS]` counts what it pushes and pops."""
     after, before = np.empty(length, np.int32), np.empty(length, np.int32)
-    heap, size = np.empty(3 * length, np.uint64), 0
+    heap, size = np.empty(3 * length, np.uint64), np.int64(0)
     for i in range(length):
         ids[i] = byte_ids[load_byte(address + np.uint64(i))]
         after[i], before[i] = i + 1, i - 1
@@ -192,7 +193,7 @@ def _merge(address, length, byte_ids, pairs, whole, token_bytes, ids, ranks, cou
     return _merge_long(address, length, byte_ids, pairs, ids, counters)
 
 
-@njit(cache=True)
+@cached
 def whole_table(token_bytes, starts, lengths, ids):
     """(2^k, 4) uint64 table of tokens by their bytes: first key, second key, length | (id + 1) << 32, start."""
     size = 16
@@ -216,7 +217,8 @@ def _remember(cache, arena, slot, first, second, address, length, ids, left, cou
     """Put a merged word into the cache; when either of its parts is full, start it over."""
     words = (length + 3) // 4 if length > 16 else 0
     if counters[WORDS] * 2 >= cache.shape[0] or counters[IDS] + left + words + 1 > arena.shape[0]:
-        cache[:] = np.uint64(0)
+        for i in range(cache.shape[0]):
+            cache[i, 2] = np.uint64(0)
         counters[WORDS], counters[IDS] = 0, 0
         slot = hash_of(first, second, np.uint64(length)) & np.uint64(cache.shape[0] - 1)
     start = counters[IDS]
@@ -240,7 +242,7 @@ def _remember(cache, arena, slot, first, second, address, length, ids, left, cou
     counters[WORDS] += 1
 
 
-@njit(cache=True)
+@cached
 def encode(
     buffer, used, byte_classes, classes, mode, ends, byte_ids, pairs, whole, token_bytes, cache, arena, counters,
     text_ends,
@@ -289,7 +291,8 @@ def encode(
                 if length > ids.shape[0]:
                     ids = grown(ids, length)
                 left = _merge(starts[i], length, byte_ids, pairs, whole, token_bytes, ids, ranks, counters)
-                out[filled : filled + left] = ids[:left]
+                for j in range(left):
+                    out[filled + j] = ids[j]
                 filled += left
                 continue
             first, second, slot = firsts[i], seconds[i], slots[i]
@@ -325,7 +328,7 @@ def encode(
     return out[:filled]
 
 
-@njit(cache=True)
+@cached
 def merges_of_ranks(token_bytes, starts, lengths, byte_ids, ranked):
     """The merge that makes each token of a vocabulary given as ranks only (tiktoken's files).
 

@@ -8,7 +8,9 @@ bytes, so that an eight-byte load at the last character stays inside it.
 # (numba types these functions itself)
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,25 @@ SIXTEEN, THREE = np.uint64(16), np.uint64(3)
 ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 MIX_A, MIX_B, MIX_C = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93), np.uint64(0xFF51AFD7ED558CCD)
 EXACT_KEY_BYTES = 16  # a key holds the bytes of a word up to this length themselves
+
+
+_SOURCES = ("text.py", "words.py", "bpe_encode.py", "bpe_train.py", "bpe_train_parts.py")
+_STAMP = hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _SOURCES)).hexdigest()
+
+
+def cached(function: Callable[..., Any]) -> Any:
+    """`njit` whose compiled form is kept on disk until any of these kernel files changes.
+
+    numba looks at a function's own file only, and would go on using old code of what the function calls.
+    """
+    try:
+        dispatcher = njit(cache=True)(function)
+    except RuntimeError:  # no folder that numba may write to
+        return njit(function)
+    index: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if hasattr(index, "_source_stamp"):
+        index._source_stamp = (index._source_stamp, _STAMP)
+    return dispatcher
 
 
 def pack(texts: Sequence[bytes]) -> tuple[np.ndarray, int]:
@@ -72,7 +93,7 @@ def prefetch(typing_context, address):
     return types.void(types.uint64), generate
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def mix(key):
     """Spread a 64-bit key over all its bits."""
     key ^= key >> np.uint64(32)
@@ -81,14 +102,14 @@ def mix(key):
     return key
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def hash_of(first, second, length):
     """Hash of a word's key."""
     value = (first ^ (second * MIX_C) ^ length) * MIX_A
     return value ^ (value >> np.uint64(32))
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def word_key(address, length):
     """`(first, second)` 64-bit keys of the bytes at an address: the bytes themselves up to 16, else two hashes."""
     if length <= EIGHT:
@@ -132,5 +153,6 @@ def same_bytes(left, right, length):
 def grown(array, needed):
     """A copy of a one-dimensional array with room for `needed` items, at least doubled."""
     larger = np.empty(max(array.shape[0] * 2, needed), array.dtype)
-    larger[: array.shape[0]] = array
+    for i in range(array.shape[0]):  # a loop: slices cost numba seconds of compilation
+        larger[i] = array[i]
     return larger

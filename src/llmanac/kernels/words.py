@@ -19,6 +19,7 @@ from llmanac.kernels.text import (
     ONE,
     SIXTEEN,
     THREE,
+    cached,
     grown,
     hash_of,
     load_byte,
@@ -36,11 +37,12 @@ HIGH_BITS, LOW_BITS = np.uint64(0x8080808080808080), np.uint64(0x7F7F7F7F7F7F7F7
 LOWER_CASE = np.uint64(0x2020202020202020)
 FROM_A, ABOVE_Z = np.uint64(0x1F1F1F1F1F1F1F1F), np.uint64(0x0505050505050505)
 TWO = np.uint64(2)
+OTHERS, LETTERS = np.uint8(OTHER), np.uint8(LETTER)
 NO_ENDS = np.empty(0, np.int64)
 NEWLINE, RETURN, BLANK, APOSTROPHE, TEXT_END = 10, 13, 32, 39, 255
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def _not_letters(eight):
     """The high bit of each byte that is no ASCII letter."""
     lower = (eight & LOW_BITS) | LOWER_CASE
@@ -105,10 +107,10 @@ def _space_end(at, by_byte, by_code_point, mode):
 
 
 @njit
-def _contraction(at, any_case):
+def _contraction(at, mode):
     """Bytes of the match of 's 't 'd 'm 'll 've 're at an apostrophe, or 0."""
     second, third = load_byte(at + ONE), load_byte(at + TWO)
-    if any_case:
+    if mode != GPT2:  # GPT-2 knows them in lower case only
         if second == 0xC5 and third == 0xBF:  # U+017F, the long s, folds to s
             return THREE
         if 65 <= second <= 90:
@@ -127,22 +129,22 @@ def _letters_end(at, eight, by_byte, by_code_point):
     """Where a run of letters ends whose first eight bytes are `eight`, the first of them an ASCII letter."""
     stops = _not_letters(eight)
     if stops == 0:
-        return _run_end(at + EIGHT, by_byte, by_code_point, LETTER)
+        return _run_end(at + EIGHT, by_byte, by_code_point, LETTERS)
     at += trailing_zeros(stops) >> THREE
     if load_byte(at) < 0x80:
         return at
-    return _run_end(at, by_byte, by_code_point, LETTER)
+    return _run_end(at, by_byte, by_code_point, LETTERS)
 
 
 @njit
-def _gpt2_slow(start, at, by_byte, by_code_point):
+def _gpt2_slow(start, at, by_byte, by_code_point, mode):
     if at == start and load_byte(at) == APOSTROPHE:
-        length = _contraction(at, False)
+        length = _contraction(at, mode)
         if length:
             return at + length
     kind, length = _class_at(at, by_byte, by_code_point)
     if kind == SPACE:
-        return _space_end(start, by_byte, by_code_point, GPT2)
+        return _space_end(start, by_byte, by_code_point, mode)
     if kind == END:  # an isolated digit, or the end of the text after a last blank
         return at + length if at == start else at
     return _run_end(at + length, by_byte, by_code_point, kind)
@@ -152,12 +154,12 @@ def _gpt2_slow(start, at, by_byte, by_code_point):
 def _gpt4_slow(at, by_byte, by_code_point, mode):
     first = load_byte(at)
     if first == APOSTROPHE:
-        length = _contraction(at, True)
+        length = _contraction(at, mode)
         if length:
             return at + length
     kind, length = _class_at(at, by_byte, by_code_point)
     if kind == LETTER:
-        return _run_end(at + length, by_byte, by_code_point, LETTER)
+        return _run_end(at + length, by_byte, by_code_point, LETTERS)
     if kind == NUMBER:
         at += length
         for _ in range(0 if mode == QWEN else 2):
@@ -168,19 +170,19 @@ def _gpt4_slow(at, by_byte, by_code_point, mode):
         return at
     next_kind, next_length = _class_at(at + length, by_byte, by_code_point)
     if next_kind == LETTER and first != NEWLINE and first != RETURN:
-        return _run_end(at + length + next_length, by_byte, by_code_point, LETTER)
+        return _run_end(at + length + next_length, by_byte, by_code_point, LETTERS)
     if first == BLANK and next_kind == OTHER:
         at += length
         kind, length = next_kind, next_length
     if kind != OTHER:
         return _space_end(at, by_byte, by_code_point, mode)
-    at = _run_end(at + length, by_byte, by_code_point, OTHER)
+    at = _run_end(at + length, by_byte, by_code_point, OTHERS)
     while load_byte(at) == NEWLINE or load_byte(at) == RETURN:
         at += ONE
     return at
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def piece_end(start, by_byte, by_code_point, mode):
     """Where the piece that starts at an address ends, by the pattern of `mode`."""
     eight, at = load_word(start), start
@@ -197,11 +199,11 @@ def piece_end(start, by_byte, by_code_point, mode):
     if _not_letters(eight) & np.uint64(0x80) == 0:
         return _letters_end(at, eight, by_byte, by_code_point)
     if mode == GPT2:
-        return _gpt2_slow(start, at, by_byte, by_code_point)
+        return _gpt2_slow(start, at, by_byte, by_code_point, mode)
     return _gpt4_slow(start, by_byte, by_code_point, mode)
 
 
-@njit(cache=True)
+@cached
 def piece_ends(buffer, used, byte_classes, classes, mode):
     """(pieces,) end of every piece of a packed buffer, as offsets into it."""
     base = np.uint64(buffer.ctypes.data)
@@ -227,11 +229,12 @@ def _rehash(table):
             slot = hash_of(table[i, 0], table[i, 1], table[i, 2] & np.uint64(0xFFFFFFFF)) & mask
             while larger[slot, 2]:
                 slot = (slot + ONE) & mask
-            larger[slot] = table[i]
+            for column in range(4):
+                larger[slot, column] = table[i, column]
     return larger
 
 
-@njit(cache=True)
+@cached
 def count_words(buffer, used, byte_classes, classes, mode, ends, table, words, offsets, unique):
     """Count the pieces of one packed buffer into a table that grows with the distinct words, never with the text.
 

@@ -123,12 +123,10 @@ class Spec(TokenizerSpec):
                 byte_ids[BYTES[character]] = len(tokens)
                 tokens.append(bytes([BYTES[character]]))
         spelled = [read(text) or b"" for text in special]
-        reserved = np.frombuffer(b"".join(spelled), np.uint8)
-        starts = np.cumsum([0, *map(len, spelled)])
-        left, right, merged, _, _ = bpe_train.train(
-            words, offsets, counts, byte_ids, reserved, starts, len(tokens), self.vocab_size, self.min_frequency
+        learned = bpe_train.train(
+            words, offsets, counts, byte_ids, spelled, len(tokens), self.vocab_size, self.min_frequency
         )
-        for a, b, new in zip(left.tolist(), right.tolist(), merged.tolist(), strict=True):
+        for a, b, new, _ in learned.merges.tolist():
             data = tokens[a] + tokens[b]
             if new == len(tokens):
                 tokens.append(data)
@@ -138,7 +136,7 @@ class Spec(TokenizerSpec):
                 )
         return BPE(
             tokens=tokens,
-            merges=np.stack([left, right, merged]),
+            merges=learned.merges[:, :3].T,
             splitter=splitter,
             added=[AddedToken(id=i, text=text) for i, text in enumerate(special)],
             bos=self.bos or _usual(BEGINS, special),
