@@ -1,0 +1,147 @@
+"""Put measured numbers into README.md: the picture and the tables come from the JSON files under docs/evidence/ alone.
+
+python tools/readme.py            rewrite the parts between the markers, and docs/quickstart.svg
+python tools/readme.py --check    exit with 1 where README.md says something else than the files
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+EVIDENCE = ROOT / "docs" / "evidence"
+PICTURE = ROOT / "docs" / "quickstart.svg"
+COMMANDS = {
+    "tokenizer": "benchmarks/tokenizer.py",
+    "training": "benchmarks/training.py",
+    "retrieve": "benchmarks/retrieve.py",
+}
+
+
+def runs() -> list[dict[str, Any]]:
+    """The quickstart runs that are kept, one a seed."""
+    return [json.loads(path.read_text("utf-8")) for path in sorted((EVIDENCE / "quickstart").glob("seed-*.json"))]
+
+
+def spread(values: list[float]) -> str:
+    """The mean, and the range where there are several."""
+    mean = statistics.mean(values)
+    return f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else f"{mean:.3f}"
+
+
+def quickstart_table(found: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        f"The quickstart at its default budget, {len(found)} seeds, mean (lowest to highest); "
+        "`llmanac run quickstart --seed N`:",
+        "",
+        "| on held-out modules | |",
+        "|---|---|",
+    ]
+    names = sorted(found[0]["bits_per_byte"], key=lambda name: statistics.mean(r["bits_per_byte"][name] for r in found))
+    for name in names:
+        lines.append(f"| bits per byte, {name} | {spread([r['bits_per_byte'][name] for r in found])} |")
+    for name in found[0]["answers"]["scores"]:
+        lines.append(f"| answers, F1, {name} | {spread([r['answers']['scores'][name]['f1'] for r in found])} |")
+    for key, text in (("refused_unanswerable", "cannot"), ("refused_answerable", "can")):
+        lines.append(f"| refused of questions that {text} be answered | {spread([r['answers'][key] for r in found])} |")
+    return lines
+
+
+def benchmark_table() -> list[str]:
+    lines = [
+        "",
+        "Beside the peers, in the same run:",
+        "",
+        "| | ours | theirs | ratio | command |",
+        "|---|---|---|---|---|",
+    ]
+    for name, command in COMMANDS.items():
+        path = EVIDENCE / "benchmarks" / f"{name}.json"
+        if not path.is_file():
+            continue
+        for row in json.loads(path.read_text("utf-8"))["results"]:
+            theirs = "not installed" if row["theirs"] is None else f"{row['theirs']:.4g} {row['unit']}"
+            ratio = "" if row.get("ratio") is None else f"{row['ratio']:.2f}"
+            ours = f"{row['ours']:.4g} {row['unit']}"
+            lines.append(f"| {row['name']} | {ours} | {row['peer']}: {theirs} | {ratio} | `{command}` |")
+    return lines
+
+
+def machine_line(found: list[dict[str, Any]]) -> str:
+    machine = found[0]["machine"]
+    return (
+        f"Measured on {machine['cpu']}, {machine['cores']} cores ({machine['isa']}), torch {machine['torch']}, Python "
+        f"{machine['python']}; a ratio above 1 means ours is better. The comparisons are in `docs/evidence/`."
+    )
+
+
+def picture(found: list[dict[str, Any]]) -> None:
+    """Bits per byte and F1 of the runs, as one SVG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.1))
+    scores = {k: statistics.mean(r["bits_per_byte"][k] for r in found) for k in found[0]["bits_per_byte"]}
+    answers = {
+        k: statistics.mean(r["answers"]["scores"][k]["f1"] for r in found) for k in found[0]["answers"]["scores"]
+    }
+    for axis, values, title in (
+        (
+            left,
+            dict(sorted(scores.items(), key=lambda i: -i[1])),
+            "bits per byte on held-out modules (lower is better)",
+        ),
+        (right, dict(reversed(answers.items())), "answers: F1 on held-out modules, unseen question forms"),
+    ):
+        ours = {"this model", "retrieved, with near misses"}
+        bars = axis.barh(
+            list(values), list(values.values()), color=["#0b6e6e" if k in ours else "#b9c4c9" for k in values]
+        )
+        axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+        axis.set_title(title, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    matplotlib.rcParams["svg.hashsalt"] = "llmanac"
+    figure.savefig(PICTURE, metadata={"Date": None})
+
+
+def filled(text: str) -> str:
+    """README.md with its marked parts made from the files."""
+    found = runs()
+    parts = {
+        "picture": "![Bits per byte beside the baselines, and answers by F1](docs/quickstart.svg)",
+        "measured": "\n".join([machine_line(found), "", *quickstart_table(found), *benchmark_table()]),
+    }
+    for name, body in parts.items():
+        marker = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+        text = marker.sub(lambda _, name=name, body=body: f"<!-- {name} -->\n{body}\n<!-- /{name} -->", text)  # type: ignore[misc]
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    path = ROOT / "README.md"
+    text = path.read_text("utf-8")
+    made = filled(text)
+    if check:
+        if made != text:
+            print("README.md does not say what docs/evidence/ says; run python tools/readme.py", file=sys.stderr)
+        return int(made != text)
+    path.write_text(made, "utf-8")
+    picture(runs())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
