@@ -65,7 +65,8 @@ def test_ctrl_c_ends_cleanly(root, streaming):
                 lines = answer.iter_lines()
                 assert next(lines).startswith("data: ")
                 process.send_signal(signal.SIGINT)
-                out, err = process.communicate(timeout=20)
+                assert "shutting down" in [line for line in lines if line][-1]  # told, not cut off
+            out, err = process.communicate(timeout=20)
         else:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=20)

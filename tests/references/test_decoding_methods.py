@@ -19,6 +19,8 @@ from llmanac.generate._requests import Options, Request, decoding_of
 from llmanac.generate._sampling import choose
 from llmanac.generate.decoding import compose, greedy, temperature, top_k, top_p
 
+torch.set_num_threads(1)  # the tensors here are tiny: a second thread only waits
+
 
 def logits_of(seed: int, rows: int = 7, size: int = 501, scale: float = 2.0) -> torch.Tensor:
     return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
@@ -54,6 +56,18 @@ def test_top_p_equals_transformers(p, scale):
     assert bool((kept >= p - 1e-12).all()) and bool(
         ((kept - smallest < p) | (kept == smallest)).all()
     )  # the smallest set
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.9, 0.999])
+def test_top_p_of_a_large_vocabulary_equals_transformers(p):
+    """Peaked rows, whose nucleus is in the head that is sorted first, beside flat rows, whose nucleus is not."""
+    logits = torch.cat([logits_of(1, rows=4, size=5000, scale=s) for s in (0.05, 1.0, 3.0, 30.0)])
+    ours = top_p.Spec(p=p).build()(logits)
+    same_distribution(ours, TopPLogitsWarper(p)(None, logits))
+    sizes = (ours > -torch.inf).sum(-1)
+    assert p != 0.9 or (int(sizes.min()) < 20 and int(sizes.max()) > top_p.HEAD)
+    alone = torch.cat([top_p.Spec(p=p).build()(row[None]) for row in logits])
+    assert torch.equal(alone, ours)
 
 
 @pytest.mark.parametrize("heat", [0.1, 0.7, 1.0, 1.5, 10.0])
