@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Sequence
@@ -114,7 +115,7 @@ def plan(
             seconds_a_step = _step_seconds(stepper, source, rows, limit)
         model.train(was_training)
     source.seek(cursor)
-    gemm = measure_gemm(dtype, device) if dtype in (torch.float32, torch.bfloat16) else None
+    gemm = _gemm(dtype, device) if dtype in (torch.float32, torch.bfloat16) else None
     if spec.steps is None and budget is not None and seconds_a_step is not None:
         left = SPARE * budget - (time.perf_counter() - start)
         steps = int(left / seconds_a_step)
@@ -131,6 +132,12 @@ def plan(
     measured["threads"] = torch.get_num_threads()
     measured["planning_seconds"] = round(time.perf_counter() - start, 3)
     return Plan(spec, seconds_a_step, gemm, measured)
+
+
+@functools.cache
+def _gemm(dtype: torch.dtype, device: torch.device) -> float:
+    """The machine's best matrix-product rate, measured once a process: a comparison makes dozens of short trainings."""
+    return measure_gemm(dtype, device)
 
 
 def set_attention(model: nn.Module, form: str) -> None:

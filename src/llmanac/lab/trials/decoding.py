@@ -67,16 +67,18 @@ class Artefact:
         Raises:
             LlmanacError: nothing that can be loaded is there.
         """
-        from llmanac.models.load import load_model, locate
-        from llmanac.recipes.folders import model_folder
+        from llmanac.generate.load import locate
+        from llmanac.models.load import load_model
+        from llmanac.models.load import locate as locate_model
         from llmanac.tokenizers.load import load_tokenizer
 
-        folder = locate(model_folder(path))
-        tokens = next((p for p in (folder, Path(path) / "tokenizer") if (p / "tokenizer.json").is_file()), None)
-        if tokens is None:
-            raise LlmanacError(f"{folder}: no tokenizer.json beside the model; a decoding study needs its tokenizer")
-        model = load_model(folder, device=device)
-        return cls(str(path), model, load_tokenizer(tokens), hash_files(folder, tokens / "tokenizer.json"))
+        model, tokenizer = locate(path)
+        folder = locate_model(model)
+        tokens = Path(tokenizer) if Path(tokenizer).exists() else folder
+        document = tokens / "tokenizer.json" if tokens.is_dir() else tokens
+        if not document.is_file():
+            raise LlmanacError(f"{tokens}: no tokenizer.json beside the model; a decoding study needs its tokenizer")
+        return cls(str(path), load_model(folder, device=device), load_tokenizer(tokens), hash_files(folder, document))
 
 
 def hash_files(folder: Path, *more: Path) -> str:
