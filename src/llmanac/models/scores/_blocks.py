@@ -3,7 +3,7 @@
 For queries i .. i+n the keys are 0 .. i+n under a causal mask (from i - window + 1 under a window), so about half of
 the score matrix is never computed. The weights of each block are kept for the backward pass, in the compute dtype:
 
-    dV += A^T dO        dS = A * (dO V^T - rowsum(dO * O))        dQ = dS K        dK += dS^T Q
+    dV += A^T dO        dS = A * (dA - rowsum(dA * A)),  dA = dO V^T        dQ = s dS K        dK += dS^T (s Q)
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class BlockAttention(torch.autograd.Function):
     """Queries (B, H, T, d), keys and values (B, H_kv, S, d) -> (B, H, T, d); `mask` (B or 1, 1, T, S) is additive.
 
     `bound` is (causal, window): what may be skipped. Without a mask the causal rule is applied on the diagonal blocks.
+    Softmax and its slope are torch's own, which work in float32 inside whatever the dtype.
     """
 
     @staticmethod
@@ -44,32 +45,30 @@ class BlockAttention(torch.autograd.Function):
     ) -> Tensor:
         batch, heads, length, dim = queries.shape
         kv_heads = keys.shape[1]
-        q = queries.view(batch, kv_heads, heads // kv_heads, length, dim) if queries.is_contiguous() else None
-        q = queries.reshape(batch, kv_heads, heads // kv_heads, length, dim) if q is None else q
+        q = (queries * scale).reshape(batch, kv_heads, heads // kv_heads, length, dim)
         k, v = keys.contiguous(), values.contiguous()
         out = torch.empty_like(q)
-        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-        triangle = torch.full((block, block), float("-inf"), dtype=wide, device=q.device).triu_(1)
+        triangle = torch.full((block, block), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
         kept = []
         for first, last, start, stop in _spans(length, keys.shape[2], block, bound):
             rows = last - first
             part = q[:, :, :, first:last].reshape(batch, kv_heads, -1, dim)
-            scores = (part @ k[:, :, start:stop].transpose(-1, -2)).to(wide).mul_(scale)
+            scores = part @ k[:, :, start:stop].transpose(-1, -2)
             grid = scores.view(batch, heads, rows, stop - start)
             if mask is not None:
                 grid += mask[:, :, first:last, start:stop]
             elif bound[0]:
                 grid[..., first - start :] += triangle[:rows, :rows]
-            weights = torch.softmax(scores, dim=-1).to(q.dtype)
+            weights = torch.softmax(scores, dim=-1)
             out[:, :, :, first:last] = (weights @ v[:, :, start:stop]).view(batch, kv_heads, -1, rows, dim)
             kept.append(weights)
-        ctx.save_for_backward(q, k, v, out, *kept)
+        ctx.save_for_backward(q, k, v, *kept)
         ctx.settings = (bound, scale, block)
         return out.view(batch, heads, length, dim)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        q, k, v, out, *kept = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
         bound, scale, block = ctx.settings
         batch, kv_heads, group, length, dim = q.shape
         grad = grads[0].reshape(q.shape)
@@ -77,15 +76,14 @@ class BlockAttention(torch.autograd.Function):
         dq = torch.empty_like(q)
         dk = torch.zeros(k.shape, dtype=wide, device=k.device)
         dv = torch.zeros(v.shape, dtype=wide, device=v.device)
-        total = (grad.to(wide) * out.to(wide)).sum(-1, keepdim=True)
         for (first, last, start, stop), weights in zip(_spans(length, k.shape[2], block, bound), kept, strict=True):
             rows = last - first
             part = grad[:, :, :, first:last].reshape(batch, kv_heads, -1, dim)
+            asked = q[:, :, :, first:last].reshape(batch, kv_heads, -1, dim)
             dv[:, :, start:stop] += weights.transpose(-1, -2) @ part
-            slope = (part @ v[:, :, start:stop].transpose(-1, -2)).to(wide)
-            slope -= total[:, :, :, first:last].reshape(batch, kv_heads, -1, 1)
-            slope = slope.mul_(weights).mul_(scale).to(q.dtype)
+            slope = part @ v[:, :, start:stop].transpose(-1, -2)
+            slope = torch._softmax_backward_data(slope, weights, -1, slope.dtype)
             dq[:, :, :, first:last] = (slope @ k[:, :, start:stop]).view(batch, kv_heads, group, rows, dim)
-            dk[:, :, start:stop] += slope.transpose(-1, -2) @ q[:, :, :, first:last].reshape(batch, kv_heads, -1, dim)
-        dq = dq.view(batch, kv_heads * group, length, dim)
+            dk[:, :, start:stop] += slope.transpose(-1, -2) @ asked
+        dq = dq.mul_(scale).view(batch, kv_heads * group, length, dim)
         return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, None, None
