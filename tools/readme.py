@@ -61,7 +61,7 @@ def benchmark_table() -> list[str]:
         "| | ours | theirs | ratio | command |",
         "|---|---|---|---|---|",
     ]
-    for name, command in COMMANDS.items():
+    for name in BENCHMARKS:
         path = EVIDENCE / "benchmarks" / f"{name}.json"
         if not path.is_file():
             continue
@@ -69,7 +69,7 @@ def benchmark_table() -> list[str]:
             theirs = "not installed" if row["theirs"] is None else f"{row['theirs']:.4g} {row['unit']}"
             ratio = "" if row.get("ratio") is None else f"{row['ratio']:.2f}"
             ours = f"{row['ours']:.4g} {row['unit']}"
-            lines.append(f"| {row['name']} | {ours} | {row['peer']}: {theirs} | {ratio} | `{command}` |")
+            lines.append(f"| {row['name']} | {ours} | {row['peer']}: {theirs} | {ratio} | `benchmarks/{name}.py` |")
     return lines
 
 
@@ -97,9 +97,9 @@ def picture(found: list[dict[str, Any]]) -> None:
         (
             left,
             dict(sorted(scores.items(), key=lambda i: -i[1])),
-            "bits per byte on held-out modules (lower is better)",
+            "bits per byte, held-out modules (lower is better)",
         ),
-        (right, dict(reversed(answers.items())), "answers: F1 on held-out modules, unseen question forms"),
+        (right, dict(reversed(answers.items())), "answers: F1, held-out modules, unseen question forms"),
     ):
         ours = {"this model", "retrieved, with near misses"}
         bars = axis.barh(
