@@ -17,9 +17,9 @@ import numpy as np
 from llmanac.core.errors import DataError, SpecError, TokenizerError
 from llmanac.core.files import read_json, write_json
 from llmanac.tokenizers._added import AddedToken
+from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import read, written
 from llmanac.tokenizers._patterns import DIGIT, DIGITS, GPT2, Splitter
-from llmanac.tokenizers.bpe import BPE
 
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")

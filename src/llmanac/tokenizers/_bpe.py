@@ -1,0 +1,141 @@
+"""A byte-level BPE at work: encoding, decoding, its identity. `bpe.py` learns one, `_tokenizer_json.py` and
+`_tiktoken.py` read one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.errors import TokenizerError
+from llmanac.kernels import bpe_encode
+from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._patterns import Splitter
+
+_ENCODE: Any = bpe_encode.encode  # numba checks its arguments, mypy cannot
+CHUNK = 1 << 23  # characters of text that are encoded at a time
+CACHE_WORDS, CACHE_IDS = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and ids beside it (4 MB)
+
+
+class BPE(Tokenizer):
+    """A byte-level BPE.
+
+    Args:
+        tokens: bytes of each id of the vocabulary proper; None where an id is unused or only an added token's.
+        merges: (3, n) int32 ids `left, right, merged` in rank order.
+        splitter: how text is cut into pieces.
+        compose_nfc: whether text is put into Normalization Form C first (Qwen).
+        prefix_space: whether a text gets a blank in front that does not start with one.
+        whole_pieces: whether a piece that is a token as it stands is not merged (tiktoken, Llama-3).
+        document: the `tokenizer.json` it came from, whose other parts `save` keeps.
+        **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: Sequence[bytes | None],
+        merges: np.ndarray,
+        splitter: Splitter,
+        compose_nfc: bool = False,
+        prefix_space: bool = False,
+        whole_pieces: bool = False,
+        document: dict[str, Any] | None = None,
+        **roles: Any,
+    ) -> None:
+        super().__init__(**roles)
+        self.tokens, self.merges, self.splitter = list(tokens), _last_of_each(merges), splitter
+        self.compose_nfc, self.prefix_space, self.whole_pieces = compose_nfc, prefix_space, whole_pieces
+        self.document = document
+        highest = max((token.id for token in self.added.tokens), default=-1)
+        self.vocab_size = max(len(self.tokens), highest + 1)
+        for token in self.added.tokens:
+            if token.id < len(self.tokens):
+                self.tokens[token.id] = token.text.encode("utf-8")
+        self._byte_ids = np.full(256, -1, np.int32)
+        for id, data in enumerate(self.tokens):
+            if data is not None and len(data) == 1:
+                self._byte_ids[data[0]] = id
+
+    def _vocabulary(self) -> list[bytes | None]:
+        table = [*self.tokens, *[None] * (self.vocab_size - len(self.tokens))]
+        for token in self.added.tokens:
+            table[token.id] = token.text.encode("utf-8")
+        return table
+
+    @cached_property
+    def _tables(self) -> tuple[np.ndarray, ...]:
+        """What the encoding kernel needs: pairs, whole tokens and their bytes, the word cache and its counters."""
+        pairs = bpe_encode.pair_table(*self.merges)
+        whole, letters = np.zeros((1, 4), np.uint64), np.zeros(32, np.uint8)
+        if self.whole_pieces:
+            control = self._special_ids - set(self.merges[2].tolist()) - set(self._byte_ids.tolist())
+            ids = [id for id, data in enumerate(self.tokens) if data is not None and id not in control]
+            whole, letters = whole_tokens([self.tokens[id] or b"" for id in ids], np.array(ids, np.int32))
+        cache, arena = np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_IDS, np.int32)
+        return pairs, whole, letters, cache, arena, np.zeros(4, np.int64)
+
+    def _normal_form(self, text: str) -> Placed:
+        mended = mend_surrogates(text)
+        return compose(mended, nfc(mended[0])) if self.compose_nfc else mended
+
+    def _prefix(self, text: str) -> str:
+        return " " if self.prefix_space and text and not text.startswith(" ") else ""
+
+    def _prepared(self, text: str) -> str:
+        clean = self._normal_form(text)[0]
+        return self._prefix(clean) + clean
+
+    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
+        out: list[np.ndarray] = []
+        start = 0
+        while start < len(texts):
+            stop, size = start, 0
+            while stop < len(texts) and (size < CHUNK or stop == start):
+                size += len(texts[stop])
+                stop += 1
+            buffer, used, ends = self.splitter.pack([self._prepared(text) for text in texts[start:stop]])
+            text_ends = np.empty(stop - start, np.int64)
+            *tables, counters = self._tables
+            arguments = (buffer, used, *self.splitter.classes, self.splitter.mode, ends, self._byte_ids)
+            ids = _ENCODE(*arguments, *tables, counters, text_ends)
+            if counters[bpe_encode.MISSING]:
+                byte = int(counters[bpe_encode.MISSING]) - 1
+                counters[bpe_encode.MISSING] = 0
+                raise TokenizerError(f"the vocabulary has no token for the byte 0x{byte:02X}, which the text holds")
+            firsts = [0, *text_ends[:-1].tolist()]
+            out += [ids[a:b] for a, b in zip(firsts, text_ends.tolist(), strict=True)]
+            start = stop
+        return out
+
+    def _identity(self) -> Any:
+        digest = hashlib.sha256(self.merges.tobytes())
+        for data in self.tokens:
+            digest.update(b"\xff" if data is None else len(data).to_bytes(4, "little") + data)
+        rules = [self.compose_nfc, self.prefix_space, self.whole_pieces]
+        return [digest.hexdigest(), list(self.splitter.steps), rules]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
+        from llmanac.tokenizers._tokenizer_json import write
+
+        write(self, Path(folder))
+
+
+def _last_of_each(merges: np.ndarray) -> np.ndarray:
+    """The merges without repeats: a pair learned twice keeps its last rank, as in `tokenizers`."""
+    keys = (merges[0].astype(np.int64) << 32) | merges[1]
+    kept = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
+    return np.ascontiguousarray(merges[:, kept], np.int32)
+
+
+def whole_tokens(data: Sequence[bytes], ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`(table of tokens by their bytes, those bytes padded for the kernels)`."""
+    lengths = np.array([len(item) for item in data], np.int64)
+    letters = np.frombuffer(b"".join([*data, bytes(32)]), np.uint8)
+    return bpe_encode.whole_table(letters, np.cumsum(lengths) - lengths, lengths, ids), letters
