@@ -17,11 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 EVIDENCE = ROOT / "docs" / "evidence"
 PICTURE = ROOT / "docs" / "quickstart.svg"
-COMMANDS = {
-    "tokenizer": "benchmarks/tokenizer.py",
-    "training": "benchmarks/training.py",
-    "retrieve": "benchmarks/retrieve.py",
-}
+BENCHMARKS = ("tokenizer", "training", "retrieve")
 
 
 def runs() -> list[dict[str, Any]]:
