@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sysconfig
@@ -154,7 +155,7 @@ def test_long_words_that_share_a_hash_key_length_stay_apart():
     texts = [f"{'x' * 40}{i:04d}" for i in range(3000)]
     words, offsets, counts = counted("\n".join(texts).replace("\n", " ").encode()).arrays()
     assert counts.sum() == len(texts) * 2  # letters and number are two pieces
-    assert {bytes(words[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)} == {
+    assert {bytes(words[a:b]) for a, b in itertools.pairwise(offsets)} == {
         b"x" * 40, b" " + b"x" * 40, *[f"{i:04d}".encode() for i in range(3000)]
     }  # fmt: skip
 

@@ -31,6 +31,7 @@ class BPE(Tokenizer):
         splitter: how text is cut into pieces.
         compose_nfc: whether text is put into Normalization Form C first (Qwen).
         prefix_space: whether a text gets a blank in front that does not start with one.
+        unknown: the token for a byte that the vocabulary lacks (few lack any); without it such a text is an error.
         whole_pieces: whether a piece that is a token as it stands is not merged (tiktoken, Llama-3).
         document: the `tokenizer.json` it came from, whose other parts `save` keeps.
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
@@ -45,13 +46,14 @@ class BPE(Tokenizer):
         compose_nfc: bool = False,
         prefix_space: bool = False,
         whole_pieces: bool = False,
+        unknown: int | None = None,
         document: dict[str, Any] | None = None,
         **roles: Any,
     ) -> None:
         super().__init__(**roles)
         self.tokens, self.merges, self.splitter = list(tokens), _last_of_each(merges), splitter
         self.compose_nfc, self.prefix_space, self.whole_pieces = compose_nfc, prefix_space, whole_pieces
-        self.document = document
+        self.document, self.unknown = document, unknown
         highest = max((token.id for token in self.added.tokens), default=-1)
         self.vocab_size = max(len(self.tokens), highest + 1)
         for token in self.added.tokens:
@@ -61,6 +63,8 @@ class BPE(Tokenizer):
         for id, data in enumerate(self.tokens):
             if data is not None and len(data) == 1:
                 self._byte_ids[data[0]] = id
+        if unknown is not None:
+            self._byte_ids[self._byte_ids < 0] = unknown
 
     def _vocabulary(self) -> list[bytes | None]:
         table = [*self.tokens, *[None] * (self.vocab_size - len(self.tokens))]
@@ -79,6 +83,11 @@ class BPE(Tokenizer):
             whole, letters = whole_tokens([self.tokens[id] or b"" for id in ids], np.array(ids, np.int32))
         cache, arena = np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_IDS, np.int32)
         return pairs, whole, letters, cache, arena, np.zeros(4, np.int64)
+
+    def forget_words(self) -> None:
+        """Empty the word cache (it is bounded, and empties itself when it is full)."""
+        cache, _, counters = self._tables[3:]
+        cache[:], counters[:] = 0, 0
 
     def _normal_form(self, text: str) -> Placed:
         mended = mend_surrogates(text)
@@ -117,7 +126,7 @@ class BPE(Tokenizer):
         digest = hashlib.sha256(self.merges.tobytes())
         for data in self.tokens:
             digest.update(b"\xff" if data is None else len(data).to_bytes(4, "little") + data)
-        rules = [self.compose_nfc, self.prefix_space, self.whole_pieces]
+        rules = [self.compose_nfc, self.prefix_space, self.whole_pieces, self.unknown]
         return [digest.hexdigest(), list(self.splitter.steps), rules]
 
     def save(self, folder: str | Path) -> None:

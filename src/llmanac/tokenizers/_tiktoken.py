@@ -1,7 +1,7 @@
 """tiktoken's vocabulary files: a line `base64(token) rank` each, gzipped or not.
 
-Such a file has no merges, no split pattern and no control tokens. The merges follow from the ranks (each token is made
-of the two parts into which the tokens before it cut its bytes); the others belong to the encoding's name.
+Such a file has no merges, no split pattern and no control tokens. The merges follow from the ranks: each token is made
+of the two parts into which the tokens before it cut its bytes. The others belong to the encoding's name.
 """
 
 from __future__ import annotations
@@ -64,16 +64,31 @@ def from_ranks(tokens: Sequence[bytes | None], pattern: str, special_tokens: Map
     if (byte_ids < 0).any():
         raise TokenizerError(f"no token for the byte 0x{int(np.argmin(byte_ids)):02X}")
     starts = np.cumsum(lengths) - lengths
-    left, right, merged, _ = merges_of_ranks(letters, starts, lengths, byte_ids, np.array(ranked, np.int32))
+    left, right, merged, unreached = merges_of_ranks(letters, starts, lengths, byte_ids, np.array(ranked, np.int32))
+    merges = np.stack([left, right, merged]) if not unreached else _every_split(tokens)
     eos = "<|endoftext|>" if "<|endoftext|>" in special_tokens else None
     return BPE(
         tokens=tokens,
-        merges=np.stack([left, right, merged]),
+        merges=merges,
         splitter=Splitter([pattern_of(pattern)]),
         whole_pieces=True,
         added=[AddedToken(id=id, text=text) for text, id in special_tokens.items()],
         eos=eos,
     )
+
+
+def _every_split(tokens: Sequence[bytes | None]) -> np.ndarray:
+    """(3, n) merges: every way to make a token of two others, by rank, then by the ranks of the two.
+
+    Needed where the tokens before one do not lead to it (some of Llama-3's): tiktoken, which merges whatever two
+    neighbours are a token together, can still come upon it by a later token. Transformers converts such files the same.
+    """
+    ids = {data: rank for rank, data in enumerate(tokens) if data is not None}
+    out: list[tuple[int, int, int]] = []
+    for data, rank in ids.items():
+        parts = [(ids.get(data[:i], -1), ids.get(data[i:], -1)) for i in range(1, len(data))]
+        out += [(left, right, rank) for left, right in sorted(parts) if left >= 0 and right >= 0]
+    return np.array(out, np.int32).reshape(-1, 3).T
 
 
 def _read(path: Path) -> list[bytes | None]:

@@ -64,6 +64,7 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
         compose_nfc=_wants_nfc(document.get("normalizer")),
         prefix_space=prefix_space,
         whole_pieces=bool(model.get("ignore_merges", False)),
+        unknown=_unknown(model, ids, added),
         document={part: document[part] for part in PARTS if part in document},
         added=added,
         adds_bos=_adds_bos(document.get("post_processor"), config, roles["bos"]),
@@ -111,6 +112,16 @@ def _vocabulary(model: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[
         if tokens[id] is None and given.get(id) != text:
             raise TokenizerError(f"model.vocab: {text!r} (id {id}) is not written in the byte-level alphabet")
     return tokens, vocab
+
+
+def _unknown(model: Mapping[str, Any], ids: Mapping[str, int], added: list[AddedToken]) -> int | None:
+    text = model.get("unk_token")
+    if text is None or text == "":
+        return None
+    known = {token.text: token.id for token in added} | dict(ids)
+    if text not in known:
+        raise TokenizerError(f"model.unk_token: {text!r} is not in the vocabulary")
+    return known[text]
 
 
 def _merges(model: Mapping[str, Any], ids: Mapping[str, int]) -> np.ndarray:
@@ -261,10 +272,11 @@ def write(tokenizer: BPE, folder: Path) -> None:
     for id, text in texts.items():  # a special token of ours stands in the vocabulary under its own text
         if id < len(spelled) and spelled[id] is not None and tokenizer.tokens[id] == text.encode("utf-8"):
             spelled[id] = text
+    unknown = None if tokenizer.unknown is None else spelled[tokenizer.unknown]
     document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
     document |= tokenizer.document or _own_parts(tokenizer)
     document["model"] = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None,
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
         "ignore_merges": tokenizer.whole_pieces,
         "vocab": {text: id for id, text in enumerate(spelled) if text is not None},

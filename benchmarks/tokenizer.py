@@ -1,0 +1,145 @@
+"""Byte-level BPE beside its peers, one thread, on the standard library's sources of the Python that runs this.
+
+    python benchmarks/tokenizer.py [--only NAME]
+
+CPU seconds of this process, median of interleaved rounds; compilation (once a machine) is not among them and is told
+apart in `more`. `bpe-encode` hands out Python lists, as tiktoken does. The word cache is emptied before each round, so
+the figures are those of a first encounter with the text; `more` has the figure with a warm cache too.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.update({"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
+
+from _harness import Benchmark, Result, find_peer, interleave
+
+from llmanac.tokenizers._bpe import BPE
+from llmanac.tokenizers._byte_level import written
+from llmanac.tokenizers.load import train_tokenizer
+
+bench = Benchmark("tokenizer", "Byte-level BPE beside tokenizers and tiktoken, one thread.")
+CPU = time.process_time
+# tiktoken's own spelling of GPT-2's pattern, which is the faster one there.
+TIKTOKEN_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+
+@functools.cache
+def corpus() -> tuple[list[str], float]:
+    """The sources and their megabytes."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    paths = [path for path in sorted(root.rglob("*.py")) if "site-packages" not in path.parts]
+    texts = [path.read_text("utf-8", errors="replace") for path in paths]
+    return texts, sum(len(text.encode("utf-8")) for text in texts) / 1e6
+
+
+def learn(vocab_size: int) -> BPE:
+    made = train_tokenizer("bpe", corpus()[0], vocab_size=vocab_size, pattern="gpt2", special_tokens=())
+    assert isinstance(made, BPE)
+    return made
+
+
+@functools.cache
+def learned() -> BPE:
+    return learn(32_000)
+
+
+@functools.cache
+def seconds_to_compile() -> float:
+    """Wall seconds of the very first call: compilation, or loading what an earlier process compiled."""
+    start = time.perf_counter()
+    made = train_tokenizer("bpe", ["some words to compile with"], vocab_size=260, pattern="gpt2", special_tokens=())
+    made.encode("some words")
+    return time.perf_counter() - start
+
+
+def training(name: str, vocab_size: int) -> Result:
+    texts, megabytes = corpus()
+    compiling = seconds_to_compile()
+    peer, title = find_peer("tokenizers")
+
+    def theirs() -> Any:
+        made = peer.Tokenizer(peer.models.BPE())
+        made.pre_tokenizer = peer.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = peer.pre_tokenizers.ByteLevel.alphabet()
+        trainer = peer.trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+        made.train_from_iterator(texts, trainer)
+        return made
+
+    runs: dict[str, Any] = {"ours": lambda: learn(vocab_size)} | ({"theirs": theirs} if peer else {})
+    seconds = interleave(runs, rounds=3, clock=CPU)
+    return Result.rate(
+        name, megabytes, seconds, unit="MB/s", peer=title,
+        seconds_ours=seconds["ours"], seconds_theirs=seconds.get("theirs"), first_call_seconds=compiling,
+    )  # fmt: skip
+
+
+@bench.measure("bpe-train-8k")
+def train_8k() -> Result:
+    return training("bpe-train-8k", 8192)
+
+
+@bench.measure("bpe-train-32k")
+def train_32k() -> Result:
+    return training("bpe-train-32k", 32_000)
+
+
+def cold(tokenizer: BPE) -> BPE:
+    """The tokenizer with nothing in its word cache."""
+    tokenizer.forget_words()
+    return tokenizer
+
+
+@bench.measure("bpe-encode")
+def encode() -> Result:
+    texts, megabytes = corpus()
+    mine = learned()
+    peer, title = find_peer("tiktoken")
+    runs: dict[str, Any] = {
+        "ours": lambda: [cold(mine).encode(text) for text in texts[:1]] + [mine.encode(text) for text in texts[1:]],
+        "warm": lambda: [mine.encode(text) for text in texts],
+        "arrays": lambda: cold(mine).encode_batch(texts),
+    }
+    if peer:
+        theirs = peer.Encoding(
+            "learned",
+            pat_str=TIKTOKEN_GPT2,
+            special_tokens={},
+            mergeable_ranks={b: i for i, b in enumerate(mine.tokens)},
+        )
+        runs["theirs"] = lambda: [theirs.encode_ordinary(text) for text in texts]
+        assert runs["ours"]() == runs["theirs"](), "the ids differ"
+    seconds = interleave(runs, rounds=5, clock=CPU)
+    return Result.rate(
+        "bpe-encode", megabytes, seconds, unit="MB/s", peer=title, cache="cold at the first text",
+        warm_cache=megabytes / seconds["warm"], numpy_arrays_out=megabytes / seconds["arrays"],
+    )  # fmt: skip
+
+
+@bench.measure("bpe-encode-hf")
+def encode_hf() -> Result:
+    texts, megabytes = corpus()
+    mine = learned()
+    peer, title = find_peer("tokenizers")
+    runs: dict[str, Any] = {"ours": lambda: [ids.tolist() for ids in cold(mine).encode_batch(texts)]}
+    if peer:
+        merges = [
+            (written(mine.tokens[a] or b""), written(mine.tokens[b] or b"")) for a, b in mine.merges[:2].T.tolist()
+        ]
+        vocabulary = {written(data or b""): id for id, data in enumerate(mine.tokens)}
+        theirs = peer.Tokenizer(peer.models.BPE(vocab=vocabulary, merges=merges))
+        theirs.pre_tokenizer = peer.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        runs["theirs"] = lambda: [encoding.ids for encoding in theirs.encode_batch_fast(texts)]
+        assert runs["ours"]() == runs["theirs"](), "the ids differ"
+    seconds = interleave(runs, rounds=3, clock=CPU)
+    return Result.rate("bpe-encode-hf", megabytes, seconds, unit="MB/s", peer=title, cache="cold at the first text")
+
+
+if __name__ == "__main__":
+    bench.main()

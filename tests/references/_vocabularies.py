@@ -1,0 +1,60 @@
+"""Real vocabularies that PyPI wheels carry, read without those packages' own code."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def file_of(module: str, *parts: str) -> Path:
+    """A file inside an installed package; the test is skipped, with the reason, where it is not installed."""
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        pytest.skip(f"the package {module}, which carries {parts[-1]}, is not installed")
+    path = Path(found.submodule_search_locations[0]).joinpath(*parts)
+    if not path.is_file():
+        pytest.skip(f"this release of {module} does not carry {parts[-1]}")
+    return path
+
+
+def quicktok(name: str) -> tuple[list[bytes], dict[str, int]]:
+    """`(bytes of each rank, special tokens)` from quicktok's binary tables."""
+    data, at = file_of("quicktok", "data", f"{name}.vocab").read_bytes(), 4
+    ranks: dict[int, bytes] = {}
+    for _ in range(struct.unpack_from("<I", data)[0]):
+        (length,) = struct.unpack_from("<H", data, at)
+        token = data[at + 2 : at + 2 + length]
+        (ranks_id,) = struct.unpack_from("<I", data, at + 2 + length)
+        ranks[ranks_id], at = token, at + 6 + length
+    data, at, special = file_of("quicktok", "data", f"{name}.special").read_bytes(), 4, {}
+    for _ in range(struct.unpack_from("<I", data)[0]):
+        id, length = struct.unpack_from("<IH", data, at)
+        special[data[at + 6 : at + 6 + length].decode()] = id
+        at += 6 + length
+    return [ranks[i] for i in range(len(ranks))], special
+
+
+def gguf_metadata(path: Path) -> dict[str, Any]:
+    """The key-value part of a GGUF file (version 2 or 3)."""
+    plain = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+    with open(path, "rb") as handle:
+
+        def number(form: str) -> Any:
+            return struct.unpack("<" + form, handle.read(struct.calcsize("<" + form)))[0]
+
+        def value(kind: int) -> Any:
+            if kind == 8:
+                return handle.read(number("Q")).decode("utf-8")
+            if kind == 9:
+                inner, count = number("I"), number("Q")
+                return [value(inner) for _ in range(count)]
+            return number(plain[kind])
+
+        assert handle.read(4) == b"GGUF"
+        assert number("I") in (2, 3)
+        number("Q")
+        return {handle.read(number("Q")).decode("utf-8"): value(number("I")) for _ in range(number("Q"))}
