@@ -64,6 +64,8 @@ def fused_cross_entropy(
     if not everything:
         hidden = hidden.index_select(0, rows)
         mixture = None if mixture is None else (mixture[0][rows], mixture[1][rows])
+    if not torch.is_grad_enabled():  # a Function is told which inputs want gradients even where none will be asked for
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     share, other = (None, None) if mixture is None else mixture
     size = chunk or min(max(CHUNK_ELEMENTS // len(weight), CHUNK_ROWS[0]), CHUNK_ROWS[1])
     with torch.autocast(hidden.device.type, enabled=False):
@@ -166,6 +168,7 @@ class _Sum(torch.autograd.Function):
                 carried[rows] = weights
             if any(wanted):
                 grads.add(rows, chunks.slopes(rows, exponentials, sums, weights))
+        ctx.spent = False
         ctx.save_for_backward(grads.hidden, grads.weight, grads.bias, carried)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
         return total
@@ -173,6 +176,9 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (above,) = grads
+        if ctx.spent:
+            raise LlmanacError('cross-entropy: a sum runs backward once; use reduction="none" to do so again')
+        ctx.spent = True
         hidden, weight, bias, carried = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
         # in place: a second copy of the weight's gradient would cost as much as the head itself

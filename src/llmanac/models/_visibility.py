@@ -35,12 +35,13 @@ class Visibility:
         return self.rows.shape[-1]
 
     def within(self, window: int | None) -> Visibility:
-        """The same, narrowed to the last `window` keys."""
-        if window is None or (self.causal and window >= self.keys):
+        """The same, narrowed to keys nearer than `window` (on both sides, where later keys are seen at all)."""
+        if window is None or window >= self.keys:
             return self
         key = (window, False)
         if key not in self._narrowed:
-            near = self.rows[:, None, :, None] - torch.arange(self.keys, device=self.rows.device) < window
+            distance = self.rows[:, None, :, None] - torch.arange(self.keys, device=self.rows.device)
+            near = distance.abs() < window
             allowed = near & self.mask()
             self._narrowed[key] = Visibility(
                 causal=self.causal, allowed=allowed, rows=self.rows, keys=self.keys, window=window
@@ -130,9 +131,14 @@ def of_continuation(batch: Batch, offsets: Tensor, start: int | None, keys: int)
     columns = torch.arange(keys, device=device)
     allowed = rows[:, None, :, None] >= columns
     if batch.visibility == "prefix":
-        allowed = allowed | (columns < _prefix(batch)[:, None, None, None])
+        prefix = _prefix(batch)
+        new = batch.lengths if batch.lengths is not None else torch.full_like(offsets, length)
+        if bool(((offsets < prefix) & ((offsets > 0) | (offsets + new < prefix))).any()):
+            raise RequestError("prefix: its tokens see one another, so all of a row's prefix must come in one piece")
+        allowed = allowed | (columns < prefix[:, None, None, None])
         written = rows[:, -1] + 1 if batch.lengths is None else rows[:, 0] + batch.lengths
-        allowed = allowed & (columns < written[:, None, None, None]) | (rows[:, None, :, None] == columns)
+        # a padded query still sees itself, so that its softmax has something to sum to one over
+        allowed = (allowed & (columns < written[:, None, None, None])) | (rows[:, None, :, None] == columns)
     return Visibility(causal=False, allowed=allowed, rows=rows, keys=keys)
 
 

@@ -52,7 +52,10 @@ def load_model(
     else:
         chosen = family(str(kind), f"{config_path}: model_type")
         config = Config(data, config_path)
-        spec, vocab_size = chosen.to_spec(config)
+        try:
+            spec, vocab_size = chosen.to_spec(config)
+        except SpecError as error:
+            raise CheckpointError(f"{config_path}: {error}") from error
         config.finish()
         source, ignored, prefix = chosen.source, chosen.IGNORED, getattr(chosen, "PREFIX", "")
     try:

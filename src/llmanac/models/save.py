@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 import llmanac
 from llmanac.core import files
-from llmanac.core.errors import CheckpointError
+from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.spec import dump
 from llmanac.models.families import FAMILIES, Misfit, family
 from llmanac.models.lm.transformer import Transformer
 
 FORMAT_VERSION = 1
 SHARD_BYTES = 5_000_000_000
+STAGED = f"{files.TEMPORARY}weights"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
@@ -85,15 +87,18 @@ def _write(
     tokens = {k: v for k, v in model.generation.items() if k in ("bos_token_id", "eos_token_id", "pad_token_id")}
     dtype = next(iter(state.values())).dtype
     config = {**config, **tokens, "dtype": DTYPE_NAMES[dtype], "torch_dtype": DTYPE_NAMES[dtype]}
-    with files.atomic_folder(folder / f"{files.TEMPORARY}weights") as temporary:
+    with files.atomic_folder(folder / STAGED) as temporary:
         names = write_weights(temporary, state, shard_bytes)
-    staged = folder / f"{files.TEMPORARY}weights"
-    for stale in [*folder.glob("model-*-of-*.safetensors"), folder / WEIGHTS, folder / INDEX]:
-        if stale.name not in names:
+    try:
+        # without its config a folder is no checkpoint: old and new shards can never be read together
+        (folder / "config.json").unlink(missing_ok=True)
+        for stale in [*folder.glob("model-*-of-*.safetensors"), folder / WEIGHTS, folder / INDEX]:
             stale.unlink(missing_ok=True)
-    for name in names:
-        (staged / name).replace(folder / name)
-    staged.rmdir()
+        for name in names:
+            (folder / STAGED / name).replace(folder / name)
+        (folder / STAGED).rmdir()
+    except OSError as error:
+        raise LlmanacError(f"{folder}: cannot write ({error.strerror or error})") from error
     record = {
         "format_version": FORMAT_VERSION,
         "llmanac_version": llmanac.__version__,
@@ -116,17 +121,23 @@ def write_weights(folder: Path, state: dict[str, Tensor], shard_bytes: int) -> l
             size = 0
         shards[-1][name] = tensor.contiguous()
         size += tensor.nbytes
-    metadata = {"format": "pt"}
     if len(shards) == 1:
-        save_file(shards[0], folder / WEIGHTS, metadata=metadata)
+        _save_file(shards[0], folder / WEIGHTS)
         return [WEIGHTS]
     where: dict[str, str] = {}
     names = []
     for number, shard in enumerate(shards, start=1):
         names.append(f"model-{number:05d}-of-{len(shards):05d}.safetensors")
-        save_file(shard, folder / names[-1], metadata=metadata)
+        _save_file(shard, folder / names[-1])
         where |= dict.fromkeys(shard, names[-1])
     total = sum(t.nbytes for t in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", "utf-8")
     return [*names, INDEX]
+
+
+def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # how a full disk is reported
+        raise LlmanacError(f"{path}: cannot write ({error}); what was there before is kept") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families import Config, Source, need, only
 from llmanac.models.ffn.mlp import Spec as MLP
@@ -65,18 +64,15 @@ def to_spec(config: Config) -> tuple[Spec, int]:
         ffn=MLP(activation=activation, width=width, biases="all"),  # type: ignore[arg-type]
     )
     rows = config.number("n_positions", int, 1024)
-    try:
-        spec = Spec(
-            dim=dim,
-            layers=config.number("n_layer", int, 12),
-            blocks=(block,),
-            position=Learned(rows=rows),
-            norm=LayerNorm(eps=config.number("layer_norm_epsilon", float, 1e-5)),
-            max_length=rows,
-            tied=bool(config.get("tie_word_embeddings", True)),
-        )
-    except SpecError as error:
-        raise CheckpointError(f"{config.path}: {error}") from error
+    spec = Spec(
+        dim=dim,
+        layers=config.number("n_layer", int, 12),
+        blocks=(block,),
+        position=Learned(rows=rows),
+        norm=LayerNorm(eps=config.number("layer_norm_epsilon", float, 1e-5)),
+        max_length=rows,
+        tied=bool(config.get("tie_word_embeddings", True)),
+    )
     return spec, config.number("vocab_size", int, 50257)
 
 

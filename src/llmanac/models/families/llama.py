@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.errors import CheckpointError
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families import Config, Source, need, only
 from llmanac.models.ffn.gated import Spec as Gated
@@ -35,7 +35,6 @@ WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "re
 
 def to_spec(config: Config) -> tuple[Spec, int]:
     """Their config.json -> (Spec, vocabulary size). Raises CheckpointError that names what cannot be honoured."""
-    config.expect("pretraining_tp", 1, *range(2, 65))  # how the original was sharded; the sums are the same
     attention_bias = bool(config.get("attention_bias", False))
     heads = config.number("num_attention_heads", int)
     mixer = Softmax(
@@ -49,18 +48,15 @@ def to_spec(config: Config) -> tuple[Spec, int]:
         width=config.number("intermediate_size", int),
         biases="all" if config.get("mlp_bias", False) else "none",
     )
-    try:
-        spec = Spec(
-            dim=config.number("hidden_size", int),
-            layers=config.number("num_hidden_layers", int),
-            blocks=(PreNorm(mixer=mixer, ffn=ffn),),
-            position=_read_rope(config),
-            norm=RMSNorm(eps=config.number("rms_norm_eps", float, 1e-6)),
-            max_length=config.number("max_position_embeddings", int, 2048),
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-    except SpecError as error:
-        raise CheckpointError(f"{config.path}: {error}") from error
+    spec = Spec(
+        dim=config.number("hidden_size", int),
+        layers=config.number("num_hidden_layers", int),
+        blocks=(PreNorm(mixer=mixer, ffn=ffn),),
+        position=_read_rope(config),
+        norm=RMSNorm(eps=config.number("rms_norm_eps", float, 1e-6)),
+        max_length=config.number("max_position_embeddings", int, 2048),
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
     return spec, config.number("vocab_size", int)
 
 

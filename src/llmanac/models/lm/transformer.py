@@ -213,7 +213,7 @@ class Transformer(nn.Module):
             if len(place.offsets) != len(ids):
                 raise RequestError(f"state: holds {len(place.offsets)} rows, the batch has {len(ids)}")
             visibility = _visibility.of_continuation(batch, place.offsets, place.start, place.keys)
-        positions = self._positions(batch, visibility, place)
+        positions = self._positions(batch, visibility)
         position = self.model.position
         try:
             x = self.model.embed_tokens(ids).to(self.dtype)
@@ -235,20 +235,25 @@ class Transformer(nn.Module):
             x = layer(x, context, None if state is None else state.layers[index])
         return self.model.norm(x), context
 
-    def _positions(self, batch: Batch, visibility: _visibility.Visibility, place: Any) -> Tensor:
+    def _positions(self, batch: Batch, visibility: _visibility.Visibility) -> Tensor:
         """(B or 1, T): the batch's own, else counted from what the state holds."""
         positions = visibility.rows if batch.positions is None else batch.positions
         limit = self.model.position.limit
-        if limit is not None and not torch.compiler.is_compiling():
-            if batch.positions is None:
-                longest = batch.ids.shape[1] if place is None else place.keys
-            else:
-                longest = int(positions.max()) + 1
-            if longest > limit:
-                raise RequestError(
-                    f"positions: {longest} tokens, but only {limit} positions were learned; shorten the input, or "
-                    "train with more rows"
-                )
+        if limit is None or torch.compiler.is_compiling():
+            return positions
+        if batch.positions is None and batch.lengths is None:
+            longest = visibility.keys
+        elif batch.lengths is None:
+            longest = int(positions.max()) + 1
+        else:
+            last = positions.expand(len(batch.ids), -1).gather(1, self._last(batch)[:, None])
+            longest = int(last.where(batch.lengths[:, None] > 0, -1).max()) + 1
+            positions = positions.clamp(max=limit - 1)  # padding may stand further out, and nobody reads it
+        if longest > limit:
+            raise RequestError(
+                f"positions: {longest} tokens, but only {limit} positions were learned; shorten the input, or train "
+                "with more rows"
+            )
         return positions
 
     def _last(self, batch: Batch) -> Tensor:

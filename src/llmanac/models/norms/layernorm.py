@@ -86,9 +86,9 @@ class _LayerNorm(torch.autograd.Function):
         x, weight, mean, scale = ctx.saved_tensors
         normed = (wide(x) - mean).mul_(scale)
         grad = wide(grad)
-        product = (grad * normed).flatten(0, -2)
+        product = (grad * normed).reshape(-1, x.shape[-1])
         dim = x.shape[-1]
         along = (product @ weight.to(product.dtype)).view(scale.shape).div_(dim)
         dx = grad * weight
         dx = dx.sub_(dx.mean(-1, keepdim=True)).sub_(normed.mul_(along)).mul_(scale)
-        return dx.to(x.dtype), product.sum(0).to(weight.dtype), grad.flatten(0, -2).sum(0).to(weight.dtype), None
+        return dx.to(x.dtype), product.sum(0).to(weight.dtype), grad.reshape(-1, dim).sum(0).to(weight.dtype), None

@@ -85,7 +85,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         normed = wide(x) * scale
         grad = wide(grad)
-        product = (grad * normed).flatten(0, -2)
+        product = (grad * normed).reshape(-1, x.shape[-1])
         along = (product @ weight.to(product.dtype)).view(scale.shape).div_(x.shape[-1])
         dx = (grad * weight).sub_(normed.mul_(along)).mul_(scale)
         return dx.to(x.dtype), product.sum(0).to(weight.dtype), None

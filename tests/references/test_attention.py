@@ -1,0 +1,195 @@
+"""Attention: the score's three forms against torch's SDPA, head sharing, windows, and every kind of visibility."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from _small_models import block, randomise, tokens, transformer
+
+from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.registry import build
+from llmanac.core.types import Batch
+from llmanac.models import _visibility
+from llmanac.models.scores import scaled_dot
+from llmanac.models.scores._blocks import BlockAttention
+
+FORMS = ("sdpa", "plain", "blocks")
+
+
+def qkv(heads=4, kv_heads=2, length=37, dim=16, dtype=torch.float64, batch=3):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(batch, h, length, dim) for h in (heads, kv_heads, kv_heads)]
+    return [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
+
+
+def batches(length=37):
+    """Every kind of visibility, with the boolean mask that it stands for, written out."""
+    index = torch.arange(length)
+    past = index <= index[:, None]
+    segments = torch.tensor([[0] * 10 + [1] * (length - 10), [0] * length, [0] * 5 + [1] * 5 + [2] * (length - 10)])
+    same = segments[:, :, None] == segments[:, None]
+    prefix, lengths = torch.tensor([5, 0, 20]), torch.tensor([length, 11, 30])
+    real = (index < lengths[:, None])[:, None]
+    own = torch.eye(length, dtype=torch.bool)
+    seen = {
+        "causal": ({}, past[None]),
+        "packed": ({"segments": segments}, past & same),
+        "prefix": ({"visibility": "prefix", "prefix": prefix}, past | (index < prefix[:, None, None])),
+        "bidirectional": ({"visibility": "bidirectional"}, torch.ones(1, length, length, dtype=torch.bool)),
+        "padded": ({"visibility": "bidirectional", "lengths": lengths}, real | own),
+        "packed both ways": ({"visibility": "bidirectional", "segments": segments}, same),
+    }
+    return {name: (Batch(ids=tokens(3, length), **extra), mask) for name, (extra, mask) in seen.items()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("window", [None, 1, 5, 36, 37])
+@pytest.mark.parametrize("kind", batches())
+def test_every_form_equals_torch(form, kv_heads, window, kind, monkeypatch):
+    monkeypatch.setattr(scaled_dot, "BLOCK", 8)  # several blocks, the last one short
+    q, k, v = qkv(kv_heads=kv_heads)
+    batch, mask = batches()[kind]
+    index = torch.arange(q.shape[2])
+    if window is not None:
+        mask = mask & ((index[:, None] - index).abs() < window)
+    repeated = [x.repeat_interleave(4 // kv_heads, dim=1) for x in (k, v)]
+    expected = F.scaled_dot_product_attention(q, *repeated, attn_mask=mask[:, None])
+    score = build("score", "scaled-dot", heads=4, head_dim=16)
+    actual = score.attend(q, k, v, _visibility.of_batch(batch).within(window), form=form)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    above = torch.randn_like(expected)
+    for a, b in zip(
+        torch.autograd.grad((actual * above).sum(), (q, k, v)),
+        torch.autograd.grad((expected * above).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bias_is_added_to_the_scores(form):
+    q, k, v = qkv(kv_heads=4)
+    bias = torch.randn(1, 4, 37, 37, dtype=torch.float64)
+    batch, mask = batches()["causal"]
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.masked_fill(~mask[:, None], -float("inf")))
+    score = build("score", "scaled-dot", heads=4, head_dim=16)
+    actual = score.attend(q, k, v, _visibility.of_batch(batch), bias=bias, form=form)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_blocks_gradcheck(mask):
+    q, k, v = qkv(heads=2, kv_heads=1, length=5, dim=3, batch=1)
+    index = torch.arange(5)
+    additive = torch.zeros(1, 1, 5, 5, dtype=torch.float64).masked_fill_(index > index[:, None], -float("inf"))
+    additive[..., 3, 1] = -float("inf")
+    assert torch.autograd.gradcheck(
+        lambda *x: BlockAttention.apply(*x, additive if mask else None, (True, None), 0.5, 2), (q, k, v)
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bfloat16_is_near_float64(form):
+    q, k, v = qkv()
+    batch, mask = batches()["causal"]
+    exact = F.scaled_dot_product_attention(q, *(x.repeat_interleave(2, 1) for x in (k, v)), attn_mask=mask[:, None])
+    low = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
+    score = build("score", "scaled-dot", heads=4, head_dim=16)
+    actual = score.attend(*low, _visibility.of_batch(batch), form=form)
+    assert actual.dtype == torch.bfloat16
+    assert (actual.double() - exact).norm() < 0.01 * exact.norm()
+    above = torch.randn_like(exact)
+    (actual * above.bfloat16()).sum().backward()
+    for a, b in zip(low, torch.autograd.grad((exact * above).sum(), (q, k, v)), strict=True):
+        assert (a.grad.double() - b).norm() < 0.03 * b.norm()
+
+
+def test_scores_keep_their_scale_at_every_width():
+    """Unit queries and keys give scores of variance 1 whatever the head's size; unscaled ones grow with it."""
+    for dim in (4, 64, 1024):
+        q, k, _ = qkv(heads=4, kv_heads=4, length=64, dim=dim)
+        scores = (q * build("score", "scaled-dot", heads=4, head_dim=dim).scale) @ k.transpose(-1, -2)
+        assert scores.std().item() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_agree_in_a_model(form):
+    """Packed, grouped and windowed at once: logits and gradients of every parameter."""
+    mixer = {"name": "grouped-query", "window": 6}
+    model, ids = transformer(blocks=block(mixer)), tokens(2, 30)
+    batch = Batch(
+        ids=ids, targets=ids.roll(-1, 1), segments=(torch.arange(30) >= 11).long().expand(2, -1), positions=None
+    )
+    expected = torch.autograd.grad(model.nll(batch), list(model.parameters()))
+    model.attention_form = form
+    for a, b in zip(torch.autograd.grad(model.nll(batch), list(model.parameters())), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_grouped_query_is_multi_head_with_repeated_heads():
+    grouped, full = transformer(blocks=block("grouped-query")), transformer(blocks=block("multi-head"))
+    state = grouped.state_dict()
+    for name, value in state.items():
+        if "k_proj" in name or "v_proj" in name:
+            heads = value.view(2, 8, 32)
+            state[name] = heads.repeat_interleave(2, dim=0).reshape(32, 32)
+    full.load_state_dict(state)
+    ids = tokens(2, 20)
+    torch.testing.assert_close(grouped(ids).logits, full(ids).logits, rtol=1e-10, atol=1e-10)
+    assert grouped.start(1).layers[0].tensors[0].shape[1] == 2 and full.start(1).layers[0].tensors[0].shape[1] == 4
+
+
+@pytest.mark.parametrize("mixer, heads", [("multi-head", 4), ("grouped-query", 2), ("multi-query", 1)])
+def test_cache_bytes_follow_key_value_heads(mixer, heads):
+    model = transformer(blocks=block(mixer))
+    state = model.start(3)
+    model(tokens(3, 16), state)
+    assert (
+        state.nbytes == 2 * 2 * 3 * heads * 16 * 8 * 8
+    )  # layers, keys and values, rows, heads, tokens, head_dim, bytes
+
+
+def test_a_window_hides_what_is_further_away():
+    model = transformer(layers=1, blocks=block({"name": "sliding-window", "window": 4}), position="none")
+    ids = tokens(1, 12)
+    other = ids.clone()
+    other[0, 5] = (other[0, 5] + 1) % 61
+    changed = (model(ids).logits - model(other).logits).abs().amax(-1)[0] > 1e-9
+    assert changed.nonzero().flatten().tolist() == [5, 6, 7, 8]
+
+
+def test_normed_queries_and_keys():
+    plain, normed = transformer(), transformer(blocks=block({"name": "multi-head", "qk_norm": "rmsnorm"}))
+    assert set(normed.state_dict()) - set(plain.state_dict()) == {
+        f"model.layers.{i}.self_attn.{x}_norm.weight" for i in range(2) for x in "qk"
+    }
+    larger = transformer(blocks=block({"name": "multi-head", "qk_norm": "rmsnorm"}))
+    with torch.no_grad():
+        for name, parameter in larger.named_parameters():
+            if "q_proj" in name:
+                parameter.mul_(100)  # only the direction of a query counts
+    ids = tokens(2, 9)
+    torch.testing.assert_close(larger(ids).logits, normed(ids).logits, rtol=1e-3, atol=1e-3)
+    assert (plain(ids).logits - normed(ids).logits).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("biases, count", [("none", 0), ("qkv", 3), ("all", 4)])
+def test_biases_by_name(biases, count):
+    mixer = randomise(build("mixer", "multi-head", dim=16, biases=biases))
+    assert sum(name.endswith("bias") for name, _ in mixer.named_parameters()) == count
+
+
+def test_errors_name_the_field():
+    with pytest.raises(SpecError, match="kv_heads: 3 must divide heads, 4"):
+        build("mixer", "softmax", dim=16, heads=4, kv_heads=3)
+    with pytest.raises(SpecError, match="heads: 5 must divide dim, 16; or set head_dim"):
+        build("mixer", "softmax", dim=16, heads=5)
+    with pytest.raises(SpecError, match="window: 0 must be at least 1"):
+        build("mixer", "sliding-window", dim=16, window=0)
+    model = transformer()
+    with pytest.raises(SpecError, match="attention: 'flash' is not one of sdpa, plain, blocks"):
+        model.attention_form = "flash"
+    with pytest.raises(RequestError, match="needs the prefix length"):
+        model(Batch(ids=tokens(1, 3), visibility="prefix"))

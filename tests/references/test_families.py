@@ -1,0 +1,341 @@
+"""Checkpoints of Llama and GPT-2 against transformers: logits, gradients, files in both directions, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from _small_models import gradients, randomise, tokens, transformer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama import modeling_llama
+
+from llmanac.core.errors import CheckpointError
+from llmanac.core.types import IGNORE, Batch
+from llmanac.models.families import FAMILIES, Config, family
+from llmanac.models.load import load_model
+from llmanac.models.save import export_model
+
+LLAMA = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+STRETCHED = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+CASES = {
+    "llama, grouped": ("llama", {}),
+    "llama, multi-head, tied": ("llama", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "llama, multi-query": ("llama", {"num_key_value_heads": 1}),
+    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-3}),
+    "llama, head_dim": ("llama", {"head_dim": 20}),
+    "llama, llama3 rope": ("llama", {"rope_parameters": STRETCHED}),
+    "llama, linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}}),
+    "llama, geglu": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
+    "gpt2": ("gpt2", {}),
+    "gpt2, untied": ("gpt2", {"tie_word_embeddings": False}),
+    "gpt2, inner width, relu": ("gpt2", {"n_inner": 48, "activation_function": "relu", "layer_norm_epsilon": 1e-3}),
+}
+
+
+def theirs(case, attention="eager"):
+    """transformers' model of a case in float64, with large weights."""
+    kind, choices = CASES[case]
+    dropout = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0} if kind == "gpt2" else {}
+    config, model = (LlamaConfig, LlamaForCausalLM) if kind == "llama" else (GPT2Config, GPT2LMHeadModel)
+    base = LLAMA if kind == "llama" else GPT2
+    built = model(config(**{**base, **choices, **dropout}, attn_implementation=attention))
+    built = randomise(built)
+    built.tie_weights()
+    return built.double().eval()
+
+
+def ours_of(model, folder, **options):
+    model.save_pretrained(folder, **options)
+    return load_model(folder, dtype="float64", device="cpu")
+
+
+def ragged():
+    """Three rows of different lengths, padded on the right, and which places are real."""
+    lengths = torch.tensor([48, 31, 5])
+    return tokens(3, 48), (torch.arange(48) < lengths[:, None])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_equal_within_1e_6(case, tmp_path):
+    """Llama in transformers computes norms and softmax in float32 even in a float64 model: hence 1e-6, not 1e-12."""
+    model = theirs(case)
+    ours = ours_of(model, tmp_path)
+    ids, real = ragged()
+    expected = model(ids, attention_mask=real.long()).logits[real]
+    actual = ours(Batch(ids=ids, lengths=real.sum(1))).logits[real]
+    assert expected.std() > 0.5
+    assert (actual - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_gradients_equal_in_float64_throughout(case, tmp_path, monkeypatch):
+    """The same with those float32 islands lifted: torch's own SDPA and rms_norm inside transformers' model."""
+    monkeypatch.setattr(
+        modeling_llama.LlamaRMSNorm,
+        "forward",
+        lambda self, x: F.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon),
+    )
+    model = theirs(case, attention="sdpa")
+    ours = ours_of(model, tmp_path)
+    ids, real = ragged()
+    targets = ids.roll(-1, 1).masked_fill(~real, IGNORE)
+    logits = model(ids, attention_mask=real.long()).logits
+    torch.testing.assert_close(ours(ids).logits[real], logits[real], rtol=1e-9, atol=1e-9)
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    actual = ours.nll(Batch(ids=ids, targets=targets))
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    expected.backward()
+    actual.backward()
+    found, chosen = gradients(model), family(CASES[case][0])
+    for name, gradient in gradients(ours).items():
+        source = chosen.source(name)
+        scale = found[source.name].abs().max()
+        assert (gradient - source.take(found[source.name])).abs().max() < 1e-8 * scale, name
+    assert len(gradients(ours)) == len(list(ours.parameters()))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_we_save_transformers_loads(case, tmp_path):
+    ours = ours_of(theirs(case), tmp_path / "theirs")
+    ours.save_pretrained(tmp_path / "ours")
+    again, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", dtype=torch.float64, attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    ids = tokens(2, 40)
+    assert torch.equal(again.eval()(ids).logits, theirs(case)(ids).logits)
+    assert load_model(tmp_path / "ours", device="cpu").spec == ours.spec
+
+
+def test_what_we_train_from_scratch_transformers_loads(tmp_path):
+    """Specs that leave sizes open, as a recipe does."""
+    for name, choices in (
+        ("llama", {"blocks": [{"name": "pre-norm", "mixer": "grouped-query", "ffn": "swiglu"}]}),
+        (
+            "gpt2",
+            {
+                "blocks": [
+                    {
+                        "name": "pre-norm",
+                        "mixer": {"name": "multi-head", "biases": "all"},
+                        "ffn": {"name": "gelu-tanh", "biases": "all"},
+                    }
+                ],
+                "position": "learned",
+                "norm": "layernorm",
+            },
+        ),
+    ):
+        model = transformer(**choices)
+        model.generation = {"bos_token_id": 3, "eos_token_id": [4, 5]}
+        model.save_pretrained(tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["model_type"] == name and config["bos_token_id"] == 3
+        peer = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float64, attn_implementation="eager")
+        ids = tokens(2, 30)
+        expected = peer.eval()(ids).logits
+        assert (model(ids).logits - expected).abs().max() < 1e-6 * expected.abs().max()
+        assert peer.generation_config.eos_token_id == [4, 5]
+        again = load_model(tmp_path / name, dtype="float64", device="cpu")
+        assert torch.equal(again(ids).logits, model(ids).logits) and again.generation == model.generation
+
+
+@pytest.mark.parametrize("case", ["llama, grouped", "gpt2"])
+def test_shards_are_read_and_written(case, tmp_path):
+    model = theirs(case)
+    ours = ours_of(model, tmp_path / "shards", max_shard_size="20KB")
+    assert (tmp_path / "shards" / "model.safetensors.index.json").is_file()
+    ids = tokens(2, 20)
+    single = ours_of(model, tmp_path / "single")
+    assert torch.equal(ours(ids).logits, single(ids).logits)
+    export_model(ours, tmp_path / "again", family=CASES[case][0], shard_bytes=20_000)
+    assert len(list((tmp_path / "again").glob("model-*.safetensors"))) > 3
+    again = load_model(tmp_path / "again", dtype="float64", device="cpu")
+    assert torch.equal(again(ids).logits, ours(ids).logits)
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path / "again", dtype=torch.float64, attn_implementation="eager")
+    assert torch.equal(peer.eval()(ids).logits, model(ids).logits)
+    ours.save_pretrained(tmp_path / "again")  # the same folder as one file: no shard is left behind
+    assert [p.name for p in (tmp_path / "again").glob("model*")] == ["model.safetensors"]
+
+
+def test_hub_files_of_gpt2(tmp_path):
+    """The hub's own file: no prefix, no head, and the causal masks stored with the weights."""
+    model = theirs("gpt2")
+    expected = ours_of(model, tmp_path)(tokens(1, 9)).logits
+    state = load_file(tmp_path / "model.safetensors")
+    state = {k.removeprefix("transformer."): v for k, v in state.items() if k != "lm_head.weight"}
+    for layer in range(3):
+        state[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 64, 64).tril()
+        state[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(state, tmp_path / "model.safetensors")
+    assert torch.equal(load_model(tmp_path, dtype="float64", device="cpu")(tokens(1, 9)).logits, expected)
+
+
+def test_older_spellings_of_rope(tmp_path):
+    """`rope_theta` and `rope_scaling` of transformers 4, with its `type` key, are the same model."""
+    reference = ours_of(theirs("llama, llama3 rope"), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    scaling = config.pop("rope_parameters")
+    for key in ("rope_type", "type"):
+        old = {k: v for k, v in scaling.items() if k not in ("rope_type", "rope_theta")} | {key: "llama3"}
+        path.write_text(json.dumps({**config, "rope_theta": scaling["rope_theta"], "rope_scaling": old}))
+        assert load_model(tmp_path, device="cpu").spec == reference.spec
+    path.write_text(json.dumps({**config, "rope_theta": 123.0, "rope_scaling": None}))
+    assert load_model(tmp_path, device="cpu").spec.position.theta == 123.0
+
+
+def test_a_config_may_leave_out_what_has_a_default(tmp_path):
+    expected = ours_of(theirs("llama, multi-head, tied"), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for key in ("num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "attention_bias", "rope_parameters"):
+        config.pop(key, None)
+    config["torch_dtype"] = config.pop("dtype", "float32")
+    path.write_text(json.dumps(config))
+    loaded = load_model(tmp_path, dtype="float64", device="cpu")
+    assert torch.equal(loaded(tokens(1, 9)).logits, expected(tokens(1, 9)).logits)
+
+
+REFUSED = {
+    "rope_parameters": ({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}, "rope_type 'yarn' is not supported"),
+    "rope_scaling": ({"type": "dynamic", "factor": 2.0}, "rope_type 'dynamic' is not supported"),
+    "hidden_act": ("quick_gelu", "hidden_act = 'quick_gelu' is not supported"),
+    "attn_logit_softcapping": (50.0, "attn_logit_softcapping = 50.0 is not known"),
+    "quantization_config": ({"bits": 4}, "quantization_config = "),
+    "sliding_window": (4096, "sliding_window = 4096 is not known"),
+    "num_key_value_heads": (3, "kv_heads: 3 must divide heads, 4"),
+    "hidden_size": ("wide", "hidden_size is 'wide', expected a number above 0"),
+    "num_hidden_layers": (2.5, "num_hidden_layers is 2.5, expected a whole number"),
+    "model_type": ("mistrall", "'mistrall' is not a family that can be read"),
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_what_cannot_be_honoured_is_refused_by_name(key, tmp_path):
+    ours_of(theirs("llama, grouped"), tmp_path)
+    path = tmp_path / "config.json"
+    value, message = REFUSED[key]
+    config = json.loads(path.read_text())
+    if key == "rope_scaling":
+        config.pop("rope_parameters")
+    path.write_text(json.dumps({**config, key: value}))
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_model(tmp_path, device="cpu")
+    assert str(path) in str(error.value)
+
+
+def test_neutral_and_empty_keys_are_accepted(tmp_path):
+    ours_of(theirs("llama, grouped"), tmp_path)
+    path = tmp_path / "config.json"
+    extra = {"pretraining_tp": 2, "sliding_window": None, "use_cache": False, "attention_dropout": 0.1, "foo": False}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **extra}))
+    load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("key, value", [("scale_attn_weights", False), ("scale_attn_by_inverse_layer_idx", True)])
+def test_gpt2_variants_are_refused(key, value, tmp_path):
+    ours_of(theirs("gpt2"), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=f"{key} = {value} is not supported"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_missing_unused_and_misshapen_weights_are_named(tmp_path):
+    ours_of(theirs("llama, grouped"), tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    lost = "model.layers.1.mlp.up_proj.weight"
+    save_file({k: v for k, v in state.items() if k != lost}, path)
+    with pytest.raises(CheckpointError, match=f"1 weights are missing: {lost}"):
+        load_model(tmp_path, device="cpu")
+    save_file({**state, "model.layers.0.extra": torch.ones(1)}, path)
+    with pytest.raises(CheckpointError, match=r"1 weights have no place in the model: model.layers.0.extra"):
+        load_model(tmp_path, device="cpu")
+    save_file({**state, lost: state[lost][:5].clone()}, path)
+    with pytest.raises(CheckpointError, match=rf"{lost} gives \(5, 32\) for .*asks for \(56, 32\)"):
+        load_model(tmp_path, device="cpu")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="model.safetensors: not a whole safetensors file"):
+        load_model(tmp_path, device="cpu")
+    path.unlink()
+    with pytest.raises(CheckpointError, match="model.safetensors: no such file"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_tied_config_with_another_head_is_refused(tmp_path):
+    ours_of(theirs("llama, multi-head, tied"), tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, path)
+    load_model(tmp_path, device="cpu")  # a copy is no contradiction
+    save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"] + 1}, path)
+    with pytest.raises(CheckpointError, match="ties the head to the embedding, but lm_head.weight differs"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_lost_shard_is_named(tmp_path):
+    ours_of(theirs("gpt2"), tmp_path, max_shard_size="20KB")
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=f"{shard.name}: no such file"):
+        load_model(tmp_path, device="cpu")
+
+
+MISFITS = {
+    "pointer": ({"head": "pointer"}, "the head is pointer, Llama's is linear"),
+    "sinusoidal": ({"position": "sinusoidal"}, "positions are sinusoidal, Llama's are rope"),
+    "layernorm": ({"norm": "layernorm"}, "norms are layernorm, Llama's are rmsnorm"),
+    "relu": ({"blocks": [{"name": "pre-norm", "ffn": "relu"}]}, "the feed-forward layer is mlp, Llama's is gated"),
+    "window": ({"blocks": [{"name": "pre-norm", "mixer": "sliding-window"}]}, "attention has a window"),
+    "hybrid": (
+        {"blocks": [{"name": "pre-norm", "mixer": "sliding-window"}, {"name": "pre-norm"}]},
+        "layers differ in their blocks",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_no_family_holds_is_our_own_and_says_why(name, tmp_path):
+    choices, reason = MISFITS[name]
+    model = transformer(**choices)
+    with pytest.raises(CheckpointError, match=f"cannot be written as llama: {reason}"):
+        export_model(model, tmp_path / "export", family="llama")
+    assert not (tmp_path / "export").exists()
+    model.save_pretrained(tmp_path / "own")
+    assert json.loads((tmp_path / "own" / "config.json").read_text())["model_type"] == "llmanac"
+    again = load_model(tmp_path / "own", dtype="float64", device="cpu")
+    ids = tokens(2, 20)
+    assert again.spec == model.spec and torch.equal(again(ids).logits, model(ids).logits)
+
+
+def test_every_family_offers_the_same_parts():
+    for name in FAMILIES:
+        module = family(name)
+        assert name == module.MODEL_TYPE and callable(module.to_spec) and callable(module.to_config)
+    with pytest.raises(CheckpointError, match="did you mean 'llama'"):
+        family("lama")
+    with pytest.raises(CheckpointError, match="family: 'qwen9' is not a family"):
+        export_model(transformer(), "nowhere", family="qwen9")
+    with pytest.raises(CheckpointError, match="x: hidden_size is missing"):
+        family("llama").to_spec(Config({"num_attention_heads": 4, "intermediate_size": 8}, "x"))
