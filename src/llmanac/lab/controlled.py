@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff, dump, make
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis, resolve
-from llmanac.lab.budget import MIN_STEPS, Plan, format_duration, make_plan, round_up
+from llmanac.lab.budget import MIN_STEPS, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.hold import Hold, hold_parameters, step_ratios
 from llmanac.lab.prepare import prepare
@@ -32,6 +32,7 @@ from llmanac.train import TrainSpec
 from llmanac.train.plan import plan as settle
 
 PLAN = "plan.json"
+GLANCE = 3  # steps of the first look at how long a step takes
 
 
 @dataclass(frozen=True)
@@ -160,23 +161,27 @@ def _plan(
     question: Question, trial: TrainingTrial, arms: Sequence[Arm], cache: Cache, started: float, vocabulary: int
 ) -> Plan:
     work = cache.root / "calibration" / digest([str(time.time_ns()), *[dump(arm.spec) for arm in arms]])[:16]
+    short = [with_steps(arm, 1) for arm in arms]
+
+    def fit(speed: Mapping[str, Speed]) -> Plan:
+        seconds = {label: s.step_seconds for label, s in speed.items()}
+        return make_plan(
+            question.budget,
+            time.monotonic() - started,
+            question.seeds,
+            speed,
+            step_ratios(question.hold, arms, question.baseline, vocabulary, seconds),
+            tuning_runs=len(question.factors),
+            min_steps=question.min_steps,
+            stated=question.base.train.steps,
+        )
+
     try:
-        short = [with_steps(arm, 1) for arm in arms]
-        speed = calibrate(trial, short, work, steps=20 if question.min_steps >= MIN_STEPS else 3)
+        # A budget that is far too small is refused after a glance, not after a calibration that takes longer than it.
+        fit({arm.label: Speed(min(trial.rehearse(arm, GLANCE, work)), 0.0) for arm in short})
+        return fit(calibrate(trial, short, work, steps=20 if question.min_steps >= MIN_STEPS else GLANCE))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    step_seconds = {label: s.step_seconds for label, s in speed.items()}
-    ratios = step_ratios(question.hold, arms, question.baseline, vocabulary, step_seconds)
-    return make_plan(
-        question.budget,
-        time.monotonic() - started,
-        question.seeds,
-        speed,
-        ratios,
-        tuning_runs=len(question.factors),
-        min_steps=question.min_steps,
-        stated=question.base.train.steps,
-    )
 
 
 def _say_plan(plan: Plan, say: Say) -> None:
