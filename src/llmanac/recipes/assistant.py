@@ -1,29 +1,24 @@
 """The documentation assistant: look passages up, let the model read the answer out of them, cite, or refuse.
 
-The prompt is `<|doc|>passage ... <|user|>question<|assistant|>`. The model first says
-what it speaks of, then the answer:
-
-    shutil.copyfileobj
-    copy data from file-like object fsrc to file-like object fdst<|end|>
-
-The model does the reading: which of the passages speaks of what was asked, which line answers it, or that none does. It
+What the model sees and says is in `quickstart_prompt`. The model does the reading: which of the passages speaks of what
+was asked, which line answers it, or that none does; it says which line it reads, and that line is the citation. It
 knows nothing by itself; a question for which nothing is found never reaches it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
-from llmanac.core.errors import CheckpointError, DataError, TokenizerError, nearest
+from llmanac.core.errors import CheckpointError, DataError
 from llmanac.recipes.questions import REFUSAL
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_passages import Passage
+from llmanac.recipes.quickstart_prompt import Sheet, prompt, special_ids, split_completion
 
-DOC, USER, ASSISTANT, END = "<|doc|>", "<|user|>", "<|assistant|>", "<|end|>"
 PASSAGES = 3
 PROMPT_TOKENS = 448
 ANSWER_TOKENS = 96
@@ -31,7 +26,7 @@ ANSWER_TOKENS = 96
 
 @dataclass(frozen=True)
 class Citation:
-    """A passage that was shown to the model."""
+    """Where an answer was read: the documented name with its signature, and the text that was shown of it."""
 
     title: str
     text: str
@@ -39,59 +34,20 @@ class Citation:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, the passages it was read from (best first), and whether it is a refusal."""
+    """An answer, where it was read (the line's own entry first), and whether it is a refusal."""
 
     text: str
     citations: tuple[Citation, ...]
     refused: bool
 
 
-def completion(name: str, answer: str) -> str:
-    """What the model is to say: what it speaks of on a line of its own, where there is a name, then the answer."""
-    return f"{name}\n{answer}" if name else answer
+@dataclass(frozen=True)
+class Reading:
+    """What the model said to a question and a sheet: the mark of the line it read, its answer, the sheet as shown."""
 
-
-def special_ids(tokenizer: Any) -> dict[str, int]:
-    """The ids of the four marks of a prompt. Raises TokenizerError that names the one which is missing."""
-    known = tokenizer.special_tokens
-    for mark in (DOC, USER, ASSISTANT, END):
-        if mark not in known:
-            raise TokenizerError(
-                f"the tokenizer has no {mark!r}{nearest(mark, known)}; train it with the assistant's marks"
-            )
-    return {mark: known[mark] for mark in (DOC, USER, ASSISTANT, END)}
-
-
-def prompt_ids(tokenizer: Any, question: str, passages: Sequence[Passage], *, limit: int = PROMPT_TOKENS) -> list[int]:
-    """The prompt as token ids, at most `limit` of them: the longest passage loses lines from its end until it fits.
-
-    Marks are put in by id; a mark spelled out in the question or a passage stays plain text.
-    """
-    marks = special_ids(tokenizer)
-    asked = [marks[USER], *list(tokenizer.encode(question))[: limit // 2], marks[ASSISTANT]]
-    shown = [[list(tokenizer.encode(line + "\n")) for line in (p.title, *p.lines)] for p in passages]
-    room = limit - len(asked) - len(shown)
-    while sum(len(line) for lines in shown for line in lines) > room and any(len(lines) > 1 for lines in shown):
-        max(shown, key=lambda lines: sum(map(len, lines)) if len(lines) > 1 else 0).pop()
-    ids: list[int] = []
-    for lines in shown:
-        flat = [i for line in lines for i in line]
-        if len(ids) + 1 + len(flat) + len(asked) <= limit:
-            ids += [marks[DOC], *flat]
-    return ids + asked
-
-
-def without_loop(ids: Sequence[int]) -> list[int]:
-    """The tokens, a loop at their end cut: a run that stands there three times or more stays once."""
-    ids = list(ids)
-    for period in range(1, len(ids) // 3 + 1):
-        run = ids[-period:]
-        times = 1
-        while ids[-period * (times + 1) : -period * times] == run:
-            times += 1
-        if times >= 3:
-            return ids[: len(ids) - period * (times - 1)]
-    return ids
+    mark: str
+    text: str
+    sheet: Sheet
 
 
 class Assistant:
@@ -127,45 +83,27 @@ class Assistant:
             raise DataError(f"question {blank + 1} is blank; ask about a name of the documentation")
         found = [self.index.find(question, self.passages) for question in questions]
         readable = [i for i, f in enumerate(found) if f.passages and f.coverage >= self.index.threshold]
-        texts = self.read([(found[i].question, self._passages(found[i])) for i in readable])
+        readings = self.read([(found[i].question, self._passages(found[i])) for i in readable])
         out = [Answer(REFUSAL, (), True) for _ in questions]
-        for i, text in zip(readable, texts, strict=True):
-            out[i] = self._answer(text, found[i])
+        for i, reading in zip(readable, readings, strict=True):
+            out[i] = _answer(reading)
         return out
 
-    def read(self, asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[str]:
+    def read(self, asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[Reading]:
         """What the model says to (question, passages) pairs, without retrieval or refusing before it is asked."""
-        prompts = [prompt_ids(self.tokenizer, q, passages, limit=self.prompt_tokens) for q, passages in asked]
-        if not prompts:
+        made = [prompt(self.tokenizer, q, Sheet.of(shown), limit=self.prompt_tokens) for q, shown in asked]
+        if not made:
             return []
-        completions = self.engine.generate(prompts, max_new_tokens=ANSWER_TOKENS, stop_ids=self._stop)
-        return [self._said(completion.ids)[1] for completion in completions]
+        prompts = [ids for ids, _ in made]
+        said = self.engine.generate(prompts, max_new_tokens=ANSWER_TOKENS, stop_ids=self._stop)
+        return [self._reading(one.ids, sheet) for one, (_, sheet) in zip(said, made, strict=True)]
 
-    def _said(self, ids: Sequence[int]) -> tuple[str, str]:
-        """`(what the model says it speaks of, its answer)`."""
-        ids = [i for i in ids if i not in self._stop]
-        name, newline, text = self.tokenizer.decode(without_loop(ids)).partition("\n")
-        return (name.strip(), " ".join(text.split())) if newline else ("", " ".join(name.split()))
+    def _reading(self, ids: Sequence[int], sheet: Sheet) -> Reading:
+        said = self.tokenizer.decode(without_loop([i for i in ids if i not in self._stop]))
+        return Reading(*split_completion(said), sheet)
 
     def _passages(self, found: Found) -> list[Passage]:
         return [self.index.passages[p] for p in found.passages]
-
-    def _answer(self, text: str, found: Found) -> Answer:
-        if not text or is_refusal(text):
-            return Answer(REFUSAL, (), True)
-        shown = self._passages(found)
-        # cited first: the passage that holds the answer, then the others in the order of their rank
-        order = sorted(range(len(shown)), key=lambda i: (not _holds(shown[i], text), i))
-        cited = tuple(
-            Citation(shown[i].title, "\n".join(shown[i].lines))
-            for i in order
-            if i == order[0] or _holds(shown[i], text)
-        )
-        return Answer(text, cited, False)
-
-    def stream(self, question: str) -> Iterator[Answer]:
-        """One answer, for interfaces that take pieces; the text comes whole, since it is short."""
-        yield self.answer(question)
 
     def save(self, folder: str | Path) -> None:
         """Write `assistant.json` and the index into a folder; the model and tokenizer are saved by the run."""
@@ -186,10 +124,29 @@ class Assistant:
         return cls(engine, DocumentationIndex.load(folder), tokenizer, **choices)
 
 
+def _answer(reading: Reading) -> Answer:
+    if not reading.text or is_refusal(reading.text):
+        return Answer(REFUSAL, (), True)
+    line = reading.sheet.read(reading.mark)
+    blocks = [line[0]] if line else []
+    blocks += [b for b in reading.sheet.blocks if b not in blocks and any(reading.text in text for text in b.lines)]
+    cited = tuple(Citation(block.lines[0], "\n".join(block.lines[1:])) for block in blocks)
+    return Answer(reading.text, cited, False)
+
+
 def is_refusal(text: str) -> bool:
     """Whether an answer says that the documentation does not say."""
     return text.strip().rstrip(".").lower() == REFUSAL.rstrip(".").lower()
 
 
-def _holds(passage: Passage, text: str) -> bool:
-    return " ".join(text.split()) in " ".join(passage.text.split())
+def without_loop(ids: Sequence[int]) -> list[int]:
+    """The tokens, a loop at their end cut: a run that stands there three times or more stays once."""
+    ids = list(ids)
+    for period in range(1, len(ids) // 3 + 1):
+        run = ids[-period:]
+        times = 1
+        while ids[-period * (times + 1) : -period * times] == run:
+            times += 1
+        if times >= 3:
+            return ids[: len(ids) - period * (times - 1)]
+    return ids

@@ -41,8 +41,10 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, questions: i
     asked = maker.answerable(questions)
     given = assistant.answers([pair.question for pair in asked])
     texts = [answer.text for answer in given]
-    read = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
-    closed = assistant.read([(assistant.index.find(pair.question).question, []) for pair in asked])
+    helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
+    read = [reading.text for reading in helped]
+    alone = assistant.read([(assistant.index.find(pair.question).question, []) for pair in asked])
+    closed = [reading.text for reading in alone]
     rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
     strange = maker.unanswerable(questions, UNANSWERABLE)
     refused = _refused(strange, assistant.answers([pair.question for pair in strange]))

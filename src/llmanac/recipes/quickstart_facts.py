@@ -100,8 +100,8 @@ def parameters(signature: str) -> dict[str, str | None]:
 def _defaults(entry: Entry, number: int, title: str) -> Iterator[Fact]:
     given = 0
     for name, value in parameters(entry.signature).items():
-        if value is not None and len(value) <= 40 and f"{name}={value}" in title.replace(" = ", "="):
-            yield Fact("default", number, 0, value, name)
+        if value is not None and len(value) <= 40 and f"{name}={value}" in title:
+            yield Fact("default", number, 0, f"{name}={value}", name)
             given += 1
             if given == 2:
                 return

@@ -18,20 +18,11 @@ from llmanac.core.errors import DataError
 from llmanac.core.rng import seed_of
 from llmanac.data.collect import Corpus
 from llmanac.data.sources._docstrings import Entry
-from llmanac.recipes.assistant import (
-    ANSWER_TOKENS,
-    ASSISTANT,
-    END,
-    PASSAGES,
-    PROMPT_TOKENS,
-    USER,
-    completion,
-    prompt_ids,
-    special_ids,
-)
+from llmanac.recipes.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
 from llmanac.recipes.questions import REFUSAL, Pair, QuestionMaker, entry_passages
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_passages import Passage
+from llmanac.recipes.quickstart_prompt import END, Sheet, completion, prompt, question_ids, special_ids
 
 CALIBRATION = 600  # questions of each sort that the threshold is read off from
 ASSOCIATION = 6000  # training pairs that the word associations are counted over
@@ -109,17 +100,18 @@ class Material:
             limit: the longest prompt, in tokens.
             length: the longest row; later questions of an example that would pass it are left out.
         """
-        marks = special_ids(tokenizer)
+        end = special_ids(tokenizer)[END]
         length = length or limit + ANSWER_TOKENS
         for passages, turns in self.examples(count, salt=salt):
             ids: list[int] = []
             mask: list[bool] = []
-            for question, name, answer in turns:
+            sheet = Sheet()
+            for question, entry, answer in turns:
                 if ids:
-                    asked = [marks[USER], *tokenizer.encode(question), marks[ASSISTANT]]
+                    asked = question_ids(tokenizer, question)
                 else:
-                    asked = prompt_ids(tokenizer, question, passages, limit=limit)
-                said = [*tokenizer.encode(completion(name, answer)), marks[END]]
+                    asked, sheet = prompt(tokenizer, question, Sheet.of(passages), limit=limit)
+                said = [*tokenizer.encode(_said(sheet, entry, answer, closed=not passages)), end]
                 if ids and len(ids) + len(asked) + len(said) > length:
                     break
                 ids += asked + said
@@ -127,9 +119,9 @@ class Material:
             yield np.array(ids, np.int64), np.array(mask)
 
     def examples(self, count: int, *, salt: int = 0) -> Iterator[Example]:
-        """`count` training examples: passages in the order shown, and turns of (question as the model sees it, the name
-        it asks about, answer). The first turn is as a user would ask; further ones ask about the same passages, since
-        one reading of them then trains several choices of a line."""
+        """`count` training examples: passages in the order shown, and turns of (question as the model sees it, the
+        entry it asks about or -1, answer). The first turn is as a user would ask; further ones ask about the same
+        passages, since one reading of them then trains several choices of a line."""
         maker = self.maker(held_out=False, salt=2 + salt)
         rng = random.Random(seed_of(self.seed, "rows", salt))
         answerable = iter(maker.answerable(count * 2 + 64, weights=WEIGHTS))
@@ -139,7 +131,7 @@ class Material:
             else:
                 (pair,) = maker.unanswerable(1, [what])  # type: ignore[list-item]
                 found = self.practice.find(pair.question, _how_many(rng))
-                example = self._shown(found.passages, rng), [(found.question, pair.name, REFUSAL)]
+                example = self._shown(found.passages, rng), [(found.question, pair.entry, REFUSAL)]
             passages, turns = example
             if passages:
                 turns += self._further(maker, passages, rng)
@@ -149,13 +141,13 @@ class Material:
         k = _how_many(rng)
         found = self.practice.find(pair.question, k if what != "removed" else k + 4)
         if what == "closed":
-            return [], [(found.question, pair.name, pair.answer)]
+            return [], [(found.question, pair.entry, pair.answer)]
         if what == "removed":
             others = [n for n in found.passages if self.practice.passages[n].entry != pair.entry][:k]
-            return self._shown(others, rng), [(found.question, "" if pair.sort == "which" else pair.name, REFUSAL)]
+            return self._shown(others, rng), [(found.question, pair.entry, REFUSAL)]
         if not any(answers(self.practice.passages[n], pair) for n in found.passages):
             return None  # retrieval missed it
-        return self._shown(found.passages, rng), [(found.question, pair.name, pair.answer)]
+        return self._shown(found.passages, rng), [(found.question, pair.entry, pair.answer)]
 
     def _further(self, maker: QuestionMaker, passages: Sequence[Passage], rng: random.Random) -> list[Turn]:
         """Up to `FURTHER` more questions about what is shown; one in five is answered by the refusal."""
@@ -181,7 +173,7 @@ class Material:
                 pair = maker.ask(rng.choices(facts, weights)[0])
             else:
                 continue
-            turns.append((self.practice.in_full(pair.question)[0], pair.name, pair.answer))
+            turns.append((self.practice.in_full(pair.question)[0], pair.entry, pair.answer))
         return turns
 
     def _shown(self, numbers: Sequence[int], rng: random.Random) -> list[Passage]:
@@ -195,7 +187,15 @@ def answers(passage: Passage, pair: Pair) -> bool:
     return passage.entry == pair.entry and pair.answer in passage.text
 
 
-Turn = tuple[str, str, str]
+def _said(sheet: Sheet, entry: int, answer: str, *, closed: bool) -> str:
+    """What the model is to say about a sheet; a line that did not fit on it cannot be read."""
+    if closed:
+        return answer
+    mark = None if answer == REFUSAL else sheet.mark(entry, answer)
+    return completion(mark, answer) if mark else completion(sheet.silent(entry), REFUSAL)
+
+
+Turn = tuple[str, int, str]
 Example = tuple[list[Passage], list[Turn]]
 Row = tuple[np.ndarray, np.ndarray]
 

@@ -1,0 +1,144 @@
+"""BM25 against rank_bm25 and bm25s: the same scores, the same best texts; an index on disk is the index."""
+
+from __future__ import annotations
+
+import random
+
+import bm25s
+import numpy as np
+import pytest
+import rank_bm25
+
+from llmanac import build
+from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.spec import dump, make_method
+from llmanac.retrieve._words import code_words, plain_words
+from llmanac.retrieve.bm25 import BM25, Spec
+
+
+def corpus(seed: int, texts: int = 60, vocabulary: int = 40) -> list[list[str]]:
+    """Ragged texts of skewed words, so that some words stand in nearly every text and their okapi idf is negative."""
+    rng = random.Random(seed)
+    words = [f"w{i}" for i in range(vocabulary)]
+    weights = [1 / (i + 1) for i in range(vocabulary)]
+    return [rng.choices(words, weights, k=rng.randint(1, 50)) for _ in range(texts)]
+
+
+def queries(seed: int) -> list[list[str]]:
+    rng = random.Random(seed)
+    return [[f"w{rng.randrange(45)}" for _ in range(rng.randint(1, 8))] for _ in range(25)] + [["w0", "w0", "w3"]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("k1", "b", "epsilon"), [(1.5, 0.75, 0.25), (0.9, 0.4, 0.1), (2.0, 0.0, 0.25), (1.2, 1.0, 0.5)]
+)
+def test_okapi_scores_equal_rank_bm25(seed: int, k1: float, b: float, epsilon: float) -> None:
+    texts = corpus(seed)
+    ours = BM25(texts, Spec(variant="okapi", k1=k1, b=b, epsilon=epsilon))
+    peer = rank_bm25.BM25Okapi(texts, k1=k1, b=b, epsilon=epsilon)
+    assert (ours.idf[[ours.vocabulary[w] for w in peer.idf]] - list(peer.idf.values())) == pytest.approx(0, abs=1e-12)
+    for query in queries(seed):
+        np.testing.assert_allclose(ours.scores(query), peer.get_scores(query), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("k1", "b"), [(1.5, 0.75), (0.9, 0.4), (1.2, 1.0)])
+def test_lucene_scores_and_ranking_equal_bm25s(seed: int, k1: float, b: float) -> None:
+    texts = corpus(seed)
+    ours = BM25(texts, Spec(k1=k1, b=b))
+    peer = bm25s.BM25(method="lucene", k1=k1, b=b)
+    peer.index(texts, show_progress=False)
+    for query in queries(seed):
+        known = [word for word in query if word in ours.vocabulary]
+        if not known:
+            assert not ours.scores(query).any()
+            continue
+        theirs = peer.get_scores(known)
+        np.testing.assert_allclose(ours.scores(query), theirs, rtol=1e-5, atol=1e-6)
+        hits = ours.top(query, 10)
+        best = np.sort(theirs[theirs > 0])[::-1][:10]
+        np.testing.assert_allclose([hit.score for hit in hits], best, rtol=1e-5)
+
+
+def test_the_two_variants_differ() -> None:
+    texts = corpus(0)
+    assert not np.allclose(BM25(texts).scores(["w0"]), BM25(texts, Spec(variant="okapi")).scores(["w0"]))
+
+
+def test_formula_by_hand() -> None:
+    index = BM25([["a", "a", "b"], ["b"], ["c"]])
+    idf = np.log(1 + (3 - 1 + 0.5) / (1 + 0.5))
+    expected = idf * 2 / (2 + 1.5 * (1 - 0.75 + 0.75 * 3 / (5 / 3)))
+    assert index.scores(["a"])[0] == pytest.approx(expected, rel=1e-6)
+    assert index.scores(["a", "a"])[0] == pytest.approx(2 * expected, rel=1e-6)
+
+
+def test_top_breaks_ties_by_place_and_leaves_out_what_does_not_match() -> None:
+    index = BM25([["x"], ["y"], ["x"], ["x"], ["z"]])
+    assert [hit.position for hit in index.top(["x"], 2)] == [0, 2]
+    assert [hit.position for hit in index.top(["x"], 99)] == [0, 2, 3]
+    assert index.top(["unknown"], 3) == []
+    assert index.top(["x"], 0) == []
+    assert BM25([]).top(["x"], 3) == []
+
+
+def test_rarer_words_and_shorter_texts_win() -> None:
+    index = BM25([["common", "rare"], ["common", "common"], ["common", *["other"] * 30]])
+    assert index.top(["common", "rare"], 1)[0].position == 0
+    assert index.scores(["common"])[1] > index.scores(["common"])[2]
+
+
+@pytest.mark.parametrize("variant", ["lucene", "okapi"])
+def test_saved_index_is_the_same_index(tmp_path, variant) -> None:  # type: ignore[no-untyped-def]
+    index = BM25(["shutil.copytree copies a tree", "os.remove", ""], Spec(variant=variant, k1=1.1))
+    index.save(tmp_path / "index")
+    back = BM25.load(tmp_path / "index")
+    assert back.spec == index.spec
+    assert list(back.vocabulary) == list(index.vocabulary)
+    for query in ("copytree", "remove a tree", "nothing"):
+        np.testing.assert_array_equal(index.scores(query), back.scores(query))
+        assert index.top(query, 3) == back.top(query, 3)
+
+
+def test_damaged_index_names_its_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    index = BM25(["a b", "c"])
+    index.save(tmp_path / "index")
+    file = tmp_path / "index" / "index.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"index\.safetensors"):
+        BM25.load(tmp_path / "index")
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"index\.safetensors"):
+        BM25.load(tmp_path / "index")
+    with pytest.raises(CheckpointError, match=r"index\.json"):
+        BM25.load(tmp_path / "nowhere")
+
+
+def test_built_by_name_with_choices() -> None:
+    index = build("retriever", "bm25", texts=["one text", "another"], k1=1.2)
+    assert index.spec.k1 == 1.2
+    assert len(index) == 2
+    assert make_method("retriever", "bm25-okapi").variant == "okapi"
+    assert make_method("retriever", dump(index.spec)) == index.spec
+    with pytest.raises(SpecError, match="b between 0 and 1"):
+        Spec(b=1.5)
+    with pytest.raises(SpecError, match="k1"):
+        build("retriever", "bm25", k=2)
+
+
+def test_code_words_give_names_and_their_parts() -> None:
+    assert code_words("shutil.copyTree") == ["shutil.copytree", "shutil", "copytree", "copy", "tree"]
+    assert code_words("HTTPServer raises ValueErrors") == [
+        "httpserver",
+        "http",
+        "server",
+        "raise",
+        "valueerrors",
+        "value",
+        "error",
+    ]
+    assert code_words("a_b x2 this class has") == ["a_b", "a", "b", "x2", "x", "2", "this", "class", "has"]
+    assert code_words("naïve Größe") == ["naïve", "größe"]
+    assert plain_words("a_b.C d") == ["a_b", "c", "d"]
