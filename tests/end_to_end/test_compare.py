@@ -207,6 +207,7 @@ def test_holds_by_arithmetic(recipe: dict[str, Any]) -> None:
         hold_parameters(resolve(base, axis, parse_arms("1,9")), base, axis, "1", 320)
 
 
+@pytest.mark.slow
 def test_equal_flops_move_the_steps(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
     long = copy.deepcopy(recipe)
     long["train"]["steps"] = 120
@@ -217,6 +218,7 @@ def test_equal_flops_move_the_steps(recipe: dict[str, Any], store: Path, tmp_pat
     assert "train.steps" in found.data["arms"][1]["held"]
 
 
+@pytest.mark.slow
 def test_every_arm_gets_the_same_sweep(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
     found = ask("optimizer", "adamw,muon", recipe, tmp_path, store, tune="lr=2", seeds=1)
     tune = found.data["tune"]
@@ -403,6 +405,7 @@ def test_the_studies_that_come_with_the_package_resolve() -> None:
             assert 1e5 < parameters_of(arm.spec.model, base.tokenizer.vocab_size) < 5e6
 
 
+@pytest.mark.slow
 def test_a_study_from_toml_and_what_overrides_it(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
     from llmanac.core.spec import to_toml
 
@@ -422,7 +425,7 @@ def test_a_study_from_toml_and_what_overrides_it(recipe: dict[str, Any], store: 
 
 def study_code(recipe: dict[str, Any], root: Path) -> str:
     slow = copy.deepcopy(recipe)
-    slow["train"]["steps"] = 60
+    slow["train"]["steps"] = 240
     return (
         "import json, torch\nfrom llmanac.lab.compare import compare\ntorch.set_num_threads(1)\n"
         f"found = compare('position', 'rope,learned', base=json.loads({json.dumps(slow)!r}), budget=900, min_steps=2, "
@@ -439,23 +442,31 @@ def test_killed_in_the_middle_of_runs_and_gone_on_with_gives_the_same_numbers(
     whole = subprocess.run(
         [sys.executable, "-c", study_code(recipe, tmp_path / "whole")], capture_output=True, text=True, check=True
     )
-    code = study_code(recipe, tmp_path / "killed")
+    code, cache = study_code(recipe, tmp_path / "killed"), tmp_path / "killed" / "cache"
     generator, kills = random.Random(7), 0
-    for _ in range(40):
+    for _ in range(20):
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        deadline = time.monotonic() + 3.0 + 6.0 * generator.random()
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if process.poll() is not None:
-            break
-        kills += 1
-        process.send_signal(signal.SIGKILL)
+        before = set(half_done(cache))
+        while process.poll() is None and kills < 6:
+            if set(half_done(cache)) - before:  # a run has a checkpoint that it had not when this process began
+                time.sleep(0.2 * generator.random())
+                process.send_signal(signal.SIGKILL)
+                kills += bool(half_done(cache))
+                break
+            time.sleep(0.005)
         process.wait()
+        if process.returncode == 0:
+            break
     assert process.returncode == 0 and process.stdout is not None
-    assert kills >= 1
+    assert kills >= 4  # in the middle of a run: a checkpoint was there and the result was not
     assert json.loads(process.stdout.read()) == json.loads(whole.stdout)
+
+
+def half_done(cache: Path) -> list[Path]:
+    """The checkpoints of runs that have no result yet."""
+    return [p for p in cache.glob("*/*/work/checkpoints/step-*") if not (p.parents[2] / "result.json").exists()]
 
 
 @pytest.mark.slow

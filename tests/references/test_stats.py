@@ -13,7 +13,7 @@ from llmanac.core.errors import SpecError
 from llmanac.lab import stats
 from llmanac.lab._student import incomplete_beta, student_quantile, student_sf
 
-SIMULATIONS = 3000
+SIMULATIONS = 2000
 ALPHA = 0.05
 
 

@@ -139,9 +139,9 @@ def test_charts_take_what_they_may_be_given() -> None:
     )
     for svg in (
         line_chart([Line("a", [(1.0, 2.0)])], "x", "y", "t"),
-        point_chart([("a", 1.0, 1.0), ("b", 1e9, 1.0)], "x", "y", "t"),
-        point_chart([("a", 5.0, 1.0), ("b", 5.0, 2.0)], "x", "y", "t"),
-        point_chart([("a", 0.0, 1.0), ("b", 50.0, 1.0)], "x", "y", "t"),
+        point_chart([("a", 1.0, 1.0, 0), ("b", 1e9, 1.0, 1)], "x", "y", "t"),
+        point_chart([("a", 5.0, 1.0, 0), ("b", 5.0, 2.0, 1)], "x", "y", "t"),
+        point_chart([("a", 0.0, 1.0, 0), ("b", 50.0, 1.0, 9)], "x", "y", "t"),
         interval_chart([Row("a", [0.0], 0.0, None, None)], "x", "t", zero=True, margin=0.0),
     ):
         ElementTree.fromstring(svg)

@@ -15,9 +15,7 @@ def locked(path: Path) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
+            _lock_on_windows(handle)
         else:
             import fcntl
 
@@ -25,3 +23,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _lock_on_windows(handle: int) -> None:
+    import msvcrt
+    import time
+
+    while True:
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            return
+        except OSError:  # held by another; LK_LOCK would give up after ten seconds
+            time.sleep(0.2)

@@ -108,11 +108,12 @@ def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Line:
-    """One series: its points and, where there are intervals, the band around them."""
+    """One series: its points, where there are intervals the band around them, and which colour it has."""
 
     label: str
     points: Sequence[tuple[float, float]]
     band: Sequence[tuple[float, float]] = ()
+    shade: int = 0
 
 
 def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
@@ -126,24 +127,24 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) ->
     low, high = padded(ys)
     frame = Frame((min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1), (low, high), x_label, y_label)
     frame.axes()
-    for index, line in enumerate(drawn):
+    for line in drawn:
         if line.band:
             clipped = [(max(low, a), min(high, b)) for a, b in line.band]
             upper = [(x, b) for (x, _), (_, b) in zip(line.points, clipped, strict=True)]
             lower = [(x, a) for (x, _), (a, _) in zip(line.points, clipped, strict=True)][::-1]
             corners = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in [*upper, *lower])
-            frame.add(f'<polygon points="{corners}" fill="{colour(index)}" opacity="0.15"/>')
+            frame.add(f'<polygon points="{corners}" fill="{colour(line.shade)}" opacity="0.15"/>')
         path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in line.points)
-        frame.add(f'<polyline points="{path}" fill="none" stroke="{colour(index)}" stroke-width="1.8"/>')
-    _legend(frame, [line.label for line in drawn])
+        frame.add(f'<polyline points="{path}" fill="none" stroke="{colour(line.shade)}" stroke-width="1.8"/>')
+    _legend(frame, drawn)
     return frame.svg(title)
 
 
-def _legend(frame: Frame, labels: Sequence[str]) -> None:
-    for index, label in enumerate(labels):
+def _legend(frame: Frame, lines: Sequence[Line]) -> None:
+    for index, line in enumerate(lines):
         y = TOP + 10 + 15 * index
-        frame.add(f'<rect x="{WIDTH - RIGHT - 12}" y="{y - 8}" width="10" height="10" fill="{colour(index)}"/>')
-        frame.text(WIDTH - RIGHT - 18, y + 1, label, anchor="end")
+        frame.add(f'<rect x="{WIDTH - RIGHT - 12}" y="{y - 8}" width="10" height="10" fill="{colour(line.shade)}"/>')
+        frame.text(WIDTH - RIGHT - 18, y + 1, line.label, anchor="end")
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ class Row:
     centre: float
     low: float | None
     high: float | None
+    shade: int = 0
 
 
 def interval_chart(
@@ -167,7 +169,12 @@ def interval_chart(
     ends = [v for r in rows for v in (r.low, r.high) if v is not None]
     extra = [0.0] + ([-margin, margin] if margin else []) if zero else []
     frame = Frame(
-        padded([*values, *ends, *extra]), (0, len(rows)), x_label, "", height=TOP + BOTTOM + 34 * len(rows), left=132
+        padded([*values, *ends, *extra]),
+        (0, len(rows)),
+        x_label,
+        "",
+        height=TOP + BOTTOM + 34 * len(rows),
+        left=min(230, 24 + 7 * max(len(r.label) for r in rows)),
     )
     if zero and margin:
         left, right = frame.x(-margin), frame.x(margin)
@@ -184,28 +191,27 @@ def interval_chart(
         frame.text(frame.left - 8, y + 4, row.label, anchor="end")
         if row.low is not None and row.high is not None:
             ends_px = f'x1="{frame.x(row.low):.1f}" x2="{frame.x(row.high):.1f}"'
-            frame.add(f'<line {ends_px} y1="{y:.1f}" y2="{y:.1f}" stroke="{colour(index)}" stroke-width="2"/>')
+            frame.add(f'<line {ends_px} y1="{y:.1f}" y2="{y:.1f}" stroke="{colour(row.shade)}" stroke-width="2"/>')
         for value in row.dots:
-            frame.add(
-                f'<circle cx="{frame.x(value):.1f}" cy="{y + 8:.1f}" r="2.6" fill="{colour(index)}" opacity="0.55"/>'
-            )
+            place = f'cx="{frame.x(value):.1f}" cy="{y + 8:.1f}"'
+            frame.add(f'<circle {place} r="2.6" fill="{colour(row.shade)}" opacity="0.55"/>')
         at = frame.x(row.centre)
-        frame.add(f'<rect x="{at - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7" fill="{colour(index)}"/>')
+        frame.add(f'<rect x="{at - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7" fill="{colour(row.shade)}"/>')
     return frame.svg(title)
 
 
-def point_chart(points: Sequence[tuple[str, float, float]], x_label: str, y_label: str, title: str) -> str:
-    """Labelled points (label, x, y): quality against a cost. The x axis is logarithmic where it spans more than 4x."""
+def point_chart(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str, title: str) -> str:
+    """Labelled points (label, x, y, colour): quality against a cost; the x axis is logarithmic beyond a span of 4."""
     if not points:
         return ""
-    xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
+    xs, ys = [p[1] for p in points], [p[2] for p in points]
     log = min(xs) > 0 and max(xs) / min(xs) > 4
     span = (min(xs) / 1.3, max(xs) * 1.3) if log else padded(xs, 0.2)
     frame = Frame(span, padded(ys, 0.15), x_label, y_label, log_x=log)
     frame.axes()
-    for index, (label, x, y) in enumerate(points):
+    for label, x, y, shade in points:
         at_x, at_y = frame.x(x), frame.y(y)
-        frame.add(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="5" fill="{colour(index)}"/>')
+        frame.add(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="5" fill="{colour(shade)}"/>')
         right = at_x < WIDTH * 0.7
         frame.text(at_x + (8 if right else -8), at_y - 6, label, anchor="start" if right else "end")
     return frame.svg(title)

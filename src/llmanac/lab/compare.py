@@ -109,6 +109,7 @@ def compare(
         margin: relative margin of equivalence.
         baseline: the arm that the others are compared with; the first by default.
         artefact: the run or model that decoding methods are applied to; the run whose text tokenizers are trained on.
+            A run brings its own text, unless a base or patches are given.
         patches: of the base, as `-s` takes them.
         folder: where the study goes; `studies/<kind>-<arms>` by default.
         cache: where runs are kept; `studies/cache` by default, shared by every study beside it.
@@ -148,6 +149,7 @@ def compare(
         margin=margin,
         min_steps=min_steps,
         artefact=str(artefact) if artefact is not None else None,
+        text_of_base=base is not None or bool(changes),
     )
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
     _keep_stale(place, report)

@@ -25,8 +25,9 @@ from llmanac.lab.budget import MIN_STEPS, Plan, Speed, format_duration, make_pla
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.hold import Hold, hold_parameters, step_ratios
 from llmanac.lab.prepare import prepare
+from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Study
-from llmanac.lab.trials.training import TrainingTrial, calibrate
+from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate
 from llmanac.lab.tune import tune
 from llmanac.train import TrainSpec
 from llmanac.train.plan import plan as settle
@@ -43,6 +44,8 @@ class Question:
         baseline: the arm that the others are compared with.
         factors: the sweep of `--tune`, empty where there is none.
         min_steps: fewer steps than this for any arm are refused.
+        artefact: the run or model that a post-hoc axis is applied to.
+        text_of_base: whether its text is the base's, where the artefact is a run that has text of its own.
     """
 
     axis: Axis
@@ -56,6 +59,7 @@ class Question:
     margin: float = 0.005
     min_steps: int = MIN_STEPS
     artefact: str | None = None
+    text_of_base: bool = False
 
 
 Say = Callable[[str], None]
@@ -68,10 +72,12 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
         SpecError: arms that differ off the axis, a hold that cannot be met, a budget that is too small.
     """
     started = time.monotonic()
+    asked = resolve(question.base, question.axis, question.texts)  # what cannot be asked is refused before any work
     prepared = prepare(question.base, cache.root / "data")
     trial = TrainingTrial(prepared, question.base.device)
     vocabulary = prepared.tokenizer.vocab_size
-    record = _Record(folder, question, prepared.identity)
+    code = fingerprint([part for arm in asked for part in (arm.spec.model, arm.spec.objective, arm.spec.train)], CODE)
+    record = _Record(folder, question, prepared.identity, code)
     base = record.settled_base or _settle_base(question, trial, cache.root)
     arms = resolve(base, question.axis, question.texts)
     if question.axis.name == "recipe":
@@ -198,7 +204,7 @@ class _Record:
     inconclusive study goes on. Another budget for the same seeds is another plan.
     """
 
-    def __init__(self, folder: Path, question: Question, data: str) -> None:
+    def __init__(self, folder: Path, question: Question, data: str, code: Mapping[str, str]) -> None:
         self.path = folder / PLAN
         self.definition = digest(
             {
@@ -210,6 +216,7 @@ class _Record:
                 "factors": list(question.factors),
                 "min_steps": question.min_steps,
                 "data": data,
+                "code": dict(code),  # other code takes other times
                 "threads": torch.get_num_threads(),
             }
         )

@@ -32,8 +32,8 @@ def _arms(question: Question) -> tuple[Arm, ...]:
 
 
 def _recipe(question: Question) -> Any:
-    """The recipe whose text is used: the artefact's own where it is a run, else the base."""
-    own = Path(question.artefact) / "recipe.toml" if question.artefact else None
+    """The recipe whose text is used: the artefact's own where it is a run and no other base was asked for."""
+    own = Path(question.artefact) / "recipe.toml" if question.artefact and not question.text_of_base else None
     return load_recipe(own).spec if own is not None and own.is_file() else question.base
 
 
@@ -41,10 +41,9 @@ def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> 
     """Tokenizers trained on one text and applied to the same held-out documents."""
     from llmanac.lab.trials.tokenizers import Texts, TokenizerTrial
 
-    recipe = _recipe(question)
+    arms, recipe = _arms(question), _recipe(question)
     corpus = collect(recipe.data.source, held_out=recipe.data.held_out, seed=recipe.seed)
     texts = Texts.of(corpus)
-    arms = _arms(question)
     for arm in arms:
         say(f"{arm.label}{' (baseline)' if arm.label == question.baseline else ''}: {arm.describe()}")
     about = {

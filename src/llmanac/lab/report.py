@@ -167,16 +167,16 @@ def _verdict_charts(
     result: Result, metric: Mapping[str, Any], values: Mapping[str, Any], compared: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     label = metric["title"] or metric["name"].replace("_", " ")
-    many = max(map(len, values.values())) > 60
+    many, shades = max(map(len, values.values())) > 60, _shades(result)
     levels = []
     for arm, v in values.items():
         low, high = interval(v) if len(v) > 1 else (None, None)
-        levels.append(Row(arm, () if many else v, mean(v), low, high))
+        levels.append(Row(arm, () if many else v, mean(v), low, high, shades[arm]))
     base = values.get(result["baseline"], [])
     pairs = []
     for arm, c in compared.items():
         dots = [] if many else [x - b for x, b in zip(values[arm], base, strict=True)]
-        pairs.append(Row(arm, dots, c["difference"], c["low"], c["high"]))
+        pairs.append(Row(arm, dots, c["difference"], c["low"], c["high"], shades[arm]))
     dots_are = "no dots: too many to show" if many else f"dots: one {result['replicate']} each"
     out = [
         {
@@ -195,6 +195,11 @@ def _verdict_charts(
             }
         )
     return out
+
+
+def _shades(result: Result) -> dict[str, int]:
+    """One colour an arm on the whole page."""
+    return {arm["label"]: index for index, arm in enumerate(result["arms"])}
 
 
 def _costs(result: Result) -> Section | None:
@@ -228,7 +233,7 @@ def _curves(result: Result) -> Section | None:
         xs = [mean([run[i]["tokens"] for run in runs]) for i in range(points)]
         columns = [[run[i]["value"] for run in runs] for i in range(points)]
         band = [interval(c) for c in columns] if len(runs) > 1 else []
-        lines.append(Line(arm, list(zip(xs, map(mean, columns), strict=True)), band))
+        lines.append(Line(arm, list(zip(xs, map(mean, columns), strict=True)), band, _shades(result)[arm]))
     if not lines:
         return None
     label = words.primary(result)["title"] or words.primary(result)["name"]
@@ -246,7 +251,7 @@ def _trade(result: Result) -> Section | None:
     charts = []
     for name in PLOTTED:
         found = [(arm, result["costs"][arm].get(name), mean(v)) for arm, v in values.items() if arm in result["costs"]]
-        points = [(arm, float(cost), y) for arm, cost, y in found if cost is not None]
+        points = [(arm, float(cost), y, _shades(result)[arm]) for arm, cost, y in found if cost is not None]
         if len(points) < 2 or name not in units:
             continue
         unit_better = units[name]["better"]

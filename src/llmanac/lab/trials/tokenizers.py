@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _WORD = re.compile(r"\w+")
 class Texts:
     """The artefact that tokenizers are applied to: text to train on, and documents held out."""
 
-    train: Sequence[str]
+    train: Callable[[], Iterable[str]]
     held_out: Sequence[str]
     identity: str
 
@@ -38,7 +38,7 @@ class Texts:
         """A corpus, with held-out documents that have no word left out: nothing can be counted in them."""
         held_out = [text for text in corpus.held_out.texts() if _WORD.search(text)]
         parts = (corpus.manifest["train"]["sha256"], corpus.manifest["held_out"]["sha256"])
-        return cls(list(corpus.train.texts()), held_out, digest(parts))
+        return cls(corpus.train.texts, held_out, digest(parts))
 
 
 class TokenizerTrial:
@@ -73,7 +73,7 @@ class TokenizerTrial:
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Train, encode every document, and count those that decoding gives back as they were."""
         start = time.perf_counter()
-        tokenizer = arm.spec.train(self.texts.train)
+        tokenizer = arm.spec.train(self.texts.train())
         trained = time.perf_counter() - start
         encoded = [tokenizer.encode_array(text) for text in self.texts.held_out]
         counts = [len(ids) for ids in encoded]
