@@ -20,6 +20,7 @@ from llmanac.core.errors import LlmanacError
 from llmanac.core.types import IGNORE
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at a time
+PIECE_ROWS = 2048
 CHUNK_ROWS = (256, 4096)  # below 256 rows, adding each chunk's gradient to the weight's costs more than making it
 
 
@@ -90,12 +91,21 @@ class _Chunks:
         self.weight = weight.to(hidden.dtype)
         self.bias = None if bias is None else bias.to(_wide(hidden.dtype))
         self.shape, self.dtype = weight.shape, _wide(hidden.dtype)
+        # every chunk is worked out in the same memory: one of these is the largest tensor of a small model's step
+        rows = min(size, len(hidden))
+        self.products = hidden.new_empty(rows, len(weight))
+        same = self.dtype == hidden.dtype
+        self.logits = self.products if same else hidden.new_empty(rows, len(weight), dtype=self.dtype)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """For each chunk: its rows, exp(logits - max) which the caller may overwrite, their sum, and the values."""
         for first in range(0, len(self.hidden), self.size):
             rows = slice(first, min(first + self.size, len(self.hidden)))
-            logits = (self.hidden[rows] @ self.weight.t()).to(self.dtype)
+            count = rows.stop - rows.start
+            products, logits = self.products[:count], self.logits[:count]
+            torch.mm(self.hidden[rows], self.weight.t(), out=products)
+            if logits.dtype != products.dtype:
+                logits.copy_(products)
             if self.bias is not None:
                 logits += self.bias
             logits -= logits.amax(dim=1, keepdim=True)
@@ -105,12 +115,13 @@ class _Chunks:
             yield rows, exponentials, sums, sums.log() - hit
 
     def slopes(self, rows: slice, exponentials: Tensor, sums: Tensor, scale: Tensor | None) -> Tensor:
-        """d(sum of scale * value) / d logits, in the dtype of the products; overwrites `exponentials`."""
+        """d(sum of scale * value) / d logits, in the dtype of the products; valid until the next chunk."""
         factor = sums.reciprocal() if scale is None else scale / sums
         slopes = exponentials.mul_(factor[:, None])
         minus = -slopes.new_ones(len(sums)) if scale is None else -scale
         slopes.scatter_add_(1, self.targets[rows, None], minus[:, None])
-        return slopes.to(self.hidden.dtype)
+        products = self.products[: len(slopes)]
+        return slopes if slopes.dtype == products.dtype else products.copy_(slopes)
 
 
 class _Grads:
@@ -130,7 +141,10 @@ class _Grads:
             if slopes.dtype == self.weight.dtype:
                 self.weight.addmm_(slopes.t(), self.chunks.hidden[rows])
             else:
-                self.weight += slopes.t() @ self.chunks.hidden[rows]
+                product = slopes.t() @ self.chunks.hidden[rows]
+                # a piece at a time: adding bfloat16 to float32 first makes a float32 copy of what is added
+                for own, piece in zip(self.weight.split(PIECE_ROWS), product.split(PIECE_ROWS), strict=True):
+                    own += piece
         if self.bias is not None:
             self.bias += slopes.sum(dim=0, dtype=self.bias.dtype)
 

@@ -1,0 +1,261 @@
+"""Training beside plain `transformers` loops of the same shape: speed, memory, and the share of this machine's peak.
+
+Each loop lives in a process of its own and takes a step when its turn comes, so that all see the same machine, each has
+the memory allocator that its users would have (ours tunes it, see `train/_memory.py`; the figures with the same tuning
+for the peer are in `more`), and memory can be told apart. A Llama shape of 5.8M parameters, 2048 tokens a step, AdamW,
+clipping, one thread; a step's time is the CPU time of its process. Ours is what `llmanac run` would do here: precision
+and attention form are chosen by the same measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from _harness import Benchmark, Result, find_peer
+
+DIM, LAYERS, HEADS, WIDTH, LENGTH, ROWS = 256, 6, 4, 688, 256, 8
+TOKENS = LENGTH * ROWS
+ROUNDS = 9
+THREADS = int(os.environ.get("LLMANAC_BENCH_THREADS", "1"))
+
+bench = Benchmark("training", "Training a small Llama beside transformers loops of the same shape.")
+
+
+# --- the loops, each in its own process ---------------------------------------------------------------------------
+
+
+def ours(compiled: bool, vocab: int) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """Our step as the training loop makes it, planned by measuring."""
+    import numpy as np
+
+    from llmanac.core import registry, spec
+    from llmanac.core.device import DTYPES
+    from llmanac.data.pack import ListStream
+    from llmanac.train import TrainSpec
+    from llmanac.train._memory import keep_freed_memory
+    from llmanac.train._step import Stepper
+    from llmanac.train.compiling import compile_model
+    from llmanac.train.plan import plan, set_attention
+
+    keep_freed_memory()
+    mixer, ffn = {"name": "multi-head", "heads": HEADS}, {"name": "swiglu", "width": WIDTH}
+    block = spec.make_method("block", {"name": "pre-norm", "mixer": mixer, "ffn": ffn})
+    shape = {"dim": DIM, "layers": LAYERS, "blocks": (block,), "max_length": LENGTH, "vocab_size": vocab}
+    model = registry.build("lm", "transformer", **shape).train()
+    rows = list(np.random.default_rng(0).integers(0, vocab, (4 * ROWS, LENGTH + 1)))
+    source, objective = ListStream(rows, rows=ROWS), registry.build("objective", "autoregressive")
+    asked = TrainSpec(steps=1000, batch_tokens=TOKENS, length=LENGTH, compile="always" if compiled else "never")
+    with tempfile.TemporaryDirectory() as folder:
+        made = plan(model, source, objective, asked, folder=Path(folder)).spec
+        set_attention(model, made.attention)
+        if compiled:
+            compile_model(model)
+        stepper = Stepper(
+            model, objective, made.optimizer.build(model=model), micro_batch=made.micro_batch or ROWS, clip=made.clip,
+            dtype=DTYPES[made.dtype], folder=Path(folder),
+        )  # fmt: skip
+    about = {"dtype": made.dtype, "attention": made.attention, "flops": model.flops_per_token(LENGTH) * TOKENS}
+    return lambda: stepper(next(source), 1.0, 0), about
+
+
+def theirs(precision: str, compiled: bool, vocab: int) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """The loop that a transformers user writes: fused AdamW, clipping, autocast where it is bfloat16."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocab, hidden_size=DIM, intermediate_size=WIDTH, num_hidden_layers=LAYERS, use_cache=False,
+        num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=LENGTH, tie_word_embeddings=True,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    forward = torch.compile(model) if compiled else model
+    ids = torch.randint(0, vocab, (ROWS, LENGTH))
+
+    def step() -> None:
+        short = precision == "bf16"
+        with torch.autocast("cpu", torch.bfloat16) if short else contextlib.nullcontext():
+            loss = forward(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, {}
+
+
+def resident(field: str) -> float:
+    """A field of /proc/self/status in MB: VmRSS (now) or VmHWM (the most so far)."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.partition(field + ":")[2].split()[0]) / 1024
+
+
+def worker(name: str, vocab: int) -> None:
+    """Build a loop, then answer each line of standard input with one line of JSON."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    owner, *words = name.split("-")
+    if owner == "ours":
+        pass
+    else:
+        import transformers.models.llama.modeling_llama  # noqa: F401
+    if "kept" in words:
+        from llmanac.train._memory import keep_freed_memory
+
+        keep_freed_memory()
+    before = resident("VmRSS") if Path("/proc/self/status").is_file() else None
+    if before is not None:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak of the imports is not the loop's
+    compiled = "compiled" in words
+    step, about = ours(compiled, vocab) if owner == "ours" else theirs(words[0], compiled, vocab)
+    for _ in range(3):
+        step()
+    print(json.dumps(about), flush=True)
+    for line in sys.stdin:
+        answer: dict[str, Any] = {}
+        if line.strip() == "step":
+            cpu, wall = time.process_time(), time.perf_counter()
+            step()
+            answer = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        elif line.strip() == "gemm":
+            from llmanac.core.device import DTYPES, measure_gemm
+
+            answer = {"rate": measure_gemm(DTYPES[about["dtype"]])}
+        elif line.strip() == "memory" and before is not None:
+            answer = {"megabytes": resident("VmHWM") - before}
+        print(json.dumps(answer), flush=True)
+
+
+class Loop:
+    """A worker process."""
+
+    def __init__(self, name: str, vocab: int) -> None:
+        command = [sys.executable, __file__, "--worker", name, str(vocab)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.name = name
+
+    def read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name}: the loop ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def ask(self, what: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        print(what, file=self.process.stdin, flush=True)
+        return self.read()
+
+
+@contextlib.contextmanager
+def loops(names: list[str], vocab: int) -> Iterator[tuple[dict[str, Loop], dict[str, dict[str, Any]]]]:
+    """Start workers one after the other (each measures while it plans), and end them in any case."""
+    running: dict[str, Loop] = {}
+    try:
+        about = {}
+        for name in names:
+            running[name] = Loop(name, vocab)
+            about[name] = running[name].read()
+        yield running, about
+    finally:
+        for loop in running.values():
+            if loop.process.stdin is not None:
+                loop.process.stdin.close()
+            loop.process.wait(timeout=60)
+
+
+def taking_turns(names: list[str], vocab: int = 4096) -> tuple[dict[str, float], dict[str, dict[str, Any]], float]:
+    """Median seconds a step of each loop over rounds in alternating order; what ours decided; the GEMM rate."""
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    rate = 0.0
+    with loops(names, vocab) as (running, about):
+        for turn in range(ROUNDS):
+            for name in names if turn % 2 == 0 else reversed(names):
+                answer = running[name].ask("step")
+                taken[name].append(answer["cpu" if THREADS == 1 else "wall"])
+            rate = max(rate, running[names[0]].ask("gemm")["rate"])
+    return {name: statistics.median(times) for name, times in taken.items()}, about, rate
+
+
+# --- the measurements ----------------------------------------------------------------------------------------------
+
+
+def speed(name: str, own: str, peer: str) -> Result:
+    """Tokens a second, beside one peer loop."""
+    module, version = find_peer("transformers")
+    names = [own, *([peer, f"{peer}-kept"] if module else [])]
+    seconds, about, _ = taking_turns(names)
+    pair = {"ours": seconds[own]} | ({"theirs": seconds[peer]} if module else {})
+    more: dict[str, Any] = {k: about[own][k] for k in ("dtype", "attention")}
+    if module:
+        more["ratio_with_our_allocator_for_both"] = seconds[f"{peer}-kept"] / seconds[own]
+    label = f"{version} {' '.join(peer.split('-')[1:])} loop"
+    return Result.rate(name, TOKENS, pair, unit="tokens/s", peer=label, threads=THREADS, **more)
+
+
+@bench.measure("train-fp32")
+def fp32() -> Result:
+    return speed("train-fp32", "ours", "theirs-fp32")
+
+
+@bench.measure("train-bf16")
+def bf16() -> Result:
+    return speed("train-bf16", "ours", "theirs-bf16")
+
+
+@bench.measure("train-compiled")
+def compiled() -> Result:
+    return speed("train-compiled", "ours-compiled", "theirs-bf16-compiled")
+
+
+def memory(name: str, vocab: int) -> Result:
+    """Peak resident memory above what the imports left, beside the bfloat16 loop."""
+    module, version = find_peer("transformers")
+    found: dict[str, float] = {}
+    for loop_name in ["ours", *(["theirs-bf16"] if module else [])]:
+        with loops([loop_name], vocab) as (running, _):
+            for _ in range(3):
+                running[loop_name].ask("step")
+            found[loop_name] = running[loop_name].ask("memory")["megabytes"]
+    theirs = found.get("theirs-bf16")
+    return Result(name, "MB", found["ours"], f"{version} bf16 loop", theirs, "lower", {"vocabulary": vocab})
+
+
+@bench.measure("train-memory-4k")
+def memory_4k() -> Result:
+    return memory("train-memory-4k", 4096)
+
+
+@bench.measure("train-memory-49k")
+def memory_49k() -> Result:
+    return memory("train-memory-49k", 49152)
+
+
+@bench.measure("train-gemm")
+def gemm() -> Result:
+    names = ["ours", "ours-compiled"]
+    seconds, about, rate = taking_turns(names)
+    eager, fast = (about[name]["flops"] / seconds[name] / 1e9 for name in names)
+    more = {"eager": eager, "share_compiled": fast / (rate / 1e9), "share_eager": eager / (rate / 1e9)}
+    peer = f"this machine's {about['ours']['dtype']} matrix product"
+    return Result("train-gemm", "GFLOP/s", fast, peer, rate / 1e9, "higher", {**more, "threads": THREADS})
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(sys.argv[2], int(sys.argv[3]))
+    else:
+        bench.main()
