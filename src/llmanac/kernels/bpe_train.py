@@ -37,6 +37,8 @@ from llmanac.kernels.bpe_train_parts import (
     lose,
     magnitude,
     merge_places,
+    note_after,
+    note_before,
     place_lists,
     rehashed,
     rescan,
@@ -72,7 +74,12 @@ def _learn(
         lists[which, LIST_NEXT], buckets[bucket] = buckets[bucket], which
         current = max(current, bucket + 1)
     before, after = np.zeros((starts.shape[0], 4), np.int64), np.zeros((starts.shape[0], 4), np.int64)
-    touched, arisen = np.empty((2, starts.shape[0]), np.int64), np.empty((1024, 2), np.int64)
+    touched_0, touched_1 = np.empty(starts.shape[0], np.int64), np.empty(starts.shape[0], np.int64)
+    arisen_0, arisen_1, done = (
+        np.empty((1024, 2), np.int64),
+        np.empty((1024, 2), np.int64),
+        np.empty((1024, 3), np.int64),
+    )
     stamps = np.full(word_counts.shape[0], -1, np.int64)
     made, merges, visited = np.empty((vocab_size, 4), np.int64), ZERO, ZERO
     while tokens < vocab_size:
@@ -96,11 +103,11 @@ def _learn(
             start = 0
         merges += 1
         visited += n
-        if 4 * n + 4 > arisen.shape[0]:
-            arisen = grown_rows(arisen, 2 * (4 * n + 4))
-        n_before, n_after, arisen_before, arisen_after = merge_places(
-            where, start, n, symbols, word_of, word_counts, lengths, left, right, new, before, after, touched, arisen
-        )
+        if 2 * n > done.shape[0]:
+            done, arisen_0, arisen_1 = grown_rows(done, 2 * n), grown_rows(arisen_0, 2 * n), grown_rows(arisen_1, 2 * n)
+        n = merge_places(where, start, n, symbols, lengths, left, right, new, done)
+        n_before, before_arisen = note_before(done, n, word_of, word_counts, lengths, new, before, touched_0, arisen_0)
+        n_after, after_arisen = note_after(done, n, word_of, word_counts, new, after, touched_1, arisen_1)
         n = n_before + n_after
         if n_pairs + 2 * n > pairs.shape[0]:
             pairs = grown_rows(pairs, n_pairs + 2 * n)
@@ -109,18 +116,18 @@ def _learn(
         if n_lists + n > lists.shape[0]:
             lists = grown_rows(lists, n_lists + n)
         first = n_lists
-        n_pairs = lose(before, touched[0], n_before, ONE, left, pair_index, pairs, n_pairs)
-        n_pairs = lose(after, touched[1], n_after, ZERO, right, pair_index, pairs, n_pairs)
+        n_pairs = lose(before, touched_0, n_before, ONE, left, pair_index, pairs, n_pairs)
+        n_pairs = lose(after, touched_1, n_after, ZERO, right, pair_index, pairs, n_pairs)
         n_pairs, n_lists, placed = win(
-            before, touched[0], n_before, ONE, new, pair_index, pairs, n_pairs, lists, n_lists, placed
+            before, touched_0, n_before, ONE, new, pair_index, pairs, n_pairs, lists, n_lists, placed
         )
         n_pairs, n_lists, placed = win(
-            after, touched[1], n_after, ZERO, new, pair_index, pairs, n_pairs, lists, n_lists, placed
+            after, touched_1, n_after, ZERO, new, pair_index, pairs, n_pairs, lists, n_lists, placed
         )
         if placed > places.shape[0]:
             places = grown(places, placed)
-        place_lists(before, touched[0], n_before, arisen, ZERO, arisen_before, places)
-        place_lists(after, touched[1], n_after, arisen, arisen.shape[0] // 2, arisen_after, places)
+        place_lists(before, touched_0, n_before, arisen_0, before_arisen, places)
+        place_lists(after, touched_1, n_after, arisen_1, after_arisen, places)
         for which in range(first, n_lists):
             if pairs[lists[which, LIST_PAIR], PAIR_COUNT] > 0:
                 pairs[lists[which, LIST_PAIR], PAIR_LISTS] += 1
@@ -148,12 +155,10 @@ def train(
         reserved: bytes of the tokens 0, 1, ... that exist before training; an empty one is never the result of a merge.
         first_free: the first id that a merge may take.
     """
-    n_words, sizes, room = len(counts), np.diff(offsets), vocab_size + 1
+    n_words, room = len(counts), vocab_size + 1
     symbols = np.full(len(words) + n_words + 1, BOUNDARY, np.int32)
-    word_of = np.full(len(symbols), -1, np.int32)
-    at = np.arange(len(words)) + np.repeat(np.arange(1, n_words + 1), sizes)
-    symbols[at], word_of[at] = byte_ids[words], np.repeat(np.arange(n_words, dtype=np.int32), sizes)
-    word_start = (offsets[:-1] + np.arange(1, n_words + 1)).astype(np.int32)
+    word_of, word_start = np.full(len(symbols), -1, np.int32), np.empty(n_words, np.int32)
+    pairs, lists, places = _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start)
 
     letters = np.frombuffer(bytes(range(256)) + b"".join(reserved), np.uint8)
     letters, used = np.concatenate([letters, np.empty(16 * room, np.uint8)]), len(letters)
@@ -164,11 +169,9 @@ def train(
     token_index = np.zeros((max(1024, 1 << (4 * room).bit_length()), 2), np.int64)
     _index_tokens(letters, starts, lengths, token_index, first_free)
 
-    pairs, lists, places = _first_pairs(words, at, symbols, word_of, counts, byte_ids)
     pair_index = np.zeros((max(1 << 16, 1 << (4 * len(pairs)).bit_length()), 2), np.int64)
     _index_pairs(pair_index, pairs)
-    placed = len(places)
-    places = np.concatenate([places, np.empty(2 * len(symbols) + 16, np.int32)])
+    placed = int(lists[:, LIST_SIZE].sum())
     merges, visited = _learn(
         symbols, word_of, word_start, counts, letters, used, starts, lengths, first_free, token_index, pairs,
         pair_index, lists, places, placed, vocab_size, min_count,
@@ -183,24 +186,43 @@ def _index_pairs(index, pairs):
         index[slot, KEY], index[slot, NUMBER] = pairs[pair, PAIR_KEY], pair + 1
 
 
-def _first_pairs(
-    words: np.ndarray,
-    at: np.ndarray,
-    symbols: np.ndarray,
-    word_of: np.ndarray,
-    counts: np.ndarray,
-    byte_ids: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs of bytes that occur, the list of each one's places, and those places, in order of pair and place."""
-    inner = np.flatnonzero(np.diff(at) == 1)  # not the last byte of a word
-    code = words[inner].astype(np.uint16) << 8 | words[inner + 1]
-    order = np.argsort(code, kind="stable")
-    code, places = code[order], at[inner[order]].astype(np.int32)
-    starts = np.flatnonzero(np.diff(code, prepend=code[:1] ^ 1)) if len(code) else np.empty(0, np.int64)
-    pairs, lists = np.ones((len(starts), 3), np.int64), np.full((len(starts), 4), -1, np.int64)
-    lefts, rights = byte_ids[code[starts] >> 8], byte_ids[code[starts] & 255]
-    pairs[:, PAIR_KEY] = lefts.astype(np.int64) << 32 | rights
-    pairs[:, PAIR_COUNT] = np.add.reduceat(counts[word_of[places]], starts) if len(starts) else 0
-    lists[:, LIST_PAIR], lists[:, LIST_START] = np.arange(len(starts)), starts
-    lists[:, LIST_SIZE] = np.diff(starts, append=len(code))
+@cached
+def _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start):
+    """Lay the words out in `symbols`; number the pairs of bytes that occur.
+
+    Returns `(pairs, a list for each, places)`: the lists' places one after the other, then room for more.
+    """
+    size, total = np.zeros(65536, np.int64), np.zeros(65536, np.int64)
+    at = 1
+    for word in range(counts.shape[0]):
+        word_start[word] = at
+        for i in range(offsets[word], offsets[word + 1]):
+            symbols[at], word_of[at] = byte_ids[words[i]], word
+            at += 1
+            if i + 1 < offsets[word + 1]:
+                code = np.int64(words[i]) * 256 + words[i + 1]
+                size[code] += 1
+                total[code] += counts[word]
+        at += 1
+    n = 0
+    for code in range(65536):
+        n += size[code] > 0
+    pairs, lists = np.ones((n, 3), np.int64), np.empty((n, 4), np.int64)
+    pair, placed = 0, 0
+    for code in range(65536):
+        if size[code] > 0:
+            pairs[pair, PAIR_KEY] = np.int64(byte_ids[code >> 8]) << 32 | byte_ids[code & 255]
+            pairs[pair, PAIR_COUNT] = total[code]
+            lists[pair, LIST_PAIR], lists[pair, LIST_START], lists[pair, LIST_SIZE] = pair, placed, size[code]
+            placed += size[code]
+            size[code] = placed - size[code]  # from here on: where its next place goes
+            pair += 1
+    places = np.empty(placed + 2 * symbols.shape[0] + 16, np.int32)
+    for word in range(counts.shape[0]):
+        at = np.int64(word_start[word])
+        for i in range(offsets[word], offsets[word + 1] - 1):
+            code = np.int64(words[i]) * 256 + words[i + 1]
+            places[size[code]] = at
+            size[code] += 1
+            at += 1
     return pairs, lists, places

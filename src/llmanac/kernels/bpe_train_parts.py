@@ -22,6 +22,7 @@ KEY, NUMBER = 0, 1  # hash tables: key, number + 1 (0: free)
 PAIR_KEY, PAIR_COUNT, PAIR_LISTS = 0, 1, 2  # pairs: left << 32 | right, occurrences, lists ever made
 LIST_PAIR, LIST_START, LIST_SIZE, LIST_NEXT = 0, 1, 2, 3  # lists of places; the next list in the same bucket
 HEAP_COUNT, HEAP_KEY, HEAP_LIST = 0, 1, 2
+AT, BEFORE, AFTER = 0, 1, 2  # one merge: its place and the tokens on either side
 LOST, WON, PLACES, SEEN = 0, 1, 2, 3  # what a merge does to the pairs of one neighbouring token
 
 
@@ -35,7 +36,7 @@ def grown_rows(table, needed):
     return larger
 
 
-@njit
+@njit(forceinline=True)
 def slot_of(table, key):
     """Where a key is in a hash table, or would go."""
     mask = np.int64(table.shape[0] - 1)
@@ -91,7 +92,7 @@ def replace_top(heap, size, count, key, which):
     heap[at, HEAP_COUNT], heap[at, HEAP_KEY], heap[at, HEAP_LIST] = count, key, which
 
 
-@njit
+@njit(forceinline=True)
 def magnitude(count):
     bits = 0
     while count > 1:
@@ -100,7 +101,7 @@ def magnitude(count):
     return bits
 
 
-@njit
+@njit(forceinline=True)
 def file_list(which, current, pairs, lists, buckets, heap, size):
     """Put a list where its pair's count belongs: into the heap, a lower bucket, or nowhere. Returns `(heap, size)`."""
     pair = lists[which, LIST_PAIR]
@@ -156,7 +157,7 @@ def take_best(current, pairs, lists, buckets, heap, size):
 
 
 # ------------------------------------------------------------------------------------------------ bytes -> token ids
-@njit
+@njit(forceinline=True)
 def byte_of(letters, starts, lengths, left, right, i):
     """Byte i of `left` followed by `right`."""
     beyond = i - lengths[left]
@@ -223,58 +224,69 @@ def rescan(places, start, size, symbols, word_of, word_start, lengths, left, rig
 
 
 @njit
-def note(side, touched, n_touched, arisen, n_arisen, token, lost, won, place):
-    """Note on one side of a merge what a neighbour's pairs lose and win. Returns the two lengths."""
-    if side[token, SEEN] == 0:
-        side[token, SEEN], touched[n_touched] = 1, token
-        n_touched += 1
-    side[token, LOST] += lost
-    if won:
-        side[token, WON] += won
-        side[token, PLACES] += 1
-        arisen[n_arisen, 0], arisen[n_arisen, 1] = token, place
-        n_arisen += 1
-    return n_touched, n_arisen
-
-
-@njit
-def merge_places(
-    places, start, size, symbols, word_of, word_counts, lengths, left, right, new, before, after, touched, arisen
-):
-    """Merge a pair at every place. `before` and `after` collect what happens to the pairs on either side.
-
-    Row 0 of `touched` and the first half of `arisen` list the tokens before, row 1 and the second half those after.
-    Returns how many tokens were touched before and after, and how many pairs arose before and after.
-    """
-    n_left, half = lengths[left], arisen.shape[0] // 2
+def merge_places(places, start, size, symbols, lengths, left, right, new, done):
+    """Merge a pair at every place. Rows of `done`: the place, the token before it and the one after at that moment."""
+    n_left, n = lengths[left], ZERO
     length = n_left + lengths[right]
-    touched_before, touched_after, arisen_before, arisen_after = ZERO, ZERO, ZERO, ZERO
     for i in range(start, start + size):
         at = np.int64(places[i])
-        if symbols[at] != left or symbols[at + n_left] != right:
-            continue  # one of the two was merged with another since
-        count = word_counts[word_of[at]]
-        token, following = np.int64(symbols[at - 1]), np.int64(symbols[at + length])
-        symbols[at + n_left] = INSIDE
-        symbols[at], symbols[at + length - 1] = new, new
-        if token >= 0:
-            touched_before, arisen_before = note(
-                before, touched[0], touched_before, arisen, arisen_before, token, count, count, at - lengths[token]
-            )
-        if following >= 0:
-            won = count if following != new else ZERO  # (new, new) is one pair, whichever of the two was there first
-            touched_after, n = note(
-                after, touched[1], touched_after, arisen, half + arisen_after, following, count, won, at
-            )
-            arisen_after = n - half
-            if following == new:
-                touched_before, arisen_before = note(
-                    before, touched[0], touched_before, arisen, arisen_before, new, ZERO, count, at
-                )
-    return touched_before, touched_after, arisen_before, arisen_after
+        if symbols[at] == left and symbols[at + n_left] == right:  # neither was merged with another since
+            done[n, AT], done[n, BEFORE], done[n, AFTER] = at, symbols[at - 1], symbols[at + length]
+            n += 1
+            symbols[at + n_left] = INSIDE
+            symbols[at], symbols[at + length - 1] = new, new
+    return n
 
 
 @njit
+def note_before(done, n, word_of, word_counts, lengths, new, side, touched, arisen):
+    """Note what the pairs with the token before each merge lose and win. Returns how many tokens and pairs."""
+    tokens, pairs = ZERO, ZERO
+    for i in range(n):
+        at, token = done[i, AT], done[i, BEFORE]
+        count = word_counts[word_of[at]]
+        if token >= 0:
+            if side[token, SEEN] == 0:
+                side[token, SEEN], touched[tokens] = 1, token
+                tokens += 1
+            side[token, LOST] += count
+            side[token, WON] += count
+            side[token, PLACES] += 1
+            arisen[pairs, 0], arisen[pairs, 1] = token, at - lengths[token]
+            pairs += 1
+        if done[i, AFTER] == new:  # (new, new) is one pair, whichever of the two was there first
+            if side[new, SEEN] == 0:
+                side[new, SEEN], touched[tokens] = 1, new
+                tokens += 1
+            side[new, WON] += count
+            side[new, PLACES] += 1
+            arisen[pairs, 0], arisen[pairs, 1] = new, at
+            pairs += 1
+    return tokens, pairs
+
+
+@njit
+def note_after(done, n, word_of, word_counts, new, side, touched, arisen):
+    """Note what the pairs with the token after each merge lose and win. Returns how many tokens and pairs."""
+    tokens, pairs = ZERO, ZERO
+    for i in range(n):
+        at, token = done[i, AT], done[i, AFTER]
+        if token < 0:
+            continue
+        count = word_counts[word_of[at]]
+        if side[token, SEEN] == 0:
+            side[token, SEEN], touched[tokens] = 1, token
+            tokens += 1
+        side[token, LOST] += count
+        if token != new:
+            side[token, WON] += count
+            side[token, PLACES] += 1
+            arisen[pairs, 0], arisen[pairs, 1] = token, at
+            pairs += 1
+    return tokens, pairs
+
+
+@njit(forceinline=True)
 def change_pair(index, pairs, n_pairs, left, right, amount):
     """Add to a pair's count, making the pair where it is new. Returns `(its number, pairs in all)`."""
     key = (left << 32) | right
@@ -316,9 +328,9 @@ def win(side, touched, n, is_before, new, index, pairs, n_pairs, lists, n_lists,
 
 
 @njit
-def place_lists(side, touched, n, arisen, first, n_arisen, places):
+def place_lists(side, touched, n, arisen, n_arisen, places):
     """Write the new lists' places and clear the side."""
-    for i in range(first, first + n_arisen):
+    for i in range(n_arisen):
         token = arisen[i, 0]
         places[side[token, PLACES]] = arisen[i, 1]
         side[token, PLACES] += 1
