@@ -276,10 +276,10 @@ def test_missing_unused_and_misshapen_weights_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=rf"{lost} gives \(5, 32\) for .*asks for \(56, 32\)"):
         load_model(tmp_path, device="cpu")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="model.safetensors: not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: not a whole safetensors file"):
         load_model(tmp_path, device="cpu")
     path.unlink()
-    with pytest.raises(CheckpointError, match="model.safetensors: no such file"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: no such file"):
         load_model(tmp_path, device="cpu")
 
 
@@ -290,7 +290,7 @@ def test_a_tied_config_with_another_head_is_refused(tmp_path):
     save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, path)
     load_model(tmp_path, device="cpu")  # a copy is no contradiction
     save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"] + 1}, path)
-    with pytest.raises(CheckpointError, match="ties the head to the embedding, but lm_head.weight differs"):
+    with pytest.raises(CheckpointError, match=r"ties the head to the embedding, but lm_head.weight differs"):
         load_model(tmp_path, device="cpu")
 
 

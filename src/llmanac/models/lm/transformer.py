@@ -198,6 +198,9 @@ class Transformer(nn.Module):
         """
         if batch.targets is None:
             raise RequestError("targets: nll needs a batch with targets")
+        if batch.targets.shape != batch.ids.shape:
+            shapes = f"{tuple(batch.targets.shape)} for ids of {tuple(batch.ids.shape)}"
+            raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
         hidden, context = self._hidden(batch, None)
         value: Tensor = self.lm_head.nll(hidden, batch.targets, context, reduction)
         return value
@@ -218,7 +221,8 @@ class Transformer(nn.Module):
         try:
             x = self.model.embed_tokens(ids).to(self.dtype)
         except IndexError:
-            raise RequestError(f"ids: {int(ids.max())} is not below the vocabulary's {self.vocab_size}") from None
+            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
+            raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}") from None
         x = position.embed(x, positions)
         keys = positions if place is None else torch.arange(visibility.keys, device=ids.device)[None]
         context = Context(

@@ -7,7 +7,7 @@ d, so the softmax neither saturates nor loses its gradient. Vaswani et al. 2017,
 
 One function in three forms, chosen at run time by what is fastest: `sdpa` is torch's kernel (never holds A), `plain`
 is the formula, and `blocks` walks over blocks of queries, reads only the keys that each can see, and has its own
-backward pass (`kernels/block_attention.py`): half the work of `plain` under a causal mask.
+backward pass (`_blocks.py`): half the work of `plain` under a causal mask.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.models._context import AttentionForm
-from llmanac.models._layers import wide
 from llmanac.models._visibility import Visibility
 from llmanac.models.scores import Score, ScoreSpec
 from llmanac.models.scores._blocks import BlockAttention
@@ -64,7 +63,7 @@ class ScaledDot(Score):
             return self._sdpa(queries, keys, values, visibility, bias)
         if form == "blocks" and bias is None and queries.shape[2] > 1:
             causal_only = visibility.causal and visibility.allowed is None
-            mask = None if causal_only else visibility.additive(wide(queries).dtype)
+            mask = None if causal_only else visibility.additive(queries.dtype)
             bound = (visibility.causal, visibility.window)
             return BlockAttention.apply(queries, keys, values, mask, bound, self.scale, BLOCK)
         return self._plain(queries, keys, values, visibility, bias)
