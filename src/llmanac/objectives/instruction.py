@@ -111,7 +111,7 @@ class Instruction(NextToken):
 
     def _text(self, prompt: str, completion: str) -> tuple[np.ndarray, np.ndarray]:
         tokenizer = self.tokenizer
-        before = [tokenizer.bos_id] if tokenizer.bos_id not in (None, tokenizer.eos_id) else []
+        before = [tokenizer.bos_id] if tokenizer.adds_bos else []
         after = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         whole = [*before, *tokenizer.encode(prompt + completion), *after]
         start = common_prefix([*before, *tokenizer.encode(prompt)], whole)

@@ -1,0 +1,77 @@
+"""What every objective keeps to, whatever its name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from llmanac.core import registry
+from llmanac.core.errors import CheckpointError
+from llmanac.core.types import Batch, Objective
+from llmanac.data.pack import Row
+from llmanac.tokenizers.load import train_tokenizer
+
+NAMES = list(registry.methods("objective"))
+VOCAB = 300
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer("bpe", ["some text to learn from " * 20], vocab_size=VOCAB, special_tokens=["<|endoftext|>"])
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = registry.build("lm", "transformer", dim=32, layers=1, max_length=64, vocab_size=VOCAB)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in made.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.2 + (p.ndim == 1))
+    return made
+
+
+def row(seed, length=33):
+    """A packed row of two documents and some padding, half of whose tokens carry loss."""
+    generator = np.random.default_rng(seed)
+    segments = np.repeat([0, 1, -1], [14, 15, length - 29]).astype(np.int32)
+    positions = np.concatenate([np.arange(14), np.arange(15), np.zeros(length - 29)]).astype(np.int32)
+    ids = generator.integers(0, 256, length)
+    return Row(np.where(segments < 0, 0, ids), segments, positions, (generator.random(length) < 0.5) & (segments >= 0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sums_over_units(name, tokenizer, model):
+    """The loss is a sum: of two rows together it is that of each, and so are the units, unless the rows are coupled."""
+    objective = registry.build("objective", name, tokenizer=tokenizer)
+    assert isinstance(objective, Objective)
+    rows = [row(1), row(2)]
+    batch = objective.collate(rows)
+    assert isinstance(batch, Batch)
+    loss, units, metrics = objective.loss(model, batch)
+    assert loss.shape == () and loss.requires_grad and isinstance(units, int) and units == batch.units > 0
+    assert all(isinstance(value, float) for value in metrics.values())
+    if not objective.couples_batch:
+        parts = [objective.loss(model, objective.collate([r])) for r in rows]
+        torch.testing.assert_close(loss, sum(part[0] for part in parts))
+        assert units == sum(part[1] for part in parts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_carries_no_loss_has_no_effect_on_it_from_behind(name, tokenizer, model):
+    """Tokens after the last target, and padding, change nothing."""
+    objective = registry.build("objective", name, tokenizer=tokenizer)
+    one, other = row(3), row(3)
+    other.ids[-4:] = 7
+    a, b = (objective.loss(model, objective.collate([r]))[0] for r in (one, other))
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_state_goes_through_tensors(name, tokenizer):
+    objective, other = (registry.build("objective", name, tokenizer=tokenizer) for _ in range(2))
+    state = objective.state_dict()
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    other.load_state_dict(state)
+    with pytest.raises(CheckpointError):
+        other.load_state_dict({"nothing of the kind": torch.zeros(1)})
