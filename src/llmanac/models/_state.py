@@ -177,7 +177,8 @@ class DecodingState:
         """
         if len(self.layers) != len(other.layers):
             raise RequestError(
-                f"state: cannot join a state of {len(self.layers)} parts with one of {len(other.layers)}"
+                f"state: cannot join a state of {len(self.layers)} parts with one of {len(other.layers)}; "
+                "both must come from the same model"
             )
         layers = [None if a is None or b is None else a.join(b) for a, b in zip(self.layers, other.layers, strict=True)]
         joined = DecodingState(layers, torch.cat([self.lengths, other.lengths]))
