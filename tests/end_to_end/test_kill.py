@@ -42,8 +42,12 @@ def test_killed_anywhere_ends_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["random states not restored", "written in place without checksums"])
 def test_the_controls_are_caught(mode: str, tmp_path: Path) -> None:
-    found = trials(mode, 2, 2, tmp_path)
-    assert found["wrong"] >= 1, found
+    # where a kill falls depends on the machine: a control may need a few tries before one of them does its damage
+    found = [trials(mode, 2, seed, tmp_path / str(seed)) for seed in range(2, 4)]
+    for seed in range(4, 8):
+        if not any(f["wrong"] for f in found):
+            found.append(trials(mode, 4, seed, tmp_path / str(seed)))
+    assert any(f["wrong"] for f in found), found
 
 
 @pytest.mark.slow
@@ -83,7 +87,7 @@ def work(folder: Path, mode: str) -> None:
             batch = super().collate(rows)
             wrong = torch.rand(batch.ids.shape) < 0.05 + 0.05 * random.random()
             wrong &= torch.rand(batch.ids.shape, generator=self.generators["noise"]) < 0.9
-            token = np.random.randint(256) ^ int(self.generators["pick"].integers(2))  # noqa: NPY002
+            token = np.random.randint(256) ^ int(self.generators["pick"].integers(2))
             batch.ids[wrong] = token
             return batch
 

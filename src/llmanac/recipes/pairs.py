@@ -49,7 +49,7 @@ def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:
     rates = {
         f.name: getattr(optimizer, f.name) * scale
         for f in dataclasses.fields(optimizer)
-        if f.name == "lr" or f.name.endswith("_lr")
+        if (f.name == "lr" or f.name.endswith("_lr")) and getattr(optimizer, f.name) is not None
     }
     return dataclasses.replace(
         recipe.train,
