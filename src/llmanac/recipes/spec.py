@@ -47,6 +47,7 @@ class FinetuneSpec(Spec):
             passages; anything else is a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
         objective: instruction, chat, ...
         steps: planned from the budget where it is not set.
+        time_share: which share of the training time goes to fine-tuning.
         learning_rate_scale: of the pretraining rates.
         language_share: which share of the rows is plain text again, so that the model keeps its language.
         practice_share: with "docstrings", which share of the pretraining rows are questions with their passages: a
@@ -56,12 +57,13 @@ class FinetuneSpec(Spec):
     pairs: str = "docstrings"
     objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "instruction"))
     steps: int | None = None
-    learning_rate_scale: float = 0.3
-    language_share: float = 0.2
-    practice_share: float = 0.25
+    time_share: float = 0.45
+    learning_rate_scale: float = 1.0
+    language_share: float = 0.1
+    practice_share: float = 0.4
 
     def __post_init__(self) -> None:
-        for name in ("language_share", "practice_share"):
+        for name in ("time_share", "language_share", "practice_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise SpecError(f"{name}: {getattr(self, name)} is not at least 0 and below 1")
 

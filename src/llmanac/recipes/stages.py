@@ -28,8 +28,7 @@ from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
 
 FORMAT_VERSION = 1
-PRETRAIN_SHARE = 0.62  # of the time that is left once text and tokenizer are there
-FINETUNE_SHARE = 0.18  # the rest is for measuring; without fine-tuning, pretraining has its share too
+TRAINING_SHARE = 0.8  # of the time that is left once text and tokenizer are there; the rest is for measuring
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
@@ -126,8 +125,8 @@ class Pipeline:
         return max(0.1 * self.spec.budget_seconds, self.spec.budget_seconds - spent)
 
     def pretrain(self) -> None:
-        share = PRETRAIN_SHARE if self.spec.finetune is not None else PRETRAIN_SHARE + FINETUNE_SHARE
-        budget = share * self.left()
+        later = self.spec.finetune.time_share if self.spec.finetune is not None else 0.0
+        budget = (1 - later) * TRAINING_SHARE * self.left()
         if "model" not in self.planned:
             self._plan_model(budget)
         self.base = self.spec.model.build(vocab_size=self.tokenizer.vocab_size).to(self.device)
@@ -207,7 +206,7 @@ class Pipeline:
             chosen,
             self.folder / "finetune",
             seed=self.spec.seed,
-            budget=FINETUNE_SHARE * self.left(),
+            budget=self.spec.finetune.time_share * TRAINING_SHARE * self.left(),
             label="fine-tune",
         )
         self._trained("finetune", done)
