@@ -29,7 +29,8 @@ class Prepared:
     """What every arm of a study reads.
 
     Attributes:
-        identity: hash of everything below; part of every run's key.
+        identity: hash of every token and text below; part of every run's key. Code that makes the same tokens another
+            way changes nothing.
         report, tuning: held-out texts, for the result and for sweeps.
     """
 
@@ -40,7 +41,6 @@ class Prepared:
     report: list[str]
     tuning: list[str]
     manifest: dict[str, Any]
-    sources: dict[str, str]
 
     def record(self) -> dict[str, Any]:
         """What the result says of its data."""
@@ -91,9 +91,17 @@ def prepare(recipe: Any, root: Path) -> Prepared:
                 write_json(target / "manifest.json", corpus.manifest)
     texts = read_json(folder / "held_out.json")
     tokenizer, dataset = load_tokenizer(folder / "tokenizer"), TokenDataset(folder / "tokens")
-    identity = digest({"tokens": dataset.hash, "tokenizer": tokenizer.fingerprint(), "texts": digest(texts)})
+    held_out = [tokenizer.encode_array(text).tolist() for part in texts.values() for text in part]
+    identity = digest(
+        {
+            "tokens": dataset.hash,
+            "tokenizer": tokenizer.fingerprint(),
+            "texts": digest(texts),
+            "held_out": digest(held_out),
+        }
+    )
     manifest = read_json(folder / "manifest.json")
-    return Prepared(folder, identity, tokenizer, dataset, texts["report"], texts["tuning"], manifest, sources)
+    return Prepared(folder, identity, tokenizer, dataset, texts["report"], texts["tuning"], manifest)
 
 
 def choose(documents: Iterable[Any], most_bytes: int) -> tuple[list[str], list[str]]:

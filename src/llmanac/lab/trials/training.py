@@ -60,7 +60,7 @@ class TrainingTrial:
             "seed": seed,
             "data": self.prepared.identity,
             "tuning": self.tuning,
-            "sources": self.prepared.sources | fingerprint([recipe.model, recipe.objective, recipe.train], CODE),
+            "sources": fingerprint([recipe.model, recipe.objective, recipe.train], CODE),
             "versions": versions(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
