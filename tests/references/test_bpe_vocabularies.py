@@ -104,6 +104,8 @@ def test_published_vocabularies(name, ours, pattern, tmp_path):
     mine.save(tmp_path)
     hugging = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     again = load_tokenizer(tmp_path)
+    assert {token.content: id for id, token in hugging.get_added_tokens_decoder().items()} == special
+    assert hugging.encode(marked, add_special_tokens=False).ids == again.encode(marked, special="all")
     assert again.fingerprint() == mine.fingerprint()
     for text in samples[:250]:
         expected = hugging.encode(text, add_special_tokens=False)

@@ -142,7 +142,7 @@ class Tokenizer:
         stops = np.cumsum(lengths)
         raw = np.frombuffer((self._prefix(clean) + clean).encode("utf-8"), np.uint8)
         character = np.cumsum((raw & 0xC0) != 0x80) - 1 - shift  # of each byte
-        first, last = np.maximum(character[stops - lengths], 0), np.maximum(character[stops - 1] + 1, 0)
+        first, last = np.maximum(character[stops - lengths], 0), np.maximum(character[stops - 1] + 1, shift)
         if places is not None:
             first, last = places[first], places[last]
         return list(zip(first.tolist(), last.tolist(), strict=True))

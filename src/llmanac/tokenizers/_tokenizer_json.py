@@ -99,8 +99,14 @@ def _vocabulary(model: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[
         if not text:
             raise TokenizerError(f"model.vocab: the entry with the id {id} is empty")
         entries[id] = text
-    given = {token.get("id"): token.get("content") for token in document.get("added_tokens") or []}
-    size = max(entries) + 1
+    added = [_table(token, f"added_tokens[{i}]") for i, token in enumerate(document.get("added_tokens") or [])]
+    given = {token.get("id"): token.get("content") for token in added}
+    for token in added:
+        known = vocab.get(str(token.get("content")))
+        if known is not None and known != token.get("id"):
+            raise TokenizerError(f"added token {token['content']!r}: id {token.get('id')}, but {known} in model.vocab")
+    # An added token may have its entry beyond all others, and ids may be missing there (cl100k has such gaps).
+    size = 1 + max((id for id, text in entries.items() if given.get(id) != text), default=-1)
     if size > len(vocab) + len(given):
         raise TokenizerError(f"model.vocab: {len(vocab)} entries, but ids up to {size - 1}; some have no entry")
     missing = next((id for id in range(size) if id not in entries and id not in given), None)
@@ -108,6 +114,8 @@ def _vocabulary(model: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[
         raise TokenizerError(f"model.vocab: no entry has the id {missing}, but there are ids up to {size - 1}")
     tokens: list[bytes | None] = [None] * size
     for id, text in entries.items():
+        if id >= size:
+            continue
         tokens[id] = read(text)
         if tokens[id] is None and given.get(id) != text:
             raise TokenizerError(f"model.vocab: {text!r} (id {id}) is not written in the byte-level alphabet")
@@ -272,14 +280,20 @@ def write(tokenizer: BPE, folder: Path) -> None:
     for id, text in texts.items():  # a special token of ours stands in the vocabulary under its own text
         if id < len(spelled) and spelled[id] is not None and tokenizer.tokens[id] == text.encode("utf-8"):
             spelled[id] = text
-    unknown = None if tokenizer.unknown is None else spelled[tokenizer.unknown]
+    gaps = tokenizer.vocab_size > len(spelled) + sum(id >= len(spelled) for id in texts)
+    beyond = {text: id for id, text in texts.items() if gaps and id >= len(spelled)}  # else readers number them anew
+    unknown = (
+        None
+        if tokenizer.unknown is None
+        else texts.get(tokenizer.unknown, written(tokenizer.token_bytes(tokenizer.unknown)))
+    )
     document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
     document |= tokenizer.document or _own_parts(tokenizer)
     document["model"] = {
         "type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None,
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
         "ignore_merges": tokenizer.whole_pieces,
-        "vocab": {text: id for id, text in enumerate(spelled) if text is not None},
+        "vocab": {text: id for id, text in enumerate(spelled) if text is not None} | beyond,
         "merges": [[spelled[left], spelled[right]] for left, right in tokenizer.merges[:2].T.tolist()],
     }  # fmt: skip
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
