@@ -406,3 +406,14 @@ def test_bad_settings_name_their_field():
     for field, value in (("steps", 0), ("keep", 0), ("clip", -1.0), ("batch_tokens", 100)):
         with pytest.raises(SpecError, match=field):
             TrainSpec(**{"length": 256, field: value})
+
+
+@pytest.mark.slow
+def test_compiled_training_loses_what_eager_training_loses(dataset, tmp_path):
+    if not loop.has_compiler(torch.device("cpu")):
+        pytest.skip("no C++ compiler on this machine")
+    run(dataset, tmp_path / "eager", steps=6)
+    said = []
+    run(dataset, tmp_path / "compiled", steps=6, compile="always", report=said.append)
+    assert not said
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-4)
