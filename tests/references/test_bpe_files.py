@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from llmanac.core.errors import TokenizerError
+from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.tokenizers._tokenizer_json import from_document
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
@@ -205,7 +205,7 @@ BROKEN = [
     (("pre_tokenizer", "pretokenizers", 0, "pattern"), {"Regex": "(a"}, "not a regex"),
     (("pre_tokenizer", "pretokenizers", 0, "pattern"), {"Regex": "[a&&b]"}, "another meaning in Oniguruma"),
     (("decoder",), {"type": "WordPiece"}, "decoder: 'WordPiece' is not supported"),
-    (("added_tokens",), lambda t: t.append({"id": 3, "content": "<x>"}), "'<x>' has the id 3, which is '!'"),
+    (("added_tokens",), lambda t: t.append({"id": 3, "content": "<x>"}), "'<x>': has the id 3, which is '!'"),
     (("added_tokens",), lambda t: t.append({"id": 0, "content": "<x>"}), "both have the id 0"),
     (("added_tokens",), lambda t: t.append({"id": 900, "content": "<s>"}), "'<s>': id 900, but 0 in model.vocab"),
     (("added_tokens",), lambda t: t.extend([{"id": i, "content": "<x>"} for i in (900, 901)]), "'<x>': given twice"),
@@ -227,6 +227,46 @@ def test_files_that_are_broken_or_ask_too_much(document, tmp_path, path, value, 
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
+JUNK = [None, True, -1, 3, 1.5, float("inf"), "x", "", "\ud800", [], {}, [None], [[]], {"type": "x"}, {"id": {}}, [{}]]
+
+
+def places(node, path=()):
+    yield path
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_junk_in_a_file_gets_through_as_another_error(document, tmp_path, seed):
+    """Any place of the two files replaced by anything: it is refused in one sentence, or it works."""
+    rng = random.Random(seed)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
+    del document["model"]["merges"][12:]
+    refused = 0
+    for _ in range(60):
+        broken = copy.deepcopy([document, config])
+        spots = [path for path in places(broken) if len(path) > 1]
+        few = [path for path in spots if "vocab" not in path and "merges" not in path]
+        for _ in range(rng.randint(1, 2)):
+            path = rng.choice(rng.choice([spots, few, few]))
+            try:
+                change(broken, path, rng.choice(JUNK))
+            except (KeyError, TypeError, IndexError):  # the first change took the second one's place away
+                continue
+        try:
+            made = from_document(broken[0], broken[1])
+            text = "the <s> café 中 12"
+            assert made.decode(made.encode(text)) == text
+            made.encode(text, special="all")
+            made.save(tmp_path / "out")
+        except TokenizerError:
+            refused += 1
+        except SpecError:
+            refused += 1
+    assert refused > 10
+
+
 def test_files_that_are_no_files(document, tmp_path):
     path = tmp_path / "cut.json"
     path.write_text(json.dumps(document)[:-5000], "utf-8")
@@ -237,7 +277,12 @@ def test_files_that_are_no_files(document, tmp_path):
     ]:
         with pytest.raises(TokenizerError, match=message):
             load_tokenizer(bad)
-    for content, message in [(b"[]", "expected a JSON object"), (b"\xff", "not UTF-8"), (b"nul", "not JSON")]:
+    for content, message in [
+        (b"[]", "expected a JSON object"),
+        (b"\xff", "not UTF-8"),
+        (b"nul", "not JSON"),
+        (b"[" * 200_000, "nested"),
+    ]:
         path.write_bytes(content)
         with pytest.raises(TokenizerError, match=message):
             load_tokenizer(path)

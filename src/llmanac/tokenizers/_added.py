@@ -34,6 +34,12 @@ class AddedToken:
     rstrip: bool = False
     single_word: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise TokenizerError(f"added token {self.id}: its text is empty")
+        if SURROGATE.search(self.text):
+            raise TokenizerError(f"added token {self.id}: {self.text!r} holds a surrogate, which no text can")
+
     def as_json(self) -> dict[str, Any]:
         """The entry of `added_tokens` in a `tokenizer.json`."""
         data = asdict(self)
@@ -67,10 +73,6 @@ class AddedTokens:
         texts: dict[str, int] = {}
         ids: dict[int, str] = {}
         for token in self.tokens:
-            if not token.text:
-                raise TokenizerError(f"added token {token.id}: its text is empty")
-            if SURROGATE.search(token.text):
-                raise TokenizerError(f"added token {token.id}: {token.text!r} holds a surrogate, which no text can")
             if token.text in texts:
                 raise TokenizerError(f"added token {token.text!r}: given twice ({texts[token.text]} and {token.id})")
             if token.id in ids:

@@ -7,8 +7,9 @@ here and not applied; its `post_processor` only tells whether texts begin with a
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,14 @@ def load(path: Path) -> BPE:
         config = read_json(beside) if beside.is_file() else {}
     except DataError as error:
         raise TokenizerError(str(error)) from None
+    except RecursionError:
+        raise TokenizerError(f"{path}: is nested too deeply to be a tokenizer") from None
     source = path.with_name(TEMPLATE)
-    template = source.read_text("utf-8") if source.is_file() else _template_of(config)
     try:
+        template = source.read_text("utf-8") if source.is_file() else _template_of(config)
         return from_document(document, config, template)
+    except UnicodeDecodeError:
+        raise TokenizerError(f"{source}: is not UTF-8") from None
     except (TokenizerError, SpecError) as error:
         raise TokenizerError(f"{path}: {error}") from None
 
@@ -50,10 +55,10 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
     """The tokenizer that the parsed files describe."""
     document, config = _table(document, "the file"), _table(config, CONFIG)
     model = _table(document.get("model"), "model")
-    tokens, ids = _vocabulary(model, document)
+    added = _added_tokens(document, config)
+    tokens, ids = _vocabulary(model, added)
     steps, prefix_space = _steps(document.get("pre_tokenizer"))
     _check_decoder(document.get("decoder"))
-    added = _added_tokens(document, config, tokens)
     roles = {role: _content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
     known = {token.text for token in added}
     roles = {role: text if text in known else None for role, text in roles.items()}
@@ -65,7 +70,7 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
         prefix_space=prefix_space,
         whole_pieces=bool(model.get("ignore_merges", False)),
         unknown=_unknown(model, ids, added),
-        document={part: document[part] for part in PARTS if part in document},
+        document={part: _writable(document[part], part) for part in PARTS if part in document},
         added=added,
         adds_bos=_adds_bos(document.get("post_processor"), config, roles["bos"]),
         chat_template=chat_template,
@@ -79,7 +84,28 @@ def _table(value: Any, where: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _vocabulary(model: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[list[bytes | None], dict[str, int]]:
+def _list(value: Any, where: str) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise TokenizerError(f"{where}: expected a JSON list, got {type(value).__name__}")
+    return value or []
+
+
+def _nodes(value: Any, where: str, inner: str) -> list[dict[str, Any]]:
+    """The steps of a part of the pipeline: those of a Sequence, or the one that it is."""
+    node = _table(value, where)
+    items = _list(node.get(inner), f"{where}.{inner}") if node.get("type") == "Sequence" else [node]
+    return [_table(item, f"{where}[{i}]") for i, item in enumerate(items)]
+
+
+def _writable(value: Any, where: str) -> Any:
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except ValueError:  # a surrogate is one too
+        raise TokenizerError(f"{where}: holds a surrogate, NaN or infinity, which no JSON file may") from None
+    return value
+
+
+def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[list[bytes | None], dict[str, int]]:
     """`(bytes of each id, id of each entry as the file writes it)`."""
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind != "BPE":
@@ -99,12 +125,13 @@ def _vocabulary(model: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[
         if not text:
             raise TokenizerError(f"model.vocab: the entry with the id {id} is empty")
         entries[id] = text
-    added = [_table(token, f"added_tokens[{i}]") for i, token in enumerate(document.get("added_tokens") or [])]
-    given = {token.get("id"): token.get("content") for token in added}
+    given = {token.id: token.text for token in added}
     for token in added:
-        known = vocab.get(str(token.get("content")))
-        if known is not None and known != token.get("id"):
-            raise TokenizerError(f"added token {token['content']!r}: id {token.get('id')}, but {known} in model.vocab")
+        if vocab.get(token.text, token.id) != token.id:
+            raise TokenizerError(f"added token {token.text!r}: id {token.id}, but {vocab[token.text]} in model.vocab")
+        held = entries.get(token.id, token.text)
+        if held != token.text and read(held) != token.text.encode("utf-8"):
+            raise TokenizerError(f"added token {token.text!r}: has the id {token.id}, which is {held!r} in model.vocab")
     # An added token may have its entry beyond all others, and ids may be missing there (cl100k has such gaps).
     size = 1 + max((id for id, text in entries.items() if given.get(id) != text), default=-1)
     if size > len(vocab) + len(given):
@@ -126,6 +153,8 @@ def _unknown(model: Mapping[str, Any], ids: Mapping[str, int], added: list[Added
     text = model.get("unk_token")
     if text is None or text == "":
         return None
+    if not isinstance(text, str):
+        raise TokenizerError(f"model.unk_token: expected text, got {type(text).__name__}")
     known = {token.text: token.id for token in added} | dict(ids)
     if text not in known:
         raise TokenizerError(f"model.unk_token: {text!r} is not in the vocabulary")
@@ -155,12 +184,9 @@ def _steps(pre_tokenizer: Any) -> tuple[list[str], bool]:
     """`(split patterns in order, whether a blank is put in front)`."""
     if pre_tokenizer is None:
         raise TokenizerError("pre_tokenizer: there is none, so the vocabulary is not of bytes; a ByteLevel is needed")
-    node = _table(pre_tokenizer, "pre_tokenizer")
-    nodes = node.get("pretokenizers") if node.get("type") == "Sequence" else [node]
     patterns: list[str] = []
     prefix_space = byte_level = False
-    for i, item in enumerate(nodes or []):
-        step = _table(item, f"pre_tokenizer[{i}]")
+    for i, step in enumerate(_nodes(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
         kind = step.get("type")
         if byte_level:
             raise TokenizerError(f"pre_tokenizer[{i}]: {kind} after ByteLevel is not supported")
@@ -187,7 +213,11 @@ def _split_pattern(step: Mapping[str, Any], i: int) -> str:
     pattern = step.get("pattern")
     if not isinstance(pattern, Mapping) or not ({"Regex", "String"} & pattern.keys()):
         raise TokenizerError(f"pre_tokenizer[{i}]: Split has no pattern")
-    regex = pattern["Regex"] if "Regex" in pattern else re.escape(pattern["String"])
+    regex = pattern.get("Regex", pattern.get("String"))
+    if not isinstance(regex, str) or not regex:
+        raise TokenizerError(f"pre_tokenizer[{i}]: Split's pattern is {str(regex)[:40]!r}, not text")
+    if "Regex" not in pattern:
+        regex = re.escape(regex)
     behavior, invert = step.get("behavior"), bool(step.get("invert"))
     keeps_all = behavior == "Isolated"
     if behavior == "Removed" and invert:  # keeps the matches only: the same, for patterns that match everything
@@ -200,10 +230,9 @@ def _split_pattern(step: Mapping[str, Any], i: int) -> str:
 def _wants_nfc(normalizer: Any) -> bool:
     if normalizer is None:
         return False
-    node = _table(normalizer, "normalizer")
-    nodes = node.get("normalizers") or [] if node.get("type") == "Sequence" else [node]
+    nodes = _nodes(normalizer, "normalizer", "normalizers")
     for item in nodes:
-        if _table(item, "normalizer").get("type") != "NFC":
+        if item.get("type") != "NFC":
             raise TokenizerError(f"normalizer: {item.get('type')!r} is not supported (only NFC)")
     return bool(nodes)
 
@@ -211,23 +240,21 @@ def _wants_nfc(normalizer: Any) -> bool:
 def _check_decoder(decoder: Any) -> None:
     if decoder is None:
         return
-    node = _table(decoder, "decoder")
-    nodes = node.get("decoders") or [] if node.get("type") == "Sequence" else [node]
-    for item in nodes:
-        kind = _table(item, "decoder").get("type")
+    for item in _nodes(decoder, "decoder", "decoders"):
+        kind = item.get("type")
         if kind not in ("ByteLevel", "Fuse"):
             raise TokenizerError(f"decoder: {kind!r} is not supported (only ByteLevel)")
 
 
-def _added_tokens(
-    document: Mapping[str, Any], config: Mapping[str, Any], tokens: list[bytes | None]
-) -> list[AddedToken]:
+def _added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list[AddedToken]:
     found: dict[int, AddedToken] = {}
-    listed = [(f"added_tokens[{i}]", token) for i, token in enumerate(document.get("added_tokens") or [])]
-    decoder = config.get("added_tokens_decoder") or {}
+    listed = [
+        (f"added_tokens[{i}]", token) for i, token in enumerate(_list(document.get("added_tokens"), "added_tokens"))
+    ]
     if not listed:  # older folders keep them in the configuration only
-        older = _table(decoder, f"{CONFIG}: added_tokens_decoder")
-        listed = [(f"{CONFIG}: added_tokens_decoder.{k}", {"id": k, **_table(v, "a token")}) for k, v in older.items()]
+        where = f"{CONFIG}: added_tokens_decoder"
+        older = _table(config.get("added_tokens_decoder") or {}, where)
+        listed = [(f"{where}.{k}", {"id": k, **_table(v, f"{where}.{k}")}) for k, v in older.items()]
     for where, item in listed:
         token = _table(item, where)
         id, content = token.get("id"), token.get("content")
@@ -237,9 +264,6 @@ def _added_tokens(
             raise TokenizerError(f"{where}: needs an `id` and a `content`, got {str(item)[:60]}")
         if id in found and found[id].text != content:
             raise TokenizerError(f"{where}: {found[id].text!r} and {content!r} both have the id {id}")
-        if id < len(tokens) and tokens[id] is not None and tokens[id] not in (read(content), content.encode("utf-8")):
-            held = written(tokens[id] or b"")
-            raise TokenizerError(f"{where}: {content!r} has the id {id}, which is {held!r} in model.vocab")
         found[id] = AddedToken(id=id, text=content, **{flag: bool(token.get(flag, False)) for flag in FLAGS})
     return list(found.values())
 
@@ -255,21 +279,22 @@ def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> boo
         return False
     if isinstance(config.get("add_bos_token"), bool):
         return bool(config["add_bos_token"])
-    nodes = [processor] if isinstance(processor, Mapping) else []
-    for node in [*nodes, *(nodes[0].get("processors") or [] if nodes else [])]:
-        if node.get("type") == "TemplateProcessing":
-            first = (node.get("single") or [{}])[0]
-            if isinstance(first, Mapping) and (first.get("SpecialToken") or {}).get("id") == bos:
-                return True
+    if processor is None:
+        return False
+    for node in _nodes(processor, "post_processor", "processors"):
+        single = _list(node.get("single"), "post_processor.single") if node.get("type") == "TemplateProcessing" else []
+        first = single[0] if single and isinstance(single[0], Mapping) else {}
+        if isinstance(first.get("SpecialToken"), Mapping) and first["SpecialToken"].get("id") == bos:
+            return True
     return False
 
 
 def _template_of(config: Any) -> str | None:
     template = config.get("chat_template") if isinstance(config, Mapping) else None
     if isinstance(template, list):  # several by name
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, Mapping)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+        default = [item for item in template if isinstance(item, Mapping) and item.get("name") == "default"]
+        template = default[0].get("template") if default else None
+    return _writable(template, "chat_template") if isinstance(template, str) else None
 
 
 def write(tokenizer: BPE, folder: Path) -> None:
