@@ -19,6 +19,8 @@ from llmanac.recipes.quickstart_material import Material, Row
 LENGTH = PROMPT_TOKENS + ANSWER_TOKENS  # of a fine-tuning row: the longest prompt and the longest answer
 ROWS_A_SECOND = 30  # examples made for each second of the budget: more than a machine of two cores reads in it
 MOST_ROWS = 40_000
+QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
+FEWEST_QUESTIONS = 35
 PRACTICE_PROMPT = 0.7  # share of a pretraining row that a practice prompt may take, so that its answer fits too
 
 
@@ -62,7 +64,9 @@ class Documentation:
         assistant = Assistant(Engine(run.model, run.tokenizer), self.material.index, run.tokenizer)
         with files.atomic_folder(run.folder / "assistant") as folder:
             assistant.save(folder)
-        return {"answers": evaluate_assistant(assistant, self.material, questions=run.spec.evaluate.questions)}
+        most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
+        questions = min(run.spec.evaluate.questions, most)
+        return {"answers": evaluate_assistant(assistant, self.material, questions=questions)}
 
 
 def open_assistant(folder: Path, engine: Engine) -> Assistant | None:
