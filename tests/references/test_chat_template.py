@@ -266,6 +266,10 @@ def test_errors_say_what_to_do(tmp_path):
     )
     mine.chat_template = None
     fails("no chat template")
-    plain = train_tokenizer("bpe", TEXTS, vocab_size=280, special_tokens=("<|end|>", "<|user|>", "<|assistant|>"))
-    with pytest.raises(TokenizerError, match=r"no token <\|doc\|> for the role doc"):
-        plain.encode_chat([{"role": "doc", "content": "x"}])
+    special = ("<|end|>", "<|pad|>", "<|user|>", "<|assistant|>")
+    plain = train_tokenizer("bpe", TEXTS, vocab_size=280, special_tokens=special)
+    for role in ("doc", "end", "pad"):  # a role must not write a token that is no role's
+        with pytest.raises(TokenizerError, match=rf"no token <\|{role}\|> for the role {role}"):
+            plain.encode_chat([{"role": role, "content": "x"}])
+    for some in (("<|end|>",), ("<|user|>", "<|assistant|>")):  # no roles, or nothing that ends a turn
+        assert train_tokenizer("bpe", TEXTS, vocab_size=280, special_tokens=some).chat_template is None

@@ -244,18 +244,19 @@ def _marked_spans(marked: str) -> Iterable[tuple[int, int]]:
             at += len(piece)
 
 
-def default_template(special: Iterable[str]) -> str | None:
+def default_template(special: Iterable[str], *, eos: str | None, no_roles: Iterable[str | None]) -> str | None:
     """A chat template for the control tokens at hand: role tokens (`<|user|>`, ...), or ChatML, or None.
 
-    Each turn is closed by the token that ends a text, so a model that was taught it stops by itself.
+    Each turn is closed by the token that ends a text (by `<|im_end|>` in ChatML), so a model that was taught it stops
+    by itself. `no_roles` are tokens that no message's role may write (`<|end|>`).
     """
     known = set(special)
     if {"<|im_start|>", "<|im_end|>"} <= known:
         head = "{{ '<|im_start|>' + message['role'] + '\\n' }}"
         prompt, end = "{{ '<|im_start|>assistant\\n' }}", "'<|im_end|>'"
         tail, check = "{{ '\\n' }}", ""
-    elif {"<|user|>", "<|assistant|>"} <= known:
-        roles = sorted(text[2:-2] for text in known if re.fullmatch(r"<\|\w+\|>", text))
+    elif eos is not None and {"<|user|>", "<|assistant|>"} <= known:
+        roles = sorted(text[2:-2] for text in known - set(no_roles) - {eos} if re.fullmatch(r"<\|\w+\|>", text))
         head, prompt = "{{ '<|' + message['role'] + '|>' }}", "{{ '<|assistant|>' }}"
         end, tail = "eos_token", ""
         check = (

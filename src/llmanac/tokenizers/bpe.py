@@ -128,15 +128,17 @@ class Spec(TokenizerSpec):
                 raise TokenizerError(
                     f"special token {special[new]!r}: is how the vocabulary writes {data!r}; rename it"
                 )
+        eos = self.eos or _usual(ENDS, special)
+        template = default_template(special, eos=eos, no_roles=(*BEGINS, *ENDS, *PADS, self.bos, self.pad))
         return BPE(
             tokens=tokens,
             merges=learned.merges[:, :3].T,
             splitter=splitter,
             added=[AddedToken(id=i, text=text) for i, text in enumerate(special)],
             bos=self.bos or _usual(BEGINS, special),
-            eos=self.eos or _usual(ENDS, special),
+            eos=eos,
             pad=self.pad or _usual(PADS, special),
-            chat_template=self.chat_template or default_template(special),
+            chat_template=self.chat_template or template,
         )
 
 
