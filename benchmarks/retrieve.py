@@ -48,9 +48,8 @@ def index() -> Result:
     return Result.rate("bm25-index", len(texts), interleave(runs, rounds=5), unit="texts/s", peer=peer)
 
 
-@bench.measure("bm25-query")
-def query() -> Result:
-    """Queries answered a second, the ten best of each."""
+def queries_a_second(name: str, backend: str) -> Result:
+    """Queries answered a second, the ten best of each, beside one of bm25s's two backends."""
     from llmanac.retrieve.bm25 import BM25
 
     texts, queries = corpus()
@@ -58,10 +57,22 @@ def query() -> Result:
     bm25s, peer = find_peer("bm25s")
     runs = {"ours": lambda: [ours.top(q, K) for q in queries]}
     if bm25s:
-        index = bm25s.BM25(method="lucene")
+        index = bm25s.BM25(method="lucene", backend=backend)
         index.index(texts, show_progress=False)
         runs["theirs"] = lambda: index.retrieve(queries, k=K, show_progress=False, n_threads=1)
-    return Result.rate("bm25-query", len(queries), interleave(runs, rounds=5), unit="queries/s", peer=peer)
+    return Result.rate(name, len(queries), interleave(runs, rounds=9), unit="queries/s", peer=f"{peer} ({backend})")
+
+
+@bench.measure("bm25-query")
+def query() -> Result:
+    """Beside bm25s as it comes."""
+    return queries_a_second("bm25-query", "numpy")
+
+
+@bench.measure("bm25-query-numba")
+def query_numba() -> Result:
+    """Beside bm25s's compiled backend."""
+    return queries_a_second("bm25-query-numba", "numba")
 
 
 @bench.measure("bm25-query-rank-bm25")

@@ -61,6 +61,26 @@ def test_lucene_scores_and_ranking_equal_bm25s(seed: int, k1: float, b: float) -
         np.testing.assert_allclose([hit.score for hit in hits], best, rtol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["lucene", "okapi"])
+def test_compiled_form_equals_the_plain_one(variant: str) -> None:
+    for seed in range(4):
+        index = BM25(corpus(seed), Spec(variant=variant))  # type: ignore[arg-type]
+        for query in queries(seed):
+            np.testing.assert_array_equal(index.scores(query), index.plain_scores(query))
+            for k in (1, 2, 7, 60, 99):
+                assert index.top(query, k) == index.plain_top(query, k)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    index = BM25(corpus(1, texts=2000))
+    asked = queries(1) * 40
+    alone = [index.plain_top(query, 5) for query in asked]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda query: index.top(query, 5), asked)) == alone
+
+
 def test_the_two_variants_differ() -> None:
     texts = corpus(0)
     assert not np.allclose(BM25(texts).scores(["w0"]), BM25(texts, Spec(variant="okapi")).scores(["w0"]))

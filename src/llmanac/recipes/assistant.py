@@ -43,8 +43,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the model said to a question and a sheet: the mark of the line it read, its answer, the sheet as shown."""
+    """What the model said to a question and a sheet.
 
+    Attributes:
+        query: the question as it understood it, in its plainest form (`returns shutil.copytree`).
+        mark: of the line it read.
+        text: its answer.
+        sheet: what was shown to it.
+    """
+
+    query: str
     mark: str
     text: str
     sheet: Sheet

@@ -36,6 +36,7 @@ class Pair:
         entry, passage: where the answer stands; -1 where it stands nowhere.
         asks: the kind of fact that is asked for, also where the answer is a refusal; empty off topic.
         name: the name that the question asks about, in full; of a wish, the function that fulfils it.
+        subject: the parameter that is asked about.
     """
 
     question: str
@@ -45,6 +46,12 @@ class Pair:
     passage: int = -1
     asks: str = ""
     name: str = ""
+    subject: str = ""
+
+    @property
+    def query(self) -> str:
+        """The question in its plainest form: what is asked, of which parameter, of which name."""
+        return " ".join(part for part in (self.asks or "nothing", self.subject, self.name) if part)
 
     @property
     def answerable(self) -> bool:
@@ -114,9 +121,8 @@ class QuestionMaker:
         name = self._spell(self.entries[fact.entry])
         subject = self._roughen_wish(fact.subject) if fact.kind == "which" else self._mark(fact.subject, 0.2)
         question = self._ask(form, n=name, p=subject, s=subject)
-        return Pair(
-            question, fact.answer, fact.kind, fact.entry, fact.passage, fact.kind, written(self.entries[fact.entry])
-        )
+        name, about = written(self.entries[fact.entry]), "" if fact.kind == "which" else fact.subject
+        return Pair(question, fact.answer, fact.kind, fact.entry, fact.passage, fact.kind, name, about)
 
     def unanswerable(self, count: int, sorts: Sequence[Unanswerable] = UNANSWERABLE) -> list[Pair]:
         """`count` pairs whose answer is the refusal, balanced over the sorts."""
@@ -130,7 +136,9 @@ class QuestionMaker:
         form = expand(self.rng.choice(FORMS[self.forms][kind]), self.rng)
         subject = self.rng.choice([f.subject for f in self.facts["default"]] or ["value"])
         name = self._invent()
-        return Pair(self._ask(form, n=name, p=subject, s=""), REFUSAL, "unknown name", asks=kind, name=name)
+        asked = self._ask(form, n=name, p=subject, s="")
+        about = subject if kind in ("default", "parameter") else ""
+        return Pair(asked, REFUSAL, "unknown name", asks=kind, name=name, subject=about)
 
     def _invent(self) -> str:
         """A module of one entry with the words of two others, or with a word that no documentation holds."""
@@ -161,7 +169,8 @@ class QuestionMaker:
         """A question for what the documentation of an entry leaves open."""
         form = expand(self.rng.choice(FORMS[self.forms][kind]), self.rng)
         question = self._ask(form, n=self._spell(self.entries[number]), p=self._mark(subject, 0.2), s="")
-        return Pair(question, REFUSAL, "not stated", number, asks=kind, name=written(self.entries[number]))
+        name = written(self.entries[number])
+        return Pair(question, REFUSAL, "not stated", number, asks=kind, name=name, subject=subject)
 
     def _off_topic(self) -> Pair:
         return Pair(self._ask(expand(self.rng.choice(OFF_TOPIC[self.forms]), self.rng)), REFUSAL, "off topic")

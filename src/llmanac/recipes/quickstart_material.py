@@ -106,22 +106,22 @@ class Material:
             ids: list[int] = []
             mask: list[bool] = []
             sheet = Sheet()
-            for question, entry, answer in turns:
+            for question, entry, query, answer in turns:
                 if ids:
                     asked = question_ids(tokenizer, question)
                 else:
                     asked, sheet = prompt(tokenizer, question, Sheet.of(passages), limit=limit)
-                said = [*tokenizer.encode(_said(sheet, entry, answer, closed=not passages)), end]
-                if ids and len(ids) + len(asked) + len(said) > length:
+                text = [*tokenizer.encode(said(sheet, entry, query, answer)), end]
+                if ids and len(ids) + len(asked) + len(text) > length:
                     break
-                ids += asked + said
-                mask += [False] * len(asked) + [True] * len(said)
+                ids += asked + text
+                mask += [False] * len(asked) + [True] * len(text)
             yield np.array(ids, np.int64), np.array(mask)
 
     def examples(self, count: int, *, salt: int = 0) -> Iterator[Example]:
         """`count` training examples: passages in the order shown, and turns of (question as the model sees it, the
-        entry it asks about or -1, answer). The first turn is as a user would ask; further ones ask about the same
-        passages, since one reading of them then trains several choices of a line."""
+        entry it asks about or -1, its plainest form, answer). The first turn is as a user would ask; further ones ask
+        about the same passages, since one reading of them then trains several choices of a line."""
         maker = self.maker(held_out=False, salt=2 + salt)
         rng = random.Random(seed_of(self.seed, "rows", salt))
         answerable = iter(maker.answerable(count * 2 + 64, weights=WEIGHTS))
@@ -131,7 +131,7 @@ class Material:
             else:
                 (pair,) = maker.unanswerable(1, [what])  # type: ignore[list-item]
                 found = self.practice.find(pair.question, _how_many(rng))
-                example = self._shown(found.passages, rng), [(found.question, pair.entry, REFUSAL)]
+                example = self._shown(found.passages, rng), [(found.question, pair.entry, pair.query, REFUSAL)]
             passages, turns = example
             if passages:
                 turns += self._further(maker, passages, rng)
@@ -141,13 +141,14 @@ class Material:
         k = _how_many(rng)
         found = self.practice.find(pair.question, k if what != "removed" else k + 4)
         if what == "closed":
-            return [], [(found.question, pair.entry, pair.answer)]
+            return [], [(found.question, pair.entry, pair.query, pair.answer)]
         if what == "removed":
             others = [n for n in found.passages if self.practice.passages[n].entry != pair.entry][:k]
-            return self._shown(others, rng), [(found.question, pair.entry, REFUSAL)]
+            query = pair.asks if pair.sort == "which" else pair.query
+            return self._shown(others, rng), [(found.question, pair.entry, query, REFUSAL)]
         if not any(answers(self.practice.passages[n], pair) for n in found.passages):
             return None  # retrieval missed it
-        return self._shown(found.passages, rng), [(found.question, pair.entry, pair.answer)]
+        return self._shown(found.passages, rng), [(found.question, pair.entry, pair.query, pair.answer)]
 
     def _further(self, maker: QuestionMaker, passages: Sequence[Passage], rng: random.Random) -> list[Turn]:
         """Up to `FURTHER` more questions about what is shown; one in five is answered by the refusal."""
@@ -173,7 +174,7 @@ class Material:
                 pair = maker.ask(rng.choices(facts, weights)[0])
             else:
                 continue
-            turns.append((self.practice.in_full(pair.question)[0], pair.entry, pair.answer))
+            turns.append((self.practice.in_full(pair.question)[0], pair.entry, pair.query, pair.answer))
         return turns
 
     def _shown(self, numbers: Sequence[int], rng: random.Random) -> list[Passage]:
@@ -187,15 +188,15 @@ def answers(passage: Passage, pair: Pair) -> bool:
     return passage.entry == pair.entry and pair.answer in passage.text
 
 
-def _said(sheet: Sheet, entry: int, answer: str, *, closed: bool) -> str:
+def said(sheet: Sheet, entry: int, query: str, answer: str) -> str:
     """What the model is to say about a sheet; a line that did not fit on it cannot be read."""
-    if closed:
-        return answer
+    if not sheet.blocks:
+        return f" {answer}"
     mark = None if answer == REFUSAL else sheet.mark(entry, answer)
-    return completion(mark, answer) if mark else completion(sheet.silent(entry), REFUSAL)
+    return completion(query, mark, answer) if mark else completion(query, sheet.silent(entry), REFUSAL)
 
 
-Turn = tuple[str, int, str]
+Turn = tuple[str, int, str, str]
 Example = tuple[list[Passage], list[Turn]]
 Row = tuple[np.ndarray, np.ndarray]
 

@@ -1,14 +1,18 @@
 """The sheet that the model reads from: lines of passages with marks, so that it can say which line it reads.
 
-    <|doc|>A0 shutil.copyfile(src, dst, *, follow_symlinks=True)|A0
+    <|doc|>shutil.copyfile|A
+    A0 shutil.copyfile(src, dst, *, follow_symlinks=True)|A0
     A1 Copy data from src to dst in the most efficient way possible.|A1
-    <|doc|>B0 shutil.copymode(src, dst, *, follow_symlinks=True)|B0
+    <|doc|>shutil.copymode|B
+    B0 shutil.copymode(src, dst, *, follow_symlinks=True)|B0
     B1 Copy mode bits from src to dst.|B1
-    <|user|>what does shutil.copyfile do<|assistant|>A1 Copy data from src to dst in the most efficient way ...
+    <|user|>what does shutil.copymode do<|assistant|>what shutil.copymode|B1 Copy mode bits ...<|end|>
 
-One letter a documented name, one number a line, 0 for the title. The mark stands on both sides of a line: where a line
-ends, a causal model knows what it said, and copies the mark from there; where it begins, the mark leads into the line.
-`A?` before a refusal says that A was read and does not state it, `?` alone that nothing shown speaks of it.
+One letter a documented name, one number a line, 0 for the title. Each step of an answer is one that a small causal
+model takes easily: the question is said in its plainest form (what is asked, of which name); the header leads from the
+name to the letter; where a line ends, the model knows what the line said, and copies its number from there; where the
+line begins, the mark leads into it. `|A?` before a refusal says that A was read and does not state it, `|?` that
+nothing shown speaks of it. A space stands before every name (not shown above): its tokens are then always the same.
 """
 
 from __future__ import annotations
@@ -25,14 +29,15 @@ from llmanac.recipes.quickstart_passages import Passage
 DOC, USER, ASSISTANT, END = "<|doc|>", "<|user|>", "<|assistant|>", "<|end|>"
 LETTERS = string.ascii_uppercase
 NOT_SHOWN = "?"
-_MARK = re.compile(r"\s*([A-Z]\d+|[A-Z]?\?)(?:\s+|$)")
+_MARK = re.compile(r"([^|\n]*)\|([A-Z]\d+|[A-Z]?\?)(?:\s+|$)")
 
 
 @dataclass(frozen=True)
 class Block:
-    """What is shown of one entry: its title and lines. Line n has the number n, the title 0."""
+    """What is shown of one entry: its name, title and lines. Line n has the number n, the title 0."""
 
     entry: int
+    name: str
     lines: tuple[str, ...]
 
 
@@ -48,8 +53,8 @@ class Sheet:
         lines: dict[int, list[str]] = {}
         for passage in sorted(passages, key=lambda p: not p.first):
             lines.setdefault(passage.entry, [passage.title]).extend(passage.lines)
-        order = list(dict.fromkeys(p.entry for p in passages))
-        return cls(tuple(Block(entry, tuple(lines[entry])) for entry in order[: len(LETTERS)]))
+        names = {p.entry: p.shown_name for p in passages}  # in the order of first appearance
+        return cls(tuple(Block(e, name, tuple(lines[e])) for e, name in list(names.items())[: len(LETTERS)]))
 
     def marked(self) -> list[list[tuple[str, str]]]:
         """`(mark, line)` of every line, by block."""
@@ -57,6 +62,10 @@ class Sheet:
             [(f"{letter}{number}", line) for number, line in enumerate(block.lines)]
             for letter, block in zip(LETTERS, self.blocks, strict=False)
         ]
+
+    def headers(self) -> list[str]:
+        """The line above each block, which leads from its name to its letter."""
+        return [f" {block.name}|{letter}\n" for letter, block in zip(LETTERS, self.blocks, strict=False)]
 
     def mark(self, entry: int, answer: str) -> str | None:
         """The mark of the line of an entry that is, or holds, an answer; None where no line does."""
@@ -82,10 +91,11 @@ class Sheet:
     def fitted(self, tokenizer: Any, room: int) -> Sheet:
         """The sheet cut to `room` tokens: the longest block loses lines from its end, then the last block goes."""
         sizes = [[len(tokenizer.encode(_shown(m, line))) for m, line in block] for block in self.marked()]
+        heads = [1 + len(tokenizer.encode(head)) for head in self.headers()]
         blocks = list(self.blocks)
 
         def total() -> int:
-            return sum(map(sum, sizes)) + len(sizes)
+            return sum(map(sum, sizes)) + sum(heads[: len(sizes)])
 
         while blocks and total() > room:
             longest = max(range(len(sizes)), key=lambda i: sum(sizes[i]) if len(sizes[i]) > 1 else -1)
@@ -101,8 +111,8 @@ class Sheet:
         """The sheet as token ids; a special token spelled out in a line stays plain text."""
         start = special_ids(tokenizer)[DOC]
         out: list[int] = []
-        for block in self.marked():
-            out.append(start)
+        for head, block in zip(self.headers(), self.marked(), strict=True):
+            out += [start, *tokenizer.encode(head)]
             for mark, line in block:
                 out += tokenizer.encode(_shown(mark, line))
         return out
@@ -126,7 +136,7 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
 def question_ids(tokenizer: Any, question: str, *, limit: int | None = None) -> list[int]:
     """A question as a turn, at most `limit` tokens of it."""
     special = special_ids(tokenizer)
-    return [special[USER], *list(tokenizer.encode(question))[:limit], special[ASSISTANT]]
+    return [special[USER], *list(tokenizer.encode(f" {question.lstrip()}"))[:limit], special[ASSISTANT]]
 
 
 def prompt(tokenizer: Any, question: str, sheet: Sheet, *, limit: int) -> tuple[list[int], Sheet]:
@@ -136,14 +146,14 @@ def prompt(tokenizer: Any, question: str, sheet: Sheet, *, limit: int) -> tuple[
     return shown.ids(tokenizer) + asked, shown
 
 
-def completion(mark: str, answer: str) -> str:
-    """What the model is to say: the mark of the line it reads, where there is one, then the answer."""
-    return f"{mark} {answer}" if mark else answer
+def completion(query: str, mark: str, answer: str) -> str:
+    """What the model is to say: the question in its plainest form, the mark of the line it reads, and the answer."""
+    return f" {query}|{mark} {answer}"
 
 
-def split_completion(text: str) -> tuple[str, str]:
-    """`(mark or nothing, answer)` of what the model said; an answer is one line."""
+def split_completion(text: str) -> tuple[str, str, str]:
+    """`(query, mark, answer)` of what the model said, the first two empty where it gave none; an answer is one line."""
     match = _MARK.match(text)
-    mark, rest = (match.group(1), text[match.end() :]) if match else ("", text)
-    lines = rest.strip().split("\n")
-    return mark, " ".join(lines[0].split("|")[0].split()) if mark else " ".join(lines[0].split())
+    query, mark = (match.group(1).strip(), match.group(2)) if match else ("", "")
+    line = (text[match.end() :] if match else text).strip().partition("\n")[0]
+    return query, mark, " ".join((line.partition("|")[0] if mark else line).split())

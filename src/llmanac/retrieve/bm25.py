@@ -16,6 +16,7 @@ Papers: Robertson et al. 1995, Okapi at TREC-3; Kamphuis et al. 2020, Which BM25
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class BM25:
     def __init__(self, texts: Iterable[str | Sequence[str]], spec: Spec | None = None) -> None:
         self.spec = spec or Spec()
         split = WORDS[self.spec.words]
+        self._own = threading.local()
         self.vocabulary: dict[str, int] = {}
         ids, lengths = array("i"), array("i")
         known = self.vocabulary
@@ -113,33 +115,52 @@ class BM25:
     def __len__(self) -> int:
         return self.size
 
-    def _matches(self, query: str | Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(M,) texts and (M,) weights of every posting that the query touches."""
+    def _known(self, query: str | Sequence[str]) -> np.ndarray:
+        """(M,) int64: the numbers of the query's words that the index holds, repeats included."""
         words = WORDS[self.spec.words](query) if isinstance(query, str) else query
-        known = [self.vocabulary[word] for word in words if word in self.vocabulary]
-        slices = [slice(self.starts[i], self.starts[i + 1]) for i in known]
-        if not slices:
-            return np.zeros(0, np.int32), np.zeros(0, np.float32)
-        return np.concatenate([self.texts[s] for s in slices]), np.concatenate([self.weights[s] for s in slices])
+        return np.array([self.vocabulary[word] for word in words if word in self.vocabulary], np.int64)
 
     def scores(self, query: str | Sequence[str]) -> np.ndarray:
         """(N,) float64: the score of every text, 0 where no word of the query occurs."""
-        texts, weights = self._matches(query)
-        return np.bincount(texts, weights, minlength=self.size)
+        from llmanac.retrieve._kernel import add_postings
+
+        scores = np.zeros(self.size)
+        add_postings(self.starts, self.texts, self.weights, self._known(query), scores)
+        return scores
 
     def top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
         """The `k` best texts that hold a word of the query, best first; ties go to the text that stands first."""
-        scores = self.scores(query)
+        from llmanac.retrieve._kernel import add_postings, take_best
+
         k = min(k, self.size)
         if k < 1:
             return []
-        best = np.argpartition(-scores, k - 1)[:k] if k < self.size else np.arange(self.size)
-        edge = scores[best].min()
-        if edge > 0:  # several texts may tie at the edge: take the first of them, not whichever the partition met
-            above = np.flatnonzero(scores > edge)
-            best = np.concatenate([above, np.flatnonzero(scores == edge)[: k - len(above)]])
-        best = best[np.lexsort((best, -scores[best]))]
-        return [Hit(int(i), float(scores[i])) for i in best if scores[i] != 0]
+        scores = self._clean_scores()
+        add_postings(self.starts, self.texts, self.weights, self._known(query), scores)
+        places, kept = np.empty(k, np.int64), np.empty(k)
+        found = take_best(scores, places, kept)
+        return [Hit(i, s) for i, s in zip(places[:found].tolist(), kept[:found].tolist(), strict=True)]
+
+    def _clean_scores(self) -> np.ndarray:
+        """(N,) zeros of this thread's own: fresh memory for every query would cost more than the query."""
+        held: np.ndarray | None = getattr(self._own, "scores", None)
+        if held is None or len(held) != self.size:
+            held = self._own.scores = np.zeros(self.size)
+        return held
+
+    def plain_scores(self, query: str | Sequence[str]) -> np.ndarray:
+        """What `scores` gives, in array operations."""
+        slices = [slice(self.starts[i], self.starts[i + 1]) for i in self._known(query)]
+        if not slices:
+            return np.zeros(self.size)
+        texts = np.concatenate([self.texts[s] for s in slices])
+        return np.bincount(texts, np.concatenate([self.weights[s] for s in slices]), minlength=self.size)
+
+    def plain_top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
+        """What `top` gives, by sorting all scores."""
+        scores = self.plain_scores(query)
+        order = np.lexsort((np.arange(self.size), -scores))[: max(0, k)]
+        return [Hit(int(i), float(scores[i])) for i in order if scores[i] != 0]
 
     def weight(self, word: str) -> float:
         """The idf of a word; that of a word in no text where it is unknown."""

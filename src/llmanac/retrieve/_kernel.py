@@ -1,0 +1,46 @@
+"""The inner loops of lexical retrieval, compiled: add up the weights of a query's postings, keep the best texts.
+
+Both equal the array forms in `bm25.py` (`plain_scores`, `plain_top`), which the tests hold them to.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True, nogil=True)
+def add_postings(
+    starts: np.ndarray, texts: np.ndarray, weights: np.ndarray, words: np.ndarray, scores: np.ndarray
+) -> None:
+    """scores (N,) += the weights (P,) of each word's postings, in the order of the words."""
+    for word in words:
+        for p in range(starts[word], starts[word + 1]):
+            scores[texts[p]] += weights[p]
+
+
+@numba.njit(cache=True, nogil=True)
+def take_best(scores: np.ndarray, places: np.ndarray, kept: np.ndarray) -> int:
+    """The k largest scores other than 0, best first, of equal ones the first; every score is set back to 0.
+
+    Args:
+        places, kept: (k,) where the places and their scores go.
+
+    Returns:
+        how many there are.
+    """
+    k, size = len(places), 0
+    for i in range(len(scores)):
+        score = scores[i]
+        if score == 0.0:
+            continue
+        scores[i] = 0.0
+        if size == k and score <= kept[k - 1]:
+            continue
+        at = size if size < k else k - 1
+        while at > 0 and kept[at - 1] < score:
+            kept[at], places[at] = kept[at - 1], places[at - 1]
+            at -= 1
+        kept[at], places[at] = score, i
+        size = min(size + 1, k)
+    return size
