@@ -11,6 +11,8 @@ $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable .
+	# compile the text kernels once, so that the first run does not spend its budget on it
+	$(BIN)/python -c "import llmanac; llmanac.train_tokenizer('bpe', ['compile once'], vocab_size=300).encode('now')"
 	touch $@
 
 $(BIN)/.dev: $(BIN)/.installed
