@@ -10,6 +10,7 @@ and attention form are chosen by the same measurement.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import statistics
@@ -107,10 +108,12 @@ def worker(name: str, vocab: int) -> None:
 
     torch.set_num_threads(THREADS)
     owner, *words = name.split("-")
+    # What a loop needs is imported before memory is first read: imports are not the loop's.
+    needs = ["transformers.models.llama.modeling_llama"]
     if owner == "ours":
-        pass
-    else:
-        import transformers.models.llama.modeling_llama  # noqa: F401
+        needs = ["llmanac.models.lm.transformer", "llmanac.train.loop", "llmanac.train.optimizers._adamw_kernel"]
+    for module in needs:
+        importlib.import_module(module)
     if "kept" in words:
         from llmanac.train._memory import keep_freed_memory
 
@@ -133,7 +136,8 @@ def worker(name: str, vocab: int) -> None:
         elif line.strip() == "gemm":
             from llmanac.core.device import DTYPES, measure_gemm
 
-            answer = {"rate": measure_gemm(DTYPES[about["dtype"]])}
+            clock = time.process_time if THREADS == 1 else time.perf_counter
+            answer = {"rate": measure_gemm(DTYPES[about["dtype"]], clock=clock)}
         elif line.strip() == "memory" and before is not None:
             answer = {"megabytes": resident("VmHWM") - before}
         print(json.dumps(answer), flush=True)
