@@ -306,7 +306,7 @@ class Reader:
             self.prompts.append(ids)
             text = "".join(Letters.marks[i] if i < 4 else chr(i - 10) for i in ids)
             docs, question = text.split("<|user|>")
-            shown = [[line.partition(" ") for line in d.strip().split("\n")] for d in docs.split("<|doc|>")[1:]]
+            shown = [[line.partition(" ") for line in d.strip().split("\n")[1:]] for d in docs.split("<|doc|>")[1:]]
             blocks = [[(mark, rest.removesuffix(f"|{mark}")) for mark, _, rest in block] for block in shown]
             said = self.rule(question.removesuffix("<|assistant|>"), blocks)
             out.append(SimpleNamespace(ids=[*self.tokenizer.encode(said), self.tokenizer.special_tokens["<|end|>"]]))
@@ -317,13 +317,13 @@ def oracle(question: str, shown: list[list[tuple[str, str]]]) -> str:
     """Reads as the model should: the block that is named, the line that the words ask for."""
     mine = next((block for block in shown if block[0][1].partition("(")[0] in question), None)
     if mine is None:
-        return completion("?", REFUSAL)
+        return completion("what", "?", REFUSAL)
     words = {"returns": r"return|result|output|back|get from", "raises": r"rais|error|exception|throw|wrong|catch|fail"}
     for kind, asked in words.items():
         if re.search(asked, question, re.I):
-            found = next((f"{mark} {line}" for mark, line in mine[1:] if kind[:-1] in line.lower()), None)
-            return found or completion(mine[0][0][0] + "?", REFUSAL)
-    return " ".join(mine[1]) if len(mine) > 1 else completion("?", REFUSAL)
+            found = next((completion(kind, mark, line) for mark, line in mine[1:] if kind[:-1] in line.lower()), None)
+            return found or completion(kind, mine[0][0][0] + "?", REFUSAL)
+    return completion("what", *mine[1]) if len(mine) > 1 else completion("what", "?", REFUSAL)
 
 
 def assistant(entries: list[Entry], rule=oracle, **choices) -> Assistant:  # type: ignore[no-untyped-def]
@@ -360,7 +360,7 @@ def test_loops_are_cut(entries: list[Entry]) -> None:
 
 
 def test_citation_is_the_block_of_the_line_that_the_model_names(entries: list[Entry]) -> None:
-    cited = assistant(entries, rule=lambda q, shown: f"{shown[-1][0][0]} said in other words")
+    cited = assistant(entries, rule=lambda q, shown: f" what|{shown[-1][0][0]} said in other words")
     question = "open the socket of a graph"
     shown = cited.index.find(question).passages
     answer = cited.answer(question)
@@ -370,7 +370,7 @@ def test_citation_is_the_block_of_the_line_that_the_model_names(entries: list[En
         == [cited.index.passages[shown[-1]].title]
         != [cited.index.passages[shown[0]].title]
     )
-    for wrong in ("Z9 said", "A99 said", "said"):
+    for wrong in (" what x|Z9 said", "|A99 said", "said"):
         answer = assistant(entries, rule=lambda q, shown, wrong=wrong: wrong).answer("copytree")
         assert answer.text == "said"
         assert answer.citations == ()
@@ -395,20 +395,21 @@ def test_marks_lead_to_their_lines_and_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mark", "answer"),
+    ("text", "query", "mark", "answer"),
     [
-        ("A1 Copy a file.", "A1", "Copy a file."),
-        ("B12 f(x)|B12\nmore", "B12", "f(x)"),
-        ("A? The documentation does not say.", "A?", "The documentation does not say."),
-        ("? The documentation does not say.", "?", "The documentation does not say."),
-        ("A file is copied.", "", "A file is copied."),
-        ("One line\nanother", "", "One line"),
-        ("C3", "C3", ""),
-        ("", "", ""),
+        (" what shutil.copy|A1 Copy a file.|", "what shutil.copy", "A1", "Copy a file."),
+        (" arguments f|B12 f(x)|B12\nmore", "arguments f", "B12", "f(x)"),
+        (" raises f|A? The documentation does not say.", "raises f", "A?", "The documentation does not say."),
+        ("|? The documentation does not say.", "", "?", "The documentation does not say."),
+        ("A file is copied.", "", "", "A file is copied."),
+        ("One line\nanother", "", "", "One line"),
+        (" what f|C3", "what f", "C3", ""),
+        ("a|b", "", "", "a|b"),
+        ("", "", "", ""),
     ],
 )
-def test_what_the_model_said_is_taken_apart(text: str, mark: str, answer: str) -> None:
-    assert split_completion(text) == (mark, answer)
+def test_what_the_model_said_is_taken_apart(text: str, query: str, mark: str, answer: str) -> None:
+    assert split_completion(text) == (query, mark, answer)
 
 
 def test_prompt_fits_its_limit_and_holds_special_tokens_only_where_it_should() -> None:
@@ -417,7 +418,7 @@ def test_prompt_fits_its_limit_and_holds_special_tokens_only_where_it_should() -
     question = "What does <|end|> web.fetch <|doc|> do?"
     whole, shown = prompt(tokenizer, question, sheet, limit=10_000)
     assert shown == sheet
-    assert tokenizer.decode(whole).count("web.fetch") == 2
+    assert tokenizer.decode(whole).count(" web.fetch") == 3
     assert [i for i in whole if i < 4] == [0, 0, 1, 2], "a special token that is spelled out in text is only text"
     for limit in (900, 500, 300, 120):
         ids, shown = prompt(tokenizer, question, sheet, limit=limit)
@@ -462,23 +463,23 @@ def test_training_rows_never_show_held_out_modules_or_forms(material: Material) 
     asked = 0
     for passages, turns in material.examples(600):
         assert not {p.name for p in passages} & held
-        for question, entry, answer in turns:
+        for question, entry, _, answer in turns:
             asked += 1
             assert not any(n in question for n in held)
             assert entry not in material.held_out
             if answer == REFUSAL:
-                refused += 1
+                refused += bool(passages)
                 continue
             assert not passages or any(answer in p.text for p in passages), (
                 "what carries loss can be read in the prompt"
             )
             assert not passages or any(p.entry == entry for p in passages)
     assert asked > 1200
-    assert 0.15 < refused / asked < 0.45
+    assert 0.1 < refused / asked < 0.3
     first = {"first": 0, "other": 0}
     for passages, turns in material.examples(600):
-        if len(passages) == 3 and turns[0][2] != REFUSAL:
-            first["first" if turns[0][2] in passages[0].text else "other"] += 1
+        if len(passages) == 3 and turns[0][3] != REFUSAL:
+            first["first" if turns[0][3] in passages[0].text else "other"] += 1
     assert first["other"] > first["first"], "where the answer stands says nothing"
 
 
@@ -501,8 +502,8 @@ def test_evaluation_tells_a_reader_from_a_rule(material: Material) -> None:
         helper = Assistant(Reader(rule), material.index, Letters(), prompt_tokens=4000)
         return evaluate_assistant(helper, material, questions=70)
 
-    good, refuses = run(oracle), run(lambda q, shown: completion("?", REFUSAL))
-    first = run(lambda q, shown: " ".join(shown[0][1]) if shown and len(shown[0]) > 1 else "none")
+    good, refuses = run(oracle), run(lambda q, shown: completion("what", "?", REFUSAL))
+    first = run(lambda q, shown: completion("what", *shown[0][1]) if shown and len(shown[0]) > 1 else "none")
     assert good["kinds"]["raises"]["f1"] > 0.9
     assert good["kinds"]["returns"]["f1"] > 0.9
     assert good["scores"]["retrieved, with near misses"]["f1"] > good["scores"]["first-sentence rule"]["f1"]

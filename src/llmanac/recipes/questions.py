@@ -7,6 +7,7 @@ Pairs for evaluation use forms that training never shows, about modules that tra
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections import defaultdict
@@ -23,7 +24,8 @@ from llmanac.recipes.quickstart_passages import Passage, passages_of
 REFUSAL = "The documentation does not say."
 Unanswerable = Literal["unknown name", "not stated", "off topic"]
 UNANSWERABLE: tuple[Unanswerable, ...] = ("unknown name", "not stated", "off topic")
-_SMALL = "what does which the when will would can tell about give show explain with from that have this"
+_SMALL = """what does which the when will would can tell about give show explain with from that have this is do me a
+of to it i"""
 _SMALL_WORDS = frozenset(_SMALL.split())
 
 
@@ -59,6 +61,14 @@ class Pair:
         return self.sort in KINDS
 
 
+@functools.cache
+def _read(entry: Entry, number: int) -> tuple[tuple[Fact, ...], tuple[tuple[Kind, str], ...]]:
+    """What an entry states and what it leaves open; read once, asked about often."""
+    passages = list(passages_of(entry, number))
+    known = tuple(facts_of(entry, number, passages))
+    return known, tuple(not_stated(entry, passages, known))
+
+
 class QuestionMaker:
     """Makes pairs about a set of entries.
 
@@ -81,12 +91,11 @@ class QuestionMaker:
             entry = entries[number]
             if entry.private:
                 continue
-            passages = list(passages_of(entry, number))
-            known = list(facts_of(entry, number, passages))
+            known, unsaid = _read(entry, number)
             for fact in known:
                 self.facts[fact.kind].append(fact)
                 self.about[number].append(fact)
-            for kind, subject in not_stated(entry, passages, known):
+            for kind, subject in unsaid:
                 self.open[kind].append((number, subject))
                 self.open_about[number].append((kind, subject))
             module, _, last = entry.name.rpartition(".")
@@ -201,6 +210,8 @@ class QuestionMaker:
 
     def _ask(self, form: str, **slots: str) -> str:
         rng = self.rng
+        if self.forms == "training":
+            form = _loosen(form, rng)
         if rng.random() < 0.06:
             form = _slip(form, rng)
         if rng.random() < 0.25:
@@ -219,10 +230,23 @@ class QuestionMaker:
         )
 
 
+def _loosen(form: str, rng: random.Random) -> str:
+    """Leave a word out, or say the words in another order: what is asked hangs on few of them, in no fixed order."""
+    words = form.split(" ")
+    plain = [i for i, word in enumerate(words) if "{" not in word and word.lower().strip("?.,") in _SMALL_WORDS]
+    draw = rng.random()
+    if draw < 0.15 and plain and len(words) > 3:
+        del words[rng.choice(plain)]
+    elif draw < 0.22 and len(words) > 3:
+        cut = rng.randrange(1, len(words))
+        words = words[cut:] + words[:cut]
+    return " ".join(words)
+
+
 def _slip(form: str, rng: random.Random) -> str:
     """Swap two letters of one small word."""
     words = form.split(" ")
-    small = [i for i, word in enumerate(words) if word.lower() in _SMALL_WORDS]
+    small = [i for i, word in enumerate(words) if len(word) > 1 and word.lower() in _SMALL_WORDS]
     if small:
         i = rng.choice(small)
         at = rng.randrange(len(words[i]) - 1)

@@ -120,18 +120,15 @@ def _parameters(entry: Entry, number: int, passages: Sequence[Passage]) -> Itera
 
 def _line_about(name: str, passages: Sequence[Passage]) -> tuple[int, str] | None:
     """The line that describes a parameter: an item of its own, else the first that marks or clearly names it."""
-    item = re.compile(rf"^\*{{0,2}}{re.escape(name)}(?:, ?\w+)*:\s")
-    marked = re.compile(
-        rf"[`'\"*]{re.escape(name)}[`'\"*]|\b{re.escape(name)}\b"
-        r"(?= (?:is|argument|parameter|must|should|may|can|flag)\b)"
-    )
-    plain = re.compile(rf"\b{re.escape(name)}\b") if "_" in name or len(name) >= 7 else None
-    for pattern in (item, marked, plain):
-        for number, passage in enumerate(passages):
-            for line in passage.lines if pattern else ():
-                if pattern and pattern.search(line) and not line.endswith(":"):
-                    return number, line
-    return None
+    lines = [(number, line) for number, passage in enumerate(passages) for line in passage.lines]
+    named = [(number, line) for number, line in lines if name in line and not line.endswith(":")]
+    if not named:
+        return None
+    word = re.escape(name)
+    item = rf"^\*{{0,2}}{word}(?:, ?\w+)*:\s"
+    marked = rf"[`'\"*]{word}[`'\"*]|\b{word}\b(?= (?:is|argument|parameter|must|should|may|can|flag)\b)"
+    clear = [rf"\b{word}\b"] if "_" in name or len(name) >= 7 else []
+    return next((found for pattern in (item, marked, *clear) for found in named if re.search(pattern, found[1])), None)
 
 
 def wish_of(summary: str) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.recipes.quickstart_forms import form_words
+from llmanac.recipes.quickstart_forms import asking_words, form_words
 from llmanac.recipes.quickstart_passages import Passage
 from llmanac.retrieve._words import code_words
 from llmanac.retrieve.bm25 import BM25, Spec
@@ -74,7 +74,7 @@ class DocumentationIndex:
                 self._lower.setdefault(passage.name.lower(), passage.entry)
                 self._last[passage.name.rpartition(".")[2].lower()].append((passage.name, passage.entry))
         self._roots = {name.partition(".")[0] for name in self._lower}
-        self._form_words = form_words()
+        self._form_words, self._asking_words = form_words(), asking_words()
         self._topics = {p.name.lower(): p.entry for p in self.passages if p.first and p.title.startswith("topic ")}
         postings = np.diff(self.bm25.starts)
         self._share = {word: postings[i] / max(1, len(self.passages)) for word, i in self.bm25.vocabulary.items()}
@@ -88,11 +88,12 @@ class DocumentationIndex:
         found = [(m.group(1), m) for m in _NAME.finditer(question)]
         words = [word for word, _ in found]
         content = {word.lower() for word in words} - self._form_words
+        bare = not content  # "what does print do": a word of questions is the name where there is no other
         candidates: list[tuple[float, int, str, tuple[int, int]]] = []
         for place, (word, match) in enumerate(found):
             near = set(words[max(0, place - DISTANCE) : place] + words[place + 1 : place + DISTANCE + 1])
             marked = match.group(0) != word or bool(_CODE.search(word))
-            strength, entry, name = self._look_up(word, near, content - {word.lower()}, marked=marked)
+            strength, entry, name = self._look_up(word, near, content - {word.lower()}, marked=marked, bare=bare)
             if strength > 0:
                 candidates.append((strength, entry, name, match.span()))
         if topic := self._topic(question):
@@ -104,7 +105,9 @@ class DocumentationIndex:
         best = max(candidates, key=lambda c: (c[0], c[3][1] - c[3][0]))
         return best[1], best[2], best[3]
 
-    def _look_up(self, word: str, near: set[str], others: set[str], *, marked: bool) -> tuple[float, int, str]:
+    def _look_up(
+        self, word: str, near: set[str], others: set[str], *, marked: bool, bare: bool
+    ) -> tuple[float, int, str]:
         """How surely a word is a name, and which: 0 where it is none.
 
         Args:
@@ -113,6 +116,7 @@ class DocumentationIndex:
                 code is a name only where its signature holds all of them ("how do I join paths" is not about
                 `str.join`).
             marked: it is written as code.
+            bare: the question has no other words than those that say what is asked.
         """
         lower = word.lower()
         exact = self._names.get(word, self._lower.get(lower))
@@ -122,7 +126,7 @@ class DocumentationIndex:
         inside = [(n, e) for n, e in self._last.get(last, ()) if _within(modules, n.lower().split(".")[:-1])]
         if modules:
             return (3.0, *self._shortest(inside)) if inside else (0.0, -1, "")
-        if not inside or (not marked and lower in self._form_words):
+        if not inside or (not marked and lower in (self._asking_words if bare else self._form_words)):
             return 0.0, -1, ""
         beside = [(n, e) for n, e in inside if "." in n and _beside(n.rpartition(".")[0], near)]
         if beside:
@@ -175,7 +179,7 @@ class DocumentationIndex:
         """The `k` passages to read, best first."""
         full, entry = self.in_full(question)
         named = entry >= 0
-        content = [word for word in code_words(full) if word not in self._form_words]
+        content = [word for word in code_words(full) if word not in self._asking_words]
         scores = self.bm25.scores(content or full)
         few = np.argpartition(-scores, min(len(scores) - 1, k + 16))[: k + 16] if len(scores) else np.zeros(0, np.int64)
         order = [hit for hit in few[np.lexsort((few, -scores[few]))].tolist() if scores[hit] > 0]
@@ -300,6 +304,8 @@ def _beside(module: str, near: set[str]) -> bool:
 
 def _unwrapped(question: str, name: str) -> str:
     """`the shutil.copytree function of shutil` -> `shutil.copytree`: a name in full needs its module no more."""
+    if f"the {name} " not in question and f"The {name} " not in question:
+        return question
     kind = r"(?:function|method|class|attribute|call|module)"
     module = re.escape(name.rpartition(".")[0]) or "(?!)"
     return re.sub(rf"(?i)\bthe {re.escape(name)} {kind} (?:of|in|from) `?{module}`?", lambda _: name, question)

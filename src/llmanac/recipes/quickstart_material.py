@@ -26,10 +26,11 @@ from llmanac.recipes.quickstart_prompt import END, Sheet, completion, prompt, qu
 
 CALIBRATION = 600  # questions of each sort that the threshold is read off from
 ASSOCIATION = 6000  # training pairs that the word associations are counted over
-FURTHER = 4  # questions about the same passages, at most
-# what the first turn of a row is: the answer stands in a passage; nothing is shown; the passage with the answer is
-# taken away; the three sorts of unanswerable questions
-SHARES = {"read": 0.74, "closed": 0.04, "removed": 0.06, "not stated": 0.08, "unknown name": 0.06, "off topic": 0.02}
+FURTHER = 5  # questions about the same passages, at most
+BARE = 9  # questions of a row without passages
+# what a row is: the answer stands in a passage; nothing is shown (and nothing can be answered: this practises
+# understanding what is asked); the passage with the answer is taken away; the three sorts of unanswerable questions
+SHARES = {"read": 0.62, "bare": 0.2, "removed": 0.05, "not stated": 0.06, "unknown name": 0.05, "off topic": 0.02}
 # kinds whose lines are hard to find are asked for more often
 WEIGHTS = {"what": 1.0, "arguments": 0.7, "returns": 1.6, "raises": 1.6, "default": 0.9, "parameter": 1.2, "which": 0.9}
 
@@ -124,9 +125,13 @@ class Material:
         about the same passages, since one reading of them then trains several choices of a line."""
         maker = self.maker(held_out=False, salt=2 + salt)
         rng = random.Random(seed_of(self.seed, "rows", salt))
-        answerable = iter(maker.answerable(count * 2 + 64, weights=WEIGHTS))
+        answerable = iter(maker.answerable(count * (2 + BARE // 2) + 64, weights=WEIGHTS))
         for what in rng.choices(list(SHARES), list(SHARES.values()), k=count):
-            if what in ("read", "closed", "removed"):
+            if what == "bare":
+                bare = [next(answerable) for _ in range(BARE)]
+                yield [], [(self.practice.in_full(p.question)[0], -1, _bare_query(p), REFUSAL) for p in bare]
+                continue
+            if what in ("read", "removed"):
                 example = next(e for p in answerable if (e := self._answerable(p, what, rng)) is not None)
             else:
                 (pair,) = maker.unanswerable(1, [what])  # type: ignore[list-item]
@@ -140,12 +145,9 @@ class Material:
     def _answerable(self, pair: Pair, what: str, rng: random.Random) -> Example | None:
         k = _how_many(rng)
         found = self.practice.find(pair.question, k if what != "removed" else k + 4)
-        if what == "closed":
-            return [], [(found.question, pair.entry, pair.query, pair.answer)]
         if what == "removed":
             others = [n for n in found.passages if self.practice.passages[n].entry != pair.entry][:k]
-            query = pair.asks if pair.sort == "which" else pair.query
-            return self._shown(others, rng), [(found.question, pair.entry, query, REFUSAL)]
+            return self._shown(others, rng), [(found.question, pair.entry, _bare_query(pair), REFUSAL)]
         if not any(answers(self.practice.passages[n], pair) for n in found.passages):
             return None  # retrieval missed it
         return self._shown(found.passages, rng), [(found.question, pair.entry, pair.query, pair.answer)]
@@ -188,10 +190,13 @@ def answers(passage: Passage, pair: Pair) -> bool:
     return passage.entry == pair.entry and pair.answer in passage.text
 
 
+def _bare_query(pair: Pair) -> str:
+    """A question's plainest form where its passage is not shown: of a wish, the name that fulfils it is not known."""
+    return pair.asks if pair.sort == "which" else pair.query
+
+
 def said(sheet: Sheet, entry: int, query: str, answer: str) -> str:
     """What the model is to say about a sheet; a line that did not fit on it cannot be read."""
-    if not sheet.blocks:
-        return f" {answer}"
     mark = None if answer == REFUSAL else sheet.mark(entry, answer)
     return completion(query, mark, answer) if mark else completion(query, sheet.silent(entry), REFUSAL)
 
@@ -202,4 +207,4 @@ Row = tuple[np.ndarray, np.ndarray]
 
 
 def _how_many(rng: random.Random) -> int:
-    return rng.choices([1, 2, PASSAGES], [0.15, 0.25, 0.6])[0]
+    return rng.choices([1, 2, PASSAGES], [0.35, 0.25, 0.4])[0]

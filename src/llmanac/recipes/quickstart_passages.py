@@ -49,6 +49,11 @@ class Passage:
     first: bool
 
     @property
+    def shown_name(self) -> str:
+        """The name as questions have it once it is written in full."""
+        return self.title if self.title.startswith("topic ") else self.name
+
+    @property
     def text(self) -> str:
         """What the model reads and the index holds."""
         return "\n".join([self.title, *self.lines])

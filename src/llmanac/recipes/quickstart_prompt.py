@@ -6,7 +6,7 @@
     <|doc|>shutil.copymode|B
     B0 shutil.copymode(src, dst, *, follow_symlinks=True)|B0
     B1 Copy mode bits from src to dst.|B1
-    <|user|>what does shutil.copymode do<|assistant|>what shutil.copymode|B1 Copy mode bits ...<|end|>
+    <|user|>what does shutil.copymode do<|assistant|>what shutil.copymode|B1 Copy mode bits ...|<|end|>
 
 One letter a documented name, one number a line, 0 for the title. Each step of an answer is one that a small causal
 model takes easily: the question is said in its plainest form (what is asked, of which name); the header leads from the
@@ -148,7 +148,7 @@ def prompt(tokenizer: Any, question: str, sheet: Sheet, *, limit: int) -> tuple[
 
 def completion(query: str, mark: str, answer: str) -> str:
     """What the model is to say: the question in its plainest form, the mark of the line it reads, and the answer."""
-    return f" {query}|{mark} {answer}"
+    return f" {query}|{mark} {answer}|"
 
 
 def split_completion(text: str) -> tuple[str, str, str]:
