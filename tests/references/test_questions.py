@@ -23,7 +23,7 @@ from llmanac.recipes.quickstart_forms import FORMS, HELD_OUT, OFF_TOPIC, OPENERS
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_material import Material
 from llmanac.recipes.quickstart_passages import lines_of, passages_of, sentences
-from llmanac.recipes.quickstart_prompt import Sheet, completion, prompt, split_completion
+from llmanac.recipes.quickstart_prompt import Asked, Sheet, completion, prompt, split_completion
 
 
 def entry(name: str, signature: str, doc: str, kind: str = "function") -> Entry:
@@ -227,7 +227,7 @@ def test_names_are_found_however_they_are_written(entries: list[Entry]) -> None:
     ):
         found = index.find(question)
         assert entries[found.entry].name == "shutil.copytree", question
-        assert "shutil.copytree" in found.question
+        assert "shutil.copytree" in found.asked.text
         assert index.passages[found.passages[0]].entry == found.entry
         assert found.coverage == 1.0
     assert entries[index.find("What does len do?").entry].name == "len"
@@ -306,7 +306,7 @@ class Reader:
             self.prompts.append(ids)
             text = "".join(Letters.marks[i] if i < 4 else chr(i - 10) for i in ids)
             docs, question = text.split("<|user|>")
-            shown = [[line.partition(" ") for line in d.strip().split("\n")[1:]] for d in docs.split("<|doc|>")[1:]]
+            shown = [[line.partition(" ") for line in d.strip().split("\n")] for d in docs.split("<|doc|>")[1:]]
             blocks = [[(mark, rest.removesuffix(f"|{mark}")) for mark, _, rest in block] for block in shown]
             said = self.rule(question.removesuffix("<|assistant|>"), blocks)
             out.append(SimpleNamespace(ids=[*self.tokenizer.encode(said), self.tokenizer.special_tokens["<|end|>"]]))
@@ -315,15 +315,15 @@ class Reader:
 
 def oracle(question: str, shown: list[list[tuple[str, str]]]) -> str:
     """Reads as the model should: the block that is named, the line that the words ask for."""
-    mine = next((block for block in shown if block[0][1].partition("(")[0] in question), None)
+    mine = next((block for block in shown if f"|{block[0][0][0]}|" in question), None)
     if mine is None:
-        return completion("what", "?", REFUSAL)
+        return completion("what", "?")
     words = {"returns": r"return|result|output|back|get from", "raises": r"rais|error|exception|throw|wrong|catch|fail"}
     for kind, asked in words.items():
         if re.search(asked, question, re.I):
             found = next((completion(kind, mark, line) for mark, line in mine[1:] if kind[:-1] in line.lower()), None)
-            return found or completion(kind, mine[0][0][0] + "?", REFUSAL)
-    return completion("what", *mine[1]) if len(mine) > 1 else completion("what", "?", REFUSAL)
+            return found or completion(kind, mine[0][0][0] + "?")
+    return completion("what", *mine[1]) if len(mine) > 1 else completion("what", "?")
 
 
 def assistant(entries: list[Entry], rule=oracle, **choices) -> Assistant:  # type: ignore[no-untyped-def]
@@ -389,7 +389,7 @@ def test_marks_lead_to_their_lines_and_back() -> None:
         assert sheet.mark(block.entry, line) == mark
     assert sheet.mark(1, "follow=True") == "B0"
     assert sheet.mark(1, "nowhere") is None
-    assert (sheet.silent(1), sheet.silent(7)) == ("B?", "?")
+    assert (sheet.letter(1), sheet.letter(7)) == ("B", "")
     assert sheet.read("C0") is None
     assert Sheet.of(passages[::-1]).blocks[0].lines == sheet.blocks[1].lines, "a block keeps its own order"
 
@@ -415,16 +415,18 @@ def test_what_the_model_said_is_taken_apart(text: str, query: str, mark: str, an
 def test_prompt_fits_its_limit_and_holds_special_tokens_only_where_it_should() -> None:
     tokenizer = Letters()
     sheet = Sheet.of([*passages_of(GOOGLE, 0), *passages_of(COPY, 1)])
-    question = "What does <|end|> web.fetch <|doc|> do?"
+    question = Asked("What does <|end|> ", "web.fetch", " <|doc|> do?", 0)
     whole, shown = prompt(tokenizer, question, sheet, limit=10_000)
     assert shown == sheet
-    assert tokenizer.decode(whole).count(" web.fetch") == 3
+    assert tokenizer.decode(whole).count(" web.fetch") == 1, "in the question, the name is its block's letter"
+    assert question.shown(sheet) == " What does <|end|> |A| <|doc|> do?"
+    assert question.shown(Sheet()) == " What does <|end|> web.fetch <|doc|> do?"
     assert [i for i in whole if i < 4] == [0, 0, 1, 2], "a special token that is spelled out in text is only text"
     for limit in (900, 500, 300, 120):
         ids, shown = prompt(tokenizer, question, sheet, limit=limit)
         assert len(ids) <= limit
         assert ids[-1] == tokenizer.special_tokens["<|assistant|>"]
-        assert question in tokenizer.decode(ids)
+        assert question.shown(shown) in tokenizer.decode(ids)
         text = tokenizer.decode(ids)
         assert all(f"{mark} {line}|{mark}" in text for block in shown.marked() for mark, line in block)
         assert all(block.lines == sheet.blocks[i].lines[: len(block.lines)] for i, block in enumerate(shown.blocks))
@@ -465,7 +467,7 @@ def test_training_rows_never_show_held_out_modules_or_forms(material: Material) 
         assert not {p.name for p in passages} & held
         for question, entry, _, answer in turns:
             asked += 1
-            assert not any(n in question for n in held)
+            assert not any(n in question.text for n in held)
             assert entry not in material.held_out
             if answer == REFUSAL:
                 refused += bool(passages)
@@ -502,7 +504,7 @@ def test_evaluation_tells_a_reader_from_a_rule(material: Material) -> None:
         helper = Assistant(Reader(rule), material.index, Letters(), prompt_tokens=4000)
         return evaluate_assistant(helper, material, questions=70)
 
-    good, refuses = run(oracle), run(lambda q, shown: completion("what", "?", REFUSAL))
+    good, refuses = run(oracle), run(lambda q, shown: completion("what", "?"))
     first = run(lambda q, shown: completion("what", *shown[0][1]) if shown and len(shown[0]) > 1 else "none")
     assert good["kinds"]["raises"]["f1"] > 0.9
     assert good["kinds"]["returns"]["f1"] > 0.9

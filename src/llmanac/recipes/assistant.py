@@ -17,10 +17,10 @@ from llmanac.core.errors import CheckpointError, DataError
 from llmanac.recipes.questions import REFUSAL
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import Sheet, prompt, special_ids, split_completion
+from llmanac.recipes.quickstart_prompt import Asked, Sheet, prompt, special_ids, split_completion
 
 PASSAGES = 3
-PROMPT_TOKENS = 448
+PROMPT_TOKENS = 416
 ANSWER_TOKENS = 96
 
 
@@ -91,13 +91,13 @@ class Assistant:
             raise DataError(f"question {blank + 1} is blank; ask about a name of the documentation")
         found = [self.index.find(question, self.passages) for question in questions]
         readable = [i for i, f in enumerate(found) if f.passages and f.coverage >= self.index.threshold]
-        readings = self.read([(found[i].question, self._passages(found[i])) for i in readable])
+        readings = self.read([(found[i].asked, self._passages(found[i])) for i in readable])
         out = [Answer(REFUSAL, (), True) for _ in questions]
         for i, reading in zip(readable, readings, strict=True):
             out[i] = _answer(reading)
         return out
 
-    def read(self, asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[Reading]:
+    def read(self, asked: Sequence[tuple[Asked, Sequence[Passage]]]) -> list[Reading]:
         """What the model says to (question, passages) pairs, without retrieval or refusing before it is asked."""
         made = [prompt(self.tokenizer, q, Sheet.of(shown), limit=self.prompt_tokens) for q, shown in asked]
         if not made:

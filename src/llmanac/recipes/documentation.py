@@ -16,12 +16,11 @@ from llmanac.recipes.pairs import write_examples
 from llmanac.recipes.quickstart_evaluation import evaluate_assistant
 from llmanac.recipes.quickstart_material import Material, Row
 
-LENGTH = PROMPT_TOKENS + ANSWER_TOKENS  # of a fine-tuning row: the longest prompt and the longest answer
+LENGTH = PROMPT_TOKENS + ANSWER_TOKENS  # of a row: the longest prompt and the longest answer
 ROWS_A_SECOND = 30  # examples made for each second of the budget: more than a machine of two cores reads in it
 MOST_ROWS = 40_000
 QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
 FEWEST_QUESTIONS = 35
-PRACTICE_PROMPT = 0.7  # share of a pretraining row that a practice prompt may take, so that its answer fits too
 
 
 class Documentation:
@@ -34,14 +33,10 @@ class Documentation:
         self.material = Material.collect(run.spec.data.source, run.corpus, seed=run.spec.seed)
 
     def write(self) -> None:
-        """Encode rows for fine-tuning (only the answer carries loss) and for practice while pretraining (all does)."""
+        """Encode questions with their passages; only the answers carry loss, in fine-tuning and in practice before it."""
         count = max(500, min(MOST_ROWS, int(ROWS_A_SECOND * self.run.spec.budget_seconds)))
-        tokenizer, length = self.run.tokenizer, self.run.spec.train.length
-        write_examples(self.run, "pairs", counted("write questions", self.material.rows(tokenizer, count), count))
-        if self.run.spec.finetune.practice_share:
-            rows = self.material.rows(tokenizer, count, limit=int(PRACTICE_PROMPT * length), salt=1)
-            short = ((ids[: length + 1], None) for ids, _ in counted("write practice", rows, count))
-            write_examples(self.run, "practice", short)
+        rows = self.material.rows(self.run.tokenizer, count, length=LENGTH)
+        write_examples(self.run, "pairs", counted("write questions", rows, count))
 
     def mixed_in(self, stream: Any) -> Any:
         """Pretraining rows with practice among them: a small model has to see copying early."""
@@ -49,7 +44,7 @@ class Documentation:
         if not share:
             return stream
         practice = PackedStream(
-            TokenDataset(self.run.folder / "data" / "practice"),
+            TokenDataset(self.run.folder / "data" / "pairs"),
             length=stream.length,
             rows=stream.rows,
             seed=stream.seed,

@@ -20,8 +20,8 @@ from llmanac.data.sources._docstrings import Entry
 from llmanac.recipes.quickstart_facts import KINDS, Fact, Kind, facts_of, not_stated
 from llmanac.recipes.quickstart_forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS, FormSet, expand
 from llmanac.recipes.quickstart_passages import Passage, passages_of
+from llmanac.recipes.quickstart_prompt import REFUSAL
 
-REFUSAL = "The documentation does not say."
 Unanswerable = Literal["unknown name", "not stated", "off topic"]
 UNANSWERABLE: tuple[Unanswerable, ...] = ("unknown name", "not stated", "off topic")
 _SMALL = """what does which the when will would can tell about give show explain with from that have this is do me a
@@ -52,8 +52,8 @@ class Pair:
 
     @property
     def query(self) -> str:
-        """The question in its plainest form: what is asked, of which parameter, of which name."""
-        return " ".join(part for part in (self.asks or "nothing", self.subject, self.name) if part)
+        """What is asked, and of which parameter: the question in its plainest form, but for the name."""
+        return " ".join(part for part in (self.asks or "nothing", self.subject) if part)
 
     @property
     def answerable(self) -> bool:

@@ -23,6 +23,7 @@ from llmanac.recipes.questions import UNANSWERABLE, Pair
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_material import Material, answers
 from llmanac.recipes.quickstart_passages import Passage
+from llmanac.recipes.quickstart_prompt import Asked
 
 EXAMPLES = 10
 
@@ -43,7 +44,7 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, questions: i
     texts = [answer.text for answer in given]
     helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
     read = [reading.text for reading in helped]
-    alone = assistant.read([(assistant.index.find(pair.question).question, []) for pair in asked])
+    alone = assistant.read([(assistant.index.understood(pair.question), []) for pair in asked])
     closed = [reading.text for reading in alone]
     rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
     strange = maker.unanswerable(questions, UNANSWERABLE)
@@ -78,7 +79,7 @@ def _only(pairs: Sequence[Pair], texts: Sequence[str], sort: str) -> tuple[list[
     return [p for p, _ in chosen], [t for _, t in chosen]
 
 
-def _helped(index: DocumentationIndex, pair: Pair, number: int, seed: int) -> tuple[str, list[Passage]]:
+def _helped(index: DocumentationIndex, pair: Pair, number: int, seed: int) -> tuple[Asked, list[Passage]]:
     """The question and its passages; the right one replaces the last where retrieval missed it; in a random order."""
     found = index.find(pair.question)
     shown = [index.passages[n] for n in found.passages]
@@ -86,7 +87,7 @@ def _helped(index: DocumentationIndex, pair: Pair, number: int, seed: int) -> tu
         right = [p for p in index.passages if answers(p, pair)][:1]
         shown = [*shown[: max(0, len(shown) - 1)], *right]
     random.Random(seed_of(seed, "order", number)).shuffle(shown)
-    return found.question, shown
+    return found.asked, shown
 
 
 def _first_sentence(index: DocumentationIndex, question: str) -> str:

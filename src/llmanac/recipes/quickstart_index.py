@@ -1,7 +1,7 @@
 """Finding the passages that a question is about: names first, then words.
 
 1. A name in the question (`shutil.copytree`, `copytree()`, "the copytree function in shutil") is looked up exactly.
-   What was found is written into the question in full, so that the reader sees the name as the passage spells it.
+   What was found is put in its place, so that the reader need not match spellings.
 2. BM25 ranks passages by the question's words; passages of a named entry stand first.
 3. How much of the question the best passage covers, weighed by rarity, says whether anything was found at all; the
    threshold is calibrated on training questions.
@@ -22,6 +22,7 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError
 from llmanac.recipes.quickstart_forms import asking_words, form_words
 from llmanac.recipes.quickstart_passages import Passage
+from llmanac.recipes.quickstart_prompt import Asked
 from llmanac.retrieve._words import code_words
 from llmanac.retrieve.bm25 import BM25, Spec
 
@@ -31,6 +32,8 @@ _TOPIC = re.compile(r"(?i)\btopic (\S+?)[?.!,]?(?:\s|$)|\bthe [`'\"]?([\w-]+)[`'
 _CERTAIN = 2.8  # strength of a name from which it stands even beside an unknown one
 _SMALL = "a an the of in on to for is it i me my do does and or what when which how with from"
 _EMPTY = frozenset(_SMALL.split())
+_SAID_TO_BE = re.compile(r"(?i) (?:function|method|class|attribute) (?:of|in|from) ")
+_PLACE = "\x00"  # stands for the name while the words around it are looked at
 DISTANCE = 6  # words between a bare name and the module that it is said to be in
 
 
@@ -39,16 +42,19 @@ class Found:
     """What retrieval made of a question.
 
     Attributes:
-        question: with the name written in full, where one was found.
+        asked: the question, with the name in it looked up.
         passages: numbers of the passages, best first.
-        entry: the entry that the question names, or -1.
         coverage: between 0 and 1, how much of the question the best passage speaks of; 1 where a name was found.
     """
 
-    question: str
+    asked: Asked
     passages: tuple[int, ...]
-    entry: int
     coverage: float
+
+    @property
+    def entry(self) -> int:
+        """The entry that the question names, or -1."""
+        return self.asked.entry
 
 
 class DocumentationIndex:
@@ -93,6 +99,7 @@ class DocumentationIndex:
         for place, (word, match) in enumerate(found):
             near = set(words[max(0, place - DISTANCE) : place] + words[place + 1 : place + DISTANCE + 1])
             marked = match.group(0) != word or bool(_CODE.search(word))
+            marked = marked or bool(_SAID_TO_BE.match(question, match.end()))
             strength, entry, name = self._look_up(word, near, content - {word.lower()}, marked=marked, bare=bare)
             if strength > 0:
                 candidates.append((strength, entry, name, match.span()))
@@ -166,18 +173,21 @@ class DocumentationIndex:
         name, entry = min(found, key=lambda item: (item[0].count("."), len(item[0]), item[0]))
         return entry, name
 
-    def in_full(self, question: str) -> tuple[str, int]:
-        """`(the question with the name it asks about written in full, the entry of that name or -1)`."""
+    def understood(self, question: str) -> Asked:
+        """The question with the name it asks about looked up."""
         named = self.named(question)
         if named is None:
-            return question, -1
+            return Asked(question.strip())
         entry, name, (start, stop) = named
-        return _unwrapped(question[:start] + name + question[stop:], name), entry
+        around = _unwrapped(f"{question[:start]}{_PLACE}{question[stop:]}", name).strip()
+        before, _, after = around.partition(_PLACE)
+        return Asked(before, name, after, entry)
 
     # ------------------------------------------------------------------ passages
     def find(self, question: str, k: int = 3) -> Found:
         """The `k` passages to read, best first."""
-        full, entry = self.in_full(question)
+        asked = self.understood(question)
+        full, entry = asked.text, asked.entry
         named = entry >= 0
         content = [word for word in code_words(full) if word not in self._asking_words]
         scores = self.bm25.scores(content or full)
@@ -186,7 +196,7 @@ class DocumentationIndex:
         own = self._own(full, entry, scores, max(1, k - 1)) if named else []
         chosen = own + [p for p in order if p not in own and (not named or self.passages[p].entry != entry)]
         coverage = 1.0 if named else self._coverage(full, order[:1])
-        return Found(full, tuple(chosen[:k]), entry, coverage)
+        return Found(asked, tuple(chosen[:k]), coverage)
 
     def _own(self, question: str, entry: int, scores: np.ndarray, k: int) -> list[int]:
         """A named entry's passages: its first, then those that hold more of the question's words."""
@@ -303,9 +313,8 @@ def _beside(module: str, near: set[str]) -> bool:
 
 
 def _unwrapped(question: str, name: str) -> str:
-    """`the shutil.copytree function of shutil` -> `shutil.copytree`: a name in full needs its module no more."""
-    if f"the {name} " not in question and f"The {name} " not in question:
-        return question
+    """`the <name> function of shutil` -> `<name>`: a name that was looked up needs its module no more."""
     kind = r"(?:function|method|class|attribute|call|module)"
     module = re.escape(name.rpartition(".")[0]) or "(?!)"
-    return re.sub(rf"(?i)\bthe {re.escape(name)} {kind} (?:of|in|from) `?{module}`?", lambda _: name, question)
+    wrapped = rf"(?i)\bthe {_PLACE} {kind} (?:of|in|from) `?{module}`?"
+    return re.sub(wrapped, _PLACE, question) if f"the {_PLACE} " in question.lower() else question

@@ -22,15 +22,24 @@ from llmanac.recipes.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
 from llmanac.recipes.questions import REFUSAL, Pair, QuestionMaker, entry_passages
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import END, Sheet, completion, prompt, question_ids, special_ids
+from llmanac.recipes.quickstart_prompt import (
+    END,
+    NOT_SHOWN,
+    Asked,
+    Sheet,
+    completion,
+    prompt,
+    question_ids,
+    special_ids,
+)
 
 CALIBRATION = 600  # questions of each sort that the threshold is read off from
 ASSOCIATION = 6000  # training pairs that the word associations are counted over
-FURTHER = 5  # questions about the same passages, at most
-BARE = 9  # questions of a row without passages
+FURTHER = 10  # questions about the same passages, at most; only their marks are said
+BARE = 20  # questions of a row without passages
 # what a row is: the answer stands in a passage; nothing is shown (and nothing can be answered: this practises
 # understanding what is asked); the passage with the answer is taken away; the three sorts of unanswerable questions
-SHARES = {"read": 0.62, "bare": 0.2, "removed": 0.05, "not stated": 0.06, "unknown name": 0.05, "off topic": 0.02}
+SHARES = {"read": 0.66, "bare": 0.14, "removed": 0.05, "not stated": 0.08, "unknown name": 0.05, "off topic": 0.02}
 # kinds whose lines are hard to find are asked for more often
 WEIGHTS = {"what": 1.0, "arguments": 0.7, "returns": 1.6, "raises": 1.6, "default": 0.9, "parameter": 1.2, "which": 0.9}
 
@@ -107,12 +116,12 @@ class Material:
             ids: list[int] = []
             mask: list[bool] = []
             sheet = Sheet()
-            for question, entry, query, answer in turns:
+            for turn in turns:
                 if ids:
-                    asked = question_ids(tokenizer, question)
+                    asked = question_ids(tokenizer, turn[0], sheet)
                 else:
-                    asked, sheet = prompt(tokenizer, question, Sheet.of(passages), limit=limit)
-                text = [*tokenizer.encode(said(sheet, entry, query, answer)), end]
+                    asked, sheet = prompt(tokenizer, turn[0], Sheet.of(passages), limit=limit)
+                text = [*tokenizer.encode(said(sheet, turn, first=not ids)), end]
                 if ids and len(ids) + len(asked) + len(text) > length:
                     break
                 ids += asked + text
@@ -120,8 +129,8 @@ class Material:
             yield np.array(ids, np.int64), np.array(mask)
 
     def examples(self, count: int, *, salt: int = 0) -> Iterator[Example]:
-        """`count` training examples: passages in the order shown, and turns of (question as the model sees it, the
-        entry it asks about or -1, its plainest form, answer). The first turn is as a user would ask; further ones ask
+        """`count` training examples: passages in the order shown, and turns of (question, the entry
+        that answers it or -1, its plainest form, answer). The first turn is as a user would ask; further ones ask
         about the same passages, since one reading of them then trains several choices of a line."""
         maker = self.maker(held_out=False, salt=2 + salt)
         rng = random.Random(seed_of(self.seed, "rows", salt))
@@ -129,14 +138,14 @@ class Material:
         for what in rng.choices(list(SHARES), list(SHARES.values()), k=count):
             if what == "bare":
                 bare = [next(answerable) for _ in range(BARE)]
-                yield [], [(self.practice.in_full(p.question)[0], -1, _bare_query(p), REFUSAL) for p in bare]
+                yield [], [(self.practice.understood(p.question), -1, p.query, REFUSAL) for p in bare]
                 continue
             if what in ("read", "removed"):
                 example = next(e for p in answerable if (e := self._answerable(p, what, rng)) is not None)
             else:
                 (pair,) = maker.unanswerable(1, [what])  # type: ignore[list-item]
                 found = self.practice.find(pair.question, _how_many(rng))
-                example = self._shown(found.passages, rng), [(found.question, pair.entry, pair.query, REFUSAL)]
+                example = self._shown(found.passages, rng), [(found.asked, pair.entry, pair.query, REFUSAL)]
             passages, turns = example
             if passages:
                 turns += self._further(maker, passages, rng)
@@ -147,27 +156,27 @@ class Material:
         found = self.practice.find(pair.question, k if what != "removed" else k + 4)
         if what == "removed":
             others = [n for n in found.passages if self.practice.passages[n].entry != pair.entry][:k]
-            return self._shown(others, rng), [(found.question, pair.entry, _bare_query(pair), REFUSAL)]
+            return self._shown(others, rng), [(found.asked, pair.entry, pair.query, REFUSAL)]
         if not any(answers(self.practice.passages[n], pair) for n in found.passages):
             return None  # retrieval missed it
-        return self._shown(found.passages, rng), [(found.question, pair.entry, pair.query, pair.answer)]
+        return self._shown(found.passages, rng), [(found.asked, pair.entry, pair.query, pair.answer)]
 
     def _further(self, maker: QuestionMaker, passages: Sequence[Passage], rng: random.Random) -> list[Turn]:
-        """Up to `FURTHER` more questions about what is shown; one in five is answered by the refusal."""
+        """Up to `FURTHER` more questions about what is shown; about three in ten have no answer there."""
         facts = [f for n in {p.entry for p in passages} for f in maker.about[n]]
         facts = [
             f for f in facts if f.kind != "which" and any(p.entry == f.entry and f.answer in p.text for p in passages)
         ]
-        weights = [WEIGHTS[f.kind] * (3.0 if f.kind in ("returns", "raises") else 1.0) for f in facts]
+        weights = [WEIGHTS[f.kind] * (3.0 if f.kind in ("returns", "raises", "parameter") else 1.0) for f in facts]
         turns: list[Turn] = []
-        for _ in range(rng.randint(1, FURTHER)):
+        for _ in range(rng.randint(FURTHER // 2, FURTHER)):
             draw = rng.random()
             vain = (
-                [(n, s, k) for n in {p.entry for p in passages} for k, s in maker.open_about[n]] if draw < 0.12 else []
+                [(n, s, k) for n in {p.entry for p in passages} for k, s in maker.open_about[n]] if draw < 0.22 else []
             )
             if vain:
                 pair = maker.ask_in_vain(*rng.choice(vain))
-            elif draw < 0.2 and maker.kinds:
+            elif draw < 0.32 and maker.kinds:
                 pair = maker.ask(rng.choice(maker.facts[rng.choice(maker.kinds)]))
                 if pair.sort == "which" or any(p.entry == pair.entry for p in passages):
                     continue
@@ -176,7 +185,7 @@ class Material:
                 pair = maker.ask(rng.choices(facts, weights)[0])
             else:
                 continue
-            turns.append((self.practice.in_full(pair.question)[0], pair.entry, pair.query, pair.answer))
+            turns.append((self.practice.understood(pair.question), pair.entry, pair.query, pair.answer))
         return turns
 
     def _shown(self, numbers: Sequence[int], rng: random.Random) -> list[Passage]:
@@ -190,18 +199,16 @@ def answers(passage: Passage, pair: Pair) -> bool:
     return passage.entry == pair.entry and pair.answer in passage.text
 
 
-def _bare_query(pair: Pair) -> str:
-    """A question's plainest form where its passage is not shown: of a wish, the name that fulfils it is not known."""
-    return pair.asks if pair.sort == "which" else pair.query
-
-
-def said(sheet: Sheet, entry: int, query: str, answer: str) -> str:
-    """What the model is to say about a sheet; a line that did not fit on it cannot be read."""
+def said(sheet: Sheet, turn: Turn, *, first: bool) -> str:
+    """What the model is to say: the line too in a first answer; a line that did not fit on the sheet cannot be read."""
+    asked, entry, query, answer = turn
     mark = None if answer == REFUSAL else sheet.mark(entry, answer)
-    return completion(query, mark, answer) if mark else completion(query, sheet.silent(entry), REFUSAL)
+    if mark is None:
+        return completion(query, sheet.letter(asked.entry) + NOT_SHOWN)
+    return completion(query, mark, answer if first else "")
 
 
-Turn = tuple[str, int, str, str]
+Turn = tuple[Asked, int, str, str]
 Example = tuple[list[Passage], list[Turn]]
 Row = tuple[np.ndarray, np.ndarray]
 

@@ -25,6 +25,7 @@ SECTIONS = {
 }  # fmt: skip
 _HEADER = re.compile(r"^\s*([A-Za-z ]{4,28}?)\s*:?\s*$")
 _RULER = re.compile(r"^\s*[-=~^*#_]{3,}\s*$")
+_TABLE = re.compile(r"^\s*[=-]{3,}(\s+[=-]{3,})+\s*$")
 _FIELD = re.compile(
     r"^\s*:(param|parameter|arg|argument|key|keyword|returns?|raises?|except|exception)\b\s*([^:]*):\s*(.*)$"
 )
@@ -47,11 +48,6 @@ class Passage:
     lines: tuple[str, ...]
     entry: int
     first: bool
-
-    @property
-    def shown_name(self) -> str:
-        """The name as questions have it once it is written in full."""
-        return self.title if self.title.startswith("topic ") else self.name
 
     @property
     def text(self) -> str:
@@ -107,7 +103,7 @@ def lines_of(doc: str) -> list[str]:
         elif example or line.lstrip().startswith((">>>", "$ ")):
             reader.flush()
             example = True
-        elif _RULER.match(line) or _DROPPED_FIELD.match(line):
+        elif _RULER.match(line) or _TABLE.match(line) or _DROPPED_FIELD.match(line):
             reader.flush()
         elif (header := _section(line, raw[number + 1] if number + 1 < len(raw) else "")) is not None:
             reader.flush()
