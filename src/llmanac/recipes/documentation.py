@@ -33,7 +33,7 @@ class Documentation:
         self.material = Material.collect(run.spec.data.source, run.corpus, seed=run.spec.seed)
 
     def write(self) -> None:
-        """Encode questions with their passages; only the answers carry loss, in fine-tuning and in practice before it."""
+        """Encode questions with their passages; only the answers carry loss, in fine-tuning and in practice."""
         count = max(500, min(MOST_ROWS, int(ROWS_A_SECOND * self.run.spec.budget_seconds)))
         rows = self.material.rows(self.run.tokenizer, count, length=LENGTH)
         write_examples(self.run, "pairs", counted("write questions", rows, count))

@@ -57,10 +57,10 @@ class FinetuneSpec(Spec):
     pairs: str = "docstrings"
     objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "instruction"))
     steps: int | None = None
-    time_share: float = 0.45
-    learning_rate_scale: float = 1.0
-    language_share: float = 0.1
-    practice_share: float = 0.4
+    time_share: float = 0.25
+    learning_rate_scale: float = 0.3
+    language_share: float = 0.2
+    practice_share: float = 0.3
 
     def __post_init__(self) -> None:
         for name in ("time_share", "language_share", "practice_share"):
