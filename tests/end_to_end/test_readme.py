@@ -106,3 +106,8 @@ def test_every_block_runs(document: str, root: Path, session: Session) -> None:
             (session.folder / "recipe.toml").write_text(block, "utf-8")
         elif language == "python":
             session.python(block)
+
+
+def test_the_numbers_are_those_of_the_evidence(root: Path) -> None:
+    done = subprocess.run([sys.executable, root / "tools" / "readme.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

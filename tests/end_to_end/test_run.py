@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import llmanac
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.lock import locked
 from llmanac.recipes.spec import load_recipe, seconds
 
 SMALL = {
@@ -151,6 +153,30 @@ def test_killed_and_resumed_gives_the_same_weights(finished, text: Path, tmp_pat
     assert "Next:" in done.stdout
     first = (finished.folder / "base" / "model.safetensors").read_bytes()
     assert (folder / "base" / "model.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize("lost", [["results.json"], ["base", "model", "results.json"]])
+def test_a_run_killed_between_stages_keeps_its_plan(lost: list[str], finished, text: Path, tmp_path: Path) -> None:
+    """Killed after training, or between its last step and the saving of the model: nothing is planned or lost anew."""
+    folder = tmp_path / "runs" / "small"
+    shutil.copytree(finished.folder, folder)
+    for name in lost:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    state = files.read_json(folder / "run.json")
+    files.write_json(folder / "run.json", {**state, "finished": False})
+    again = llmanac.run(recipe(text), folder=folder, resume=True)
+    assert again.recipe == finished.recipe
+    assert again.results["pretrain"]["loss"] == finished.results["pretrain"]["loss"]
+    first, second = ((f / "base" / "model.safetensors").read_bytes() for f in (finished.folder, folder))
+    assert first == second
+
+
+def test_one_process_a_folder(finished, text: Path) -> None:
+    with (
+        locked(finished.folder / ".lock"),
+        pytest.raises(LlmanacError, match="another process is running in this folder"),
+    ):
+        llmanac.run(recipe(text), folder=finished.folder, resume=True)
 
 
 def test_fine_tuning_on_pairs_from_a_file(text: Path, tmp_path: Path) -> None:

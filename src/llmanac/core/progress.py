@@ -1,7 +1,7 @@
 """Progress with a rate and the time left, in a terminal, a notebook or a log file.
 
-A terminal gets one live line, a notebook the same through rich's own display, anything else a plain line every
-ten seconds. Nothing is printed for work that ends within two seconds.
+A terminal and a notebook get one live line, anything else a plain line every ten seconds. Nothing is printed for work
+that ends within two seconds.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Progress:
         self._last = self.start
         self._live = sys.stderr.isatty() or "ipykernel" in sys.modules
         self._shown = False
+        self._width = 0
 
     def advance(self, amount: float = 1, **notes: object) -> None:
         """Add to what is done; notes replace the earlier ones."""
@@ -77,8 +78,10 @@ class Progress:
     def _show(self, text: str) -> None:
         self._shown = True
         end = "" if self._live else "\n"
-        start = "\r\x1b[2K" if self._live else ""
-        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+        start = "\r" if self._live else ""
+        padded = text.ljust(self._width) if self._live else text  # covers what the last line left behind
+        self._width = len(text)
+        print(f"{start}{padded}", end=end, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the last state on the screen, if anything was shown."""

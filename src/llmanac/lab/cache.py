@@ -20,7 +20,7 @@ from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.core.files import read_json, write_json
-from llmanac.lab._lock import locked
+from llmanac.core.lock import locked
 
 
 def canonical(data: Any) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.core.files import atomic_folder, read_json, write_json
+from llmanac.core.lock import locked
 from llmanac.core.spec import dump
 from llmanac.data.collect import collect
 from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
-from llmanac.lab._lock import locked
 from llmanac.lab.cache import digest
 from llmanac.lab.sources import fingerprint
 

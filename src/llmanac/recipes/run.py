@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.lock import locked
 from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe
 
 STATE = "run.json"
@@ -70,7 +71,7 @@ def run(
     else:
         resolved = load_recipe(recipe, changes)
         place = _new_folder(resolved.spec.name, folder)
-    with Exclusive(place):
+    with locked(place / ".lock", busy=f"{place}: another process is running in this folder"):
         finished, results = Pipeline(resolved, place).run()
     return Run(place, finished, results)
 
@@ -105,7 +106,8 @@ def _resumed(recipe: Any, changes: dict[str, Any], folder: str | Path | None) ->
         place = Path(folder)
     else:
         name = load_recipe(recipe, changes).spec.name
-        names = [p for p in Path("runs").glob(f"{name}*") if (p / STATE).is_file()]
+        own = re.compile(rf"{re.escape(name)}(-\d+)?")
+        names = [p for p in Path("runs").glob("*") if own.fullmatch(p.name) and (p / STATE).is_file()]
         open_runs = [p for p in names if not read_state(p).get("finished")]
         place = (open_runs or sorted(names) or [Path("runs") / name])[-1]
     if not (place / STATE).is_file():
@@ -117,33 +119,6 @@ def _resumed(recipe: Any, changes: dict[str, Any], folder: str | Path | None) ->
         moved = ", ".join(spec.diff(before.spec, patched))
         raise SpecError(f"{moved}: a resumed run keeps its recipe; leave the change out, or start a new run")
     return before, place
-
-
-class Exclusive:
-    """Refuses a folder that another process is running in; a lock left by a killed process does not count."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
-
-    def __enter__(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.handle = open(self.path, "a+")
-        try:
-            import fcntl
-
-            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows: the rename at the end of each write still keeps files whole
-            pass
-        except OSError:
-            self.handle.close()
-            raise LlmanacError(f"{self.path.parent}: another process is running in this folder") from None
-        self.handle.truncate(0)
-        self.handle.write(str(os.getpid()))
-        self.handle.flush()
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.close()
-        self.path.unlink(missing_ok=True)
 
 
 def run_command(

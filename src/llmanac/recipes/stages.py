@@ -44,8 +44,10 @@ class Pipeline:
         if (folder / "run.json").is_file():
             state = files.read_json(folder / "run.json")
             self.seconds, self.planned = state["seconds"], state["planned"]
-            if "model" in self.planned:
-                self.spec = spec.make(RecipeSpec, {**spec.dump(self.spec), "model": self.planned["model"]}, "recipe")
+            settled = {"model": self.planned["model"]} if "model" in self.planned else {}
+            if "pretrain" in self.planned:  # what was measured before the first step is never measured again
+                settled["train"] = self.planned["pretrain"]["train"]
+            self.spec = spec.make(RecipeSpec, {**spec.dump(self.spec), **settled}, "recipe")
         self._save()
 
     def run(self) -> tuple[RecipeSpec, dict[str, Any]]:
@@ -217,7 +219,7 @@ class Pipeline:
             "steps": done.steps,
             "tokens": done.tokens,
             "seconds": round(done.seconds, 2),
-            "loss": done.loss,
+            "loss": self._last_loss(stage) if done.loss is None else done.loss,
             "mfu": done.mfu,
             "peak_flops": done.plan.gemm,
             "train": spec.dump(done.spec),
@@ -226,6 +228,11 @@ class Pipeline:
             self.spec = dataclasses.replace(self.spec, train=done.spec)
             files.write_text(self.folder / "recipe.toml", spec.to_toml(spec.dump(self.spec)))
         self._save()
+
+    def _last_loss(self, stage: str) -> float:
+        """Of a stage that was killed between its last step and the saving of its model."""
+        losses: list[float] = [line["loss"] for line in read_metrics(self.folder / stage) if "loss" in line]
+        return losses[-1]
 
     def _keep_model(self, model: Any, name: str) -> None:
         model.generation = {"eos_token_id": self.tokenizer.eos_id, "bos_token_id": self.tokenizer.bos_id}

@@ -7,25 +7,37 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmanac.core.errors import LlmanacError
+
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` (made if absent); waits for another process or thread that holds it."""
+def locked(path: Path, *, busy: str = "") -> Iterator[None]:
+    """Hold the lock of `path` (made if absent).
+
+    Args:
+        busy: what to say when another process or thread holds it; waits for that one where nothing is given.
+
+    Raises:
+        LlmanacError: the lock is held, and `busy` says what that means.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if os.name == "nt":
-            _lock_on_windows(handle)
+            _lock_on_windows(handle, busy)
         else:
             import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError:
+                raise LlmanacError(busy) from None
         yield
     finally:
         os.close(handle)
 
 
-def _lock_on_windows(handle: int) -> None:
+def _lock_on_windows(handle: int, busy: str) -> None:
     import msvcrt
     import time
 
@@ -34,4 +46,6 @@ def _lock_on_windows(handle: int) -> None:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
             return
         except OSError:  # held by another; LK_LOCK would give up after ten seconds
+            if busy:
+                raise LlmanacError(busy) from None
             time.sleep(0.2)
