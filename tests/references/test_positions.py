@@ -33,6 +33,14 @@ def test_sinusoidal_is_the_papers_formula():
     torch.testing.assert_close(embedded, x * math.sqrt(dim) + table, rtol=1e-12, atol=1e-12)
 
 
+def test_sines_do_not_drown_the_embeddings():
+    """Section 3.4: embeddings start at D^-0.5 and are multiplied by D^0.5, so they are as large as the sines."""
+    model = build("lm", "transformer", vocab_size=500, dim=64, layers=1, position="sinusoidal", max_length=32)
+    tokens = model.model.embed_tokens.weight.detach()
+    ratio = tokens.square().mean().sqrt() * 64**0.5 / sinusoids(torch.arange(32), 64, 10_000.0).square().mean().sqrt()
+    assert 1.3 < float(ratio) < 1.5
+
+
 def test_sinusoidal_equals_ctrl_up_to_order():
     dim = CTRLConfig(n_embd=64).n_embd
     theirs = positional_encoding(100, dim, torch.float32)  # all sines first, then all cosines

@@ -1,8 +1,8 @@
 """The documentation assistant: look passages up, let the model read the answer out of them, cite, or refuse.
 
-What the model sees and says is in `quickstart_prompt`. The model does the reading: which of the passages speaks of what
-was asked, which line answers it, or that none does; it says which line it reads, and that line is the citation. It
-knows nothing by itself; a question for which nothing is found never reaches it.
+What the model sees and says is in `quickstart_prompt`. The model does the reading: what is asked, which line of the
+passages answers it, or that none does. The line it points at is the answer, word for word. It knows nothing by itself;
+a question for which nothing is found never reaches it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from llmanac.core.errors import CheckpointError, DataError
 from llmanac.recipes.questions import REFUSAL
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import Asked, Sheet, prompt, special_ids, split_completion
+from llmanac.recipes.quickstart_prompt import END, Asked, Block, Sheet, check_marks, prompt, split_completion
 
 PASSAGES = 3
 PROMPT_TOKENS = 416
-ANSWER_TOKENS = 96
+ANSWER_TOKENS = 6  # what is asked, of which parameter, a mark, the end; and a little over
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Citation:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, where it was read (the line's own entry first), and whether it is a refusal."""
+    """An answer, where it was read, and whether it is a refusal (then it was read nowhere)."""
 
     text: str
     citations: tuple[Citation, ...]
@@ -46,16 +46,22 @@ class Reading:
     """What the model said to a question and a sheet.
 
     Attributes:
-        query: the question as it understood it, in its plainest form (`returns shutil.copytree`).
-        mark: of the line it read.
-        text: its answer.
+        query: what is asked, as it understood it, in its plainest form (`parameter length`).
+        mark: of the line it points at.
+        block, line: where that stands and what it says; None where it points at nothing shown.
         sheet: what was shown to it.
     """
 
     query: str
-    mark: str
-    text: str
+    mark: str | None
     sheet: Sheet
+    block: Block | None = None
+    line: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer: the line, or the refusal."""
+        return REFUSAL if self.line is None else self.line
 
 
 class Assistant:
@@ -78,7 +84,8 @@ class Assistant:
     ) -> None:
         self.engine, self.index, self.tokenizer = engine, index, tokenizer
         self.passages, self.prompt_tokens = passages, prompt_tokens
-        self._stop = list(special_ids(tokenizer).values())
+        check_marks(tokenizer)
+        self._stop = [tokenizer.special_tokens[END]]
 
     def answer(self, question: str) -> Answer:
         """Answer one question. Raises DataError for a blank one."""
@@ -107,8 +114,9 @@ class Assistant:
         return [self._reading(one.ids, sheet) for one, (_, sheet) in zip(said, made, strict=True)]
 
     def _reading(self, ids: Sequence[int], sheet: Sheet) -> Reading:
-        said = self.tokenizer.decode(without_loop([i for i in ids if i not in self._stop]))
-        return Reading(*split_completion(said), sheet)
+        query, mark = split_completion(self.tokenizer, ids, sheet)
+        block, line = (sheet.read(mark) if mark else None) or (None, None)
+        return Reading(query, mark, sheet, block, line)
 
     def _passages(self, found: Found) -> list[Passage]:
         return [self.index.passages[p] for p in found.passages]
@@ -133,28 +141,12 @@ class Assistant:
 
 
 def _answer(reading: Reading) -> Answer:
-    if not reading.text or is_refusal(reading.text):
+    if reading.block is None:
         return Answer(REFUSAL, (), True)
-    line = reading.sheet.read(reading.mark)
-    blocks = [line[0]] if line else []
-    blocks += [b for b in reading.sheet.blocks if b not in blocks and any(reading.text in text for text in b.lines)]
-    cited = tuple(Citation(block.lines[0], "\n".join(block.lines[1:])) for block in blocks)
-    return Answer(reading.text, cited, False)
+    cited = Citation(reading.block.title, "\n".join(reading.block.lines))
+    return Answer(reading.text, (cited,), False)
 
 
 def is_refusal(text: str) -> bool:
     """Whether an answer says that the documentation does not say."""
     return text.strip().rstrip(".").lower() == REFUSAL.rstrip(".").lower()
-
-
-def without_loop(ids: Sequence[int]) -> list[int]:
-    """The tokens, a loop at their end cut: a run that stands there three times or more stays once."""
-    ids = list(ids)
-    for period in range(1, len(ids) // 3 + 1):
-        run = ids[-period:]
-        times = 1
-        while ids[-period * (times + 1) : -period * times] == run:
-            times += 1
-        if times >= 3:
-            return ids[: len(ids) - period * (times - 1)]
-    return ids

@@ -63,6 +63,15 @@ def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:
     )
 
 
+def special_tokens(pairs_name: str) -> tuple[str, ...]:
+    """The special tokens that the rows of what `finetune.pairs` names are written with."""
+    if pairs_name == "docstrings":
+        from llmanac.recipes.quickstart_prompt import SPECIAL
+
+        return SPECIAL
+    return ()
+
+
 class FilePairs:
     """Pairs from a file; every twentieth, chosen by a hash of its text, is held out and scored at the end.
 

@@ -109,6 +109,17 @@ class QuestionMaker:
         pools = {kind: self._endless(self.facts[kind]) for kind in self.kinds}
         return [self.ask(next(pools[kind])) for kind in drawn]
 
+    def examination(self, count: int, *, times: int = 2) -> list[Pair]:
+        """`count` pairs, balanced over the kinds as far as asking no fact more often than `times` allows."""
+        kinds = sorted(self.kinds, key=lambda kind: len(self.facts[kind]))
+        pairs: list[Pair] = []
+        for i, kind in enumerate(kinds):
+            share = (count - len(pairs)) // (len(kinds) - i)
+            pool = self._endless(self.facts[kind])
+            pairs += [self.ask(next(pool)) for _ in range(min(share, times * len(self.facts[kind])))]
+        self.rng.shuffle(pairs)
+        return pairs
+
     def _kinds(self, count: int, kinds: Sequence[Kind], weights: dict[str, float] | None) -> list[Kind]:
         if not kinds:
             return []

@@ -5,8 +5,8 @@
 - without retrieval: the model alone.
 - first-sentence rule: the first statement of the first passage that the same retrieval finds.
 
-Every score is over answerable questions, the same number of each kind; a refusal scores what the words of the refusal
-score. Unanswerable questions are counted apart.
+Every score is over answerable questions, the same number of each kind as far as nothing is asked more than twice; a
+refusal scores what the words of the refusal score. Unanswerable questions are counted apart.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, questions: i
         examples: question, answer, expected, citations.
     """
     maker = material.maker(held_out=True)
-    asked = maker.answerable(questions)
+    asked = maker.examination(questions)
     given = assistant.answers([pair.question for pair in asked])
     texts = [answer.text for answer in given]
     helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])

@@ -14,8 +14,19 @@ from llmanac.recipes.quickstart_passages import Passage, title_of
 Kind = Literal["what", "arguments", "returns", "raises", "default", "parameter", "which"]
 KINDS: tuple[Kind, ...] = ("what", "arguments", "returns", "raises", "default", "parameter", "which")
 SHORTEST, LONGEST = 12, 220  # characters of an answer that is a line
-_RETURN = re.compile(r"\breturn(?:s|ed|ing)?\b", re.I)
-_RAISE = re.compile(r"\brais(?:e|es|ed|ing)\b", re.I)
+# the surest way of saying it first; a line that only mentions it ("as returned by tell()") answers nothing
+_RETURN = tuple(
+    re.compile(pattern, re.I)
+    for pattern in (r"^(?:returns?|yields?)\b", r"\breturns\b|\b(?:is|are) returned\b", r"\breturn\b(?! value)")
+)
+_RAISE = tuple(
+    re.compile(pattern, re.I)
+    for pattern in (
+        r"^raises?\b",
+        r"\braises?\b.*(?:error|exception|warning|exit|stopiteration|interrupt)",
+        r"(?:error|exception|warning|exit|stopiteration|interrupt)s?\b.*\b(?:is|are|be|gets?) raised\b",
+    )
+)
 _RETURN_TRACE = re.compile(r"return|yield|result|gives?\b|produc|->|iterator over|object\b", re.I)
 _RAISE_TRACE = re.compile(r"rais|error|exception|fail|invalid|throw|warn|abort|signal", re.I)
 _ITEM = re.compile(r"^\*{0,2}\w+(?:, ?\w+)*:(?:\s|$)")
@@ -49,8 +60,8 @@ def facts_of(entry: Entry, number: int, passages: Sequence[Passage]) -> Iterator
     title = title_of(entry)
     if entry.signature and not title.endswith("..."):
         yield Fact("arguments", number, 0, title)
-    for kind, pattern in (("returns", _RETURN), ("raises", _RAISE)):
-        found = _first_line(passages, pattern)
+    for kind, patterns in (("returns", _RETURN), ("raises", _RAISE)):
+        found = next((line for pattern in patterns if (line := _first_line(passages, pattern))), None)
         if found and entry.kind == "function":
             yield Fact(kind, number, found[0], found[1])  # type: ignore[arg-type]
     yield from _defaults(entry, number, title)
@@ -121,13 +132,15 @@ def _parameters(entry: Entry, number: int, passages: Sequence[Passage]) -> Itera
 def _line_about(name: str, passages: Sequence[Passage]) -> tuple[int, str] | None:
     """The line that describes a parameter: an item of its own, else the first that marks or clearly names it."""
     lines = [(number, line) for number, passage in enumerate(passages) for line in passage.lines]
-    named = [(number, line) for number, line in lines if name in line and not line.endswith(":")]
+    named = [
+        (number, line) for number, line in lines if name in line and not line.endswith(":") and "(self" not in line
+    ]
     if not named:
         return None
     word = re.escape(name)
     item = rf"^\*{{0,2}}{word}(?:, ?\w+)*:\s"
     marked = rf"[`'\"*]{word}[`'\"*]|\b{word}\b(?= (?:is|argument|parameter|must|should|may|can|flag)\b)"
-    clear = [rf"\b{word}\b"] if "_" in name or len(name) >= 7 else []
+    clear = [rf"\b{word}\b"] if "_" in name.strip("_") else []
     return next((found for pattern in (item, marked, *clear) for found in named if re.search(pattern, found[1])), None)
 
 

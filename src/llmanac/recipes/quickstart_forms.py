@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,15 @@ TRAINING: Mapping[Kind, Sequence[str]] = {
         "(docs|help|documentation|info) {n}",
         "What (idea|thought|intention) is behind {n}?",
         "(In short|Briefly|Shortly|In plain words), what (is|does) {n}?",
+        "(Please |)(give|write|say) (a|one) (sentence|line|summary) (about|on) {n}.",
+        "(I want to understand|Let me understand|I try to understand) {n}.",
+        "(Can|Will|Would) you (describe|summarize|explain|introduce) (the function |the class |)(to me |){n}?",
+        "What (is|was) the (idea|use|aim|goal|job|reason|sense) of {n}?",
+        "(What do I get|What do I achieve) by (calling|using|running) {n}?",
+        "(Please |)explain (the function|the class|the method|the thing) {n} (briefly|shortly|to a beginner|).",
+        "(Calling|Using|Running) {n} (does|will do) what?",
+        "(What for|Why) (is|was) {n} (there|made|written)?",
+        "I (met|read|saw) {n} (in some code|somewhere|in a script)(, what is it?|. What does it do?|, explain.)",
     ),
     "arguments": (
         "(What|Which) (arguments|parameters|inputs|args) (does|can|must|will) {n} (take|accept|have|need|get|expect)?",
@@ -63,6 +73,14 @@ TRAINING: Mapping[Kind, Sequence[str]] = {
         "In {n}, what are the (arguments|parameters)?",
         "How is (the signature|the call|the argument list) of {n} written?",
         "(Order|Names|Number) of the (arguments|parameters) of {n}",
+        "(Please |)(name|list|enumerate) (the|its|every) (arguments|parameters|inputs) of {n}.",
+        "(What|Which) arguments (are accepted|are taken|are required|do I need|must I give) (by|for|with) {n}?",
+        "(I want|I have|I try) to call {n}(, how?|, with which arguments?|: signature?)",
+        "(Can|Could|Would) you (list|give|print|write down) the (parameters|arguments|signature) of {n}?",
+        "How does one call {n}(?| correctly?)",
+        "(The|Full|Complete|Exact) (signature|call signature|parameter list|arguments) of {n}(, please.|?|.)",
+        "What (has|have) to be (given|handed|passed) (to|into) {n}?",
+        "How (is|are) {n} (invoked|used in a call|to be called)?",
     ),
     "returns": (
         "What (does|will|can|would) {n} (return|give back|hand back|evaluate to|yield|output|give me)?",
@@ -86,6 +104,13 @@ TRAINING: Mapping[Kind, Sequence[str]] = {
         "Which type (has|is) the (result|return value) of {n}?",
         "What (ends up|is) in the variable (when|if) I assign {n}?",
         "(I want|I need) to know what {n} (returns|gives back).",
+        "(Calling|I ran|I used) {n}(: what do I get back?|; what comes back?|, what is the returned value?)",
+        "What (type|kind|sort) of (object|thing|result) does {n} (return|give back)?",
+        "(Can|Could) you (say|tell me) what {n} (returns|gives back)?",
+        "What (should|can|will) I (get|see|receive) as the (result|output) of {n}?",
+        "(If all goes well|When it works|Normally), what does {n} return?",
+        "{n}: what (comes back|do I get back|is the result)?",
+        "The (result|return value|returned value) of {n} is (what|which)?",
     ),
     "raises": (
         "(What|Which) (exceptions|errors|exception|error) (does|can|will|may) {n} (raise|throw|give|cause)?",
@@ -108,6 +133,14 @@ TRAINING: Mapping[Kind, Sequence[str]] = {
         "(I get|There is) an (exception|error) from {n}, (when|why) (is it raised|does it happen)?",
         "Which (failures|problems|exceptions) (are|get) (raised|reported|thrown) by {n}?",
         "What kinds of (errors|exceptions) come out of {n}?",
+        "(Which|What) (exceptions|errors) (could|might|would) {n} (raise|throw|produce)?",
+        "(Under what|In what|On which) (conditions|condition|occasion) (does|will) {n} (raise|fail|throw)?",
+        "(List|Name|Show) (the |all |)(exceptions|errors) (of|from|that come from) {n}.",
+        "{n}: what (can it raise|errors are there|exceptions are there)?",
+        "(Calling|When I call) {n}(: which errors are possible?|, which exceptions can happen?|; what can be raised?)",
+        "(Should|Must) I (expect|fear|watch for) (an exception|errors|an error) from {n}?",
+        "Is (anything|something|any exception|an error) raised by {n}?",
+        "(When|If) {n} (fails|goes wrong), (what|which exception) is raised?",
     ),
     "default": (
         "What is the default (value of|of|for|value for) {p} in {n}?",
@@ -127,6 +160,13 @@ TRAINING: Mapping[Kind, Sequence[str]] = {
         "(Which|What) (is|would be) {p} if it is (omitted|left out|missing) in {n}?",
         "By default, {p} (in|of) {n} is (what|which value)?",
         "What (happens to be|is) the (preset|standard|usual|initial) value of {p} (in|of) {n}?",
+        "(Say|Tell me) (what|which) default {p} has in {n}.",
+        "(Look up|Find) the default (value |)(of|for) {p} in {n}.",
+        "When I (call|use) {n} and (skip|do not pass|leave out) {p}, what is (used|it)?",
+        "What (default|default value) (does|will) {n} (use|take|assume) for {p}?",
+        "(What|Which) is the (default|standard) of {p} when calling {n}?",
+        "For {n}, (what|which value) is {p} by default?",
+        "(Can|Could) you (tell me|give me|find) the default of {p} in {n}?",
     ),
     "parameter": (
         "What (is|does) the (argument|parameter|option|keyword) {p} (of|in) {n} (mean|do|for)?",
@@ -147,6 +187,13 @@ TRAINING: Mapping[Kind, Sequence[str]] = {
         "What (kind of thing|object|value) is {p} (of|in|for) {n}?",
         "Why (is there|do I need|would I set) {p} in {n}?",
         "What (changes|happens) (if|when) I (set|pass|give) {p} in {n}?",
+        "(Can|Could) you (describe|tell me about) (the argument |the parameter |){p} (of|in) {n}?",
+        "What (role|part|function) (has|does) {p} (have |play |)in {n}?",
+        "(What|Which) (effect|influence|meaning) does {p} have (in|for) {n}?",
+        "(I want to understand|Let me understand) (the parameter |the option |){p} of {n}.",
+        "(When I call|Calling) {n}, what (is|should be) {p}?",
+        "(Say|Write) what {p} (means|is|does) in {n}.",
+        "The (parameter|option|argument) {p} of {n} (means|is|controls) what?",
     ),
     "which": (
         "How (do|can|would|could|should) (I|you|one|we) {s}?",
@@ -164,6 +211,15 @@ TRAINING: Mapping[Kind, Sequence[str]] = {
         "(Does|Can) (Python|the library|something) {s}?",
         "I am (searching|asking) for a (function|method) to {s}.",
         "What (helps|is used) to {s}?",
+        "(My|Our|This) (code|program|script) (should|needs to|must|wants to) {s}(.|; how?|, with what function?)",
+        "(Tell|Show) me how (I|to|one can) {s}.",
+        "(Can|Could) (I|you|one) {s}(?| in Python?| somehow?)",
+        "(Looking|Searching) for (a function|something|a way|a tool|code) to {s}.",
+        "What is (there|available) to {s}?",
+        "(Help|Please help) me to {s}.",
+        "(What|Which) (would|should|might) I call (if I want|in order|when I need) to {s}?",
+        "(The|A) (name|function) (for|of the function) to {s}?",
+        "(Something|Anything) to {s}?",
     ),
 }
 
@@ -249,11 +305,37 @@ HELD_OUT: Mapping[Kind, Sequence[str]] = {
 }
 
 OPENERS: Mapping[FormSet, Sequence[str]] = {
-    "training": ("In Python, ", "Please: ", "Hi, ", "Question: ", "Quick question, ", "I want to know: ", "Tell me, "),
+    "training": (
+        "In Python, ",
+        "Please: ",
+        "Hi, ",
+        "Hello there! ",
+        "Question: ",
+        "Quick question, ",
+        "Another question: ",
+        "I want to know: ",
+        "Tell me, ",
+        "Can you help me? ",
+        "For a program of mine, ",
+        "I wonder: ",
+        "Sorry, ",
+        "Now, ",
+    ),
     "held_out": ("Hey there, ", "One more thing: ", "For my script, ", "Could you help? ", "Python question: "),
 }
 CLOSERS: Mapping[FormSet, Sequence[str]] = {
-    "training": (" Thanks.", " in python", " Please answer.", " (Python)", " Be brief."),
+    "training": (
+        " Thanks.",
+        " in python",
+        " Please answer.",
+        " (Python)",
+        " Be brief.",
+        " Thanks a lot!",
+        " I am on Python 3.11",
+        " Please",
+        " in the library",
+        " Bye",
+    ),
     "held_out": (" Thank you!", " I use Python 3.", " Cheers", " in the standard library"),
 }
 OFF_TOPIC: Mapping[FormSet, Sequence[str]] = {
@@ -325,11 +407,13 @@ def plain(form: str) -> str:
     return " ".join(re.findall(r"[a-z{}]+", form.lower()))
 
 
+@functools.cache
 def form_words() -> frozenset[str]:
     """The words that training questions are made of, in lower case: they say what is asked, not what about."""
     return frozenset(_kinds_of_words()) | _SMALL
 
 
+@functools.cache
 def asking_words() -> frozenset[str]:
     """Those of them that serve several kinds of questions: they say nothing that a passage could hold."""
     return frozenset(word for word, kinds in _kinds_of_words().items() if len(kinds) > 1) | _SMALL

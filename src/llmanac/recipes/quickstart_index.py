@@ -88,6 +88,10 @@ class DocumentationIndex:
     def __len__(self) -> int:
         return len(self.passages)
 
+    def first_passage(self, entry: int) -> Passage:
+        """The passage that stands under an entry's full title."""
+        return self.passages[self._of[entry][0]]
+
     # ------------------------------------------------------------------ names
     def named(self, question: str) -> tuple[int, str, tuple[int, int]] | None:
         """`(entry, its name, span of the name in the question)` of the name that the question asks about, if any."""

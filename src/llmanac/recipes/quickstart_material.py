@@ -20,28 +20,31 @@ from llmanac.data.collect import Corpus
 from llmanac.data.sources._docstrings import Entry
 from llmanac.recipes.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
 from llmanac.recipes.questions import REFUSAL, Pair, QuestionMaker, entry_passages
-from llmanac.recipes.quickstart_index import DocumentationIndex
+from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_passages import Passage
 from llmanac.recipes.quickstart_prompt import (
-    END,
-    NOT_SHOWN,
     Asked,
     Sheet,
-    completion,
+    check_marks,
+    completion_ids,
     prompt,
+    query_ids,
     question_ids,
-    special_ids,
 )
 
 CALIBRATION = 600  # questions of each sort that the threshold is read off from
 ASSOCIATION = 6000  # training pairs that the word associations are counted over
-FURTHER = 10  # questions about the same passages, at most; only their marks are said
+FURTHER = 14  # questions about the same passages, at most
+SHUFFLED = 0.5  # of the rows whose question names its entry show the passages in any order, not the best first
 BARE = 20  # questions of a row without passages
 # what a row is: the answer stands in a passage; nothing is shown (and nothing can be answered: this practises
 # understanding what is asked); the passage with the answer is taken away; the three sorts of unanswerable questions
 SHARES = {"read": 0.66, "bare": 0.14, "removed": 0.05, "not stated": 0.08, "unknown name": 0.05, "off topic": 0.02}
 # kinds whose lines are hard to find are asked for more often
-WEIGHTS = {"what": 1.0, "arguments": 0.7, "returns": 1.6, "raises": 1.6, "default": 0.9, "parameter": 1.2, "which": 0.9}
+WEIGHTS = {"what": 1.0, "arguments": 0.7, "returns": 1.2, "raises": 2.2, "default": 0.8, "parameter": 1.3, "which": 1.8}
+# most functions say nothing of errors; were they asked about as often as that, "nothing is stated" were the best guess
+VAIN = {"raises": 0.3, "returns": 0.6, "default": 1.0, "parameter": 0.8}
+HARD = ("returns", "raises", "parameter")  # asked for first about what is shown
 
 
 @dataclass(frozen=True)
@@ -110,22 +113,25 @@ class Material:
             limit: the longest prompt, in tokens.
             length: the longest row; later questions of an example that would pass it are left out.
         """
-        end = special_ids(tokenizer)[END]
+        check_marks(tokenizer)
         length = length or limit + ANSWER_TOKENS
         for passages, turns in self.examples(count, salt=salt):
             ids: list[int] = []
             mask: list[bool] = []
             sheet = Sheet()
             for turn in turns:
-                if ids:
-                    asked = question_ids(tokenizer, turn[0], sheet)
+                asked, entry, query, _ = turn
+                if not passages:  # the sheet is thought of, not shown
+                    sheet = Sheet.of([self.practice.first_passage(entry)] if entry >= 0 else [])
+                if ids or not passages:
+                    shown = question_ids(tokenizer, asked, sheet)
                 else:
-                    asked, sheet = prompt(tokenizer, turn[0], Sheet.of(passages), limit=limit)
-                text = [*tokenizer.encode(said(sheet, turn, first=not ids)), end]
-                if ids and len(ids) + len(asked) + len(text) > length:
+                    shown, sheet = prompt(tokenizer, asked, Sheet.of(passages), limit=limit)
+                text = said(tokenizer, sheet, turn) if passages else said_bare(tokenizer, sheet, entry, query)
+                if ids and len(ids) + len(shown) + len(text) > length:
                     break
-                ids += asked + text
-                mask += [False] * len(asked) + [True] * len(text)
+                ids += shown + text
+                mask += [False] * len(shown) + [True] * len(text)
             yield np.array(ids, np.int64), np.array(mask)
 
     def examples(self, count: int, *, salt: int = 0) -> Iterator[Example]:
@@ -138,59 +144,64 @@ class Material:
         for what in rng.choices(list(SHARES), list(SHARES.values()), k=count):
             if what == "bare":
                 bare = [next(answerable) for _ in range(BARE)]
-                yield [], [(self.practice.understood(p.question), -1, p.query, REFUSAL) for p in bare]
+                yield [], [(self.practice.understood(p.question), p.entry, p.query, REFUSAL) for p in bare]
                 continue
             if what in ("read", "removed"):
                 example = next(e for p in answerable if (e := self._answerable(p, what, rng)) is not None)
             else:
                 (pair,) = maker.unanswerable(1, [what])  # type: ignore[list-item]
                 found = self.practice.find(pair.question, _how_many(rng))
-                example = self._shown(found.passages, rng), [(found.asked, pair.entry, pair.query, REFUSAL)]
+                example = self._shown(found.passages, found, rng), [(found.asked, pair.entry, pair.query, REFUSAL)]
             passages, turns = example
             if passages:
-                turns += self._further(maker, passages, rng)
+                turns += self._further(maker, passages, turns[0], rng)
             yield passages, turns
 
     def _answerable(self, pair: Pair, what: str, rng: random.Random) -> Example | None:
         k = _how_many(rng)
         found = self.practice.find(pair.question, k if what != "removed" else k + 4)
+        if pair.sort == "which" and found.entry >= 0:
+            return None  # its words happen to be a name
         if what == "removed":
+            if found.entry < 0:
+                return None
             others = [n for n in found.passages if self.practice.passages[n].entry != pair.entry][:k]
-            return self._shown(others, rng), [(found.asked, pair.entry, pair.query, REFUSAL)]
+            return self._shown(others, found, rng), [(found.asked, pair.entry, pair.query, REFUSAL)]
         if not any(answers(self.practice.passages[n], pair) for n in found.passages):
             return None  # retrieval missed it
-        return self._shown(found.passages, rng), [(found.asked, pair.entry, pair.query, pair.answer)]
+        return self._shown(found.passages, found, rng), [(found.asked, pair.entry, pair.query, pair.answer)]
 
-    def _further(self, maker: QuestionMaker, passages: Sequence[Passage], rng: random.Random) -> list[Turn]:
-        """Up to `FURTHER` more questions about what is shown; about three in ten have no answer there."""
-        facts = [f for n in {p.entry for p in passages} for f in maker.about[n]]
-        facts = [
-            f for f in facts if f.kind != "which" and any(p.entry == f.entry and f.answer in p.text for p in passages)
-        ]
-        weights = [WEIGHTS[f.kind] * (3.0 if f.kind in ("returns", "raises", "parameter") else 1.0) for f in facts]
-        turns: list[Turn] = []
+    def _further(
+        self, maker: QuestionMaker, passages: Sequence[Passage], first: Turn, rng: random.Random
+    ) -> Iterator[Turn]:
+        """Up to `FURTHER` more questions about what is shown, each asked once: a second answer could be copied."""
+        entries = sorted({p.entry for p in passages})
+        shown = {p.entry: "\n".join(q.text for q in passages if q.entry == p.entry) for p in passages}
+        stated = [f for n in entries for f in maker.about[n] if f.kind != "which" and f.answer in shown[n]]
+        stated = [f for f in stated if (f.entry, f.answer) != (first[1], first[3])]
+        stated.sort(key=lambda f: rng.random() ** (1 / (WEIGHTS[f.kind] * (3.0 if f.kind in HARD else 1.0))))
+        open_ = [(n, subject, kind) for n in entries for kind, subject in maker.open_about[n]]
+        open_.sort(key=lambda o: rng.random() ** (1 / VAIN[o[2]]))
         for _ in range(rng.randint(FURTHER // 2, FURTHER)):
             draw = rng.random()
-            vain = (
-                [(n, s, k) for n in {p.entry for p in passages} for k, s in maker.open_about[n]] if draw < 0.22 else []
-            )
-            if vain:
-                pair = maker.ask_in_vain(*rng.choice(vain))
-            elif draw < 0.32 and maker.kinds:
+            if draw < 0.1:
                 pair = maker.ask(rng.choice(maker.facts[rng.choice(maker.kinds)]))
-                if pair.sort == "which" or any(p.entry == pair.entry for p in passages):
+                if pair.sort == "which" or pair.entry in shown:
                     continue
                 pair = replace(pair, answer=REFUSAL)
-            elif facts:
-                pair = maker.ask(rng.choices(facts, weights)[0])
+            elif open_ and draw < 0.35:
+                pair = maker.ask_in_vain(*open_.pop())
+            elif stated:
+                pair = maker.ask(stated.pop())
             else:
-                continue
-            turns.append((self.practice.understood(pair.question), pair.entry, pair.query, pair.answer))
-        return turns
+                return
+            yield self.practice.understood(pair.question), pair.entry, pair.query, pair.answer
 
-    def _shown(self, numbers: Sequence[int], rng: random.Random) -> list[Passage]:
+    def _shown(self, numbers: Sequence[int], found: Found, rng: random.Random) -> list[Passage]:
+        """The passages, in any order where the question names its entry; else their order is all there is to go by."""
         shown = [self.practice.passages[n] for n in numbers]
-        rng.shuffle(shown)
+        if found.entry >= 0 and rng.random() < SHUFFLED:
+            rng.shuffle(shown)
         return shown
 
 
@@ -199,13 +210,15 @@ def answers(passage: Passage, pair: Pair) -> bool:
     return passage.entry == pair.entry and pair.answer in passage.text
 
 
-def said(sheet: Sheet, turn: Turn, *, first: bool) -> str:
-    """What the model is to say: the line too in a first answer; a line that did not fit on the sheet cannot be read."""
-    asked, entry, query, answer = turn
-    mark = None if answer == REFUSAL else sheet.mark(entry, answer)
-    if mark is None:
-        return completion(query, sheet.letter(asked.entry) + NOT_SHOWN)
-    return completion(query, mark, answer if first else "")
+def said(tokenizer: Any, sheet: Sheet, turn: Turn) -> list[int]:
+    """What the model is to say; a line that did not fit on the sheet cannot be pointed at."""
+    _, entry, query, answer = turn
+    return completion_ids(tokenizer, sheet, entry, query, None if answer == REFUSAL else sheet.mark(entry, answer))
+
+
+def said_bare(tokenizer: Any, sheet: Sheet, entry: int, query: str) -> list[int]:
+    """What the model is to say where nothing is shown: what is asked."""
+    return query_ids(tokenizer, sheet, entry, query)
 
 
 Turn = tuple[Asked, int, str, str]

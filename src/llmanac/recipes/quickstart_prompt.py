@@ -1,34 +1,43 @@
-"""The sheet that the model reads from: lines of passages with marks, so that it can say which line it reads.
+"""The sheet that the model reads from: lines with marks, so that it can say which line answers.
 
-    <|doc|>A0 shutil.copyfile(src, dst, *, follow_symlinks=True)|A0
-    A1 Copy data from src to dst in the most efficient way possible.|A1
-    <|doc|>B0 shutil.copymode(src, dst, *, follow_symlinks=True)|B0
-    B1 Copy mode bits from src to dst.|B1
-    <|user|> what does |B| do<|assistant|> what|B1 Copy mode bits from src to dst.|<|end|>
+    <|A|> shutil.copyfileobj(<|a|>, <|b|>, <|c|>=0)<|A|><|1|><|c|>=0<|1|><|2|> Copy data from <|a|> to <|b|>.<|2|>
+    <|B|> shutil.copymode(<|d|>, <|e|>, *, <|f|>=True)<|B|><|3|><|f|>=True<|3|><|4|> Copy mode bits ...<|4|>
+    <|user|> what is<|c|> in<|A|> by default<|assistant|><|default|><|c|><|1|><|end|>
 
-One letter a documented name, one number a line, 0 for the title. A name that the index knows is written as the letter
-of its block: looking names up is the index's part, understanding and reading are the model's. Each step of an answer is
-one that a small causal model takes easily: it says what is asked (and of which parameter), copies the letter, or finds
-it where none is given; where a line ends, the model knows what the line said, and copies its number from there; where
-the line begins, the mark leads into it. `|A?` alone says that A does not state it, `|?` that nothing shown does.
+A capital letter a documented name, which is also the mark of its title; a number a line; a small letter a parameter.
+Defaults of a signature are lines of their own. Looking names up is the index's part: a name or a parameter of the
+question is written as its letter, so a small model need not match spellings. Understanding and reading are the model's:
+it says what is asked (and of which parameter) and points at the line that answers. Where a line ends, the model knows
+what the line said, and copies its mark from there. `<|?|>` says that nothing shown answers. The line is quoted as it
+stands in the documentation, so an answer is what that says, to the letter.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmanac.core.errors import TokenizerError, nearest
+from llmanac.recipes.quickstart_facts import KINDS, parameters
+from llmanac.recipes.quickstart_forms import form_words
 from llmanac.recipes.quickstart_passages import Passage
 
-DOC, USER, ASSISTANT, END = "<|doc|>", "<|user|>", "<|assistant|>", "<|end|>"
-LETTERS = string.ascii_uppercase
-NOT_SHOWN = "?"
+USER, ASSISTANT, END, NOT_SHOWN = "<|user|>", "<|assistant|>", "<|end|>", "<|?|>"
+LETTERS = tuple(f"<|{letter}|>" for letter in string.ascii_uppercase[:8])
+NUMBERS = tuple(f"<|{number}|>" for number in range(1, 49))
+PARAMETERS = tuple(f"<|{letter}|>" for letter in string.ascii_lowercase)
+ASKED = {kind: f"<|{kind}|>" for kind in (*KINDS, "nothing")}
+MARKS = (*LETTERS, *NUMBERS, NOT_SHOWN)
+SPECIAL = (END, USER, ASSISTANT, *ASKED.values(), *MARKS, *PARAMETERS)
 REFUSAL = "The documentation does not say."
-_MARK = re.compile(r"([^|\n]*)\|([A-Z]\d+|[A-Z]?\?)(?:\s+|\||$)")
+MOST_DEFAULTS = 6  # of a signature that become lines; a longer list would push its documentation off the sheet
+_WORD = re.compile(r"[`'\"]?(?<![\w.])([A-Za-z_]\w*)(?!\w|\.\w)[`'\"]?")
+_CALLED_BEFORE = re.compile(r"\b(?:parameter|argument|option|keyword|flag|setting) $")
+_CALLED_AFTER = re.compile(r" (?:parameter|argument|option|keyword|flag|setting)\b")
 
 
 @dataclass(frozen=True)
@@ -51,18 +60,15 @@ class Asked:
         """The question with the name in full."""
         return self.before + self.name + self.after
 
-    def shown(self, sheet: Sheet) -> str:
-        """The question as the model sees it: the name is the letter of its block, where that is on the sheet."""
-        letter = sheet.letter(self.entry)
-        return f" {self.before}|{letter}|{self.after}" if letter else f" {self.text}"
-
 
 @dataclass(frozen=True)
 class Block:
-    """What is shown of one entry: its title and lines. Line n has the number n, the title 0."""
+    """What is shown of one entry: its title, its lines, and the letters that stand for its parameters."""
 
     entry: int
+    title: str
     lines: tuple[str, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,91 +80,154 @@ class Sheet:
     @classmethod
     def of(cls, passages: Sequence[Passage]) -> Sheet:
         """Passages of one entry become one block, which stands where the first of them stood."""
+        titles: dict[int, str] = {}
         lines: dict[int, list[str]] = {}
         for passage in sorted(passages, key=lambda p: not p.first):
-            lines.setdefault(passage.entry, [passage.title]).extend(passage.lines)
-        order = list(dict.fromkeys(p.entry for p in passages))
-        return cls(tuple(Block(entry, tuple(lines[entry])) for entry in order[: len(LETTERS)]))
+            if passage.entry not in titles:
+                titles[passage.entry] = passage.title
+                lines[passage.entry] = list(stated_defaults(passage.title))
+            lines[passage.entry] += passage.lines
+        order = list(dict.fromkeys(p.entry for p in passages))[: len(LETTERS)]
+        letter = iter(PARAMETERS)
+        names = {entry: dict(zip(_parameters(titles[entry]), letter, strict=False)) for entry in order}
+        return cls(tuple(Block(entry, titles[entry], tuple(lines[entry]), names[entry]) for entry in order))
 
-    def marked(self) -> list[list[tuple[str, str]]]:
-        """`(mark, line)` of every line, by block."""
-        return [
-            [(f"{letter}{number}", line) for number, line in enumerate(block.lines)]
-            for letter, block in zip(LETTERS, self.blocks, strict=False)
-        ]
+    def marked(self) -> Iterator[tuple[str, Block, str]]:
+        """`(mark, block, line)` of every title and line, in order; lines past the last number have none."""
+        number = iter(NUMBERS)
+        for letter, block in zip(LETTERS, self.blocks, strict=False):
+            yield letter, block, block.title
+            for line, mark in zip(block.lines, number, strict=False):
+                yield mark, block, line
 
-    def letter(self, entry: int) -> str:
-        """The letter of an entry's block; empty where it is not shown."""
-        return next((letter for letter, b in zip(LETTERS, self.blocks, strict=False) if b.entry == entry), "")
+    def letter(self, entry: int) -> str | None:
+        """The mark of an entry's title; None where it is not shown."""
+        return next((mark for mark, block in zip(LETTERS, self.blocks, strict=False) if block.entry == entry), None)
 
     def mark(self, entry: int, answer: str) -> str | None:
         """The mark of the line of an entry that is, or holds, an answer; None where no line does."""
-        found = [
-            (m, line) for i, block in enumerate(self.marked()) if self.blocks[i].entry == entry for m, line in block
-        ]
-        whole = next((m for m, line in found if line == answer), None)
-        return whole or next((m for m, line in found if answer in line), None)
+        found = [(mark, line) for mark, block, line in self.marked() if block.entry == entry]
+        whole = next((mark for mark, line in found if line == answer), None)
+        return whole or next((mark for mark, line in found if answer in line), None)
 
     def read(self, mark: str) -> tuple[Block, str] | None:
         """The block and the line that a mark stands for; None where it stands for none."""
-        if not re.fullmatch(r"[A-Z]\d+", mark):
-            return None
-        block = self.blocks[LETTERS.index(mark[0])] if LETTERS.index(mark[0]) < len(self.blocks) else None
-        number = int(mark[1:])
-        return (block, block.lines[number]) if block and number < len(block.lines) else None
+        return next(((block, line) for other, block, line in self.marked() if other == mark), None)
 
     def fitted(self, tokenizer: Any, room: int) -> Sheet:
         """The sheet cut to `room` tokens: the longest block loses lines from its end, then the last block goes."""
-        sizes = [[len(tokenizer.encode(_shown(m, line))) for m, line in block] for block in self.marked()]
-        blocks = list(self.blocks)
-
-        def total() -> int:
-            return sum(map(sum, sizes)) + len(sizes)
-
-        while blocks and total() > room:
+        sizes = [[len(_encoded(tokenizer, line, b.names)) + 2 for line in (b.title, *b.lines)] for b in self.blocks]
+        while sizes and (sum(map(sum, sizes)) > room or sum(len(block) - 1 for block in sizes) > len(NUMBERS)):
             longest = max(range(len(sizes)), key=lambda i: sum(sizes[i]) if len(sizes[i]) > 1 else -1)
-            if len(sizes[longest]) > 1:
-                sizes[longest].pop()
-                blocks[longest] = replace(blocks[longest], lines=blocks[longest].lines[:-1])
-            else:
-                sizes.pop()
-                blocks.pop()
-        return Sheet(tuple(blocks))
+            (sizes[longest] if len(sizes[longest]) > 1 else sizes).pop()
+        kept = zip(self.blocks, sizes, strict=False)
+        return Sheet(tuple(replace(b, lines=b.lines[: len(size) - 1]) for b, size in kept))
 
     def ids(self, tokenizer: Any) -> list[int]:
         """The sheet as token ids; a special token spelled out in a line stays plain text."""
-        start = special_ids(tokenizer)[DOC]
+        special = tokenizer.special_tokens
         out: list[int] = []
-        for block in self.marked():
-            out.append(start)
-            for mark, line in block:
-                out += tokenizer.encode(_shown(mark, line))
+        for mark, block, line in self.marked():
+            out += [special[mark], *_encoded(tokenizer, line, block.names), special[mark]]
         return out
 
 
-def _shown(mark: str, line: str) -> str:
-    return f"{mark} {line}|{mark}\n"
+@functools.lru_cache(maxsize=20_000)
+def _parameters(title: str) -> dict[str, str | None]:
+    """The parameters that a title states, with their defaults: `f(a, b=1)` -> {"a": None, "b": "1"}."""
+    _, bracket, rest = title.partition("(")
+    return parameters(bracket + rest) if bracket else {}
 
 
-def special_ids(tokenizer: Any) -> dict[str, int]:
-    """The ids of the four special tokens of a prompt. Raises TokenizerError that names the one which is missing."""
+def stated_defaults(title: str) -> tuple[str, ...]:
+    """`f(a, b=1)` -> ("b=1",): the defaults that a title states, as lines."""
+    found = _parameters(title).items()
+    return tuple(f"{name}={value}" for name, value in found if value is not None)[:MOST_DEFAULTS]
+
+
+@functools.lru_cache(maxsize=20_000)
+def _mention(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds names in a line; a single letter only where it is set off as a name."""
+    long = sorted((re.escape(n) for n in names if len(n) > 1), key=len, reverse=True)
+    short = [re.escape(n) for n in names if len(n) == 1]
+    parts = [rf"(?<![\w.])(?:{'|'.join(long)})(?!\w)"] if long else []
+    if short:
+        one = "|".join(short)
+        parts.append(rf"(?<=[`'\"*(])(?:{one})(?=[`'\"*,=)])|(?<=, )(?:{one})(?=[,=)])|^(?:{one})(?=[:,=])")
+    return re.compile("|".join(parts))
+
+
+def _encoded(tokenizer: Any, line: str, names: Mapping[str, str]) -> list[int]:
+    """A line as token ids, its parameters as their letters."""
+    if not names:
+        return list(tokenizer.encode(f" {line}"))
+    out: list[int] = []
+    at = 0
+    for match in _mention(tuple(names)).finditer(line):
+        out += _piece(tokenizer, line[at : match.start()], first=not at)
+        out.append(tokenizer.special_tokens[names[match.group()]])
+        at = match.end()
+    return out + _piece(tokenizer, line[at:], first=not at)
+
+
+def _piece(tokenizer: Any, text: str, *, first: bool = False) -> list[int]:
+    """Text beside a special token: what stands before one has no space at its end."""
+    text = (f" {text}" if first else text).rstrip()
+    return list(tokenizer.encode(text)) if text else []
+
+
+def check_marks(tokenizer: Any) -> None:
+    """Raise TokenizerError that names the first special token of a sheet which a tokenizer lacks."""
     known = tokenizer.special_tokens
-    for name in (DOC, USER, ASSISTANT, END):
+    for name in SPECIAL:
         if name not in known:
             raise TokenizerError(
                 f"the tokenizer has no {name!r}{nearest(name, known)}; train it with the assistant's marks"
             )
-    return {name: known[name] for name in (DOC, USER, ASSISTANT, END)}
 
 
 def question_ids(tokenizer: Any, asked: Asked, sheet: Sheet, *, limit: int | None = None) -> list[int]:
-    """A question as a turn, at most `limit` tokens of it."""
-    special = special_ids(tokenizer)
-    return [special[USER], *list(tokenizer.encode(asked.shown(sheet)))[:limit], special[ASSISTANT]]
+    """A question as a turn, at most `limit` tokens of its text; its name and parameter as letters, where shown."""
+    special = tokenizer.special_tokens
+    letter = sheet.letter(asked.entry) if asked.entry >= 0 else None
+    if letter is None:
+        text = list(tokenizer.encode(f" {asked.text}"))
+    else:
+        names = next(block.names for block in sheet.blocks if block.entry == asked.entry)
+        parts = [asked.before, letter, asked.after]
+        if found := _subject((asked.before, asked.after), names):
+            side, start, stop, name = found
+            part = parts[2 * side]
+            parts[2 * side : 2 * side + 1] = [part[:start], names[name], part[stop:]]
+        text = []
+        for number, part in enumerate(parts):  # letters stand at the odd places
+            text += [special[part]] if number % 2 else _piece(tokenizer, part, first=number == 0)
+    return [special[USER], *text[:limit], special[ASSISTANT]]
+
+
+def _subject(sides: Sequence[str], names: Mapping[str, str]) -> tuple[int, int, int, str] | None:
+    """`(side, start, stop, name)` of the parameter that a question asks about, if any.
+
+    A word that is quoted, or said to be a parameter, comes first; a word that questions are made of ("value", "type")
+    counts only then.
+    """
+    common = form_words()
+    found: list[tuple[int, int, tuple[int, int, int, str]]] = []
+    for side, text in enumerate(sides):
+        for match in _WORD.finditer(text):
+            word = match.group(1)
+            if word not in names:
+                continue
+            marks = 2 * (match.group() != word) + bool(
+                _CALLED_BEFORE.search(text, 0, match.start()) or _CALLED_AFTER.match(text, match.end())
+            )
+            if marks or (word.lower() not in common and len(word) > 1):
+                found.append((marks, len(word), (side, *match.span(), word)))
+    return max(found)[2] if found else None
 
 
 def prompt(tokenizer: Any, asked: Asked, sheet: Sheet, *, limit: int) -> tuple[list[int], Sheet]:
-    """`(ids, the sheet as far as it is shown)`: at most `limit` tokens, the question at most half of them."""
+    """`(ids, the sheet as far as it is shown)`: at most `limit` tokens, the question about half of them at most."""
     question = question_ids(tokenizer, asked, sheet, limit=limit // 2)
     shown = sheet.fitted(tokenizer, limit - len(question))
     if len(shown.blocks) < len(sheet.blocks):  # the name's own block may have gone
@@ -167,18 +236,30 @@ def prompt(tokenizer: Any, asked: Asked, sheet: Sheet, *, limit: int) -> tuple[l
     return shown.ids(tokenizer) + question, shown
 
 
-def completion(query: str, mark: str, answer: str = "") -> str:
-    """What the model is to say: the question in its plainest form, the mark of the line it reads, and the line.
+def query_ids(tokenizer: Any, sheet: Sheet, entry: int, query: str) -> list[int]:
+    """What is asked, in its plainest form.
 
-    A mark with a question mark says all there is to say; so does any mark in a further question of a training row.
+    Args:
+        entry: the entry that is asked about, or -1.
+        query: a kind of fact and, with a space between, a parameter (`default length`).
     """
-    return f" {query}|{mark} {answer}|" if answer else f" {query}|{mark}|"
+    kind, _, subject = query.partition(" ")
+    letter = next((b.names.get(subject) for b in sheet.blocks if b.entry == entry), None)
+    return [tokenizer.special_tokens[token] for token in (ASKED[kind], letter) if token]
 
 
-def split_completion(text: str) -> tuple[str, str, str]:
-    """`(query, mark, answer)` of what the model said, the first two empty where it gave none; an answer is one line."""
-    match = _MARK.match(text)
-    query, mark = (match.group(1).strip(), match.group(2)) if match else ("", "")
-    line = (text[match.end() :] if match else text).strip().partition("\n")[0]
-    answer = " ".join((line.partition("|")[0] if mark else line).split())
-    return query, mark, REFUSAL if mark.endswith(NOT_SHOWN) else answer
+def completion_ids(tokenizer: Any, sheet: Sheet, entry: int, query: str, mark: str | None) -> list[int]:
+    """What the model is to say: what is asked, the mark of the line that answers (None: no line does), the end."""
+    special = tokenizer.special_tokens
+    return [*query_ids(tokenizer, sheet, entry, query), special[mark or NOT_SHOWN], special[END]]
+
+
+def split_completion(tokenizer: Any, ids: Sequence[int], sheet: Sheet) -> tuple[str, str | None]:
+    """`(query, mark)` of what the model said: the first mark, and what stands before it; None where it gave none."""
+    known = {tokenizer.special_tokens[token]: token for token in SPECIAL}
+    said = [known.get(token, "") for token in ids]
+    at = next((i for i, token in enumerate(said) if token in MARKS), len(said))
+    kinds = {token: kind for kind, token in ASKED.items()}
+    names = {letter: name for block in sheet.blocks for name, letter in block.names.items()}
+    words = (kinds.get(token) or names.get(token) for token in said[:at])
+    return " ".join(word for word in words if word), said[at] if at < len(said) else None

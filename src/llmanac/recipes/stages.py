@@ -102,10 +102,21 @@ class Pipeline:
 
     def tokenize(self) -> None:
         place = self.folder / "tokenizer"
+        self._name_special_tokens()
         if not (place / "tokenizer.json").is_file():
             with files.atomic_folder(place) as folder:
                 self.spec.tokenizer.train(self.corpus.train.texts()).save(folder)
         self.tokenizer = load_tokenizer(place)
+
+    def _name_special_tokens(self) -> None:
+        """What the pairs are written with becomes part of the vocabulary."""
+        known = getattr(self.spec.tokenizer, "special_tokens", None)
+        if self.spec.finetune is not None and known is not None:
+            wanted = pairs.special_tokens(self.spec.finetune.pairs)
+            every = list(dict.fromkeys((*known, *wanted)))
+            self.spec = dataclasses.replace(
+                self.spec, tokenizer=spec.patch(self.spec.tokenizer, {"special_tokens": every})
+            )
 
     def encode(self) -> None:
         self.data = {

@@ -88,8 +88,8 @@ class Decoder(nn.Module):
         if len(sizes) > 1 and not spec.position.any_head_dim:
             raise SpecError(f"position: {spec.position.name} needs one head_dim in all blocks, not {sizes}")
         heads, head_dim = max(shapes, default=(1, spec.dim))
-        self.embed_tokens = Embedding(vocab_size, spec.dim)
         self.position = spec.position.build(dim=spec.dim, heads=heads, head_dim=head_dim, max_length=spec.max_length)
+        self.embed_tokens = Embedding(vocab_size, spec.dim, std=self.position.embedding_std)
         pattern = [spec.blocks[i % len(spec.blocks)] for i in range(spec.layers)]
         self.layers: Any = nn.ModuleList(block.build(dim=spec.dim, norm=spec.norm) for block in pattern)
         self.norm = spec.norm.build(dim=spec.dim)
@@ -149,7 +149,7 @@ class Transformer(nn.Module):
     def initialise(self, seed: int) -> Transformer:
         """Draw every parameter from a stream named by (seed, its name, its shape); returns the model.
 
-        Embeddings and an untied head: normal, 0.02. Matrices: normal, fan_in^-0.5. What writes to the residual stream
+        Embeddings and an untied head: normal, 0.02 unless the positions ask for more. Matrices: normal, fan_in^-0.5. What writes to the residual stream
         starts at 0, so that every block starts as the identity. Norms start at 1, biases at 0.
         """
         for name, parameter in self.named_parameters():

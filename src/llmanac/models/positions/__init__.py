@@ -31,6 +31,7 @@ class Position(nn.Module):
     """The three places where position can enter."""
 
     limit: int | None = None  # positions 0 .. limit - 1 exist; None for no limit
+    embedding_std: float = 0.02  # of the token embeddings as they start; what is added to them must not drown them
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         """Token embeddings (B, T, D) and positions (B or 1, T) -> (B, T, D)."""

@@ -3,8 +3,8 @@
     PE[p, 2i] = sin(p / theta^(2i/D))      PE[p, 2i+1] = cos(p / theta^(2i/D))      x = sqrt(D) E[token] + PE[p]
 
 PE is (T, D). PE[p + k] is a linear function of PE[p], so a fixed offset looks the same everywhere; nothing is learned
-and no position is out of range. The factor sqrt(D) is the paper's own (section 3.4): without it the sines, of size 1,
-drown embeddings that are initialised small. Vaswani et al. 2017, section 3.5.
+and no position is out of range. The factor sqrt(D) is the paper's own (section 3.4), and goes with embeddings that start
+at D^-0.5: both together make them as large as the sines, which would drown smaller ones. Vaswani et al. 2017, section 3.5.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Sinusoidal(Position):
     def __init__(self, dim: int, theta: float) -> None:
         super().__init__()
         self.dim, self.theta = dim, theta
+        self.embedding_std = dim**-0.5
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         return x * self.dim**0.5 + sinusoids(positions, self.dim, self.theta).to(wide(x).dtype).to(x.dtype)
