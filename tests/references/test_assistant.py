@@ -67,7 +67,7 @@ class Reader:
     def __init__(self, rule) -> None:  # type: ignore[no-untyped-def]
         self.rule, self.tokenizer, self.prompts = rule, Letters(), []
 
-    def generate(self, prompts, *, max_new_tokens, stop_ids):  # type: ignore[no-untyped-def]
+    def generate(self, prompts, *, max_new_tokens, allowed_ids, stop_ids):  # type: ignore[no-untyped-def]
         out = []
         for ids in prompts:
             self.prompts.append(ids)
@@ -160,9 +160,9 @@ def test_names_and_parameters_are_letters() -> None:
     tokenizer = Letters()
     sheet = Sheet.of([*passages_of(GOOGLE, 0), *passages_of(COPY, 1)])
     shown = tokenizer.decode(sheet.ids(tokenizer))
-    assert "<|A|> web.fetch(<|a|>,<|b|>=30)<|A|><|1|><|b|>=30<|1|>" in shown
+    assert "<|A|> web.fetch(<|a|>,<|b|>=30)<|A|><|1|><|b|>=30<|b|><|1|>" in shown
     assert "<|a|>: Where the page is" in shown
-    assert "If the `<|e|>` flag is true" in shown
+    assert "If the `<|e|>` flag is true, links stay links.<|e|><|12|>" in shown, "it speaks of one parameter"
 
     def asked(before: str, after: str, entry: int = 0) -> str:
         name = ("web.fetch", "shutil.copytree")[entry]
@@ -302,9 +302,12 @@ def test_rows_carry_loss_on_the_answer_and_its_end(material: Material) -> None:
         assert len(ids) == len(mask)
         inside = False
         for i, carries in zip(ids.tolist(), mask.tolist(), strict=True):
-            assert carries == inside, "from the assistant's mark to the end mark, and nowhere else"
-            inside = (inside or i == marks[ASSISTANT]) and i != marks[END]
-        assert not inside
+            inside = inside and i != marks[USER]
+            assert carries == inside, "from the assistant's mark to the next question, and nowhere else"
+            inside = inside or i == marks[ASSISTANT]
+        assert (ids[-1] == marks[END]) == (ids[0] == marks["<|A|>"]), (
+            "where nothing is shown, only what is asked is said"
+        )
     short = [len(ids) for ids, _ in material.rows(tokenizer, 50, limit=900, length=1000)]
     assert max(short) <= 1000, "further questions end where the row is full"
 

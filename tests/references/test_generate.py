@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
 from llmanac.generate.scheduler import Scheduler
@@ -68,12 +69,12 @@ def prompts_of(count: int, seed: int = 0) -> list[list[int]]:
     return [torch.randint(0, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
 
 
-def their_greedy(peer, prompts, count, eos=None):
+def their_greedy(peer, prompts, count, eos=None, **more):
     """Each prompt alone, without padding; the generated ids."""
     out = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
-        options = {"attention_mask": torch.ones_like(ids), "eos_token_id": eos, "pad_token_id": 0}
+        options = {"attention_mask": torch.ones_like(ids), "eos_token_id": eos, "pad_token_id": 0} | more
         done = peer.generate(ids, max_new_tokens=count, do_sample=False, **options)
         out.append(done[0, len(prompt) :].tolist())
     return out
@@ -89,6 +90,21 @@ def test_greedy_is_token_identical(pair):
         assert found.holds and found.near_ties == 0 and found.tokens == 9 * 24
     assert len({tuple(ids) for ids in theirs}) == 9
     assert len({i for ids in theirs for i in ids}) > 20  # not one token for ever
+
+
+def test_only_allowed_tokens_are_generated_as_theirs(pair):
+    peer, model = pair
+    prompts, allowed = prompts_of(5), [3, 5, 17, 60, 61, 200]
+    theirs = their_greedy(peer, prompts, 12, prefix_allowed_tokens_fn=lambda batch, ids: allowed)
+    ours = Engine(model).generate(prompts, max_new_tokens=12, allowed_ids=allowed)
+    assert agreement(ours, theirs, tolerance=1e-4).holds
+    assert {i for ids in theirs for i in ids} <= set(allowed)
+    assert theirs != their_greedy(peer, prompts, 12)
+    drawn = Engine(model).generate(prompts, max_new_tokens=40, allowed_ids=allowed, temperature=1.0)
+    assert {i for c in drawn for i in c.ids} == set(allowed)
+    for wrong, message in (([], "nothing may be"), ([VOCABULARY], "not in the vocabulary"), ([-1], "at least 0")):
+        with pytest.raises(RequestError, match=message):
+            Engine(model).generate(prompts, allowed_ids=wrong)
 
 
 def test_greedy_stops_where_theirs_does(pair):

@@ -6,17 +6,15 @@ import hashlib
 import math
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from llmanac.core.errors import RequestError, nearest
 from llmanac.core.rng import torch_generator
+from llmanac.generate._allowed import Allowed
 from llmanac.generate._text import TextStream
 from llmanac.generate.decoding import DecodingSpec, greedy, temperature, top_k, top_p
-
-if TYPE_CHECKING:
-    pass
 
 FinishReason = Literal["stop", "length"]
 LARGEST_TOP = 100  # alternatives a token; the peers allow 20
@@ -33,6 +31,7 @@ class Options(TypedDict, total=False):
         do not depend on what else is in the batch; the same prompt twice with one seed gives the same text twice.
     stop: one string or several; the text ends before the first to be complete. A special token's text works too.
     stop_ids: token ids that end a sequence, in place of the tokenizer's and the model's own end-of-text tokens.
+    allowed_ids: the only token ids that may be generated, before any other method has its say.
     n: samples a prompt.
     logprobs: how many alternatives to report beside each generated token's own log-probability.
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
@@ -46,6 +45,7 @@ class Options(TypedDict, total=False):
     seed: int
     stop: str | Items[str]
     stop_ids: Items[int] | None
+    allowed_ids: Items[int] | None
     n: int
     logprobs: int | None
     prompt_logprobs: int | None
@@ -166,7 +166,16 @@ def check_names(options: dict[str, Any]) -> None:
 
 
 def decoding_of(options: Options) -> tuple[DecodingSpec, ...]:
-    """The decoding methods that the options ask for: temperature, then top-k, then top-p."""
+    """What the options ask for: the allowed tokens, then temperature, top-k and top-p, or the methods given."""
+    allowed = options.get("allowed_ids")
+    if allowed is None:
+        return _methods(options)
+    if not len(allowed):
+        raise RequestError("allowed_ids: nothing may be generated; leave it out, or give at least one id")
+    return (Allowed(ids=tuple(sorted({_whole("allowed_ids", i, least=0) for i in allowed}))), *_methods(options))
+
+
+def _methods(options: Options) -> tuple[DecodingSpec, ...]:
     given = options.get("decoding")
     if given is not None:
         clash = [k for k in ("temperature", "top_k", "top_p") if options.get(k) is not None]

@@ -130,6 +130,9 @@ class Engine:
         context = self.model.max_length
         if context is not None and len(ids) > context:
             raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
+        beyond = [i for i in options.get("allowed_ids") or () if i >= self.model.vocab_size]
+        if beyond:
+            raise RequestError(f"allowed_ids: {beyond[0]} is not in the vocabulary of {self.model.vocab_size} tokens")
         chosen = options.get("stop_ids")
         stop_ids = self.eos_ids if chosen is None else frozenset(int(i) for i in chosen)
         return Request(ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer)

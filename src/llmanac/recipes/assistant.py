@@ -17,11 +17,21 @@ from llmanac.core.errors import CheckpointError, DataError
 from llmanac.recipes.questions import REFUSAL
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import END, Asked, Block, Sheet, check_marks, prompt, split_completion
+from llmanac.recipes.quickstart_prompt import (
+    ASKED,
+    MARKS,
+    PARAMETERS,
+    Asked,
+    Block,
+    Sheet,
+    check_marks,
+    prompt,
+    split_completion,
+)
 
 PASSAGES = 3
 PROMPT_TOKENS = 416
-ANSWER_TOKENS = 6  # what is asked, of which parameter, a mark, the end; and a little over
+ANSWER_TOKENS = 6  # what is asked, of which parameter, a mark; and a little over
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Assistant:
     """Answers questions with an engine, its tokenizer and an index of passages.
 
     Args:
-        engine: anything with `generate(prompts, max_new_tokens=, stop_ids=)`.
+        engine: anything with `generate(prompts, max_new_tokens=, allowed_ids=, stop_ids=)`.
         passages: how many passages the model is shown.
         prompt_tokens: how long a prompt may be; it was trained with this length.
     """
@@ -85,7 +95,8 @@ class Assistant:
         self.engine, self.index, self.tokenizer = engine, index, tokenizer
         self.passages, self.prompt_tokens = passages, prompt_tokens
         check_marks(tokenizer)
-        self._stop = [tokenizer.special_tokens[END]]
+        self._marks = [tokenizer.special_tokens[token] for token in MARKS]
+        self._words = [*self._marks, *(tokenizer.special_tokens[token] for token in (*ASKED.values(), *PARAMETERS))]
 
     def answer(self, question: str) -> Answer:
         """Answer one question. Raises DataError for a blank one."""
@@ -110,7 +121,9 @@ class Assistant:
         if not made:
             return []
         prompts = [ids for ids, _ in made]
-        said = self.engine.generate(prompts, max_new_tokens=ANSWER_TOKENS, stop_ids=self._stop)
+        said = self.engine.generate(
+            prompts, max_new_tokens=ANSWER_TOKENS, allowed_ids=self._words, stop_ids=self._marks
+        )
         return [self._reading(one.ids, sheet) for one, (_, sheet) in zip(said, made, strict=True)]
 
     def _reading(self, ids: Sequence[int], sheet: Sheet) -> Reading:

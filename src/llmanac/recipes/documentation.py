@@ -17,7 +17,7 @@ from llmanac.recipes.quickstart_evaluation import evaluate_assistant
 from llmanac.recipes.quickstart_material import Material, Row
 
 LENGTH = PROMPT_TOKENS + ANSWER_TOKENS  # of a row: the longest prompt and the longest answer
-ROWS_A_SECOND = 15  # examples made for each second of the budget: more than two cores read in it
+ROWS_A_SECOND = 20  # examples made for each second of the budget: more than two cores read in it
 MOST_ROWS = 40_000
 QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
 FEWEST_QUESTIONS = 35

@@ -86,6 +86,7 @@ class QuestionMaker:
         self.about: dict[int, list[Fact]] = defaultdict(list)
         self.open_about: dict[int, list[tuple[Kind, str]]] = defaultdict(list)
         self.names = {entry.name for entry in entries}
+        self._last_names = {name.rpartition(".")[2] for name in self.names}
         self._pieces: list[tuple[str, str]] = []
         for number in use:
             entry = entries[number]
@@ -175,7 +176,7 @@ class QuestionMaker:
             rng.shuffle(words)
             name = rng.choice(["_", ""]).join(words[: rng.choice([1, 2, 2])])
             full = f"{module}.{name}" if rng.random() < 0.85 else name
-            if len(name) > 3 and full not in self.names and not any(n.endswith(f".{name}") for n in self.names):
+            if len(name) > 3 and full not in self.names and name not in self._last_names:
                 return full
 
     def _not_stated(self) -> Pair:

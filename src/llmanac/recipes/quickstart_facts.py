@@ -130,7 +130,7 @@ def _parameters(entry: Entry, number: int, passages: Sequence[Passage]) -> Itera
 
 
 def _line_about(name: str, passages: Sequence[Passage]) -> tuple[int, str] | None:
-    """The line that describes a parameter: an item of its own, else the first that marks or clearly names it."""
+    """The line that describes a parameter: an item of its own, else the only one that marks or clearly names it."""
     lines = [(number, line) for number, passage in enumerate(passages) for line in passage.lines]
     named = [
         (number, line) for number, line in lines if name in line and not line.endswith(":") and "(self" not in line
@@ -138,10 +138,14 @@ def _line_about(name: str, passages: Sequence[Passage]) -> tuple[int, str] | Non
     if not named:
         return None
     word = re.escape(name)
-    item = rf"^\*{{0,2}}{word}(?:, ?\w+)*:\s"
+    item = rf"^\*{{0,2}}(?:\w+, ?)*{word}(?:, ?\w+)*:\s"
     marked = rf"[`'\"*]{word}[`'\"*]|\b{word}\b(?= (?:is|argument|parameter|must|should|may|can|flag)\b)"
     clear = [rf"\b{word}\b"] if "_" in name.strip("_") else []
-    return next((found for pattern in (item, marked, *clear) for found in named if re.search(pattern, found[1])), None)
+    for pattern in (item, marked, *clear):
+        found = [line for line in named if re.search(pattern, line[1])]
+        if found:
+            return found[0] if len(found) == 1 or pattern == item else None
+    return None
 
 
 def wish_of(summary: str) -> str:

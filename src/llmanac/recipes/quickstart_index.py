@@ -33,6 +33,7 @@ _CERTAIN = 2.8  # strength of a name from which it stands even beside an unknown
 _SMALL = "a an the of in on to for is it i me my do does and or what when which how with from"
 _EMPTY = frozenset(_SMALL.split())
 _SAID_TO_BE = re.compile(r"(?i) (?:function|method|class|attribute) (?:of|in|from) ")
+_ARTICLE = re.compile(r"(?i)\b(?:an?|any|some|all|each|every|its|his|their|my|your|this|these) $")
 _PLACE = "\x00"  # stands for the name while the words around it are looked at
 DISTANCE = 6  # words between a bare name and the module that it is said to be in
 
@@ -104,6 +105,8 @@ class DocumentationIndex:
             near = set(words[max(0, place - DISTANCE) : place] + words[place + 1 : place + DISTANCE + 1])
             marked = match.group(0) != word or bool(_CODE.search(word))
             marked = marked or bool(_SAID_TO_BE.match(question, match.end()))
+            if not marked and _ARTICLE.search(question, 0, match.start()):
+                continue  # "return an event": the word means what it says
             strength, entry, name = self._look_up(word, near, content - {word.lower()}, marked=marked, bare=bare)
             if strength > 0:
                 candidates.append((strength, entry, name, match.span()))

@@ -1,15 +1,16 @@
 """The sheet that the model reads from: lines with marks, so that it can say which line answers.
 
-    <|A|> shutil.copyfileobj(<|a|>, <|b|>, <|c|>=0)<|A|><|1|><|c|>=0<|1|><|2|> Copy data from <|a|> to <|b|>.<|2|>
-    <|B|> shutil.copymode(<|d|>, <|e|>, *, <|f|>=True)<|B|><|3|><|f|>=True<|3|><|4|> Copy mode bits ...<|4|>
+    <|A|> shutil.copyfileobj(<|a|>, <|b|>, <|c|>=0)<|A|><|1|><|c|>=0<|c|><|1|><|2|> Copy data from <|a|> to <|b|>.<|2|>
+    <|B|> shutil.copymode(<|d|>, <|e|>, *, <|f|>=True)<|B|><|3|><|f|>=True<|f|><|3|><|4|> Copy mode bits ...<|4|>
     <|user|> what is<|c|> in<|A|> by default<|assistant|><|default|><|c|><|1|><|end|>
 
 A capital letter a documented name, which is also the mark of its title; a number a line; a small letter a parameter.
-Defaults of a signature are lines of their own. Looking names up is the index's part: a name or a parameter of the
-question is written as its letter, so a small model need not match spellings. Understanding and reading are the model's:
-it says what is asked (and of which parameter) and points at the line that answers. Where a line ends, the model knows
-what the line said, and copies its mark from there. `<|?|>` says that nothing shown answers. The line is quoted as it
-stands in the documentation, so an answer is what that says, to the letter.
+Defaults of a signature are lines of their own, and a line that speaks of one parameter ends with its letter. Looking
+names up is the index's part: a name or a parameter of the question is written as its letter, so a small model need not
+match spellings. Understanding and reading are the model's: it says what is asked (and of which parameter) and points at
+the line that answers. Where a line ends, the model knows what the line said, and copies its mark from there. `<|?|>`
+says that nothing shown answers. The line is quoted as it stands in the documentation, so an answer is what that says,
+to the letter.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Sheet:
 
     def fitted(self, tokenizer: Any, room: int) -> Sheet:
         """The sheet cut to `room` tokens: the longest block loses lines from its end, then the last block goes."""
-        sizes = [[len(_encoded(tokenizer, line, b.names)) + 2 for line in (b.title, *b.lines)] for b in self.blocks]
+        sizes = [[len(_encoded(tokenizer, line, b.names)) + 3 for line in (b.title, *b.lines)] for b in self.blocks]
         while sizes and (sum(map(sum, sizes)) > room or sum(len(block) - 1 for block in sizes) > len(NUMBERS)):
             longest = max(range(len(sizes)), key=lambda i: sum(sizes[i]) if len(sizes[i]) > 1 else -1)
             (sizes[longest] if len(sizes[longest]) > 1 else sizes).pop()
@@ -126,9 +127,12 @@ class Sheet:
     def ids(self, tokenizer: Any) -> list[int]:
         """The sheet as token ids; a special token spelled out in a line stays plain text."""
         special = tokenizer.special_tokens
+        letters = {special[letter] for letter in PARAMETERS}
         out: list[int] = []
         for mark, block, line in self.marked():
-            out += [special[mark], *_encoded(tokenizer, line, block.names), special[mark]]
+            text = _encoded(tokenizer, line, block.names)
+            about = letters.intersection(text) if line is not block.title else set()
+            out += [special[mark], *text, *(about if len(about) == 1 else ()), special[mark]]
         return out
 
 

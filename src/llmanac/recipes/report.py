@@ -14,8 +14,8 @@ from llmanac.core import files
 TEMPLATES = Path(__file__).with_name("templates")
 ASSISTANT = (
     "This assistant reads answers out of the documentation that is on this machine. For each question it looks up "
-    "passages, copies the answer from one of them, and shows which. It knows nothing by itself: without a passage its "
-    "answers are worthless, as the table below shows."
+    "passages, points at the line that answers, and quotes it with its source. It knows nothing by itself: without a "
+    "passage it has nothing to point at, as the table below shows."
 )
 PLAIN_MODEL = (
     "This is a small language model trained from nothing on the text named below. It continues text in that style; "

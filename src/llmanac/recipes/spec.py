@@ -57,7 +57,7 @@ class FinetuneSpec(Spec):
     pairs: str = "docstrings"
     objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "instruction"))
     steps: int | None = None
-    time_share: float = 0.25
+    time_share: float = 0.35
     learning_rate_scale: float = 0.3
     language_share: float = 0.2
     practice_share: float = 0.4

@@ -28,7 +28,7 @@ from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
 
 FORMAT_VERSION = 1
-TRAINING_SHARE = 0.8  # of the time that is left once text and tokenizer are there; the rest is for measuring
+TRAINING_SHARE = 0.88  # of the time that is left once text and tokenizer are there; the rest is for measuring
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 

@@ -149,8 +149,9 @@ class Transformer(nn.Module):
     def initialise(self, seed: int) -> Transformer:
         """Draw every parameter from a stream named by (seed, its name, its shape); returns the model.
 
-        Embeddings and an untied head: normal, 0.02 unless the positions ask for more. Matrices: normal, fan_in^-0.5. What writes to the residual stream
-        starts at 0, so that every block starts as the identity. Norms start at 1, biases at 0.
+        Embeddings and an untied head: normal, 0.02 unless the positions ask for more. Matrices: normal, fan_in^-0.5.
+        What writes to the residual stream starts at 0, so that every block starts as the identity. Norms start at 1,
+        biases at 0.
         """
         for name, parameter in self.named_parameters():
             owner, _, own = name.rpartition(".")

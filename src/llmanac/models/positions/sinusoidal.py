@@ -3,8 +3,9 @@
     PE[p, 2i] = sin(p / theta^(2i/D))      PE[p, 2i+1] = cos(p / theta^(2i/D))      x = sqrt(D) E[token] + PE[p]
 
 PE is (T, D). PE[p + k] is a linear function of PE[p], so a fixed offset looks the same everywhere; nothing is learned
-and no position is out of range. The factor sqrt(D) is the paper's own (section 3.4), and goes with embeddings that start
-at D^-0.5: both together make them as large as the sines, which would drown smaller ones. Vaswani et al. 2017, section 3.5.
+and no position is out of range. The factor sqrt(D) is the paper's own (section 3.4), and goes with embeddings that
+start at D^-0.5: together they make tokens as large as the sines, which would drown smaller ones. Vaswani et al. 2017,
+section 3.5.
 """
 
 from __future__ import annotations
