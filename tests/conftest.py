@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,22 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real benchmark data beside the checkout; a test that needs it is skipped, with the reason, where it is not."""
-    path = Path(os.environ.get("LLMANAC_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    """The folder of real benchmark data that LLMANAC_SHARED_DATA names; without it a test that needs it is skipped."""
+    named = os.environ.get("LLMANAC_SHARED_DATA")
+    if not named:
+        pytest.skip("needs benchmark data; set LLMANAC_SHARED_DATA to its folder")
+    path = Path(named)
     if not path.is_dir():
-        pytest.skip(f"no benchmark data at {path}; set LLMANAC_SHARED_DATA")
+        pytest.skip(f"LLMANAC_SHARED_DATA names {path}, which is no folder")
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny models gain nothing from two, and results are bit-identical only for one number of threads."""
+    import torch  # only now: the environment above must be set before
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

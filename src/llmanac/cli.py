@@ -29,9 +29,9 @@ Patches = Annotated[
 def list_methods(
     kind: Annotated[str | None, typer.Argument(help="Only rows and methods of this kind, e.g. position.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
-    status: Annotated[str | None, typer.Option(help="Only done, reference or planned.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only done, reference, built or planned.")] = None,
 ) -> None:
-    """List every method, with how far it is: done, reference (proved, not yet measured) or planned."""
+    """List every method, with how far it is: done, reference (proved, not yet measured), built (neither) or planned."""
     from llmanac.core import catalogue, registry
     from llmanac.core.errors import SpecError, nearest
 
@@ -39,8 +39,8 @@ def list_methods(
     kinds = sorted({e.id.partition("/")[0] for e in entries} | set(registry.KINDS))
     if kind and kind not in kinds:
         raise SpecError(f"no kind named {kind!r}{nearest(kind, kinds)} (known: {', '.join(kinds)})")
-    if status and status not in ("done", "reference", "planned"):
-        raise SpecError(f"--status: {status!r} is not one of done, reference, planned")
+    if status and status not in catalogue.STATUSES:
+        raise SpecError(f"--status: {status!r} is not one of {', '.join(catalogue.STATUSES)}")
     if kind:
         entries = [e for e in entries if e.id.startswith(f"{kind}/") or e.method.startswith(f"{kind}/")]
     if status:
@@ -51,7 +51,7 @@ def list_methods(
     width = max((len(e.id) for e in entries), default=0)
     for entry in entries:
         print(f"{entry.id:<{width}}  {entry.status:<9}  {entry.title}")
-    counts = {s: sum(e.status == s for e in entries) for s in ("done", "reference", "planned")}
+    counts = {s: sum(e.status == s for e in entries) for s in catalogue.STATUSES}
     print(f"\n{len(entries)} entries: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
     if entries:
         example = next((e.id for e in entries if e.status != "planned"), entries[0].id)
@@ -140,6 +140,7 @@ def compare(
     hold: Annotated[str | None, typer.Option(help="What is held equal: params, flops, tokens or time.")] = None,
     tune: Annotated[str | None, typer.Option(help="Give every arm the same sweep, e.g. lr=3.")] = None,
     margin: Annotated[float | None, typer.Option(help="Relative margin of equivalence [0.005].")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Arm that the others are compared with [the first].")] = None,
     base: Annotated[str | None, typer.Option(help="Recipe that everything else comes from.")] = None,
     artefact: Annotated[str | None, typer.Option(help="Run that post-hoc arms are applied to.")] = None,
     set_: Patches = None,
@@ -156,6 +157,7 @@ def compare(
         hold=hold,
         tune=tune,
         margin=margin,
+        baseline=baseline,
         base=base,
         artefact=artefact,
         patches=list(set_ or ()),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from llmanac.core import catalogue, files, registry, spec
+from llmanac.core.describe import describe
 from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.lock import locked
 
 METHODS = [(kind, name) for kind in registry.KINDS for name in registry.methods(kind)]
 
@@ -75,10 +79,28 @@ def test_patch_values_are_toml_or_text() -> None:
         spec.parse_patches(["nonsense"])
 
 
-def test_the_catalogue_is_the_contract(shared_data: Path) -> None:
-    with open(shared_data.parent / "contract" / "rows.toml", "rb") as handle:
-        contract = {row["id"] for row in tomllib.load(handle)["row"]}
-    assert set(catalogue.rows()) == contract
+def test_the_catalogue_is_the_contract() -> None:
+    """The contract's rows, by number and hash: none may go, and none may be renamed."""
+    names = sorted(catalogue.rows())
+    assert len(names) == 169
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert digest == "5740b85018cf89a885fe4a529b254adeec4915a363310d6df354b348ec153afd"
+
+
+def test_planned_means_that_there_is_no_method_file() -> None:
+    status = {entry.id: entry.status for entry in catalogue.entries()}
+    for kind, name in METHODS:
+        entry = catalogue.find(f"{kind}/{name}")
+        assert entry.status != "planned" and entry.file == registry.find(kind, name).path, entry
+        assert status.get(entry.id, entry.status) == entry.status
+    assert {status["position/none"], status["head/linear"]} <= {"built", "reference", "done"}
+
+
+def test_an_alias_is_proved_by_what_proves_its_file() -> None:
+    for alias, row in (("mixer/multi-query", "mixer/multi-head"), ("optimizer/adam", "optimizer/adamw")):
+        found = catalogue.find(alias)
+        assert (found.reference, found.source) == (catalogue.find(row).reference, catalogue.find(row).source)
+    assert str(registry.find("mixer", "multi-query").path) in describe("mixer/multi-query")
 
 
 def test_every_check_the_catalogue_names_exists(root: Path) -> None:
@@ -138,6 +160,55 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     blocked = tmp_path / "folder" / "a" / "file.json"
     with pytest.raises(LlmanacError, match=r"file\.json"):
         files.write_json(blocked, {})
+
+
+def test_who_takes_a_lock_sweeps_what_killed_processes_left(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    folder = tmp_path / "ab" / "run"
+    (folder / "data").mkdir(parents=True)
+    gone, kept = [], []
+    for place in (folder, folder / "data"):
+        gone += [place / f".tmp-{dead.pid}-a.json", place / f".tmp-{os.getpid()}-old"]
+        kept += [place / f".tmp-{os.getpid()}-b.json", place / "c.json"]
+    gone.append(folder.parent / f".tmp-{dead.pid}-run")
+    kept.append(folder.parent / f".tmp-{dead.pid}-another")  # may be guarded by another lock
+    for path in [*gone, *kept]:
+        path.write_text("x")
+        if path.name.endswith("-old"):  # of a process whose number was given again
+            os.utime(path, (0, 0))
+    (folder / f".tmp-{dead.pid}-base").mkdir()
+    with locked(folder / ".lock"):
+        assert not [p for p in gone if p.exists()] and all(p.exists() for p in kept)
+        assert not (folder / f".tmp-{dead.pid}-base").exists()
+    again = folder / f".tmp-{dead.pid}-d.json"
+    again.write_text("x")
+    with locked(folder.with_suffix(".lock")):
+        assert not again.exists()
+
+
+def test_a_folder_that_was_being_replaced_is_put_back(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    old, new = (tmp_path / f".tmp-{dead.pid}-{name}" for name in ("old-model", "model"))
+    for path in (old, new):
+        path.mkdir()
+        (path / "a").write_text(path.name)
+    files.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "a").read_text() == old.name
+
+
+def test_one_search_for_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from llmanac.core.device import has_compiler
+    from llmanac.recipes.doctor import compiler
+
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not has_compiler(torch.device("cpu")) and compiler() is None
+    monkeypatch.setenv("CXX", sys.executable)
+    assert has_compiler(torch.device("cpu")) and compiler() == sys.executable
 
 
 def test_reading_names_file_and_line(tmp_path: Path) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import difflib
-import inspect
 import json
 import math
 import os
@@ -13,66 +10,22 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from _studies import STEPS, ask
 
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
-from llmanac.lab.compare import StudyResult, compare, load_study, run_study, studies
-from llmanac.lab.hold import flops_of, hold_parameters, parameters_of
+from llmanac.lab.compare import StudyResult, load_study, run_study, studies
+from llmanac.lab.hold import flops_of, hold_parameters, parameters_of, step_ratios
 from llmanac.recipes.spec import load_recipe
 
-STEPS = 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Results are bit-identical only for one number of threads, and the tests share the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A base of 40 thousand parameters on the sources of a few modules."""
-    texts = tmp_path_factory.mktemp("texts")
-    for module in (ast, copy, difflib, inspect, json, random, textwrap, subprocess):
-        (texts / f"{module.__name__}.txt").write_text(inspect.getsource(module)[:12_000])
-    return {
-        "name": "tiny",
-        "data": {"held_out": 0.3, "source": {"name": "files", "paths": [str(texts)]}},
-        "tokenizer": {"name": "bpe", "vocab_size": 320},
-        "model": {
-            "name": "transformer", "dim": 32, "layers": 2, "max_length": 32,
-            "blocks": [{"name": "pre-norm", "mixer": {"name": "multi-head", "heads": 2}, "ffn": "swiglu"}],
-        },
-        "train": {
-            "steps": STEPS, "batch_tokens": 128, "length": 32, "optimizer": {"name": "adamw", "lr": 3e-3},
-            "attention": "sdpa", "dtype": "float32",
-        },
-        "evaluate": {"held_out_bytes": 4000},
-    }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for every study of this file: what two studies share is trained once."""
-    return tmp_path_factory.mktemp("store")
-
-
-def ask(kind: str, arms: Any, recipe: dict[str, Any], folder: Path, cache: Path, **options: Any) -> StudyResult:
-    settings = {"base": recipe, "budget": 600, "min_steps": 2, "report": lambda line: None}
-    return compare(kind, arms, folder=folder, cache=cache, **(settings | options))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +66,17 @@ def test_arms_start_equal_and_that_is_recorded(positions: StudyResult, recipe: d
         assert seed["rows"] >= STEPS * 4  # every row that was trained on
     assert len({s["row_hash"] for s in found["seeds"].values()}) == 3
     assert len({s["tensor_hash"] for s in found["seeds"].values()}) == 3
+
+
+def test_an_arm_that_starts_at_another_scale_is_paired_and_the_page_says_so(
+    recipe: dict[str, Any], store: Path, tmp_path: Path
+) -> None:
+    found = ask("position", "rope,sinusoidal", recipe, tmp_path, store, seeds=1)
+    pairing = found.data["pairing"]["seeds"]["0"]
+    (tensor,) = pairing["scaled"]["sinusoidal"]
+    assert tensor.startswith("model.embed_tokens.weight") and pairing["tensors_that_differ"] == 0
+    assert pairing["scaled"]["sinusoidal"][tensor] == pytest.approx(32**-0.5 / 0.02, rel=1e-6)
+    assert f"Same draw, scaled: sinusoidal: {tensor} is 8.839 times that of rope" in found.page.read_text()
 
 
 def test_an_arm_that_starts_elsewhere_stops_the_study(
@@ -207,6 +171,22 @@ def test_holds_by_arithmetic(recipe: dict[str, Any]) -> None:
         hold_parameters(resolve(base, axis, parse_arms("1,9")), base, axis, "1", 320)
 
 
+def test_equal_tokens_move_the_steps_where_a_step_holds_other_tokens(recipe: dict[str, Any]) -> None:
+    base = load_recipe(recipe).spec  # rows of 32 tokens
+
+    def ratios(hold: Any, kind: str, arms: str, **seconds: float) -> dict[str, float]:
+        resolved = resolve(base, find_axis(kind), parse_arms(arms))
+        return step_ratios(hold, resolved, arms.split(",")[0], 320, seconds)
+
+    assert ratios("tokens", "train.batch_tokens", "1024,4096,256") == {"1024": 1.0, "4096": 0.25, "256": 4.0}
+    assert ratios("params", "train.batch_tokens", "1024,4096") == {"1024": 1.0, "4096": 0.25}
+    assert ratios("flops", "train.batch_tokens", "1024,4096") == {"1024": 1.0, "4096": 0.25}
+    assert ratios("time", "train.batch_tokens", "1024,4096", **{"1024": 1.0, "4096": 3.0}) == {"1024": 1, "4096": 1 / 3}
+    assert ratios("tokens", "train.batch_tokens", "128,150") == {"128": 1.0, "150": 1.0}  # whole rows: 4 of each
+    assert ratios("tokens", "train.length", "32,16") == {"32": 1.0, "16": 1.0}
+    assert ratios("tokens", "position", "rope,learned") == {"rope": 1.0, "learned": 1.0}
+
+
 @pytest.mark.slow
 def test_equal_flops_move_the_steps(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
     long = copy.deepcopy(recipe)
@@ -286,105 +266,6 @@ def test_a_budget_under_200_steps_is_refused_with_one_that_would_do(
         ask("position", "rope,learned", open_, tmp_path, store, budget=0.5, min_steps=200)
     with pytest.raises(SpecError, match=r"and a verdict needs at least 200"):
         ask("position", "rope,learned", recipe, tmp_path, store, min_steps=200)  # 8 steps were stated
-
-
-def test_tokenizers_over_the_same_documents(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
-    found = ask("tokenizer", "bpe{vocab_size=300},bpe{vocab_size=500}", recipe, tmp_path, store)
-    small, large = "bpe{vocab_size=300}", "bpe{vocab_size=500}"
-    assert found.data["replicate"] == "document" and found.data["hold"] is None
-    values = found.values("bytes_per_token")
-    assert len(values[small]) == found.data["data"]["held_out_documents"] >= 2
-    assert all(b > a for a, b in zip(values[small], values[large], strict=True))
-    spec = load_recipe(recipe, {"tokenizer.vocab_size": 500}).spec
-    from llmanac.data.collect import collect
-
-    corpus = collect(spec.data.source, held_out=0.3, seed=0)
-    tokenizer = spec.tokenizer.train(corpus.train.texts())
-    wanted = [len(t.encode()) / len(tokenizer.encode(t)) for t in corpus.held_out.texts()]
-    assert values[large] == pytest.approx(wanted)
-    assert found.data["costs"][large]["lossless"] == 1.0
-    assert "Untuned" not in found.page.read_text()
-
-
-@pytest.fixture(scope="module")
-def artefact(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model trained for a few dozen steps, saved as a run saves it."""
-    from llmanac.lab.cache import Cache
-    from llmanac.lab.controlled import with_steps
-    from llmanac.lab.prepare import prepare
-    from llmanac.lab.trials.training import TrainingTrial
-    from llmanac.train.loop import train
-
-    folder = tmp_path_factory.mktemp("artefact")
-    spec = load_recipe(recipe, {"model.max_length": 128, "train.steps": 40}).spec
-    prepared = prepare(spec, Cache(folder).root / "data")
-    (arm, _) = resolve(spec, find_axis("position"), parse_arms("rope,none"))
-    trial = TrainingTrial(prepared, "cpu")
-    model, source, objective = trial.build(with_steps(arm, 40), 0)
-    train(model, source, objective, spec.train, folder / "train", seed=0)
-    model.save_pretrained(folder / "model")
-    prepared.tokenizer.save(folder / "model")
-    return folder / "model"
-
-
-def test_decoding_methods_on_one_artefact(artefact: Path, recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
-    from llmanac.generate.engine import Engine
-    from llmanac.lab.trials.decoding import Artefact, distinct
-
-    arms = "greedy,temperature{temperature=1.0}"
-    found = ask("decoding", arms, recipe, tmp_path, store, artefact=artefact, seeds=2)
-    loaded = Artefact.load(artefact)
-    assert loaded.sha256 in found.data["artefact"]
-    rep = found.values("rep_4")
-    assert np.mean(rep["greedy"]) > np.mean(rep["temperature{temperature=1.0}"]) + 0.2  # a barely trained model loops
-    assert found.comparison("temperature{temperature=1.0}", "rep_4")["verdict"] == "better"
-    assert (
-        found.data["costs"]["greedy"]["mean_logprob"]
-        > found.data["costs"]["temperature{temperature=1.0}"]["mean_logprob"]
-    )
-    # greedy draws nothing: its second seed is the first one's run
-    assert [r["cached"] for r in found.data["runs"] if r["arm"] == "greedy"] == [False, True]
-    assert [r["cached"] for r in found.data["runs"] if r["arm"] != "greedy"] == [False, False]
-    # one passage by hand
-    from llmanac.core.files import read_json
-    from llmanac.data.collect import collect
-    from llmanac.data.split import fraction
-    from llmanac.lab.trials.decoding import passages
-
-    spec = load_recipe(recipe).spec
-    held_out = collect(spec.data.source, held_out=0.3, seed=0).held_out
-    documents = sorted(((d.id, d.text) for d in held_out), key=lambda d: fraction(d[0], seed=1))
-    taken = passages(loaded, documents, 512)[: read_json(tmp_path / "plan.json")["passages"]]
-    first = Engine(loaded.model, loaded.tokenizer).generate(
-        [p.prompt for p in taken], max_new_tokens=len(taken[0].reference), temperature=0.0, stop_ids=()
-    )
-    assert rep["greedy"] == pytest.approx([1 - distinct(c.ids, 4) for c in first])
-    assert found.data["replicate"] == "prompt"  # two held-out documents: the page must warn
-    assert "not independent" in found.page.read_text()
-
-
-def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    from llmanac.lab.trials.decoding import Artefact
-
-    other = tmp_path / "model"
-    shutil.copytree(artefact, other)
-    tensors = load_file(other / "model.safetensors")
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.5
-    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    assert Artefact.load(other).sha256 != Artefact.load(artefact).sha256
-    found = ask("decoding", "greedy,top-k{k=5}", recipe, tmp_path / "s", store, artefact=other, seeds=1)
-    assert not any(run["cached"] for run in found.data["runs"])
-
-
-def test_distinct_counts_n_grams() -> None:
-    from llmanac.lab.trials.decoding import distinct
-
-    assert distinct([1, 2, 1, 2, 1, 2], 2) == 2 / 5
-    assert distinct([1, 2, 3], 4) == 1.0 and distinct([1] * 8, 4) == 1 / 5
 
 
 def test_the_studies_that_come_with_the_package_resolve() -> None:

@@ -92,7 +92,7 @@ def test_one_group_is_split_by_document_and_one_document_by_its_tail() -> None:
 
 
 def test_split_errors() -> None:
-    with pytest.raises(DataError, match="the corpus is empty"):
+    with pytest.raises(DataError, match=r"the corpus is empty: .*; name files, columns or a data set in data\.source"):
         split([])
     with pytest.raises(DataError, match=r"held_out: 0\.9 is not a share"):
         split([document("a", "b")], 0.9)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,9 @@ import llmanac
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
-from llmanac.recipes.spec import load_recipe, seconds
+from llmanac.recipes import stages
+from llmanac.recipes.run import _latest, run_command
+from llmanac.recipes.spec import load_recipe, plans_size, seconds, shown
 
 SMALL = {
     "name": "small",
@@ -147,7 +150,7 @@ def test_killed_and_resumed_gives_the_same_weights(finished, text: Path, tmp_pat
     refused = command("run", str(path), cwd=tmp_path)
     assert refused.returncode == 2 and "--resume" in refused.stderr, refused
     changed = command("run", str(path), "--resume", "-s", "train.steps=99", cwd=tmp_path)
-    assert changed.returncode == 2 and "train.steps" in changed.stderr
+    assert changed.returncode == 2 and "train.steps (was 12, now 99)" in changed.stderr
     done = command("run", str(path), "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Next:" in done.stdout
@@ -155,20 +158,104 @@ def test_killed_and_resumed_gives_the_same_weights(finished, text: Path, tmp_pat
     assert (folder / "base" / "model.safetensors").read_bytes() == first
 
 
-@pytest.mark.parametrize("lost", [["results.json"], ["base", "model", "results.json"]])
+@pytest.mark.parametrize("lost", [[], ["base", "model"]])
 def test_a_run_killed_between_stages_keeps_its_plan(lost: list[str], finished, text: Path, tmp_path: Path) -> None:
     """Killed after training, or between its last step and the saving of the model: nothing is planned or lost anew."""
-    folder = tmp_path / "runs" / "small"
-    shutil.copytree(finished.folder, folder)
-    for name in lost:
-        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
-    state = files.read_json(folder / "run.json")
-    files.write_json(folder / "run.json", {**state, "finished": False})
+    folder = unfinished(finished, tmp_path / "small", *lost)
     again = llmanac.run(recipe(text), folder=folder, resume=True)
     assert again.recipe == finished.recipe
     assert again.results["pretrain"]["loss"] == finished.results["pretrain"]["loss"]
     first, second = ((f / "base" / "model.safetensors").read_bytes() for f in (finished.folder, folder))
     assert first == second
+
+
+def unfinished(finished, folder: Path, *lost: str) -> Path:
+    """A copy of the finished run as a kill would have left it."""
+    shutil.copytree(finished.folder, folder)
+    for name in ("results.json", *lost):
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    state = files.read_json(folder / "run.json")
+    files.write_json(folder / "run.json", {**state, "finished": False})
+    return folder
+
+
+def test_a_resumed_run_refuses_a_changed_recipe_and_names_the_fields(finished, text: Path, tmp_path: Path) -> None:
+    folder = unfinished(finished, tmp_path / "small")
+    path = tmp_path / "small.toml"
+    edited = recipe(text)
+    edited["train"] = {**edited["train"], "steps": 13, "clip": 0.5}
+    path.write_text(spec.to_toml(edited), "utf-8")
+    with pytest.raises(
+        SpecError, match=r"train\.clip \(was 1\.0, now 0\.5\), train\.steps \(was 12, now 13\): .*--folder"
+    ):
+        llmanac.run(path, folder=folder, resume=True)
+    without = recipe(text)
+    del without["train"]["checkpoint_every"]
+    with pytest.raises(SpecError, match=r"train\.checkpoint_every \(was 4, now not set\)"):
+        llmanac.run(without, folder=folder, resume=True)
+    with pytest.raises(SpecError, match="model"):
+        llmanac.run("quickstart", folder=folder, resume=True)
+    own = llmanac.run(folder / "recipe.toml", folder=folder, resume=True)  # what was planned for it is no change
+    assert own.recipe == finished.recipe
+
+
+def test_patches_of_the_first_start_need_not_be_said_again(text: Path, tmp_path: Path) -> None:
+    first = llmanac.run(recipe(text), ["train.steps=3", "model.norm=layernorm"], folder=tmp_path / "patched")
+    (first.folder / "results.json").unlink()
+    again = llmanac.run(recipe(text), folder=first.folder, resume=True)
+    assert again.recipe == first.recipe and again.recipe.train.steps == 3
+    with pytest.raises(SpecError, match=r"train\.steps \(was 3, now 4\)"):
+        llmanac.run(recipe(text), {"train.steps": 4}, folder=first.folder, resume=True)
+
+
+def test_a_resumed_run_refuses_another_text(finished, text: Path, tmp_path: Path) -> None:
+    own = tmp_path / "text"
+    shutil.copytree(text, own)
+    first = llmanac.run(recipe(own), {"train.steps": 2}, folder=tmp_path / "small")
+    before = (first.folder / "manifest.json").read_bytes()
+    page = next(iter(sorted(own.iterdir())))
+    kept = page.read_text()
+    page.write_text(kept + "\none more line\n")
+    with pytest.raises(DataError, match=r"text changed since this run began; .*restore that .* --folder"):
+        llmanac.run(recipe(own), folder=first.folder, resume=True)
+    assert (first.folder / "manifest.json").read_bytes() == before
+    page.write_text(kept)
+    assert llmanac.run(recipe(own), folder=first.folder, resume=True).recipe == first.recipe
+
+
+@pytest.mark.parametrize("folder", [None, "mine"])
+def test_a_run_without_text_leaves_no_folder(folder: str | None, text: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        with pytest.raises(DataError, match="nowhere"):
+            llmanac.run(recipe(tmp_path / "nowhere"), folder=folder)
+        assert not (tmp_path / (folder or "runs/small")).exists()
+
+
+def test_stopped_while_it_reads_the_text_says_to_start_again(tmp_path: Path, monkeypatch, capsys) -> None:
+    def stop(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages, "collect", stop)
+    with pytest.raises(SystemExit) as ended:
+        run_command("quickstart", [], budget=None, folder=None, seed=None, resume=False, show=False)
+    said = capsys.readouterr().out
+    assert ended.value.code == 130 and "the same command starts again" in said and "--resume" not in said
+    assert not (tmp_path / "runs" / "quickstart").exists()
+
+
+def test_the_newest_run_is_the_one_of_the_highest_number(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, done in ((1, True), (2, False), (10, False), (9, True), (11, True)):
+        place = tmp_path / "runs" / ("small" if number == 1 else f"small-{number}")
+        place.mkdir(parents=True)
+        files.write_json(place / "run.json", {"finished": done})
+    assert _latest("small") == Path("runs/small-10")
+    for number in (2, 10):
+        files.write_json(tmp_path / "runs" / f"small-{number}" / "run.json", {"finished": True})
+    assert _latest("small") == Path("runs/small-11")
+    assert _latest("other") == Path("runs/other")
 
 
 def test_one_process_a_folder(finished, text: Path) -> None:
@@ -192,6 +279,40 @@ def test_fine_tuning_on_pairs_from_a_file(text: Path, tmp_path: Path) -> None:
     pairs.write_text('{"question": "a", "answer": "b"}\n' * 3, "utf-8")
     with pytest.raises(DataError, match=r"pairs\.jsonl:1: needs `messages`, or `prompt` and `completion`"):
         llmanac.run(tuned, folder=tmp_path / "wrong")
+
+
+def test_the_recipe_is_written_as_it_is_planned_and_ends_with_nothing_open(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"count {i % 5}\n", "completion": f"{i % 5} cats"} for i in range(60)]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    asked = recipe(text, budget="10s", finetune={"pairs": str(pairs)})
+    asked["train"] = {**asked["train"], "steps": 4}
+    folder = tmp_path / "tuned"
+    seen: dict[str, dict[str, Any]] = {}
+    train = stages.train
+
+    def stopping(*given: Any, label: str, **options: Any) -> Any:
+        seen[label] = files.read_toml(folder / "recipe.toml")
+        if label == "fine-tune" and len(seen) == 2 and not stopped:
+            stopped.append(files.read_json(folder / "run.json")["planned"]["finetune_steps"])
+            raise KeyboardInterrupt
+        return train(*given, label=label, **options)
+
+    stopped: list[int] = []
+    monkeypatch.setattr(stages, "train", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        llmanac.run(asked, folder=folder)
+    assert seen["pretrain"]["model"]["dim"] == 32  # before the first step
+    assert seen["fine-tune"]["finetune"]["steps"] == stopped[0]
+    state = files.read_json(folder / "run.json")  # as if the machine had been ten times as slow
+    state["planned"]["pretrain"]["seconds"] *= 10
+    files.write_json(folder / "run.json", state)
+    done = llmanac.run(asked, folder=folder, resume=True)
+    assert done.results["finetune"]["steps"] == stopped[0] == done.recipe.finetune.steps
+    resolved = load_recipe(folder / "recipe.toml")
+    assert resolved.spec == done.recipe and resolved.states("finetune.steps")
 
 
 def test_errors_say_what_to_do(text: Path, tmp_path: Path) -> None:
@@ -229,6 +350,27 @@ def test_show_prints_a_recipe_that_reads_back(text: Path, tmp_path: Path) -> Non
     shown.write_text(done.stdout, "utf-8")
     assert load_recipe(shown).spec == load_recipe("quickstart", {"train.steps": 7}).spec
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("patches", "planned"),
+    [
+        ({}, "model.dim, model.layers, model.blocks.0.mixer.heads, model.max_length, train.steps, finetune.steps"),
+        ({"model.dim": 64, "model.max_length": 512, "train.steps": 7}, "finetune.steps"),
+        ({"model.blocks.*.mixer.heads": 2, "train.steps": 7}, "model.dim, model.layers, model.max_length, fine"),
+        ({"model": {"name": "transformer", "dim": 64}}, "model.max_length, train.steps"),
+    ],
+)
+def test_what_is_shown_leaves_the_same_to_the_planner(patches: dict[str, Any], planned: str, tmp_path: Path) -> None:
+    original = load_recipe("quickstart", patches)
+    path = tmp_path / "shown.toml"
+    path.write_text(shown(original), "utf-8")
+    assert f"# Planned from the budget before the first step: {planned}" in path.read_text("utf-8")
+    again = load_recipe(path)
+    assert again.spec == original.spec
+    for field in ("model.dim", "model.max_length"):
+        assert again.states(field) == original.states(field)
+    assert plans_size(again) == plans_size(original)
 
 
 def test_times() -> None:

@@ -3,79 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
-import json
 import math
-import socket
-import threading
-import time
 from types import SimpleNamespace
 
 import httpx
 import openai
 import pytest
-import uvicorn
-from _engine_models import EOS, ByteTokenizer, HistoryModel, script_of
+from _engine_models import EOS, ByteTokenizer, HistoryModel
+from _servers import ASK, UTF8, hello, running
 
 from llmanac.generate.engine import Engine
-from llmanac.web.serve import claim_port
-from llmanac.web.server import create_app
-
-
-@contextlib.contextmanager
-def running(engine: Engine, **options):
-    """A server in a thread; yields its address, an openai client, and the app's service."""
-    app = create_app(engine, **{"model_name": "tiny", **options})
-    claimed = claim_port("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [claimed]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{claimed.getsockname()[1]}"
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
-    try:
-        yield SimpleNamespace(url=url, client=client, service=app.state.service)
-    finally:
-        server.should_exit = True
-        thread.join(timeout=10)
-        claimed.close()
-
-
-def wait_until(condition, seconds=10.0):
-    stop = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < stop, "it did not happen in time"
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running(Engine(HistoryModel(), ByteTokenizer())) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def engine(server):
-    """An engine of its own with the same model: what the server must agree with."""
-    return Engine(HistoryModel(), ByteTokenizer())
-
-
-def hello(messages):
-    return ByteTokenizer().encode_chat(messages, add_generation_prompt=True)[0]
-
-
-ASK = [{"role": "user", "content": "hi"}]
-UTF8 = "naïve 日本 🙂!"
-
-
-@pytest.fixture(scope="module")
-def scripted():
-    """A server whose model says UTF8 after ASK and after the prompt 'abc'."""
-    model = HistoryModel(script=script_of(UTF8, len(hello(ASK))) | script_of(UTF8, 203), max_length=400)
-    with running(Engine(model, ByteTokenizer())) as found:
-        yield found
-
 
 # ---------------------------------------------------------------- chat
 
@@ -285,98 +222,13 @@ def test_other_servers_extras(server, engine):
     assert reply.choices[0].finish_reason == "stop" and reply.usage.completion_tokens <= 4
 
 
-# ---------------------------------------------------------------- errors
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"temperature": -1}, "temperature"),
-        ({"top_p": 2}, "top_p"),
-        ({"n": 0}, "n"),
-        ({"max_tokens": -1}, "max_tokens"),
-        ({"max_tokens": "ten"}, "max_tokens"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
-        ({"stop": ""}, "stop"),
-        ({"logprobs": 21}, "logprobs"),
-        ({"suffix": "x"}, "suffix"),
-        ({"best_of": 4}, "best_of"),
-        ({"prompt": []}, "prompt"),
-        ({"prompt": {"a": 1}}, "prompt"),
-        ({"prompt": [[1, 999]]}, "prompt"),
-        ({"logit_bias": {"5": 1.0}}, "logit_bias"),
-    ],
-)
-def test_bad_requests_name_the_field(server, body, param):
-    answer = httpx.post(f"{server.url}/v1/completions", json={"model": "tiny", "prompt": "abc", **body})
-    assert answer.status_code == 400, answer.text
-    error = answer.json()["error"]
-    assert error["param"] == param and param in error["message"] and error["type"] == "invalid_request_error"
-    assert set(error) == {"message", "type", "param", "code"}
-
-
-@pytest.mark.parametrize("body", [{"messages": []}, {}, {"messages": "hi"}, {"messages": [{"content": "hi"}]}])
-def test_bad_messages(server, body):
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json={"model": "tiny", **body})
-    assert answer.status_code == 400 and answer.json()["error"]["param"].startswith("messages")
-
-
-def test_unsupported_meanings_are_refused_and_unknown_fields_listed(server):
-    for extra in ({"response_format": {"type": "json_object"}}, {"tools": [{"type": "function"}]}):
-        answer = httpx.post(f"{server.url}/v1/chat/completions", json={"model": "tiny", "messages": ASK, **extra})
-        assert answer.status_code == 400 and next(iter(extra)) in answer.json()["error"]["message"]
-    body = {
-        "model": "tiny",
-        "messages": ASK,
-        "max_tokens": 2,
-        "frequency_penalty": 0.5,
-        "made_up": 3,
-        "presence_penalty": 0,
-    }
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
-    assert answer.status_code == 200 and answer.headers["x-llmanac-ignored"] == "frequency_penalty, made_up"
-    plain = httpx.post(f"{server.url}/v1/chat/completions", json={"model": "tiny", "messages": ASK, "max_tokens": 2})
-    assert "x-llmanac-ignored" not in plain.headers
-
-
-def test_errors_of_http(server):
-    with pytest.raises(openai.NotFoundError, match="'tiny'") as caught:
-        server.client.chat.completions.create(model="other", messages=ASK)
-    assert caught.value.code == "model_not_found"
-    url, as_json = f"{server.url}/v1/completions", {"content-type": "application/json"}
-    cases = [
-        (httpx.get(f"{server.url}/v1/nothing"), 404),
-        (httpx.get(url), 405),
-        (httpx.post(url, content="{", headers=as_json), 400),
-        (httpx.post(url, content="[]", headers=as_json), 400),
-        (httpx.post(url, content="{}", headers={"content-type": "text/plain"}), 415),
-        (httpx.post(url, content=b'{"prompt":"\xff"}', headers=as_json), 400),
-    ]
-    for answer, status in cases:
-        assert answer.status_code == status, answer.text
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-
-
-def test_large_bodies_are_refused_with_and_without_a_length():
-    with running(Engine(HistoryModel(), ByteTokenizer()), max_body=1000) as small:
-        headers = {"content-type": "application/json"}
-        long = json.dumps({"prompt": "a" * 2000}).encode()
-        answer = httpx.post(f"{small.url}/v1/completions", content=long, headers=headers)
-        assert answer.status_code == 413 and "1000 bytes" in answer.json()["error"]["message"]
-        pieces = (long[i : i + 500] for i in range(0, len(long), 500))
-        answer = httpx.post(f"{small.url}/v1/completions", content=pieces, headers=headers)
-        assert answer.status_code == 413
-        assert httpx.post(f"{small.url}/v1/completions", json={"prompt": "ab"}).status_code == 200
-
-
-def test_request_ids(server):
-    assert server.client.models.list()._request_id.startswith("req-")
-    answer = httpx.get(f"{server.url}/health", headers={"x-request-id": "my-id.7"})
-    assert answer.headers["x-request-id"] == "my-id.7"
-    assert httpx.get(f"{server.url}/health", headers={"x-request-id": "a b"}).headers["x-request-id"].startswith("req-")
-
-
-# ---------------------------------------------------------------- load, failure, disconnects
+def test_log_probabilities_of_zero_are_finite_json():
+    model = HistoryModel(script={3: 65})
+    free = model.logits_of
+    model.logits_of = lambda ids: free(ids).index_fill(0, __import__("torch").arange(0, 65), -math.inf)
+    with running(Engine(model, ByteTokenizer())) as some:
+        reply = some.client.completions.create(model="tiny", prompt=[[97, 1, 98]], echo=True, logprobs=20, max_tokens=1)
+    assert reply.choices[0].logprobs.token_logprobs[1] == -9999.0
 
 
 def test_eight_clients_at_once_get_what_each_gets_alone(server, engine):
@@ -399,79 +251,6 @@ def test_eight_clients_at_once_get_what_each_gets_alone(server, engine):
     assert shared <= sum(len(c.ids) for c in alone)
 
 
-def test_a_full_queue_answers_429_at_once_and_the_client_may_retry():
-    model = HistoryModel(seconds=0.03, max_length=None)
-    with running(Engine(model, ByteTokenizer(), rows=1), max_queue=1) as busy:
-        endless = {"model": "tiny", "prompt": "abc", "max_tokens": 60, "extra_body": {"ignore_eos": True}}
-        first = busy.client.completions.create(**endless, stream=True)
-        next(iter(first))
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            second = pool.submit(busy.client.completions.create, **{**endless, "max_tokens": 3})
-            wait_until(lambda: busy.service.worker.counts == (1, 1))
-            with pytest.raises(openai.RateLimitError) as caught:
-                busy.client.completions.create(**endless)
-            assert caught.value.response.headers["retry-after"] == "1" and caught.value.code == "server_busy"
-            assert busy.client.models.list().data[0].id == "tiny"  # the rest still answers
-            patient = pool.submit(
-                busy.client.with_options(max_retries=4).completions.create, **{**endless, "max_tokens": 2}
-            )
-            first.close()
-            assert second.result().usage.completion_tokens == 3
-            assert patient.result().usage.completion_tokens == 2
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_goes_away_takes_its_work_with_it(stream):
-    model = HistoryModel(seconds=0.005, max_length=None)
-    with running(Engine(model, ByteTokenizer(), rows=2)) as slow:
-        body = {"prompt": ["abc", "defg"], "max_tokens": 100_000, "ignore_eos": True, "stream": stream}
-        with socket.create_connection(("127.0.0.1", int(slow.url.rpartition(":")[2]))) as raw:
-            data = json.dumps(body).encode()
-            head = ["POST /v1/completions HTTP/1.1", "host: x", "content-type: application/json"]
-            raw.sendall("\r\n".join([*head, f"content-length: {len(data)}", "", ""]).encode() + data)
-            wait_until(lambda: model.calls > 5)
-        wait_until(lambda: slow.service.worker.counts == (0, 0))
-        wait_until(lambda: not slow.service.worker.scheduler.busy)
-        calls = model.calls
-        time.sleep(0.1)
-        assert model.calls == calls
-        assert slow.client.completions.create(model="tiny", prompt="x", max_tokens=2).usage.completion_tokens >= 1
-
-
-def test_a_waiting_client_that_goes_away_leaves_the_queue():
-    model = HistoryModel(seconds=0.01, max_length=None)
-    with running(Engine(model, ByteTokenizer(), rows=1)) as slow:
-        endless = {"model": "tiny", "prompt": "abc", "max_tokens": 100_000, "extra_body": {"ignore_eos": True}}
-        first = slow.client.completions.create(**endless, stream=True)
-        next(iter(first))
-        second = slow.client.completions.create(**endless, stream=True)
-        assert slow.service.worker.counts == (1, 1)
-        second.close()
-        wait_until(lambda: slow.service.worker.counts == (1, 0))
-        with pytest.raises(openai.APITimeoutError):
-            slow.client.with_options(timeout=0.5).completions.create(**endless)
-        wait_until(lambda: slow.service.worker.counts == (1, 0))
-        first.close()
-        wait_until(lambda: slow.service.worker.counts == (0, 0))
-
-
-def test_a_failure_is_an_error_before_and_after_the_headers():
-    model = HistoryModel(fail_at=9, max_length=None)
-    with running(Engine(model, ByteTokenizer())) as broken:
-        with pytest.raises(openai.InternalServerError) as caught:
-            broken.client.completions.create(model="tiny", prompt="abc", max_tokens=50, extra_body={"ignore_eos": True})
-        assert "the model broke" not in caught.value.message  # that is in the log
-        got = []
-        with pytest.raises(openai.APIError, match="server failed"):
-            for chunk in broken.client.completions.create(
-                model="tiny", prompt="abc", max_tokens=50, stream=True, extra_body={"ignore_eos": True}
-            ):
-                got.append(chunk)
-        assert got and all(c.choices[0].finish_reason is None for c in got)
-        reply = broken.client.completions.create(model="tiny", prompt="abc", max_tokens=3, temperature=0)
-        assert reply.usage.completion_tokens >= 1  # and the server lives on
-
-
 # ---------------------------------------------------------------- the other pages
 
 
@@ -488,101 +267,16 @@ def test_models_health_version_tokenizer(server):
     assert "/v1/completions" in httpx.get(f"{server.url}/openapi.json").json()["paths"]
 
 
+def test_request_ids(server):
+    assert server.client.models.list()._request_id.startswith("req-")
+    answer = httpx.get(f"{server.url}/health", headers={"x-request-id": "my-id.7"})
+    assert answer.headers["x-request-id"] == "my-id.7"
+    assert httpx.get(f"{server.url}/health", headers={"x-request-id": "a b"}).headers["x-request-id"].startswith("req-")
+
+
 def test_the_chat_page_needs_nothing_from_elsewhere(server):
     answer = httpx.get(server.url)
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "http://" not in answer.text and "https://" not in answer.text and "innerHTML" not in answer.text
     assert 'aria-label="Your message"' in answer.text
-
-
-def test_a_model_without_a_template_says_what_to_use():
-    tokenizer = ByteTokenizer()
-    tokenizer.chat_template = None
-    with running(Engine(HistoryModel(), tokenizer)) as plain:
-        with pytest.raises(openai.BadRequestError, match="use /v1/completions"):
-            plain.client.chat.completions.create(model="tiny", messages=ASK)
-        assert plain.client.models.list().data[0].llmanac == {"chat": False, "assistant": False}
-
-
-# ---------------------------------------------------------------- an assistant
-
-
-class Librarian:
-    """Answers from one document."""
-
-    asked: list[str] = []  # noqa: RUF012
-
-    def answer(self, question):
-        self.asked.append(question)
-        if "fail" in question:
-            raise ValueError("the index is broken")
-        if "weather" in question:
-            return SimpleNamespace(text="I do not know.", citations=[], refused=True)
-        passage = SimpleNamespace(title="os.path.join", text="Join path components 日本.")
-        return SimpleNamespace(text="It joins paths 日本.", citations=[passage], refused=False)
-
-    def prompt(self, messages):
-        return [1, 2, 3, 4, 5]
-
-
-@pytest.fixture(scope="module")
-def library():
-    with running(Engine(HistoryModel(max_length=8), ByteTokenizer()), assistant=Librarian()) as found:
-        yield found
-
-
-CITED = {"citations": [{"title": "os.path.join", "text": "Join path components 日本."}], "refused": False}
-
-
-def test_an_assistant_answers_and_cites(library):
-    messages = [
-        {"role": "user", "content": "old"},
-        {"role": "assistant", "content": "x"},
-        {"role": "user", "content": "join?"},
-    ]
-    raw = library.client.chat.completions.with_raw_response.create(model="tiny", messages=messages, temperature=0.3)
-    reply = raw.parse()
-    assert reply.choices[0].message.content == "It joins paths 日本." and reply.choices[0].finish_reason == "stop"
-    assert reply.llmanac == CITED and Librarian.asked[-1] == "join?"
-    assert reply.usage.prompt_tokens == 5 and reply.usage.completion_tokens == len("It joins paths 日本.".encode())
-    assert raw.headers["x-llmanac-ignored"] == "temperature"
-    refused = library.client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "weather?"}])
-    assert refused.llmanac == {"citations": [], "refused": True}
-
-
-def test_an_assistants_answer_streams_and_cites_once(library):
-    ask = {"model": "tiny", "messages": [{"role": "user", "content": "join?"}], "stream": True}
-    chunks = list(library.client.chat.completions.create(**ask, stream_options={"include_usage": True}))
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "It joins paths 日本."
-    cited = [c.llmanac for c in chunks if getattr(c, "llmanac", None)]
-    assert cited == [CITED] and chunks[-2].choices[0].finish_reason == "stop"
-    short = list(library.client.chat.completions.create(**ask, stop="paths", max_tokens=50))
-    assert "".join(c.choices[0].delta.content or "" for c in short) == "It joins "
-    cut = library.client.chat.completions.create(**{**ask, "stream": False}, max_tokens=2)
-    assert (cut.choices[0].message.content, cut.choices[0].finish_reason) == ("It", "length")
-
-
-def test_an_assistant_that_fails(library):
-    with pytest.raises(openai.InternalServerError):
-        library.client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "fail"}])
-    with pytest.raises(openai.APIError):
-        list(
-            library.client.chat.completions.create(
-                model="tiny", messages=[{"role": "user", "content": "fail"}], stream=True
-            )
-        )
-    with pytest.raises(openai.BadRequestError, match="last user message"):
-        library.client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": " "}])
-    assert library.client.completions.create(
-        model="tiny", prompt="abc", max_tokens=2
-    ).choices  # the bare model is there too
-
-
-def test_log_probabilities_of_zero_are_finite_json():
-    model = HistoryModel(script={3: 65})
-    free = model.logits_of
-    model.logits_of = lambda ids: free(ids).index_fill(0, __import__("torch").arange(0, 65), -math.inf)
-    with running(Engine(model, ByteTokenizer())) as some:
-        reply = some.client.completions.create(model="tiny", prompt=[[97, 1, 98]], echo=True, logprobs=20, max_tokens=1)
-    assert reply.choices[0].logprobs.token_logprobs[1] == -9999.0

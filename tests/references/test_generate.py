@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -102,7 +103,10 @@ def test_only_allowed_tokens_are_generated_as_theirs(pair):
     assert theirs != their_greedy(peer, prompts, 12)
     drawn = Engine(model).generate(prompts, max_new_tokens=40, allowed_ids=allowed, temperature=1.0)
     assert {i for c in drawn for i in c.ids} == set(allowed)
-    for wrong, message in (([], "nothing may be"), ([VOCABULARY], "not in the vocabulary"), ([-1], "at least 0")):
+    for same in (torch.tensor(allowed), np.array(allowed), iter(allowed), set(allowed)):
+        assert [c.ids for c in Engine(model).generate(prompts[:1], max_new_tokens=12, allowed_ids=same)] == theirs[:1]
+    wrongs = (([], "nothing may be"), ([VOCABULARY], "not in the vocab"), ([-1], "at least 0"), (["a"], "whole number"))
+    for wrong, message in (*wrongs, (7, "not a list")):
         with pytest.raises(RequestError, match=message):
             Engine(model).generate(prompts, allowed_ids=wrong)
 

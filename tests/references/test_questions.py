@@ -14,7 +14,17 @@ from _documented import COPY, GOOGLE, NUMPY, REST, SILENT, entry, library
 from llmanac.data.sources._docstrings import Entry
 from llmanac.recipes.questions import REFUSAL, QuestionMaker, entry_passages
 from llmanac.recipes.quickstart_facts import KINDS, facts_of, not_stated, parameters, wish_of
-from llmanac.recipes.quickstart_forms import FORMS, HELD_OUT, OFF_TOPIC, OPENERS, TRAINING, every, expand, plain
+from llmanac.recipes.quickstart_forms import (
+    FORMS,
+    HELD_OUT,
+    OFF_TOPIC,
+    OPENERS,
+    TRAINING,
+    every,
+    expand,
+    near_held_out,
+    plain,
+)
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_passages import lines_of, passages_of, sentences
 
@@ -105,6 +115,39 @@ def test_forms_for_evaluation_never_occur_in_training() -> None:
     assert not set(OPENERS["training"]) & set(OPENERS["held_out"])
     rng = random.Random(0)
     assert {expand("a (b|c) d", rng) for _ in range(50)} == set(every("a (b|c) d")) == {"a b d", "a c d"}
+
+
+def test_forms_near_one_for_evaluation_are_known() -> None:
+    for near in (
+        "Help me {s}.",
+        "help {s}",
+        "Please help me {s}",
+        "help us {s}?",
+        "Which arguments are accepted by {n}",
+    ):
+        assert near_held_out(near), near
+    for far in ("{s}", "How do I {s}?", "Help me to please {s}", "What is {n}?"):
+        assert not near_held_out(far), far
+
+
+def test_no_training_question_has_a_form_for_evaluation(entries: list[Entry]) -> None:
+    maker = QuestionMaker(entries, range(len(entries)), "training", seed=4)
+    drawn = [maker._form(patterns) for patterns in (*TRAINING.values(), OFF_TOPIC["training"]) for _ in range(3000)]
+    held = {plain(f) for patterns in (*HELD_OUT.values(), OFF_TOPIC["held_out"]) for p in patterns for f in every(p)}
+    assert not held & {plain(form) for form in drawn}
+    for form in random.Random(0).sample(drawn, 400):
+        assert min(distance(plain(form).split(), other.split()) for other in held) >= 2, form
+    assert len({plain(form) for form in drawn}) > 4000, "what is left is still many forms"
+
+
+def distance(a: list[str], b: list[str]) -> int:
+    """Words to change, add or leave out (Levenshtein)."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +243,8 @@ def test_associations_lead_to_the_passage_that_answers() -> None:
 def test_threshold_comes_from_the_questions_given(entries: list[Entry]) -> None:
     index = DocumentationIndex(entry_passages(entries))
     maker = QuestionMaker(entries, range(len(entries)), "training")
-    wishes = [p.question for p in maker.answerable(100, weights=dict.fromkeys(KINDS, 0.0) | {"which": 1.0})]
+    pairs = maker.endless(dict.fromkeys(KINDS, 0.0) | {"which": 1.0})
+    wishes = [next(pairs).question for _ in range(100)]
     index.calibrate(wishes, [p.question for p in maker.unanswerable(200, ["unknown name", "off topic"])])
     assert 0 < index.threshold <= 1
     strange = [

@@ -1,4 +1,4 @@
-"""The parts of a comparison that need no training: arms, axis, budget, cache, source hashes, pairing, the study."""
+"""The parts of a comparison that need no training: arms, axis, budget, cache, source hashes, the study."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make_method
@@ -24,7 +22,6 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import Axis, find_axis
 from llmanac.lab.budget import MIN_STEPS, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, canonical, digest
-from llmanac.lab.pairing import RecordingStream, hash_parameters, pairing_record
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement, Study
 from llmanac.lab.tune import parse_tune
@@ -235,75 +232,6 @@ def test_code_counts_and_comments_do_not(tmp_path: Path) -> None:
     path.write_text('"""One."""\n\nX = 1  # kept\n\n\ndef f(x):\n    """Two."""\n    # a note\n    return x + 2\n')
     assert sources.code_hash(path) != before
     assert sources.changed({"models/no_such_file.py": "00"}) == ["models/no_such_file.py"]
-
-
-# pairing
-
-
-class Tiny(torch.nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.shared = torch.nn.Linear(3, 2)
-        self.own = torch.nn.Linear(3, width)
-
-
-def paired(seed: int, width: int, rows: list[str]) -> dict[str, Any]:
-    torch.manual_seed(seed)
-    return {"parameters": hash_parameters(Tiny(width)), "rows": rows}
-
-
-def test_equal_starts_are_recorded() -> None:
-    record = pairing_record({0: {"a": paired(1, 4, ["r0", "r1"]), "b": paired(1, 5, ["r0", "r1", "r2"])}})
-    found = record["seeds"]["0"]
-    assert record["checked"] and found["shared_tensors"] == 2 and found["tensors_that_differ"] == 0
-    assert found["rows"] == 2 and found["rows_equal"]
-
-
-def test_a_tensor_or_a_row_that_differs_stops_the_study() -> None:
-    with pytest.raises(LlmanacError, match=r"a and b differ in the initial tensor own\.bias \(4,\)"):
-        pairing_record({0: {"a": paired(1, 4, ["r0"]), "b": paired(2, 4, ["r0"])}})
-    with pytest.raises(LlmanacError, match="differ in training row 1 under seed 3"):
-        pairing_record({3: {"a": paired(1, 4, ["r0", "r1"]), "b": paired(1, 4, ["r0", "x"])}})
-    counted = pairing_record(
-        {0: {"a": paired(1, 4, ["r0"]), "b": paired(2, 4, ["x"])}}, same_start=False, same_rows=False
-    )
-    assert counted["seeds"]["0"]["tensors_that_differ"] == 4 and not counted["seeds"]["0"]["rows_equal"]
-
-
-class Numbers:
-    """A resumable stream of rows for the recorder."""
-
-    def __init__(self) -> None:
-        self.at = 0
-
-    def take(self, count: int) -> list[np.ndarray]:
-        self.at += count
-        return [np.array([i, i + 1]) for i in range(self.at - count, self.at)]
-
-    def __next__(self) -> list[np.ndarray]:
-        return self.take(4)
-
-    def cursor(self) -> dict[str, int]:
-        return {"at": self.at}
-
-    def seek(self, cursor: dict[str, int]) -> None:
-        self.at = cursor["at"]
-
-
-def test_the_recorder_hashes_what_was_trained_on_also_after_a_resume() -> None:
-    whole = RecordingStream(Numbers(), Numbers, rows=6)
-    for _ in range(5):
-        next(whole)
-    assert len(whole.hashes) == 6 and len(set(whole.hashes)) == 6
-    resumed = RecordingStream(Numbers(), Numbers, rows=6)
-    resumed.seek({"at": 12})
-    assert [r[0] for r in next(resumed)] == [12, 13, 14, 15]
-    assert resumed.hashes == whole.hashes
-    planned = RecordingStream(Numbers(), Numbers, rows=6)
-    next(planned)  # what planning looks at is not what is trained on
-    planned.seek({"at": 0})
-    next(planned), next(planned)
-    assert planned.hashes == whole.hashes
 
 
 # study

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest
 
-Status = Literal["done", "reference", "planned"]
+Status = Literal["done", "reference", "built", "planned"]
+STATUSES: tuple[Status, ...] = ("done", "reference", "built", "planned")
 FILE = Path(__file__).with_name("catalogue.toml")
 
 
@@ -38,17 +39,23 @@ class Entry:
     def status(self) -> Status:
         if self.reference and self.claim:
             return "done"
-        return "reference" if self.reference else "planned"
+        if self.reference:
+            return "reference"
+        return "built" if self.file is not None else "planned"
+
+    @property
+    def file(self) -> Path | None:
+        """The method file that answers to it, where it is one swappable part that exists."""
+        kind, _, name = (self.method or self.id).partition("/")
+        found = registry.methods(kind).get(name) if kind in registry.KINDS else None
+        return found.path if found else None
 
     @property
     def source(self) -> str:
         """Path of the implementing file below the package's parent folder, or nothing while it is planned."""
-        if self.status == "planned":
-            return ""
-        if self.method:
-            kind, _, name = self.method.partition("/")
-            return f"llmanac/{registry.find(kind, name).path.relative_to(registry.PACKAGE).as_posix()}"
-        return f"llmanac/{self.where}" if self.where else ""
+        if self.file is not None:
+            return f"llmanac/{self.file.relative_to(registry.PACKAGE).as_posix()}"
+        return f"llmanac/{self.where}" if self.where and self.status != "planned" else ""
 
     def as_json(self) -> dict[str, Any]:
         """The entry as `llmanac list --json` prints it."""
@@ -70,19 +77,31 @@ def rows() -> dict[str, Entry]:
 
 
 def entries() -> list[Entry]:
-    """The rows, then every method that no row names (its CARD says how it is tested)."""
-    out = list(rows().values())
+    """The rows, then every method that no row names: an alias has the checks of its file's row, else its CARD's."""
+    out = [row if row.method or row.file is None else replace(row, method=row.id) for row in rows().values()]
     named = {row.method for row in out} | {row.id for row in out}
     for kind in registry.KINDS:
         for name, method in registry.methods(kind).items():
             if f"{kind}/{name}" in named or (name == method.path.stem.replace("_", "-") and _covered(method, named)):
                 continue
-            card = method.card
-            title = card["title"] if not method.defaults else f"{card['title']} ({name})"
-            out.append(
-                Entry(method.id, title, method=method.id, reference=card.get("test", ""), claim=card.get("claim", ""))
-            )
+            out.append(_of_method(method))
     return out
+
+
+def _of_method(method: registry.Method) -> Entry:
+    """The entry of a method that has no row of its own."""
+    card = method.card
+    title = card["title"] if not method.defaults else f"{card['title']} ({method.name})"
+    same_file = [row for row in rows().values() if row.file == method.path]
+    row = max(same_file, key=lambda row: (bool(row.reference), bool(row.claim)), default=None)
+    reference, claim = (row.reference, row.claim) if row else ("", "")
+    return Entry(
+        method.id,
+        title,
+        method=method.id,
+        reference=card.get("test", "") or reference,
+        claim=card.get("claim", "") or claim,
+    )
 
 
 def _covered(method: registry.Method, named: set[str]) -> bool:
@@ -96,6 +115,6 @@ def find(name: str) -> Entry:
     if name not in known:
         kind, _, method = name.partition("/")
         if kind in registry.KINDS and method in registry.methods(kind):
-            return Entry(name, registry.find(kind, method).card["title"], method=name)
+            return _of_method(registry.find(kind, method))
         raise SpecError(f"nothing is called {name!r}{nearest(name, known)}; `llmanac list` prints every name")
     return known[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -99,6 +100,18 @@ def bfloat16_is_faster(device: str = "cpu") -> bool:
         for dtype in best:
             best[dtype] = max(best[dtype], measure_gemm(dtype, target, size=768, seconds=0.03))
     return best[torch.bfloat16] >= 1.2 * best[torch.float32]
+
+
+def cxx_compiler() -> str | None:
+    """The path of the C++ compiler that torch.compile uses on the CPU: the one CXX names, else the first there is."""
+    chosen = os.environ.get("CXX")
+    names = [chosen] if chosen else ["g++", "clang++", "cl"]
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can build code here: on the CPU it needs a C++ compiler."""
+    return device.type != "cpu" or cxx_compiler() is not None
 
 
 def cpu_name() -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 from llmanac.core.errors import DataError, LlmanacError
 
 TEMPORARY = ".tmp-"  # what an interrupted write leaves behind starts with this
+LEFT_FOR = 86_400.0  # seconds after which a temporary name belongs to nobody, whatever process has its number
 
 
 def _sync_folder(path: Path) -> None:
@@ -91,6 +95,54 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what killed processes left in a folder and beside it under its temporary names.
+
+    Only for the holder of the folder's lock. Files of processes that still run stay, up to a day. A folder that was
+    killed while another took its place gets back what was in it.
+    """
+    folder = Path(folder)
+    if not folder.parent.is_dir():
+        return
+    beside = [path for path in folder.parent.glob(f"{TEMPORARY}*") if path.name.endswith(f"-{folder.name}")]
+    inside = list(folder.rglob(f"{TEMPORARY}*")) if folder.is_dir() else []
+    for path in [*beside, *inside]:
+        with contextlib.suppress(OSError):  # also one that went with the folder it lay in
+            if _is_left(path):
+                _put_back_or_remove(path)
+
+
+def _is_left(path: Path) -> bool:
+    if time.time() - path.stat().st_mtime > LEFT_FOR:
+        return True
+    number = re.match(rf"{re.escape(TEMPORARY)}(\d+)-", path.name)
+    if number is None or os.name == "nt":  # Windows' os.kill would end the process instead of looking for it
+        return False
+    try:
+        os.kill(int(number[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # it runs, under another user
+        return False
+    return False
+
+
+def _put_back_or_remove(path: Path) -> None:
+    replaced = re.match(rf"{re.escape(TEMPORARY)}\d+-old-(.+)", path.name)
+    if replaced and path.is_dir() and not path.with_name(replaced[1]).exists():
+        os.replace(path, path.with_name(replaced[1]))
+    elif path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_json(path: str | Path) -> Any:

@@ -1,4 +1,8 @@
-"""A file lock that the system releases when its holder dies, also by kill -9."""
+"""A file lock that the system releases when its holder dies, also by kill -9.
+
+It guards a folder and lies in it as `.lock`, or beside it as `<folder>.lock`. Who takes it sweeps what killed holders
+left in that folder.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmanac.core import files
 from llmanac.core.errors import LlmanacError
 
 
@@ -32,6 +37,7 @@ def locked(path: Path, *, busy: str = "") -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
             except BlockingIOError:
                 raise LlmanacError(busy) from None
+        files.sweep(path.parent if path.name == ".lock" else path.with_suffix(""))
         yield
     finally:
         os.close(handle)

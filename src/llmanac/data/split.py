@@ -60,7 +60,10 @@ def plan(sizes: Iterable[tuple[str, str, int]], share: float, *, seed: int = 0) 
         groups[group] += size
         documents[name] += size
     if not documents:
-        raise DataError("the corpus is empty: no document is left after cleaning")
+        raise DataError(
+            "the corpus is empty: no document is left after cleaning; name files, columns or a data set in "
+            "data.source that hold text, and check that its patterns do not leave all of it out"
+        )
     for unit, found in (("group", groups), ("document", documents)):
         names = _choose(found, lambda name: fraction(name, seed), share)
         if names:

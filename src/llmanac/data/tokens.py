@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError
-from llmanac.core.files import atomic_folder, read_json, write_json
+from llmanac.core.files import atomic_folder, file_sha256, read_json, write_json
 
 FORMAT_VERSION = 1
 SHARD_TOKENS = 1 << 26  # 128 MB of uint16: large enough to stream, small enough to copy and hash
@@ -30,11 +30,6 @@ Encoded = tuple[Sequence[int] | np.ndarray, Sequence[bool] | np.ndarray | None] 
 
 def _text_of(document: Any) -> str:
     return document if isinstance(document, str) else document.text
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 class _Writer:
@@ -78,7 +73,7 @@ class _Writer:
             if parts:
                 path = self.folder / f"{kind}-{number:05d}.bin"
                 np.concatenate(parts).tofile(path)
-                entry[kind + "_file"], entry[kind + "_sha256"] = path.name, _sha256(path)
+                entry[kind + "_file"], entry[kind + "_sha256"] = path.name, file_sha256(path)
         self.shards.append(entry)
         self._ids, self._loss, self._held = [], [], 0
 
@@ -177,7 +172,7 @@ class TokenDataset:
             if f"{k}_file" in s
         ]
         for name, expected in [*entries, ("offsets.npy", self.manifest["offsets_sha256"])]:
-            if _sha256(self.folder / name) != expected:
+            if file_sha256(self.folder / name) != expected:
                 raise DataError(f"{self.folder / name}: has changed since it was written; write the data set again")
 
     @classmethod
@@ -275,7 +270,7 @@ class TokenDataset:
                 "tokens": writer.offsets[-1],
                 **counts,
                 **extra,
-                "offsets_sha256": _sha256(target / "offsets.npy"),
+                "offsets_sha256": file_sha256(target / "offsets.npy"),
                 "shards": writer.shards,
             }
             identity = {k: manifest[k] for k in ("dtype", "vocab_size", "tokenizer", "offsets_sha256", "shards")}

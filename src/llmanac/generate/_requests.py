@@ -167,12 +167,16 @@ def check_names(options: dict[str, Any]) -> None:
 
 def decoding_of(options: Options) -> tuple[DecodingSpec, ...]:
     """What the options ask for: the allowed tokens, then temperature, top-k and top-p, or the methods given."""
-    allowed = options.get("allowed_ids")
-    if allowed is None:
+    given = options.get("allowed_ids")
+    if given is None:
         return _methods(options)
-    if not len(allowed):
+    try:
+        ids = tuple(sorted({_whole("allowed_ids", getattr(i, "item", lambda i=i: i)(), least=0) for i in given}))
+    except TypeError:
+        raise RequestError(f"allowed_ids: {given!r} is not a list of token ids") from None
+    if not ids:
         raise RequestError("allowed_ids: nothing may be generated; leave it out, or give at least one id")
-    return (Allowed(ids=tuple(sorted({_whole("allowed_ids", i, least=0) for i in allowed}))), *_methods(options))
+    return Allowed(ids=ids), *_methods(options)
 
 
 def _methods(options: Options) -> tuple[DecodingSpec, ...]:

@@ -27,6 +27,7 @@ import torch
 from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
+from llmanac.generate._allowed import Allowed
 from llmanac.generate._requests import FinishReason, Options, Piece, Request, Score
 from llmanac.generate.scheduler import Scheduler
 
@@ -130,12 +131,14 @@ class Engine:
         context = self.model.max_length
         if context is not None and len(ids) > context:
             raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
-        beyond = [i for i in options.get("allowed_ids") or () if i >= self.model.vocab_size]
-        if beyond:
-            raise RequestError(f"allowed_ids: {beyond[0]} is not in the vocabulary of {self.model.vocab_size} tokens")
         chosen = options.get("stop_ids")
         stop_ids = self.eos_ids if chosen is None else frozenset(int(i) for i in chosen)
-        return Request(ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer)
+        made = Request(ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer)
+        for method in made.decoding:
+            if isinstance(method, Allowed) and method.ids[-1] >= self.model.vocab_size:
+                size = self.model.vocab_size
+                raise RequestError(f"allowed_ids: {method.ids[-1]} is not in the vocabulary of {size} tokens")
+        return made
 
     @property
     def eos_ids(self) -> frozenset[int]:

@@ -11,12 +11,15 @@ from llmanac.core.errors import CheckpointError
 from llmanac.core.types import LanguageModel
 from llmanac.generate.engine import Engine
 
+ASSISTANT = "assistant"  # the folder in a run that holds its assistant
+
 
 def locate(path: str | Path) -> tuple[str, str]:
     """Where a run or model keeps its model and its tokenizer: `(model, tokenizer)`.
 
-    A run has `model/` (or, while it is not finished, `base/`) and `tokenizer/`; a model's folder holds both. A name
-    that is no folder is a hub model.
+    A run has `model/` (or, while it is not finished, `base/`) and `tokenizer/`; a model's folder holds both. In a run
+    with an assistant, `model/` only points at lines of documentation: text is continued by `base/`. A name that is no
+    folder is a hub model.
 
     Raises:
         CheckpointError: a folder with neither.
@@ -26,7 +29,7 @@ def locate(path: str | Path) -> tuple[str, str]:
         if folder.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
             raise CheckpointError(f"{path}: no such folder; give a run's folder (runs/NAME), or a model's")
         return str(path), str(path)
-    for name in ("model", "base"):
+    for name in ("base", "model") if (folder / ASSISTANT).is_dir() else ("model", "base"):
         model = folder / name
         if (model / "config.json").is_file():
             own = (model / "tokenizer.json").is_file()

@@ -3,8 +3,8 @@
     sum over arms of runs_a (fixed_a + steps_a t_a) = budget - spent,   steps_a = steps x ratio_a
 
 `t_a` is the arm's step time and `fixed_a` what a run costs beside its steps (building, evaluating), both measured on
-this machine in interleaved calibration runs; `ratio_a` is 1 where tokens or parameters are held, and what makes FLOPs
-or time equal where those are.
+this machine in interleaved calibration runs; `ratio_a` makes equal what is held: 1 where tokens or parameters are and
+every arm's step holds as many tokens.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis
 from llmanac.lab.budget import MIN_STEPS
 from llmanac.lab.cache import Cache, digest, versions
+from llmanac.lab.command import FLAGS, compare_again, study_again
 from llmanac.lab.controlled import Question, run_controlled
 from llmanac.lab.hold import check_hold
 from llmanac.lab.posthoc import run_decoding, run_tokenizers
@@ -34,6 +34,7 @@ from llmanac.recipes.spec import load_recipe, seconds
 BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
 RUNNERS = {"training": run_controlled, "decoding": run_decoding, "tokenizers": run_tokenizers}
+MARGIN = 0.005
 KEYS = ("kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "set", "title")
 
 
@@ -85,7 +86,7 @@ def compare(
     seeds: int = 3,
     hold: str | None = None,
     tune: str | None = None,
-    margin: float = 0.005,
+    margin: float = MARGIN,
     baseline: str | None = None,
     artefact: str | Path | None = None,
     patches: Mapping[str, Any] | Iterable[str] = (),
@@ -115,12 +116,15 @@ def compare(
         cache: where runs are kept; `studies/cache` by default, shared by every study beside it.
         min_steps: a plan with fewer steps for any arm is refused.
         report: what lines for the user are given to.
+        command: what the page prints as the way to ask again; made from the arguments by default.
 
     Raises:
         SpecError: an unknown kind, arm, hold or field; two axes; fewer than two arms; a difference off the axis; a
             budget that is too small. The message says what to do.
         LlmanacError: arms that did not start equal.
     """
+    asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
+    asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps}
     axis, texts = find_axis(kind), parse_arms(arms)
     known = [text.label for text in texts]
     baseline = baseline or known[0]
@@ -158,22 +162,22 @@ def compare(
     found |= {
         "machine": machine(),
         "versions": versions(),
-        "command": command or _command(kind, known, budget, seeds, hold, tune, margin),
+        "command": command or compare_again(kind, arms, changes, _decisive(asked)),
     }
     write_study(place, found)
     return StudyResult(place, found)
+
+
+def _decisive(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `compare` that are not its defaults; the budget and the seeds always, since they make a plan."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    return {name: v for name, v in given.items() if (name, v) not in (("margin", MARGIN), ("min_steps", MIN_STEPS))}
 
 
 def folder_name(kind: str, labels: Sequence[str]) -> str:
     """A folder's name for a study: letters, digits, dots and hyphens only."""
     text = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([kind, *labels])).strip("-.")
     return text if len(text) <= 80 else f"{text[:70]}-{digest(text)[:8]}"
-
-
-def _command(kind: str, labels: Sequence[str], *options: Any) -> str:
-    names = ("--budget", "--seeds", "--hold", "--tune", "--margin")
-    given = [f"{name} {value}" for name, value in zip(names, options, strict=True) if value is not None]
-    return f"llmanac compare {shlex.quote(kind)} --arms {shlex.quote(','.join(labels))} {' '.join(given)}"
 
 
 def _keep_stale(folder: Path, say: Callable[[str], None]) -> None:
@@ -216,14 +220,23 @@ def studies() -> list[str]:
 
 
 def run_study(path: str, **overrides: Any) -> StudyResult:
-    """Run a study from TOML (or a built-in one by name); what is given here overrides what the file says."""
+    """Run a study from TOML (or a built-in one by name); what is given here overrides what the file says.
+
+    Raises:
+        SpecError: an unknown name or key, and whatever `compare` refuses.
+        DataError: a file that is not there or not TOML.
+    """
     data = load_study(path)
     data.pop("title", None)
-    patches = dict(data.pop("set", {})) | dict(overrides.pop("patches", {}))
+    own = dict(overrides.pop("patches", {}))
+    patches = dict(data.pop("set", {})) | own
     given = {k: v for k, v in overrides.items() if v is not None}
+    arms = given.pop("arms", None)
+    said = {k: v for k, v in given.items() if k in (*FLAGS, "min_steps")}
+    given.setdefault("command", study_again(path, arms, own, said))
     given.setdefault("folder", Path("studies") / Path(path).stem)
-    kind, arms = data.pop("kind"), given.pop("arms", None) or data.pop("arms")
-    data.pop("arms", None)
+    kind, stated = data.pop("kind"), data.pop("arms")
+    arms = arms or stated
     return compare(kind, arms, patches=patches, **(data | given))
 
 
@@ -240,6 +253,7 @@ def compare_command(
     artefact: str | None = None,
     patches: Sequence[str] = (),
     folder: Path | None = None,
+    baseline: str | None = None,
 ) -> None:
     """The body of `llmanac compare`: run, then print the table and where the page is."""
     options: dict[str, Any] = {
@@ -250,8 +264,8 @@ def compare_command(
         "margin": margin,
         "base": base,
         "artefact": artefact,
+        "baseline": baseline,
         "folder": folder,
-        "command": shlex.join(["llmanac", *sys.argv[1:]]),
     }
     given = {name: value for name, value in options.items() if value is not None}
     changes = parse_patches(patches)

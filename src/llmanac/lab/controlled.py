@@ -112,6 +112,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
             "data": prepared.record(),
             "min_steps": question.min_steps,
         },
+        initial=trial.initial,
     )
     return study.run(cache, _progress(say))
 

@@ -1,11 +1,13 @@
 """`--hold`: what is equal between arms, and the one field that moves to make it so.
 
-    tokens    the same steps of the same rows: nothing is solved
-    params    the width of the feed-forward layers, or `model.dim` where there is none, so that |N - N0| <= 1% of N0
+    tokens    the number of steps, where a step holds other tokens: steps_a = steps_0 b_0 / b_a
+    params    the width of the feed-forward layers, or `model.dim` where there is none, so that |N - N0| <= 1% of N0;
+              steps as for tokens
     flops     the number of steps, by FLOPs counted per token: steps_a = steps_0 F_0 / F_a
     time      the number of steps, by step times measured in turns on this machine: steps_a = steps_0 t_0 / t_a
 
-N0, F_0 and t_0 are the baseline's. Whichever is held, all four are reported for every arm.
+N0 parameters, and b_0 tokens, F_0 FLOPs and t_0 seconds of a step, are the baseline's. Whichever is held, all four are
+reported for every arm. Steps are whole, so tokens are equal to within one step.
 """
 
 from __future__ import annotations
@@ -147,14 +149,12 @@ def step_ratios(
     vocab_size: int,
     step_seconds: Mapping[str, float],
 ) -> dict[str, float]:
-    """Each arm's steps over the baseline's."""
+    """Each arm's steps over the baseline's. Equal parameters are compared at equal tokens."""
+    tokens = {a.label: float(a.spec.train.rows * a.spec.train.length) for a in arms}
     if hold == "flops":
-        cost = {
-            a.label: flops_of(a.spec.model, vocab_size, a.spec.train.length) * a.spec.train.rows * a.spec.train.length
-            for a in arms
-        }
+        cost = {a.label: flops_of(a.spec.model, vocab_size, a.spec.train.length) * tokens[a.label] for a in arms}
     elif hold == "time":
         cost = dict(step_seconds)
     else:
-        return {arm.label: 1.0 for arm in arms}
+        cost = tokens
     return {label: cost[baseline] / value for label, value in cost.items()}

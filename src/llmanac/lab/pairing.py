@@ -3,12 +3,18 @@
 Two facts make arms comparable seed by seed: a parameter's initial values come from a hash of (seed, name, shape), and
 rows come from one stream named by the seed. Neither is taken on trust. Every run hashes its own initial tensors and the
 first rows it really trained on, and a study whose arms disagree is stopped.
+
+A method may ask for another scale of the same draw (sinusoidal positions for larger embeddings): all values are
+std x z with z named by (seed, name, shape). Hashes differ then, so both models are built again, shown by their hashes
+to be the ones that were trained, and their tensors compared number by number: the same up to one factor is recorded
+with that factor, anything else is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,15 +24,39 @@ from llmanac.core.errors import LlmanacError
 from llmanac.lab.cache import digest
 
 RECORDED_ROWS = 256
+SCALE_TOLERANCE = 1e-6  # relative, each number: float32 rounds at 6e-8, another draw differs by about 1
+
+
+def initial_tensors(model: nn.Module) -> dict[str, np.ndarray]:
+    """`{"name (shape)": values}` of every parameter; a tied tensor counts once."""
+    return {
+        f"{name} {tuple(parameter.shape)}": parameter.detach().cpu().contiguous().numpy()
+        for name, parameter in model.named_parameters()
+    }
+
+
+def hash_tensor(values: np.ndarray) -> str:
+    """sha256 of a tensor's bytes."""
+    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
 
 
 def hash_parameters(model: nn.Module) -> dict[str, str]:
-    """`{"name (shape)": sha256}` of every parameter's bytes; a tied tensor counts once."""
-    out = {}
-    for name, parameter in model.named_parameters():
-        data = parameter.detach().cpu().contiguous().numpy().tobytes()
-        out[f"{name} {tuple(parameter.shape)}"] = hashlib.sha256(data).hexdigest()[:16]
-    return out
+    """`{"name (shape)": sha256}` of every parameter's bytes."""
+    return {name: hash_tensor(values) for name, values in initial_tensors(model).items()}
+
+
+def scale_between(first: np.ndarray, other: np.ndarray) -> float | None:
+    """The one positive factor by which every number of `other` is the one of `first`, or None where there is none.
+
+    Two constant tensors always have one, and it would prove nothing: None.
+    """
+    a, b = first.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    if a.shape != b.shape or not a.size or a.min() == a.max():
+        return None
+    factor = float(a @ b) / float(a @ a)
+    if not (math.isfinite(factor) and factor > 0):
+        return None
+    return factor if bool((np.abs(b - factor * a) <= SCALE_TOLERANCE * np.abs(b)).all()) else None
 
 
 def hash_row(row: Any) -> str:
@@ -75,14 +105,23 @@ class RecordingStream:
         return getattr(self._source, name)
 
 
+Initial = Callable[[str, int], Mapping[str, np.ndarray]]
+
+
 def pairing_record(
-    hashes: Mapping[int, Mapping[str, Mapping[str, Any]]], *, same_start: bool = True, same_rows: bool = True
+    hashes: Mapping[int, Mapping[str, Mapping[str, Any]]],
+    *,
+    same_start: bool = True,
+    same_rows: bool = True,
+    initial: Initial | None = None,
 ) -> dict[str, Any]:
     """Check and record the pairing, seed by seed.
 
     Args:
         hashes: by seed and arm, `parameters` as `hash_parameters` gave them and `rows` in order.
         same_start, same_rows: what must agree; what need not is counted only.
+        initial: the initial tensors of an arm under a seed again, as `initial_tensors` gives them; asked for where
+            hashes differ. Without it every difference is refused.
 
     Raises:
         LlmanacError: two arms do not share what they must; the message names the first tensor or row that differs.
@@ -93,23 +132,31 @@ def pairing_record(
             continue
         first, *others = by_arm
         shared, tensors, rows = set[str](), [], []
+        scaled: dict[str, dict[str, float]] = {}
         for arm in others:
             mine, theirs = by_arm[first]["parameters"], by_arm[arm]["parameters"]
             both = sorted(mine.keys() & theirs.keys())
             shared.update(both)
-            tensors += [(arm, f"the initial tensor {name}") for name in both if mine[name] != theirs[name]]
+            unequal = [name for name in both if mine[name] != theirs[name]]
+            if unequal and same_start and initial:
+                scaled[arm] = _scales(unequal, (mine, initial(first, seed)), (theirs, initial(arm, seed)))
+            tensors += [(arm, name) for name in unequal if name not in scaled.get(arm, {})]
             pairs = list(zip(by_arm[first]["rows"], by_arm[arm]["rows"], strict=False))
             rows += [(arm, f"training row {i}") for i, (a, b) in enumerate(pairs) if a != b][:1]
-        wrong = (tensors if same_start else []) + (rows if same_rows else [])
+        named = [(arm, f"the initial tensor {name}") for arm, name in tensors]
+        wrong = (named if same_start else []) + (rows if same_rows else [])
         if wrong:
             arm, what = wrong[0]
             raise LlmanacError(
                 f"pairing: {first} and {arm} differ in {what} under seed {seed}; arms that do not start equal cannot "
                 "be compared, so the study stops here"
             )
+        unlike = {name for _, name in tensors}.union(*scaled.values())
         record["checked"] = True
         record["seeds"][str(seed)] = {
-            "shared_tensors": len(shared) - len({what for _, what in tensors}),
+            "reference": first,
+            "shared_tensors": len(shared - unlike),
+            "scaled": {arm: factors for arm, factors in scaled.items() if factors},
             "tensors_that_differ": len(tensors),
             "rows": min(len(found["rows"]) for found in by_arm.values()),
             "rows_equal": not rows,
@@ -117,3 +164,20 @@ def pairing_record(
             "row_hash": digest(list(by_arm[first]["rows"]))[:16],
         }
     return record
+
+
+Side = tuple[Mapping[str, str], Mapping[str, np.ndarray]]
+
+
+def _scales(names: list[str], first: Side, other: Side) -> dict[str, float]:
+    """The factor of every tensor that is the same draw at another scale.
+
+    A side is the hashes of what was trained and the tensors built again: they count only where they are the same.
+    """
+    out = {}
+    for name in names:
+        if all(name in built and hash_tensor(built[name]) == known[name] for known, built in (first, other)):
+            factor = scale_between(first[1][name], other[1][name])
+            if factor is not None:
+                out[name] = factor
+    return out

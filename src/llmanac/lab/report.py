@@ -325,6 +325,7 @@ def _pairing(result: Result) -> Section | None:
         [
             seed,
             str(s["shared_tensors"]),
+            str(len(set().union(*s.get("scaled", {}).values()))),
             str(s["tensors_that_differ"]),
             f"{s['rows']} {'equal' if s['rows_equal'] else 'not equal'}",
             s["tensor_hash"],
@@ -332,12 +333,29 @@ def _pairing(result: Result) -> Section | None:
         ]
         for seed, s in found["seeds"].items()
     ]
-    said = (
-        "Checked in every run: initial tensors of one name and shape are equal between arms, and so are the first rows "
-        "of training text. A study whose arms do not start equal stops."
+    said = [
+        "Checked in every run: initial tensors of one name and shape are equal between arms, or the same draw at "
+        "another scale where a method asks for one, and so are the first rows of training text. A study whose arms do "
+        "not start equal stops."
+    ]
+    if any(s.get("scaled") for s in found["seeds"].values()):
+        said.append(f"Same draw, scaled: {'; '.join(_scaled(found['seeds']))}. Every number was compared.")
+    head = [
+        "seed", "equal tensors", "same draw, scaled", "different", "rows compared", "hash of the tensors",
+        "hash of the rows",
+    ]  # fmt: skip
+    return Section("Pairing", said, [table(head, rows)])
+
+
+def _scaled(seeds: Mapping[str, Any]) -> list[str]:
+    """Each tensor that starts as the same draw at another scale, once where the seeds agree on the factor."""
+    found = dict.fromkeys(
+        f"{arm}: {name} is {factor:.4g} times that of {s['reference']}"
+        for s in seeds.values()
+        for arm, factors in s.get("scaled", {}).items()
+        for name, factor in factors.items()
     )
-    head = ["seed", "equal tensors", "different", "rows compared", "hash of the tensors", "hash of the rows"]
-    return Section("Pairing", [said], [table(head, rows)])
+    return list(found)
 
 
 def _how(result: Result) -> Section:

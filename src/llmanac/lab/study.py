@@ -64,9 +64,22 @@ class Trial(Protocol):
         """Try an arm. `work` may hold what an interrupted attempt left."""
 
 
+def attempt(trial: Trial, arm: Arm, seed: int, work: Path) -> dict[str, Any]:
+    """A trial's measurement as plain data. Training that diverges is a result (it failed); other errors are raised."""
+    try:
+        return dataclasses.asdict(trial.measure(arm, seed, work))
+    except TrainingError as error:
+        return dataclasses.asdict(Measurement(failed=str(error)))
+
+
 @dataclass(frozen=True)
 class Study:
-    """Everything that is settled before the first trial."""
+    """Everything that is settled before the first trial.
+
+    Attributes:
+        about: hold, tune, plan, base, ...: copied into the result.
+        initial: the tensors that an arm starts from under a seed, for a trial that trains: see `pairing`.
+    """
 
     name: str
     axis: Axis
@@ -76,7 +89,8 @@ class Study:
     trial: Trial
     margin: float = 0.005
     alpha: float = ALPHA
-    about: Mapping[str, Any] = field(default_factory=dict)  # hold, tune, plan, base, ...: copied into the result
+    about: Mapping[str, Any] = field(default_factory=dict)
+    initial: Callable[[Arm, int], Mapping[str, Any]] | None = None
 
     def run(self, cache: Cache, advance: Callable[[str, int, bool], None] | None = None) -> dict[str, Any]:
         """Try every arm under every seed and conclude; returns the study's result as plain data.
@@ -92,7 +106,7 @@ class Study:
             for arm in self.arms:
                 parts = self.trial.parts(arm, seed)
                 begun = time.perf_counter()
-                found, cached = cache.run(parts, lambda work, arm=arm, seed=seed: self._try(arm, seed, work))  # type: ignore[misc]
+                found, cached = cache.run(parts, lambda work, arm=arm, seed=seed: attempt(self.trial, arm, seed, work))  # type: ignore[misc]
                 measured[arm.label][seed] = Measurement(**found)
                 sources |= parts.get("sources", {})
                 taken = round(time.perf_counter() - begun, 3)
@@ -108,13 +122,6 @@ class Study:
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "load": {"before": load, "after": system_load(), "cores": os.cpu_count()},
         }
-
-    def _try(self, arm: Arm, seed: int, work: Path) -> dict[str, Any]:
-        """A trial whose training diverges is a result (it failed); anything else that goes wrong ends the study."""
-        try:
-            return dataclasses.asdict(self.trial.measure(arm, seed, work))
-        except TrainingError as error:
-            return dataclasses.asdict(Measurement(failed=str(error)))
 
     def conclude(self, measured: Mapping[str, Mapping[int, Measurement]]) -> dict[str, Any]:
         """Values, costs, curves and verdicts from the measurements."""
@@ -158,7 +165,14 @@ class Study:
             seed: {arm: by[seed].pairing for arm, by in measured.items() if seed in by and by[seed].pairing}
             for seed in self.seeds
         }
-        return pairing_record(hashes, same_start=self.axis.same_start, same_rows=self.axis.same_rows)
+        by_label = {arm.label: arm for arm in self.arms}
+        start = self.initial
+        return pairing_record(
+            hashes,
+            same_start=self.axis.same_start,
+            same_rows=self.axis.same_rows,
+            initial=None if start is None else lambda label, seed: start(by_label[label], seed),
+        )
 
     def _replicates(self, by_seed: Mapping[int, Measurement], metric: str) -> list[float]:
         """One number a replicate: by seed for what is trained; else the mean over seeds, by prompt or document."""

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmanac.core.errors import SpecError, TrainingError
+from llmanac.core.errors import SpecError
 from llmanac.core.spec import patch
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import Cache
-from llmanac.lab.study import Measurement, Trial
+from llmanac.lab.study import Trial, attempt
 
 TUNING_SEED = 1_000_000
 MOST = 9
@@ -76,7 +76,7 @@ def tune(
             tried = scaled(arm, factor)
             found, cached = cache.run(
                 trial.parts(tried, TUNING_SEED),
-                lambda work, tried=tried: _try(trial, tried, work),  # type: ignore[misc]
+                lambda work, tried=tried: attempt(trial, tried, TUNING_SEED, work),  # type: ignore[misc]
             )
             numbers = found["values"].get(metric.name)
             values[arm.label][f"{factor:g}"] = numbers[0] if numbers else None
@@ -96,10 +96,3 @@ def tune(
         "at_the_edge": edges,
     }
     return [scaled(arm, chosen[arm.label]) for arm in arms], record
-
-
-def _try(trial: Trial, arm: Arm, work: Any) -> dict[str, Any]:
-    try:
-        return dataclasses.asdict(trial.measure(arm, TUNING_SEED, work))
-    except TrainingError as error:
-        return dataclasses.asdict(Measurement(failed=str(error)))

@@ -99,7 +99,9 @@ def held_words(result: Result) -> str:
     if hold is None:
         return "one artefact, hashed"
     names = {"params": "equal parameters", "flops": "equal training FLOPs", "time": "equal training time"}
-    return names.get(hold, "equal tokens (the same steps of the same rows)")
+    steps = (result.get("plan") or {}).get("steps", {})
+    tokens = "equal tokens" if len(set(steps.values())) > 1 else "equal tokens (the same steps of the same rows)"
+    return names.get(hold, tokens)
 
 
 def sentences(result: Result) -> list[str]:

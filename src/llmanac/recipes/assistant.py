@@ -7,7 +7,7 @@ a question for which nothing is found never reaches it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,10 @@ class Reading:
 
 
 class Assistant:
-    """Answers questions with an engine, its tokenizer and an index of passages.
+    """Answers questions with a reader, its tokenizer and an index of passages.
 
     Args:
-        engine: anything with `generate(prompts, max_new_tokens=, allowed_ids=, stop_ids=)`.
+        engine: of the fine-tuned model; anything with `generate(prompts, max_new_tokens=, allowed_ids=, stop_ids=)`.
         passages: how many passages the model is shown.
         prompt_tokens: how long a prompt may be; it was trained with this length.
     """
@@ -114,6 +114,12 @@ class Assistant:
         for i, reading in zip(readable, readings, strict=True):
             out[i] = _answer(reading)
         return out
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """What the model is given for the last user message, passages included; a server counts its tokens."""
+        question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+        found = self.index.find(question, self.passages)
+        return prompt(self.tokenizer, found.asked, Sheet.of(self._passages(found)), limit=self.prompt_tokens)[0]
 
     def read(self, asked: Sequence[tuple[Asked, Sequence[Passage]]]) -> list[Reading]:
         """What the model says to (question, passages) pairs, without retrieval or refusing before it is asked."""

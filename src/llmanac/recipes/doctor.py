@@ -44,14 +44,14 @@ def examine() -> dict[str, Any]:
 
 def compiler() -> str | None:
     """The C++ compiler that torch.compile would use, if there is one."""
-    return next((path for name in ("g++", "clang++", "cl") if (path := shutil.which(name))), None)
+    return device.cxx_compiler()
 
 
 def notes(versions: dict[str, str | None], disk_free: int) -> list[str]:
     """One sentence for each thing that is missing and what it costs."""
     out = []
     if compiler() is None:
-        out.append("No C++ compiler: torch.compile is off, training runs uncompiled (install g++ or clang for it).")
+        out.append("No C++ compiler: torch.compile is off, training runs uncompiled (install g++ or set CXX for it).")
     if versions["transformers"] is None:
         out.append(
             "transformers is not installed: only the tests and benchmarks need it (pip install 'llmanac[bench]')."

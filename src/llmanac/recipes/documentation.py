@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
+from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.tokens import TokenDataset
 from llmanac.generate.engine import Engine
-from llmanac.recipes.assistant import ANSWER_TOKENS, PROMPT_TOKENS, Assistant
+from llmanac.generate.load import ASSISTANT, load_engine
+from llmanac.recipes.assistant import Assistant
 from llmanac.recipes.pairs import write_examples
 from llmanac.recipes.quickstart_evaluation import evaluate_assistant
 from llmanac.recipes.quickstart_material import Material, Row
 
-LENGTH = PROMPT_TOKENS + ANSWER_TOKENS  # of a row: the longest prompt and the longest answer
+LENGTH = 512  # of a row: the longest prompt, its answer, and further questions about what it shows
 ROWS_A_SECOND = 20  # examples made for each second of the budget: more than two cores read in it
 MOST_ROWS = 40_000
 QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
@@ -29,6 +31,11 @@ class Documentation:
     length = LENGTH
 
     def __init__(self, run: Any) -> None:
+        if run.spec.finetune.practice_share and run.spec.train.length < LENGTH:
+            raise SpecError(
+                f"train.length: {run.spec.train.length} is shorter than a question with its passages; give at least "
+                f"{LENGTH}, or finetune.practice_share=0"
+            )
         self.run = run
         self.material = Material.collect(run.spec.data.source, run.corpus, seed=run.spec.seed)
 
@@ -57,17 +64,28 @@ class Documentation:
     def measure(self, run: Any) -> dict[str, Any]:
         """Ask about held-out modules; leaves the assistant's files in the run's folder."""
         assistant = Assistant(Engine(run.model, run.tokenizer), self.material.index, run.tokenizer)
-        with files.atomic_folder(run.folder / "assistant") as folder:
+        with files.atomic_folder(run.folder / ASSISTANT) as folder:
             assistant.save(folder)
         most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
         questions = min(run.spec.evaluate.questions, most)
-        return {"answers": evaluate_assistant(assistant, self.material, questions=questions)}
+        alone = Engine(run.base, run.tokenizer)
+        return {"answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions)}
 
 
 def open_assistant(folder: Path, engine: Engine) -> Assistant | None:
-    """The assistant that a run left in its folder; None where it has none. Raises CheckpointError for a damaged one."""
-    place = folder / "assistant"
-    return Assistant.load(place, engine, engine.tokenizer) if place.is_dir() else None
+    """The assistant that a run left in its folder, with the run's fine-tuned model; None where it has none.
+
+    Args:
+        engine: the run's own, which continues text; its tokenizer and device serve the assistant too.
+
+    Raises:
+        CheckpointError: a damaged assistant or model, by its file.
+    """
+    place = folder / ASSISTANT
+    if not place.is_dir():
+        return None
+    reader = load_engine(folder / "model", device=str(getattr(engine.model, "device", "auto")))
+    return Assistant.load(place, reader, reader.tokenizer)
 
 
 def counted(label: str, rows: Iterator[Row], total: int) -> Iterator[Row]:

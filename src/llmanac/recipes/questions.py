@@ -10,23 +10,26 @@ from __future__ import annotations
 import functools
 import random
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from llmanac.core.rng import seed_of
 from llmanac.data.sources._docstrings import Entry
 from llmanac.recipes.quickstart_facts import KINDS, Fact, Kind, facts_of, not_stated
-from llmanac.recipes.quickstart_forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS, FormSet, expand
+from llmanac.recipes.quickstart_forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS, FormSet, expand, near_held_out
 from llmanac.recipes.quickstart_passages import Passage, passages_of
 from llmanac.recipes.quickstart_prompt import REFUSAL
+from llmanac.retrieve._words import code_words
 
 Unanswerable = Literal["unknown name", "not stated", "off topic"]
 UNANSWERABLE: tuple[Unanswerable, ...] = ("unknown name", "not stated", "off topic")
 _SMALL = """what does which the when will would can tell about give show explain with from that have this is do me a
 of to it i"""
 _SMALL_WORDS = frozenset(_SMALL.split())
+_FILLER = "a an the of to in on for from with by and or is are be this that its it"
+_FILLERS = frozenset(_FILLER.split())
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,17 @@ def _read(entry: Entry, number: int) -> tuple[tuple[Fact, ...], tuple[tuple[Kind
     return known, tuple(not_stated(entry, passages, known))
 
 
+def _content(wish: str) -> frozenset[str]:
+    return frozenset(code_words(wish)) - _FILLERS
+
+
+@functools.lru_cache(maxsize=4)
+def _wishes(entries: tuple[Entry, ...]) -> Counter[frozenset[str]]:
+    """How many entries fulfil a wish, whatever the order of its words."""
+    facts = (fact for number, entry in enumerate(entries) if not entry.private for fact in _read(entry, number)[0])
+    return Counter(_content(fact.subject) for fact in facts if fact.kind == "which")
+
+
 class QuestionMaker:
     """Makes pairs about a set of entries.
 
@@ -88,12 +102,15 @@ class QuestionMaker:
         self.names = {entry.name for entry in entries}
         self._last_names = {name.rpartition(".")[2] for name in self.names}
         self._pieces: list[tuple[str, str]] = []
+        wishes = _wishes(tuple(entries))
         for number in use:
             entry = entries[number]
             if entry.private:
                 continue
             known, unsaid = _read(entry, number)
             for fact in known:
+                if fact.kind == "which" and wishes[_content(fact.subject)] > 1:
+                    continue  # several functions fulfil it: no answer is the right one
                 self.facts[fact.kind].append(fact)
                 self.about[number].append(fact)
             for kind, subject in unsaid:
@@ -104,11 +121,21 @@ class QuestionMaker:
                 self._pieces.append((module, last))
         self.kinds: list[Kind] = [kind for kind in KINDS if self.facts[kind]]
 
-    def answerable(self, count: int, *, weights: dict[str, float] | None = None) -> list[Pair]:
-        """`count` pairs, balanced over the kinds (or by weights); a kind's facts repeat only when they have run out."""
-        drawn = self._kinds(count, self.kinds, weights)
+    def answerable(self, count: int) -> list[Pair]:
+        """`count` pairs, balanced over the kinds; a kind's facts repeat only when they have run out."""
+        if not self.kinds:
+            return []
+        drawn = [self.kinds[i % len(self.kinds)] for i in range(count)]
+        self.rng.shuffle(drawn)
         pools = {kind: self._endless(self.facts[kind]) for kind in self.kinds}
         return [self.ask(next(pools[kind])) for kind in drawn]
+
+    def endless(self, weights: Mapping[str, float]) -> Iterator[Pair]:
+        """Pairs without end, their kinds drawn by weight; none where nothing is documented."""
+        pools = {kind: self._endless(self.facts[kind]) for kind in self.kinds}
+        while pools:
+            (kind,) = self.rng.choices(self.kinds, [weights.get(kind, 1.0) for kind in self.kinds])
+            yield self.ask(next(pools[kind]))
 
     def examination(self, count: int, *, times: int = 2) -> list[Pair]:
         """`count` pairs, balanced over the kinds as far as asking no fact more often than `times` allows."""
@@ -121,15 +148,6 @@ class QuestionMaker:
         self.rng.shuffle(pairs)
         return pairs
 
-    def _kinds(self, count: int, kinds: Sequence[Kind], weights: dict[str, float] | None) -> list[Kind]:
-        if not kinds:
-            return []
-        if weights is None:
-            drawn = [kinds[i % len(kinds)] for i in range(count)]
-            self.rng.shuffle(drawn)
-            return drawn
-        return self.rng.choices(kinds, [weights.get(kind, 1.0) for kind in kinds], k=count)
-
     def _endless(self, items: Sequence[Fact]) -> Iterator[Fact]:
         while True:
             order = list(items)
@@ -138,7 +156,7 @@ class QuestionMaker:
 
     def ask(self, fact: Fact) -> Pair:
         """A question for a fact."""
-        form = expand(self.rng.choice(FORMS[self.forms][fact.kind]), self.rng)
+        form = self._form(FORMS[self.forms][fact.kind])
         name = self._spell(self.entries[fact.entry])
         subject = self._roughen_wish(fact.subject) if fact.kind == "which" else self._mark(fact.subject, 0.2)
         question = self._ask(form, n=name, p=subject, s=subject)
@@ -154,7 +172,7 @@ class QuestionMaker:
         """A question about a name that looks right and is not there."""
         named: list[Kind] = [k for k in self.kinds if k != "which"] or ["what"]
         kind = self.rng.choice(named)
-        form = expand(self.rng.choice(FORMS[self.forms][kind]), self.rng)
+        form = self._form(FORMS[self.forms][kind])
         subject = self.rng.choice([f.subject for f in self.facts["default"]] or ["value"])
         name = self._invent()
         asked = self._ask(form, n=name, p=subject, s="")
@@ -188,13 +206,13 @@ class QuestionMaker:
 
     def ask_in_vain(self, number: int, subject: str, kind: Kind) -> Pair:
         """A question for what the documentation of an entry leaves open."""
-        form = expand(self.rng.choice(FORMS[self.forms][kind]), self.rng)
+        form = self._form(FORMS[self.forms][kind])
         question = self._ask(form, n=self._spell(self.entries[number]), p=self._mark(subject, 0.2), s="")
         name = written(self.entries[number])
         return Pair(question, REFUSAL, "not stated", number, asks=kind, name=name, subject=subject)
 
     def _off_topic(self) -> Pair:
-        return Pair(self._ask(expand(self.rng.choice(OFF_TOPIC[self.forms]), self.rng)), REFUSAL, "off topic")
+        return Pair(self._ask(self._form(OFF_TOPIC[self.forms])), REFUSAL, "off topic")
 
     def _spell(self, entry: Entry) -> str:
         """A name as people write it: in full, called, in back quotes, bare with its module named, or just bare."""
@@ -215,15 +233,25 @@ class QuestionMaker:
         return f"`{text}`" if self.rng.random() < share else text
 
     def _roughen_wish(self, wish: str) -> str:
-        """Leave out some of the words, as a memory of the documentation would."""
+        """Leave out some of the small words, and at times one other, as a memory of the documentation would."""
         words = wish.split()
-        kept = [w for i, w in enumerate(words) if i == 0 or self.rng.random() > 0.15]
-        return " ".join(kept if len(kept) >= 3 else words)
+        content = [i for i, word in enumerate(words) if i and word.lower() not in _FILLERS]
+        lost = self.rng.choice(content) if len(content) >= 4 and self.rng.random() < 0.25 else -1
+        kept = [w for i, w in enumerate(words) if i != lost and (i in content or not i or self.rng.random() > 0.3)]
+        return " ".join(kept)
+
+    def _form(self, patterns: Sequence[str]) -> str:
+        """One sentence of the patterns; in training, loosened, and never one for evaluation, give or take a word."""
+        while True:
+            form = expand(self.rng.choice(patterns), self.rng)
+            if self.forms == "held_out":
+                return form
+            form = _loosen(form, self.rng)
+            if not near_held_out(form):
+                return form
 
     def _ask(self, form: str, **slots: str) -> str:
         rng = self.rng
-        if self.forms == "training":
-            form = _loosen(form, rng)
         if rng.random() < 0.06:
             form = _slip(form, rng)
         if rng.random() < 0.25:

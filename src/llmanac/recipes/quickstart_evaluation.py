@@ -1,8 +1,9 @@
 """How good the assistant is, on modules held out whole and on forms of questions that training never shows.
 
 - retrieved: as a user gets it: retrieval, near misses beside the right passage, refusing.
-- right passage among near misses: retrieval is helped where it failed; what is left is reading. Order is random.
-- without retrieval: the model alone.
+- right passage among near misses: retrieval is helped where it failed, and its order is taken away; what is left is
+  reading.
+- without retrieval: the language model alone continues the question; the line it writes is its answer.
 - first-sentence rule: the first statement of the first passage that the same retrieval finds.
 
 Every score is over answerable questions, the same number of each kind as far as nothing is asked more than twice; a
@@ -16,9 +17,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from llmanac.core.progress import progress
 from llmanac.core.rng import seed_of
 from llmanac.evaluate.answers import exact_match, f1
-from llmanac.recipes.assistant import Answer, Assistant, is_refusal
+from llmanac.recipes.assistant import Answer, Assistant
 from llmanac.recipes.questions import UNANSWERABLE, Pair
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_material import Material, answers
@@ -26,10 +28,14 @@ from llmanac.recipes.quickstart_passages import Passage
 from llmanac.recipes.quickstart_prompt import Asked
 
 EXAMPLES = 10
+GUESS_TOKENS = 32
 
 
-def evaluate_assistant(assistant: Assistant, material: Material, *, questions: int = 150) -> dict[str, Any]:
+def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, questions: int = 150) -> dict[str, Any]:
     """Ask about `questions` answerable and as many unanswerable things.
+
+    Args:
+        alone: the engine of the language model that answers without retrieval.
 
     Returns:
         scores: by way of answering: f1, exact, questions.
@@ -40,15 +46,17 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, questions: i
     """
     maker = material.maker(held_out=True)
     asked = maker.examination(questions)
-    given = assistant.answers([pair.question for pair in asked])
-    texts = [answer.text for answer in given]
-    helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
-    read = [reading.text for reading in helped]
-    alone = assistant.read([(assistant.index.understood(pair.question), []) for pair in asked])
-    closed = [reading.text for reading in alone]
-    rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
     strange = maker.unanswerable(questions, UNANSWERABLE)
-    refused = _refused(strange, assistant.answers([pair.question for pair in strange]))
+    with progress("ask", 4 * len(asked), "questions") as bar:
+        given = [answer for part in _parts(asked) for answer in _asked(assistant, part, bar)]
+        texts = [answer.text for answer in given]
+        refused = _refused(strange, [answer for part in _parts(strange) for answer in _asked(assistant, part, bar)])
+        helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
+        read = [reading.text for reading in helped]
+        bar.advance(len(asked))
+        closed = _guesses(alone, [pair.question for pair in asked])
+        bar.advance(len(asked))
+    rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
     return {
         "scores": {
             "retrieved, with near misses": _score(asked, texts),
@@ -63,6 +71,22 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, questions: i
         "retrieval": _retrieval(assistant.index, asked),
         "examples": [_example(pair, answer) for pair, answer in zip(asked[:EXAMPLES], given, strict=False)],
     }
+
+
+def _parts(pairs: Sequence[Pair], size: int = 25) -> list[Sequence[Pair]]:
+    return [pairs[i : i + size] for i in range(0, len(pairs), size)]
+
+
+def _asked(assistant: Assistant, pairs: Sequence[Pair], bar: Any) -> list[Answer]:
+    answers = assistant.answers([pair.question for pair in pairs])
+    bar.advance(len(pairs))
+    return answers
+
+
+def _guesses(engine: Any, questions: Sequence[str]) -> list[str]:
+    """The first line with which a language model goes on after each question."""
+    said = engine.generate([f"{question}\n" for question in questions], max_new_tokens=GUESS_TOKENS, stop="\n\n")
+    return [next((line for line in one.text.split("\n") if line.strip()), "") for one in said]
 
 
 def _score(pairs: Sequence[Pair], texts: Sequence[str]) -> dict[str, float | int]:
@@ -100,7 +124,7 @@ def _refused(pairs: Sequence[Pair], given: Sequence[Answer]) -> dict[str, tuple[
     """By sort: the share that is refused, of how many."""
     by: dict[str, list[bool]] = defaultdict(list)
     for pair, answer in zip(pairs, given, strict=True):
-        by[pair.sort].append(answer.refused or is_refusal(answer.text))
+        by[pair.sort].append(answer.refused)
     return {sort: (sum(values) / len(values), len(values)) for sort, values in by.items()}
 
 

@@ -202,6 +202,38 @@ def plain(form: str) -> str:
     return " ".join(re.findall(r"[a-z{}]+", form.lower()))
 
 
+@functools.lru_cache(maxsize=50_000)
+def near_held_out(form: str) -> bool:
+    """Whether a form is a form for evaluation, give or take one word (another one, one more, one less)."""
+    words = tuple(plain(form).split())
+    whole, shorter, gapped = _near_held_out()
+    return (
+        words in whole
+        or words in shorter
+        or any(one in whole for one in _shortened(words))
+        or any(one in gapped for one in _gapped(words))
+    )
+
+
+@functools.cache
+def _near_held_out() -> tuple[frozenset[tuple[str, ...]], ...]:
+    """Every form for evaluation as its words; these with one word left out; with one word blanked out."""
+    patterns = [pattern for kind in HELD_OUT.values() for pattern in kind] + list(OFF_TOPIC["held_out"])
+    whole = {tuple(plain(form).split()) for pattern in patterns for form in every(pattern)}
+    return tuple(
+        frozenset(found)
+        for found in (whole, (s for w in whole for s in _shortened(w)), (g for w in whole for g in _gapped(w)))
+    )
+
+
+def _shortened(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return (words[:i] + words[i + 1 :] for i in range(len(words)))
+
+
+def _gapped(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return ((*words[:i], "", *words[i + 1 :]) for i in range(len(words)))
+
+
 @functools.cache
 def form_words() -> frozenset[str]:
     """The words that training questions are made of, in lower case: they say what is asked, not what about."""

@@ -1,8 +1,9 @@
 """What the documentation assistant is made from: entries on both sides of the split, the index, questions, rows.
 
 Rows for training are built as the assistant will work: the training question goes through the same retrieval (over
-training modules only), the passages found stand in a random order, and the answer is a line of one of them. Some rows
-lack the passage that answers, some ask what the passage leaves open, and all of those are answered by the refusal.
+training modules only) and the answer is the mark of a line of what was found. Half of the rows whose question names
+its entry show the passages in another order than they were found in. Some rows lack the passage that answers, some ask
+what the passage leaves open, and all of those are answered by the refusal.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError
+from llmanac.core.progress import progress
 from llmanac.core.rng import seed_of
 from llmanac.data.collect import Corpus
 from llmanac.data.sources._docstrings import Entry
@@ -34,6 +36,7 @@ from llmanac.recipes.quickstart_prompt import (
 
 CALIBRATION = 600  # questions of each sort that the threshold is read off from
 ASSOCIATION = 6000  # training pairs that the word associations are counted over
+TRIES = 1000  # questions that retrieval may miss, one after the other
 FURTHER = 14  # questions about the same passages, at most
 SHUFFLED = 0.5  # of the rows whose question names its entry show the passages in any order, not the best first
 BARE = 20  # questions of a row without passages
@@ -43,7 +46,7 @@ SHARES = {"read": 0.66, "bare": 0.14, "removed": 0.05, "not stated": 0.08, "unkn
 # kinds whose lines are hard to find are asked for more often
 WEIGHTS = {"what": 1.0, "arguments": 0.7, "returns": 1.2, "raises": 2.2, "default": 0.8, "parameter": 1.3, "which": 1.8}
 # most functions say nothing of errors; were they asked about as often as that, "nothing is stated" were the best guess
-VAIN = {"raises": 0.3, "returns": 0.6, "default": 1.0, "parameter": 0.8}
+VAIN = {"raises": 0.3, "returns": 0.6, "default": 0.6, "parameter": 0.8}
 HARD = ("returns", "raises", "parameter")  # asked for first about what is shown
 
 
@@ -91,12 +94,16 @@ class Material:
 
     def _learn(self) -> None:
         """The index's word associations and threshold, from questions about training modules."""
-        maker = self.maker(held_out=False, salt=1)
-        pairs = maker.answerable(ASSOCIATION)
-        self.practice.associate((pair.question, pair.answer) for pair in pairs)
-        wishes = [p.question for p in pairs if p.sort in ("which", "what")][:CALIBRATION]
-        strange = maker.unanswerable(CALIBRATION, ["unknown name", "off topic"])
-        self.practice.calibrate(wishes, [p.question for p in strange])
+        with progress("index passages", 3, "parts") as bar:
+            maker = self.maker(held_out=False, salt=1)
+            pairs = maker.answerable(ASSOCIATION)
+            bar.advance()
+            self.practice.associate((pair.question, pair.answer) for pair in pairs)
+            bar.advance()
+            wishes = [p.question for p in pairs if p.sort in ("which", "what")][:CALIBRATION]
+            strange = maker.unanswerable(CALIBRATION, ["unknown name", "off topic"])
+            self.practice.calibrate(wishes, [p.question for p in strange])
+            bar.advance()
         self.index.associations, self.index.threshold = self.practice.associations, self.practice.threshold
 
     def maker(self, *, held_out: bool, salt: int = 0) -> QuestionMaker:
@@ -140,14 +147,19 @@ class Material:
         about the same passages, since one reading of them then trains several choices of a line."""
         maker = self.maker(held_out=False, salt=2 + salt)
         rng = random.Random(seed_of(self.seed, "rows", salt))
-        answerable = iter(maker.answerable(count * (2 + BARE // 2) + 64, weights=WEIGHTS))
+        answerable = maker.endless(WEIGHTS)
         for what in rng.choices(list(SHARES), list(SHARES.values()), k=count):
             if what == "bare":
                 bare = [next(answerable) for _ in range(BARE)]
                 yield [], [(self.practice.understood(p.question), p.entry, p.query, REFUSAL) for p in bare]
                 continue
             if what in ("read", "removed"):
-                example = next(e for p in answerable if (e := self._answerable(p, what, rng)) is not None)
+                tries = (self._answerable(next(answerable), what, rng) for _ in range(TRIES))
+                example = next((e for e in tries if e is not None), None)
+                if example is None:
+                    raise DataError(
+                        "retrieval finds none of the documentation's own answers; it is too small to ask about"
+                    )
             else:
                 (pair,) = maker.unanswerable(1, [what])  # type: ignore[list-item]
                 found = self.practice.find(pair.question, _how_many(rng))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.lock import locked
-from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe
+from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe, shown
 
 STATE = "run.json"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Run:
         return load_tokenizer(self.folder / "tokenizer")
 
 
+class NothingKept(KeyboardInterrupt):
+    """Stopped before the first result was there."""
+
+
 def run(
     recipe: str | Path | Mapping[str, Any] | RecipeSpec,
     patches: Mapping[str, Any] | Iterable[str] = (),
@@ -60,7 +65,8 @@ def run(
         resume: go on with the run that is in the folder.
 
     Raises:
-        SpecError: an unknown recipe, field or value.
+        SpecError: an unknown recipe, field or value; a recipe that is not the one the resumed run was started with.
+        DataError: no text, or text that is not what the resumed run was started with.
         LlmanacError: a folder in use; whatever a stage raises.
     """
     from llmanac.recipes.stages import Pipeline
@@ -71,9 +77,30 @@ def run(
     else:
         resolved = load_recipe(recipe, changes)
         place = _new_folder(resolved.spec.name, folder)
-    with locked(place / ".lock", busy=f"{place}: another process is running in this folder"):
-        finished, results = Pipeline(resolved, place).run()
+    there = place.exists()
+    with locked(place / LOCK, busy=f"{place}: another process is running in this folder"):
+        try:
+            finished, results = Pipeline(resolved, place).run()
+        except BaseException as error:
+            if not (place / STATE).is_file():  # the text could not be read: there is nothing to go on with
+                if not there:
+                    _discard(place)
+                if isinstance(error, KeyboardInterrupt):
+                    raise NothingKept from None
+            raise
     return Run(place, finished, results)
+
+
+def _discard(place: Path) -> None:
+    """Remove a folder that holds nothing but its lock; anything else in it stays, and so does the folder."""
+    with contextlib.suppress(OSError):
+        if _is_empty(place):
+            (place / LOCK).unlink(missing_ok=True)
+            place.rmdir()
+
+
+def _is_empty(place: Path) -> bool:
+    return place.is_dir() and all(path.name == LOCK for path in place.iterdir())
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -84,14 +111,14 @@ def read_state(folder: Path) -> dict[str, Any]:
 def _new_folder(name: str, folder: str | Path | None) -> Path:
     if folder is not None:
         place = Path(folder)
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        if place.exists() and not _is_empty(place):
             if (place / STATE).is_file():
                 raise LlmanacError(f"{place}: holds a run; --resume goes on with it, or give another --folder")
             raise LlmanacError(f"{place}: is there already and is no run; give another --folder")
         return place
     for number in range(1, 10_000):
         place = Path("runs") / (name if number == 1 else f"{name}-{number}")
-        if not place.exists():
+        if not place.exists() or _is_empty(place):
             return place
         if (place / STATE).is_file() and not read_state(place).get("finished"):
             raise LlmanacError(
@@ -102,23 +129,41 @@ def _new_folder(name: str, folder: str | Path | None) -> Path:
 
 
 def _resumed(recipe: Any, changes: dict[str, Any], folder: str | Path | None) -> tuple[Recipe, Path]:
-    if folder is not None:
-        place = Path(folder)
-    else:
-        name = load_recipe(recipe, changes).spec.name
-        own = re.compile(rf"{re.escape(name)}(-\d+)?")
-        names = [p for p in Path("runs").glob("*") if own.fullmatch(p.name) and (p / STATE).is_file()]
-        open_runs = [p for p in names if not read_state(p).get("finished")]
-        place = (open_runs or sorted(names) or [Path("runs") / name])[-1]
+    """The run to go on with: its recipe as it was started, and its folder. Raises SpecError for a changed recipe."""
+    place = Path(folder) if folder is not None else _latest(load_recipe(recipe, changes).spec.name)
     if not (place / STATE).is_file():
         raise LlmanacError(f"{place}: there is no run to resume; leave --resume out to start one")
     state = read_state(place)
-    before = Recipe(spec.make(RecipeSpec, state["recipe"], "recipe"), frozenset(state["stated"]))
-    patched = spec.patch(before.spec, changes)
-    if patched != before.spec:
-        moved = ", ".join(spec.diff(before.spec, patched))
-        raise SpecError(f"{moved}: a resumed run keeps its recipe; leave the change out, or start a new run")
+    patches = state.get("patches", {})
+    before = Recipe(spec.make(RecipeSpec, state["recipe"], "recipe"), frozenset(state["stated"]), patches)
+    asked = load_recipe(recipe, {**patches, **changes})  # what the run was patched with need not be said again
+    if (place / "recipe.toml").is_file() and asked.spec == load_recipe(place / "recipe.toml").spec:
+        return before, place  # the run's own recipe, with what was planned for it
+    moved = {
+        path: values
+        for path, values in spec.diff(before.spec, asked.spec).items()
+        if before.concerns(path) or asked.concerns(path)  # else a default of another version: the stored one holds
+    }
+    if moved:
+        named = ", ".join(f"{path} (was {_value(old)}, now {_value(new)})" for path, (old, new) in moved.items())
+        raise SpecError(
+            f"{named}: the recipe changed since {place} was started, and a resumed run keeps its recipe; "
+            "set the old values again to go on with it, or start anew with --folder and without --resume"
+        )
     return before, place
+
+
+def _latest(name: str) -> Path:
+    """The newest run of this name that is not finished, else the newest; `name-10` is newer than `name-2`."""
+    numbered = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
+    found = [(int(match[1] or 1), p) for p in Path("runs").glob("*") if (match := numbered.fullmatch(p.name))]
+    runs = [place for _, place in sorted(found) if (place / STATE).is_file()]
+    open_runs = [place for place in runs if not read_state(place).get("finished")]
+    return (open_runs or runs or [Path("runs") / name])[-1]
+
+
+def _value(value: Any) -> str:
+    return "not set" if value is None else repr(value)
 
 
 def run_command(
@@ -138,10 +183,13 @@ def run_command(
     if seed is not None:
         changes["seed"] = seed
     if show:
-        print(spec.to_toml(spec.dump(load_recipe(recipe, changes).spec)), end="")
+        print(shown(load_recipe(recipe, changes)), end="")
         return
     try:
         done = run(recipe, changes, folder=folder, resume=resume)
+    except NothingKept:
+        print("\nStopped before anything was kept; the same command starts again.")
+        raise SystemExit(130) from None
     except KeyboardInterrupt:
         where = f" --folder {folder}" if folder else ""
         print(f"\nStopped; nothing is lost. Go on with: llmanac run {recipe}{where} --resume")
@@ -175,4 +223,4 @@ def summary(done: Run) -> None:
     print("Next:\n  " + "\n  ".join(done.results["next"]))
 
 
-__all__ = ["Run", "__version__", "run", "run_command"]
+__all__ = ["Run", "run", "run_command"]

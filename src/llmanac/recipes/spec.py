@@ -57,9 +57,9 @@ class FinetuneSpec(Spec):
     pairs: str = "docstrings"
     objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "instruction"))
     steps: int | None = None
-    time_share: float = 0.35
-    learning_rate_scale: float = 0.3
-    language_share: float = 0.2
+    time_share: float = 0.25
+    learning_rate_scale: float = 0.6
+    language_share: float = 0.05
     practice_share: float = 0.4
 
     def __post_init__(self) -> None:
@@ -112,14 +112,25 @@ class RecipeSpec(Spec):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved recipe, and the dotted paths that its file and its patches stated."""
+    """A resolved recipe, the dotted paths that its file and its patches stated, and those patches as plain data."""
 
     spec: RecipeSpec
     stated: frozenset[str]
+    patches: Mapping[str, Any] = field(default_factory=dict)
 
     def states(self, *paths: str) -> bool:
         """Whether one of the paths, or something below it, was stated."""
         return any(s == p or s.startswith(f"{p}.") for s in self.stated for p in paths)
+
+    def concerns(self, path: str) -> bool:
+        """Whether what was stated decides the field at `path`: itself, or a method by name, which presets fields."""
+        return any(_below(path.split("."), s.split(".")) for s in self.stated)
+
+
+def _below(path: list[str], stated: list[str]) -> bool:
+    if len(stated) > 1 and stated[-1] == "name":
+        stated = stated[:-1]
+    return len(stated) <= len(path) and all(s in ("*", p) for s, p in zip(stated, path, strict=False))
 
 
 def seconds(text: str, field: str = "budget") -> float:
@@ -156,7 +167,38 @@ def load_recipe(
         where = "" if isinstance(recipe, (Mapping, RecipeSpec)) else f"{recipe}: "
         raise SpecError(f"{where}{error}") from None
     patches = dict(patches or {})
-    return Recipe(spec.patch(made, patches), frozenset([*spec.flatten(data), *patches]))
+    plain = {path: spec.dump(value) for path, value in patches.items()}
+    return Recipe(spec.patch(made, patches), frozenset([*spec.flatten(data), *spec.flatten(plain)]), plain)
+
+
+def shown(recipe: Recipe) -> str:
+    """The recipe as TOML that reads back to the same one: what is going to be planned is left out and named."""
+    data = spec.dump(recipe.spec)
+    model = data["model"]
+    left_out = []
+
+    def leave_out(table: dict[str, Any], key: str, path: str) -> None:
+        if key in table and not recipe.states(path, re.sub(r"\.\d+(?=\.)", ".*", path)):
+            del table[key]
+            left_out.append(path)
+
+    if plans_size(recipe):
+        for key in ("dim", "layers"):
+            leave_out(model, key, f"model.{key}")
+        for number, block in enumerate(model["blocks"]):
+            leave_out(block["mixer"], "heads", f"model.blocks.{number}.mixer.heads")
+    leave_out(model, "max_length", "model.max_length")
+    left_out += ["train.steps"] if recipe.spec.train.steps is None else []
+    left_out += ["finetune.steps"] if recipe.spec.finetune and recipe.spec.finetune.steps is None else []
+    note = f"# Planned from the budget before the first step: {', '.join(left_out)}.\n" if left_out else ""
+    return note + spec.to_toml(data)
+
+
+def plans_size(recipe: Recipe) -> bool:
+    """Whether the model's size is planned: the recipe does not state it, and the model is of a kind that can be."""
+    model: Any = recipe.spec.model
+    can_be = model.name == "transformer" and all(hasattr(block, "mixer") for block in model.blocks)
+    return can_be and not recipe.states("model.dim", "model.layers")
 
 
 def _find(name: str) -> Path:

@@ -22,13 +22,14 @@ from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs
 from llmanac.recipes.plan import plan_size
 from llmanac.recipes.report import write_report
-from llmanac.recipes.spec import Recipe, RecipeSpec
+from llmanac.recipes.spec import Recipe, RecipeSpec, plans_size
 from llmanac.tokenizers.load import load_tokenizer
+from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
 
 FORMAT_VERSION = 1
-TRAINING_SHARE = 0.88  # of the time that is left once text and tokenizer are there; the rest is for measuring
+TRAINING_SHARE = 0.93  # of the time that is left once text and tokenizer are there; the rest is for measuring
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
@@ -47,8 +48,9 @@ class Pipeline:
             settled = {"model": self.planned["model"]} if "model" in self.planned else {}
             if "pretrain" in self.planned:  # what was measured before the first step is never measured again
                 settled["train"] = self.planned["pretrain"]["train"]
+            if "finetune_steps" in self.planned:
+                settled["finetune"] = {**spec.dump(self.spec.finetune), "steps": self.planned["finetune_steps"]}
             self.spec = spec.make(RecipeSpec, {**spec.dump(self.spec), **settled}, "recipe")
-        self._save()
 
     def run(self) -> tuple[RecipeSpec, dict[str, Any]]:
         """Every stage that is not done yet; `(resolved recipe, results)`."""
@@ -80,6 +82,7 @@ class Pipeline:
             "version": __version__,
             "recipe": spec.dump(self.recipe.spec),
             "stated": sorted(self.recipe.stated),
+            "patches": dict(self.recipe.patches),
             "planned": self.planned,
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
             "finished": finished,
@@ -89,16 +92,34 @@ class Pipeline:
     # text
 
     def collect(self) -> None:
-        """Read, clean, deduplicate and split; the same each time, so nothing but the manifest is kept."""
+        """Read, clean, deduplicate and split; the same each time, so nothing but the manifest is kept.
+
+        Raises:
+            DataError: no text, or another text than the one that the resumed run began with.
+        """
         problems = self.spec.data.source.problems()
         problems.file = self.folder / "quarantine.jsonl"
         self.corpus = collect(
             self.spec.data.source, held_out=self.spec.data.held_out, seed=self.spec.seed, problems=problems
         )
+        self._refuse_other_text()
+        self._save()  # from here on there is a run to go on with
         if quarantined := problems.save():
             print(f"{problems.total:,} unusable rows were left out; {quarantined} lists them with the reason")
         files.write_json(self.folder / "manifest.json", self.corpus.manifest)
         print(_counts(self.corpus.manifest))
+
+    def _refuse_other_text(self) -> None:
+        if not (self.folder / "manifest.json").is_file():
+            return
+        before, now = files.read_json(self.folder / "manifest.json"), self.corpus.manifest
+        moved = [side for side in ("train", "held_out") if before[side]["sha256"] != now[side]["sha256"]]
+        if moved:
+            sides = " and ".join({"train": "training", "held_out": "held-out"}[side] for side in moved)
+            raise DataError(
+                f"{self.folder}: the {sides} text changed since this run began; its tokenizer and its tokens are of "
+                "the old text; restore that to go on, or start a new run with --folder and without --resume"
+            )
 
     def tokenize(self) -> None:
         place = self.folder / "tokenizer"
@@ -166,7 +187,7 @@ class Pipeline:
 
     def _plan_model(self, budget: float) -> None:
         """Plan the size unless the recipe states it, and write down what was planned."""
-        if not self.recipe.states("model.dim", "model.layers"):
+        if plans_size(self.recipe):
             model, why = plan_size(self.spec.model, self.tokenizer.vocab_size, budget, self.device)
             self.planned |= why
             self.spec = dataclasses.replace(self.spec, model=model)
@@ -175,7 +196,12 @@ class Pipeline:
             longer = spec.patch(self.spec.model, {"max_length": max(context, 2 * self.spec.train.length)})
             self.spec = dataclasses.replace(self.spec, model=longer)
         self.planned["model"] = spec.dump(self.spec.model)
+        self._write_recipe()
         self._save()
+
+    def _write_recipe(self) -> None:
+        """`recipe.toml` with what is known so far; each plan is added to it as it is made."""
+        files.write_text(self.folder / "recipe.toml", spec.to_toml(spec.dump(self.spec)))
 
     def _watch(self) -> Callable[[Any], dict[str, float]]:
         texts = measures.some_texts(self.corpus.held_out.texts(), WATCHED_BYTES)
@@ -192,7 +218,8 @@ class Pipeline:
         self.practice.write()
 
     def finetune(self) -> None:
-        assert self.spec.finetune is not None
+        asked = self.spec.finetune
+        assert asked is not None
         if (self.folder / "model" / "config.json").is_file():
             self.model = load_model(self.folder / "model", device=str(self.device))
             return
@@ -207,23 +234,34 @@ class Pipeline:
             packing="whole",
             name="pairs",
         )
-        share = self.spec.finetune.language_share
+        share = asked.language_share
         if share > 0:
             text = PackedStream(self.data["train"], length=length, rows=chosen.rows, seed=self.spec.seed, name="text")
             parts, weights = {"pairs": stream, "text": text}, {"pairs": 1 - share, "text": share}
             stream = Mixture(parts, weights, rows=chosen.rows, seed=self.spec.seed)
+        budget = asked.time_share * TRAINING_SHARE * self.left()
+        if chosen.steps is None:
+            chosen = dataclasses.replace(chosen, steps=self._steps_at_the_rate_of_pretraining(budget, chosen))
+            self.planned["finetune_steps"] = chosen.steps
+            self.spec = dataclasses.replace(self.spec, finetune=dataclasses.replace(asked, steps=chosen.steps))
+            self._write_recipe()
+            self._save()  # before the first step: a resumed run takes as many
         done = train(
             self.model,
             stream,
-            self.spec.finetune.objective.build(tokenizer=self.tokenizer),
+            asked.objective.build(tokenizer=self.tokenizer),
             chosen,
             self.folder / "finetune",
             seed=self.spec.seed,
-            budget=self.spec.finetune.time_share * TRAINING_SHARE * self.left(),
             label="fine-tune",
         )
         self._trained("finetune", done)
         self._keep_model(self.model, "model")
+
+    def _steps_at_the_rate_of_pretraining(self, budget: float, chosen: TrainSpec) -> int:
+        """How many steps a time is good for: minutes of pretraining say it better than a second of trying."""
+        known = self.planned["pretrain"]
+        return max(1, round(budget * known["tokens"] / max(known["seconds"], 1e-3) / chosen.batch_tokens))
 
     def _trained(self, stage: str, done: TrainResult) -> None:
         self.planned[stage] = {
@@ -237,7 +275,7 @@ class Pipeline:
         }
         if stage == "pretrain":
             self.spec = dataclasses.replace(self.spec, train=done.spec)
-            files.write_text(self.folder / "recipe.toml", spec.to_toml(spec.dump(self.spec)))
+            self._write_recipe()
         self._save()
 
     def _last_loss(self, stage: str) -> float:

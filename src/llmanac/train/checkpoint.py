@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.files import TEMPORARY, atomic_folder, write_json
+from llmanac.core.files import file_sha256 as _sha256
 
 FORMAT_VERSION = 1
 STATE = "state.json"
@@ -76,11 +77,6 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _seal(state: Mapping[str, Any]) -> str:

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
-import torch
 from torch import nn
 
-
-def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can build code here: on the CPU it needs a C++ compiler."""
-    if device.type != "cpu":
-        return True
-    chosen = os.environ.get("CXX")
-    return any(shutil.which(name) for name in ([chosen] if chosen else ["g++", "clang++", "cl"]))
+NO_COMPILER = "note: no C++ compiler was found, so this run is not compiled; install g++ or set CXX"
 
 
 def compile_model(model: nn.Module) -> None:

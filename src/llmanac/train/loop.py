@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmanac.core.device import DTYPES
+from llmanac.core.device import DTYPES, has_compiler
 from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
@@ -22,7 +22,7 @@ from llmanac.train._random import Generator, capture, restore, seed_everything, 
 from llmanac.train._signals import interruptible
 from llmanac.train._step import Stepper, StepResult
 from llmanac.train.checkpoint import Checkpoint, Checkpoints, fingerprint, load_model_tensors, model_tensors
-from llmanac.train.compiling import compile_model, has_compiler
+from llmanac.train.compiling import NO_COMPILER, compile_model
 from llmanac.train.metrics import Metrics
 from llmanac.train.plan import Plan, plan, set_attention
 
@@ -214,6 +214,8 @@ class _Run:
             return old
         made = plan(self.model, self.source, self.objective, spec, budget=budget, folder=self.folder)
         made.save(self.folder)
+        if made.measured.get("wants_compiler"):
+            self.report(NO_COMPILER)
         seed_everything(self.seed)
         return made
 
@@ -222,7 +224,7 @@ class _Run:
             return
         device = next(self.model.parameters()).device
         if not has_compiler(device):
-            self.report("note: no C++ compiler was found, so this run is not compiled; install g++ or set CXX")
+            self.report(NO_COMPILER)
             return
         compile_model(self.model)
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmanac.core.device import measure_gemm, resolve_dtype
+from llmanac.core.device import has_compiler, measure_gemm, resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import dump, make
@@ -26,7 +26,6 @@ from llmanac.train import TrainSpec
 from llmanac.train._random import undisturbed
 from llmanac.train._step import Stepper
 from llmanac.train.autotune import attention_form, synchronize
-from llmanac.train.compiling import has_compiler
 
 FILE = "plan.json"
 MICRO_TOKENS = 8192  # tokens of a micro-batch by default: beyond this a step gains no speed and costs memory
@@ -128,7 +127,10 @@ def plan(
         measured["budget_seconds"] = budget
     if spec.compile == "auto":
         long = seconds_a_step is not None and (spec.steps or 0) * seconds_a_step > COMPILE_SECONDS
-        spec = dataclasses.replace(spec, compile="always" if long and has_compiler(device) else "never")
+        can = has_compiler(device)
+        spec = dataclasses.replace(spec, compile="always" if long and can else "never")
+        if long and not can:
+            measured["wants_compiler"] = True  # compiling would have been worth it: `train` says so
     measured["threads"] = torch.get_num_threads()
     measured["planning_seconds"] = round(time.perf_counter() - start, 3)
     return Plan(spec, seconds_a_step, gemm, measured)

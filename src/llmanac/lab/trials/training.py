@@ -21,7 +21,7 @@ from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
 from llmanac.lab.cache import versions
 from llmanac.lab.costs import TRAINING_COSTS, decode_speed, peak_memory, state_bytes
-from llmanac.lab.pairing import RecordingStream, hash_parameters
+from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
 from llmanac.lab.prepare import Prepared
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.stats import Metric
@@ -68,14 +68,21 @@ class TrainingTrial:
 
     def build(self, arm: Arm, seed: int) -> tuple[Any, Any, Any]:
         """`(model with its initial values, source, objective)` of an arm."""
-        recipe = arm.spec
-        model = recipe.model.build(vocab_size=self.prepared.tokenizer.vocab_size).to(self.device)
-        model.initialise(seed)
+        recipe, model = arm.spec, self._model(arm, seed)
 
         def fresh() -> PackedStream:
             return PackedStream(self.prepared.dataset, length=recipe.train.length, rows=recipe.train.rows, seed=seed)
 
         return model, RecordingStream(fresh(), fresh), recipe.objective.build(tokenizer=self.prepared.tokenizer)
+
+    def _model(self, arm: Arm, seed: int) -> Any:
+        model = arm.spec.model.build(vocab_size=self.prepared.tokenizer.vocab_size).to(self.device)
+        model.initialise(seed)
+        return model
+
+    def initial(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """The tensors that an arm starts from, built again."""
+        return initial_tensors(self._model(arm, seed))
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Train, or go on with a training that was killed, then measure."""

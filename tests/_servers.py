@@ -1,0 +1,50 @@
+"""A server over a real socket on the loopback, and what its tests ask it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from types import SimpleNamespace
+
+import openai
+import uvicorn
+from _engine_models import ByteTokenizer
+
+from llmanac.generate.engine import Engine
+from llmanac.web.serve import claim_port
+from llmanac.web.server import create_app
+
+ASK = [{"role": "user", "content": "hi"}]
+UTF8 = "naïve 日本 🙂!"
+
+
+@contextlib.contextmanager
+def running(engine: Engine, **options):
+    """A server in a thread; yields its address, an openai client, and the app's service."""
+    app = create_app(engine, **{"model_name": "tiny", **options})
+    claimed = claim_port("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [claimed]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{claimed.getsockname()[1]}"
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+    try:
+        yield SimpleNamespace(url=url, client=client, service=app.state.service)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+        claimed.close()
+
+
+def wait_until(condition, seconds=10.0):
+    stop = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < stop, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def hello(messages):
+    return ByteTokenizer().encode_chat(messages, add_generation_prompt=True)[0]

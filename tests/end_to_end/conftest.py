@@ -1,0 +1,74 @@
+"""Fixtures that several files of end-to-end tests share: servers, and what studies start from."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import difflib
+import inspect
+import json
+import random
+import subprocess
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _engine_models import ByteTokenizer, HistoryModel, script_of
+from _servers import ASK, UTF8, hello, running
+from _studies import STEPS
+
+from llmanac.generate.engine import Engine
+
+# ---------------------------------------------------------------- servers
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running(Engine(HistoryModel(), ByteTokenizer())) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def engine(server):
+    """An engine of its own with the same model: what the server must agree with."""
+    return Engine(HistoryModel(), ByteTokenizer())
+
+
+@pytest.fixture(scope="module")
+def scripted():
+    """A server whose model says UTF8 after ASK and after the prompt 'abc'."""
+    model = HistoryModel(script=script_of(UTF8, len(hello(ASK))) | script_of(UTF8, 203), max_length=400)
+    with running(Engine(model, ByteTokenizer())) as found:
+        yield found
+
+
+# ---------------------------------------------------------------- studies
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A base of 40 thousand parameters on the sources of a few modules."""
+    texts = tmp_path_factory.mktemp("texts")
+    for module in (ast, copy, difflib, inspect, json, random, textwrap, subprocess):
+        (texts / f"{module.__name__}.txt").write_text(inspect.getsource(module)[:12_000])
+    return {
+        "name": "tiny",
+        "data": {"held_out": 0.3, "source": {"name": "files", "paths": [str(texts)]}},
+        "tokenizer": {"name": "bpe", "vocab_size": 320},
+        "model": {
+            "name": "transformer", "dim": 32, "layers": 2, "max_length": 32,
+            "blocks": [{"name": "pre-norm", "mixer": {"name": "multi-head", "heads": 2}, "ffn": "swiglu"}],
+        },
+        "train": {
+            "steps": STEPS, "batch_tokens": 128, "length": 32, "optimizer": {"name": "adamw", "lr": 3e-3},
+            "attention": "sdpa", "dtype": "float32",
+        },
+        "evaluate": {"held_out_bytes": 4000},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for every study of a file: what two studies share is trained once."""
+    return tmp_path_factory.mktemp("store")

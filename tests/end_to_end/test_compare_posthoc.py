@@ -1,0 +1,115 @@
+"""`llmanac compare` where the arms are not trained: tokenizers over documents, decoding methods on one artefact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from _studies import ask
+
+from llmanac.lab.arms import parse_arms
+from llmanac.lab.axis import find_axis, resolve
+from llmanac.recipes.spec import load_recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_tokenizers_over_the_same_documents(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    found = ask("tokenizer", "bpe{vocab_size=300},bpe{vocab_size=500}", recipe, tmp_path, store)
+    small, large = "bpe{vocab_size=300}", "bpe{vocab_size=500}"
+    assert found.data["replicate"] == "document" and found.data["hold"] is None
+    values = found.values("bytes_per_token")
+    assert len(values[small]) == found.data["data"]["held_out_documents"] >= 2
+    assert all(b > a for a, b in zip(values[small], values[large], strict=True))
+    spec = load_recipe(recipe, {"tokenizer.vocab_size": 500}).spec
+    from llmanac.data.collect import collect
+
+    corpus = collect(spec.data.source, held_out=0.3, seed=0)
+    tokenizer = spec.tokenizer.train(corpus.train.texts())
+    wanted = [len(t.encode()) / len(tokenizer.encode(t)) for t in corpus.held_out.texts()]
+    assert values[large] == pytest.approx(wanted)
+    assert found.data["costs"][large]["lossless"] == 1.0
+    assert "Untuned" not in found.page.read_text()
+
+
+@pytest.fixture(scope="module")
+def artefact(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained for a few dozen steps, saved as a run saves it."""
+    from llmanac.lab.cache import Cache
+    from llmanac.lab.controlled import with_steps
+    from llmanac.lab.prepare import prepare
+    from llmanac.lab.trials.training import TrainingTrial
+    from llmanac.train.loop import train
+
+    folder = tmp_path_factory.mktemp("artefact")
+    spec = load_recipe(recipe, {"model.max_length": 128, "train.steps": 40}).spec
+    prepared = prepare(spec, Cache(folder).root / "data")
+    (arm, _) = resolve(spec, find_axis("position"), parse_arms("rope,none"))
+    trial = TrainingTrial(prepared, "cpu")
+    model, source, objective = trial.build(with_steps(arm, 40), 0)
+    train(model, source, objective, spec.train, folder / "train", seed=0)
+    model.save_pretrained(folder / "model")
+    prepared.tokenizer.save(folder / "model")
+    return folder / "model"
+
+
+def test_decoding_methods_on_one_artefact(artefact: Path, recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    from llmanac.generate.engine import Engine
+    from llmanac.lab.trials.decoding import Artefact, distinct
+
+    arms = "greedy,temperature{temperature=1.0}"
+    found = ask("decoding", arms, recipe, tmp_path, store, artefact=artefact, seeds=2)
+    loaded = Artefact.load(artefact)
+    assert loaded.sha256 in found.data["artefact"]
+    rep = found.values("rep_4")
+    assert np.mean(rep["greedy"]) > np.mean(rep["temperature{temperature=1.0}"]) + 0.2  # a barely trained model loops
+    assert found.comparison("temperature{temperature=1.0}", "rep_4")["verdict"] == "better"
+    assert (
+        found.data["costs"]["greedy"]["mean_logprob"]
+        > found.data["costs"]["temperature{temperature=1.0}"]["mean_logprob"]
+    )
+    # greedy draws nothing: its second seed is the first one's run
+    assert [r["cached"] for r in found.data["runs"] if r["arm"] == "greedy"] == [False, True]
+    assert [r["cached"] for r in found.data["runs"] if r["arm"] != "greedy"] == [False, False]
+    # one passage by hand
+    from llmanac.core.files import read_json
+    from llmanac.data.collect import collect
+    from llmanac.data.split import fraction
+    from llmanac.lab.trials.decoding import passages
+
+    spec = load_recipe(recipe).spec
+    held_out = collect(spec.data.source, held_out=0.3, seed=0).held_out
+    documents = sorted(((d.id, d.text) for d in held_out), key=lambda d: fraction(d[0], seed=1))
+    taken = passages(loaded, documents, 512)[: read_json(tmp_path / "plan.json")["passages"]]
+    first = Engine(loaded.model, loaded.tokenizer).generate(
+        [p.prompt for p in taken], max_new_tokens=len(taken[0].reference), temperature=0.0, stop_ids=()
+    )
+    assert rep["greedy"] == pytest.approx([1 - distinct(c.ids, 4) for c in first])
+    assert found.data["replicate"] == "prompt"  # two held-out documents: the page must warn
+    assert "not independent" in found.page.read_text()
+
+
+def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from llmanac.lab.trials.decoding import Artefact
+
+    other = tmp_path / "model"
+    shutil.copytree(artefact, other)
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.5
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    assert Artefact.load(other).sha256 != Artefact.load(artefact).sha256
+    found = ask("decoding", "greedy,top-k{k=5}", recipe, tmp_path / "s", store, artefact=other, seeds=1)
+    assert not any(run["cached"] for run in found.data["runs"])
+
+
+def test_distinct_counts_n_grams() -> None:
+    from llmanac.lab.trials.decoding import distinct
+
+    assert distinct([1, 2, 1, 2, 1, 2], 2) == 2 / 5
+    assert distinct([1, 2, 3], 4) == 1.0 and distinct([1] * 8, 4) == 1 / 5

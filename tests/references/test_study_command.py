@@ -1,0 +1,144 @@
+"""The command on a page asks the same question again; and the pages whose code has changed are found."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import parse_patches
+from llmanac.lab import compare as lab
+from llmanac.lab import sources
+from llmanac.lab.arms import parse_arms
+from llmanac.lab.command import arms_text, compare_again, study_again
+from llmanac.lab.report import PAGE, RESULT, write_study
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Asked(Exception):
+    """Carries a question instead of running it."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """What a call would have run, and the command that its page would have shown."""
+
+    def ask(call: Any, *given: Any, **options: Any) -> tuple[Any, str]:
+        seen: list[Any] = []
+
+        def run(question: Any, folder: Path, *rest: Any) -> dict[str, Any]:
+            seen.append(question)
+            return {}
+
+        monkeypatch.setattr(lab, "RUNNERS", dict.fromkeys(lab.RUNNERS, run))
+        monkeypatch.setattr(lab, "write_study", lambda folder, found: seen.append(found["command"]))
+        monkeypatch.setattr("llmanac.lab.console.print_study", lambda done: None)
+        call(*given, **options)
+        return seen[0], seen[1]
+
+    monkeypatch.chdir(tmp_path)
+    return ask
+
+
+def run_command(command: str) -> None:
+    """Run what a page prints, in this process."""
+    words = shlex.split(command)
+    if words[0] == "python":
+        exec(words[2], {})
+        return
+    from llmanac.cli import app
+
+    app(args=words[1:], standalone_mode=False)
+
+
+QUESTIONS: list[tuple[str, Any, dict[str, Any]]] = [
+    ("position", "rope,learned", {}),
+    ("position", ["rope{theta=500.0}", "none"], {"seeds": 5, "budget": "20m", "margin": 0.01}),
+    ("ffn", 'relu{width=96,biases="all"},swiglu', {"hold": "params", "patches": {"model.dim": 64}}),
+    ("optimizer", "adamw,muon", {"tune": "lr=3", "hold": "time", "patches": ["train.schedule=cosine", "seed=4"]}),
+    ("train.optimizer.lr", "1e-3,3e-3", {"patches": {"train.optimizer": {"name": "adamw", "beta2": 0.95}}}),
+    ("train.length", "64,128", {"budget": 90, "patches": {"data.source": {"name": "files", "paths": ["a b", "c,d"]}}}),
+    ("decoding", "greedy,top-p{p=0.9}", {"artefact": Path("runs/my run")}),
+    ("tokenizer", "bpe{vocab_size=300},bpe{vocab_size=500}", {"seeds": 1}),
+    ("position", {"near": {"name": "rope", "theta": 100.0}, "far": "rope"}, {"baseline": "far"}),
+    ("recipe", {"a": {"train.clip": 0.5}, "b": {"model.position": "none"}}, {"hold": "time", "min_steps": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "arms", "options"), QUESTIONS)
+def test_the_command_asks_the_same_question(kind: str, arms: Any, options: dict[str, Any], asked: Any) -> None:
+    first, command = asked(lab.compare, kind, arms, **options)
+    again, same = asked(run_command, command)
+    assert again == first and same == command
+
+
+def test_a_base_that_is_a_file_is_named_and_one_that_is_data_is_written_out(asked: Any, tmp_path: Path) -> None:
+    from llmanac.core.files import read_toml
+
+    (tmp_path / "mine.toml").write_text(lab.BASE.read_text())
+    first, command = asked(lab.compare, "position", "rope,none", base="mine.toml")
+    assert "--base mine.toml" in command and asked(run_command, command)[0] == first
+    first, command = asked(lab.compare, "position", "rope,none", base=read_toml(lab.BASE))
+    assert command.startswith("python -c") and asked(run_command, command)[0] == first
+    spec = first.base
+    assert asked(run_command, asked(lab.compare, "position", "rope,none", base=spec)[1])[0] == first
+
+
+def test_a_study_is_asked_again_by_its_name_with_what_overrode_it(asked: Any, tmp_path: Path) -> None:
+    first, command = asked(lab.run_study, "positions_small", folder=tmp_path / "x", cache=tmp_path / "c", budget=None)
+    assert command == "llmanac compare positions_small"
+    assert asked(run_command, command)[0] == first
+    first, command = asked(lab.run_study, "nanogpt_style", seeds=8, patches={"train.clip": 0.5})
+    assert command == "llmanac compare nanogpt_style --seeds 8 -s train.clip=0.5"
+    assert asked(run_command, command)[0] == first
+    first, command = asked(lab.run_study, "positions_small", arms={"a": "rope", "b": "none"}, baseline="b", min_steps=3)
+    assert command.startswith("python -c") and asked(run_command, command)[0] == first
+    (tmp_path / "mine.toml").write_text('kind = "position"\narms = ["rope", "none"]\n')
+    first, command = asked(run_command, "llmanac compare mine.toml --hold flops")
+    assert command == "llmanac compare mine.toml --hold flops"
+
+
+def test_a_baseline_is_said() -> None:
+    said = compare_again("position", "rope,none", {}, {"baseline": "none", "budget": "3m"})
+    assert said == "llmanac compare position --arms rope,none --baseline none --budget 3m"
+    assert study_again("positions_small", None, {}, {"baseline": "none"}) == (
+        "llmanac compare positions_small --baseline none"
+    )
+
+
+def test_arms_and_values_come_back_from_their_text() -> None:
+    for text in ('mlp{activation="relu",width=512},rope', 'x{a=[1, 2],b="p,q}",c=true},y{d="true"}', "a{b=-1.5},c"):
+        assert parse_arms(arms_text(parse_arms(text))) == parse_arms(text)
+    with pytest.raises(SpecError, match="says something else"):
+        arms_text(parse_arms({"mine": "rope", "other": "none"}))
+    said = shlex.split(compare_again("ffn", "relu,swiglu", {"a.b": {"c": [1, "x y"]}, "d": "3", "e": True}, {}))
+    assert parse_patches(said[said.index("-s") + 1 :: 2]) == {"a.b": {"c": [1, "x y"]}, "d": "3", "e": True}
+
+
+def test_evidence_whose_code_has_changed_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from test_study_report import result
+
+    found = importlib.util.spec_from_file_location("make_evidence", ROOT / "tools" / "make_evidence.py")
+    assert found is not None and found.loader is not None
+    tool = importlib.util.module_from_spec(found)
+    found.loader.exec_module(tool)
+    real = sources.fingerprint([], ["llmanac.lab.stats"])
+    write_study(tmp_path / "fresh", result(sources=real))
+    write_study(tmp_path / "old", result(sources=real | {"lab/stats.py": "0" * 16}))
+    (tmp_path / "no_study").mkdir()
+    before = (tmp_path / "fresh" / PAGE).read_text()
+    for _ in range(2):
+        assert tool.main(["--check"], tmp_path) == 1
+        said = capsys.readouterr().out
+        assert said.startswith("old: stale, lab/stats.py changed") and "fresh" not in said
+    assert (tmp_path / "fresh" / PAGE).read_text() == before
+    assert "Stale: lab/stats.py changed" in (tmp_path / "old" / PAGE).read_text()
+    assert json.loads((tmp_path / "old" / RESULT).read_text())["stale"] == ["lab/stats.py"]
+    write_study(tmp_path / "old", result(sources=real))
+    assert tool.main(["--check"], tmp_path) == 0

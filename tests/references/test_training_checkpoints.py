@@ -1,0 +1,212 @@
+"""What a training run leaves on disk: checkpoints kept, damaged, refused by the disk, and resumed from."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from _training import FIXED, VOCAB, Stops, losses, model_of, run, same, stream
+
+from llmanac.core import spec
+from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
+from llmanac.data.tokens import TokenDataset
+from llmanac.objectives.autoregressive import Autoregressive
+from llmanac.train import TrainSpec, checkpoint
+from llmanac.train.loop import train
+from llmanac.train.metrics import read_metrics
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(dataset, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    whole, first = run(dataset, tmp_path / "whole")
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tmp_path / "cut", objective=Stops(5), report=said.append)
+    assert "step 5 of 12 is saved" in said[-1] and "run it again" in said[-1]
+    result, second = run(dataset, tmp_path / "cut", report=said.append)
+    assert "resuming" in said[-1] and result.steps == whole.steps == 12
+    assert same(first, second) and losses(tmp_path / "whole") == losses(tmp_path / "cut")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def evaluate(model):
+    torch.rand(3)  # an evaluation may draw numbers as it likes
+    evaluate.calls += 1
+    return {"loss": abs(evaluate.calls - 2) + 1.0, "other": 3}
+
+
+evaluate.calls = 0
+
+
+def test_newest_and_best_are_kept_and_evaluation_disturbs_nothing(dataset, tmp_path):
+    class Noisy(Autoregressive):
+        def collate(self, rows):
+            batch = super().collate(rows)
+            batch.ids[torch.rand(batch.ids.shape) < 0.1] = 0
+            return batch
+
+    evaluate.calls = 0
+    result, one = run(dataset, tmp_path / "a", objective=Noisy(), evaluate=evaluate, keep=2, steps=15)
+    steps = sorted(p.name for p in (tmp_path / "a" / "checkpoints").iterdir())
+    assert steps == ["step-00000006", "step-00000012", "step-00000015"]
+    assert result.best == {"step": 6, "value": 1.0}
+    _, other = run(dataset, tmp_path / "b", objective=Noisy(), steps=15)
+    assert same(one, other)
+    assert [line["evaluate_other"] for line in read_metrics(tmp_path / "a") if "evaluate_other" in line] == [3.0] * 5
+    assert list((tmp_path / "a" / "tensorboard").iterdir())
+    with pytest.raises(SpecError, match="watch: evaluate gave"):
+        run(dataset, tmp_path / "c", evaluate=evaluate, watch="bits")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(file, damage, dataset, tmp_path):
+    _, whole = run(dataset, tmp_path)
+    target = tmp_path / "checkpoints" / "step-00000012" / file
+    data = target.read_bytes()
+    if damage == "gone":
+        target.unlink()
+    else:
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+        target.write_bytes(data[:middle] if damage == "cut" else flipped)
+    said = []
+    result, again = run(dataset, tmp_path, report=said.append)
+    assert said[0].startswith("warning:") and str(target) in said[0]
+    assert "at step 9 of 12" in said[1]
+    assert result.steps == 12 and same(whole, again)
+
+
+def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(dataset, tmp_path):
+    run(dataset, tmp_path)
+    for file in tmp_path.glob("checkpoints/*/state.json"):
+        file.write_text("{")
+    with pytest.raises(CheckpointError, match="none of 2 checkpoints is whole; start over with resume=False"):
+        run(dataset, tmp_path)
+    assert run(dataset, tmp_path, resume=False)[0].steps == 12
+
+
+def test_a_full_disk_is_an_error_and_older_checkpoints_stay(dataset, tmp_path, monkeypatch):
+    _, whole = run(dataset, tmp_path / "whole")
+    real, calls = checkpoint.save_file, []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) == 8:  # the third checkpoint's second file
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(LlmanacError, match=r"step-00000009: cannot write \(No space left on device\)"):
+        run(dataset, tmp_path / "full")
+    monkeypatch.undo()
+    assert sorted(p.name for p in (tmp_path / "full" / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
+    _, again = run(dataset, tmp_path / "full")
+    assert same(whole, again)
+
+
+FILE_LIMIT = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+import _training as t
+from pathlib import Path
+from llmanac.core.errors import LlmanacError
+from llmanac.data.tokens import TokenDataset
+from llmanac.train import checkpoint
+folder = Path(sys.argv[1])
+dataset = TokenDataset(folder / "d")
+t.run(dataset, folder / "run", steps=6, objective=t.Stops(99))
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+store = checkpoint.Checkpoints(folder / "run" / "checkpoints")
+try:
+    store.save(9, {{"model": checkpoint.model_tensors(t.model_of())}}, {{}})
+except LlmanacError as error:
+    print("refused:", error)
+print(store.steps(), store.latest().step, [p.name for p in store.folder.iterdir() if p.name.startswith(".")])
+"""
+
+
+def test_a_file_size_limit_is_an_error_too(dataset, root, tmp_path):
+    """The system itself refuses the write (EFBIG), inside the safetensors library."""
+    rows = [(document, None) for document in dataset]
+    TokenDataset.write_examples(tmp_path / "d", rows, vocab_size=VOCAB)
+    script = FILE_LIMIT.format(tests=str(root / "tests"))
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "refused:" in done.stdout and "step-00000009: cannot write" in done.stdout
+    assert "[3, 6] 6 []" in done.stdout
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_another_run_s_folder_is_refused(dataset, tmp_path):
+    run(dataset, tmp_path)
+    with pytest.raises(SpecError, match=r"train\.optimizer\.lr: 0\.5 was asked for, but the run in .* uses 0\.001"):
+        run(dataset, tmp_path, optimizer=spec.make_method("optimizer", {"name": "adamw", "lr": 0.5}))
+    with pytest.raises(SpecError, match=r"train\.steps: 20 was asked for"):
+        run(dataset, tmp_path, steps=20)
+    with pytest.raises(SpecError, match="seed: 1 was asked for"):
+        train(model_of(), stream(dataset), Autoregressive(), TrainSpec(steps=12, **FIXED), tmp_path, seed=1)
+
+
+class WithModels(Autoregressive):
+    """A frozen reference, a trained value model, a running number, and a generator of its own."""
+
+    trainable = ("value",)
+
+    def __init__(self, reference, value):
+        super().__init__({"reference": reference, "value": value})
+        self.mean = torch.zeros(())
+        self.generators = {"own": np.random.default_rng(1)}
+
+    def loss(self, model, batch):
+        loss, units, _ = super().loss(model, batch)
+        with torch.no_grad():
+            base = self.models["reference"].nll(batch, "sum")
+        value = (self.models["value"](torch.ones(1, 4)) - base / units + self.generators["own"].random()).square().sum()
+        self.mean = 0.9 * self.mean + 0.1 * loss.detach()
+        return loss + units * value, units, {"value": float(value.detach()) * units}
+
+    def state_dict(self):
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state):
+        self.mean = state["mean"]
+
+
+def test_further_models_and_the_objective_s_state_resume(dataset, tmp_path):
+    def parts(seed=7):
+        torch.manual_seed(0)
+        return model_of(seed), torch.nn.Linear(4, 1)
+
+    whole = WithModels(*parts())
+    start = copy.deepcopy(whole.models["value"])
+    run(dataset, tmp_path / "whole", objective=whole)
+    assert not same(start, whole.models["value"])
+    assert same(model_of(7), whole.models["reference"])
+
+    class Interrupted(WithModels):
+        def loss(self, model, batch):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 8:
+                raise RuntimeError("as if killed")
+            return super().loss(model, batch)
+
+    with pytest.raises(RuntimeError, match="as if killed"):
+        run(dataset, tmp_path / "cut", objective=Interrupted(*parts()))
+    again = WithModels(*parts())
+    run(dataset, tmp_path / "cut", objective=again)
+    assert same(whole.models["value"], again.models["value"]) and torch.equal(whole.mean, again.mean)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
+    with pytest.raises(CheckpointError, match=r"frozen models \['reference'\] are not those"):
+        run(dataset, tmp_path / "cut", objective=WithModels(*parts(seed=8)))
