@@ -97,9 +97,11 @@ def test_planned_means_that_there_is_no_method_file() -> None:
 
 
 def test_an_alias_is_proved_by_what_proves_its_file() -> None:
-    for alias, row in (("mixer/multi-query", "mixer/multi-head"), ("optimizer/adam", "optimizer/adamw")):
-        found = catalogue.find(alias)
-        assert (found.reference, found.source) == (catalogue.find(row).reference, catalogue.find(row).source)
+    rows = {row.method: row for row in catalogue.rows().values()}
+    for alias, name in (("mixer/multi-query", "mixer/multi-head"), ("optimizer/adam", "optimizer/adamw")):
+        found, row = catalogue.find(alias), rows[name]
+        assert row.reference and (found.reference, found.source) == (row.reference, row.source)
+    assert {entry.id for entry in catalogue.entries()} >= {"mixer/multi-query", "optimizer/adam"}
     assert str(registry.find("mixer", "multi-query").path) in describe("mixer/multi-query")
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import llmanac
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
 from llmanac.recipes import stages
+from llmanac.recipes.plan import fastest_threads
 from llmanac.recipes.run import _latest, run_command
 from llmanac.recipes.spec import load_recipe, plans_size, seconds, shown
 
@@ -375,3 +377,14 @@ def test_what_is_shown_leaves_the_same_to_the_planner(patches: dict[str, Any], p
 
 def test_times() -> None:
     assert [seconds(t) for t in ("90s", "5m", "2h", "45", "1.5m")] == [90, 300, 7200, 45, 90]
+
+
+def test_threads_are_chosen_by_measuring() -> None:
+    model = llmanac.build("lm", "transformer", vocab_size=64, dim=32, layers=1, max_length=64)
+    before, weights = torch.get_num_threads(), {k: v.clone() for k, v in model.state_dict().items()}
+    chosen, seconds = fastest_threads(model, rows=2, length=32, most=2)
+    assert chosen in (1, 2) and set(seconds) == {"1", "2"} and seconds[str(chosen)] == min(seconds.values())
+    assert torch.get_num_threads() == before
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    assert fastest_threads(model, rows=2, length=32, most=1) == (1, {}), "there is nothing to choose"

@@ -89,11 +89,11 @@ def entries() -> list[Entry]:
 
 
 def _of_method(method: registry.Method) -> Entry:
-    """The entry of a method that has no row of its own."""
+    """The entry of a method under its own name: the checks are those of the row that names it, or its file."""
     card = method.card
     title = card["title"] if not method.defaults else f"{card['title']} ({method.name})"
     same_file = [row for row in rows().values() if row.file == method.path]
-    row = max(same_file, key=lambda row: (bool(row.reference), bool(row.claim)), default=None)
+    row = max(same_file, key=lambda row: (row.method == method.id, row.reference > "", row.claim > ""), default=None)
     reference, claim = (row.reference, row.claim) if row else ("", "")
     return Entry(
         method.id,

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
+import time
 from typing import Any
 
 import torch
 
 from llmanac.core.device import measure_gemm, resolve_dtype
+from llmanac.core.types import Batch
 
 TOKENS_PER_PARAMETER = 2.5
 USED = 0.27  # share of the measured matrix-product rate that an uncompiled training step of this size reaches
+TURNS = 6  # steps that each number of threads is tried for; the first only allocates
 SHAPES = (  # (dim, layers, heads, kv_heads), in order of size
     (64, 2, 2, 1),
     (96, 3, 2, 1),
@@ -52,6 +56,33 @@ def plan_size(model: Any, vocab_size: int, seconds: float, device: torch.device)
 
 def _distance(spec: Any, vocab_size: int, wanted: float) -> float:
     return abs(math.log(parameter_count(spec, vocab_size) / wanted))
+
+
+def fastest_threads(model: Any, *, rows: int, length: int, most: int) -> tuple[int, dict[str, float]]:
+    """How many threads train a model fastest on a CPU, and the seconds of a step by threads.
+
+    Small products gain little from a second thread and wait for it where the machine is busy, so one thread is tried
+    against all. Steps are taken in turns, on random tokens; weights and the caller's threads are left as they were.
+    """
+    before = torch.get_num_threads()
+    choices = sorted({1, most})
+    if len(choices) == 1 or model.device.type != "cpu":
+        return most, {}
+    ids = torch.randint(model.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
+    batch = Batch(ids=ids, targets=ids)
+    taken: dict[int, list[float]] = {threads: [] for threads in choices}
+    try:
+        for _ in range(TURNS):
+            for threads in choices:
+                torch.set_num_threads(threads)
+                start = time.perf_counter()
+                model.nll(batch).backward()
+                taken[threads].append(time.perf_counter() - start)
+    finally:
+        model.zero_grad(set_to_none=True)
+        torch.set_num_threads(before)
+    seconds = {threads: statistics.median(times[1:]) for threads, times in taken.items()}
+    return min(choices, key=seconds.__getitem__), {str(threads): value for threads, value in seconds.items()}
 
 
 def parameter_count(spec: Any, vocab_size: int) -> int:

@@ -14,8 +14,8 @@ from llmanac.core import files
 TEMPLATES = Path(__file__).with_name("templates")
 ASSISTANT = (
     "This assistant reads answers out of the documentation that is on this machine. For each question it looks up "
-    "passages, points at the line that answers, and quotes it with its source. It knows nothing by itself: without a "
-    "passage it has nothing to point at, as the table below shows."
+    "passages, points at the line that answers, and quotes it with its source. It knows nothing by itself: what its "
+    "language model guesses without a passage is worthless, as the table below shows."
 )
 PLAIN_MODEL = (
     "This is a small language model trained from nothing on the text named below. It continues text in that style; "
@@ -98,9 +98,12 @@ def _quality(results: dict[str, Any]) -> Section:
     )
     if "after fine-tuning" in results.get("base_kept", {}):
         kept = results["base_kept"]
+        base, tuned = (f"{kept[name]:.3f}" for name in ("base", "after fine-tuning"))
         section.paragraphs.append(
-            f"Fine-tuning keeps its own copy of the weights: completion by the base weights stays at "
-            f"{kept['base']:.3f}; the fine-tuned copy is at {kept['after fine-tuning']:.3f}."
+            f"Fine-tuning keeps its own copy of the weights: text is continued by the base weights, which stay at "
+            f"{base}; the copy that only answers is at {tuned}."
+            if "answers" in results
+            else f"The base weights are kept beside the fine-tuned ones: {base} and {tuned} bits per byte of text."
         )
     return section
 
@@ -111,6 +114,7 @@ def _answers(results: dict[str, Any]) -> Section | None:
         return None
     head = ["held-out modules, question forms never seen in training", "F1", "exact", "questions"]
     rows = [[name, f"{s['f1']:.3f}", f"{s['exact']:.3f}", s["questions"]] for name, s in found["scores"].items()]
+    by_sort = ", ".join(f"{sort} {share:.0%}" for sort, share in found["refused"].items())
     kinds = [[k, f"{s['f1']:.3f}", f"{s['exact']:.3f}", s["questions"]] for k, s in found["kinds"].items()]
     return Section(
         "Answers",
@@ -118,7 +122,7 @@ def _answers(results: dict[str, Any]) -> Section | None:
             "Each question is about a function of a module that was held out whole; the passages shown to the model "
             "include near misses. F1 counts the words an answer shares with the documentation's own.",
             f"Questions the documentation cannot answer are refused {found['refused_unanswerable']:.0%} of the time; "
-            f"answerable ones are refused {found['refused_answerable']:.0%}.",
+            f"answerable ones are refused {found['refused_answerable']:.0%}. By sort: {by_sort}.",
         ],
         [table(head, rows, 0), table(["by kind, with retrieval", "F1", "exact", "questions"], kinds)],
     )

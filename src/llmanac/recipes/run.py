@@ -219,6 +219,7 @@ def summary(done: Run) -> None:
         console.print(table)
         print(f"refused: {answers['refused_unanswerable']:.0%} of the questions that cannot be answered, ", end="")
         print(f"{answers['refused_answerable']:.0%} of those that can")
+        print("  " + ", ".join(f"{sort}: {share:.0%}" for sort, share in answers["refused"].items()))
     print(f"report: {done.folder / 'report.html'}")
     print("Next:\n  " + "\n  ".join(done.results["next"]))
 

@@ -60,7 +60,7 @@ class FinetuneSpec(Spec):
     time_share: float = 0.25
     learning_rate_scale: float = 0.6
     language_share: float = 0.05
-    practice_share: float = 0.4
+    practice_share: float = 0.3
 
     def __post_init__(self) -> None:
         for name in ("time_share", "language_share", "practice_share"):

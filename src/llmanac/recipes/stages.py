@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from llmanac import __version__
 from llmanac.core import files, spec
@@ -20,7 +21,7 @@ from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs
-from llmanac.recipes.plan import plan_size
+from llmanac.recipes.plan import fastest_threads, plan_size
 from llmanac.recipes.report import write_report
 from llmanac.recipes.spec import Recipe, RecipeSpec, plans_size
 from llmanac.tokenizers.load import load_tokenizer
@@ -66,12 +67,16 @@ class Pipeline:
         if self.spec.finetune is not None:
             stages.append(("fine-tune", self.finetune))
         stages.append(("measure", self.measure))
-        for name, stage in stages:
-            start = time.monotonic()
-            stage()
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
-            self._save()
-        results = self.results()
+        threads = torch.get_num_threads()
+        try:
+            for name, stage in stages:
+                start = time.monotonic()
+                stage()
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+                self._save()
+            results = self.results()
+        finally:
+            torch.set_num_threads(threads)
         write_report(self.folder, results)
         self._save(finished=True)
         return self.spec, results
@@ -165,6 +170,7 @@ class Pipeline:
             self._plan_model(budget)
         self.base = self.spec.model.build(vocab_size=self.tokenizer.vocab_size).to(self.device)
         self.base.initialise(self.spec.seed)
+        self._plan_threads()
         if (self.folder / "base" / "config.json").is_file():
             self.base = load_model(self.folder / "base", device=str(self.device))
             return
@@ -198,6 +204,18 @@ class Pipeline:
         self.planned["model"] = spec.dump(self.spec.model)
         self._write_recipe()
         self._save()
+
+    def _plan_threads(self) -> None:
+        """How many threads the training takes; a resumed run takes as many, since sums depend on it."""
+        if "threads" not in self.planned:
+            train = self.spec.train
+            rows = max(1, train.batch_tokens // train.length)
+            most = torch.get_num_threads()
+            self.planned["threads"], taken = fastest_threads(self.base, rows=rows, length=train.length, most=most)
+            self.planned["threads_seconds"] = taken
+            self._save()
+        if self.device.type == "cpu":
+            torch.set_num_threads(self.planned["threads"])
 
     def _write_recipe(self) -> None:
         """`recipe.toml` with what is known so far; each plan is added to it as it is made."""
