@@ -347,7 +347,7 @@ def test_killed_in_the_middle_of_runs_and_gone_on_with_gives_the_same_numbers(
 
 def half_done(cache: Path) -> list[Path]:
     """The checkpoints of runs that have no result yet."""
-    return [p for p in cache.glob("*/*/work/checkpoints/step-*") if not (p.parents[2] / "result.json").exists()]
+    return [p for p in cache.glob("*/*/*/checkpoints/step-*") if not (p.parents[2] / "result.json").exists()]
 
 
 @pytest.mark.slow

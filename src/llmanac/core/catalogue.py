@@ -77,7 +77,7 @@ def rows() -> dict[str, Entry]:
 
 
 def entries() -> list[Entry]:
-    """The rows, then every method that no row names: an alias has the checks of its file's row, else its CARD's."""
+    """The rows, then every method that no row names: an alias has its file's test, but no measurement of another."""
     out = [row if row.method or row.file is None else replace(row, method=row.id) for row in rows().values()]
     named = {row.method for row in out} | {row.id for row in out}
     for kind in registry.KINDS:
@@ -89,18 +89,18 @@ def entries() -> list[Entry]:
 
 
 def _of_method(method: registry.Method) -> Entry:
-    """The entry of a method under its own name: the checks are those of the row that names it, or its file."""
+    """The entry of a method under its own name: its own row's checks, or the test of its file; only its own claim."""
     card = method.card
     title = card["title"] if not method.defaults else f"{card['title']} ({method.name})"
     same_file = [row for row in rows().values() if row.file == method.path]
-    row = max(same_file, key=lambda row: (row.method == method.id, row.reference > "", row.claim > ""), default=None)
-    reference, claim = (row.reference, row.claim) if row else ("", "")
+    own = next((row for row in same_file if row.method == method.id), None)
+    tests = [row.reference for row in (own, *same_file) if row and row.reference]
     return Entry(
         method.id,
         title,
         method=method.id,
-        reference=card.get("test", "") or reference,
-        claim=card.get("claim", "") or claim,
+        reference=card.get("test", "") or next(iter(tests), ""),
+        claim=card.get("claim", "") or (own.claim if own else ""),
     )
 
 

@@ -164,8 +164,3 @@ def _answer(reading: Reading) -> Answer:
         return Answer(REFUSAL, (), True)
     cited = Citation(reading.block.title, "\n".join(reading.block.lines))
     return Answer(reading.text, (cited,), False)
-
-
-def is_refusal(text: str) -> bool:
-    """Whether an answer says that the documentation does not say."""
-    return text.strip().rstrip(".").lower() == REFUSAL.rstrip(".").lower()
