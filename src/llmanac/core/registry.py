@@ -22,8 +22,11 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 # kind -> folder below the package. A new kind is one line here; a new method is one file and nothing here.
 KINDS: dict[str, str] = {
+    "metric": "metrics",
     "tokenizer": "tokenizers",
     "source": "data/sources",
+    "extractor": "data/extractors",
+    "stage": "data/stages",
     "position": "models/positions",
     "norm": "models/norms",
     "score": "models/scores",
@@ -32,8 +35,11 @@ KINDS: dict[str, str] = {
     "block": "models/blocks",
     "head": "models/heads",
     "lm": "models/lm",
+    "smoothing": "models/smoothing",
+    "classifier": "models/classifiers",
     "decoding": "generate/decoding",
     "objective": "objectives",
+    "loss": "objectives/losses",
     "optimizer": "train/optimizers",
     "schedule": "train/schedules",
     "retriever": "retrieve",
