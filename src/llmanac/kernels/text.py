@@ -69,6 +69,18 @@ load_word = _load(64, types.uint64)
 
 
 @intrinsic
+def add_one(typing_context, address):
+    """Add one to the 64-bit number at an address."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(64)))
+        builder.store(builder.add(builder.load(pointer, align=8), ir.Constant(ir.IntType(64), 1)), pointer, align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), generate
+
+
+@intrinsic
 def trailing_zeros(typing_context, value):
     """Number of zero bits below the lowest one bit."""
 
