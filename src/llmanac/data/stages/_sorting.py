@@ -1,0 +1,118 @@
+"""Sorting more records than memory holds: sorted runs in files, merged block by block.
+
+A record is a row of uint64 columns, ordered by the first, then the second, and so on. Nothing depends on how records
+are spread over runs, so any memory gives the same order.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from llmanac.core.errors import DataError
+
+SMALLEST = 256  # records a run's buffer holds at least while merging
+
+
+def in_order(rows: np.ndarray) -> np.ndarray:
+    """The (n, columns) rows, sorted."""
+    if rows.shape[1] == 1:
+        return np.sort(rows, axis=0)
+    return rows[np.lexsort(rows.T[::-1])]
+
+
+def sorted_rows(batches: Iterable[np.ndarray], columns: int, *, memory: int, folder: Path) -> Iterator[np.ndarray]:
+    """All rows of the batches in order, as (n, columns) blocks.
+
+    Args:
+        batches: (n, columns) uint64 arrays, each small beside `memory`.
+        memory: bytes that may be held at once.
+        folder: where the runs go; made and removed here.
+
+    Raises:
+        DataError: the memory is too small to merge that many runs; the message says how much it takes.
+    """
+    width = columns * 8
+    most = max(SMALLEST, memory // (4 * width))  # a run, its order and its sorted copy stand beside each other
+    held: list[np.ndarray] = []
+    count, runs = 0, 0
+    try:
+        for batch in batches:
+            at = 0
+            while at < len(batch):
+                part = batch[at : at + most - count]
+                held.append(part)
+                count += len(part)
+                at += len(part)
+                if count == most:
+                    _spill(held, folder, runs)
+                    held, count, runs = [], 0, runs + 1
+        if not runs:
+            rows = np.concatenate(held) if held else np.empty((0, columns), np.uint64)
+            held = []
+            for start in range(0, len(rows := in_order(rows)), most):
+                yield rows[start : start + most]
+            return
+        if held:
+            _spill(held, folder, runs)
+            held, runs = [], runs + 1
+        yield from _merged(folder, runs, columns, memory)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _spill(held: list[np.ndarray], folder: Path, number: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    in_order(np.concatenate(held)).tofile(folder / f"run-{number:06}")
+
+
+def _merged(folder: Path, runs: int, columns: int, memory: int) -> Iterator[np.ndarray]:
+    size = memory // (4 * runs * columns * 8)
+    if size < SMALLEST:
+        need = 4 * runs * columns * 8 * SMALLEST
+        raise DataError(f"memory: {memory} bytes are too few to sort this corpus; give {need} or more")
+    handles = [open(folder / f"run-{number:06}", "rb") for number in range(runs)]
+    try:
+        buffers = [_next(handle, size, columns) for handle in handles]
+        while True:
+            live = [i for i in range(runs) if len(buffers[i])]
+            if not live:
+                return
+            bound = min(tuple(buffers[i][-1].tolist()) for i in live)
+            parts = []
+            for i in live:
+                taken = _not_above(buffers[i], bound)
+                parts.append(buffers[i][:taken])
+                buffers[i] = buffers[i][taken:]
+                if not len(buffers[i]):
+                    buffers[i] = _next(handles[i], size, columns)
+            yield in_order(np.concatenate(parts))
+    finally:
+        for handle in handles:
+            handle.close()
+
+
+def _next(handle: object, size: int, columns: int) -> np.ndarray:
+    return np.fromfile(handle, np.uint64, size * columns).reshape(-1, columns)  # type: ignore[call-overload]
+
+
+def _not_above(rows: np.ndarray, bound: tuple[int, ...]) -> int:
+    """How many of the sorted rows are at or before `bound`: a binary search in each column in turn."""
+    low, high = 0, len(rows)
+    for column, value in enumerate(bound):
+        part = rows[low:high, column]
+        key = np.uint64(value)
+        low, high = low + int(np.searchsorted(part, key, "left")), low + int(np.searchsorted(part, key, "right"))
+    return high
+
+
+def group_starts(rows: np.ndarray, keys: int, previous: tuple[int, ...] | None) -> np.ndarray:
+    """(n,) bool: where a row's first `keys` columns differ from the row before (`previous` stands before the first)."""
+    new = np.ones(len(rows), bool)
+    if len(rows):
+        new[1:] = (rows[1:, :keys] != rows[:-1, :keys]).any(axis=1)
+        new[0] = previous is None or tuple(rows[0, :keys].tolist()) != previous
+    return new
