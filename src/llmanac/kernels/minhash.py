@@ -207,6 +207,12 @@ def union(parents, left, right):
 
 
 @cached
+def root_of(parents, item):
+    """The root of one item's set."""
+    return _root(parents, item)
+
+
+@cached
 def flatten(parents):
     """Point every item at its root."""
     for i in range(parents.shape[0]):

@@ -6,6 +6,7 @@ are spread over runs, so any memory gives the same order.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,12 +34,16 @@ def sorted_rows(batches: Iterable[np.ndarray], columns: int, *, memory: int, fol
         folder: where the runs go; made and removed here.
 
     Raises:
-        DataError: the memory is too small to merge that many runs; the message says how much it takes.
+        DataError: the memory is too small to merge even two runs; the message says how much it takes.
     """
     width = columns * 8
-    most = max(SMALLEST, memory // (4 * width))  # a run, its order and its sorted copy stand beside each other
+    most = memory // (4 * width)  # a run, its order and its sorted copy stand beside each other
+    together = most // SMALLEST  # runs that are merged at a time
+    if together < 2:
+        raise DataError(f"memory: {memory} bytes are too few to sort in; give {8 * width * SMALLEST} or more")
     held: list[np.ndarray] = []
     count, runs = 0, 0
+    shutil.rmtree(folder, ignore_errors=True)
     try:
         for batch in batches:
             at = 0
@@ -48,39 +53,46 @@ def sorted_rows(batches: Iterable[np.ndarray], columns: int, *, memory: int, fol
                 count += len(part)
                 at += len(part)
                 if count == most:
-                    _spill(held, folder, runs)
+                    _spill(held, _run(folder, runs))
                     held, count, runs = [], 0, runs + 1
         if not runs:
-            rows = np.concatenate(held) if held else np.empty((0, columns), np.uint64)
+            rows = in_order(np.concatenate(held)) if held else np.empty((0, columns), np.uint64)
             held = []
-            for start in range(0, len(rows := in_order(rows)), most):
+            for start in range(0, len(rows), most):
                 yield rows[start : start + most]
             return
         if held:
-            _spill(held, folder, runs)
+            _spill(held, _run(folder, runs))
             held, runs = [], runs + 1
-        yield from _merged(folder, runs, columns, memory)
+        paths = [_run(folder, i) for i in range(runs)]
+        while len(paths) > together:
+            group, paths = paths[:together], paths[together:]
+            with open(_run(folder, runs), "wb") as handle:
+                for rows in _merged(group, most // together, columns):
+                    rows.tofile(handle)
+            for path in group:
+                path.unlink()
+            paths.append(_run(folder, runs))
+            runs += 1
+        yield from _merged(paths, most // len(paths), columns)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _spill(held: list[np.ndarray], folder: Path, number: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    in_order(np.concatenate(held)).tofile(folder / f"run-{number:06}")
+def _run(folder: Path, number: int) -> Path:
+    return folder / f"run-{number:06}"
 
 
-def _merged(folder: Path, runs: int, columns: int, memory: int) -> Iterator[np.ndarray]:
-    size = memory // (4 * runs * columns * 8)
-    if size < SMALLEST:
-        need = 4 * runs * columns * 8 * SMALLEST
-        raise DataError(f"memory: {memory} bytes are too few to sort this corpus; give {need} or more")
-    handles = [open(folder / f"run-{number:06}", "rb") for number in range(runs)]
-    try:
+def _spill(held: list[np.ndarray], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    in_order(np.concatenate(held)).tofile(path)
+
+
+def _merged(paths: list[Path], size: int, columns: int) -> Iterator[np.ndarray]:
+    with contextlib.ExitStack() as stack:
+        handles = [stack.enter_context(open(path, "rb")) for path in paths]
         buffers = [_next(handle, size, columns) for handle in handles]
-        while True:
-            live = [i for i in range(runs) if len(buffers[i])]
-            if not live:
-                return
+        while live := [i for i, buffer in enumerate(buffers) if len(buffer)]:
             bound = min(tuple(buffers[i][-1].tolist()) for i in live)
             parts = []
             for i in live:
@@ -90,9 +102,6 @@ def _merged(folder: Path, runs: int, columns: int, memory: int) -> Iterator[np.n
                 if not len(buffers[i]):
                     buffers[i] = _next(handles[i], size, columns)
             yield in_order(np.concatenate(parts))
-    finally:
-        for handle in handles:
-            handle.close()
 
 
 def _next(handle: object, size: int, columns: int) -> np.ndarray:
@@ -116,3 +125,19 @@ def group_starts(rows: np.ndarray, keys: int, previous: tuple[int, ...] | None) 
         new[1:] = (rows[1:, :keys] != rows[:-1, :keys]).any(axis=1)
         new[0] = previous is None or tuple(rows[0, :keys].tolist()) != previous
     return new
+
+
+def later_copies(records: Iterable[np.ndarray], keys: int, *, memory: int, folder: Path) -> Iterator[np.ndarray]:
+    """Of records `(keys ..., position)`: `(position, first position with the same keys)` of all but the first."""
+    previous: tuple[int, ...] | None = None
+    first = np.uint64(0)
+    for rows in sorted_rows(records, keys + 1, memory=memory, folder=folder):
+        if not len(rows):
+            continue
+        new = group_starts(rows, keys, previous)
+        opening = np.where(new, np.arange(len(rows)), 0)
+        firsts = rows[np.maximum.accumulate(opening), keys]
+        if not new[0]:
+            firsts[: int(np.argmax(new)) if new.any() else len(rows)] = first
+        previous, first = tuple(rows[-1, :keys].tolist()), firsts[-1]
+        yield np.column_stack([rows[~new, keys], firsts[~new]])

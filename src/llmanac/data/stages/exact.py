@@ -22,7 +22,7 @@ from llmanac.data.dedup import text_key
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
-from llmanac.data.stages._sorting import group_starts, sorted_rows
+from llmanac.data.stages._sorting import later_copies, sorted_rows
 
 if TYPE_CHECKING:
     from llmanac.data.documents import Document
@@ -61,7 +61,7 @@ class Exact(CorpusStage):
             positions = Positions(readers, "keys")
             beside = Path(decisions[0]) if decisions else Path()
             folder = beside.with_name(beside.name + ".sorting")
-            pairs = later_copies(_records(positions), memory=memory // 2, folder=folder.with_name(folder.name + "-1"))
+            pairs = later_copies(_records(positions), 2, memory=memory // 2, folder=folder.with_name(folder.name + "-1"))
             dropped = 0
 
             def drops() -> Iterator[tuple[int, dict[str, Any]]]:
@@ -83,18 +83,3 @@ def _records(positions: Positions) -> Iterator[np.ndarray]:
     for reader, block, start in positions.blocks():
         keys = reader.read(block, "keys")
         yield np.column_stack([keys, np.arange(start, start + len(keys), dtype=np.uint64)])
-
-
-def later_copies(records: Iterable[np.ndarray], *, memory: int, folder: Path) -> Iterator[np.ndarray]:
-    """Of records `(key, key, position)`: `(position, first position with the same keys)` of all but the first."""
-    previous: tuple[int, ...] | None = None
-    first = np.uint64(0)
-    for rows in sorted_rows(records, 3, memory=memory, folder=folder):
-        new = group_starts(rows, 2, previous)
-        firsts = np.where(new, rows[:, 2], np.uint64(0))
-        firsts[0] = rows[0, 2] if new[0] else first
-        marks = new.copy()
-        marks[0] = True
-        firsts = firsts[np.maximum.accumulate(np.where(marks, np.arange(len(rows)), 0))]
-        previous, first = tuple(rows[-1, :2].tolist()), firsts[-1]
-        yield np.column_stack([rows[~new, 2], firsts[~new]])
