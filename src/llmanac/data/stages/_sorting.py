@@ -15,7 +15,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 
-SMALLEST = 256  # records a run's buffer holds at least while merging
+SMALLEST = 64  # records a run's buffer holds at least while merging
 
 
 def in_order(rows: np.ndarray) -> np.ndarray:
@@ -34,13 +34,13 @@ def sorted_rows(batches: Iterable[np.ndarray], columns: int, *, memory: int, fol
         folder: where the runs go; made and removed here.
 
     Raises:
-        DataError: the memory is too small to merge even two runs; the message says how much it takes.
+        DataError: the memory is too small to merge even two runs.
     """
     width = columns * 8
     most = memory // (4 * width)  # a run, its order and its sorted copy stand beside each other
     together = most // SMALLEST  # runs that are merged at a time
     if together < 2:
-        raise DataError(f"memory: {memory} bytes are too few to sort in; give {8 * width * SMALLEST} or more")
+        raise DataError(f"memory: {memory} bytes for sorting are too few; give a million bytes or more")
     held: list[np.ndarray] = []
     count, runs = 0, 0
     shutil.rmtree(folder, ignore_errors=True)
