@@ -1,4 +1,4 @@
-"""Decisions that are sorted numbers (which lines of a shard are cut): written and read as streams."""
+"""Decisions that are sorted numbers (which lines or byte ranges of a shard are cut): written and read as streams."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def write_cuts(
 
     Args:
         sizes: how many numbers each shard has; shard s has those from `sum(sizes[:s])` on.
-        numbers: (n, 1) blocks in ascending order.
+        numbers: (n, columns) blocks in ascending order of their first column; all columns lie in one shard.
         documents: how many documents each shard has.
 
     Returns:
-        How many numbers were written.
+        How many rows were written.
     """
     if len(paths) != len(sizes):
         raise DataError(f"decisions: {len(paths)} files for {len(sizes)} shards; give one a shard")
     blocks = iter(numbers)
-    held = np.empty(0, np.int64)
+    held = np.empty((0, 1), np.int64)
     start = total = 0
     for path, size, count in zip(paths, sizes, documents, strict=True):
         stop = start + size
         with BlockWriter(Path(path), f"cuts of {what}") as writer:
             writer.facts = {"documents": count, "numbers": size}
             while True:
-                inside = int(np.searchsorted(held, stop))
+                inside = int(np.searchsorted(held[:, 0], stop))
                 if inside:
                     writer.add(cuts=held[:inside] - start)
                     total += inside
@@ -44,7 +44,7 @@ def write_cuts(
                 block = next(blocks, None)
                 if block is None:
                     break
-                held = block[:, 0].astype(np.int64)
+                held = block.astype(np.int64)
         start = stop
     return total
 
@@ -57,18 +57,18 @@ class Cuts:
         with BlockReader(self.path, f"cuts of {what}") as reader:
             self.facts = reader.facts
         self._blocks = self._read()
-        self._held = np.empty(0, np.int64)
+        self._held = np.empty((0, 1), np.int64)
 
     def _read(self) -> Iterator[np.ndarray]:
         with BlockReader(self.path, f"cuts of {self._what}") as reader:
             for block in range(len(reader)):
                 yield reader.read(block, "cuts")
 
-    def within(self, start: int, stop: int) -> list[int]:
-        """The numbers from `start` up to `stop`, less `start`; ask for ascending ranges."""
-        found: list[int] = []
+    def within(self, start: int, stop: int) -> list[list[int]]:
+        """The rows from `start` up to `stop` (by their first column), less `start`; ask for ascending ranges."""
+        found: list[list[int]] = []
         while True:
-            inside = int(np.searchsorted(self._held, stop))
+            inside = int(np.searchsorted(self._held[:, 0], stop))
             found += (self._held[:inside] - start).tolist()
             self._held = self._held[inside:]
             if len(self._held):

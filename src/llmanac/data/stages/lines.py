@@ -124,7 +124,7 @@ class Lines(CorpusStage):
             count += 1
             pieces = self.pieces(document.text)
             long = [i for i, piece in enumerate(pieces) if len(piece.strip()) >= self.spec.minimum]
-            gone = {long[i] for i in cuts.within(looked_at, looked_at + len(long))}
+            gone = {long[i] for i, in cuts.within(looked_at, looked_at + len(long))}
             looked_at += len(long)
             yield self._left(document, pieces, gone) if gone else document
         cuts.check(count, looked_at)
