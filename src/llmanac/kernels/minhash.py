@@ -57,6 +57,53 @@ def _character(buffer, at):
     return (first & 7) << 18 | middle << 6 | np.int64(buffer[at + 3]) & 63, 4
 
 
+@njit(forceinline=True)
+def _kind(buffer, at, by_byte, by_code_point):
+    """`(what the character at `at` is, its bytes)`."""
+    kind = by_byte[buffer[at]]
+    if kind == LONGER:
+        code, length = _character(buffer, at)
+        return by_code_point[code], length
+    return kind, 1
+
+
+@njit(forceinline=True)
+def _next_unit(buffer, at, stop, by_byte, by_code_point):
+    """`(begin, end, hash)` of the next unit; `(stop, stop, ...)` where there is none."""
+    while at < stop and by_byte[buffer[at]] == APART:
+        at += 1
+    begin, unit, held, kind = at, UNIT_SEED, np.uint64(0), APART
+    while at < stop:
+        byte = buffer[at]
+        kind = by_byte[byte]
+        if kind == JOINED:
+            held = held << np.uint64(8) | np.uint64(byte)
+            at += 1
+            if (at - begin) & 7 == 0:
+                unit, held = _absorb(unit, held), np.uint64(0)
+            continue
+        if kind == APART:
+            break
+        length = 1
+        if kind == LONGER:
+            code, length = _character(buffer, at)
+            kind = by_code_point[code]
+            if kind == APART and begin == at:
+                at += length
+                begin = at
+                continue
+        if kind == APART or (kind == ALONE and begin < at):
+            break
+        for _ in range(length):
+            held = held << np.uint64(8) | np.uint64(buffer[at])
+            at += 1
+            if (at - begin) & 7 == 0:
+                unit, held = _absorb(unit, held), np.uint64(0)
+        if kind == ALONE:
+            break
+    return begin, at, _absorb(_absorb(unit, held), np.uint64(at - begin))
+
+
 @cached
 def next_shingles(buffer, at, stop, by_byte, by_code_point, width, power, state, out):
     """Fill `out` with the hashes of the shingles that end in `buffer[at:stop]`, until it is full or the text ends.
@@ -76,30 +123,9 @@ def next_shingles(buffer, at, stop, by_byte, by_code_point, width, power, state,
     total, seen = state[SUM], np.int64(state[SEEN])
     place = seen % width
     while at < stop and count < size:
-        unit, held, filled, kind = UNIT_SEED, np.uint64(0), 0, APART
-        while at < stop:
-            byte = buffer[at]
-            here, length = by_byte[byte], 1
-            if here == LONGER:
-                code, length = _character(buffer, at)
-                here = by_code_point[code]
-            if here != JOINED and kind == JOINED:  # the unit ends before this character
-                break
-            if here != APART:
-                kind = here
-                for _ in range(length):
-                    held = held << np.uint64(8) | np.uint64(buffer[at])
-                    filled += 1
-                    at += 1
-                    if filled & 7 == 0:
-                        unit, held = _absorb(unit, held), np.uint64(0)
-                if here == ALONE:
-                    break
-            else:
-                at += length
-        if kind == APART:
+        begin, at, unit = _next_unit(buffer, at, stop, by_byte, by_code_point)
+        if begin == at:
             break
-        unit = _absorb(_absorb(unit, held), np.uint64(filled))
         total = total * MULTIPLIER + unit
         if seen >= width:
             total -= state[RING + place] * power
@@ -115,6 +141,24 @@ def next_shingles(buffer, at, stop, by_byte, by_code_point, width, power, state,
         out[count] = _scatter(total)
         count += 1
     state[SUM], state[SEEN] = total, np.uint64(seen)
+    return at, count
+
+
+@cached
+def units(buffer, at, stop, by_byte, by_code_point, hashes, spans):
+    """Fill `hashes` (size,) uint64 and `spans` (size, 2) int64 (bytes of the buffer) with the units from `at` on.
+
+    Returns:
+        `(at, count)`, as `next_shingles` does.
+    """
+    count = 0
+    while at < stop and count < hashes.shape[0]:
+        begin, at, unit = _next_unit(buffer, at, stop, by_byte, by_code_point)
+        if begin == at:
+            break
+        hashes[count] = unit
+        spans[count, 0], spans[count, 1] = begin, at
+        count += 1
     return at, count
 
 
