@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import SpecError
-from llmanac.core.progress import progress
+from llmanac.core.progress import Progress, progress
 from llmanac.core.spec import make_method
 from llmanac.data.documents import Document
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
@@ -37,12 +37,17 @@ def run_corpus_stage(
     folder.mkdir(parents=True, exist_ok=True)
     summaries = [folder / f"summary-{i:05}" for i in range(len(shards))]
     decisions = [folder / f"decisions-{i:05}" for i in range(len(shards))]
-    with progress("summarise", total=len(shards), unit="shards") as bar:
+    with progress("summarise", unit="documents") as bar:
         for shard, summary in zip(shards, summaries, strict=True):
-            stage.summarise(shard(), summary)
-            bar.advance()
+            stage.summarise(_counted(shard(), bar), summary)
     report = stage.decide(summaries, decisions, memory=memory)
     return [stage.apply(shard(), path) for shard, path in zip(shards, decisions, strict=True)], report
+
+
+def _counted(documents: Iterable[Document], bar: Progress) -> Iterator[Document]:
+    for document in documents:
+        yield document
+        bar.advance()
 
 
 def deduplicate(

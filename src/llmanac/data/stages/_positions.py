@@ -77,13 +77,14 @@ def write_drops(
     for shard, path in enumerate(paths):
         start, stop = int(positions.shards[shard]), int(positions.shards[shard + 1])
         with atomic_writer(Path(path)) as handle:
-            handle.write(_line({"stage": stage, "documents": stop - start}))
+            handle.write(decision_line({"stage": stage, "documents": stop - start}))
             while drop is not None and drop[0] < stop:
-                handle.write(_line({"document": drop[0] - start} | drop[1]))
+                handle.write(decision_line({"document": drop[0] - start} | drop[1]))
                 drop = next(waiting, None)
 
 
-def _line(data: dict[str, Any]) -> bytes:
+def decision_line(data: dict[str, Any]) -> bytes:
+    """One line of a file of decisions."""
     return json.dumps(data, allow_nan=False).encode("ascii") + b"\n"
 
 
