@@ -1,4 +1,4 @@
-"""Exact duplicates in one stream: the first document with a text stays, every later one goes. One 16-byte hash a document.
+"""Exact duplicates in one stream: the first document with a text stays, every later one goes, for 16 bytes a document.
 
 For corpora in shards, and for near-duplicates, see `data/stages` (`exact`, `lines`, `substring`, `minhash`).
 """

@@ -1,12 +1,12 @@
 """Which n-grams of evaluation items occur in a text: the index of the items, and the search through a text.
 
-Words are compared in Unicode NFKC and case-folded, as runs of letters, marks and numbers; punctuation, symbols and white
-space only separate them. In scripts that write no spaces (Han, kana, Thai, Lao, Khmer, Burmese) every character is a
+Words are compared in Unicode NFKC and case-folded, as runs of letters, marks and numbers; punctuation, symbols and
+white space only separate them. In scripts that write no spaces (Han, kana, Thai, Lao, Khmer, Burmese) every character is a
 word of its own.
 
 An item has one or more fields. A field of `n` words or more is looked for by all its n-grams. An item whose fields are
-all shorter is looked for by its longest field, whole, if that has `shortest` words or more; a shorter one cannot be told
-from chance and is never found. Hits are found by a 64-bit hash and then compared word by word, so none is a collision.
+all shorter is looked for by its longest field, whole, if that has `shortest` words or more; a shorter one cannot be
+told from chance and is never found. Hits are found by a 64-bit hash and then compared word by word, so none is a collision.
 """
 
 from __future__ import annotations
@@ -130,7 +130,11 @@ class ItemIndex:
                 starts.append(np.arange(words_before, words_before + len(found)))
                 widths.append(np.full(len(found), width, np.int32))
                 owners.append(np.full(len(found), number, np.int32))
-                bytes_before, words_before, rows = bytes_before + len(buffer), words_before + len(units), rows + len(found)
+                bytes_before, words_before, rows = (
+                    bytes_before + len(buffer),
+                    words_before + len(units),
+                    rows + len(found),
+                )
             self.looked.append(Looked(by, rows))
         self._text = b"".join(texts)
         self._spans = _joined(spans, np.int64).reshape(-1, 2)
@@ -152,14 +156,23 @@ class ItemIndex:
     @property
     def nbytes(self) -> int:
         """Bytes that the index holds."""
-        arrays = (self._spans, self.row_items, self._row_words, self._row_widths, self._keys, self._row_starts, self._slots, self._filter)
+        arrays = (
+            self._spans,
+            self.row_items,
+            self._row_words,
+            self._row_widths,
+            self._keys,
+            self._row_starts,
+            self._slots,
+            self._filter,
+        )
         return len(self._text) + sum(array.nbytes for array in arrays)
 
     def items_of(self, grams: np.ndarray) -> list[int]:
         """The numbers of the items that have one of these n-grams, in order.
 
-        Two different n-grams of one hash (probability 2^-64 a pair) would bring each other's items along; what a text is
-        said to hold comes from `find`, which compares words.
+        Two different n-grams of one hash (probability 2^-64 a pair) would bring each other's items along; whether a
+        text has them comes from `find`, which compares words.
         """
         rows = [self.row_items[self._row_starts[g] : self._row_starts[g + 1]] for g in grams.tolist()]
         return np.unique(np.concatenate(rows)).tolist() if rows else []

@@ -38,7 +38,9 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise LlmanacError(f"{path}: cannot write ({error.strerror or error}); free some space or choose another folder") from error
+            raise LlmanacError(
+                f"{path}: cannot write ({error.strerror or error}); free some space or choose another folder"
+            ) from error
         raise
 
 
@@ -83,7 +85,7 @@ class BlockReader:
     def __init__(self, path: Path, what: str) -> None:
         self.path = Path(path)
         try:
-            self._handle = open(self.path, "rb")
+            self._handle = open(self.path, "rb")  # noqa: SIM115 (closed by `close`)
         except OSError as error:
             raise DataError(f"{path}: cannot read it ({error.strerror or error}); run the earlier step again") from None
         index = self._read_index()

@@ -91,9 +91,7 @@ def _records(positions: Positions, band: int, columns: int) -> Iterator[np.ndarr
         yield np.column_stack([keys, *middle, place])[some]
 
 
-def _join_verified(
-    blocks: Iterator[np.ndarray], found: Clusters, similarity: Similarity, threshold: float
-) -> None:
+def _join_verified(blocks: Iterator[np.ndarray], found: Clusters, similarity: Similarity, threshold: float) -> None:
     previous: tuple[int, ...] | None = None
     leaders: list[int] = []
     for rows in blocks:
@@ -113,9 +111,7 @@ def _join_verified(
                     found.unchecked += 1
 
 
-def _matches_one(
-    position: int, leaders: list[int], found: Clusters, similarity: Similarity, threshold: float
-) -> bool:
+def _matches_one(position: int, leaders: list[int], found: Clusters, similarity: Similarity, threshold: float) -> bool:
     own = kernel.root_of(found.parents, position)
     if any(kernel.root_of(found.parents, leader) == own for leader in leaders):
         return True

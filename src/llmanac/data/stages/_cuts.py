@@ -82,6 +82,6 @@ class Cuts:
         """Raises DataError where the shard has changed since it was summarised."""
         if (documents, numbers) != (self.facts["documents"], self.facts["numbers"]):
             raise DataError(
-                f"{self.path}: decided over {self.facts['documents']} documents, the shard has {documents} or other text"
-                "; summarise it again"
+                f"{self.path}: decided over {self.facts['documents']} documents, the shard has {documents} "
+                "or other text; summarise it again"
             )

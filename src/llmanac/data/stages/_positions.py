@@ -103,9 +103,7 @@ def read_decisions(path: Path, stage: str) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}: not a file of decisions; delete it and decide again") from None
 
 
-def matched(
-    documents: Iterable[Document], path: Path, stage: str
-) -> Iterator[tuple[Document, dict[str, Any] | None]]:
+def matched(documents: Iterable[Document], path: Path, stage: str) -> Iterator[tuple[Document, dict[str, Any] | None]]:
     """Each document with its decision, or None where there is none.
 
     Raises:

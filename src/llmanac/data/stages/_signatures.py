@@ -1,4 +1,4 @@
-"""From texts to shingles, shingle hashes and MinHash signatures: the plain form, and the fast one that must equal it."""
+"""From texts to shingles, their hashes and MinHash signatures: the plain form, and the fast one that must equal it."""
 
 from __future__ import annotations
 

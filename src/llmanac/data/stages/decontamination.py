@@ -3,8 +3,8 @@
 An evaluation item is found in a document if they share `n` words in a row (13, as for GPT-3), or, for an item of fewer
 words, all of it in a row; `data/overlap.py` says how words are compared and which items are too short. Every hit is
 compared word by word. With `action = "cut"` the hit goes with `context` characters on both sides; what is left between
-cuts stays if it has `smallest` characters, joined by a blank line; a document in more than `pieces` pieces is dropped, as
-by GPT-3. `common` ignores n-grams that stand in more than that many documents (GPT-3 had 10), which takes phrases of
+cuts stays if it has `smallest` characters, joined by a blank line; a document in more than `pieces` pieces is dropped,
+as by GPT-3. `common` ignores n-grams that stand in more than that many documents (GPT-3 had 10), which takes phrases of
 law and liturgy out of the reckoning, and also an item that leaked that often; it is off unless set.
 
 The report names every item that was found and in how many documents. Memory: the index, about 55 bytes a word of the
@@ -145,9 +145,7 @@ class Decontamination(CorpusStage):
             "found": {self.index.items[item].id: found[item] for item in sorted(found)},
         }  # fmt: skip
 
-    def _documents(
-        self, reader: BlockReader, ignored: np.ndarray
-    ) -> Iterator[tuple[int, list[list[int]], list[int]]]:
+    def _documents(self, reader: BlockReader, ignored: np.ndarray) -> Iterator[tuple[int, list[list[int]], list[int]]]:
         """Of each document with hits that count: its number, the union of their ranges, the items found."""
         for number, rows in _hits(reader):
             ranges: list[list[int]] = []

@@ -1,8 +1,8 @@
 """Exact duplicates: of all documents with one and the same text, the first stays.
 
 A text is stood for by 16 bytes of BLAKE2b over its UTF-8, so two different texts are taken for one with probability
-2^-128 a pair. Nothing is normalised first: texts that differ in a space, in case or in Unicode form are different; put a
-cleaning stage before this one, or use `minhash`.
+2^-128 a pair. Nothing is normalised first: texts that differ in a space, in case or in Unicode form are different; put
+a cleaning stage before this one, or use `minhash`.
 
 Records `(hash, position)` are sorted, in files where they do not fit in memory; in each run of one hash the smallest
 position stays. Cost: O(N log N) for N documents, 24 bytes a document on disk.
@@ -61,7 +61,9 @@ class Exact(CorpusStage):
             positions = Positions(readers, "keys")
             beside = Path(decisions[0]) if decisions else Path()
             folder = beside.with_name(beside.name + ".sorting")
-            pairs = later_copies(_records(positions), 2, memory=memory // 2, folder=folder.with_name(folder.name + "-1"))
+            pairs = later_copies(
+                _records(positions), 2, memory=memory // 2, folder=folder.with_name(folder.name + "-1")
+            )
             dropped = 0
 
             def drops() -> Iterator[tuple[int, dict[str, Any]]]:

@@ -109,12 +109,15 @@ class Lines(CorpusStage):
                 (rows[:, :1] for rows in pairs), 1,
                 memory=memory // 2, folder=beside.with_name(beside.name + ".sorting-2"),
             )  # fmt: skip
-            cut = write_cuts(
-                decisions, self._what, sizes, later, [reader.facts["documents"] for reader in readers]
-            )
+            cut = write_cuts(decisions, self._what, sizes, later, [reader.facts["documents"] for reader in readers])
         looked_at = sum(sizes)
         share = round(cut / looked_at, 4) if looked_at else 0.0
-        return {"documents": sum(r.facts["documents"] for r in readers), "looked_at": looked_at, "cut": cut, "share": share}
+        return {
+            "documents": sum(r.facts["documents"] for r in readers),
+            "looked_at": looked_at,
+            "cut": cut,
+            "share": share,
+        }
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
         cuts = Cuts(decisions, self._what)
@@ -124,7 +127,7 @@ class Lines(CorpusStage):
             count += 1
             pieces = self.pieces(document.text)
             long = [i for i, piece in enumerate(pieces) if len(piece.strip()) >= self.spec.minimum]
-            gone = {long[i] for i, in cuts.within(looked_at, looked_at + len(long))}
+            gone = {long[i] for (i,) in cuts.within(looked_at, looked_at + len(long))}
             looked_at += len(long)
             yield self._left(document, pieces, gone) if gone else document
         cuts.check(count, looked_at)

@@ -103,9 +103,9 @@ class Spec(StageSpec):
             raise SpecError(f"seed: {self.seed} is not from 0 to {(1 << 32) - 1}")
         if (self.bands is None) != (self.rows is None):
             raise SpecError("bands: set bands and rows together, or neither")
-        if self.bands is not None and self.rows is not None:
-            if min(self.bands, self.rows) < 1 or self.bands * self.rows > self.permutations:
-                raise SpecError(f"bands: {self.bands} x {self.rows} rows do not fit {self.permutations} permutations")
+        bands, rows = self.bands or 0, self.rows or 0
+        if self.bands is not None and (min(bands, rows) < 1 or bands * rows > self.permutations):
+            raise SpecError(f"bands: {self.bands} x {self.rows} rows do not fit {self.permutations} permutations")
 
     def build(self, **dims: Any) -> MinHash:
         return MinHash(self)

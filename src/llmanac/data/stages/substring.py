@@ -8,7 +8,7 @@ if it ends before this one starts, so that of a run of one letter the first `min
 
 Copies are found in a suffix array: equal windows stand next to each other in it. Building it takes 20 bytes a byte of
 text. Where that is more than the memory given, the corpus is cut into parts that fit two at a time, and each part is
-compared with each one before it: the same cuts, in time that grows with the square of the parts, at most `PARTS` of them.
+compared with each one before it: the same cuts, in time that grows with the square of the parts (at most `PARTS`).
 
 Lee et al. 2022, "Deduplicating training data makes language models better".
 """
