@@ -211,7 +211,11 @@ def _print(document: dict[str, Any], dropped: Path) -> None:
     below = document["stage"].get("similarity_to_the_kept", {}).get("below_threshold", 0)
     if below:
         print(
-            f"{below:,} of the dropped documents are less similar than the threshold to the one that stays; "
-            "-s verify=exact joins only those that are not."
+            f"{below:,} of the dropped documents are less similar than the threshold to the one that stays: "
+            + (
+                "joined by chance or over others; -s verify=exact compares candidates first."
+                if "verified" not in document["stage"]
+                else "joined over others; a higher threshold makes shorter chains."
+            )
         )
     print(f"Next: head -n 3 {dropped}")

@@ -53,7 +53,7 @@ def _counted(documents: Iterable[Document], bar: Progress) -> Iterator[Document]
 def deduplicate(
     texts: Iterable[str], stage: StageSpec | str | dict[str, Any] = "minhash", *, memory: int = MEMORY
 ) -> tuple[list[str | None], dict[str, Any]]:
-    """What one stage makes of texts in memory: each text (perhaps cut), or None where it was dropped; and the report."""
+    """What one stage makes of texts in memory: each text (perhaps cut), None where it went; and the report."""
     documents = [Document(str(i), text, str(i)) for i, text in enumerate(texts)]
     with tempfile.TemporaryDirectory() as folder:
         (results,), report = run_corpus_stage(

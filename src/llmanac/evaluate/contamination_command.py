@@ -78,11 +78,10 @@ def _print(document: dict[str, Any], result: Contamination, out: Path | None) ->
             )
         console.print(table)
     if document["too_short"]:
-        print(
-            f"{document['too_short']:,} items have fewer than {document['shortest']} words and cannot be told from chance."
-        )
+        print(f"{document['too_short']:,} items have fewer than {document['shortest']} words: too short to tell.")
     print(
-        f"{document['documents']:,} documents, {document['bytes'] / 1e6:.1f} MB; index {document['index_bytes'] / 1e6:.1f} MB."
+        f"{document['documents']:,} documents, {document['bytes'] / 1e6:.1f} MB; "
+        f"index {document['index_bytes'] / 1e6:.1f} MB."
     )
     if out is None:
         print("Next: the same command with --out items.jsonl, for a row an item.")

@@ -1,7 +1,7 @@
 """MinHash at native speed: words, rolling shingle hashes and minima over affine permutations, in numba.
 
-A shingle of `width` units (words or characters) is hashed as a polynomial of its units' hashes, modulo 2^64, which rolls
-from one shingle to the next at two products whatever the width. A signature keeps, for each permutation
+A shingle of `width` units (words or characters) is hashed as a polynomial of its units' hashes, modulo 2^64, which
+rolls from one shingle to the next at two products whatever the width. A signature keeps, for each permutation
 `v -> a v + b mod 2^32` (`a` odd, so it is one), the smallest value over a document's shingles. The permutations and the
 mixing before them are those of datasketch's "affine32" scheme, so equal shingle hashes give equal signatures there.
 

@@ -1,7 +1,7 @@
 """Looking up the n-grams of a text in a table of known ones, several lengths in one pass, in numba.
 
-An n-gram's hash is the polynomial of its units' hashes (as in `kernels/minhash.py`), which rolls, mixed with its length.
-The hash alone decides nothing: whoever calls compares the words of each hit.
+An n-gram's hash is the polynomial of its units' hashes (as in `kernels/minhash.py`), which rolls, mixed with its
+length. The hash alone decides nothing: whoever calls compares the words of each hit.
 """
 
 # mypy: disable-error-code="assignment, call-arg"
@@ -42,8 +42,8 @@ def gram_hashes(units, width):
 def make_table(keys):
     """A hash table of distinct keys: `(slots (2^k,) int32, filter (2^k / 4,) uint64)`.
 
-    A slot holds a key's index, or -1, and at most half of them are used. The filter has sixteen bits a slot; a key whose
-    bit is not set is not in the table, which is answered from the cache nearly always.
+    A slot holds a key's index, or -1, and at most half of them are used. The filter has sixteen bits a slot; a key
+    whose bit is not set is not in the table, which is answered from the cache nearly always.
     """
     size = 16
     while size < 2 * keys.shape[0]:

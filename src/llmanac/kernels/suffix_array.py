@@ -99,7 +99,7 @@ def _induce(text, small, small_starts, large_starts, leftmost, suffixes):
 def _same_block(text, left, right, left_end, right_end):
     if left_end - left != right_end - right or max(left_end, right_end) >= text.shape[0]:
         return False
-    for i in range(left_end - left + 1):
+    for i in range(left_end - left + 1):  # noqa: SIM110 (numba has no generators)
         if text[left + i] != text[right + i]:
             return False
     return True
