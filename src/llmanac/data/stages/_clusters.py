@@ -5,7 +5,7 @@ bucket. A bucket is joined by a star, every document with the first one, so a bu
 edges, not n^2. Where candidates are verified a document is compared with the bucket's leaders: the first, and each
 later one that matched no leader before it, at most `LEADERS` of them.
 
-What stays in memory is a few numbers a document (`BYTES_A_DOCUMENT`), far less than its signature.
+What is held is at most 80 bytes a document and four megabytes, far less than the signatures.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llmanac.data.stages._sorting import group_starts, later_copies, sorted_rows
 from llmanac.kernels import minhash as kernel
 
 LEADERS = 16
-BYTES_A_DOCUMENT = 40
+BYTES_A_DOCUMENT, BUFFERS = 80, 4_000_000
 
 Similarity = Callable[[int, int], float]
 
@@ -60,7 +60,7 @@ def find_clusters(
     Raises:
         DataError: `memory` is too small for this many documents; the message says what it takes.
     """
-    need = 2 * BYTES_A_DOCUMENT * positions.total
+    need = BYTES_A_DOCUMENT * positions.total + BUFFERS
     if memory < need:
         raise DataError(
             f"memory: {memory} bytes are too few to cluster {positions.total} documents; give {need} or more"
@@ -71,11 +71,11 @@ def find_clusters(
         for band in range(bands):
             records = _records(positions, band, columns)
             if similarity is None:
-                for pairs in later_copies(records, 1, memory=memory // 2, folder=folder):
+                for pairs in later_copies(records, 1, memory=memory // 4, folder=folder):
                     edges = pairs.astype(np.int64)
                     kernel.union(found.parents, edges[:, 0], edges[:, 1])
             else:
-                rows = sorted_rows(records, columns, memory=memory // 2, folder=folder)
+                rows = sorted_rows(records, columns, memory=memory // 4, folder=folder)
                 _join_verified(rows, found, similarity, threshold)
             bar.advance()
     kernel.flatten(found.parents)

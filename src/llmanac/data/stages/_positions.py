@@ -40,7 +40,7 @@ class Positions:
         self.total = int(self.starts[-1])
         first = np.searchsorted([s for s, _ in self.places], np.arange(len(readers) + 1))
         self.shards = self.starts[first]  # where each shard starts, and the end
-        self._names = functools.lru_cache(maxsize=64)(self._read_names)
+        self._names = functools.lru_cache(maxsize=8)(self._read_names)
 
     def blocks(self) -> Iterator[tuple[BlockReader, int, int]]:
         """`(reader, block, position of its first document)` in order."""
@@ -53,17 +53,18 @@ class Positions:
         shard, block = self.places[place]
         return self.readers[shard], block, position - int(self.starts[place])
 
-    def _read_names(self, place: int) -> tuple[bytes, list[int]]:
+    def _read_names(self, place: int) -> tuple[bytes, np.ndarray]:
         shard, block = self.places[place]
         reader = self.readers[shard]
-        return reader.read(block, "names").tobytes(), [0, *reader.read(block, "name_ends").tolist()]
+        return reader.read(block, "names").tobytes(), reader.read(block, "name_ends")
 
     def name(self, position: int) -> str:
         """The id of the document at a position."""
         place = int(np.searchsorted(self.starts, position, "right")) - 1
         data, ends = self._names(place)
         row = position - int(self.starts[place])
-        return data[ends[row] : ends[row + 1]].decode("utf-8", "surrogatepass")
+        start = int(ends[row - 1]) if row else 0
+        return data[start : int(ends[row])].decode("utf-8", "surrogatepass")
 
 
 def write_drops(

@@ -62,13 +62,13 @@ class Exact(CorpusStage):
             beside = Path(decisions[0]) if decisions else Path()
             folder = beside.with_name(beside.name + ".sorting")
             pairs = later_copies(
-                _records(positions), 2, memory=memory // 2, folder=folder.with_name(folder.name + "-1")
+                _records(positions), 2, memory=memory // 4, folder=folder.with_name(folder.name + "-1")
             )
             dropped = 0
 
             def drops() -> Iterator[tuple[int, dict[str, Any]]]:
                 nonlocal dropped
-                ordered = sorted_rows(pairs, 2, memory=memory // 2, folder=folder.with_name(folder.name + "-2"))
+                ordered = sorted_rows(pairs, 2, memory=memory // 4, folder=folder.with_name(folder.name + "-2"))
                 for rows in ordered:
                     for position, first in rows.tolist():
                         dropped += 1

@@ -103,11 +103,11 @@ class Lines(CorpusStage):
         with opened(summaries, self._what) as readers:
             sizes = [sum(reader.shape(b, "keys")[0] for b in range(len(reader))) for reader in readers]
             pairs = later_copies(
-                _records(readers), 2, memory=memory // 2, folder=beside.with_name(beside.name + ".sorting-1")
+                _records(readers), 2, memory=memory // 4, folder=beside.with_name(beside.name + ".sorting-1")
             )
             later = sorted_rows(
                 (rows[:, :1] for rows in pairs), 1,
-                memory=memory // 2, folder=beside.with_name(beside.name + ".sorting-2"),
+                memory=memory // 4, folder=beside.with_name(beside.name + ".sorting-2"),
             )  # fmt: skip
             cut = write_cuts(decisions, self._what, sizes, later, [reader.facts["documents"] for reader in readers])
         looked_at = sum(sizes)

@@ -54,7 +54,7 @@ CARD = {
     "aliases": {},
 }
 
-DOCUMENTS, BYTES = 1024, 8 << 20  # signed together at most
+SIGNED, BYTES = 1 << 19, 8 << 20  # signatures and text that are worked on together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class MinHash(CorpusStage):
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """Signatures and band keys; the shingle sets where candidates are verified exactly."""
         with BlockWriter(summary, self._what) as writer:
-            for batch in _batches(documents):
+            for batch in _batches(documents, max(8, SIGNED // (4 * self.spec.permutations))):
                 texts = [document.text for document in batch]
                 signatures, counts = self.signer.sign(texts)
                 arrays = {"keys": self.band_keys(signatures), "signatures": signatures, "counts": counts}
@@ -192,11 +192,11 @@ class MinHash(CorpusStage):
         )
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[Document], most: int) -> Iterator[list[Document]]:
     batch: list[Document] = []
     size = 0
     for document in documents:
-        if batch and (len(batch) == DOCUMENTS or size + len(document.text) > BYTES):
+        if batch and (len(batch) == most or size + len(document.text) > BYTES):
             yield batch
             batch, size = [], 0
         batch.append(document)
