@@ -100,7 +100,9 @@ def read_decisions(path: Path, stage: str) -> Iterator[dict[str, Any]]:
                 yield data
     except OSError as error:
         raise DataError(f"{path}: cannot read the decisions ({error.strerror or error}); decide again") from None
-    except (json.JSONDecodeError, AttributeError):
+    except DataError:
+        raise
+    except (ValueError, AttributeError):
         raise DataError(f"{path}: not a file of decisions; delete it and decide again") from None
 
 

@@ -59,7 +59,7 @@ class Exact(CorpusStage):
         """Raises DataError for summaries that are not of this stage, or a memory that is too small to sort in."""
         with opened(summaries, "exact") as readers:
             positions = Positions(readers, "keys")
-            beside = Path(decisions[0]) if decisions else Path()
+            beside = Path(decisions[0]) if decisions else Path("exact")
             folder = beside.with_name(beside.name + ".sorting")
             pairs = later_copies(
                 _records(positions), 2, memory=memory // 4, folder=folder.with_name(folder.name + "-1")
