@@ -83,7 +83,6 @@ def leaks(texts: list[str], name: str, items: list[Item], seed: int) -> dict[str
                 dirty.items[k].share == 1.0 and f" {' '.join(words(max(items[k].fields, key=len)))} " in f" {own} "
                 for k in others
             ),
-            "examples": [max(r.item.fields, key=len)[:100] for r in clean.found()][:5],
         }  # fmt: skip
     return row
 
@@ -101,7 +100,10 @@ def memory_not_skill(items: list[Item], texts: list[str]) -> list[dict[str, Any]
         cleaned = [text for text in deduplicate(dirty, Spec(evaluation=(str(path),), columns=("q",)))[0] if text]
     rows = []
     for name, corpus in (("never leaked", base), ("leaked", dirty), ("leaked, then decontaminated", cleaned)):
-        bits = [ngram_bits(corpus, [chosen[k] for k in range(len(chosen)) if (k in leaked) == side]) for side in (True, False)]
+        bits = [
+            ngram_bits(corpus, [chosen[k] for k in range(len(chosen)) if (k in leaked) == side])
+            for side in (True, False)
+        ]
         rows.append({"training": name, "documents": len(corpus), "leaked_items": bits[0], "other_items": bits[1]})
     return rows
 
@@ -112,9 +114,7 @@ def main() -> None:
         sys.exit("set LLMANAC_SHARED_DATA to the folder with the benchmark files")
     data = Path(named)
     texts = training(data)
-    sets = {
-        name: read_items(sorted(data.glob(pattern)), columns) for name, (pattern, columns) in SETS.items()
-    }
+    sets = {name: read_items(sorted(data.glob(pattern)), columns) for name, (pattern, columns) in SETS.items()}
     results = {
         "training_bytes": sum(len(text.encode("utf-8")) for text in texts), "training_documents": len(texts),
         "sets": [leaks(texts, name, items, seed) for seed, (name, items) in enumerate(sets.items())],

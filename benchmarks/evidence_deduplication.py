@@ -53,7 +53,7 @@ def curve(threshold: float) -> list[dict[str, float]]:
         estimate = (signed[0::2] == signed[1::2]).mean(axis=1)
         rows.append({
             "similarity": exact, "theory": 1 - (1 - exact**stage.rows) ** stage.bands, "measured": len(found) / PAIRS,
-            "verified": float(np.mean([(2 * i, 2 * i + 1) in found and estimate[i] >= threshold for i in range(PAIRS)])),
+            "verified": sum(estimate[i // 2] >= threshold for i, _ in found) / PAIRS,
             "rmse": float(np.sqrt(np.mean((estimate - exact) ** 2))),
             "rmse_theory": float(np.sqrt(exact * (1 - exact) / spec.permutations)),
         })  # fmt: skip
@@ -128,7 +128,9 @@ def draw(rows: list[dict[str, float]], spec: Any, path: Path) -> None:
     s = np.linspace(0, 1, 400)
     figure, axes = pyplot.subplots(figsize=(6, 3.6))
     axes.plot(s, 1 - (1 - s**spec.rows) ** spec.bands, label=f"theory, {spec.bands} bands of {spec.rows}")
-    axes.plot([r["similarity"] for r in rows], [r["measured"] for r in rows], "o", label=f"measured, {PAIRS} pairs each")
+    axes.plot(
+        [r["similarity"] for r in rows], [r["measured"] for r in rows], "o", label=f"measured, {PAIRS} pairs each"
+    )
     axes.plot([r["similarity"] for r in rows], [r["verified"] for r in rows], "x", label="and signatures agree to 0.8")
     axes.set(xlabel="Jaccard similarity", ylabel="share of pairs found", xlim=(0, 1), ylim=(-0.02, 1.02))
     axes.legend()
@@ -156,19 +158,39 @@ def main() -> None:
 
 def tables(data: dict[str, Any]) -> str:
     """All figures as Markdown."""
-    out = ["| similarity | theory | found | found and verified | RMSE of the estimate | theory |", "|---|---|---|---|---|---|"]
+    out = [
+        "| similarity | theory | found | found and verified | RMSE of the estimate | theory |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in data["curve"]:
         keys = ("similarity", "theory", "measured", "verified", "rmse", "rmse_theory")
         out.append("| " + " | ".join(f"{r[key]:.4f}" for key in keys) + " |")
-    out += ["", "| corpus | threshold | verify | documents | dropped | below the threshold | below 0.5 | least | largest cluster |"]
+    out += [
+        "",
+        "| corpus | threshold | verify | documents | dropped | below it | below 0.5 | least | largest cluster |",
+    ]
     out.append("|---|---|---|---|---|---|---|---|---|")
     for r in data["real"]:
         least = "" if r["least"] is None else f"{r['least']:.2f}"
-        cells = [r["corpus"], r["threshold"], r["verify"], r["documents"], r["dropped"], r["below_threshold"], r["below_half"]]
+        cells = [
+            r["corpus"],
+            r["threshold"],
+            r["verify"],
+            r["documents"],
+            r["dropped"],
+            r["below_threshold"],
+            r["below_half"],
+        ]
         out.append("| " + " | ".join(map(str, [*cells, least, r["largest_cluster"]])) + " |")
-    out += ["", "| words of notice | documents | dropped | dropped, verified | dropped after `lines` |", "|---|---|---|---|---|"]
+    out += [
+        "",
+        "| words of notice | documents | dropped | dropped, verified | dropped after `lines` |",
+        "|---|---|---|---|---|",
+    ]
     for r in data["boilerplate"]:
-        out.append(f"| {r['notice_words']} | {r['documents']} | {r['candidates']} | {r['verified']} | {r['after_lines']} |")
+        out.append(
+            f"| {r['notice_words']} | {r['documents']} | {r['candidates']} | {r['verified']} | {r['after_lines']} |"
+        )
     return "\n".join(out) + "\n"
 
 

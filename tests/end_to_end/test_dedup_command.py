@@ -71,7 +71,9 @@ def test_rows_that_stay_are_the_rows_that_were(tmp_path: Path, method: str, caps
     assert {row["id"].partition(":")[0] for row in gone} <= {"one.jsonl", "two.jsonl.gz"}
     assert not (out / ".work").exists()
     if method == "exact":
-        assert [row["id"] for row in kept] == [r["id"] for i, r in enumerate(data) if r["body"] not in {x["body"] for x in data[:i]}]
+        assert [row["id"] for row in kept] == [
+            r["id"] for i, r in enumerate(data) if r["body"] not in {x["body"] for x in data[:i]}
+        ]
 
 
 def test_one_file_out_text_in_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +85,11 @@ def test_one_file_out_text_in_and_the_table(tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     assert "exact-duplicate" in printed and "Next: head -n 3" in printed
     assert read(out) == [{"id": "a.txt", "text": "the same text here\n"}, {"id": "c.txt", "text": "another one"}]
-    assert read(tmp_path / "clean.dropped.jsonl")[0] == {"id": "b.md", "reason": "exact-duplicate", "detail": "of a.txt"}
+    assert read(tmp_path / "clean.dropped.jsonl")[0] == {
+        "id": "b.md",
+        "reason": "exact-duplicate",
+        "detail": "of a.txt",
+    }
 
 
 def test_refusals_are_one_sentence_and_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +150,14 @@ def test_contamination_with_several_files_after_one_flag(tmp_path: Path, capsys:
     filler = [" ".join(rng.choice(WORDS) for _ in range(300)) for _ in range(4)]
     write(tmp_path / "t1.jsonl", [{"text": filler[0] + " " + items[3].upper()}, {"text": filler[1]}])
     (tmp_path / "t2.txt").write_text(filler[2] + "\n" + items[25] + "\n" + " ".join(items[7].split()[:15]) + filler[3])
-    files = ["--train", tmp_path / "t1.jsonl", tmp_path / "t2.txt", "--eval", tmp_path / "e1.jsonl", tmp_path / "e2.jsonl"]
+    files = [
+        "--train",
+        tmp_path / "t1.jsonl",
+        tmp_path / "t2.txt",
+        "--eval",
+        tmp_path / "e1.jsonl",
+        tmp_path / "e2.jsonl",
+    ]
     assert llmanac("contamination", *files, "--column", "question", "--out", tmp_path / "o.jsonl", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["items"], found["found"], found["found_wholly"], found["documents"]) == (30, 3, 2, 3)

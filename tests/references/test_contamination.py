@@ -175,7 +175,9 @@ def test_cutting_drops_small_pieces_and_documents_in_too_many(tmp_path: Path) ->
     between = [sentence(rng, 60) for _ in range(5)]
     text = f" {item} ".join(between)
     kept = {"evaluation": (path,), "action": "cut", "context": 0, "smallest": 10}
-    assert deduplicate([text], Spec(**kept))[0] == ["\n\n".join([between[0] + " ", *(f" {b} " for b in between[1:4]), " " + between[4]])]
+    assert deduplicate([text], Spec(**kept))[0] == [
+        "\n\n".join([between[0] + " ", *(f" {b} " for b in between[1:4]), " " + between[4]])
+    ]
     assert deduplicate([text], Spec(**kept, pieces=4))[0] == [None]
     assert deduplicate([item + " tail", "other text"], Spec(**kept))[0] == [None, "other text"]
     assert deduplicate([text] * 3, Spec(**kept, common=2))[0] == [text] * 3
@@ -183,7 +185,10 @@ def test_cutting_drops_small_pieces_and_documents_in_too_many(tmp_path: Path) ->
 
 
 def test_items_out_of_every_format(tmp_path: Path) -> None:
-    rows = [{"q": {"text": "one two"}, "choices": ["three", "four"], "n": 5}, {"q": {"text": "six"}, "choices": [], "n": 7}]
+    rows = [
+        {"q": {"text": "one two"}, "choices": ["three", "four"], "n": 5},
+        {"q": {"text": "six"}, "choices": [], "n": 7},
+    ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "b.csv").write_text('question,answer\n"what, now",yes\n')
     (tmp_path / "c.csv").write_text("what now,yes,no\nand then,no,yes\n")

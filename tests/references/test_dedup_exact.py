@@ -85,7 +85,9 @@ def test_lines_equal_the_plain_way(texts: list[str], unit: Any, minimum: int, mo
 @pytest.mark.parametrize("unit", ["line", "paragraph"])
 def test_lines_in_files_equal_lines_in_memory(unit: Any) -> None:
     rng = random.Random(1)
-    texts = ["\n\n".join(f"sentence number {rng.randrange(3000)}" for _ in range(rng.randrange(9))) for _ in range(2000)]
+    texts = [
+        "\n\n".join(f"sentence number {rng.randrange(3000)}" for _ in range(rng.randrange(9))) for _ in range(2000)
+    ]
     spec = Lines(unit=unit, minimum=5, most=0.7)
     kept, report = deduplicate(texts, spec, memory=LITTLE)
     assert kept == plain_lines(texts, spec.build(), 5, 0.7)

@@ -22,13 +22,17 @@ def array_of(data: bytes) -> np.ndarray:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.one_of(st.binary(max_size=60), st.text("ab", max_size=80).map(str.encode), st.text("\x00a\x7f").map(str.encode)))
+@given(
+    st.one_of(st.binary(max_size=60), st.text("ab", max_size=80).map(str.encode), st.text("\x00a\x7f").map(str.encode))
+)
 def test_suffix_array_equals_sorting(data: bytes) -> None:
     found = kernel.suffix_array(array_of(data))
     assert found.tolist() == sorted(range(len(data)), key=lambda i: data[i:])
 
 
-@pytest.mark.parametrize("data", [b"a" * 5000, b"ab" * 3000, b"aab" * 2000 + b"a", bytes(range(256)) * 20, b"\xff" * 99])
+@pytest.mark.parametrize(
+    "data", [b"a" * 5000, b"ab" * 3000, b"aab" * 2000 + b"a", bytes(range(256)) * 20, b"\xff" * 99]
+)
 def test_suffix_array_of_repeats(data: bytes) -> None:
     assert kernel.suffix_array(array_of(data)).tolist() == sorted(range(len(data)), key=lambda i: data[i:])
 
@@ -133,7 +137,9 @@ def test_parts_are_used_and_the_least_memory_is_named() -> None:
     assert whole[:20] == texts[:20] and set(whole[20:]) == {None}
     in_parts, report = deduplicate(texts, Spec(minimum=50), memory=60_000)
     assert in_parts == whole and report["parts"] > 5
-    with pytest.raises(DataError, match=r"memory: 1000 bytes are too few for 16040 bytes of text; give (\d+) or more") as caught:
+    with pytest.raises(
+        DataError, match=r"memory: 1000 bytes are too few for 16040 bytes of text; give (\d+) or more"
+    ) as caught:
         deduplicate(texts, Spec(minimum=50), memory=1000)
     needed = int(str(caught.value).split("give ")[1].split()[0])
     assert deduplicate(texts, Spec(minimum=50), memory=needed)[0] == whole

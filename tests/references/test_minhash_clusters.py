@@ -129,7 +129,11 @@ def test_stable_keeps_the_same_in_any_order_of_shards(tmp_path: Path, verify: An
 
 def test_the_longest_stays_and_the_detail_names_it(tmp_path: Path) -> None:
     base = " ".join(f"word{i}" for i in range(100))
-    documents = [Document("short", base, ""), Document("long", base + " more", ""), Document("other", "a b c d e f", "")]
+    documents = [
+        Document("short", base, ""),
+        Document("long", base + " more", ""),
+        Document("other", "a b c d e f", ""),
+    ]
     results, report = run_corpus_stage(Spec(keep="longest").build(), [lambda: documents], tmp_path, memory=1 << 20)
     dropped, *rest = results[0]
     assert isinstance(dropped, Dropped) and dropped.reason == "near-duplicate"
@@ -178,7 +182,9 @@ def test_deciding_keeps_to_its_memory(tmp_path: Path, verify: Any) -> None:
     for i in range(4):
         assert (tmp_path / f"a{i}").read_bytes() == (tmp_path / f"b{i}").read_bytes()
     assert not list(tmp_path.glob("*sorting*"))
-    with pytest.raises(DataError, match=rf"memory: 1000000 bytes are too few to cluster 20000 documents; give {memory}"):
+    with pytest.raises(
+        DataError, match=rf"memory: 1000000 bytes are too few to cluster 20000 documents; give {memory}"
+    ):
         stage.decide(summaries, [tmp_path / f"b{i}" for i in range(4)], memory=1_000_000)
 
 

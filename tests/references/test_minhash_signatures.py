@@ -20,6 +20,7 @@ from llmanac.core.spec import make_method
 from llmanac.data import near_duplicates
 from llmanac.data.stages._signatures import Signer, best_bands, plain_signature, unit_tables, units_of
 from llmanac.data.stages.minhash import Spec
+from llmanac.kernels import minhash as kernel
 
 ODD = [
     "", " ", "a", "a b", "one two three four five six", "x " * 5000, "Hello, wörld! foo_bar 12 — “x”  日本語 ok",
@@ -142,10 +143,31 @@ def test_signatures_estimate_jaccard_within_theory(sources: list[str]) -> None:
 
 def test_choices_are_checked_and_too_many_pairs_refused() -> None:
     for wrong in (
-        {"threshold": 0.0}, {"threshold": 1.5}, {"permutations": 1}, {"width": 0}, {"bands": 4}, {"bands": 20, "rows": 20},
-        {"seed": -1}, {"false_positive_weight": 2.0},
+        {"threshold": 0.0}, {"threshold": 1.5}, {"permutations": 1}, {"width": 0}, {"bands": 4},
+        {"bands": 20, "rows": 20}, {"seed": -1}, {"false_positive_weight": 2.0},
     ):  # fmt: skip
         with pytest.raises(SpecError, match=next(iter(wrong))):
             make_method("stage", {"name": "minhash", **wrong})
     with pytest.raises(DataError, match="candidate pairs"):
         near_duplicates.candidate_pairs(["the same words again and again"] * 11_000)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.text("ab_ .9", max_size=90), st.sampled_from(["é", "日本", "—", "w" * 70, " " * 130])), max_size=8
+    ),
+    st.sampled_from(["words", "spaced", "characters"]),
+    st.sampled_from([1, 5, 1000]),
+)
+def test_units_lie_where_the_plain_way_finds_them(pieces: list[str], unit: Any, room: int) -> None:
+    data = "".join(pieces).encode()
+    buffer, found, at = np.frombuffer(data, np.uint8), [], 0
+    while at < len(data):
+        hashes, places = np.empty(room, np.uint64), np.empty((room, 2), np.int64)
+        at, count = kernel.units(buffer, at, len(data), *unit_tables(unit), hashes, places)
+        found += [
+            (data[a:b].decode(), value) for (a, b), value in zip(places[:count].tolist(), hashes[:count], strict=True)
+        ]
+    assert [word for word, _ in found] == units_of(data.decode(), unit)
+    assert len(set(found)) == len({word for word, _ in found}) == len({value for _, value in found})

@@ -15,12 +15,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import ALL_ONES, EIGHT, ONE, cached, load_byte, load_word, trailing_zeros
 
 # What a character is to the splitter.
 APART, JOINED, ALONE = 0, 1, 2  # between units; part of a longer unit; a unit by itself
 LONGER = 3  # only in byte tables: the first byte of a character of several bytes
 
+LANES = 64  # units found at a time, at most
 BLOCK = 2048  # shingles signed at a time; small enough to stay in the first-level cache
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 UNIT_SEED = np.uint64(0x243F6A8885A308D3)
@@ -68,23 +69,44 @@ def _kind(buffer, at, by_byte, by_code_point):
 
 
 @njit(forceinline=True)
+def _lowest(length):
+    """A mask of the lowest `length` bytes of eight (all for eight or more, none for zero or fewer)."""
+    bits = np.uint64(8) * np.uint64(min(max(length, 0), 7))
+    return ALL_ONES if length >= 8 else (ONE << bits) - ONE
+
+
+@njit
+def _hash_long(buffer, begin, end):
+    unit = UNIT_SEED
+    for at in range(begin, max(end, begin + 16), 8):
+        held = np.uint64(0)
+        for i in range(min(8, end - at)):
+            held |= np.uint64(buffer[at + i]) << np.uint64(8 * i)
+        unit = _absorb(unit, held)
+    return _absorb(unit, np.uint64(end - begin))
+
+
+@njit(forceinline=True)
+def _hash_span(buffer, begin, end):
+    """Hash of the bytes of a unit, eight at a time, and of how many they are; at least sixteen are taken, zeros where
+    there are fewer, so that nearly no unit asks for a branch."""
+    length = end - begin
+    if length > 16 or begin + 16 > buffer.shape[0]:
+        return _hash_long(buffer, begin, end)
+    address = np.uint64(buffer.ctypes.data) + np.uint64(begin)
+    unit = _absorb(UNIT_SEED, load_word(address) & _lowest(length))
+    unit = _absorb(unit, load_word(address + EIGHT) & _lowest(length - 8))
+    return _absorb(unit, np.uint64(length))
+
+
+@njit(forceinline=True)
 def _next_unit(buffer, at, stop, by_byte, by_code_point):
-    """`(begin, end, hash)` of the next unit; `(stop, stop, ...)` where there is none."""
+    """`(begin, end)` of the next unit; `(stop, stop)` where there is none."""
     while at < stop and by_byte[buffer[at]] == APART:
         at += 1
-    begin, unit, held, kind = at, UNIT_SEED, np.uint64(0), APART
+    begin = at
     while at < stop:
-        byte = buffer[at]
-        kind = by_byte[byte]
-        if kind == JOINED:
-            held = held << np.uint64(8) | np.uint64(byte)
-            at += 1
-            if (at - begin) & 7 == 0:
-                unit, held = _absorb(unit, held), np.uint64(0)
-            continue
-        if kind == APART:
-            break
-        length = 1
+        kind, length = by_byte[buffer[at]], 1
         if kind == LONGER:
             code, length = _character(buffer, at)
             kind = by_code_point[code]
@@ -94,14 +116,51 @@ def _next_unit(buffer, at, stop, by_byte, by_code_point):
                 continue
         if kind == APART or (kind == ALONE and begin < at):
             break
-        for _ in range(length):
-            held = held << np.uint64(8) | np.uint64(buffer[at])
-            at += 1
-            if (at - begin) & 7 == 0:
-                unit, held = _absorb(unit, held), np.uint64(0)
+        at += length
         if kind == ALONE:
             break
-    return begin, at, _absorb(_absorb(unit, held), np.uint64(at - begin))
+    return begin, at
+
+
+@cached
+def next_spans(buffer, at, stop, by_byte, by_code_point, spans):
+    """Write where the next units are, at most `LANES` of them.
+
+    Sixty-four ASCII bytes at once become a mask of which belong to units, whose runs of ones are the units: no branch
+    depends on a byte. All else goes one unit at a time.
+
+    Args:
+        spans: (LANES, 2) int64.
+
+    Returns:
+        `(at, count)`: where to go on (never inside a unit), and how many were written; none only at the end.
+    """
+    text, table = np.uint64(buffer.ctypes.data), np.uint64(by_byte.ctypes.data)
+    while at + 64 <= stop:
+        joined, high, address = np.uint64(0), np.uint64(0), text + np.uint64(at)
+        for i in range(np.uint64(64)):
+            byte = np.uint64(load_byte(address + i))
+            kind = np.uint64(load_byte(table + byte))
+            high |= byte | kind << np.uint64(6)  # bit 7: a byte above 127, or one that is a unit by itself
+            joined |= (kind & ONE) << i
+        if high & np.uint64(0x80) or joined == ALL_ONES:  # other than ASCII, or a unit of more than 64 bytes
+            break
+        count, rest = 0, joined
+        while rest:
+            low: np.uint64 = trailing_zeros(rest)
+            length = trailing_zeros(~(rest >> low))
+            if low + length == np.uint64(64):  # it may go on after these bytes
+                break
+            spans[count, 0] = at + np.int64(low)
+            spans[count, 1] = at + np.int64(low + length)
+            count += 1
+            rest &= rest + (ONE << low)
+        at += np.int64(trailing_zeros(rest)) if rest else 64
+        if count:
+            return at, count
+    begin, end = _next_unit(buffer, at, stop, by_byte, by_code_point)
+    spans[0, 0], spans[0, 1] = begin, end
+    return end, 1 if begin < end else 0
 
 
 @cached
@@ -122,21 +181,25 @@ def next_shingles(buffer, at, stop, by_byte, by_code_point, width, power, state,
     count, size = 0, out.shape[0]
     total, seen = state[SUM], np.int64(state[SEEN])
     place = seen % width
+    spans = np.empty((LANES, 2), np.int64)
     while at < stop and count < size:
-        begin, at, unit = _next_unit(buffer, at, stop, by_byte, by_code_point)
-        if begin == at:
-            break
-        total = total * MULTIPLIER + unit
-        if seen >= width:
-            total -= state[RING + place] * power
-        state[RING + place] = unit
-        seen += 1
-        place += 1
-        if place == width:
-            place = 0
-        if seen >= width:
-            out[count] = _scatter(total)
-            count += 1
+        at, found = next_spans(buffer, at, stop, by_byte, by_code_point, spans)
+        if found > size - count:  # there may be no room for all of them: the others are found again
+            found = size - count
+            at = spans[found - 1, 1]
+        for i in range(found):
+            unit = _hash_span(buffer, spans[i, 0], spans[i, 1])
+            total = total * MULTIPLIER + unit
+            if seen >= width:
+                total -= state[RING + place] * power
+            state[RING + place] = unit
+            seen += 1
+            place += 1
+            if place == width:
+                place = 0
+            if seen >= width:
+                out[count] = _scatter(total)
+                count += 1
     if at >= stop and 0 < seen < width:
         out[count] = _scatter(total)
         count += 1
@@ -145,20 +208,23 @@ def next_shingles(buffer, at, stop, by_byte, by_code_point, width, power, state,
 
 
 @cached
-def units(buffer, at, stop, by_byte, by_code_point, hashes, spans):
-    """Fill `hashes` (size,) uint64 and `spans` (size, 2) int64 (bytes of the buffer) with the units from `at` on.
+def units(buffer, at, stop, by_byte, by_code_point, hashes, places):
+    """Fill `hashes` (size,) uint64 and `places` (size, 2) int64 (bytes of the buffer) with the units from `at` on.
 
     Returns:
         `(at, count)`, as `next_shingles` does.
     """
-    count = 0
-    while at < stop and count < hashes.shape[0]:
-        begin, at, unit = _next_unit(buffer, at, stop, by_byte, by_code_point)
-        if begin == at:
-            break
-        hashes[count] = unit
-        spans[count, 0], spans[count, 1] = begin, at
-        count += 1
+    count, size = 0, hashes.shape[0]
+    spans = np.empty((LANES, 2), np.int64)
+    while at < stop and count < size:
+        at, found = next_spans(buffer, at, stop, by_byte, by_code_point, spans)
+        if found > size - count:
+            found = size - count
+            at = spans[found - 1, 1]
+        for i in range(found):
+            hashes[count] = _hash_span(buffer, spans[i, 0], spans[i, 1])
+            places[count, 0], places[count, 1] = spans[i, 0], spans[i, 1]
+            count += 1
     return at, count
 
 
