@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from llmanac.core.arguments import SeveralValues
 from llmanac.core.errors import LlmanacError
 
 app = typer.Typer(
@@ -175,6 +176,41 @@ def convert(
     from llmanac.recipes.convert import convert_command
 
     convert_command(source, target, family)
+
+
+@app.command()
+def dedup(
+    paths: Annotated[list[str], typer.Argument(metavar="FILES...", help="Files, folders or glob patterns.")],
+    out: Annotated[Path, typer.Option(help="Folder for the rows that stay, those that went, and report.json.")],
+    method: Annotated[str, typer.Option(help="minhash, exact, lines, paragraphs or substring.")] = "minhash",
+    text: Annotated[str, typer.Option(help="Column that holds the text, for tables.")] = "text",
+    memory: Annotated[str, typer.Option(help="What may be held at once, e.g. 500MB.")] = "2GB",
+    set_: Patches = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Drop duplicate and near-duplicate documents, or cut repeated lines and substrings out of them."""
+    from llmanac.data.dedup_command import dedup_command
+
+    dedup_command(paths, method=method, out=out, text=text, memory=memory, patches=list(set_ or ()), as_json=as_json)
+
+
+@app.command(cls=SeveralValues)
+def contamination(
+    train: Annotated[list[str], typer.Option(metavar="FILES", help="Training files, folders or glob patterns.")],
+    evaluation: Annotated[list[str], typer.Option("--eval", metavar="FILES", help="Evaluation files to look for.")],
+    column: Annotated[list[str] | None, typer.Option(help="Column of an item, e.g. question [all texts].")] = None,
+    text: Annotated[str, typer.Option(help="Column that holds the training text, for tables.")] = "text",
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Words in a row that count.")] = 13,
+    shortest: Annotated[int, typer.Option(min=1, help="Shorter items are not looked for.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="Write a row an item to this .jsonl file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Say how much of evaluation sets stands in training files, item by item."""
+    from llmanac.evaluate.contamination_command import contamination_command
+
+    contamination_command(
+        train, evaluation, columns=list(column or ()), text=text, n=n, shortest=shortest, out=out, as_json=as_json
+    )
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""Exact duplicates: the first document with a text stays, every later one goes. One 16-byte hash a document is kept."""
+"""Exact duplicates in one stream: the first document with a text stays, every later one goes, for 16 bytes a document.
+
+For corpora in shards, and for near-duplicates, see `data/stages` (`exact`, `lines`, `substring`, `minhash`).
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from llmanac.data.documents import Document
 
 
 def text_key(text: str) -> bytes:
-    """16 bytes that stand for a text; two texts share them with probability 2^-128."""
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+    """16 bytes that stand for a text; two texts share them with probability 2^-128. Half surrogates are taken as they
+    stand."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def drop_duplicates(documents: Iterable[Document], seen: set[bytes] | None = None) -> Iterator[Document]:

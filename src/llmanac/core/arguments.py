@@ -1,0 +1,28 @@
+"""Command-line options that take several values after one flag: `--train a.txt b.txt --eval c.jsonl`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+
+class SeveralValues(TyperCommand):
+    """A command whose repeatable options go on to the next flag: `--train a b` is read as `--train a --train b`.
+
+    Such a command takes no positional arguments. Give it as `cls` of a typer command.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        spread: list[str] = []
+        flag, values = None, 0
+        for argument in args:
+            if argument.startswith("-") and argument != "-":
+                flag, values = (argument if argument in several else None), 0
+            elif flag is not None:
+                values += 1
+                if values > 1:
+                    spread.append(flag)
+            spread.append(argument)
+        return super().parse_args(ctx, spread)

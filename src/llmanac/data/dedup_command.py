@@ -1,0 +1,221 @@
+"""What `llmanac dedup` does: files in, the same rows without duplicates out, and a report of what went."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llmanac.core import files
+from llmanac.core.errors import DataError, SpecError, nearest
+from llmanac.core.lock import locked
+from llmanac.core.progress import progress
+from llmanac.core.spec import dump, make_method, parse_patches
+from llmanac.data import readers
+from llmanac.data.deduplicate import Shard, build_corpus_stage, run_corpus_stage
+from llmanac.data.documents import Document
+from llmanac.data.quarantine import Problems
+from llmanac.data.sources.files import Spec as FilesSpec
+from llmanac.data.stages import Dropped
+from llmanac.data.stages._blocks import atomic_writer
+
+WORK, LOCK, REPORT, DROPPED = ".work", ".lock", "report.json", "dropped.jsonl"
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def read_size(text: str) -> int:
+    """`"2GB"`, `"500M"` or `"1000000"` as bytes. Raises SpecError for anything else."""
+    bare = text.strip().lower().removesuffix("b")
+    unit = bare[-1:] if bare[-1:] in _UNITS else ""
+    try:
+        size = float(bare.removesuffix(unit)) * _UNITS[unit]
+        if 0 < size < 1 << 60:
+            return int(size)
+    except ValueError:
+        pass
+    raise SpecError(f"--memory: {text!r} is not a size; write for example 500MB or 2GB")
+
+
+def rows_of(path: Path, shown: str, column: str) -> Iterator[Document]:
+    """The documents of a file, each with the row it came from in `meta["row"]`. Raises DataError for bad rows."""
+    problems = Problems("fatal")
+    if readers.format_of(path) not in readers.TABLES:
+        for number, piece in enumerate(readers.text_pieces(path, problems, limit=1 << 62)):
+            name = shown if number == 0 else f"{shown}#{number}"
+            yield Document(name, piece, shown, {"row": {"id": name}})
+        return
+    for row in readers.table_rows(path, problems):
+        text = row.values.get(column)
+        if not isinstance(text, str):
+            has = ", ".join(map(str, row.values)) or "none"
+            what = f"column {column!r} holds {type(text).__name__}" if column in row.values else f"no column {column!r}"
+            hint = "" if column in row.values else nearest(column, row.values)
+            raise DataError(f"{path}:{row.line}: {what}{hint}; name the text's column with --text (has: {has})")
+        yield Document(f"{shown}:{row.line}", text, shown, {"row": dict(row.values)})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the results go: `kept` has one path an input, or the same path for all of them."""
+
+    kept: list[Path]
+    dropped: Path
+    report: Path
+    work: Path
+    lock: Path
+
+
+def layout(out: Path, shown: Sequence[str]) -> Layout:
+    """A folder with a file an input, or, for an `out` that ends in `.jsonl`, that file and two beside it.
+
+    Raises:
+        DataError: `out` is a file that is no `.jsonl`, or a folder with other files in it.
+    """
+    if out.suffix == ".jsonl" and not out.is_dir():
+        beside = [out.with_name(out.stem + end) for end in (".dropped.jsonl", ".report.json", ".work", ".jsonl.lock")]
+        return Layout([out] * len(shown), *beside)
+    if out.is_file():
+        raise DataError(f"--out: {out} is a file; name a folder, or a file that ends in .jsonl")
+    if out.is_dir() and not any((out / name).exists() for name in (REPORT, WORK, LOCK)):
+        strange = sorted(path.name for path in out.iterdir())
+        if strange:
+            raise DataError(f"--out: {out} holds other files ({strange[0]}, ...); name a new folder")
+    kept = [out / name for name in _output_names(shown)]
+    return Layout(kept, out / DROPPED, out / REPORT, out / WORK, out / LOCK)
+
+
+def dedup_command(
+    paths: Sequence[str], *, method: str, out: Path, text: str, memory: str, patches: Sequence[str], as_json: bool
+) -> None:
+    """Deduplicate files and print what went.
+
+    Raises:
+        LlmanacError: bad input or choices, a disk that refuses, or a folder that holds something else.
+    """
+    spec = make_method("stage", {"name": method, **parse_patches(patches)}, "--method")
+    stage, limit = build_corpus_stage(spec), read_size(memory)
+    inputs = list(FilesSpec(paths=tuple(paths)).files())
+    places = layout(out, [shown for _, shown in inputs])
+    for path, shown in inputs:
+        if path.resolve() in {place.resolve() for place in (*places.kept, places.dropped, places.report)}:
+            raise DataError(f"--out: {shown} would be written over; name another place")
+    with locked(places.lock, busy=f"{out}: another llmanac dedup is writing there"):
+        shutil.rmtree(places.work, ignore_errors=True)
+        shards = [functools.partial(rows_of, path, shown, text) for path, shown in inputs]
+        try:
+            results, report = run_corpus_stage(stage, shards, places.work, memory=limit)
+            counts = _write_all(shards, results, places, text, report.get("documents"))
+        finally:
+            shutil.rmtree(places.work, ignore_errors=True)
+        document = {
+            "method": dump(spec), "inputs": [shown for _, shown in inputs],
+            "outputs": list(dict.fromkeys(place.name for place in places.kept)),
+            "documents": counts["documents"], "kept": counts["kept"], "changed": counts["changed"],
+            "dropped": {k.removeprefix("dropped "): n for k, n in sorted(counts.items()) if k.startswith("dropped ")},
+            "bytes_in": counts["bytes in"], "bytes_out": counts["bytes out"], "stage": report,
+        }  # fmt: skip
+        files.write_json(places.report, document)
+    if as_json:
+        print(json.dumps(document))
+    else:
+        _print(document, places.dropped)
+
+
+def _write_all(
+    shards: Sequence[Shard],
+    results: Sequence[Iterator[Document | Dropped]],
+    places: Layout,
+    text: str,
+    total: int | None,
+) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    with (
+        contextlib.ExitStack() as together,
+        atomic_writer(places.dropped) as dropped,
+        progress("write", total=total, unit="documents") as bar,
+    ):
+        one = len(set(places.kept)) < len(places.kept)
+        shared = together.enter_context(atomic_writer(places.kept[0])) if one else None
+        for shard, result, place in zip(shards, results, places.kept, strict=True):
+            with contextlib.nullcontext(shared) if shared else atomic_writer(place) as kept:
+                for document, outcome in zip(shard(), result, strict=True):
+                    _write(document, outcome, text, kept, dropped, counts)
+                    bar.advance()
+    return counts
+
+
+def _output_names(shown: Sequence[str]) -> list[str]:
+    """One `.jsonl` name an input: its own, numbered where two would have the same."""
+    bare = []
+    for name in shown:
+        stem = Path(name).name
+        for suffix in (*readers.COMPRESSED, *readers.TABLES, *readers.TEXTS):
+            stem = stem.removesuffix(suffix) or stem
+        bare.append(stem)
+    taken = Counter([*bare, Path(DROPPED).stem])
+    return [f"{stem}.jsonl" if taken[stem] == 1 else f"{number:05}-{stem}.jsonl" for number, stem in enumerate(bare)]
+
+
+def _write(
+    document: Document,
+    outcome: Document | Dropped,
+    column: str,
+    kept: BinaryIO,
+    dropped: BinaryIO,
+    counts: Counter[str],
+) -> None:
+    counts["documents"] += 1
+    counts["bytes in"] += len(document.text.encode("utf-8", "surrogatepass"))
+    if isinstance(outcome, Dropped):
+        counts[f"dropped {outcome.reason}"] += 1
+        dropped.write(_line({"id": document.id, "reason": outcome.reason, "detail": outcome.detail}))
+        return
+    counts["kept"] += 1
+    counts["changed"] += outcome.text != document.text
+    counts["bytes out"] += len(outcome.text.encode("utf-8", "surrogatepass"))
+    row = document.meta["row"]
+    kept.write(_line({**row, (column if column in row else "text"): outcome.text}))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    text = json.dumps(row, ensure_ascii=False, default=str) + "\n"
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair: as an escape
+        return json.dumps(row, default=str).encode("ascii") + b"\n"
+
+
+def _print(document: dict[str, Any], dropped: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "documents", "share")
+    total = max(1, document["documents"])
+    rows = {"read": document["documents"], "kept": document["kept"], "  of them changed": document["changed"]}
+    rows |= {f"dropped: {reason}": count for reason, count in document["dropped"].items()}
+    for name, count in rows.items():
+        table.add_row(name, f"{count:,}", f"{count / total:.2%}")
+    console = Console()
+    console.print(table)
+    before, after = document["bytes_in"], document["bytes_out"]
+    print(f"{before / 1e6:.2f} MB of text in, {after / 1e6:.2f} MB out ({after / max(1, before):.2%}).")
+    for name, value in document["stage"].items():
+        if name not in ("documents", "kept", "dropped"):
+            print(f"  {name}: {json.dumps(value)}")
+    below = document["stage"].get("similarity_to_the_kept", {}).get("below_threshold", 0)
+    if below:
+        print(
+            f"{below:,} of the dropped documents are less similar than the threshold to the one that stays: "
+            + (
+                "joined by chance or over others; -s verify=exact compares candidates first."
+                if "verified" not in document["stage"]
+                else "joined over others; a higher threshold makes shorter chains."
+            )
+        )
+    print(f"Next: head -n 3 {dropped}")

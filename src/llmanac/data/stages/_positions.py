@@ -1,0 +1,138 @@
+"""Positions of documents in a corpus of shards, and the files of decisions that drop some of them.
+
+A document's position is its number in the whole corpus, shard after shard. A file of decisions is JSON Lines: a first
+line that says what was decided over how many documents, then one line a document that goes, in order.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmanac.core.errors import DataError
+from llmanac.data.stages import Dropped
+from llmanac.data.stages._blocks import BlockReader, atomic_writer
+
+if TYPE_CHECKING:
+    from llmanac.data.documents import Document
+
+
+def pack_names(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Document ids as two arrays of a block: their bytes, and where each ends."""
+    data = [name.encode("utf-8", "surrogatepass") for name in names]
+    ends = np.cumsum([len(name) for name in data], dtype=np.int64)
+    return {"names": np.frombuffer(b"".join(data), np.uint8), "name_ends": ends}
+
+
+class Positions:
+    """Where the document at each position lies; every block has an array `counted` with one entry a document."""
+
+    def __init__(self, readers: Sequence[BlockReader], counted: str) -> None:
+        self.readers = readers
+        self.places = [(s, b) for s, reader in enumerate(readers) for b in range(len(reader))]
+        sizes = [readers[s].shape(b, counted)[0] for s, b in self.places]
+        self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self.total = int(self.starts[-1])
+        first = np.searchsorted([s for s, _ in self.places], np.arange(len(readers) + 1))
+        self.shards = self.starts[first]  # where each shard starts, and the end
+        self._names = functools.lru_cache(maxsize=8)(self._read_names)
+
+    def blocks(self) -> Iterator[tuple[BlockReader, int, int]]:
+        """`(reader, block, position of its first document)` in order."""
+        for (shard, block), start in zip(self.places, self.starts.tolist(), strict=False):
+            yield self.readers[shard], block, start
+
+    def locate(self, position: int) -> tuple[BlockReader, int, int]:
+        """`(reader, block, row)` of the document at a position."""
+        place = int(np.searchsorted(self.starts, position, "right")) - 1
+        shard, block = self.places[place]
+        return self.readers[shard], block, position - int(self.starts[place])
+
+    def _read_names(self, place: int) -> tuple[bytes, np.ndarray]:
+        shard, block = self.places[place]
+        reader = self.readers[shard]
+        return reader.read(block, "names").tobytes(), reader.read(block, "name_ends")
+
+    def name(self, position: int) -> str:
+        """The id of the document at a position."""
+        place = int(np.searchsorted(self.starts, position, "right")) - 1
+        data, ends = self._names(place)
+        row = position - int(self.starts[place])
+        start = int(ends[row - 1]) if row else 0
+        return data[start : int(ends[row])].decode("utf-8", "surrogatepass")
+
+
+def write_drops(
+    paths: Sequence[Path], stage: str, positions: Positions, drops: Iterable[tuple[int, dict[str, Any]]]
+) -> None:
+    """Write each shard's decisions; `drops` are `(position, what to note)` in order of position."""
+    if len(paths) != len(positions.readers):
+        raise DataError(f"decisions: {len(paths)} files for {len(positions.readers)} shards; give one a shard")
+    waiting = iter(drops)
+    drop = next(waiting, None)
+    for shard, path in enumerate(paths):
+        start, stop = int(positions.shards[shard]), int(positions.shards[shard + 1])
+        with atomic_writer(Path(path)) as handle:
+            handle.write(decision_line({"stage": stage, "documents": stop - start}))
+            while drop is not None and drop[0] < stop:
+                handle.write(decision_line({"document": drop[0] - start} | drop[1]))
+                drop = next(waiting, None)
+
+
+def decision_line(data: dict[str, Any]) -> bytes:
+    """One line of a file of decisions."""
+    return json.dumps(data, allow_nan=False).encode("ascii") + b"\n"
+
+
+def read_decisions(path: Path, stage: str) -> Iterator[dict[str, Any]]:
+    """The lines of a file of decisions, its first line first. Raises DataError for a file that is another stage's."""
+    try:
+        with open(path, "rb") as handle:
+            for number, line in enumerate(handle):
+                data = json.loads(line)
+                if number == 0 and data.get("stage") != stage:
+                    raise DataError(f"{path}: decisions of {data.get('stage')!r}, expected {stage!r}; decide again")
+                yield data
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the decisions ({error.strerror or error}); decide again") from None
+    except DataError:
+        raise
+    except (ValueError, AttributeError):
+        raise DataError(f"{path}: not a file of decisions; delete it and decide again") from None
+
+
+def matched(documents: Iterable[Document], path: Path, stage: str) -> Iterator[tuple[Document, dict[str, Any] | None]]:
+    """Each document with its decision, or None where there is none.
+
+    Raises:
+        DataError: the shard has other documents than when it was summarised (another number of them).
+    """
+    lines = read_decisions(path, stage)
+    head = next(lines, None)
+    if head is None:
+        raise DataError(f"{path}: an empty file of decisions; delete it and decide again")
+    line, count = next(lines, None), 0
+    for document in documents:
+        if line is not None and line["document"] == count:
+            yield document, line
+            line = next(lines, None)
+        else:
+            yield document, None
+        count += 1
+    if count != head["documents"]:
+        raise DataError(
+            f"{path}: decided over {head['documents']} documents, the shard has {count}; summarise it again"
+        )
+
+
+def drop_matched(
+    documents: Iterable[Document], path: Path, stage: str, reason: str, detail: str
+) -> Iterator[Document | Dropped]:
+    """Drop the documents that have a decision; `detail` is a format over the decision's fields."""
+    for document, decision in matched(documents, path, stage):
+        yield document if decision is None else Dropped(document, reason, detail.format(**decision))

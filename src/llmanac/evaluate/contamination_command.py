@@ -1,0 +1,89 @@
+"""What `llmanac contamination` does: how much of evaluation sets stands in training files, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.errors import DataError
+from llmanac.data.evaluation_items import read_items
+from llmanac.data.sources.files import Spec as FilesSpec
+from llmanac.evaluate.contamination import Contamination, ItemReport, contamination
+
+SHOWN = 10  # items in the printed table
+
+
+def contamination_command(
+    train: Sequence[str],
+    evaluation: Sequence[str],
+    *,
+    columns: Sequence[str],
+    text: str,
+    n: int,
+    shortest: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Look for the items of evaluation files in training files; print the summary and write a row an item to `out`.
+
+    Raises:
+        LlmanacError: files that cannot be read, lack a column, or hold nothing.
+    """
+    if not train or not evaluation:
+        raise DataError(f"{'--eval' if train else '--train'}: no file; name files, a folder or a glob pattern")
+    spec = FilesSpec(paths=tuple(evaluation))
+    items = read_items([path for path, _ in spec.files()], columns)
+    source = FilesSpec(paths=tuple(train), text=text)
+    result = contamination(source.documents(), items, n=n, shortest=shortest)
+    document: dict[str, Any] = {"n": n, "shortest": shortest, **result.summary(), "files": _by_file(result)}
+    if out is not None:
+        rows = [json.dumps(report.as_json(), ensure_ascii=False) for report in result.items]
+        files.write_text(out, "\n".join(rows) + "\n")
+    if as_json:
+        print(json.dumps(document | {"found_items": [report.as_json() for report in result.found()]}))
+    else:
+        _print(document, result, out)
+
+
+def _by_file(result: Contamination) -> dict[str, dict[str, Any]]:
+    groups: dict[str, list[ItemReport]] = {}
+    for report in result.items:
+        groups.setdefault(report.item.id.rpartition(":")[0], []).append(report)
+    return {
+        name: Contamination(reports, result.documents, result.bytes, result.index_bytes).summary()
+        for name, reports in groups.items()
+    }
+
+
+def _print(document: dict[str, Any], result: Contamination, out: Path | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("evaluation set", "items", "looked for", "found", "wholly", "mean share")
+    for name, row in (document["files"] | {"all": document}).items():
+        share = "" if row["mean_share"] is None else f"{row['mean_share']:.2%}"
+        cells = (row["items"], row["looked_for"], row["found"], row["found_wholly"])
+        table.add_row(name, *(f"{cell:,}" for cell in cells), share)
+    console.print(table)
+    worst = sorted(result.found(), key=lambda report: -report.share)
+    if worst:
+        table = Table("item", "by", "n-grams", "share", "first met in")
+        for report in worst[:SHOWN]:
+            table.add_row(
+                report.item.id, report.looked.by, str(report.looked.grams), f"{report.share:.2%}", report.document or ""
+            )
+        console.print(table)
+    if document["too_short"]:
+        print(f"{document['too_short']:,} items have fewer than {document['shortest']} words: too short to tell.")
+    print(
+        f"{document['documents']:,} documents, {document['bytes'] / 1e6:.1f} MB; "
+        f"index {document['index_bytes'] / 1e6:.1f} MB."
+    )
+    if out is None:
+        print("Next: the same command with --out items.jsonl, for a row an item.")
+    else:
+        print(f"Next: head -n 3 {out}")
