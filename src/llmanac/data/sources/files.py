@@ -145,7 +145,9 @@ def _text(path: Path, row: readers.Row, column: str, problems: Problems) -> str 
     text = row.values[column]
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__
-        problems.report(path, row.line, f"column {column!r} holds {kind} where text was expected", repr(text)[:2000], code="no-text")
+        problems.report(
+            path, row.line, f"column {column!r} holds {kind} where text was expected", repr(text)[:2000], code="no-text"
+        )
         return None
     try:
         text.encode("utf-8")
