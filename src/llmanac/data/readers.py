@@ -248,7 +248,8 @@ def _parquet(path: Path, columns: Sequence[str] | None, problems: Problems, span
                 for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=wanted or None):
                     for at in range(batch.num_rows):
                         number += 1
-                        yield Row({n: c[at].as_py() for n, c in zip(batch.schema.names, batch.columns)}, number)
+                        cells = zip(batch.schema.names, batch.columns, strict=True)
+                        yield Row({name: column[at].as_py() for name, column in cells}, number)
     except (pyarrow.ArrowException, OSError) as error:
         raise Unreadable(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})", "damaged") from None
 

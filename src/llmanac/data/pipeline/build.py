@@ -9,34 +9,27 @@ FOLDER/manifest.json    what was made of what; written last, and the mark that t
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llmanac import __version__
 from llmanac.core import files
-from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.errors import DataError
 from llmanac.core.lock import locked
 from llmanac.core.progress import Progress, progress
-from llmanac.core.spec import flatten, to_toml
-from llmanac.data.pipeline import inputs, mixing
+from llmanac.core.spec import flatten
+from llmanac.data.pipeline import finish, inputs
 from llmanac.data.pipeline.chain import Counts
 from llmanac.data.pipeline.recipe import BuildSpec, as_data, identity, stage_keys
-from llmanac.data.pipeline.report import picture
 from llmanac.data.pipeline.tasks import Task
 from llmanac.data.stages import CorpusStage
 
 EngineName = Literal["local", "ray"]
 OURS = ("build.json", "inputs.jsonl", "work", "data", "dropped", "recipe.toml", "stages.svg", "manifest.json")
-LISTED = 200  # input files that the manifest lists; inputs.jsonl has all
-LIBRARIES = ("numpy", "numba", "pyarrow", "warcio", "pypdf", "trafilatura", "resiliparse", "selectolax", "lxml")
 
 
 @dataclass(frozen=True)
@@ -166,9 +159,9 @@ class _Build:
             raise DataError(f"{self.folder}: was begun with another recipe: {what}; {again}")
         known = self.folder / "inputs.jsonl"
         if known.exists():
-            what = inputs.changed(list(inputs.read_listing(known)), self.listing)
-            if what:
-                raise DataError(f"{self.folder}: was begun with other input: {what}; {again}")
+            other = inputs.changed(list(inputs.read_listing(known)), self.listing)
+            if other:
+                raise DataError(f"{self.folder}: was begun with other input: {other}; {again}")
 
     # ---------------------------------------------------------------- the passes
 
@@ -207,7 +200,7 @@ class _Build:
                     held = 0
                 groups[-1].append(entry)
                 held += entry["bytes"]
-            tasks = [
+            tasks: list[Task] = [
                 {"kind": "scan", "folder": f"work/scan/{n:05d}", "entries": [e for e in group if e["path"]]}
                 for n, group in enumerate(groups)
             ]
@@ -238,7 +231,7 @@ class _Build:
                 for n, unit in enumerate(units)
             ]  # fmt: skip
         key = self.keys[part.decided + 1]
-        decide = {
+        decide: Task = {
             "kind": "decide", "folder": f"work/decide-{number}", "decided": part.decided,
             "summaries": [f"{shard['base']}.summary" for shard in shards],
         }  # fmt: skip
@@ -299,8 +292,6 @@ class _Build:
             f"{first['reason']}: {first['detail']}"
         )
 
-    # ---------------------------------------------------------------- the end
-
     def _finish(
         self,
         entries: list[inputs.Entry],
@@ -309,88 +300,25 @@ class _Build:
         found: dict[str, Any],
         dropped: list[Path],
     ) -> dict[str, Any]:
-        for shard in shards:
-            shard["path"], shard["domain"] = f"{shard['base']}.docs", self.recipe.inputs[shard["input"]].domain
-        output = self.recipe.output
-        mixed: dict[str, Any] | None = None
-        if self.recipe.mixture is None:
-            plans = mixing.plan_in_order(shards, output.shard_bytes)
-        else:
-            weights = {item.domain: item.weight for item in self.recipe.inputs}
-            domains = mixing.domains_of(shards, weights)
-            plans, mixed = mixing.plan_mixed(shards, domains, self.recipe.mixture, output.shard_bytes)
-        tasks = [
-            {"kind": "write", "folder": f"work/write/{n:05d}", "name": f"{n:05d}.{output.format}", **plan}
+        plans, drawn = finish.plan_output(self.recipe, shards)
+        tasks: list[Task] = [
+            {"kind": "write", "folder": f"work/write/{n:05d}", "name": f"{n:05d}.{self.recipe.output.format}", **plan}
             for n, plan in enumerate(plans)
         ]
         self._run("write", tasks, [1] * len(tasks))
         written = [files.read_json(self.folder / task["folder"] / "done.json") for task in tasks]
-        self._move([(self.folder / t["folder"] / t["name"], t["name"]) for t in tasks], self.folder / "data")
-        self._lists(dropped)
+        finish.gather([(self.folder / t["folder"] / t["name"], t["name"]) for t in tasks], self.folder)
+        finish.gather_lists(self.folder, self.keys, dropped)
         stages = [
             {"key": key, "name": key[3:], **counts[key].as_json(), **({"found": found[key]} if key in found else {})}
             for key in self.keys
         ]
-        listing = [
-            {"input": e["input"], "file": e["shown"], "bytes": e["bytes"], "sha256": e.get("sha256")} for e in entries
-        ]
-        kept = sum(mixed["drawn"].values()) if mixed else sum(shard["documents"] for shard in shards)
-        manifest = {
-            "format_version": 1,
-            "llmanac": __version__,
-            "python": platform.python_version(),
-            "libraries": _versions(),
-            "recipe": as_data(self.recipe),
-            "inputs": {
-                "files": len(listing),
-                "bytes": sum(e["bytes"] for e in listing),
-                "sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
-                "listed": listing[:LISTED],
-            },
-            "stages": stages,
-            "output": {"documents": kept, "format": output.format, "files": written}
-            | ({"mixture": mixed} if mixed else {}),
+        output = {
+            "documents": sum(drawn["drawn"].values()) if drawn else sum(shard["documents"] for shard in shards),
+            "format": self.recipe.output.format,
+            "files": written,
+            **({"mixture": drawn} if drawn else {}),
         }
-        files.write_text(self.folder / "recipe.toml", to_toml(as_data(self.recipe)))
-        files.write_text(self.folder / "stages.svg", picture(stages))
-        files.write_json(self.folder / "manifest.json", manifest)
+        manifest = finish.write_all(self.folder, self.recipe, entries, stages, output)
         shutil.rmtree(self.work)
         return manifest
-
-    def _move(self, finished: list[tuple[Path, str]], target: Path) -> None:
-        """Gather files in a folder that takes its name when all are in it; goes on where it was stopped."""
-        if target.exists():
-            return
-        gathered = self.work / target.name
-        gathered.mkdir(exist_ok=True)
-        for path, name in finished:
-            if path.exists():
-                os.replace(path, gathered / name)
-            elif not (gathered / name).exists():
-                raise LlmanacError(f"{path}: is gone; build anew with --no-resume")
-        os.replace(gathered, target)
-
-    def _lists(self, dropped: list[Path]) -> None:
-        """One list of dropped documents a stage, in the order of the input."""
-        if (self.folder / "dropped").exists():
-            return
-        with files.atomic_folder(self.folder / "dropped") as target:
-            for key in self.keys:
-                name = f"dropped-{key}.jsonl"
-                with open(target / f"{key}.jsonl", "wb") as out:
-                    for path in dropped:
-                        if path.name == name and path.exists():
-                            with open(path, "rb") as part:
-                                shutil.copyfileobj(part, out, 1 << 20)
-                if not (target / f"{key}.jsonl").stat().st_size:
-                    (target / f"{key}.jsonl").unlink()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -28,7 +28,7 @@ FAILING = 20  # failures of one stage in one shard that, with nothing but failur
 class Item(NamedTuple):
     """A document under way: its place in the task's input, and its text in UTF-8."""
 
-    index: int
+    number: int
     document: Document
     data: bytes
 
@@ -91,7 +91,7 @@ class Ledger:
         counts.documents_out += 1
         counts.bytes_out += len(data)
         counts.changed += not same
-        return Item(before.index, after, data)
+        return Item(before.number, after, data)
 
     def close(self) -> None:
         self._files.close()
@@ -160,11 +160,11 @@ class Chain:
         return out
 
     def _call(self, key: str, stage: Stage, batch: list[Item]) -> list[Item]:
-        if self.skip and len(batch) == 1 and (key, batch[0].index) in self.skip:
+        if self.skip and len(batch) == 1 and (key, batch[0].number) in self.skip:
             return self._fail(key, batch[0], "timeout", self._late())
-        if self.skip and any((key, item.index) in self.skip for item in batch):
+        if self.skip and any((key, item.number) in self.skip for item in batch):
             return [kept for item in batch for kept in self._call(key, stage, [item])]
-        self.beat(key, batch[0].index, len(batch), batch[0].document.id)
+        self.beat(key, batch[0].number, len(batch), batch[0].document.id)
         late = False
         try:
             with self.limit:

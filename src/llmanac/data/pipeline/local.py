@@ -35,7 +35,8 @@ class _Process:
     """One worker process, seen from outside."""
 
     def __init__(self, root: Path, number: int, said: queue.Queue[tuple[_Process, dict[str, Any] | None]]) -> None:
-        self.number, self.task, self.ended = number, None, False
+        self.number, self.ended = number, False
+        self.task: Task | None = None
         work = root / "work"
         self._pulse_file, self.log = work / f"pulse-{number}", work / f"worker-{number}.log"
         self._pulse_file.unlink(missing_ok=True)
@@ -53,7 +54,6 @@ class _Process:
                 [sys.executable, "-m", "llmanac.data.pipeline.worker", str(root), str(self._pulse_file)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, **group,
             )  # fmt: skip
-        self.task: Task | None
         self._beats, self._cpu, self._clock = -1, 0.0, 0.0
         threading.Thread(target=self._listen, args=(said,), daemon=True).start()
 
@@ -113,7 +113,7 @@ class _Process:
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-code).name
                 hint = (
-                    "most often that is a lack of memory: use fewer --workers, or a smaller limits.max_bytes or shard_bytes"
+                    "most often for want of memory: use fewer --workers or a smaller limits.max_bytes"
                     if name == "SIGKILL"
                     else f"its last words are in {self.log}"
                 )
@@ -167,7 +167,7 @@ class Engine:
             task, process.task = process.task, None
             assert task is not None
             if "slow" in said:
-                slowed(task, *said["slow"], True)
+                slowed(task, said["slow"][0], said["slow"][1], True)
                 waiting.appendleft(task)
             elif "error" in said:
                 report = f" (the whole report is in {process.log})" if said.get("unexpected") else ""

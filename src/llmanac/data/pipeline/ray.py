@@ -44,14 +44,17 @@ class Engine:
         self._ray: Any = ray
         self._own = not ray.is_initialized()
         if self._own:
-            local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+            local: dict[str, Any] = (
+                {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+            )
             ray.init(log_to_driver=False, **local)
         self._remote = ray.remote(max_retries=0)(_work)
         self._build = f"{self.root}/{os.getpid()}/{id(self)}"
 
     def run(self, tasks: Sequence[Task], done: Callable[[Task], None], slowed: Slowed) -> None:
         """Do every task, as the local engine does. Raises LlmanacError."""
-        waiting, running = deque(tasks), {}
+        waiting = deque(tasks)
+        running: dict[Any, Task] = {}
         paths = [path for path in sys.path if path]
         try:
             while waiting or running:
@@ -62,7 +65,7 @@ class Engine:
                     task = running.pop(found)
                     said = self._answer(found, task)
                     if "slow" in said:
-                        slowed(task, *said["slow"], True)
+                        slowed(task, said["slow"][0], said["slow"][1], True)
                         waiting.appendleft(task)
                     elif "error" in said:
                         raise LlmanacError(said["error"])

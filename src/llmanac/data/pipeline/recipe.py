@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from llmanac import __version__
 from llmanac.core import files, registry, spec
@@ -165,12 +165,16 @@ def _stage(item: Any, path: str, folder: Path | None) -> Any:
     file = Path(name) if Path(name).is_absolute() or folder is None else folder / name
     made = _load(file.resolve(), path)
     values = {k: v for k, v in table.items() if k != "name"}
-    hints = {f.name for f in fields(made)}
+    hints = {k: v for k, v in get_type_hints(made).items() if k in {f.name for f in fields(made)}}
     for key in values:
         if key not in hints:
             has = ", ".join(sorted(hints)) or "no fields"
             raise SpecError(f"{path}.{key}: no such field{nearest(key, hints)} (has: {has})")
-    return spec.make(made, values, path)
+    typed = {key: spec.make(hints[key], value, f"{path}.{key}") for key, value in values.items()}
+    try:
+        return made(**typed)
+    except (SpecError, TypeError) as error:
+        raise SpecError(f"{path}: {error}") from None
 
 
 @functools.cache

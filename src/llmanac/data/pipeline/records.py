@@ -127,8 +127,7 @@ def read_output(path: Path) -> Iterator[dict[str, Any]]:
                 for batch in file.iter_batches(batch_size=256):
                     yield from ({**row, "meta": json.loads(row["meta"])} for row in batch.to_pylist())
         else:
-            opened = gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
-            with opened as handle:
+            with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as handle:
                 for line in handle:
                     yield json.loads(line)
     except (OSError, EOFError, ValueError, zlib.error) as error:

@@ -72,8 +72,8 @@ def print_build(folder: Path, manifest: Mapping[str, Any]) -> None:
     console.print(line, markup=False, highlight=False)
     if mixed := output.get("mixture"):
         for name, drawn in mixed["drawn"].items():
-            line = f"  {name or 'no domain'}: {mixed['shares'][name]:.1%}, {drawn:,} drawn, {mixed['epochs'][name]:.2f} times"
-            console.print(line, markup=False, highlight=False)
+            share = f"{mixed['shares'][name]:.1%}, {drawn:,} drawn, {mixed['epochs'][name]:.2f} times"
+            console.print(f"  {name or 'no domain'}: {share}", markup=False, highlight=False)
     console.print(f"picture: {folder / 'stages.svg'}", markup=False, highlight=False)
     if not output["documents"]:
         console.print("nothing was kept: the lists in dropped/ say why", markup=False)

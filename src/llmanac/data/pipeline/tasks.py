@@ -121,7 +121,7 @@ class Worker:
             item = waiting.popleft()
             if item.document.id != answer_id(answer):
                 check_answers(key, [item.document.id], [answer_id(answer)])
-            self.beat(key, item.index, 1, item.document.id)
+            self.beat(key, item.number, 1, item.document.id)
             if isinstance(answer, Dropped):
                 ledger.drop(key, item.document.id, answer.reason, answer.detail, answer.document.text)
             elif kept := ledger.passed(key, item, answer):
@@ -165,7 +165,7 @@ class Worker:
         """Write documents to a shard until it is full, and pass them on."""
         key = "" if task["summarise"] is None else self.keys[task["summarise"] + 1]
         for item in stream:
-            if skip and (key, item.index) in skip:
+            if skip and (key, item.number) in skip:
                 counts = ledger.of(key)
                 counts.documents_in, counts.bytes_in = counts.documents_in + 1, counts.bytes_in + len(item.data)
                 detail = f"more than {self.limit.seconds:g} s of CPU (limits.timeout)"
@@ -185,7 +185,7 @@ class Worker:
         def documents() -> Iterator[Document]:
             nonlocal last
             for item in feed:
-                last = item.index
+                last = item.number
                 self.beat(key, last, 1, item.document.id)
                 try:
                     self.limit.__enter__()
