@@ -10,7 +10,34 @@ from pathlib import Path
 from typing import Any
 
 STAGES = Path(__file__).parent / "stages"
-WORDS = "the of and to in that is was for it with as his on be at by an this had not are but from or have".split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "that",
+    "is",
+    "was",
+    "for",
+    "it",
+    "with",
+    "as",
+    "his",
+    "on",
+    "be",
+    "at",
+    "by",
+    "an",
+    "this",
+    "had",
+    "not",
+    "are",
+    "but",
+    "from",
+    "or",
+    "have",
+]
 
 
 def stage(name: str, **choices: Any) -> dict[str, Any]:

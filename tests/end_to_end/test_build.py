@@ -1,4 +1,4 @@
-"""`llmanac data build`: what goes in is kept or on a list with a reason, and the same bytes come out however it is run."""
+"""`llmanac data build`: what goes in is kept or listed with a reason; the same bytes come out however it is run."""
 
 from __future__ import annotations
 
@@ -200,7 +200,10 @@ def test_recipes_say_what_is_wrong_with_them(tmp_path: Path) -> None:
         ({"inputs": ["x"], "stages": ["cleen"]}, r"stages\.0: no stage named 'cleen'; did you mean 'clean'"),
         ({"inputs": ["x"], "stages": [{"name": "clean", "a": 1}]}, r"stages\.0\.a: no such field"),
         ({"inputs": ["x"], "stages": ["gone.py"]}, r"stages\.0\.name: .*gone\.py is no file"),
-        ({"inputs": ["x"], "stages": [stage("short", wrods=3)]}, r"stages\.0\.wrods: no such field; did you mean 'words'"),
+        (
+            {"inputs": ["x"], "stages": [stage("short", wrods=3)]},
+            r"stages\.0\.wrods: no such field; did you mean 'words'",
+        ),
         ({"inputs": ["x"], "output": {"format": "csv"}}, r"output\.format: 'csv' is not one of"),
         ({"inputs": ["x"], "limits": {"timeout": 0.0}}, r"limits: timeout: 0.0 is not positive"),
         ({"inputs": "x"}, r"inputs: expected a list, got str"),
@@ -219,7 +222,9 @@ def test_recipes_say_what_is_wrong_with_them(tmp_path: Path) -> None:
 
 def test_nothing_usable_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"content": "x"}\n' * 3)
-    with pytest.raises(DataError, match=r"all 3 rows were set aside, the first \(a\.jsonl:1\) as no-text: no column 'text'"):
+    with pytest.raises(
+        DataError, match=r"all 3 rows were set aside, the first \(a\.jsonl:1\) as no-text: no column 'text'"
+    ):
         build(make_recipe({"inputs": [str(tmp_path / "a.jsonl")]}), tmp_path / "out", workers=1)
 
 

@@ -30,8 +30,8 @@ class Hostile(Stage):
                 raise ValueError("no such luck")
             if word == "DEEP":
                 document = document.with_text(_deep(0))
-            if word == "DIE" and not Path(self.mark).exists():
-                Path(self.mark).touch()
+            if word == "DIE" and not (Path(self.mark) / "died").exists():
+                (Path(self.mark) / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             if word == "SLOW":
                 time.sleep(0.02)

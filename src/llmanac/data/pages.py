@@ -1,7 +1,7 @@
 """Web pages and print: HTML files, WARC archives (also `.warc.gz`) and PDF, each as documents.
 
-A page's text is its raw HTML, with `meta["format"] == "html"` and, where it is known, `meta["url"]`: taking the text out
-of it is the stage `extraction`'s work. WARC is read with `warcio` and PDF with `pypdf` (`pip install llmanac[data]`).
+A page's text is its raw HTML, with `meta["format"] == "html"` and, where it is known, `meta["url"]`: taking the text
+out of it is the stage `extraction`'s work. WARC is read with `warcio`, PDF with `pypdf` (`pip install llmanac[data]`).
 """
 
 from __future__ import annotations

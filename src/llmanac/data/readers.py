@@ -91,7 +91,8 @@ def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator
         if span is not None:
             handle.seek(span.start)
         try:
-            while block := handle.read(BLOCK if span is None else min(BLOCK, span.stop - span.start - out)):
+            # read1 hands over what it has before it meets the damage, where read would lose it
+            while block := handle.read1(BLOCK if span is None else min(BLOCK, span.stop - span.start - out)):  # type: ignore[attr-defined]
                 out += len(block)
                 if packed:
                     _check_swelling(path, out, size, problems)

@@ -1,8 +1,8 @@
 """Shares by size, flattened: p_i = s_i^T / (s_1^T + ... + s_k^T) with s_i the size of domain i.
 
-T = 1 keeps every domain as large as it is, T = 0 makes all equally large; between them small domains are drawn more often
-than their size asks for. Multilingual models use 0.3 (XLM-R, mT5) to 0.7 (mBERT). Arivazhagan et al. 2019 write 1/T for
-what is called T here.
+T = 1 keeps every domain as large as it is, T = 0 makes all equally large; between them small domains are drawn more
+often than their size asks for. Multilingual models use 0.3 (XLM-R, mT5) to 0.7 (mBERT). Arivazhagan et al. 2019 write
+1/T for what is called T here.
 """
 
 from __future__ import annotations

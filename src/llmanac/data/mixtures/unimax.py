@@ -1,7 +1,7 @@
 """UniMax: as even as can be, but no domain is repeated more than N times (Chung et al. 2023, algorithm 1).
 
-Domains are taken from the smallest: each gets an even part of what is left of the budget, or N times its size where that
-is less; what a small domain cannot use is left for the larger ones.
+Domains are taken from the smallest: each gets an even part of what is left of the budget, or N times its size where
+that is less; what a small domain cannot use is left for the larger ones.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from llmanac.core.progress import Progress, progress
 from llmanac.core.spec import flatten
 from llmanac.data.pipeline import finish, inputs
 from llmanac.data.pipeline.chain import Counts
-from llmanac.data.pipeline.recipe import BuildSpec, as_data, identity, stage_keys
+from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
 from llmanac.data.pipeline.tasks import Task
 from llmanac.data.stages import CorpusStage
 

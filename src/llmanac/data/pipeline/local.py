@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmanac.core import errors
 from llmanac.core.errors import LlmanacError
 from llmanac.data.pipeline.pulse import Pulse
 from llmanac.data.pipeline.tasks import Task
@@ -123,6 +124,11 @@ class _Process:
         )
 
 
+def error_of(said: dict[str, Any]) -> type[LlmanacError]:
+    """The class of an error that a process answered with."""
+    return getattr(errors, said.get("type", ""), LlmanacError)
+
+
 def _cpu_seconds(process: int) -> float | None:
     try:
         fields = Path(f"/proc/{process}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
@@ -171,7 +177,7 @@ class Engine:
                 waiting.appendleft(task)
             elif "error" in said:
                 report = f" (the whole report is in {process.log})" if said.get("unexpected") else ""
-                raise LlmanacError(f"{said['error']}{report}")
+                raise error_of(said)(f"{said['error']}{report}")
             else:
                 left -= 1
                 done(task)

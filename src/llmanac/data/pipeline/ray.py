@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import LlmanacError
-from llmanac.data.pipeline.local import Slowed
+from llmanac.data.pipeline.local import Slowed, error_of
 from llmanac.data.pipeline.tasks import Task
 
 _WORKERS: dict[str, Any] = {}
@@ -68,7 +68,7 @@ class Engine:
                         slowed(task, said["slow"][0], said["slow"][1], True)
                         waiting.appendleft(task)
                     elif "error" in said:
-                        raise LlmanacError(said["error"])
+                        raise error_of(said)(said["error"])
                     else:
                         done(task)
         finally:

@@ -30,7 +30,7 @@ def answer(worker: Worker, task: Task) -> dict[str, Any]:
     except Slow as slow:
         return {"slow": [slow.key, slow.index]}
     except LlmanacError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "type": type(error).__name__}
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{task['folder']}: {type(error).__name__}: {error}", "unexpected": True}
@@ -62,7 +62,7 @@ def main(root: Path, pulse: Path) -> None:
             worker = worker or make_worker(root, beat)
             said = answer(worker, task)
         except LlmanacError as error:
-            said = {"error": str(error)}
+            said = {"error": str(error), "type": type(error).__name__}
         print(json.dumps(said), file=answers, flush=True)
 
 
