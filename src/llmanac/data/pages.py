@@ -171,9 +171,10 @@ def _page(
     if size > limit:
         problems.report(path, number, f"more than {limit:,} bytes (limits.max_bytes)", code="too-large")
         return
-    claimed = record.rec_headers.get_header("Content-Length") or ""
-    if not headers and claimed.isdigit() and size < int(claimed):
-        problems.report(path, number, f"it ends after {size:,} of {claimed} bytes", code="truncated")
+    while record.raw_stream.read(1 << 16):  # what a decoder left; a record that is cut off has too little
+        pass
+    if (missing := getattr(record.raw_stream, "limit", 0)) > 0:
+        problems.report(path, number, f"the record is cut off; {missing:,} bytes are missing", code="truncated")
         return
     text = decode_page(b"".join(parts), kind)
     if not text.strip():
