@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from _builds import digests, dropped, make_inputs, rows, stage
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmanac.cli import main
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.data.clean import clean
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import as_data, make_recipe
+from llmanac.data.pipeline.records import json_string
 from llmanac.data.pipeline.report import fate
 
 STAGES = ["clean", stage("short"), stage("first_seen"), stage("short", words=10), stage("first_seen")]
@@ -271,3 +274,9 @@ def test_gzip_members_one_after_the_other_are_one_file(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(b"".join(parts))
     build(make_recipe({"inputs": [str(tmp_path / "a.jsonl.gz")]}), tmp_path / "out", workers=1)
     assert [r["text"] for r in rows(tmp_path / "out")] == ["text 0", "text 1", "text 2"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
+def test_a_row_is_what_json_writes(text: str) -> None:
+    assert json_string(text.encode()) == json.dumps(text, ensure_ascii=False).encode()

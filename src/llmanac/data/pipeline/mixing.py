@@ -5,14 +5,12 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain, MixtureSpec
-from llmanac.data.pipeline.records import read_records
+from llmanac.data.pipeline.records import Record, read_raw
 from llmanac.data.schedule import Schedule
 
 Shard = dict[str, Any]  # path (below the build's folder), documents, bytes, domain
@@ -87,11 +85,11 @@ def plan_mixed(
     return outputs, said
 
 
-def output_documents(root: Path, task: dict[str, Any]) -> Iterator[Document]:
+def output_records(root: Path, task: dict[str, Any]) -> Iterator[Record]:
     """The documents of one file of the output."""
     if "sections" in task:
         for path, skip, count in task["sections"]:
-            yield from itertools.islice(read_records(root / path, skip), count)
+            yield from itertools.islice(read_raw(root / path, skip), count)
         return
     cursor = task["cursor"]
     names = sorted(task["streams"])
@@ -102,15 +100,14 @@ def output_documents(root: Path, task: dict[str, Any]) -> Iterator[Document]:
         yield next(streams[next(schedule)])
 
 
-def _endless(root: Path, shards: list[list[Any]], at: int) -> Iterator[Document]:
+def _endless(root: Path, shards: list[list[Any]], at: int) -> Iterator[Record]:
     """A domain's documents from number `at` on, over and over; a repeated one has its round in its id (`a.txt~2`)."""
     ends = list(itertools.accumulate(count for _, count in shards))
     while True:
         turn, place = divmod(at, ends[-1])
         number = bisect.bisect_right(ends, place)
         path, count = shards[number]
-        for document in itertools.islice(
-            read_records(root / path, place - (ends[number] - count)), ends[number] - place
-        ):
-            yield replace(document, id=f"{document.id}~{turn + 1}") if turn else document
+        left = ends[number] - place
+        for record in itertools.islice(read_raw(root / path, count - left), left):
+            yield record._replace(id=f"{record.id}~{turn + 1}") if turn else record
             at += 1

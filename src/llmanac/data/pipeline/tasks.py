@@ -108,8 +108,7 @@ class Worker:
         counts = ledger.of(key)
 
         def feed() -> Iterator[Document]:
-            for index, document in enumerate(read_records(self.root / task["shard"])):
-                data = document.text.encode("utf-8")
+            for index, (document, data) in enumerate(read_records(self.root / task["shard"])):
                 counts.documents_in += 1
                 counts.bytes_in += len(data)
                 waiting.append(Item(index, document, data))
@@ -215,9 +214,9 @@ class Worker:
         return {"found": found}
 
     def _write(self, task: Task, folder: Path) -> dict[str, Any]:
-        from llmanac.data.pipeline.mixing import output_documents
+        from llmanac.data.pipeline.mixing import output_records
 
         path = folder / task["name"]
         self.beat("write", -1, 0, task["name"])
-        write_output(path, output_documents(self.root, task), self.recipe.output.format)
+        write_output(path, output_records(self.root, task), self.recipe.output.format)
         return {"name": task["name"], "bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
