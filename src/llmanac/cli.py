@@ -188,6 +188,19 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     doctor_command(as_json=as_json)
 
 
+@data_app.command("weights")
+def data_weights(
+    folder: Annotated[Path, typer.Argument(help="A finished build whose inputs have domains.")],
+    out: Annotated[Path | None, typer.Option(help="Where the two models and weights.json go [FOLDER-weights].")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each model.")] = 300,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Learn how to weigh the domains of a build from a proxy's loss (DoReMi)."""
+    from llmanac.recipes.mixing import weights_command
+
+    weights_command(folder, out, steps=steps, seed=seed)
+
+
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
