@@ -97,6 +97,10 @@ def write(where):
 filters = [GopherQualityFilter()] if "gopher-quality" in stages else []
 run("filter", JsonlReader(folder, glob_pattern=name), *filters, write("filtered"))
 if "minhash" in stages:
+    import xxhash
+
+    hashed = xxhash.xxh64_intdigest  # releases that take bytes only: datatrove gives it text
+    xxhash.xxh64_intdigest = lambda data: hashed(data.encode() if isinstance(data, str) else data)
     from datatrove.pipeline.dedup import MinhashDedupSignature
     from datatrove.pipeline.dedup.minhash import (
         MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter,

@@ -40,12 +40,12 @@ from llmanac.train.loop import train
 class Setting:
     """How large the models are, and how long they learn."""
 
-    dim: int = 96
+    dim: int = 64
     layers: int = 2
     heads: int = 4
     vocab_size: int = 2048
     length: int = 128
-    batch_tokens: int = 2048
+    batch_tokens: int = 1024
     steps: int = 300
     learning_rate: float = 3e-3
     held_out_bytes: int = 60_000  # of each domain, at most

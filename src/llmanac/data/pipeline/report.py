@@ -49,18 +49,24 @@ def print_build(folder: Path, manifest: Mapping[str, Any]) -> None:
 
     console = Console()
     table = Table(title=f"{escape(str(folder))}: what each stage kept", title_justify="left")
-    for head in ("stage", "in", "kept", "", "bytes", "changed", "dropped, and why"):
-        table.add_column(head, justify="left" if head in ("stage", "", "dropped, and why") else "right")
+    for head in ("stage", "in", "kept", "", "bytes", "changed"):
+        table.add_column(head, justify="left" if head in ("stage", "") else "right")
+    why = Table(title="what was dropped, and why", title_justify="left")
+    for head in ("stage", "reason", "documents"):
+        why.add_column(head, justify="right" if head == "documents" else "left")
     for stage in manifest["stages"]:
         given, kept = stage["documents_in"], stage["documents_out"]
         share = kept / given if given else 1.0
-        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons(stage))
         bar = "█" * round(10 * share) + "·" * (10 - round(10 * share))
         table.add_row(
             escape(stage["name"]), f"{given:,}", f"{kept:,}", f"{bar} {share:.1%}", size(stage["bytes_out"]),
-            f"{stage['changed']:,}" if stage["changed"] else "", escape(why),
+            f"{stage['changed']:,}" if stage["changed"] else "",
         )  # fmt: skip
+        for reason, count in reasons(stage):
+            why.add_row(escape(stage["name"]), escape(reason), f"{count:,}")
     console.print(table)
+    if why.row_count:
+        console.print(why)
     for stage in manifest["stages"]:
         for name, value in (stage.get("found") or {}).items():
             if isinstance(value, (int, float, str)):
