@@ -1,6 +1,6 @@
 """How the loss of each domain changes with the mixture: docs/evidence/mixing/.
 
-    python tools/mixing_evidence.py [--steps 300] [--seeds 3] [--folder studies/mixing]
+    python tools/mixing_evidence.py [--steps 160] [--seeds 3] [--folder studies/mixing]
 
 Three domains of real text that this machine has: the documentation of the Python standard library, its source code,
 and the message catalogues of Django in eight European languages (`pip install 'llmanac[bench]'`). One small model a
@@ -78,7 +78,7 @@ def mixtures(data: Domains, weights: dict[str, float]) -> dict[str, dict[str, fl
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=ROOT / "studies" / "mixing")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "evidence" / "mixing")

@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,32 @@ def test_a_bomb_is_left_where_it_swells(folder: Path) -> None:
     recipe = make_recipe({"inputs": [str(folder / "in")], "limits": {"max_bytes": 10_000}})
     build(recipe, folder / "rows", workers=1)  # 3 GB of text, were it held
     assert [r["id"] for r in rows(folder / "rows")] == ["good.txt"]
+
+
+def test_zip_archives_are_folders_and_their_bombs_are_left(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "in" / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("docs/one.txt", "the first")
+        archive.writestr("../../rows.jsonl", lines("row") + b"{broken\n")
+        archive.writestr("page.html", "<p>page</p>")
+        archive.writestr("picture.png", b"\x89PNG")
+        archive.writestr("inner.zip", b"PK")
+        archive.writestr("blank.txt", "")
+        archive.writestr("latin.txt", "Größe".encode("latin-1"))
+    with zipfile.ZipFile(folder / "in" / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("before.txt", "before the bomb")
+        archive.writestr("zeros.txt", b"0" * (60 << 20))
+        archive.writestr("after.txt", "after the bomb")
+    whole = (folder / "in" / "a.zip").read_bytes()
+    (folder / "in" / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    (folder / "in" / "flip.zip").write_bytes(whole[:45] + b"\xff\xff" + whole[47:])
+    kept, reasons = built(folder)
+    inside = ["a.zip/docs/one.txt", "a.zip/../../rows.jsonl:1", "a.zip/page.html"]
+    assert kept == [*inside, "bomb.zip/before.txt", "good.txt"]
+    assert reasons == {
+        "a.zip/../../rows.jsonl:2": "not-json", "a.zip/inner.zip": "nested", "a.zip/blank.txt": "empty",
+        "a.zip/latin.txt": "not-utf8", "bomb.zip": "bomb", "cut.zip": "damaged", "flip.zip": "damaged",
+    }  # fmt: skip
+    assert not list((folder / "in").parent.glob("rows*"))
 
 
 def test_a_huge_line_and_a_huge_file_in_bounded_memory(tmp_path: Path) -> None:

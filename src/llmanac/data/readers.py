@@ -23,7 +23,7 @@ from llmanac.data.quarantine import SHOWN, Problems, Unreadable
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 PAGES = (".html", ".htm", ".xhtml")
-CONTAINERS = (".warc", ".pdf")
+CONTAINERS = (".warc", ".pdf", ".zip")
 _TEXTS = """.txt .text .md .markdown .rst .tex .log .py .pyi .ipynb .js .ts .jsx .tsx .java .c .h .cc .cpp .hpp .cs .go
 .rs .rb .php .swift .kt .scala .sh .sql .r .jl .lua .pl .hs .ml .toml .yaml .yml .ini .cfg .css .xml"""
 TEXTS = tuple(_TEXTS.split())
@@ -95,7 +95,7 @@ def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator
             while block := handle.read1(BLOCK if span is None else min(BLOCK, span.stop - span.start - out)):  # type: ignore[attr-defined]
                 out += len(block)
                 if packed:
-                    _check_swelling(path, out, size, problems)
+                    check_swelling(path, out, size, problems)
                 yield block
         except DataError:
             raise
@@ -109,7 +109,8 @@ def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator
             raise Unreadable(f"{path}: cannot decompress it ({error})", code="damaged") from None
 
 
-def _check_swelling(path: Path, out: int, size: int, problems: Problems) -> None:
+def check_swelling(path: Path, out: int, size: int, problems: Problems) -> None:
+    """Raise Unreadable when a file of `size` bytes has become `out` bytes and the bounds say that this is too many."""
     bounds = problems.bounds
     if out > bounds.free and out > bounds.ratio * size:
         raise Unreadable(

@@ -22,23 +22,24 @@ KEY = "00-read"
 class _Recorder(Problems):
     """Puts every problem on the list of dropped documents."""
 
-    def __init__(self, reader: Reader, shown: str) -> None:
+    def __init__(self, reader: Reader, path: str, shown: str) -> None:
         super().__init__("skip", None, reader.recipe.limits.bounds())
-        self.reader, self.shown = reader, shown
+        self.reader, self.path, self.shown = reader, path, shown
 
     def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
         if self.reader.recipe.on_error == "fatal":
             where = f"{file}{'' if line is None else f':{line}'}"
             raise DataError(f"{where}: {reason}; mend it, or leave on_error at 'skip' to set such input aside")
         self.counts[str(file)] += 1
-        self.reader.aside(self._name(line), code, reason, raw)
+        self.reader.aside(self._name(file, line), code, reason, raw)
 
     def blank(self, file: object, line: int | None) -> None:
         self.counts[str(file)] += 1
-        self.reader.aside(self._name(line), "empty", "there is no text in it")
+        self.reader.aside(self._name(file, line), "empty", "there is no text in it")
 
-    def _name(self, line: int | None) -> str:
-        return self.shown if line is None else f"{self.shown}:{line}"
+    def _name(self, file: object, line: int | None) -> str:
+        inside = str(file).removeprefix(self.path) if str(file).startswith(f"{self.path}/") else ""
+        return f"{self.shown}{inside}" if line is None else f"{self.shown}{inside}:{line}"
 
 
 class Reader:
@@ -83,7 +84,7 @@ class Reader:
 
     def _part(self, number: int, part: dict[str, Any]) -> Iterator[Document]:
         shown = part["shown"]
-        problems = _Recorder(self, shown)
+        problems = _Recorder(self, part["path"], shown)
         if not part["path"]:
             documents = self.input.source.documents(problems)
         else:

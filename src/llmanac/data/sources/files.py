@@ -24,7 +24,7 @@ from llmanac.data.sources import SourceSpec
 # how a file that is no plain text and no table is read: a function of data/pages.py
 PAGES = dict.fromkeys(readers.PAGES, "html_documents") | {".warc": "warc_documents", ".pdf": "pdf_documents"}
 CARD = {
-    "title": "Files: .txt, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, or a folder of them",
+    "title": "Files: text, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, .zip, or folders of them",
     "aliases": {
         "html": {"include": ["*.html", "*.htm", "*.xhtml", "*.html.gz"]},
         "warc": {"include": ["*.warc", "*.warc.gz"]},
@@ -95,6 +95,11 @@ def documents_of(
     """The documents of one file, whatever its format; `spec` has `text`, `group`, `piece` and `license`."""
     meta = {"input": shown, "license": spec.license}
     kind = readers.format_of(path)
+    if kind == ".zip":
+        from llmanac.data.archives import zip_documents
+
+        yield from zip_documents(path, shown, problems, lambda p, name, found: documents_of(p, name, spec, found))
+        return
     if kind in PAGES:
         from llmanac.data import pages
 
