@@ -20,7 +20,7 @@ from typing import Any, Literal
 from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.core.lock import locked
-from llmanac.core.progress import Progress, progress
+from llmanac.core.progress import progress
 from llmanac.core.spec import flatten
 from llmanac.data.pipeline import finish, inputs
 from llmanac.data.pipeline.chain import Counts
@@ -29,7 +29,8 @@ from llmanac.data.pipeline.tasks import Task
 from llmanac.data.stages import CorpusStage
 
 EngineName = Literal["local", "ray"]
-OURS = ("build.json", "inputs.jsonl", "work", "data", "dropped", "recipe.toml", "stages.svg", "manifest.json")
+# in the order in which they are removed: a folder without manifest.json is not finished, one with build.json is ours
+OURS = ("manifest.json", "data", "dropped", "inputs.jsonl", "work", "recipe.toml", "stages.svg", "build.json")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ def build(
     existed = folder.exists()
     if existed and not folder.is_dir():
         raise DataError(f"{folder}: is a file; name a folder with --folder")
+    if existed and not (folder / "build.json").exists():
+        others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
+        if others:
+            raise DataError(f"{folder}: holds other files ({others[0]}); name a new folder with --folder")
     parts = segments(recipe)
     listing = inputs.list_inputs(recipe)
     with locked(
@@ -122,21 +127,17 @@ class _Build:
         """Make the folder ready; returns the manifest of a build that is finished. Raises DataError."""
         state = json.loads(json.dumps(identity(self.recipe)))
         mark = self.folder / "build.json"
-        if not mark.exists():
-            others = sorted(p.name for p in self.folder.iterdir() if p.name != ".lock")
-            if others:
-                raise DataError(f"{self.folder}: holds other files ({others[0]}); name a new folder with --folder")
-        elif not resume:
+        if mark.exists() and not resume:
             for name in OURS:
                 path = self.folder / name
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-        else:
+        elif mark.exists():
             self._check(state, files.read_json(mark))
+        files.write_json(mark, state)  # first of all: it is what makes the folder a build's
         self.work.mkdir(exist_ok=True)
-        files.write_json(mark, state)
         manifest = self.folder / "manifest.json"
         if manifest.exists():
             shutil.rmtree(self.work)
@@ -252,12 +253,18 @@ class _Build:
         left = [task for task in tasks if not (self.folder / task["folder"] / "done.json").is_file()]
         for task in left:
             task.update(self._slow.get(task["folder"], {}))
+        if not left:
+            return
+        done = 0
         with progress(label, total=max(1, sum(size[task["folder"]] for task in left)), unit="B") as bar:
-            self.engine.run(left, lambda task: self._advance(bar, size[task["folder"]]), self._slowed)
 
-    @staticmethod
-    def _advance(bar: Progress, size: int) -> None:
-        bar.advance(size)
+            def advance(task: Task | None) -> None:
+                """A task is done; or, with None, time has passed."""
+                nonlocal done
+                done += task is not None
+                bar.advance(size[task["folder"]] if task else 0, shards=f"{done} of {len(left)}")
+
+            self.engine.run(left, advance, self._slowed)
 
     def _slowed(self, task: Task, key: str, index: int, exact: bool) -> None:
         """Remember that a document held a task up, here and for whoever goes on with this build."""

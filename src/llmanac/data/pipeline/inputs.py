@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from llmanac.core import files
@@ -61,6 +62,8 @@ def stamp(path: Path) -> dict[str, int]:
         stat = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror})") from None
+    if not S_ISREG(stat.st_mode):
+        raise DataError(f"{path}: is no regular file; copy what comes out of it to one")
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 

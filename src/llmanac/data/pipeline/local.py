@@ -146,8 +146,9 @@ class Engine:
         self._processes: list[_Process] = []
         self._made = 0
 
-    def run(self, tasks: Sequence[Task], done: Callable[[Task], None], slowed: Slowed) -> None:
-        """Do every task; `done` is called as each is, `slowed` before one starts again for a slow document.
+    def run(self, tasks: Sequence[Task], done: Callable[[Task | None], None], slowed: Slowed) -> None:
+        """Do every task; `done` is called as each is (and with None now and then), `slowed` before one starts again
+        for a slow document.
 
         Raises:
             LlmanacError: a task cannot be done, or a process died.
@@ -165,6 +166,7 @@ class Engine:
             try:
                 process, said = self._said.get(timeout=0.5)
             except queue.Empty:
+                done(None)
                 continue
             if process.ended:
                 continue

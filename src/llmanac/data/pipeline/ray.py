@@ -51,7 +51,7 @@ class Engine:
         self._remote = ray.remote(max_retries=0)(_work)
         self._build = f"{self.root}/{os.getpid()}/{id(self)}"
 
-    def run(self, tasks: Sequence[Task], done: Callable[[Task], None], slowed: Slowed) -> None:
+    def run(self, tasks: Sequence[Task], done: Callable[[Task | None], None], slowed: Slowed) -> None:
         """Do every task, as the local engine does. Raises LlmanacError."""
         waiting = deque(tasks)
         running: dict[Any, Task] = {}
@@ -61,7 +61,10 @@ class Engine:
                 while waiting and len(running) < self.workers:
                     task = waiting.popleft()
                     running[self._remote.remote(str(self.root), self._build, paths, task)] = task
-                for found in self._ray.wait(list(running), num_returns=1)[0]:
+                ready = self._ray.wait(list(running), num_returns=1, timeout=0.5)[0]
+                if not ready:
+                    done(None)
+                for found in ready:
                     task = running.pop(found)
                     said = self._answer(found, task)
                     if "slow" in said:

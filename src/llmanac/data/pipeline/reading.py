@@ -39,6 +39,8 @@ class _Recorder(Problems):
 
     def _name(self, file: object, line: int | None) -> str:
         inside = str(file).removeprefix(self.path) if str(file).startswith(f"{self.path}/") else ""
+        if not self.path:  # a source that reads files of its own
+            inside = f"/{Path(str(file)).name}"
         return f"{self.shown}{inside}" if line is None else f"{self.shown}{inside}:{line}"
 
 

@@ -33,7 +33,10 @@ class RecordWriter:
 
     def write(self, document: Document, data: bytes) -> None:
         """`data` is the text in UTF-8."""
-        head = json.dumps([document.id, document.group, dict(document.meta), len(data)], default=str)
+        try:
+            head = json.dumps([document.id, document.group, dict(document.meta), len(data)], default=str)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{document.id}: its meta is no JSON data ({error}); mend the stage that set it") from None
         self._handle.write(b"".join((head.encode("ascii"), b"\n", data, b"\n")))
         self.documents += 1
         self.bytes += len(data)
