@@ -11,6 +11,7 @@ import typer
 
 from llmanac.core.arguments import SeveralValues
 from llmanac.core.errors import LlmanacError
+from llmanac.data.commands import app as data_app
 
 app = typer.Typer(
     name="llmanac",
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich is imported only by the commands that draw tables
 )
+
+app.add_typer(data_app, name="data")
 
 Patches = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")
@@ -219,6 +222,19 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     from llmanac.recipes.doctor import doctor_command
 
     doctor_command(as_json=as_json)
+
+
+@data_app.command("weights")
+def data_weights(
+    folder: Annotated[Path, typer.Argument(help="A finished build whose inputs have domains.")],
+    out: Annotated[Path | None, typer.Option(help="Where the two models and weights.json go [FOLDER-weights].")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each model.")] = 300,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Learn how to weigh the domains of a build from a proxy's loss (DoReMi)."""
+    from llmanac.recipes.mixing import weights_command
+
+    weights_command(folder, out, steps=steps, seed=seed)
 
 
 @app.callback(invoke_without_command=True)

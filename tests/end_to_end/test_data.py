@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_cleaning_twice_changes_nothing_and_keeps_every_letter(text: str) -> Non
     assert not set(once) & set("\r\x00\x0c\ufeff")
     assert "\n\n\n\n" not in once
     assert not any(line != line.rstrip() for line in once.split("\n"))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(alphabet=st.sampled_from("ab \t\n\r\x00\x07\x0c\x1f\x7f\u00a0é\ufeff\x85\u2028\ud800"), max_size=40))
+def test_cleaning_is_what_four_replacements_give(text: str) -> None:
+    plain = re.sub("\r\n|\r|\x0c|\u2028|\x85", "\n", text)
+    plain = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]", "", plain)
+    plain = re.sub(r"[ \t\u00a0]+(?=\n|\Z)", "", plain)
+    plain = re.sub(r"\n{4,}", "\n\n\n", plain)
+    assert clean(text) == plain.strip("\n").rstrip()
 
 
 def test_cleaning_keeps_indentation_and_joiners() -> None:

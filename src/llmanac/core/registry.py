@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "source": "data/sources",
     "extractor": "data/extractors",
     "stage": "data/stages",
+    "mixture": "data/mixtures",
     "position": "models/positions",
     "norm": "models/norms",
     "score": "models/scores",

@@ -13,13 +13,14 @@ from typing import Any, Literal
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump
-from llmanac.data.clean import clean
 from llmanac.data.dedup import drop_duplicates
 from llmanac.data.documents import Document
 from llmanac.data.manifest import Tally, manifest
 from llmanac.data.quarantine import Problems
 from llmanac.data.sources import SourceSpec
 from llmanac.data.split import Rule, plan
+from llmanac.data.stages import Dropped
+from llmanac.data.stages.clean import Clean
 
 HELD_IN_MEMORY = 1 << 29
 
@@ -66,12 +67,12 @@ class Corpus:
 
 
 def _cleaned(documents: Iterable[Document], dropped: dict[str, int]) -> Iterator[Document]:
-    for document in documents:
-        text = clean(document.text)
-        if text.strip():
-            yield document if text == document.text else document.with_text(text)
+    """The same stage that `llmanac data build` runs, on one stream."""
+    for answer in Clean().apply(documents):
+        if isinstance(answer, Dropped):
+            dropped[answer.reason] = dropped.get(answer.reason, 0) + 1
         else:
-            dropped["empty"] = dropped.get("empty", 0) + 1
+            yield answer
 
 
 def collect(source: SourceSpec, *, held_out: float = 0.05, seed: int = 0, problems: Problems | None = None) -> Corpus:

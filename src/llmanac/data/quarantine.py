@@ -17,6 +17,36 @@ KEPT = 10_000  # entries that the file lists; beyond it they are only counted
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """How much one input may cost before it is set aside.
+
+    Attributes:
+        document: bytes of text of one document.
+        ratio: bytes that one byte of a compressed file may become, once more than `free` bytes have come out.
+        expanded: bytes that may come out of one compressed file at all.
+        free: bytes that may come out of a compressed file whatever its ratio.
+    """
+
+    document: int = 1 << 30
+    ratio: float = float("inf")
+    expanded: float = float("inf")
+    free: int = 16 << 20
+
+    @property
+    def line(self) -> int:
+        """Bytes of one line of JSON: escaped letters take up to three times the room of their UTF-8."""
+        return 3 * self.document + (1 << 16)
+
+
+class Unreadable(DataError):
+    """A file that cannot be used from some place on; `code` is the reason in one word, as the counts name it."""
+
+    def __init__(self, message: str, code: str = "unreadable") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
 class Problem:
     """One row that could not be used. `line` is 1-based; for a Parquet file it is the row, for a text file the byte."""
 
@@ -35,21 +65,28 @@ class Problems:
     Args:
         on_error: "fatal" raises at the first problem; "skip" counts it and goes on.
         file: where `save` writes the problems, one JSON object a line.
+        bounds: what the readers hold input to.
     """
 
-    def __init__(self, on_error: OnError = "fatal", file: str | Path | None = None) -> None:
+    def __init__(
+        self, on_error: OnError = "fatal", file: str | Path | None = None, bounds: Bounds | None = None
+    ) -> None:
         self.on_error, self.file = on_error, file
+        self.bounds = Bounds() if bounds is None else bounds
         self.counts: Counter[str] = Counter()
         self.kept: list[Problem] = []
 
-    def report(self, file: object, line: int | None, reason: str, raw: str = "") -> None:
-        """Take note of one problem. Raises DataError under the policy "fatal"."""
+    def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
+        """Take note of one problem; `code` is its reason in one word. Raises DataError under the policy "fatal"."""
         problem = Problem(str(file), line, reason, raw[:SHOWN])
         if self.on_error == "fatal":
             raise DataError(f'{problem}; mend it, or set on_error="skip" to set such input aside')
         self.counts[problem.file] += 1
         if len(self.kept) < KEPT:
             self.kept.append(problem)
+
+    def blank(self, file: object, line: int | None) -> None:
+        """A row or file without any text: no problem, but whoever accounts for every row wants to know."""
 
     @property
     def total(self) -> int:

@@ -1,7 +1,8 @@
 """File formats: plain text in pieces, and rows out of JSON Lines, JSON, CSV and Parquet, compressed or not.
 
-Every reader is lazy, so a file larger than memory can be read, and every error names the file with its line, row or
-byte.
+Every reader is lazy and bounded: a file larger than memory can be read, a line longer than `Bounds.line` is skipped
+without being held, a compressed file that swells past `Bounds.ratio` is left where it does so, and every error names
+the file with its line, row or byte.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import codecs
 import csv
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from llmanac.core.errors import DataError
-from llmanac.data.quarantine import Problems
+from llmanac.data.quarantine import SHOWN, Problems, Unreadable
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+PAGES = (".html", ".htm", ".xhtml")
+CONTAINERS = (".warc", ".pdf", ".zip")
 _TEXTS = """.txt .text .md .markdown .rst .tex .log .py .pyi .ipynb .js .ts .jsx .tsx .java .c .h .cc .cpp .hpp .cs .go
-.rs .rb .php .swift .kt .scala .sh .sql .r .jl .lua .pl .hs .ml .toml .yaml .yml .ini .cfg .html .css .xml"""
+.rs .rb .php .swift .kt .scala .sh .sql .r .jl .lua .pl .hs .ml .toml .yaml .yml .ini .cfg .css .xml"""
 TEXTS = tuple(_TEXTS.split())
+KNOWN = (*TEXTS, *TABLES, *PAGES, *CONTAINERS)
 BLOCK = 1 << 20
+PARQUET_ROWS = 64  # rows that are held at once; a row may be as long as a document may be
 BOMS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 
@@ -35,6 +39,18 @@ class Row:
 
     values: Mapping[str, Any]
     line: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a file: bytes from `start` to `stop` of plain JSON Lines (whole lines), or row groups of Parquet.
+
+    `line` is the number of its first line or row, 1-based.
+    """
+
+    start: int
+    stop: int
+    line: int = 1
 
 
 def format_of(path: Path) -> str:
@@ -60,21 +76,57 @@ def open_binary(path: Path) -> BinaryIO:
             return cast(BinaryIO, bz2.open(path) if suffix == ".bz2" else lzma.open(path))
         return cast(BinaryIO, gzip.open(path)) if suffix == ".gz" else open(path, "rb")
     except OSError as error:
-        raise DataError(f"{path}: cannot read it ({error.strerror or error})") from None
+        raise Unreadable(f"{path}: cannot read it ({error.strerror or error})") from None
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator[bytes]:
+    """A file's bytes, decompressed, `BLOCK` at a time.
+
+    Raises:
+        Unreadable: the file is truncated, damaged, or swells past the bounds; what came before was good.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    packed, out = path.suffix.lower() in COMPRESSED, 0
     with open_binary(path) as handle:
+        if span is not None:
+            handle.seek(span.start)
         try:
-            while block := handle.read(BLOCK):
+            # read1 hands over what it has before it meets the damage, where read would lose it
+            while block := handle.read1(BLOCK if span is None else min(BLOCK, span.stop - span.start - out)):  # type: ignore[attr-defined]
+                out += len(block)
+                if packed:
+                    check_swelling(path, out, size, problems)
                 yield block
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise DataError(f"{path}: cannot read it to its end ({error}); is it truncated?") from None
+        except DataError:
+            raise
+        except EOFError as error:
+            raise Unreadable(
+                f"{path}: cannot read it to its end ({error}); is it truncated?", code="truncated"
+            ) from None
+        except (OSError, zlib.error, ValueError) as error:
+            raise Unreadable(f"{path}: cannot read it to its end ({error}); is it truncated?", code="damaged") from None
         except Exception as error:  # lzma.LZMAError and pyarrow's errors have no common base
-            raise DataError(f"{path}: cannot decompress it ({error})") from None
+            raise Unreadable(f"{path}: cannot decompress it ({error})", code="damaged") from None
 
 
-def _not_utf8(block: bytes, at: int, byte: int) -> str:
+def check_swelling(path: Path, out: int, size: int, problems: Problems) -> None:
+    """Raise Unreadable when a file of `size` bytes has become `out` bytes and the bounds say that this is too many."""
+    bounds = problems.bounds
+    if out > bounds.free and out > bounds.ratio * size:
+        raise Unreadable(
+            f"{path}: its {size:,} bytes have become {out:,}, more than {bounds.ratio:g} times as many; "
+            "what follows is left out (limits.ratio)",
+            code="bomb",
+        )
+    if out > bounds.expanded:
+        raise Unreadable(
+            f"{path}: more than {bounds.expanded:,.0f} bytes came out of it; what follows is left out "
+            "(limits.expanded)",
+            code="bomb",
+        )
+
+
+def not_utf8(block: bytes, at: int, byte: int) -> str:
     guess = next((name for bom, name in BOMS.items() if at == 0 and block.startswith(bom)), None)
     hint = f"it looks like {guess}" if guess else f"byte 0x{byte:02x}"
     return f"not UTF-8 at byte {at} ({hint}); convert it to UTF-8, for example with iconv"
@@ -87,13 +139,13 @@ def text_pieces(path: Path, problems: Problems, *, limit: int) -> Iterator[str]:
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, seen = "", 0
-    for block in _blocks(path):
+    for block in blocks(path, problems):
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block)
         except UnicodeDecodeError as error:
             at = seen - pending + error.start
-            problems.report(path, None, _not_utf8(block, at, error.object[error.start]))
+            problems.report(path, None, not_utf8(block, at, error.object[error.start]), code="not-utf8")
             return
         if seen == 0:
             text = text.removeprefix("\ufeff")
@@ -104,9 +156,8 @@ def text_pieces(path: Path, problems: Problems, *, limit: int) -> Iterator[str]:
             yield held[:cut]
             held = held[cut:]
     if decoder.getstate()[0]:
-        problems.report(
-            path, None, f"not UTF-8 at byte {seen - len(decoder.getstate()[0])} (it ends inside a character)"
-        )
+        at = seen - len(decoder.getstate()[0])
+        problems.report(path, None, f"not UTF-8 at byte {at} (it ends inside a character)", code="not-utf8")
         return
     if held:
         yield held
@@ -120,72 +171,53 @@ def _cut(text: str, limit: int) -> int:
     return limit
 
 
-def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers; a line that is not UTF-8 is a problem of its own."""
-    number, rest, offset = 0, b"", 0
-    for block in _blocks(path):
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
-            number += 1
-            text = _decode_line(path, number, line, offset, problems)
-            offset += len(line) + 1
-            if text is not None:
-                yield number, text
-    if rest:
-        text = _decode_line(path, number + 1, rest, offset, problems)
+def lines(path: Path, problems: Problems, span: Span | None = None) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers; one that is not UTF-8, or longer than `Bounds.line`, is a problem of its own."""
+    limit = problems.bounds.line
+    number, offset = (1, 0) if span is None else (span.line, span.start)
+    held: list[bytes] = []
+    size = 0  # bytes of the unfinished line; what is past `limit` is counted and not held
+
+    def finish(last: bytes) -> Iterator[tuple[int, str]]:
+        line = b"".join([*held, last]) if held else last
+        if size + len(last) > limit:
+            reason = f"a line of {size + len(last):,} bytes, more than {limit:,} (limits.max_bytes); it is left out"
+            problems.report(path, number, reason, line[:SHOWN].decode("utf-8", "replace"), code="too-large")
+            return
+        text = _decode_line(path, number, line, offset, problems)
         if text is not None:
-            yield number + 1, text
+            yield number, text
+
+    for block in blocks(path, problems, span):
+        *whole, rest = block.split(b"\n")
+        for line in whole:
+            yield from finish(line)
+            number, offset, size = number + 1, offset + size + len(line) + 1, 0
+            held.clear()
+        if rest:
+            size += len(rest)
+            if size <= limit or not held:
+                held.append(rest)
+            elif len(held) > 1:
+                held[:] = [held[0][:SHOWN]]
+    if size:
+        size, last = size - len(held[-1]), held.pop()
+        yield from finish(last)
 
 
 def _decode_line(path: Path, number: int, line: bytes, offset: int, problems: Problems) -> str | None:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
     except UnicodeDecodeError as error:
-        reason = _not_utf8(line, offset + error.start, error.object[error.start])
-        problems.report(path, number, reason, line.decode("utf-8", "replace"))
+        reason = not_utf8(line, offset + error.start, error.object[error.start])
+        problems.report(path, number, reason, line.decode("utf-8", "replace"), code="not-utf8")
         return None
 
 
-def _json_lines(path: Path, problems: Problems) -> Iterator[Row]:
-    for number, line in _lines(path, problems):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg + f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            problems.report(path, number, f"not JSON ({reason})", line)
-            continue
-        if not isinstance(value, dict):
-            problems.report(path, number, f"expected a JSON object, got {type(value).__name__}", line)
-            continue
-        yield Row(value, number)
-
-
-def _json_array(path: Path, problems: Problems) -> Iterator[Row]:
-    data = b"".join(_blocks(path))
-    try:
-        values = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        problems.report(path, None, _not_utf8(data, error.start, data[error.start]))
-        return
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # one object a line, whatever the file is called
-            yield from _json_lines(path, problems)
-            return
-        problems.report(path, error.lineno, f"not JSON ({error.msg} at column {error.colno})")
-        return
-    for number, value in enumerate(values if isinstance(values, list) else [values], 1):
-        if isinstance(value, dict):
-            yield Row(value, number)
-        else:
-            problems.report(path, number, f"expected a JSON object, got {type(value).__name__}")
-
-
 def _csv(path: Path, problems: Problems) -> Iterator[Row]:
-    csv.field_size_limit(1 << 30)
+    csv.field_size_limit(min(1 << 30, problems.bounds.line))
     reader = csv.reader(
-        (line + "\n" for _, line in _lines(path, problems)), delimiter="\t" if format_of(path) == ".tsv" else ","
+        (line + "\n" for _, line in lines(path, problems)), delimiter="\t" if format_of(path) == ".tsv" else ","
     )
     try:
         header = next(reader, None)
@@ -194,46 +226,69 @@ def _csv(path: Path, problems: Problems) -> Iterator[Row]:
                 continue
             if len(values) != len(header):
                 reason = f"{len(values)} fields where the header has {len(header)}"
-                problems.report(path, reader.line_num, reason, ",".join(values))
+                problems.report(path, reader.line_num, reason, ",".join(values), code="not-csv")
                 continue
             yield Row(dict(zip(header, values, strict=True)), reader.line_num)
     except csv.Error as error:
-        problems.report(path, reader.line_num, f"not CSV ({error})")
+        problems.report(path, reader.line_num, f"not CSV ({error}); the rest of it is left out", code="not-csv")
 
 
-def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def _parquet(path: Path, columns: Sequence[str] | None, problems: Problems, span: Span | None) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            have = file.schema_arrow.names
-            wanted = None if columns is None else [c for c in have if c in columns]
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=wanted or None):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(values, number)
+            schema, metadata = file.schema_arrow, file.metadata
+        wanted = None if columns is None else [c for c in schema.names if c in columns]
+        # a dictionary keeps a value that a small file repeats a million times once
+        texts = [f.name for f in schema if pyarrow.types.is_string(f.type) or pyarrow.types.is_binary(f.type)]
+        number = 0 if span is None else span.line - 1
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            for group in range(metadata.num_row_groups) if span is None else range(span.start, span.stop):
+                rows = _row_count(path, metadata.row_group(group), problems)
+                for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=wanted or None):
+                    for at in range(batch.num_rows):
+                        number += 1
+                        cells = zip(batch.schema.names, batch.columns, strict=True)
+                        yield Row({name: column[at].as_py() for name, column in cells}, number)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        raise Unreadable(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})", "damaged") from None
 
 
-def table_rows(path: Path, problems: Problems, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
+def _row_count(path: Path, group: Any, problems: Problems) -> int:
+    """How many rows to hold at once. Raises Unreadable for a row group that swells past the bounds."""
+    columns = [group.column(i) for i in range(group.num_columns)]
+    packed = sum(c.total_compressed_size for c in columns)
+    size = sum(c.total_uncompressed_size for c in columns)
+    if size > problems.bounds.free and size > problems.bounds.ratio * packed:
+        raise Unreadable(
+            f"{path}: a row group of {packed:,} bytes becomes {size:,}, more than {problems.bounds.ratio:g} times as "
+            "many; what follows is left out (limits.ratio)",
+            code="bomb",
+        )
+    return max(1, min(PARQUET_ROWS, (16 << 20) // max(1, size // max(1, group.num_rows))))
+
+
+def table_rows(
+    path: Path, problems: Problems, *, columns: Sequence[str] | None = None, span: Span | None = None
+) -> Iterator[Row]:
     """The rows of a table file, lazily.
 
     Args:
         columns: what the caller will look at; a column store then reads nothing else (a row may hold more or less).
+        span: only this part, for the formats that `splits` names.
 
     Raises:
         DataError: a file that cannot be read at all, or any bad row under the policy "fatal".
     """
     kind = format_of(path)
-    if kind in (".jsonl", ".ndjson"):
-        return _json_lines(path, problems)
-    if kind == ".json":
-        return _json_array(path, problems)
+    if kind in (".jsonl", ".ndjson", ".json"):
+        from llmanac.data import json_rows
+
+        return json_rows.array_rows(path, problems) if kind == ".json" else json_rows.line_rows(path, problems, span)
     if kind in (".csv", ".tsv"):
         return _csv(path, problems)
     if kind == ".parquet":
-        return _parquet(path, columns)
+        return _parquet(path, columns, problems, span)
     raise DataError(f"{path}: not a table that can be read (known: {', '.join(TABLES)}, each also with .gz)")

@@ -1,8 +1,9 @@
-"""Text files, JSON Lines, CSV and Parquet on this machine, one by one or a folder with all its subfolders.
+"""Text files, tables and web pages on this machine, one by one or a folder with all its subfolders.
 
 A text file is one document (cut into pieces only where it is longer than `piece` characters, so that a corpus in one
-file need not fit in memory); a row of a table is one document, its text in the column named by `text`. Files are taken
-in the order of their paths, so two runs read the same stream.
+file need not fit in memory); a row of a table (JSON Lines, JSON, CSV, Parquet) is one document, its text in the column
+named by `text`; so is an HTML file, a page of a WARC archive, and a PDF (`data/pages.py`). Files are taken in the order
+of their paths, so two runs read the same stream.
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ from llmanac.data.documents import Document
 from llmanac.data.quarantine import OnError, Problems
 from llmanac.data.sources import SourceSpec
 
+# how a file that is no plain text and no table is read: a function of data/pages.py
+PAGES = dict.fromkeys(readers.PAGES, "html_documents") | {".warc": "warc_documents", ".pdf": "pdf_documents"}
 CARD = {
-    "title": "Files: .txt, source code, .jsonl(.gz), .csv, .parquet, or a folder of them",
-    "aliases": {},
+    "title": "Files: text, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, .zip, or folders of them",
+    "aliases": {
+        "html": {"include": ["*.html", "*.htm", "*.xhtml", "*.html.gz"]},
+        "warc": {"include": ["*.warc", "*.warc.gz"]},
+        "pdf": {"include": ["*.pdf"]},
+    },
     "test": "tests/contracts/test_sources.py::test_every_format_gives_the_same_documents",
 }
 
@@ -82,19 +89,34 @@ class Spec(SourceSpec):
                     yield path, shown
 
 
-def documents_of(path: Path, shown: str, spec: Any, problems: Problems) -> Iterator[Document]:
+def documents_of(
+    path: Path, shown: str, spec: Any, problems: Problems, span: readers.Span | None = None
+) -> Iterator[Document]:
     """The documents of one file, whatever its format; `spec` has `text`, `group`, `piece` and `license`."""
     meta = {"input": shown, "license": spec.license}
-    if readers.format_of(path) not in readers.TABLES:
-        pieces = readers.text_pieces(path, problems, limit=spec.piece)
-        for number, piece in enumerate(pieces):
+    kind = readers.format_of(path)
+    if kind == ".zip":
+        from llmanac.data.archives import zip_documents
+
+        yield from zip_documents(path, shown, problems, lambda p, name, found: documents_of(p, name, spec, found))
+        return
+    if kind in PAGES:
+        from llmanac.data import pages
+
+        yield from getattr(pages, PAGES[kind])(path, shown, meta, problems)
+        return
+    if kind not in readers.TABLES:
+        blank = True
+        for number, piece in enumerate(readers.text_pieces(path, problems, limit=spec.piece)):
             if piece.strip():
+                blank = False
                 yield Document(shown if number == 0 else f"{shown}#{number}", piece, shown, meta)
+        if blank and not problems.counts[str(path)]:
+            problems.blank(path, None)
         return
     columns = [spec.text] + ([spec.group] if spec.group else [])
-    for row in readers.table_rows(
-        path, problems, columns=None if path.suffix != ".parquet" else _present(path, columns)
-    ):
+    present = _present(path, columns) if path.suffix == ".parquet" else None
+    for row in readers.table_rows(path, problems, columns=present, span=span):
         text = _text(path, row, spec.text, problems)
         if text is None:
             continue
@@ -118,7 +140,7 @@ def _value(path: Path, row: readers.Row, column: str, problems: Problems) -> Any
     if column in row.values:
         return row.values[column]
     has = ", ".join(sorted(row.values)) or "none"
-    problems.report(path, row.line, f"no column {column!r}{nearest(column, row.values)} (has: {has})")
+    problems.report(path, row.line, f"no column {column!r}{nearest(column, row.values)} (has: {has})", code="no-text")
     return None
 
 
@@ -128,14 +150,20 @@ def _text(path: Path, row: readers.Row, column: str, problems: Problems) -> str 
     text = row.values[column]
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__
-        problems.report(path, row.line, f"column {column!r} holds {kind} where text was expected", repr(text))
+        problems.report(
+            path, row.line, f"column {column!r} holds {kind} where text was expected", repr(text)[:2000], code="no-text"
+        )
         return None
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        problems.report(path, row.line, f"column {column!r} holds half a surrogate pair at character {error.start}")
+        reason = f"column {column!r} holds half a surrogate pair at character {error.start}"
+        problems.report(path, row.line, reason, code="not-unicode")
         return None
-    return text if text.strip() else None
+    if text.strip():
+        return text
+    problems.blank(path, row.line)
+    return None
 
 
 def _expand(given: str, include: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
@@ -155,7 +183,7 @@ def _expand(given: str, include: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
 
 
 def _walk(root: Path, include: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
-    known, seen = (*readers.TEXTS, *readers.TABLES), set()
+    known, seen = readers.KNOWN, set()
     found = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__pycache__")))

@@ -1,0 +1,77 @@
+"""Zip archives: each file in one is read as if it lay beside the others, under the name `archive.zip/name`.
+
+A file is unpacked to a temporary one, as far as the bounds allow: what an archive says of its sizes is not believed.
+Archives in archives are not opened.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from llmanac.data.documents import Document
+from llmanac.data.quarantine import Problems, Unreadable
+from llmanac.data.readers import BLOCK, KNOWN, check_swelling, format_of
+
+Read = Callable[[Path, str, Problems], Iterator[Document]]
+MEMBERS = 100_000  # files of one archive that are looked at
+
+
+class _Inside(Problems):
+    """Passes problems on under the name that a file has in its archive."""
+
+    def __init__(self, outer: Problems, name: str) -> None:
+        super().__init__(outer.on_error, None, outer.bounds)
+        self.outer, self.name = outer, name
+
+    def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
+        self.counts[str(file)] += 1
+        self.outer.report(self.name, line, reason, raw, code=code)
+
+    def blank(self, file: object, line: int | None) -> None:
+        self.outer.blank(self.name, line)
+
+
+def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Iterator[Document]:
+    """The documents of every file of a known format, in the archive's order.
+
+    Args:
+        read: reads one unpacked file, given its path, what it is called, and where its problems go.
+
+    Raises:
+        Unreadable: no zip archive, or one that swells past the bounds; what came before was good.
+    """
+    size, out = path.stat().st_size, 0
+    try:
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="llmanac-zip-") as folder:
+            for number, member in enumerate(archive.infolist()):
+                if number == MEMBERS:
+                    raise Unreadable(f"{path}: more than {MEMBERS:,} files; what follows is left out", code="bomb")
+                name = PurePosixPath(member.filename)
+                inside = _Inside(problems, f"{path}/{member.filename}")
+                kind = format_of(Path(name.name))
+                if member.is_dir() or name.name.startswith((".", "__MACOSX")):
+                    continue
+                if kind == ".zip":
+                    inside.report(path, None, "an archive in an archive is not opened", code="nested")
+                    continue
+                if kind not in KNOWN:
+                    continue
+                if member.flag_bits & 1:
+                    inside.report(path, None, "it asks for a password", code="encrypted")
+                    continue
+                # only the suffixes of the name are used, so that no name leads anywhere
+                file = Path(folder) / ("file" + "".join(Path(name.name).suffixes[-2:]))
+                with archive.open(member) as packed, open(file, "wb") as unpacked:
+                    while block := packed.read(BLOCK):
+                        out += len(block)
+                        check_swelling(path, out, size, problems)
+                        unpacked.write(block)
+                yield from read(file, f"{shown}/{member.filename}", inside)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"{path}: not a readable zip archive ({error})", code="damaged") from None

@@ -1,0 +1,82 @@
+"""How large a part of the text each domain is: from stated weights, from sizes, or learned from a proxy's loss.
+
+A mixture gives shares; `data/schedule.py` draws by them, exactly and resumably.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import Spec
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a mixture knows of a domain: how much of it there is, and its stated weight."""
+
+    documents: int
+    bytes: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSpec(Spec):
+    """Base of every mixture's Spec.
+
+    Attributes:
+        unit: what the shares are shares of. Documents are drawn either way; shares of bytes are reached on average,
+            by each domain's mean document.
+        epochs: how many times a domain's documents may be drawn; the mixture ends where the next draw would go over.
+        documents: how many documents to draw at most; as many as `epochs` allows where it is not given.
+    """
+
+    kind: ClassVar[str] = "mixture"
+
+    unit: Literal["documents", "bytes"] = "documents"
+    epochs: float = 1.0
+    documents: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise SpecError(f"epochs: {self.epochs} is not positive")
+        if self.documents is not None and self.documents < 1:
+            raise SpecError(f"documents: {self.documents} is not at least 1")
+
+    def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
+        """Each domain's share of `unit`: positive, summing to 1.
+
+        Raises:
+            SpecError: the mixture does not fit these domains.
+        """
+        raise NotImplementedError
+
+    def size(self, domain: Domain) -> int:
+        """A domain's size in `unit`."""
+        return domain.documents if self.unit == "documents" else domain.bytes
+
+    def draws(self, domains: Mapping[str, Domain]) -> dict[str, float]:
+        """Each domain's share of the documents drawn. A domain without documents is left out.
+
+        Raises:
+            SpecError: no domain has documents.
+        """
+        filled = {name: domain for name, domain in domains.items() if domain.documents}
+        if not filled:
+            raise SpecError("mixture: no domain has a document left to draw")
+        shares = self.shares(filled)
+        if self.unit == "bytes":
+            shares = {n: s * filled[n].documents / max(1, filled[n].bytes) for n, s in shares.items()}
+        return normalised(shares)
+
+    def build(self, **dims: Any) -> MixtureSpec:
+        """A mixture has no dimensions: the Spec is the mixture."""
+        return super().build(**dims) if dims else self
+
+
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """Positive weights, divided by their sum."""
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}

@@ -1,0 +1,26 @@
+"""Stated proportions: domain i has the share w_i / (w_1 + ... + w_k), its weight as the recipe states it.
+
+This is what GPT-3 and Llama did: shares chosen by hand, not by how much text there is (Brown et al. 2020, table 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmanac.data.mixtures import Domain, MixtureSpec, normalised
+
+CARD = {
+    "title": "Domains in stated proportions",
+    "paper": "Brown et al. 2020, arXiv:2005.14165, table 2.2",
+    "aliases": {},
+    "test": "tests/references/test_mixing.py::test_shares_are_the_closed_forms",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(MixtureSpec):
+    """The weights stand with the inputs (`weight = 2`)."""
+
+    def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
+        return normalised({name: domain.weight for name, domain in domains.items()})

@@ -1,0 +1,43 @@
+"""Shares by size, flattened: p_i = s_i^T / (s_1^T + ... + s_k^T) with s_i the size of domain i.
+
+T = 1 keeps every domain as large as it is, T = 0 makes all equally large; between them small domains are drawn more
+often than their size asks for. Multilingual models use 0.3 (XLM-R, mT5) to 0.7 (mBERT). Arivazhagan et al. 2019 write
+1/T for what is called T here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmanac.core.errors import SpecError
+from llmanac.data.mixtures import Domain, MixtureSpec, normalised
+
+CARD = {
+    "title": "Domains by size to the power T",
+    "paper": "Arivazhagan et al. 2019, arXiv:1907.05019; Conneau et al. 2020, arXiv:1911.02116",
+    "aliases": {"natural": {"power": 1.0}, "uniform": {"power": 0.0}},
+    "test": "tests/references/test_mixing.py::test_shares_are_the_closed_forms",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(MixtureSpec):
+    """The exponent.
+
+    Attributes:
+        power: T; from 0 (uniform) to 1 (natural). Above 1 large domains grow further.
+    """
+
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.power <= 100:
+            raise SpecError(f"power: {self.power} is not between 0 and 100")
+
+    def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
+        # divided by the largest first: sizes to the power 100 overflow
+        largest = max(self.size(domain) for domain in domains.values())
+        shares = {name: (self.size(domain) / largest) ** self.power for name, domain in domains.items()}
+        return normalised({name: max(share, 1e-12) for name, share in shares.items()})

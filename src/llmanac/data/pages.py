@@ -1,0 +1,194 @@
+"""Web pages and print: HTML files, WARC archives (also `.warc.gz`) and PDF, each as documents.
+
+A page's text is its raw HTML, with `meta["format"] == "html"` and, where it is known, `meta["url"]`: taking the text
+out of it is the stage `extraction`'s work. WARC is read with `warcio`, PDF with `pypdf` (`pip install llmanac[data]`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from llmanac.core.errors import DataError
+from llmanac.data.documents import Document
+from llmanac.data.quarantine import Problems, Unreadable
+from llmanac.data.readers import blocks
+
+# What a page may say of its encoding (WHATWG's list), as Python calls it. A label that is not here is not followed:
+# Python also "decodes" archives and domain names, some of them in quadratic time.
+_LABELS = {
+    "utf-8": "utf-8 utf8 unicode-1-1-utf-8",
+    "cp1252": "windows-1252 cp1252 iso-8859-1 latin1 latin-1 iso8859-1 us-ascii ascii l1",
+    "utf-16-le": "utf-16 utf-16le unicode",
+    "utf-16-be": "utf-16be",
+    "cp932": "shift_jis shift-jis sjis x-sjis windows-31j cp932",
+    "gb18030": "gb18030 gbk gb2312 gb_2312-80 x-gbk chinese",
+    "cp949": "euc-kr ks_c_5601-1987 ksc5601 windows-949 korean",
+    "cp1254": "windows-1254 iso-8859-9 latin5",
+    "cp874": "windows-874 tis-620 iso-8859-11",
+    "mac_roman": "macintosh mac x-mac-roman",
+    "cp866": "ibm866 cp866",
+}
+_SAME = """big5 euc-jp iso-2022-jp koi8-r koi8-u windows-1250 windows-1251 windows-1253 windows-1255 windows-1256
+windows-1257 windows-1258 iso-8859-2 iso-8859-3 iso-8859-4 iso-8859-5 iso-8859-6 iso-8859-7 iso-8859-8 iso-8859-10
+iso-8859-13 iso-8859-14 iso-8859-15 iso-8859-16"""
+ENCODINGS = {label: name for name, labels in _LABELS.items() for label in labels.split()}
+ENCODINGS |= {name: name for name in _SAME.split()}
+_META = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([\w.:-]{2,40})""", re.IGNORECASE)
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]{2,40})""", re.IGNORECASE)
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+
+
+def decode_page(data: bytes, content_type: str = "") -> str:
+    """A page's characters: by its byte order mark, what the server said, what its `<meta>` says, UTF-8, windows-1252.
+
+    Bytes that the encoding does not have become U+FFFD.
+    """
+    for mark, name in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+        if data.startswith(mark):
+            return data[len(mark) :].decode(name, "replace")
+    said = _CHARSET.search(content_type)
+    name = ENCODINGS.get(said[1].lower(), "") if said else ""
+    if not name and (found := _META.search(data[:4096])):
+        name = ENCODINGS.get(found[1].decode("ascii", "replace").lower(), "")
+        name = "utf-8" if name.startswith("utf-16") else name  # a tag that could be read as ASCII is not UTF-16
+    if not name:
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            name = "cp1252"
+    return data.decode(name, "replace")
+
+
+def _need(module: str, what: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise DataError(f"{module} is not installed, which reads {what}; run `pip install 'llmanac[data]'`") from None
+
+
+def _held(path: Path, problems: Problems) -> bytes | None:
+    """A file's bytes, or None (and a problem) when there are more than a document may have."""
+    parts, size = [], 0
+    for block in blocks(path, problems):
+        size += len(block)
+        if size > problems.bounds.document:
+            limit = f"more than {problems.bounds.document:,} bytes (limits.max_bytes)"
+            problems.report(path, None, limit, code="too-large")
+            return None
+        parts.append(block)
+    return b"".join(parts)
+
+
+def html_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Problems) -> Iterator[Document]:
+    """One HTML file, one document. It never fails to decode."""
+    data = _held(path, problems)
+    if data is None:
+        return
+    text = decode_page(data)
+    if text.strip():
+        yield Document(shown, text, shown, {**meta, "format": "html"})
+    else:
+        problems.blank(path, None)
+
+
+def pdf_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Problems) -> Iterator[Document]:
+    """One PDF file, one document: the text of its pages, a blank line between two."""
+    pypdf = _need("pypdf", "PDF")
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every oddity of every file
+    parts: list[str] = []
+    size = 0
+    try:
+        with pypdf.PdfReader(path) as reader:
+            if reader.is_encrypted and not reader.decrypt(""):
+                problems.report(path, None, "the PDF asks for a password", code="encrypted")
+                return
+            for page in reader.pages:
+                parts.append(page.extract_text().encode("utf-8", "replace").decode("utf-8"))
+                size += len(parts[-1])
+                if size > problems.bounds.document:
+                    limit = f"more than {problems.bounds.document:,} bytes of text (limits.max_bytes)"
+                    problems.report(path, None, limit, code="too-large")
+                    return
+            count = len(reader.pages)
+    except Exception as error:  # whatever a broken file leads pypdf to
+        reason = (str(error).splitlines() or [""])[0][:200]
+        problems.report(path, None, f"not a readable PDF ({type(error).__name__}: {reason})", code="damaged")
+        return
+    text = "\n\n".join(part.strip() for part in parts if part.strip())
+    if text:
+        yield Document(shown, text, shown, {**meta, "format": "pdf", "pages": count})
+    else:
+        problems.blank(path, None)  # scanned pages have no text
+
+
+def warc_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Problems) -> Iterator[Document]:
+    """The pages of a WARC archive: records of the types response, resource and conversion that hold HTML or text.
+
+    Pages of one host are one group. A record's id is `file:number`, the number counting every record from 1.
+    """
+    archive = _need("warcio.archiveiterator", "WARC")
+    number = 0
+    try:
+        with open(path, "rb") as handle:
+            for record in archive.ArchiveIterator(handle):
+                number += 1
+                if record.rec_type in ("response", "resource", "conversion"):
+                    yield from _page(path, shown, number, record, meta, problems)
+    except DataError:
+        raise
+    except OSError as error:
+        raise Unreadable(f"{path}: cannot read it ({error.strerror or error})") from None
+    except Exception as error:  # warcio's errors, zlib's, and what a damaged record leads to
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        problems.report(path, number + 1, f"not a readable WARC record ({reason})", code="damaged")
+
+
+def _page(
+    path: Path, shown: str, number: int, record: Any, meta: Mapping[str, Any], problems: Problems
+) -> Iterator[Document]:
+    headers = record.http_headers
+    kind = (headers or record.rec_headers).get_header("Content-Type") or ""
+    status = headers.get_statuscode() if headers else "200"
+    name = kind.partition(";")[0].strip().lower()
+    if name not in HTML_TYPES and not name.startswith("text/plain"):
+        problems.report(path, number, f"its content type is {name[:80] or 'not given'}", code="not-text")
+        return
+    if not status.startswith("2"):
+        problems.report(path, number, f"the server answered {status[:20]}", code="http-status")
+        return
+    limit = problems.bounds.document
+    parts, size = [], 0
+    stream = record.content_stream()
+    while size <= limit and (part := stream.read(1 << 16)):
+        parts.append(part)
+        size += len(part)
+    if size > limit:
+        problems.report(path, number, f"more than {limit:,} bytes (limits.max_bytes)", code="too-large")
+        return
+    while record.raw_stream.read(1 << 16):  # what a decoder left; a record that is cut off has too little
+        pass
+    if (missing := getattr(record.raw_stream, "limit", 0)) > 0:
+        problems.report(path, number, f"the record is cut off; {missing:,} bytes are missing", code="truncated")
+        return
+    text = decode_page(b"".join(parts), kind)
+    if not text.strip():
+        problems.blank(path, number)
+        return
+    url = (record.rec_headers.get_header("WARC-Target-URI") or "").strip("<> ")
+    found = {"format": "html" if name in HTML_TYPES else "text", "url": url}
+    if date := record.rec_headers.get_header("WARC-Date"):
+        found["date"] = date
+    yield Document(f"{shown}:{number}", text, _host(url) or shown, {**meta, **found})
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

@@ -1,0 +1,331 @@
+"""The passes of a build in order; a build that was stopped goes on where it was.
+
+FOLDER/build.json       the resolved recipe and what else identifies the build; written first
+FOLDER/inputs.jsonl     one line an input file, with its hash; written when all are read once
+FOLDER/work/            the folders of finished tasks; gone at the end
+FOLDER/data/            the output        FOLDER/dropped/   one file a stage, a line for each document dropped
+FOLDER/manifest.json    what was made of what; written last, and the mark that the build is finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llmanac.core import files
+from llmanac.core.errors import DataError
+from llmanac.core.lock import locked
+from llmanac.core.progress import progress
+from llmanac.core.spec import flatten
+from llmanac.data.pipeline import finish, inputs
+from llmanac.data.pipeline.chain import Counts
+from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
+from llmanac.data.pipeline.tasks import Task
+from llmanac.data.stages import CorpusStage
+
+EngineName = Literal["local", "ray"]
+# in the order in which they are removed: a folder without manifest.json is not finished, one with build.json is ours
+OURS = ("manifest.json", "data", "dropped", "inputs.jsonl", "work", "recipe.toml", "stages.svg", "build.json")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Stages that one pass runs: a stage over the corpus that has decided, those that follow, and who looks on."""
+
+    decided: int | None
+    stages: tuple[int, ...]
+    summarise: int | None
+
+
+def segments(recipe: BuildSpec) -> list[Segment]:
+    """The passes of a recipe. Raises what building its stages raises: a library or a file that is missing."""
+    corpus = [n for n, stage in enumerate(recipe.stages) if isinstance(stage.build(), CorpusStage)]
+    starts, ends = [None, *corpus], [*corpus, None]
+    found = []
+    for decided, summarise in zip(starts, ends, strict=True):
+        first = 0 if decided is None else decided + 1
+        last = len(recipe.stages) if summarise is None else summarise
+        found.append(Segment(decided, tuple(range(first, last)), summarise))
+    return found
+
+
+def build(
+    recipe: BuildSpec,
+    folder: str | Path,
+    *,
+    workers: int | None = None,
+    engine: EngineName = "local",
+    resume: bool = True,
+) -> dict[str, Any]:
+    """Build a corpus; returns its manifest.
+
+    Args:
+        workers: processes; as many as this process has cores where it is not given. They change nothing but the time.
+        resume: go on with what is in the folder; else what an earlier build left there is removed first.
+
+    Raises:
+        LlmanacError: another build holds the folder, a process died, or the disk is full.
+        DataError: the recipe or the input is not what the folder was begun with, or there is no text.
+    """
+    folder = Path(folder)
+    if workers is not None and workers < 1:
+        raise DataError(f"--workers: {workers} is not at least 1")
+    existed = folder.exists()
+    if existed and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; name a folder with --folder")
+    if existed and not (folder / "build.json").exists():
+        others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
+        if others:
+            raise DataError(f"{folder}: holds other files ({others[0]}); name a new folder with --folder")
+    parts = segments(recipe)
+    listing = inputs.list_inputs(recipe)
+    with locked(
+        folder / ".lock", busy=f"{folder}: another build is at work in this folder; wait for it or name another"
+    ):
+        done = _Build(recipe, folder, parts, listing)
+        if (found := done.prepare(resume)) is not None:
+            return found
+        done.engine = _engine(engine, folder, workers or _cores(), recipe.limits.timeout)
+        try:
+            return done.all()
+        finally:
+            done.engine.close()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _engine(name: str, folder: Path, workers: int, limit: float) -> Any:
+    if name == "ray":
+        from llmanac.data.pipeline.ray import Engine as RayEngine
+
+        return RayEngine(folder, workers=workers, limit=limit)
+    if name != "local":
+        raise DataError(f"--engine: {name!r} is not one of local, ray")
+    from llmanac.data.pipeline.local import Engine
+
+    return Engine(folder, workers=workers, limit=limit)
+
+
+class _Build:
+    def __init__(self, recipe: BuildSpec, folder: Path, parts: list[Segment], listing: list[inputs.Entry]) -> None:
+        self.recipe, self.folder, self.parts, self.listing = recipe, folder, parts, listing
+        self.keys = stage_keys(recipe)
+        self.work = folder / "work"
+        self.engine: Any = None
+        self._slow: dict[str, dict[str, Any]] = {}
+
+    # ---------------------------------------------------------------- what is there already
+
+    def prepare(self, resume: bool) -> dict[str, Any] | None:
+        """Make the folder ready; returns the manifest of a build that is finished. Raises DataError."""
+        state = json.loads(json.dumps(identity(self.recipe)))
+        mark = self.folder / "build.json"
+        if mark.exists() and not resume:
+            for name in OURS:
+                path = self.folder / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        elif mark.exists():
+            self._check(state, files.read_json(mark))
+        files.write_json(mark, state)  # first of all: it is what makes the folder a build's
+        self.work.mkdir(exist_ok=True)
+        manifest = self.folder / "manifest.json"
+        if manifest.exists():
+            shutil.rmtree(self.work)
+            return dict(files.read_json(manifest))
+        for log in self.work.glob("worker-*.log"):
+            log.unlink()
+        if (self.work / "slow.json").exists():
+            self._slow = files.read_json(self.work / "slow.json")
+        return None
+
+    def _check(self, now: dict[str, Any], before: dict[str, Any]) -> None:
+        """Refuse to go on with another recipe, other code or other input."""
+        again = "build into another --folder, or anew with --no-resume"
+        if now != before:
+            new, old = flatten(now), flatten(before)
+            key = next((k for k in sorted({*new, *old}) if new.get(k) != old.get(k)), "recipe")
+            what = f"{key.removeprefix('recipe.')} was {old.get(key)!r} and is {new.get(key)!r}"
+            if key.startswith("stages") and not key.startswith("stages."):
+                what = "the code of a stage has changed"
+            raise DataError(f"{self.folder}: was begun with another recipe: {what}; {again}")
+        known = self.folder / "inputs.jsonl"
+        if known.exists():
+            other = inputs.changed(list(inputs.read_listing(known)), self.listing)
+            if other:
+                raise DataError(f"{self.folder}: was begun with other input: {other}; {again}")
+
+    # ---------------------------------------------------------------- the passes
+
+    def all(self) -> dict[str, Any]:
+        entries = self._scan()
+        units = inputs.units(entries, self.recipe.shard_bytes)
+        counts = {key: Counts() for key in self.keys}
+        shards: list[dict[str, Any]] = []
+        found: dict[str, Any] = {}
+        dropped: list[Path] = []
+        for number, part in enumerate(self.parts):
+            tasks = self._pass_tasks(number, part, units, shards, found)
+            label = " + ".join(["read"] * (number == 0) + [self.keys[n + 1][3:] for n in self._of(part)])
+            self._run(label or "read", tasks, [t.pop("size") for t in tasks])
+            for shard in shards if number else ():
+                for suffix in ("docs", "summary"):
+                    (self.folder / f"{shard['base']}.{suffix}").unlink(missing_ok=True)
+            shards = self._collect(tasks, counts, dropped)
+            if number == 0:
+                self._need_text(counts[self.keys[0]], dropped)
+        return self._finish(entries, counts, shards, found, dropped)
+
+    @staticmethod
+    def _of(part: Segment) -> list[int]:
+        return [*([] if part.decided is None else [part.decided]), *part.stages]
+
+    def _scan(self) -> list[inputs.Entry]:
+        known = self.folder / "inputs.jsonl"
+        if not known.exists():
+            shutil.rmtree(self.work / "scan", ignore_errors=True)  # of an earlier try, perhaps of other content
+            groups: list[list[inputs.Entry]] = []
+            held = 0
+            for entry in self.listing:
+                if not groups or held > self.recipe.shard_bytes or len(groups[-1]) >= 1000:
+                    groups.append([])
+                    held = 0
+                groups[-1].append(entry)
+                held += entry["bytes"]
+            tasks: list[Task] = [
+                {"kind": "scan", "folder": f"work/scan/{n:05d}", "entries": [e for e in group if e["path"]]}
+                for n, group in enumerate(groups)
+            ]
+            self._run("look at the input", tasks, [sum(e["bytes"] for e in group) for group in groups])
+            for task in tasks:
+                done = files.read_json(self.folder / task["folder"] / "done.json")
+                for entry, seen in zip(task["entries"], done["found"], strict=True):
+                    entry.update(seen)
+            inputs.write_listing(known, self.listing)
+            shutil.rmtree(self.work / "scan", ignore_errors=True)
+        return list(inputs.read_listing(known))
+
+    def _pass_tasks(
+        self,
+        number: int,
+        part: Segment,
+        units: list[dict[str, Any]],
+        shards: list[dict[str, Any]],
+        found: dict[str, Any],
+    ) -> list[Task]:
+        common = {"stages": list(part.stages), "summarise": part.summarise}
+        if part.decided is None:
+            return [
+                {
+                    "kind": "read", "folder": f"work/pass-0/{n:05d}", "input": unit["input"], "parts": unit["parts"],
+                    "size": unit["bytes"], **common,
+                }
+                for n, unit in enumerate(units)
+            ]  # fmt: skip
+        key = self.keys[part.decided + 1]
+        decide: Task = {
+            "kind": "decide", "folder": f"work/decide-{number}", "decided": part.decided,
+            "summaries": [f"{shard['base']}.summary" for shard in shards],
+        }  # fmt: skip
+        self._run(f"{key[3:]}: decide", [decide], [1])
+        found[key] = files.read_json(self.folder / decide["folder"] / "done.json")["found"]
+        return [
+            {
+                "kind": "apply", "folder": f"work/pass-{number}/{n:05d}", "input": shard["input"],
+                "shard": f"{shard['base']}.docs", "decisions": f"work/decide-{number}/{n:05d}.decisions",
+                "decided": part.decided, "decided_key": key, "size": shard["bytes"], **common,
+            }
+            for n, shard in enumerate(shards)
+        ]  # fmt: skip
+
+    def _run(self, label: str, tasks: Sequence[Task], sizes: Sequence[int]) -> None:
+        """Do the tasks that are not done."""
+        size = {task["folder"]: n for task, n in zip(tasks, sizes, strict=True)}
+        left = [task for task in tasks if not (self.folder / task["folder"] / "done.json").is_file()]
+        for task in left:
+            task.update(self._slow.get(task["folder"], {}))
+        if not left:
+            return
+        done = 0
+        with progress(label, total=max(1, sum(size[task["folder"]] for task in left)), unit="B") as bar:
+
+            def advance(task: Task | None) -> None:
+                """A task is done; or, with None, time has passed."""
+                nonlocal done
+                done += task is not None
+                bar.advance(size[task["folder"]] if task else 0, shards=f"{done} of {len(left)}")
+
+            self.engine.run(left, advance, self._slowed)
+
+    def _slowed(self, task: Task, key: str, index: int, exact: bool) -> None:
+        """Remember that a document held a task up, here and for whoever goes on with this build."""
+        if exact:
+            task["skip"] = [*task.get("skip", []), [key, index]]
+        else:
+            task["careful"] = True
+        self._slow[task["folder"]] = {k: task[k] for k in ("skip", "careful") if k in task}
+        files.write_json(self.work / "slow.json", self._slow)
+
+    def _collect(self, tasks: Sequence[Task], counts: dict[str, Counts], dropped: list[Path]) -> list[dict[str, Any]]:
+        """The shards that a pass left, and what it counted."""
+        shards = []
+        for task in tasks:
+            done = files.read_json(self.folder / task["folder"] / "done.json")
+            for key, of in done["counts"].items():
+                counts[key].add(of)
+            dropped += [self.folder / task["folder"] / f"dropped-{key}.jsonl" for key in done["counts"]]
+            for shard in done["shards"]:
+                shards.append({**shard, "base": f"{task['folder']}/{shard['name']}", "input": task["input"]})
+        return shards
+
+    def _need_text(self, counts: Counts, dropped: list[Path]) -> None:
+        if counts.documents_out:
+            return
+        lists = (path for path in dropped if path.is_file())
+        first = next((json.loads(line) for path in lists for line in path.read_bytes().splitlines()[:1]), None)
+        if first is None:
+            raise DataError("inputs: the corpus is empty; every file is blank, or there is none")
+        raise DataError(
+            f"inputs: no usable text; all {counts.documents_in:,} rows were set aside, the first ({first['id']}) as "
+            f"{first['reason']}: {first['detail']}"
+        )
+
+    def _finish(
+        self,
+        entries: list[inputs.Entry],
+        counts: dict[str, Counts],
+        shards: list[dict[str, Any]],
+        found: dict[str, Any],
+        dropped: list[Path],
+    ) -> dict[str, Any]:
+        plans, drawn = finish.plan_output(self.recipe, shards)
+        tasks: list[Task] = [
+            {"kind": "write", "folder": f"work/write/{n:05d}", "name": f"{n:05d}.{self.recipe.output.format}", **plan}
+            for n, plan in enumerate(plans)
+        ]
+        self._run("write", tasks, [1] * len(tasks))
+        written = [files.read_json(self.folder / task["folder"] / "done.json") for task in tasks]
+        finish.gather([(self.folder / t["folder"] / t["name"], t["name"]) for t in tasks], self.folder)
+        finish.gather_lists(self.folder, self.keys, dropped)
+        stages = [
+            {"key": key, "name": key[3:], **counts[key].as_json(), **({"found": found[key]} if key in found else {})}
+            for key in self.keys
+        ]
+        output = {
+            "documents": sum(drawn["drawn"].values()) if drawn else sum(shard["documents"] for shard in shards),
+            "format": self.recipe.output.format,
+            "files": written,
+            **({"mixture": drawn} if drawn else {}),
+        }
+        manifest = finish.write_all(self.folder, self.recipe, entries, stages, output)
+        shutil.rmtree(self.work)
+        return manifest

@@ -1,0 +1,102 @@
+"""The end of a build: what each file of the output holds, the lists of dropped documents, the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from llmanac import __version__
+from llmanac.core import files
+from llmanac.core.errors import LlmanacError
+from llmanac.core.spec import to_toml
+from llmanac.data.pipeline import mixing
+from llmanac.data.pipeline.inputs import Entry
+from llmanac.data.pipeline.recipe import BuildSpec, as_data
+from llmanac.data.pipeline.report import picture
+
+LISTED = 200  # input files that the manifest lists; inputs.jsonl has all
+LIBRARIES = ("numpy", "numba", "pyarrow", "warcio", "pypdf", "trafilatura", "resiliparse", "selectolax", "lxml")
+
+
+def plan_output(recipe: BuildSpec, shards: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """What each file of the output holds; and, where domains are mixed, what the manifest says of that."""
+    for shard in shards:
+        shard["path"], shard["domain"] = f"{shard['base']}.docs", recipe.inputs[shard["input"]].domain
+    size = recipe.output.shard_bytes
+    if recipe.mixture is None:
+        return mixing.plan_in_order(shards, size), None
+    domains = mixing.domains_of(shards, {item.domain: item.weight for item in recipe.inputs})
+    return mixing.plan_mixed(shards, domains, recipe.mixture, size)
+
+
+def gather(finished: list[tuple[Path, str]], root: Path) -> None:
+    """Move the output's files into `data/`, which takes its name when all are in it; goes on where it was stopped."""
+    if (root / "data").exists():
+        return
+    gathered = root / "work" / "data"
+    gathered.mkdir(exist_ok=True)
+    for path, name in finished:
+        if path.exists():
+            os.replace(path, gathered / name)
+        elif not (gathered / name).exists():
+            raise LlmanacError(f"{path}: is gone; build anew with --no-resume")
+    os.replace(gathered, root / "data")
+
+
+def gather_lists(root: Path, keys: list[str], dropped: list[Path]) -> None:
+    """Join the lists of dropped documents, one a stage, in the order of the input."""
+    if (root / "dropped").exists():
+        return
+    with files.atomic_folder(root / "dropped") as target:
+        for key in keys:
+            parts = [path for path in dropped if path.name == f"dropped-{key}.jsonl" and path.exists()]
+            if not parts:
+                continue
+            with open(target / f"{key}.jsonl", "wb") as out:
+                for path in parts:
+                    with open(path, "rb") as part:
+                        shutil.copyfileobj(part, out, 1 << 20)
+
+
+def write_all(
+    root: Path, recipe: BuildSpec, entries: list[Entry], stages: list[dict[str, Any]], output: dict[str, Any]
+) -> dict[str, Any]:
+    """Recipe, picture, and last the manifest, which is returned."""
+    listing = [
+        {"input": e["input"], "file": e["shown"], "bytes": e["bytes"], "sha256": e.get("sha256")} for e in entries
+    ]
+    manifest = {
+        "format_version": 1,
+        "llmanac": __version__,
+        "python": platform.python_version(),
+        "libraries": _versions(),
+        "recipe": as_data(recipe),
+        "inputs": {
+            "files": len(listing),
+            "bytes": sum(e["bytes"] for e in listing),
+            "sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+            "listed": listing[:LISTED],
+        },
+        "stages": stages,
+        "output": output,
+    }
+    files.write_text(root / "recipe.toml", to_toml(as_data(recipe)))
+    files.write_text(root / "stages.svg", picture(stages))
+    files.write_json(root / "manifest.json", manifest)
+    return manifest
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

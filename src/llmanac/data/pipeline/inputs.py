@@ -1,0 +1,188 @@
+"""The files of the inputs, what identifies them, and the units of work they are cut into.
+
+A unit is a part of one input: some small files, one file, or a stretch of a large one (plain JSON Lines at line ends,
+Parquet at row groups). Where cuts fall depends on the files alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.errors import DataError
+from llmanac.data.pipeline.recipe import BuildSpec
+from llmanac.data.readers import COMPRESSED, format_of
+from llmanac.data.sources.files import Spec as FilesSpec
+
+LINED = (".jsonl", ".ndjson")
+Entry = dict[str, Any]  # input, path, shown, bytes, mtime_ns; after the scan sha256 and cuts
+
+
+def prefixes(recipe: BuildSpec) -> list[str]:
+    """What the ids of each input's documents begin with, so that several inputs cannot share one."""
+    if len(recipe.inputs) == 1:
+        return [""]
+    domains = [item.domain for item in recipe.inputs]
+    names = [d if d and domains.count(d) == 1 else f"{d or 'input'}-{n}" for n, d in enumerate(domains)]
+    return [f"{name}/" for name in names]
+
+
+def list_inputs(recipe: BuildSpec) -> list[Entry]:
+    """Every file of every input, in order; an input that is no set of files is one entry without a path.
+
+    Raises:
+        DataError: a path that is not there.
+    """
+    found: list[Entry] = []
+    for number, item in enumerate(recipe.inputs):
+        if not isinstance(item.source, FilesSpec):
+            found.append({"input": number, "path": "", "shown": item.source.name, "bytes": 0, "mtime_ns": 0})
+            continue
+        if not item.source.paths:
+            raise DataError(f"inputs.{number}.source.paths: no input; name a file, a folder or a glob pattern")
+        seen: set[str] = set()
+        for path, shown in item.source.files():
+            name, again = shown, 1
+            while name in seen:  # a/x.txt and b/x.txt, given one by one, are both shown as x.txt
+                again += 1
+                name = f"{shown}~{again}"
+            seen.add(name)
+            found.append({"input": number, "path": str(path), "shown": name, **stamp(path)})
+    return found
+
+
+def stamp(path: Path) -> dict[str, int]:
+    """Size and time of a file: while both stay, its content is taken to be the same. Raises DataError."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read it ({error.strerror})") from None
+    if not S_ISREG(stat.st_mode):
+        raise DataError(f"{path}: is no regular file; copy what comes out of it to one")
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def scan(entry: Entry, shard_bytes: int) -> dict[str, Any]:
+    """Hash a file and find where it may be cut: `[[start, line], ...]`, the first at its beginning.
+
+    Raises:
+        DataError: the file cannot be read, or changed since it was listed.
+    """
+    path = Path(entry["path"])
+    kind = format_of(path)
+    plain = path.suffix.lower() not in COMPRESSED and entry["bytes"] > 1.5 * shard_bytes
+    digest = hashlib.sha256()
+    cuts, line, offset, due = [[0, 1]], 1, 0, shard_bytes
+    try:
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+                if plain and kind in LINED:
+                    while due < offset + len(block):
+                        end = block.find(b"\n", max(0, due - offset - 1))
+                        if end < 0:
+                            break
+                        at = offset + end + 1
+                        cuts.append([at, line + block.count(b"\n", 0, end + 1)])
+                        due = max(due + shard_bytes, at + shard_bytes // 2)
+                    line += block.count(b"\n")
+                offset += len(block)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read it ({error.strerror})") from None
+    if stamp(path) != {key: entry[key] for key in ("bytes", "mtime_ns")}:
+        raise DataError(f"{path}: it changed while it was read; run the build again when it is finished")
+    if plain and kind == ".parquet":
+        cuts = _row_groups(path, shard_bytes) or cuts
+    cuts = [cut for cut in cuts if cut[0] < offset or cut[0] == 0]
+    return {"sha256": digest.hexdigest(), "cuts": cuts, "end": _end(path, kind, cuts, offset)}
+
+
+def _row_groups(path: Path, shard_bytes: int) -> list[list[int]]:
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+    except Exception:  # the reader proper says what is wrong with the file
+        return []
+    cuts, held, row = [[0, 1]], 0, 1
+    for group in range(metadata.num_row_groups):
+        if held >= shard_bytes:
+            cuts.append([group, row])
+            held = 0
+        held += metadata.row_group(group).total_byte_size
+        row += metadata.row_group(group).num_rows
+    return cuts if len(cuts) > 1 else []
+
+
+def _end(path: Path, kind: str, cuts: list[list[int]], size: int) -> int:
+    if kind != ".parquet" or len(cuts) == 1:
+        return size
+    import pyarrow.parquet
+
+    return int(pyarrow.parquet.read_metadata(path).num_row_groups)
+
+
+def units(entries: list[Entry], shard_bytes: int) -> list[dict[str, Any]]:
+    """The units of work, in the order of the output: `{"input", "bytes", "parts": [{path, shown, span}]}`."""
+    found: list[dict[str, Any]] = []
+    room = 0  # bytes that the last unit may still take
+    for entry in entries:
+        cuts = entry.get("cuts") or [[0, 1]]
+        if len(cuts) > 1:
+            stops = [*(cut[0] for cut in cuts[1:]), entry["end"]]
+            for (start, line), stop in zip(cuts, stops, strict=True):
+                part = {**_part(entry), "span": [start, stop, line]}
+                share = entry["bytes"] * (stop - start) // max(1, entry["end"])
+                found.append({"input": entry["input"], "bytes": share, "parts": [part]})
+            room = 0
+            continue
+        # what comes out of a compressed file is not known; the unit writes as many shards as it needs
+        if room < entry["bytes"] or not found or found[-1]["input"] != entry["input"] or not entry["path"]:
+            found.append({"input": entry["input"], "bytes": 0, "parts": []})
+            room = shard_bytes
+        found[-1]["parts"].append({**_part(entry), "span": None})
+        found[-1]["bytes"] += entry["bytes"]
+        room -= entry["bytes"] + 4096  # a file costs something even when it is empty
+    return found
+
+
+def _part(entry: Entry) -> dict[str, Any]:
+    return {key: entry[key] for key in ("path", "shown", "bytes", "mtime_ns")}
+
+
+def changed(known: list[Entry], now: list[Entry]) -> str | None:
+    """What differs between the input as it was and as it is, as a part of a sentence; None when it is the same.
+
+    A file whose size or time is another is read again: only its content counts.
+    """
+    before = {(e["input"], e["shown"]): e for e in known}
+    after = {(e["input"], e["shown"]): e for e in now}
+    for key, entry in before.items():
+        if key not in after:
+            return f"{entry['path'] or entry['shown']} is gone"
+    for key, entry in after.items():
+        old = before.get(key)
+        if old is None:
+            return f"{entry['path'] or entry['shown']} is new"
+        if not entry["path"] or all(old[k] == entry[k] for k in ("path", "bytes", "mtime_ns")):
+            continue
+        if old["bytes"] != entry["bytes"] or files.file_sha256(entry["path"]) != old["sha256"]:
+            return f"{entry['path']} has changed"
+    return None if list(before) == list(after) else "its files come in another order"
+
+
+def write_listing(path: Path, entries: list[Entry]) -> None:
+    """One line an input file."""
+    files.write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def read_listing(path: Path) -> Iterator[Entry]:
+    """What `write_listing` wrote."""
+    with open(path, encoding="utf-8") as handle:
+        for line in handle:
+            yield json.loads(line)

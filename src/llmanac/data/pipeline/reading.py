@@ -1,0 +1,140 @@
+"""A unit of input as documents: whatever cannot be read is set aside with its reason, and the rest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llmanac.core.errors import DataError
+from llmanac.data.documents import Document
+from llmanac.data.pipeline.chain import Item, Ledger
+from llmanac.data.pipeline.inputs import prefixes, stamp
+from llmanac.data.pipeline.limits import Limit, TimeLimit
+from llmanac.data.pipeline.recipe import BuildSpec
+from llmanac.data.quarantine import Problems
+from llmanac.data.readers import Span
+from llmanac.data.sources.files import documents_of
+
+KEY = "00-read"
+
+
+class _Recorder(Problems):
+    """Puts every problem on the list of dropped documents."""
+
+    def __init__(self, reader: Reader, path: str, shown: str) -> None:
+        super().__init__("skip", None, reader.recipe.limits.bounds())
+        self.reader, self.path, self.shown = reader, path, shown
+
+    def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
+        if self.reader.recipe.on_error == "fatal":
+            where = f"{file}{'' if line is None else f':{line}'}"
+            raise DataError(f"{where}: {reason}; mend it, or leave on_error at 'skip' to set such input aside")
+        self.counts[str(file)] += 1
+        self.reader.aside(self._name(file, line), code, reason, raw)
+
+    def blank(self, file: object, line: int | None) -> None:
+        self.counts[str(file)] += 1
+        self.reader.aside(self._name(file, line), "empty", "there is no text in it")
+
+    def _name(self, file: object, line: int | None) -> str:
+        inside = str(file).removeprefix(self.path) if str(file).startswith(f"{self.path}/") else ""
+        if not self.path:  # a source that reads files of its own
+            inside = f"/{Path(str(file)).name}"
+        return f"{self.shown}{inside}" if line is None else f"{self.shown}{inside}:{line}"
+
+
+class Reader:
+    """Reads one unit.
+
+    Args:
+        task: has `input` (its number), `parts`, and perhaps `skip`.
+    """
+
+    def __init__(
+        self,
+        recipe: BuildSpec,
+        task: dict[str, Any],
+        ledger: Ledger,
+        limit: Limit,
+        beat: Callable[[str, int, int, str], None],
+    ) -> None:
+        self.recipe, self.task, self.ledger, self.limit, self.beat = recipe, task, ledger, limit, beat
+        self.input = recipe.inputs[task["input"]]
+        self.prefix = prefixes(recipe)[task["input"]]
+        self.skip = {index for key, index in task.get("skip", ()) if key == KEY}
+
+    def aside(self, name: str, reason: str, detail: str, text: str | None = None) -> None:
+        """Input that does not become a document."""
+        self.ledger.of(KEY).documents_in += 1
+        self.ledger.drop(KEY, self.prefix + name, reason, detail, text)
+
+    def items(self) -> Iterator[Item]:
+        """The unit's documents."""
+        index = 0
+        for number, part in enumerate(self.task["parts"]):
+            if number in self.skip:
+                self.aside(part["shown"], "timeout", f"reading it {self._late()}")
+                continue
+            for document in self._part(number, part):
+                if item := self._item(index, document):
+                    yield item
+                    index += 1
+
+    def _late(self) -> str:
+        return f"took more than {self.limit.seconds:g} s of CPU (limits.timeout)"
+
+    def _part(self, number: int, part: dict[str, Any]) -> Iterator[Document]:
+        shown = part["shown"]
+        problems = _Recorder(self, part["path"], shown)
+        if not part["path"]:
+            documents = self.input.source.documents(problems)
+        else:
+            path = Path(part["path"])
+            span = Span(*part["span"]) if part["span"] else None
+            documents = documents_of(path, shown, self.input.source, problems, span)
+        while True:
+            self.beat(KEY, number, 1, shown)
+            try:
+                with self.limit:
+                    document = next(documents, None)
+            except TimeLimit:
+                self.aside(shown, "timeout", f"reading it {self._late()}; the rest of it is left out")
+                break
+            except DataError as error:
+                # a whole source that cannot be read, and a library that is missing, are for the user to mend
+                if not part["path"] or self.recipe.on_error == "fatal" or "is not installed" in str(error):
+                    raise
+                self.aside(shown, getattr(error, "code", "unreadable"), str(error))
+                break
+            except (MemoryError, RecursionError, ValueError, OSError) as error:
+                self.aside(shown, "unreadable", f"{type(error).__name__}: {error}")
+                break
+            if document is None:
+                break
+            yield document
+        if part["path"] and stamp(Path(part["path"])) != {key: part[key] for key in ("bytes", "mtime_ns")}:
+            raise DataError(f"{part['path']}: it changed while the build read it; build anew when it is finished")
+
+    def _item(self, index: int, document: Document) -> Item | None:
+        counts, limit = self.ledger.of(KEY), self.recipe.limits.max_bytes
+        try:
+            data = document.text.encode("utf-8")
+        except UnicodeEncodeError:
+            self.aside(document.id, "not-unicode", "its text holds half a surrogate pair")
+            return None
+        if len(data) > limit:
+            detail = f"{len(data):,} bytes of text, more than {limit:,} (limits.max_bytes)"
+            self.aside(document.id, "too-large", detail)
+            return None
+        if not data:
+            self.aside(document.id, "empty", "there is no text in it")
+            return None
+        counts.documents_in += 1
+        counts.documents_out += 1
+        counts.bytes_in += len(data)
+        counts.bytes_out += len(data)
+        meta = dict(document.meta)
+        if self.input.domain:
+            meta["domain"] = self.input.domain
+        return Item(index, Document(self.prefix + document.id, document.text, document.group, meta), data)

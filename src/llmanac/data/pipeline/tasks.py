@@ -1,0 +1,222 @@
+"""The work of one shard. A task is plain data; what it writes depends on that data and on its input files alone.
+
+Kinds of task, and what their folders hold besides `done.json`:
+
+    scan    a hash and the places to cut at, of some input files
+    read    documents of one unit through the first stages: `00000.docs`, ..., and a summary of each for the next
+            stage over the corpus
+    decide  what a stage over the corpus decides: `00000.decisions`, ..., one a shard
+    apply   one shard through a decided stage and those that follow it: as `read`
+    write   one file of the output
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.errors import LlmanacError
+from llmanac.data.documents import Document
+from llmanac.data.pipeline.chain import Chain, Item, Ledger, answer_id, check_answers
+from llmanac.data.pipeline.inputs import scan
+from llmanac.data.pipeline.limits import Limit, TimeLimit
+from llmanac.data.pipeline.reading import Reader
+from llmanac.data.pipeline.recipe import BuildSpec, stage_keys
+from llmanac.data.pipeline.records import RecordWriter, read_records, write_output
+from llmanac.data.stages import CorpusStage, Dropped, Stage
+
+Task = dict[str, Any]  # kind, folder (below the build's), and what the kind needs
+Beat = Callable[[str, int, int, str], None]
+WARM = Document("warm-up", "A few words to begin with.\n\nThey are thrown away.\n", "warm-up", {})
+
+
+class Slow(Exception):
+    """A document that took too long where it cannot be dropped on the way: the task starts again without it."""
+
+    def __init__(self, key: str, index: int) -> None:
+        super().__init__(key, index)
+        self.key, self.index = key, index
+
+
+class Worker:
+    """Does tasks of one build in one process, one at a time; stages are built once.
+
+    Args:
+        root: the build's folder.
+        beat: told what is being worked on, `(place, index, count, id)`; once a batch.
+    """
+
+    def __init__(self, root: Path, recipe: BuildSpec, beat: Beat) -> None:
+        self.root, self.recipe, self.beat = root, recipe, beat
+        self.limit = Limit(recipe.limits.timeout)
+        self.keys = stage_keys(recipe)
+        self._stages: dict[int, Stage | CorpusStage] = {}
+
+    def stage(self, number: int) -> Stage | CorpusStage:
+        """Stage `number` of the recipe (from 0), ready to work: what it compiles on its first document is compiled."""
+        if number not in self._stages:
+            self.beat(self.keys[number + 1], -1, 0, "")  # loading and compiling have no limit
+            self._stages[number] = stage = self.recipe.stages[number].build()
+            with contextlib.suppress(Exception):  # a stage may well refuse a text of two lines
+                if isinstance(stage, Stage):
+                    list(stage.apply([WARM]))
+                else:
+                    with tempfile.TemporaryDirectory() as folder:
+                        stage.summarise(iter([WARM]), Path(folder) / "summary")
+        return self._stages[number]
+
+    def do(self, task: Task) -> None:
+        """Do a task that is not done yet.
+
+        Raises:
+            LlmanacError: the build cannot go on; the message says what to do.
+            Slow: do it again, with this document in `task["skip"]`.
+        """
+        target = self.root / task["folder"]
+        if (target / "done.json").is_file():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_folder(target) as folder:
+            done = getattr(self, f"_{task['kind']}")(task, folder)
+            files.write_json(folder / "done.json", done)
+
+    def _scan(self, task: Task, folder: Path) -> dict[str, Any]:
+        return {"found": [scan(entry, self.recipe.shard_bytes) for entry in task["entries"]]}
+
+    def _read(self, task: Task, folder: Path) -> dict[str, Any]:
+        ledger = Ledger(folder, self.recipe.output.dropped == "texts")
+        reader = Reader(self.recipe, task, ledger, self.limit, self.beat)
+        return self._pass(task, folder, ledger, reader.items())
+
+    def _apply(self, task: Task, folder: Path) -> dict[str, Any]:
+        ledger = Ledger(folder, self.recipe.output.dropped == "texts")
+        number = task["decided"]
+        stage = self.stage(number)
+        assert isinstance(stage, CorpusStage)
+        items = self._decided(self.keys[number + 1], stage, task, ledger)
+        return self._pass(task, folder, ledger, items)
+
+    def _decided(self, key: str, stage: CorpusStage, task: Task, ledger: Ledger) -> Iterator[Item]:
+        """A shard through a stage that has decided."""
+        waiting: deque[Item] = deque()
+        counts = ledger.of(key)
+
+        def feed() -> Iterator[Document]:
+            for index, (document, data) in enumerate(read_records(self.root / task["shard"])):
+                counts.documents_in += 1
+                counts.bytes_in += len(data)
+                waiting.append(Item(index, document, data))
+                yield document
+
+        for answer in stage.apply(feed(), self.root / task["decisions"]):
+            if not waiting:
+                check_answers(key, [], [answer_id(answer)])
+            item = waiting.popleft()
+            if item.document.id != answer_id(answer):
+                check_answers(key, [item.document.id], [answer_id(answer)])
+            self.beat(key, item.number, 1, item.document.id)
+            if isinstance(answer, Dropped):
+                ledger.drop(key, item.document.id, answer.reason, answer.detail, answer.document.text)
+            elif kept := ledger.passed(key, item, answer):
+                yield kept
+        if waiting:
+            check_answers(key, [item.document.id for item in waiting], [])
+
+    def _pass(self, task: Task, folder: Path, ledger: Ledger, items: Iterator[Item]) -> dict[str, Any]:
+        """Documents through the task's stages into shards, each summarised for the next stage over the corpus."""
+        stages = [(self.keys[n + 1], self.stage(n)) for n in task["stages"]]
+        skip = frozenset((key, index) for key, index in task.get("skip", ()))
+        chain = Chain(
+            [(key, stage) for key, stage in stages if isinstance(stage, Stage)],
+            ledger,
+            self.limit,
+            fatal=self.recipe.on_error == "fatal",
+            skip=skip,
+            beat=self.beat,
+            **({"batch": 1} if task.get("careful") else {}),
+        )
+        shards: list[dict[str, Any]] = []
+        stream = chain.run(items)
+        for first in stream:
+            name = f"{len(shards):05d}"
+            writer = RecordWriter(folder / f"{name}.docs")
+            feed = self._fill(task, ledger, itertools.chain([first], stream), writer, skip)
+            if task["summarise"] is None:
+                for _ in feed:
+                    pass
+            else:
+                self._summarise(task["summarise"], feed, folder / f"{name}.summary")
+            writer.close()
+            shards.append({"name": name, "documents": writer.documents, "bytes": writer.bytes})
+        ledger.close()
+        counts = {key: counts.as_json() for key, counts in sorted(ledger.counts.items())}
+        return {"shards": shards, "counts": counts}
+
+    def _fill(
+        self, task: Task, ledger: Ledger, stream: Iterator[Item], writer: RecordWriter, skip: frozenset[tuple[str, int]]
+    ) -> Iterator[Item]:
+        """Write documents to a shard until it is full, and pass them on."""
+        key = "" if task["summarise"] is None else self.keys[task["summarise"] + 1]
+        for item in stream:
+            if skip and (key, item.number) in skip:
+                counts = ledger.of(key)
+                counts.documents_in, counts.bytes_in = counts.documents_in + 1, counts.bytes_in + len(item.data)
+                detail = f"more than {self.limit.seconds:g} s of CPU (limits.timeout)"
+                ledger.drop(key, item.document.id, "timeout", detail, item.document.text)
+            else:
+                writer.write(item.document, item.data)
+                yield item
+            if writer.bytes >= self.recipe.shard_bytes:
+                return
+
+    def _summarise(self, number: int, feed: Iterator[Item], summary: Path) -> None:
+        """Give a stage over the corpus its first look at a shard; between two documents it has the time of one."""
+        stage, key = self.stage(number), self.keys[number + 1]
+        assert isinstance(stage, CorpusStage)
+        last = -1
+
+        def documents() -> Iterator[Document]:
+            nonlocal last
+            for item in feed:
+                last = item.number
+                self.beat(key, last, 1, item.document.id)
+                try:
+                    self.limit.__enter__()
+                    yield item.document
+                finally:
+                    self.limit.__exit__(None, None, None)
+
+        try:
+            stage.summarise(documents(), summary)
+        except TimeLimit:
+            raise Slow(key, last) from None
+        for _ in feed:  # what the stage did not want to see belongs to the shard all the same
+            pass
+        if not summary.is_file():
+            raise LlmanacError(f"stage {key}: summarise wrote no file {summary.name}")
+
+    def _decide(self, task: Task, folder: Path) -> dict[str, Any]:
+        stage = self.stage(task["decided"])
+        assert isinstance(stage, CorpusStage)
+        summaries = [self.root / name for name in task["summaries"]]
+        decisions = [folder / f"{n:05d}.decisions" for n in range(len(summaries))]
+        self.beat(self.keys[task["decided"] + 1], -1, 0, "")
+        found = stage.decide(summaries, decisions, memory=self.recipe.limits.memory)
+        missing = next((path.name for path in decisions if not path.is_file()), None)
+        if missing:
+            raise LlmanacError(f"stage {self.keys[task['decided'] + 1]}: decide wrote no file {missing}")
+        return {"found": found}
+
+    def _write(self, task: Task, folder: Path) -> dict[str, Any]:
+        from llmanac.data.pipeline.mixing import output_records
+
+        path = folder / task["name"]
+        self.beat("write", -1, 0, task["name"])
+        write_output(path, output_records(self.root, task), self.recipe.output.format)
+        return {"name": task["name"], "bytes": path.stat().st_size, "sha256": files.file_sha256(path)}

@@ -1,0 +1,70 @@
+"""One process of the local engine: `python -m llmanac.data.pipeline.worker FOLDER PULSE`.
+
+Tasks come as lines of JSON on standard input, answers go as lines of JSON to standard output. When standard input
+closes, which it does when whoever started the process dies, the process ends at once: every task is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.errors import LlmanacError
+from llmanac.data.pipeline.pulse import Pulse
+from llmanac.data.pipeline.recipe import make_recipe
+from llmanac.data.pipeline.tasks import Slow, Task, Worker
+
+
+def answer(worker: Worker, task: Task) -> dict[str, Any]:
+    """Do a task; what there is to say of it as plain data."""
+    try:
+        worker.do(task)
+    except Slow as slow:
+        return {"slow": [slow.key, slow.index]}
+    except LlmanacError as error:
+        return {"error": str(error), "type": type(error).__name__}
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{task['folder']}: {type(error).__name__}: {error}", "unexpected": True}
+    return {"done": task["folder"]}
+
+
+def make_worker(root: Path, beat: Any) -> Worker:
+    """A worker of the build in `root`, whose resolved recipe lies there."""
+    return Worker(root, make_recipe(files.read_json(root / "build.json")["recipe"]), beat)
+
+
+def main(root: Path, pulse: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    tasks: queue.Queue[Task] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            tasks.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    worker: Worker | None = None
+    beat = Pulse(pulse, make=True).beat
+    while True:
+        task = tasks.get()
+        try:
+            worker = worker or make_worker(root, beat)
+            said = answer(worker, task)
+        except LlmanacError as error:
+            said = {"error": str(error), "type": type(error).__name__}
+        print(json.dumps(said), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

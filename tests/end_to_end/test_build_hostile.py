@@ -1,0 +1,220 @@
+"""Input and documents that mean no good: each is set aside with a reason, in bounded memory and time."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from _builds import dropped, rows, stage
+
+from llmanac.core.errors import DataError, LlmanacError
+from llmanac.data.pipeline.build import build
+from llmanac.data.pipeline.recipe import make_recipe
+
+GOOD = "a good text of a few words"
+
+
+def built(folder: Path, *, stages: Any = (), workers: int = 1, **more: Any) -> tuple[list[str], dict[str, str]]:
+    """Build what is in `folder/in`: ids kept, and the reason of each that was not."""
+    recipe = make_recipe({"inputs": [str(folder / "in")], "stages": list(stages), **more})
+    manifest = build(recipe, folder / "out", workers=workers)
+    reasons = {line["id"]: line["reason"] for line in dropped(folder / "out")}
+    assert len(reasons) == sum(sum(s["dropped"].values()) for s in manifest["stages"])
+    return [row["id"] for row in rows(folder / "out")], reasons
+
+
+def lines(*texts: str) -> bytes:
+    return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.txt").write_text(GOOD)
+    return tmp_path
+
+
+def test_bad_bytes_and_broken_rows(folder: Path) -> None:
+    (folder / "in" / "a.jsonl").write_bytes(
+        lines("one") + b'{"text": "\xff\xfe"}\n' + b'"text"\n' + b"null\n" + b'{"text": 3}\n' + b'{"text": null}\n'
+        + b'{"text": "\\ud800 half"}\n' + b'{"text": "x", "n": ' + b"1" * 5000 + b"}\n" + b"[" * 100_000 + b"\n"
+        + b'{"other": 1}\n' + b"\x00\n" + lines("two") + b'{"text": "cut'
+    )  # fmt: skip
+    (folder / "in" / "latin.txt").write_bytes("Größe".encode("latin-1"))
+    (folder / "in" / "wide.csv").write_text("text,n\none,1\ntwo\nthree,3\n")
+    (folder / "in" / "zero.txt").write_bytes(b"")
+    (folder / "in" / "null.json").write_text("null")
+    (folder / "in" / "half.json").write_text('[{"text": "first"}, {"text": ')
+    (folder / "in" / "no.parquet").write_bytes(b"PAR1 not at all")
+    kept, reasons = built(folder)
+    assert kept == ["a.jsonl:1", "a.jsonl:12", "good.txt", "half.json:1", "wide.csv:2", "wide.csv:4"]
+    assert reasons == {
+        "a.jsonl:2": "not-utf8", "a.jsonl:3": "not-an-object", "a.jsonl:4": "not-an-object", "a.jsonl:5": "no-text",
+        "a.jsonl:6": "no-text", "a.jsonl:7": "not-unicode", "a.jsonl:8": "not-json", "a.jsonl:9": "not-json",
+        "a.jsonl:10": "no-text", "a.jsonl:11": "not-json", "a.jsonl:13": "not-json", "latin.txt": "not-utf8",
+        "wide.csv:3": "not-csv", "zero.txt": "empty", "null.json:1": "not-an-object", "half.json:1": "not-json",
+        "no.parquet": "damaged",
+    }  # fmt: skip
+
+
+def test_fatal_stops_at_the_first(folder: Path) -> None:
+    (folder / "in" / "a.jsonl").write_bytes(lines("one") + b"{broken\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:2: not JSON .*on_error"):
+        built(folder, on_error="fatal")
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
+def test_a_truncated_file_gives_what_came_before(folder: Path, suffix: str) -> None:
+    data = lines(*(f"text {n} {os.urandom(30).hex()}" for n in range(20_000)))
+    packed = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[suffix](data)
+    (folder / "in" / f"a.jsonl.{suffix}").write_bytes(packed[: len(packed) * 2 // 3])
+    kept, reasons = built(folder)
+    assert len(kept) > 100
+    assert reasons == {f"a.jsonl.{suffix}": "truncated"}
+    assert all(json.dumps({"text": row["text"]}).encode() in data for row in rows(folder / "out")[:-1])
+
+
+def test_a_bomb_is_left_where_it_swells(folder: Path) -> None:
+    bomb = gzip.compress(lines("x" * 10_000) * 4_400)  # 44 MB out of 130 kB
+    (folder / "in" / "bomb.jsonl.gz").write_bytes(bomb)
+    (folder / "in" / "flat.txt.gz").write_bytes(gzip.compress(b" " * (40 << 20)))
+    kept, reasons = built(folder, limits={"ratio": 100.0})
+    assert reasons == {"bomb.jsonl.gz": "bomb", "flat.txt.gz": "bomb"}
+    assert 0 < len(kept) < 4_400
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), pa.array(["y" * 1_000_000]))
+    (folder / "in" / "bomb.jsonl.gz").unlink()
+    (folder / "in" / "flat.txt.gz").unlink()
+    pyarrow.parquet.write_table(pa.table({"text": values}), folder / "in" / "rows.parquet")
+    recipe = make_recipe({"inputs": [str(folder / "in")], "limits": {"max_bytes": 10_000}})
+    build(recipe, folder / "rows", workers=1)  # 3 GB of text, were it held
+    assert [r["id"] for r in rows(folder / "rows")] == ["good.txt"]
+
+
+def test_zip_archives_are_folders_and_their_bombs_are_left(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "in" / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("docs/one.txt", "the first")
+        archive.writestr("../../rows.jsonl", lines("row") + b"{broken\n")
+        archive.writestr("page.html", "<p>page</p>")
+        archive.writestr("picture.png", b"\x89PNG")
+        archive.writestr("inner.zip", b"PK")
+        archive.writestr("blank.txt", "")
+        archive.writestr("latin.txt", "Größe".encode("latin-1"))
+    with zipfile.ZipFile(folder / "in" / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("before.txt", "before the bomb")
+        archive.writestr("zeros.txt", b"0" * (60 << 20))
+        archive.writestr("after.txt", "after the bomb")
+    whole = (folder / "in" / "a.zip").read_bytes()
+    (folder / "in" / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    (folder / "in" / "flip.zip").write_bytes(whole[:45] + b"\xff\xff" + whole[47:])
+    kept, reasons = built(folder)
+    inside = ["a.zip/docs/one.txt", "a.zip/../../rows.jsonl:1", "a.zip/page.html"]
+    assert kept == [*inside, "bomb.zip/before.txt", "good.txt"]
+    assert reasons == {
+        "a.zip/../../rows.jsonl:2": "not-json", "a.zip/inner.zip": "nested", "a.zip/blank.txt": "empty",
+        "a.zip/latin.txt": "not-utf8", "bomb.zip": "bomb", "cut.zip": "damaged", "flip.zip": "damaged",
+    }  # fmt: skip
+    assert not list((folder / "in").parent.glob("rows*"))
+
+
+def test_a_huge_line_and_a_huge_file_in_bounded_memory(tmp_path: Path) -> None:
+    """In a process of its own, whose memory is measured; the worker's is, too."""
+    program = """
+        import json, resource, sys
+        from pathlib import Path
+        from llmanac.data.pipeline.build import build
+        from llmanac.data.pipeline.recipe import make_recipe
+        root = Path(sys.argv[1])
+        (root / "in").mkdir()
+        with open(root / "in" / "line.jsonl", "wb") as out:
+            out.write(b'{"text": "small"}\\n{"text": "')
+            for _ in range(200):
+                out.write(b"x" * 1_000_000)
+            out.write(b'"}\\n{"text": "after"}\\n')
+        with open(root / "in" / "whole.txt", "wb") as out:
+            for n in range(100):
+                out.write(b"word " * 200_000)
+        with open(root / "in" / "array.json", "wb") as out:
+            out.write(b'[{"text": "first"}, {"text": "')
+            for _ in range(60):
+                out.write(b"x" * 1_000_000)
+            out.write(b'"}, {"text": "last"}]')
+        recipe = make_recipe({"inputs": [str(root / "in")], "stages": ["clean"], "limits": {"max_bytes": 2_000_000}})
+        build(recipe, root / "out", workers=1)
+        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout.split()[-1]) < 200, "megabytes of the largest process"
+    reasons = {line["id"]: line["reason"] for line in dropped(tmp_path / "out")}
+    assert reasons == {"line.jsonl:2": "too-large", "array.json:2": "too-large"}
+    found = rows(tmp_path / "out")
+    assert {"line.jsonl:1", "line.jsonl:3", "array.json:1", "whole.txt", "whole.txt#99"} <= {r["id"] for r in found}
+    assert sum(len(r["text"].split()) for r in found if r["id"].startswith("whole")) == 20_000_000
+
+
+def test_documents_that_break_a_stage_are_dropped_and_their_neighbours_are_not(folder: Path) -> None:
+    words = ["good", "CRASH", "good", "LOOP", "good", "DEEP", "SURROGATE", "good"]
+    (folder / "in" / "a.jsonl").write_bytes(lines(*words))
+    kept, reasons = built(folder, stages=[stage("hostile"), "clean"], limits={"timeout": 0.3})
+    assert kept == ["a.jsonl:1", "a.jsonl:3", "a.jsonl:5", "a.jsonl:8", "good.txt"]
+    assert reasons == {"a.jsonl:2": "error", "a.jsonl:4": "timeout", "a.jsonl:6": "error", "a.jsonl:7": "not-unicode"}
+    details = {line["id"]: line["detail"] for line in dropped(folder / "out")}
+    assert details["a.jsonl:2"] == "ValueError: no such luck"
+    assert details["a.jsonl:4"] == "more than 0.3 s of CPU (limits.timeout)"
+
+
+def test_compiled_code_that_hangs_is_ended_from_outside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmanac.data.pipeline import local
+
+    monkeypatch.setattr(local, "GRACE", 0.5)
+    (folder / "in" / "a.jsonl").write_bytes(lines("good", "fine", "HANG", "good", "CRASH"))
+    kept, reasons = built(folder, stages=["clean", stage("hostile")], limits={"timeout": 0.3}, workers=2)
+    assert kept == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:4", "good.txt"]
+    assert reasons == {"a.jsonl:3": "timeout", "a.jsonl:5": "error"}
+
+
+def test_a_stage_that_loses_documents_or_always_fails_stops_the_build(folder: Path) -> None:
+    (folder / "in" / "a.jsonl").write_bytes(lines("good", "LOSE"))
+    with pytest.raises(LlmanacError, match=r"stage 01-hostile gave 2 answers for 3 documents"):
+        built(folder, stages=[stage("hostile")])
+    (folder / "in" / "a.jsonl").write_bytes(lines(*["CRASH"] * 30))
+    with pytest.raises(LlmanacError, match=r"failed on each of the first 20 documents .*no such luck"):
+        recipe = make_recipe({"inputs": [str(folder / "in")], "stages": [stage("hostile")]})
+        build(recipe, folder / "other", workers=1)
+
+
+def test_a_worker_that_dies_is_named_and_the_build_goes_on_later(folder: Path) -> None:
+    (folder / "in" / "a.jsonl").write_bytes(lines("good", "DIE", "good"))
+    recipe = make_recipe({"inputs": [str(folder / "in")], "stages": [stage("hostile", mark=str(folder))]})
+    with pytest.raises(
+        LlmanacError, match=r"worker 0 .*killed by SIGKILL while stage 01-hostile was at 'a\.jsonl:1' .*memory"
+    ):
+        build(recipe, folder / "out", workers=1)
+    build(recipe, folder / "out", workers=1)
+    assert len(rows(folder / "out")) == 4
+
+
+def test_limits_of_the_machine_are_sentences(folder: Path) -> None:
+    with pytest.raises(LlmanacError, match=r"is a file; name a folder"):
+        recipe = make_recipe({"inputs": [str(folder / "in")]})
+        build(recipe, folder / "in" / "good.txt")
+    if os.geteuid() != 0:
+        (folder / "locked").mkdir(mode=0o500)
+        with pytest.raises(LlmanacError, match="cannot write"):
+            build(recipe, folder / "locked" / "out")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
