@@ -34,6 +34,10 @@ def load_tokenizer(
     path = Path(path)
     if path.is_dir():
         if not (path / "tokenizer.json").is_file():
+            if _is_byt5(path):
+                from llmanac.tokenizers import _tokenizer_json
+
+                return _tokenizer_json.load_byt5(path)
             raise TokenizerError(f"{path}: has no tokenizer.json")
         path = path / "tokenizer.json"
     if not path.is_file():
@@ -49,6 +53,13 @@ def load_tokenizer(
     from llmanac.tokenizers import _tokenizer_json
 
     return _tokenizer_json.load(path)
+
+
+def _is_byt5(folder: Path) -> bool:
+    from llmanac.tokenizers._json_files import read_config
+
+    config = read_config(folder / "tokenizer_config.json")
+    return isinstance(config, dict) and config.get("tokenizer_class") == "ByT5Tokenizer"
 
 
 def train_tokenizer(name: str, files_or_texts: str | Path | Iterable[str | Path], **choices: Any) -> Tokenizer:
