@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -113,17 +113,30 @@ class BPE(Tokenizer):
                 stop += 1
             buffer, used, ends = self.splitter.pack([self._prepared(text) for text in texts[start:stop]])
             text_ends = np.empty(stop - start, np.int64)
-            *tables, counters = self._tables
-            arguments = (buffer, used, *self.splitter.classes, self.splitter.mode, ends, self._byte_ids)
-            ids = _ENCODE(*arguments, *tables, counters, text_ends)
-            if counters[bpe_encode.MISSING]:
-                byte = int(counters[bpe_encode.MISSING]) - 1
-                counters[bpe_encode.MISSING] = 0
-                raise TokenizerError(_no_token(byte))
+            ids = self._encode_packed(buffer, used, self.splitter.mode, ends, text_ends)
             firsts = [0, *text_ends[:-1].tolist()]
             out += [ids[a:b] for a, b in zip(firsts, text_ends.tolist(), strict=True)]
             start = stop
         return out
+
+    def _encode_packed(
+        self, buffer: np.ndarray, used: int, mode: int, ends: np.ndarray, text_ends: np.ndarray
+    ) -> np.ndarray:
+        """Ids of every text of a packed buffer; fills `text_ends`."""
+        *tables, counters = self._tables
+        arguments = (buffer, used, *self.splitter.classes, mode, ends, self._byte_ids)
+        ids: np.ndarray = _ENCODE(*arguments, *tables, counters, text_ends)
+        if counters[bpe_encode.MISSING]:
+            byte = int(counters[bpe_encode.MISSING]) - 1
+            counters[bpe_encode.MISSING] = 0
+            raise TokenizerError(_no_token(byte))
+        return ids
+
+    def extended(self, texts: Iterable[str], extra: int) -> BPE:
+        """This tokenizer with up to `extra` further tokens; see `_extend.py`."""
+        from llmanac.tokenizers._extend import extend_bpe
+
+        return extend_bpe(self, texts, extra)
 
     def sample(self, text: str, *, seed: int, dropout: float = 0.1, **choices: Any) -> list[int]:
         """Ids of one segmentation by BPE-dropout (Provilkov et al. 2020).
