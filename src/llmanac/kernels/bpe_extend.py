@@ -1,5 +1,5 @@
-"""Going on with byte-pair encoding where a vocabulary left off: the trainer's loop, started from words that are cut into
-tokens already instead of into bytes."""
+"""Going on with byte-pair encoding where a vocabulary left off: the trainer's loop, started from words that are cut
+into tokens already instead of into bytes."""
 
 from __future__ import annotations
 

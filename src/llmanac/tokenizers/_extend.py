@@ -7,6 +7,7 @@ what changes is only that neighbouring tokens of the old encoding become one whe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -38,7 +39,7 @@ def extend_bpe(tokenizer: BPE, texts: Iterable[str], extra: int) -> BPE:
         )
     words, offsets, counts = count_pieces(_prepared(tokenizer, texts), tokenizer.splitter, "extend")
     data, limits = words.tobytes(), offsets.tolist()
-    pieces = [data[a:b] for a, b in zip(limits, limits[1:], strict=False)]
+    pieces = [data[a:b] for a, b in itertools.pairwise(limits)]
     own_byte = np.array([id >= 0 and id != tokenizer.unknown_id for id in tokenizer._byte_ids.tolist()])
     if not own_byte.all():  # a byte that is unknown has no bytes of its own to be merged
         able = np.array([own_byte[np.frombuffer(piece, np.uint8)].all() for piece in pieces])

@@ -38,7 +38,7 @@ def check_roles(spec: Any) -> None:
             raise SpecError(f"{role}: {named!r} is not among special_tokens")
 
 
-def roles_of(spec: Any, special: Sequence[str], *no_roles: str) -> dict[str, str | None]:
+def roles_of(spec: Any, special: Sequence[str], *no_roles: str) -> dict[str, Any]:
     """`bos`, `eos`, `pad` and `chat_template` of a Spec, those left open by the usual names among the special tokens.
 
     `no_roles` are special tokens that stand for no speaker in a chat.

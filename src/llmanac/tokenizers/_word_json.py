@@ -68,7 +68,7 @@ def _steps(pre_tokenizer: Any) -> list[str]:
 def _normal(normalizer: Any) -> list[Normal]:
     if normalizer is None:
         return []
-    kinds = [step.get("type") for step in steps_of(normalizer, "normalizer", "normalizers")]
+    kinds = [str(step.get("type")) for step in steps_of(normalizer, "normalizer", "normalizers")]
     for kind in kinds:
         if kind not in NORMALIZERS:
             raise TokenizerError(f"normalizer: {kind!r} is not supported for words (only NFC, Lowercase)")

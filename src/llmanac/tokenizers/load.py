@@ -146,12 +146,14 @@ def texts_of(files_or_texts: str | Path | Iterable[str | Path], stretch: int | N
     for item in files_or_texts:
         if isinstance(item, Path):
             blocks = itertools.chain.from_iterable(map(_blocks, _files(item)))
-            yield from blocks if stretch is None else itertools.chain.from_iterable(_cut(b, stretch) for b in blocks)
+            yield from (
+                blocks if stretch is None else itertools.chain.from_iterable(stretches(b, stretch) for b in blocks)
+            )
         else:
             yield item
 
 
-def _cut(text: str, stretch: int) -> Iterator[str]:
+def stretches(text: str, stretch: int) -> Iterator[str]:
     """A text in stretches that end where a piece ends, where there is such a place."""
     start = 0
     while start < len(text):
