@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,4 +42,6 @@ def from_byt5(added: Sequence[AddedToken], **roles: Any) -> UTF8:
         raise TokenizerError("added tokens: ByT5 has three from id 0 on, then 256 bytes, then all others; these differ")
     tokens: list[bytes | None] = [before[id] for id in range(BYT5_SPECIAL)]
     tokens += [bytes([byte]) for byte in range(256)]
-    return UTF8(tokens=tokens, merges=NO_MERGES, splitter=Splitter([]), added=added, **roles)
+    # ByT5 writes its own three as plain tokens, which a user's text could then spell.
+    control = [replace(token, special=True) if token.id < BYT5_SPECIAL else token for token in added]
+    return UTF8(tokens=tokens, merges=NO_MERGES, splitter=Splitter([]), added=control, **roles)

@@ -56,7 +56,7 @@ class WordLevel(Tokenizer):
         super().__init__(**roles)
         self.tokens, self.splitter, self.unknown_id = list(tokens), splitter, unknown
         self.normal, self.document = tuple(normal), document
-        self.separator = (b" " if splitter.drops_space else b"") if separator is None else separator
+        self.separator = (b" " if splitter.dropping else b"") if separator is None else separator
         self.vocab_size = max(len(self.tokens), max((token.id for token in self.added.tokens), default=-1) + 1)
         self.tokens += [None] * (self.vocab_size - len(self.tokens))
         for token in self.added.tokens:
@@ -88,7 +88,7 @@ class WordLevel(Tokenizer):
             clean = [self._normal_form(text)[0] for text in texts[start:stop]]
             buffer, used, ends = self.splitter.pack(clean)
             text_ends = np.empty(stop - start, np.int64)
-            drops = int(self.splitter.drops_space)
+            drops = int(bool(self.splitter.dropping))
             ids = word_level.word_ids(buffer, used, ends, *self.splitter.classes, drops, *self._table, text_ends)
             missing = ids == word_level.MISSING
             if missing.any():
@@ -153,7 +153,14 @@ class WordLevel(Tokenizer):
         digest = hashlib.sha256()
         for data in self.tokens:
             digest.update(b"\xff" if data is None else len(data).to_bytes(4, "little") + data)
-        return ["word", digest.hexdigest(), list(self.splitter.steps), list(self.normal), self.unknown_id]
+        return [
+            "word",
+            digest.hexdigest(),
+            self.splitter.dropping,
+            list(self.splitter.steps),
+            list(self.normal),
+            self.unknown_id,
+        ]
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
@@ -180,7 +187,7 @@ def ranked_words(
     found = [(data[a:b], n) for a, b, n in zip(limits, limits[1:], counts.tolist(), strict=False) if n >= min_frequency]
     found.sort()
     found.sort(key=lambda item: -item[1])
-    if not splitter.drops_space:
+    if not splitter.dropping:
         return found
     return [item for item in found if splitter.is_kept(item[0])]
 

@@ -10,7 +10,7 @@ from llmanac.core.errors import TokenizerError
 from llmanac.tokenizers._normal import SURROGATE
 from llmanac.tokenizers._tokenizer_json import split_pattern, steps_of, vocabulary_entries, write_files
 from llmanac.tokenizers._word import Normal, WordLevel
-from llmanac.tokenizers._word_split import DROPPING, WHITESPACE, WHITESPACE_SPLIT, WordSplitter
+from llmanac.tokenizers._word_split import WHITESPACE, WHITESPACE_SPLIT, WordSplitter
 
 PRE_TOKENIZERS = {"Whitespace": WHITESPACE, "WhitespaceSplit": WHITESPACE_SPLIT}
 NORMALIZERS: dict[str, Normal] = {"NFC": "nfc", "Lowercase": "lowercase"}
@@ -39,7 +39,7 @@ def from_model(model: Mapping[str, Any], **parts: Any) -> WordLevel:
     known = {token.text: token.id for token in added} | vocab
     return WordLevel(
         tokens=tokens,
-        splitter=WordSplitter(_steps(document.get("pre_tokenizer"))),
+        splitter=_splitter(document.get("pre_tokenizer")),
         unknown=known.get(unknown),
         normal=_normal(document.get("normalizer")),
         separator=_separator(document.get("decoder")),
@@ -47,22 +47,20 @@ def from_model(model: Mapping[str, Any], **parts: Any) -> WordLevel:
     )
 
 
-def _steps(pre_tokenizer: Any) -> list[str]:
+def _splitter(pre_tokenizer: Any) -> WordSplitter:
     if pre_tokenizer is None:
-        return []
-    found: list[str] = []
-    for i, step in enumerate(steps_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
-        kind = step.get("type")
-        if found[:1] and (kind in PRE_TOKENIZERS or found[0] in DROPPING):
-            raise TokenizerError(f"pre_tokenizer[{i}]: {kind!r} with another step beside it is not supported")
-        if kind in PRE_TOKENIZERS:
-            found.append(PRE_TOKENIZERS[kind])
-        elif kind == "Split":
-            found.append(split_pattern(step, i))
-        else:
+        return WordSplitter()
+    steps = steps_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")
+    kinds = [str(step.get("type")) for step in steps]
+    for i, kind in enumerate(kinds):
+        if kind not in (*PRE_TOKENIZERS, "Split"):
             known = ", ".join([*PRE_TOKENIZERS, "Split"])
             raise TokenizerError(f"pre_tokenizer[{i}]: {kind!r} is not supported for words (known: {known})")
-    return found
+        if kind in PRE_TOKENIZERS and len(kinds) > 1:
+            raise TokenizerError(f"pre_tokenizer[{i}]: {kind!r} with another step beside it is not supported")
+    if kinds and kinds[0] in PRE_TOKENIZERS:
+        return WordSplitter(dropping=PRE_TOKENIZERS[kinds[0]])
+    return WordSplitter([split_pattern(step, i) for i, step in enumerate(steps)])
 
 
 def _normal(normalizer: Any) -> list[Normal]:
@@ -105,8 +103,8 @@ def write(tokenizer: WordLevel, folder: Path) -> None:
 def _own_parts(tokenizer: WordLevel) -> dict[str, Any]:
     """The parts around the model, for a tokenizer that came from no such file."""
     splitter = tokenizer.splitter
-    if splitter.drops_space:
-        kind = next(kind for kind, name in PRE_TOKENIZERS.items() if name == splitter.steps[0])
+    if splitter.dropping:
+        kind = next(kind for kind, name in PRE_TOKENIZERS.items() if name == splitter.dropping)
         pre_tokenizer: dict[str, Any] | None = {"type": kind}
     else:
         splits = [

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llmanac.core.errors import SpecError, nearest
 from llmanac.kernels import word_level, words
 from llmanac.kernels.text import pack
-from llmanac.tokenizers._patterns import Splitter, pattern_of
+from llmanac.tokenizers._patterns import NAMED, Splitter, pattern_of
 
 WHITESPACE, WHITESPACE_SPLIT = "whitespace", "whitespace-split"
 DROPPING = (WHITESPACE, WHITESPACE_SPLIT)
@@ -22,41 +23,51 @@ DROPPING = (WHITESPACE, WHITESPACE_SPLIT)
 class WordSplitter:
     """Cuts text into words.
 
-    Attributes:
-        steps: the patterns, one after the other; `whitespace` or `whitespace-split`, alone, drops white space.
-        drops_space: whether pieces of white space are left out.
+    Args:
+        steps: regexes, one after the other, each within the pieces of the one before; nothing of the text is lost.
+        dropping: `whitespace` or `whitespace-split` instead, which drop white space.
 
     Raises:
-        SpecError: an unknown name, or no regex.
+        SpecError: what is no regex.
     """
 
-    def __init__(self, steps: Sequence[str]) -> None:
-        self.drops_space = len(steps) == 1 and steps[0] in DROPPING
-        self.steps = tuple(steps) if self.drops_space else tuple(map(pattern_of, steps))
-        self._inner = Splitter([] if self.drops_space else self.steps)
-        self.mode = words.GIVEN
-        self.kernel_mode = self._inner.mode
+    def __init__(self, steps: Sequence[str] = (), dropping: str = "") -> None:
+        self.steps, self.dropping = tuple(steps), dropping
+        self._inner = Splitter(self.steps)
+        self.mode = words.GIVEN  # `pack` finds the ends of all pieces
+
+    @classmethod
+    def named(cls, pattern: str) -> WordSplitter:
+        """By one of the names, or by a regex. Raises SpecError for a name that is none."""
+        if pattern in DROPPING:
+            return cls(dropping=pattern)
+        try:
+            return cls([pattern_of(pattern)])
+        except SpecError as error:
+            if "no split pattern named" not in str(error):
+                raise
+            known = (*DROPPING, *NAMED)
+            near = nearest(pattern, known)
+            raise SpecError(f"no split pattern named {pattern!r}{near} (known: {', '.join(known)})") from None
 
     @property
     def classes(self) -> tuple[np.ndarray, np.ndarray]:
         """The class tables for the kernels."""
-        if self.drops_space:
-            return word_level.run_classes(self.steps[0] == WHITESPACE)
-        return self._inner.classes
+        return word_level.run_classes(self.dropping == WHITESPACE) if self.dropping else self._inner.classes
 
     def pack(self, texts: Sequence[str]) -> tuple[np.ndarray, int, np.ndarray]:
         """`(buffer, bytes in use, ends of its pieces)`. The texts hold no surrogates."""
-        if self.drops_space:
+        if self.dropping:
             buffer, used = pack([text.encode("utf-8") for text in texts])
             return buffer, used, word_level.run_ends(buffer, used, *self.classes)
         buffer, used, ends = self._inner.pack(texts)
-        if self.kernel_mode != words.GIVEN:
-            ends = words.piece_ends(buffer, used, *self.classes, self.kernel_mode)
+        if self._inner.mode != words.GIVEN:
+            ends = words.piece_ends(buffer, used, *self.classes, self._inner.mode)
         return buffer, used, ends
 
     def is_kept(self, word: bytes) -> bool:
         """Whether a piece becomes a token."""
-        if not self.drops_space:
+        if not self.dropping:
             return True
         first = word.decode("utf-8")[:1]
         return not first or int(self.classes[1][ord(first)]) != word_level.SPACE

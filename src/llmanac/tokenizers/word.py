@@ -71,7 +71,7 @@ class Spec(TokenizerSpec):
             least = len(self.special) + 1
             raise SpecError(f"vocab_size: {self.vocab_size} is not between {least} and {(1 << 30) - 1}")
         try:
-            WordSplitter([self.pattern])
+            WordSplitter.named(self.pattern)
         except SpecError as error:
             raise SpecError(f"pattern: {error}") from None
 
@@ -81,7 +81,7 @@ class Spec(TokenizerSpec):
         Raises:
             DataError: no text at all, or an item that is no text.
         """
-        splitter = WordSplitter([self.pattern])
+        splitter = WordSplitter.named(self.pattern)
         found = ranked_words(count_pieces(texts, splitter, "tokenizer/word"), splitter, self.min_frequency)
         special = list(self.special)
         tokens, added = special_first(special, [word for word, _ in found[: self.vocab_size - len(special)]])
