@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import time
 
 import pytest
 
@@ -199,8 +198,6 @@ RAW = [
 def test_files_that_are_no_json_or_ambiguous(tmp_path, text, message):
     path = tmp_path / "tokenizer.json"
     path.write_text(text, "utf-8")
-    start = time.monotonic()
     with pytest.raises(TokenizerError, match=message) as caught:
         load_tokenizer(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
-    assert time.monotonic() - start < 60  # bounded, not fast: it must end

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
+from numbers import Real
 from typing import Any, Literal
 
 from llmanac.core.errors import DataError, SpecError, nearest
@@ -177,11 +178,11 @@ def shares(
         raise SpecError("alpha: give alpha or weights, not both")
     if weights is None:
         exponent = 1.0 if alpha is None else alpha
-        if isinstance(exponent, bool) or not isinstance(exponent, (int, float)) or not 0 <= exponent <= 16:
+        if isinstance(exponent, bool) or not isinstance(exponent, Real) or not 0 <= exponent <= 16:
             raise SpecError(f"alpha: {alpha!r} is not an exponent; 0 makes all groups equal, 1 leaves them as they are")
         whole = sum(map(Fraction, amounts.values()))
         parts = {name: Fraction(amount) / whole for name, amount in amounts.items()}
-        raw = parts if exponent == 1 else {name: Fraction(float(part) ** exponent) for name, part in parts.items()}
+        raw = parts if exponent == 1 else {name: Fraction(float(part) ** float(exponent)) for name, part in parts.items()}
     else:
         raw = _weights(amounts, weights)
     total = sum(raw.values())
@@ -198,11 +199,11 @@ def _weights(amounts: Mapping[str, float], weights: Mapping[str, float]) -> dict
         if name not in weights:
             raise SpecError(f"weights: the group {name!r} has none; give it one, 0 to leave it out")
         value = weights[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value) or value < 0:
             raise SpecError(f"weights: {name}={value!r} is not a number from 0 on")
     if not any(weights.values()):
         raise SpecError("weights: all are 0, so there is nothing to learn from")
-    return {name: Fraction(weights[name]) for name in amounts}
+    return {name: Fraction(float(weights[name])) for name in amounts}
 
 
 def apportion(parts: Mapping[str, Fraction | float], total: int) -> dict[str, int]:
