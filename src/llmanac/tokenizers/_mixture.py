@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isfinite
+from math import inf
 from numbers import Real
 from typing import Any, Literal
 
@@ -182,7 +182,9 @@ def shares(
             raise SpecError(f"alpha: {alpha!r} is not an exponent; 0 makes all groups equal, 1 leaves them as they are")
         whole = sum(map(Fraction, amounts.values()))
         parts = {name: Fraction(amount) / whole for name, amount in amounts.items()}
-        raw = parts if exponent == 1 else {name: Fraction(float(part) ** float(exponent)) for name, part in parts.items()}
+        raw = (
+            parts if exponent == 1 else {name: Fraction(float(part) ** float(exponent)) for name, part in parts.items()}
+        )
     else:
         raw = _weights(amounts, weights)
     total = sum(raw.values())
@@ -199,11 +201,11 @@ def _weights(amounts: Mapping[str, float], weights: Mapping[str, float]) -> dict
         if name not in weights:
             raise SpecError(f"weights: the group {name!r} has none; give it one, 0 to leave it out")
         value = weights[name]
-        if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value) or value < 0:
-            raise SpecError(f"weights: {name}={value!r} is not a number from 0 on")
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < inf:
+            raise SpecError(f"weights: {name}={str(value)[:40]} is not a number from 0 on")
     if not any(weights.values()):
         raise SpecError("weights: all are 0, so there is nothing to learn from")
-    return {name: Fraction(float(weights[name])) for name in amounts}
+    return {name: Fraction(weights[name]) for name in amounts}
 
 
 def apportion(parts: Mapping[str, Fraction | float], total: int) -> dict[str, int]:

@@ -153,7 +153,7 @@ def texts_of(files_or_texts: str | Path | Iterable[str | Path], stretch: int | N
             yield item
 
 
-def stretches(text: str, stretch: int) -> Iterator[str]:
+def stretches(text: str, stretch: int = STRETCH) -> Iterator[str]:
     """A text in stretches that end where a piece ends, where there is such a place."""
     start = 0
     while start < len(text):

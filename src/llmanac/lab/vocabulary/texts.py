@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.sources.files import Spec as Files
-from llmanac.tokenizers.load import STRETCH, stretches
+from llmanac.tokenizers.load import stretches
 
 
 def labelled(items: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -52,7 +52,7 @@ class Texts:
 def cut(paths: Sequence[str]) -> Iterator[str]:
     """The same in stretches of a few kilobytes, so that one large file can be dealt out in parts."""
     for text in texts(paths):
-        yield from stretches(text, STRETCH)
+        yield from stretches(text)
 
 
 def held_apart(groups: Mapping[str, Sequence[str]], every: int, limit: int) -> tuple[dict[str, list[str]], bool]:
