@@ -13,11 +13,15 @@ A merge whose bytes are a token already (a special token may equal a mergeable s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
+from llmanac.core.progress import progress
 from llmanac.kernels.bpe_train_parts import (
     BOUNDARY,
     KEY,
@@ -60,12 +64,15 @@ def _index_tokens(letters, starts, lengths, index, first_free):
                 index[slot, KEY], index[slot, NUMBER] = key, token + 1
 
 
-@cached
+@partial(cached, nogil=True)
 def _learn(
     symbols, word_of, word_start, word_counts, letters, used, starts, lengths, tokens, token_index, pairs, pair_index,
-    lists, places, placed, vocab_size, min_count,
+    lists, places, placed, vocab_size, min_count, status,
 ):  # fmt: skip
-    """The loop: take the best pair, merge it, file the lists of the pairs that arose. Returns `(merges, visited)`."""
+    """The loop: take the best pair, merge it, file the lists of the pairs that arose. Returns `(merges, visited)`.
+
+    `status` is read and written by another thread: [0] how many tokens there are, [1] stop now if it is not 0.
+    """
     n_pairs, n_lists = lists.shape[0], lists.shape[0]
     buckets, current = np.full(64, -1, np.int64), ZERO
     heap, size = np.empty((1024, 3), np.int64), ZERO
@@ -82,7 +89,8 @@ def _learn(
     )
     stamps = np.full(word_counts.shape[0], -1, np.int64)
     made, merges, visited = np.empty((vocab_size, 4), np.int64), ZERO, ZERO
-    while tokens < vocab_size:
+    while tokens < vocab_size and status[1] == 0:
+        status[0] = tokens
         which, current, heap, size = take_best(current, pairs, lists, buckets, heap, size)
         if which < 0:
             break
@@ -172,11 +180,25 @@ def train(
     pair_index = np.zeros((max(1 << 16, 1 << (4 * len(pairs)).bit_length()), 2), np.int64)
     _index_pairs(pair_index, pairs)
     placed = int(lists[:, LIST_SIZE].sum())
-    merges, visited = _learn(
-        symbols, word_of, word_start, counts, letters, used, starts, lengths, first_free, token_index, pairs,
-        pair_index, lists, places, placed, vocab_size, min_count,
+    status = np.zeros(2, np.int64)
+    learn = partial(
+        _learn, symbols, word_of, word_start, counts, letters, used, starts, lengths, first_free, token_index, pairs,
+        pair_index, lists, places, placed, vocab_size, min_count, status,
     )  # fmt: skip
+    merges, visited = _watched(learn, status, first_free, vocab_size)
     return Learned(merges, int(visited))
+
+
+def _watched(learn: Callable[[], Any], status: np.ndarray, first: int, last: int) -> Any:
+    """Learn in a thread of its own, so that progress shows and Ctrl-C is heard."""
+    with progress("merge pairs", total=last - first, unit="merges") as bar, ThreadPoolExecutor(1) as pool:
+        learning = pool.submit(learn)
+        try:
+            while not wait([learning], timeout=0.2).done:
+                bar.update(max(0, int(status[0]) - first))
+            return learning.result()
+        finally:
+            status[1] = 1
 
 
 @cached

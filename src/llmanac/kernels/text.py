@@ -31,15 +31,18 @@ _SOURCES = ("text.py", "words.py", "bpe_encode.py", "bpe_train.py", "bpe_train_p
 _STAMP = hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _SOURCES)).hexdigest()
 
 
-def cached(function: Callable[..., Any]) -> Any:
+def cached(function: Callable[..., Any], *, nogil: bool = False) -> Any:
     """`njit` whose compiled form is kept on disk until any of these kernel files changes.
 
     numba looks at a function's own file only, and would go on using old code of what the function calls.
+
+    Args:
+        nogil: let other Python threads run meanwhile; only for a kernel whose arrays nobody else writes.
     """
     try:
-        dispatcher = njit(cache=True)(function)
+        dispatcher = njit(cache=True, nogil=nogil)(function)
     except RuntimeError:  # no folder that numba may write to
-        return njit(function)
+        return njit(nogil=nogil)(function)
     index: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if hasattr(index, "_source_stamp"):
         index._source_stamp = (index._source_stamp, _STAMP)
@@ -66,6 +69,18 @@ def _load(bits: int, kind: Any) -> Any:
 
 load_byte = _load(8, types.uint8)
 load_word = _load(64, types.uint64)
+
+
+@intrinsic
+def add_one(typing_context, address):
+    """Add one to the 64-bit number at an address."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(64)))
+        builder.store(builder.add(builder.load(pointer, align=8), ir.Constant(ir.IntType(64), 1)), pointer, align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), generate
 
 
 @intrinsic
