@@ -4,10 +4,11 @@ into tokens already instead of into bytes."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from llmanac.kernels.bpe_train import Learned, _index_pairs, _index_tokens, _learn
+from llmanac.kernels.bpe_train import Learned, _index_pairs, _index_tokens, _learn, _watched
 from llmanac.kernels.bpe_train_parts import BOUNDARY, INSIDE
 
 
@@ -63,8 +64,10 @@ def learn_further(
 
     pair_index = np.zeros((max(1 << 16, 1 << (4 * len(pairs)).bit_length()), 2), np.int64)
     _index_pairs(pair_index, pairs)
-    merges, visited = _learn(
-        symbols, word_of, word_start, counts, letters, used, starts, lengths, first_free, token_index, pairs,
-        pair_index, lists, places, len(joined), first_free + extra, 0,
+    status = np.zeros(2, np.int64)
+    learn = partial(
+        _learn, symbols, word_of, word_start, counts, letters, used, starts, lengths, first_free, token_index, pairs,
+        pair_index, lists, places, len(joined), first_free + extra, 0, status,
     )  # fmt: skip
+    merges, visited = _watched(learn, status, first_free, first_free + extra)
     return Learned(merges, int(visited))

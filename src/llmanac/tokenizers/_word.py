@@ -114,7 +114,8 @@ class WordLevel(Tokenizer):
         places = np.cumsum((np.frombuffer(data + b"a", np.uint8) & 0xC0) != 0x80) - 1
         spans = zip(places[starts].tolist(), places[stops].tolist(), strict=True)
         found = [(clean[a:b], a, b) for a, b in spans]
-        return [item for item in found if self.splitter.is_kept(item[0][:1].encode("utf-8"))]
+        spaces = self.splitter.is_space
+        return [item for item in found if not (self.splitter.dropping and spaces(item[0][0]))]
 
     def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
         clean, places = self._normal_form(text)
@@ -179,17 +180,27 @@ def lowercase(text: str) -> Placed:
 
 
 def ranked_words(
-    counted: tuple[np.ndarray, np.ndarray, np.ndarray], splitter: WordSplitter, min_frequency: int = 0
+    counted: tuple[np.ndarray, np.ndarray, np.ndarray],
+    splitter: WordSplitter,
+    *,
+    most: int | None = None,
+    min_frequency: int = 0,
 ) -> list[tuple[bytes, int]]:
-    """The words that become tokens and their counts, the most frequent first, equally frequent ones by their bytes."""
+    """The `most` frequent words that become tokens and their counts; equally frequent ones in the order of their bytes.
+
+    Args:
+        counted: what `count_pieces` gives.
+        min_frequency: words that occur less often are left out.
+    """
     letters, offsets, counts = counted
-    data, limits = letters.tobytes(), offsets.tolist()
-    found = [(data[a:b], n) for a, b, n in zip(limits, limits[1:], counts.tolist(), strict=False) if n >= min_frequency]
-    found.sort()
+    chosen = splitter.kept(letters, offsets) & (counts >= min_frequency)
+    if most is not None and int(chosen.sum()) > most:  # words below the last count that is in are not worth sorting
+        held = counts[chosen]
+        chosen &= counts >= np.partition(held, len(held) - most)[len(held) - most]
+    data, starts, stops = letters.tobytes(), offsets[:-1][chosen].tolist(), offsets[1:][chosen].tolist()
+    found = sorted((data[a:b], n) for a, b, n in zip(starts, stops, counts[chosen].tolist(), strict=True))
     found.sort(key=lambda item: -item[1])
-    if not splitter.dropping:
-        return found
-    return [item for item in found if splitter.is_kept(item[0])]
+    return found[:most]
 
 
 def special_first(special: Sequence[str], words: Sequence[bytes]) -> tuple[list[bytes | None], list[AddedToken]]:

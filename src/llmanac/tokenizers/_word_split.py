@@ -65,9 +65,18 @@ class WordSplitter:
             ends = words.piece_ends(buffer, used, *self.classes, self._inner.mode)
         return buffer, used, ends
 
-    def is_kept(self, word: bytes) -> bool:
-        """Whether a piece becomes a token."""
+    def is_space(self, character: str) -> bool:
+        """Whether a character is white space, by the property that the pieces follow."""
+        return int(word_level.run_classes(False)[1][ord(character)]) == word_level.SPACE
+
+    def kept(self, letters: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """(words,) bool: whether each of the distinct pieces that were counted becomes a token."""
+        firsts = offsets[:-1]
         if not self.dropping:
-            return True
-        first = word.decode("utf-8")[:1]
-        return not first or int(self.classes[1][ord(first)]) != word_level.SPACE
+            return np.ones(len(firsts), bool)
+        classes = self.classes[0][letters[firsts]]
+        chosen = classes != word_level.SPACE
+        for word in np.flatnonzero(classes == word_level.MULTIBYTE).tolist():
+            start = letters[firsts[word] : firsts[word] + 4].tobytes()
+            chosen[word] = not self.is_space(start.decode("utf-8", "ignore")[0])
+        return chosen

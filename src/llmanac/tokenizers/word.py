@@ -82,9 +82,11 @@ class Spec(TokenizerSpec):
             DataError: no text at all, or an item that is no text.
         """
         splitter = WordSplitter.named(self.pattern)
-        found = ranked_words(count_pieces(texts, splitter, "tokenizer/word"), splitter, self.min_frequency)
         special = list(self.special)
-        tokens, added = special_first(special, [word for word, _ in found[: self.vocab_size - len(special)]])
+        counted = count_pieces(texts, splitter, "tokenizer/word")
+        room = self.vocab_size - len(special)
+        found = ranked_words(counted, splitter, most=room, min_frequency=self.min_frequency)
+        tokens, added = special_first(special, [word for word, _ in found])
         return WordLevel(
             tokens=tokens,
             splitter=splitter,

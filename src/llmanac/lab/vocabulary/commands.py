@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -103,7 +104,8 @@ def encode(
         raise SpecError("--text: give a text or files, not both")
     made = _load(tokenizer)
     lines = iter([("--text", text)]) if text is not None else stream.lines_of(list(files or ()), whole)
-    sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
     if decode:
         stream.decode_lines(made, lines, sys.stdout)
         return

@@ -34,6 +34,8 @@ def print_table(found: Sequence[Measured]) -> None:
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(110, console.width))
     for group in found[0].groups:
         row = found[0].groups[group]
         shown = Table(title=f"{escape(group)}: {row.bytes:,} bytes, {row.words:,} words", title_justify="left")
@@ -79,7 +81,7 @@ def _drawn(found: Sequence[Measured]) -> tuple[str, bytes]:
             axis.set_ylabel(title)
             axis.grid(axis="y", alpha=0.3)
             axis.set_axisbelow(True)
-        axes[0].legend(fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
         text, data = io.StringIO(), io.BytesIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
         figure.savefig(data, format="png", dpi=120)

@@ -60,6 +60,8 @@ def train_command(
         write_json(target / TRAINING, about)
     learned = f"learned from {counted.bytes:,} bytes in {seconds:.1f} s" if type(made).learns else "nothing to learn"
     print(f"{folder}: {tokenizer.vocab_size:,} ids, {learned}")
+    if tokenizer.vocab_size < getattr(made, "vocab_size", 0):
+        print(f"fewer than the {made.vocab_size:,} asked for: this text has no more to learn")
     if tokenizer.unknown_id is not None:
         print(f"out of vocabulary: {tokenizer.unknown_rate(stream):.2%} of the training text's words")
     print(f"Next: llmanac tokenizer inspect {shlex.quote(str(folder))}")
