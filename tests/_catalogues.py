@@ -1,41 +1,20 @@
-"""Real text in a hundred languages: the messages of Django's gettext catalogues, which its wheel carries."""
+"""Django's messages by language, for tests; a test that asks for them is skipped where Django is not installed."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from functools import cache
+import importlib.util
 from pathlib import Path
 
 import pytest
 
+_TOOL = Path(__file__).resolve().parent.parent / "tools" / "gettext_catalogues.py"
 
-@cache
+
 def messages(language: str) -> dict[str, str]:
-    """English -> the language's text, of every catalogue; skips the test where Django is not installed."""
-    django = pytest.importorskip("django")
-    root = Path(django.__file__).parent
-    found: dict[str, str] = {}
-    for path in sorted(root.rglob(f"locale/{language}/LC_MESSAGES/*.po")):
-        for english, text in entries(path.read_text("utf-8")):
-            if english and text:
-                found.setdefault(english, text)
-    return found
-
-
-def entries(text: str) -> Iterator[tuple[str, str]]:
-    """`(msgid, msgstr)` of a .po file, the first form of plurals."""
-    for block in text.split("\n\n"):
-        parts: dict[str, str] = {}
-        key = ""
-        for line in block.splitlines():
-            word, _, rest = line.partition(" ")
-            if word in ("msgid", "msgstr", "msgstr[0]"):
-                key = word.removesuffix("[0]")
-                parts[key] = ast.literal_eval(rest)
-            elif line.startswith('"') and key:
-                parts[key] += ast.literal_eval(line)
-            else:
-                key = ""
-        if parts.get("msgid") and parts.get("msgstr") and "fuzzy" not in block:
-            yield parts["msgid"], parts["msgstr"]
+    """English -> the language's text."""
+    pytest.importorskip("django")
+    found = importlib.util.spec_from_file_location("gettext_catalogues", _TOOL)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module.messages(language)
