@@ -2,7 +2,7 @@
 
 python tools/vocabulary_evidence.py upsampling      languages with little text, before and after upsampling (a minute)
 python tools/vocabulary_evidence.py domains         bytes per token of each domain under different mixtures (a minute)
-python tools/vocabulary_evidence.py dropout         models trained on fixed and on sampled segmentations (half an hour)
+python tools/vocabulary_evidence.py dropout         models trained on fixed and on sampled segmentations (minutes)
 
 The text is what Python and the test dependency Django bring along: the standard library's sources, the documentation in
 it, Django's message catalogues, templates and scripts.
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=["upsampling", "domains", "dropout"])
     parser.add_argument("--seeds", type=int, default=3, help="of the models that dropout trains")
-    parser.add_argument("--steps", type=int, default=600, help="of each of them")
+    parser.add_argument("--steps", type=int, default=1000, help="of each of them")
     given = parser.parse_args()
     for name in given.names:
         if name == "dropout":
@@ -215,6 +215,10 @@ def _worst(rows: Mapping[str, Mapping[str, Sequence[float]]], name: str) -> str:
 # ------------------------------------------------------------------------------------------------ BPE-dropout
 DROPPED = (0.0, 0.1, 0.3, 0.5)
 TRAINED_WITH = 0.1
+SMALLER = {
+    "model.dim": 64, "model.layers": 2, "model.max_length": 128,
+    "train.length": 128, "train.batch_tokens": 1024, "train.dtype": "float32", "train.attention": "sdpa",
+}  # fmt: skip
 PASSES = 4  # sampled encodings of the training text, one after the other
 
 
@@ -246,7 +250,7 @@ def dropout(seeds: Sequence[int], steps: int) -> None:
     from llmanac.recipes.spec import load_recipe
     from llmanac.train.loop import train
 
-    recipe = load_recipe(str(BASE)).spec
+    recipe = load_recipe(str(BASE), SMALLER).spec
     corpus = collect(recipe.data.source, held_out=recipe.data.held_out, seed=0)
     tokenizer = recipe.tokenizer.train(corpus.train.texts())
     held = [text for text in corpus.held_out.texts() if len(text) < 20_000][:60]
@@ -283,11 +287,11 @@ def dropout(seeds: Sequence[int], steps: int) -> None:
         "",
         _versions("torch"),
         "",
-        f"Model, text and tokenizer of `llmanac compare`'s base recipe (a Transformer of dimension {recipe.model.dim}, "
-        f"BPE of {tokenizer.vocab_size} ids, the standard library's documentation), {steps} steps of "
+        f"The base recipe of `llmanac compare`, made smaller ({recipe.model.layers} layers of dimension "
+        f"{recipe.model.dim}, BPE of {tokenizer.vocab_size} ids, text from the standard library), {steps} steps of "
         f"{spec.batch_tokens} tokens. `fixed` reads the one segmentation of BPE, `sampled` {PASSES} passes over the "
         f"text with p = {TRAINED_WITH}, each document cut anew. Both are scored on {len(held)} held-out documents "
-        f"({size:,} bytes), cut by BPE (p = 0) and perturbed. Each value is the mean over {len(seeds)} seeds, with the 95 % "
+        f"({size:,} bytes), cut by BPE (p = 0) and perturbed. Values are means over {len(seeds)} seeds, with the 95 % "
         "t interval; differences are paired by seed.",
         "",
         *_table(head, [[arm, *map(_with_interval, values.values())] for arm, values in found.items()]),
