@@ -15,8 +15,9 @@ from llmanac.core.errors import SpecError
 def resize_embeddings(model: Any, vocab_size: int, *, parts: Sequence[Sequence[int]] | None = None) -> Any:
     """Give a model, in place, an embedding and a head of `vocab_size` rows; the rows it has stay as they are.
 
-    A new row is the mean of all old ones (Hewitt 2021: then no new token's probability can exceed what the old ones had
-    together, as a row of zeros or noise lets it), or of the rows of the tokens that it is made of.
+    A new row is the mean of all old ones, so that a new token starts with no more probability than the old ones have on
+    average (its logit is the mean of theirs, and exp is convex: Hewitt 2021), or the mean of the rows of the tokens
+    that it is made of.
 
     Args:
         model: a `Transformer`; `embed_tokens` and the head (which may be one tensor) have (V, D) weights.
@@ -46,8 +47,8 @@ def resize_embeddings(model: Any, vocab_size: int, *, parts: Sequence[Sequence[i
 
 def _grown(weight: Tensor, rows: int, parts: Sequence[Sequence[int]] | None) -> Tensor:
     everything = weight.double().mean(dim=0)
-    new = [
-        weight[list(ids)].double().mean(dim=0) if len(ids) else everything
-        for ids in (parts if parts is not None else [()] * (rows - weight.shape[0]))
-    ]
-    return torch.cat([weight, *(row.to(weight.dtype)[None] for row in new)])
+    out = torch.cat([weight, everything.to(weight.dtype).expand(rows - len(weight), -1)])
+    for row, ids in enumerate(parts or (), len(weight)):
+        if len(ids):
+            out[row] = weight[list(ids)].double().mean(dim=0)
+    return out
