@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import gettext_catalogues
-import numpy as np
 
 from llmanac.core.files import write_json, write_text
 from llmanac.core.spec import make_method
 from llmanac.data.collect import collect
 from llmanac.lab.stats import interval, mean
+from llmanac.tokenizers._sampled import Sampled
 from llmanac.tokenizers.load import mixture, stretches, train_tokenizer
 
 EVIDENCE = Path(__file__).resolve().parent.parent / "docs" / "evidence"
@@ -222,23 +222,6 @@ SMALLER = {
 PASSES = 4  # sampled encodings of the training text, one after the other
 
 
-class Drawn:
-    """A tokenizer whose texts are cut at random, by dropout."""
-
-    def __init__(self, tokenizer: Any, dropout: float, seed: int) -> None:
-        self._tokenizer, self._dropout, self._seed = tokenizer, dropout, seed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-    def encode_array(self, text: str) -> np.ndarray:
-        self._seed += 1
-        return np.array(self._tokenizer.sample(text, seed=self._seed, dropout=self._dropout), np.int32)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [self.encode_array(text) for text in texts]
-
-
 def dropout(seeds: Sequence[int], steps: int) -> None:
     """The same model, text and number of steps; one arm reads `encode`, the other a new segmentation each pass."""
     import dataclasses
@@ -260,7 +243,7 @@ def dropout(seeds: Sequence[int], steps: int) -> None:
     tokens: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as work:
         for arm, p in (("fixed", 0.0), ("sampled", TRAINED_WITH)):
-            read_as = Drawn(tokenizer, p, 10_000_000) if p else tokenizer
+            read_as = Sampled(tokenizer, seed=10_000_001, dropout=p) if p else tokenizer
             texts = training * PASSES if p else training
             dataset = TokenDataset.write(Path(work) / arm / "tokens", texts, read_as)
             tokens[arm] = len(dataset)
@@ -271,7 +254,7 @@ def dropout(seeds: Sequence[int], steps: int) -> None:
                 train(model, stream, objective, spec, Path(work) / arm / str(seed), seed=seed, label=f"{arm} {seed}")
                 model.eval()
                 for q in DROPPED:
-                    reader = Drawn(tokenizer, q, 77) if q else tokenizer
+                    reader = Sampled(tokenizer, seed=78, dropout=q) if q else tokenizer
                     score = score_texts(model, reader, held, window=spec.length)
                     found.setdefault(arm, {}).setdefault(str(q), []).append(score.bits_per_byte)
                 print(arm, seed, {q: values[-1] for q, values in found[arm].items()}, flush=True)

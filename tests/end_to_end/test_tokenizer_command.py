@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -18,6 +20,16 @@ CODE = "def area(width, height):\n    return width * height\n\n"
 
 
 def run(*arguments: str, given: str | bytes | None = None, status: int = 0) -> tuple[str, str]:
+    """What a command writes to standard output and error: in this process, or in one of its own to read its input."""
+    if given is None:
+        out, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            try:
+                stopped = main(["tokenizer", *arguments]) or 0
+            except SystemExit as end:
+                stopped = end.code
+        assert stopped == status, error.getvalue()
+        return out.getvalue(), error.getvalue()
     data = given.encode("utf-8") if isinstance(given, str) else given
     done = subprocess.run(
         [sys.executable, "-m", "llmanac.cli", "tokenizer", *arguments], input=data, capture_output=True, timeout=300
@@ -153,11 +165,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[str(i) for i in range(len(WRONG))])
-def test_errors_are_one_sentence(place, arguments, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["tokenizer", *[part.format(place) for part in arguments]])
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2
+def test_errors_are_one_sentence(place, arguments, message):
+    _, error = run(*[part.format(place) for part in arguments], status=2)
     assert message.format(place) in error and len(error.strip().splitlines()) == 1 and error.startswith("llmanac: ")
     assert not (place / "x").exists()
 

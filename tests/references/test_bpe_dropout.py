@@ -18,6 +18,7 @@ from llmanac.kernels.text import pack
 from llmanac.kernels.words import GIVEN
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import written
+from llmanac.tokenizers._sampled import Sampled
 from llmanac.tokenizers.load import train_tokenizer
 
 CORPUS = ["banana bandana cabana anagram bananas band nab a an ban", "aaaa aaa aa abab ababab", "naïve 中文 中中"] * 6
@@ -156,6 +157,25 @@ def test_regex_patterns_and_whole_pieces_too():
     assert Counter(tuple(whole.sample("banana", seed=s, dropout=0.5)) for s in range(500)) == Counter(
         tuple(plain.sample("banana", seed=s, dropout=0.5)) for s in range(500)
     )
+
+
+def test_a_data_set_of_sampled_segmentations(bpe, tmp_path):
+    from llmanac.data.tokens import TokenDataset
+
+    texts = ["banana bandana cabana"] * 40
+    made = TokenDataset.write(tmp_path / "a", texts, Sampled(bpe, seed=5, dropout=0.4))
+    drawn = [tuple(ids.tolist())[1:] for ids in made]  # after <s>
+    assert [tuple(bpe.sample(text, seed=5 + i, dropout=0.4)) for i, text in enumerate(texts)] == drawn
+    assert len(set(drawn)) > 10 and {bpe.decode(ids) for ids in drawn} == {texts[0]}
+    again = TokenDataset.write(tmp_path / "b", texts, Sampled(bpe, seed=5, dropout=0.4))
+    assert again.hash == made.hash
+    assert TokenDataset.write(tmp_path / "c", texts, Sampled(bpe, seed=6, dropout=0.4)).hash != made.hash
+    plain = TokenDataset.write(tmp_path / "d", texts, bpe)
+    assert plain.manifest["tokenizer"] != made.manifest["tokenizer"] and len(plain) < len(made)
+    with pytest.raises(TokenizerError, match="one segmentation"):
+        Sampled(train_tokenizer("utf8", []), seed=0)
+    with pytest.raises(TokenizerError, match="special: a sampled segmentation"):
+        Sampled(bpe, seed=0).encode("<s>", special="all")
 
 
 def test_errors_say_what_to_do(bpe):

@@ -9,6 +9,7 @@ import random
 import pytest
 
 from llmanac.core.errors import LlmanacError, TokenizerError
+from llmanac.tokenizers import _patterns
 from llmanac.tokenizers._word import WordLevel
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
@@ -181,6 +182,23 @@ def test_no_junk_in_a_file_gets_through_as_another_error(document, tmp_path, see
             load_tokenizer(tmp_path / "again")
         except LlmanacError as error:
             assert "\n" not in str(error)
+
+
+def test_a_pattern_that_never_ends_is_stopped(document, tmp_path, monkeypatch):
+    monkeypatch.setattr(_patterns, "PATIENCE", 0.2)
+    pattern = {"type": "Split", "pattern": {"Regex": "(a+)+b|(x|xx)+y"}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    document["pre_tokenizer"] = pattern
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), "utf-8")
+    bpe = train_tokenizer("bpe", TEXTS, vocab_size=300)
+    bpe.save(tmp_path / "bpe")
+    other = json.loads((tmp_path / "bpe" / "tokenizer.json").read_text("utf-8"))
+    other["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [pattern, byte_level]}
+    (tmp_path / "bpe" / "tokenizer.json").write_text(json.dumps(other), "utf-8")
+    for made in (load_tokenizer(tmp_path), load_tokenizer(tmp_path / "bpe")):
+        assert made.encode("aab the") is not None
+        with pytest.raises(TokenizerError, match="takes more than 0 s over 70 characters; rewrite it"):
+            made.encode("a" * 30 + "x" * 40)
 
 
 RAW = [

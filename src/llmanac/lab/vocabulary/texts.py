@@ -69,7 +69,9 @@ def held_apart(groups: Mapping[str, Sequence[str]], every: int, limit: int) -> t
     for label, paths in groups.items():
         kept, size = [], 0
         for number, text in enumerate(cut(paths)):
-            if number % every == 0 and size < limit:
+            if size >= limit:
+                break
+            if number % every == 0:
                 kept.append(text)
                 size += len(text.encode("utf-8"))
         if not kept:
