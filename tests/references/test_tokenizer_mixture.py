@@ -199,3 +199,26 @@ def test_errors_say_what_to_do():
     with pytest.raises(SpecError, match="weights: 'de' is given twice"):
         MixtureSpec(weights=("de=1", "de=2"))
     assert parse_weights(["a=b=0.5", "de=1"]) == {"a=b": 0.5, "de": 1.0}
+
+
+def test_a_recipe_states_the_mixture_of_its_vocabulary():
+    from llmanac.data.documents import Document
+    from llmanac.recipes.spec import load_recipe
+
+    base = {"data": {"source": {"name": "files", "paths": ["x"]}}}
+    documents = [Document(f"en/{i}.txt", "the cat sat on the mat", "g", {"kind": "prose"}) for i in range(9)]
+    documents += [Document("de/a.txt", "die Katze saß auf der Matte", "h", {"kind": "prose"})]
+    plain = load_recipe(base).spec.data
+    assert list(plain.vocabulary_texts(documents)) == [document.text for document in documents]
+    for by, label in (("folder", "de"), ("group", "h")):
+        patched = {"data.vocabulary.alpha": 0.0, "data.vocabulary.by": by, "data.vocabulary.unit": "documents"}
+        mixed = load_recipe(base, patched).spec.data.vocabulary_texts(documents)
+        assert sum("Katze" in text for text in mixed) == 5 and len(list(mixed)) == 10
+        assert {group.name: group.taken for group in mixed.groups}[label] == 5
+    weights = load_recipe(base, {"data.vocabulary.weights": ["en=1", "de=3"]}).spec.data.vocabulary_texts(documents)
+    assert {group.name: group.share for group in weights.groups} == {"en": 0.25, "de": 0.75}
+    one = load_recipe(base, {"data.vocabulary.by": "kind"}).spec.data.vocabulary_texts(documents)
+    assert [group.name for group in one.groups] == ["prose"]
+    with pytest.raises(DataError, match=r"document en/0.txt: has no 'knd' to go by; did you mean 'kind'"):
+        load_recipe(base, {"data.vocabulary.by": "knd"}).spec.data.vocabulary_texts(documents)
+    assert Document("a.txt", "", "g", {"input": "a.txt"}).label("folder") == "a.txt"
