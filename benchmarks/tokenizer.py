@@ -141,5 +141,51 @@ def encode_hf() -> Result:
     return Result.rate("bpe-encode-hf", megabytes, seconds, unit="MB/s", peer=title, cache="cold at the first text")
 
 
+@bench.measure("word-train")
+def word_train() -> Result:
+    """A vocabulary of 30,000 words; the two must be equal, word for word."""
+    texts, megabytes = corpus()
+    special = ("[UNK]",)
+    peer, title = find_peer("tokenizers")
+
+    def ours() -> Any:
+        return train_tokenizer("word", texts, vocab_size=30_000, special_tokens=special)
+
+    def theirs() -> Any:
+        made = peer.Tokenizer(peer.models.WordLevel(unk_token="[UNK]"))
+        made.pre_tokenizer = peer.pre_tokenizers.Whitespace()
+        trainer = peer.trainers.WordLevelTrainer(vocab_size=30_000, special_tokens=list(special), show_progress=False)
+        made.train_from_iterator(texts, trainer)
+        return made
+
+    runs: dict[str, Any] = {"ours": ours} | ({"theirs": theirs} if peer else {})
+    mine = ours()
+    if peer:
+        vocabulary = {(data or b"").decode(): id for id, data in enumerate(mine.tokens)}
+        assert vocabulary == theirs().get_vocab(), "the vocabularies differ"
+    seconds = interleave(runs, rounds=3, clock=CPU)
+    return Result.rate("word-train", megabytes, seconds, unit="MB/s", peer=title)
+
+
+@bench.measure("bpe-dropout")
+def bpe_dropout() -> Result:
+    """Segmentations drawn with dropout 0.1, beside `tokenizers`, which draws from one stream for all. A tenth of the
+    corpus: the peer is slow."""
+    texts = corpus()[0][::10]
+    megabytes = sum(len(text.encode("utf-8")) for text in texts) / 1e6
+    mine = learned()
+    peer, title = find_peer("tokenizers")
+    runs: dict[str, Any] = {"ours": lambda: [mine.sample(text, seed=i, dropout=0.1) for i, text in enumerate(texts)]}
+    if peer:
+        spelled = [written(data or b"") for data in mine.tokens]
+        merges = [(spelled[a], spelled[b]) for a, b in mine.merges[:2].T.tolist()]
+        vocabulary = {text: id for id, text in enumerate(spelled)}
+        theirs = peer.Tokenizer(peer.models.BPE(vocab=vocabulary, merges=merges, dropout=0.1))
+        theirs.pre_tokenizer = peer.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        runs["theirs"] = lambda: [encoding.ids for encoding in theirs.encode_batch_fast(texts)]
+    seconds = interleave(runs, rounds=3, clock=CPU)
+    return Result.rate("bpe-dropout", megabytes, seconds, unit="MB/s", peer=title)
+
+
 if __name__ == "__main__":
     bench.main()

@@ -12,6 +12,7 @@ import typer
 from llmanac.core.arguments import SeveralValues
 from llmanac.core.errors import LlmanacError
 from llmanac.data.commands import app as data_app
+from llmanac.lab.vocabulary.commands import app as tokenizer_app
 
 app = typer.Typer(
     name="llmanac",
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.add_typer(tokenizer_app)
 
 Patches = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from _studies import ask
 
+from llmanac.core import registry
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
 from llmanac.recipes.spec import load_recipe
@@ -32,6 +33,29 @@ def test_tokenizers_over_the_same_documents(recipe: dict[str, Any], store: Path,
     assert values[large] == pytest.approx(wanted)
     assert found.data["costs"][large]["lossless"] == 1.0
     assert "Untuned" not in found.page.read_text()
+
+
+def test_every_tokenizer_by_name(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    folders = {"one": "the cat sat on the mat, thinking of fish ", "two": "def f(x):\n    return x[0] + 1\n"}
+    for name, text in folders.items():
+        (tmp_path / "text" / name).mkdir(parents=True)
+        for i in range(12):
+            (tmp_path / "text" / name / f"{i}.txt").write_text(f"{text * (20 + i)} {name}{i}", "utf-8")
+    chosen = {**recipe, "data": {"source": {"name": "files", "paths": [str(tmp_path / "text")]}, "held_out": 0.3}}
+    names = sorted(registry.methods("tokenizer"))
+    for vocabulary in (None, {"weights": ["one=1", "two=0"]}):
+        chosen["data"] = {**chosen["data"], **({"vocabulary": vocabulary} if vocabulary else {})}
+        found = ask("tokenizer", ",".join(names), chosen, tmp_path / str(vocabulary), store)
+        assert set(found.values("bytes_per_token")) == set(names)
+        costs = found.data["costs"]
+        assert set(found.values("bytes_per_token")["utf8"]) == {1.0}
+        assert costs["word"]["unknown"] > 0 and costs["word"]["lossless"] < 1 and costs["bpe"]["lossless"] == 1
+        assert costs["utf8"]["bytes_per_token of one"] == costs["utf8"]["bytes_per_token of two"] == 1.0
+        if vocabulary is None:
+            assert all(1 < value < 8 for value in found.values("bits_per_byte")["utf8"])
+            plain = costs["bpe"]
+    assert costs["bpe"]["bytes_per_token of two"] < plain["bytes_per_token of two"]  # trained on the other one alone
+    assert costs["bpe"]["bytes_per_token of one"] > costs["bpe"]["bytes_per_token of two"]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llmanac.core.errors import DataError, nearest
+
 
 @dataclass(frozen=True)
 class Document:
@@ -27,6 +29,23 @@ class Document:
     def bytes(self) -> int:
         """Length in UTF-8 bytes."""
         return len(self.text.encode("utf-8"))
+
+    def label(self, by: str) -> str:
+        """What kind of text it is: by `folder`, the first folder of its id (or its input, where there is no folder), by
+        `group`, or by an entry of `meta`.
+
+        Raises:
+            DataError: `meta` has no such entry.
+        """
+        if by == "group":
+            return self.group
+        if by == "folder":
+            folder, slash, _ = self.id.partition("/")
+            return folder if slash else str(self.meta.get("input", self.id))
+        if by not in self.meta:
+            known = ["folder", "group", *self.meta]
+            raise DataError(f"document {self.id}: has no {by!r} to go by{nearest(by, known)} (has: {', '.join(known)})")
+        return str(self.meta[by])
 
     def with_text(self, text: str) -> Document:
         """The same document with another text."""

@@ -32,13 +32,16 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._waiting = ""
         self._taken = 0
+        self._begun = False
 
     def push(self, token: int) -> bool:
         """Add a token. Returns whether a stop string is now complete."""
         if self.stopped or self._tokenizer is None:
             return self.stopped
         if token not in self._special and token < self._tokenizer.vocab_size:  # a padded vocabulary has no text
-            self._add(self._decoder.decode(self._tokenizer.token_bytes(token)))
+            between = self._tokenizer.separator if self._begun else b""
+            self._begun = True
+            self._add(self._decoder.decode(between + self._tokenizer.token_bytes(token)))
         return self.stopped
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> 
 
     arms, recipe = _arms(question), _recipe(question)
     corpus = collect(recipe.data.source, held_out=recipe.data.held_out, seed=recipe.seed)
-    texts = Texts.of(corpus)
+    texts = Texts.of(corpus, recipe.data)
     for arm in arms:
         say(f"{arm.label}{' (baseline)' if arm.label == question.baseline else ''}: {arm.describe()}")
     about = {

@@ -76,6 +76,7 @@ def prepare(recipe: Any, root: Path) -> Prepared:
             "held_out": corpus.manifest["held_out"]["sha256"],
             "bytes": recipe.evaluate.held_out_bytes,
             "tokenizer": dump(recipe.tokenizer),
+            **({"vocabulary": dump(recipe.data.vocabulary)} if recipe.data.vocabulary else {}),
             "sources": sources,
         }
     )
@@ -84,7 +85,7 @@ def prepare(recipe: Any, root: Path) -> Prepared:
         if not (folder / "manifest.json").is_file():
             report, tuning = choose(corpus.held_out, recipe.evaluate.held_out_bytes)
             with atomic_folder(folder) as target:
-                tokenizer = recipe.tokenizer.train(corpus.train.texts())
+                tokenizer = recipe.tokenizer.train(recipe.data.vocabulary_texts(corpus.train))
                 tokenizer.save(target / "tokenizer")
                 TokenDataset.write(target / "tokens", corpus.train, tokenizer)
                 write_json(target / "held_out.json", {"report": report, "tuning": tuning})

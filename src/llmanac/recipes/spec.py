@@ -7,7 +7,7 @@ before the first step and written into the run's own `recipe.toml`, which states
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +15,13 @@ from typing import Any, Literal
 from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec, make_method
+from llmanac.data.documents import Document
 from llmanac.data.sources import SourceSpec
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.objectives import ObjectiveSpec
 from llmanac.tokenizers import TokenizerSpec
+from llmanac.tokenizers._mixture import MixtureSpec
+from llmanac.tokenizers.load import stretches
 from llmanac.train import TrainSpec
 
 FOLDER = Path(__file__).parent
@@ -32,10 +35,21 @@ class DataSpec(Spec):
     Attributes:
         source: where the documents come from.
         held_out: about which share of the groups (modules, files, ...) is kept away from training.
+        vocabulary: how much of each language or domain the tokenizer learns from; all the text as it is, if not set.
     """
 
     source: SourceSpec
     held_out: float = 0.05
+    vocabulary: MixtureSpec | None = None
+
+    def vocabulary_texts(self, part: Iterable[Document]) -> Iterable[str]:
+        """The texts to learn a tokenizer from, of documents that can be read several times."""
+        if self.vocabulary is None:
+            return (document.text for document in part)
+        by = self.vocabulary.by
+        return self.vocabulary.over(
+            lambda: ((document.label(by), text) for document in part for text in stretches(document.text))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,7 +131,7 @@ class Pipeline:
         self._name_special_tokens()
         if not (place / "tokenizer.json").is_file():
             with files.atomic_folder(place) as folder:
-                self.spec.tokenizer.train(self.corpus.train.texts()).save(folder)
+                self.spec.tokenizer.train(self.spec.data.vocabulary_texts(self.corpus.train)).save(folder)
         self.tokenizer = load_tokenizer(place)
 
     def _name_special_tokens(self) -> None:

@@ -18,6 +18,7 @@ class TokenizerSpec(Spec):
     """Describes how to learn a tokenizer from text."""
 
     kind: ClassVar[str] = "tokenizer"
+    learns: ClassVar[bool] = True  # whether the texts decide the ids
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         """Learn the tokenizer. Memory follows the distinct words, so `texts` may be a stream of any length."""

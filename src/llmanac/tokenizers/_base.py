@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from llmanac.tokenizers._chat import ChatTemplate
 from llmanac.tokenizers._normal import Placed, mend_surrogates
 
 Special = Literal["never", "all"] | frozenset[str]
+PlainEncoder = Callable[[Sequence[str]], list[np.ndarray]]
 
 
 class Tokenizer:
@@ -28,7 +29,15 @@ class Tokenizer:
         bos_id, eos_id, pad_id: ids that begin a text, end it, and fill a batch; None where there is none.
         adds_bos: whether this tokenizer's texts begin with `bos_id` by convention (`encode` itself never adds it).
         chat_template: Jinja source, always rendered in its sandbox; None where there is none.
+        unknown_id: the id that stands for what the vocabulary lacks; None where nothing is ever unknown.
+        lossless: whether `decode(encode(text)) == text` for every text (half surrogate pairs apart). Where not, the
+            class says what is kept.
+        separator: what `decode` puts between two tokens.
     """
+
+    unknown_id: int | None = None
+    lossless: bool = True
+    separator: bytes = b""
 
     def __init__(
         self,
@@ -100,12 +109,14 @@ class Tokenizer:
             return self._encode_plain(texts)
         return [self._encode(text, "never") for text in texts]
 
-    def _encode(self, text: str, special: Special) -> np.ndarray:
+    def _encode(self, text: str, special: Special, plainly: PlainEncoder | None = None) -> np.ndarray:
+        """Ids of a text; `plainly` encodes what lies between its added tokens, if not as usual."""
         _require_texts([text])
+        plainly = plainly or self._encode_plain
         if special == "never" and not self.added.has_plain:
-            return self._encode_plain([text])[0]
+            return plainly([text])[0]
         parts = self.added.split(text, self._allowed(special), self._normal_form)
-        plain = iter(self._encode_plain([part.text for part in parts if part.token is None]))
+        plain = iter(plainly([part.text for part in parts if part.token is None]))
         ids = [next(plain) if part.token is None else np.array([part.token.id], np.int32) for part in parts]
         return np.concatenate(ids) if ids else np.empty(0, np.int32)
 
@@ -151,6 +162,34 @@ class Tokenizer:
         """What is put before a plain text."""
         return ""
 
+    def sample(self, text: str, *, seed: int, **choices: Any) -> list[int]:
+        """Ids of one of the text's segmentations, drawn at random; the same seed draws the same one.
+
+        Special tokens in the text are plain text. A tokenizer that has several segmentations says what it chooses by.
+
+        Raises:
+            TokenizerError: this tokenizer has one segmentation only, or does not know a choice.
+        """
+        raise TokenizerError("sample: this tokenizer has one segmentation of a text; use encode, or train a bpe")
+
+    def extended(self, texts: Iterable[str], extra: int) -> Tokenizer:
+        """A tokenizer with up to `extra` further tokens learned from texts; all old ids stay as they are.
+
+        Raises:
+            TokenizerError: this tokenizer has nothing to go on from, or a text or number is unusable.
+        """
+        raise TokenizerError("extend: this tokenizer cannot learn further tokens; only bpe and word can")
+
+    def unknown_rate(self, texts: Iterable[str]) -> float:
+        """Share of the texts' tokens that stand for something unknown; for words, the out-of-vocabulary rate."""
+        total = unknown = 0
+        for text in texts:
+            ids = self.encode_array(text)
+            total += len(ids)
+            if self.unknown_id is not None:
+                unknown += int((ids == self.unknown_id).sum())
+        return unknown / total if total else 0.0
+
     # -------------------------------------------------------------------------------- decoding
     @cached_property
     def _bytes(self) -> list[bytes | None]:
@@ -176,9 +215,11 @@ class Tokenizer:
         try:
             if numbers and min(numbers) < 0:
                 raise IndexError
-            return b"".join([table[i] for i in numbers]).decode("utf-8", "replace")  # type: ignore[misc]
+            return self.separator.join([table[i] for i in numbers]).decode("utf-8", "replace")  # type: ignore[misc]
         except (IndexError, TypeError):
-            return b"".join(map(self.token_bytes, numbers)).decode("utf-8", "replace")  # says which id it was
+            return self.separator.join(map(self.token_bytes, numbers)).decode(
+                "utf-8", "replace"
+            )  # says which id it was
 
     # -------------------------------------------------------------------------------- chats
     @cached_property

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import bpe_encode
+from llmanac.kernels import bpe_dropout, bpe_encode
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
 from llmanac.tokenizers._patterns import Splitter
 
-_ENCODE: Any = bpe_encode.encode  # numba checks its arguments, mypy cannot
+_ENCODE: Any = bpe_encode.encode
+_SAMPLE: Any = bpe_dropout.sample  # numba checks its arguments, mypy cannot
 CHUNK = 1 << 23  # characters of text that are encoded at a time
+NO_MERGES = np.empty((3, 0), np.int32)
 CACHE_WORDS, CACHE_IDS = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and ids beside it (4 MB)
 
 
@@ -53,7 +56,7 @@ class BPE(Tokenizer):
         super().__init__(**roles)
         self.tokens, self.merges, self.splitter = list(tokens), _last_of_each(merges), splitter
         self.compose_nfc, self.prefix_space, self.whole_pieces = compose_nfc, prefix_space, whole_pieces
-        self.document, self.unknown = document, unknown
+        self.document, self.unknown_id = document, unknown
         highest = max((token.id for token in self.added.tokens), default=-1)
         self.vocab_size = max(len(self.tokens), highest + 1)
         for token in self.added.tokens:
@@ -110,23 +113,77 @@ class BPE(Tokenizer):
                 stop += 1
             buffer, used, ends = self.splitter.pack([self._prepared(text) for text in texts[start:stop]])
             text_ends = np.empty(stop - start, np.int64)
-            *tables, counters = self._tables
-            arguments = (buffer, used, *self.splitter.classes, self.splitter.mode, ends, self._byte_ids)
-            ids = _ENCODE(*arguments, *tables, counters, text_ends)
-            if counters[bpe_encode.MISSING]:
-                byte = int(counters[bpe_encode.MISSING]) - 1
-                counters[bpe_encode.MISSING] = 0
-                raise TokenizerError(f"the vocabulary has no token for the byte 0x{byte:02X}, which the text holds")
+            ids = self._encode_packed(buffer, used, self.splitter.mode, ends, text_ends)
             firsts = [0, *text_ends[:-1].tolist()]
             out += [ids[a:b] for a, b in zip(firsts, text_ends.tolist(), strict=True)]
             start = stop
         return out
 
+    def _encode_packed(
+        self, buffer: np.ndarray, used: int, mode: int, ends: np.ndarray, text_ends: np.ndarray
+    ) -> np.ndarray:
+        """Ids of every text of a packed buffer; fills `text_ends`."""
+        *tables, counters = self._tables
+        arguments = (buffer, used, *self.splitter.classes, mode, ends, self._byte_ids)
+        ids: np.ndarray = _ENCODE(*arguments, *tables, counters, text_ends)
+        if counters[bpe_encode.MISSING]:
+            byte = int(counters[bpe_encode.MISSING]) - 1
+            counters[bpe_encode.MISSING] = 0
+            raise TokenizerError(_no_token(byte))
+        return ids
+
+    def extended(self, texts: Iterable[str], extra: int) -> BPE:
+        """This tokenizer with up to `extra` further tokens; see `_extend.py`."""
+        from llmanac.tokenizers._extend import extend_bpe
+
+        return extend_bpe(self, texts, extra)
+
+    def sample(self, text: str, *, seed: int, dropout: float = 0.1, **choices: Any) -> list[int]:
+        """Ids of one segmentation by BPE-dropout (Provilkov et al. 2020).
+
+        Every time a merge could be done it is left out with probability `dropout`: 0 gives `encode`, 1 the single
+        bytes. The whole-piece rule of tiktoken holds at 0 only, as in `tokenizers`.
+
+        Raises:
+            TokenizerError: `dropout` is no probability, `seed` no whole number, another choice is named, the vocabulary
+                has no merges to leave out, or it lacks a byte of the text.
+        """
+        if not self.merges.shape[1]:
+            return super().sample(text, seed=seed, **choices)
+        if choices:
+            raise TokenizerError(f"sample: {min(choices)!r} is no choice of a BPE; it has dropout")
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+            raise TokenizerError(f"sample: dropout is {dropout!r}, not a probability between 0 and 1")
+        if not isinstance(seed, (int, np.integer)):
+            raise TokenizerError(f"sample: seed is {seed!r}, not a whole number")
+        if dropout == 0:
+            return self.encode(text)
+        seeds = map(scrambled, itertools.count(int(seed) << 20))
+
+        def plainly(parts: Sequence[str]) -> list[np.ndarray]:
+            return [self._sample_plain(part, dropout, next(seeds)) for part in parts]
+
+        return self._encode(text, "never", plainly).tolist()
+
+    def _sample_plain(self, text: str, dropout: float, seed: int) -> np.ndarray:
+        if dropout == 1:
+            data = np.frombuffer(self._prepared(text).encode("utf-8"), np.uint8)
+            ids = self._byte_ids[data]
+            missing = int(data[np.argmin(ids)]) + 1 if (ids < 0).any() else 0
+        else:
+            buffer, used, ends = self.splitter.pack([self._prepared(text)])
+            dropped = np.uint64(min(int(dropout * 2.0**64), (1 << 64) - 1))
+            places = (buffer, used, *self.splitter.classes, self.splitter.mode, ends)
+            ids, missing = _SAMPLE(*places, self._byte_ids, self._tables[0], dropped, np.uint64(seed))
+        if missing:
+            raise TokenizerError(_no_token(int(missing) - 1))
+        return ids
+
     def _identity(self) -> Any:
         digest = hashlib.sha256(self.merges.tobytes())
         for data in self.tokens:
             digest.update(b"\xff" if data is None else len(data).to_bytes(4, "little") + data)
-        rules = [self.compose_nfc, self.prefix_space, self.whole_pieces, self.unknown]
+        rules = [self.compose_nfc, self.prefix_space, self.whole_pieces, self.unknown_id]
         return [digest.hexdigest(), list(self.splitter.steps), rules]
 
     def save(self, folder: str | Path) -> None:
@@ -134,6 +191,15 @@ class BPE(Tokenizer):
         from llmanac.tokenizers._tokenizer_json import write
 
         write(self, Path(folder))
+
+
+def _no_token(byte: int) -> str:
+    return f"the vocabulary has no token for the byte 0x{byte:02X}, which the text holds"
+
+
+def scrambled(number: int) -> int:
+    """A whole number as 64 well-mixed bits, so that neighbouring seeds have nothing in common."""
+    return int.from_bytes(hashlib.blake2b(str(number).encode(), digest_size=8).digest(), "little")
 
 
 def _last_of_each(merges: np.ndarray) -> np.ndarray:

@@ -6,13 +6,13 @@ Hugging Face tokenizers are built with, so characters assigned since then are sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import SpecError, nearest
+from llmanac.core.errors import SpecError, TokenizerError, nearest
 from llmanac.kernels import words
 from llmanac.kernels.text import pack
 from llmanac.kernels.unicode import newer_characters, split_classes
@@ -52,6 +52,25 @@ _KERNELS = {
     r"|\s*[\r\n]|\s+(?!\S)|\s+": words.LLAMA3,
     QWEN3: words.QWEN,
 }
+
+
+_TRUSTED = frozenset([*NAMED.values(), *_KERNELS, DIGIT, DIGITS])
+PATIENCE, SLOWEST = 5.0, 1e5  # CPU seconds, and characters a CPU second, that a stranger's pattern may take
+
+
+def _matches(pattern: Any, text: str, patience: float | None) -> Iterator[Any]:
+    """The matches of a pattern; one that backtracks without end is stopped.
+
+    Raises:
+        TokenizerError: it took longer than `patience` seconds over this text.
+    """
+    try:
+        yield from pattern.finditer(text) if patience is None else pattern.finditer(text, timeout=patience)
+    except TimeoutError:
+        raise TokenizerError(
+            f"split pattern {pattern.pattern[:60]!r}: takes more than {patience:.0f} s over {len(text)} characters; "
+            "rewrite it without nested repeats"
+        ) from None
 
 
 def pattern_of(name: str) -> str:
@@ -116,12 +135,13 @@ class Splitter:
         if not text.isascii() and not newer.keys().isdisjoint(map(ord, set(text))):
             text = text.translate(newer)
         spans = [(0, len(text))] if text else []
-        for pattern in self._compiled:
+        for step, pattern in zip(self.steps, self._compiled, strict=True):
             following: list[tuple[int, int]] = []
+            patience = None if step in _TRUSTED else PATIENCE + len(text) / SLOWEST
             for start, stop in spans:
                 at = start
                 whole = start == 0 and stop == len(text)
-                for match in pattern.finditer(text if whole else text[start:stop]):
+                for match in _matches(pattern, text if whole else text[start:stop], patience):
                     first, last = match.start() + start, match.end() + start
                     if first > at:
                         following.append((at, first))

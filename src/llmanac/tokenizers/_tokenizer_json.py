@@ -1,4 +1,5 @@
 """Hugging Face's `tokenizer.json` and `tokenizer_config.json` for byte-level BPE, read strictly and written.
+`_word_json.py` has what is different for words.
 
 What the file asks for and this package cannot do is refused by its name, never passed over: a tokenizer that cuts text
 a little differently gives wrong ids without any sign of it. Its `truncation` and `padding` are the caller's business
@@ -9,38 +10,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError, TokenizerError
-from llmanac.core.files import read_json, write_json
+from llmanac.core.errors import SpecError, TokenizerError
+from llmanac.core.files import write_json
 from llmanac.tokenizers._added import AddedToken
+from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import read, written
+from llmanac.tokenizers._json_files import read_config, read_strictly
 from llmanac.tokenizers._patterns import DIGIT, DIGITS, GPT2, Splitter
+from llmanac.tokenizers._utf8 import UTF8, from_byt5, is_bytes_only
 
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 DOCUMENT, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 
 
-def load(path: Path) -> BPE:
+def load(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`, and the `tokenizer_config.json` and `chat_template.jinja` beside it where they are.
 
     Raises:
         TokenizerError: anything in the file that is broken or that cannot be honoured; the message names it.
     """
-    try:
-        document = read_json(path)
-        beside = path.with_name(CONFIG)
-        config = read_json(beside) if beside.is_file() else {}
-    except DataError as error:
-        raise TokenizerError(str(error)) from None
-    except RecursionError:
-        raise TokenizerError(f"{path}: is nested too deeply to be a tokenizer") from None
+    document, config = read_strictly(path), read_config(path.with_name(CONFIG))
     source = path.with_name(TEMPLATE)
     try:
         template = source.read_text("utf-8") if source.is_file() else _template_of(config)
@@ -51,31 +48,55 @@ def load(path: Path) -> BPE:
         raise TokenizerError(f"{path}: {error}") from None
 
 
-def from_document(document: Any, config: Any, chat_template: str | None = None) -> BPE:
+def from_document(document: Any, config: Any, chat_template: str | None = None) -> Tokenizer:
     """The tokenizer that the parsed files describe."""
     document, config = _table(document, "the file"), _table(config, CONFIG)
     model = _table(document.get("model"), "model")
     added = _added_tokens(document, config)
+    if model.get("type") == "WordLevel":
+        from llmanac.tokenizers import _word_json
+
+        return _word_json.from_model(model, **shared_parts(document, config, added, chat_template))
     tokens, ids = _vocabulary(model, added)
     steps, prefix_space = _steps(document.get("pre_tokenizer"))
     _check_decoder(document.get("decoder"))
-    roles = {role: _content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
-    known = {token.text for token in added}
-    roles = {role: text if text in known else None for role, text in roles.items()}
-    return BPE(
+    merges, whole_pieces = _merges(model, ids), bool(model.get("ignore_merges", False))
+    return (UTF8 if is_bytes_only(tokens, merges, whole_pieces) else BPE)(
         tokens=tokens,
-        merges=_merges(model, ids),
+        merges=merges,
         splitter=Splitter(steps),
         compose_nfc=_wants_nfc(document.get("normalizer")),
         prefix_space=prefix_space,
-        whole_pieces=bool(model.get("ignore_merges", False)),
+        whole_pieces=whole_pieces,
         unknown=_unknown(model, ids, added),
-        document={part: _writable(document[part], part) for part in PARTS if part in document},
-        added=added,
-        adds_bos=_adds_bos(document.get("post_processor"), config, roles["bos"]),
-        chat_template=chat_template,
-        **roles,
+        **shared_parts(document, config, added, chat_template),
     )
+
+
+def shared_parts(
+    document: dict[str, Any], config: dict[str, Any], added: list[AddedToken], chat_template: str | None
+) -> dict[str, Any]:
+    """What every kind of model takes from the files in the same way: added tokens, roles, the parts to write back."""
+    roles = {role: _content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
+    known = {token.text for token in added}
+    roles = {role: text if text in known else None for role, text in roles.items()}
+    return {
+        "document": {part: _writable(document[part], part) for part in PARTS if part in document},
+        "added": added,
+        "adds_bos": _adds_bos(document.get("post_processor"), config, roles["bos"]),
+        "chat_template": chat_template,
+        **roles,
+    }
+
+
+def load_byt5(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder whose `tokenizer_config.json` names ByT5, which has no `tokenizer.json`."""
+    config = read_config(folder / CONFIG)
+    try:
+        parts = shared_parts({}, config, _added_tokens({}, config), _template_of(config))
+        return from_byt5(**{key: value for key, value in parts.items() if key != "document"})
+    except (TokenizerError, SpecError) as error:
+        raise TokenizerError(f"{folder / CONFIG}: {error}") from None
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:
@@ -90,7 +111,7 @@ def _list(value: Any, where: str) -> list[Any]:
     return value or []
 
 
-def _nodes(value: Any, where: str, inner: str) -> list[dict[str, Any]]:
+def steps_of(value: Any, where: str, inner: str) -> list[dict[str, Any]]:
     """The steps of a part of the pipeline: those of a Sequence, or the one that it is."""
     node = _table(value, where)
     items = _list(node.get(inner), f"{where}.{inner}") if node.get("type") == "Sequence" else [node]
@@ -109,29 +130,12 @@ def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[
     """`(bytes of each id, id of each entry as the file writes it)`."""
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind != "BPE":
-        raise TokenizerError(f"model.type: {kind!r} is not supported, only byte-level 'BPE'")
+        raise TokenizerError(f"model.type: {kind!r} is not supported, only byte-level 'BPE' and 'WordLevel'")
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"):
         if model.get(key):
             raise TokenizerError(f"model.{key}: {model[key]!r} is not supported")
-    vocab = _table(model.get("vocab"), "model.vocab")
-    if not vocab:
-        raise TokenizerError("model.vocab: is empty")
-    entries: dict[int, str] = {}
-    for text, id in vocab.items():
-        if type(id) is not int or not 0 <= id < 1 << 30:
-            raise TokenizerError(f"model.vocab: {text!r} has the id {id!r}, which is no number from 0 on")
-        if id in entries:
-            raise TokenizerError(f"model.vocab: {entries[id]!r} and {text!r} both have the id {id}")
-        if not text:
-            raise TokenizerError(f"model.vocab: the entry with the id {id} is empty")
-        entries[id] = text
+    vocab, entries = vocabulary_entries(model, added, read)
     given = {token.id: token.text for token in added}
-    for token in added:
-        if vocab.get(token.text, token.id) != token.id:
-            raise TokenizerError(f"added token {token.text!r}: id {token.id}, but {vocab[token.text]} in model.vocab")
-        held = entries.get(token.id, token.text)
-        if held != token.text and read(held) != token.text.encode("utf-8"):
-            raise TokenizerError(f"added token {token.text!r}: has the id {token.id}, which is {held!r} in model.vocab")
     # An added token may have its entry beyond all others, and ids may be missing there (cl100k has such gaps).
     size = 1 + max((id for id, text in entries.items() if given.get(id) != text), default=-1)
     if size > len(vocab) + len(given):
@@ -147,6 +151,34 @@ def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[
         if tokens[id] is None and given.get(id) != text:
             raise TokenizerError(f"model.vocab: {text!r} (id {id}) is not written in the byte-level alphabet")
     return tokens, vocab
+
+
+def vocabulary_entries(
+    model: Mapping[str, Any], added: Sequence[AddedToken], spelled: Callable[[str], bytes | None]
+) -> tuple[dict[str, int], dict[int, str]]:
+    """`(id of each entry, entry of each id)`, checked, and agreeing with the added tokens' ids.
+
+    `spelled` says which bytes an entry writes.
+    """
+    vocab = _table(model.get("vocab"), "model.vocab")
+    if not vocab:
+        raise TokenizerError("model.vocab: is empty")
+    entries: dict[int, str] = {}
+    for text, id in vocab.items():
+        if type(id) is not int or not 0 <= id < 1 << 30:
+            raise TokenizerError(f"model.vocab: {text!r} has the id {id!r}, which is no number from 0 on")
+        if id in entries:
+            raise TokenizerError(f"model.vocab: {entries[id]!r} and {text!r} both have the id {id}")
+        if not text:
+            raise TokenizerError(f"model.vocab: the entry with the id {id} is empty")
+        entries[id] = text
+    for token in added:
+        if vocab.get(token.text, token.id) != token.id:
+            raise TokenizerError(f"added token {token.text!r}: id {token.id}, but {vocab[token.text]} in model.vocab")
+        held = entries.get(token.id, token.text)
+        if held != token.text and spelled(held) != token.text.encode("utf-8"):
+            raise TokenizerError(f"added token {token.text!r}: has the id {token.id}, which is {held!r} in model.vocab")
+    return vocab, entries
 
 
 def _unknown(model: Mapping[str, Any], ids: Mapping[str, int], added: list[AddedToken]) -> int | None:
@@ -186,7 +218,7 @@ def _steps(pre_tokenizer: Any) -> tuple[list[str], bool]:
         raise TokenizerError("pre_tokenizer: there is none, so the vocabulary is not of bytes; a ByteLevel is needed")
     patterns: list[str] = []
     prefix_space = byte_level = False
-    for i, step in enumerate(_nodes(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
+    for i, step in enumerate(steps_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
         kind = step.get("type")
         if byte_level:
             raise TokenizerError(f"pre_tokenizer[{i}]: {kind} after ByteLevel is not supported")
@@ -201,7 +233,7 @@ def _steps(pre_tokenizer: Any) -> tuple[list[str], bool]:
         elif kind == "Digits":
             patterns.append(DIGIT if step.get("individual_digits") else DIGITS)
         elif kind == "Split":
-            patterns.append(_split_pattern(step, i))
+            patterns.append(split_pattern(step, i))
         else:
             raise TokenizerError(f"pre_tokenizer[{i}]: {kind!r} is not supported (known: Split, Digits, ByteLevel)")
     if not byte_level:
@@ -209,7 +241,7 @@ def _steps(pre_tokenizer: Any) -> tuple[list[str], bool]:
     return patterns, prefix_space
 
 
-def _split_pattern(step: Mapping[str, Any], i: int) -> str:
+def split_pattern(step: Mapping[str, Any], i: int) -> str:
     pattern = step.get("pattern")
     if not isinstance(pattern, Mapping) or not ({"Regex", "String"} & pattern.keys()):
         raise TokenizerError(f"pre_tokenizer[{i}]: Split has no pattern")
@@ -230,7 +262,7 @@ def _split_pattern(step: Mapping[str, Any], i: int) -> str:
 def _wants_nfc(normalizer: Any) -> bool:
     if normalizer is None:
         return False
-    nodes = _nodes(normalizer, "normalizer", "normalizers")
+    nodes = steps_of(normalizer, "normalizer", "normalizers")
     for item in nodes:
         if item.get("type") != "NFC":
             raise TokenizerError(f"normalizer: {item.get('type')!r} is not supported (only NFC)")
@@ -240,7 +272,7 @@ def _wants_nfc(normalizer: Any) -> bool:
 def _check_decoder(decoder: Any) -> None:
     if decoder is None:
         return
-    for item in _nodes(decoder, "decoder", "decoders"):
+    for item in steps_of(decoder, "decoder", "decoders"):
         kind = item.get("type")
         if kind not in ("ByteLevel", "Fuse"):
             raise TokenizerError(f"decoder: {kind!r} is not supported (only ByteLevel)")
@@ -281,7 +313,7 @@ def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> boo
         return bool(config["add_bos_token"])
     if processor is None:
         return False
-    for node in _nodes(processor, "post_processor", "processors"):
+    for node in steps_of(processor, "post_processor", "processors"):
         single = _list(node.get("single"), "post_processor.single") if node.get("type") == "TemplateProcessing" else []
         first = single[0] if single and isinstance(single[0], Mapping) else {}
         if isinstance(first.get("SpecialToken"), Mapping) and first["SpecialToken"].get("id") == bos:
@@ -309,8 +341,8 @@ def write(tokenizer: BPE, folder: Path) -> None:
     beyond = {text: id for id, text in texts.items() if gaps and id >= len(spelled)}  # else readers number them anew
     unknown = (
         None
-        if tokenizer.unknown is None
-        else texts.get(tokenizer.unknown, written(tokenizer.token_bytes(tokenizer.unknown)))
+        if tokenizer.unknown_id is None
+        else texts.get(tokenizer.unknown_id, written(tokenizer.token_bytes(tokenizer.unknown_id)))
     )
     document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
     document |= tokenizer.document or _own_parts(tokenizer)
@@ -321,6 +353,13 @@ def write(tokenizer: BPE, folder: Path) -> None:
         "vocab": {text: id for id, text in enumerate(spelled) if text is not None} | beyond,
         "merges": [[spelled[left], spelled[right]] for left, right in tokenizer.merges[:2].T.tolist()],
     }  # fmt: skip
+    write_files(tokenizer, folder, document)
+
+
+def write_files(tokenizer: Tokenizer, folder: Path, document: dict[str, Any]) -> None:
+    """Write a `tokenizer.json` and the `tokenizer_config.json` that goes with it; each is whole or absent."""
+    added = document["added_tokens"]
+    texts = {token.id: token.text for token in tokenizer.added.tokens}
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config |= {"model_max_length": int(1e30), "add_bos_token": tokenizer.adds_bos}
     config["added_tokens_decoder"] = {

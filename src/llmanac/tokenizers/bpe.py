@@ -15,22 +15,20 @@ Ids: special tokens first, then the 256 bytes, then the merges in the order lear
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError, TokenizerError
-from llmanac.core.progress import progress
+from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.kernels import bpe_train
-from llmanac.kernels.words import WordCounts
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import ALPHABET, BYTES, read
-from llmanac.tokenizers._chat import default_template
-from llmanac.tokenizers._normal import mend_surrogates
+from llmanac.tokenizers._counting import count_pieces
 from llmanac.tokenizers._patterns import Splitter, pattern_of
+from llmanac.tokenizers._roles import check_roles, check_special_tokens, roles_of
 
 CARD = {
     "title": "Byte-level byte-pair encoding",
@@ -38,11 +36,6 @@ CARD = {
     "reference": "tokenizers.trainers.BpeTrainer and tokenizers.models.BPE; tiktoken",
     "aliases": {},
 }
-
-CHUNK = 1 << 23  # bytes of text that are counted at a time
-BEGINS = ("<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<|begin|>", "<s>", "<bos>", "[BOS]")
-ENDS = ("<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<|eos|>", "</s>", "<eos>", "[EOS]")
-PADS = ("<|pad|>", "<pad>", "[PAD]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +63,8 @@ class Spec(TokenizerSpec):
 
     def __post_init__(self) -> None:
         special = self.special_tokens
+        check_special_tokens(special)
         for i, text in enumerate(special):
-            if not text or text in special[:i]:
-                raise SpecError(f"special_tokens.{i}: {text!r} is {'given twice' if text else 'empty'}")
             if len(text) == 1 and read(text) not in (None, text.encode("utf-8", "replace")):
                 raise SpecError(f"special_tokens.{i}: {text!r} is how a vocabulary writes a byte; use a longer text")
         least = 256 + sum(text not in BYTES for text in special)
@@ -80,9 +72,7 @@ class Spec(TokenizerSpec):
             raise SpecError(f"vocab_size: {self.vocab_size} is less than 256 bytes + special tokens = {least}")
         if self.vocab_size >= 1 << 30:
             raise SpecError(f"vocab_size: {self.vocab_size} is more than ids can number ({1 << 30})")
-        for role in ("bos", "eos", "pad"):
-            if getattr(self, role) is not None and getattr(self, role) not in special:
-                raise SpecError(f"{role}: {getattr(self, role)!r} is not among special_tokens")
+        check_roles(self)
         try:
             Splitter([pattern_of(self.pattern)])
         except SpecError as error:
@@ -96,17 +86,7 @@ class Spec(TokenizerSpec):
             TokenizerError: a merge spells a special token in another encoding.
         """
         splitter = Splitter([pattern_of(self.pattern)])
-        counted = WordCounts(*splitter.classes, splitter.mode)
-        with progress("count words", unit="B") as bar:
-            for chunk in _chunks(texts):
-                buffer, used, ends = splitter.pack(chunk)
-                counted.add(buffer, used, ends)
-                bar.advance(used, words=counted.unique)
-        words, offsets, counts = counted.arrays()
-        if not counted.unique:
-            raise DataError("tokenizer/bpe: the texts to learn from are empty")
-        if len(words) + counted.unique >= 1 << 31:
-            raise DataError(f"tokenizer/bpe: {len(words)} bytes of distinct words are more than can be numbered (2^31)")
+        words, offsets, counts = count_pieces(texts, splitter, "tokenizer/bpe")
         special = list(self.special_tokens)
         tokens: list[bytes | None] = [text.encode("utf-8") for text in special]
         byte_ids = np.empty(256, np.int32)
@@ -128,37 +108,10 @@ class Spec(TokenizerSpec):
                 raise TokenizerError(
                     f"special token {special[new]!r}: is how the vocabulary writes {data!r}; rename it"
                 )
-        eos = self.eos or _usual(ENDS, special)
-        template = default_template(special, eos=eos, no_roles=(*BEGINS, *ENDS, *PADS, self.bos, self.pad))
         return BPE(
             tokens=tokens,
             merges=learned.merges[:, :3].T,
             splitter=splitter,
             added=[AddedToken(id=i, text=text) for i, text in enumerate(special)],
-            bos=self.bos or _usual(BEGINS, special),
-            eos=eos,
-            pad=self.pad or _usual(PADS, special),
-            chat_template=self.chat_template or template,
+            **roles_of(self, special),
         )
-
-
-def _usual(names: Sequence[str], special: Sequence[str]) -> str | None:
-    return next((name for name in names if name in special), None)
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts, mended, in lists of about `CHUNK` bytes."""
-    if isinstance(texts, str):
-        raise DataError("tokenizer/bpe: expected many texts, got one; put it into a list")
-    held: list[str] = []
-    size = 0
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"tokenizer/bpe: text {i} is {type(text).__name__}, not str")
-        held.append(mend_surrogates(text)[0])
-        size += len(text)
-        if size >= CHUNK:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held

@@ -13,10 +13,13 @@ from typing import Any
 from llmanac.core import spec
 from llmanac.core.errors import DataError, TokenizerError
 from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._mixture import Mixture, Unit
 
 BLOCK = 1 << 24  # bytes of a file read at a time
+STRETCH = 1 << 12  # characters of a file that count as one document of a mixture
 # A place where every pattern of NAMED ends a piece whatever stands around it, so cutting there changes no count.
 CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
+LINE = re.compile(r"(?<=\n)(?=\S)")  # the next best, in scripts that write no blanks
 
 
 def load_tokenizer(
@@ -34,6 +37,10 @@ def load_tokenizer(
     path = Path(path)
     if path.is_dir():
         if not (path / "tokenizer.json").is_file():
+            if _is_byt5(path):
+                from llmanac.tokenizers import _tokenizer_json
+
+                return _tokenizer_json.load_byt5(path)
             raise TokenizerError(f"{path}: has no tokenizer.json")
         path = path / "tokenizer.json"
     if not path.is_file():
@@ -51,24 +58,85 @@ def load_tokenizer(
     return _tokenizer_json.load(path)
 
 
-def train_tokenizer(name: str, files_or_texts: str | Path | Iterable[str | Path], **choices: Any) -> Tokenizer:
-    """Learn a tokenizer: `train_tokenizer("bpe", "corpus.txt", vocab_size=8192, pattern="gpt4")`.
+def _is_byt5(folder: Path) -> bool:
+    from llmanac.tokenizers._json_files import read_config
+
+    config = read_config(folder / "tokenizer_config.json")
+    return isinstance(config, dict) and config.get("tokenizer_class") == "ByT5Tokenizer"
+
+
+def train_tokenizer(
+    name: str,
+    files_or_texts: str | Path | Iterable[str | Path] | Mapping[str, Any],
+    *,
+    weights: Mapping[str, float] | None = None,
+    alpha: float | None = None,
+    unit: Unit = "bytes",
+    total: int | None = None,
+    **choices: Any,
+) -> Tokenizer:
+    """Learn a tokenizer: `train_tokenizer("bpe", "corpus.txt", vocab_size=8192, pattern="gpt4")`, or with a mixture of
+    languages or domains, `train_tokenizer("bpe", {"en": "en.txt", "de": "de.txt"}, alpha=0.3)`.
 
     Args:
         name: a tokenizer of `llmanac list tokenizer`.
         files_or_texts: the path of a UTF-8 file or of a folder of `.txt` files, or several of them, or an iterable of
-            texts. A list of strings is taken for paths only if all of them are existing files.
+            texts. A list of strings is taken for paths only if all of them are existing files. Or such a thing for
+            each group by its name.
+        weights, alpha, unit, total: how much of each group is trained on; see `_mixture.Mixture`.
         **choices: fields of the method's Spec.
 
     Raises:
         SpecError: an unknown name or choice. DataError: a file that is missing, empty or not UTF-8; no text at all.
     """
+    if isinstance(files_or_texts, Mapping):
+        made = spec.make_method("tokenizer", {"name": name, **choices}, f"tokenizer/{name}")
+        return made.train(mixture(files_or_texts, weights=weights, alpha=alpha, unit=unit, total=total))
+    for field, value in (("weights", weights), ("alpha", alpha), ("total", total)):
+        if value is not None:  # the method may have a choice of that name
+            choices[field] = value
     made = spec.make_method("tokenizer", {"name": name, **choices}, f"tokenizer/{name}")
     return made.train(texts_of(files_or_texts))
 
 
-def texts_of(files_or_texts: str | Path | Iterable[str | Path]) -> Iterator[str]:
-    """The texts, files read in blocks so that none is ever held whole."""
+def mixture(groups: Mapping[str, Any], **choices: Any) -> Mixture:
+    """Texts or files by group as one `Mixture`; `choices` are its own.
+
+    A file is dealt out in stretches of about four kilobytes, so that one large file can be taken 0.4 or 2.7 times. An
+    iterator is read into memory, since a mixture is read twice.
+    """
+    kept = {name: list(found) if isinstance(found, Iterator) else found for name, found in groups.items()}
+
+    def labelled() -> Iterator[tuple[str, str]]:
+        for name, found in kept.items():
+            for text in texts_of(found, STRETCH):
+                yield name, text
+
+    for name, found in kept.items():
+        if next((text for text in texts_of(found, STRETCH) if text), None) is None:
+            raise DataError(f"mixture: the group {name!r} has no text")
+    return Mixture(labelled, **choices)
+
+
+def extend(tokenizer: Tokenizer, files_or_texts: str | Path | Iterable[str | Path], extra: int) -> Tokenizer:
+    """The tokenizer with up to `extra` tokens more, learned from new text; every old id keeps its token.
+
+    An old text's encoding changes only where neighbouring tokens of it are one of the new ones. A model that is to go
+    on with it needs as many rows more: `models.resize.resize_embeddings`.
+
+    Args:
+        files_or_texts: as `train_tokenizer` takes them.
+
+    Raises:
+        TokenizerError: the tokenizer cannot learn, or `extra` is no number of tokens. DataError: no text.
+    """
+    if type(extra) is not int:
+        raise TokenizerError(f"extend: extra is {extra!r}, not a number of tokens")
+    return tokenizer.extended(texts_of(files_or_texts), extra)
+
+
+def texts_of(files_or_texts: str | Path | Iterable[str | Path], stretch: int | None = None) -> Iterator[str]:
+    """The texts, files read in blocks so that none is ever held whole, or in stretches of about so many characters."""
     if isinstance(files_or_texts, (str, Path)):
         files_or_texts = [Path(files_or_texts)]
     if isinstance(files_or_texts, (list, tuple)) and files_or_texts:
@@ -77,9 +145,23 @@ def texts_of(files_or_texts: str | Path | Iterable[str | Path]) -> Iterator[str]
             files_or_texts = [Path(name) for name in names]
     for item in files_or_texts:
         if isinstance(item, Path):
-            yield from itertools.chain.from_iterable(map(_blocks, _files(item)))
+            blocks = itertools.chain.from_iterable(map(_blocks, _files(item)))
+            yield from (
+                blocks if stretch is None else itertools.chain.from_iterable(stretches(b, stretch) for b in blocks)
+            )
         else:
             yield item
+
+
+def stretches(text: str, stretch: int = STRETCH) -> Iterator[str]:
+    """A text in stretches that end where a piece ends, where there is such a place."""
+    start = 0
+    while start < len(text):
+        window = (start + stretch, min(len(text), start + 2 * stretch))
+        found = CUT.search(text, *window) or LINE.search(text, *window)
+        stop = found.start() if found else start + stretch
+        yield text[start:stop]
+        start = stop
 
 
 def _is_file(name: str) -> bool:

@@ -1,5 +1,14 @@
 """A trial that tokenizes: the arm's tokenizer trained on the same text, then applied to the same documents held out.
 
+    bytes per token    UTF-8 bytes of a document / its tokens                                        higher is better
+    tokens per word    its tokens / its runs of word characters (fertility)                          lower is better
+    bits per byte      -sum log2 q(token) / bytes, q: token frequencies of the training text with    lower is better
+                       half a count more for every token; a word that became the unknown token is
+                       spelled out at 8 bits a byte
+
+The last one is what an order-0 coder needs. Unlike the other two it charges for a large vocabulary, and for what a
+tokenizer loses (but for white space that it drops).
+
 Tokenizers are cheap and deterministic, so the replicate is the document, and the interval is over documents.
 """
 
@@ -13,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmanac.core.spec import dump
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import digest, versions
@@ -20,8 +31,9 @@ from llmanac.lab.sources import fingerprint
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 
-MEASURE_VERSION = 1
+MEASURE_VERSION = 2
 ROUNDS = 3
+MOST_LABELS = 8  # kinds of text that are reported apart
 _WORD = re.compile(r"\w+")
 
 
@@ -32,13 +44,22 @@ class Texts:
     train: Callable[[], Iterable[str]]
     held_out: Sequence[str]
     identity: str
+    labels: Sequence[str] = ()
 
     @classmethod
-    def of(cls, corpus: Any) -> Texts:
-        """A corpus, with held-out documents that have no word left out: nothing can be counted in them."""
-        held_out = [text for text in corpus.held_out.texts() if _WORD.search(text)]
-        parts = (corpus.manifest["train"]["sha256"], corpus.manifest["held_out"]["sha256"])
-        return cls(corpus.train.texts, held_out, digest(parts))
+    def of(cls, corpus: Any, data: Any = None) -> Texts:
+        """A corpus, with held-out documents that have no word left out: nothing can be counted in them.
+
+        `data` is the recipe's `DataSpec`, whose mixture is trained on, and whose labels are reported apart.
+        """
+        kept = [document for document in corpus.held_out if _WORD.search(document.text)]
+        parts: list[Any] = [corpus.manifest["train"]["sha256"], corpus.manifest["held_out"]["sha256"]]
+        mixture = getattr(data, "vocabulary", None)
+        labels = [document.label(mixture.by if mixture else "folder") for document in kept]
+        if mixture:
+            parts.append(dump(mixture))
+            return cls(lambda: data.vocabulary_texts(corpus.train), [d.text for d in kept], digest(parts), labels)
+        return cls(corpus.train.texts, [d.text for d in kept], digest(parts), labels)
 
 
 class TokenizerTrial:
@@ -47,17 +68,29 @@ class TokenizerTrial:
     metrics: tuple[Metric, ...] = (
         Metric("bytes_per_token", "B/token", "higher"),
         Metric("tokens_per_word", "token/word", "lower", "tokens per word (fertility)"),
+        Metric("bits_per_byte", "bit/B", "lower", "bits per byte by token frequencies alone"),
     )
     costs: tuple[Metric, ...] = (
         Metric("vocabulary", "", "lower"),
         Metric("train_seconds", "s", "lower", "training time"),
         Metric("lossless", "", "higher", "documents that decode to themselves"),
+        Metric("unknown", "", "lower", "share of tokens that are unknown"),
         Metric("encode_rate", "B/s", "higher", "encoding speed, one document after another"),
     )
     replicate = "document"
 
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
+        found = sorted(set(texts.labels))
+        self.apart = found if 1 < len(found) <= MOST_LABELS else []
+        self.costs = (
+            *TokenizerTrial.costs,
+            *(
+                Metric(f"bytes_per_token of {name}", "B/token", "higher", f"bytes per token: {name}")
+                for name in self.apart
+            ),
+            *(Metric(f"bits_per_byte of {name}", "bit/B", "lower", f"bits per byte: {name}") for name in self.apart),
+        )
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers; no seed does."""
@@ -80,25 +113,50 @@ class TokenizerTrial:
         whole = sum(tokenizer.decode(ids.tolist()) == t for ids, t in zip(encoded, self.texts.held_out, strict=True))
         sizes = [len(text.encode("utf-8")) for text in self.texts.held_out]
         words = [len(_WORD.findall(text)) for text in self.texts.held_out]
+        bits = _code_lengths(tokenizer, self.texts, encoded)
         values = {
             "bytes_per_token": [size / max(1, count) for size, count in zip(sizes, counts, strict=True)],
             "tokens_per_word": [count / word for count, word in zip(counts, words, strict=True)],
+            "bits_per_byte": [bit / size for bit, size in zip(bits, sizes, strict=True)],
         }
         costs: dict[str, float | None] = {
             "vocabulary": tokenizer.vocab_size,
             "train_seconds": trained,
             "lossless": whole / len(counts),
+            "unknown": tokenizer.unknown_rate(self.texts.held_out),
             "encode_rate": sum(sizes) / _encode_seconds(tokenizer, self.texts.held_out),
         }
+        for name in self.apart:
+            own = [i for i, label in enumerate(self.texts.labels) if label == name]
+            size = sum(sizes[i] for i in own)
+            costs[f"bytes_per_token of {name}"] = size / sum(counts[i] for i in own)
+            costs[f"bits_per_byte of {name}"] = sum(bits[i] for i in own) / size
         return Measurement(values, costs)
 
 
+def _code_lengths(tokenizer: Any, texts: Texts, encoded: Sequence[np.ndarray]) -> list[float]:
+    """Bits of every held-out document; see the module."""
+    counts = np.full(tokenizer.vocab_size, 0.5)
+    for text in texts.train():
+        ids = tokenizer.encode_array(text)
+        counts += np.bincount(ids, minlength=len(counts))
+    costs = np.log2(counts.sum()) - np.log2(counts)
+    bits = [float(costs[ids].sum()) for ids in encoded]
+    for i, ids in enumerate(encoded):
+        if tokenizer.unknown_id is not None and (ids == tokenizer.unknown_id).any():
+            text = texts.held_out[i]
+            found, spans = tokenizer.encode_with_offsets(text)
+            lost = [text[a:b] for id, (a, b) in zip(found, spans, strict=True) if id == tokenizer.unknown_id]
+            bits[i] += 8.0 * sum(len(word.encode("utf-8")) for word in lost)
+    return bits
+
+
 def _encode_seconds(tokenizer: Any, texts: Sequence[str]) -> float:
-    """The median of a few passes over the documents, the first one left out."""
+    """CPU seconds: the median of a few passes over the documents, the first one left out."""
     taken = []
     for _ in range(ROUNDS + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         for text in texts:
             tokenizer.encode_array(text)
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     return statistics.median(taken[1:])

@@ -1,0 +1,150 @@
+"""The commands of `llmanac tokenizer`; each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="tokenizer",
+    help="Learn a tokenizer, use it, look into it, compare several.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Choices = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="A choice, e.g. -s vocab_size=8192.")
+]
+Paths = Annotated[list[str], typer.Argument(help="Files or folders (.txt, .jsonl, .parquet, ...), or label=path.")]
+DEFAULT_SENTENCE = (
+    "The quick brown fox doesn't jump over 13 lazy dogs; die Füchsin springt über Hunde. 狐狸跳过懒狗。 x += y[0]"
+)
+
+
+def _load(path: str) -> Any:
+    from llmanac.tokenizers.load import load_tokenizer
+
+    return load_tokenizer(path)
+
+
+def _free(folder: Path) -> Path:
+    """A folder that may be written. Raises SpecError where something is there already."""
+    from llmanac.core.errors import SpecError
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SpecError(f"--folder {folder}: is there already; name another folder, or remove it first")
+    return folder
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="A method of `llmanac list tokenizer`, e.g. bpe.")],
+    text: Paths,
+    folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the tokenizer goes.")],
+    set_: Choices = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Take each label's share to this power: below 1, small groups count for more.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL=NUMBER", help="The share of a label; one for each.")
+    ] = None,
+    unit: Annotated[str, typer.Option(help="What shares are shares of: bytes or documents.")] = "bytes",
+) -> None:
+    """Learn a tokenizer from files: llmanac tokenizer train bpe en=en.txt de=de.txt --alpha 0.3 -o tok."""
+    from llmanac.lab.vocabulary.train import train_command
+
+    train_command(name, text, _free(folder), list(set_ or ()), alpha, list(weight or ()), unit)
+
+
+@app.command()
+def extend(
+    tokenizer: Annotated[str, typer.Argument(help="A folder with a tokenizer.json, such a file, or a .tiktoken file.")],
+    text: Paths,
+    folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the new tokenizer goes.")],
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add at most.")] = 1000,
+) -> None:
+    """Learn further tokens on new text; old ids stay as they are."""
+    from llmanac.core.files import atomic_folder
+    from llmanac.lab.vocabulary import texts
+    from llmanac.tokenizers.load import extend as extended
+
+    old, place = _load(tokenizer), _free(folder)
+    paths = [path for found in texts.labelled(text).values() for path in found]
+    new = extended(old, texts.texts(paths), tokens)
+    with atomic_folder(place) as target:
+        new.save(target)
+    print(f"{place}: {new.vocab_size:,} ids, {new.vocab_size - old.vocab_size:,} of them new; old ids are as they were")
+    print(f"Next: llmanac tokenizer compare {tokenizer} {place} --on {' --on '.join(text)}")
+
+
+@app.command()
+def encode(
+    tokenizer: Annotated[str, typer.Argument(help="A folder with a tokenizer.json, such a file, or a .tiktoken file.")],
+    files: Annotated[list[str] | None, typer.Argument(help="Files, a text a line; else standard input.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="One text instead of files.")] = None,
+    form: Annotated[str, typer.Option(help="What is written: ids, pieces or json.")] = "ids",
+    decode: Annotated[bool, typer.Option("--decode", help="Read ids, write text.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Each file is one text, newlines and all.")] = False,
+    special: Annotated[
+        list[str] | None, typer.Option(help="A special token that counts where the text has it, or all; repeatable.")
+    ] = None,
+) -> None:
+    """Write the token ids of texts, a line each, or the text of ids."""
+    from llmanac.core.errors import SpecError
+    from llmanac.lab.vocabulary import stream
+
+    if form not in ("ids", "pieces", "json"):
+        raise SpecError(f"--form: {form!r} is not ids, pieces or json")
+    if text is not None and files:
+        raise SpecError("--text: give a text or files, not both")
+    made = _load(tokenizer)
+    lines = iter([("--text", text)]) if text is not None else stream.lines_of(list(files or ()), whole)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+    if decode:
+        stream.decode_lines(made, lines, sys.stdout)
+        return
+    allowed: Any = "never" if not special else "all" if special == ["all"] else frozenset(special)
+    size, tokens = stream.encode_lines(made, lines, sys.stdout, special=allowed, form=form)
+    print(f"{size:,} bytes, {tokens:,} tokens, {size / max(1, tokens):.3f} bytes a token", file=sys.stderr)
+
+
+@app.command()
+def inspect(
+    tokenizer: Annotated[str, typer.Argument(help="A folder with a tokenizer.json, such a file, or a .tiktoken file.")],
+    text: Annotated[str, typer.Option("--text", help="A sentence to cut into tokens.")] = DEFAULT_SENTENCE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Say what a tokenizer holds: sizes, special tokens, the longest tokens, those that no text gives."""
+    from llmanac.lab.vocabulary.shown import described, facts
+
+    found = facts(_load(tokenizer), text)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+        return
+    print(described(found))
+    print(f"\nNext: llmanac tokenizer compare {tokenizer} utf8 --on label=path")
+
+
+@app.command()
+def compare(
+    tokenizers: Annotated[list[str], typer.Argument(help="Folders or files, or methods: bpe{vocab_size=4096}.")],
+    on: Annotated[list[str], typer.Option("--on", metavar="LABEL=PATH", help="Text to measure on; repeatable.")],
+    train_on: Annotated[
+        list[str] | None, typer.Option("--train", metavar="PATH", help="Text to train methods on; repeatable.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Without --train: one part in so many is measured on [10].")] = 10,
+    sentence: Annotated[str, typer.Option(help="A sentence to cut into tokens.")] = DEFAULT_SENTENCE,
+    limit: Annotated[int, typer.Option(min=1, help="Megabytes of a label that are measured at most.")] = 20,
+    folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the page goes.")] = Path("tokenizers"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document instead of tables.")] = False,
+) -> None:
+    """Measure tokenizers on labelled text: bytes per token, tokens per word, unknown words, speed, and a picture."""
+    from llmanac.lab.vocabulary.train import compare_command
+
+    compare_command(tokenizers, on, list(train_on or ()), every, sentence, limit, folder, as_json)

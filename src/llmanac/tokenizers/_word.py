@@ -1,0 +1,215 @@
+"""A word-level tokenizer at work: ids by look-up, unknown words, offsets. `word.py` learns one, `_word_json.py` reads
+one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from llmanac.core.errors import TokenizerError
+from llmanac.kernels import word_level
+from llmanac.tokenizers._added import AddedToken
+from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._bpe import CHUNK, whole_tokens
+from llmanac.tokenizers._counting import count_pieces
+from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._word_split import WordSplitter
+
+Normal = Literal["none", "nfc", "lowercase"]
+
+
+class WordLevel(Tokenizer):
+    """A tokenizer whose tokens are whole words.
+
+    A word outside the vocabulary becomes the unknown token, and where the pattern drops white space, it is gone: so
+    decoding gives back the words that are known, with one blank between them, and the unknown token for the others.
+
+    Args:
+        tokens: bytes of each id of the vocabulary proper; None where an id is unused.
+        splitter: how text is cut into words.
+        unknown: the id for words that the vocabulary lacks; without it such a text is an error.
+        normal: what is done to the text first, in order.
+        separator: what stands between two words when they are decoded; a blank where the pattern drops white space.
+        document: the `tokenizer.json` it came from, whose other parts `save` keeps.
+        **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
+    """
+
+    lossless = False
+
+    def __init__(
+        self,
+        *,
+        tokens: Sequence[bytes | None],
+        splitter: WordSplitter,
+        unknown: int | None,
+        normal: Sequence[Normal] = (),
+        separator: bytes | None = None,
+        document: dict[str, Any] | None = None,
+        **roles: Any,
+    ) -> None:
+        super().__init__(**roles)
+        self.tokens, self.splitter, self.unknown_id = list(tokens), splitter, unknown
+        self.normal, self.document = tuple(normal), document
+        self.separator = (b" " if splitter.dropping else b"") if separator is None else separator
+        self.vocab_size = max(len(self.tokens), max((token.id for token in self.added.tokens), default=-1) + 1)
+        self.tokens += [None] * (self.vocab_size - len(self.tokens))
+        for token in self.added.tokens:
+            self.tokens[token.id] = token.text.encode("utf-8")
+
+    def _vocabulary(self) -> list[bytes | None]:
+        return self.tokens
+
+    def _normal_form(self, text: str) -> Placed:
+        placed = mend_surrogates(text)
+        for step in self.normal:
+            placed = compose(placed, nfc(placed[0]) if step == "nfc" else lowercase(placed[0]))
+        return placed
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray]:
+        """The words by their bytes. Special tokens are not among them: a text cannot write one."""
+        ids = [id for id, data in enumerate(self.tokens) if data and id not in self._special_ids]
+        return whole_tokens([self.tokens[id] or b"" for id in ids], np.array(ids, np.int32))
+
+    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
+        out: list[np.ndarray] = []
+        start = 0
+        while start < len(texts):
+            stop, size = start, 0
+            while stop < len(texts) and (size < CHUNK or stop == start):
+                size += len(texts[stop])
+                stop += 1
+            clean = [self._normal_form(text)[0] for text in texts[start:stop]]
+            buffer, used, ends = self.splitter.pack(clean)
+            text_ends = np.empty(stop - start, np.int64)
+            drops = int(bool(self.splitter.dropping))
+            ids = word_level.word_ids(buffer, used, ends, *self.splitter.classes, drops, *self._table, text_ends)
+            missing = ids == word_level.MISSING
+            if missing.any():
+                if self.unknown_id is None:
+                    word = self._first_missing(clean)
+                    raise TokenizerError(f"the vocabulary has no {word!r}, which the text holds, and no unknown token")
+                ids[missing] = self.unknown_id
+            firsts = [0, *text_ends[:-1].tolist()]
+            out += [ids[a:b] for a, b in zip(firsts, text_ends.tolist(), strict=True)]
+            start = stop
+        return out
+
+    def _first_missing(self, texts: Sequence[str]) -> str:
+        known = {data for id, data in enumerate(self.tokens) if id not in self._special_ids}
+        found = (word for text in texts for word, _, _ in self._words(text) if word.encode("utf-8") not in known)
+        return next(found, "")[:60]
+
+    def _words(self, clean: str) -> list[tuple[str, int, int]]:
+        """The words of a text in its normal form, and the characters of it where each starts and stops."""
+        data = clean.encode("utf-8")
+        stops = self.splitter.pack([clean])[2]
+        starts = np.concatenate([[0], stops[:-1]]) if len(stops) else stops
+        places = np.cumsum((np.frombuffer(data + b"a", np.uint8) & 0xC0) != 0x80) - 1
+        spans = zip(places[starts].tolist(), places[stops].tolist(), strict=True)
+        found = [(clean[a:b], a, b) for a, b in spans]
+        spaces = self.splitter.is_space
+        return [item for item in found if not (self.splitter.dropping and spaces(item[0][0]))]
+
+    def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
+        clean, places = self._normal_form(text)
+        spans = [(a, b) for _, a, b in self._words(clean)]
+        return spans if places is None else [(int(places[a]), int(places[b])) for a, b in spans]
+
+    def extended(self, texts: Iterable[str], extra: int) -> WordLevel:
+        """A tokenizer that also knows the `extra` most frequent unknown words of the texts, under the next ids.
+
+        Words that it knows keep their ids, so only unknown words of a text are encoded otherwise.
+
+        Raises:
+            DataError: no text at all. TokenizerError: `extra` is below 1.
+        """
+        if extra < 1:
+            raise TokenizerError(f"extend: extra is {extra}; ask for one token or more")
+        clean = (self._normal_form(text)[0] if isinstance(text, str) else text for text in texts)
+        found = ranked_words(count_pieces(clean, self.splitter, "extend"), self.splitter)
+        known = set(self.tokens)
+        new = [word for word, _ in found if word not in known][:extra]
+        texts_of = {token.id: token.text for token in self.added.tokens}
+        return WordLevel(
+            tokens=[*self.tokens, *new],
+            splitter=self.splitter,
+            unknown=self.unknown_id,
+            normal=self.normal,
+            separator=self.separator,
+            document=self.document,
+            added=self.added.tokens,
+            adds_bos=self.adds_bos,
+            chat_template=self.chat_template,
+            **{role: texts_of.get(getattr(self, f"{role}_id")) for role in ("bos", "eos", "pad")},
+        )
+
+    def _identity(self) -> Any:
+        digest = hashlib.sha256()
+        for data in self.tokens:
+            digest.update(b"\xff" if data is None else len(data).to_bytes(4, "little") + data)
+        return [
+            "word",
+            digest.hexdigest(),
+            self.splitter.dropping,
+            list(self.splitter.steps),
+            list(self.normal),
+            self.unknown_id,
+        ]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
+        from llmanac.tokenizers._word_json import write
+
+        write(self, Path(folder))
+
+
+def lowercase(text: str) -> Placed:
+    """The text in lower case, character by character, and where each of its characters was."""
+    lowered = [character.lower() for character in text]
+    if all(len(item) == 1 for item in lowered):
+        return "".join(lowered), None
+    places = [i for i, item in enumerate(lowered) for _ in item]
+    return "".join(lowered), np.array([*places, len(text)], np.int64)
+
+
+def ranked_words(
+    counted: tuple[np.ndarray, np.ndarray, np.ndarray],
+    splitter: WordSplitter,
+    *,
+    most: int | None = None,
+    min_frequency: int = 0,
+) -> list[tuple[bytes, int]]:
+    """The `most` frequent words that become tokens and their counts; equally frequent ones in the order of their bytes.
+
+    Args:
+        counted: what `count_pieces` gives.
+        min_frequency: words that occur less often are left out.
+    """
+    letters, offsets, counts = counted
+    chosen = splitter.kept(letters, offsets) & (counts >= min_frequency)
+    if most is not None and int(chosen.sum()) > most:  # words below the last count that is in are not worth sorting
+        held = counts[chosen]
+        chosen &= counts >= np.partition(held, len(held) - most)[len(held) - most]
+    data, starts, stops = letters.tobytes(), offsets[:-1][chosen].tolist(), offsets[1:][chosen].tolist()
+    found = sorted((data[a:b], n) for a, b, n in zip(starts, stops, counts[chosen].tolist(), strict=True))
+    found.sort(key=lambda item: -item[1])
+    return found[:most]
+
+
+def special_first(special: Sequence[str], words: Sequence[bytes]) -> tuple[list[bytes | None], list[AddedToken]]:
+    """`(tokens, added tokens)`: special tokens, then words. One that the text holds as a word takes the word's id, as
+    in `tokenizers`, and leaves its own unused."""
+    tokens: list[bytes | None] = [*(text.encode("utf-8") for text in special), *words]
+    repeated = {data for data, n in Counter(tokens).items() if n > 1}
+    last = {data: id for id, data in enumerate(tokens)}
+    for id, data in enumerate(tokens):
+        if data in repeated and id != last[data]:
+            tokens[id] = None
+    return tokens, [AddedToken(id=last[text.encode("utf-8")], text=text) for text in special]

@@ -1,0 +1,20 @@
+"""Django's messages by language, for tests; a test that asks for them is skipped where Django is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+_TOOL = Path(__file__).resolve().parent.parent / "tools" / "gettext_catalogues.py"
+
+
+def messages(language: str) -> dict[str, str]:
+    """English -> the language's text."""
+    pytest.importorskip("django")
+    found = importlib.util.spec_from_file_location("gettext_catalogues", _TOOL)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module.messages(language)

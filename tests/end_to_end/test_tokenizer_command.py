@@ -1,0 +1,179 @@
+"""`llmanac tokenizer`: learn, extend, encode and back, inspect, compare, as a user calls it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmanac.cli import main
+from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+
+EN = "The cat sat on the mat and looked at the theatre, there and everywhere. "
+DE = "Die Katze saß auf der Matte und schaute überall das Theater an. "
+CODE = "def area(width, height):\n    return width * height\n\n"
+
+
+def run(*arguments: str, given: str | bytes | None = None, status: int = 0) -> tuple[str, str]:
+    """What a command writes to standard output and error: in this process, or in one of its own to read its input."""
+    if given is None:
+        out, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            try:
+                stopped = main(["tokenizer", *arguments]) or 0
+            except SystemExit as end:
+                stopped = end.code
+        assert stopped == status, error.getvalue()
+        return out.getvalue(), error.getvalue()
+    data = given.encode("utf-8") if isinstance(given, str) else given
+    done = subprocess.run(
+        [sys.executable, "-m", "llmanac.cli", "tokenizer", *arguments], input=data, capture_output=True, timeout=300
+    )
+    assert done.returncode == status, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    return done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tokenizers")
+    (root / "en.txt").write_text(EN * 600, "utf-8")
+    (root / "code").mkdir()
+    (root / "code" / "a.py").write_text(CODE * 300, "utf-8")
+    with open(root / "de.jsonl", "w", encoding="utf-8") as out:
+        for i in range(40):
+            out.write(json.dumps({"text": f"{DE} {i}"}) + "\n")
+    run("train", "bpe", f"en={root}/en.txt", f"de={root}/de.jsonl", "--alpha", "0.3", "-s", "vocab_size=340",
+        "-o", str(root / "bpe"))  # fmt: skip
+    run("train", "word", str(root / "en.txt"), "-s", "vocab_size=12", "-o", str(root / "word"))
+    return root
+
+
+def test_train_writes_what_the_library_learns(place):
+    from llmanac.lab.vocabulary.texts import cut
+    from llmanac.tokenizers._mixture import Mixture
+
+    paths = {"en": f"{place}/en.txt", "de": f"{place}/de.jsonl"}
+    mixed = Mixture(lambda: ((name, text) for name, path in paths.items() for text in cut([path])), alpha=0.3)
+    assert load_tokenizer(place / "bpe").fingerprint() == train_tokenizer("bpe", mixed, vocab_size=340).fingerprint()
+    about = json.loads((place / "bpe" / "training.json").read_text("utf-8"))
+    assert about["tokenizer"]["vocab_size"] == 340 and about["files"] == {k: [v] for k, v in paths.items()}
+    assert [group["group"] for group in about["mixture"]] == ["en", "de"] and about["mixture"][1]["times"] > 5
+    out, _ = run("train", "word", f"{place}/en.txt", "-s", "vocab_size=12", "-o", f"{place}/word-again")
+    assert "12 ids" in out and "out of vocabulary: " in out and "Next: llmanac tokenizer inspect" in out
+    assert json.loads((place / "word-again" / "training.json").read_text("utf-8"))["bytes"] == len(EN) * 600
+
+
+@pytest.mark.parametrize("name", ["bpe", "word", "utf8"])
+def test_encode_and_back_a_line_each(place, name, tmp_path):
+    folder = place / name
+    if name == "utf8":
+        folder = tmp_path / "utf8"
+        run("train", "utf8", f"{place}/en.txt", "-o", str(folder))
+    tokenizer = load_tokenizer(folder)
+    text = "The cat sat\n\n  überall 中\r\n<|end|> x\n"
+    lines = text.split("\n")[:-1]
+    ids, said = run("encode", str(folder), given=text)
+    assert [list(map(int, line.split())) for line in ids.split("\n")[:-1]] == [tokenizer.encode(line) for line in lines]
+    assert f"{sum(len(tokenizer.encode(line)) for line in lines)} tokens" in said
+    back, _ = run("encode", str(folder), "--decode", given=ids)
+    assert back == "".join(tokenizer.decode(tokenizer.encode(line)) + "\n" for line in lines)
+    if tokenizer.lossless:
+        assert back == text
+
+
+def test_encode_forms_files_and_special_tokens(place):
+    (place / "two.txt").write_text("The cat\nDie Katze", "utf-8")
+    tokenizer = load_tokenizer(place / "bpe")
+    out, _ = run("encode", f"{place}/bpe", f"{place}/two.txt", f"{place}/two.txt")
+    assert len(out.splitlines()) == 4
+    out, _ = run("encode", f"{place}/bpe", f"{place}/two.txt", "--whole")
+    assert list(map(int, out.split())) == tokenizer.encode("The cat\nDie Katze")
+    out, _ = run("encode", f"{place}/bpe", "--text", "The cat<|end|>\x01", "--form", "pieces")
+    assert out.startswith("The ␣cat") and "<0x01>" in out
+    found = json.loads(run("encode", f"{place}/bpe", "--text", "é<|end|>", "--form", "json", "--special", "all")[0])
+    assert found["ids"] == tokenizer.encode("é<|end|>", special="all") and found["pieces"][-1] == "<|end|>"
+    out, _ = run("encode", f"{place}/bpe", "--text", "[1, 2,3]", "--decode")
+    assert out == "<|pad|><|system|><|user|>\n"
+
+
+def test_inspect(place):
+    out, _ = run("inspect", f"{place}/bpe", "--text", "The catfish")
+    assert "340 ids" in out and "unreachable    13 tokens" in out and "longest" in out and "The ␣cat" in out
+    found = json.loads(run("inspect", f"{place}/bpe", "--json")[0])
+    assert found["vocabulary"] == 340 and found["special_tokens"]["<|end|>"] == 0 and found["lossless"] is True
+    assert len(found["longest"]) == 10 and found["longest"][0]["bytes"] >= found["longest"][1]["bytes"]
+    words = json.loads(run("inspect", f"{place}/word", "--json")[0])
+    assert words["roles"]["unknown"] == 0 and words["unreachable"] == 0 and words["merges"] is None
+
+
+def test_extend(place):
+    out, _ = run("extend", f"{place}/bpe", f"{place}/code", "--tokens", "50", "-o", f"{place}/larger")
+    old, new = load_tokenizer(place / "bpe"), load_tokenizer(place / "larger")
+    assert old.vocab_size < new.vocab_size <= 390 and "of them new" in out
+    assert len(new.encode(CODE)) < len(old.encode(CODE)) and new.encode(EN) == old.encode(EN)
+
+
+def test_compare(place):
+    page = place / "page"
+    out, _ = run(
+        "compare", f"{place}/bpe", f"{place}/word", "utf8", "bpe{vocab_size=290}", "--on", f"en={place}/en.txt",
+        "--on", f"code={place}/code", "--train", f"{place}/en.txt", "-o", str(page), "--sentence", "The cat <x>",
+    )  # fmt: skip
+    assert "bytes/token" in out and f"code: {300 * len(CODE):,} bytes" in out and "The ␣cat" in out
+    found = json.loads((page / "compare.json").read_text("utf-8"))
+    rows = {one["label"]: one for one in found["tokenizers"]}
+    assert list(rows) == ["bpe", "word", "utf8", "bpe{vocab_size=290}"]
+    tokenizer = load_tokenizer(place / "bpe")
+    from llmanac.lab.vocabulary.texts import cut
+
+    tokens = sum(len(tokenizer.encode(text)) for text in cut([f"{place}/en.txt"]))
+    assert rows["bpe"]["groups"]["en"]["bytes_per_token"] == pytest.approx(len(EN) * 600 / tokens)
+    assert set(rows["bpe"]["groups"]) == {"en", "code", "all"}
+    assert rows["utf8"]["groups"]["all"]["bytes_per_token"] == 1.0 and rows["word"]["groups"]["code"]["unknown"] > 0.5
+    assert rows["bpe"]["groups"]["en"]["comes_back"] == 1.0 and rows["bpe{vocab_size=290}"]["vocabulary"] == 290
+    html = (page / "compare.html").read_text("utf-8")
+    assert "<svg" in html and "The cat &lt;x&gt;" in html and (page / "compare.png").read_bytes()[:4] == b"\x89PNG"
+    assert (page / "compare.svg").read_text("utf-8").startswith("<svg")
+    again, _ = run("compare", "word{vocab_size=30}", "--on", f"en={place}/en.txt", "-o", str(page), "--json")
+    assert json.loads(again)["plan"].startswith("Measured on one part in 10")
+
+
+WRONG = [
+    (["train", "bpee", "{0}/en.txt", "-o", "{0}/x"], "no tokenizer named 'bpee'; did you mean 'bpe'"),
+    (["train", "bpe", "{0}/none.txt", "-o", "{0}/x"], "none.txt: no such file or folder"),
+    (["train", "bpe", "{0}/en.txt", "-o", "{0}/bpe"], "--folder {0}/bpe: is there already"),
+    (["train", "bpe", "{0}/en.txt", "--alpha", "0.3", "-o", "{0}/x"], "write label=path for every file"),
+    (["train", "bpe", "en={0}/en.txt", "--weight", "de=1", "-o", "{0}/x"], "weights: there is no group 'de'"),
+    (["train", "bpe", "{0}/en.txt", "-s", "vocab=9", "-o", "{0}/x"], "no such field; did you mean 'vocab_size'"),
+    (["encode", "{0}/none"], "none: no such file or folder"),
+    (["encode", "{0}/bpe", "{0}/none.txt"], "none.txt: no such file"),
+    (["encode", "{0}/bpe", "--text", "a", "--form", "words"], "--form: 'words' is not ids, pieces or json"),
+    (["encode", "{0}/bpe", "--text", "1 x", "--decode"], "--text: 'x' is no token id"),
+    (["encode", "{0}/bpe", "--text", "999999", "--decode"], "--text: token 999999: not in the vocabulary"),
+    (["encode", "{0}/bpe", "--text", "a", "--special", "<|ende|>"], "special: '<|ende|>' is no special token; did you"),
+    (["inspect", "{0}/en.txt"], "expected a folder, a tokenizer.json or a .tiktoken file"),
+    (["compare", "{0}/bpe", "bpee", "--on", "en={0}/en.txt"], "no tokenizer named 'bpee'"),
+    (["compare", "bpe", "--on", "en={0}/en.txt", "--every", "1"], "there is no text for it"),
+    (["extend", "{0}/bpe", "{0}/none.txt", "-o", "{0}/x"], "none.txt: no such file or folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[str(i) for i in range(len(WRONG))])
+def test_errors_are_one_sentence(place, arguments, message):
+    _, error = run(*[part.format(place) for part in arguments], status=2)
+    assert message.format(place) in error and len(error.strip().splitlines()) == 1 and error.startswith("llmanac: ")
+    assert not (place / "x").exists()
+
+
+def test_broken_input_names_the_line(place):
+    _, error = run("encode", f"{place}/bpe", given=b"good\nbad \xff\n", status=2)
+    assert "standard input:2: not UTF-8 at byte 4 of the line" in error
+    (place / "broken.txt").write_bytes(b"\xc3(")
+    _, error = run("train", "bpe", f"{place}/broken.txt", "-o", f"{place}/x", status=2)
+    assert "broken.txt" in error and "not UTF-8 at byte 0" in error
