@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels.bpe_encode import HALF, LOW
-from llmanac.kernels.text import ALL_ONES, ONE, cached, grown, hash_of, load_byte, same_bytes, word_key
+from llmanac.kernels.text import ALL_ONES, ONE, cached, hash_of, load_byte, same_bytes, word_key
 from llmanac.kernels.unigram_merge import merge
 from llmanac.kernels.unigram_trie import step
 
@@ -222,6 +222,60 @@ def _emit(buffer, start, count, ids, ends, unknown, byte_ids, escape, was_unknow
     return filled, was_unknown
 
 
+@njit
+def _cut_word(
+    buffer, at, stop, total, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves, best, came, what,
+    ids, ends,
+):  # fmt: skip
+    """Cut one word, the sum before it being `total`; returns `(ids written, the sum after it)`."""
+    if kind == BPE:
+        return merge(buffer, at, stop, nodes, kept, pairs, halves, scores.shape[0], unknown, ids, ends), total
+    viterbi(buffer, at, stop, total, nodes, scores, unknown, unknown_score, single, best, came, what)
+    return _path(stop - at, came, what, ids, ends), best[stop - at]
+
+
+@njit
+def _cut_long_word(
+    buffer, at, stop, total, kind, nodes, scores, unknown, unknown_score, single, byte_ids, escape, kept, pairs, halves,
+    was_unknown, out, spans, filled,
+):  # fmt: skip
+    """Cut a word and write its ids; returns `(ids in out, whether the last was unknown, the sum after it)`."""
+    room = stop - at + 1  # arrays of its own: growing shared ones would slow the loop over short words
+    best, came, what = np.empty(room, np.float64), np.empty(room, np.int32), np.empty(room, np.int32)
+    ids, ends = np.empty(room, np.int32), np.empty(room, np.int64)
+    count, total = _cut_word(
+        buffer, at, stop, total, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves, best, came,
+        what, ids, ends,
+    )  # fmt: skip
+    filled, was_unknown = _emit(
+        buffer, at, count, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled
+    )
+    return filled, was_unknown, total
+
+
+@njit
+def _learn_word(
+    buffer, at, stop, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves, cache, arena, counters,
+    slot, first, other, best, second, came, what, ids, ends,
+):  # fmt: skip
+    """Put a word into the cache; one with an unknown character beside others only as one to be worked out each time."""
+    if kind == UNIGRAM:
+        unit = ROUNDING[1] if single else ROUNDING[0]
+        limit = _viterbi_with_lead(
+            buffer, at, stop, nodes, scores, unknown, unknown_score, unit, best, second, came, what
+        )
+        count = _path(stop - at, came, what, ids, ends)
+    else:
+        limit = np.float64(ANY_SUM)
+        count = merge(buffer, at, stop, nodes, kept, pairs, halves, scores.shape[0], unknown, ids, ends)
+    for i in range(count):
+        if ids[i] == unknown and count > 1:
+            limit = -1.0
+    limit = min(max(limit, -1.0), np.float64(ANY_SUM))
+    address = np.uint64(buffer.ctypes.data) + np.uint64(at)
+    _remember(cache, arena, counters, slot, first, other, address, stop - at, np.int32(limit), ids, count)
+
+
 @cached
 def encode(
     buffer, used, kind, joins, nodes, scores, unknown, unknown_score, single, byte_ids, escape, kept, pairs, halves,
@@ -241,13 +295,13 @@ def encode(
         `(ids (n,) int32, spans (n, 2) int64 bytes of the buffer that each covers, empty unless placed)`.
     """
     base, held = np.uint64(buffer.ctypes.data), np.uint64(arena.ctypes.data)
-    mask, unit = np.uint64(cache.shape[0] - 1), ROUNDING[1] if single else ROUNDING[0]
-    out = np.empty(used // 2 + 64, np.int32)
-    spans = np.empty((out.shape[0] if placed else 0, 2), np.int64)
-    room = 2 * CACHED
-    best, second, came = np.empty(room, np.float64), np.empty(room, np.float64), np.empty(room, np.int32)
-    what, ids, ends = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int64)
-    vocabulary = scores.shape[0]
+    mask = np.uint64(cache.shape[0] - 1)
+    # Room for the worst case, an id a byte (three where an unknown space becomes bytes); pages not used stay unmade.
+    room = used * (3 if escape and byte_ids.shape[0] > 0 else 1) + 2
+    out, spans = np.empty(room, np.int32), np.empty((room if placed else 0, 2), np.int64)
+    best, second = np.empty(CACHED + 1, np.float64), np.empty(CACHED + 1, np.float64)
+    came, what = np.empty(CACHED + 1, np.int32), np.empty(CACHED + 1, np.int32)
+    ids, ends = np.empty(CACHED + 1, np.int32), np.empty(CACHED + 1, np.int64)
     filled, texts, at, total, was_unknown = np.int64(0), 0, np.int64(0), 0.0, False
     while at < used:
         if buffer[at] == TEXT_END:
@@ -258,71 +312,55 @@ def encode(
             continue
         stop = word_end(buffer, at, joins)
         length = stop - at
-        if filled + 3 * length > out.shape[0]:
-            out = grown(out, filled + 3 * length)
-            if placed:
-                larger = np.empty((out.shape[0], 2), np.int64)
-                for i in range(filled):
-                    larger[i, 0], larger[i, 1] = spans[i, 0], spans[i, 1]
-                spans = larger
-        if length + 1 > ids.shape[0]:
-            best, came, what = grown(best, length + 1), grown(came, length + 1), grown(what, length + 1)
-            ids, ends = grown(ids, length + 1), grown(ends, length + 1)
-        count = np.int64(-1)
-        if length <= CACHED and not placed:
-            address, size = base + np.uint64(at), np.uint64(length)
-            first, other = word_key(address, size)
-            slot = hash_of(first, other, size) & mask
-            while True:
-                entry = cache[slot, 2]
-                if entry == 0:
-                    if kind == UNIGRAM:
-                        limit = _viterbi_with_lead(
-                            buffer, at, stop, nodes, scores, unknown, unknown_score, unit, best, second, came, what
-                        )
-                        count = _path(length, came, what, ids, ends)
-                    else:
-                        count, limit = merge(buffer, at, stop, nodes, kept, pairs, halves, vocabulary, unknown, ids, ends), np.inf
-                    known = True
-                    for i in range(count):
-                        known = known and ids[i] != unknown
-                    if known:
-                        limit = min(max(limit, -1.0), np.float64(ANY_SUM))
-                        _remember(
-                            cache, arena, counters, slot, first, other, address, length, np.int32(limit), ids, count
-                        )
-                    if kind == UNIGRAM and not abs(total) <= limit:
-                        count = np.int64(-1)
-                    break
-                if cache[slot, 0] == first and cache[slot, 1] == other and entry & LOW == size:
-                    row, words = np.int64(cache[slot, 3]), (length + 3) // 4 if length > 16 else 0
-                    if words == 0 or same_bytes(held + np.uint64(4 * (row + 1)), address, length):
-                        if kind == BPE or abs(total) <= arena[row]:
-                            count = np.int64(entry >> HALF)
-                            row += 1 + words
-                            for i in range(count):
-                                piece = arena[row + i]
-                                out[filled + i] = piece
-                                total += scores[piece]
-                                if single:
-                                    total = np.float64(np.float32(total))
-                            filled += count
-                            was_unknown = False
-                            count = np.int64(-2)  # done
+        if length > CACHED or placed:
+            filled, was_unknown, total = _cut_long_word(
+                buffer, at, stop, total, kind, nodes, scores, unknown, unknown_score, single, byte_ids, escape, kept,
+                pairs, halves, was_unknown, out, spans, filled,
+            )  # fmt: skip
+            at = stop
+            continue
+        address, size, found = base + np.uint64(at), np.uint64(length), False
+        first, other = word_key(address, size)
+        slot = hash_of(first, other, size) & mask
+        while not found:
+            entry = cache[slot, 2]
+            if entry == 0:
+                _learn_word(
+                    buffer, at, stop, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves, cache,
+                    arena, counters, slot, first, other, best, second, came, what, ids, ends,
+                )  # fmt: skip
+                break
+            if cache[slot, 0] == first and cache[slot, 1] == other and entry & LOW == size:
+                row, words = np.int64(cache[slot, 3]), (length + 3) // 4 if length > 16 else 0
+                if words == 0 or same_bytes(held + np.uint64(4 * (row + 1)), address, length):
+                    limit = arena[row]
+                    row += 1 + words
+                    if limit < 0 or (kind == UNIGRAM and abs(total) > limit):
                         break
-                slot = (slot + ONE) & mask
-        if count == -1:
-            if kind == UNIGRAM:
-                viterbi(buffer, at, stop, total, nodes, scores, unknown, unknown_score, single, best, came, what)
-                count, total = _path(length, came, what, ids, ends), best[length]
-            else:
-                count = merge(buffer, at, stop, nodes, kept, pairs, halves, vocabulary, unknown, ids, ends)
-        elif count >= 0 and kind == UNIGRAM:
-            for i in range(count):
-                total += unknown_score if ids[i] == unknown else scores[ids[i]]
-                if single:
-                    total = np.float64(np.float32(total))
-        if count >= 0:
+                    if arena[row] == unknown:  # the whole word is one unknown character
+                        ids[0], ends[0] = unknown, length
+                        filled, was_unknown = _emit(
+                            buffer, at, 1, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled
+                        )
+                        total += unknown_score
+                        if single:
+                            total = np.float64(np.float32(total))
+                        found = True
+                        break
+                    for i in range(np.int64(entry >> HALF)):
+                        piece = arena[row + i]
+                        out[filled] = piece
+                        filled += 1
+                        total += scores[piece]
+                        if single:
+                            total = np.float64(np.float32(total))
+                    found, was_unknown = True, False
+            slot = (slot + ONE) & mask
+        if not found:
+            count, total = _cut_word(
+                buffer, at, stop, total, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves,
+                best, came, what, ids, ends,
+            )  # fmt: skip
             filled, was_unknown = _emit(
                 buffer, at, count, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled
             )

@@ -107,14 +107,30 @@ class Normalizer:
 
     @functools.cached_property
     def plain(self) -> np.ndarray:
-        """(256,) bool: bytes that are copied without a look at the rules."""
-        plain = np.arange(256) < 0x80
-        plain[0x20] = False
+        """(256,) uint8: what the kernel may do with a byte without a look at the rules."""
+        plain = np.full(256, unigram_normalize.COPIED, np.uint8)
+        plain[0x20], plain[0xE2], plain[0xFF] = unigram_normalize.SPACE, 0, 0  # a U+2581 starts with 0xE2
         for units in (self.units, self.kept):
             for byte in range(256):
                 if len(units) and unigram_trie.child(units, 0, byte) >= 0:
-                    plain[byte] = False
+                    plain[byte] = unigram_normalize.BY_PAIR if byte < 0x80 else unigram_normalize.LOOKED_UP
         return plain
+
+    @functools.cached_property
+    def pairs(self) -> np.ndarray:
+        """(65536,) uint8: whether the first of two bytes is copied, where it begins a rule only with some others."""
+        pairs = np.full((256, 256), unigram_normalize.COPIED, np.uint8)
+        for units in (self.units, self.kept):
+            for byte in range(0x80):
+                node = unigram_trie.child(units, 0, byte) if len(units) else -1
+                if node < 0:
+                    continue
+                if unigram_trie.value_of(units, node) >= 0:
+                    pairs[byte] = unigram_normalize.LOOKED_UP
+                found = [other for other in range(256) if unigram_trie.child(units, node, other) >= 0]
+                pairs[byte, found] = unigram_normalize.LOOKED_UP
+        pairs[0x20] = unigram_normalize.LOOKED_UP
+        return pairs.reshape(-1)
 
     def pack(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """`(buffer, bytes in use)`: the normalised texts, each ended by 0xFF. No text may hold a surrogate."""
@@ -137,7 +153,7 @@ class Normalizer:
     def _run(self, texts: Sequence[bytes], placed: bool) -> tuple[np.ndarray, int, np.ndarray]:
         buffer, used = pack(texts)
         out, filled, where = unigram_normalize.normalize(
-            buffer, used, self.units, self.blob, self.kept, self.plain, self.mode, placed
+            buffer, used, self.units, self.blob, self.kept, self.plain, self.pairs, self.mode, placed
         )
         if len(out) < filled + 32:  # the kernels read ahead
             out = np.concatenate([out[:filled], np.zeros(32, np.uint8)])
