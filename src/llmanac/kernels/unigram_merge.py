@@ -14,6 +14,7 @@ from numba import njit
 
 from llmanac.kernels.bpe_encode import HALF, LOW, _find_pair, _insert_pair, _sift_down, _sift_up
 from llmanac.kernels.text import ALL_ONES, cached
+from llmanac.kernels.unigram_random import drawn
 from llmanac.kernels.unigram_trie import longest, step
 
 GONE = np.int32(-2)  # merged into the symbol before it
@@ -57,7 +58,7 @@ def _joint(symbols, frozen, left, right, pairs, halves):
 
 
 @njit
-def merge(buffer, start, stop, nodes, kept, pairs, halves, vocabulary, unknown, ids, ends):
+def merge(buffer, start, stop, nodes, kept, pairs, halves, vocabulary, unknown, dropout, random, ids, ends):
     """Ids of one word into `ids`, and into `ends` where each ends, counted from `start`; returns how many.
 
     Args:
@@ -65,6 +66,7 @@ def merge(buffer, start, stop, nodes, kept, pairs, halves, vocabulary, unknown, 
         halves: (ids, 2) int32, [i, 0] is NOT_UNUSED but for pieces marked unused; empty where there are none.
         vocabulary: how many ids are pieces; those above it are characters that no piece is by itself.
         unknown: the id for such characters.
+        dropout: the chance that a merge is left out when its turn comes; random: (1,) uint64 state for it.
     """
     length = stop - start
     symbols, frozen = np.empty(length, np.int32), np.zeros(length, np.uint8)
@@ -103,6 +105,8 @@ def merge(buffer, start, stop, nodes, kept, pairs, halves, vocabulary, unknown, 
         value = _find_pair(pairs, symbols[left], symbols[right])
         if value == ALL_ONES or value & ~LOW != key & ~LOW:
             continue  # one of the two has been merged with another since
+        if dropout > 0 and drawn(random) < dropout:
+            continue
         symbols[left], symbols[right] = np.int32(value & LOW), GONE
         after[left] = after[right]
         if after[left] < count:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import unigram_encode
+from llmanac.kernels import unigram_encode, unigram_random, unigram_sample
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._normal import mend_surrogates
@@ -23,8 +23,11 @@ from llmanac.tokenizers._spm_normalizer import Normalizer
 from llmanac.tokenizers._unigram_tables import Tables
 
 _ENCODE: Any = unigram_encode.encode  # numba checks its arguments, mypy cannot
+_SAMPLE: Any = unigram_sample.sample
 CHUNK = 1 << 23  # characters of text that are encoded at a time
 CACHE_WORDS, CACHE_PLACES = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and places beside it (4 MB)
+DRAWN_WORDS, DRAWS = 1 << 16, 1 << 21  # words whose draws are kept (2 MB), and rows of draws (32 MB at most)
+MOST_BEST = 512
 EACH_BYTE = "llmanac_each_byte"
 
 
@@ -69,6 +72,8 @@ class SentencePiece(Tokenizer):
             np.empty(CACHE_PLACES, np.int32),
             np.zeros(2, np.int64),
         )
+
+        self._draws = SampleCache()
 
     @cached_property
     def tables(self) -> Tables:
@@ -127,6 +132,26 @@ class SentencePiece(Tokenizer):
         if places is not None:
             found = places[found]
         return [(a, b) for a, b in found.tolist()]
+
+    def sample(self, text: str, *, seed: int, alpha: float = 0.1, nbest: int = -1) -> list[int]:
+        """One segmentation of a text, drawn by its probability (Kudo 2018, section 3.3); the same for the same seed.
+
+        Args:
+            seed: decides the draw, whatever was drawn before.
+            alpha: sharpness: a segmentation's chance is proportional to its probability to this power; 0 makes all
+                equally likely. For a BPE model, the chance that a merge is left out.
+            nbest: -1 draws among all segmentations; n > 1 among the n best; 0 and 1 give the best.
+
+        Raises:
+            TokenizerError: `text` is no text, or a setting is out of range.
+        """
+        if not isinstance(text, str):
+            return self.encode(text)  # says what it is
+        buffer, used = self.normalizer.pack([mend_surrogates(text)[0]])
+        if nbest in (0, 1) and self.kind == "unigram":
+            sampled(self.tables, self._draws, buffer, 0, seed, alpha, nbest)  # checks the settings
+            return self.encode(text)
+        return sampled(self.tables, self._draws, buffer, used, seed, alpha, nbest)
 
     # -------------------------------------------------------------------------------- decoding
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
@@ -198,11 +223,63 @@ def special_roles(model: spm.Model) -> dict[str, str | None]:
     return {role: text if text in control else None for role, text in named.items()}
 
 
-def require_sampling(seed: Any, alpha: Any, nbest: Any) -> None:
-    """Refuse settings that no sampling can have. Raises TokenizerError that names the setting."""
+def sampled(
+    tables: Tables, held: SampleCache, buffer: np.ndarray, used: int, seed: int, alpha: float, nbest: int
+) -> list[int]:
+    """Ids drawn for the one text (or the words of one text) in a packed, normalised buffer.
+
+    Raises:
+        TokenizerError: a setting that no sampling can have, by its name.
+    """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TokenizerError(f"seed: expected a whole number, got {type(seed).__name__} {seed!r}")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not np.isfinite(alpha):
-        raise TokenizerError(f"alpha: expected a finite number, got {alpha!r}")
-    if isinstance(nbest, bool) or not isinstance(nbest, (int, np.integer)) or nbest > 512:
-        raise TokenizerError(f"nbest: expected -1 for all paths or a number up to 512, got {nbest!r}")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not np.isfinite(alpha) or alpha < 0:
+        raise TokenizerError(f"alpha: expected a number from 0 on, got {alpha!r}")
+    if isinstance(nbest, bool) or not isinstance(nbest, (int, np.integer)) or nbest > MOST_BEST:
+        raise TokenizerError(f"nbest: expected -1 for all segmentations or a number up to {MOST_BEST}, got {nbest!r}")
+    random = np.array([int(seed) & 0xFFFFFFFFFFFFFFFF], np.uint64)
+    if nbest < 0 or tables.kind == unigram_encode.BPE:
+        return _SAMPLE(
+            buffer, used, tables.kind, tables.joins, tables.nodes, tables.node_scores, tables.unknown,
+            tables.unknown_score, tables.byte_ids, tables.escape, tables.kept, tables.pairs, tables.halves,
+            float(alpha), random, *held.of(float(alpha)),
+        ).tolist()  # fmt: skip
+    out: list[int] = []
+    start = 0
+    for stop in np.flatnonzero(buffer[:used] == 0xFF).tolist():
+        part = np.ascontiguousarray(buffer[start : stop + 32])
+        if stop > start:
+            out += _one_of_best(tables, part, stop - start, random, float(alpha), int(nbest))
+        start = stop + 1
+    return out
+
+
+def _one_of_best(
+    tables: Tables, buffer: np.ndarray, stop: int, random: np.ndarray, alpha: float, nbest: int
+) -> list[int]:
+    found, scores, starts, ids, ends = unigram_sample.n_best(
+        buffer, stop, tables.nodes, tables.node_scores, tables.unknown, tables.unknown_score, max(nbest, 1)
+    )
+    chances = np.exp(alpha * (scores[:found] - scores[:found].max()))
+    edges = np.cumsum(chances / chances.sum())
+    chosen = min(int(np.searchsorted(edges, unigram_random.drawn(random), side="right")), int(found) - 1)
+    part = slice(starts[chosen], starts[chosen + 1])
+    arguments = (tables.unknown, tables.byte_ids, tables.escape)
+    return unigram_sample.written(buffer, stop, ids[part], ends[part], *arguments).tolist()
+
+
+class SampleCache:
+    """The words' tables of draws, which hold for one `alpha` at a time; made when first needed."""
+
+    def __init__(self) -> None:
+        self._alpha: float | None = None
+        self._arrays: tuple[np.ndarray, ...] = ()
+
+    def of(self, alpha: float) -> tuple[np.ndarray, ...]:
+        if not self._arrays:
+            places, chances = np.empty((DRAWS, 2), np.int32), np.empty(DRAWS, np.float64)
+            self._arrays = np.zeros((DRAWN_WORDS, 4), np.uint64), places, chances, np.zeros(2, np.int64)
+        if alpha != self._alpha:
+            self._arrays[0][:], self._arrays[3][:] = 0, 0
+            self._alpha = alpha
+        return self._arrays
