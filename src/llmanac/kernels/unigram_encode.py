@@ -27,7 +27,6 @@ CACHED = 64  # bytes; longer words are worked out anew each time
 UNIGRAM, BPE = 0, 1
 WORDS, FILLED = 0, 1  # what `counters` holds: words in the cache, places of its arena in use
 ANY_SUM = 1 << 30  # the largest sum up to which a path is ever taken from the cache
-NEVER_DRAWN = np.zeros(1, np.uint64)
 ROUNDING = (2.0**-52, 2.0**-23)  # relative error of one addition, twice over; of 64- and of 32-bit floats
 MINUS_INFINITY = -np.inf
 RESET = 100000.0  # a 32-bit sum beyond this is taken off all paths at hand, as the library does
@@ -231,7 +230,7 @@ def _cut_word(
     """Cut one word, the sum before it being `total`; returns `(ids written, the sum after it)`."""
     if kind == BPE:
         return merge(
-            buffer, at, stop, nodes, kept, pairs, halves, scores.shape[0], unknown, 0.0, NEVER_DRAWN, ids, ends
+            buffer, at, stop, nodes, kept, pairs, halves, scores.shape[0], unknown, 0.0, np.zeros(1, np.uint64), ids, ends
         ), total
     viterbi(buffer, at, stop, total, nodes, scores, unknown, unknown_score, single, best, came, what)
     return _path(stop - at, came, what, ids, ends), best[stop - at]
@@ -271,7 +270,7 @@ def _learn_word(
     else:
         limit = np.float64(ANY_SUM)
         count = merge(
-            buffer, at, stop, nodes, kept, pairs, halves, scores.shape[0], unknown, 0.0, NEVER_DRAWN, ids, ends
+            buffer, at, stop, nodes, kept, pairs, halves, scores.shape[0], unknown, 0.0, np.zeros(1, np.uint64), ids, ends
         )
     for i in range(count):
         if ids[i] == unknown and count > 1:
