@@ -18,6 +18,9 @@ import numpy as np
 
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.core.files import write_json
+from llmanac.core.errors import DataError, SpecError, TokenizerError
+from llmanac.core.files import read_json, write_json
+from llmanac.tokenizers import _unigram_files
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
@@ -34,6 +37,8 @@ DOCUMENT, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_te
 def load(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`, and the `tokenizer_config.json` and `chat_template.jinja` beside it where they are.
 
+    Where the configuration names a SentencePiece model as what decides, that is read instead.
+
     Raises:
         TokenizerError: anything in the file that is broken or that cannot be honoured; the message names it.
     """
@@ -41,11 +46,41 @@ def load(path: Path) -> Tokenizer:
     source = path.with_name(TEMPLATE)
     try:
         template = source.read_text("utf-8") if source.is_file() else _template_of(config)
+    document, (config, template) = _read(path), _beside(path)
+    decides = config.get(_unigram_files.DECIDES) if isinstance(config, Mapping) else None
+    if isinstance(decides, str) and Path(decides).name == decides and path.with_name(decides).is_file():
+        return _unigram_files.load(path.with_name(decides), config, template)
+    try:
         return from_document(document, config, template)
-    except UnicodeDecodeError:
-        raise TokenizerError(f"{source}: is not UTF-8") from None
     except (TokenizerError, SpecError) as error:
         raise TokenizerError(f"{path}: {error}") from None
+
+
+def load_beside(path: Path) -> Tokenizer:
+    """Read a SentencePiece model with what the files beside it say. Raises TokenizerError as `load` does."""
+    config, template = _beside(path)
+    return _unigram_files.load(path, _table(config, str(path.with_name(CONFIG))), template)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except DataError as error:
+        raise TokenizerError(str(error)) from None
+    except RecursionError:
+        raise TokenizerError(f"{path}: is nested too deeply to be a tokenizer") from None
+
+
+def _beside(path: Path) -> tuple[Any, str | None]:
+    """`(the configuration, the chat template)` in the folder of a file."""
+    config = _read(path.with_name(CONFIG)) if path.with_name(CONFIG).is_file() else {}
+    source = path.with_name(TEMPLATE)
+    try:
+        return config, source.read_text("utf-8") if source.is_file() else _template_of(config)
+    except UnicodeDecodeError:
+        raise TokenizerError(f"{source}: is not UTF-8") from None
+    except TokenizerError as error:
+        raise TokenizerError(f"{path.with_name(CONFIG)}: {error}") from None
 
 
 def from_document(document: Any, config: Any, chat_template: str | None = None) -> Tokenizer:
@@ -62,6 +97,20 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
     _check_decoder(document.get("decoder"))
     merges, whole_pieces = _merges(model, ids), bool(model.get("ignore_merges", False))
     return (UTF8 if is_bytes_only(tokens, merges, whole_pieces) else BPE)(
+    if model.get("type") == "Unigram":
+        from llmanac.tokenizers import _unigram_json
+
+        roles = {role: _unigram_files.content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
+        roles = {role: text if text in {token.text for token in added} else None for role, text in roles.items()}
+        begins = _adds_bos(document.get("post_processor"), config, roles["bos"])
+        return _unigram_json.from_document(document, added, adds_bos=begins, chat_template=chat_template, **roles)
+    tokens, ids = _vocabulary(model, added)
+    steps, prefix_space = _steps(document.get("pre_tokenizer"))
+    _check_decoder(document.get("decoder"))
+    roles = {role: _unigram_files.content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
+    known = {token.text for token in added}
+    roles = {role: text if text in known else None for role, text in roles.items()}
+    return BPE(
         tokens=tokens,
         merges=merges,
         splitter=Splitter(steps),
@@ -131,6 +180,7 @@ def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind != "BPE":
         raise TokenizerError(f"model.type: {kind!r} is not supported, only byte-level 'BPE' and 'WordLevel'")
+        raise TokenizerError(f"model.type: {kind!r} is not supported, only byte-level 'BPE' and 'Unigram'")
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"):
         if model.get(key):
             raise TokenizerError(f"model.{key}: {model[key]!r} is not supported")
@@ -298,12 +348,6 @@ def _added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> lis
             raise TokenizerError(f"{where}: {found[id].text!r} and {content!r} both have the id {id}")
         found[id] = AddedToken(id=id, text=content, **{flag: bool(token.get(flag, False)) for flag in FLAGS})
     return list(found.values())
-
-
-def _content(token: Any) -> str | None:
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
 
 
 def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> bool:

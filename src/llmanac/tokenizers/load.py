@@ -28,7 +28,9 @@ def load_tokenizer(
     """Read a tokenizer.
 
     Args:
-        path: a folder with a `tokenizer.json`, such a file itself, or a `.tiktoken` file, gzipped or not.
+        path: a folder with a `tokenizer.json` or a SentencePiece `.model`, such a file itself, or a `.tiktoken` file,
+            gzipped or not. Where a folder has both of the first, its `tokenizer.json` counts, unless the `.model` is
+            what this package saved.
         pattern, special_tokens: for `.tiktoken` files that are not one of tiktoken's own, which say neither.
 
     Raises:
@@ -43,6 +45,16 @@ def load_tokenizer(
                 return _tokenizer_json.load_byt5(path)
             raise TokenizerError(f"{path}: has no tokenizer.json")
         path = path / "tokenizer.json"
+        from llmanac.tokenizers._unigram_files import model_in
+
+        found = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else model_in(path)
+        if found is None:
+            raise TokenizerError(f"{path}: has no tokenizer.json and no tokenizer.model")
+        if found.suffix == ".model" and pattern is None and special_tokens is None:
+            from llmanac.tokenizers import _tokenizer_json
+
+            return _tokenizer_json.load_beside(found)
+        path = found
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file or folder")
     if ".tiktoken" in path.suffixes:
@@ -51,8 +63,12 @@ def load_tokenizer(
         return _tiktoken.load(path, pattern, special_tokens)
     if pattern is not None or special_tokens is not None:
         raise TokenizerError(f"{path}: pattern and special_tokens are for .tiktoken files; this one has its own")
+    if path.suffix == ".model":
+        from llmanac.tokenizers import _unigram_files
+
+        return _unigram_files.load(path)
     if path.suffix != ".json":
-        raise TokenizerError(f"{path}: expected a folder, a tokenizer.json or a .tiktoken file")
+        raise TokenizerError(f"{path}: expected a folder, a tokenizer.json, a .model or a .tiktoken file")
     from llmanac.tokenizers import _tokenizer_json
 
     return _tokenizer_json.load(path)

@@ -1,0 +1,268 @@
+"""A `tokenizer.json` of the Unigram kind, read strictly: ids equal to those of Hugging Face `tokenizers`.
+
+It differs from a `.model` in ways that show in ids: scores are 64-bit floats summed up anew for each word, every piece
+of the vocabulary can match, and a compiled map of rules is applied to grapheme clusters, then to characters, taking the
+shortest rule instead of the longest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.errors import TokenizerError
+from llmanac.core.files import write_json
+from llmanac.kernels import unigram_encode, unigram_trie
+from llmanac.kernels.text import pack
+from llmanac.tokenizers import _unigram_steps as steps
+from llmanac.tokenizers._added import AddedToken
+from llmanac.tokenizers._base import Special, Tokenizer
+from llmanac.tokenizers._normal import Placed, compose, mend_surrogates
+from llmanac.tokenizers._spm_model import byte_of
+from llmanac.tokenizers._unigram import CACHE_PLACES, CACHE_WORDS, CHUNK, SampleCache, sampled
+from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, UNKNOWN_PENALTY, Tables, joins_of
+
+_ENCODE: Any = unigram_encode.encode
+PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+
+
+class UnigramJson(Tokenizer):
+    """A Unigram model as `tokenizers` runs it.
+
+    Args:
+        vocab: `(piece, score)` by id. unknown: the id of what is unknown; None makes such a text an error.
+        byte_fallback: whether unknown characters become the pieces `<0x00>` to `<0xFF>`.
+        document: the parts of the file around the model, which `save` keeps.
+        **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
+    """
+
+    def __init__(
+        self,
+        vocab: Sequence[tuple[str, float]],
+        unknown: int | None,
+        byte_fallback: bool,
+        document: Mapping[str, Any],
+        **roles: Any,
+    ) -> None:
+        super().__init__(**roles)
+        self.vocab, self.unknown, self.byte_fallback, self.document = list(vocab), unknown, byte_fallback, dict(document)
+        self._normalize = steps.normalizer(document.get("normalizer"))
+        self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
+        self._join = steps.decoder(document.get("decoder"))
+        self.vocab_size = max([len(self.vocab) - 1, *(token.id for token in self.added.tokens)]) + 1
+        self._cache = np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_PLACES, np.int32), np.zeros(2, np.int64)
+        self._draws = SampleCache()
+
+    @cached_property
+    def tables(self) -> Tables:
+        """What the kernels need."""
+        control = set(self.special_tokens)
+        ids = [id for id, (text, _) in enumerate(self.vocab) if text and "\0" not in text and text not in control]
+        keys = [self.vocab[id][0].encode("utf-8") for id in ids]
+        scores = np.array([score for _, score in self.vocab], np.float64)
+        missing = len(self.vocab) if self.unknown is None else self.unknown
+        byte_ids = NO_IDS
+        if self.byte_fallback:
+            byte_ids = np.full(256, -1, np.int32)
+            for id, (text, _) in enumerate(self.vocab):
+                if byte_of(text) >= 0:
+                    byte_ids[byte_of(text)] = id
+        return Tables(
+            kind=unigram_encode.UNIGRAM, joins=joins_of(keys),
+            nodes=unigram_trie.walkable(unigram_trie.trie_of(keys or [b"\xfe"], ids or [0])),
+            scores=scores, node_scores=scores.astype(np.float32), unknown=missing,
+            unknown_score=float(scores.min()) - float(UNKNOWN_PENALTY), single=False, byte_ids=byte_ids, escape=False,
+            kept=NO_UNITS, pairs=NO_PAIRS, halves=NO_HALVES,
+        )  # fmt: skip
+
+    def forget_words(self) -> None:
+        """Empty the word cache."""
+        self._cache[0][:], self._cache[2][:] = 0, 0
+
+    def _vocabulary(self) -> list[bytes | None]:
+        table: list[bytes | None] = [None] * self.vocab_size
+        for id, (text, _) in enumerate(self.vocab):
+            byte = byte_of(text) if self.byte_fallback else -1
+            table[id] = bytes([byte]) if byte >= 0 else text.replace(steps.SPACE, " ").encode("utf-8")
+        for token in self.added.tokens:
+            table[token.id] = token.text.encode("utf-8")
+        return table
+
+    # -------------------------------------------------------------------------------- encoding
+    def _normal_form(self, text: str) -> Placed:
+        mended = mend_surrogates(text)
+        return compose(mended, self._normalize(mended[0]))
+
+    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self._encode_parts(texts, [True] * len(texts))
+
+    def _encode_parts(self, texts: Sequence[str], first: Sequence[bool]) -> list[np.ndarray]:
+        """Ids of stretches of plain text; `first` tells which of them begin a text."""
+        out: list[np.ndarray] = []
+        start = 0
+        while start < len(texts):
+            stop, size = start, 0
+            while stop < len(texts) and (size < CHUNK or stop == start):
+                size += len(texts[stop])
+                stop += 1
+            words = [self._words(texts[i], first[i])[0] for i in range(start, stop)]
+            ids, ends, _ = self._cut([word for group in words for word in group], False)
+            bounds = [0, *ends.tolist()]
+            at = 0
+            for group in words:
+                out.append(ids[bounds[at] : bounds[at + len(group)]])
+                at += len(group)
+            start = stop
+        return out
+
+    def _words(self, text: str, first: bool) -> tuple[list[str], list[np.ndarray | None]]:
+        """The pre-tokens of a text, and where each of their characters starts in it (None: not asked for)."""
+        if not text:
+            return [], []
+        clean = self._normal_form(text)[0]
+        return [word for word, _ in self._split(clean, first)], []
+
+    def _cut(self, words: Sequence[str], placed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        buffer, used = pack([word.encode("utf-8") for word in words])
+        if not words:
+            used = 0
+        ends = np.zeros(max(len(words), 1), np.int64)
+        ids, spans = _ENCODE(buffer, used, *self.tables.arguments, *self._cache, ends, placed)
+        if self.unknown is None and len(ids) and (ids == len(self.vocab)).any():
+            raise TokenizerError("the text holds a character that has no piece, and the vocabulary has no unknown token")
+        return ids, ends[: len(words)], spans
+
+    def _encode(self, text: str, special: Special) -> np.ndarray:
+        if not isinstance(text, str) or (special == "never" and not self.added.has_plain):
+            return super()._encode(text, special)
+        parts = self.added.split(text, self._allowed(special), self._normal_form)
+        plain = [part for part in parts if part.token is None]
+        found = iter(self._encode_parts([part.text for part in plain], [part.start == 0 for part in plain]))
+        ids = [next(found) if part.token is None else np.array([part.token.id], np.int32) for part in parts]
+        return np.concatenate(ids) if ids else np.empty(0, np.int32)
+
+    def encode_with_offsets(self, text: str, *, special: Special = "never") -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids, and for each the `(start, stop)` characters of `text` that it covers, even in part."""
+        if not isinstance(text, str):
+            return super().encode_with_offsets(text, special=special)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for part in self.added.split(text, self._allowed(special), self._normal_form):
+            if part.token is not None:
+                ids.append(part.token.id)
+                offsets.append((part.start, part.stop))
+                continue
+            found, spans = self._placed(part.text, part.start == 0)
+            ids += found
+            offsets += [(part.place(a), part.place(b)) for a, b in spans]
+        return ids, offsets
+
+    def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
+        return self._placed(text, True)[1]
+
+    def _placed(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        clean, places = self._normal_form(text)
+        words = self._split(clean, first) if text else []
+        ids, _, spans = self._cut([word for word, _ in words], True)
+        starts: list[np.ndarray] = []  # of each byte of the packed words, and of the 0xFF behind: a character of clean
+        for word, where in words:
+            raw = np.frombuffer(word.encode("utf-8"), np.uint8)
+            starts += [where[np.cumsum((raw & 0xC0) != 0x80) - 1], where[-1:]]
+        byte_place = np.concatenate(starts) if starts else np.zeros(1, np.int64)
+        found = byte_place[spans]
+        if places is not None:
+            found = places[found]
+        return ids.tolist(), [(a, b) for a, b in found.tolist()]
+
+    def sample(self, text: str, *, seed: int, alpha: float = 0.1, nbest: int = -1) -> list[int]:
+        """One segmentation of a text, drawn by its probability; see `SentencePiece.sample`."""
+        if not isinstance(text, str):
+            return self.encode(text)
+        words = self._words(text, True)[0]
+        buffer, used = pack([word.encode("utf-8") for word in words])
+        return sampled(self.tables, self._draws, buffer, used if words else 0, seed, alpha, nbest)
+
+    # -------------------------------------------------------------------------------- decoding
+    def decode(self, ids: Any, *, skip_special: bool = False) -> str:
+        """The text of the ids as the file's decoder makes it. Raises TokenizerError for an unknown id."""
+        numbers = ids.tolist() if hasattr(ids, "tolist") else [int(i) for i in ids]
+        added = {token.id: token.text for token in self.added.tokens}
+        tokens: list[str] = []
+        for id in numbers:
+            self.token_bytes(id)
+            if skip_special and id in self._special_ids:
+                continue
+            tokens.append(added[id] if id in added else self.vocab[id][0])
+        return self._join(tokens)
+
+    # -------------------------------------------------------------------------------- identity
+    def _identity(self) -> Any:
+        digest = hashlib.sha256(json.dumps([self.vocab, self.unknown, self.byte_fallback]).encode())
+        return [digest.hexdigest(), [self.document.get(part) for part in ("normalizer", "pre_tokenizer")]]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
+        folder = Path(folder)
+        if folder.suffix == ".model":
+            raise TokenizerError(f"{folder}: a tokenizer read from a tokenizer.json cannot be written as a .model")
+        tokens = [token.as_json() for token in self.added.tokens]
+        document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens}
+        document |= {part: self.document.get(part) for part in PARTS}
+        vocab = [list(item) for item in self.vocab]
+        document["model"] = {
+            "type": "Unigram", "unk_id": self.unknown, "vocab": vocab, "byte_fallback": self.byte_fallback,
+        }  # fmt: skip
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": self.adds_bos}
+        config["added_tokens_decoder"] = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in tokens}
+        for role in ("bos", "eos", "pad"):
+            id = getattr(self, f"{role}_id")
+            if id is not None:
+                config[f"{role}_token"] = self.token_bytes(id).decode("utf-8")
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
+        write_json(folder / "tokenizer.json", document)
+        write_json(folder / "tokenizer_config.json", config)
+
+
+def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **roles: Any) -> UnigramJson:
+    """The tokenizer that a parsed file describes.
+
+    Raises:
+        TokenizerError: what the file asks for and this package cannot do, by its name; a vocabulary that is broken.
+    """
+    model = document["model"]
+    listed = model.get("vocab")
+    if not isinstance(listed, list) or not listed:
+        raise TokenizerError("model.vocab: expected a list of pieces with scores")
+    vocab: list[tuple[str, float]] = []
+    ids: dict[str, int] = {}
+    for i, item in enumerate(listed):
+        if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str):
+            raise TokenizerError(f"model.vocab[{i}]: expected a piece and its score, got {str(item)[:60]!r}")
+        text, score = item
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+            raise TokenizerError(f"model.vocab[{i}] ({text[:40]!r}): its score is {score!r}, no finite number")
+        if text in ids:
+            raise TokenizerError(f"model.vocab: the entries {ids[text]} and {i} are both {text[:40]!r}")
+        steps.require_text(text, f"model.vocab[{i}]")
+        ids[text] = i
+        vocab.append((text, float(score)))
+    unknown = model.get("unk_id")
+    if unknown is not None and (type(unknown) is not int or not 0 <= unknown < len(vocab)):
+        raise TokenizerError(f"model.unk_id: {unknown!r} is no id of the vocabulary of {len(vocab)}")
+    byte_fallback = bool(model.get("byte_fallback"))
+    absent = next((b for b in range(256) if f"<0x{b:02X}>" not in ids), None)
+    if byte_fallback and absent is not None:
+        raise TokenizerError(f"model.byte_fallback: is on, but the vocabulary has no piece <0x{absent:02X}>")
+    for token in added:
+        if token.id < len(vocab) and vocab[token.id][0] != token.text:
+            raise TokenizerError(f"added token {token.text!r}: its id {token.id} is {vocab[token.id][0]!r} in model.vocab")
+    parts = {part: document.get(part) for part in PARTS}
+    return UnigramJson(vocab, unknown, byte_fallback, parts, added=added, **roles)

@@ -1,0 +1,330 @@
+"""What stands around a Unigram model in a `tokenizer.json`: normalisers, pre-tokenizers and decoders.
+
+Each follows Hugging Face `tokenizers`; one that is not here is refused by its name. A normaliser returns the text and
+where each of its characters starts in the old one.
+"""
+
+from __future__ import annotations
+
+import base64
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import regex
+
+from llmanac.core.errors import TokenizerError
+from llmanac.tokenizers._added import WHITE_SPACE
+from llmanac.tokenizers._normal import SURROGATE, Placed, compose
+from llmanac.tokenizers._spm_model import byte_of
+from llmanac.tokenizers._spm_normalizer import read_charsmap
+
+SPACE = "\u2581"
+Normalize = Callable[[str], Placed]
+Split = Callable[[str, bool], list[tuple[str, np.ndarray]]]
+Join = Callable[[Sequence[str]], str]
+SHORT_CLUSTER = 6  # bytes; longer grapheme clusters are looked up a character at a time
+
+
+def require_text(text: str, where: str) -> None:
+    """Refuse a text that no UTF-8 can hold."""
+    if SURROGATE.search(text):
+        raise TokenizerError(f"{where}: holds a surrogate, which no text can")
+
+
+def _nodes(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
+    if part is None:
+        return []
+    if not isinstance(part, Mapping):
+        raise TokenizerError(f"{where}: expected a JSON object, got {type(part).__name__}")
+    items = part.get(inner) if part.get("type") == "Sequence" else [part]
+    if not isinstance(items, list):
+        raise TokenizerError(f"{where}.{inner}: expected a JSON list")
+    out: list[Mapping[str, Any]] = []
+    for i, item in enumerate(items):
+        if isinstance(item, Mapping) and item.get("type") == "Sequence":
+            raise TokenizerError(f"{where}[{i}]: a Sequence within a Sequence is not supported")
+        out += _nodes(item, f"{where}[{i}]", inner)
+    return out
+
+
+def _text_field(node: Mapping[str, Any], key: str, where: str) -> str:
+    value = node.get(key)
+    if not isinstance(value, str):
+        raise TokenizerError(f"{where}.{key}: expected text, got {value!r}")
+    require_text(value, f"{where}.{key}")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ normalisers
+def normalizer(part: Any) -> Normalize:
+    """The normaliser of a file. Raises TokenizerError for a step that is not supported, by its name."""
+    made = [_normal_step(node, f"normalizer[{i}]") for i, node in enumerate(_nodes(part, "normalizer", "normalizers"))]
+
+    def run(text: str) -> Placed:
+        placed: Placed = (text, None)
+        for step in made:
+            placed = compose(placed, step(placed[0]))
+        return placed
+
+    return run
+
+
+def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
+    kind = node.get("type")
+    if kind == "Precompiled":
+        try:
+            return Precompiled(base64.b64decode(node.get("precompiled_charsmap") or "", validate=True))
+        except (TypeError, ValueError):
+            raise TokenizerError(f"{where}.precompiled_charsmap: is not base64") from None
+    if kind == "Replace":
+        pattern, new = _pattern(node, where), _text_field(node, "content", where)
+        return lambda text: _substituted(text, pattern, new)
+    if kind == "Prepend":
+        new = _text_field(node, "prepend", where)
+        return lambda text: _pieced([(new, 0), *((c, i) for i, c in enumerate(text))], len(text)) if text else (text, None)
+    if kind == "Strip":
+        left, right = bool(node.get("strip_left", True)), bool(node.get("strip_right", True))
+        return lambda text: _stripped(text, left, right)
+    if kind in ("NFC", "NFD", "NFKC", "NFKD"):
+        return lambda text: _in_form(str(kind), text)
+    if kind == "Lowercase":
+        return lambda text: _each(text, str.lower)
+    if kind == "StripAccents":
+        return lambda text: _each(text, lambda c: "" if unicodedata.category(c) == "Mn" else c)
+    known = "Precompiled, Replace, Prepend, Strip, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents"
+    raise TokenizerError(f"{where}: {kind!r} is not supported (known: {known})")
+
+
+def _pieced(parts: Sequence[tuple[str, int]], length: int) -> Placed:
+    places = [start for text, start in parts for _ in text]
+    return "".join(text for text, _ in parts), np.array([*places, length], np.int64)
+
+
+def _each(text: str, change: Callable[[str], str]) -> Placed:
+    return _pieced([(change(c), i) for i, c in enumerate(text)], len(text))
+
+
+def _pattern(node: Mapping[str, Any], where: str) -> Any:
+    given = node.get("pattern")
+    if not isinstance(given, Mapping) or not ({"String", "Regex"} & given.keys()):
+        raise TokenizerError(f"{where}.pattern: expected a String or a Regex")
+    try:
+        if "String" in given:
+            return regex.compile(regex.escape(_text_field(given, "String", f"{where}.pattern")))
+        return regex.compile(_text_field(given, "Regex", f"{where}.pattern"))
+    except regex.error as error:
+        raise TokenizerError(f"{where}.pattern: is no regex ({error})") from None
+
+
+def _substituted(text: str, pattern: Any, new: str) -> Placed:
+    parts: list[tuple[str, int]] = []
+    done = 0
+    for match in pattern.finditer(text):
+        if match.start() == match.end():
+            continue
+        parts += [(text[i], i) for i in range(done, match.start())]
+        parts.append((new, match.start()))
+        done = match.end()
+    if not done:
+        return text, None
+    return _pieced([*parts, *((text[i], i) for i in range(done, len(text)))], len(text))
+
+
+def _stripped(text: str, left: bool, right: bool) -> Placed:
+    start = len(text) - len(text.lstrip(WHITE_SPACE)) if left else 0
+    stop = max(start, len(text.rstrip(WHITE_SPACE)) if right else len(text))
+    return text[start:stop], np.arange(start, stop + 1)
+
+
+def _in_form(form: str, text: str) -> Placed:
+    """A normalisation form; a stretch that changes as a whole is placed as a whole."""
+    if unicodedata.is_normalized(form, text):  # type: ignore[arg-type]
+        return text, None
+    parts: list[tuple[str, int]] = []
+    start = 0
+    for at in range(1, len(text) + 1):
+        joins = at < len(text) and not (
+            unicodedata.combining(text[at]) == 0
+            and unicodedata.is_normalized("NFKD", text[at])
+            and unicodedata.category(text[at])[0] != "M"
+            and not "\u1160" <= text[at] <= "\u11ff"
+        )
+        if joins:
+            continue
+        new = unicodedata.normalize(form, text[start:at])  # type: ignore[arg-type]
+        same = new == text[start:at]
+        parts += [(c, start + i) for i, c in enumerate(new)] if same else [(new, start)]
+        start = at
+    return _pieced(parts, len(text))
+
+
+class Precompiled:
+    """A compiled map as `tokenizers` applies it: to short grapheme clusters as a whole, else character by character.
+
+    The first key along the trie counts, not the longest; a cluster is replaced even if the key is only its start.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        units, blob = read_charsmap(data)
+        self._units, self._blob = units.tolist(), blob.tobytes()
+        self._known: dict[str, str | None] = {}
+
+    def __call__(self, text: str) -> Placed:
+        parts: list[tuple[str, int]] = []
+        changed, at = False, 0
+        clusters = regex.findall(r"\X", text) if not text.isascii() or "\r\n" in text else text
+        for cluster in clusters:
+            new = self._new(cluster) if len(cluster.encode("utf-8")) < SHORT_CLUSTER else None
+            if new is not None:
+                parts.append((new, at))
+                changed = True
+            else:
+                for i, character in enumerate(cluster):
+                    one = self._new(character)
+                    parts.append((character if one is None else one, at + i))
+                    changed = changed or one is not None
+            at += len(cluster)
+        return _pieced(parts, len(text)) if changed else (text, None)
+
+    def _new(self, text: str) -> str | None:
+        if text not in self._known:
+            if len(self._known) > 1 << 16:
+                self._known.clear()
+            self._known[text] = self._look_up(text.encode("utf-8"))
+        return self._known[text]
+
+    def _look_up(self, key: bytes) -> str | None:
+        node, units = 0, self._units
+        for byte in key:
+            if not units or byte == 0:
+                return None
+            unit = units[node]
+            node ^= ((unit >> 10) << ((unit & 512) >> 6)) ^ byte
+            if node >= len(units) or units[node] & 0x800000FF != byte:
+                return None
+            unit = units[node]
+            if unit & 256:
+                value = units[node ^ ((unit >> 10) << ((unit & 512) >> 6))] & 0x7FFFFFFF
+                return self._blob[value : self._blob.index(b"\0", value)].decode("utf-8")
+        return None
+
+
+# ------------------------------------------------------------------------------------------------ pre-tokenizers
+def pre_tokenizer(part: Any) -> Split:
+    """How a text is cut: `split(text, first)` gives each word and where its characters start in the text."""
+    made = [_split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(_nodes(part, "pre_tokenizer", "pretokenizers"))]
+
+    def run(text: str, first: bool) -> list[tuple[str, np.ndarray]]:
+        words = [(text, np.arange(len(text) + 1))]
+        for step in made:
+            words = [new for word, where in words for new in step(word, where, first)]
+        return [(word, where) for word, where in words if word]
+
+    return run
+
+
+def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple[str, np.ndarray]]]:
+    kind = node.get("type")
+    if kind == "WhitespaceSplit":
+        return lambda word, places, first: [
+            (m[0], places[m.start() : m.end() + 1]) for m in regex.finditer(f"[^{WHITE_SPACE}]+", word)
+        ]
+    if kind == "Metaspace":
+        mark = node.get("replacement", SPACE)
+        if not isinstance(mark, str) or len(mark) != 1:
+            raise TokenizerError(f"{where}.replacement: {mark!r} is not one character")
+        scheme = node.get("prepend_scheme", "always")
+        if "prepend_scheme" not in node and node.get("add_prefix_space") is False:
+            scheme = "never"
+        if scheme not in ("always", "never", "first"):
+            raise TokenizerError(f"{where}.prepend_scheme: {scheme!r} is not one of always, first, never")
+        return Metaspace(mark, scheme, node.get("split", True) is not False)
+    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit)")
+
+
+class Metaspace:
+    """Spaces become a mark, one is put in front, and a word begins at each mark."""
+
+    def __init__(self, mark: str, scheme: str, split: bool) -> None:
+        self.mark, self.scheme, self.split = mark, scheme, split
+
+    def __call__(self, word: str, places: np.ndarray, first: bool) -> list[tuple[str, np.ndarray]]:
+        text = word.replace(" ", self.mark)
+        begins = first and places[0] == 0
+        if not text.startswith(self.mark) and (self.scheme == "always" or (self.scheme == "first" and begins)):
+            text, places = self.mark + text, np.concatenate([places[:1], places])
+        if not self.split:
+            return [(text, places)]
+        starts = [0, *(i for i, c in enumerate(text) if c == self.mark and i)]
+        return [(text[a:b], places[a : b + 1]) for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------ decoders
+def decoder(part: Any) -> Join:
+    """How tokens become a text; without a decoder they are joined by spaces, as `tokenizers` does."""
+    if part is None:
+        return " ".join
+    made = [_join_step(node, f"decoder[{i}]") for i, node in enumerate(_nodes(part, "decoder", "decoders"))]
+
+    def run(tokens: Sequence[str]) -> str:
+        held = list(tokens)
+        for step in made:
+            held = step(held)
+        return "".join(held)
+
+    return run
+
+
+def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], list[str]]:
+    kind = node.get("type")
+    if kind == "Fuse":
+        return lambda tokens: ["".join(tokens)]
+    if kind == "ByteFallback":
+        return _bytes_joined
+    if kind == "Replace":
+        pattern, new = _pattern(node, where), _text_field(node, "content", where)
+        return lambda tokens: [pattern.sub(lambda _: new, token) for token in tokens]
+    if kind == "Strip":
+        character, start, stop = _text_field(node, "content", where), node.get("start", 0), node.get("stop", 0)
+        if type(start) is not int or type(stop) is not int:
+            raise TokenizerError(f"{where}: start and stop are to be numbers")
+        return lambda tokens: [_strip_token(token, character, start, stop) for token in tokens]
+    if kind == "Metaspace":
+        mark = str(node.get("replacement", SPACE))
+        scheme = node.get("prepend_scheme", "always")
+        if "prepend_scheme" not in node and node.get("add_prefix_space") is False:
+            scheme = "never"
+        return lambda tokens: [
+            token.replace(mark, "" if i == 0 and scheme != "never" else " ") for i, token in enumerate(tokens)
+        ]
+    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Fuse, ByteFallback, Replace, Strip, Metaspace)")
+
+
+def _strip_token(token: str, character: str, start: int, stop: int) -> str:
+    a, b = 0, len(token)
+    while a < min(start, len(token)) and token[a] == character:
+        a += 1
+    while len(token) - b < stop and b > a and token[b - 1] == character:
+        b -= 1
+    return token[a:b]
+
+
+def _bytes_joined(tokens: list[str]) -> list[str]:
+    """Runs of byte tokens as the text they spell, or one U+FFFD for each where they spell none."""
+    out: list[str] = []
+    run = bytearray()
+    for token in [*tokens, ""]:
+        byte = byte_of(token)
+        if byte >= 0:
+            run.append(byte)
+            continue
+        if run:
+            try:
+                out.append(run.decode("utf-8"))
+            except UnicodeDecodeError:
+                out += ["\ufffd"] * len(run)
+            run = bytearray()
+        out.append(token)
+    return out[:-1]

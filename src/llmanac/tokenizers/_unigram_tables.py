@@ -1,0 +1,151 @@
+"""The arrays that the kernels need to cut text by a SentencePiece model: tries, scores, merges, where words may end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmanac.kernels import unigram_encode, unigram_merge, unigram_trie
+from llmanac.tokenizers import _spm_model as spm
+
+UNKNOWN_PENALTY = np.float32(10.0)  # how much worse than the worst piece an unknown character is
+LARGEST = np.float32(3.4028234663852886e38)
+NO_UNITS, NO_IDS = np.empty(0, np.uint32), np.empty(0, np.int32)
+NO_PAIRS, NO_HALVES = np.full((1, 2), (1 << 64) - 1, np.uint64), np.empty((0, 2), np.int32)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """`arguments` are those of `unigram_encode.encode` between the buffer and the cache; the rest is for sampling.
+
+    `node_scores` (ids,) float32 are the scores of a lattice's nodes, which for user-defined symbols count characters
+    where `scores` count bytes, as the library does.
+    """
+
+    kind: int
+    joins: np.ndarray
+    nodes: np.ndarray
+    scores: np.ndarray
+    node_scores: np.ndarray
+    unknown: int
+    unknown_score: float
+    single: bool
+    byte_ids: np.ndarray
+    escape: bool
+    kept: np.ndarray
+    pairs: np.ndarray
+    halves: np.ndarray
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        return (
+            self.kind, self.joins, self.nodes, self.scores, self.unknown, self.unknown_score, self.single,
+            self.byte_ids, self.escape, self.kept, self.pairs, self.halves,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, model: spm.Model) -> Tables:
+        """The tables of a `.model` file."""
+        escape, pieces = model.rules.escape_whitespaces, model.pieces
+        is_bpe = model.trainer["model_type"] == spm.BPE
+        types = np.array([piece.type for piece in pieces])
+        scores = np.array([piece.score for piece in pieces], np.float32)
+        normal = scores[types == spm.NORMAL]
+        lowest = min(LARGEST, normal.min(initial=LARGEST))
+        exact, node_scores = scores.astype(np.float64), scores.copy()
+        for id in np.flatnonzero(types == spm.USER_DEFINED).tolist():
+            text = pieces[id].text
+            exact[id] = np.float32(0.1 * (len(text.encode()) - 1))
+            node_scores[id] = np.float32(0.1 * (len(text) - 1))
+        used = {spm.NORMAL, spm.USER_DEFINED} | ({spm.UNUSED} if is_bpe else set())
+        ids = [id for id, piece in enumerate(pieces) if piece.type in used]
+        keys = [inner(pieces[id].text, escape) for id in ids]
+        taken = [i for i, key in enumerate(keys) if key]  # a piece with a plain space never matches escaped text
+        ids, keys = [ids[i] for i in taken], [keys[i] for i in taken]
+        kept = [inner(piece.text, escape) for piece in pieces if piece.type == spm.USER_DEFINED]
+        byte_ids = NO_IDS
+        if model.trainer["byte_fallback"]:
+            byte_ids = np.empty(256, np.int32)
+            for id in np.flatnonzero(types == spm.BYTE).tolist():
+                byte_ids[spm.byte_of(pieces[id].text)] = id
+        pairs, halves = NO_PAIRS, NO_HALVES
+        joins = joins_of(keys)
+        if is_bpe:
+            keys, ids, pairs = _merges(keys, ids, scores, len(pieces))
+            if (types == spm.UNUSED).any():
+                halves = np.full((max(ids, default=0) + 1, 2), unigram_merge.NOT_UNUSED, np.int32)
+                halves[np.flatnonzero(types == spm.UNUSED), 0] = unigram_merge.NOT_JOINED
+                joins[:] = True  # how such a piece comes apart depends on the whole text
+                joins.reshape(256, 256)[:, 0xFF] = False
+        return cls(
+            kind=unigram_encode.BPE if is_bpe else unigram_encode.UNIGRAM,
+            joins=joins,
+            nodes=unigram_trie.walkable(unigram_trie.trie_of(keys or [b"\xfe"], ids or [0])),
+            scores=exact,
+            node_scores=node_scores,
+            unknown=int(np.flatnonzero(types == spm.UNKNOWN)[0]),
+            unknown_score=float(np.float32(lowest - UNKNOWN_PENALTY)),
+            single=True,
+            byte_ids=byte_ids,
+            escape=escape,
+            kept=unigram_trie.trie_of([k for k in kept if k], [0] * len(kept)) if any(kept) else NO_UNITS,
+            pairs=pairs,
+            halves=halves,
+        )
+
+
+def inner(text: str, escape: bool) -> bytes:
+    """A piece as normalised text holds it: one byte for a space. Empty where no normalised text can hold it."""
+    if escape:
+        return b"" if " " in text else text.replace(spm.SPACE, " ").encode("utf-8")
+    return text.encode("utf-8")
+
+
+def joins_of(keys: Iterable[bytes]) -> np.ndarray:
+    """(65536,) bool by two bytes: whether they stand together in some piece, or within a character."""
+    joins = np.zeros(65536, np.bool_)
+    joins.reshape(256, 256)[:, 0x80:0xC0] = True
+    letters = np.frombuffer(b"\xff".join(keys) + b"\xff", np.uint8).astype(np.int64)
+    joins[letters[:-1] << 8 | letters[1:]] = True
+    joins.reshape(256, 256)[:, 0xFF] = joins.reshape(256, 256)[0xFF] = False
+    return joins
+
+
+def _merges(
+    keys: list[bytes], ids: list[int], scores: np.ndarray, vocabulary: int
+) -> tuple[list[bytes], list[int], np.ndarray]:
+    """`(keys with every character of theirs, their ids, table of pairs)`; characters that are no piece get new ids."""
+    known = dict(zip(keys, ids, strict=True))
+    texts = [key.decode("utf-8") for key in keys]
+    for character in sorted({c for text in texts for c in text}):
+        key = character.encode("utf-8")
+        if key not in known:
+            known[key] = vocabulary
+            vocabulary += 1
+    order = {id: _order(scores[id]) for id in ids}
+    ranks = {place: rank for rank, place in enumerate(sorted(set(order.values()), reverse=True))}
+    rows: list[tuple[int, int, int, int]] = []
+    for text, id in zip(texts, ids, strict=True):
+        for left, right in _splits(text, known):
+            rows.append((left, right, id, ranks[order[id]]))
+    table = np.array(rows, np.int64).reshape(-1, 4)
+    pairs = unigram_merge.ranked_pairs(*np.ascontiguousarray(table.T))
+    return list(known), list(known.values()), pairs
+
+
+def _order(score: np.float32) -> tuple[float, bool]:
+    """Scores in the library's order, where 0.0 is above -0.0."""
+    return float(score), not np.signbit(score)
+
+
+def _splits(text: str, known: dict[bytes, int]) -> Sequence[tuple[int, int]]:
+    """The ways to make a piece of two symbols."""
+    data, places, at = text.encode("utf-8"), [], 0
+    for character in text[:-1]:
+        at += len(character.encode("utf-8"))
+        places.append(at)
+    found = [(known.get(data[:place]), known.get(data[place:])) for place in places]
+    return [(left, right) for left, right in found if left is not None and right is not None]

@@ -1,0 +1,256 @@
+"""Learning the pieces of a unigram model: seeds from a suffix array, then EM and pruning in turn (Kudo 2018).
+
+The corpus is reduced to the distinct stretches within which pieces may lie: a space and what follows it up to the next,
+cut where the script changes. All later steps run over those with their counts.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmanac.core.progress import progress
+from llmanac.kernels import unigram_train, unigram_trie
+from llmanac.kernels.words import GIVEN, WordCounts
+
+LONGEST_PIECE = 16  # characters
+SHRINK = 0.75  # share of the pieces that a round of pruning keeps
+ROUNDS = 2  # of EM between prunings
+LEAST_USE = 0.5  # expected uses below which a piece is dropped at once
+UNKNOWN_PENALTY = 10.0
+CASE_PREFIXES = ("FULLWIDTH ", "HALFWIDTH ", "MODIFIER LETTER ", "SUPERSCRIPT ", "SUBSCRIPT ")
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Distinct stretches: bytes one after the other, (n + 1,) offsets, (n,) counts; and the alphabet, most frequent
+    first, with how often each character occurs."""
+
+    letters: np.ndarray
+    offsets: np.ndarray
+    counts: np.ndarray
+    alphabet: list[tuple[str, int]]
+
+
+class Words:
+    """The distinct words of a corpus, fed one packed, normalised buffer at a time."""
+
+    def __init__(self) -> None:
+        nothing = np.zeros(256, np.uint8)
+        self._counted = WordCounts(nothing, nothing, GIVEN)
+
+    @property
+    def unique(self) -> int:
+        return self._counted.unique
+
+    def add(self, buffer: np.ndarray, used: int) -> None:
+        self._counted.add(buffer, used, unigram_train.space_words(buffer, used))
+
+    def stretches(self, coverage: float, room: int, never: str) -> Stretches:
+        """Cut the words where no piece may reach across.
+
+        Args:
+            coverage: the share of the text that the alphabet must cover; rarer characters get no piece.
+            room: how many characters there may be at most.
+            never: characters that no piece may hold.
+        """
+        words, offsets, counts = self._counted.arrays()
+        words = np.concatenate([words, np.zeros(32, np.uint8)])
+        found = unigram_train.count_characters(words, offsets, counts)
+        found[[0, *map(ord, never)]] = 0
+        present = np.flatnonzero(found)
+        present = present[np.lexsort((present, -found[present]))]
+        before = np.cumsum(found[present]) - found[present]
+        kept = present[before < coverage * found.sum()][:room]
+        classes = np.zeros(0x110000, np.uint8)
+        scripts: dict[str, int] = {}
+        for code in kept.tolist():
+            classes[code] = _class_of(chr(code), scripts)
+        spans, totals = unigram_train.stretches(words, offsets, counts, classes)
+        alphabet = [(chr(code), int(found[code])) for code in kept.tolist()]
+        return Stretches(*unigram_train.distinct(words, spans, totals), alphabet)
+
+
+def _class_of(character: str, scripts: dict[str, int]) -> int:
+    """A character's class; letters by the script that their Unicode name begins with, Chinese and Japanese as one."""
+    if character in (" ", "\u2581"):
+        return unigram_train.SPACE
+    category = unicodedata.category(character)
+    if category[0] == "M":
+        return unigram_train.MARK
+    script = "COMMON"
+    if category[0] == "L":
+        name = unicodedata.name(character, "COMMON")
+        for prefix in CASE_PREFIXES:
+            name = name.removeprefix(prefix)
+        script = name.split(" ")[0]
+        if script in ("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC", "KATAKANA-HIRAGANA"):
+            script = "HAN"
+    number = scripts.setdefault(script, len(scripts))
+    return min(unigram_train.FIRST_SCRIPT + number, 255)
+
+
+# ------------------------------------------------------------------------------------------------ seeds
+def suffix_array(text: np.ndarray, left: np.ndarray, longest: int) -> np.ndarray:
+    """Places of a text in the order of the suffixes that start there, by their first `longest` characters at least.
+
+    Args:
+        text: (n,) code points; left: (n,) how many characters there are up to and with the next 0, where suffixes end.
+
+    Prefix doubling: the order by the first h characters makes that by the first 2h.
+    """
+    rank = np.unique(text, return_inverse=True)[1].astype(np.int64)
+    width = 1
+    while True:
+        order = np.argsort(rank, kind="stable")
+        if width >= longest:
+            return order
+        second = np.zeros(len(text), np.int64)
+        inside = np.flatnonzero(left > width)
+        second[inside] = rank[inside + width] + 1
+        key = rank * (len(text) + 2) + second
+        rank = np.unique(key, return_inverse=True)[1].astype(np.int64)
+        width *= 2
+
+
+def seeds(found: Stretches, most: int) -> dict[str, float]:
+    """`{piece: score}`: every character, and the substrings that cover most of the text."""
+    raw = found.letters[: found.offsets[-1]].tobytes()
+    ends = found.offsets.tolist()
+    joined = b"\0".join(raw[a:b] for a, b in zip(ends, ends[1:], strict=False)) + b"\0"
+    text = np.frombuffer(joined.decode("utf-8").encode("utf-32-le"), np.int32).astype(np.int64)
+    stops = np.flatnonzero(text == 0)
+    lengths = np.diff(stops, prepend=-1)
+    left = np.repeat(stops, lengths) - np.arange(len(text)) + 1
+    weights = np.repeat(found.counts, lengths)
+    order = suffix_array(text, left, LONGEST_PIECE)
+    order = order[text[order] != 0]
+    padded = np.concatenate([text, np.zeros(LONGEST_PIECE + 1, np.int64)])
+    table = unigram_train.repeated(padded, order, weights, LONGEST_PIECE)
+    scores = table[:, 1] * table[:, 2]
+    best = np.lexsort((table[:, 0], -scores))[:most]
+    out = {character: float(count) for character, count in found.alphabet}
+    characters = text.astype("<i4").tobytes().decode("utf-32-le")
+    for start, length, score in zip(table[best, 0].tolist(), table[best, 1].tolist(), scores[best].tolist(), strict=True):
+        out[characters[start : start + length]] = float(score)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ EM
+@dataclass
+class Pieces:
+    """The pieces at one time, sorted by their bytes, and the trie of them."""
+
+    texts: list[bytes]
+    scores: np.ndarray
+    widths: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.offsets = np.zeros(len(self.texts) + 1, np.int64)
+        np.cumsum([len(text) for text in self.texts], out=self.offsets[1:])
+        self.letters = np.frombuffer(b"".join(self.texts) + bytes(32), np.uint8)
+        units = unigram_trie.build(self.letters, self.offsets, np.arange(len(self.texts)), False)
+        self.nodes = unigram_trie.walkable(units)
+
+    @property
+    def unknown_score(self) -> float:
+        return float(self.scores.min()) - UNKNOWN_PENALTY
+
+    def only(self, chosen: np.ndarray, scores: np.ndarray | None = None) -> Pieces:
+        """Those at sorted places, with their scores or new ones."""
+        texts = [self.texts[i] for i in chosen.tolist()]
+        return Pieces(texts, self.scores[chosen] if scores is None else scores, self.widths[chosen])
+
+    def rescored(self, scores: np.ndarray) -> Pieces:
+        """The same pieces and trie with other scores."""
+        made = object.__new__(Pieces)
+        made.__dict__.update(self.__dict__ | {"scores": scores})
+        return made
+
+
+def digamma(x: np.ndarray) -> np.ndarray:
+    """The derivative of log gamma, for x > 0: the recurrence up to 6, then the asymptotic series."""
+    x = np.array(x, np.float64)
+    out = np.zeros_like(x)
+    while (x < 6).any():
+        small = x < 6
+        out[small] -= 1 / x[small]
+        x[small] += 1
+    inverse = 1 / (x * x)
+    series = inverse * (1 / 12 - inverse * (1 / 120 - inverse * (1 / 252 - inverse * (1 / 240 - inverse / 132))))
+    return out + np.log(x) - 0.5 / x - series
+
+
+def learn(found: Stretches, size: int) -> list[tuple[str, float]]:
+    """The `size` best pieces with their log probabilities, the alphabet among them, best first."""
+    words = (found.letters, found.offsets, found.counts)
+    most = max(100_000, 8 * size)
+    goal = int(size * 1.1)
+    with progress("learn pieces", unit="pieces") as bar:
+        start = seeds(found, most)
+        texts = sorted(text.encode("utf-8") for text in start)
+        values = np.array([start[text.decode("utf-8")] for text in texts])
+        pieces = Pieces(texts, np.log(values) - np.log(values.sum()), np.array([len(t.decode("utf-8")) for t in texts]))
+        while True:
+            for _ in range(ROUNDS):
+                expected = np.zeros(len(pieces.texts), np.float64)
+                unigram_train.expectations(
+                    *words, pieces.nodes, pieces.scores, pieces.widths, pieces.unknown_score, expected
+                )
+                chosen = np.flatnonzero(expected >= LEAST_USE)
+                scores = digamma(expected[chosen]) - digamma(expected[chosen].sum(keepdims=True))
+                pieces = pieces.rescored(scores) if len(chosen) == len(expected) else pieces.only(chosen, scores)
+                bar.update(len(pieces.texts), goal=goal)
+            pieces = pieces.only(_worth_keeping(pieces, words, goal))
+            bar.update(len(pieces.texts), goal=goal)
+            if len(pieces.texts) <= goal:
+                break
+    return _final(pieces, found, size)
+
+
+def _worth_keeping(pieces: Pieces, words: tuple[np.ndarray, ...], goal: int) -> np.ndarray:
+    """Places of the pieces that are kept in a round of pruning."""
+    used = unigram_train.usage(*words, pieces.nodes, pieces.scores, pieces.unknown_score)
+    state, loss = unigram_train.losses(
+        pieces.letters, pieces.offsets, pieces.nodes, pieces.scores.copy(), pieces.unknown_score, used, used.sum()
+    )
+    kept = np.flatnonzero(state == unigram_train.KEPT)
+    candidates = np.flatnonzero(state == unigram_train.CANDIDATE)
+    room = max(goal, int(SHRINK * len(state))) - len(kept)
+    best = candidates[np.argsort(-loss[candidates], kind="stable")[: max(room, 0)]]
+    return np.sort(np.concatenate([kept, best]))
+
+
+def _final(pieces: Pieces, found: Stretches, size: int) -> list[tuple[str, float]]:
+    ones = np.ones(len(pieces.texts))
+    state, _ = unigram_train.losses(
+        pieces.letters, pieces.offsets, pieces.nodes, pieces.scores.copy(), pieces.unknown_score, ones, ones.sum()
+    )
+    known = dict(zip([text.decode("utf-8") for text in pieces.texts], pieces.scores.tolist(), strict=True))
+    lowest, missing = min(known.values(), default=0.0), 0
+    out: dict[str, float] = {}
+    for character, _ in found.alphabet:
+        if character not in known:  # each a little different, so that none is as good as another
+            known[character] = lowest + 0.0001 * missing
+            missing += 1
+        out[character] = known[character]
+    reached = {text.decode("utf-8") for text, way in zip(pieces.texts, state.tolist(), strict=True) if way}
+    for text, score in sorted(known.items(), key=lambda item: (-item[1], item[0])):
+        if len(out) >= size:
+            break
+        if text in reached:
+            out.setdefault(text, score)
+    return sorted(out.items(), key=lambda item: (-item[1], item[0]))
+
+
+def gather(buffers: Iterable[tuple[np.ndarray, int]]) -> Words:
+    """Count the words of packed buffers, with progress."""
+    words = Words()
+    with progress("count words", unit="B") as bar:
+        for buffer, used in buffers:
+            words.add(buffer, used)
+            bar.advance(used, words=words.unique)
+    return words
