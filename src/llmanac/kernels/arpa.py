@@ -91,7 +91,7 @@ def read_grams(
                 if offsets[known] + size + 32 > blob.shape[0]:
                     return ROOM, at, filled, known
                 add_word(table, blob, offsets, known, slot, address, size)
-                known += 1
+                own, known = known, known + 1
                 break
             if own < 0:
                 return WORD, at, filled, known

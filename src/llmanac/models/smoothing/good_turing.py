@@ -7,7 +7,8 @@
 n_r is how many n-grams of the order occur r times. The mass taken is what Good and Turing give to all that never
 occurred, n_1 / N; here shorter contexts share it out, at the first order every token that was not seen alike. Where the
 counts of counts do not allow it, K is lowered to the largest that they allow; where none is, half an occurrence is
-taken off every n-gram that occurs at most K times. What cannot be handed on (nothing is unseen) is not taken.
+taken off every n-gram that occurs at most K times. What cannot be handed on (nothing is unseen) is not taken; a context
+from which nothing was taken counts as one larger, so that what it never saw is not impossible.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Good 1953; Katz 1987.
 """
@@ -71,13 +72,13 @@ class GoodTuring:
             ngram_count.sums_by_owner(own.starts, values, out)
         if level == 0:
             return _unigrams(counts, left, total[0], seen[0]), np.ones(1)
-        rest = np.maximum(total, 1.0) - np.where(total > 0, seen, 0.0)
         open_ = 1.0 - shorter
-        handed = (open_ > NOTHING) & (rest > NOTHING)
-        gamma = np.where(handed, rest / np.maximum(total, 1.0) / np.where(handed, open_, 1.0), 0.0)
+        closed = open_ <= NOTHING  # every token was seen here: what was taken goes back
+        whole = np.where(closed, seen, np.where(total - seen > NOTHING, total, total + 1.0))
+        whole = np.where(total > 0, whole, 1.0)
+        gamma = np.where(closed, 0.0, (whole - seen) / whole / np.where(closed, 1.0, open_))
         gamma = np.where(total > 0, gamma, 1.0)
-        whole = np.where(handed, total, seen)  # what cannot be handed on stays with what was seen
-        return left / np.maximum(np.repeat(whole, np.diff(own.starts)), NOTHING), gamma
+        return left / np.repeat(whole, np.diff(own.starts)), gamma
 
 
 def _unigrams(counts: Counts, left: np.ndarray, total: float, seen: float) -> np.ndarray:
