@@ -13,9 +13,10 @@ from collections import Counter
 
 import numpy as np
 
-from llmanac.kernels.text import cached, grown, mix, prefetch
+from llmanac.kernels.text import cached, mix, prefetch
 
 AHEAD = 12  # places by which a slot of the table is asked for before it is needed
+ONE, FOUR = np.uint64(1), np.uint64(4)
 LAST_PLACE = 255  # a place further into its sequence is written as this
 
 
@@ -28,76 +29,102 @@ def plain_counts(sequences: list[list[int]], length: int) -> Counter[tuple[int, 
 
 
 @cached
-def occurs_again(ids, counts, often):
-    """`often[i]`: whether what ends at place i (`ids`, -1 for nothing) occurs more than once."""
-    for i in range(ids.shape[0]):
-        often[i] = ids[i] >= 0 and counts[ids[i]] > 1
+def fill_places(lengths, place):
+    """The place of every token in its sequence, from the sequences' lengths; far ones are `LAST_PLACE`."""
+    at = 0
+    for row in range(lengths.shape[0]):
+        for i in range(lengths[row]):
+            place[at] = min(i, LAST_PLACE)
+            at += 1
 
 
 @cached
-def _twice(table):
-    """A hash table of (key, id) rows, -1 where free, with twice the room."""
-    larger = np.full((table.shape[0] * 2, 2), -1, np.int64)
+def occurs_again(ids, counts, often):
+    """`often[i]`: whether what ends at place i (`ids`, -1 for nothing) occurs more than once."""
+    for i in range(ids.shape[0]):
+        often[i] = ids[i] >= 0 and counts[np.uint64(ids[i])] > 1
+
+
+@cached
+def twice_the_room(table, larger):
+    """Move a hash table of (key, id) rows, -1 where free, to a larger one."""
     mask = np.uint64(larger.shape[0] - 1)
     for i in range(table.shape[0]):
         if table[i, 1] >= 0:
             slot = mix(np.uint64(table[i, 0])) & mask
             while larger[slot, 1] >= 0:
-                slot = (slot + np.uint64(1)) & mask
+                slot = (slot + ONE) & mask
             larger[slot, 0], larger[slot, 1] = table[i, 0], table[i, 1]
-    return larger
 
 
 @cached
-def count_level(words, place, below, often, length, vocabulary, limit, ids):
-    """Number the n-grams of one length in the order in which they first occur.
+def count_level(words, place, below, often, length, vocabulary, table, counts, first, ids, at, n, held):
+    """Number the n-grams of one length in the order in which they first occur, until the text or the room ends.
 
     Args:
         words: (N,) int32 tokens. place: (N,) uint8 place of each in its sequence.
         below: (N,) int32 id of the (length - 1)-gram that ends at each place, -1 for none. often: see `occurs_again`.
-        limit: stop once there are more n-grams than this.
-        ids: (N,) int32, filled with the n-gram that ends at each place.
+        table: (slots, 2) int64, -1 where free. counts, first: filled by n-gram with how often it occurs and where it
+            first ends. ids: (N,) int32, filled with the n-gram that ends at each place, -1 for none.
+        at, n, held: where to go on: the place (1 at first), n-grams so far, slots taken.
 
     Returns:
-        (counts, first place at which each ends), or as many items as fit when the limit was met.
+        (at, n, held). `at` is N when all is done; else `counts` and `first` are full, or the table is half full.
     """
-    tokens = words.shape[0]
-    counts, first = np.zeros(1 << 14, np.int32), np.empty(1 << 14, np.int32)
-    table = np.full((1 << 14, 2), -1, np.int64)
-    mask, base = np.uint64(table.shape[0] - 1), np.uint64(table.ctypes.data)
-    n, held = 0, 0
-    if tokens:
-        ids[0] = -1
-    for i in range(1, tokens):
+    tokens, room, slots = words.shape[0], counts.shape[0], table.shape[0]
+    mask, base = np.uint64(slots - 1), np.uint64(table.ctypes.data)
+    shortest, wide = np.uint8(length - 1), np.uint64(vocabulary)
+    for i in range(at, tokens):
         j = i + AHEAD
         if j < tokens and often[j - 1] and often[j]:
-            key = np.uint64(np.int64(below[j - 1]) * vocabulary + words[j])
-            prefetch(base + ((mix(key) & mask) << np.uint64(4)))
-        ids[i] = -1
-        if place[i] < length - 1:
+            key = np.uint64(below[j - 1]) * wide + np.uint64(words[j])
+            prefetch(base + ((mix(key) & mask) << FOUR))
+        if place[i] < shortest:
+            ids[i] = -1
             continue
         if often[i - 1] and often[i]:
-            number = np.int64(below[i - 1]) * vocabulary + words[i]
-            slot = mix(np.uint64(number)) & mask
+            key = np.uint64(below[i - 1]) * wide + np.uint64(words[i])
+            number = np.int64(key)
+            slot = mix(key) & mask
             while table[slot, 1] >= 0 and table[slot, 0] != number:
-                slot = (slot + np.uint64(1)) & mask
+                slot = (slot + ONE) & mask
             found = table[slot, 1]
             if found >= 0:
-                counts[found] += 1
+                counts[np.uint64(found)] += 1
                 ids[i] = found
                 continue
+            if n >= room or 2 * held >= slots:
+                return i, n, held
             table[slot, 0], table[slot, 1] = number, n
             held += 1
-            if 2 * held > table.shape[0]:
-                table = _twice(table)
-                mask, base = np.uint64(table.shape[0] - 1), np.uint64(table.ctypes.data)
-        if n >= limit:
-            return counts, first
-        if n >= counts.shape[0]:
-            counts, first = grown(counts, n + 1), grown(first, n + 1)
-        counts[n], first[n], ids[i] = 1, i, n
+        elif n >= room:
+            return i, n, held
+        fresh = np.uint64(n)
+        counts[fresh], first[fresh], ids[i] = 1, i, n
         n += 1
-    return counts[:n].copy(), first[:n].copy()
+    return tokens, n, held
+
+
+@cached
+def count_level_directly(words, place, below, length, vocabulary, numbers, counts, first, ids, at, n):
+    """The same for few (length - 1)-grams: `numbers` has an entry, -1 at first, for each of them times each token."""
+    tokens, room = words.shape[0], counts.shape[0]
+    shortest, wide = np.uint8(length - 1), np.uint64(vocabulary)
+    for i in range(at, tokens):
+        if place[i] < shortest:
+            ids[i] = -1
+            continue
+        slot = np.uint64(below[i - 1]) * wide + np.uint64(words[i])
+        found = numbers[slot]
+        if found < 0:
+            if n >= room:
+                return i, n
+            found = np.int32(n)
+            numbers[slot], counts[np.uint64(n)], first[np.uint64(n)] = found, 0, i
+            n += 1
+        counts[np.uint64(found)] += 1
+        ids[i] = found
+    return tokens, n
 
 
 @cached
@@ -112,23 +139,25 @@ def sorted_order(owner, word, owners, vocabulary):
     n = word.shape[0]
     starts = np.zeros(vocabulary + 1, np.int64)
     for i in range(n):
-        starts[word[i] + 1] += 1
+        starts[np.uint64(word[i]) + ONE] += 1
     for v in range(vocabulary):
         starts[v + 1] += starts[v]
     by_word = np.empty(n, np.int32)
     for i in range(n):
-        by_word[starts[word[i]]] = i
-        starts[word[i]] += 1
+        at = starts[np.uint64(word[i])]
+        by_word[np.uint64(at)] = i
+        starts[np.uint64(word[i])] = at + 1
     starts = np.zeros(owners + 1, np.int64)
     for i in range(n):
-        starts[owner[i] + 1] += 1
+        starts[np.uint64(owner[i]) + ONE] += 1
     for o in range(owners):
         starts[o + 1] += starts[o]
-    at, order = starts[:owners].copy(), np.empty(n, np.int32)
+    places, order = starts.copy(), np.empty(n, np.int32)
     for j in range(n):
-        i = by_word[j]
-        order[at[owner[i]]] = i
-        at[owner[i]] += 1
+        i = np.uint64(by_word[j])
+        at = places[np.uint64(owner[i])]
+        order[np.uint64(at)] = by_word[j]
+        places[np.uint64(owner[i])] = at + 1
     return order, starts
 
 

@@ -20,6 +20,7 @@ from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER
 
 TOKEN_BYTES, GRAM_BYTES, KEPT_BYTES = 14, 64, 32
 FREE_SHARE = 0.8
+DIRECT = 1 << 23  # places of a table without hashing
 
 
 @dataclass(frozen=True)
@@ -136,18 +137,15 @@ def count(
     levels = [_unigrams(words, place, vocab_size, start)]
     ids, counts = words, np.bincount(words, minlength=vocab_size)
     rank = np.arange(vocab_size, dtype=np.int32)
-    again, kept = np.empty(len(words), np.bool_), vocab_size * KEPT_BYTES
+    kept = vocab_size * KEPT_BYTES
     with progress("count n-grams", order, "orders") as bar:
         bar.advance(1)
         for length in range(2, order + 1):
             room = min((limit - TOKEN_BYTES * len(words) - kept) // GRAM_BYTES, MAX_NODES)
-            ngram_count.occurs_again(ids, counts, again)
-            above = np.empty(len(words), np.int32)
-            counts, first = ngram_count.count_level(
-                words, place, ids, again, length, vocab_size, max(0, room), above
-            )
-            if len(counts) > max(0, room):
+            found = _level(words, place, ids, counts, length, vocab_size, room)
+            if found is None:
                 raise DataError(_too_much(length, order, len(words), limit))
+            above, counts, first = found
             level, rank = _sorted(words, place, ids, rank, counts, first, length, len(levels[-1]), vocab_size, start)
             levels.append(level)
             ids, kept = above, kept + len(level) * KEPT_BYTES
@@ -155,6 +153,44 @@ def count(
     if sum(map(len, levels)) > MAX_NODES:
         raise DataError(_too_much(order, order, len(words), limit))
     return Counts(tuple(levels), vocab_size, start, int(levels[0].counts.sum()))
+
+
+def _level(
+    words: np.ndarray, place: np.ndarray, below: np.ndarray, counts_below: np.ndarray, length: int, vocab_size: int,
+    room: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:  # fmt: skip
+    """(n-gram that ends at each place, counts, first place at which each ends); None for more than `room` of them."""
+    ids = np.full(len(words), -1, np.int32)
+    size = min(max(1 << 16, len(words) // 8), max(1, room))
+    counts, first = np.empty(size, np.int32), np.empty(size, np.int32)
+    at, n, held = 1, 0, 0
+    entries = len(counts_below) * vocab_size
+    direct = entries <= min(DIRECT, 4 * len(words))
+    if direct:
+        numbers = np.full(entries, -1, np.int32)
+    else:
+        again, table = np.empty(len(words), np.bool_), np.full((1 << 16, 2), -1, np.int64)
+        ngram_count.occurs_again(below, counts_below, again)
+    while True:
+        if direct:
+            at, n = ngram_count.count_level_directly(
+                words, place, below, length, vocab_size, numbers, counts, first, ids, at, n
+            )
+        else:
+            at, n, held = ngram_count.count_level(
+                words, place, below, again, length, vocab_size, table, counts, first, ids, at, n, held
+            )
+        if at >= len(words):
+            return ids, counts[:n].copy(), first[:n].copy()
+        if n >= len(counts):
+            if n >= room:
+                return None
+            size = min(2 * n, room)
+            counts, first = (np.concatenate([a, np.empty(size - n, np.int32)]) for a in (counts, first))
+        if not direct and 2 * held >= len(table):
+            larger = np.full((2 * len(table), 2), -1, np.int64)
+            ngram_count.twice_the_room(table, larger)
+            table = larger
 
 
 def _unigrams(words: np.ndarray, place: np.ndarray, vocab_size: int, start: int | None) -> Level:

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.kernels import ngram_query
-from llmanac.kernels.ngram_count import LAST_PLACE
+from llmanac.kernels import ngram_count, ngram_query
 
 MAX_ORDER = 20
 MAX_NODES = 2**31 - 1  # nodes are numbered in 32 bits
@@ -121,10 +120,10 @@ class Trie:
 
 
 def places(lengths: np.ndarray) -> np.ndarray:
-    """(N,) uint8: the place of every token in its sequence, from the sequences' lengths; far ones are `LAST_PLACE`."""
-    ends = np.cumsum(lengths)
-    place = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-    return np.minimum(place, LAST_PLACE).astype(np.uint8)
+    """(N,) uint8: the place of every token in its sequence, from the sequences' lengths; far ones are 255."""
+    place = np.empty(int(lengths.sum()), np.uint8)
+    ngram_count.fill_places(lengths, place)
+    return place
 
 
 def untrained(vocab_size: int, order: int) -> Trie:
