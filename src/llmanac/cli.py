@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from llmanac.core.errors import LlmanacError
+from llmanac.models.ngrams.command import app as ngram
 
 app = typer.Typer(
     name="llmanac",
@@ -19,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich is imported only by the commands that draw tables
 )
+
+app.add_typer(ngram, name="ngram")
 
 Patches = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")

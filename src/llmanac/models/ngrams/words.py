@@ -82,7 +82,7 @@ class WordModel:
         total = known = 0.0
         tokens = unknown = sentences = 0
         found = np.zeros(self.trie.order + 1, np.int64)
-        for ids, place, scores, matched in self._scored(text):
+        for ids, place, scores, matched in self.scored(text):
             inside = place > 0
             values = scores[inside]
             odd = ids[inside] == self.unk
@@ -95,14 +95,17 @@ class WordModel:
     def sentence_scores(self, text: bytes | Iterable[bytes]) -> np.ndarray:
         """(lines,) log10 p of every line with its `</s>`."""
         out = []
-        for _, place, scores, _ in self._scored(text):
+        for _, place, scores, _ in self.scored(text):
             begins = np.flatnonzero(place == 0)
             out.append(np.add.reduceat(np.where(place > 0, scores, 0.0), begins) if len(begins) else scores[:0])
         return np.concatenate(out) if out else np.zeros(0)
 
-    def _scored(
+    def scored(
         self, text: bytes | Iterable[bytes]
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Whole lines in pieces: (word ids, places, log10 p, length of the n-gram found), the last two as `Trie` gives
+        them; each line begins with `bos` at place 0, whose score counts for nothing.
+        """
         for ids, place in _tokens(text, self.vocabulary, learn=False, marks=TAKE, names=(self.unk, self.bos, self.eos)):
             yield (ids, place, *self.trie.score_stream(ids, place))
 
