@@ -16,6 +16,7 @@ import numpy as np
 
 from llmanac.kernels.text import cached
 
+ONE = np.uint64(1)
 BLOCK = 2048  # tokens whose intermediate results stay in the cache
 ZERO = -99.0  # what stands for the logarithm of 0, as in ARPA files
 
@@ -31,21 +32,29 @@ def plain_score(table: Mapping[tuple[int, ...], tuple[float, float]], context: S
 
 
 @cached
+def _search(words, low, high, word):
+    """Where `word` is between two nodes that have one context, or -1."""
+    stop = high
+    while low < high:
+        middle = (low + high) >> 1
+        if words[np.uint64(middle)] < word:
+            low = middle + 1
+        else:
+            high = middle
+    if low < stop and words[np.uint64(low)] == word:
+        return low
+    return np.int64(-1)
+
+
+@cached
 def child(words, first, inner, node, word):
     """The node that `word` leads to from `node`, or -1."""
     if node < 0 or node >= inner:
         return np.int64(-1)
-    low, high = max(np.int64(first[node]), 0), min(np.int64(first[node + 1]), words.shape[0])
-    stop = high
-    while low < high:
-        middle = (low + high) >> 1
-        if words[middle] < word:
-            low = middle + 1
-        else:
-            high = middle
-    if low < stop and words[low] == word:
-        return low
-    return np.int64(-1)
+    low, high = np.int64(first[np.uint64(node)]), np.int64(first[np.uint64(node) + ONE])
+    if low < 0 or high > words.shape[0]:
+        return np.int64(-1)
+    return _search(words, low, high, word)
 
 
 @cached
@@ -54,39 +63,52 @@ def score_stream(words, first, logs, weights, order, uniform, tokens, place, sco
 
     Args:
         uniform: log10 of the probability that a model without back-off gives what it has not seen; 0 for all others.
-        tokens: (N,) int32, each below V. place: (N,) int32 place in the sequence (0 has nothing before it).
+        tokens: (N,) int32, each below V. place: (N,) uint8 place in the sequence (0 has nothing before it).
         scores: (N,) float64, filled. matched: (N,) uint8, filled with the length of the n-gram that was found.
     """
-    inner = weights.shape[0]
+    inner, total = weights.shape[0], words.shape[0]
     now, before = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
-    overlap = order - 1
+    low, high, weight = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), np.empty(BLOCK, np.float64)
+    value = np.empty(BLOCK, np.float64)
     start = np.int64(0)
     while start < tokens.shape[0]:
         # a block begins early enough that its first new token has its whole context in it
-        begin = max(start - overlap, 0)
+        begin = max(start - (order - 1), 0)
         n = min(BLOCK, tokens.shape[0] - begin)
+        skip = start - begin
         for i in range(n):
             now[i] = tokens[begin + i]
-        for i in range(start - begin, n):
-            scores[begin + i], matched[begin + i] = logs[now[i]], 1
+        for i in range(skip, n):
+            value[i] = logs[np.uint64(now[i])]
+            matched[begin + i] = 1
         for length in range(2, order + 1):
             before, now = now, before
             now[0] = -1
+            # one small loop after the other: each overlaps as many cache misses as the processor can
             for i in range(1, n):
-                at = begin + i
-                node = before[i - 1] if place[at] >= length - 1 else np.int64(-1)
-                found = child(words, first, inner, node, tokens[at])
-                now[i] = found
-                if at < start:
-                    continue
+                node = before[i - 1]
+                known = place[begin + i] >= length - 1 and node >= 0 and node < inner
+                low[i], high[i], weight[i] = 0, 0, 0.0
+                if known:
+                    at = np.uint64(node)
+                    low[i], high[i] = max(first[at], 0), min(first[at + ONE], total)
+                    weight[i] = weights[at]
+            for i in range(1, n):
+                now[i] = -1
+                if low[i] < high[i]:
+                    now[i] = _search(words, low[i], high[i], tokens[begin + i])
+            for i in range(max(skip, 1), n):
+                found, at = now[i], begin + i
                 if found >= 0:
-                    scores[at], matched[at] = logs[found], length
-                elif uniform != 0.0:
-                    if place[at] >= length - 1 and (length == order or place[at] == length - 1):
-                        scores[at] = uniform + (weights[node] if node >= 0 else 0.0)
-                        matched[at] = 0
-                elif node >= 0:
-                    scores[at] += weights[node]
+                    value[i] = logs[np.uint64(found)]
+                    matched[at] = length
+                elif uniform == 0.0:
+                    value[i] += weight[i]
+                elif place[at] >= length - 1 and (length == order or place[at] == length - 1):
+                    value[i] = uniform + weight[i]
+                    matched[at] = 0
+        for i in range(skip, n):
+            scores[begin + i] = value[i]
         start = begin + n
 
 

@@ -41,7 +41,7 @@ class Vocabulary:
         made.count = len(sizes)
         made.blob = np.concatenate([blob, np.zeros(PADDING, np.uint8)])
         made.offsets = np.ascontiguousarray(offsets, np.int64)
-        made._rehash(4 * max(512, made.count))
+        made._rehash(2 * max(512, made.count + 2))
         return made
 
     def _rehash(self, slots: int) -> None:
