@@ -183,6 +183,19 @@ def read_text(
     return vocabulary, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
+def read_text_bytes(text: bytes) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
+    """The words of a text as `read_text` gives them."""
+    vocabulary = Vocabulary()
+    parts = list(_tokens(text, vocabulary, learn=True, marks=SKIP))
+    return vocabulary, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def known_ids(text: bytes, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, places) of a text; a word that the vocabulary does not hold is `UNK`."""
+    parts = list(_tokens(text, vocabulary, learn=False, marks=TAKE))
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
 class Located:
     """The blocks of files, and the file and line that the reader is in, for errors."""
 
