@@ -1,4 +1,4 @@
-# mypy: disable-error-code="assignment, call-arg"
+# mypy: disable-error-code="assignment, call-arg, call-overload"
 # (numba types these functions itself)
 """Asking an n-gram trie in numba: the score of every token of a stream, and whole distributions.
 
@@ -177,7 +177,8 @@ def distributions(words, first, logs, weights, uniform, nodes, depth, out):
             if node < 0 or (uniform != 0.0 and k < whole - 1):
                 continue
             rest -= weights[node]
-            for j in range(max(np.int64(first[node]), 0), min(np.int64(first[node + 1]), words.shape[0])):
+            low, high = max(np.int64(first[node]), 0), min(np.int64(first[node + 1]), words.shape[0])
+            for j in range(low, high):
                 if 0 <= words[j] < vocabulary:
                     shorter = rest if uniform == 0.0 else 0.0
                     out[i, words[j]] = np.float32((logs[j] + shorter) * scale)

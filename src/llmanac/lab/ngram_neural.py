@@ -45,9 +45,9 @@ from llmanac.train.loop import train
 
 ORDERS = (2, 3, 5)
 NEURAL = {
-    "feedforward": {"name": "feedforward", "order": 5, "dim": 64, "hidden": 64},
-    "transformer": {"name": "transformer", "dim": 64, "layers": 2, "max_length": 256, "blocks": [
-        {"name": "pre-norm", "ffn": {"name": "swiglu", "width": 128}, "mixer": {"name": "multi-head", "heads": 2}}]},
+    "feedforward": {"name": "feedforward", "order": 5, "dim": 32, "hidden": 32},
+    "transformer": {"name": "transformer", "dim": 32, "layers": 2, "max_length": 256, "blocks": [
+        {"name": "pre-norm", "ffn": {"name": "swiglu", "width": 64}, "mixer": {"name": "multi-head", "heads": 2}}]},
 }  # fmt: skip
 ROWS = 128  # lines of a training step
 CONTEXT = 12  # words before a target that a probe shows
@@ -110,7 +110,7 @@ def neural(name: str, split: Split, epochs: int, seed: int, folder: Path) -> tup
     spec = TrainSpec(
         steps=epochs * source.each, length=16, batch_tokens=16 * ROWS, micro_batch=ROWS, dtype="float32",
         attention="sdpa", compile="never", checkpoint_every=10**9,
-        optimizer=make_method("optimizer", {"name": "adamw", "lr": 3e-3}),
+        optimizer=make_method("optimizer", {"name": "adamw", "lr": 5e-3}),
     )  # fmt: skip
     done = train(model, source, Autoregressive().build(), spec, folder / name, seed=seed, label=name)
     return model.eval(), done.seconds
@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("--train-lines", type=int, default=35_000)
     parser.add_argument("--lines", type=int, default=40_000)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("studies/ngram_neural"))
     asked = parser.parse_args(arguments)

@@ -139,7 +139,7 @@ class FeedForward(nn.Module):
             shapes = f"{tuple(targets.shape)} for ids of {tuple(batch.ids.shape)}"
             raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
         x, h = self._layers(self._windows(batch, None).flatten(0, 1))
-        weight = self.lm_head.weight
+        weight: Tensor = self.lm_head.weight
         if self.direct is not None:  # U h + W x = [U W] [h; x]: one product
             h, weight = torch.cat([h, x], -1), torch.cat([weight, self.direct.weight], -1)
         values = fused_cross_entropy(h, weight, targets.flatten(), bias=self.lm_head.bias, reduction=reduction)

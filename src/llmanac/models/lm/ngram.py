@@ -138,9 +138,8 @@ class Ngram(nn.Module):
             rows, last = np.arange(len(nodes)), self._last(batch)
             nodes, depth = nodes[rows, last][:, None], depth[rows, last][:, None]
         shape = (*nodes.shape[:2], self.vocab_size)
-        logits = self.trie.distributions(
-            np.ascontiguousarray(nodes.reshape(-1, nodes.shape[-1])), np.ascontiguousarray(depth.reshape(-1))
-        )
+        flat = np.ascontiguousarray(nodes.reshape(depth.size, self.spec.order - 1))
+        logits = self.trie.distributions(flat, np.ascontiguousarray(depth.reshape(-1)))
         return Output(logits=torch.from_numpy(logits.reshape(shape)).to(device))
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
@@ -160,7 +159,7 @@ class Ngram(nn.Module):
         wrong = (targets >= self.vocab_size) | ((targets < 0) & (targets != IGNORE))
         if wrong.any():
             raise RequestError(f"targets: {int(targets[wrong][0])} is not a token id below {self.vocab_size}")
-        flat = nodes.reshape(-1, nodes.shape[-1])
+        flat = nodes.reshape(len(targets), self.spec.order - 1)
         scores = self.trie.score_targets(flat, depth.reshape(-1), targets) * -math.log(10)
         if reduction == "sum":
             return torch.tensor(float(scores.sum()), dtype=torch.float64)

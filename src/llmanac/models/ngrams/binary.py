@@ -22,7 +22,7 @@ from llmanac.models.ngrams.vocabulary import Vocabulary
 from llmanac.models.ngrams.words import WordModel
 
 FORMAT, VERSION = "llmanac-ngram", 1
-DTYPES = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+DTYPES: dict[str, np.dtype] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LONGEST_HEADER = 1 << 24
 PIECE = 1 << 24
@@ -81,7 +81,10 @@ def read_binary(path: str | Path) -> Trie | WordModel:
         arrays = {name: _map(path, entry, data_at, size) for name, entry in header.items()}
         trie = Trie(
             tuple(int(n) for n in record["starts"]),
-            *(arrays[name] for name in ("words", "logs", "weights", "first")),
+            arrays["words"],
+            arrays["logs"],
+            arrays["weights"],
+            arrays["first"],
             bool(record["without_backoff"]),
             int(record["start"]),
             dict(record["about"]),
@@ -118,7 +121,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
 
 
 def _map(path: Path, entry: dict[str, Any], data_at: int, size: int) -> np.ndarray:
-    dtype, (count,), (start, stop) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+    dtype: np.dtype = DTYPES[entry["dtype"]]
+    (count,), (start, stop) = entry["shape"], entry["data_offsets"]
     if not (isinstance(count, int) and 0 <= start <= stop and stop - start == count * dtype.itemsize):
         raise ValueError("an array's size contradicts itself")
     if data_at + stop > size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class Vocabulary:
             raise IndexError(word)
         return self.blob[self.offsets[word] : self.offsets[word + 1]].tobytes()
 
-    def __iter__(self) -> Iterable[bytes]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[bytes]:
         return (self[i] for i in range(self.count))
 
     @property
