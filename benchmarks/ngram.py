@@ -55,7 +55,9 @@ def runs_of(order: int, text: Path, folder: Path) -> dict[str, Any]:
     def theirs() -> None:
         options = ["-o", str(order), "-S", "20%", "--discount_fallback", "--skip_symbols", "-T", str(folder)]
         with open(text, "rb") as source, open(folder / "theirs.arpa", "wb") as target:
-            subprocess.run([os.environ["LMPLZ"], *options], stdin=source, stdout=target, stderr=subprocess.DEVNULL, check=True)
+            subprocess.run(
+                [os.environ["LMPLZ"], *options], stdin=source, stdout=target, stderr=subprocess.DEVNULL, check=True
+            )
 
     return {"ours": ours} | ({"theirs": theirs} if os.environ.get("LMPLZ") else {})
 
@@ -64,7 +66,11 @@ def runs_of(order: int, text: Path, folder: Path) -> dict[str, Any]:
 def estimate() -> Result:
     """Text to an ARPA file of order 3, order 5 beside it: tokens a CPU second."""
     data, tokens = corpus()
-    more: dict[str, Any] = {"tokens": tokens, "text_megabytes": len(data) / 1e6, "lmplz_seconds_when_planned": KNOWN_SECONDS}
+    more: dict[str, Any] = {
+        "tokens": tokens,
+        "text_megabytes": len(data) / 1e6,
+        "lmplz_seconds_when_planned": KNOWN_SECONDS,
+    }
     taken: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         text = Path(name) / "text.txt"

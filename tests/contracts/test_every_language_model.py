@@ -1,4 +1,4 @@
-"""Every name of the kinds `lm` and `smoothing`: what generation, evaluation, serving and files ask of a language model."""
+"""Every name of the kinds `lm` and `smoothing`: what generation, evaluation, serving and files ask of a model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_it_is_a_language_model(name: str) -> None:
     last = model(Batch(ids=ids, lengths=torch.tensor([9, 4])), want="last").logits
     torch.testing.assert_close(last[1, 0], logits[1, 3])
     batch = shifted(ids)
-    rows = torch.nn.functional.cross_entropy(model(batch).logits.double().flatten(0, 1), batch.targets.flatten(), reduction="none")
+    rows = torch.nn.functional.cross_entropy(
+        model(batch).logits.double().flatten(0, 1), batch.targets.flatten(), reduction="none"
+    )
     torch.testing.assert_close(model.nll(batch, "none").double(), rows.view(2, 8), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model.nll(batch).double(), rows.sum(), rtol=1e-5, atol=1e-5)
     assert model.parameter_count() > 0 and model.flops_per_token(8) >= 0
@@ -176,9 +178,10 @@ def test_what_is_estimated_sums_to_one_and_is_the_same_every_time(name: str) -> 
     before = model(tokens(1, 8)).logits
     model.estimate(list(tokens(5, 30, seed=9).numpy()), start=0)
     assert (model(tokens(1, 8)).logits - before).abs().max() > 1e-3  # a new estimate forgets the old one
-    with pytest.raises(DataError, match="text|tokens"):
+    with pytest.raises(DataError, match="needs text"):
         model.estimate([])
     with pytest.raises(DataError, match="start"):
         model.estimate([np.array([1])], start=VOCABULARY)
-    with pytest.raises(DataError, match="memory"):
-        model.estimate(list(tokens(50, 300, seed=9).numpy()), memory=300_000)
+    if model.spec.order > 1:
+        with pytest.raises(DataError, match="memory"):
+            model.estimate(list(tokens(50, 300, seed=9).numpy()), memory=300_000)

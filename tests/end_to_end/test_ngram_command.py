@@ -129,7 +129,9 @@ def test_serve_a_counted_model(folder: Path) -> None:
     with running(load_engine(folder)) as server:
         reply = server.client.completions.create(model="tiny", prompt="the old", max_tokens=4, temperature=0)
         assert reply.choices[0].text.startswith(" king")
-        drawn = server.client.completions.create(model="tiny", prompt="the", max_tokens=6, temperature=1, n=2, logprobs=2)
+        drawn = server.client.completions.create(
+            model="tiny", prompt="the", max_tokens=6, temperature=1, n=2, logprobs=2
+        )
         assert len(drawn.choices) == 2 and len(drawn.choices[0].logprobs.tokens) >= 1
 
 
@@ -147,7 +149,9 @@ def test_bits_per_byte_is_the_sum_over_the_tokens(folder: Path, texts, tokenizer
             nats -= np.log(10) * model.trie.score_targets(nodes, np.array([len(context)]), np.array([ids[i]]))[0]
     assert found.nats == pytest.approx(nats, rel=1e-9)
     # windows shorter than the document lose no context that the model could use
-    assert bits_per_byte(model, tokenizer, documents, window=8, stride=4) == pytest.approx(found.bits_per_byte, rel=1e-6)
+    assert bits_per_byte(model, tokenizer, documents, window=8, stride=4) == pytest.approx(
+        found.bits_per_byte, rel=1e-6
+    )
 
 
 SMALL = {
@@ -163,8 +167,8 @@ def test_bigram_to_transformer_in_one_comparison(tmp_path: Path) -> None:
     patches = SMALL | {"data.source": {"name": "files", "paths": [str(tmp_path / "text")]}}
     said: list[str] = []
     done = compare(
-        "lm", "bigram,ngram{order=3},feedforward,transformer", budget=120, seeds=3, min_steps=2, patches=patches | {"train.steps": 3},
-        folder=tmp_path / "studies" / "lm", report=said.append,
+        "lm", "bigram,ngram{order=3},feedforward,transformer", budget=120, seeds=3, min_steps=2,
+        patches=patches | {"train.steps": 3}, folder=tmp_path / "studies" / "lm", report=said.append,
     )  # fmt: skip
     values, costs = done.values(), done.data["costs"]
     for arm in ("bigram", "ngram{order=3}"):
@@ -179,7 +183,13 @@ def test_bigram_to_transformer_in_one_comparison(tmp_path: Path) -> None:
     page = done.page.read_text()
     assert "estimated" in page and "ngram{order=3}" in page
     counted_only = compare(
-        "lm", "bigram,ngram", budget=30, seeds=3, patches=patches, folder=tmp_path / "studies" / "two", report=said.append
+        "lm",
+        "bigram,ngram",
+        budget=30,
+        seeds=3,
+        patches=patches,
+        folder=tmp_path / "studies" / "two",
+        report=said.append,
     )
     assert counted_only.values()["bigram"] == values["bigram"]
     for hold in ("params", "flops", "time"):

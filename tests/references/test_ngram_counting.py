@@ -72,7 +72,7 @@ def test_memory_is_kept_to_or_refused_with_the_order() -> None:
         words_ = np.array([t for row in rows for t in row], np.int32)
         place = places(np.array([len(r) for r in rows]))
         count(words_, place, 500, 4, start=START, memory=60 * 500 + 14 * len(words_) + 64 * 3500)
-    with pytest.raises(DataError, match="nothing|none"):
+    with pytest.raises(DataError, match="needs text"):
         count(np.zeros(0, np.int32), np.zeros(0, np.uint8), 5, 2)
     with pytest.raises(DataError, match="do not fit 3 tokens"):
         count(np.array([1, 7], np.int32), np.zeros(2, np.uint8), 3, 2)
@@ -86,7 +86,7 @@ def test_stream_scores_equal_the_definition_of_back_off(name: str) -> None:
     rows, order = sentences(1, 200), 4
     trie = model_of(rows, 40, order, name)
     grams = trie.grams()
-    held_out = [row for row in sentences(2, 40)] + [[5, 39, 38, 2, 2, 2, 2], [7]]
+    held_out = [*sentences(2, 40), [5, 39, 38, 2, 2, 2, 2], [7]]
     stream = np.array([t for row in held_out for t in row], np.int32)
     scores, matched = trie.score_stream(stream, places(np.array([len(r) for r in held_out])))
     at = 0
@@ -193,7 +193,7 @@ def test_marks_in_the_text_are_refused_by_line_or_left_out(tmp_path: Path) -> No
             words.read_text([path])
     broken = tmp_path / "t.gz"
     broken.write_bytes(gzip.compress(b"a b c\n" * 1000)[:-20])
-    with pytest.raises(DataError, match="t.gz"):
+    with pytest.raises(DataError, match=r"t\.gz"):
         words.read_text([broken])
     with pytest.raises(DataError, match="cannot read"):
         words.read_text([tmp_path / "missing.txt"])

@@ -77,7 +77,9 @@ def test_srilm_files_score_by_the_definition_and_as_kenlm(tmp_path: Path) -> Non
 
 
 def test_kenlm_style_infinite_and_unusual_numbers(tmp_path: Path) -> None:
-    text = "\\data\\\nngram 1=6\nngram 2=1\n\n\\1-grams:\n0\t<s>\t-3e-1\n-inf\t</s>\n-1.25E+0\t<UNK>\t0\n-.5\ta\t+0.25\n-1\tb\t-Infinity\n-2.\té\n\n\\2-grams:\n-1e-3\ta b\t0\n\n\\end\\\n"
+    unigrams = ["0\t<s>\t-3e-1", "-inf\t</s>", "-1.25E+0\t<UNK>\t0", "-.5\ta\t+0.25", "-1\tb\t-Infinity", "-2.\té"]
+    head = "\\data\\\nngram 1=6\nngram 2=1\n\n\\1-grams:\n"
+    text = head + "\n".join(unigrams) + "\n\n\\2-grams:\n-1e-3\ta b\t0\n\n\\end\\\n"
     model = read_arpa(write(tmp_path / "k.arpa", text.replace("\n", "\r\n")))
     logs = {model.vocabulary[g[0]]: v for g, v in model.trie.grams().items() if len(g) == 1}
     assert logs[b"<s>"] == (0.0, pytest.approx(-0.3)) and logs[b"</s>"] == (-99.0, 0.0)
@@ -98,7 +100,7 @@ HOSTILE = {
     "a count that is no number": ("\\data\\\nngram 1=x\n", 2, "ngram N=COUNT"),
     "a count below 0": ("\\data\\\nngram 1=-5\n", 2, "ngram N=COUNT"),
     "a count beyond all memory": ("\\data\\\nngram 1=999999999999999\n", 2, "more than"),
-    "too many n-grams for the file": (GOOD.replace("ngram 2=2", "ngram 2=1999999999"), 13, "1,999,999,999 2-grams, but"),
+    "too many n-grams for the file": (GOOD.replace("ngram 2=2", "ngram 2=1999999999"), 13, "1,999,999,999 2-grams"),
     "more n-grams than said": (GOOD.replace("ngram 2=2", "ngram 2=1"), 12, r"\\end\\"),
     "fewer n-grams than said": (GOOD.replace("ngram 2=2", "ngram 2=3"), 13, "there are 2"),
     "an order beyond all": ("\\data\\\n" + "".join(f"ngram {i}=1\n" for i in range(1, 40)), 22, "order 21"),
@@ -118,7 +120,8 @@ HOSTILE = {
     "a weight beyond float32": (GOOD.replace("-1\ta\t0", "-1\ta\t1e99"), 8, "not a finite number"),
     "an unknown word": (HEAD + "-1\t<s> zzz\n", 11, "not among the 1-grams"),
     "an unknown context": (
-        GOOD.replace("ngram 2=2", "ngram 2=2\nngram 3=1").replace("\\end", "\\3-grams:\n-1\ta a a\n\n\\end"), 16, "context"
+        GOOD.replace("ngram 2=2", "ngram 2=2\nngram 3=1").replace("\\end", "\\3-grams:\n-1\ta a a\n\n\\end"), 16,
+        "context",
     ),
     "a word twice": (GOOD.replace("-1\ta\t0", "-1\t<s>\t0"), 8, "twice"),
     "an n-gram twice": (GOOD.replace("-1\ta </s>", "-2\t<s> a"), 12, "twice"),
@@ -139,7 +142,7 @@ def test_a_damaged_gzip_and_a_line_without_end_are_refused(tmp_path: Path) -> No
         read_arpa(write(tmp_path / "a.gz", gzip.compress((GOOD * 50).encode())[:60]))
     with pytest.raises(DataError, match=r"b\.arpa:1: a line of more than"):
         read_arpa(write(tmp_path / "b.arpa", b"x" * (1 << 25)))
-    with pytest.raises(DataError, match="missing.arpa: cannot read it"):
+    with pytest.raises(DataError, match=r"missing\.arpa: cannot read it"):
         read_arpa(tmp_path / "missing.arpa")
 
 
@@ -258,6 +261,6 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("llmanac.models.ngrams.arpa._written", broken)
-    with pytest.raises(LlmanacError, match="m.arpa: cannot write"):
+    with pytest.raises(LlmanacError, match=r"m\.arpa: cannot write"):
         write_arpa(model, path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["m.arpa"]

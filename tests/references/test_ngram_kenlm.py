@@ -42,7 +42,9 @@ def test_discounts_and_perplexities_are_those_of_kenlm(order: int, split: tuple[
     assert found.perplexity_of_known == pytest.approx(expected["perplexity_excluding_oov"], rel=5e-7)
 
 
-@pytest.mark.parametrize("name, order", [(name, 3) for name in SMOOTHINGS] + [("modified-kneser-ney", n) for n in (2, 5)])
+@pytest.mark.parametrize(
+    "name, order", [(name, 3) for name in SMOOTHINGS] + [("modified-kneser-ney", n) for n in (2, 5)]
+)
 def test_the_kenlm_module_scores_every_sentence_alike(
     name: str, order: int, split: tuple[Path, bytes], tmp_path: Path
 ) -> None:
@@ -64,7 +66,7 @@ def test_the_kenlm_module_scores_every_sentence_alike(
             # kenlm adds up in float32, so a long sentence of impossible words is known to 7 digits
             np.testing.assert_allclose(found, expected, rtol=3e-7, atol=1e-5)
     detail = list(theirs.full_scores(lines[3].decode()))
-    ids, place, scores, matched = next(iter(model.scored(lines[3] + b"\n")))
+    ids, _, scores, matched = next(iter(model.scored(lines[3] + b"\n")))
     assert [m for _, m, _ in detail] == matched[1:].tolist() or name == "add-k"
     np.testing.assert_allclose(scores[1:], [s for s, _, _ in detail], rtol=1e-6, atol=1e-6)
     assert [oov for _, _, oov in detail] == (ids[1:] == model.unk).tolist()

@@ -34,7 +34,9 @@ def test_mle_equals_nltk(order: int) -> None:
     util = pytest.importorskip("nltk.util")
     rows = sentences()
     theirs = lm.MLE(order)
-    theirs.fit([util.everygrams([str(t) for t in row], max_len=order) for row in rows], [str(t) for t in range(VOCABULARY)])
+    theirs.fit(
+        [util.everygrams([str(t) for t in row], max_len=order) for row in rows], [str(t) for t in range(VOCABULARY)]
+    )
     ours = model_of(rows, VOCABULARY, order, "mle")
     seen = {g[:-1] for g in plain_counts(rows, order)[order - 1]}
     compared = 0
@@ -222,7 +224,9 @@ def test_smoothings_differ_and_order_helps() -> None:
     for name in ("add-k", "good-turing", "kneser-ney", "modified-kneser-ney"):
         for order in (1, 2):
             trie = model_of(rows, VOCABULARY, order, name)
-            losses[name, order] = -np.mean([np.log(scored(trie, r[:i], r[i])) for r in held_out for i in range(1, len(r))])
+            losses[name, order] = -np.mean(
+                [np.log(scored(trie, r[:i], r[i])) for r in held_out for i in range(1, len(r))]
+            )
     assert len(set(losses.values())) == len(losses)
     for name in ("add-k", "good-turing", "kneser-ney", "modified-kneser-ney"):
         assert losses[name, 2] < losses[name, 1] - 0.1, name

@@ -36,7 +36,11 @@ def _xz(data: bytes) -> int:
 
 
 def byte_ngram(data: bytes, context: int) -> Trie:
-    """A byte n-gram with `context` bytes of context, interpolated modified Kneser-Ney. DataError where there is no data."""
+    """A byte n-gram with `context` bytes of context, interpolated modified Kneser-Ney.
+
+    Raises:
+        DataError: there is no data.
+    """
     words = np.frombuffer(data, np.uint8).astype(np.int32)
     counts = count(words, places(np.array([len(words)])), 256, context + 1)
     return estimate(counts, ModifiedKneserNey().build())

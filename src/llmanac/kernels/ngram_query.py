@@ -156,7 +156,7 @@ def score_targets(words, first, logs, weights, uniform, nodes, depth, targets, s
 @cached
 def distributions(words, first, logs, weights, uniform, nodes, depth, out):
     """Fill `out` (N, V) float32 with the natural logarithm of p(every token | context)."""
-    inner, length, vocabulary = weights.shape[0], nodes.shape[1], out.shape[1]
+    length, vocabulary = nodes.shape[1], out.shape[1]
     scale = np.log(10.0)
     for i in range(out.shape[0]):
         whole = min(length, depth[i])

@@ -111,7 +111,7 @@ def read_words(
         while stop < end and not is_space(text[stop]):
             stop += 1
         word, slot = find_word(table, blob, offsets, base + np.uint64(at), stop - at)
-        if word >= 0 and marks < 2 and (word == unk or word == bos or word == eos):
+        if word >= 0 and marks < 2 and word in (unk, bos, eos):
             if marks == 0:
                 return MARK, at, count, filled, open_at
             at = stop

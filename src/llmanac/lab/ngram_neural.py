@@ -17,6 +17,7 @@ The n-grams are KenLM's to six digits (`tests/references/test_ngram_kenlm.py`).
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import tempfile
 import time
@@ -177,7 +178,7 @@ def similar_words(split: Split) -> list[tuple[int, int, float]]:
 def swaps(split: Split, seed: int) -> dict[str, list[np.ndarray]]:
     """Rows that end in the word to predict: as they were, with the like word before it, with a random one."""
     like = {a: b for a, b, _ in similar_words(split)}
-    followed = {(int(a), int(b)) for row in split.train for a, b in zip(row[:-1], row[1:], strict=True)}
+    followed = {(int(a), int(b)) for row in split.train for a, b in itertools.pairwise(row)}
     counts = np.bincount(np.concatenate(split.train), minlength=len(split.vocabulary))
     ranked = np.argsort(-counts)
     rank = np.empty(len(ranked), np.int64)
@@ -252,7 +253,9 @@ def measure(model: Any, split: Split, classes: np.ndarray, seed: int) -> dict[st
     return out
 
 
-def study(path: Path, train_lines: int, lines: int, epochs: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def study(
+    path: Path, train_lines: int, lines: int, epochs: int, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
     """The whole comparison as plain data."""
     split, first, rest = read(path, train_lines, lines)
     smoothing = make_method("smoothing", "modified-kneser-ney")
@@ -271,7 +274,10 @@ def study(path: Path, train_lines: int, lines: int, epochs: int, seed: int, say:
             counted = words.train([text], order, smoothing.build())
             seconds = time.perf_counter() - start
             score = counted.score(rest)
-            extra = {"perplexity_including_oov": score.perplexity, "perplexity_excluding_oov": score.perplexity_of_known}
+            extra = {
+                "perplexity_including_oov": score.perplexity,
+                "perplexity_excluding_oov": score.perplexity_of_known,
+            }
             spec = NgramSpec(order=order, smoothing=smoothing)
             made[f"{order}-gram"] = (Ngram(spec, len(split.vocabulary), counted.trie), seconds, extra)
             classes = seen_classes(split, counted.trie) if order == 3 else classes
@@ -309,7 +315,8 @@ def page(result: dict[str, Any], command: str) -> str:
         f"seed {result['seed']}.\n",
         "## Cost and quality (perplexity of words that training knows)\n",
         table(["", "training", "bytes", "numbers", "perplexity"], [
-            [label, f"{m['seconds']:.2f} s", f"{m['bytes'] / 1e6:.1f} MB", f"{m['parameters']:,}", f"{m['perplexity']:.1f}"]
+            [label, f"{m['seconds']:.2f} s", f"{m['bytes'] / 1e6:.1f} MB", f"{m['parameters']:,}",
+             f"{m['perplexity']:.1f}"]
             for label, m in models.items()]),
         "## By the longest n-gram (up to 3) that training saw\n",
         table(["", *(f"{k}-gram seen ({n:,})" for k, n in result["tokens_of_class"].items())], [
@@ -323,10 +330,10 @@ def page(result: dict[str, Any], command: str) -> str:
         "## What the word d places back tells, in nats\n",
     ]  # fmt: skip
     for near, said in (("kept", "The nearer words as they are:\n"), ("random", "The nearer words random (gapped):\n")):
-        rows = [
-            [label, *(f"{m['gapped'][f'{d} {near}'][0]:+.3f} ± {1.96 * m['gapped'][f'{d} {near}'][1]:.3f}" for d in DISTANCES)]
-            for label, m in models.items()
-        ]  # fmt: skip
+        rows = []
+        for label, m in models.items():
+            told = [m["gapped"][f"{d} {near}"] for d in DISTANCES]
+            rows.append([label, *(f"{mean:+.3f} ± {1.96 * error:.3f}" for mean, error in told)])
         parts += [said, table(["", *(f"d = {d}" for d in DISTANCES)], rows)]
     return "\n".join(parts)
 

@@ -39,7 +39,7 @@ def refuse(arms: Sequence[Arm], hold: str) -> None:
     found = [arm.label for arm in arms if is_estimated(arm)]
     if found and hold != "tokens":
         raise SpecError(
-            f"--hold {hold}: {', '.join(found)} reads the text once, and its size follows from the text; use --hold tokens"
+            f"--hold {hold}: {', '.join(found)} reads the text once and has the size that follows; use --hold tokens"
         )
 
 

@@ -3,7 +3,7 @@
     x = [C(w_{t-1}); ...; C(w_{t-n+1})]          h = tanh(d + H x)
     p(w_t | context) = softmax(b + U h + W x)     W x only with direct connections
 
-C (V + 1, m) embeds each word the same way wherever it stands, so that what is learned of one word serves all contexts it
+C (V + 1, m) embeds each word the same way wherever it stands, so that what is learned of a word serves all contexts it
 occurs in, and words that behave alike come to lie close together: that is what counting cannot do. The window is fixed
 at n - 1 words; places before the start of a document have an embedding of their own, row V of C. A forward pass is one
 matrix product of width (n - 1) m a token.

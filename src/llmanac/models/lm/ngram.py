@@ -3,8 +3,8 @@
     p(w | x_1 .. x_t) = p(w | x_{t-n+2} .. x_t)        by the counts of n-grams and a smoothing (kind `smoothing`)
 
 Nothing is trained step by step: one pass over the text counts, one pass over the counts estimates. A token costs n
-look-ups, whatever the size of the model; memory grows with the number of different n-grams, and a context that was never
-seen is answered from a shorter one. A bigram by relative frequencies is order 2 with `mle`.
+look-ups, whatever the size of the model; memory grows with the number of different n-grams, and a context never seen
+is answered from a shorter one. A bigram by relative frequencies is order 2 with `mle`.
 
 The model reads the token ids of any tokenizer. Before its first token a sequence has no context; give it the
 tokenizer's start token, as training did. Shannon 1948; Jelinek 1976; Chen & Goodman 1998.

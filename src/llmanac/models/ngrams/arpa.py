@@ -9,8 +9,8 @@
     ...
     \\end\\
 
-Reading takes tabs or spaces, lines in any order, `-99` and `-inf` for zero, gzip, what SRILM leaves out (weights, shorter
-n-grams), and text before `\\data\\`. The context of an n-gram must be there. Writing is what KenLM writes.
+Reading takes tabs or spaces, lines in any order, `-99` and `-inf` for zero, gzip, what SRILM leaves out (weights,
+shorter n-grams), and text before `\\data\\`. The context of an n-gram must be there. Writing is what KenLM writes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Lines:
         try:
             with open(path, "rb") as probe:
                 packed = probe.read(2) == GZIP
-            self.handle = cast(BinaryIO, gzip.open(path) if packed else open(path, "rb"))
+            self.handle = cast(BinaryIO, gzip.open(path) if packed else open(path, "rb"))  # noqa: SIM115 - kept open
         except OSError as error:
             raise DataError(f"{path}: cannot read it ({error.strerror or error})") from None
 
@@ -185,13 +185,16 @@ class _Builder:
         self.starts.append(base + len(word))
 
 
-def _section(
-    lines: _Lines, built: _Builder, length: int, last: bool, wanted: int
-) -> tuple[list[np.ndarray], int]:
+def _section(lines: _Lines, built: _Builder, length: int, last: bool, wanted: int) -> tuple[list[np.ndarray], int]:
     """The n-grams of a section as columns, and the line of the first."""
     vocabulary, first_line = built.vocabulary, lines.line
     room = min(wanted, 1 << 16)
-    columns = [np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32), np.empty(room, np.float32)]
+    columns = [
+        np.empty(room, np.int32),
+        np.empty(room, np.int32),
+        np.empty(room, np.float32),
+        np.empty(room, np.float32),
+    ]
     starts, stops = np.empty(length + 2, np.int64), np.empty(length + 2, np.int64)
     filled, inner = 0, built.starts[-1]
     first = built.first if length > 2 else np.zeros(inner + 1, np.int32)
@@ -280,7 +283,9 @@ def write_arpa(model: WordModel, path: str | Path) -> Path:
     path, trie = Path(path), model.trie
     with atomic_file(path) as file:
         packed = path.suffix.lower() == ".gz"
-        handle = cast(BinaryIO, gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=3, mtime=0) if packed else file)
+        handle = cast(
+            BinaryIO, gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=3, mtime=0) if packed else file
+        )
         header = "".join(f"ngram {k}={n}\n" for k, n in enumerate(trie.counts, start=1))
         handle.write(f"\\data\\\n{header}".encode())
         with progress(f"write {path.name}", len(trie.logs), "n-grams") as bar:

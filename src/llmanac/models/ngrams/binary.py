@@ -3,8 +3,8 @@
     header length (8 bytes), JSON header, then  words  logs  weights  first  [blob  offsets]
 
 Any safetensors reader opens it; the header's metadata say `llmanac-ngram` and the version. Opening a model takes the
-header and the list of words; the trie's pages come in as they are asked for. A file that was cut off, or whose arrays do
-not fit each other, is refused; whatever else a damaged one holds, no index is followed out of its array.
+header and the list of words; the trie's pages come in as they are asked for. A file that was cut off, or whose arrays
+do not fit each other, is refused; whatever else a damaged one holds, no index is followed out of its array.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from llmanac.models.ngrams.vocabulary import Vocabulary
 from llmanac.models.ngrams.words import WordModel
 
 FORMAT, VERSION = "llmanac-ngram", 1
-DTYPES: dict[str, np.dtype] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+DTYPES: dict[str, np.dtype] = {
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+    "U8": np.dtype("u1"),
+}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LONGEST_HEADER = 1 << 24
 PIECE = 1 << 24

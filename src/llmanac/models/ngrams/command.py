@@ -33,8 +33,12 @@ def train(
     tokenizer: Annotated[
         str | None, typer.Option(help="Count this tokenizer's tokens, not words: --output is then a model's folder.")
     ] = None,
-    skip_symbols: Annotated[bool, typer.Option("--skip-symbols", help="Leave out <s>, </s>, <unk> in the text.")] = False,
-    memory: Annotated[str | None, typer.Option(help="Memory that counting may take, e.g. 8G [80% of what is free].")] = None,
+    skip_symbols: Annotated[
+        bool, typer.Option("--skip-symbols", help="Leave out <s>, </s>, <unk> in the text.")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory that counting may take, e.g. 8G [80% of what is free].")
+    ] = None,
 ) -> None:
     """Count text and estimate a model."""
     from llmanac.core.spec import make_method, parse_patches
@@ -54,7 +58,9 @@ def train(
     print(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)\nNext: llmanac ngram score {output} OTHER_TEXT")
 
 
-def _train_tokens(text: list[str], output: Path, order: int, smoothing: Any, tokenizer: str, memory: int | None) -> None:
+def _train_tokens(
+    text: list[str], output: Path, order: int, smoothing: Any, tokenizer: str, memory: int | None
+) -> None:
     from llmanac.core.progress import progress
     from llmanac.core.spec import make_method
     from llmanac.models.lm.ngram import Spec

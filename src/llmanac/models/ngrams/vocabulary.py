@@ -33,7 +33,11 @@ class Vocabulary:
 
     @classmethod
     def of(cls, blob: np.ndarray, offsets: np.ndarray) -> Vocabulary:
-        """The vocabulary whose words are `blob[offsets[i]:offsets[i + 1]]`. Raises DataError for what is no such list."""
+        """The vocabulary whose words are `blob[offsets[i]:offsets[i + 1]]`.
+
+        Raises:
+            DataError: it is no such list.
+        """
         made = cls(())
         sizes = np.diff(offsets)
         if not len(offsets) or offsets[0] != 0 or bool((sizes < 0).any()) or int(offsets[-1]) != len(blob):

@@ -100,9 +100,7 @@ class WordModel:
             out.append(np.add.reduceat(np.where(place > 0, scores, 0.0), begins) if len(begins) else scores[:0])
         return np.concatenate(out) if out else np.zeros(0)
 
-    def scored(
-        self, text: bytes | Iterable[bytes]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    def scored(self, text: bytes | Iterable[bytes]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Whole lines in pieces: (word ids, places, log10 p, length of the n-gram found), the last two as `Trie` gives
         them; each line begins with `bos` at place 0, whose score counts for nothing.
         """
