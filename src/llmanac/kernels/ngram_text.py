@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmanac.kernels.text import cached, hash_of, same_bytes, word_key
+from llmanac.kernels.text import cached, hash_of, prefetch, same_bytes, word_key
 
 KEY_BYTES = 16
+BATCH = 64  # words whose table slots are fetched together
+ONE = np.uint64(1)
 OK, FULL, UNKNOWN, MARK = 0, 1, 2, 3  # why `read_words` came back
 # why `read_arpa` came back
 DONE, ROOM, FIELDS, NUMBER, POSITIVE, WORD, AGAIN, CONTEXT, LAST_WEIGHT, END = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -30,15 +32,20 @@ def is_space(byte):
 def find_word(table, blob, offsets, address, length):
     """`(id or -1, slot)` of the bytes at an address; the slot is where the word is, or would go."""
     first, second = word_key(address, np.uint64(length))
+    slot = hash_of(first, second, np.uint64(length)) & np.uint64(table.shape[0] - 1)
+    return _probe(table, blob, offsets, address, length, first, second, slot)
+
+
+@cached
+def _probe(table, blob, offsets, address, length, first, second, slot):
     mask = np.uint64(table.shape[0] - 1)
-    slot = hash_of(first, second, np.uint64(length)) & mask
     while table[slot, 3] != 0:
         if table[slot, 0] == first and table[slot, 1] == second and table[slot, 2] == length:
             word = np.int64(table[slot, 3]) - 1
-            own = np.uint64(blob.ctypes.data + offsets[word])
+            own = np.uint64(blob.ctypes.data + offsets[np.uint64(word)])
             if length <= KEY_BYTES or same_bytes(own, address, length):
                 return word, slot
-        slot = (slot + np.uint64(1)) & mask
+        slot = (slot + ONE) & mask
     return np.int64(-1), slot
 
 
@@ -90,41 +97,63 @@ def read_words(
     Returns:
         (status, where it stopped, words known, ids filled, place of the word that comes next).
     """
-    base = np.uint64(text.ctypes.data)
+    base, table_at = np.uint64(text.ctypes.data), np.uint64(table.ctypes.data)
+    mask = np.uint64(table.shape[0] - 1)
+    begins, ends, slots = np.empty(BATCH, np.int64), np.empty(BATCH, np.int64), np.empty(BATCH, np.uint64)
+    firsts, seconds = np.empty(BATCH, np.uint64), np.empty(BATCH, np.uint64)
     while at < end:
+        items = 0
+        while items < BATCH and at < end:  # where the next words are; their slots are on their way meanwhile
+            byte = text[at]
+            if byte != 10 and is_space(byte):
+                at += 1
+                continue
+            begins[items] = at
+            if byte == 10:
+                ends[items] = at
+                at += 1
+            else:
+                while at < end and not is_space(text[at]):
+                    at += 1
+                length = np.uint64(at - begins[items])
+                first, second = word_key(base + np.uint64(begins[items]), length)
+                slot = hash_of(first, second, length) & mask
+                prefetch(table_at + (slot << np.uint64(5)))
+                ends[items], slots[items], firsts[items], seconds[items] = at, slot, first, second
+            items += 1
+        for item in range(items):
+            begin, length = begins[item], ends[item] - begins[item]
+            if filled + 2 > ids.shape[0]:
+                return FULL, begin, count, filled, open_at
+            if learn and (2 * (count + 1) > table.shape[0] or count + 2 > offsets.shape[0]):
+                return FULL, begin, count, filled, open_at
+            if open_at == 0:
+                ids[filled], place[filled] = bos, 0
+                filled, open_at = filled + 1, 1
+            if length == 0:
+                ids[filled], place[filled] = eos, min(open_at, 255)
+                filled, open_at = filled + 1, 0
+                continue
+            address = base + np.uint64(begin)
+            word, slot = _probe(table, blob, offsets, address, length, firsts[item], seconds[item], slots[item])
+            if word >= 0 and marks < 2 and word in (unk, bos, eos):
+                if marks == 0:
+                    return MARK, begin, count, filled, open_at
+                continue
+            if word < 0 and learn:
+                if offsets[count] + length + 32 > blob.shape[0]:
+                    return FULL, begin, count, filled, open_at
+                add_word(table, blob, offsets, count, slot, address, length)
+                word = count
+                count += 1
+            ids[filled] = word if word >= 0 else unk
+            place[filled] = min(open_at, 255)
+            filled, open_at = filled + 1, open_at + 1
+    if end > 0 and open_at == 0 and text[end - 1] != 10:  # white space without a line's end is a line begun
         if filled + 2 > ids.shape[0]:
             return FULL, at, count, filled, open_at
-        if learn and (2 * (count + 1) > table.shape[0] or count + 2 > offsets.shape[0]):
-            return FULL, at, count, filled, open_at
-        if open_at == 0:
-            ids[filled], place[filled] = bos, 0
-            filled, open_at = filled + 1, 1
-        byte = text[at]
-        if byte == 10:
-            ids[filled], place[filled] = eos, min(open_at, 255)
-            filled, open_at, at = filled + 1, 0, at + 1
-            continue
-        if is_space(byte):
-            at += 1
-            continue
-        stop = at
-        while stop < end and not is_space(text[stop]):
-            stop += 1
-        word, slot = find_word(table, blob, offsets, base + np.uint64(at), stop - at)
-        if word >= 0 and marks < 2 and word in (unk, bos, eos):
-            if marks == 0:
-                return MARK, at, count, filled, open_at
-            at = stop
-            continue
-        if word < 0 and learn:
-            if offsets[count] + (stop - at) + 32 > blob.shape[0]:
-                return FULL, at, count, filled, open_at
-            add_word(table, blob, offsets, count, slot, base + np.uint64(at), stop - at)
-            word = count
-            count += 1
-        ids[filled] = word if word >= 0 else unk
-        place[filled] = min(open_at, 255)
-        filled, open_at, at = filled + 1, open_at + 1, stop
+        ids[filled], place[filled] = bos, 0
+        filled, open_at = filled + 1, 1
     return OK, at, count, filled, open_at
 
 
