@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, prefetch
 
-ONE = np.uint64(1)
+ONE, TWO = np.uint64(1), np.uint64(2)
 BLOCK = 2048  # tokens whose intermediate results stay in the cache
 ZERO = -99.0  # what stands for the logarithm of 0, as in ARPA files
 
@@ -67,6 +67,8 @@ def score_stream(words, first, logs, weights, order, uniform, tokens, place, sco
         scores: (N,) float64, filled. matched: (N,) uint8, filled with the length of the n-gram that was found.
     """
     inner, total = weights.shape[0], words.shape[0]
+    words_at, logs_at = np.uint64(words.ctypes.data), np.uint64(logs.ctypes.data)
+    first_at, weights_at = np.uint64(first.ctypes.data), np.uint64(weights.ctypes.data)
     now, before = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
     low, high, weight = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), np.empty(BLOCK, np.float64)
     value = np.empty(BLOCK, np.float64)
@@ -93,10 +95,18 @@ def score_stream(words, first, logs, weights, order, uniform, tokens, place, sco
                     at = np.uint64(node)
                     low[i], high[i] = max(first[at], 0), min(first[at + ONE], total)
                     weight[i] = weights[at]
+                    prefetch(words_at + (np.uint64((low[i] + high[i]) >> 1) << TWO))
             for i in range(1, n):
                 now[i] = -1
                 if low[i] < high[i]:
-                    now[i] = _search(words, low[i], high[i], tokens[begin + i])
+                    found = _search(words, low[i], high[i], tokens[begin + i])
+                    now[i] = found
+                    if found >= 0:
+                        ahead = np.uint64(found) << TWO
+                        prefetch(logs_at + ahead)
+                        if found < inner:
+                            prefetch(first_at + ahead)
+                            prefetch(weights_at + ahead)
             for i in range(max(skip, 1), n):
                 found, at = now[i], begin + i
                 if found >= 0:
@@ -110,6 +120,25 @@ def score_stream(words, first, logs, weights, order, uniform, tokens, place, sco
         for i in range(skip, n):
             scores[begin + i] = value[i]
         start = begin + n
+
+
+@cached
+def add_up(tokens, place, scores, matched, unknown, found):
+    """Sums over what does not begin a sentence: (log10 p, that of known words, tokens, unknown ones).
+
+    found: (order + 1,) int64, to which the tokens found at each length are added.
+    """
+    total, known, count, odd = 0.0, 0.0, 0, 0
+    for i in range(tokens.shape[0]):
+        if place[i] > 0:
+            total += scores[i]
+            count += 1
+            found[matched[i]] += 1
+            if tokens[i] == unknown:
+                odd += 1
+            else:
+                known += scores[i]
+    return total, known, count, odd
 
 
 @cached

@@ -16,7 +16,7 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.core.progress import Progress, progress
 from llmanac.data.readers import open_binary
-from llmanac.kernels import ngram_text
+from llmanac.kernels import ngram_query, ngram_text
 from llmanac.kernels.text import PADDING
 from llmanac.models.ngrams.counts import count
 from llmanac.models.ngrams.estimate import estimate
@@ -83,14 +83,11 @@ class WordModel:
         tokens = unknown = sentences = 0
         found = np.zeros(self.trie.order + 1, np.int64)
         for ids, place, scores, matched in self.scored(text):
-            inside = place > 0
-            values = scores[inside]
-            odd = ids[inside] == self.unk
-            total, known = total + float(values.sum()), known + float(values[~odd].sum())
-            tokens, unknown = tokens + len(values), unknown + int(odd.sum())
-            sentences += len(ids) - len(values)
-            found += np.bincount(matched[inside], minlength=len(found))[: len(found)]
-        return Score(total, known, tokens, unknown, sentences, tuple(int(n) for n in found))
+            sums = ngram_query.add_up(ids, place, scores, matched, self.unk, found)
+            total, known = total + sums[0], known + sums[1]
+            tokens, unknown = tokens + sums[2], unknown + sums[3]
+            sentences += len(ids) - sums[2]
+        return Score(total, known, int(tokens), int(unknown), int(sentences), tuple(int(n) for n in found))
 
     def sentence_scores(self, text: bytes | Iterable[bytes]) -> np.ndarray:
         """(lines,) log10 p of every line with its `</s>`."""
