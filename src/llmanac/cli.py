@@ -13,6 +13,7 @@ from llmanac.core.arguments import SeveralValues
 from llmanac.core.errors import LlmanacError
 from llmanac.data.commands import app as data_app
 from llmanac.lab.vocabulary.commands import app as tokenizer_app
+from llmanac.models.ngrams.command import app as ngram
 
 app = typer.Typer(
     name="llmanac",
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app)
+app.add_typer(ngram, name="ngram")
 
 Patches = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")

@@ -12,7 +12,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llmanac.core.errors import DataError, LlmanacError
 
@@ -62,6 +62,33 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, data: Any, *, indent: int | None = 1) -> Path:
     """Write a JSON file atomically; NaN and infinity are refused, since other readers reject them."""
     return write_text(path, json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece; on success it takes the name `path`, on failure nothing is left of it.
+
+    Raises:
+        LlmanacError: the disk refused a write; the message names the file, and what was there before is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise LlmanacError(f"{path}: cannot write ({error.strerror or error}); nothing was changed") from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from llmanac.core.errors import DataError
-from llmanac.evaluate._kneser_ney import ByteNgram
+from llmanac.models.ngrams.counts import count
+from llmanac.models.ngrams.estimate import estimate
+from llmanac.models.ngrams.trie import Trie, places
+from llmanac.models.smoothing.modified_kneser_ney import Spec as ModifiedKneserNey
 
 END = b"\x00"  # cleaned text never holds it
 
@@ -31,10 +35,28 @@ def _xz(data: bytes) -> int:
     return len(lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=filters))
 
 
+def byte_ngram(data: bytes, context: int) -> Trie:
+    """A byte n-gram with `context` bytes of context, interpolated modified Kneser-Ney.
+
+    Raises:
+        DataError: there is no data.
+    """
+    words = np.frombuffer(data, np.uint8).astype(np.int32)
+    counts = count(words, places(np.array([len(words)])), 256, context + 1)
+    return estimate(counts, ModifiedKneserNey().build())
+
+
+def byte_bits(model: Trie, data: bytes) -> np.ndarray:
+    """(N,) float64: -log2 p of every byte given those before it (fewer than the context at the start)."""
+    words = np.frombuffer(data, np.uint8).astype(np.int32)
+    scores, _ = model.score_stream(words, places(np.array([len(words)])))
+    return scores * -math.log2(10)
+
+
 def ngram_bits(train: Iterable[str], test: Iterable[str], order: int = 5) -> float:
     """Bits per byte of a byte n-gram with `order` bytes of context, interpolated modified Kneser-Ney."""
     data = join(test)
-    bits = ByteNgram(join(train), context=order).bits(data)
+    bits = byte_bits(byte_ngram(join(train), order), data)
     counted = np.frombuffer(data, np.uint8) != 0
     return float(bits[counted].sum() / counted.sum())
 

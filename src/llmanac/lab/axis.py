@@ -80,8 +80,10 @@ class Arm:
     held: dict[str, tuple[Any, Any]]
 
     def describe(self) -> str:
-        """The differences in one line."""
-        parts = [f"{path}: {_short(old)} -> {_short(new)}" for path, (old, new) in self.diff.items()]
+        """The differences in one line; what another kind of model does not have is left out."""
+        another = "model.name" in self.diff
+        shown = {p: pair for p, pair in self.diff.items() if not (another and pair[1] is None)}
+        parts = [f"{path}: {_short(old)} -> {_short(new)}" for path, (old, new) in shown.items()]
         return "; ".join(parts) or "as the base"
 
 

@@ -33,7 +33,10 @@ def format_duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Speed:
-    """What calibration measured of one arm: seconds a step, and seconds a run costs beside its steps."""
+    """What calibration measured of one arm: seconds a step, and seconds a run costs beside its steps.
+
+    An arm without steps (`step_seconds` 0) is estimated, and its one run serves every seed.
+    """
 
     step_seconds: float
     fixed_seconds: float
@@ -87,9 +90,11 @@ def make_plan(
             would do.
     """
     runs = seeds + tuning_runs
-    fixed = runs * sum(s.fixed_seconds for s in speed.values())
+    fixed = sum(s.fixed_seconds * (runs if s.step_seconds else 1) for s in speed.values())
     a_step = runs * sum(s.step_seconds * ratios[arm] for arm, s in speed.items())
     usable = budget * (1 - RESERVE) - spent - fixed
+    if not a_step:  # nothing is trained in steps
+        return Plan(budget, spent, spent + fixed, seeds, tuning_runs, dict.fromkeys(speed, stated or 1), dict(speed))
     most = usable / a_step
     if stated is not None and stated > most:
         needed = (spent + fixed + a_step * stated) / (1 - RESERVE)
@@ -99,7 +104,7 @@ def make_plan(
         )
     # floor(most) first: where tokens are held every arm must get the very same number
     steps = {arm: max(0, round(math.floor(stated or most) * ratios[arm])) for arm in speed}
-    short = min(steps, key=lambda arm: steps[arm])
+    short = min((arm for arm in steps if speed[arm].step_seconds), key=lambda arm: steps[arm])
     if steps[short] < min_steps:
         needed = (spent + fixed + a_step * (min_steps + 1) / min(ratios.values())) / (1 - RESERVE)
         raise SpecError(

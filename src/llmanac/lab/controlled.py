@@ -23,10 +23,11 @@ from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis, resolve
 from llmanac.lab.budget import MIN_STEPS, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, digest
-from llmanac.lab.hold import Hold, hold_parameters, step_ratios
+from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import prepare
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Study
+from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate
 from llmanac.lab.tune import tune
 from llmanac.train import TrainSpec
@@ -73,6 +74,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     """
     started = time.monotonic()
     asked = resolve(question.base, question.axis, question.texts)  # what cannot be asked is refused before any work
+    estimating.refuse(asked, question.hold)
     prepared = prepare(question.base, cache.root / "data")
     trial = TrainingTrial(prepared, question.base.device)
     vocabulary = prepared.tokenizer.vocab_size
@@ -95,7 +97,9 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     tuned = None
     if question.factors:
         tuning = TrainingTrial(prepared, question.base.device, tuning=True)
-        arms, tuned = tune(tuning, arms, question.factors, cache, _progress(say))
+        swept, tuned = tune(tuning, estimating.trained(arms), question.factors, cache, _progress(say))
+        best = {arm.label: arm for arm in swept}
+        arms = [best.get(arm.label, arm) for arm in arms]
     study = Study(
         question.axis.name,
         question.axis,
@@ -138,11 +142,17 @@ def _train(recipe: Any, **changes: Any) -> Any:
 
 
 def _settle_base(question: Question, trial: TrainingTrial, root: Path) -> Any:
-    """The base with precision, attention form and micro-batch measured on the baseline's model, for every arm."""
-    first = next(t for t in question.texts if t.label == question.baseline)
-    arm = resolve(question.base, question.axis, [first])[0]
-    if question.axis.name == "recipe":
+    """The base with precision, attention form and micro-batch measured on one model, for every arm.
+
+    It is the baseline's, or where that is not trained in steps, the largest that is.
+    """
+    arms = {arm.label: arm for arm in resolve(question.base, question.axis, question.texts)}
+    stepping = estimating.trained(list(arms.values()))
+    if question.axis.name == "recipe" or not stepping:
         return question.base
+    size = trial.prepared.tokenizer.vocab_size
+    largest = max(stepping, key=lambda arm: parameters_of(arm.spec.model, size))
+    arm = arms[question.baseline] if arms[question.baseline] in stepping else largest
     settled = _settled(arm.spec.train, trial, arm, root)
     names = ("dtype", "attention", "micro_batch", "compile")
     return _train(question.base, **{name: getattr(settled, name) for name in names})
@@ -150,6 +160,8 @@ def _settle_base(question: Question, trial: TrainingTrial, root: Path) -> Any:
 
 def _settle_arm(arm: Arm, base: Any, known: TrainSpec | None, trial: TrainingTrial, root: Path) -> Arm:
     """Whole recipes settle for themselves what they leave open, once."""
+    if estimating.is_estimated(arm):
+        return arm
     settled = known or _settled(arm.spec.train, trial, arm, root)
     spec = dataclasses.replace(arm.spec, train=dataclasses.replace(settled, steps=None))
     return dataclasses.replace(arm, spec=spec, diff=diff(base, spec))
@@ -185,7 +197,8 @@ def _plan(
 
     try:
         # A budget that is far too small is refused after a glance, not after a calibration that takes longer than it.
-        fit({arm.label: Speed(min(trial.rehearse(arm, GLANCE, work)), 0.0) for arm in short})
+        glance = {arm.label: min(trial.rehearse(arm, GLANCE, work)) for arm in estimating.trained(short)}
+        fit({arm.label: Speed(glance.get(arm.label, 0.0), 0.0) for arm in short})
         return fit(calibrate(trial, short, work, steps=20 if question.min_steps >= MIN_STEPS else GLANCE))
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -194,6 +207,9 @@ def _plan(
 def _say_plan(plan: Plan, say: Say) -> None:
     for label, steps in plan.steps.items():
         runs = plan.seeds + plan.tuning_runs
+        if not plan.speed[label].step_seconds:
+            say(f"plan: {label}: estimated once, {format_duration(plan.seconds_of(label))}")
+            continue
         say(f"plan: {label}: {runs} runs of {steps:,} steps, {format_duration(plan.seconds_of(label))} each")
     say(f"plan: {format_duration(plan.expected_seconds)} expected of {format_duration(plan.budget_seconds)}")
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from llmanac.core.device import DTYPES
+from llmanac.generate.scheduler import device_of
 from llmanac.lab.stats import Metric
 from llmanac.train._step import Stepper
 
@@ -28,6 +29,7 @@ TRAINING_COSTS = (
     Metric("train_tokens_per_second", "token/s", "higher", "training speed"),
     Metric("decode_tokens_per_second", "token/s", "higher", "decoding speed"),
     Metric("peak_memory", "B", "lower", "peak memory of a step"),
+    Metric("model_bytes", "B", "lower", "size of the model"),
     Metric("state_bytes_per_token", "B", "lower", "decoding state a token"),
 )
 
@@ -55,8 +57,14 @@ def state_bytes(model: Any) -> float | None:
     except (AttributeError, NotImplementedError):
         return None
     with torch.no_grad():
-        model(torch.zeros(1, context, dtype=torch.long, device=next(model.parameters()).device), state, want="last")
+        model(torch.zeros(1, context, dtype=torch.long, device=device_of(model)), state, want="last")
     return state.nbytes / context
+
+
+def model_bytes(model: Any) -> float:
+    """Bytes of what a model has learned: its parameters, a tied one once, or its trie."""
+    trie = getattr(model, "trie", None)
+    return float(sum(p.nbytes for p in model.parameters()) if trie is None else trie.nbytes)
 
 
 def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) -> float | None:

@@ -292,7 +292,7 @@ def _plan(result: Result) -> Section | None:
     if "steps" not in plan:
         return Section("The plan", [plan["words"]])
     rows = [
-        [arm, f"{plan['steps'][arm]:,}", f"{1000 * s['step_seconds']:.1f} ms", format_duration(s["fixed_seconds"])]
+        [arm, *_steps(plan["steps"][arm], s["step_seconds"]), format_duration(s["fixed_seconds"])]
         for arm, s in plan["speed"].items()
     ]
     said = (
@@ -302,6 +302,10 @@ def _plan(result: Result) -> Section | None:
         + f" for each arm; expected {format_duration(plan['expected_seconds'])} in all."
     )
     return Section("The plan", [said], [table(["arm", "steps", "a step", "beside the steps"], rows)])
+
+
+def _steps(steps: int, seconds: float) -> list[str]:
+    return [f"{steps:,}", f"{1000 * seconds:.1f} ms"] if seconds else ["estimated", ""]
 
 
 def _tuning(result: Result) -> Section | None:

@@ -99,7 +99,10 @@ def held_words(result: Result) -> str:
     if hold is None:
         return "one artefact, hashed"
     names = {"params": "equal parameters", "flops": "equal training FLOPs", "time": "equal training time"}
-    steps = (result.get("plan") or {}).get("steps", {})
+    plan = result.get("plan") or {}
+    steps, speed = plan.get("steps", {}), plan.get("speed", {})
+    if any(not found["step_seconds"] for found in speed.values()):
+        return "counting reads the text once, training takes equal steps of the same rows"
     tokens = "equal tokens" if len(set(steps.values())) > 1 else "equal tokens (the same steps of the same rows)"
     return names.get(hold, tokens)
 

@@ -16,6 +16,7 @@ from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.models.families import Config, Source, family
+from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.save import FORMAT_VERSION, INDEX, WEIGHTS, export_model
 
@@ -44,6 +45,8 @@ def load_model(
     config_path = folder / "config.json"
     data = _read(config_path)
     kind = data.get("model_type")
+    if kind == ngram.MODEL_TYPE:
+        return ngram.load_pretrained(folder)  # type: ignore[return-value]
     if kind == "llmanac":
         spec, vocab_size = _own(folder)
         source: Callable[[str], Source] = Source
@@ -195,13 +198,14 @@ def _fill(
         # a copy of its own: a slice of a fused matrix, or of a mapped file, would keep all of it alive
         state[name] = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
     head = source("lm_head.weight").name
-    if model.spec.tied and head in weights:
+    tied = getattr(model.spec, "tied", False)
+    if tied and head in weights:
         _check_tied(weights.take(head), state["model.embed_tokens.weight"], weights.folder)
     if weights.unused:
         unused = sorted(weights.unused)
         raise CheckpointError(f"{weights.folder}: {len(unused)} weights have no place in the model: {_some(unused)}")
     model.load_state_dict(state, strict=False, assign=True)
-    if model.spec.tied:
+    if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     model.to(device)  # what is no parameter: frequencies of positions
 

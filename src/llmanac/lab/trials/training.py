@@ -20,24 +20,28 @@ from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
 from llmanac.lab.cache import versions
-from llmanac.lab.costs import TRAINING_COSTS, decode_speed, peak_memory, state_bytes
+from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_bytes
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
 from llmanac.lab.prepare import Prepared
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
+from llmanac.lab.trials import estimating
 from llmanac.train.loop import MAY_CHANGE, train
 from llmanac.train.metrics import read_metrics
 
 BITS_PER_BYTE = Metric("bits_per_byte", "bit/B", "lower", "bits per byte, held out")
-MEASURE_VERSION = 1  # raise it when what is measured below changes its meaning
+MEASURE_VERSION = 2  # raise it when what is measured below changes its meaning
 CURVE_POINTS = 8
 CURVE_BYTES = 12_000  # of held-out text that the learning curve is measured on
 CODE = ("llmanac.train.loop", "llmanac.data.pack", "llmanac.data.tokens", "llmanac.evaluate.bits_per_byte")
 
 
 class TrainingTrial:
-    """Trains an arm under a seed. `tuning` reads the result off the tuning texts instead."""
+    """Trains an arm under a seed, or estimates it where its model has no steps (`trials/estimating.py`).
+
+    `tuning` reads the result off the tuning texts instead.
+    """
 
     metrics: tuple[Metric, ...] = (BITS_PER_BYTE,)
     costs: tuple[Metric, ...] = TRAINING_COSTS
@@ -49,6 +53,8 @@ class TrainingTrial:
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers."""
+        if estimating.is_estimated(arm):
+            return estimating.parts(self.prepared, arm, MEASURE_VERSION, self.tuning)
         recipe = arm.spec
         settings = {k: v for k, v in dump(recipe.train).items() if k not in MAY_CHANGE}
         return {
@@ -86,6 +92,8 @@ class TrainingTrial:
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Train, or go on with a training that was killed, then measure."""
+        if estimating.is_estimated(arm):
+            return estimating.measure(self.prepared, arm, self.texts, self._prompt())
         every = max(1, arm.spec.train.steps // CURVE_POINTS)
         spec = dataclasses.replace(arm.spec.train, checkpoint_every=arm.spec.train.checkpoint_every or every)
         model, source, objective = self.build(arm, seed)
@@ -114,6 +122,7 @@ class TrainingTrial:
             "train_tokens_per_second": done.tokens / done.seconds,
             "decode_tokens_per_second": decode_speed(model, self._prompt()),
             "state_bytes_per_token": state_bytes(model),
+            "model_bytes": model_bytes(model),
         }
         curve = _curve(read_metrics(work))
         pairing = {"parameters": parameters, "rows": source.hashes}
@@ -160,20 +169,22 @@ def calibrate(
 ) -> dict[str, Speed]:
     """Each arm's step time, measured in turns there and back again, and what a run costs beside its steps.
 
-    The fixed part is a whole short trial, measured once for each arm: it evaluates as often as a long one does.
+    The fixed part is a whole short trial, measured once for each arm: it evaluates as often as a long one does. An arm
+    that is estimated has no steps, and is all fixed part.
     """
     import time
 
     taken: dict[str, list[float]] = {arm.label: [] for arm in arms}
+    stepping = estimating.trained(arms)
     for turn in range(turns):
-        for arm in arms if turn % 2 == 0 else arms[::-1]:
+        for arm in stepping if turn % 2 == 0 else stepping[::-1]:
             taken[arm.label] += trial.rehearse(arm, max(2, steps), work / "calibrate")
     speed: dict[str, Speed] = {}
     for arm in arms:
         short = dataclasses.replace(arm, spec=_with_steps(arm.spec, CURVE_POINTS))
         begin = time.perf_counter()
         trial.measure(short, 0, work / f"fixed-{len(speed)}")
-        step = statistics.fmean(taken[arm.label])
+        step = statistics.fmean(taken[arm.label]) if taken[arm.label] else 0.0
         fixed = time.perf_counter() - begin - CURVE_POINTS * step
         speed[arm.label] = Speed(step, max(0.0, fixed))
     return speed

@@ -1,0 +1,202 @@
+"""The feed-forward neural language model: the embeddings of the last n - 1 words, a hidden layer, a softmax.
+
+    x = [C(w_{t-1}); ...; C(w_{t-n+1})]          h = tanh(d + H x)
+    p(w_t | context) = softmax(b + U h + W x)     W x only with direct connections
+
+C (V + 1, m) embeds each word the same way wherever it stands, so that what is learned of a word serves all contexts it
+occurs in, and words that behave alike come to lie close together: that is what counting cannot do. The window is fixed
+at n - 1 words; places before the start of a document have an embedding of their own, row V of C. A forward pass is one
+matrix product of width (n - 1) m a token.
+
+Shapes: ids (B, T) -> windows (B, T, n - 1) -> x (B, T, (n - 1) m) -> h (B, T, hidden) -> logits (B, T, V).
+Bengio, Ducharme, Vincent & Jauvin 2003, A neural probabilistic language model, equations 5 and 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.rng import parameter_generator
+from llmanac.core.types import Batch, Output, Want
+from llmanac.kernels.cross_entropy import fused_cross_entropy
+from llmanac.models._layers import Embedding, Linear, wide
+from llmanac.models._state import Buffers, DecodingState
+from llmanac.models.lm import LanguageModelSpec
+
+CARD = {
+    "title": "Feed-forward neural language model",
+    "paper": "Bengio et al. 2003, A neural probabilistic language model (JMLR 3)",
+    "reference": "the formula written out in float64 numpy",
+    "aliases": {"feedforward-direct": {"direct": True}},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(LanguageModelSpec):
+    """order: n, so that a token sees n - 1 before it; dim: m, of an embedding; hidden: units of the tanh layer.
+
+    direct: whether the embeddings are connected to the output too (W).
+    """
+
+    order: int = 5
+    dim: int = 64
+    hidden: int = 256
+    direct: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("order", 2), ("dim", 1), ("hidden", 1)):
+            if getattr(self, name) < least:
+                raise SpecError(f"{name}: {getattr(self, name)} must be at least {least}")
+
+    def build(self, *, vocab_size: int, **dims: Any) -> FeedForward:
+        """A model with the initial weights of seed 0 (none on the meta device)."""
+        return FeedForward(self, vocab_size)
+
+
+class FeedForward(nn.Module):
+    """See the module.
+
+    Attributes:
+        embed_tokens: C; hidden_layer: H and d; lm_head: U and b; direct: W, or None.
+        max_length: None; a window is all that is ever seen.
+        compute_dtype: what activations are computed in; None for the weights' own dtype.
+        generation: what generation_config.json holds.
+    """
+
+    def __init__(self, spec: Spec, vocab_size: int) -> None:
+        super().__init__()
+        if vocab_size < 1:
+            raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
+        self.spec, self.vocab_size = spec, vocab_size
+        width = (spec.order - 1) * spec.dim
+        self.embed_tokens = Embedding(vocab_size + 1, spec.dim, std=1.0)
+        self.hidden_layer = Linear(width, spec.hidden, bias=True)
+        self.lm_head = Linear(spec.hidden, vocab_size, bias=True, std=0.1 * spec.hidden**-0.5)
+        self.direct = Linear(width, vocab_size, std=0.1 * width**-0.5) if spec.direct else None
+        self.max_length: int | None = None
+        self.compute_dtype: torch.dtype | None = None
+        self.generation: dict[str, Any] = {}
+        if self.device.type != "meta":
+            self.initialise(0)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What activations are computed in."""
+        return self.compute_dtype or self.embed_tokens.weight.dtype
+
+    def initialise(self, seed: int) -> FeedForward:
+        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
+        for name, parameter in self.named_parameters():
+            owner, _, own = name.rpartition(".")
+            module: Any = self.get_submodule(owner)
+            module.draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+        return self
+
+    def start(self, batch: int) -> DecodingState:
+        """An empty state for `batch` rows: the tokens seen."""
+        ids = Buffers([torch.zeros(batch, 0, dtype=torch.long, device=self.device)], dim=1)
+        return DecodingState([ids], torch.zeros(batch, dtype=torch.long, device=self.device))
+
+    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = "all") -> Output:
+        """Logits (B, T, V), the last real token's (B, 1, V), or the hidden layer (B, T, hidden).
+
+        Raises:
+            RequestError: ids outside the vocabulary, or a visibility other than causal.
+        """
+        batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
+        windows = self._windows(batch, state)
+        if state is not None:
+            state.advance(batch.ids.shape[1], batch.lengths)
+        if want == "last":
+            last = self._last(batch)
+            windows = windows.gather(1, last[:, None, None].expand(-1, 1, windows.shape[-1]))
+        x, h = self._layers(windows)
+        if want == "hidden":
+            return Output(hidden=h)
+        logits = self.lm_head(h) if self.direct is None else self.lm_head(h) + self.direct(x)
+        return Output(logits=wide(logits))
+
+    def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
+        """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
+
+        The logits are never held. Raises RequestError for a batch without targets.
+        """
+        targets = batch.targets
+        if targets is None:
+            raise RequestError("targets: nll needs a batch with targets")
+        if targets.shape != batch.ids.shape:
+            shapes = f"{tuple(targets.shape)} for ids of {tuple(batch.ids.shape)}"
+            raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
+        x, h = self._layers(self._windows(batch, None).flatten(0, 1))
+        weight: Tensor = self.lm_head.weight
+        if self.direct is not None:  # U h + W x = [U W] [h; x]: one product
+            h, weight = torch.cat([h, x], -1), torch.cat([weight, self.direct.weight], -1)
+        values = fused_cross_entropy(h, weight, targets.flatten(), bias=self.lm_head.bias, reduction=reduction)
+        return values if reduction == "sum" else values.view(targets.shape)
+
+    def _layers(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """x (..., (n - 1) m) and h (..., hidden) of windows (..., n - 1)."""
+        x = self.embed_tokens(windows).flatten(-2).to(self.dtype)
+        return x, torch.tanh(self.hidden_layer(x))
+
+    def _windows(self, batch: Batch, state: DecodingState | None) -> Tensor:
+        """(B, T, n - 1) the last n - 1 tokens up to each place, nearest first; V before the start of a document."""
+        ids = batch.ids
+        if ids.ndim != 2 or not ids.shape[1]:
+            raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
+        if batch.visibility != "causal":
+            raise RequestError(f"visibility: this model sees the past alone, not {batch.visibility!r}; use causal")
+        if not torch.compiler.is_compiling() and bool(((ids < 0) | (ids >= self.vocab_size)).any()):
+            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
+            raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}")
+        reach, length = self.spec.order - 1, ids.shape[1]
+        if state is None:
+            padded = F.pad(ids, (reach - 1, 0), value=self.vocab_size)
+            windows = padded.unfold(1, reach, 1).flip(-1)
+            if batch.segments is not None:
+                segments = F.pad(batch.segments, (reach - 1, 0), value=-1).unfold(1, reach, 1).flip(-1)
+                windows = windows.masked_fill(segments != segments[..., :1], self.vocab_size)
+            return windows
+        if batch.segments is not None:
+            raise RequestError("segments: a state continues one document a row; leave segments out")
+        place = state.place(length)
+        if len(place.offsets) != len(ids):
+            raise RequestError(f"state: holds {len(place.offsets)} rows, the batch has {len(ids)}")
+        held = state.layers[0]
+        assert isinstance(held, Buffers)
+        whole = held.append(place, ids)[0]
+        steps = torch.arange(length, device=ids.device)[:, None] - torch.arange(reach, device=ids.device)
+        columns = place.offsets[:, None, None] + steps
+        found = whole.gather(1, columns.clamp(min=0).flatten(1)).view(columns.shape)
+        return found.masked_fill(columns < 0, self.vocab_size)
+
+    def _last(self, batch: Batch) -> Tensor:
+        if batch.lengths is None:
+            return torch.full((len(batch.ids),), batch.ids.shape[1] - 1, device=batch.ids.device)
+        return (batch.lengths - 1).clamp(min=0)
+
+    def flops_per_token(self, length: int) -> float:
+        """FLOPs of training on one token: forward and twice that backward, each product as 2 m n k."""
+        direct = 0 if self.direct is None else self.direct.weight.numel()
+        return 6.0 * (self.hidden_layer.weight.numel() + self.lm_head.weight.numel() + direct)
+
+    def parameter_count(self) -> int:
+        """Numbers that are trained."""
+        return sum(p.numel() for p in self.parameters())
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""
+        from llmanac.models.save import save_pretrained
+
+        return save_pretrained(self, folder)  # type: ignore[arg-type]

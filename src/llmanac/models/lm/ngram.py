@@ -1,0 +1,272 @@
+"""The n-gram: count what follows each context of n - 1 tokens, and smooth.
+
+    p(w | x_1 .. x_t) = p(w | x_{t-n+2} .. x_t)        by the counts of n-grams and a smoothing (kind `smoothing`)
+
+Nothing is trained step by step: one pass over the text counts, one pass over the counts estimates. A token costs n
+look-ups, whatever the size of the model; memory grows with the number of different n-grams, and a context never seen
+is answered from a shorter one. A bigram by relative frequencies is order 2 with `mle`.
+
+The model reads the token ids of any tokenizer. Before its first token a sequence has no context; give it the
+tokenizer's start token, as training did. Shannon 1948; Jelinek 1976; Chen & Goodman 1998.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import llmanac
+from llmanac.core import files
+from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
+from llmanac.core.spec import dump, make_method
+from llmanac.core.types import IGNORE, Batch, Output, Want
+from llmanac.models._state import Buffers, DecodingState
+from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.ngrams.binary import read_binary, write_binary
+from llmanac.models.ngrams.counts import check_order, count
+from llmanac.models.ngrams.estimate import estimate
+from llmanac.models.ngrams.trie import Trie, places, untrained
+from llmanac.models.smoothing import SmoothingSpec
+from llmanac.models.smoothing.modified_kneser_ney import Spec as ModifiedKneserNey
+
+CARD = {
+    "title": "N-gram by counting",
+    "paper": "Chen & Goodman 1998, An empirical study of smoothing techniques for language modeling",
+    "reference": "KenLM (lmplz, query and its Python module)",
+    "aliases": {"bigram": {"order": 2, "smoothing": "mle"}},
+}
+MODEL_TYPE, FORMAT_VERSION = "llmanac-ngram", 1
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(LanguageModelSpec):
+    """order: n, the longest n-gram counted; smoothing: how counts become probabilities."""
+
+    estimated: ClassVar[bool] = True  # by counting: there are no steps to train
+
+    order: int = 5
+    smoothing: SmoothingSpec = field(default_factory=ModifiedKneserNey)
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+
+    def build(self, *, vocab_size: int, **dims: Any) -> Ngram:
+        """A model that has counted nothing: every token is equally likely."""
+        return Ngram(self, vocab_size)
+
+
+class Ngram(nn.Module):
+    """See the module. It has no parameters that a gradient could reach; the trie stays on the CPU.
+
+    Attributes:
+        trie: what was estimated.
+        max_length: None; any length can be read.
+        generation: what generation_config.json holds.
+    """
+
+    def __init__(self, spec: Spec, vocab_size: int, trie: Trie | None = None) -> None:
+        super().__init__()
+        if vocab_size < 1:
+            raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
+        self.spec, self.vocab_size = spec, vocab_size
+        self.trie = untrained(vocab_size, spec.order) if trie is None else trie
+        self.max_length: int | None = None
+        self.generation: dict[str, Any] = {}
+
+    def initialise(self, seed: int) -> Ngram:
+        """Nothing here is random."""
+        return self
+
+    def estimate(
+        self, documents: Iterable[np.ndarray], *, start: int | None = None, memory: int | None = None
+    ) -> Ngram:
+        """Count documents and estimate; returns the model.
+
+        Args:
+            documents: token ids (T,) each; no n-gram spans two.
+            start: the token that stands before each document; put there where it is missing.
+            memory: bytes that counting may take; four fifths of what is free by default.
+
+        Raises:
+            DataError: no tokens, ids outside the vocabulary, or too many for the memory.
+        """
+        if start is not None and not 0 <= start < self.vocab_size:
+            raise DataError(f"start: {start} is not a token id below {self.vocab_size}")
+        rows = [np.asarray(ids, np.int32) for ids in documents]
+        if start is not None:
+            rows = [r if len(r) and r[0] == start else np.concatenate([[np.int32(start)], r]) for r in rows]
+        lengths = np.array([len(r) for r in rows], np.int64)
+        words = np.ascontiguousarray(np.concatenate(rows) if rows else np.zeros(0), np.int32)
+        del rows
+        counts = count(words, places(lengths), self.vocab_size, self.spec.order, start=start, memory=memory)
+        about = {"kind": "tokens", "smoothing": self.spec.smoothing.name}
+        self.trie = estimate(counts, self.spec.smoothing.build(), about)
+        return self
+
+    def start(self, batch: int) -> DecodingState:
+        """An empty state for `batch` rows: the tokens seen, so that any of them can be taken back."""
+        ids = Buffers([torch.zeros(batch, 0, dtype=torch.long)], dim=1)
+        return DecodingState([ids], torch.zeros(batch, dtype=torch.long))
+
+    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = "all") -> Output:
+        """Log-probabilities as logits (B, T, V) or (B, 1, V); for "hidden" the trie's nodes (B, T, order - 1), int64.
+
+        Args:
+            batch: token ids (B, T), or a Batch of them.
+            state: what `start` gave; the tokens then follow what it holds.
+
+        Raises:
+            RequestError: ids outside the vocabulary, or a visibility other than causal.
+        """
+        batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
+        device = batch.ids.device
+        tokens, place = self._stream(batch, state)
+        nodes, depth = self._contexts(tokens, place, batch.ids.shape)
+        if state is not None:
+            state.advance(batch.ids.shape[1], None if batch.lengths is None else batch.lengths.cpu())
+        if want == "hidden":
+            return Output(hidden=torch.from_numpy(nodes).to(device))
+        if want == "last":
+            rows, last = np.arange(len(nodes)), self._last(batch)
+            nodes, depth = nodes[rows, last][:, None], depth[rows, last][:, None]
+        shape = (*nodes.shape[:2], self.vocab_size)
+        flat = np.ascontiguousarray(nodes.reshape(depth.size, self.spec.order - 1))
+        logits = self.trie.distributions(flat, np.ascontiguousarray(depth.reshape(-1)))
+        return Output(logits=torch.from_numpy(logits.reshape(shape)).to(device))
+
+    def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
+        """Negative log-likelihood in nats of `batch.targets` in float64: the sum, or (B, T) with 0 where there is none.
+
+        Raises:
+            RequestError: a batch without targets, or ids outside the vocabulary.
+        """
+        if batch.targets is None:
+            raise RequestError("targets: nll needs a batch with targets")
+        if batch.targets.shape != batch.ids.shape:
+            shapes = f"{tuple(batch.targets.shape)} for ids of {tuple(batch.ids.shape)}"
+            raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
+        tokens, place = self._stream(batch, None)
+        nodes, depth = self._contexts(tokens, place, batch.ids.shape)
+        targets = batch.targets.detach().cpu().numpy().reshape(-1)
+        wrong = (targets >= self.vocab_size) | ((targets < 0) & (targets != IGNORE))
+        if wrong.any():
+            raise RequestError(f"targets: {int(targets[wrong][0])} is not a token id below {self.vocab_size}")
+        flat = nodes.reshape(len(targets), self.spec.order - 1)
+        scores = self.trie.score_targets(flat, depth.reshape(-1), targets) * -math.log(10)
+        if reduction == "sum":
+            return torch.tensor(float(scores.sum()), dtype=torch.float64)
+        return torch.from_numpy(scores.reshape(tuple(batch.ids.shape)))
+
+    def _stream(self, batch: Batch, state: DecodingState | None) -> tuple[np.ndarray, np.ndarray]:
+        """(B, before + T) tokens, with as much of what the state holds before them as matters, and their places."""
+        ids = batch.ids
+        if ids.ndim != 2 or not ids.shape[1]:
+            raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
+        if batch.visibility != "causal":
+            raise RequestError(f"visibility: an n-gram sees the past alone, not {batch.visibility!r}; use causal")
+        new = ids.detach().cpu()
+        low, high = int(new.min()), int(new.max())
+        if low < 0 or high >= self.vocab_size:
+            wrong = low if low < 0 else high
+            raise RequestError(f"ids: {wrong} is not a token id below {self.vocab_size}")
+        if state is None:
+            return new.numpy().astype(np.int32), self._places(batch)
+        if batch.segments is not None:
+            raise RequestError("segments: a state continues one document a row; leave segments out")
+        if state.lengths.shape[0] != len(new):
+            raise RequestError(f"state: holds {state.lengths.shape[0]} rows, the batch has {len(new)}")
+        where = state.place(new.shape[1])
+        held = state.layers[0]
+        assert isinstance(held, Buffers)
+        whole = held.append(where, new)[0]
+        before = self.spec.order - 1
+        columns = where.offsets[:, None] + torch.arange(-before, new.shape[1])
+        tokens = whole.gather(1, columns.clamp(min=0)).numpy().astype(np.int32)
+        inside = np.arange(tokens.shape[1])
+        return tokens, np.clip(np.minimum(columns.numpy(), inside), 0, 255).astype(np.uint8)
+
+    def _places(self, batch: Batch) -> np.ndarray:
+        """(B, T) uint8: how many tokens of its own document stand before each."""
+        rows, length = batch.ids.shape
+        place = np.broadcast_to(np.arange(length), (rows, length))
+        if batch.segments is not None:
+            segments = batch.segments.detach().cpu().numpy()
+            begins = np.ones((rows, length), np.bool_)
+            begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+            place = place - np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+        return np.minimum(place, 255).astype(np.uint8)
+
+    def _contexts(self, tokens: np.ndarray, place: np.ndarray, shape: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(B, T, order - 1) nodes and (B, T) context tokens of the last T places of each row."""
+        nodes = self.trie.contexts(np.ascontiguousarray(tokens.reshape(-1)), np.ascontiguousarray(place.reshape(-1)))
+        length = shape[1]
+        nodes = nodes.reshape(*tokens.shape, self.spec.order - 1)[:, -length:]
+        return nodes, place[:, -length:].astype(np.int64) + 1
+
+    def _last(self, batch: Batch) -> np.ndarray:
+        if batch.lengths is None:
+            return np.full(len(batch.ids), batch.ids.shape[1] - 1)
+        return (batch.lengths - 1).clamp(min=0).cpu().numpy()
+
+    def flops_per_token(self, length: int) -> float:
+        """0: there is no matrix product."""
+        return 0.0
+
+    def parameter_count(self) -> int:
+        """Every log-probability and every back-off weight."""
+        return self.trie.parameters
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json, model.safetensors (a trie, see `models/ngrams/binary.py`), generation_config.json and
+        llmanac.json; returns the folder. Raises LlmanacError where the disk refuses.
+        """
+        folder = Path(folder)
+        (folder / "config.json").unlink(missing_ok=True)  # without its config a folder is no checkpoint
+        write_binary(self.trie, folder / WEIGHTS)
+        record = {
+            "format_version": FORMAT_VERSION,
+            "llmanac_version": llmanac.__version__,
+            "vocab_size": self.vocab_size,
+            "spec": dump(self.spec),
+        }
+        files.write_json(folder / "llmanac.json", record)
+        files.write_json(folder / "generation_config.json", self.generation)
+        config = {"architectures": ["Ngram"], "model_type": MODEL_TYPE, "vocab_size": self.vocab_size}
+        files.write_json(folder / "config.json", config)
+        return folder
+
+
+def load_pretrained(folder: Path) -> Ngram:
+    """The model that `save_pretrained` wrote; its trie is mapped, not read. Raises CheckpointError."""
+    path = folder / "llmanac.json"
+    try:
+        record = files.read_json(path)
+        version = record.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{path}: format_version is {version!r}, this llmanac reads {FORMAT_VERSION}")
+        spec, vocab_size = make_method("lm", record["spec"], "spec"), int(record["vocab_size"])
+    except KeyError as error:
+        raise CheckpointError(f"{path}: {error.args[0]} is missing") from None
+    except (DataError, SpecError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    trie = read_binary(folder / WEIGHTS)
+    if not isinstance(trie, Trie):
+        trie = trie.trie
+    if not isinstance(spec, Spec) or trie.vocab_size != vocab_size or trie.order != spec.order:
+        raise CheckpointError(f"{path}: does not fit {folder / WEIGHTS}; save the model again")
+    model = Ngram(spec, vocab_size, trie)
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        try:
+            model.generation = dict(files.read_json(generation))
+        except (DataError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{generation}: {error}") from None
+    return model

@@ -1,0 +1,1 @@
+"""Counting language models: counts, the trie that answers, words and their ids, ARPA and binary files."""

@@ -1,0 +1,246 @@
+"""`llmanac ngram train | score | query | convert`: counting models on the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmanac.core.errors import DataError, SpecError
+
+if TYPE_CHECKING:
+    from llmanac.models.ngrams.words import Score, WordModel
+
+app = typer.Typer(no_args_is_help=True, help="Count n-gram models, score text with them, convert ARPA files.")
+Text = Annotated[list[str], typer.Argument(help="Text files, one sentence a line (.gz and .zst too).")]
+Model = Annotated[Path, typer.Argument(help="An ARPA file (.arpa, .arpa.gz) or a binary model.")]
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@app.command()
+def train(
+    text: Text,
+    output: Annotated[Path, typer.Option("--output", "-o", help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
+    order: Annotated[int, typer.Option(help="The longest n-gram counted.")] = 5,
+    smoothing: Annotated[str, typer.Option(help="A method of kind smoothing.")] = "modified-kneser-ney",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Of the smoothing, e.g. -s k=0.5.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Count this tokenizer's tokens, not words: --output is then a model's folder.")
+    ] = None,
+    skip_symbols: Annotated[
+        bool, typer.Option("--skip-symbols", help="Leave out <s>, </s>, <unk> in the text.")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory that counting may take, e.g. 8G [80% of what is free].")
+    ] = None,
+) -> None:
+    """Count text and estimate a model."""
+    from llmanac.core.spec import make_method, parse_patches
+    from llmanac.models.ngrams.counts import check_order
+
+    check_order(order, "--order")
+    spec = make_method("smoothing", {"name": smoothing, **parse_patches(set_ or ())}, "--smoothing")
+    limit = None if memory is None else parse_bytes(memory)
+    if tokenizer is not None:
+        _train_tokens(text, output, order, spec, tokenizer, limit)
+        return
+    from llmanac.models.ngrams import words
+
+    model = words.train(text, order, spec.build(), skip_symbols=skip_symbols, memory=limit)
+    save(model, output)
+    _describe(model.trie, f"{order}-gram of words, {smoothing}")
+    print(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)\nNext: llmanac ngram score {output} OTHER_TEXT")
+
+
+def _train_tokens(
+    text: list[str], output: Path, order: int, smoothing: Any, tokenizer: str, memory: int | None
+) -> None:
+    from llmanac.core.progress import progress
+    from llmanac.core.spec import make_method
+    from llmanac.models.lm.ngram import Spec
+    from llmanac.tokenizers.load import load_tokenizer
+
+    known = load_tokenizer(tokenizer)
+    start = known.bos_id if known.bos_id is not None else known.eos_id
+    after = [] if known.eos_id is None else [known.eos_id]
+    source = make_method("source", {"name": "files", "paths": text})
+    rows = []
+    with progress("tokenize", None, "documents") as bar:
+        for document in source.documents():
+            rows.append([*known.encode_array(document.text).tolist(), *after])
+            bar.advance()
+    import numpy as np
+
+    model = Spec(order=order, smoothing=smoothing).build(vocab_size=known.vocab_size)
+    model.estimate((np.array(r, np.int32) for r in rows), start=start, memory=memory)
+    if known.eos_id is not None:
+        model.generation = {"eos_token_id": known.eos_id}
+    model.save_pretrained(output)
+    known.save(output)
+    _describe(model.trie, f"{order}-gram of tokens, {smoothing.name}")
+    print(f"wrote {output}\nNext: llmanac generate {output} --prompt TEXT --temperature 1")
+
+
+@app.command()
+def score(
+    model: Model,
+    text: Text,
+    sentences: Annotated[bool, typer.Option("--sentences", help="Print log10 p of every line too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Perplexity of text, with and without unknown words."""
+    from llmanac.core.progress import progress
+    from llmanac.models.ngrams.words import read_blocks
+
+    loaded = load(model)
+    with progress("score", None, "MB") as bar:
+        if sentences:
+            for value in loaded.sentence_scores(read_blocks(text, bar)).tolist():
+                print(f"{value:.6f}")
+        found = loaded.score(read_blocks(text, None if sentences else bar))
+    if not found.tokens:
+        raise DataError(f"{', '.join(text)}: no text to score")
+    if as_json:
+        print(json.dumps(_as_json(found)))
+        return
+    _print_score(found, str(model))
+    print(f"Next: llmanac ngram query {model} --text TEXT")
+
+
+@app.command()
+def query(
+    model: Model,
+    text: Annotated[str | None, typer.Option(help="Sentences; else standard input is read.")] = None,
+) -> None:
+    """Log10 p of every word, and the length of the n-gram it was found as."""
+    loaded = load(model)
+    data = text.encode("utf-8", "surrogateescape") if text is not None else sys.stdin.buffer.read()
+    for line in data.removesuffix(b"\n").split(b"\n"):
+        for ids, _, scores, matched in loaded.scored(line + b"\n"):
+            words = [*line_words(line), "</s>"]
+            shown = zip(words, ids[1:], scores[1:], matched[1:], strict=True)
+            print("\t".join(f"{w}={i} {m} {s:.6g}" for w, i, s, m in shown), end="\t")
+            unknown = int((ids[1:] == loaded.unk).sum())
+            print(f"Total: {float(scores[1:].sum()):.6g} OOV: {unknown}")
+
+
+@app.command()
+def convert(
+    source: Model,
+    target: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
+) -> None:
+    """ARPA to a binary model that opens at once, or back."""
+    model = load(source)
+    save(model, target)
+    _describe(model.trie, f"{model.trie.order}-gram")
+    print(f"wrote {target} ({target.stat().st_size / 1e6:,.1f} MB)\nNext: llmanac ngram score {target} TEXT")
+
+
+def line_words(line: bytes) -> list[str]:
+    """The words of a line, for showing."""
+    return [w.decode("utf-8", "backslashreplace") for w in re.split(rb"[\0\t\n\v\f\r ]+", line) if w]
+
+
+def is_arpa(path: Path) -> bool:
+    """Whether a file's name says ARPA."""
+    return path.name.lower().removesuffix(".gz").endswith(".arpa")
+
+
+def load(path: str | Path) -> WordModel:
+    """A word model from an ARPA file or a binary one, told apart by what they hold.
+
+    Raises:
+        DataError: a file that is neither, or a model of tokens.
+        CheckpointError: a binary model that is damaged.
+    """
+    from llmanac.models.ngrams.arpa import GZIP, read_arpa
+    from llmanac.models.ngrams.binary import read_binary
+    from llmanac.models.ngrams.words import WordModel
+
+    path = Path(path)
+    try:
+        with open(path, "rb") as handle:
+            begin = handle.read(9)
+    except OSError as error:
+        hint = "; for a model's folder use llmanac generate" if path.is_dir() else ""
+        raise DataError(f"{path}: cannot read it ({error.strerror or error}){hint}") from None
+    if is_arpa(path) or begin.startswith(GZIP) or begin[8:] != b"{":
+        return read_arpa(path)
+    found = read_binary(path)
+    if not isinstance(found, WordModel):
+        raise DataError(f"{path}: counts a tokenizer's tokens, not words; use llmanac generate on its folder")
+    return found
+
+
+def save(model: WordModel, path: Path) -> None:
+    """Write a model in the format that its name says."""
+    from llmanac.models.ngrams.arpa import write_arpa
+    from llmanac.models.ngrams.binary import write_binary
+
+    if is_arpa(path):
+        write_arpa(model, path)
+    else:
+        write_binary(model.trie, path, model)
+
+
+def parse_bytes(text: str, flag: str = "--memory") -> int:
+    """`8G` -> bytes. Raises SpecError for what is no size."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
+    if not found or float(found[1]) <= 0:
+        raise SpecError(f"{flag}: {text!r} is not a size; write it as 512M or 8G")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def _as_json(found: Score) -> dict[str, Any]:
+    def finite(value: float) -> float | None:
+        return value if value < float("inf") else None  # NaN compares false too
+
+    return {
+        "sentences": found.sentences,
+        "tokens": found.tokens,
+        "oov": found.unknown,
+        "log10_probability": found.total,
+        "perplexity_including_oov": finite(found.perplexity),
+        "perplexity_excluding_oov": finite(found.perplexity_of_known),
+        "found_as": list(found.matched[1:]),
+    }
+
+
+def _print_score(found: Score, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, value in (
+        ("Perplexity including OOVs", f"{found.perplexity:.10g}"),
+        ("Perplexity excluding OOVs", f"{found.perplexity_of_known:.10g}"),
+        ("OOVs", f"{found.unknown:,}"),
+        ("Tokens", f"{found.tokens:,}"),
+        ("Sentences", f"{found.sentences:,}"),
+        *((f"found as {k}-gram", f"{n / max(1, found.tokens):.1%}") for k, n in enumerate(found.matched) if k),
+    ):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _describe(trie: Any, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    discounts = trie.about.get("discounts") or []
+    for head in ("order", "n-grams", *(["discounts"] if discounts else [])):
+        table.add_column(head, justify="right")
+    for k, n in enumerate(trie.counts):
+        cells = [" ".join(f"{d:.6g}" for d in discounts[k])] if k < len(discounts) else []
+        table.add_row(str(k + 1), f"{n:,}", *cells)
+    Console().print(table)
+    print(f"{trie.parameters:,} numbers, {trie.nbytes / 1e6:,.1f} MB in memory")

@@ -1,0 +1,269 @@
+"""An n-gram model of words: text in, counts and scores out, as KenLM's `lmplz` and `query` do it.
+
+A line is a sentence, `<s>` w1 ... wn `</s>`; words stand between white space (NUL, tab, line and form feeds, carriage
+return, space) and are bytes. `<s>` is context only; what the vocabulary does not hold is `<unk>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from llmanac.core.errors import DataError
+from llmanac.core.progress import Progress, progress
+from llmanac.data.readers import open_binary
+from llmanac.kernels import ngram_query, ngram_text
+from llmanac.kernels.text import PADDING
+from llmanac.models.ngrams.counts import count
+from llmanac.models.ngrams.estimate import estimate
+from llmanac.models.ngrams.trie import MAX_NODES, Trie
+from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
+
+UNK, BOS, EOS = range(3)
+BLOCK = 1 << 22
+LONGEST = 1 << 28  # bytes of a line that is scored, or of a word
+WIDE = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+REFUSE, SKIP, TAKE = range(3)  # what a word of the text that is a mark does, for `ngram_text.read_words`
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over scored sentences, in log10, as KenLM prints them.
+
+    Attributes:
+        total: log10 p of all tokens, `</s>` of each sentence included. known: of those that are not <unk>.
+        tokens, unknown, sentences: counts.
+        matched: (order + 1,) how many tokens were found as an n-gram of each length.
+    """
+
+    total: float
+    known: float
+    tokens: int
+    unknown: int
+    sentences: int
+    matched: tuple[int, ...]
+
+    @property
+    def perplexity(self) -> float:
+        """10^(-total / tokens), with unknown words."""
+        return _power(self.total, self.tokens)
+
+    @property
+    def perplexity_of_known(self) -> float:
+        """The same over the tokens that are not unknown."""
+        return _power(self.known, self.tokens - self.unknown)
+
+
+def _power(total: float, tokens: int) -> float:
+    exponent = -total / tokens if tokens else float("nan")
+    return 10.0**exponent if exponent < 300 else float("inf")
+
+
+@dataclass(frozen=True)
+class WordModel:
+    """A trie and the words that its ids stand for; ids 0, 1, 2 need not be <unk>, `<s>`, `</s>` in what others wrote.
+
+    Attributes:
+        unk, bos, eos: the ids of the three marks.
+    """
+
+    trie: Trie
+    vocabulary: Vocabulary
+    unk: int = UNK
+    bos: int = BOS
+    eos: int = EOS
+
+    def score(self, text: bytes | Iterable[bytes]) -> Score:
+        """The sums over all lines of a text (bytes, or pieces of them)."""
+        total = known = 0.0
+        tokens = unknown = sentences = 0
+        found = np.zeros(self.trie.order + 1, np.int64)
+        for ids, place, scores, matched in self.scored(text):
+            sums = ngram_query.add_up(ids, place, scores, matched, self.unk, found)
+            total, known = total + sums[0], known + sums[1]
+            tokens, unknown = tokens + sums[2], unknown + sums[3]
+            sentences += len(ids) - sums[2]
+        return Score(total, known, int(tokens), int(unknown), int(sentences), tuple(int(n) for n in found))
+
+    def sentence_scores(self, text: bytes | Iterable[bytes]) -> np.ndarray:
+        """(lines,) log10 p of every line with its `</s>`."""
+        out = []
+        for _, place, scores, _ in self.scored(text):
+            begins = np.flatnonzero(place == 0)
+            out.append(np.add.reduceat(np.where(place > 0, scores, 0.0), begins) if len(begins) else scores[:0])
+        return np.concatenate(out) if out else np.zeros(0)
+
+    def scored(self, text: bytes | Iterable[bytes]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Whole lines in pieces: (word ids, places, log10 p, length of the n-gram found), the last two as `Trie` gives
+        them; each line begins with `bos` at place 0, whose score counts for nothing.
+        """
+        for ids, place in _tokens(text, self.vocabulary, learn=False, marks=TAKE, names=(self.unk, self.bos, self.eos)):
+            yield (ids, place, *self.trie.score_stream(ids, place))
+
+    def words_of(self, ids: np.ndarray) -> list[str]:
+        """Words as text; bytes that are not UTF-8 are shown as escapes."""
+        return [self.vocabulary[int(i)].decode("utf-8", "backslashreplace") for i in ids]
+
+
+def read_blocks(paths: Sequence[str | Path], bar: Progress | None = None) -> Iterator[bytes]:
+    """The bytes of files one after the other, decompressed, each ending with a line feed.
+
+    Raises:
+        DataError: a file that cannot be read, or is not bytes of words (UTF-16).
+    """
+    for path in paths:
+        last, begun = b"\n", False
+        with open_binary(Path(path)) as handle:
+            while block := _read(handle, path):
+                if not begun:
+                    wide = next((name for mark, name in WIDE if block.startswith(mark)), None)
+                    if wide:
+                        raise DataError(f"{path}: is {wide}; convert it to UTF-8, for example with iconv")
+                    block, begun = block.removeprefix(b"\xef\xbb\xbf"), True
+                if bar:
+                    bar.advance(len(block) / 1e6)
+                yield block
+                last = block[-1:] or last
+        if last != b"\n":
+            yield b"\n"
+
+
+def _read(handle: BinaryIO, path: str | Path) -> bytes:
+    try:
+        return handle.read(BLOCK)
+    except Exception as error:  # each decompressor has errors of its own
+        raise DataError(f"{path}: cannot read it to its end ({error})") from None
+
+
+def train(
+    paths: Sequence[str | Path], order: int, smoothing: Any, *, skip_symbols: bool = False, memory: int | None = None
+) -> WordModel:
+    """Count and estimate a model of the words of text files.
+
+    Args:
+        smoothing: what a Spec of kind `smoothing` builds.
+        skip_symbols: leave out words that are `<s>`, `</s>` or `<unk>` instead of refusing them.
+        memory: bytes that counting may take, four fifths of what is free by default.
+
+    Raises:
+        DataError: a file that cannot be read, no words, a mark among the words, or too much for the memory.
+    """
+    with progress("read text", None, "MB") as bar:
+        vocabulary, ids, place = read_text(paths, skip_symbols=skip_symbols, memory=memory, bar=bar)
+    counts = count(ids, place, len(vocabulary), order, start=BOS, memory=memory)
+    del ids, place
+    about = {"smoothing": type(smoothing).__module__.rpartition(".")[2].replace("_", "-"), "kind": "words"}
+    return WordModel(estimate(counts, smoothing, about), vocabulary)
+
+
+def read_text(
+    paths: Sequence[str | Path], *, skip_symbols: bool = False, memory: int | None = None, bar: Progress | None = None
+) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
+    """The words of files: a vocabulary, (N,) int32 ids and (N,) uint8 places in the sentence."""
+    vocabulary = Vocabulary()
+    parts, tokens = [], 0
+    blocks = Located(paths, bar)
+    for ids, place in _tokens(blocks, vocabulary, learn=True, marks=SKIP if skip_symbols else REFUSE, source=blocks):
+        parts.append((ids, place))
+        tokens += len(ids)
+        if tokens > MAX_NODES or (memory is not None and 10 * tokens > memory):
+            limit = MAX_NODES if tokens > MAX_NODES else memory // 10 if memory else 0
+            raise DataError(f"{blocks.path}: more than {limit:,} tokens do not fit the memory; give less text")
+    if len(vocabulary) == len(MARKS):
+        raise DataError(f"{', '.join(map(str, paths))}: no words to count")
+    return vocabulary, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def read_text_bytes(text: bytes) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
+    """The words of a text as `read_text` gives them."""
+    vocabulary = Vocabulary()
+    parts = list(_tokens(text, vocabulary, learn=True, marks=SKIP))
+    return vocabulary, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def known_ids(text: bytes, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, places) of a text; a word that the vocabulary does not hold is `UNK`."""
+    parts = list(_tokens(text, vocabulary, learn=False, marks=TAKE))
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+class Located:
+    """The blocks of files, and the file and line that the reader is in, for errors."""
+
+    def __init__(self, paths: Sequence[str | Path], bar: Progress | None) -> None:
+        self.paths, self.bar = paths, bar
+        self.path: str | Path = paths[0] if paths else "-"
+        self.line = 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        for path in self.paths:
+            self.path, self.line = path, 1
+            yield from read_blocks([path], self.bar)
+
+
+def _tokens(
+    text: bytes | Iterable[bytes],
+    vocabulary: Vocabulary,
+    *,
+    learn: bool,
+    marks: int,
+    names: tuple[int, int, int] = (UNK, BOS, EOS),
+    source: Located | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(ids, places) piece by piece: whole sentences, or where words are learned whole words."""
+    held, place_next = b"", 0
+    where = source.path if source else "text"
+    for piece in [text] if isinstance(text, bytes) else text:
+        data = held + piece
+        cut = 1 + (max(map(data.rfind, (b"\n", b" ", b"\t"))) if learn else data.rfind(b"\n"))
+        data, held = data[:cut], data[cut:]
+        if len(held) > LONGEST:
+            raise DataError(f"{where}: {'a word' if learn else 'a line'} of more than {LONGEST >> 20} MB; break it up")
+        if data:
+            ids, place, place_next = _read_words(data, vocabulary, learn, marks, names, source, place_next)
+            yield ids, place
+    if held or place_next:
+        ids, place, _ = _read_words(held + b"\n", vocabulary, learn, marks, names, source, place_next)
+        yield ids, place
+
+
+def _read_words(
+    data: bytes,
+    vocabulary: Vocabulary,
+    learn: bool,
+    marks: int,
+    names: tuple[int, int, int],
+    source: Located | None,
+    place_next: int,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(ids, places, place of the word that comes next) of a piece that does not end inside a word."""
+    text = np.frombuffer(data + bytes(PADDING), np.uint8)
+    lines, at, filled = data.count(b"\n"), 0, 0
+    room = len(data) // 5 + 2 * lines + 64
+    ids, place = np.empty(room, np.int32), np.empty(room, np.uint8)
+    while True:
+        status, at, count_, filled, place_next = ngram_text.read_words(
+            text, at, len(data), vocabulary.table, vocabulary.blob, vocabulary.offsets, vocabulary.count, learn, marks,
+            *names, ids, place, filled, place_next,
+        )  # fmt: skip
+        vocabulary.count = int(count_)
+        if status == ngram_text.OK:
+            break
+        if status == ngram_text.MARK:
+            line = (source.line if source else 1) + data.count(b"\n", 0, at)
+            word = data[at : at + 8].split()[0].decode("utf-8", "replace")
+            raise DataError(
+                f"{source.path if source else 'text'}:{line}: the word {word} is a mark of the model's own; "
+                "take it out, or pass --skip-symbols"
+            )
+        if filled + 2 > len(ids):
+            ids, place = np.concatenate([ids, np.empty_like(ids)]), np.concatenate([place, np.empty_like(place)])
+        if learn:
+            vocabulary.make_room(data, at)
+    if source:
+        source.line += lines
+    return ids[:filled], place[:filled], int(place_next)

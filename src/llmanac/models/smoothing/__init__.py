@@ -1,0 +1,47 @@
+"""How counts become probabilities: what is taken from n-grams that were seen, and who gets it.
+
+A smoothing gives one order at a time, from the counts and the order below:
+
+    p_k(w | h)   for every n-gram hw that was seen         gamma_k(h)   for every context h that was seen
+
+and what was not seen gets gamma_k(h) p_{k-1}(w | h') (`estimate` in `models/ngrams/estimate.py` puts them together).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from llmanac.core.spec import Spec
+from llmanac.models.ngrams.counts import Counts
+
+
+class Smoothing(Protocol):
+    """What a Spec builds.
+
+    Attributes:
+        without_backoff: what follows a context unseen gets gamma(h) / V, whatever shorter contexts say.
+        discounts: what was taken off n-grams by their count, order by order, for those that take something off.
+    """
+
+    without_backoff: bool
+    discounts: list[list[float]]
+
+    def level(self, counts: Counts, level: int, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`(p (n,), gamma (n_below,))` in float64 of the n-grams of `counts.levels[level]`.
+
+        lower: p of the level below, (1,) zeros for the first, whose gamma (1,) nobody reads.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothingSpec(Spec):
+    """`build() -> Smoothing`."""
+
+    kind: ClassVar[str] = "smoothing"
+
+    def build(self, *args: Any, **dims: Any) -> Any:
+        """It needs no dimensions."""
+        raise NotImplementedError
