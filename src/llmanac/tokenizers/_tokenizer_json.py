@@ -18,8 +18,6 @@ import numpy as np
 
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.core.files import write_json
-from llmanac.core.errors import DataError, SpecError, TokenizerError
-from llmanac.core.files import read_json, write_json
 from llmanac.tokenizers import _unigram_files
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
@@ -42,11 +40,7 @@ def load(path: Path) -> Tokenizer:
     Raises:
         TokenizerError: anything in the file that is broken or that cannot be honoured; the message names it.
     """
-    document, config = read_strictly(path), read_config(path.with_name(CONFIG))
-    source = path.with_name(TEMPLATE)
-    try:
-        template = source.read_text("utf-8") if source.is_file() else _template_of(config)
-    document, (config, template) = _read(path), _beside(path)
+    document, (config, template) = read_strictly(path), _beside(path)
     decides = config.get(_unigram_files.DECIDES) if isinstance(config, Mapping) else None
     if isinstance(decides, str) and Path(decides).name == decides and path.with_name(decides).is_file():
         return _unigram_files.load(path.with_name(decides), config, template)
@@ -62,18 +56,9 @@ def load_beside(path: Path) -> Tokenizer:
     return _unigram_files.load(path, _table(config, str(path.with_name(CONFIG))), template)
 
 
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except DataError as error:
-        raise TokenizerError(str(error)) from None
-    except RecursionError:
-        raise TokenizerError(f"{path}: is nested too deeply to be a tokenizer") from None
-
-
 def _beside(path: Path) -> tuple[Any, str | None]:
     """`(the configuration, the chat template)` in the folder of a file."""
-    config = _read(path.with_name(CONFIG)) if path.with_name(CONFIG).is_file() else {}
+    config = read_config(path.with_name(CONFIG))
     source = path.with_name(TEMPLATE)
     try:
         return config, source.read_text("utf-8") if source.is_file() else _template_of(config)
@@ -92,25 +77,17 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
         from llmanac.tokenizers import _word_json
 
         return _word_json.from_model(model, **shared_parts(document, config, added, chat_template))
+    if model.get("type") == "Unigram":
+        from llmanac.tokenizers import _unigram_json
+
+        parts = shared_parts(document, config, added, chat_template)
+        begins = {key: parts[key] for key in ("adds_bos", "chat_template", "bos", "eos", "pad")}
+        return _unigram_json.from_document(document, added, **begins)
     tokens, ids = _vocabulary(model, added)
     steps, prefix_space = _steps(document.get("pre_tokenizer"))
     _check_decoder(document.get("decoder"))
     merges, whole_pieces = _merges(model, ids), bool(model.get("ignore_merges", False))
     return (UTF8 if is_bytes_only(tokens, merges, whole_pieces) else BPE)(
-    if model.get("type") == "Unigram":
-        from llmanac.tokenizers import _unigram_json
-
-        roles = {role: _unigram_files.content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
-        roles = {role: text if text in {token.text for token in added} else None for role, text in roles.items()}
-        begins = _adds_bos(document.get("post_processor"), config, roles["bos"])
-        return _unigram_json.from_document(document, added, adds_bos=begins, chat_template=chat_template, **roles)
-    tokens, ids = _vocabulary(model, added)
-    steps, prefix_space = _steps(document.get("pre_tokenizer"))
-    _check_decoder(document.get("decoder"))
-    roles = {role: _unigram_files.content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
-    known = {token.text for token in added}
-    roles = {role: text if text in known else None for role, text in roles.items()}
-    return BPE(
         tokens=tokens,
         merges=merges,
         splitter=Splitter(steps),
@@ -126,7 +103,7 @@ def shared_parts(
     document: dict[str, Any], config: dict[str, Any], added: list[AddedToken], chat_template: str | None
 ) -> dict[str, Any]:
     """What every kind of model takes from the files in the same way: added tokens, roles, the parts to write back."""
-    roles = {role: _content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
+    roles = {role: _unigram_files.content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
     known = {token.text for token in added}
     roles = {role: text if text in known else None for role, text in roles.items()}
     return {
@@ -179,8 +156,7 @@ def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[
     """`(bytes of each id, id of each entry as the file writes it)`."""
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind != "BPE":
-        raise TokenizerError(f"model.type: {kind!r} is not supported, only byte-level 'BPE' and 'WordLevel'")
-        raise TokenizerError(f"model.type: {kind!r} is not supported, only byte-level 'BPE' and 'Unigram'")
+        raise TokenizerError(f"model.type: {kind!r} is not supported, only byte-level 'BPE', 'WordLevel' and 'Unigram'")
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"):
         if model.get(key):
             raise TokenizerError(f"model.{key}: {model[key]!r} is not supported")

@@ -38,16 +38,13 @@ def load_tokenizer(
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / "tokenizer.json").is_file():
-            if _is_byt5(path):
-                from llmanac.tokenizers import _tokenizer_json
-
-                return _tokenizer_json.load_byt5(path)
-            raise TokenizerError(f"{path}: has no tokenizer.json")
-        path = path / "tokenizer.json"
         from llmanac.tokenizers._unigram_files import model_in
 
         found = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else model_in(path)
+        if found is None and _is_byt5(path):
+            from llmanac.tokenizers import _tokenizer_json
+
+            return _tokenizer_json.load_byt5(path)
         if found is None:
             raise TokenizerError(f"{path}: has no tokenizer.json and no tokenizer.model")
         if found.suffix == ".model" and pattern is None and special_tokens is None:
