@@ -27,10 +27,12 @@ class Examples(Sequence[Any]):
         ids: (total,) int64, all lists one after the other.
         starts: (N + 1,) int64, where each list begins, and where the last one ends.
         classes: (N,) int64; -1 where the class is not known.
+        lengths: (N,) int64, tokens of each list.
     """
 
     def __init__(self, ids: np.ndarray, starts: np.ndarray, classes: np.ndarray) -> None:
         self.ids, self.starts, self.classes = ids, starts, classes
+        self.lengths = np.diff(starts)
         if len(starts) != len(classes) + 1 or int(starts[-1]) != len(ids):
             raise DataError(f"examples: {len(starts) - 1} token lists, {len(classes)} classes")
 
@@ -47,18 +49,17 @@ class Examples(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.classes)
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """(N,) tokens of each list."""
-        return np.diff(self.starts)
-
     @overload
     def __getitem__(self, which: int) -> Examples: ...
     @overload
     def __getitem__(self, which: slice) -> Examples: ...
     def __getitem__(self, which: int | slice) -> Examples:
-        numbers = np.arange(len(self))[which]
-        return self.pick(np.atleast_1d(numbers))
+        if isinstance(which, slice) and which.step in (None, 1):
+            first, stop, _ = which.indices(len(self))
+            starts = self.starts[first : max(first, stop) + 1]
+            ids = self.ids[starts[0] : starts[-1]]
+            return Examples(ids, starts - starts[0], self.classes[first : max(first, stop)])
+        return self.pick(np.atleast_1d(np.arange(len(self))[which]))
 
     def pick(self, numbers: np.ndarray) -> Examples:
         """The examples of these numbers, in their order."""

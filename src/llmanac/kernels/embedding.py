@@ -10,12 +10,14 @@ it equals; `bag` sums or averages the rows of each of several word lists in one 
 Papers: Bengio et al. 2003, "A Neural Probabilistic Language Model", section 2.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+# (numba types its functions itself)
 from __future__ import annotations
 
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
+from numba import njit
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
@@ -51,16 +53,26 @@ def bag(ids: Tensor, lengths: Tensor, table: Tensor, pool: Literal["sum", "mean"
         table: (V, D).
 
     Returns:
-        (B, D): the sum or the mean of each list's rows; 0 for an empty list.
+        (B, D): the sum or the mean of each list's rows; 0 for an empty list. On the CPU in float32 or float64 by one
+        loop over memory, else by `plain_bag`, which it equals.
 
     Raises:
         SpecError: lengths that do not add up to N, or an id out of range.
     """
     _check(ids, len(table))
-    if int(lengths.sum()) != len(ids):
+    if int(lengths.sum()) != len(ids) or (len(lengths) and int(lengths.min()) < 0):
         raise SpecError(f"bag: lengths add up to {int(lengths.sum())}, but there are {len(ids)} ids")
-    starts = torch.cumsum(lengths, 0) - lengths
-    return F.embedding_bag(ids, table, starts, mode=pool)
+    if table.device.type != "cpu" or table.dtype not in (torch.float32, torch.float64):
+        return plain_bag(ids, lengths, table, pool)
+    out: Tensor = _Bag.apply(ids.long(), lengths.long(), table, pool == "mean")
+    return out
+
+
+def plain_bag(ids: Tensor, lengths: Tensor, table: Tensor, pool: Literal["sum", "mean"] = "sum") -> Tensor:
+    """The plain form of `bag`: look every word up, then add the vectors of each list."""
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=ids.device), lengths)
+    out = table.new_zeros(len(lengths), table.shape[1]).index_add(0, rows, lookup(ids, table))
+    return out if pool == "sum" else out / lengths.clamp(min=1)[:, None].to(out.dtype)
 
 
 def _check(ids: Tensor, size: int) -> None:
@@ -84,3 +96,50 @@ class _Lookup(torch.autograd.Function):
         (ids,) = ctx.saved_tensors
         flat = above.reshape(-1, above.shape[-1])
         return None, flat.new_zeros(ctx.rows, flat.shape[1]).index_add(0, ids.flatten(), flat)
+
+
+class _Bag(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, lengths: Tensor, table: Tensor, mean: bool) -> Tensor:
+        ctx.save_for_backward(ids, lengths)
+        ctx.shape, ctx.mean = table.shape, mean
+        out = table.new_zeros(len(lengths), table.shape[1])
+        rows = table.detach().contiguous()
+        _add_rows(ids.contiguous().numpy(), lengths.contiguous().numpy(), rows.numpy(), out.numpy(), mean)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (above,) = grads
+        ids, lengths = ctx.saved_tensors
+        table = above.new_zeros(ctx.shape)
+        above = above.contiguous()
+        _add_back(ids.contiguous().numpy(), lengths.contiguous().numpy(), above.numpy(), table.numpy(), ctx.mean)
+        return None, None, table, None
+
+
+@njit(cache=True)
+def _add_rows(ids, lengths, table, out, mean):
+    """out[i] = sum (or mean) of the table's rows for list i."""
+    at = 0
+    for i in range(len(lengths)):
+        for j in range(at, at + lengths[i]):
+            for d in range(table.shape[1]):
+                out[i, d] += table[ids[j], d]
+        if mean and lengths[i] > 1:
+            for d in range(table.shape[1]):
+                out[i, d] /= lengths[i]
+        at += lengths[i]
+
+
+@njit(cache=True)
+def _add_back(ids, lengths, above, table, mean):
+    """Every word's row of the gradient takes what came down to its lists."""
+    at = 0
+    for i in range(len(lengths)):
+        share = 1.0 / lengths[i] if mean and lengths[i] > 1 else 1.0
+        for j in range(at, at + lengths[i]):
+            for d in range(table.shape[1]):
+                table[ids[j], d] += above[i, d] * share
+        at += lengths[i]

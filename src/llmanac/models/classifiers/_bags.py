@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +72,7 @@ class BagNetwork(nn.Module):
         self.vocab_size, self.pool, self.activation, self.dropout = vocabulary, pool, activation, dropout
         self.embed = Embedding(vocabulary, dim, std=0.1)
         widths = [dim, *hidden]
-        self.hidden = nn.ModuleList(Linear(a, b, bias=True) for a, b in zip(widths, widths[1:], strict=False))
+        self.hidden = nn.ModuleList(Linear(a, b, bias=True) for a, b in pairwise(widths))
         self.head = Linear(widths[-1], outputs, bias=True)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -168,7 +169,7 @@ class BagClassifier(Classifier):
         return vectors
 
     def nearest(self, word: str, most: int = 10) -> list[tuple[str, float]]:
-        """The words whose vectors have the largest cosine with this word's. Raises CheckpointError for an unknown one."""
+        """The words of largest cosine with this one. Raises CheckpointError for a word that was never seen."""
         self.check_fitted()
         number = self.vocabulary.numbers.get(word.lower())
         if number is None:
@@ -188,7 +189,9 @@ class BagClassifier(Classifier):
     def read(self, folder: Path, record: Mapping[str, Any]) -> None:
         words = files.read_json(folder / VOCABULARY)
         if not isinstance(words, list) or len(words) != record["words"]:
-            raise CheckpointError(f"{folder / VOCABULARY}: does not have the {record['words']} words of {record['labels']}")
+            raise CheckpointError(
+                f"{folder / VOCABULARY}: does not have the {record['words']} words of {record['labels']}"
+            )
         self.vocabulary = Vocabulary([str(word) for word in words], int(record["ngrams"]))
         self._network = self.build_network(len(words), self.outputs())
         path = folder / WEIGHTS
@@ -197,12 +200,20 @@ class BagClassifier(Classifier):
         try:
             self._network.to(dtype).load_state_dict(tensors)
         except RuntimeError as error:
-            raise CheckpointError(f"{path}: does not fit this classifier ({str(error).splitlines()[-1].strip()})") from None
+            raise CheckpointError(
+                f"{path}: does not fit this classifier ({str(error).splitlines()[-1].strip()})"
+            ) from None
         self._network.eval()
 
 
-def explain_linear(classifier: Classifier, text: str, weights: Callable[[str], np.ndarray | None], words: Sequence[str],
-                   share: float, biases: np.ndarray) -> Explanation:
+def explain_linear(
+    classifier: Classifier,
+    text: str,
+    weights: Callable[[str], np.ndarray | None],
+    words: Sequence[str],
+    share: float,
+    biases: np.ndarray,
+) -> Explanation:
     """An exact explanation of scores that are sums over words.
 
     Args:

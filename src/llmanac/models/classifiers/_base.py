@@ -262,7 +262,9 @@ def check_examples(texts: Any, labels: Any) -> tuple[list[str], list[str]]:
     for number, (text, label) in enumerate(zip(checked, given, strict=True)):
         name = label_name(label)
         if name is None:
-            raise DataError(f"labels: number {number} is {str(label)[:SHOWN]!r}, which is no label; mend or drop the row")
+            raise DataError(
+                f"labels: number {number} is {str(label)[:SHOWN]!r}, which is no label; mend or drop the row"
+            )
         if not text.strip():
             raise DataError(f"texts: number {number} is empty; drop the row")
         names.append(name)

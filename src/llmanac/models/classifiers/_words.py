@@ -18,9 +18,7 @@ from llmanac.data.examples import Examples
 LONGEST_WORD = 64  # characters; the rest of a longer one is left out, so that no vocabulary holds a whole file
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = f"[^\\W{_UNSPACED}]"
-WORD = re.compile(
-    rf"n't\b|{_LETTER}+?(?=n't\b)|{_LETTER}+|[{_UNSPACED}]|'(?:s|re|ve|ll|d|m)\b|[^\w\s]+"
-)
+WORD = re.compile(rf"n't\b|{_LETTER}+?(?=n't\b)|{_LETTER}+|[{_UNSPACED}]|'(?:s|re|ve|ll|d|m)\b|[^\w\s]+")
 
 
 def words_of(text: str) -> list[str]:

@@ -65,7 +65,9 @@ class Spec(ClassifierSpec):
         check_choices(self, "dim", "min_count", "max_words", "epochs", "batch")
         check_dropout(self.dropout)
         if not self.hidden or min(self.hidden) < 1:
-            raise SpecError(f"hidden: {list(self.hidden)} must be one or more widths of at least 1; without any it is cbow")
+            raise SpecError(
+                f"hidden: {list(self.hidden)} must be one or more widths of at least 1; without any it is cbow"
+            )
 
     def build(self, *args: Any, **dims: Any) -> DeepBagOfWords:
         """A classifier that has seen no example yet."""
@@ -112,4 +114,4 @@ class DeepBagOfWords(BagClassifier):
         network.head.weight.copy_(weight)
         network.head.bias.copy_(bias)
         linear._network = network
-        return linear  # type: ignore[no-any-return]
+        return linear
