@@ -144,7 +144,9 @@ def _label_first(path: Path) -> Iterator[tuple[int, Any, Any]]:
 
 def _no_column(path: Path, line: int, name: str, names: Sequence[str], flag: str) -> DataError:
     has = ", ".join(str(n)[:SHOWN] for n in names[:20]) or "none"
-    return DataError(f"{path}:{line}: no column {name!r}{nearest(name, map(str, names))} (has: {has}); name it with {flag}")
+    return DataError(
+        f"{path}:{line}: no column {name!r}{nearest(name, map(str, names))} (has: {has}); name it with {flag}"
+    )
 
 
 def _text(path: Path, line: int, column: str, value: Any) -> str:

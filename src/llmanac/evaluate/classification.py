@@ -1,6 +1,6 @@
 """How good a classifier is on labelled texts: accuracy, precision, recall and F1 a label, and who is taken for whom.
 
-    precision = right / predicted        recall = right / there        F1 = 2 right / (predicted + there)
+precision = right / predicted        recall = right / there        F1 = 2 right / (predicted + there)
 """
 
 from __future__ import annotations

@@ -12,7 +12,11 @@ import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method, patch
+from llmanac.data.documents import Document
 from llmanac.data.examples import ExampleStream
+from llmanac.data.pack import PackedStream
+from llmanac.data.tokens import TokenDataset
+from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train
 
@@ -80,3 +84,43 @@ def train_classifier(
             network, source, objective, spec, where, seed=seed, resume=resume, label=label,
             report=report or (lambda text: None),
         )  # fmt: skip
+
+
+def small_language_model(
+    texts: Sequence[str],
+    *,
+    seed: int = 0,
+    vocab_size: int = 4096,
+    dim: int = 128,
+    layers: int = 2,
+    steps: int = 600,
+    length: int = 128,
+    batch_tokens: int = 2048,
+    report: Callable[[str], object] | None = None,
+) -> tuple[Any, Any]:
+    """A small Transformer that has read these texts, without their labels; returns `(model, tokenizer)`.
+
+    What fine-tuning and prompting stand on where no pretrained model is at hand. One text is one document.
+
+    Raises:
+        DataError: too little text for a tokenizer or a row.
+    """
+    tokenizer = train_tokenizer("bpe", list(texts), vocab_size=vocab_size, special_tokens=["<|endoftext|>"])
+    block = {"name": "pre-norm", "mixer": {"name": "multi-head", "heads": max(1, dim // 32)}, "ffn": "swiglu"}
+    lm = make_method(
+        "lm", {"name": "transformer", "dim": dim, "layers": layers, "blocks": [block], "max_length": 512}
+    ).build(vocab_size=tokenizer.vocab_size)
+    lm.initialise(seed)
+    spec = TrainSpec(
+        steps=steps, batch_tokens=batch_tokens, length=length, dtype="float32", attention="sdpa", compile="never",
+        checkpoint_every=steps,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        documents = [Document(id=str(number), text=text, group=str(number)) for number, text in enumerate(texts)]
+        dataset = TokenDataset.write(Path(folder) / "data", documents, tokenizer)
+        source = PackedStream(dataset, length=length, rows=spec.rows, seed=seed)
+        train(
+            lm, source, make_method("objective", "autoregressive").build(), spec, Path(folder) / "run", seed=seed,
+            label="pretrain", report=report or (lambda text: None),
+        )  # fmt: skip
+    return lm.eval(), tokenizer

@@ -24,7 +24,9 @@ Patches = Annotated[
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help=".jsonl, .csv, .tsv or .parquet with text and label, or `label text` lines.")],
+    data: Annotated[
+        Path, typer.Argument(help=".jsonl, .csv, .tsv or .parquet with text and label, or `label text` lines.")
+    ],
     method: Annotated[str, typer.Option(help="A name of `llmanac list classifier`.")] = "bow",
     folder: Annotated[Path | None, typer.Option(help="Where it is saved [classifiers/<method>].")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled texts to evaluate on.")] = None,
@@ -46,7 +48,9 @@ def train(
 def predict(
     folder: Saved,
     data: Annotated[str, typer.Argument(help="A table with a text column, or one text a line; - for standard input.")],
-    output: Annotated[Path | None, typer.Option(help="Write .jsonl, .csv or .tsv here; else JSON lines are printed.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write .jsonl, .csv or .tsv here; else JSON lines are printed.")
+    ] = None,
     text: TextColumn = "text",
 ) -> None:
     """Give each text a label, with every label's probability."""
@@ -86,14 +90,18 @@ def explain(
 def table(
     data: Annotated[Path, typer.Argument(help="Labelled texts to train on, as for train.")],
     test: Annotated[Path, typer.Option(help="Labelled texts to test on.")],
-    methods: Annotated[str | None, typer.Option(help="Comma-separated [rules,bow,cbow,deep-cbow, and with --model all].")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated [rules,bow,cbow,deep-cbow, and with --model all].")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 3,
     sizes: Annotated[str | None, typer.Option(help="Rows of the learning curve, comma-separated.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Language model for fine-tuning and prompting; `train` makes a small one.")
     ] = None,
     rules: Annotated[Path | None, typer.Option(help="Rules of your own, for labels that are no sentiment.")] = None,
-    slices: Annotated[Path | None, typer.Option(help="Failure slices of your own (.jsonl: slice, part, text, label).")] = None,
+    slices: Annotated[
+        Path | None, typer.Option(help="Failure slices of your own (.jsonl: slice, part, text, label).")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("studies/classify"),
     text: TextColumn = "text",
     label: LabelColumn = "label",

@@ -41,7 +41,7 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
             raise SpecError(f"--model: {method} stands on no language model; leave it out")
         return spec.build()
     if model is None:
-        if spec.model is None:
+        if spec.path is None:
             raise SpecError(f"{method}: needs a language model; give --model with a run's or a model's folder")
         return spec.build()
     lm, tokenizer = open_language_model(model)
@@ -102,7 +102,7 @@ def train_command(
     print(f"{method}: {len(examples):,} examples, {len(classifier.labels)} labels, {seconds:.1f} s; saved in {target}")
     if held is not None and test is not None:
         print_report(evaluate_on(classifier, held, test))
-        print(f"Next: llmanac classify explain {target} \"{_short(held.texts[0])}\"")
+        print(f'Next: llmanac classify explain {target} "{_short(held.texts[0])}"')
     else:
         print(f"Next: llmanac classify evaluate {target} HELD_OUT_FILE")
 
@@ -157,7 +157,7 @@ def evaluate_command(folder: str, data: Path, *, text: str, label: str, as_json:
         print(json.dumps(found.as_json(), indent=1))
         return
     print_report(found)
-    print(f"Next: llmanac classify explain {folder} \"a text that it got wrong\"")
+    print(f'Next: llmanac classify explain {folder} "a text that it got wrong"')
 
 
 def predict_command(folder: str, data: str, *, output: Path | None, text: str) -> None:

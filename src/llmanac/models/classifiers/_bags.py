@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +25,8 @@ from llmanac.models.classifiers._words import Vocabulary, with_ngrams, words_of
 from llmanac.models.classifiers.load import read_tensors
 
 ROWS = 1024  # texts scored at a time
-MOST_LEFT_OUT = 200  # distinct words that an explanation leaves out one by one; a longer text explains its first ones
+LONGEST_EXPLAINED = 1000  # words of a text that an explanation by leaving out looks at
+MOST_LEFT_OUT = 200  # different words that it leaves out, one by one
 VOCABULARY = "vocabulary.json"
 
 
@@ -248,22 +250,25 @@ def explain_by_leaving_out(classifier: Classifier, text: str, pieces: Sequence[s
     """What each word adds, as the change of the margin when all its occurrences are left out.
 
     Args:
-        pieces: the text's words; the text without one of them is the others joined.
+        pieces: the text's words; the text without one of them is the others joined, and so is the text it is
+            compared with.
     """
     scores = classifier.scores([text])[0]
     best, other = classifier.against(scores)
-    distinct = list(dict.fromkeys(pieces))[:MOST_LEFT_OUT]
-    without = [join.join(piece for piece in pieces if piece != word) for word in distinct]
-    margin = float(scores[best] - scores[other])
+    notes = [f"only the first {LONGEST_EXPLAINED} words were looked at"] if len(pieces) > LONGEST_EXPLAINED else []
+    pieces = pieces[:LONGEST_EXPLAINED]
+    counts = Counter(pieces)
+    distinct = list(counts)[:MOST_LEFT_OUT]
     parts = []
     if distinct:
-        found = classifier.scores(without)
-        counts = {word: pieces.count(word) for word in distinct}
-        effects = margin - (found[:, best] - found[:, other])
+        without = (join.join(piece for piece in pieces if piece != word) for word in distinct)
+        found = classifier.scores([join.join(pieces), *without])
+        margins = found[:, best] - found[:, other]
+        effects = margins[0] - margins[1:]
         parts = [Part(w, counts[w], float(e) / counts[w], float(e)) for w, e in zip(distinct, effects, strict=True)]
         parts.sort(key=lambda part: -abs(part.effect))
-    cut = len(set(pieces)) > MOST_LEFT_OUT
-    notes = [f"only the first {MOST_LEFT_OUT} different words were left out in turn"] if cut else []
+    if len(counts) > MOST_LEFT_OUT:
+        notes.append(f"only the first {MOST_LEFT_OUT} different words were left out in turn")
     names = classifier.labels
     return Explanation(
         text, names[best], names[other], dict(zip(names, map(float, scores), strict=True)), parts, False, 0.0, notes

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -115,7 +115,10 @@ class Classifier:
     Attributes:
         spec: its choices.
         labels: what it can answer, in the order of its scores; empty until it was fitted or loaded.
+        learned: whether `fit` trains anything; else it only takes the labels' names.
     """
+
+    learned: ClassVar[bool] = True
 
     def __init__(self, spec: ClassifierSpec) -> None:
         self.spec = spec

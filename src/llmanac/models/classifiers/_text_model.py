@@ -45,7 +45,7 @@ def need(model: Any, name: str) -> Any:
     """The model. Raises SpecError where a classifier was built without one."""
     if model is None:
         raise SpecError(
-            f"{name}: needs a language model; build it with model= and tokenizer=, or set `model` to a path"
+            f"{name}: needs a language model; build it with model= and tokenizer=, or set `path` to its folder"
         )
     return model
 

@@ -31,7 +31,6 @@ from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._bags import check_choices, explain_by_leaving_out
 from llmanac.models.classifiers._base import WEIGHTS, Classifier, Explanation, Training, check_texts
 from llmanac.models.classifiers._text_model import need, open_model, read_model, start_id, write_model
-from llmanac.models.classifiers._words import words_of
 from llmanac.models.classifiers.load import read_tensors
 
 CARD = {
@@ -48,13 +47,13 @@ class Spec(ClassifierSpec):
     """Choices of fine-tuning.
 
     Attributes:
-        model: path of the language model's folder (with its tokenizer), where `build` is not given the objects.
+        path: of the language model's folder (with its tokenizer), where `build` is not given the objects.
         trained: every weight, or the head alone. pool: which hidden state stands for the text.
         length: tokens of a text that are read; the rest of a longer one is left out.
         epochs, batch, lr, weight_decay: of training.
     """
 
-    model: str | None = None
+    path: str | None = None
     trained: Literal["all", "head"] = "all"
     pool: Literal["last", "mean"] = "last"
     length: int = 256
@@ -68,7 +67,7 @@ class Spec(ClassifierSpec):
 
     def build(self, *args: Any, model: Any = None, tokenizer: Any = None, **dims: Any) -> FineTuning:
         """A classifier on this language model, which is trained in place."""
-        return FineTuning(self, *open_model(model, tokenizer, self.model)[:2])
+        return FineTuning(self, *open_model(model, tokenizer, self.path)[:2])
 
 
 class Headed(nn.Module):
@@ -181,7 +180,7 @@ class FineTuning(Classifier):
     def explain(self, text: str) -> Explanation:
         """The model reads words together, so each is left out in turn."""
         self.check_fitted()
-        return explain_by_leaving_out(self, text, words_of(text))
+        return explain_by_leaving_out(self, text, text.split())
 
     def write(self, folder: Path) -> dict[str, Any]:
         write_model(self.model, self.tokenizer, folder)

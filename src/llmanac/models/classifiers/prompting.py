@@ -29,7 +29,6 @@ from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._bags import explain_by_leaving_out
 from llmanac.models.classifiers._base import Classifier, Explanation, check_texts
 from llmanac.models.classifiers._text_model import need, open_model, read_model, start_id, write_model
-from llmanac.models.classifiers._words import words_of
 
 CARD = {
     "title": "Classification by prompting",
@@ -47,14 +46,14 @@ class Spec(ClassifierSpec):
     """Choices of prompting.
 
     Attributes:
-        model: path of the language model's folder (with its tokenizer), where `build` is not given the objects.
+        path: of the language model's folder (with its tokenizer), where `build` is not given the objects.
         template: what is shown; `{text}` is the text. words: (label, what is said for it) pairs; by default a blank
             and the label itself.
         compare: by the sum of log-likelihoods, by "length" (a character), or less the "unconditional" one.
         shots: examples shown first. between: what stands between them.
     """
 
-    model: str | None = None
+    path: str | None = None
     template: str = "{text}\nLabel:"
     words: tuple[tuple[str, ...], ...] = ()
     compare: Literal["sum", "length", "unconditional"] = "sum"
@@ -74,7 +73,7 @@ class Spec(ClassifierSpec):
 
     def build(self, *args: Any, model: Any = None, tokenizer: Any = None, **dims: Any) -> Prompting:
         """A classifier that asks this language model; with `words` it can answer at once."""
-        return Prompting(self, *open_model(model, tokenizer, self.model))
+        return Prompting(self, *open_model(model, tokenizer, self.path))
 
 
 class Prompting(Classifier):
@@ -83,6 +82,8 @@ class Prompting(Classifier):
     Attributes:
         examples_shown: (text, label) pairs that stand before each text.
     """
+
+    learned = False
 
     def __init__(self, spec: Spec, model: Any, tokenizer: Any, path: str | None) -> None:
         super().__init__(spec)
@@ -184,10 +185,10 @@ class Prompting(Classifier):
     def explain(self, text: str) -> Explanation:
         """Each word of the text is left out in turn."""
         self.check_fitted()
-        return explain_by_leaving_out(self, text, words_of(text))
+        return explain_by_leaving_out(self, text, text.split())
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """The examples shown, and the language model, unless `model` names the folder that it came from."""
+        """The examples shown, and the language model, unless `path` names the folder that it came from."""
         own: dict[str, Any] = {"examples": [list(pair) for pair in self.examples_shown]}
         if self.path is not None:
             return own
