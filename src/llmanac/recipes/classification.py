@@ -52,7 +52,7 @@ def train_classifier(
     examples = classifier.examples(texts, labels)
     asked = classifier.training(len(examples))
     rows = min(asked.batch or MOST_ROWS, len(examples))
-    steps = max(1, -(-asked.epochs * len(examples) // rows))
+    steps = max(asked.least_steps, -(-asked.epochs * len(examples) // rows))
     objective = make_method(
         "objective", {"name": "classification", "loss": asked.loss, "l2": asked.l2, "form": asked.form}
     ).build()

@@ -32,7 +32,8 @@ class Training:
 
     Attributes:
         loss: a method of the kind `loss`. l2: penalty on the mean loss. form: how rows go to the network.
-        epochs, batch, lr, weight_decay: as everywhere; batch None is all examples, up to `MOST_ROWS`.
+        epochs, batch, lr, weight_decay: as everywhere; batch None is all examples, up to what the trainer takes.
+        least_steps: what few examples are trained for at least, however many epochs that makes.
         schedule: a method of the kind `schedule` with its fields.
     """
 
@@ -43,6 +44,7 @@ class Training:
     l2: float = 0.0
     weight_decay: float = 0.0
     beta2: float = 0.999
+    least_steps: int = 1
     schedule: Mapping[str, Any] = field(default_factory=lambda: {"name": "cosine", "warmup": 0.0, "floor": 0.0})
     form: Form = "bag"
 

@@ -39,6 +39,9 @@ CARD = {
 }
 
 
+LEAST_STEPS = 300
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec(ClassifierSpec):
     """Choices of the continuous bag of words.
@@ -55,7 +58,7 @@ class Spec(ClassifierSpec):
     min_count: int = 1
     max_words: int | None = None
     loss: Loss = "auto"
-    epochs: int = 12
+    epochs: int = 6
     batch: int = 64
     lr: float = 3e-3
     weight_decay: float = 0.1
@@ -100,5 +103,6 @@ def bag_training(classifier: BagClassifier) -> Training:
     """The training that cbow and deep-cbow ask for."""
     spec: Any = classifier.spec
     return Training(
-        loss=classifier.loss(), epochs=spec.epochs, lr=spec.lr, batch=spec.batch, weight_decay=spec.weight_decay
+        loss=classifier.loss(), epochs=spec.epochs, lr=spec.lr, batch=spec.batch, weight_decay=spec.weight_decay,
+        least_steps=LEAST_STEPS,
     )

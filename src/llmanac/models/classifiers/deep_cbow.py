@@ -56,7 +56,7 @@ class Spec(ClassifierSpec):
     min_count: int = 1
     max_words: int | None = None
     loss: Loss = "auto"
-    epochs: int = 12
+    epochs: int = 6
     batch: int = 64
     lr: float = 3e-3
     weight_decay: float = 0.1

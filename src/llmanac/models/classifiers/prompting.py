@@ -153,7 +153,8 @@ class Prompting(Classifier):
         whole = self.tokenizer.encode_array(context + continuation).tolist()
         if context:
             before = len(self.tokenizer.encode_array(context))
-            ids, said = whole, len(whole) - before
+            first = [self.tokenizer.bos_id] if self.tokenizer.adds_bos else []
+            ids, said = [*first, *whole], len(whole) - before
         else:
             ids, said = [start_id(self.tokenizer), *whole], len(whole)
         if said < 1:
