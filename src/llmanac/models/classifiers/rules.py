@@ -87,7 +87,7 @@ class Spec(ClassifierSpec):
         """
         if weights is None:
             return Rules(self, Rulebook.read(self.rules), features, decide)
-        names = tuple(labels or ("negative", "positive"))
+        names = ("negative", "positive") if labels is None else tuple(map(str, labels))
         return Rules(self, Rulebook.of_weights(names, weights, bias or 0.0), features, decide)
 
 
