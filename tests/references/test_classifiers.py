@@ -38,9 +38,7 @@ def rules_of(vectorizer, model, **choices):
 def test_rules_with_learned_weights_are_the_decision_function(words):
     """With coef_ as w, w . h is decision_function to the last bit, on real text, whichever f counts the words."""
     train, test = sst2("train"), sst2("test")
-    vectorizer, model = bow_of_sklearn(
-        train.texts[:2000], train.labels[:2000], words_of if words == "ours" else "word"
-    )
+    vectorizer, model = bow_of_sklearn(train.texts[:2000], train.labels[:2000], words_of if words == "ours" else "word")
     if words == "sklearn's":
         analyze = vectorizer.build_analyzer()
 
@@ -86,7 +84,7 @@ def test_rules_of_ones_own(tmp_path):
     path.write_text(
         'bias = [0.0, 0.1, 0.0]\n[labels]\nsport = ["s"]\nmoney = []\nother = []\n'
         '[[group]]\nlabel = "sport"\nweight = 2.0\nwords = "goal match* \\"penalty kick\\""\n'
-        '[weights.money]\nshares = 1.5\nmatch = 0.5\n'
+        "[weights.money]\nshares = 1.5\nmatch = 0.5\n"
     )
     rules = registry.build("classifier", "rules", rules=str(path))
     texts = ["the match was won by a penalty kick", "shares fell", "nothing"]
@@ -211,7 +209,11 @@ def test_cbow_gradients_equal_those_derived_by_hand(pool):
             by_word[w] += share * (r @ head)
     assert units == 4 and metrics["accuracy"] == right
     np.testing.assert_allclose(float(loss.detach()), total, rtol=1e-13)
-    for parameter, hand in ((network.embed.weight, by_word), (network.head.weight, by_head), (network.head.bias, by_bias)):
+    for parameter, hand in (
+        (network.embed.weight, by_word),
+        (network.head.weight, by_head),
+        (network.head.bias, by_bias),
+    ):
         np.testing.assert_allclose(parameter.grad.numpy(), hand, rtol=1e-12, atol=1e-14)
         assert np.abs(hand).max() > 0.01
 

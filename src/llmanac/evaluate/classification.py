@@ -57,7 +57,9 @@ class Report:
     @property
     def macro_f1(self) -> float:
         """The mean F1 over the labels that are there or were given."""
-        seen = [l for i, l in enumerate(self.labels) if sum(self.confusion[i]) or any(r[i] for r in self.confusion)]
+        seen = [
+            name for i, name in enumerate(self.labels) if sum(self.confusion[i]) or any(r[i] for r in self.confusion)
+        ]
         return sum(self.of(label)["f1"] for label in seen) / len(seen)
 
     @property

@@ -30,6 +30,10 @@ class Slice:
     about: str
     items: tuple[tuple[str, str, str], ...]
 
+    def texts(self, part: str) -> list[str]:
+        """The texts of one part."""
+        return [text for own, text, _ in self.items if own == part]
+
     def accuracies(self, classifier: Any) -> dict[str, float]:
         """The share right of each part."""
         given = classifier.predict([text for _, text, _ in self.items])

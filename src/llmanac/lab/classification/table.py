@@ -16,7 +16,7 @@ from llmanac.evaluate.classification import wilson
 from llmanac.lab.classification import experiments, page
 from llmanac.lab.classification.command import ON_A_MODEL, make_classifier, open_language_model
 from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
-from llmanac.lab.classification.slices import Slice, read_slices, sentiment_slices
+from llmanac.lab.classification.slices import PARTS, Slice, read_slices, sentiment_slices
 from llmanac.lab.stats import interval, mean
 from llmanac.recipes.classification import small_language_model
 
@@ -46,7 +46,12 @@ def table_command(
     result = make_table(
         train, held, names, seeds=seeds, sizes=parse_sizes(sizes), slices=chosen, model=model, rules=rules
     )
-    options = {"--methods": methods, "--seeds": seeds if seeds != 3 else None, "--sizes": sizes, "--model": model}
+    options: dict[str, Any] = {
+        "--methods": methods,
+        "--seeds": seeds if seeds != 3 else None,
+        "--sizes": sizes,
+        "--model": model,
+    }
     options |= {"--rules": rules, "--slices": slices, "--text": text if text != "text" else None}
     options |= {"--label": label if label != "label" else None}
     words = ["llmanac", "classify", "table", str(data), "--test", str(test)]
@@ -133,10 +138,10 @@ def prompt_choices(labels: Sequence[str]) -> list[str]:
     slices = our_slices(labels)
     if not slices:
         return []
-    tones = {part: label for part, label in zip(("negative", "positive"), _tones(labels), strict=True)}
+    negative, positive = _tones(labels)
     return [
         'template="{text}\\nthe film is"',
-        f'words=[["{tones["negative"]}", " bad"], ["{tones["positive"]}", " good"]]',
+        f'words=[["{negative}", " bad"], ["{positive}", " good"]]',
     ]
 
 
@@ -198,8 +203,8 @@ def make_table(
         "sizes": steps,
         "methods": rows,
         "slices": [
-            {"name": one.name, "about": one.about, "texts": {p: sum(q == p for q, _, _ in one.items) for p in ("plain", "changed")},
-             "example": {p: next(t for q, t, _ in one.items if q == p) for p in ("plain", "changed")}}
+            {"name": one.name, "about": one.about, "texts": {part: len(one.texts(part)) for part in PARTS},
+             "example": {part: one.texts(part)[0] for part in PARTS}}
             for one in slices
         ],
         "machine": machine(),

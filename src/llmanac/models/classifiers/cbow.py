@@ -103,6 +103,10 @@ def bag_training(classifier: BagClassifier) -> Training:
     """The training that cbow and deep-cbow ask for."""
     spec: Any = classifier.spec
     return Training(
-        loss=classifier.loss(), epochs=spec.epochs, lr=spec.lr, batch=spec.batch, weight_decay=spec.weight_decay,
+        loss=classifier.loss(),
+        epochs=spec.epochs,
+        lr=spec.lr,
+        batch=spec.batch,
+        weight_decay=spec.weight_decay,
         least_steps=LEAST_STEPS,
     )

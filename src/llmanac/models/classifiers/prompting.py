@@ -152,9 +152,10 @@ class Prompting(Classifier):
             context, continuation = context[:-blanks], context[-blanks:] + continuation
         whole = self.tokenizer.encode_array(context + continuation).tolist()
         if context:
-            before = len(self.tokenizer.encode_array(context))
+            # as lm-eval does: also where a merge crosses the boundary, the context keeps the tokens it has alone
+            own = self.tokenizer.encode_array(context).tolist()
             first = [self.tokenizer.bos_id] if self.tokenizer.adds_bos else []
-            ids, said = [*first, *whole], len(whole) - before
+            ids, said = [*first, *own, *whole[len(own) :]], len(whole) - len(own)
         else:
             ids, said = [start_id(self.tokenizer), *whole], len(whole)
         if said < 1:
