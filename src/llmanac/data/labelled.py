@@ -36,6 +36,14 @@ class Labelled:
         return len(self.texts)
 
 
+class _Fatal(Problems):
+    """The first line that cannot be read ends the reading: what is not known of it cannot be left out of a result."""
+
+    def report(self, file: object, line: int | None, reason: str, raw: str = "") -> None:
+        place = f"{file}" if line is None else f"{file}:{line}"
+        raise DataError(f"{place}: {reason}; mend or drop the line")
+
+
 def read_labelled(path: str | Path, *, text: str = "text", label: str = "label") -> Labelled:
     """The examples of a file.
 
@@ -69,7 +77,7 @@ def read_texts(path: str | Path, *, text: str = "text") -> list[str]:
     path = Path(path)
     if format_of(path) not in TABLES:
         _exists(path)
-        return [line for _, line in numbered_lines(path, Problems())]
+        return [line for _, line in numbered_lines(path, _Fatal())]
     return [_text(path, line, text, found) for line, found, _ in _pairs(path, text, None)]
 
 
@@ -94,14 +102,23 @@ def _table(path: Path, text: str, label: str | None) -> Iterator[tuple[int, Any,
     for row in table_rows(path, Problems(), columns=wanted):
         for name, flag in zip(wanted, ("--text", "--label"), strict=False):
             if name not in row.values:
-                raise _no_column(path, row.line, name, list(row.values), flag)
+                raise _no_column(path, row.line, name, _columns(path) or list(row.values), flag)
         yield row.line, row.values[text], None if label is None else row.values[label]
+
+
+def _columns(path: Path) -> list[str]:
+    """All columns of a column store, of which only those asked for were read; else none."""
+    if format_of(path) != ".parquet":
+        return []
+    import pyarrow.parquet
+
+    return [str(name) for name in pyarrow.parquet.read_schema(path).names]
 
 
 def _tabs(path: Path, text: str, label: str | None) -> Iterator[tuple[int, Any, Any]]:
     wanted = [text] if label is None else [text, label]
     numbers = [int(name) for name in wanted if name.isdecimal()]
-    lines = numbered_lines(path, Problems())
+    lines = numbered_lines(path, _Fatal())
     if len(numbers) != len(wanted):
         numbers = []
         head, names = next(((n, _fields(line)) for n, line in lines), (1, []))
@@ -130,7 +147,7 @@ def _unquoted(field: str) -> str:
 
 
 def _label_first(path: Path) -> Iterator[tuple[int, Any, Any]]:
-    for line, content in numbered_lines(path, Problems()):
+    for line, content in numbered_lines(path, _Fatal()):
         if not content.strip():
             continue
         parts = content.split(None, 1)

@@ -114,17 +114,26 @@ def _short(text: str) -> str:
 
 def evaluate_on(classifier: Any, held: Labelled, path: Path) -> Report:
     """The report on a file's examples. Raises DataError that names the line of a label that was never seen."""
+    if hasattr(classifier, "book") and not set(classifier.labels) & set(held.labels):
+        _rename(classifier, held, path)
     known = set(classifier.labels)
-    if not known & set(held.labels) and hasattr(classifier, "prepare") and classifier.network is None:
-        classifier.prepare(held.texts, held.labels, 0)  # rules: the labels' other names
-        known = set(classifier.labels)
     for line, name in zip(held.lines, held.labels, strict=True):
         if name not in known:
             raise DataError(
-                f"{path}:{line}: label {name[:60]!r} was never seen in training (known: "
-                f"{', '.join(classifier.labels[:10])}); drop such rows, or train with them"
+                f"{path}:{line}: label {name[:60]!r} is none that the classifier knows "
+                f"({', '.join(classifier.labels[:10])}); drop such rows, or train with them"
             )
     return report(classifier.labels, held.labels, predict_all(classifier, held.texts))
+
+
+def _rename(rules: Any, held: Labelled, path: Path) -> None:
+    """Let rules answer with the names that a file has for their labels."""
+    for name in dict.fromkeys(held.labels):
+        try:
+            rules.prepare([], [name], 0)
+        except DataError as error:
+            raise DataError(f"{path}:{held.lines[held.labels.index(name)]}: {error}") from None
+    rules.prepare([], held.labels, 0)
 
 
 def print_report(found: Report, console: Console | None = None) -> None:
