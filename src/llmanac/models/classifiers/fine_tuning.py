@@ -40,6 +40,7 @@ CARD = {
 }
 
 TOKENS = 8192  # tokens scored at a time
+LEAST_STEPS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,7 @@ class FineTuning(Classifier):
         spec: Any = self.spec
         return Training(
             loss="cross-entropy", epochs=spec.epochs, lr=spec.lr, batch=spec.batch, weight_decay=spec.weight_decay,
-            schedule={"name": "cosine", "warmup": 0.1, "floor": 0.0}, form="padded",
+            least_steps=LEAST_STEPS, schedule={"name": "cosine", "warmup": 0.1, "floor": 0.0}, form="padded",
         )  # fmt: skip
 
     @torch.no_grad()
