@@ -104,6 +104,9 @@ def test_what_it_cannot_learn_from_is_one_sentence(name, make):
         (["a", "b"], ["pos", float("nan")], "number 1 is 'nan', which is no label"),
         (["a", "b"], ["pos", None], "which is no label"),
         (["a", "b"], ["pos", ["neg"]], "which is no label"),
+        (["a", "\ud800"], ["pos", "neg"], "number 1 holds half of a character"),
+        (["a", "b"], ["pos", "\ud800"], "which is no label"),
+        (["a"] * 100, [str(i) for i in range(100)], "100 different ones for 100 texts; is that the labels' column"),
         ("ab", ["pos", "neg"], "put it into a list"),
     ):
         with pytest.raises(DataError, match=message) as error:

@@ -74,6 +74,7 @@ def test_labels_that_are_numbers_or_booleans_are_words(tmp_path):
         ),
         ("a.jsonl", '{"text": NaN, "label": "b"}', "a.jsonl:1: text is nan, not text"),
         ("a.jsonl", '{"text": "  ", "label": "b"}', "a.jsonl:1: the text is empty"),
+        ("a.jsonl", '{"text": "\\ud800 x", "label": "b"}', "a.jsonl:1: text holds half of a character"),
         ("a.jsonl", "{oops", "a.jsonl:1: not JSON"),
         ("a.jsonl", "[1]", "a.jsonl:1: expected a JSON object"),
         ("a.jsonl", "", "a.jsonl: has no example"),

@@ -169,6 +169,11 @@ def _no_column(path: Path, line: int, name: str, names: Sequence[str], flag: str
 def _text(path: Path, line: int, column: str, value: Any) -> str:
     if not isinstance(value, str):
         raise DataError(f"{path}:{line}: {column} is {_shown(value)}, not text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{path}:{line}: {column} holds half of a character (a lone surrogate); mend it") from None
     return value
 
 

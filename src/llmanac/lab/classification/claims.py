@@ -185,9 +185,7 @@ def mean_vectors(texts: Sequence[str], tokenizer: Any, table: torch.Tensor) -> n
     return found
 
 
-def loss_bytes(
-    *, rows: int = 2048, dim: int = 32, classes: Sequence[int] = (4096, 16384)
-) -> list[dict[str, Any]]:
+def loss_bytes(*, rows: int = 2048, dim: int = 32, classes: Sequence[int] = (4096, 16384)) -> list[dict[str, Any]]:
     """Peak bytes that cross-entropy and its gradients hold beyond inputs, counted from every allocation."""
     loss = make_method("loss", "cross-entropy").build()
     out = []

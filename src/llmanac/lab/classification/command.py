@@ -172,7 +172,7 @@ def evaluate_command(folder: str, data: Path, *, text: str, label: str, as_json:
 def predict_command(folder: str, data: str, *, output: Path | None, text: str) -> None:
     """Label the texts of a file."""
     classifier = open_classifier(folder)
-    texts = sys.stdin.read().splitlines() if data == "-" else read_texts(data, text=text)
+    texts = sys.stdin.read().removesuffix("\n").split("\n") if data == "-" else read_texts(data, text=text)
     kind = ".jsonl" if output is None else output.suffix.lower()
     if kind not in (".jsonl", ".csv", ".tsv"):
         raise SpecError(f"--output: {output} must end in .jsonl, .csv or .tsv")
@@ -211,7 +211,7 @@ def _as_text(rows: Iterable[dict[str, Any]], kind: str, labels: Sequence[str]) -
 
 def explain_command(folder: str, words: str, *, most: int, as_json: bool) -> None:
     """Explain one text."""
-    text = sys.stdin.read() if words == "-" else words
+    text = sys.stdin.read().removesuffix("\n") if words == "-" else words
     found = open_classifier(folder).explain(text)
     if as_json:
         print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))

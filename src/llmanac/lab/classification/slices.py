@@ -74,7 +74,7 @@ def read_slices(path: Path) -> list[Slice]:
     """
     found: dict[str, list[tuple[str, str, str]]] = {}
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot read it ({error})") from None
     for number, line in enumerate(lines, 1):

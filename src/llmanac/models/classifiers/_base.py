@@ -21,6 +21,7 @@ from llmanac.models.classifiers import ClassifierSpec
 FORMAT_VERSION = 1
 FILE, WEIGHTS = "classifier.json", "model.safetensors"
 TRAINER = ("llmanac.recipes.classification", "train_classifier")
+MANY_LABELS = 50  # more than these, and more than half as many as texts, are taken for another column
 SHOWN = 60  # characters of a value that a message shows
 
 Trainer = Callable[..., Any]
@@ -233,7 +234,20 @@ def check_texts(texts: Any) -> list[str]:
     for number, text in enumerate(out):
         if not isinstance(text, str):
             raise DataError(f"texts: number {number} is {type(text).__name__} {str(text)[:SHOWN]!r}, not text")
+        if not whole(text):
+            raise DataError(f"texts: number {number} holds half of a character (a lone surrogate); mend or drop it")
     return out
+
+
+def whole(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON's escapes can make halves of characters, which no file can hold."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def label_name(label: Any) -> str | None:
@@ -242,7 +256,7 @@ def label_name(label: Any) -> str | None:
     The fractions 1.0 and 0.0, which tables make out of whole numbers beside gaps, are whole numbers here.
     """
     if isinstance(label, str):
-        return label.strip() or None
+        return (label.strip() or None) if whole(label) else None
     if isinstance(label, (bool, np.bool_)):
         return str(bool(label)).lower()
     if isinstance(label, (int, np.integer)):
@@ -276,4 +290,6 @@ def check_examples(texts: Any, labels: Any) -> tuple[list[str], list[str]]:
     counts = Counter(names)
     if len(counts) < 2:
         raise DataError(f"labels: all {len(names)} are {names[0][:SHOWN]!r}; a classifier needs at least two labels")
+    if len(counts) > MANY_LABELS and len(counts) > len(names) // 2:
+        raise DataError(f"labels: {len(counts):,} different ones for {len(names):,} texts; is that the labels' column?")
     return checked, names
