@@ -14,6 +14,7 @@ from llmanac.core.errors import LlmanacError
 from llmanac.data.commands import app as data_app
 from llmanac.lab.vocabulary.commands import app as tokenizer_app
 from llmanac.models.ngrams.command import app as ngram
+from llmanac.lab.classification.app import app as classify_app
 
 app = typer.Typer(
     name="llmanac",
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich is imported only by the commands that draw tables
 )
+app.add_typer(classify_app, name="classify")
 
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app)

@@ -1,0 +1,114 @@
+"""How good a classifier is on labelled texts: accuracy, precision, recall and F1 a label, and who is taken for whom.
+
+precision = right / predicted        recall = right / there        F1 = 2 right / (predicted + there)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmanac.core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was counted.
+
+    Attributes:
+        labels: in the order of the confusion table.
+        confusion: `confusion[i][j]` texts with label i were given label j.
+    """
+
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(map(sum, self.confusion))
+
+    @property
+    def right(self) -> int:
+        return sum(self.confusion[i][i] for i in range(len(self.labels)))
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.rows
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of the accuracy over texts like these."""
+        return wilson(self.right, self.rows)
+
+    def of(self, label: str) -> dict[str, float]:
+        """Precision, recall, F1 and support of a label; a share of nothing is 0."""
+        i = self.labels.index(label)
+        right, there = self.confusion[i][i], sum(self.confusion[i])
+        given = sum(row[i] for row in self.confusion)
+        return {
+            "precision": right / given if given else 0.0,
+            "recall": right / there if there else 0.0,
+            "f1": 2 * right / (given + there) if given + there else 0.0,
+            "support": there,
+        }
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 over the labels that are there or were given."""
+        seen = [
+            name for i, name in enumerate(self.labels) if sum(self.confusion[i]) or any(r[i] for r in self.confusion)
+        ]
+        return sum(self.of(label)["f1"] for label in seen) / len(seen)
+
+    @property
+    def majority(self) -> float:
+        """The accuracy of always giving the most frequent label."""
+        return max(map(sum, self.confusion)) / self.rows
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        low, high = self.interval
+        return {
+            "rows": self.rows,
+            "accuracy": self.accuracy,
+            "interval": [low, high],
+            "macro_f1": self.macro_f1,
+            "majority": self.majority,
+            "labels": {label: self.of(label) for label in self.labels},
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+
+def report(labels: Sequence[str], truth: Sequence[str], predicted: Sequence[str]) -> Report:
+    """Count predictions against the truth.
+
+    Args:
+        labels: what the classifier can answer.
+
+    Raises:
+        DataError: no rows, unequal numbers, or a true label that the classifier cannot answer.
+    """
+    if len(truth) != len(predicted):
+        raise DataError(f"labels: {len(truth)} true ones for {len(predicted)} predictions")
+    if not truth:
+        raise DataError("labels: there is nothing to evaluate on")
+    numbers = {label: i for i, label in enumerate(labels)}
+    counts = [[0] * len(labels) for _ in labels]
+    for row, (true, given) in enumerate(zip(truth, predicted, strict=True)):
+        if true not in numbers:
+            raise DataError(
+                f"labels: number {row} is {true[:60]!r}, which the classifier was never shown (it knows "
+                f"{', '.join(labels[:10])}); drop such rows, or train with them"
+            )
+        counts[numbers[true]][numbers[given]] += 1
+    return Report(tuple(labels), tuple(map(tuple, counts)))
+
+
+def wilson(right: int, rows: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927); 95% for the default z."""
+    share, square = right / rows, z * z / rows
+    centre = (share + square / 2) / (1 + square)
+    half = z * math.sqrt(share * (1 - share) / rows + square / (4 * rows)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)

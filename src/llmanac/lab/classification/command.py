@@ -1,0 +1,219 @@
+"""The bodies of `llmanac classify train | predict | evaluate | explain`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llmanac.core import files, registry
+from llmanac.core.errors import CheckpointError, DataError, SpecError
+from llmanac.core.progress import progress
+from llmanac.core.spec import make_method, parse_patches, patch
+from llmanac.data.labelled import Labelled, read_labelled, read_texts
+from llmanac.evaluate.classification import Report, report
+from llmanac.models.classifiers.load import load_classifier
+
+ROWS = 2048  # texts between two moves of the progress bar
+WITHOUT_FOLDER = ("rules",)  # methods that can be used without being trained
+ON_A_MODEL = ("fine-tuning", "prompting")
+
+
+def make_classifier(method: str, patches: Sequence[str] = (), model: str | None = None) -> Any:
+    """A classifier by name, with its choices patched, on a language model where it needs one.
+
+    Raises:
+        SpecError: an unknown method or choice, or a method that needs a model and has none.
+    """
+    spec = patch(make_method("classifier", method), parse_patches(patches), method)
+    own = registry.find("classifier", method).path.stem.replace("_", "-")
+    if own not in ON_A_MODEL:
+        if model is not None:
+            raise SpecError(f"--model: {method} stands on no language model; leave it out")
+        return spec.build()
+    if model is None:
+        if spec.path is None:
+            raise SpecError(f"{method}: needs a language model; give --model with a run's or a model's folder")
+        return spec.build()
+    lm, tokenizer = open_language_model(model)
+    return spec.build(model=lm, tokenizer=tokenizer)
+
+
+def open_language_model(path: str) -> tuple[Any, Any]:
+    """Model and tokenizer of a run's folder, a model's folder or a hub model."""
+    from llmanac.generate.load import locate
+    from llmanac.models.load import load_model
+    from llmanac.tokenizers.load import load_tokenizer
+
+    where, tokenizer = locate(path)
+    return load_model(where, device="cpu"), load_tokenizer(tokenizer)
+
+
+def open_classifier(folder: str) -> Any:
+    """A saved classifier, or one that needs no training by its name."""
+    if folder in WITHOUT_FOLDER and not Path(folder).is_dir():
+        return make_classifier(folder)
+    return load_classifier(folder)
+
+
+def predict_all(classifier: Any, texts: Sequence[str], label: str = "classify") -> list[str]:
+    """Labels of many texts, with progress."""
+    out: list[str] = []
+    with progress(label, len(texts), "texts") as bar:
+        for first in range(0, len(texts), ROWS):
+            part = texts[first : first + ROWS]
+            out += classifier.predict(part)
+            bar.advance(len(part))
+    return out
+
+
+def train_command(
+    data: Path,
+    method: str,
+    *,
+    folder: Path | None,
+    test: Path | None,
+    model: str | None,
+    seed: int,
+    patches: Sequence[str],
+    text: str,
+    label: str,
+) -> None:
+    """Train, save, and evaluate where there is something to evaluate on."""
+    classifier = make_classifier(method, patches, model)
+    target = folder or Path("classifiers") / method
+    if target.exists() and not (target / "classifier.json").is_file() and any(target.iterdir()):
+        raise CheckpointError(f"{target}: holds something else than a classifier; give another --folder")
+    examples = read_labelled(data, text=text, label=label)
+    held = read_labelled(test, text=text, label=label) if test else None
+    start = time.perf_counter()
+    classifier.fit(examples.texts, examples.labels, seed=seed)
+    seconds = time.perf_counter() - start
+    classifier.save(target)
+    print(f"{method}: {len(examples):,} examples, {len(classifier.labels)} labels, {seconds:.1f} s; saved in {target}")
+    if held is not None and test is not None:
+        print_report(evaluate_on(classifier, held, test))
+        print(f'Next: llmanac classify explain {target} "{_short(held.texts[0])}"')
+    else:
+        print(f"Next: llmanac classify evaluate {target} HELD_OUT_FILE")
+
+
+def _short(text: str) -> str:
+    plain = "".join(c for c in text if c not in '"`$\\\n')
+    return plain if len(plain) <= 60 else plain[:60].rsplit(" ", 1)[0]
+
+
+def evaluate_on(classifier: Any, held: Labelled, path: Path) -> Report:
+    """The report on a file's examples. Raises DataError that names the line of a label that was never seen."""
+    if hasattr(classifier, "book") and not set(classifier.labels) & set(held.labels):
+        _rename(classifier, held, path)
+    known = set(classifier.labels)
+    for line, name in zip(held.lines, held.labels, strict=True):
+        if name not in known:
+            raise DataError(
+                f"{path}:{line}: label {name[:60]!r} is none that the classifier knows "
+                f"({', '.join(classifier.labels[:10])}); drop such rows, or train with them"
+            )
+    return report(classifier.labels, held.labels, predict_all(classifier, held.texts))
+
+
+def _rename(rules: Any, held: Labelled, path: Path) -> None:
+    """Let rules answer with the names that a file has for their labels."""
+    for name in dict.fromkeys(held.labels):
+        try:
+            rules.prepare([], [name], 0)
+        except DataError as error:
+            raise DataError(f"{path}:{held.lines[held.labels.index(name)]}: {error}") from None
+    rules.prepare([], held.labels, 0)
+
+
+def print_report(found: Report, console: Console | None = None) -> None:
+    """The figures, then who is taken for whom."""
+    console = console or Console()
+    low, high = found.interval
+    console.print(
+        f"accuracy {found.accuracy:.2%} of {found.rows:,} texts (95% interval {low:.2%} to {high:.2%}); macro F1 "
+        f"{found.macro_f1:.4f}; always the most frequent label: {found.majority:.2%}",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    shown = found.labels[:20]
+    table = Table(title="true label (row) and what it was given (column)", title_justify="left")
+    for head in ("", *map(escape, shown), "precision", "recall", "F1", "texts"):
+        table.add_column(head, justify="right" if head else "left")
+    for i, name in enumerate(shown):
+        own = found.of(name)
+        counts = [str(n) for n in found.confusion[i][: len(shown)]]
+        shares = [f"{own[key]:.3f}" for key in ("precision", "recall", "f1")]
+        table.add_row(escape(name), *counts, *shares, str(own["support"]))
+    console.print(table)
+    if len(found.labels) > len(shown):
+        console.print(f"{len(found.labels) - len(shown)} more labels: see --json", markup=False)
+
+
+def evaluate_command(folder: str, data: Path, *, text: str, label: str, as_json: bool) -> None:
+    """Evaluate on a file."""
+    found = evaluate_on(open_classifier(folder), read_labelled(data, text=text, label=label), data)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+        return
+    print_report(found)
+    print(f'Next: llmanac classify explain {folder} "a text that it got wrong"')
+
+
+def predict_command(folder: str, data: str, *, output: Path | None, text: str) -> None:
+    """Label the texts of a file."""
+    classifier = open_classifier(folder)
+    texts = sys.stdin.read().removesuffix("\n").split("\n") if data == "-" else read_texts(data, text=text)
+    kind = ".jsonl" if output is None else output.suffix.lower()
+    if kind not in (".jsonl", ".csv", ".tsv"):
+        raise SpecError(f"--output: {output} must end in .jsonl, .csv or .tsv")
+    rows = _predictions(classifier, texts)
+    if output is None:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+        return
+    files.write_text(output, _as_text(rows, kind, classifier.labels))
+    print(f"{len(texts):,} texts labelled in {output}")
+
+
+def _predictions(classifier: Any, texts: Sequence[str]) -> Iterable[dict[str, Any]]:
+    with progress("classify", len(texts), "texts") as bar:
+        for first in range(0, len(texts), ROWS):
+            part = texts[first : first + ROWS]
+            labels, shares = classifier.predict(part), classifier.probabilities(part)
+            for one, name, row in zip(part, labels, shares, strict=True):
+                share = dict(zip(classifier.labels, (round(float(p), 6) for p in row), strict=True))
+                yield {"text": one, "label": name, "probabilities": share}
+            bar.advance(len(part))
+
+
+def _as_text(rows: Iterable[dict[str, Any]], kind: str, labels: Sequence[str]) -> str:
+    if kind == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter="\t" if kind == ".tsv" else ",", lineterminator="\n")
+    writer.writerow(["text", "label", *(f"p({name})" for name in labels)])
+    for row in rows:
+        # a line of a .tsv is a row: what would break it becomes a blank
+        one = row["text"] if kind == ".csv" else " ".join(row["text"].split())
+        writer.writerow([one, row["label"], *row["probabilities"].values()])
+    return out.getvalue()
+
+
+def explain_command(folder: str, words: str, *, most: int, as_json: bool) -> None:
+    """Explain one text."""
+    text = sys.stdin.read().removesuffix("\n") if words == "-" else words
+    found = open_classifier(folder).explain(text)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+        return
+    print("\n".join(found.lines(most)))

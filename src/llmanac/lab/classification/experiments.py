@@ -1,0 +1,143 @@
+"""What the table is made of: every method trained over seeds and sizes, and measured."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.progress import progress
+from llmanac.core.rng import numpy_generator
+from llmanac.core.spec import make_method
+from llmanac.data.labelled import Labelled
+from llmanac.lab.classification.slices import Slice
+
+SIZES = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+Build = Callable[[], Any]
+
+
+@dataclass
+class Measured:
+    """One method.
+
+    Attributes:
+        accuracy: by number of training rows, one value a seed; a method without training has it under 0.
+        seconds: CPU seconds of training on all rows, one a seed; `rate` texts a CPU second when predicting.
+        slices: by slice and part, one accuracy a seed.
+        explained: the lines of an explanation; exact: whether its parts add up.
+    """
+
+    accuracy: dict[int, list[float]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    rate: float = 0.0
+    parameters: int = 0
+    slices: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    explained: list[str] = field(default_factory=list)
+    exact: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def curve_sizes(rows: int, asked: Sequence[int] | None = None) -> list[int]:
+    """The sizes of a learning curve below `rows`, then `rows` itself."""
+    return [size for size in sorted(set(asked or SIZES)) if size < rows] + [rows]
+
+
+def sample(labels: Sequence[str], size: int, seed: int) -> np.ndarray:
+    """The numbers of `size` rows in a random order; the first of each label come first, so that none is missing.
+
+    The samples of one seed are nested: a larger one holds the smaller ones.
+    """
+    order = numpy_generator(seed, "rows of a learning curve").permutation(len(labels))
+    first: dict[str, int] = {}
+    for number in order:
+        first.setdefault(labels[number], int(number))
+    leading = list(first.values())
+    rest = order[~np.isin(order, leading)]
+    return np.concatenate([np.array(leading, np.int64), rest])[: max(size, 2)]
+
+
+def measure(
+    builders: Mapping[str, Build],
+    train: Labelled,
+    test: Labelled,
+    *,
+    seeds: int,
+    sizes: Sequence[int],
+    slices: Sequence[Slice],
+    example: str,
+    after: Callable[[str, int, Any], dict[str, Any]] | None = None,
+) -> dict[str, Measured]:
+    """Train and measure every method.
+
+    Args:
+        builders: how to make an unfitted classifier of each method.
+        example: the text that each method explains.
+        after: further measurements on a classifier trained on all rows: (method, seed, classifier) -> figures.
+    """
+    out = {name: Measured() for name in builders}
+    trained = {name: build().learned for name, build in builders.items()}
+    total = sum((len(sizes) * seeds) if trained[name] else 1 for name in builders)
+    # the first training of a process compiles and imports: no method shall pay for that
+    make_method("classifier", "bow").build().fit(["a b", "c d"], ["1", "2"])
+    with progress("classify table", total, "trainings") as bar:
+        for name, build in builders.items():
+            bar.advance(0, method=name)
+            if not trained[name]:
+                classifier = build()
+                classifier.fit(train.texts, train.labels)
+                _take(out[name], classifier, 0, test, slices, [])
+                _explain(out[name], classifier, example)
+                bar.advance(1, method=name)
+                continue
+            for seed in range(seeds):
+                for size in sizes:
+                    chosen = sample(train.labels, size, seed)
+                    classifier = build()
+                    begin = time.process_time()
+                    classifier.fit([train.texts[i] for i in chosen], [train.labels[i] for i in chosen], seed=seed)
+                    spent = time.process_time() - begin
+                    whole = size == sizes[-1]
+                    _take(out[name], classifier, size, test, slices if whole else [], [spent] if whole else [])
+                    bar.advance(1, method=name)
+                if not seed:
+                    _explain(out[name], classifier, example)
+                    out[name].parameters = sum(p.numel() for p in classifier.network.parameters())
+                if after is not None:
+                    for key, value in after(name, seed, classifier).items():
+                        out[name].extra.setdefault(key, []).append(value)
+    return out
+
+
+def _take(
+    found: Measured, classifier: Any, size: int, test: Labelled, slices: Sequence[Slice], spent: Sequence[float]
+) -> None:
+    begin = time.process_time()
+    given = classifier.predict(test.texts)
+    found.rate = len(test) / max(1e-9, time.process_time() - begin)
+    right = sum(g == label for g, label in zip(given, test.labels, strict=True))
+    found.accuracy.setdefault(size, []).append(right / len(test))
+    found.seconds += spent
+    for one in slices:
+        parts = found.slices.setdefault(one.name, {})
+        for part, value in one.accuracies(classifier).items():
+            parts.setdefault(part, []).append(value)
+
+
+def _explain(found: Measured, classifier: Any, example: str) -> None:
+    explanation = classifier.explain(example)
+    found.explained, found.exact = explanation.lines(8), explanation.exact
+
+
+def copied(build: Callable[[Any, Any], Any], model: Any, tokenizer: Any) -> Build:
+    """A builder that gives each classifier a language model of its own, since fine-tuning changes it."""
+    return lambda: build(copy.deepcopy(model), tokenizer)
+
+
+def rows_needed(found: Measured, target: float) -> int | None:
+    """The fewest measured rows whose mean accuracy reaches a target; None where none does."""
+    means = {size: sum(values) / len(values) for size, values in found.accuracy.items()}
+    return next((size for size in sorted(means) if means[size] >= target), None)

@@ -1,0 +1,292 @@
+"""The table of classifiers as a page, as lines and on the terminal, from its `table.json` alone."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llmanac.lab import words
+from llmanac.lab._svg import BOTTOM, RIGHT, WIDTH, Frame, colour, padded
+from llmanac.lab.budget import format_duration
+from llmanac.lab.report import TEMPLATES, Section, table
+from llmanac.lab.stats import interval, mean
+
+Result = Mapping[str, Any]
+NONE = "-"
+
+
+def render_page(title: str, subtitle: str, lead: str, sections: Sequence[Section], warnings: Sequence[str] = ()) -> str:
+    """Any page of sections, as one HTML file."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    page = {
+        "title": title, "subtitle": subtitle, "warnings": list(warnings), "lead": lead, "sections": list(sections),
+    }  # fmt: skip
+    return environment.get_template("study.html").render(page=page)
+
+
+def curve_chart(
+    lines: Mapping[str, Mapping[float, Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    title: str,
+    level: Mapping[str, float] | None = None,
+) -> str:
+    """Curves over a logarithmic axis: the mean of each point's values, and dots for the values themselves.
+
+    Args:
+        lines: values by x, by series. level: series that are the same everywhere, drawn as dashed lines.
+    """
+    levels = dict(level or {})
+    xs = [x for points in lines.values() for x in points] or [1.0, 10.0]
+    ys = [y for points in lines.values() for values in points.values() for y in values] + list(levels.values())
+    frame = Frame((min(xs), max(max(xs), min(xs) * 1.01)), padded(ys), x_label, y_label, log_x=True)
+    frame.axes()
+    names = [*levels, *lines]
+    for name, value in levels.items():
+        at, shade = frame.y(value), colour(names.index(name))
+        frame.add(
+            f'<line x1="{frame.left}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="{shade}" '
+            'stroke-width="1.8" stroke-dasharray="6 4"/>'
+        )
+    for name, points in lines.items():
+        shade = colour(names.index(name))
+        path = " ".join(f"{frame.x(x):.1f},{frame.y(mean(points[x])):.1f}" for x in sorted(points))
+        frame.add(f'<polyline points="{path}" fill="none" stroke="{shade}" stroke-width="1.8"/>')
+        for x, values in points.items():
+            for y in values:
+                place = f'cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}"'
+                frame.add(f'<circle {place} r="2.2" fill="{shade}" opacity="0.5"/>')
+    for index, name in enumerate(reversed(names)):
+        y = frame.height - BOTTOM - 10 - 15 * index
+        shade = colour(names.index(name))
+        frame.add(f'<rect x="{WIDTH - RIGHT - 12}" y="{y - 8}" width="10" height="10" fill="{shade}"/>')
+        frame.text(WIDTH - RIGHT - 18, y + 1, name, anchor="end")
+    return frame.svg(title)
+
+
+def learning_curves(result: Result) -> str:
+    """Accuracy over training rows; what is not trained is a level line."""
+    lines, level = {}, {}
+    for name, row in result["methods"].items():
+        if row["trained"]:
+            lines[name] = {float(size): values for size, values in row["curve"].items()}
+        else:
+            level[name] = row["accuracy"]
+    return curve_chart(lines, "training rows", "accuracy", "Accuracy over training rows", level)
+
+
+def slice_chart(result: Result) -> str:
+    """Accuracy on the changed sentences of each slice, a mark a method."""
+    slices = result["slices"]
+    if not slices:
+        return ""
+    names = list(result["methods"])
+    left = 24 + 7 * max(len(one["name"]) for one in slices)
+    frame = Frame((0.0, 1.0), (0, len(slices)), "accuracy on the changed sentences (grey: on the plain ones)", "",
+                  height=70 + 18 * len(slices) * max(1, len(names) // 2), left=left)  # fmt: skip
+    frame.axes(y_ticks=False)
+    for index, one in enumerate(slices):
+        frame.text(left - 8, frame.y(len(slices) - index - 0.5) + 4, one["name"], anchor="end")
+        for number, name in enumerate(names):
+            parts = result["methods"][name]["slices"].get(one["name"])
+            if not parts:
+                continue
+            y = frame.y(len(slices) - index - (number + 1) / (len(names) + 1))
+            at = {part: frame.x(mean(parts[part])) for part in ("plain", "changed")}
+            frame.add(
+                f'<line x1="{at["plain"]:.1f}" x2="{at["changed"]:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="#bbb"/>'
+            )
+            frame.add(f'<circle cx="{at["plain"]:.1f}" cy="{y:.1f}" r="3" fill="#bbb"/>')
+            title = f"<title>{html.escape(name)}</title>"
+            frame.add(f'<circle cx="{at["changed"]:.1f}" cy="{y:.1f}" r="4" fill="{colour(number)}">{title}</circle>')
+    for number, name in enumerate(names):
+        frame.text(left + 6, 24 + 13 * number, name, anchor="start", extra=f'style="fill:{colour(number)}"')
+    return frame.svg("Failure slices")
+
+
+def picture(result: Result) -> str:
+    """The learning curves as a file of their own."""
+    chart = learning_curves(result)
+    style = "<style>text{font:11px sans-serif;fill:#333}.grid{stroke:#e3e6e9}</style>"
+    head = '<svg xmlns="http://www.w3.org/2000/svg" width="920" height="600" '
+    back = '<rect width="100%" height="100%" fill="#fff"/>'
+    first, _, rest = chart.partition(">")
+    return head + first.removeprefix("<svg ") + ">" + style + back + rest + "\n"
+
+
+def rows_of(result: Result) -> list[list[str]]:
+    """The table's cells."""
+    out = []
+    for name, row in result["methods"].items():
+        needed = row["rows_to_beat_rules"]
+        if not row["trained"]:
+            beat = "needs none"
+        elif "rules" not in result["methods"]:
+            beat = NONE
+        else:
+            beat = f"{needed:,}" if needed else "never did"
+        out.append(
+            [
+                name,
+                share(row["accuracy"]),
+                spread(row["accuracies"]),
+                between(row["interval_over_texts"]),
+                beat,
+                f"{row['rows_for_most']:,}",
+                f"{row['seconds']:.1f} s" if row["trained"] else "0",
+                f"{row['texts_per_second']:,.0f}",
+                "exact sum" if row["exact"] else "by leaving out",
+            ]
+        )
+    return out
+
+
+HEADS = (
+    "method", "accuracy", "95% over seeds", "95% over texts", "rows to beat the rules", "rows for 95% of the way",
+    "CPU time to train", "texts/s", "explained",
+)  # fmt: skip
+
+
+IN_SHORT = ("method", "accuracy", "95% over seeds", "rows to beat the rules", "CPU time to train", "explained")
+
+
+def share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def between(pair: Sequence[float]) -> str:
+    return f"{pair[0]:.1%} to {pair[1]:.1%}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The t interval of the mean over seeds."""
+    if len(values) < 2:
+        return NONE
+    low, high = interval(values)
+    return f"{low:.1%} to {high:.1%}"
+
+
+def slice_rows(result: Result) -> list[list[str]]:
+    """One row a method: the plain and the changed accuracy of each slice."""
+    out = []
+    for name, row in result["methods"].items():
+        cells = [name]
+        for one in result["slices"]:
+            parts = row["slices"].get(one["name"])
+            cells.append(f"{mean(parts['plain']):.0%} → {mean(parts['changed']):.0%}" if parts else NONE)
+        out.append(cells)
+    return out
+
+
+def lead(result: Result) -> str:
+    """The finding, in two sentences."""
+    rows = result["methods"]
+    top = max(rows, key=lambda name: rows[name]["accuracy"])
+    said = [f"{top} is right on {share(rows[top]['accuracy'])} of {result['data']['test_rows']:,} test texts"]
+    if "rules" in rows and top != "rules":
+        said.append(f"the rules, with no training data, on {share(rows['rules']['accuracy'])}")
+        needed = rows[top]["rows_to_beat_rules"]
+        if needed:
+            said.append(f"{top} needed {needed:,} labelled rows to pass them")
+    return "; ".join(said) + "."
+
+
+def sections(result: Result) -> list[Section]:
+    """The page's parts."""
+    data = result["data"]
+    out = [
+        Section(
+            "Rules beside what is learned",
+            [
+                f"{data['train_rows']:,} training rows, {data['test_rows']:,} test rows, labels "
+                f"{', '.join(data['labels'][:12])}; the most frequent label is right on {share(data['chance'])}.",
+            ],
+            [table(HEADS, rows_of(result))],
+        ),
+        Section(
+            "Learning curves",
+            ["Every dot is one training on a random sample of the training rows; lines join the means."],
+            [_curve_table(result)],
+            [{"svg": learning_curves(result), "caption": "Accuracy over training rows; dashed: needs no training."}],
+        ),
+    ]
+    if result["slices"]:
+        about = [f"{one['name']}: {one['about']} ({one['example']['plain']!r} → {one['example']['changed']!r})"
+                 for one in result["slices"]]  # fmt: skip
+        heads = ["method", *(one["name"] for one in result["slices"])]
+        out.append(
+            Section(
+                "Where they fail",
+                ["Accuracy on plain sentences → on the changed ones. " + ". ".join(about)],
+                [table(heads, slice_rows(result))],
+                [{"svg": slice_chart(result), "caption": "Grey: the plain sentences."}],
+            )
+        )
+    blocks = [f"{name}\n" + "\n".join(row["explained"]) for name, row in result["methods"].items()]
+    out.append(Section("One text, explained by each method", [], [], [], blocks))
+    out.append(Section("How to make this page again", [], [], [], [result.get("command", "")]))
+    return out
+
+
+def _curve_table(result: Result) -> dict[str, Any]:
+    sizes = [str(size) for size in result["sizes"]]
+    rows = []
+    for name, row in result["methods"].items():
+        if row["trained"]:
+            rows.append([name, *(share(mean(row["curve"][size])) if size in row["curve"] else NONE for size in sizes)])
+    return table(["rows", *(f"{int(size):,}" for size in sizes)], rows)
+
+
+def render(result: Result) -> str:
+    """The page as one HTML file."""
+    about = result["machine"]
+    subtitle = (
+        f"{words.plural(result['seeds'], 'seed')}; {about.get('cpu', 'unknown machine')}, "
+        f"{words.plural(about.get('threads', 0), 'thread')}; {result['started']}; {format_duration(result['seconds'])}."
+    )
+    return render_page("Rule-based and learned classifiers", subtitle, lead(result), sections(result))
+
+
+def markdown(result: Result) -> str:
+    """The tables as Markdown."""
+    out = [lead(result), "", *_markdown(HEADS, rows_of(result))]
+    if result["slices"]:
+        out += ["", *_markdown(["method", *(one["name"] for one in result["slices"])], slice_rows(result))]
+    return "\n".join(out)
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def print_table(result: Result, console: Console | None = None) -> None:
+    """The tables on the terminal."""
+    console = console or Console()
+    shown = [HEADS.index(name) for name in IN_SHORT]
+    rows = [[row[i] for i in shown] for row in rows_of(result)]
+    _print(console, "rules beside what is learned", [HEADS[i] for i in shown], rows)
+    if result["slices"]:
+        heads = ["method", *(one["name"] for one in result["slices"])]
+        _print(console, "plain sentences → changed ones", heads, slice_rows(result))
+    console.print(lead(result), markup=False)
+
+
+def _print(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    shown = Table(title=title, title_justify="left")
+    for number, head in enumerate(heads):
+        shown.add_column(head, justify="right" if number else "left")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)

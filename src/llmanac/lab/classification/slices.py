@@ -1,0 +1,97 @@
+"""Failure slices: plain sentences and changed ones, and how a classifier does on each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.errors import DataError
+from llmanac.models.classifiers._rulebook import Rulebook
+
+FILE = Path(__file__).with_name("slices.toml")
+PARTS = ("plain", "changed")
+SUBJECT = "{x}"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One kind of change.
+
+    Attributes:
+        items: (part, text, label), the part "plain" or "changed".
+    """
+
+    name: str
+    about: str
+    items: tuple[tuple[str, str, str], ...]
+
+    def texts(self, part: str) -> list[str]:
+        """The texts of one part."""
+        return [text for own, text, _ in self.items if own == part]
+
+    def accuracies(self, classifier: Any) -> dict[str, float]:
+        """The share right of each part."""
+        given = classifier.predict([text for _, text, _ in self.items])
+        out = {}
+        for part in PARTS:
+            hits = [g == label for g, (p, _, label) in zip(given, self.items, strict=True) if p == part]
+            out[part] = sum(hits) / len(hits)
+        return out
+
+
+def sentiment_slices(labels: Sequence[str]) -> list[Slice]:
+    """Our own slices, with the labels as a data set calls positive and negative.
+
+    Raises:
+        DataError: labels that are not those of sentiment.
+    """
+    names = dict(
+        zip(("negative", "positive"), Rulebook.read("english-sentiment").names_for(sorted(labels)), strict=True)
+    )
+    data = files.read_toml(FILE)
+    subjects = data.pop("subjects")
+    out = []
+    for name, table in data.items():
+        items: dict[tuple[str, str, str], None] = {}
+        for part, tone in product(PARTS, names):
+            for template in table[part][tone]:
+                for subject in subjects if SUBJECT in template else [""]:
+                    items[part, template.replace(SUBJECT, subject), names[tone]] = None
+        out.append(Slice(name, table["about"], tuple(items)))
+    return out
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """Slices of one's own: JSON lines with `slice`, `part` ("plain" or "changed"), `text` and `label`.
+
+    Raises:
+        DataError: a line that is something else, or a slice with one part only.
+    """
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read it ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name, part, text, label = (row[key] for key in ("slice", "part", "text", "label"))
+        except (json.JSONDecodeError, TypeError, KeyError):
+            raise DataError(f"{path}:{number}: needs a JSON object with slice, part, text and label") from None
+        if part not in PARTS or not isinstance(text, str):
+            raise DataError(f"{path}:{number}: part is {str(part)[:40]!r}; it must be plain or changed, with a text")
+        found.setdefault(str(name), []).append((part, text, str(label)))
+    for name, items in found.items():
+        for part in PARTS:
+            if not any(p == part for p, _, _ in items):
+                raise DataError(f"{path}: slice {name!r} has no {part} text to compare with")
+    if not found:
+        raise DataError(f"{path}: has no slice")
+    return [Slice(name, "", tuple(items)) for name, items in found.items()]

@@ -1,0 +1,262 @@
+"""`llmanac classify table`: rules beside what is learned, on one labelled set, from measurements alone."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.device import machine
+from llmanac.core.errors import DataError, SpecError
+from llmanac.data.labelled import Labelled, read_labelled
+from llmanac.evaluate.classification import wilson
+from llmanac.lab.classification import experiments, page
+from llmanac.lab.classification.command import ON_A_MODEL, make_classifier, open_language_model
+from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
+from llmanac.lab.classification.slices import PARTS, Slice, read_slices, sentiment_slices
+from llmanac.lab.stats import interval, mean
+from llmanac.recipes.classification import small_language_model
+
+DEFAULT = ("rules", "bow", "cbow", "deep-cbow")
+RESULT, PAGE, PICTURE, LINES = "table.json", "table.html", "table.svg", "table.md"
+NEAR = 0.95  # a method "needs" the rows that bring it this share of the way from chance to its best
+
+
+def table_command(
+    data: Path,
+    test: Path,
+    *,
+    methods: str | None,
+    seeds: int,
+    sizes: str | None,
+    model: str | None,
+    rules: Path | None,
+    slices: Path | None,
+    folder: Path,
+    text: str,
+    label: str,
+) -> None:
+    """Measure, write the page, print the table."""
+    train, held = read_labelled(data, text=text, label=label), read_labelled(test, text=text, label=label)
+    names = [name.strip() for name in methods.split(",")] if methods else [*DEFAULT, *(ON_A_MODEL if model else ())]
+    chosen = read_slices(slices) if slices else our_slices(train.labels)
+    result = make_table(
+        train, held, names, seeds=seeds, sizes=parse_sizes(sizes), slices=chosen, model=model, rules=rules
+    )
+    options: dict[str, Any] = {
+        "--methods": methods,
+        "--seeds": seeds if seeds != 3 else None,
+        "--sizes": sizes,
+        "--model": model,
+    }
+    options |= {"--rules": rules, "--slices": slices, "--text": text if text != "text" else None}
+    options |= {"--label": label if label != "label" else None}
+    words = ["llmanac", "classify", "table", str(data), "--test", str(test)]
+    for flag, value in options.items():
+        words += [] if value is None else [flag, str(value)]
+    result["command"] = shlex.join(words)
+    result["data"] |= {"train": data.name, "test": test.name}
+    place = write(folder, result)
+    page.print_table(result)
+    print(f"page: {place}")
+    print(f"Next: llmanac classify train {shlex.quote(str(data))} --method {best(result)}")
+
+
+def parse_sizes(text: str | None) -> list[int] | None:
+    """`10,100,1000`. Raises SpecError for what is no list of whole numbers from 2 on."""
+    if text is None:
+        return None
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SpecError(f"--sizes: {text!r} is not a list of whole numbers, such as 10,100,1000") from None
+    if min(sizes) < 2:
+        raise SpecError(f"--sizes: {min(sizes)} rows are too few to learn from; begin with 2 or more")
+    return sizes
+
+
+def our_slices(labels: Sequence[str]) -> list[Slice]:
+    """The slices that come along, where the labels are those of sentiment; else none."""
+    try:
+        return sentiment_slices(set_of(labels))
+    except DataError:
+        return []
+
+
+def set_of(labels: Sequence[str]) -> list[str]:
+    """The different labels, in order."""
+    return sorted(set(labels))
+
+
+def builders(
+    methods: Sequence[str],
+    train: Labelled,
+    *,
+    model: str | None = None,
+    rules: Path | None = None,
+    patches: dict[str, list[str]] | None = None,
+    language_model: tuple[Any, Any] | None = None,
+) -> dict[str, Build]:
+    """How to make each method.
+
+    Args:
+        model: the folder of a language model, or "train" for a small one trained on the training texts.
+
+    Raises:
+        SpecError: an unknown method, one that is there twice, or one that needs a model when there is none.
+        DataError: rules that do not know the labels.
+    """
+    out: dict[str, Build] = {}
+    needing = [name for name in methods if name in ON_A_MODEL]
+    if needing and model is None and language_model is None:
+        raise SpecError(f"--model: {needing[0]} needs a language model; give its folder, or `train` for a small one")
+    lm: tuple[Any, Any] | None = language_model
+    for name in methods:
+        if name in out:
+            raise SpecError(f"--methods: {name} is there twice")
+        own = list((patches or {}).get(name, []))
+        if name == "rules":
+            own += [f"rules={rules}"] if rules else []
+            make_classifier(name, own).prepare([], set_of(train.labels), 0)
+        if name not in ON_A_MODEL:
+            make_classifier(name, own)
+            out[name] = _plain(name, own)
+            continue
+        if lm is None:
+            lm = small_language_model(train.texts) if model == "train" else open_language_model(str(model))
+        if name == "prompting":
+            own += [item for item in prompt_choices(train.labels) if item.partition("=")[0] not in "".join(own)]
+        out[name] = _on_model(name, own, *lm)
+    return out
+
+
+def prompt_choices(labels: Sequence[str]) -> list[str]:
+    """The template and the words for sentiment; for other labels the method's own."""
+    slices = our_slices(labels)
+    if not slices:
+        return []
+    negative, positive = _tones(labels)
+    return [
+        'template="{text}\\nthe film is"',
+        f'words=[["{negative}", " bad"], ["{positive}", " good"]]',
+    ]
+
+
+def _tones(labels: Sequence[str]) -> tuple[str, ...]:
+    from llmanac.models.classifiers._rulebook import Rulebook
+
+    return Rulebook.read("english-sentiment").names_for(set_of(labels))
+
+
+def _plain(name: str, patches: Sequence[str]) -> Build:
+    return lambda: make_classifier(name, patches)
+
+
+def _on_model(name: str, patches: Sequence[str], model: Any, tokenizer: Any) -> Build:
+    from llmanac.core.spec import make_method, parse_patches, patch
+
+    spec = patch(make_method("classifier", name), parse_patches(patches), name)
+    return experiments.copied(lambda lm, tok: spec.build(model=lm, tokenizer=tok), model, tokenizer)
+
+
+def make_table(
+    train: Labelled,
+    test: Labelled,
+    methods: Sequence[str],
+    *,
+    seeds: int = 3,
+    sizes: Sequence[int] | None = None,
+    slices: Sequence[Slice] = (),
+    model: str | None = None,
+    rules: Path | None = None,
+    patches: dict[str, list[str]] | None = None,
+    language_model: tuple[Any, Any] | None = None,
+    after: Callable[[str, int, Any], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The table as plain data; every number on the page is a number here.
+
+    Raises:
+        DataError: test labels that are not in the training set.
+        SpecError: as `builders`.
+    """
+    unseen = sorted(set(test.labels) - set(train.labels))
+    if unseen:
+        raise DataError(
+            f"test: label {unseen[0][:60]!r} is not in the training set; drop such rows, or train with them"
+        )
+    started = time.strftime("%Y-%m-%d")
+    begin = time.perf_counter()
+    made = builders(methods, train, model=model, rules=rules, patches=patches, language_model=language_model)
+    steps = curve_sizes(len(train), sizes)
+    found = measure(
+        made, train, test, seeds=seeds, sizes=steps, slices=slices, example=example_of(test, slices), after=after
+    )
+    chance = max(test.labels.count(name) for name in set(test.labels)) / len(test)
+    rows = {name: _row(name, one, len(test), chance, found.get("rules")) for name, one in found.items()}
+    return {
+        "kind": "classify-table",
+        "data": {"train_rows": len(train), "test_rows": len(test), "labels": set_of(train.labels), "chance": chance},
+        "seeds": seeds,
+        "sizes": steps,
+        "methods": rows,
+        "slices": [
+            {"name": one.name, "about": one.about, "texts": {part: len(one.texts(part)) for part in PARTS},
+             "example": {part: one.texts(part)[0] for part in PARTS}}
+            for one in slices
+        ],
+        "machine": machine(),
+        "started": started,
+        "seconds": time.perf_counter() - begin,
+    }  # fmt: skip
+
+
+def example_of(test: Labelled, slices: Sequence[Slice]) -> str:
+    """The text that every method explains: a changed sentence of the slice of negation, else a short test text."""
+    for one in slices:
+        if one.name == "negation":
+            return [text for part, text, _ in one.items if part == "changed"][-1]
+    return min(test.texts, key=lambda text: abs(len(text) - 60))
+
+
+def _row(name: str, one: Measured, tested: int, chance: float, rules: Measured | None) -> dict[str, Any]:
+    means = {size: mean(values) for size, values in one.accuracy.items()}
+    last = max(means)
+    values = one.accuracy[last]
+    best = max(means.values())
+    over_rules = None
+    if rules is not None and name != "rules" and last:
+        over_rules = rows_needed(one, mean(next(iter(rules.accuracy.values()))))
+    return {
+        "accuracy": means[last],
+        "accuracies": values,
+        "interval_over_seeds": list(interval(values)) if len(values) > 1 else None,
+        "interval_over_texts": list(wilson(round(means[last] * tested), tested)),
+        "trained": bool(last),
+        "curve": {str(size): one.accuracy[size] for size in sorted(one.accuracy)},
+        "rows_to_beat_rules": over_rules,
+        "rows_for_most": rows_needed(one, chance + NEAR * (best - chance)) if last else 0,
+        "seconds": mean(one.seconds) if one.seconds else 0.0,
+        "texts_per_second": one.rate,
+        "parameters": one.parameters,
+        "slices": one.slices,
+        "explained": one.explained,
+        "exact": one.exact,
+        "extra": one.extra,
+    }
+
+
+def best(result: dict[str, Any]) -> str:
+    """The method of the highest accuracy."""
+    rows = result["methods"]
+    return str(max(rows, key=lambda name: rows[name]["accuracy"]))
+
+
+def write(folder: Path, result: dict[str, Any]) -> Path:
+    """Write table.json, table.html, table.svg and table.md; returns the page's path."""
+    files.write_json(folder / RESULT, result)
+    files.write_text(folder / PICTURE, page.picture(result))
+    files.write_text(folder / LINES, page.markdown(result) + "\n")
+    return files.write_text(folder / PAGE, page.render(result))

@@ -1,0 +1,117 @@
+"""Deep continuous bag of words: hidden layers over the mean of the word vectors.
+
+    x = 1/n sum_i E[w_i]     h_1 = g(W_1 x + b_1) ... h_L = g(W_L h_(L-1) + b_L)     s = W h_L + b
+
+g is not linear, so a hidden number can stand for a combination ("don't" and "love" together) and what a word adds
+depends on the others. Without g the layers are one matrix, W W_L ... W_1, and the model is cbow: `collapsed` gives it.
+
+Paper: Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods" (https://aclanthology.org/P15-1162).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import make_method
+from llmanac.models.classifiers import ClassifierSpec
+from llmanac.models.classifiers._bags import (
+    BagClassifier,
+    BagNetwork,
+    Loss,
+    Pool,
+    check_choices,
+    check_dropout,
+    explain_by_leaving_out,
+)
+from llmanac.models.classifiers._base import Explanation, Training
+from llmanac.models.classifiers._words import words_of
+from llmanac.models.classifiers.cbow import bag_training
+
+CARD = {
+    "title": "Deep continuous bag of words",
+    "paper": "Iyyer et al. 2015",
+    "reference": "cbow, which it equals without the nonlinearity; a set that no linear model solves",
+}
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "none": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(ClassifierSpec):
+    """As for cbow, and:
+
+    Attributes:
+        hidden: widths of the hidden layers. activation: g; "none" leaves a linear model.
+    """
+
+    dim: int = 64
+    hidden: tuple[int, ...] = (64,)
+    activation: Literal["relu", "tanh", "none"] = "relu"
+    pool: Pool = "mean"
+    dropout: float = 0.3
+    min_count: int = 1
+    max_words: int | None = None
+    loss: Loss = "auto"
+    epochs: int = 6
+    batch: int = 64
+    lr: float = 3e-3
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_choices(self, "dim", "min_count", "max_words", "epochs", "batch")
+        check_dropout(self.dropout)
+        if not self.hidden or min(self.hidden) < 1:
+            raise SpecError(
+                f"hidden: {list(self.hidden)} must be one or more widths of at least 1; without any it is cbow"
+            )
+
+    def build(self, *args: Any, **dims: Any) -> DeepBagOfWords:
+        """A classifier that has seen no example yet."""
+        return DeepBagOfWords(self)
+
+
+class DeepBagOfWords(BagClassifier):
+    """See the module."""
+
+    def build_network(self, vocabulary: int, outputs: int) -> BagNetwork:
+        spec: Any = self.spec
+        return BagNetwork(
+            vocabulary, spec.dim, outputs, pool=spec.pool, hidden=spec.hidden,
+            activation=ACTIVATIONS[spec.activation], dropout=spec.dropout,
+        )  # fmt: skip
+
+    def training(self, examples: int) -> Training:
+        return bag_training(self)
+
+    def explain(self, text: str) -> Explanation:
+        """What each word adds depends on the others, so each is left out in turn."""
+        self.check_fitted()
+        return explain_by_leaving_out(self, text, words_of(text))
+
+    @torch.no_grad()
+    def collapsed(self) -> BagClassifier:
+        """The cbow that this is, where `activation` is "none": its layers multiplied into one matrix.
+
+        Raises:
+            SpecError: with a nonlinearity the layers are no single matrix.
+        """
+        spec: Any = self.spec
+        if spec.activation != "none":
+            raise SpecError(f"activation: with {spec.activation} the layers are not one matrix; only none collapses")
+        self.check_fitted()
+        kept = ("dim", "pool", "dropout", "min_count", "max_words", "loss", "epochs", "batch", "lr", "weight_decay")
+        linear = make_method("classifier", {"name": "cbow", **{name: getattr(spec, name) for name in kept}}).build()
+        linear.labels, linear.vocabulary = self.labels, self.vocabulary
+        network = linear.build_network(len(self.vocabulary), self.outputs()).to(self.network.head.weight.dtype)
+        weight, bias = self.network.head.weight, self.network.head.bias
+        for layer in reversed(self.network.hidden):
+            weight, bias = weight @ layer.weight, bias + weight @ layer.bias
+        network.embed.weight.copy_(self.network.embed.weight)
+        network.head.weight.copy_(weight)
+        network.head.bias.copy_(bias)
+        linear._network = network
+        return linear

@@ -1,0 +1,93 @@
+"""Classification: the loss of a row's scores over the classes against its class.
+
+    loss = sum_i l(s(x_i), y_i) + B l2 / 2 sum_w w^2              s(x_i) (K,) scores, y_i the class of row i
+
+l is a method of the kind `loss`: cross-entropy over C classes (K = C), or binary cross-entropy (K = 1 for two classes,
+else one against the rest). The penalty is that of the mean loss, l2 / 2 |w|^2, times the B rows of the batch, so that
+the trainer's division gives it back whole; it covers what the model lists as `penalised` (by default its matrices, not
+its biases). With l2 = 1 / (c N) over N rows, a linear model has scikit-learn's LogisticRegression(C=c) as its optimum.
+
+Rows are `data.examples.Examples`. As a `bag` they go to the model as ids (1, N) one list after the other with lengths
+(B,); `padded` as ids (B, T) with lengths (B,). Targets are the classes (B,). The model gives scores (B, K).
+
+Paper: Cox 1958 and Bridle 1990 for the losses; Radford et al. 2018, section 3.2, for the head on a language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.types import Batch
+from llmanac.data.examples import Examples, Form, batch_of
+from llmanac.objectives import ObjectiveSpec
+from llmanac.objectives._base import BaseObjective
+from llmanac.objectives.losses import LossSpec
+from llmanac.objectives.losses.cross_entropy import Spec as CrossEntropy
+
+CARD = {
+    "title": "Classification",
+    "paper": "https://cdn.openai.com/research-covers/language-unsupervised/language_understanding_paper.pdf",
+    "reference": "scikit-learn's LogisticRegression: its optimum; a plain PyTorch loop: its curve",
+    "test": "tests/references/test_classifiers.py::test_bow_reaches_the_optimum_of_logistic_regression",
+    "rows": "examples",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(ObjectiveSpec):
+    """Attributes: loss: what scores cost. l2: penalty on the mean loss. form: how rows go to the model."""
+
+    loss: LossSpec = field(default_factory=CrossEntropy)
+    l2: float = 0.0
+    form: Form = "bag"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.l2 < float("inf"):
+            raise SpecError(f"l2: {self.l2} is not a number from 0 on")
+
+    def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Classification:
+        """The objective; rows come encoded, so it needs no tokenizer."""
+        return Classification(self)
+
+
+class Classification(BaseObjective):
+    """The objective; see the module's formula."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec, self.criterion = spec, spec.loss.build()
+
+    def collate(self, rows: Sequence[Any]) -> Batch:
+        """`Examples` to one batch. Raises DataError for other rows, or rows without a class."""
+        if not isinstance(rows, Examples):
+            raise DataError(f"classification: rows are {type(rows).__name__}; give Examples (data/examples.py)")
+        if len(rows) and int(rows.classes.min()) < 0:
+            raise DataError("classification: a row has no class, so there is nothing to learn from it")
+        return batch_of(rows, self.spec.form)
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+        """The summed loss, the rows, and how many of them have their highest score in the right place."""
+        scores = model(batch)
+        classes = batch.targets
+        if classes is None:
+            raise DataError("classification: the batch has no targets")
+        total = self.criterion.of_classes(scores, classes).sum()
+        if self.spec.l2:
+            squares = torch.stack([p.square().sum() for p in penalised(model)]).sum()
+            total = total + 0.5 * self.spec.l2 * len(classes) * squares
+        with torch.no_grad():
+            chosen = (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(1)
+            right = float((chosen == classes).sum())
+        return total, len(classes), {"accuracy": right}
+
+
+def penalised(model: Any) -> list[Tensor]:
+    """What the penalty covers: the model's own list, or its matrices."""
+    own = getattr(model, "penalised", None)
+    return list(own) if own is not None else [p for p in model.parameters() if p.ndim > 1]
