@@ -184,11 +184,12 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get status 429.")] = 64,
+    prefix_cache: Annotated[int, typer.Option(min=0, help="MiB kept of what prompts share; 0 for nothing.")] = 256,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve_command
 
-    serve_command(path, host=host, port=port, max_queue=max_queue)
+    serve_command(path, host=host, port=port, max_queue=max_queue, prefix_cache_bytes=prefix_cache * 2**20)
 
 
 @app.command()
