@@ -160,10 +160,16 @@ class BlockPool:
             heapq.heapify(self._free)
 
     def trim(self) -> None:
-        """Give memory back once at most a quarter of it is needed; idle blocks move to make room."""
-        needed = self.held + self.idle + 1
-        target = max(needed * 2, SMALLEST)
-        if needed * 4 > self.capacity or target >= self.capacity:
+        """Give memory back once at most a quarter of it is needed, or it is more than the budget and need not be.
+
+        Idle blocks move to make room.
+        """
+        needed, target = self.held + self.idle + 1, self.capacity
+        if needed * 4 <= self.capacity:
+            target = max(needed * 2, SMALLEST)
+        if self.most is not None and needed <= self.most + 1:
+            target = min(target, self.most + 1)
+        if target >= self.capacity:
             return
         if any(self._holders[block] for block in range(target, self.capacity)):
             return  # a row holds a block up there; it is tried again when that row ends
