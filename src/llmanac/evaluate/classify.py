@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
-from llmanac.evaluate.likelihood import BATCH_TOKENS, loglikelihood
+from llmanac.core.errors import SpecError
+from llmanac.evaluate.likelihood import BATCH_TOKENS, check_texts, loglikelihood
 from llmanac.metrics.log_likelihood import Per, log_likelihoods
 
 Way = Literal["direct", "channel"]
@@ -113,6 +113,7 @@ def classify(
     if way not in TEMPLATES:
         raise SpecError(f"way: {way!r} is not direct or channel")
     texts = [texts] if isinstance(texts, str) else list(texts)
+    check_texts(texts)
     words = _words(labels)
     names = list(words)
     prompt = Template.parse(TEMPLATES[way] if template is None else template, way)
@@ -123,7 +124,8 @@ def classify(
     divided = log_likelihoods([one.logprobs for one in found], per=per, texts=[scored for _, scored in pairs])
     scores = divided.reshape(raw.shape) + _log_prior(prior, names)
     if calibrate is not None:
-        scores = scores[:-1] - divided.reshape(raw.shape)[-1]
+        off = divided.reshape(raw.shape)[-1]
+        scores = scores[:-1] - np.where(np.isneginf(off), 0.0, off)  # two impossibilities have no difference
     return [
         Classified(
             text,
@@ -169,8 +171,3 @@ def _softmax(row: np.ndarray) -> np.ndarray:
     return np.asarray(exponentials / exponentials.sum())
 
 
-def check_texts(texts: Sequence[Any]) -> None:
-    """Raises DataError for anything that is not a text."""
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"texts: item {number} is {type(text).__name__}, not a text")

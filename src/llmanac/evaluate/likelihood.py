@@ -58,6 +58,13 @@ class Likelihood:
         return log_likelihood(self.logprobs)
 
 
+def check_texts(texts: Sequence[Any]) -> None:
+    """Raises DataError for anything that is not a text."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"texts: item {number} is {type(text).__name__}, not a text")
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text, begun with bos where the tokenizer's texts begin so."""
     ids = [int(i) for i in tokenizer.encode(text)]

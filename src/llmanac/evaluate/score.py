@@ -18,7 +18,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.evaluate.bits_per_byte import start_token
-from llmanac.evaluate.likelihood import text_logprobs
+from llmanac.evaluate.likelihood import check_texts, text_logprobs
 from llmanac.metrics._texts import utf8_bytes, words
 from llmanac.metrics.log_likelihood import log_likelihood
 from llmanac.metrics.perplexity import bits_per_unit, perplexity
@@ -98,9 +98,7 @@ def score(model: Any, texts: str | Sequence[str], tokenizer: Any = None, **how: 
         LlmanacError: a model that cannot be loaded.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"texts: item {number} is {type(text).__name__}, not a text")
+    check_texts(texts)
     if tokenizer is None:
         from llmanac.generate.load import load_engine
 

@@ -72,11 +72,13 @@ def log_likelihoods(
         without: (N,) log-likelihoods without the context, to take off before the division.
 
     Raises:
-        DataError: texts that are missing or of another number.
+        DataError: an unknown `per`, or texts that are missing or of another number.
     """
     sums = np.array([log_likelihood(row) for row in logprobs], np.float64)
     if without is not None:
         sums = sums - np.asarray(without, np.float64)
+    if per not in ("text", "token", *UNITS):
+        raise DataError(f"per: {per!r} is not one of text, token, {', '.join(UNITS)}")
     if per == "text":
         return sums
     if per == "token":
