@@ -81,8 +81,11 @@ def piqa(root: Path) -> Iterator[str]:
 
 
 def reviews(root: Path) -> Iterator[str]:
+    """Each sentence of SST-2's training part with its label after it, and with its label before it."""
     for line in (root / "sst2/stsa.binary.train").read_text("utf-8").splitlines():
-        yield written(line[2:])
+        text, label = written(line[2:]), ("negative", "positive")[int(line[0])]
+        yield f"{text}\nLabel: {label}"
+        yield f"Label: {label}\n{text}"
 
 
 def wikitext(root: Path) -> Iterator[str]:

@@ -124,6 +124,8 @@ def possible_bases(word: str) -> tuple[str, ...]:
     stems = []
     if word.endswith(("ies", "ied")):
         stems.append(word[:-3] + "y")
+    if word.endswith("ying"):
+        stems.append(word[:-4] + "ie")
     for ending in ("ing", "ed", "es", "s", "d"):
         if word.endswith(ending) and len(word) > len(ending) + 1:
             stem = word[: -len(ending)]

@@ -30,9 +30,9 @@ from llmanac.evaluate.likelihood import BATCH_TOKENS, text_logprobs
 MARGIN = 3.0  # nats: the edit makes the sentence 20 times as probable
 OPERATION_MARGINS = {"replace": 0.0, "insert": 0.0, "delete": 3.0}
 KIND_MARGINS: dict[str, float] = {"spelling": -2.0, "repetition": -3.0}
-MOST_EDITS = 8  # of one sentence
+MOST_EDITS = 6  # of one sentence
 BREAK = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)\]])\s+|\n+")
-LONGEST = 400  # characters that are judged as one sentence
+LONGEST = 240  # characters that are judged as one sentence: what it costs grows with their square
 TOGETHER = 32  # sentences whose candidates are scored at once
 
 
