@@ -1,8 +1,8 @@
-"""English text for a small model to score and correct with: plain prose out of the benchmark data, no CoLA sentence.
+"""Text for two small models: plain English out of the benchmark data (no CoLA sentence), and sentences with labels.
 
-python tools/make_uses_corpus.py ../shared/data corpus.jsonl
+python tools/make_uses_corpus.py ../shared/data corpus.jsonl labelled.jsonl
 
-Writes one document a line, in the column `text`. Sets that are absent are named and left out.
+Each file has one document a line, in the column `text`. Sets that are absent are named and left out.
 """
 
 from __future__ import annotations
@@ -81,9 +81,19 @@ def piqa(root: Path) -> Iterator[str]:
 
 
 def reviews(root: Path) -> Iterator[str]:
+    for _, text in labelled(root):
+        yield text
+
+
+def labelled(root: Path, part: str = "train") -> Iterator[tuple[str, str]]:
+    """(label, sentence) of a part of SST-2."""
+    for line in (root / f"sst2/stsa.binary.{part}").read_text("utf-8").splitlines():
+        yield ("negative", "positive")[int(line[0])], written(line[2:])
+
+
+def with_labels(root: Path) -> Iterator[str]:
     """Each sentence of SST-2's training part with its label after it, and with its label before it."""
-    for line in (root / "sst2/stsa.binary.train").read_text("utf-8").splitlines():
-        text, label = written(line[2:]), ("negative", "positive")[int(line[0])]
+    for label, text in labelled(root):
         yield f"{text}\nLabel: {label}"
         yield f"Label: {label}\n{text}"
 
@@ -113,17 +123,18 @@ SETS: tuple[Callable[[Path], Iterator[str]], ...] = (
 )  # fmt: skip
 
 
-def main(root: str, target: str) -> None:
-    lines: list[str] = []
-    for read in SETS:
-        try:
-            texts = [text for text in read(Path(root)) if text.strip()]
-        except FileNotFoundError as error:
-            print(f"{read.__name__}: left out, {error.filename} is not there", file=sys.stderr)
-            continue
-        print(f"{read.__name__}: {len(texts)} documents, {sum(map(len, texts)):,} characters", file=sys.stderr)
-        lines += [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
-    write_text(target, "\n".join(lines) + "\n")
+def main(root: str, target: str, second: str) -> None:
+    for sets, path in ((SETS, target), ((with_labels,), second)):
+        lines: list[str] = []
+        for read in sets:
+            try:
+                texts = [text for text in read(Path(root)) if text.strip()]
+            except FileNotFoundError as error:
+                print(f"{read.__name__}: left out, {error.filename} is not there", file=sys.stderr)
+                continue
+            print(f"{read.__name__}: {len(texts)} documents, {sum(map(len, texts)):,} characters", file=sys.stderr)
+            lines += [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+        write_text(path, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

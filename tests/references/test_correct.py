@@ -101,7 +101,10 @@ def test_a_gain_is_the_difference_of_two_log_likelihoods(corrector):
     wrong = "The boys was in the garden."
     change = corrector.correct([wrong])[0].changes[0]
     before, after = (
-        sum(math.log(corrector.model.probability(b"\x00" + text[:i].encode(), text.encode()[i])) for i in range(len(text)))
+        sum(
+            math.log(corrector.model.probability(b"\x00" + text[:i].encode(), text.encode()[i]))
+            for i in range(len(text))
+        )
         for text in (wrong, "The boys were in the garden.")
     )
     assert change.gain == pytest.approx(after - before, abs=1e-9)
@@ -155,6 +158,14 @@ def test_any_model_will_do():
     assert after >= before and after - before == pytest.approx(sum(c.gain for c in one.changes), abs=1e-9)
 
 
+def test_a_margin_below_zero_ends_too(corrector):
+    """Then an edit and its undoing both pass, for ever: each sentence has only so many."""
+    text = "The boys was in the garden."
+    eager = Corrector(corrector.model, ByteTokenizer(), WORDS, margin=-20.0, kinds=["agreement"])
+    one = eager.correct([text])[0]
+    assert applied(text, one.changes) == one.corrected
+
+
 # ---------------------------------------------------------------- changes and their places
 @settings(max_examples=300, deadline=None)
 @given(st.text("abc ", min_size=1, max_size=12), st.integers(0, 2**32), st.integers(1, 6))
@@ -191,7 +202,10 @@ def test_sentences_end_where_they_should():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=60) | st.lists(st.sampled_from(["The", "the", "a", "dogs", "was", "in", "I", ",", "“x”"])).map(" ".join))
+@given(
+    st.text(max_size=60)
+    | st.lists(st.sampled_from(["The", "the", "a", "dogs", "was", "in", "I", ",", "“x”"])).map(" ".join)
+)
 def test_every_candidate_is_an_edit_of_the_text(text):
     found = candidates(text, WORDS, frozenset(KINDS))
     made = [edit.apply(text) for edit in found]
@@ -200,7 +214,9 @@ def test_every_candidate_is_an_edit_of_the_text(text):
 
 
 def test_case_is_kept():
-    made = {e.apply("Was he there? NOBODY WAS.") for e in candidates("Was he there? NOBODY WAS.", WORDS, frozenset(KINDS))}
+    made = {
+        e.apply("Was he there? NOBODY WAS.") for e in candidates("Was he there? NOBODY WAS.", WORDS, frozenset(KINDS))
+    }
     assert "Were he there? NOBODY WAS." in made and "Was he there? NOBODY WERE." in made
     assert "Was him there? NOBODY WAS." in made
     i = {e.apply("me went") for e in candidates("me went", WORDS, frozenset(KINDS))}
@@ -270,7 +286,16 @@ def test_forms_of_words():
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text",
-    ["a" * 20_000, "!" * 20_000, "the " * 100, "\n" * 20_000, "\ud800 x", "é́" * 3000, "was\x00is \u2028 a", "字" * 3000],
+    [
+        "a" * 20_000,
+        "!" * 20_000,
+        "the " * 100,
+        "\n" * 20_000,
+        "\ud800 x",
+        "é́" * 3000,
+        "was\x00is \u2028 a",
+        "字" * 3000,
+    ],
     ids=["one word", "marks", "repeated", "lines", "surrogate", "accents", "controls", "no spaces"],
 )
 def test_hostile_texts_end(text):

@@ -125,7 +125,9 @@ def test_samples_of_one_prompt_share_its_blocks(model):
     cached = Engine(model, prefix_cache_bytes=BYTES)
     scheduler = cached.scheduler()
     scheduler.submit(
-        cached.request(tokens(1, 160, below=VOCABULARY)[0].tolist(), n=8, temperature=1.0, max_new_tokens=9, stop_ids=())
+        cached.request(
+            tokens(1, 160, below=VOCABULARY)[0].tolist(), n=8, temperature=1.0, max_new_tokens=9, stop_ids=()
+        )
     )
     scheduler.step()
     scheduler.step()

@@ -71,7 +71,9 @@ def test_json_is_valid_for_texts_without_tokens_and_without_a_chance(model):
             return torch.full(batch.ids.shape, torch.inf)
 
     line = score(Impossible(), ["ab"], ByteTokenizer())[0].as_json(table=True)
-    assert line["log_likelihood"] is None and line["bits_per_byte"] is None and line["token_table"][0]["logprob"] is None
+    assert (
+        line["log_likelihood"] is None and line["bits_per_byte"] is None and line["token_table"][0]["logprob"] is None
+    )
     table = score(model, ["é!"], ByteTokenizer())[0].as_json(table=True)["token_table"]
     assert [row["text"] for row in table] == ["\ufffd", "\ufffd", "!"]
 

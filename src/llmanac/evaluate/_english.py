@@ -34,6 +34,8 @@ for _base, _forms in IRREGULAR.items():
     for _form in _forms:
         _BASES.setdefault(_form, set()).add(_base)
 
+_BASES["has"] = {"have"}
+
 _PLURALS = """man men|woman women|child children|foot feet|tooth teeth|mouse mice|person people|goose geese|life lives
 knife knives|wife wives|leaf leaves|half halves|self selves|shelf shelves|wolf wolves"""
 PLURALS = dict(pair.split() for line in _PLURALS.split("\n") for pair in line.split("|"))

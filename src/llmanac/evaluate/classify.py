@@ -169,5 +169,3 @@ def _softmax(row: np.ndarray) -> np.ndarray:
         return np.full(len(row), 1 / len(row))
     exponentials = np.exp(row - top)
     return np.asarray(exponentials / exponentials.sum())
-
-

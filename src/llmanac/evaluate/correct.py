@@ -127,17 +127,15 @@ class Corrector:
         now = list(texts)
         made: list[list[Change]] = [[] for _ in texts]
         active = list(range(len(texts)))
-        while active:
+        for _ in range(MOST_EDITS):
             going = []
             for place, gains in zip(active, self._gains([now[i] for i in active]), strict=True):
                 if not gains or gains[0][1] <= 0:
                     continue
                 edit, beyond = gains[0]
-                gain = beyond + self._needed(edit)
-                made[place] = _with(texts[place], made[place], now[place], edit, gain)
+                made[place] = _with(texts[place], made[place], now[place], edit, beyond + self._needed(edit))
                 now[place] = edit.apply(now[place])
-                if len(made[place]) < MOST_EDITS:
-                    going.append(place)
+                going.append(place)
             active = going
         return made
 
