@@ -1,8 +1,8 @@
-"""What remembering keys and values buys, and what it costs: no cache, one buffer a row, pages, pages that prompts share.
+"""What remembering keys and values buys, and what it costs: no cache, one buffer a row, pages, shared pages.
 
 python tools/make_kv_cache_evidence.py        docs/evidence/kv_cache/{kv_cache.md,kv_cache.json}
 
-A model with random weights: the work and the memory do not depend on what it says. CPU seconds of one thread, medians of
+A model with random weights: work and memory do not depend on what it says. CPU seconds of one thread, medians of
 interleaved rounds, so that a busy machine changes little.
 """
 
@@ -128,7 +128,8 @@ def page(result: dict[str, Any]) -> str:
         "",
         "Made by `python tools/make_kv_cache_evidence.py`. A decoder of "
         f"{result['parameters']:,} parameters (random weights, dim {MODEL['dim']}, {MODEL['layers']} layers) on "
-        f"{result['machine']['cpu']}, one thread; CPU seconds, medians of interleaved rounds. All ways said the same tokens.",
+        f"{result['machine']['cpu']}, one thread; CPU seconds, medians of interleaved rounds. All ways said the same "
+        f"tokens.",
         "",
         f"## One row: {NEW} tokens after a prompt",
         "",
@@ -139,12 +140,14 @@ def page(result: dict[str, Any]) -> str:
         s, b = row["seconds"], row["bytes"]
         lines.append(
             f"| {length} | {s['no cache']:.3f} s | {s['buffers']:.3f} s ({s['no cache'] / s['buffers']:.1f}x faster) | "
-            f"{s['pages']:.3f} s ({s['no cache'] / s['pages']:.1f}x) | {b['buffers'] / 2**20:.2f} MiB | {b['pages'] / 2**20:.2f} MiB |"
+            f"{s['pages']:.3f} s ({s['no cache'] / s['pages']:.1f}x) | {b['buffers'] / 2**20:.2f} MiB | "
+            f"{b['pages'] / 2**20:.2f} MiB |"
         )
     both = result["shared"]
     lines += [
         "",
-        f"## {both['requests']} prompts that begin with the same {both['beginning']} tokens and go on for {both['own']} of their own",
+        f"## {both['requests']} prompts that begin with the same {both['beginning']} tokens and go on for "
+        f"{both['own']} of their own",
         "",
         "| requests | without a prefix cache | with | |",
         "|---|---|---|---|",
@@ -156,7 +159,8 @@ def page(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"Of {kept['prompt_tokens']} prompt tokens read in turn, {kept['reused_tokens']} were not computed; "
-        f"{kept['blocks_kept']} blocks of {kept['block_tokens']} tokens are kept, {kept['bytes'] / 2**20:.1f} MiB of a budget of "
+        f"{kept['blocks_kept']} blocks of {kept['block_tokens']} tokens are kept, {kept['bytes'] / 2**20:.1f} MiB of "
+        f"a budget of "
         f"{kept['budget_bytes'] / 2**20:.0f} MiB.",
         "",
         "## What pages cost where nothing is shared: 64 tokens after 64, rows at once",
@@ -170,8 +174,10 @@ def page(result: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "The claim (speed against memory) holds: without a cache every token costs a pass over all tokens before it, and the "
-        "factor grows with the prompt; with one, memory grows with every token. Pages take memory a block at a time where "
+        "The claim (speed against memory) holds: without a cache every token costs a pass over all tokens before it, "
+        "and the "
+        "factor grows with the prompt; with one, memory grows with every token. Pages take memory a block at a time "
+        "where "
         "buffers double, and prompts that begin alike are read once; gathering them costs the time in the last table.",
     ]
     return "\n".join([*lines, ""])

@@ -1,8 +1,10 @@
-"""What scoring, labelling and correcting text with a small model is worth: measured on CoLA and SST-2, kept as a page.
+"""What scoring, labelling and correcting text with small models is worth: measured on CoLA and SST-2, kept as a page.
 
-python tools/make_uses_corpus.py ../shared/data corpus.jsonl         the text (no sentence of CoLA)
-llmanac run docs/evidence/uses/english.toml --folder runs/english     the model
-python tools/make_uses_evidence.py runs/english ../shared/data        docs/evidence/uses/{uses.md,uses.json}
+python tools/make_uses_corpus.py ../shared/data corpus.jsonl labelled.jsonl       the text (no sentence of CoLA)
+llmanac run docs/evidence/uses/english.toml --folder runs/english                  a model of plain English
+llmanac run docs/evidence/uses/labelled.toml --folder runs/labelled                one of sentences with their labels
+llmanac run docs/evidence/uses/labelled.toml -s tokenizer.vocab_size=512 --folder runs/labelled-512
+python tools/make_uses_evidence.py runs ../shared/data                  docs/evidence/uses/{uses.md,uses.json}
 
 The margin of corrections is chosen on sentences of CoLA's training part; everything reported is from its two dev parts.
 """
@@ -18,21 +20,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from _uses_page import page
+from make_uses_corpus import labelled
+
 from llmanac.core.device import machine
 from llmanac.core.files import read_json, write_json, write_text
+from llmanac.core.registry import build
 from llmanac.core.rng import seed_of
 from llmanac.evaluate import _english as english
 from llmanac.evaluate._edits import KINDS, like, words_of
 from llmanac.evaluate._words import LETTERS, Words
-from llmanac.evaluate.classify import classify
+from llmanac.evaluate.bits_per_byte import start_token
+from llmanac.evaluate.classify import TEMPLATES, classify
 from llmanac.evaluate.correct import Corrector
 from llmanac.evaluate.score import score
 from llmanac.generate.load import load_engine
 from llmanac.metrics._auc import auc, share
+from llmanac.metrics.log_likelihood import log_likelihood, token_logprobs
 
 MARGINS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+FORMS = ("perplexity", "word-perplexity", "byte-perplexity", "bits-per-byte")
+SAME = {"positive": "positive", "negative": "negative"}
 LABELS = {"positive": "great", "negative": "terrible"}
-TEMPLATES = {
+ZERO_SHOT = {
     "direct": ("{text} It was {label}.", "{text} All in all, {label}.", "Review: {text} Verdict: {label}"),
     "channel": ("It was {label}. {text}", "All in all, {label}. {text}", "Verdict: {label} Review: {text}"),
 }
@@ -77,26 +88,50 @@ def measure_score(engine: Any, parts: dict[str, tuple[list[str], list[str]]]) ->
     return found
 
 
+# ---------------------------------------------------------------- formula, perplexity
+@torch.no_grad()
+def measure_formula(engine: Any, sentences: list[str]) -> dict[str, Any]:
+    """The largest difference between a score and the sum of its tokens' log-softmax, computed from the whole logits."""
+    worst, tokenizer = 0.0, engine.tokenizer
+    first = start_token(tokenizer)
+    for one in score(engine.model, sentences, tokenizer):
+        logits = engine.model(torch.tensor([[first, *one.ids[:-1]]])).logits[0].numpy()
+        worst = max(worst, abs(log_likelihood(token_logprobs(logits, one.ids)) - one.log_likelihood))
+    return {"sentences": len(sentences), "largest difference": worst}
+
+
+def measure_perplexity(engines: dict[str, Any], sentences: list[str]) -> dict[str, Any]:
+    """The same sentences under models with other tokenizers, per token and per byte."""
+    found = {}
+    for name, engine in engines.items():
+        scored = score(engine.model, sentences, engine.tokenizer)
+        sums = [one.log_likelihood for one in scored]
+        tokens = [one.tokens for one in scored]
+        figures = {form: build("metric", form)(sums, tokens=tokens, texts=sentences) for form in FORMS}
+        found[name] = {"vocabulary": engine.tokenizer.vocab_size, "tokens": sum(tokens), **figures}
+    return {"sentences": len(sentences), "models": found}
+
+
 # ---------------------------------------------------------------- classify
-def measure_classify(engine: Any, data: Path, count: int) -> dict[str, Any]:
-    lines = (data / "sst2/stsa.binary.test").read_text("utf-8").splitlines()
-    rng = random.Random(seed_of(0, "sst2"))
-    rows = [(("negative", "positive")[int(line[0])], line[2:]) for line in rng.sample(lines, count)]
+def measure_classify(
+    engine: Any, rows: list[tuple[str, str]], labels: dict[str, str], templates: Any
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for way, templates in TEMPLATES.items():
+    for way, own in templates.items():
         for calibrate in (None, "N/A"):
             shares = []
-            for template in templates:
-                labelled = classify(
-                    engine.model, engine.tokenizer, [text for _, text in rows], LABELS, template=template,
-                    way=way, calibrate=calibrate,
-                )  # fmt: skip
-                hits = sum(one.label == truth for one, (truth, _) in zip(labelled, rows, strict=True))
+            for template in own:
+                texts = [text for _, text in rows]
+                how: dict[str, Any] = {"template": template, "way": way, "calibrate": calibrate}
+                labelled_ = classify(engine.model, engine.tokenizer, texts, labels, **how)
+                hits = sum(one.label == truth for one, (truth, _) in zip(labelled_, rows, strict=True))
                 shares.append({"template": template, "accuracy": share(hits, len(rows))})
             values = [entry["accuracy"][0] for entry in shares]
-            name = f"{way}{', calibrated' if calibrate else ''}"
-            found[name] = {"templates": shares, "mean": statistics.mean(values), "spread": statistics.stdev(values)}
-    return {"rows": count, "ways": found}
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            found[f"{way}{', calibrated' if calibrate else ''}"] = {
+                "templates": shares, "mean": statistics.mean(values), "spread": spread,
+            }  # fmt: skip
+    return found
 
 
 # ---------------------------------------------------------------- correct
@@ -241,130 +276,44 @@ def measure_correct(engine: Any, words: Words, train: list[str], parts: Any) -> 
     return {"margins": {str(k): v for k, v in tuning.items()}, "margin": best, "parts": found}
 
 
-# ---------------------------------------------------------------- the page
-def interval(figures: Any, digits: int = 3) -> str:
-    value, low, high = figures
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def page(result: dict[str, Any]) -> str:
-    scored, labelled, corrected_ = result["score"], result["classify"], result["correct"]
-    lines = [
-        "# Scoring, labelling and correcting text with a small language model",
-        "",
-        "Made by `python tools/make_uses_evidence.py runs/english ../shared/data`, after the two commands that stand at "
-        "the head of that file.",
-        "",
-        f"The model: {result['model']['parameters']:,} parameters, {result['model']['train_bytes'] / 1e6:.1f} MB of "
-        f"English (no sentence of CoLA among it), {result['model']['seconds']:.0f} s of training on "
-        f"{result['machine']['cpu']}; {result['model']['bits_per_byte']:.3f} bits per byte on held-out text. Intervals are 95%.",
-        "",
-        "## Scoring (`use/score`): do natural sentences score higher?",
-        "",
-        "| CoLA part | natural above its own words shuffled | AUC, log-likelihood | AUC, per token | AUC, per byte | AUC, length alone |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, part in scored.items():
-        areas = part["auc"]
-        lines.append(
-            f"| {name} ({part['acceptable']} acceptable, {part['unacceptable']} not) | "
-            f"{interval(part['natural above shuffled'])} of {part['pairs']} | {interval(areas['sum'])} | "
-            f"{interval(areas['per token'])} | {interval(areas['per byte'])} | {interval(areas['length alone'])} |"
-        )
-    lines += ["", result["words"]["score"], "",
-              "## Labelling (`use/classify`): the label after the text, or the text after the label?", "",
-              f"{labelled['rows']} sentences of SST-2's test part, no training, labels as {LABELS}, three templates each way.", "",
-              "| way | accuracy by template | mean | standard deviation over templates |", "|---|---|---|---|"]  # fmt: skip
-    for name, way in labelled["ways"].items():
-        each = "; ".join(interval(entry["accuracy"]) for entry in way["templates"])
-        lines.append(f"| {name} | {each} | {way['mean']:.3f} | {way['spread']:.3f} |")
-    lines += ["", result["words"]["classify"], "", "## Correcting (`use/correct`)", "",
-              "Errors were made by rule in acceptable sentences, one each, of the kinds that the corrector knows: so recall "
-              "is that of errors it can propose a mend for, and says nothing of others. A change is right where it alone "
-              "restores the sentence. Known words: the training text's. Margin chosen on 160 acceptable sentences of CoLA's "
-              f"training part: {corrected_['margin']} nats.", "",
-              "| margin | precision | recall | F0.5 | clean sentences changed |", "|---|---|---|---|---|"]  # fmt: skip
-    for margin, row in corrected_["margins"].items():
-        clean = row["clean sentences changed"]
-        lines.append(
-            f"| {margin} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f0.5']:.3f} | {clean[0]} of {clean[1]} |"
-        )
-    lines += ["", "| CoLA part | errors | precision | recall | F0.5 | clean sentences changed | unacceptable flagged | "
-              "detection: precision, recall, F0.5 |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for name, part in corrected_["parts"].items():
-        made, clean, bad, found = (
-            part[key] for key in ("made errors", "clean sentences changed", "unacceptable flagged", "detection")
-        )
-        lines.append(
-            f"| {name} | {made['pairs']} | {made['precision']:.3f} | {made['recall']:.3f} | {made['f0.5']:.3f} | "
-            f"{interval(share(*clean))} | {interval(share(*bad))} | {found['precision']:.3f}, {found['recall']:.3f}, "
-            f"{found['f0.5']:.3f} |"
-        )
-    lines += ["", "Mended, by the kind of error that was made:", "", "| kind | " + " | ".join(corrected_["parts"]) + " |",
-              "|---|" + "---|" * len(corrected_["parts"])]  # fmt: skip
-    for kind in KINDS:
-        cells = []
-        for part in corrected_["parts"].values():
-            hits, total = part["made errors"]["recall of kinds"].get(kind, [0, 0])
-            cells.append(f"{hits} of {total}")
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", result["words"]["correct"], ""])
-
-
-def words(result: dict[str, Any]) -> dict[str, str]:
-    """What the figures say of each claim, in a sentence that follows from them."""
-    areas = [part["auc"]["sum"] for part in result["score"].values()]
-    lowest = min(part["natural above shuffled"][1] for part in result["score"].values())
-    ways = result["classify"]["ways"]
-    steadier = ways["channel"]["spread"] < ways["direct"]["spread"]
-    better = ways["channel"]["mean"] > ways["direct"]["mean"]
-    parts = result["correct"]["parts"].values()
-    above = all(share(*p["unacceptable flagged"])[1] > share(*p["clean sentences changed"])[2] for p in parts)
-    return {
-        "score": (
-            f"The claim holds for shuffled words (at least {lowest:.0%} of pairs). It "
-            f"{'holds weakly' if all(a[1] > 0.5 for a in areas) else 'does not hold'} for CoLA's own judgements: unacceptable "
-            "sentences there differ in a word or two, which a model of this size hardly notices, and a sentence's length "
-            "moves its log-likelihood more than its grammar does."
-        ),
-        "classify": (
-            f"Here the channel is {'more' if better else 'no more'} accurate than the direct way on average, and "
-            f"{'varies less' if steadier else 'does not vary less'} with the template. With 50% for guessing, a model "
-            "this small knows little of sentiment; the claim is about models a thousand times as large."
-        ),
-        "correct": (
-            "The claim (a model scores and replaces words to correct grammar) holds for errors of these kinds within the "
-            f"figures above. CoLA's unacceptable sentences are {'' if above else 'not clearly '}flagged more often than "
-            "clean ones: most of their faults are of syntax that no single word mends, so this is no grammar checker."
-        ),
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, help="the folder that holds english, labelled and labelled-512")
     parser.add_argument("data", type=Path)
     parser.add_argument("--corpus", type=Path, default=Path("corpus.jsonl"), help="the text that gives the known words")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "docs/evidence/uses")
     parser.add_argument("--rows", type=int, default=400, help="sentences that are labelled")
     given = parser.parse_args(arguments)
-    engine = load_engine(given.run)
-    record = read_json(given.run / "results.json")
+    names = [name for name in ("english", "labelled", "labelled-512") if (given.runs / name).is_dir()]
+    engines = {name: load_engine(given.runs / name) for name in names}
+    engine = engines["english"]
     parts = {n.replace("_", " "): cola(given.data / f"cola/{n}.tsv") for n in ("in_domain_dev", "out_of_domain_dev")}
     train = random.Random(seed_of(0, "margin")).sample(cola(given.data / "cola/in_domain_train.tsv")[0], 160)
     known = Words.of((json.loads(line)["text"] for line in given.corpus.open(encoding="utf-8")), least=3)
-    result: dict[str, Any] = {"machine": machine(), "model": {
-        "parameters": engine.model.parameter_count(), "seconds": record["seconds"]["pretrain"],
-        "train_bytes": given.corpus.stat().st_size,
-        "bits_per_byte": record["bits_per_byte"]["this model"],
-    }}  # fmt: skip
-    result["score"] = measure_score(engine, parts)
-    result["classify"] = measure_classify(engine, given.data, given.rows)
-    result["correct"] = measure_correct(engine, known, train, parts)
-    result["words"] = words(result)
+    rows = random.Random(seed_of(0, "sst2")).sample(list(labelled(given.data, "test")), given.rows)
+    own = {way: [TEMPLATES[way]] for way in TEMPLATES}
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "models": {name: about(given.runs / name, engine) for name, engine in engines.items()},
+        "formula": measure_formula(engine, parts["out of domain dev"][0][:60]),
+        "perplexity": measure_perplexity(engines, [text for _, text in labelled(given.data, "dev")]),
+        "score": measure_score(engine, parts),
+        "classify": {"rows": given.rows, "trained": measure_classify(engines["labelled"], rows, SAME, own),
+                     "untrained": measure_classify(engine, rows, LABELS, ZERO_SHOT)},
+        "correct": measure_correct(engine, known, train, parts),
+    }  # fmt: skip
     write_json(given.out / "uses.json", result)
-    write_text(given.out / "uses.md", page(result))
-    print(page(result))
+    text = page(result)
+    write_text(given.out / "uses.md", text)
+    print(text)
+
+
+def about(folder: Path, engine: Any) -> dict[str, Any]:
+    record = read_json(folder / "results.json")
+    return {
+        "parameters": engine.model.parameter_count(), "seconds": record["seconds"]["pretrain"],
+        "bits_per_byte": record["bits_per_byte"]["this model"], "trained_on": record["data"]["train"],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -20,9 +21,9 @@ from llmanac.evaluate._words import LETTERS, Words, slips
 from llmanac.evaluate.correct import LONGEST, OPERATION_MARGINS, Corrector, _with, applied, sentences
 from llmanac.evaluate.likelihood import loglikelihood
 
-CORPUS = """The boys were in the garden. She goes to school every morning. They have two dogs and a cat. He wrote a letter
-to his friend. I received an answer from her. Their house is near the river. The children are playing in the park. We
-walked to the station in the rain. It was a good book about the sea. She has eaten an apple. These boxes are empty.
+CORPUS = """The boys were in the garden. She goes to school every morning. They have two dogs and a cat. He wrote a
+letter to his friend. I received an answer from her. Their house is near the river. The children are playing in the
+park. We walked to the station in the rain. It was a good book about the sea. She has eaten an apple. These boxes are empty.
 He depends on his friends. The dog lost its bone. Nobody knows the answer. I saw him at the door."""
 WORDS = Words.of([CORPUS])
 
@@ -181,7 +182,7 @@ def test_changes_retell_any_row_of_edits(text, seed, count):
         assert applied(text, changes) == now
         for change in changes:
             assert text[change.start : change.stop] == change.old != change.new
-        assert all(a.stop <= b.start for a, b in zip(changes, changes[1:], strict=False))
+        assert all(a.stop <= b.start for a, b in itertools.pairwise(changes))
 
 
 @settings(max_examples=200, deadline=None)
@@ -189,7 +190,7 @@ def test_changes_retell_any_row_of_edits(text, seed, count):
 def test_sentences_cover_every_letter_once(text):
     spans = list(sentences(text))
     assert all(0 <= start < stop <= len(text) and stop - start <= LONGEST for start, stop in spans)
-    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
     inside = {i for start, stop in spans for i in range(start, stop)}
     assert all(i in inside or text[i].isspace() for i in range(len(text)))
 
@@ -248,7 +249,7 @@ def test_near_words_are_all_there_are_and_the_commonest_first():
     rng = random.Random(0)
     counts = Counter({"".join(rng.choices("abcde", k=rng.randrange(5, 9))): rng.randrange(1, 99) for _ in range(400)})
     known = Words(Counter(counts))
-    for _ in range(30):
+    for _ in range(10):
         word = "".join(rng.choices("abcde", k=rng.randrange(5, 9)))
         once = {w for w in known.counts if distance(word, w) == 1}
         expected = once
@@ -292,7 +293,7 @@ def test_forms_of_words():
         "the " * 100,
         "\n" * 20_000,
         "\ud800 x",
-        "é́" * 3000,
+        "é́" * 600,
         "was\x00is \u2028 a",
         "字" * 3000,
     ],

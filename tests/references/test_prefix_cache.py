@@ -220,7 +220,7 @@ def test_a_stream_that_is_left_gives_its_blocks_back(model):
 
 
 def test_a_model_without_pages_is_refused_or_served_without():
-    with pytest.raises(RequestError, match="prefix_cache_bytes: .*cannot be kept in blocks"):
+    with pytest.raises(RequestError, match=r"prefix_cache_bytes: .*cannot be kept in blocks"):
         Engine(HistoryModel(), prefix_cache_bytes=BYTES)
     with pytest.raises(RequestError, match="prefix_cache_bytes: 0"):
         Engine(transformer(), prefix_cache_bytes=0)

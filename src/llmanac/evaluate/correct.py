@@ -27,7 +27,7 @@ from llmanac.evaluate._words import WORD, Words, plain
 from llmanac.evaluate.bits_per_byte import start_token
 from llmanac.evaluate.likelihood import BATCH_TOKENS, text_logprobs
 
-MARGIN = 3.0  # nats: the edit makes the sentence 20 times as probable
+MARGIN = 5.0  # nats: the edit makes the sentence 150 times as probable; about the best of docs/evidence/uses
 OPERATION_MARGINS = {"replace": 0.0, "insert": 0.0, "delete": 3.0}
 KIND_MARGINS: dict[str, float] = {"spelling": -2.0, "repetition": -3.0}
 MOST_EDITS = 6  # of one sentence
