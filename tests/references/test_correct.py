@@ -23,8 +23,8 @@ from llmanac.evaluate.likelihood import loglikelihood
 
 CORPUS = """The boys were in the garden. She goes to school every morning. They have two dogs and a cat. He wrote a
 letter to his friend. I received an answer from her. Their house is near the river. The children are playing in the
-park. We walked to the station in the rain. It was a good book about the sea. She has eaten an apple. These boxes are empty.
-He depends on his friends. The dog lost its bone. Nobody knows the answer. I saw him at the door."""
+park. We walked to the station in the rain. It was a good book about the sea. She has eaten an apple. These boxes are
+empty. He depends on his friends. The dog lost its bone. Nobody knows the answer. I saw him at the door."""
 WORDS = Words.of([CORPUS])
 
 

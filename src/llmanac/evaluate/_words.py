@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llmanac.core.errors import DataError
+from llmanac.core.progress import progress
 from llmanac.evaluate import _english
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
@@ -67,8 +68,13 @@ class Words:
         """The words of this machine's own Python documentation, those seen at least three times."""
         from llmanac.core.spec import make_method
 
-        documents = make_method("source", "python-docs").documents()
-        return cls.of((document.text for document in documents), least=3)
+        def texts() -> Iterator[str]:
+            with progress("read documentation", unit="texts") as bar:
+                for document in make_method("source", "python-docs").documents():
+                    yield document.text
+                    bar.advance()
+
+        return cls.of(texts(), least=3)
 
     def __contains__(self, word: object) -> bool:
         return word in self.counts

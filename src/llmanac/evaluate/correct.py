@@ -156,7 +156,7 @@ class Corrector:
 
     def _scores(self, texts: list[str]) -> list[float]:
         ids = [self.tokenizer.encode(text) for text in texts]
-        found = text_logprobs(self.model, ids, self.first, batch_tokens=self.batch_tokens)
+        found = text_logprobs(self.model, ids, self.first, batch_tokens=self.batch_tokens, label=None)
         return [float(values.sum()) for values in found]
 
 

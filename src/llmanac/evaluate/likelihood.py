@@ -15,6 +15,7 @@ The rules, so that figures can be compared with published ones:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -238,6 +239,7 @@ def text_logprobs(
     window: int | None = None,
     context: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    label: str | None = "score",
 ) -> list[np.ndarray]:
     """ln p of every token of each text (ids without a start token), in float64; `first` stands before each text.
 
@@ -245,6 +247,7 @@ def text_logprobs(
         window: places of a window; the model's own limit where it is not given.
         context: tokens that every window after a text's first repeats; 1 where it is not given (half a window for a
             model without a limit of its own).
+        label: what the progress line says; None shows none, for callers with a line of their own.
 
     Raises:
         RequestError: a window beyond the model's limit, or a context that does not fit the window.
@@ -263,7 +266,8 @@ def text_logprobs(
         own = list(windows(np.concatenate([[first], np.asarray(ids, np.int64)]), window, window - context + 1))
         pieces += own
         owners += [owner] * len(own)
-    with progress("score", total=sum(len(x) for x, _ in pieces), unit="tokens") as bar:
+    total = sum(len(x) for x, _ in pieces)
+    with contextlib.nullcontext() if label is None else progress(label, total=total, unit="tokens") as bar:
         found = token_logprobs(model, pieces, batch_tokens=batch_tokens, bar=bar)
     parts: list[list[np.ndarray]] = [[] for _ in texts]
     for owner, values in zip(owners, found, strict=True):
