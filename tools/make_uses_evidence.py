@@ -283,6 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--corpus", type=Path, default=Path("corpus.jsonl"), help="the text that gives the known words")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "docs/evidence/uses")
     parser.add_argument("--rows", type=int, default=400, help="sentences that are labelled")
+    parser.add_argument("--only", help="measure these sections again, e.g. score,classify, and keep the others")
     given = parser.parse_args(arguments)
     names = [name for name in ("english", "labelled", "labelled-512") if (given.runs / name).is_dir()]
     engines = {name: load_engine(given.runs / name) for name in names}
@@ -291,21 +292,29 @@ def main(arguments: list[str] | None = None) -> None:
     train = random.Random(seed_of(0, "margin")).sample(cola(given.data / "cola/in_domain_train.tsv")[0], 160)
     known = Words.of((json.loads(line)["text"] for line in given.corpus.open(encoding="utf-8")), least=3)
     rows = random.Random(seed_of(0, "sst2")).sample(list(labelled(given.data, "test")), given.rows)
-    own = {way: [TEMPLATES[way]] for way in TEMPLATES}
-    result: dict[str, Any] = {
-        "machine": machine(),
-        "models": {name: about(given.runs / name, engine) for name, engine in engines.items()},
-        "formula": measure_formula(engine, parts["out of domain dev"][0][:60]),
-        "perplexity": measure_perplexity(engines, [text for _, text in labelled(given.data, "dev")]),
-        "score": measure_score(engine, parts),
-        "classify": {"rows": given.rows, "trained": measure_classify(engines["labelled"], rows, SAME, own),
-                     "untrained": measure_classify(engine, rows, LABELS, ZERO_SHOT)},
-        "correct": measure_correct(engine, known, train, parts),
-    }  # fmt: skip
-    write_json(given.out / "uses.json", result)
-    text = page(result)
-    write_text(given.out / "uses.md", text)
-    print(text)
+    sections: dict[str, Callable[[], Any]] = {
+        "machine": machine,
+        "models": lambda: {name: about(given.runs / name, engine) for name, engine in engines.items()},
+        "formula": lambda: measure_formula(engine, parts["out of domain dev"][0][:60]),
+        "perplexity": lambda: measure_perplexity(engines, [text for _, text in labelled(given.data, "dev")]),
+        "score": lambda: measure_score(engine, parts),
+        "classify": lambda: {
+            "rows": given.rows,
+            "trained": measure_classify(engines["labelled"], rows, SAME, {way: [TEMPLATES[way]] for way in TEMPLATES}),
+            "untrained": measure_classify(engine, rows, LABELS, ZERO_SHOT),
+        },
+        "correct": lambda: measure_correct(engine, known, train, parts),
+    }
+    target = given.out / "uses.json"
+    result = read_json(target) if target.is_file() and given.only else {}
+    for name, measure in sections.items():
+        if not given.only or name in given.only.split(","):
+            result[name] = measure()
+            write_json(target, result)
+    if sections.keys() <= result.keys():
+        text = page(result)
+        write_text(given.out / "uses.md", text)
+        print(text)
 
 
 def about(folder: Path, engine: Any) -> dict[str, Any]:
