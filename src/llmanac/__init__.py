@@ -18,17 +18,19 @@ _PUBLIC = {
     "Engine": "llmanac.generate.engine",
     "run": "llmanac.recipes.run",
     "compare": "llmanac.lab.compare",
+    "score": "llmanac.evaluate.score",
 }
 
 if TYPE_CHECKING:
     from llmanac.core.registry import build
+    from llmanac.evaluate.score import score
     from llmanac.generate.engine import Engine
     from llmanac.lab.compare import compare
     from llmanac.models.load import load_model
     from llmanac.recipes.run import run
     from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
-__all__ = ["Engine", "build", "compare", "load_model", "load_tokenizer", "run", "train_tokenizer"]
+__all__ = ["Engine", "build", "compare", "load_model", "load_tokenizer", "run", "score", "train_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -129,16 +129,77 @@ def generate(
 
 
 @app.command()
+def score(
+    path: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")],
+    file: Annotated[str | None, typer.Argument(help="Text (a line each) or a table; else standard input.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Score this text; repeatable.")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Show every token's log-probability too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
+    column: Annotated[str, typer.Option(help="Column of a table that holds the text.")] = "text",
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens that windows of a long text share [1].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
+    labels: Annotated[str | None, typer.Option(help="Say which fits: positive,negative or pos=good,neg=bad.")] = None,
+    template: Annotated[str | None, typer.Option(help="Prompt with one {text} and one {label}.")] = None,
+    channel: Annotated[bool, typer.Option("--channel", help="Score the text after the label instead.")] = False,
+    calibrate: Annotated[str | None, typer.Option(help="Take off each label's score for this text, e.g. N/A.")] = None,
+) -> None:
+    """Say how probable a model finds each text, or which label fits it best."""
+    from llmanac.evaluate.console import score_command
+
+    score_command(
+        path,
+        file,
+        list(text or ()),
+        labels=labels,
+        template=template,
+        channel=channel,
+        calibrate=calibrate,
+        table=tokens,
+        as_json=as_json,
+        column=column,
+        context=context,
+        dtype=dtype,
+    )
+
+
+@app.command()
+def correct(
+    path: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")],
+    file: Annotated[str | None, typer.Argument(help="Text (a line each) or a table; else standard input.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Correct this text; repeatable.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Text with known words [Python's documentation].")] = None,
+    margin: Annotated[float | None, typer.Option(help="Nats that a change must gain; higher changes less.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Only these, e.g. agreement,article,spelling.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
+    column: Annotated[str, typer.Option(help="Column of a table that holds the text.")] = "text",
+) -> None:
+    """Correct grammar and spelling: edits proposed by rule, judged by the language model."""
+    from llmanac.evaluate.console import correct_command
+
+    correct_command(
+        path,
+        file,
+        list(text or ()),
+        vocabulary=vocabulary,
+        margin=margin,
+        kinds=kinds,
+        as_json=as_json,
+        column=column,
+    )
+
+
+@app.command()
 def serve(
     path: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")],
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get status 429.")] = 64,
+    prefix_cache: Annotated[int, typer.Option(min=0, help="MiB kept of what prompts share; 0 for nothing.")] = 256,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve_command
 
-    serve_command(path, host=host, port=port, max_queue=max_queue)
+    serve_command(path, host=host, port=port, max_queue=max_queue, prefix_cache_bytes=prefix_cache * 2**20)
 
 
 @app.command()

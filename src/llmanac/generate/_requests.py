@@ -90,6 +90,7 @@ class Request:
         prompt: token ids, at least one.
         prompt_scores: one Score a prompt token, once prefilled, if `prompt_logprobs` asked for them.
         context: the most tokens that the model can read, or `None`.
+        cached_tokens: how many prompt tokens were not computed; `None` without a prefix cache.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Request:
         self.decoding = decoding_of(options)
         self.stop_ids = stop_ids
         self.prompt_scores: list[Score] = []
+        self.cached_tokens: int | None = None
         stops = stop_strings(options.get("stop", ()))
         if stops and tokenizer is None:
             raise RequestError("stop: stop strings need a tokenizer; give stop_ids")

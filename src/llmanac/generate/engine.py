@@ -29,6 +29,7 @@ from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
 from llmanac.generate._requests import FinishReason, Options, Piece, Request, Score
+from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -80,12 +81,32 @@ class Engine:
         model: any `LanguageModel`; only `start`, `forward` and its state are used.
         tokenizer: turns text into ids and back; `None` for a model that is used with ids alone.
         rows: how many sequences run at once.
+        prefix_cache_bytes: keep the states of prompts and answers in so many bytes, so that a later prompt which
+            begins like one of them is not computed from its start; None keeps nothing.
+
+    Attributes:
+        prefix_cache: those states and their counters, or None.
+
+    Raises:
+        RequestError: fewer than one row, or a prefix cache for a model whose state cannot be kept in blocks.
     """
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer | None = None, *, rows: int = 32) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer | None = None,
+        *,
+        rows: int = 32,
+        prefix_cache_bytes: int | None = None,
+    ) -> None:
         if rows < 1:
             raise RequestError(f"rows: {rows} is not at least 1")
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
+        self.prefix_cache = None if prefix_cache_bytes is None else PrefixCache(model, prefix_cache_bytes)
+
+    def scheduler(self) -> Scheduler:
+        """A scheduler of this engine's model, rows and prefix cache."""
+        return Scheduler(self.model, rows=self.rows, prefix_cache=self.prefix_cache)
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
         """Continue prompts; `n` completions each, in the order of the prompts. See `Options` for what can be asked.
@@ -98,7 +119,7 @@ class Engine:
                 no token to begin from, or a prompt longer than the context.
         """
         requests = [self.request(prompt, **options) for prompt in as_prompts(prompts)]
-        scheduler = Scheduler(self.model, rows=self.rows)
+        scheduler = self.scheduler()
         for request in requests:
             scheduler.submit(request)
         with evaluating(self.model):
@@ -115,7 +136,7 @@ class Engine:
         return self._pieces(self.request(prompt, **options))
 
     def _pieces(self, request: Request) -> Iterator[Piece]:
-        scheduler = Scheduler(self.model, rows=self.rows)
+        scheduler = self.scheduler()
         scheduler.submit(request)
         with evaluating(self.model):
             while scheduler.busy:

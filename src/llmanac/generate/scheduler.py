@@ -2,11 +2,13 @@
 
 Every running sequence is one row of one `State`. A prompt is read together with others of its wave, padded on the
 right; its samples fork from the row (`State.select` with repeats); the rows join those that run (`State.join`); and a
-row that ends leaves at once (`State.select`), so nothing is computed for it again.
+row that ends leaves at once (`State.select`), so nothing is computed for it again. With a prefix cache the state is
+paged, and what an earlier prompt or answer began with is not read again (`prefix_cache.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor
 from llmanac.core.types import Batch, LanguageModel, State, Want
 from llmanac.generate._requests import Request, Score, Sequence
 from llmanac.generate._sampling import choose, score_prompt
+from llmanac.generate.prefix_cache import PrefixCache
 
 PREFILL_TOKENS = 2048  # padded tokens read in one call; a longer prompt is read alone, in parts
 SCORED_LOGITS = 2**25  # logits held at once while a prompt's own tokens are scored (128 MiB in float32)
@@ -28,11 +31,13 @@ class Scheduler:
 
     Args:
         rows: how many sequences run at once; a single request with more samples than that runs alone.
+        prefix_cache: where the states of prompts and answers are kept for later ones; None keeps nothing.
     """
 
-    def __init__(self, model: LanguageModel, *, rows: int = 32) -> None:
+    def __init__(self, model: LanguageModel, *, rows: int = 32, prefix_cache: PrefixCache | None = None) -> None:
         self.model = model
         self.rows = rows
+        self.prefix_cache = prefix_cache
         self.waiting: deque[Request] = deque()
         self.running: list[Sequence] = []
         self._state: State | None = None
@@ -51,20 +56,32 @@ class Scheduler:
         """Forget a request, waiting or running; its rows leave the batch now."""
         if request in self.waiting:
             self.waiting.remove(request)
-        self._keep([s.request is not request for s in self.running])
+        with self._lock():
+            self._keep([s.request is not request for s in self.running])
 
     def reset(self) -> None:
         """Forget everything, after an error in the model."""
         self.waiting.clear()
-        self.running, self._state = [], None
+        self.running = []
+        self._become(None)
 
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
         """Advance every running sequence by a token and start what fits; returns the sequences that moved."""
-        moved = self._decode()
-        for group in self._admit():
-            moved += self._start(group)
-        return moved
+        with self._lock():
+            moved = self._decode()
+            for group in self._admit():
+                moved += self._start(group)
+            return moved
+
+    def _lock(self) -> Any:
+        """Held while blocks change hands: a prefix cache may serve another thread's scheduler too."""
+        return contextlib.nullcontext() if self.prefix_cache is None else self.prefix_cache.lock
+
+    def _become(self, state: State | None) -> None:
+        """Take a state in place of the one there is, whose blocks (if it is paged) are free from now on."""
+        _close(self._state)
+        self._state = state
 
     def _decode(self) -> list[Sequence]:
         moved = list(self.running)
@@ -87,9 +104,14 @@ class Scheduler:
         if all(keep):
             return
         rows = [row for row, kept in enumerate(keep) if kept]
+        if self.prefix_cache is not None:
+            for row, sequence in enumerate(self.running):
+                if not keep[row]:
+                    read = (*sequence.request.prompt, *(score.id for score in sequence.scores))
+                    self.prefix_cache.keep(self._state, row, read)
         self.running = [self.running[row] for row in rows]
         if self._state is not None:
-            self._state = self._state.select(torch.tensor(rows, device=self._device)) if rows else None
+            self._become(self._state.select(torch.tensor(rows, device=self._device)) if rows else None)
 
     def _admit(self) -> Iterator[list[Request]]:
         """Groups of waiting requests to read in one call each."""
@@ -130,9 +152,17 @@ class Scheduler:
         if rows:
             chosen = [fork[i] for i in rows]
             if chosen != list(range(len(group))):
-                state = state.select(torch.tensor(chosen, device=self._device))
-            self._state = state if self._state is None else self._state.join(state)
+                forked = state.select(torch.tensor(chosen, device=self._device))
+                _close(state)
+                state = forked
+            if self._state is None:
+                self._state = state
+            else:
+                self._become(self._state.join(state))
+                _close(state)
             self.running += [moved[i] for i in rows]
+        else:
+            _close(state)
         return moved
 
     def _prefill(self, group: list[Request]) -> tuple[State, Tensor]:
@@ -141,22 +171,34 @@ class Scheduler:
         A group of several fits one call; a single prompt may take several.
         """
         scored = group[0].prompt_logprobs is not None
-        longest = max(len(r.prompt) for r in group)
-        state = self.model.start(len(group))
+        state, prompts = self._begin(group)
+        longest = max(map(len, prompts))
         ahead = min(ROOM, max(r.max_new_tokens for r in group))
         state.reserve(longest + ahead if self.model.max_length is None else min(longest + ahead, self.model.max_length))
         part = self._budget(group[0]) if len(group) == 1 else longest
         for request in group:
             request.prompt_scores = [Score(request.prompt[0], None)] if scored else []
         for start in range(0, longest, part):
-            batch = _padded([r.prompt[start : start + part] for r in group], self._device)
+            batch = _padded([prompt[start : start + part] for prompt in prompts], self._device)
             out = self._logits(batch, state, "all" if scored else "last")
             if scored:
                 self._score(group, out, start)
+        if self.prefix_cache is not None:
+            for row, request in enumerate(group):
+                self.prefix_cache.keep(state, row, request.prompt)
         if not scored:
             return state, out[:, -1]
-        ends = torch.tensor([(len(r.prompt) - 1) % part for r in group], device=out.device)
+        ends = torch.tensor([(len(prompt) - 1) % part for prompt in prompts], device=out.device)
         return state, out[torch.arange(len(group), device=out.device), ends]
+
+    def _begin(self, group: list[Request]) -> tuple[State, list[tuple[int, ...]]]:
+        """A state for a group, and what of each prompt it does not hold yet (all of it without a prefix cache)."""
+        if self.prefix_cache is None:
+            return self.model.start(len(group)), [r.prompt for r in group]
+        state, held = self.prefix_cache.start([r.prompt if r.prompt_logprobs is None else None for r in group])
+        for request, count in zip(group, held, strict=True):
+            request.cached_tokens = count
+        return state, [r.prompt[count:] for r, count in zip(group, held, strict=True)]
 
     def _score(self, group: list[Request], logits: Tensor, start: int) -> None:
         """Score the prompt tokens that follow the places `start` to `start + T` of each row; logits (B, T, V)."""
@@ -174,6 +216,13 @@ def _padded(rows: list[tuple[int, ...]], device: torch.device) -> Batch:
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
     ragged = min(lengths) < longest
     return Batch(ids=ids, lengths=torch.tensor(lengths, device=device) if ragged else None)
+
+
+def _close(state: Any) -> None:
+    """Give back what a state that is no longer needed holds, where it holds anything that others may have."""
+    close = getattr(state, "close", None)
+    if close is not None:
+        close()
 
 
 def device_of(model: Any) -> torch.device:

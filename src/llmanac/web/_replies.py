@@ -17,11 +17,19 @@ from llmanac.generate.engine import Piece, Request, Score, completions
 from llmanac.web._logprobs import CompletionLogprobs, TokenTexts, chat_logprobs
 
 
-def usage_of(requests: list[Request]) -> dict[str, int]:
-    """Tokens read and written."""
+def usage_of(requests: list[Request]) -> dict[str, Any]:
+    """Tokens read and written; and, with a prefix cache, how many of those read were not computed again."""
     prompt = sum(len(r.prompt) for r in requests)
     written = sum(len(s.scores) for r in requests for s in r.sequences)
-    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+    }
+    cached = [r.cached_tokens for r in requests if r.cached_tokens is not None]
+    if cached:
+        usage["prompt_tokens_details"] = {"cached_tokens": sum(cached)}
+    return usage
 
 
 class Reply:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from llmanac.core.errors import LlmanacError
 from llmanac.generate.engine import Engine
+from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.web.assistant import Assistant
 from llmanac.web.server import create_app
 from llmanac.web.worker import Worker
@@ -58,12 +59,14 @@ def serve(
     model_name: str = "llmanac",
     assistant: Assistant | None = None,
     max_queue: int = 64,
+    prefix_cache_bytes: int | None = DEFAULT_BYTES,
 ) -> None:
     """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is told at once.
 
     Args:
         engine: an engine, or a function that loads one (with its assistant, if it has one).
         host: where to listen; the loopback address by default, so that nobody else reaches it.
+        prefix_cache_bytes: see `create_app`.
 
     Raises:
         LlmanacError: the port cannot be claimed.
@@ -71,11 +74,20 @@ def serve(
     with contextlib.closing(claim_port(host, port)) as claimed:
         if not isinstance(engine, Engine):
             engine, assistant = engine()
-        app = create_app(engine, model_name=model_name, assistant=assistant, max_queue=max_queue)
+        app = create_app(
+            engine,
+            model_name=model_name,
+            assistant=assistant,
+            max_queue=max_queue,
+            prefix_cache_bytes=prefix_cache_bytes,
+        )
         name, actual = claimed.getsockname()[:2]
         shown = f"[{name}]" if ":" in name else name
         address = f"http://{shown}:{actual}"
         print(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.", flush=True)
+        if engine.prefix_cache is not None:
+            megabytes = engine.prefix_cache.budget / 2**20
+            print(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).", flush=True)
         run(app, claimed)
 
 
@@ -100,7 +112,14 @@ def run(app: FastAPI, claimed: socket.socket) -> None:
         Server(app).run(sockets=[claimed])
 
 
-def serve_command(path: str, *, host: str = "127.0.0.1", port: int = 8000, max_queue: int = 64) -> None:
+def serve_command(
+    path: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    max_queue: int = 64,
+    prefix_cache_bytes: int | None = DEFAULT_BYTES,
+) -> None:
     """The body of `llmanac serve`: a run's folder, a model's folder, or a hub model's name."""
 
     def load() -> tuple[Engine, Assistant | None]:
@@ -110,4 +129,5 @@ def serve_command(path: str, *, host: str = "127.0.0.1", port: int = 8000, max_q
         engine = load_engine(path)
         return engine, open_assistant(Path(path), engine)
 
-    serve(load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue)
+    name = Path(path).resolve().name or "llmanac"
+    serve(load, host=host, port=port, model_name=name, max_queue=max_queue, prefix_cache_bytes=prefix_cache_bytes)

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from llmanac import __version__
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.engine import Engine
+from llmanac.generate.prefix_cache import DEFAULT_BYTES, PrefixCache
 from llmanac.web import _errors
 from llmanac.web._asgi import DONE, PING, EventStream, Guard, event, unless_disconnected
 from llmanac.web._errors import ApiError
@@ -125,16 +126,22 @@ def create_app(
     assistant: Assistant | None = None,
     max_queue: int = 64,
     max_body: int = MAX_BODY,
+    prefix_cache_bytes: int | None = DEFAULT_BYTES,
 ) -> FastAPI:
     """The ASGI app.
 
     Args:
+        prefix_cache_bytes: what an engine without a prefix cache is given to keep the states of prompts in, so that
+            one which begins like an earlier one is not computed from its start; None or 0 gives it none, and a model
+            whose state cannot be kept in blocks has none.
         model_name: the id that clients ask for.
         assistant: answers chat completions in place of the bare model; its citations come back in the reply's field
             `llmanac`.
         max_queue: requests that may wait while all of the engine's rows are taken.
         max_body: bytes of the largest request body.
     """
+    if engine.prefix_cache is None and prefix_cache_bytes and PrefixCache.fits(engine.model):
+        engine.prefix_cache = PrefixCache(engine.model, prefix_cache_bytes)
     service = Service(engine, model_name, assistant, max_queue)
 
     @contextlib.asynccontextmanager
@@ -242,7 +249,9 @@ def _other_routes(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> dict[str, Any]:
         running, waiting = service.worker.counts
-        return {"status": "ok", "running": running, "waiting": waiting}
+        kept = service.engine.prefix_cache
+        cache = {} if kept is None else {"prefix_cache": kept.report()}
+        return {"status": "ok", "running": running, "waiting": waiting, **cache}
 
     @app.get("/version")
     async def version() -> dict[str, str]:

@@ -16,7 +16,6 @@ from typing import Any
 
 from llmanac.core.errors import LlmanacError
 from llmanac.generate.engine import Engine, Piece, Request, evaluating
-from llmanac.generate.scheduler import Scheduler
 
 log = logging.getLogger("llmanac.web")
 
@@ -91,7 +90,7 @@ class Worker:
 
     def __init__(self, engine: Engine, *, max_queue: int = 64) -> None:
         self.engine, self.max_queue = engine, max_queue
-        self.scheduler = Scheduler(engine.model, rows=engine.rows)
+        self.scheduler = engine.scheduler()
         self._jobs: list[Job] = []  # accepted and not over
         self._inbox: deque[Job] = deque()
         self._owners: dict[Request, tuple[Job, int]] = {}

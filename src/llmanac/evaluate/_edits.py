@@ -1,0 +1,172 @@
+"""What could be changed in a sentence: candidate edits by rule, each with its kind and a reason in words.
+
+Rules only propose; the language model decides. So a rule may be generous: a candidate costs one more sentence to score.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from llmanac.evaluate import _english as english
+from llmanac.evaluate._words import WORD, Words, plain
+
+Kind = Literal["agreement", "number", "verb form", "article", "preposition", "confusion", "repetition", "spelling"]
+KINDS: tuple[Kind, ...] = (
+    "agreement", "number", "verb form", "article", "preposition", "confusion", "repetition", "spelling",
+)  # fmt: skip
+Operation = Literal["replace", "insert", "delete"]
+_INSERTED = ("to", "of", "in", "for", "with", "on")  # the prepositions that are most often forgotten
+
+
+@dataclass(frozen=True)
+class Edit:
+    """`text[start:stop]` becomes `new` (an insertion has start == stop and brings its own space)."""
+
+    start: int
+    stop: int
+    new: str
+    kind: Kind
+    why: str
+
+    def apply(self, text: str) -> str:
+        return text[: self.start] + self.new + text[self.stop :]
+
+    @property
+    def operation(self) -> Operation:
+        if self.start == self.stop:
+            return "insert"
+        return "replace" if self.new.strip() else "delete"
+
+
+@dataclass(frozen=True)
+class _Word:
+    start: int
+    stop: int
+    text: str
+    plain: str
+    first: bool  # of its sentence
+
+
+def words_of(text: str) -> list[_Word]:
+    """The words of a sentence with their places."""
+    out = [_Word(m.start(), m.end(), m[0], plain(m[0]), False) for m in WORD.finditer(text)]
+    if out:
+        out[0] = _Word(out[0].start, out[0].stop, out[0].text, out[0].plain, True)
+    return out
+
+
+def candidates(text: str, known: Words, kinds: frozenset[str]) -> list[Edit]:
+    """Every edit that the rules propose for one sentence, each once."""
+    found: dict[tuple[int, int, str], Edit] = {}
+    row = words_of(text)
+    for place, word in enumerate(row):
+        before = row[place - 1] if place else None
+        after = row[place + 1] if place + 1 < len(row) else None
+        for edit in _edits_of(text, word, before, after, known):
+            key = (edit.start, edit.stop, edit.new)
+            if edit.kind in kinds and key not in found:
+                found[key] = edit
+    return list(found.values())
+
+
+def _edits_of(text: str, word: _Word, before: _Word | None, after: _Word | None, known: Words) -> Iterator[Edit]:
+    if before is not None and before.plain == word.plain and text[before.stop : word.start].isspace():
+        yield Edit(before.stop, word.stop, "", "repetition", f"{word.text!r} stands there twice")
+    yield from _swaps(word)
+    yield from _articles(text, word, before, after)
+    yield from _prepositions(text, word, before, after)
+    if word.plain not in english.FUNCTION:
+        yield from _forms(word, known)
+        yield from _spellings(word, known)
+
+
+def _replace(word: _Word, new: str, kind: Kind, why: str) -> Edit:
+    return Edit(word.start, word.stop, like(word.text, new), kind, why)
+
+
+def like(old: str, new: str) -> str:
+    """The new word in the old one's case."""
+    if new in ("i", "i'm"):
+        return new.capitalize()
+    if len(old) > 1 and old.isupper():
+        return new.upper()
+    return new[:1].upper() + new[1:] if old[:1].isupper() and old not in ("I", "I'm") else new
+
+
+def _swaps(word: _Word) -> Iterator[Edit]:
+    for rows, kind, why in (
+        (english.AGREEMENT, "agreement", "has to agree in number and person"),
+        (english.CONFUSED, "confusion", "is often confused with it"),
+    ):
+        for row in rows:
+            if word.plain in row:
+                for other in row:
+                    if other != word.plain:
+                        yield _replace(word, other, kind, f"{word.text!r} {why}: {other!r}")  # type: ignore[arg-type]
+    for forms in english.AUXILIARIES:
+        if word.plain in forms:
+            for other in forms:
+                if other != word.plain:
+                    yield _replace(word, other, "verb form", f"another form of the verb {forms[0]!r}: {other!r}")
+
+
+def _articles(text: str, word: _Word, before: _Word | None, after: _Word | None) -> Iterator[Edit]:
+    if word.plain in english.ARTICLES:
+        for other in english.ARTICLES:
+            if other != word.plain:
+                yield _replace(word, other, "article", f"another article: {other!r}")
+        yield _delete(text, word, "article", "no article is needed")
+    elif not word.first and word.plain not in english.FUNCTION and before and before.plain not in english.DETERMINERS:
+        for new in ("the", english.article(word.text)):
+            yield Edit(word.start, word.start, f"{new} ", "article", f"an article is missing: {new!r}")
+
+
+def _prepositions(text: str, word: _Word, before: _Word | None, after: _Word | None) -> Iterator[Edit]:
+    if word.plain in english.PREPOSITIONS:
+        for other in english.PREPOSITIONS:
+            if other != word.plain:
+                yield _replace(word, other, "preposition", f"another preposition: {other!r}")
+        yield _delete(text, word, "preposition", "no preposition is needed")
+    elif before is not None and before.plain not in english.FUNCTION:
+        for new in _INSERTED:
+            yield Edit(word.start, word.start, f"{new} ", "preposition", f"a preposition is missing: {new!r}")
+
+
+def _delete(text: str, word: _Word, kind: Kind, why: str) -> Edit:
+    """Without the word and one space beside it; the next word takes over a capital letter."""
+    rest = text[word.stop :]
+    space = re.match(r"\s+\w?", rest)
+    if word.first and word.text[:1].isupper() and space:
+        return Edit(word.start, word.stop + space.end(), space[0].strip().upper() or "", kind, why)
+    if word.start and text[word.start - 1].isspace():
+        return Edit(word.start - 1, word.stop, "", kind, why)
+    return Edit(word.start, word.stop + (1 if space else 0), "", kind, why)
+
+
+def _forms(word: _Word, known: Words) -> Iterator[Edit]:
+    """Other forms of a verb, and the other number of a noun, where the word list knows them."""
+    for base in english.possible_bases(word.plain):
+        forms = english.verb_forms(base)
+        # a verb is a word that is also seen in the forms of one
+        if base not in english.IRREGULAR and sum(form in known for form in forms) < 3:
+            continue
+        for form in forms:
+            if form != word.plain and form in known:
+                yield _replace(word, form, "verb form", f"another form of the verb {base!r}: {form!r}")
+    for single in english.possible_singulars(word.plain):
+        if single in known:
+            yield _replace(word, single, "number", f"the singular: {single!r}")
+    plural = english.with_s(word.plain)
+    if plural in known:
+        yield _replace(word, plural, "number", f"the plural: {plural!r}")
+
+
+def _spellings(word: _Word, known: Words) -> Iterator[Edit]:
+    name = word.text[:1].isupper() and not word.first
+    if word.plain in known or name or word.plain.removesuffix("'s") in known or any(c.isupper() for c in word.text[1:]):
+        return
+    for other in known.near(word.plain):
+        yield _replace(word, other, "spelling", f"{word.text!r} is no known word; {other!r} is spelled like it")

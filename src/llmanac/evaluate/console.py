@@ -1,0 +1,250 @@
+"""The bodies of `llmanac score` and `llmanac correct`: texts in, a table or JSON Lines out, block by block."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmanac.core.errors import DataError, SpecError
+from llmanac.evaluate.classify import Classified, Way, classify
+from llmanac.evaluate.correct import MARGIN, Corrected, Corrector
+from llmanac.evaluate.score import Scored, score
+from llmanac.metrics._texts import utf8_bytes, words
+from llmanac.metrics.perplexity import bits_per_unit, perplexity
+
+BLOCK_TEXTS, BLOCK_CHARACTERS = 256, 1 << 20  # texts that are worked on at once
+SHOWN = 60  # characters of a text in a table
+
+
+def texts_of(given: Sequence[str], file: str | None, column: str) -> Iterator[str]:
+    """The texts to work on: those given, else the rows or lines of a file, else the lines of standard input.
+
+    Raises:
+        DataError: a file that is missing, no UTF-8, or a table without the column; the message names the line.
+    """
+    if given and file is not None:
+        raise SpecError("--text: give either --text or a file, not both")
+    if given:
+        for text in given:  # bytes of an argument that are no UTF-8 came in as half surrogates
+            yield text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    elif file is None or file == "-":
+        if sys.stdin.isatty():
+            print("Reading standard input, a text a line; end with Ctrl-D.", file=sys.stderr)
+        yield from _lines(sys.stdin.buffer, "standard input")
+    else:
+        yield from _of_file(Path(file), column)
+
+
+def _of_file(path: Path, column: str) -> Iterator[str]:
+    from llmanac.data.quarantine import Problems
+    from llmanac.data.readers import TABLES, format_of, open_binary, table_rows
+
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give a text file, a table, or --text")
+    if format_of(path) not in TABLES:
+        with open_binary(path) as lines:
+            yield from _lines(lines, path)
+        return
+    for row in table_rows(path, Problems(), columns=[column]):
+        text = row.values.get(column)
+        if not isinstance(text, str):
+            has = ", ".join(map(str, row.values)) or "nothing"
+            raise DataError(f"{path}:{row.line}: no text in the column {column!r} (has: {has}); name it with --column")
+        yield text
+
+
+def _lines(lines: Iterable[bytes], name: object) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}:{number}: byte {error.start + 1} is not UTF-8; convert the text first") from None
+
+
+def blocks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists that are small enough to hold."""
+    block: list[str] = []
+    size = 0
+    for text in texts:
+        block.append(text)
+        size += len(text)
+        if len(block) >= BLOCK_TEXTS or size >= BLOCK_CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _emit(lines: Iterable[dict[str, Any]]) -> None:
+    for line in lines:
+        print(json.dumps(line, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _short(text: str, width: int = SHOWN) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 2] + " …"
+
+
+# ---------------------------------------------------------------- score
+
+
+def score_command(
+    path: str,
+    file: str | None,
+    texts: Sequence[str],
+    *,
+    labels: str | None = None,
+    template: str | None = None,
+    channel: bool = False,
+    calibrate: str | None = None,
+    table: bool = False,
+    as_json: bool = False,
+    column: str = "text",
+    context: int | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Score each text, or (with labels) say which label fits it best."""
+    from llmanac.generate.load import load_engine
+
+    if labels is None and (template or channel or calibrate):
+        raise SpecError("--labels: --template, --channel and --calibrate belong to it; give the labels")
+    source = texts_of(texts, file, column)
+    chosen = None if labels is None else parse_labels(labels)
+    engine = load_engine(path, dtype=dtype)
+    if chosen is not None:
+        way: Way = "channel" if channel else "direct"
+        labelled = (
+            one
+            for block in blocks(source)
+            for one in classify(
+                engine.model, engine.tokenizer, block, chosen, template=template, way=way, calibrate=calibrate
+            )
+        )
+        if as_json:
+            _emit(one.as_json() for one in labelled)
+        else:
+            _label_table(labelled, list(chosen))
+            print(f"Next: llmanac score {path} --labels ... --channel --calibrate N/A")
+        return
+    totals = Totals()
+    found = (
+        totals.add(one)
+        for block in blocks(source)
+        for one in score(engine.model, block, engine.tokenizer, context=context)
+    )
+    if as_json:
+        _emit(one.as_json(table=table) for one in found)
+    else:
+        _score_table(found, table)
+    print(totals.line(), file=sys.stderr if as_json else sys.stdout)
+    if not as_json:
+        print(f"Next: llmanac correct {path} --text '...'   (or the same with --json: one object a line)")
+
+
+def parse_labels(given: str) -> dict[str, str]:
+    """`good,bad` or `good=great,bad=terrible`: label -> the words that stand for it.
+
+    Raises:
+        SpecError: an empty or repeated label.
+    """
+    found: dict[str, str] = {}
+    for part in given.split(","):
+        name, equals, text = (side.strip() for side in part.partition("="))
+        if not name or (equals and not text):
+            raise SpecError(f"--labels: {given!r} has an empty label; write positive,negative or pos=good,neg=bad")
+        if name in found:
+            raise SpecError(f"--labels: {name!r} is there twice")
+        found[name] = text or name
+    return found
+
+
+class Totals:
+    """Sums over all scored texts."""
+
+    def __init__(self) -> None:
+        self.texts = self.tokens = self.words = self.bytes = 0
+        self.nats = 0.0
+
+    def add(self, one: Scored) -> Scored:
+        self.texts += 1
+        if one.tokens:
+            self.tokens += one.tokens
+            self.words += words(one.text)
+            self.bytes += utf8_bytes(one.text)
+            self.nats += one.log_likelihood
+        return one
+
+    def line(self) -> str:
+        if not self.tokens:
+            return f"{self.texts} texts without a token."
+        per = {name: perplexity(self.nats, units) for name, units in (("token", self.tokens), ("word", self.words))}
+        return (
+            f"{self.texts} texts, {self.tokens} tokens: log-likelihood {self.nats:.4f} nats, perplexity "
+            f"{per['token']:.4g} a token, {per['word']:.4g} a word, {perplexity(self.nats, self.bytes):.4g} a byte; "
+            f"{bits_per_unit(self.nats, self.bytes):.4f} bits per byte"
+        )
+
+
+def _score_table(found: Iterable[Scored], table: bool) -> None:
+    print(f"{'text':>5}  {'tokens':>6}  {'log-likelihood':>14}  {'perplexity':>10}  {'bits/byte':>9}")
+    for number, one in enumerate(found, 1):
+        figures = f"{one.log_likelihood:>14.4f}  {one.perplexity:>10.4g}  {one.bits_per_byte:>9.4f}"
+        print(f"{number:>5}  {one.tokens:>6}  {figures}  {_short(one.text)}")
+        if table:
+            for place, (piece, value) in enumerate(zip(one.pieces, one.logprobs.tolist(), strict=True), 1):
+                print(f"{'':>5}  {place:>6}  {value:>14.4f}  {piece!r}")
+
+
+def _label_table(found: Iterable[Classified], names: list[str]) -> None:
+    wide = max(5, *(len(name) for name in names))
+    print(f"{'text':>5}  {'label':<{wide}}  {'  '.join(f'P({name})' for name in names)}")
+    for number, one in enumerate(found, 1):
+        shares = "  ".join(f"{one.probabilities[name]:>{len(name) + 3}.3f}" for name in names)
+        print(f"{number:>5}  {one.label:<{wide}}  {shares}  {_short(one.text)}")
+
+
+# ---------------------------------------------------------------- correct
+
+
+def correct_command(
+    path: str,
+    file: str | None,
+    texts: Sequence[str],
+    *,
+    vocabulary: Path | None = None,
+    margin: float | None = None,
+    kinds: str | None = None,
+    as_json: bool = False,
+    column: str = "text",
+) -> None:
+    """Correct each text and say what was changed, why, and how much likelier it became."""
+    from llmanac.evaluate._words import Words
+    from llmanac.generate.load import load_engine
+
+    source = texts_of(texts, file, column)
+    known = Words.of_documentation() if vocabulary is None else Words.of_file(vocabulary)
+    engine = load_engine(path)
+    chosen = None if kinds is None else [kind.strip() for kind in kinds.split(",")]
+    corrector = Corrector(
+        engine.model, engine.tokenizer, known, margin=MARGIN if margin is None else margin, kinds=chosen
+    )
+    found = (one for block in blocks(source) for one in corrector.correct(block))
+    if as_json:
+        _emit(one.as_json() for one in found)
+        return
+    changed = _show_corrections(found)
+    print(f"{changed} changes. Next: llmanac score {path} --tokens --text '...'   (what the model finds unlikely)")
+
+
+def _show_corrections(found: Iterable[Corrected]) -> int:
+    changed = 0
+    for one in found:
+        print(one.corrected)
+        for change in one.changes:
+            changed += 1
+            was, now = change.old.strip() or "nothing", change.new.strip() or "nothing"
+            print(f"    {change.kind}: {was} -> {now}  (+{change.gain:.2f} nats)  {change.why}")
+    return changed

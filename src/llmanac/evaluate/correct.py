@@ -1,0 +1,235 @@
+"""Correcting grammar and spelling with a language model: propose edits by rule, keep what makes the sentence likelier.
+
+    gain(edit) = ln P(sentence with the edit) - ln P(sentence);   kept where gain > margin + the operation's own margin
+
+The most gainful edit of a sentence is made, then its candidates are proposed and scored again, until none gains enough.
+Probability falls with every word, so an insertion starts at a disadvantage and a deletion at an advantage: each
+operation has a margin of its own beside the common one. (Scoring edits with a language model and no training:
+Bryant and Briscoe 2018, doi:10.18653/v1/W18-0529.)
+
+What a rule does not propose cannot be corrected, and what the model knows badly it corrects badly: measure it on text
+of your own before you trust it (`docs/evidence/uses/`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.errors import DataError, SpecError, nearest
+from llmanac.core.progress import progress
+from llmanac.evaluate._edits import KINDS, Edit, Kind, candidates
+from llmanac.evaluate._words import WORD, Words, plain
+from llmanac.evaluate.bits_per_byte import start_token
+from llmanac.evaluate.likelihood import BATCH_TOKENS, text_logprobs
+
+MARGIN = 5.0  # nats: the edit makes the sentence 150 times as probable; about the best of docs/evidence/uses
+OPERATION_MARGINS = {"replace": 0.0, "insert": 0.0, "delete": 3.0}
+KIND_MARGINS: dict[str, float] = {"spelling": -2.0, "repetition": -3.0}
+MOST_EDITS = 6  # of one sentence
+BREAK = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)\]])\s+|\n+")
+LONGEST = 240  # characters that are judged as one sentence: what it costs grows with their square
+TOGETHER = 32  # sentences whose candidates are scored at once
+
+
+@dataclass(frozen=True)
+class Change:
+    """One edit that was made: `text[start:stop]` of the text as it came, `old`, became `new`.
+
+    Attributes:
+        gain: by how many nats it raised the sentence's log-likelihood.
+        why: the rule's reason, in words.
+    """
+
+    start: int
+    stop: int
+    old: str
+    new: str
+    kind: Kind
+    gain: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A text, what became of it, and the changes in the order of their places."""
+
+    text: str
+    corrected: str
+    changes: tuple[Change, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """One line of `llmanac correct --json`."""
+        return {"text": self.text, "corrected": self.corrected, "changes": [vars(change) for change in self.changes]}
+
+
+class Corrector:
+    """Corrects texts with any `LanguageModel`.
+
+    Args:
+        words: known words; the tokenizer's own whole words count as known too.
+        margin: nats that an edit must gain, before its operation's own margin.
+        kinds: which kinds of edits are considered, all where it is not given.
+
+    Raises:
+        SpecError: an unknown kind.
+        DataError: a tokenizer without a start token.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        words: Words,
+        *,
+        margin: float = MARGIN,
+        kinds: Iterable[str] | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        chosen = KINDS if kinds is None else tuple(kinds)
+        for kind in chosen:
+            if kind not in KINDS:
+                raise SpecError(f"kinds: {kind!r} is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+        if not np.isfinite(margin):
+            raise SpecError(f"margin: {margin} is not a finite number of nats")
+        first = start_token(tokenizer)
+        if first is None:
+            raise DataError("correct: this tokenizer has no bos or eos token to begin a sentence with")
+        self.model, self.tokenizer, self.first = model, tokenizer, first
+        self.words = Words(words.counts + token_words(tokenizer).counts)
+        self.margin, self.kinds, self.batch_tokens = margin, frozenset(chosen), batch_tokens
+
+    def correct(self, texts: Sequence[str]) -> list[Corrected]:
+        """Correct each text, sentence by sentence."""
+        pieces = [(owner, start, stop) for owner, text in enumerate(texts) for start, stop in sentences(text)]
+        made: list[list[Change]] = [[] for _ in texts]
+        with progress("correct", total=len(pieces), unit="sentences") as bar:
+            for at in range(0, len(pieces), TOGETHER):
+                group = pieces[at : at + TOGETHER]
+                found = self._sentences([texts[owner][start:stop] for owner, start, stop in group])
+                for (owner, start, _), changes in zip(group, found, strict=True):
+                    made[owner] += [_moved(change, start) for change in changes]
+                bar.advance(len(group))
+        return [
+            Corrected(text, applied(text, changes), tuple(changes)) for text, changes in zip(texts, made, strict=True)
+        ]
+
+    def gains(self, sentence: str) -> list[tuple[Edit, float]]:
+        """Every candidate edit of a sentence with what it gains beyond its margin, best first."""
+        return self._gains([sentence])[0]
+
+    def _sentences(self, texts: list[str]) -> list[list[Change]]:
+        """The changes of each sentence, by place."""
+        now = list(texts)
+        made: list[list[Change]] = [[] for _ in texts]
+        active = list(range(len(texts)))
+        for _ in range(MOST_EDITS):
+            going = []
+            for place, gains in zip(active, self._gains([now[i] for i in active]), strict=True):
+                if not gains or gains[0][1] <= 0:
+                    continue
+                edit, beyond = gains[0]
+                made[place] = _with(texts[place], made[place], now[place], edit, beyond + self._needed(edit))
+                now[place] = edit.apply(now[place])
+                going.append(place)
+            active = going
+        return made
+
+    def _gains(self, texts: list[str]) -> list[list[tuple[Edit, float]]]:
+        edits = [candidates(text, self.words, self.kinds) for text in texts]
+        asked = [form for text, own in zip(texts, edits, strict=True) for form in (text, *(e.apply(text) for e in own))]
+        scores = iter(self._scores(asked))
+        out = []
+        for own in edits:
+            base = next(scores)
+            gains = [(edit, next(scores) - base - self._needed(edit)) for edit in own]
+            # nothing can be said of a sentence that the model holds impossible, whatever is changed in it
+            out.append(sorted(((e, g) for e, g in gains if g == g), key=lambda pair: -pair[1]))
+        return out
+
+    def _needed(self, edit: Edit) -> float:
+        return self.margin + OPERATION_MARGINS[edit.operation] + KIND_MARGINS.get(edit.kind, 0.0)
+
+    def _scores(self, texts: list[str]) -> list[float]:
+        ids = [self.tokenizer.encode(text) for text in texts]
+        found = text_logprobs(self.model, ids, self.first, batch_tokens=self.batch_tokens, label=None)
+        return [float(values.sum()) for values in found]
+
+
+def token_words(tokenizer: Any) -> Words:
+    """The tokens that are whole words of four letters or more: common words of the text the tokenizer comes from."""
+    from collections import Counter
+
+    counts: Counter[str] = Counter()
+    for id in range(tokenizer.vocab_size):
+        try:
+            text = tokenizer.token_bytes(id).decode("utf-8")
+        except (ValueError, KeyError):  # no token, or no whole character
+            continue
+        word = text.strip(" ▁")
+        if text != word and len(word) >= 4 and WORD.fullmatch(word):
+            counts[plain(word)] += 1
+    return Words(counts)
+
+
+def sentences(text: str) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each sentence without the white space around it; a very long one is cut between words."""
+    start = 0
+    for stop in (*(match.start() for match in BREAK.finditer(text)), len(text)):
+        while stop - start > LONGEST:
+            cut = text.rfind(" ", start + 1, start + LONGEST)
+            cut = start + LONGEST if cut <= start else cut
+            yield from _trimmed(text, start, cut)
+            start = cut
+        yield from _trimmed(text, start, stop)
+        start = stop
+
+
+def _trimmed(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    while start < stop and text[start].isspace():
+        start += 1
+    while stop > start and text[stop - 1].isspace():
+        stop -= 1
+    if start < stop:
+        yield start, stop
+
+
+def applied(text: str, changes: Sequence[Change]) -> str:
+    """The text with all changes made; they are in order and do not overlap."""
+    out, done = [], 0
+    for change in changes:
+        out += [text[done : change.start], change.new]
+        done = change.stop
+    return "".join([*out, text[done:]])
+
+
+def _moved(change: Change, by: int) -> Change:
+    return replace(change, start=change.start + by, stop=change.stop + by)
+
+
+def _with(original: str, changes: list[Change], now: str, edit: Edit, gain: float) -> list[Change]:
+    """The changes of a sentence with one more edit, of the text as it is `now`; those that it touches become one."""
+    grown, places = 0, []
+    for change in changes:
+        low = change.start + grown
+        places.append((low, low + len(change.new)))
+        grown += _growth(change)
+    pairs = list(zip(changes, places, strict=True))
+    touched = [(c, at) for c, at in pairs if at[0] <= edit.stop and at[1] >= edit.start]
+    start = min([edit.start, *(low for _, (low, _) in touched)])
+    stop = max([edit.stop, *(high for _, (_, high) in touched)])
+    before = sum(_growth(c) for c, (_, high) in pairs if high < start)
+    first, last = start - before, stop - before - sum(_growth(c) for c, _ in touched)
+    old, new = original[first:last], now[start : edit.start] + edit.new + now[edit.stop : stop]
+    why = "; ".join([*(c.why for c, _ in touched), edit.why])
+    merged = Change(first, last, old, new, edit.kind, gain + sum(c.gain for c, _ in touched), why)
+    others = [pair[0] for pair in pairs if pair not in touched]
+    return sorted([*others, *([merged] if old != new else [])], key=lambda change: change.start)
+
+
+def _growth(change: Change) -> int:
+    return len(change.new) - (change.stop - change.start)

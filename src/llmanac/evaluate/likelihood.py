@@ -1,0 +1,295 @@
+"""Log-likelihoods of continuations and of whole texts under any `LanguageModel`, by the rules of lm-eval.
+
+    log P(continuation | context) = sum over its tokens of ln p(token | all before it)
+
+The rules, so that figures can be compared with published ones:
+
+- Context and continuation are encoded as one text; the continuation's tokens are those past as many as the context has
+  by itself. White space at the end of the context belongs to the continuation, where tokenizers put it.
+- An empty context is the start token (bos, else eos). Where the tokenizer's texts begin with bos, a context does too.
+- What is too long for the model loses tokens on the left. (A continuation too long by itself, which lm-eval refuses, is
+  read in windows.)
+- Whole texts are read in windows: each token is predicted once, and every window after the first sees `context`
+  tokens before its first prediction. lm-eval's is 1, the least that is possible; more is slower and fairer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmanac.core.errors import DataError, RequestError
+from llmanac.core.progress import progress
+from llmanac.core.types import IGNORE, Batch, State
+from llmanac.evaluate.bits_per_byte import WINDOW, batches, start_token, windows
+from llmanac.generate.engine import evaluating
+from llmanac.generate.scheduler import device_of
+from llmanac.metrics.log_likelihood import log_likelihood
+
+BATCH_TOKENS = 4096
+LOGITS = 2**23  # logits held at once (64 MiB in float64)
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a model thinks of one continuation.
+
+    Attributes:
+        ids: its tokens.
+        logprobs: the natural log-probability of each.
+        greedy: whether each was the most probable token, so that greedy decoding would have said just this.
+        seen: tokens of context that were read; fewer than there are where the whole was too long for the model.
+    """
+
+    ids: Ids
+    logprobs: tuple[float, ...]
+    greedy: bool
+    seen: int
+
+    @property
+    def total(self) -> float:
+        """Log-likelihood in nats."""
+        return log_likelihood(self.logprobs)
+
+
+def check_texts(texts: Sequence[Any]) -> None:
+    """Raises DataError for anything that is not a text."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"texts: item {number} is {type(text).__name__}, not a text")
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text, begun with bos where the tokenizer's texts begin so."""
+    ids = [int(i) for i in tokenizer.encode(text)]
+    return [tokenizer.bos_id, *ids] if getattr(tokenizer, "adds_bos", False) else ids
+
+
+def encode_pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Token ids of a context (at least one) and of its continuation. See the module for the rules.
+
+    Raises:
+        DataError: an empty context and no start token, or a continuation that melts into the context's last token.
+    """
+    bare = context.rstrip()
+    before, after = bare, context[len(bare) :] + continuation
+    if before:
+        start = encode(tokenizer, before)
+        rest = encode(tokenizer, before + after)[len(start) :]
+    else:
+        first, ids = start_token(tokenizer), [int(i) for i in tokenizer.encode(after)]
+        if first is None:
+            raise DataError("context: it is empty, and this tokenizer has no bos or eos token to begin with")
+        start, rest = ([first], ids) if ids[:1] != [first] else (ids[:1], ids[1:])
+    if continuation and not rest:
+        raise DataError(f"continuation: {continuation[:40]!r} has no token of its own after {context[-40:]!r}")
+    return start, rest
+
+
+@torch.inference_mode()
+def loglikelihood(
+    model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch_tokens: int = BATCH_TOKENS
+) -> list[Likelihood]:
+    """The likelihood of each continuation after its context; equal to lm-eval's for the same model.
+
+    A context that several continuations share is read once; so is a continuation's beginning where only the last token
+    differs (the letters of a multiple choice). Sums are in float64, of logits in the model's own dtype.
+
+    Args:
+        pairs: (context, continuation); either may be empty, and nothing has the log-likelihood 0.
+        batch_tokens: about how many tokens go through the model at once; changes no figure but for rounding.
+
+    Raises:
+        DataError: see `encode_pair`.
+    """
+    if isinstance(pairs, str) or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+        raise DataError("pairs: expected a list of (context, continuation)")
+    rows: dict[tuple[Ids, Ids], list[tuple[int, int]]] = {}  # (context, what is read after it) -> (item, last token)
+    found: dict[int, Likelihood] = {}
+    long: dict[int, tuple[list[int], list[int]]] = {}
+    for item, (context, continuation) in enumerate(pairs):
+        start, rest = encode_pair(tokenizer, context, continuation)
+        limit = model.max_length
+        if not rest:
+            found[item] = Likelihood((), (), True, len(start))
+        elif limit is not None and len(rest) > limit:
+            long[item] = ([start[-1]], rest)
+        else:
+            start = start if limit is None else start[-(limit + 1 - len(rest)) :]
+            rows.setdefault((tuple(start), tuple(rest[:-1])), []).append((item, rest[-1]))
+    contexts: dict[Ids, list[Ids]] = {}
+    for context_ids, read in rows:
+        contexts.setdefault(context_ids, []).append(read)
+    with evaluating(model), progress("score", total=len(pairs), unit="texts") as bar:
+        for group in _groups(contexts, batch_tokens):
+            for key, logprobs, best in _after(model, group, contexts, batch_tokens):
+                start_ids, read = key
+                own = logprobs[np.arange(len(read)), list(read)]
+                for item, last in rows[key]:
+                    ids = (*read, last)
+                    values = (*own.tolist(), float(logprobs[len(read), last]))
+                    found[item] = Likelihood(ids, values, best == ids, len(start_ids))
+                bar.advance(len(rows[key]))
+        for item, (start, rest) in long.items():
+            found[item] = _in_windows(model, start, rest)
+            bar.advance()
+    return [found[item] for item in range(len(pairs))]
+
+
+def _groups(contexts: dict[Ids, list[Ids]], batch_tokens: int) -> Iterator[list[Ids]]:
+    """Contexts of like length that are read together; those of one token have nothing to read beforehand."""
+    group: list[Ids] = []
+    for ids in sorted(contexts, key=len):
+        full = (len(group) + 1) * len(ids) > batch_tokens or (group and len(group[0]) == 1 < len(ids))
+        if group and full:
+            yield group
+            group = []
+        group.append(ids)
+    if group:
+        yield group
+
+
+def _after(
+    model: Any, group: list[Ids], contexts: dict[Ids, list[Ids]], batch_tokens: int
+) -> Iterator[tuple[tuple[Ids, Ids], np.ndarray, Ids]]:
+    """`(key, logprobs (T, V) float64, most probable ids)` of all that follows the contexts of a group."""
+    state = model.start(len(group))
+    if len(group[0]) > 1:
+        heads = [ids[:-1] for ids in group]
+        part = batch_tokens if len(group) == 1 else max(map(len, heads))
+        for at in range(0, max(map(len, heads)), part):
+            _read(model, [head[at : at + part] for head in heads], state, "last")
+    tails = sorted(((row, read) for row, ids in enumerate(group) for read in contexts[ids]), key=lambda t: len(t[1]))
+    most = max(1, min(batch_tokens, LOGITS // model.vocab_size))
+    at = 0
+    while at < len(tails):
+        stop = at + 1
+        while stop < len(tails) and (stop + 1 - at) * (len(tails[stop][1]) + 1) <= most:
+            stop += 1
+        chosen, at = tails[at:stop], stop
+        own: State = state.select(torch.tensor([row for row, _ in chosen], device=device_of(model)))
+        inputs = [(group[row][-1], *read) for row, read in chosen]
+        longest = max(map(len, inputs))
+        part = most if len(inputs) == 1 else longest
+        logits = [_read(model, [x[i : i + part] for x in inputs], own, "all") for i in range(0, longest, part)]
+        for place, (row, read) in enumerate(chosen):
+            mine = torch.cat([part[place] for part in logits])[: len(read) + 1]
+            best = tuple(mine.argmax(dim=-1).tolist())
+            yield (group[row], read), mine.double().log_softmax(dim=-1).cpu().numpy(), best
+
+
+def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: Any) -> torch.Tensor:
+    """Logits (B, T, V) or (B, 1, V) of rows that follow what the state holds."""
+    lengths = [len(row) for row in rows]
+    ids = torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in rows], device=device_of(model))
+    ragged = torch.tensor(lengths, device=ids.device) if min(lengths) < max(lengths) else None
+    call = model if isinstance(model, torch.nn.Module) else model.forward
+    logits: torch.Tensor = call(Batch(ids=ids, lengths=ragged), state, want).logits
+    return logits
+
+
+def _in_windows(model: Any, start: list[int], rest: list[int]) -> Likelihood:
+    """A continuation that is longer than the model's context, in windows that follow one another."""
+    values: list[float] = []
+    best: list[int] = []
+    part = max(1, LOGITS // model.vocab_size)
+    for x, y in windows(np.array([*start, *rest], np.int64), model.max_length, model.max_length):
+        state, targets = model.start(1), torch.from_numpy(y)
+        for at in range(0, len(x), part):
+            asked = targets[at : at + part]
+            logits = _read(model, [x[at : at + part].tolist()], state, "all")[0].cpu()[asked != IGNORE]
+            asked = asked[asked != IGNORE]
+            values += logits.double().log_softmax(dim=-1).gather(1, asked[:, None])[:, 0].tolist()
+            best += logits.argmax(dim=-1).tolist()
+    return Likelihood(tuple(rest), tuple(values), best == rest, len(start))
+
+
+@torch.inference_mode()
+def token_logprobs(
+    model: Any, pieces: Sequence[tuple[np.ndarray, np.ndarray]], *, batch_tokens: int = BATCH_TOKENS, bar: Any = None
+) -> list[np.ndarray]:
+    """ln p of every target of (inputs (T,), targets (T,)), in order: float64, as many as targets that are not `IGNORE`.
+
+    The logits are never held: it is the model's own `nll`.
+    """
+    out: list[np.ndarray] = [np.empty(0)] * len(pieces)
+    with evaluating(model):
+        for chosen, batch in batches(model, pieces, batch_tokens):
+            nats = model.nll(batch, "none").double().cpu().numpy()
+            for row, piece in enumerate(chosen):
+                targets = pieces[piece][1]
+                out[piece] = -nats[row, : len(targets)][targets != IGNORE]
+            if bar is not None:
+                bar.advance(sum(len(pieces[piece][0]) for piece in chosen))
+    return out
+
+
+def text_logprobs(
+    model: Any,
+    texts: Sequence[Sequence[int] | np.ndarray],
+    first: int,
+    *,
+    window: int | None = None,
+    context: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    label: str | None = "score",
+) -> list[np.ndarray]:
+    """ln p of every token of each text (ids without a start token), in float64; `first` stands before each text.
+
+    Args:
+        window: places of a window; the model's own limit where it is not given.
+        context: tokens that every window after a text's first repeats; 1 where it is not given (half a window for a
+            model without a limit of its own).
+        label: what the progress line says; None shows none, for callers with a line of their own.
+
+    Raises:
+        RequestError: a window beyond the model's limit, or a context that does not fit the window.
+    """
+    limit = model.max_length
+    window = window or limit or WINDOW
+    if context is None:
+        context = 1 if limit is not None else max(1, window // 2)
+    if window < 1 or (limit is not None and window > limit):
+        raise RequestError(f"window: {window} places, but the model reads between 1 and {limit}")
+    if not 1 <= context <= window:
+        raise RequestError(f"context: {context} is not between 1 and the window's {window} places")
+    pieces: list[tuple[np.ndarray, np.ndarray]] = []
+    owners: list[int] = []
+    for owner, ids in enumerate(texts):
+        own = list(windows(np.concatenate([[first], np.asarray(ids, np.int64)]), window, window - context + 1))
+        pieces += own
+        owners += [owner] * len(own)
+    total = sum(len(x) for x, _ in pieces)
+    with contextlib.nullcontext() if label is None else progress(label, total=total, unit="tokens") as bar:
+        found = token_logprobs(model, pieces, batch_tokens=batch_tokens, bar=bar)
+    parts: list[list[np.ndarray]] = [[] for _ in texts]
+    for owner, values in zip(owners, found, strict=True):
+        parts[owner].append(values)
+    return [np.concatenate(part) if part else np.empty(0) for part in parts]
+
+
+def loglikelihood_rolling(model: Any, tokenizer: Any, texts: Iterable[str], **how: Any) -> list[float]:
+    """Log-likelihood in nats of each whole text; equal to lm-eval's rolling one for the same model.
+
+    As there, a tokenizer whose texts begin with bos has that bos predicted too, after the start token; `score` and
+    `bits_per_byte` take it for the start token itself.
+
+    Args:
+        how: window, context, batch_tokens of `text_logprobs`.
+
+    Raises:
+        DataError: a tokenizer without a start token.
+        RequestError: see `text_logprobs`.
+    """
+    first = start_token(tokenizer)
+    if first is None:
+        raise DataError("texts: this tokenizer has no bos or eos token to begin a text with")
+    ids = [encode(tokenizer, text) for text in texts]
+    return [log_likelihood(values) for values in text_logprobs(model, ids, first, **how)]

@@ -1,0 +1,115 @@
+"""What requests share: the state of a prompt's beginning is kept, and one that begins so does not compute it again.
+
+Every prompt and every finished answer leaves its full blocks in a pool (`models/_paged.py`), found again by the hash of
+their tokens and of all tokens before them; so a system prompt is read once, and a conversation's next turn reads only
+what is new. At least one token of a prompt is always read, since its logits begin the answer. Blocks hold nothing but
+keys and values of tokens that the new request has itself; what can be noticed from outside is the time it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from llmanac.core.errors import RequestError
+from llmanac.models._paged import BLOCK_TOKENS, BlockPool, PagedState, pageable
+
+DEFAULT_BYTES = 256 * 2**20  # what a server keeps where nothing else is said
+
+
+class PrefixCache:
+    """The pool of one model, for one or more schedulers; a step with it holds `lock`.
+
+    Args:
+        budget: bytes that blocks may take before idle ones are given up.
+
+    Attributes:
+        prompt_tokens, reused_tokens: how many tokens the prompts had, and how many of them were not computed.
+
+    Raises:
+        RequestError: a budget that is not positive, or a model whose state cannot be kept in blocks.
+    """
+
+    def __init__(self, model: Any, budget: int, *, block_tokens: int = BLOCK_TOKENS) -> None:
+        if budget < 1:
+            raise RequestError(f"prefix_cache_bytes: {budget} is not at least 1; leave it out to keep nothing")
+        self.model, self.budget, self.block_tokens = model, int(budget), block_tokens
+        self.prompt_tokens = self.reused_tokens = 0
+        self.pool = self._new_pool()
+        self._weights = self._stamp()
+
+    @classmethod
+    def fits(cls, model: Any) -> bool:
+        """Whether a model's state can be kept in blocks."""
+        return pageable(model.start(1))
+
+    @property
+    def lock(self) -> Any:
+        return self.pool.lock
+
+    def _new_pool(self) -> BlockPool:
+        try:
+            return BlockPool(self.model.start(1), block_tokens=self.block_tokens, budget=self.budget)
+        except RequestError as error:
+            raise RequestError(f"prefix_cache_bytes: {error}") from error
+
+    def _stamp(self) -> list[tuple[Any, ...]]:
+        """What changes when the weights do: each parameter's place, and how often it was written to."""
+        if not isinstance(self.model, torch.nn.Module):
+            return []
+        return [
+            (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, getattr(self.model, "compute_dtype", None))
+            for p in self.model.parameters()
+        ]
+
+    def start(self, prompts: Sequence[Sequence[int] | None]) -> tuple[Any, list[int]]:
+        """A state that already holds what it can of each prompt, and how many tokens that is for each.
+
+        A prompt of None is read whole (its own tokens are to be scored).
+        """
+        self._check_weights()
+        rows, counts = [], []
+        for prompt in prompts:
+            found = [] if prompt is None else self.pool.find(prompt[:-1])
+            rows.append(found)
+            counts.append(len(found) * self.block_tokens)
+            if prompt is not None:
+                self.prompt_tokens += len(prompt)
+                self.reused_tokens += counts[-1]
+        return PagedState(self.pool, rows, list(counts)), counts
+
+    def keep(self, state: Any, row: int, ids: Sequence[int]) -> None:
+        """Let the full blocks of a row be found again; `ids` are its tokens (more than it holds are ignored)."""
+        if isinstance(state, PagedState) and state.pool is self.pool:
+            self.pool.register(state.blocks[row], ids[: state.counts[row]])
+
+    def clear(self) -> None:
+        """Keep nothing of what was read so far."""
+        with self.lock:
+            self.pool.forget()
+
+    def _check_weights(self) -> None:
+        stamp = self._stamp()
+        if stamp == self._weights:
+            return
+        if [entry[1:2] + entry[3:] for entry in stamp] != [entry[1:2] + entry[3:] for entry in self._weights]:
+            self.pool = self._new_pool()  # other numbers need other stores
+        else:
+            self.pool.forget()
+        self._weights = stamp
+
+    def report(self) -> dict[str, int]:
+        """Counters, for `/health`."""
+        pool = self.pool
+        return {
+            "budget_bytes": self.budget,
+            "bytes": pool.nbytes,
+            "block_tokens": self.block_tokens,
+            "blocks_in_use": pool.held,
+            "blocks_kept": pool.idle,
+            "evictions": pool.evictions,
+            "prompt_tokens": self.prompt_tokens,
+            "reused_tokens": self.reused_tokens,
+        }

@@ -1,0 +1,176 @@
+"""The page that `make_uses_evidence.py` writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmanac.evaluate._edits import KINDS
+from llmanac.metrics._auc import share
+
+COMMAND = "python tools/make_uses_evidence.py runs ../shared/data"
+
+
+def interval(figures: Any, digits: int = 3) -> str:
+    value, low, high = figures
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table(head: list[str], rows: list[list[Any]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["", *(f"| {' | '.join(map(str, line))} |" for line in lines), ""]
+
+
+def page(result: dict[str, Any]) -> str:
+    """The whole page, in Markdown."""
+    lines = [
+        "# Scoring, labelling and correcting text with small language models",
+        "",
+        f"Made by `{COMMAND}`, after the commands that stand at the head of that file. Intervals are 95%.",
+        *table(
+            ["model", "parameters", "seconds of training", "bits per byte, held out"],
+            [
+                [name, f"{m['parameters']:,}", f"{m['seconds']:.0f}", f"{m['bits_per_byte']:.3f}"]
+                for name, m in result["models"].items()
+            ],
+        ),
+        "*english* read 11 MB of plain English without any sentence of CoLA; *labelled* the 6,920 sentences of SST-2's",
+        f"training part, each with its label before and after it. All on {result['machine']['cpu']}, a busy machine.",
+        "",
+    ]
+    for part in (_formula, _perplexity, _score, _classify, _correct):
+        lines += [*part(result), ""]
+    return "\n".join(lines)
+
+
+def _formula(result: dict[str, Any]) -> list[str]:
+    found = result["formula"]
+    return [
+        "## Log-likelihood (`metric/log-likelihood`): the formula as given",
+        "",
+        f"Over {found['sentences']} sentences the score differs from the sum of log-softmax values, taken from the "
+        f"whole",
+        f"logits in another way, by at most {found['largest difference']:.1e} nats (float32). Against lm-eval, in",
+        "float64: within 1e-9, `tests/references/test_likelihood.py`.",
+    ]
+
+
+def _perplexity(result: dict[str, Any]) -> list[str]:
+    models = result["perplexity"]["models"]
+    forms = ("perplexity", "word-perplexity", "byte-perplexity", "bits-per-byte")
+    rows = [[name, m["vocabulary"], m["tokens"], *(f"{m[form]:.3f}" for form in forms)] for name, m in models.items()]
+    lines = ["## Perplexity (`metric/perplexity`): comparable only per byte", "",
+             f"The same {result['perplexity']['sentences']} sentences of SST-2's dev part.",
+             *table(["model", "vocabulary", "tokens", *forms], rows)]  # fmt: skip
+    if {"labelled", "labelled-512"} <= models.keys():
+        large, small = models["labelled"], models["labelled-512"]
+        ratio = large["perplexity"] / small["perplexity"]
+        apart = abs(large["bits-per-byte"] / small["bits-per-byte"] - 1)
+        better = "larger" if large["bits-per-byte"] < small["bits-per-byte"] else "smaller"
+        lines.append(
+            f"The claim holds. *labelled* and *labelled-512* differ in their vocabulary alone: per token the larger "
+            f"one "
+            f"looks {ratio:.1f} times worse, since its tokens say more; per byte they are {apart:.1%} apart, the "
+            f"{better} "
+            "vocabulary ahead."
+        )
+    return lines
+
+
+def _score(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            f"{name}: {part['acceptable']} acceptable, {part['unacceptable']} not",
+            f"{interval(part['natural above shuffled'])} of {part['pairs']}",
+            *(interval(part["auc"][key]) for key in ("sum", "per token", "per byte", "length alone")),
+        ]
+        for name, part in result["score"].items()
+    ]
+    lowest = min(part["natural above shuffled"][1] for part in result["score"].values())
+    low = {key: min(part["auc"][key][1] for part in result["score"].values()) for key in ("sum", "per token")}
+    verdicts = {
+        key: "tells them apart, a little" if value > 0.5 else "does not tell them apart" for key, value in low.items()
+    }
+    head = ["CoLA part", "natural above its own words shuffled",
+            *(f"AUC: {key}" for key in ("log-likelihood", "per token", "per byte", "length alone"))]  # fmt: skip
+    return [
+        "## Scoring (`use/score`): natural sentences score higher",
+        *table(head, rows),
+        f"The claim holds for shuffled words: at least {lowest:.0%} of pairs. For CoLA's own judgements the plain",
+        f"log-likelihood {verdicts['sum']}; per token it {verdicts['per token']}. CoLA's unacceptable sentences "
+        f"differ from",
+        "acceptable ones in a word or two, which a model of this size hardly notices, and a sentence's length moves "
+        "its",
+        "log-likelihood more than its grammar does.",
+    ]
+
+
+def _classify(result: dict[str, Any]) -> list[str]:
+    found = result["classify"]
+    head = ["model", "way", "accuracy, by template", "standard deviation over templates"]
+    rows = [
+        [
+            "labelled" if group == "trained" else "english",
+            name,
+            "; ".join(interval(entry["accuracy"]) for entry in way["templates"]),
+            "" if way["spread"] is None else f"{way['spread']:.3f}",
+        ]
+        for group in ("trained", "untrained")
+        for name, way in found[group].items()
+    ]
+    trained, untrained = found["trained"], found["untrained"]
+    works = all(way["templates"][0]["accuracy"][1] > 0.5 for way in (trained["direct"], trained["channel"]))
+    chance = all(e["accuracy"][1] < 0.5 < e["accuracy"][2] for w in untrained.values() for e in w["templates"])
+    return [
+        "## Labelling (`use/classify`): text scored with labels",
+        "",
+        f"{found['rows']} sentences of SST-2's test part; guessing gives 0.5.",
+        *table(head, rows),
+        f"The claim {'holds' if works else 'does not hold both ways'} for a model that has read labelled text: it need "
+        "not be told anything else. For a model of",
+        f"this size that never saw the task, labels by likelihood are "
+        f"{'no better than guessing' if chance else 'weak'}, "
+        "by either way, calibrated or not: what",
+        "Min et al. report of the noisy channel is of models hundreds of times as large, and is not shown here.",
+    ]
+
+
+def _correct(result: dict[str, Any]) -> list[str]:
+    found = result["correct"]
+    parts = found["parts"]
+    margins = [
+        [margin, *(f"{row[key]:.3f}" for key in ("precision", "recall", "f0.5")), row["clean sentences changed"][0]]
+        for margin, row in found["margins"].items()
+    ]
+    rows = []
+    for name, part in parts.items():
+        made, seen = part["made errors"], part["detection"]
+        rows.append([
+            name, made["pairs"], *(f"{made[key]:.3f}" for key in ("precision", "recall", "f0.5")),
+            interval(share(*part["clean sentences changed"])), interval(share(*part["unacceptable flagged"])),
+            ", ".join(f"{seen[key]:.3f}" for key in ("precision", "recall", "f0.5")),
+        ])  # fmt: skip
+    kinds = [[kind, *(" of ".join(map(str, part["made errors"]["recall of kinds"].get(kind, [0, 0])))
+                      for part in parts.values())] for kind in KINDS]  # fmt: skip
+    above = all(share(*p["unacceptable flagged"])[1] > share(*p["clean sentences changed"])[2] for p in parts.values())
+    return [
+        "## Correcting (`use/correct`)",
+        "",
+        "Errors were made by rule in acceptable sentences, one each, of the kinds that the corrector knows, so "
+        "recall is",
+        "of errors for which it can propose a mend, and says nothing of others. A change is right where it alone "
+        "restores",
+        "the sentence. Known words: those of the training text seen three times. The margin was chosen on 160 "
+        "acceptable",
+        f"sentences of CoLA's training part: {found['margin']} nats.",
+        *table(["margin", "precision", "recall", "F0.5", "of 160 clean sentences changed"], margins),
+        *table(["CoLA part", "errors", "precision", "recall", "F0.5", "clean sentences changed", "unacceptable flagged",
+                "detection: precision, recall, F0.5"], rows),
+        "Mended, by the kind of error that was made:",
+        *table(["kind", *parts], kinds),
+        "The claim (a model scores and replaces words to correct grammar) holds for errors of these kinds, within "
+        "these",
+        f"figures. CoLA's unacceptable sentences are "
+        f"{'flagged more often' if above else 'not clearly flagged more often'} "
+        "than its acceptable ones: most of their faults are",
+        "of syntax that no single word mends, so this is no judge of grammaticality.",
+    ]  # fmt: skip
