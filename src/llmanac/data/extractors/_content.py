@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmanac.data.extractors import Unusable
 from llmanac.data.extractors._html import MAX_DEPTH
-from llmanac.data.extractors._tags import BLOCKS, DROPPED, HEADINGS, WRAPPERS, is_around
+from llmanac.data.extractors._tags import BLOCKS, DROPPED, HEADINGS, INLINE, STATED, WRAPPERS, is_around
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -34,12 +34,13 @@ class Page:
         self.tags: list[str] = [e.tag for e in self.elements]
         self.parents: list[int] = []
         self.dropped: list[bool] = []
-        self._number = {e: i for i, e in enumerate(self.elements)}
+        self.number = {e: i for i, e in enumerate(self.elements)}
+        self._stated: list[int] = []
         self._walk()
         self._sum()
 
     def _walk(self) -> None:
-        number, elements, tags = self._number, self.elements, self.tags
+        number, elements, tags = self.number, self.elements, self.tags
         count = len(elements)
         parents, dropped, marked = self.parents, self.dropped, [False] * count
         block, linked, depth = [0] * count, [False] * count, [0] * count
@@ -59,8 +60,11 @@ class Page:
                 attributes = element.attrib
                 if attributes:
                     names = f"{attributes.get('class', '')} {attributes.get('id', '')} {attributes.get('role', '')}"
-                    if len(names) > 2 and tag not in ("html", "body") and is_around(names):
+                    if len(names) > 2 and tag not in INLINE and i > 1 and is_around(names):
                         marked[i] = True
+                    stated = attributes.get("itemprop") or attributes.get("property")
+                    if stated and stated.lower() in STATED:
+                        self._stated.append(i)
                     style = attributes.get("style")
                     gone = "hidden" in attributes or attributes.get("aria-hidden") == "true" or (
                         style is not None and _HIDDEN.search(style) is not None
@@ -87,49 +91,87 @@ class Page:
                     last[at] = text
         self._length, self._links, self._last, self._marked = length, links, last, marked
 
+    def _own(self, i: int) -> float:
+        """What the text of one block, without the blocks inside it, is worth."""
+        size = self._length[i]
+        if not size:
+            return 0.0
+        worth = size * max(0.0, 1 - 2 * self._links[i] / size)
+        return worth if size >= SHORT or _SENTENCE.search(self._last[i]) else 0.5 * worth
+
+    def _summed(self, own: list[float]) -> list[float]:
+        """Worth of every element with all inside it, what is dropped left out."""
+        worth, parents = own[:], self.parents
+        for i in range(len(own) - 1, 0, -1):
+            if self.dropped[i]:
+                worth[i] = 0.0
+            else:
+                worth[parents[i]] += worth[i]
+        return worth
+
     def _sum(self) -> None:
         """Text, links and worth of every element, from the leaves up; then drop what the class names say."""
-        count = len(self.elements)
-        parents = self.parents
-        self.worth = [0.0] * count
+        count, parents = len(self.elements), self.parents
         self.text, self.link_text = self._length[:], self._links[:]
-        for i in range(count):
-            size = self._length[i]
-            if size:
-                share = self._links[i] / size
-                worth = size * max(0.0, 1 - 2 * share)
-                if size < SHORT and not _SENTENCE.search(self._last[i]):
-                    worth *= 0.5
-                self.worth[i] = worth
         for i in range(count - 1, 0, -1):
-            up = parents[i]
-            self.worth[up] += self.worth[i]
-            self.text[up] += self.text[i]
-            self.link_text[up] += self.link_text[i]
-        total = self.worth[0] or 1.0
-        for i in range(1, count):
-            if self.dropped[parents[i]]:
+            self.text[parents[i]] += self.text[i]
+            self.link_text[parents[i]] += self.link_text[i]
+        own = [self._own(i) for i in range(count)]
+        worth = self._summed(own)
+        total = worth[0]
+        self._drop([i for i in range(1, count) if self._marked[i] and worth[i] < AROUND_SHARE * total])
+        worth = self._summed(own)
+        teasers = self._teasers()
+        if teasers:
+            before = self.dropped[:]
+            self._drop(teasers)
+            without = self._summed(own)
+            if without[0] < 250 and without[0] < 0.3 * worth[0]:  # a page of teasers and nothing else
+                self.dropped = before
+            else:
+                worth = without
+        self.worth = worth
+
+    def _drop(self, wanted: list[int]) -> None:
+        for i in wanted:
+            self.dropped[i] = True
+        for i in range(1, len(self.elements)):
+            if self.dropped[self.parents[i]]:
                 self.dropped[i] = True
-            elif self._marked[i] and self.worth[i] < AROUND_SHARE * total:
-                self.dropped[i] = True
-        # once more, without what has gone
-        kept = [0.0] * count
-        for i in range(count - 1, -1, -1):
-            if self.dropped[i]:
-                continue
-            size = self._length[i]
-            if size:
-                share = self._links[i] / size
-                own = size * max(0.0, 1 - 2 * share)
-                if size < SHORT and not _SENTENCE.search(self._last[i]):
-                    own *= 0.5
-                kept[i] += own
-            if i:
-                kept[parents[i]] += kept[i]
-        self.worth = kept
+
+    def _teasers(self) -> list[int]:
+        """Elements that announce another page: three or more side by side, each with one heading that is a link."""
+        linked = [
+            i for i, tag in enumerate(self.tags)
+            if tag in HEADINGS and not self.dropped[i] and self.text[i] and self.link_text[i] >= 0.9 * self.text[i]
+            and self._leads_away(i)
+        ]  # fmt: skip
+        if len(linked) < 3:
+            return []
+        inside = [0] * len(self.elements)
+        for i in linked:
+            inside[i] = 1
+        for i in range(len(inside) - 1, 0, -1):
+            inside[self.parents[i]] += inside[i]
+        tops: dict[int, list[int]] = {}
+        for i in linked:
+            at = i
+            while self.parents[at] > 0 and inside[self.parents[at]] == 1:
+                at = self.parents[at]
+            tops.setdefault(self.parents[at], []).append(at)
+        return [at for group in tops.values() if len(group) >= 3 for at in group if self.tags[at] not in HEADINGS]
+
+    def _leads_away(self, i: int) -> bool:
+        element = self.elements[i]
+        up = element.getparent()
+        links = [e.get("href") or "" for e in element.iter("a")] or [up.get("href") or "" if up is not None else ""]
+        return any(link and not link.startswith("#") for link in links)
 
     def content(self) -> int:
         """The place of the element that holds the content."""
+        stated = [i for i in self._stated if not self.dropped[i] and self.text[i] >= 200]
+        if len(stated) == 1 and self.worth[stated[0]] >= 0.25 * self.worth[0]:
+            return stated[0]
         wanted = KEEP * self.worth[0]
         at, best = 0, 0
         children: dict[int, list[int]] = {}
@@ -145,8 +187,10 @@ class Page:
 
     def boilerplate(self, i: int) -> bool:
         """Whether an element inside the content is mostly links, as a list of further reading is."""
-        text = self.text[i]
-        return text > 0 and self.tags[i] not in HEADINGS and self.link_text[i] > 0.66 * text
+        text, links = self.text[i], self.link_text[i]
+        if not text or self.tags[i] in HEADINGS:
+            return False
+        return links > 0.66 * text and (text - links < 80 or self.tags[i] != "p")
 
     def title(self) -> str:
         """The page's title, else its first main heading, in one line; empty where it has neither."""

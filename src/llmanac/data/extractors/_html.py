@@ -1,7 +1,8 @@
 """From the bytes of a page to a tree, in bounded time and memory: encodings, and pages made to do harm.
 
 lxml's parser is linear in the page but for one thing, attributes of one tag, which are compared with each other; so
-tags are looked at before. It cuts a page off below 256 levels; such a page is refused rather than used in part.
+tags are counted before (`kernels/html.py`). It cuts a page off below 256 levels; such a page is refused rather than
+used in part.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ import codecs
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llmanac.data.extractors import Unusable, backend
+from llmanac.kernels.html import scan_tags
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-MAX_DEPTH = 255  # the parser's own limit is one more
+MAX_DEPTH = 200  # pages have up to 60 levels; the parser's own limit is 256
 MAX_ATTRIBUTES = 1_000
-MAX_ELEMENTS = 1_000_000
+MAX_ELEMENTS = 300_000
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _DECLARED = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{1,40})""", re.I)
 _XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_:.-]{1,40})""", re.I)
 _WINDOWS = {"iso-8859-1", "latin-1", "latin1", "ascii", "us-ascii", "iso8859-1", "iso_8859-1"}
 # what XML forbids and the parser would stop at, and half surrogate pairs, which no encoding can hold
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-_WIDE_TAG = re.compile(r"<[A-Za-z][^<>]{4000}")
 
 
 def decode(page: bytes) -> str:
@@ -65,20 +68,34 @@ def _codec(name: str) -> str:
     return info.name
 
 
-def parse(page: str | bytes, *, max_bytes: int) -> _Element:
-    """The root element of a page.
+def checked(page: str | bytes, *, max_bytes: int) -> str:
+    """A page as text that no parser is harmed by.
 
     Args:
-        max_bytes: a page longer than this (in bytes, or in characters of a `str`) is refused before it is parsed.
+        max_bytes: a page longer than this (in bytes, or in characters of a `str`) is refused before it is looked at.
 
     Raises:
-        Unusable: `page_too_large`, `too_many_attributes`, `nested_too_deep`, `too_many_elements` or `not_html`.
+        Unusable: `page_too_large`, `too_many_attributes` or `too_many_elements`.
     """
-    etree: Any = backend("lxml.etree", "structured")
     if len(page) > max_bytes:
         raise Unusable("page_too_large", f"{len(page)} bytes where {max_bytes} are allowed")
     text = _FORBIDDEN.sub("", decode(page) if isinstance(page, bytes) else page)
-    _check_attributes(text)
+    tags, attributes = scan_tags(np.frombuffer(text.encode("utf-8"), np.uint8))
+    if attributes > MAX_ATTRIBUTES:
+        raise Unusable("too_many_attributes", f"a tag of {attributes} attributes where {MAX_ATTRIBUTES} are allowed")
+    if tags > MAX_ELEMENTS:
+        raise Unusable("too_many_elements", f"{tags} tags where {MAX_ELEMENTS} are allowed")
+    return text
+
+
+def parse(page: str | bytes, *, max_bytes: int) -> _Element:
+    """The root element of a page.
+
+    Raises:
+        Unusable: as `checked` does, or `not_html`. Depth is looked at by who walks the tree.
+    """
+    etree: Any = backend("lxml.etree", "structured")
+    text = checked(page, max_bytes=max_bytes)
     parser = etree.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
     try:
         root = etree.fromstring(text.encode("utf-8"), parser)
@@ -87,16 +104,3 @@ def parse(page: str | bytes, *, max_bytes: int) -> _Element:
     if root is None:
         raise Unusable("not_html", "no element was found")
     return root
-
-
-def _check_attributes(text: str) -> None:
-    """Refuse a tag of very many attributes. Only tags of 4,000 characters and more are looked at: others have few."""
-    for found in _WIDE_TAG.finditer(text):
-        end = text.find(">", found.end())
-        tag = text[found.start() : end if end >= 0 else len(text)]
-        count = len(tag.split())
-        if count > MAX_ATTRIBUTES and len(re.findall(r"[\s\"'/][^\s\"'=<>/]+", _VALUES.sub('""', tag))) > MAX_ATTRIBUTES:
-            raise Unusable("too_many_attributes", f"a tag of over {MAX_ATTRIBUTES} attributes")
-
-
-_VALUES = re.compile(r"\"[^\"]*\"|'[^']*'")
