@@ -87,12 +87,12 @@ def _attribute_end(page, at, end):
 
 @njit(cache=True)
 def scan_tags(page):
-    """`(opening tags, attributes of the tag that has most)` of a page.
+    """`(opening tags, attributes of all of them, attributes of the tag that has most)` of a page.
 
     Args:
         page: (n,) uint8, the page in an encoding that agrees with ASCII.
     """
-    at, end, tags, most = 0, page.shape[0], 0, 0
+    at, end, tags, total, most = 0, page.shape[0], 0, 0, 0
     while at < end:
         if page[at] != OPEN or at + 1 >= end:
             at += 1
@@ -117,8 +117,9 @@ def scan_tags(page):
             if page[at] == EQUALS:
                 at += 1
             at = _attribute_end(page, at, end)
+        total += attributes
         most = max(most, attributes)
         for i in range(_SIZES.shape[0]):
             if _named(page, start, end, _NAMES[i], _SIZES[i]):
                 at = _after_raw_text(page, at, end, _NAMES[i], _SIZES[i])
-    return tags, most
+    return tags, total, most

@@ -80,9 +80,11 @@ def checked(page: str | bytes, *, max_bytes: int) -> str:
     if len(page) > max_bytes:
         raise Unusable("page_too_large", f"{len(page)} bytes where {max_bytes} are allowed")
     text = _FORBIDDEN.sub("", decode(page) if isinstance(page, bytes) else page)
-    tags, attributes = scan_tags(np.frombuffer(text.encode("utf-8"), np.uint8))
-    if attributes > MAX_ATTRIBUTES:
-        raise Unusable("too_many_attributes", f"a tag of {attributes} attributes where {MAX_ATTRIBUTES} are allowed")
+    tags, attributes, most = scan_tags(np.frombuffer(text.encode("utf-8"), np.uint8))
+    if most > MAX_ATTRIBUTES:
+        raise Unusable("too_many_attributes", f"a tag of {most} attributes where {MAX_ATTRIBUTES} are allowed")
+    if attributes > MAX_ELEMENTS * 3:
+        raise Unusable("too_many_attributes", f"{attributes} attributes where {MAX_ELEMENTS * 3} are allowed")
     if tags > MAX_ELEMENTS:
         raise Unusable("too_many_elements", f"{tags} tags where {MAX_ELEMENTS} are allowed")
     return text
@@ -102,5 +104,5 @@ def parse(page: str | bytes, *, max_bytes: int) -> _Element:
     except (etree.LxmlError, ValueError) as error:
         raise Unusable("not_html", str(error)[:200]) from None
     if root is None:
-        raise Unusable("not_html", "no element was found")
+        raise Unusable("not_html", "no element was found, or a single text of over 10,000,000 characters")
     return root
