@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from llmanac.core.errors import LlmanacError
+from llmanac.data.quality_cli import quality_app
 
 app = typer.Typer(
     name="llmanac",
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich is imported only by the commands that draw tables
 )
+app.add_typer(quality_app)
 
 Patches = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")

@@ -23,7 +23,9 @@ _LAST_LABEL = re.compile(r"\.(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{1,59})$")
 _IP_ANYWHERE = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
 _IP = re.compile(rf"(?<![\w.-])(?:{_OCTET}\.){{3}}{_OCTET}(?![\w-]|\.\w)")
 _IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
-_VERSION = re.compile(r"(?:version|release|build|firmware|driver|ver|rev|revision|section|chapter|rfc|oid|v)[\s.:=]{0,3}$", re.I)
+_VERSION = re.compile(
+    r"(?:(?:version|release|build|firmware|driver|ver|rev|revision|section|chapter|rfc|oid|v)[\s.:=]{0,3}|[=<>~!]=\s?)$", re.I
+)
 _PHONE = re.compile(
     r"""(?<![\w.+/-])(?:
         \+[1-9][0-9]{0,2}(?:[ .\-/]?\(?[0-9]{1,4}\)?){2,6}    # +49 (30) 1234-567
@@ -87,6 +89,8 @@ def ips_as_datatrove(text: str) -> Iterator[Span]:
 def emails(text: str) -> Iterator[Span]:
     """Addresses whose domain ends in letters: `package@1.2.3` is none."""
     for start, at, end in _addresses(text):
+        if text[start:at] == "git" and text[end : end + 1] == ":":  # where a repository lies
+            continue
         if at - start <= 64 and end - at <= 255 and _LAST_LABEL.search(text, at + 1, end):
             yield start, end
 
