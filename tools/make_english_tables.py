@@ -41,7 +41,9 @@ def classes_of(tokenizer: Any) -> np.ndarray:
             continue
         c = chr(number)
         own = 0
-        own |= flags.SPACE * c.isspace() | flags.LETTER * c.isalpha() | flags.LINE_END * (len(f"a{c}b".splitlines()) > 1)
+        own |= (
+            flags.SPACE * c.isspace() | flags.LETTER * c.isalpha() | flags.LINE_END * (len(f"a{c}b".splitlines()) > 1)
+        )
         own |= flags.WORD * bool(word(c)) | flags.DIGIT * bool(digit(c))
         own |= flags.PUNCTUATION * unicodedata.category(c).startswith("P")
         own |= flags.ENDS_SENTENCE * (c in ends) | flags.SYMBOL * (c in PUNCTUATION_SET)

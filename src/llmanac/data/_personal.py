@@ -16,15 +16,14 @@ _ATOM = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
 _LOCAL = re.compile(rf"(?<![.{_ATOM}])[.{_ATOM}]++(?=@)")
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_DOMAIN = re.compile(
-    rf"(?:{_LABEL}\.)+{_LABEL}|\[(?:{_OCTET}\.){{3}}(?:{_OCTET}|[A-Za-z0-9-]*[A-Za-z0-9]:)\]"
-)
+_DOMAIN = re.compile(rf"(?:{_LABEL}\.)+{_LABEL}|\[(?:{_OCTET}\.){{3}}(?:{_OCTET}|[A-Za-z0-9-]*[A-Za-z0-9]:)\]")
 _LAST_LABEL = re.compile(r"\.(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{1,59})$")
 _IP_ANYWHERE = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
 _IP = re.compile(rf"(?<![\w.-])(?:{_OCTET}\.){{3}}{_OCTET}(?![\w-]|\.\w)")
 _IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
 _VERSION = re.compile(
-    r"(?:(?:version|release|build|firmware|driver|ver|rev|revision|section|chapter|rfc|oid|v)[\s.:=]{0,3}|[=<>~!]=\s?)$", re.I
+    r"(?:(?:version|release|build|firmware|driver|ver|rev|revision|section|chapter|rfc|oid|v)[\s.:=]{0,3}|[=<>~!]=\s?)$",
+    re.I,
 )
 _PHONE = re.compile(
     r"""(?<![\w.+/-])(?:
@@ -96,7 +95,7 @@ def emails(text: str) -> Iterator[Span]:
 
 
 def ips(text: str) -> Iterator[Span]:
-    """Public addresses of version 4 and 6 that are no part of a longer number, and no version number by the word before."""
+    """Public addresses of version 4 and 6 that are no part of a longer number and, by the word before, no version."""
     for pattern in (_IP, _IP6):
         for found in pattern.finditer(text):
             before = text[max(0, found.start() - 16) : found.start()]

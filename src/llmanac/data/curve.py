@@ -56,6 +56,6 @@ def auc(labels: Sequence[int], scores: Sequence[float]) -> float:
     positive, negative = int(wanted.sum()), int((1 - wanted).sum())
     if not positive or not negative:
         raise ValueError(f"{positive} wanted and {negative} unwanted texts: both are needed")
-    values, which, counts = np.unique(score, return_inverse=True, return_counts=True)
+    _, which, counts = np.unique(score, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[which]
     return float((ranks[wanted == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))

@@ -57,7 +57,7 @@ def train_command(
     save_curve(folder, {"classifier": points}, area)
     report(points, best, area, len(labels))
     print(f"\nWritten: {folder / PICTURE}")
-    print(f"Next: llmanac quality score {folder} FILES, or in a recipe: name = \"quality\", model = \"{folder}\"")
+    print(f'Next: llmanac quality score {folder} FILES, or in a recipe: name = "quality", model = "{folder}"')
 
 
 def at_threshold(points: Sequence[Point], threshold: float) -> Point:
@@ -106,7 +106,7 @@ def draw(curves: dict[str, Sequence[Point]], single: dict[str, Point]) -> bytes:
         axes.plot([p.recall for p in points], [p.precision for p in points], label=name)
     for (name, point), mark in zip(single.items(), "os^Dv<>PX*", strict=False):
         axes.plot([point.recall], [point.precision], mark, label=name)
-    axes.set(xlabel="recall: share of the wanted texts that stay", ylabel="precision: share of what stays that is wanted",
+    axes.set(xlabel="recall: share of the wanted texts that stay", ylabel="precision: how much of the rest is wanted",
              xlim=(0, 1.01), ylim=(0, 1.01))  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")

@@ -9,6 +9,7 @@ from numba import njit
 
 from llmanac.kernels.english_classes import DIGIT, SPACE
 from llmanac.kernels.filters import line_end, stripped
+from llmanac.kernels.text import cached
 
 KEPT, LOREM_IPSUM, CURLY_BRACKET = 0, 1, 2
 OPEN_BRACKET, CLOSE_BRACKET, CURLY, NEWLINE, DOT, KELVIN = 91, 93, 123, 10, 46, 0x212A
@@ -86,7 +87,7 @@ def _word_sizes(text, start, end, classes):
     return words, longest
 
 
-@njit(cache=True)
+@cached
 def kept_lines(text, classes, min_words, max_word):
     """The lines that stay, without citations.
 

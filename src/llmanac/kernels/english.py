@@ -18,6 +18,7 @@ from numba import njit
 from llmanac.kernels.english_affixes import find_prefix, find_suffix, hash_of, infixes, is_url, special_at, table_of
 from llmanac.kernels.english_classes import ENDS_SENTENCE, PUNCTUATION, SPACE, table
 from llmanac.kernels.english_rules import UNITS, special_cases
+from llmanac.kernels.text import cached
 
 BLANK = 32
 NODES = np.uint64(0x9E3779B97F4A7C15)
@@ -187,7 +188,7 @@ def join(text, starts, ends, count, special, new_starts, new_ends):
     return made, True
 
 
-@njit(cache=True)
+@cached
 def words(text, classes, special):
     """`(starts, ends)` of every word of a text, white space left out.
 
@@ -209,9 +210,9 @@ def words(text, classes, special):
     return starts[:kept].copy(), ends[:kept].copy()
 
 
-@njit(cache=True)
+@cached
 def sentences(text, line_starts, line_ends, classes, special):
-    """How many sentences each line has: a new one starts with the first word after `.`, `!`, `?` that is not punctuation.
+    """How many sentences each line has: one starts with the first word after `.`, `!`, `?` that is not punctuation.
 
     Args:
         line_starts, line_ends: (lines,) where each line lies in the text.

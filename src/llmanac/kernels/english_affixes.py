@@ -11,7 +11,19 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels.english_classes import (
-    AFTER_DIGIT, ALPHA, BEFORE_PERIOD, DIGIT, HOST, INFIX, LOWER, PREFIX, QUOTE, SUFFIX, TOP_LEVEL, UPPER, WORD,
+    AFTER_DIGIT,
+    ALPHA,
+    BEFORE_PERIOD,
+    DIGIT,
+    HOST,
+    INFIX,
+    LOWER,
+    PREFIX,
+    QUOTE,
+    SUFFIX,
+    TOP_LEVEL,
+    UPPER,
+    WORD,
 )  # fmt: skip
 
 PRIME, SEED = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)
@@ -116,7 +128,7 @@ def find_suffix(text, start, end, classes, special):
         return 1 if more == DEGREE and (heat == 102 or heat == 99 or heat == 107) else 0
     if last == ELLIPSIS and before == ELLIPSIS and end - 2 >= start:
         return 2
-    if (last == 115 or last == 83) and (before == APOSTROPHE or before == CURLY):  # 's
+    if (last == 115 or last == 83) and before in (APOSTROPHE, CURLY):  # 's
         return 2
     best = 1 if classes[last] & SUFFIX or (last == PLUS and _digit(before)) else 0
     if _digit(before) and classes[last] & AFTER_DIGIT:
@@ -158,7 +170,7 @@ def _hyphen(text, at, end, classes):
             if text[at + length] != EM_DASH:
                 return 0
         return 0
-    if (first == EN_DASH or first == TILDE) and at + 1 < end and classes[text[at + 1]] & ALPHA:
+    if first in (EN_DASH, TILDE) and at + 1 < end and classes[text[at + 1]] & ALPHA:
         return 1
     return 0
 
@@ -178,16 +190,15 @@ def _infix(text, start, at, end, classes):
     if c == DOT:
         return 1 if before & (LOWER | QUOTE) and behind & (UPPER | QUOTE) else 0
     digit = at > start and _digit(text[at - 1])
-    if digit and (c == PLUS or c == MINUS or c == STAR or c == CARET):
-        if at + 1 < end and (_digit(text[at + 1]) or text[at + 1] == MINUS):
-            return 1
+    if digit and c in (PLUS, MINUS, STAR, CARET) and at + 1 < end and (_digit(text[at + 1]) or text[at + 1] == MINUS):
+        return 1
     if c == COMMA:
         return 1 if before & ALPHA and behind & ALPHA else 0
     if before & ALPHA or digit:
         length = _hyphen(text, at, end, classes)
         if length:
             return length
-        if (c == COLON or c == LESS or c == GREATER or c == EQUALS or c == SLASH) and behind & ALPHA:
+        if c in (COLON, LESS, GREATER, EQUALS, SLASH) and behind & ALPHA:
             return 1
     return 0
 
@@ -228,7 +239,7 @@ def _octet(text, start, end, classes, place):
     if first != ZERO + 2:
         return False
     if place == 0:
-        return text[start + 1] < ZERO + 2 and _digit(text[start + 1]) or (
+        return (text[start + 1] < ZERO + 2 and _digit(text[start + 1])) or (
             text[start + 1] == ZERO + 2 and ZERO <= text[start + 2] <= ZERO + 3
         )
     second, third = text[start + 1], text[start + 2]
@@ -313,14 +324,14 @@ def is_url(text, start, end, classes):
     while scheme < end and (classes[text[scheme]] & WORD or text[scheme] in (PLUS, MINUS, DOT)):
         scheme += 1
     inner = start
-    if scheme - start >= 2 and scheme + 2 < end and text[scheme] == COLON:
-        if text[scheme + 1] == SLASH and text[scheme + 2] == SLASH:
-            inner = scheme + 3
+    marked = scheme - start >= 2 and scheme + 2 < end and text[scheme] == COLON
+    if marked and text[scheme + 1] == SLASH and text[scheme + 2] == SLASH:
+        inner = scheme + 3
     if _is_host_and_path(text, start, end, classes):
         return True
     if inner > start and _is_host_and_path(text, inner, end, classes):
         return True
-    for at in range(start + 1, end):
+    for at in range(start + 1, end):  # noqa: SIM110 (numba has no any() over a generator)
         if text[at] == AT and _is_host_and_path(text, at + 1, end, classes):
             return True
     return False

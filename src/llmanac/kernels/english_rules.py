@@ -8,37 +8,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-_PRONOUNS = "i you he she it we they".split()
-_ASKING = "who what when where why how there that this these those".split()
-_NOT_AFTER = "ca could do does did had may might must need ought sha should wo would".split()
-_NOT_ONLY = "ai are is was were have has dare".split()
-_HAVE_AFTER = "could might must should would".split()
-_DROPPED_G = "doin goin nothin nuthin ol somethin havin lovin".split()
-_CAUSE = "cause cos coz cuz".split()
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_PRONOUNS = _words("i you he she it we they")
+_ASKING = _words("who what when where why how there that this these those")
+_NOT_AFTER = _words("ca could do does did had may might must need ought sha should wo would")
+_NOT_ONLY = _words("ai are is was were have has dare")
+_HAVE_AFTER = _words("could might must should would")
+_DROPPED_G = _words("doin goin nothin nuthin ol somethin havin lovin")
+_CAUSE = _words("cause cos coz cuz")
 # these are words themselves
-_WORDS = frozenset("ill its hell shell shed were well whore".split())
-_ABBREVIATIONS = """
-    Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. E.G. E.g. Feb. Fla. Ga. Gen.
-    Gov. I.E. I.e. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar. Mass. Md. Messrs. Mich. Minn.
-    Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. Ph.D. Prof.
-    Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. a.m. co. e.g. i.e. p.m. v.s. vs. and/or w/o C++ <space>
-""".split()
-_EMOTICONS = r"""
+_WORDS = frozenset(_words("ill its hell shell shed were well whore"))
+_ABBREVIATIONS = _words("""
+    Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. E.G. E.g. Feb. Fla. Ga.
+    Gen. Gov. I.E. I.e. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar. Mass. Md. Messrs.
+    Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore.
+    Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. a.m. co. e.g. i.e. p.m. v.s. vs. and/or
+    w/o C++ <space>
+""")
+_EMOTICONS = _words(r"""
     :) :-) :)) :-)) :))) :-))) (: (-: =) (= :] :-] [: [-: [= =] :o) (o: :} :-} 8) 8-) (-8 ;) ;-) (; (-; :( :-( :(( :-((
     :((( :-((( ): )-: =( >:( :') :'-) :'( :'-( :/ :-/ =/ =| :| :-| ]= =[ :1 :P :-P :p :-p :O :-O :o :-o :0 :-0 :() >:o
     :* :-* :3 :-3 =3 :> :-> :X :-X :x :-x :D :-D ;D ;-D =D xD XD xDD XDD 8D 8-D ^_^ ^__^ ^___^ >.< >.> <.< ._. ;_; -_-
     -__- v.v V.V v_v V_V o_o o_O O_o O_O 0_o o_0 0_0 o.O O.o O.O o.o 0.0 o.0 0.o @_@ <3 <33 <333 </3 (^_^) (-_-) (._.)
     (>_<) (*_*) (¬_¬) ಠ_ಠ ಠ︵ಠ (ಠ_ಠ) ¯\(ツ)/¯ (╯°□°）╯︵┻━┻ ><(((*>
-""".split()
-_ALONE = ["'", "''", '\\")', "\\t", "\\n", "—", "'S", "'s", "\u2018S", "\u2018s", "'d", "'ll", "'re", "em", "ll", "nuff"]
+""")
+_ALONE = [
+    "'",
+    "''",
+    '\\")',
+    "\\t",
+    "\\n",
+    "—",
+    "'S",
+    "'s",
+    "\u2018S",
+    "\u2018s",
+    "'d",
+    "'ll",
+    "'re",
+    "em",
+    "ll",
+    "nuff",
+]
 
 # Units that may follow a number without a space, of two characters and more. The one of two scripts is the
 # reference's own: two of its lists run together there.
-UNITS = """
-    km km² km³ m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg mg µg lb oz m/s km/h kmh mph hPa Pa mbar mb MB
-    kb KB gb GB tb TB км км² км³ м² м³ дм дм² дм³ см см² см³ мм мм² мм³ нм кг мг м/с км/ч кПа Па мбар Кб КБ кб Мб МБ мб
-    Гб ГБ гб Тб ТБ тбكم كم² كم³ م² م³ سم سم² سم³ مم مم² مم³ كم غرام جرام جم كغ ملغ كوب اكواب
-""".split()
+UNITS = _words("""
+    km km² km³ m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg mg µg lb oz m/s km/h kmh mph hPa Pa mbar
+    mb MB kb KB gb GB tb TB км км² км³ м² м³ дм дм² дм³ см см² см³ мм мм² мм³ нм кг мг м/с км/ч кПа Па мбар Кб КБ кб
+    Мб МБ мб Гб ГБ гб Тб ТБ тбكم كم² كم³ م² م³ سم سم² سم³ مم مم² مم³ كم غرام جرام جم كغ ملغ كوب اكواب
+""")
 
 
 def _contractions() -> Iterator[tuple[str, ...]]:
@@ -95,7 +118,7 @@ def _irregular() -> Iterator[tuple[str, ...]]:
 
 
 def special_cases() -> dict[str, tuple[str, ...]]:
-    """`{"can't": ("ca", "n't"), ":-)": (":-)",), ...}`: strings that are taken whole, and the words they are made of."""
+    """`{"can't": ("ca", "n't"), ":-)": (":-)",), ...}`: strings taken whole, and the words in them."""
     found: list[tuple[str, ...]] = []
     for parts in _contractions():
         for written in (parts, _without(parts)):

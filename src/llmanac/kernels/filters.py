@@ -13,6 +13,7 @@ from numba import njit
 
 from llmanac.kernels.english_affixes import hash_of
 from llmanac.kernels.english_classes import LETTER, LINE_END, SPACE, SYMBOL, TERMINAL
+from llmanac.kernels.text import cached
 
 NEWLINE, RETURN, DOT, HASH, BULLET, DASH, ELLIPSIS = 10, 13, 46, 35, 0x2022, 45, 0x2026
 ONE, MIX = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
@@ -50,7 +51,7 @@ def _ends_in_ellipsis(text, start, end):
     return end - start >= 3 and text[end - 1] == DOT and text[end - 2] == DOT and text[end - 3] == DOT
 
 
-@njit(cache=True)
+@cached
 def quality_counts(text, starts, ends, classes, stop_words):
     """Nine counts: words that are not only symbols, their characters, `#`, ellipses, lines, lines that start with a
     bullet, lines that end in an ellipsis, words with a letter, different stop words.
@@ -157,7 +158,7 @@ def _split_at_newlines(text, start, end, fewest):
     return starts[: count + 1], ends[: count + 1]
 
 
-@njit(cache=True)
+@cached
 def repeated_lines(text, classes):
     """`(paragraphs, repeated, their characters, lines, repeated, their characters)`.
 
@@ -229,7 +230,7 @@ def _repeated_n_grams(sums, powers, lengths, n, keys):
     return characters
 
 
-@njit(cache=True)
+@cached
 def repeated_n_grams(text, starts, ends, top_limits, repeat_limits):
     """The first n-gram rule that a text breaks: `(n, share of its characters, whether it is a rule on the top n-gram)`.
 
@@ -277,7 +278,7 @@ def repeated_n_grams(text, starts, ends, top_limits, repeat_limits):
     return 0, 0.0, False
 
 
-@njit(cache=True)
+@cached
 def line_counts(text, classes, short):
     """Lines that are not blank, of these: ending in terminal punctuation, short, characters in repeats; then newlines.
 

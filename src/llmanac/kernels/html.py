@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from llmanac.kernels.text import cached
+
 # elements whose inside is text, whatever it looks like
 RAW_TEXT = tuple(np.frombuffer(n, np.uint8) for n in (b"script", b"style", b"textarea", b"title", b"xmp", b"noembed"))
 _NAMES = np.zeros((len(RAW_TEXT), 8), np.uint8)
@@ -85,7 +87,7 @@ def _attribute_end(page, at, end):
     return at
 
 
-@njit(cache=True)
+@cached
 def scan_tags(page):
     """`(opening tags, attributes of all of them, attributes of the tag that has most)` of a page.
 

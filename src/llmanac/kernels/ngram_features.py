@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels.english_classes import SPACE, WORD
+from llmanac.kernels.text import cached
 
 ONE, MIX = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
 SHIFT = np.uint64(29)
@@ -45,7 +46,7 @@ def _word_spans(text, classes):
     return starts[:count], ends[:count]
 
 
-@njit(cache=True)
+@cached
 def features(text, classes, bits, shortest, longest):
     """`(buckets, values)` of a text, buckets in ascending order.
 
@@ -102,7 +103,7 @@ def features(text, classes, bits, shortest, longest):
     return buckets[:kept].astype(np.int32), values[:kept].copy()
 
 
-@njit(cache=True)
+@cached
 def linear(buckets, values, weights, bias):
     """The logit of a text."""
     total = bias
@@ -111,7 +112,7 @@ def linear(buckets, values, weights, bias):
     return total
 
 
-@njit(cache=True)
+@cached
 def train_epoch(order, starts, buckets, values, labels, shares, weights, squares, bias, rate, decay):
     """One pass of logistic regression by AdaGrad over texts in the given order, in place.
 

@@ -66,8 +66,10 @@ class Page:
                     if stated and stated.lower() in STATED:
                         self._stated.append(i)
                     style = attributes.get("style")
-                    gone = "hidden" in attributes or attributes.get("aria-hidden") == "true" or (
-                        style is not None and _HIDDEN.search(style) is not None
+                    gone = (
+                        "hidden" in attributes
+                        or attributes.get("aria-hidden") == "true"
+                        or (style is not None and _HIDDEN.search(style) is not None)
                     )
                 linked[i] = tag == "a" or (i > 0 and linked[up])
                 text = element.text

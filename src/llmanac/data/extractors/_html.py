@@ -55,7 +55,7 @@ def decode(page: bytes) -> str:
 
 
 def _codec(name: str) -> str:
-    """The text codec of a declared encoding; empty for one that is unknown or no text encoding, or contradicts itself."""
+    """The text codec of a declared encoding; empty for one that is unknown or contradicts itself."""
     name = name.lower()
     if name in _WINDOWS:
         return "cp1252"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llmanac.data.extractors import Unusable
-from llmanac.data.extractors._tags import BLOCKS, HEADINGS
+from llmanac.data.extractors._tags import BLOCKS, HEADINGS, words
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -18,9 +18,11 @@ MAX_COLUMNS = 100  # a table with more is not one that a person reads
 MAX_SPAN = 1_000
 _BLANKS = re.compile(r"[\s\u200b\ufeff]+")
 _FENCES = re.compile(r"`{3,}")
-_LANGUAGE = re.compile(r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:|sourceCode)[-: ]\s*([\w+#-]{1,20})", re.A)
-_LINE_NUMBERS = frozenset("lineno linenos linenumber linenumbers line-number line-numbers gutter".split())
-_ANCHOR_SIGNS = frozenset("¶ # § 🔗 \uf0c1".split())
+_LANGUAGE = re.compile(
+    r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:|sourceCode)[-: ]\s*([\w+#-]{1,20})", re.A
+)
+_LINE_NUMBERS = words("lineno linenos linenumber linenumbers line-number line-numbers gutter")
+_ANCHOR_SIGNS = words("¶ # § 🔗 \uf0c1")
 _BREAK = "\x1e"  # a line break in running text: a control character, which no page holds by now
 
 
@@ -101,7 +103,7 @@ class _Writer:
         start = element.get("start", "1")
         number = int(start) if start.isdecimal() and len(start) < 10 else 1
         for child in element:
-            if self.gone(child) or self.page.boilerplate(self.number[child]) and self._reads_on(element):
+            if self.gone(child) or (self.page.boilerplate(self.number[child]) and self._reads_on(element)):
                 continue
             if child.tag in ("ul", "ol"):  # a nested list that stands beside the items
                 lines += [f"  {line}" if line else "" for line in self._list(child, child.tag)]

@@ -4,7 +4,8 @@ Every block of text (paragraph, item, cell, heading) is worth its length, less w
 navigation, forms, or under a class that names a share bar, a sidebar, a comment list are worth nothing. The page's
 content is the smallest part of the tree that holds nearly all of that worth,
 
-    content = deepest v : worth(v) >= keep * worth(page),    worth(v) = sum over blocks b in v of length(b) * (1 - links(b)),
+    content = deepest v with worth(v) >= keep * worth(page),
+    worth(v) = sum over the blocks b in v of length(b) * max(0, 1 - 2 * links(b) / length(b)),
 
 and inside it what is mostly links goes too. Text density and link density after Kohlschuetter et al. 2010, the worth
 of a subtree after Readability; the weights are our own, chosen by cross-validation over whole sites.

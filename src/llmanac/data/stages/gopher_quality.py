@@ -2,9 +2,9 @@
 
 A document stays if it has 50 to 100,000 words, of 3 to 10 characters on average, at most one `#` or ellipsis to ten
 words, at most 90% of lines that start with a bullet and 30% that end in an ellipsis, a letter in 80% of its words, and
-two of the stop words *the, be, to, of, and, that, have, with* (Rae et al. 2021, appendix A.1.1). Rules are asked in that
-order, and the first that is broken is the reason. Words are those of the reference (`kernels/english.py`); a word of
-punctuation alone does not count towards number and length.
+two of the stop words *the, be, to, of, and, that, have, with* (Rae et al. 2021, appendix A.1.1). Rules are asked in
+that order, and the first that is broken is the reason. Words are those of the reference (`kernels/english.py`); a
+word of punctuation alone does not count towards number and length.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ A document in another language is dropped as `language`, one whose language is l
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -79,6 +80,7 @@ class Language(Stage):
         return found
 
 
+@functools.cache
 def identifier(model: str) -> Callable[[str], tuple[str, float]]:
     """A function from a text to its likeliest language and that one's probability.
 
@@ -102,8 +104,8 @@ def _fasttext() -> Callable[[str], tuple[str, float]]:
 
     def detect(text: str) -> tuple[str, float]:
         line = " ".join(text.encode("utf-8", "ignore").decode("utf-8").split())
-        found = loaded.predict(line, 1) if line else ((), ())
-        return (found[0][0].removeprefix("__label__"), min(1.0, float(found[1][0]))) if found[0] else ("und", 0.0)
+        labels, scores = loaded.predict(line, 1) if line else ([], [])
+        return (labels[0].removeprefix("__label__"), min(1.0, float(scores[0]))) if labels else ("und", 0.0)
 
     return detect
 

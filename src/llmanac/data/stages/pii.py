@@ -26,6 +26,7 @@ CARD = {
     "test": "tests/references/test_pii.py",
 }
 EMAILS = ("email@example.com", "firstname.lastname@example.org")
+ROUNDS = 8
 IPS = ("22.214.171.124", "126.96.36.199", "188.8.131.52", "184.108.40.206", "220.127.116.11", "18.104.22.168")
 
 
@@ -69,6 +70,17 @@ class PII(Stage):
         """The text without personal data, and how many of each kind were found."""
         if self.spec.replacement == "examples":
             return self._with_examples(text)
+        kinds: list[str] = []
+        for _ in range(ROUNDS):  # what stood next to a number that has gone may be found now
+            spans = self._spans(text)
+            if not spans:
+                break
+            kinds += [kind for *_, kind in spans]
+            text = _personal.replaced(text, [span[:2] for span in spans], [f"<{span[2].upper()}>" for span in spans])
+        return text, _counts(kinds)
+
+    def _spans(self, text: str) -> list[tuple[int, int, str]]:
+        """`(start, end, kind)` in order; where two overlap, the one that starts first, then the longer one."""
         found: list[tuple[int, int, str]] = []
         for kind, finder in _personal.FINDERS.items():
             if kind in self.spec.kinds:
@@ -78,9 +90,7 @@ class PII(Stage):
         for span in found:
             if not kept or span[0] >= kept[-1][1]:
                 kept.append(span)
-        spans = [(start, end) for start, end, _ in kept]
-        kinds = [kind for *_, kind in kept]
-        return _personal.replaced(text, spans, [f"<{kind.upper()}>" for kind in kinds]), _counts(kinds)
+        return kept
 
     def _with_examples(self, text: str) -> tuple[str, dict[str, int]]:
         kinds: list[str] = []
