@@ -21,8 +21,8 @@ from llmanac.data.stages import Dropped
 
 bench = Benchmark("filter", "Quality filters beside datatrove, one thread.")
 NAMES = {
-    "gopher-quality": "GopherQualityFilter", "gopher-repetition": "GopherRepetitionFilter", "fineweb": "FineWebQualityFilter",
-    "c4": "C4QualityFilter",
+    "gopher-quality": "GopherQualityFilter", "gopher-repetition": "GopherRepetitionFilter",
+    "fineweb": "FineWebQualityFilter", "c4": "C4QualityFilter",
 }  # fmt: skip
 
 

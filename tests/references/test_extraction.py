@@ -5,25 +5,16 @@ from __future__ import annotations
 import gzip
 import html
 import json
-import random
 import statistics
 from collections import Counter
 
 import pytest
+from _planted import LONG, SITE, planted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.registry import build
 from llmanac.data.extractors._score import Match, match, score
-
-SITE = """<!DOCTYPE html><html><head><title>A page</title><style>p {{color: red}}</style><script>if (a<b) x()</script>
-</head><body><header><a href="/">Home of the site</a></header><nav><ul><li><a href="/a">First</a></li>
-<li><a href="/b">Second</a></li></ul></nav><div class="cookie-banner">We use cookies.</div><main><article>{}</article>
-<div class="share-buttons"><a href="x">Tweet</a> <a href="y">Post</a></div></main><aside class="sidebar">
-<h3>Popular</h3><ul><li><a href="/c">Another story that people read</a></li><li><a href="/d">And one more</a></li></ul></aside>
-<div id="comments"><p>Nice article, I learned a lot, and I will come back soon.</p></div>
-<footer><p>Copyright of the site. All rights reserved.</p></footer></body></html>"""
-LONG = "This is a sentence of the article, which says something at length. " * 4
 
 
 def text_of(page: str | bytes, name: str = "structured") -> str:
@@ -165,53 +156,10 @@ def test_code(code: str) -> None:
     assert article(f"<p>{LONG}</p><pre>{written.replace(chr(10), '<br>')}</pre>").endswith(f"{fence}\n{code}\n{fence}")
 
 
-WORDS = ["stone", "river", "lamp", "window", "engine", "paper", "silver", "garden", "number", "letter"]
-
-
-def planted(seed: int) -> tuple[str, str]:
-    """A random article as HTML, and as the Markdown that it is."""
-    rng = random.Random(seed)
-
-    def phrase(low: int, high: int) -> str:
-        return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
-
-    source, expected = [f"<p>{LONG}</p>"], [LONG.strip()]
-    for _ in range(rng.randint(2, 9)):
-        kind = rng.choice(["p", "h", "ul", "ol", "table", "pre"])
-        if kind == "p":
-            text = phrase(20, 60).capitalize() + "."
-            source.append(f"<div><p>{text.replace(' lamp ', ' <a href=z>lamp</a> ')}</p></div>")
-            expected.append(text)
-        elif kind == "h":
-            level, text = rng.randint(2, 6), phrase(1, 5)
-            source.append(f"<h{level}>{text}</h{level}>")
-            expected.append("#" * level + f" {text}")
-        elif kind in ("ul", "ol"):
-            items = [phrase(1, 12) for _ in range(rng.randint(1, 6))]
-            source.append(f"<{kind}>" + "\n".join(f"<li>{i}</li>" for i in items) + f"</{kind}>")
-            marks = [f"{n}. " if kind == "ol" else "- " for n in range(1, len(items) + 1)]
-            expected.append("\n".join(m + i for m, i in zip(marks, items, strict=True)))
-        elif kind == "table":
-            width = rng.randint(2, 5)
-            rows = [[phrase(1, 3) for _ in range(width)] for _ in range(rng.randint(2, 6))]
-            cells = [["th" if i == 0 else "td"] * width for i in range(len(rows))]
-            source.append("<table>" + "".join(
-                "<tr>" + "".join(f"<{t}>{c}</{t}>" for t, c in zip(tags, row, strict=True)) + "</tr>"
-                for tags, row in zip(cells, rows, strict=True)) + "</table>")  # fmt: skip
-            lines = ["| " + " | ".join(row) + " |" for row in rows]
-            lines.insert(1, "|" + " --- |" * width)
-            expected.append("\n".join(lines))
-        else:
-            code = "\n".join(" " * rng.randint(0, 8) + phrase(1, 4) + " < & >" for _ in range(rng.randint(1, 5)))
-            source.append(f"<pre><code>{html.escape(code)}</code></pre>")
-            expected.append(f"```\n{code}\n```")
-    return "".join(source), "\n\n".join(expected)
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_planted_structure_is_recovered(seed: int) -> None:
-    source, expected = planted(seed)
-    assert article(source) == expected
+    parts = planted(seed)
+    assert article("".join(part.source for part in parts)) == "\n\n".join(part.expected for part in parts)
 
 
 def test_a_page_without_an_article_keeps_what_it_has() -> None:
