@@ -46,7 +46,8 @@ def articles() -> list[str]:
         text = (folder / "text" / name).read_text("utf-8")
         for mark, plain in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."), (" ,", ","), (" .", "."), ("<unk>", "it")):
             text = text.replace(mark, plain)
-        out += [part for part in text.split("\n = ") if len(part) > 500]
+        parts = ["\n".join(line.strip() for line in part.split("\n")) for part in text.split("\n = ")]
+        out += [part for part in parts if len(part) > 500]
     return out
 
 

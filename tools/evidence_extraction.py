@@ -3,6 +3,7 @@
 python tools/evidence_extraction.py          # needs the [test] extra, and the pages (LLMANAC_SHARED_DATA)
 """
 
+# ruff: noqa: E501 (the page's lines stand here as they are written there)
 from __future__ import annotations
 
 import itertools
