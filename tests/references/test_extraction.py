@@ -168,6 +168,24 @@ def test_a_page_without_an_article_keeps_what_it_has() -> None:
     assert text_of("<p>Only this.") == "Only this."
 
 
+def test_structure_beside_the_longest_part_stays() -> None:
+    parts = ["<ul><li>one</li><li>two</li></ul>", "<pre>x = 1</pre>", "<table><tr><td>a</td><td>b</td></tr></table>"]
+    inside = "".join(f"<div>{part}</div>" for part in parts)
+    expected = "- one\n- two\n\n```\nx = 1\n```\n\n| a | b |\n| --- | --- |"
+    for body in (f"<div><p>{LONG}</p></div>{inside}", f"{inside}<div><p>{LONG}</p></div>"):
+        assert expected in article(body)
+
+
+def test_a_heading_above_the_content() -> None:
+    page = SITE.format(f"<header><h1>Head</h1><p>By me, today</p></header><div><p>{LONG * 3}</p></div>")
+    extractors = {choice: build("extractor", "structured", heading=choice) for choice in ("inside", "always")}
+    text = {choice: extractor.extract(page).text for choice, extractor in extractors.items()}
+    assert text["inside"] == (LONG * 3).strip()
+    assert text["always"] == "# Head\n\n" + text["inside"]
+    inside = SITE.format(f"<h1>Head</h1><p>{LONG}</p>")
+    assert all(e.extract(inside).text == f"# Head\n\n{LONG.strip()}" for e in extractors.values())
+
+
 def test_layout_words_do_not_drop_content() -> None:
     for name in (
         "has-sidebar",

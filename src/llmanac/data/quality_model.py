@@ -124,6 +124,7 @@ def train_quality(
     labels = np.array([1] * len(positive) + [0] * len(negative))
     shares = np.array([len(texts) / (2 * len(negative)), len(texts) / (2 * len(positive))])
     found = []
+    settings.of("compiled before the clock starts")
     with progress("features", total=len(texts), unit="texts") as bar:
         for text in texts:
             found.append(settings.of(text))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llmanac.data.extractors import Unusable
 from llmanac.data.extractors._html import MAX_DEPTH
-from llmanac.data.extractors._tags import BLOCKS, DROPPED, HEADINGS, INLINE, STATED, WRAPPERS, is_around
+from llmanac.data.extractors._tags import BLOCKS, DROPPED, HEADINGS, INLINE, STATED, STRUCTURE, WRAPPERS, is_around
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -133,6 +134,9 @@ class Page:
             else:
                 worth = without
         self.worth = worth
+        self.last_inside = list(range(count))  # of each element, the place of the last one inside it
+        for i in range(count - 1, 0, -1):
+            self.last_inside[parents[i]] = max(self.last_inside[parents[i]], self.last_inside[i])
 
     def _drop(self, wanted: list[int]) -> None:
         for i in wanted:
@@ -181,11 +185,33 @@ class Page:
             if not self.dropped[i] and self.worth[i] >= wanted:
                 children.setdefault(self.parents[i], []).append(i)
         while at in children:
-            at = children[at][0]
-            if self.tags[at] not in WRAPPERS:
+            up, at = at, children[at][0]
+            if self.tags[at] not in WRAPPERS or self._leaves_behind(up, at):
                 break
             best = at
         return best
+
+    def heading(self, content: int) -> int | None:
+        """The place of the page's one main heading where it stands before the content, not in it."""
+        found = [i for i, tag in enumerate(self.tags) if tag == "h1" and not self.dropped[i] and self.text[i]]
+        return found[0] if len(found) == 1 and found[0] < content else None
+
+    def _leaves_behind(self, up: int, child: int) -> bool:
+        """Whether beside a child there is code, a table, a list or a quote that is content too."""
+        return any(
+            self.tags[i] in STRUCTURE
+            and self.worth[i] > 0
+            and not self.boilerplate(i)
+            and (self.tags[i] != "ul" or not self.link_text[i])  # most lists of links beside the text are the site's
+            for i in self._beside(up, child)
+        )
+
+    def _beside(self, up: int, child: int) -> Iterator[int]:
+        """The elements inside `up` that are neither dropped nor inside `child`."""
+        end = self.last_inside[up]
+        for i in range(up + 1, end + 1):
+            if not self.dropped[i] and not child <= i <= self.last_inside[child]:
+                yield i
 
     def boilerplate(self, i: int) -> bool:
         """Whether an element inside the content is mostly links, as a list of further reading is."""

@@ -26,14 +26,21 @@ _ANCHOR_SIGNS = words("¶ # § 🔗 \uf0c1")
 _BREAK = "\x1e"  # a line break in running text: a control character, which no page holds by now
 
 
-def render(page: Page, top: int) -> str:
+def render(page: Page, top: int, heading: int | None = None) -> str:
     """The text of an element (given by its place in the page), its blocks apart by a blank line.
+
+    Args:
+        heading: the place of a heading to put before it.
 
     Raises:
         Unusable: the elements are nested deeper than can be followed.
     """
     try:
-        return "\n\n".join(_Writer(page).blocks(page.elements[top]))
+        writer = _Writer(page)
+        blocks = writer.blocks(page.elements[top])
+        if heading is not None and blocks:
+            blocks = [*writer.single(page.elements[heading]), *blocks]
+        return "\n\n".join(blocks)
     except RecursionError:
         raise Unusable("nested_too_deep", "lists and quotes inside each other") from None
 
@@ -54,6 +61,12 @@ class _Writer:
         run: list[str] = []
         self._inside(element, out, run)
         _flush(out, run)
+        return out
+
+    def single(self, element: _Element) -> list[str]:
+        """One element as blocks, itself included."""
+        out: list[str] = []
+        self._block(element, element.tag, out)
         return out
 
     def _inside(self, element: _Element, out: list[str], run: list[str]) -> None:

@@ -28,6 +28,8 @@ BLOCKS = words(
 HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 # wrappers that content may be looked for inside; a list or a table is content itself
 WRAPPERS = words("html body main article section div td tr tbody table center form header details fieldset")
+# what content is beside paragraphs
+STRUCTURE = words("pre table blockquote ol dl ul")
 # words of class, id and role whose element is part of the site, not of what the page says
 AROUND = words(
     """

@@ -14,7 +14,7 @@ of a subtree after Readability; the weights are our own, chosen by cross-validat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llmanac.core.errors import SpecError
 from llmanac.data.extractors import Extracted, Extractor, ExtractorSpec
@@ -33,9 +33,12 @@ class Spec(ExtractorSpec):
     """What is kept.
 
     Attributes:
+        heading: "inside" keeps a main heading that stands in the content, and leaves one above it to the title;
+            "always" puts that one before the content.
         max_bytes: a longer page is refused.
     """
 
+    heading: Literal["inside", "always"] = "inside"
     max_bytes: int = 20_000_000
 
     def __post_init__(self) -> None:
@@ -56,4 +59,6 @@ class Structured(Extractor):
         from llmanac.data.extractors import _content, _html, _markdown
 
         page = _content.Page(_html.parse(html, max_bytes=self.spec.max_bytes))
-        return Extracted(_markdown.render(page, page.content()), page.title())
+        content = page.content()
+        heading = page.heading(content) if self.spec.heading == "always" else None
+        return Extracted(_markdown.render(page, content, heading), page.title())
