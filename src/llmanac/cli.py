@@ -15,6 +15,7 @@ from llmanac.data.commands import app as data_app
 from llmanac.lab.vocabulary.commands import app as tokenizer_app
 from llmanac.models.ngrams.command import app as ngram
 from llmanac.lab.classification.app import app as classify_app
+from llmanac.data.quality_cli import quality_app
 
 app = typer.Typer(
     name="llmanac",
@@ -29,6 +30,7 @@ app.add_typer(classify_app, name="classify")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app)
 app.add_typer(ngram, name="ngram")
+app.add_typer(quality_app)
 
 Patches = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")

@@ -33,6 +33,12 @@ _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdig
 
 def cached(function: Callable[..., Any], *, nogil: bool = False) -> Any:
     """`njit` whose compiled form is kept on disk until any of these kernel files changes.
+_KERNELS = sorted(Path(__file__).parent.glob("*.py"))
+_STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _KERNELS)).hexdigest()
+
+
+def cached(function: Callable[..., Any]) -> Any:
+    """`njit` whose compiled form is kept on disk until any file of kernels changes.
 
     numba looks at a function's own file only, and would go on using old code of what the function calls.
 

@@ -1,0 +1,61 @@
+"""How well scores tell two kinds apart: precision against recall, and the area under the ROC curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Point:
+    """What keeping every text of at least `threshold` gives: shares from 0 to 1."""
+
+    threshold: float
+    precision: float
+    recall: float
+    kept: float
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of precision and recall."""
+        both = self.precision + self.recall
+        return 2 * self.precision * self.recall / both if both else 0.0
+
+
+def precision_recall(labels: Sequence[int], scores: Sequence[float]) -> list[Point]:
+    """One point for every distinct score, from the highest threshold down.
+
+    Args:
+        labels: 1 for a text that is wanted, 0 for one that is not.
+
+    Raises:
+        ValueError: labels and scores differ in number, or no text is wanted.
+    """
+    wanted, score = np.asarray(labels, np.int64), np.asarray(scores, np.float64)
+    if len(wanted) != len(score) or not wanted.sum():
+        raise ValueError(f"{len(wanted)} labels ({wanted.sum()} of them wanted) for {len(score)} scores")
+    order = np.argsort(-score, kind="stable")
+    ranked = score[order]
+    hits = np.cumsum(wanted[order])
+    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
+    return [
+        Point(float(ranked[i]), float(hits[i] / (i + 1)), float(hits[i] / hits[-1]), (int(i) + 1) / len(ranked))
+        for i in last
+    ]
+
+
+def auc(labels: Sequence[int], scores: Sequence[float]) -> float:
+    """How likely a wanted text scores above an unwanted one; an equal score counts half (Mann and Whitney's U).
+
+    Raises:
+        ValueError: one of the two kinds is missing.
+    """
+    wanted, score = np.asarray(labels, np.int64), np.asarray(scores, np.float64)
+    positive, negative = int(wanted.sum()), int((1 - wanted).sum())
+    if not positive or not negative:
+        raise ValueError(f"{positive} wanted and {negative} unwanted texts: both are needed")
+    _, which, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[which]
+    return float((ranks[wanted == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))

@@ -1,0 +1,65 @@
+"""How good an extraction is: 4-shingles of it against those of the text a person marked, as in the article extraction
+benchmark (Scrapinghub 2019).
+
+A text's shingles are its runs of four words (one shingle where it has fewer). With tp, fp, fn the shared, surplus and
+missing shingles of a page, counted with multiplicity,
+
+    precision = mean over pages of tp / (tp + fp),   recall = mean of tp / (tp + fn),   F1 = their harmonic mean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SHINGLE = 4
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Match:
+    """Shingles of one page: shared with the marked text, surplus, missing."""
+
+    shared: int
+    surplus: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """Over pages."""
+
+    f1: float
+    precision: float
+    recall: float
+
+
+def _shingles(text: str) -> Counter[tuple[str, ...]]:
+    words = _WORD.findall(text)
+    count = max(1, len(words) - SHINGLE + 1)
+    return Counter(tuple(words[i : i + SHINGLE]) for i in range(count) if words)
+
+
+def match(marked: str, found: str) -> Match:
+    """Compare the text of one page with what a person marked."""
+    want, have = _shingles(marked), _shingles(found)
+    shared = sum((want & have).values())
+    return Match(shared, sum(have.values()) - shared, sum(want.values()) - shared)
+
+
+def score(matches: Iterable[Match]) -> Score:
+    """Over pages; one where nothing was found has no precision, one where nothing is marked no recall.
+
+    Raises:
+        ValueError: no page has a precision, or none a recall.
+    """
+    pages = list(matches)
+    precisions = [m.shared / (m.shared + m.surplus) for m in pages if m.shared + m.surplus]
+    recalls = [m.shared / (m.shared + m.missing) for m in pages if m.shared + m.missing]
+    if not precisions or not recalls:
+        raise ValueError(f"{len(pages)} pages: nothing was found or nothing is marked")
+    precision, recall = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
+    both = precision + recall
+    return Score(2 * precision * recall / both if both else 0.0, precision, recall)

@@ -1,0 +1,29 @@
+"""What the filters share: a stage that asks one question of each document and drops it with the answer's reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from llmanac.core.errors import SpecError
+from llmanac.data.documents import Document
+from llmanac.data.stages import Dropped, Stage
+
+
+class Filter(Stage):
+    """Keeps or drops whole documents."""
+
+    def reason(self, text: str) -> tuple[str, str] | None:
+        """None for a text that stays, else `(reason, what was measured)`."""
+        raise NotImplementedError
+
+    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
+        for document in documents:
+            found = self.reason(document.text)
+            yield document if found is None else Dropped(document, *found)
+
+
+def check_positive(**fields: float) -> None:
+    """Raise SpecError for a field below zero."""
+    for name, value in fields.items():
+        if not value >= 0:
+            raise SpecError(f"{name}: {value} is negative; use 0 for no limit")

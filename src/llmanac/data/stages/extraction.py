@@ -1,0 +1,71 @@
+"""Text out of pages: documents that are HTML go through an extractor, all others pass as they are.
+
+A document is a page when its `meta["format"]` is "html". What comes out is text with `meta["format"]` "markdown", the
+name of the extractor and the page's title. A page that yields nothing, or that is made to do harm, is dropped with the
+reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llmanac.core.errors import SpecError
+from llmanac.data.documents import Document
+from llmanac.data.extractors import Extractor, ExtractorSpec, Unusable
+from llmanac.data.extractors.structured import Spec as Structured
+from llmanac.data.stages import Dropped, Stage, StageSpec
+
+CARD = {
+    "title": "Extraction: the text of HTML pages, without the site around it",
+    "paper": "Barbaresi 2021, Trafilatura (ACL demo)",
+    "reference": "F1 by the article extraction benchmark, beside trafilatura and resiliparse",
+    "aliases": {},
+    "test": "tests/references/test_extraction.py",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(StageSpec):
+    """How pages become text.
+
+    Attributes:
+        extractor: who gets the text out.
+        min_characters: a page whose text is shorter is dropped.
+    """
+
+    extractor: ExtractorSpec = field(default_factory=Structured)
+    min_characters: int = 1
+
+    def __post_init__(self) -> None:
+        if self.min_characters < 0:
+            raise SpecError(f"min_characters: {self.min_characters} is negative")
+
+    def build(self, **dims: Any) -> Stage:
+        return Extraction(self)
+
+
+class Extraction(Stage):
+    """Runs the extractor over the pages among the documents."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.extractor = spec, spec.extractor.build()
+        assert isinstance(self.extractor, Extractor)
+
+    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
+        for document in documents:
+            yield self.one(document) if document.meta.get("format") == "html" else document
+
+    def one(self, document: Document) -> Document | Dropped:
+        """The text of one page. Drops it as `no_text`, or for what `Unusable` says of it."""
+        try:
+            found = self.extractor.extract(document.text)
+        except Unusable as error:
+            return Dropped(document, error.reason, error.detail)
+        if len(found.text) < max(self.spec.min_characters, 1):
+            return Dropped(document, "no_text", f"{len(found.text)} characters of text in {len(document.text)} of HTML")
+        meta = {**document.meta, "format": "markdown", "extractor": self.spec.extractor.name}
+        if found.title:
+            meta["title"] = found.title
+        return replace(document, text=found.text, meta=meta)
