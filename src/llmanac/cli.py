@@ -12,10 +12,10 @@ import typer
 from llmanac.core.arguments import SeveralValues
 from llmanac.core.errors import LlmanacError
 from llmanac.data.commands import app as data_app
+from llmanac.data.quality_cli import quality_app
+from llmanac.lab.classification.app import app as classify_app
 from llmanac.lab.vocabulary.commands import app as tokenizer_app
 from llmanac.models.ngrams.command import app as ngram
-from llmanac.lab.classification.app import app as classify_app
-from llmanac.data.quality_cli import quality_app
 
 app = typer.Typer(
     name="llmanac",

@@ -233,16 +233,12 @@ class Mixture:
         share = np.array([weights[name] for name in self.names], np.float64)
         self.share = share / share.sum()
 
-    def picks(self, count: int) -> list[int]:
-        """Which streams the next `count` rows come from. One generator a row, named by its number."""
-        return [
+    def take(self, count: int) -> list[Any]:
+        """The next `count` rows. One generator a row, named by its number, so any number may be taken at a time."""
+        picks = [
             int(np.searchsorted(np.cumsum(self.share)[:-1], numpy_generator(self.seed, "mixture", i).random(), "right"))
             for i in range(self.drawn, self.drawn + count)
         ]
-
-    def take(self, count: int) -> list[Any]:
-        """The next `count` rows; any number may be taken at a time."""
-        picks = self.picks(count)
         self.drawn += count
         queues = {k: iter(self.streams[self.names[k]].take(picks.count(k))) for k in sorted(set(picks))}
         return [next(queues[k]) for k in picks]

@@ -31,10 +31,12 @@ class Proportional(Mixture):
         super().__init__(streams, {name: float(weight) for name, weight in weights.items()}, rows=rows)
         self.schedule = Schedule(weights)
 
-    def picks(self, count: int) -> list[int]:
-        """Which streams the next `count` rows come from."""
-        places = {name: place for place, name in enumerate(self.names)}
-        return [places[next(self.schedule)] for _ in range(count)]
+    def take(self, count: int) -> list[Any]:
+        """The next `count` rows; any number may be taken at a time."""
+        picks = [next(self.schedule) for _ in range(count)]
+        self.drawn += count
+        queues = {name: iter(self.streams[name].take(picks.count(name))) for name in sorted(set(picks))}
+        return [next(queues[name]) for name in picks]
 
     def cursor(self) -> dict[str, Any]:
         """How many rows were drawn of each part, and every part's own cursor."""

@@ -9,7 +9,8 @@ those of the first window sees at least `window - stride` tokens before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,6 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
-from llmanac.generate.engine import evaluating
-from llmanac.generate.scheduler import device_of
-from llmanac.metrics._texts import utf8_bytes
-from llmanac.metrics.perplexity import bits_per_unit
 
 WINDOW = 1024  # for a model without a limit of its own
 
@@ -36,7 +33,7 @@ class TextScore:
 
     @property
     def bits_per_byte(self) -> float:
-        return bits_per_unit(-self.nats, self.bytes)
+        return self.nats / (math.log(2) * self.bytes)
 
     @property
     def bytes_per_token(self) -> float:
@@ -103,7 +100,7 @@ def score_texts(
     size = tokens = 0
     for text in texts:
         ids = np.concatenate([[first], np.asarray(tokenizer.encode_array(text), np.int64)])
-        size += utf8_bytes(text)
+        size += len(text.encode("utf-8"))
         tokens += len(ids) - 1
         pieces += windows(ids, window, stride)
     if not size:
@@ -113,24 +110,23 @@ def score_texts(
 
 
 def _sum(model: Any, pieces: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int) -> float:
-    with evaluating(model):
-        return sum(float(model.nll(batch, "sum")) for _, batch in batches(model, pieces, batch_tokens))
-
-
-def batches(
-    model: Any, pieces: Sequence[tuple[np.ndarray, np.ndarray]], batch_tokens: int
-) -> Iterator[tuple[list[int], Batch]]:
-    """`(which pieces, batch)` on the model's device: pieces (inputs, targets) of like length share a padded batch.
-
-    Every piece comes once; a batch has about `batch_tokens` places, and at least one piece.
-    """
-    device = device_of(model)
-    order, at = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][0])), 0
-    while at < len(order):
-        longest = len(pieces[order[at]][0])
-        chosen = order[at : at + max(1, batch_tokens // longest)]
-        at += len(chosen)
-        yield chosen, _batch([pieces[i] for i in chosen], longest).to(device)
+    device = next((p.device for p in model.parameters()), None) if hasattr(model, "parameters") else None
+    training = getattr(model, "training", False)
+    if training:
+        model.eval()
+    pieces = sorted(pieces, key=lambda piece: -len(piece[0]))  # windows of like length share a batch
+    total, at = 0.0, 0
+    try:
+        while at < len(pieces):
+            longest = len(pieces[at][0])
+            rows = pieces[at : at + max(1, batch_tokens // longest)]
+            at += len(rows)
+            batch = _batch(rows, longest)
+            total += float(model.nll(batch if device is None else batch.to(device), "sum"))
+    finally:
+        if training:
+            model.train()
+    return total
 
 
 def _batch(rows: list[tuple[np.ndarray, np.ndarray]], longest: int) -> Batch:

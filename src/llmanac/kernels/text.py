@@ -27,17 +27,11 @@ MIX_A, MIX_B, MIX_C = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD9
 EXACT_KEY_BYTES = 16  # a key holds the bytes of a word up to this length themselves
 
 
-_SOURCES = sorted(Path(__file__).parent.glob("*.py"))
-_STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
-
-
-def cached(function: Callable[..., Any], *, nogil: bool = False) -> Any:
-    """`njit` whose compiled form is kept on disk until any of these kernel files changes.
 _KERNELS = sorted(Path(__file__).parent.glob("*.py"))
 _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _KERNELS)).hexdigest()
 
 
-def cached(function: Callable[..., Any]) -> Any:
+def cached(function: Callable[..., Any], *, nogil: bool = False) -> Any:
     """`njit` whose compiled form is kept on disk until any file of kernels changes.
 
     numba looks at a function's own file only, and would go on using old code of what the function calls.

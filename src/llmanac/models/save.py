@@ -34,12 +34,12 @@ def save_pretrained(model: Transformer, folder: str | Path, *, shard_bytes: int 
 
     Files of other names in the folder (a tokenizer's) are left alone. Raises LlmanacError where the disk refuses.
     """
-    for name in FAMILIES if isinstance(model, Transformer) else ():
+    for name in FAMILIES:
         try:
             return export_model(model, folder, family=name, shard_bytes=shard_bytes)
         except Misfit:
             continue
-    config = {"architectures": [type(model).__name__], "model_type": "llmanac", "vocab_size": model.vocab_size}
+    config = {"architectures": ["Transformer"], "model_type": "llmanac", "vocab_size": model.vocab_size}
     return _write(model, Path(folder), config, canonical_state(model), shard_bytes)
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from llmanac.core.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelSpec(Spec):
-    """`build(vocab_size=) -> LanguageModel`.
-
-    estimated: whether the model is estimated from the text at once (`model.estimate(documents)`), not trained in steps.
-    """
+    """`build(vocab_size=) -> LanguageModel`."""
 
     kind = "lm"
-    estimated: ClassVar[bool] = False
 
     def build(self, *args: Any, **dims: Any) -> Any:
         """vocab_size: tokens that the model knows."""
