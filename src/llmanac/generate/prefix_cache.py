@@ -2,8 +2,9 @@
 
 Every prompt and every finished answer leaves its full blocks in a pool (`models/_block_pool.py`), found again by the
 hash of their tokens and of all tokens before them; so a system prompt is read once, and a conversation's next turn
-reads only what is new. At least one token of a prompt is always read, since its logits begin the answer. Blocks hold nothing but
-keys and values of tokens that the new request has itself; what can be noticed from outside is the time it takes.
+reads only what is new. At least one token of a prompt is always read, since its logits begin the answer. Blocks hold
+nothing but keys and values of tokens that the new request has itself; what can be noticed from outside is the time
+that it takes.
 """
 
 from __future__ import annotations
