@@ -21,7 +21,8 @@ from llmanac.core.device import machine
 from llmanac.core.files import write_json, write_text
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
-from llmanac.models._paged import BlockPool, PagedState
+from llmanac.models._block_pool import BlockPool
+from llmanac.models._paged import PagedState
 
 MODEL = {"name": "transformer", "dim": 256, "layers": 4, "max_length": 2048}
 VOCABULARY = 4096

@@ -13,7 +13,8 @@ from test_models import every, model_of
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch
-from llmanac.models._paged import BlockPool, PagedState, pageable
+from llmanac.models._block_pool import BlockPool, pageable
+from llmanac.models._paged import PagedState
 
 CLOSE = {"rtol": 0, "atol": 1e-10}
 
@@ -232,8 +233,11 @@ def test_a_failed_call_leaves_the_state_usable():
         model(ids[:, :4], state)
         with pytest.raises(RequestError):
             model(torch.tensor([[VOCABULARY + 5] * 7]), state)
+        fork = state.fork()  # shares nothing of what the failed call took
+        model(tokens(1, 5, seed=4), fork)
         torch.testing.assert_close(model(ids[:, 4:], state).logits, model(ids).logits[:, 4:], **CLOSE)
         state.close()
+        fork.close()
     assert pool.held == 0
 
 

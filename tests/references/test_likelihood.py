@@ -95,6 +95,7 @@ def test_continuations_equal_lm_eval(harness, ours, batch_tokens):
     found = loglikelihood(model, tokenizer, pairs, batch_tokens=batch_tokens)
     for (total, greedy), one in zip(expected, found, strict=True):
         assert one.total == pytest.approx(total, abs=1e-9) and one.greedy == greedy
+        assert tuple(one) == (one.total, one.greedy)
     assert len({round(one.total, 6) for one in found}) >= len(found) - 1  # only the first two pairs are one text
 
 

@@ -236,7 +236,8 @@ def correct_command(
         _emit(one.as_json() for one in found)
         return
     changed = _show_corrections(found)
-    print(f"{changed} changes. Next: llmanac score {path} --tokens --text '...'   (what the model finds unlikely)")
+    counted = f"{changed} change{'' if changed == 1 else 's'}"
+    print(f"{counted}. Next: llmanac score {path} --tokens --text '...'   (what the model finds unlikely)")
 
 
 def _show_corrections(found: Iterable[Corrected]) -> int:

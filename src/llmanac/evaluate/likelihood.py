@@ -74,6 +74,10 @@ class Likelihood:
         """Log-likelihood in nats."""
         return log_likelihood(self.logprobs)
 
+    def __iter__(self) -> Iterator[Any]:
+        """`total, greedy = one`: the pair that lm-eval gives."""
+        return iter((self.total, self.greedy))
+
 
 def check_texts(texts: Sequence[Any]) -> None:
     """Raises DataError for anything that is not a text."""

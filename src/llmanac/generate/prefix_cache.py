@@ -1,9 +1,10 @@
 """What requests share: the state of a prompt's beginning is kept, and one that begins so does not compute it again.
 
-Every prompt and every finished answer leaves its full blocks in a pool (`models/_paged.py`), found again by the hash of
-their tokens and of all tokens before them; so a system prompt is read once, and a conversation's next turn reads only
-what is new. At least one token of a prompt is always read, since its logits begin the answer. Blocks hold nothing but
-keys and values of tokens that the new request has itself; what can be noticed from outside is the time it takes.
+Every prompt and every finished answer leaves its full blocks in a pool (`models/_block_pool.py`), found again by the
+hash of their tokens and of all tokens before them; so a system prompt is read once, and a conversation's next turn
+reads only what is new. At least one token of a prompt is always read, since its logits begin the answer. Blocks hold
+nothing but keys and values of tokens that the new request has itself; what can be noticed from outside is the time
+that it takes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 
 from llmanac.core.errors import RequestError
-from llmanac.models._paged import BLOCK_TOKENS, BlockPool, PagedState, pageable
+from llmanac.models._block_pool import BLOCK_TOKENS, BlockPool, pageable
+from llmanac.models._paged import PagedState
 
 DEFAULT_BYTES = 256 * 2**20  # what a server keeps where nothing else is said
 
