@@ -149,6 +149,11 @@ def test_a_finished_build_is_not_done_again_and_nothing_else_is_mixed_in(inputs:
     (mine / "new.txt").write_text("new")
     anew = build(other, tmp_path / "out", workers=1, resume=False)
     assert anew != first
+    missing = make_recipe({"inputs": [str(mine)], "stages": [stage("missing")]})
+    for _ in range(2):
+        with pytest.raises(LlmanacError, match="nobody is not installed"):
+            build(missing, tmp_path / "begun", workers=1)
+    build(recipe, tmp_path / "begun", workers=1)  # nothing was read: another recipe may take the folder
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").write_text("mine")
     with pytest.raises(DataError, match=r"holds other files \(thesis\.doc\)"):

@@ -26,7 +26,6 @@ from llmanac.data.pipeline import finish, inputs
 from llmanac.data.pipeline.chain import Counts
 from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
 from llmanac.data.pipeline.tasks import Task
-from llmanac.data.stages import CorpusStage
 
 EngineName = Literal["local", "ray"]
 # in the order in which they are removed: a folder without manifest.json is not finished, one with build.json is ours
@@ -42,9 +41,8 @@ class Segment:
     summarise: int | None
 
 
-def segments(recipe: BuildSpec) -> list[Segment]:
-    """The passes of a recipe. Raises what building its stages raises: a library or a file that is missing."""
-    corpus = [n for n, stage in enumerate(recipe.stages) if isinstance(stage.build(), CorpusStage)]
+def segments(recipe: BuildSpec, corpus: list[int]) -> list[Segment]:
+    """The passes of a recipe, whose stages `corpus` are over the whole corpus."""
     starts, ends = [None, *corpus], [*corpus, None]
     found = []
     for decided, summarise in zip(starts, ends, strict=True):
@@ -82,12 +80,11 @@ def build(
         others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
         if others:
             raise DataError(f"{folder}: holds other files ({others[0]}); name a new folder with --folder")
-    parts = segments(recipe)
     listing = inputs.list_inputs(recipe)
     with locked(
         folder / ".lock", busy=f"{folder}: another build is at work in this folder; wait for it or name another"
     ):
-        done = _Build(recipe, folder, parts, listing)
+        done = _Build(recipe, folder, listing)
         if (found := done.prepare(resume)) is not None:
             return found
         done.engine = _engine(engine, folder, workers or _cores(), recipe.limits.timeout)
@@ -114,8 +111,8 @@ def _engine(name: str, folder: Path, workers: int, limit: float) -> Any:
 
 
 class _Build:
-    def __init__(self, recipe: BuildSpec, folder: Path, parts: list[Segment], listing: list[inputs.Entry]) -> None:
-        self.recipe, self.folder, self.parts, self.listing = recipe, folder, parts, listing
+    def __init__(self, recipe: BuildSpec, folder: Path, listing: list[inputs.Entry]) -> None:
+        self.recipe, self.folder, self.listing = recipe, folder, listing
         self.keys = stage_keys(recipe)
         self.work = folder / "work"
         self.engine: Any = None
@@ -134,7 +131,9 @@ class _Build:
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-        elif mark.exists():
+        elif not (self.folder / "inputs.jsonl").exists():
+            shutil.rmtree(self.work, ignore_errors=True)  # nothing was read yet: begin anew, whatever it was
+        else:
             self._check(state, files.read_json(mark))
         files.write_json(mark, state)  # first of all: it is what makes the folder a build's
         self.work.mkdir(exist_ok=True)
@@ -167,13 +166,14 @@ class _Build:
     # ---------------------------------------------------------------- the passes
 
     def all(self) -> dict[str, Any]:
+        parts = segments(self.recipe, self._corpus_stages())
         entries = self._scan()
         units = inputs.units(entries, self.recipe.shard_bytes)
         counts = {key: Counts() for key in self.keys}
         shards: list[dict[str, Any]] = []
         found: dict[str, Any] = {}
         dropped: list[Path] = []
-        for number, part in enumerate(self.parts):
+        for number, part in enumerate(parts):
             tasks = self._pass_tasks(number, part, units, shards, found)
             label = " + ".join(["read"] * (number == 0) + [self.keys[n + 1][3:] for n in self._of(part)])
             self._run(label or "read", tasks, [t.pop("size") for t in tasks])
@@ -188,6 +188,12 @@ class _Build:
     @staticmethod
     def _of(part: Segment) -> list[int]:
         return [*([] if part.decided is None else [part.decided]), *part.stages]
+
+    def _corpus_stages(self) -> list[int]:
+        """Which stages are over the corpus. A process that will need them builds them, so that this one need not."""
+        task: Task = {"kind": "describe", "folder": "work/describe"}
+        self._run("load the stages", [task], [1])
+        return list(files.read_json(self.folder / task["folder"] / "done.json")["corpus"])
 
     def _scan(self) -> list[inputs.Entry]:
         known = self.folder / "inputs.jsonl"

@@ -2,6 +2,7 @@
 
 Kinds of task, and what their folders hold besides `done.json`:
 
+    describe  which stages are over the corpus; building them finds out what is missing
     scan    a hash and the places to cut at, of some input files
     read    documents of one unit through the first stages: `00000.docs`, ..., and a summary of each for the next
             stage over the corpus
@@ -85,6 +86,10 @@ class Worker:
         with files.atomic_folder(target) as folder:
             done = getattr(self, f"_{task['kind']}")(task, folder)
             files.write_json(folder / "done.json", done)
+
+    def _describe(self, task: Task, folder: Path) -> dict[str, Any]:
+        stages = [self.stage(number) for number in range(len(self.recipe.stages))]
+        return {"corpus": [number for number, stage in enumerate(stages) if isinstance(stage, CorpusStage)]}
 
     def _scan(self, task: Task, folder: Path) -> dict[str, Any]:
         return {"found": [scan(entry, self.recipe.shard_bytes) for entry in task["entries"]]}
