@@ -217,6 +217,7 @@ def test_layout_words_do_not_drop_content() -> None:
         ("<meta charset=nonsense><p>Größe</p>".encode(), "Größe"),
         ("<meta charset=utf-16><p>Größe</p>".encode(), "Größe"),
         ("<meta charset=latin1><p>Größe</p>".encode(), "GrÃ¶ÃŸe"),
+        ("<p>a&#1;b\x00c&#0;</p>", "abc\ufffd"),
         ("<p>Größe &amp; &eacute; &#8364; &#x41;</p>", "Größe & é € A"),
     ],
 )
