@@ -238,6 +238,8 @@ def page(results: dict, kinds: list[str]) -> str:
         f"strictest of them on this prose is {strictest} (recall {filters[strictest]['recall']:.2f}). A classifier that was shown texts of these kinds",
         f"lets {judge['kept']['shuffled words']:.0%} of shuffled texts through at recall {judge['recall']:.2f}. It knows only the kinds it was shown: its figures hold",
         "for texts like these, and it is no judge of quality beyond them.", "",
+        "Against the claim: one curve runs the other way. The stricter Gopher's repetition limits, the lower their precision,",
+        "for sentences repeat phrases and shuffled words do not: such rules find loops, and say nothing of sense.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 

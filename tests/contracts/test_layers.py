@@ -16,6 +16,7 @@ PEERS = {
     "datasketch", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "nltk", "scipy", "sklearn",
     "datasketch", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "scipy", "sklearn",
     "lm_eval",
+    "datatrove", "spacy",
 }  # fmt: skip
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "llmanac"
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -148,7 +148,8 @@ def test_code(code: str) -> None:
         f'<pre><code class="language-c++">{written}</code></pre>',
         f'<pre class="c++ language-c++">\n{written}\n</pre>',
         f'<div class="highlight-c++ notranslate"><div class="highlight"><pre><span></span>{written}</pre></div></div>',
-        f'<pre class="language-c++"><button>Copy</button><span class="lineno">1</span>{written}</pre>',
+        f'<div class="highlight highlight-source-c++"><pre>{written}</pre></div>',
+        f'<pre class="brush: c++"><button>Copy</button><span class="lineno">1</span>{written}</pre>',
     ):
         assert article(f"<p>{LONG}</p>{pre}<p>{LONG}</p>") == (
             f"{LONG.strip()}\n\n{fence}c++\n{code}\n{fence}\n\n{LONG.strip()}"
@@ -217,6 +218,7 @@ def test_layout_words_do_not_drop_content() -> None:
         ("<meta charset=nonsense><p>Größe</p>".encode(), "Größe"),
         ("<meta charset=utf-16><p>Größe</p>".encode(), "Größe"),
         ("<meta charset=latin1><p>Größe</p>".encode(), "GrÃ¶ÃŸe"),
+        ("<p>a&#1;b\x00c&#0;</p>", "abc\ufffd"),
         ("<p>Größe &amp; &eacute; &#8364; &#x41;</p>", "Größe & é € A"),
     ],
 )

@@ -56,7 +56,7 @@ def theirs(peer, text: str) -> tuple[bool, str]:
 def test_real_texts(name: str) -> None:
     stage, peer = build("stage", name), PEERS[name]()
     seen = Counter()
-    for text in real(100):
+    for text in real(60):
         kept, what = theirs(peer, text)
         assert ours(stage, text) == (kept, what)
         seen["kept" if kept else what] += 1

@@ -27,13 +27,13 @@ def redact(text: str, **choices) -> tuple[str, dict[str, int]]:
 def test_examples_are_datatroves() -> None:
     peer = pytest.importorskip("datatrove.pipeline.formatters").PIIFormatter
     rng = random.Random(5)
-    texts = real(100) + ["".join(rng.choices(PIECES, k=rng.randint(1, 14))) for _ in range(20_000)]
+    texts = real(60) + ["".join(rng.choices(PIECES, k=rng.randint(1, 14))) for _ in range(8_000)]
     changed = 0
     for text in texts:
         expected = peer().format(text)
         assert redact(text, replacement="examples")[0] == expected, ascii(text)
         changed += expected != text
-    assert changed > 1000
+    assert changed > 400
 
 
 @pytest.mark.parametrize(

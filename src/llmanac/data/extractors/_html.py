@@ -27,7 +27,7 @@ _DECLARED = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([A-Za-z0-9_:
 _XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_:.-]{1,40})""", re.I)
 _WINDOWS = {"iso-8859-1", "latin-1", "latin1", "ascii", "us-ascii", "iso8859-1", "iso_8859-1"}
 # what XML forbids and the parser would stop at, and half surrogate pairs, which no encoding can hold
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+FORBIDDEN = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 def decode(page: bytes) -> str:
@@ -79,7 +79,7 @@ def checked(page: str | bytes, *, max_bytes: int) -> str:
     """
     if len(page) > max_bytes:
         raise Unusable("page_too_large", f"{len(page)} bytes where {max_bytes} are allowed")
-    text = _FORBIDDEN.sub("", decode(page) if isinstance(page, bytes) else page)
+    text = FORBIDDEN.sub("", decode(page) if isinstance(page, bytes) else page)
     tags, attributes, most = scan_tags(np.frombuffer(text.encode("utf-8"), np.uint8))
     if most > MAX_ATTRIBUTES:
         raise Unusable("too_many_attributes", f"a tag of {most} attributes where {MAX_ATTRIBUTES} are allowed")

@@ -19,7 +19,8 @@ MAX_SPAN = 1_000
 _BLANKS = re.compile(r"[\s\u200b\ufeff]+")
 _FENCES = re.compile(r"`{3,}")
 _LANGUAGE = re.compile(
-    r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:|sourceCode)[-: ]\s*([\w+#-]{1,20})", re.A
+    r"(?:^|\s)(?:(?:language|lang|highlight-source|highlight)[-:]|brush:\s*|sourceCode )([\w+#-]{1,20})(?![\w+#-])",
+    re.A,
 )
 _LINE_NUMBERS = words("lineno linenos linenumber linenumbers line-number line-numbers gutter")
 _ANCHOR_SIGNS = words("¶ # § 🔗 \uf0c1")
