@@ -13,7 +13,7 @@ LAYERS = [
 ]  # fmt: skip
 PEERS = {
     "transformers", "tokenizers", "tiktoken", "sentencepiece", "peft", "trl", "sacrebleu", "rouge_score", "bert_score",
-    "datasketch", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "scipy", "sklearn",
+    "datasketch", "rensa", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "scipy", "sklearn",
 }  # fmt: skip
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "llmanac"
 FILES = sorted(SOURCE.rglob("*.py"))
