@@ -120,7 +120,9 @@ def main() -> None:
         "sets": [leaks(texts, name, items, seed) for seed, (name, items) in enumerate(sets.items())],
         "own_training_sets": {
             "gsm8k test in gsm8k train": across(read_items([data / "gsm8k/train.jsonl"], ["question"]), sets["gsm8k"]),
-            "mmlu test in mmlu dev": across(read_items(sorted(data.glob("mmlu/dev/*.csv")), ["question"]), sets["mmlu"]),
+            "mmlu test in mmlu dev": across(
+                read_items(sorted(data.glob("mmlu/dev/*.csv")), ["question"]), sets["mmlu"]
+            ),
         },
         "memory": memory_not_skill(sets["gsm8k"], texts),
     }  # fmt: skip

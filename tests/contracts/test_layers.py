@@ -17,6 +17,7 @@ PEERS = {
     "datasketch", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "scipy", "sklearn",
     "lm_eval",
     "datatrove", "spacy",
+    "datasketch", "rensa", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "scipy", "sklearn",
 }  # fmt: skip
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "llmanac"
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -134,7 +134,7 @@ def test_the_longest_stays_and_the_detail_names_it(tmp_path: Path) -> None:
         Document("long", base + " more", ""),
         Document("other", "a b c d e f", ""),
     ]
-    results, report = run_corpus_stage(Spec(keep="longest").build(), [lambda: documents], tmp_path, memory=1 << 20)
+    results, report = run_corpus_stage(Spec(keep="longest").build(), [lambda: documents], tmp_path, memory=1 << 23)
     dropped, *rest = results[0]
     assert isinstance(dropped, Dropped) and dropped.reason == "near-duplicate"
     assert dropped.detail.startswith("of long, Jaccard similarity 0.9") and rest == documents[1:]
