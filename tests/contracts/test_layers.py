@@ -13,11 +13,8 @@ LAYERS = [
 ]  # fmt: skip
 PEERS = {
     "transformers", "tokenizers", "tiktoken", "sentencepiece", "peft", "trl", "sacrebleu", "rouge_score", "bert_score",
-    "datasketch", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "nltk", "scipy", "sklearn",
-    "datasketch", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "scipy", "sklearn",
-    "lm_eval",
-    "datatrove", "spacy",
-    "datasketch", "rensa", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "scipy", "sklearn",
+    "datasketch", "rensa", "datatrove", "spacy", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "nltk",
+    "scipy", "sklearn", "lm_eval",
 }  # fmt: skip
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "llmanac"
 FILES = sorted(SOURCE.rglob("*.py"))
