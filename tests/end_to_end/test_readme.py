@@ -1,6 +1,7 @@
 """The README's own blocks are run, in order, in one folder: console lines as a user would type them, then Python.
 
-`make` lines are what runs these tests, so they are not run again here. A `llmanac serve` line is started, waited for,
+The folder holds the project's own documentation, as a clone does. A TOML block is written to the file that its first
+line names in a comment, else to recipe.toml. `make` lines are what runs these tests, so they are not run again here. A `llmanac serve` line is started, waited for,
 and stopped at the end. Output shown in the README is not compared word by word: numbers differ between machines.
 """
 
@@ -97,13 +98,17 @@ def session(tmp_path: Path) -> Iterator[Session]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_block_runs(document: str, root: Path, session: Session) -> None:
     found = blocks((root / document).read_text("utf-8"))
+    for path in [*root.glob("*.md"), *root.glob("docs/*.md")]:
+        (session.folder / path.relative_to(root)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, session.folder / path.relative_to(root))
     assert any(language == "console" for language, _ in found), f"{document} shows no command"
     for language, block in found:
         if language == "console":
             for command in commands(block):
                 session.run(command)
         elif language == "toml":
-            (session.folder / "recipe.toml").write_text(block, "utf-8")
+            named = re.match(r"# (\w+\.toml)\n", block)
+            (session.folder / (named[1] if named else "recipe.toml")).write_text(block, "utf-8")
         elif language == "python":
             session.python(block)
 
