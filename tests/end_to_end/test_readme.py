@@ -1,8 +1,9 @@
 """The README's own blocks are run, in order, in one folder: console lines as a user would type them, then Python.
 
 The folder holds the project's own documentation, as a clone does. A TOML block is written to the file that its first
-line names in a comment, else to recipe.toml. `make` lines are what runs these tests, so they are not run again here. A `llmanac serve` line is started, waited for,
-and stopped at the end. Output shown in the README is not compared word by word: numbers differ between machines.
+line names in a comment, else to recipe.toml. `make` lines are what runs these tests, so they are not run again here. A
+`llmanac serve` line is started, waited for, and stopped at the end. Output shown in the README is not compared word by
+word: numbers differ between machines.
 """
 
 from __future__ import annotations
