@@ -79,7 +79,7 @@ def _class_of(character: str, scripts: dict[str, int]) -> int:
     if character in (" ", "\u2581"):
         return unigram_train.SPACE
     category = unicodedata.category(character)
-    if category[0] == "M":
+    if category[0] == "M" or character in "\u200c\u200d":
         return unigram_train.MARK
     script = "COMMON"
     if category[0] == "L":
