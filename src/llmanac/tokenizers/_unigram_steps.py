@@ -41,12 +41,10 @@ def _nodes(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
     items = part.get(inner) if part.get("type") == "Sequence" else [part]
     if not isinstance(items, list):
         raise TokenizerError(f"{where}.{inner}: expected a JSON list")
-    out: list[Mapping[str, Any]] = []
     for i, item in enumerate(items):
-        if isinstance(item, Mapping) and item.get("type") == "Sequence":
-            raise TokenizerError(f"{where}[{i}]: a Sequence within a Sequence is not supported")
-        out += _nodes(item, f"{where}[{i}]", inner)
-    return out
+        if not isinstance(item, Mapping) or item.get("type") == "Sequence":
+            raise TokenizerError(f"{where}[{i}]: expected a JSON object that is no Sequence, got {str(item)[:40]!r}")
+    return items
 
 
 def _text_field(node: Mapping[str, Any], key: str, where: str) -> str:
