@@ -16,7 +16,7 @@ from llmanac.kernels.text import ONE, cached, grown, hash_of, same_bytes, word_k
 from llmanac.kernels.unigram_encode import character_length
 from llmanac.kernels.unigram_train import _code_point
 
-LEFT, RIGHT, COUNT, HEAD, CHARACTERS = 0, 1, 2, 3, 4  # columns of a pair; HEAD: its last place
+LEFT, RIGHT, COUNT, HEAD, CHARACTERS, LISTED = 0, 1, 2, 3, 4, 5  # columns of a pair; HEAD: its last place
 NONE = -1
 
 
@@ -131,7 +131,7 @@ def learn(words, offsets, counts, symbol_of, letters, starts, lengths, alphabet,
         known = np.zeros(2 * known.shape[0], np.int64)
     for symbol in range(alphabet):
         known[_text_slot(known, letters, starts[symbol], lengths[symbol], starts, lengths)] = symbol + 1
-    index, pairs, n_pairs = np.zeros((1 << 16, 2), np.int64), np.empty((1 << 15, 5), np.int64), np.int64(0)
+    index, pairs, n_pairs = np.zeros((1 << 16, 2), np.int64), np.empty((1 << 15, 6), np.int64), np.int64(0)
     places, linked, n_places = np.empty(2 * n + 16, np.int32), np.empty(2 * n + 16, np.int64), np.int64(0)
     changed = np.empty(4 * n + 16, np.int64)
     n_changed = np.int64(0)
@@ -139,7 +139,7 @@ def learn(words, offsets, counts, symbol_of, letters, starts, lengths, alphabet,
         if symbols[at] != NONE and symbols[at + 1] != NONE:
             index, pairs, n_pairs, places, linked, n_places, n_changed = _gain(
                 at, at + 1, symbols, counts[word_of[at]], characters, longest, index, pairs, n_pairs, places, linked,
-                n_places, changed, n_changed,
+                n_places, changed, n_changed, 0,
             )  # fmt: skip
     heap, size = np.empty((1 << 15, 2), np.int64), np.int64(0)
     for pair in range(n_pairs):
@@ -197,7 +197,7 @@ def learn(words, offsets, counts, symbol_of, letters, starts, lengths, alphabet,
                 if symbols[one] >= 0 and symbols[two] >= 0:
                     index, pairs, n_pairs, places, linked, n_places, n_changed = _gain(
                         one, two, symbols, weight, characters, longest, index, pairs, n_pairs, places, linked,
-                        n_places, changed, n_changed,
+                        n_places, changed, n_changed, merges,
                     )  # fmt: skip
         for i in range(n_changed):
             pair = changed[i]
@@ -209,8 +209,9 @@ def learn(words, offsets, counts, symbol_of, letters, starts, lengths, alphabet,
 
 @njit
 def _gain(
-    one, two, symbols, weight, characters, longest, index, pairs, n_pairs, places, linked, n_places, changed, n_changed
-):
+    one, two, symbols, weight, characters, longest, index, pairs, n_pairs, places, linked, n_places, changed, n_changed,
+    merges,
+):  # fmt: skip
     """Count two neighbours that arose."""
     left, right = np.int64(symbols[one]), np.int64(symbols[two])
     if characters[left] + characters[right] > longest:
@@ -219,13 +220,13 @@ def _gain(
     slot = slot_of(index, key)
     if index[slot, NUMBER] == 0:
         if n_pairs == pairs.shape[0]:
-            larger = np.empty((2 * n_pairs, 5), np.int64)
+            larger = np.empty((2 * n_pairs, 6), np.int64)
             for i in range(n_pairs):
-                for column in range(5):
+                for column in range(6):
                     larger[i, column] = pairs[i, column]
             pairs = larger
         pairs[n_pairs, LEFT], pairs[n_pairs, RIGHT], pairs[n_pairs, COUNT], pairs[n_pairs, HEAD] = left, right, 0, NONE
-        pairs[n_pairs, CHARACTERS] = characters[left] + characters[right]
+        pairs[n_pairs, CHARACTERS], pairs[n_pairs, LISTED] = characters[left] + characters[right], NONE
         n_pairs += 1
         index[slot, KEY], index[slot, NUMBER] = key, n_pairs
         if 2 * n_pairs > index.shape[0]:
@@ -239,7 +240,8 @@ def _gain(
         pairs[pair, HEAD] = n_places
         n_places += 1
         pairs[pair, COUNT] += weight
-        if n_changed < changed.shape[0]:
+        if pairs[pair, LISTED] != merges:  # once a merge
+            pairs[pair, LISTED] = merges
             changed[n_changed] = pair
             n_changed += 1
     return index, pairs, n_pairs, places, linked, n_places, n_changed

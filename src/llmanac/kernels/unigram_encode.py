@@ -229,9 +229,8 @@ def _cut_word(
 ):  # fmt: skip
     """Cut one word, the sum before it being `total`; returns `(ids written, the sum after it)`."""
     if kind == BPE:
-        return merge(
-            buffer, at, stop, nodes, kept, pairs, halves, scores.shape[0], unknown, 0.0, np.zeros(1, np.uint64), ids, ends
-        ), total
+        vocabulary, unused = scores.shape[0], np.zeros(1, np.uint64)
+        return merge(buffer, at, stop, nodes, kept, pairs, halves, vocabulary, unknown, 0.0, unused, ids, ends), total
     viterbi(buffer, at, stop, total, nodes, scores, unknown, unknown_score, single, best, came, what)
     return _path(stop - at, came, what, ids, ends), best[stop - at]
 
@@ -269,9 +268,10 @@ def _learn_word(
         count = _path(stop - at, came, what, ids, ends)
     else:
         limit = np.float64(ANY_SUM)
-        count = merge(
-            buffer, at, stop, nodes, kept, pairs, halves, scores.shape[0], unknown, 0.0, np.zeros(1, np.uint64), ids, ends
-        )
+        count, _ = _cut_word(
+            buffer, at, stop, 0.0, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves, best, came,
+            what, ids, ends,
+        )  # fmt: skip
     for i in range(count):
         if ids[i] == unknown and count > 1:
             limit = -1.0

@@ -121,7 +121,7 @@ def _text(buffer, at, stop, units, blob, kept, plain, pairs, mode, out, where, f
         sort = plain[buffer[at]]
         if sort == BY_PAIR:
             sort = pairs[(np.int64(buffer[at]) << 8) | np.int64(buffer[at + 1])]
-        if sort == COPIED or sort == SPACE:
+        if sort in (COPIED, SPACE):
             if sort == COPIED or not after_space:
                 out[filled] = buffer[at]
                 if placed:

@@ -141,7 +141,10 @@ def sample(
         cache, places, chances, counters: the bounded cache of words' draws, for this `alpha` only.
     """
     base, mask = np.uint64(buffer.ctypes.data), np.uint64(cache.shape[0] - 1)
-    out, spans = np.empty(used * (3 if escape and byte_ids.shape[0] > 0 else 1) + 2, np.int32), np.empty((0, 2), np.int64)
+    out, spans = (
+        np.empty(used * (3 if escape and byte_ids.shape[0] > 0 else 1) + 2, np.int32),
+        np.empty((0, 2), np.int64),
+    )
     rest, ids, ends = np.empty(65, np.float64), np.empty(65, np.int32), np.empty(65, np.int64)
     filled, at, was_unknown = np.int64(0), np.int64(0), False
     while at < used:
@@ -200,9 +203,7 @@ def sample(
                 continue
         else:
             _filter(buffer, at, stop, nodes, scores, unknown_score, alpha, rest)
-            count = _draw(
-                buffer, at, stop, nodes, scores, unknown, unknown_score, alpha, rest, random, ids, ends
-            )
+            count = _draw(buffer, at, stop, nodes, scores, unknown, unknown_score, alpha, rest, random, ids, ends)
         filled, was_unknown = _emit(
             buffer, at, count, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled
         )

@@ -55,7 +55,9 @@ def _code_point(letters, at):
     value = np.int64(letters[at + 1]) & 0x3F
     if byte < 0xF0:
         return (byte & 0x0F) << 12 | value << 6 | np.int64(letters[at + 2]) & 0x3F
-    return (byte & 0x07) << 18 | value << 12 | (np.int64(letters[at + 2]) & 0x3F) << 6 | np.int64(letters[at + 3]) & 0x3F
+    return (
+        (byte & 0x07) << 18 | value << 12 | (np.int64(letters[at + 2]) & 0x3F) << 6 | np.int64(letters[at + 3]) & 0x3F
+    )
 
 
 @cached
@@ -107,7 +109,7 @@ def stretches(letters, offsets, counts, classes):
 
 @cached
 def distinct(letters, spans, counts):
-    """`(letters, offsets, counts)` of the distinct stretches, in order of first occurrence. `letters` ends in padding."""
+    """`(letters, offsets, counts)` of the distinct stretches, in order of first occurrence; 32 bytes of padding."""
     size = 1024
     while size < 2 * counts.shape[0] + 2:
         size *= 2
@@ -126,10 +128,10 @@ def distinct(letters, spans, counts):
                 n += 1
                 break
             other = first_of[held]
-            if table[slot, 0] == first and table[slot, 1] == second and spans[other, 1] - spans[other, 0] == length:
-                if same_bytes(base + np.uint64(spans[other, 0]), address, length):
-                    total[held] += counts[i]
-                    break
+            same = table[slot, 0] == first and table[slot, 1] == second and spans[other, 1] - spans[other, 0] == length
+            if same and same_bytes(base + np.uint64(spans[other, 0]), address, length):
+                total[held] += counts[i]
+                break
             slot = (slot + ONE) & mask
     offsets = np.zeros(n + 1, np.int64)
     for i in range(n):

@@ -1,4 +1,4 @@
-"""SentencePiece's `.model` files: the protocol-buffer wire format of `sentencepiece_model.proto`, read and written here.
+"""SentencePiece's `.model` files: the wire format of the protocol buffers in `sentencepiece_model.proto`.
 
 A message is a run of fields, each a tag `(number << 3) | wire type` and a value: 0 a varint, 1 eight bytes, 2 a length
 and that many bytes, 5 four bytes. A field given twice counts by its last value, a message given twice is merged.
@@ -99,7 +99,7 @@ def fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int | by
                 length, start = _varint(data, at, stop)
             if length > stop - start:
                 raise TokenizerError(
-                    f"byte {at}: field {number} claims {length} bytes, but {stop - start} are left; the file is truncated"
+                    f"byte {at}: field {number} claims {length} bytes, {stop - start} are left; the file is truncated"
                 )
             value, at = data[start : start + length], start + length
         else:
@@ -117,7 +117,7 @@ def _require(condition: bool, where: str, what: str) -> None:
 def _text(value: int | bytes, where: str) -> str:
     _require(isinstance(value, bytes), where, "expected text, got a number")
     try:
-        return bytes(value).decode("utf-8")  # type: ignore[arg-type]
+        return bytes(value).decode("utf-8")
     except UnicodeDecodeError:
         raise TokenizerError(f"{where}: is not UTF-8") from None
 
@@ -142,7 +142,7 @@ def _piece(data: bytes, where: str) -> Piece:
             score = struct.unpack("<f", value)[0]  # type: ignore[arg-type]
         elif number == 3:
             _require(wire == VARINT and value in range(1, 7), where, f"its type {value!r} is not one of 1 to 6")
-            kind = int(value)  # type: ignore[arg-type]
+            kind = int(value)
     return Piece(text, score, kind)
 
 
@@ -173,7 +173,7 @@ def parse(data: bytes) -> Model:
             else:
                 parts[number].append(value)  # type: ignore[arg-type]
     _require(bool(pieces), "the file", "holds no piece; this is no SentencePiece model")
-    trainer = {name: default for name, default in TRAINER.values()}
+    trainer = dict(TRAINER.values())
     merged = b"".join(parts[2])
     for number, _, value in fields(merged, 0, len(merged)):
         if number in TRAINER:
@@ -205,7 +205,9 @@ def validate(model: Model) -> None:
     """
     kind = model.trainer["model_type"]
     if kind not in (UNIGRAM, BPE):
-        raise TokenizerError(f"trainer_spec.model_type: {TYPES.get(kind, kind)!r} is not supported, only unigram and bpe")
+        raise TokenizerError(
+            f"trainer_spec.model_type: {TYPES.get(kind, kind)!r} is not supported, only unigram and bpe"
+        )
     seen: dict[str, int] = {}
     found: set[int] = set()
     unknown = -1
@@ -215,17 +217,25 @@ def validate(model: Model) -> None:
         if text == "\0" and piece.type == UNUSED:  # how the library fills up a vocabulary
             continue
         _require("\0" not in text, f"piece {id}", f"{text[:40]!r} holds a NUL character")
-        _require(len(text) < LONGEST_PIECE and len(text.encode()) < LONGEST_PIECE, f"piece {id}", "is 8000 bytes or more")
+        _require(
+            len(text) < LONGEST_PIECE and len(text.encode()) < LONGEST_PIECE, f"piece {id}", "is 8000 bytes or more"
+        )
         if text in seen:
             raise TokenizerError(f"pieces {seen[text]} and {id}: both are {text[:40]!r}")
         seen[text] = id
-        _require(math.isfinite(piece.score), f"piece {id} ({text[:40]!r})", f"its score is {piece.score}, no finite number")
+        _require(
+            math.isfinite(piece.score), f"piece {id} ({text[:40]!r})", f"its score is {piece.score}, no finite number"
+        )
         if piece.type == UNKNOWN:
             _require(unknown < 0, f"pieces {unknown} and {id}", "both stand for what is unknown; there must be one")
             unknown = id
         elif piece.type == BYTE:
             _require(model.trainer["byte_fallback"], f"piece {id} ({text})", "is a byte, but byte_fallback is off")
-            _require(byte_of(text) >= 0, f"piece {id}", f"{text[:40]!r} is marked as a byte, which is written <0x00> to <0xFF>")
+            _require(
+                byte_of(text) >= 0,
+                f"piece {id}",
+                f"{text[:40]!r} is marked as a byte, which is written <0x00> to <0xFF>",
+            )
             found.add(byte_of(text))
     _require(unknown >= 0, "the file", "has no piece of type UNKNOWN (<unk>), which every model needs")
     if model.trainer["byte_fallback"] and len(found) < 256:
@@ -265,7 +275,7 @@ def serialize(pieces: Sequence[Piece], trainer: dict[str, Any], rules: Rules) ->
     Raises:
         TokenizerError: the vocabulary is one that no reader accepts.
     """
-    known = {name: default for name, default in TRAINER.values()}
+    known = dict(TRAINER.values())
     validate(Model(tuple(pieces), known | {k: v for k, v in trainer.items() if k in known}, rules))
     out = bytearray()
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""SentencePiece's normaliser: a compiled map of replacements, what happens to spaces, and strings that stay as they are.
+"""SentencePiece's normaliser: a compiled map of replacements, what happens to spaces, strings that stay.
 
 The compiled map of a file is `size of the trie in bytes (4 bytes), the trie, replacement strings each ended by NUL`;
 the trie's value is where a key's replacement starts. At each place of a text the longest key wins. A map from a file
@@ -41,7 +41,9 @@ def read_charsmap(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     if size >= len(data) - 3 or size % 4 or size == 0:
         raise TokenizerError(f"precompiled_charsmap: claims a trie of {size} bytes in a map of {len(data)}")
     if size // 4 > LARGEST_TRIE:
-        raise TokenizerError(f"precompiled_charsmap: a trie of {size // 4} units is larger than any known ({LARGEST_TRIE})")
+        raise TokenizerError(
+            f"precompiled_charsmap: a trie of {size // 4} units is larger than any known ({LARGEST_TRIE})"
+        )
     units = np.frombuffer(data, "<u4", size // 4, 4).astype(np.uint32)
     blob = np.frombuffer(data, np.uint8, len(data) - 4 - size, 4 + size).copy()
     values = np.empty(len(units), np.int64)
@@ -60,7 +62,9 @@ def _check_replacements(blob: np.ndarray, starts: np.ndarray) -> None:
     stops = ends[np.searchsorted(ends, starts)]
     longest = int((stops - starts).max(initial=0))
     if longest > LONGEST_REPLACEMENT:
-        raise TokenizerError(f"precompiled_charsmap: a replacement of {longest} bytes is longer than {LONGEST_REPLACEMENT}")
+        raise TokenizerError(
+            f"precompiled_charsmap: a replacement of {longest} bytes is longer than {LONGEST_REPLACEMENT}"
+        )
     data = blob.tobytes()
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         try:
@@ -101,7 +105,9 @@ class Normalizer:
         self.rules, self.suffix = rules, suffix
         self.units, self.blob = read_charsmap(rules.charsmap)
         self.kept = unigram_trie.trie_of([text.encode() for text in kept], [0] * len(kept)) if kept else NOTHING
-        self.mode = unigram_normalize.ESCAPE * rules.escape_whitespaces + unigram_normalize.PREFIX * rules.add_dummy_prefix
+        self.mode = (
+            unigram_normalize.ESCAPE * rules.escape_whitespaces + unigram_normalize.PREFIX * rules.add_dummy_prefix
+        )
         self.mode += unigram_normalize.SUFFIX * suffix + unigram_normalize.SQUEEZE * rules.remove_extra_whitespaces
         self._bare = not (len(self.units) or len(self.kept) or rules.remove_extra_whitespaces)
 

@@ -21,7 +21,7 @@ DROPPED = [*range(0x01, 0x09), 0x0B, *range(0x0E, 0x20), 0x7F, 0x8F, 0x9F]
 FULL_WIDTH_TILDE = "\uff5e"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def rules_of(name: str) -> dict[str, str]:
     """`{text: replacement}` of a named normaliser; empty for `identity`."""
     if name == "identity":

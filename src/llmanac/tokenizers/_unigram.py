@@ -115,9 +115,7 @@ class SentencePiece(Tokenizer):
             start = stop
         return out
 
-    def _cut(
-        self, buffer: np.ndarray, used: int, text_ends: np.ndarray, placed: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _cut(self, buffer: np.ndarray, used: int, text_ends: np.ndarray, placed: bool) -> tuple[np.ndarray, np.ndarray]:
         return _ENCODE(buffer, used, *self.tables.arguments, *self._cache, text_ends, placed)
 
     def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
@@ -165,7 +163,8 @@ class SentencePiece(Tokenizer):
         """
         numbers = ids.tolist() if hasattr(ids, "tolist") else [int(i) for i in ids]
         table, special = self._bytes, self._special_ids
-        if numbers and (min(numbers) < 0 or max(numbers) >= len(table)) or None in {table[i] for i in set(numbers)}:
+        outside = bool(numbers) and (min(numbers) < 0 or max(numbers) >= len(table))
+        if outside or None in {table[i] for i in set(numbers)}:
             for id in numbers:
                 self.token_bytes(id)  # says which id it was
         if skip_special:

@@ -23,6 +23,7 @@ MODEL = "tokenizer.model"
 KNOWN = (MODEL, "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model")
 DECIDES = "sentencepiece_model"  # the key in tokenizer_config.json
 ROLES = ("bos", "eos", "pad")
+FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 
 
 def model_in(folder: Path) -> Path | None:
@@ -74,7 +75,7 @@ def _beyond(model: spm.Model, config: Mapping[str, Any]) -> list[AddedToken]:
         if not str(key).isdigit() or text is None:
             raise TokenizerError(f"tokenizer_config.json: added_tokens_decoder.{key}: needs an id and a `content`")
         if len(model.pieces) <= int(key) < 1 << 30:
-            flags = {flag: bool(value.get(flag)) for flag in ("special", "normalized", "lstrip", "rstrip", "single_word")}
+            flags = {flag: bool(value.get(flag)) for flag in FLAGS}
             out.append(AddedToken(id=int(key), text=text, **flags))
     return out
 

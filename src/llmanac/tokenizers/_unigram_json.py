@@ -52,7 +52,12 @@ class UnigramJson(Tokenizer):
         **roles: Any,
     ) -> None:
         super().__init__(**roles)
-        self.vocab, self.unknown, self.byte_fallback, self.document = list(vocab), unknown, byte_fallback, dict(document)
+        self.vocab, self.unknown, self.byte_fallback, self.document = (
+            list(vocab),
+            unknown,
+            byte_fallback,
+            dict(document),
+        )
         self._normalize = steps.normalizer(document.get("normalizer"))
         self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
         self._join = steps.decoder(document.get("decoder"))
@@ -112,7 +117,7 @@ class UnigramJson(Tokenizer):
             while stop < len(texts) and (size < CHUNK or stop == start):
                 size += len(texts[stop])
                 stop += 1
-            words = [self._words(texts[i], first[i])[0] for i in range(start, stop)]
+            words = [self._words(texts[i], first[i]) for i in range(start, stop)]
             ids, ends, _ = self._cut([word for group in words for word in group], False)
             bounds = [0, *ends.tolist()]
             at = 0
@@ -122,12 +127,9 @@ class UnigramJson(Tokenizer):
             start = stop
         return out
 
-    def _words(self, text: str, first: bool) -> tuple[list[str], list[np.ndarray | None]]:
-        """The pre-tokens of a text, and where each of their characters starts in it (None: not asked for)."""
-        if not text:
-            return [], []
-        clean = self._normal_form(text)[0]
-        return [word for word, _ in self._split(clean, first)], []
+    def _words(self, text: str, first: bool) -> list[str]:
+        """The pre-tokens of a text."""
+        return [word for word, _ in self._split(self._normal_form(text)[0], first)]
 
     def _cut(self, words: Sequence[str], placed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         buffer, used = pack([word.encode("utf-8") for word in words])
@@ -136,7 +138,9 @@ class UnigramJson(Tokenizer):
         ends = np.zeros(max(len(words), 1), np.int64)
         ids, spans = _ENCODE(buffer, used, *self.tables.arguments, *self._cache, ends, placed)
         if self.unknown is None and len(ids) and (ids == len(self.vocab)).any():
-            raise TokenizerError("the text holds a character that has no piece, and the vocabulary has no unknown token")
+            raise TokenizerError(
+                "the text holds a character that has no piece, and the vocabulary has no unknown token"
+            )
         return ids, ends[: len(words)], spans
 
     def _encode(self, text: str, special: Special) -> np.ndarray:
@@ -169,7 +173,7 @@ class UnigramJson(Tokenizer):
 
     def _placed(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
         clean, places = self._normal_form(text)
-        words = self._split(clean, first) if text else []
+        words = self._split(clean, first)
         ids, _, spans = self._cut([word for word, _ in words], True)
         starts: list[np.ndarray] = []  # of each byte of the packed words, and of the 0xFF behind: a character of clean
         for word, where in words:
@@ -185,7 +189,7 @@ class UnigramJson(Tokenizer):
         """One segmentation of a text, drawn by its probability; see `SentencePiece.sample`."""
         if not isinstance(text, str):
             return self.encode(text)
-        words = self._words(text, True)[0]
+        words = self._words(text, True)
         buffer, used = pack([word.encode("utf-8") for word in words])
         return sampled(self.tables, self._draws, buffer, used if words else 0, seed, alpha, nbest)
 
@@ -263,6 +267,8 @@ def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **ro
         raise TokenizerError(f"model.byte_fallback: is on, but the vocabulary has no piece <0x{absent:02X}>")
     for token in added:
         if token.id < len(vocab) and vocab[token.id][0] != token.text:
-            raise TokenizerError(f"added token {token.text!r}: its id {token.id} is {vocab[token.id][0]!r} in model.vocab")
+            raise TokenizerError(
+                f"added token {token.text!r}: its id {token.id} is {vocab[token.id][0]!r} in model.vocab"
+            )
     parts = {part: document.get(part) for part in PARTS}
     return UnigramJson(vocab, unknown, byte_fallback, parts, added=added, **roles)

@@ -41,12 +41,10 @@ def _nodes(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
     items = part.get(inner) if part.get("type") == "Sequence" else [part]
     if not isinstance(items, list):
         raise TokenizerError(f"{where}.{inner}: expected a JSON list")
-    out: list[Mapping[str, Any]] = []
     for i, item in enumerate(items):
-        if isinstance(item, Mapping) and item.get("type") == "Sequence":
-            raise TokenizerError(f"{where}[{i}]: a Sequence within a Sequence is not supported")
-        out += _nodes(item, f"{where}[{i}]", inner)
-    return out
+        if not isinstance(item, Mapping) or item.get("type") == "Sequence":
+            raise TokenizerError(f"{where}[{i}]: expected a JSON object that is no Sequence, got {str(item)[:40]!r}")
+    return items
 
 
 def _text_field(node: Mapping[str, Any], key: str, where: str) -> str:
@@ -83,7 +81,9 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
         return lambda text: _substituted(text, pattern, new)
     if kind == "Prepend":
         new = _text_field(node, "prepend", where)
-        return lambda text: _pieced([(new, 0), *((c, i) for i, c in enumerate(text))], len(text)) if text else (text, None)
+        return lambda text: (
+            _pieced([(new, 0), *((c, i) for i, c in enumerate(text))], len(text)) if text else (text, None)
+        )
     if kind == "Strip":
         left, right = bool(node.get("strip_left", True)), bool(node.get("strip_right", True))
         return lambda text: _stripped(text, left, right)
@@ -92,7 +92,7 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
     if kind == "Lowercase":
         return lambda text: _each(text, str.lower)
     if kind == "StripAccents":
-        return lambda text: _each(text, lambda c: "" if unicodedata.category(c) == "Mn" else c)
+        return lambda text: _each(text, lambda c: "" if unicodedata.category(c)[0] == "M" else c)
     known = "Precompiled, Replace, Prepend, Strip, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents"
     raise TokenizerError(f"{where}: {kind!r} is not supported (known: {known})")
 
@@ -217,7 +217,7 @@ def pre_tokenizer(part: Any) -> Split:
     made = [_split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(_nodes(part, "pre_tokenizer", "pretokenizers"))]
 
     def run(text: str, first: bool) -> list[tuple[str, np.ndarray]]:
-        words = [(text, np.arange(len(text) + 1))]
+        words = [(text, np.arange(len(text) + 1))] if text else []
         for step in made:
             words = [new for word, where in words for new in step(word, where, first)]
         return [(word, where) for word, where in words if word]

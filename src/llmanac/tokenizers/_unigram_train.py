@@ -6,6 +6,7 @@ cut where the script changes. All later steps run over those with their counts.
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ class Words:
             classes[code] = _class_of(chr(code), scripts)
         spans, totals = unigram_train.stretches(words, offsets, counts, classes)
         alphabet = [(chr(code), int(found[code])) for code in kept.tolist()]
-        return Stretches(*unigram_train.distinct(words, spans, totals), alphabet)
+        letters, offsets, counts = unigram_train.distinct(words, spans, totals)
+        return Stretches(letters, offsets, counts, alphabet)
 
 
 def _class_of(character: str, scripts: dict[str, int]) -> int:
@@ -79,7 +81,7 @@ def _class_of(character: str, scripts: dict[str, int]) -> int:
     if character in (" ", "\u2581"):
         return unigram_train.SPACE
     category = unicodedata.category(character)
-    if category[0] == "M":
+    if category[0] == "M" or character in "\u200c\u200d":
         return unigram_train.MARK
     script = "COMMON"
     if category[0] == "L":
@@ -120,7 +122,7 @@ def seeds(found: Stretches, most: int) -> dict[str, float]:
     """`{piece: score}`: every character, and the substrings that cover most of the text."""
     raw = found.letters[: found.offsets[-1]].tobytes()
     ends = found.offsets.tolist()
-    joined = b"\0".join(raw[a:b] for a, b in zip(ends, ends[1:], strict=False)) + b"\0"
+    joined = b"\0".join(raw[a:b] for a, b in itertools.pairwise(ends)) + b"\0"
     text = np.frombuffer(joined.decode("utf-8").encode("utf-32-le"), np.int32).astype(np.int64)
     stops = np.flatnonzero(text == 0)
     lengths = np.diff(stops, prepend=-1)
@@ -134,7 +136,9 @@ def seeds(found: Stretches, most: int) -> dict[str, float]:
     best = np.lexsort((table[:, 0], -scores))[:most]
     out = {character: float(count) for character, count in found.alphabet}
     characters = text.astype("<i4").tobytes().decode("utf-32-le")
-    for start, length, score in zip(table[best, 0].tolist(), table[best, 1].tolist(), scores[best].tolist(), strict=True):
+    for start, length, score in zip(
+        table[best, 0].tolist(), table[best, 1].tolist(), scores[best].tolist(), strict=True
+    ):
         out[characters[start : start + length]] = float(score)
     return out
 

@@ -52,7 +52,7 @@ class Spec(TokenizerSpec):
     """How to learn a SentencePiece model.
 
     Attributes:
-        vocab_size: ids in all: `<unk>`, special tokens, user-defined symbols, bytes, pieces. A small corpus gives fewer.
+        vocab_size: ids in all: `<unk>`, special and user-defined tokens, bytes, pieces. A small corpus gives fewer.
         model: unigram or bpe.
         normalizer: identity, or the library's nfkc, nmt_nfkc, nfkc_cf, nmt_nfkc_cf (the cf ones fold case too).
         byte_fallback: whether a character without a piece becomes bytes; without it, `<unk>`.
