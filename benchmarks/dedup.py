@@ -6,9 +6,10 @@ From texts in memory to the list of those that stay: words, shingles of five, 12
 0.8. CPU seconds of this process, median of interleaved rounds; compilation (once a machine) is not among them and is
 told apart in `more`. The peers get shingles made the way their users make them, one regular expression and a
 comprehension, in the timed part; `more` has their time without that. datasketch inserts a text where a query finds
-nothing. rensa runs its fastest documented path, the batch of token sets with "rho" sketches and one pass for duplicate flags, which flags
-every text of a bucket and names no pairs, so its decisions are compared as flags, and those of its slower deduplicator
-as what stays. Texts without a word are left out of both comparisons: the peers take all of them for one.
+nothing. rensa runs its fastest documented path, the batch of token sets with "rho" sketches and one pass for
+duplicate flags, which flags every text of a bucket and names no pairs, so its decisions are compared as flags, and
+those of its slower deduplicator as what stays. Texts without a word are left out of both comparisons: the peers take
+all of them for one.
 """
 
 from __future__ import annotations
