@@ -19,7 +19,7 @@ from typing import Any
 from llmanac.core.errors import DataError, nearest
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import TABLES, format_of, table_rows
-from llmanac.data.readers import _lines as numbered_lines
+from llmanac.data.readers import lines as numbered_lines
 
 SHOWN = 60  # characters of a value that a message shows
 
@@ -39,7 +39,7 @@ class Labelled:
 class _Fatal(Problems):
     """The first line that cannot be read ends the reading: what is not known of it cannot be left out of a result."""
 
-    def report(self, file: object, line: int | None, reason: str, raw: str = "") -> None:
+    def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
         place = f"{file}" if line is None else f"{file}:{line}"
         raise DataError(f"{place}: {reason}; mend or drop the line")
 

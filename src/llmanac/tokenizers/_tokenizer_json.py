@@ -25,7 +25,7 @@ from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import read, written
 from llmanac.tokenizers._json_files import read_config, read_strictly
 from llmanac.tokenizers._patterns import DIGIT, DIGITS, GPT2, Splitter
-from llmanac.tokenizers._utf8 import UTF8, from_byt5, is_bytes_only
+from llmanac.tokenizers._utf8 import UTF8, is_bytes_only
 
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
@@ -61,7 +61,7 @@ def _beside(path: Path) -> tuple[Any, str | None]:
     config = read_config(path.with_name(CONFIG))
     source = path.with_name(TEMPLATE)
     try:
-        return config, source.read_text("utf-8") if source.is_file() else _template_of(config)
+        return config, source.read_text("utf-8") if source.is_file() else template_of(config)
     except UnicodeDecodeError:
         raise TokenizerError(f"{source}: is not UTF-8") from None
     except TokenizerError as error:
@@ -72,7 +72,7 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
     """The tokenizer that the parsed files describe."""
     document, config = _table(document, "the file"), _table(config, CONFIG)
     model = _table(document.get("model"), "model")
-    added = _added_tokens(document, config)
+    added = added_tokens(document, config)
     if model.get("type") == "WordLevel":
         from llmanac.tokenizers import _word_json
 
@@ -113,16 +113,6 @@ def shared_parts(
         "chat_template": chat_template,
         **roles,
     }
-
-
-def load_byt5(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder whose `tokenizer_config.json` names ByT5, which has no `tokenizer.json`."""
-    config = read_config(folder / CONFIG)
-    try:
-        parts = shared_parts({}, config, _added_tokens({}, config), _template_of(config))
-        return from_byt5(**{key: value for key, value in parts.items() if key != "document"})
-    except (TokenizerError, SpecError) as error:
-        raise TokenizerError(f"{folder / CONFIG}: {error}") from None
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:
@@ -304,7 +294,7 @@ def _check_decoder(decoder: Any) -> None:
             raise TokenizerError(f"decoder: {kind!r} is not supported (only ByteLevel)")
 
 
-def _added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list[AddedToken]:
+def added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list[AddedToken]:
     found: dict[int, AddedToken] = {}
     listed = [
         (f"added_tokens[{i}]", token) for i, token in enumerate(_list(document.get("added_tokens"), "added_tokens"))
@@ -341,7 +331,7 @@ def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> boo
     return False
 
 
-def _template_of(config: Any) -> str | None:
+def template_of(config: Any) -> str | None:
     template = config.get("chat_template") if isinstance(config, Mapping) else None
     if isinstance(template, list):  # several by name
         default = [item for item in template if isinstance(item, Mapping) and item.get("name") == "default"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class SentencePiece(Tokenizer):
             found = places[found]
         return [(a, b) for a, b in found.tolist()]
 
-    def sample(self, text: str, *, seed: int, alpha: float = 0.1, nbest: int = -1) -> list[int]:
+    def sample(self, text: str, *, seed: int, alpha: float = 0.1, nbest: int = -1, **choices: Any) -> list[int]:
         """One segmentation of a text, drawn by its probability (Kudo 2018, section 3.3); the same for the same seed.
 
         Args:
@@ -141,8 +141,9 @@ class SentencePiece(Tokenizer):
             nbest: -1 draws among all segmentations; n > 1 among the n best; 0 and 1 give the best.
 
         Raises:
-            TokenizerError: `text` is no text, or a setting is out of range.
+            TokenizerError: `text` is no text, a setting is out of range, or another choice is named.
         """
+        refuse_others(choices)
         if not isinstance(text, str):
             return self.encode(text)  # says what it is
         buffer, used = self.normalizer.pack([mend_surrogates(text)[0]])
@@ -220,6 +221,12 @@ def special_roles(model: spm.Model) -> dict[str, str | None]:
     control = {piece.text for piece in model.pieces if piece.type == spm.CONTROL}
     named = {role: str(model.trainer[f"{role}_piece"]) for role in ("bos", "eos", "pad")}
     return {role: text if text in control else None for role, text in named.items()}
+
+
+def refuse_others(choices: Mapping[str, Any]) -> None:
+    """Raises TokenizerError where a choice is named that `sample` does not have."""
+    if choices:
+        raise TokenizerError(f"sample: {min(choices)!r} is no choice of a unigram model; it has alpha and nbest")
 
 
 def sampled(

@@ -23,10 +23,10 @@ from llmanac.kernels import unigram_encode, unigram_trie
 from llmanac.kernels.text import pack
 from llmanac.tokenizers import _unigram_steps as steps
 from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._base import Special, Tokenizer
+from llmanac.tokenizers._base import PlainEncoder, Special, Tokenizer
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates
 from llmanac.tokenizers._spm_model import byte_of
-from llmanac.tokenizers._unigram import CACHE_PLACES, CACHE_WORDS, CHUNK, SampleCache, sampled
+from llmanac.tokenizers._unigram import CACHE_PLACES, CACHE_WORDS, CHUNK, SampleCache, refuse_others, sampled
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, UNKNOWN_PENALTY, Tables, joins_of
 
 _ENCODE: Any = unigram_encode.encode
@@ -143,9 +143,9 @@ class UnigramJson(Tokenizer):
             )
         return ids, ends[: len(words)], spans
 
-    def _encode(self, text: str, special: Special) -> np.ndarray:
-        if not isinstance(text, str) or (special == "never" and not self.added.has_plain):
-            return super()._encode(text, special)
+    def _encode(self, text: str, special: Special, plainly: PlainEncoder | None = None) -> np.ndarray:
+        if plainly is not None or not isinstance(text, str) or (special == "never" and not self.added.has_plain):
+            return super()._encode(text, special, plainly)
         parts = self.added.split(text, self._allowed(special), self._normal_form)
         plain = [part for part in parts if part.token is None]
         found = iter(self._encode_parts([part.text for part in plain], [part.start == 0 for part in plain]))
@@ -185,8 +185,9 @@ class UnigramJson(Tokenizer):
             found = places[found]
         return ids.tolist(), [(a, b) for a, b in found.tolist()]
 
-    def sample(self, text: str, *, seed: int, alpha: float = 0.1, nbest: int = -1) -> list[int]:
+    def sample(self, text: str, *, seed: int, alpha: float = 0.1, nbest: int = -1, **choices: Any) -> list[int]:
         """One segmentation of a text, drawn by its probability; see `SentencePiece.sample`."""
+        refuse_others(choices)
         if not isinstance(text, str):
             return self.encode(text)
         words = self._words(text, True)

@@ -38,13 +38,12 @@ def load_tokenizer(
     """
     path = Path(path)
     if path.is_dir():
+        from llmanac.tokenizers import _byt5_files
         from llmanac.tokenizers._unigram_files import model_in
 
         found = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else model_in(path)
-        if found is None and _is_byt5(path):
-            from llmanac.tokenizers import _tokenizer_json
-
-            return _tokenizer_json.load_byt5(path)
+        if found is None and _byt5_files.is_byt5(path):
+            return _byt5_files.load(path)
         if found is None:
             raise TokenizerError(f"{path}: has no tokenizer.json and no tokenizer.model")
         if found.suffix == ".model" and pattern is None and special_tokens is None:
@@ -69,13 +68,6 @@ def load_tokenizer(
     from llmanac.tokenizers import _tokenizer_json
 
     return _tokenizer_json.load(path)
-
-
-def _is_byt5(folder: Path) -> bool:
-    from llmanac.tokenizers._json_files import read_config
-
-    config = read_config(folder / "tokenizer_config.json")
-    return isinstance(config, dict) and config.get("tokenizer_class") == "ByT5Tokenizer"
 
 
 def train_tokenizer(

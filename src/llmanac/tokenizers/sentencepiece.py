@@ -31,10 +31,11 @@ from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._chat import default_template
-from llmanac.tokenizers._normal import SURROGATE, mend_surrogates
+from llmanac.tokenizers._counting import chunks
+from llmanac.tokenizers._normal import SURROGATE
+from llmanac.tokenizers._roles import BEGINS, ENDS, PADS, check_roles, usual
 from llmanac.tokenizers._spm_normalizer import Normalizer, compile_charsmap
 from llmanac.tokenizers._unigram import SentencePiece
-from llmanac.tokenizers.bpe import BEGINS, CHUNK, ENDS, PADS, _usual
 
 CARD = {
     "title": "SentencePiece: unigram and BPE with byte fallback",
@@ -95,9 +96,7 @@ class Spec(TokenizerSpec):
             raise SpecError(f"vocab_size: {self.vocab_size} leaves no piece beside what is reserved; at least {least}")
         if self.vocab_size >= 1 << 30:
             raise SpecError(f"vocab_size: {self.vocab_size} is more than ids can number ({1 << 30})")
-        for role in ("bos", "eos", "pad"):
-            if getattr(self, role) is not None and getattr(self, role) not in self.special_tokens:
-                raise SpecError(f"{role}: {getattr(self, role)!r} is not among special_tokens")
+        check_roles(self)
 
     @property
     def _reserved(self) -> int:
@@ -121,7 +120,7 @@ class Spec(TokenizerSpec):
             escape_whitespaces=squeezed,
         )
         normalizer = Normalizer(rules, kept=self.user_defined_symbols)
-        words = _unigram_train.gather(normalizer.pack(chunk) for chunk in _chunks(texts, self._symbols))
+        words = _unigram_train.gather(normalizer.pack(chunk) for chunk in _bounded(texts, self._symbols))
         room = self.vocab_size - self._reserved
         never = "" if squeezed else spm.SPACE  # the library would decode it to a space
         found = words.stretches(self.character_coverage, room, never)
@@ -147,9 +146,9 @@ class Spec(TokenizerSpec):
         taken = {piece.text for piece in pieces}
         pieces += [spm.Piece(text, float(np.float32(score))) for text, score in learned if text not in taken]
         roles = {
-            "bos": self.bos or _usual(BEGINS, special),
-            "eos": self.eos or _usual(ENDS, special),
-            "pad": self.pad or _usual(PADS, special),
+            "bos": self.bos or usual(BEGINS, special),
+            "eos": self.eos or usual(ENDS, special),
+            "pad": self.pad or usual(PADS, special),
         }
         trainer: dict[str, Any] = {
             "model_type": spm.BPE if self.model == "bpe" else spm.UNIGRAM, "vocab_size": len(pieces),
@@ -172,23 +171,9 @@ class Spec(TokenizerSpec):
         )
 
 
-def _chunks(texts: Iterable[str], symbols: Sequence[str]) -> Iterator[list[str]]:
-    """The texts, mended, with a boundary for each symbol in them, in lists of about `CHUNK` characters."""
-    if isinstance(texts, str):
-        raise DataError("tokenizer/sentencepiece: expected many texts, got one; put it into a list")
-    held: list[str] = []
-    size = 0
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"tokenizer/sentencepiece: text {i} is {type(text).__name__}, not str")
-        text = mend_surrogates(text)[0]
+def _bounded(texts: Iterable[str], symbols: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in lists, with a boundary for each symbol in them."""
+    for held in chunks(texts, "tokenizer/sentencepiece"):
         for symbol in symbols:
-            if symbol in text:
-                text = text.replace(symbol, BOUNDARY)
-        held.append(text)
-        size += len(text)
-        if size >= CHUNK:
-            yield held
-            held, size = [], 0
-    if held:
+            held = [text.replace(symbol, BOUNDARY) for text in held]
         yield held
