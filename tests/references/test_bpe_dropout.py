@@ -95,7 +95,8 @@ def test_the_heap_draws_as_the_scan_does(bpe, monkeypatch, p):
 @pytest.mark.parametrize("p", [0.1, 0.5])
 @pytest.mark.parametrize("word", ["banana", "cabanas", "ababab"])
 def test_beside_tokenizers(bpe, word, p):
-    """Its draws differ from the algorithm only after stale entries of its queue, so shares agree to a few percent."""
+    """Its draws differ from the algorithm where its queue holds merges that are gone: up to 5 % of them, on `banana` at
+    p = 0.5, fall elsewhere, where ours are those of the enumeration above. It has no seed, so the bound is wide."""
     tokenizers = pytest.importorskip("tokenizers")
     spelled = [written(data or b"") for data in bpe.tokens]
     vocabulary = {text: id for id, text in enumerate(spelled)}
@@ -105,7 +106,9 @@ def test_beside_tokenizers(bpe, word, p):
     theirs = Counter(tuple(peer.encode(word).ids) for _ in range(SEEDS))
     ours = Counter(tuple(bpe.sample(word, seed=seed, dropout=p)) for seed in range(SEEDS))
     distance = sum(abs(theirs[ids] - ours[ids]) for ids in theirs | ours) / (2 * SEEDS)
-    assert distance < 0.06
+    assert distance < 0.1
+    other = Counter(tuple(bpe.sample(word, seed=seed, dropout=p + 0.3)) for seed in range(SEEDS))
+    assert sum(abs(theirs[ids] - other[ids]) for ids in theirs | other) / (2 * SEEDS) > 0.15  # and it can tell
     assert set(theirs) | set(ours) <= set(exact(bpe, word, p))
 
 
