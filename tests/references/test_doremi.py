@@ -182,3 +182,22 @@ def test_the_mixture_reads_learned_weights(tmp_path: Path) -> None:
 def test_one_domain_is_no_mixture(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no mixture; give the inputs"):
         Domains.prepare({"": [Document("a", "text", "a")]}, tmp_path, SETTING)
+
+
+def test_the_command_learns_weights_that_a_build_then_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from llmanac.data.pipeline.build import build
+    from llmanac.data.pipeline.recipe import make_recipe
+    from llmanac.recipes.mixing import weights_command
+
+    for name, word in (("a", "one two three four"), ("b", "x y z")):
+        lines = [json.dumps({"text": f"{word} {n} " * 20}) + "\n" for n in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    inputs = [{"name": "files", "paths": [str(tmp_path / f"{name}.jsonl")], "domain": name} for name in "ab"]
+    build(make_recipe({"inputs": inputs}), tmp_path / "plain", workers=1)
+    weights_command(tmp_path / "plain", None, steps=2, seed=0)
+    file = tmp_path / "plain-weights" / "weights.json"
+    assert str(file) in capsys.readouterr().out
+    mixture = {"name": "doremi", "file": str(file), "epochs": 2.0}
+    manifest = build(make_recipe({"inputs": inputs, "mixture": mixture}), tmp_path / "mixed", workers=1)
+    learned = json.loads(file.read_text())["weights"]
+    assert manifest["output"]["mixture"]["shares"] == pytest.approx(learned)

@@ -219,8 +219,8 @@ def as_data(recipe: BuildSpec) -> dict[str, Any]:
 def identity(recipe: BuildSpec) -> dict[str, Any]:
     """All that decides the output besides the input: the recipe, the code of its stages, the files its fields name."""
     named: dict[str, str] = {}
-    for stage in recipe.stages:
-        for value in spec.flatten(spec.dump(stage)).values():
+    for part in (*recipe.stages, *([recipe.mixture] if recipe.mixture else [])):
+        for value in spec.flatten(spec.dump(part)).values():
             for name in value if isinstance(value, list) else [value]:
                 if isinstance(name, str) and 0 < len(name) < 4096 and "\0" not in name and Path(name).is_file():
                     named[name] = files.file_sha256(name)

@@ -111,6 +111,7 @@ class Worker:
         """A shard through a stage that has decided."""
         waiting: deque[Item] = deque()
         counts = ledger.of(key)
+        self.beat(key, -1, 0, "")
 
         def feed() -> Iterator[Document]:
             for index, (document, data) in enumerate(read_records(self.root / task["shard"])):
@@ -196,6 +197,7 @@ class Worker:
                     yield item.document
                 finally:
                     self.limit.__exit__(None, None, None)
+            self.beat(key, -1, 0, "")  # what it does with all of them together has no limit
 
         try:
             stage.summarise(documents(), summary)
