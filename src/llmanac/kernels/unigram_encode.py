@@ -275,7 +275,7 @@ def _learn_word(
     for i in range(count):
         if ids[i] == unknown and count > 1:
             limit = -1.0
-    limit = min(max(limit, -1.0), np.float64(ANY_SUM))
+    limit = min(limit, np.float64(ANY_SUM)) if limit > -1.0 else -1.0  # also where scores overflowed
     address = np.uint64(buffer.ctypes.data) + np.uint64(at)
     _remember(cache, arena, counters, slot, first, other, address, stop - at, np.int32(limit), ids, count)
 

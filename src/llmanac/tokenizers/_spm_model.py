@@ -173,6 +173,8 @@ def parse(data: bytes) -> Model:
             else:
                 parts[number].append(value)  # type: ignore[arg-type]
     _require(bool(pieces), "the file", "holds no piece; this is no SentencePiece model")
+    for number, name in ((2, "trainer_spec"), (3, "normalizer_spec")):
+        _require(bool(parts[number]), "the file", f"has no {name}; it is truncated or no SentencePiece model")
     trainer = dict(TRAINER.values())
     merged = b"".join(parts[2])
     for number, _, value in fields(merged, 0, len(merged)):
