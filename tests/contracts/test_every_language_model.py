@@ -24,6 +24,11 @@ every = pytest.mark.parametrize("name", CASES)
 SMALL = {"dim": 16, "layers": 2, "hidden": 24, "max_length": 64}  # of these the fields that a model has
 
 
+def estimated(spec) -> bool:
+    """Whether a model is counted from text at once, and has no gradient."""
+    return getattr(spec, "estimated", False)
+
+
 def spec_of(name: str):
     method, _, smoothing = name.partition(" with ")
     choice = {"order": 1} if smoothing == "order 1" else {"smoothing": smoothing} if smoothing else {}
@@ -36,7 +41,7 @@ def model_of(name: str):
     """A model with large weights, or one that has counted a little text."""
     spec = spec_of(name)
     model = spec.build(vocab_size=VOCABULARY)
-    if spec.estimated:
+    if estimated(spec):
         return model.estimate(list(tokens(60, 30, seed=5).numpy()), start=0).eval()
     return randomise(model).double().eval()
 
@@ -122,7 +127,7 @@ def test_packed_documents_equal_documents_alone(name: str) -> None:
 @every
 def test_files_hold_the_whole_model(name: str, tmp_path: Path) -> None:
     model, ids = model_of(name), tokens(2, 15)
-    if not model.spec.estimated:
+    if not estimated(model.spec):
         model = model.float()
     model.generation = {"eos_token_id": 3}
     model.save_pretrained(tmp_path / "m")
@@ -138,7 +143,7 @@ def test_files_hold_the_whole_model(name: str, tmp_path: Path) -> None:
 @every
 def test_the_engine_generates_with_it(name: str) -> None:
     model = model_of(name)
-    engine = Engine(model if model.spec.estimated else model.float())
+    engine = Engine(model if estimated(model.spec) else model.float())
     prompts = [[1, 2, 3], [5], [9, 8, 7, 6, 5]]
     together = engine.generate(prompts, max_new_tokens=6, stop_ids=())
     alone = [engine.generate([p], max_new_tokens=6, stop_ids=())[0] for p in prompts]
@@ -168,7 +173,7 @@ def test_unknown_ids_are_named(name: str) -> None:
         model(torch.tensor([[1, VOCABULARY]]))
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if spec_of(n).estimated])
+@pytest.mark.parametrize("name", [n for n in CASES if estimated(spec_of(n))])
 def test_what_is_estimated_sums_to_one_and_is_the_same_every_time(name: str) -> None:
     model, again = model_of(name), model_of(name)
     p = model(tokens(3, 20)).logits.double().exp().sum(-1)
