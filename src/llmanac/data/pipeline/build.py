@@ -262,7 +262,8 @@ class _Build:
         if not left:
             return
         done = 0
-        with progress(label, total=max(1, sum(size[task["folder"]] for task in left)), unit="B") as bar:
+        total, unit = max(1, sum(size[task["folder"]] for task in left)), "B" if max(sizes) > 1 else "shards"
+        with progress(label, total=total, unit=unit) as bar:
 
             def advance(task: Task | None) -> None:
                 """A task is done; or, with None, time has passed."""
