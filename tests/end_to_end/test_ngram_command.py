@@ -97,6 +97,7 @@ def test_wrong_requests_are_one_sentence(texts, tmp_path: Path, capsys) -> None:
     assert "memory" in refused(capsys, "ngram", "train", train, *out, "--memory", "40K")
     assert "data" in refused(capsys, "ngram", "score", train, train)
     assert "cannot read" in refused(capsys, "ngram", "score", tmp_path / "none", train)
+    assert "llmanac ngram train" in refused(capsys, "run", "quickstart", "-s", "model=ngram")
     assert not (tmp_path / "x.arpa").exists()
     assert parse_bytes("8G") == 8 << 30 and parse_bytes("1.5k") == 1536
 

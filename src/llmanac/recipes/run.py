@@ -76,6 +76,11 @@ def run(
         resolved, place = _resumed(recipe, changes, folder)
     else:
         resolved = load_recipe(recipe, changes)
+        if getattr(resolved.spec.model, "estimated", False):
+            raise SpecError(
+                f"model: {resolved.spec.model.name} is estimated by counting, and a recipe trains in steps; use "
+                "llmanac ngram train --tokenizer, or llmanac compare lm"
+            )
         place = _new_folder(resolved.spec.name, folder)
     there = place.exists()
     with locked(place / LOCK, busy=f"{place}: another process is running in this folder"):
