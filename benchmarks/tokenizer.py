@@ -1,10 +1,11 @@
-"""Byte-level BPE beside its peers, one thread, on the standard library's sources of the Python that runs this.
+"""Tokenizers beside their peers, one thread, on the standard library's sources of the Python that runs this.
 
     python benchmarks/tokenizer.py [--only NAME]
 
 CPU seconds of this process, median of interleaved rounds; compilation (once a machine) is not among them and is told
 apart in `more`. `bpe-encode` hands out Python lists, as tiktoken does. The word cache is emptied before each round, so
-the figures are those of a first encounter with the text; `more` has the figure with a warm cache too.
+the figures are those of a first encounter with the text; `more` has the figure with a warm cache too. The unigram
+measurements are in `_tokenizer_unigram.py`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 
 os.environ.update({"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
 
+import _tokenizer_unigram
 from _harness import Benchmark, Result, find_peer, interleave
 
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import written
 from llmanac.tokenizers.load import train_tokenizer
 
-bench = Benchmark("tokenizer", "Byte-level BPE beside tokenizers and tiktoken, one thread.")
+bench = Benchmark("tokenizer", "BPE and unigram beside tokenizers, tiktoken and sentencepiece, one thread.")
 CPU = time.process_time
 # tiktoken's own spelling of GPT-2's pattern, which is the faster one there.
 TIKTOKEN_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -186,6 +188,7 @@ def bpe_dropout() -> Result:
     seconds = interleave(runs, rounds=3, clock=CPU)
     return Result.rate("bpe-dropout", megabytes, seconds, unit="MB/s", peer=title)
 
+_tokenizer_unigram.add(bench, corpus)
 
 if __name__ == "__main__":
     bench.main()

@@ -20,6 +20,7 @@ TEXT_END, BLANK = np.uint8(0xFF), np.uint8(0x20)
 LONGEST_WORD = 4096  # bytes; what is longer is cut, so that memory stays bounded
 PER_CHARACTER = 8.0  # what is added to a piece's log probability for each of its characters
 SMALL, LARGE = 1e-100, 1e100
+LEAST_EXPONENT = -400.0  # keeps a product of two from vanishing; learned scores are above -40
 # Classes of characters: never in a piece, a space, a mark that goes with what stands before it; then the scripts.
 NEVER, SPACE, MARK, FIRST_SCRIPT = 0, 1, 2, 3
 DROPPED, KEPT, CANDIDATE = 0, 1, 2
@@ -209,8 +210,8 @@ def expectations(letters, offsets, counts, nodes, scores, widths, unknown_score,
         longest = max(longest, offsets[word + 1] - offsets[word])
     weights = np.empty(scores.shape[0], np.float64)
     for i in range(scores.shape[0]):
-        weights[i] = np.exp(scores[i] + PER_CHARACTER * widths[i])
-    unknown_weight = np.exp(unknown_score + PER_CHARACTER)
+        weights[i] = np.exp(max(scores[i] + PER_CHARACTER * widths[i], LEAST_EXPONENT))
+    unknown_weight = np.exp(max(unknown_score + PER_CHARACTER, LEAST_EXPONENT))
     forward, backward = np.empty(longest + 1, np.float64), np.empty(longest + 1, np.float64)
     scale = np.ones(longest + 1, np.float64)
     room = 64 * longest + 64

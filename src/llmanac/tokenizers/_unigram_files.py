@@ -132,12 +132,15 @@ def _document(tokenizer: SentencePiece) -> dict[str, Any] | None:
     if any(piece.type == spm.UNUSED for piece in tokenizer.pieces):
         return None
     rules = tokenizer.rules
+    changes_ends = rules.add_dummy_prefix or rules.remove_extra_whitespaces
+    if changes_ends and any(piece.type == spm.USER_DEFINED for piece in tokenizer.pieces):
+        return None  # there such a symbol would cut a text in two, each with ends of its own
     steps: list[dict[str, Any]] = []
     if rules.charsmap:
         data = base64.b64encode(rules.charsmap).decode("ascii")
         steps.append({"type": "Precompiled", "precompiled_charsmap": data})
     if rules.remove_extra_whitespaces:
-        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
+        steps.append({"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""})
         steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
     if rules.add_dummy_prefix:
         steps.append({"type": "Prepend", "prepend": spm.SPACE if rules.escape_whitespaces else " "})

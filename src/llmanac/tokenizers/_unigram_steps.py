@@ -73,9 +73,10 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
     kind = node.get("type")
     if kind == "Precompiled":
         try:
-            return Precompiled(base64.b64decode(node.get("precompiled_charsmap") or "", validate=True))
+            data = base64.b64decode(node.get("precompiled_charsmap") or "", validate=True)
         except (TypeError, ValueError):
             raise TokenizerError(f"{where}.precompiled_charsmap: is not base64") from None
+        return Precompiled(data)
     if kind == "Replace":
         pattern, new = _pattern(node, where), _text_field(node, "content", where)
         return lambda text: _substituted(text, pattern, new)

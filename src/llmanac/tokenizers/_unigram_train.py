@@ -176,11 +176,11 @@ class Pieces:
 
 
 def digamma(x: np.ndarray) -> np.ndarray:
-    """The derivative of log gamma, for x > 0: the recurrence up to 6, then the asymptotic series."""
+    """The derivative of log gamma, for x > 0: the recurrence up to 10, then the asymptotic series."""
     x = np.array(x, np.float64)
     out = np.zeros_like(x)
-    while (x < 6).any():
-        small = x < 6
+    while (x < 10).any():
+        small = x < 10
         out[small] -= 1 / x[small]
         x[small] += 1
     inverse = 1 / (x * x)
