@@ -188,7 +188,9 @@ def bpe_dropout() -> Result:
     seconds = interleave(runs, rounds=3, clock=CPU)
     return Result.rate("bpe-dropout", megabytes, seconds, unit="MB/s", peer=title)
 
+
 _tokenizer_unigram.add(bench, corpus)
+
 
 if __name__ == "__main__":
     bench.main()
