@@ -248,6 +248,17 @@ def code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
+@cached
+def _cut_by_rules(text, anyway, classes, bare, starts, ends, held):
+    """How many parts the rules cut a special case into; 0 where they leave it whole. One kernel, so that it is kept."""
+    size = text.shape[0]
+    split = infixes(text, 0, 0, size, classes)[1] > 0
+    split = split or find_prefix(text, 0, size, classes) > 0 or find_suffix(text, 0, size, classes, bare) > 0
+    if not split and not anyway:
+        return 0
+    return tokenize(text, 0, size, classes, bare, starts, ends, held)
+
+
 @functools.cache
 def tables() -> tuple[np.ndarray, object]:
     """The classes of characters and the special cases, as the kernels take them."""
@@ -257,12 +268,9 @@ def tables() -> tuple[np.ndarray, object]:
     patterns = []
     for case in cases:
         text = code_points(case)
-        size = len(text)
-        length = infixes(text, 0, 0, size, classes)[1]
-        split = length or find_prefix(text, 0, size, classes) or find_suffix(text, 0, size, classes, bare)
-        if split or " " in case:
-            starts, ends, held = (np.empty(size, np.int64) for _ in range(3))
-            count = tokenize(text, 0, size, classes, bare, starts, ends, held)
+        starts, ends, held = (np.empty(len(text), np.int64) for _ in range(3))
+        count = _cut_by_rules(text, " " in case, classes, bare, starts, ends, held)
+        if count:
             patterns.append([case[a:b] for a, b in zip(starts[:count], ends[:count], strict=True)])
     return classes, table_of(cases, UNITS, patterns)
 
