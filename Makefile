@@ -39,6 +39,11 @@ bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/retrieve.py
+	$(BIN)/python benchmarks/ngram.py
+	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/filter.py
+	$(BIN)/python benchmarks/dedup.py
+	$(BIN)/python benchmarks/build.py
 
 evidence: $(BIN)/.dev
 	$(BIN)/python tools/make_evidence.py

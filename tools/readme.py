@@ -23,7 +23,7 @@ SORTS = {
     "not stated": "about what the documentation of a name leaves open",
     "off topic": "about something else altogether",
 }
-BENCHMARKS = ("tokenizer", "training", "retrieve")
+BENCHMARKS = ("tokenizer", "training", "retrieve", "ngram", "extract", "filter", "dedup", "build")
 
 
 def runs() -> list[dict[str, Any]]:
