@@ -2,10 +2,9 @@
 
 A unigram model takes the path of highest total score (Viterbi). The library adds scores up in 32-bit floats from the
 start of the text (and starts again from 0 beyond RESET), so where two paths are nearly equal its choice depends on how
-large the sum has grown. Words repeat,
-though, and no piece reaches across two bytes that stand together in no piece: text is cut there, and each word's path
-is kept with the largest sum up to which its lead over every other path is more than rounding can undo. Beyond that sum
-the word is worked out again, rounding as the library does.
+large the sum has grown. Words repeat, though, and no piece reaches across two bytes that stand together in no piece:
+text is cut there, and each word's path is kept with the largest sum up to which its lead over every other path is more
+than rounding can undo. Beyond that sum the word is worked out again, rounding as the library does.
 
 A BPE model merges the pair of neighbours whose joint piece has the highest score, leftmost first.
 """
@@ -17,29 +16,23 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.bpe_encode import HALF, LOW
-from llmanac.kernels.text import ALL_ONES, ONE, cached, hash_of, load_byte, same_bytes, word_key
+from llmanac.kernels.text import ONE, cached, hash_of, load_byte, prefetch, same_bytes, word_key
 from llmanac.kernels.unigram_merge import merge
-from llmanac.kernels.unigram_trie import step
+from llmanac.kernels.unigram_viterbi import ROUNDING, path, viterbi, viterbi_with_lead
 
 TEXT_END, BLANK = np.uint8(0xFF), np.uint8(0x20)
 CACHED = 64  # bytes; longer words are worked out anew each time
+BLOCK = 64  # words looked ahead, so that rows of the cache arrive before they are needed
 UNIGRAM, BPE = 0, 1
 WORDS, FILLED = 0, 1  # what `counters` holds: words in the cache, places of its arena in use
-ANY_SUM = 1 << 30  # the largest sum up to which a path is ever taken from the cache
-ROUNDING = (2.0**-52, 2.0**-23)  # relative error of one addition, twice over; of 64- and of 32-bit floats
-MINUS_INFINITY = -np.inf
-RESET = 100000.0  # a 32-bit sum beyond this is taken off all paths at hand, as the library does
-
-
-@njit(forceinline=True)
-def character_length(byte):
-    """Bytes of the UTF-8 character that a byte begins."""
-    if byte < 0xC0:
-        return 1
-    if byte < 0xE0:
-        return 2
-    return 3 if byte < 0xF0 else 4
+# A row of the cache: two keys; then bits 0-7 the word's length, 8-15 its pieces, 16-23 its range, 32-63 its first
+# piece; then bits 0-31 its second piece, 32-63 where the arena has the rest: its bytes if they are more than the keys
+# hold, and its further pieces. The path holds while the sum before the word is below `RANGES[range]`.
+RANGE_SHIFT, COUNT_SHIFT, HALF = np.uint64(16), np.uint64(8), np.uint64(32)
+OCTET, LOW = np.uint64(0xFF), np.uint64(0xFFFFFFFF)
+RANGES = 98_000.0 * 2.0 ** ((np.arange(256) - 255) / 16)  # up to near where 32-bit sums start again from 0
+RANGES[0] = -1.0  # never
+EVER = 1e300
 
 
 @njit(forceinline=True)
@@ -52,137 +45,42 @@ def word_end(buffer, at, joins):
 
 
 @njit
-def viterbi(buffer, start, stop, before, nodes, scores, unknown, unknown_score, single, best, came, what):
-    """Fill `best[i]`, `came[i]`, `what[i]`: the best sum of a path to `start + i`, where its last piece starts, its id.
-
-    Sums start at `before` and are rounded to 32-bit floats if `single`. Of equal paths the one found first stays.
-    """
-    length = stop - start
-    for i in range(1, length + 1):
-        came[i] = -1
-    best[0] = before
-    at, furthest = 0, 0
-    while at < length:
-        so_far = best[at]
-        if single and abs(so_far) > RESET:
-            for i in range(at, furthest + 1):
-                if i == at or came[i] >= 0:
-                    best[i] = np.float64(np.float32(best[i] - so_far))
-            so_far = 0.0
-        width = min(character_length(buffer[start + at]), length - at)
-        alone = False
-        node, end = np.int64(0), at
-        while end < length:
-            node = step(nodes, node, buffer[start + end])
-            if node < 0:
-                break
-            end += 1
-            piece = nodes[node, 1]
-            if piece >= 0:
-                furthest = max(furthest, end)
-                total = scores[piece] + so_far
-                if single:
-                    total = np.float64(np.float32(total))
-                if came[end] < 0 or total > best[end]:
-                    best[end], came[end], what[end] = total, at, piece
-                if end - at == width:
-                    alone = True
-        if not alone:
-            end = at + width
-            furthest = max(furthest, end)
-            total = so_far + unknown_score
-            if single:
-                total = np.float64(np.float32(total))
-            if came[end] < 0 or total > best[end]:
-                best[end], came[end], what[end] = total, at, unknown
-        at += width
+def _range_of(limit):
+    """The largest r with RANGES[r] <= limit; 0 also for what is no number."""
+    low, high = 0, 255
+    while low < high:
+        middle = (low + high + 1) >> 1
+        if limit >= RANGES[middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 @njit
-def _viterbi_with_lead(buffer, start, stop, nodes, scores, unknown, unknown_score, unit, best, second, came, what):
-    """As `viterbi`, unrounded and from 0; returns the largest sum before the word up to which the path is the same."""
-    length = stop - start
-    for i in range(1, length + 1):
-        came[i], second[i] = -1, MINUS_INFINITY
-    best[0] = 0.0
-    at, characters, largest = 0, 0, 0.0
-    while at < length:
-        so_far = best[at]
-        width = min(character_length(buffer[start + at]), length - at)
-        alone = False
-        node, end = np.int64(0), at
-        characters += 1
-        while True:
-            if end < length and node >= 0:
-                node = step(nodes, node, buffer[start + end])
-            if end >= length or node < 0:
-                if alone:
-                    break
-                alone, end, piece, total = True, at + width, np.int32(unknown), so_far + unknown_score
-                node = np.int64(-1)
-            else:
-                end += 1
-                piece = nodes[node, 1]
-                if piece < 0:
-                    continue
-                alone = alone or end - at == width
-                total = scores[piece] + so_far
-            largest = max(largest, abs(total))
-            if came[end] < 0:
-                best[end], came[end], what[end] = total, at, piece
-            elif total > best[end]:
-                second[end] = best[end]
-                best[end], came[end], what[end] = total, at, piece
-            elif total > second[end]:
-                second[end] = total
-            if node < 0:
-                break
-        at += width
-    lead, end = np.inf, length
-    while end > 0:
-        lead = min(lead, best[end] - second[end])
-        end = came[end]
-    limit = lead / ((characters + 1) * unit) - largest
-    return min(limit, RESET - 2 * largest - 1.0) if unit == ROUNDING[1] else limit
-
-
-@njit
-def _path(length, came, what, ids, ends):
-    """Read the path backwards into `ids` and the places where its pieces end; returns how many."""
-    count, end = 0, np.int64(length)
-    while end > 0:
-        count += 1
-        end = came[end]
-    end = np.int64(length)
-    for i in range(count - 1, -1, -1):
-        ids[i], ends[i] = what[end], end
-        end = came[end]
-    return count
-
-
-@njit
-def _remember(cache, arena, counters, slot, first, second, address, length, limit, ids, count):
-    """Put a word's ids into the cache: `limit, its bytes if they are more than its key, its ids`."""
+def _remember(cache, arena, counters, slot, first, other, address, length, reach, ids, count):
+    """Put a word's ids into the cache; when either of its parts is full, start it over."""
     words = (length + 3) // 4 if length > 16 else 0
-    if counters[WORDS] * 2 >= cache.shape[0] or counters[FILLED] + count + words + 1 > arena.shape[0]:
+    more = max(count - 2, 0)
+    if counters[WORDS] * 2 >= cache.shape[0] or counters[FILLED] + more + words > arena.shape[0]:
         for i in range(cache.shape[0]):
             cache[i, 2] = np.uint64(0)
         counters[WORDS], counters[FILLED] = 0, 0
-        slot = hash_of(first, second, np.uint64(length)) & np.uint64(cache.shape[0] - 1)
+        slot = hash_of(first, other, np.uint64(length)) & np.uint64(cache.shape[0] - 1)
     row = counters[FILLED]
-    cache[slot, 0], cache[slot, 1] = first, second
-    cache[slot, 2] = np.uint64(length) | (np.uint64(count) << HALF)
-    cache[slot, 3] = np.uint64(row)
-    arena[row] = limit
+    cache[slot, 0], cache[slot, 1] = first, other
+    entry = np.uint64(length) | (np.uint64(count) << COUNT_SHIFT) | (np.uint64(reach) << RANGE_SHIFT)
+    cache[slot, 2] = entry | (np.uint64(ids[0]) << HALF)
+    cache[slot, 3] = (np.uint64(ids[1]) if count > 1 else np.uint64(0)) | (np.uint64(row) << HALF)
     for i in range(words):
         packed = np.uint32(0)
         for j in range(min(4, length - 4 * i)):
             packed |= np.uint32(load_byte(address + np.uint64(4 * i + j))) << np.uint32(8 * j)
-        arena[row + 1 + i] = np.int32(packed)
-    for i in range(count):
-        arena[row + 1 + words + i] = ids[i]
+        arena[row + i] = np.int32(packed)
+    for i in range(more):
+        arena[row + words + i] = ids[i + 2]
     counters[WORDS] += 1
-    counters[FILLED] = row + 1 + words + count
+    counters[FILLED] = row + words + more
 
 
 @njit
@@ -232,7 +130,7 @@ def _cut_word(
         vocabulary, unused = scores.shape[0], np.zeros(1, np.uint64)
         return merge(buffer, at, stop, nodes, kept, pairs, halves, vocabulary, unknown, 0.0, unused, ids, ends), total
     viterbi(buffer, at, stop, total, nodes, scores, unknown, unknown_score, single, best, came, what)
-    return _path(stop - at, came, what, ids, ends), best[stop - at]
+    return path(stop - at, came, what, ids, ends), best[stop - at]
 
 
 @njit
@@ -262,12 +160,12 @@ def _learn_word(
     """Put a word into the cache; one with an unknown character beside others only as one to be worked out each time."""
     if kind == UNIGRAM:
         unit = ROUNDING[1] if single else ROUNDING[0]
-        limit = _viterbi_with_lead(
+        limit = viterbi_with_lead(
             buffer, at, stop, nodes, scores, unknown, unknown_score, unit, best, second, came, what
         )
-        count = _path(stop - at, came, what, ids, ends)
+        count = path(stop - at, came, what, ids, ends)
     else:
-        limit = np.float64(ANY_SUM)
+        limit = EVER
         count, _ = _cut_word(
             buffer, at, stop, 0.0, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves, best, came,
             what, ids, ends,
@@ -275,9 +173,8 @@ def _learn_word(
     for i in range(count):
         if ids[i] == unknown and count > 1:
             limit = -1.0
-    limit = min(limit, np.float64(ANY_SUM)) if limit > -1.0 else -1.0  # also where scores overflowed
     address = np.uint64(buffer.ctypes.data) + np.uint64(at)
-    _remember(cache, arena, counters, slot, first, other, address, stop - at, np.int32(limit), ids, count)
+    _remember(cache, arena, counters, slot, first, other, address, stop - at, _range_of(limit), ids, count)
 
 
 @cached
@@ -298,7 +195,7 @@ def encode(
     Returns:
         `(ids (n,) int32, spans (n, 2) int64 bytes of the buffer that each covers, empty unless placed)`.
     """
-    base, held = np.uint64(buffer.ctypes.data), np.uint64(arena.ctypes.data)
+    base, table, held = np.uint64(buffer.ctypes.data), np.uint64(cache.ctypes.data), np.uint64(arena.ctypes.data)
     mask = np.uint64(cache.shape[0] - 1)
     # Room for the worst case, an id a byte (three where an unknown space becomes bytes); pages not used stay unmade.
     room = used * (3 if escape and byte_ids.shape[0] > 0 else 1) + 2
@@ -306,70 +203,105 @@ def encode(
     best, second = np.empty(CACHED + 1, np.float64), np.empty(CACHED + 1, np.float64)
     came, what = np.empty(CACHED + 1, np.int32), np.empty(CACHED + 1, np.int32)
     ids, ends = np.empty(CACHED + 1, np.int32), np.empty(CACHED + 1, np.int64)
-    filled, texts, at, total, was_unknown = np.int64(0), 0, np.int64(0), 0.0, False
+    starts, stops, slots = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), np.empty(BLOCK, np.uint64)
+    firsts, others = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
+    rounded = np.empty(scores.shape[0], np.float32)
+    for i in range(scores.shape[0] if used > scores.shape[0] else 0):
+        rounded[i] = np.float32(scores[i])
+    quick = single and used > scores.shape[0]  # sums kept as 32-bit floats, whose addition waits less
+    filled, texts, at, total, sum_so_far, was_unknown = np.int64(0), 0, np.int64(0), 0.0, np.float32(0), False
     while at < used:
-        if buffer[at] == TEXT_END:
-            text_ends[texts] = filled
-            texts += 1
-            total, was_unknown = 0.0, False
-            at += 1
-            continue
-        stop = word_end(buffer, at, joins)
-        length = stop - at
-        if length > CACHED or placed:
-            filled, was_unknown, total = _cut_long_word(
-                buffer, at, stop, total, kind, nodes, scores, unknown, unknown_score, single, byte_ids, escape, kept,
-                pairs, halves, was_unknown, out, spans, filled,
-            )  # fmt: skip
-            at = stop
-            continue
-        address, size, found = base + np.uint64(at), np.uint64(length), False
-        first, other = word_key(address, size)
-        slot = hash_of(first, other, size) & mask
-        while not found:
-            entry = cache[slot, 2]
-            if entry == 0:
-                _learn_word(
-                    buffer, at, stop, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves, cache,
-                    arena, counters, slot, first, other, best, second, came, what, ids, ends,
+        block = 0
+        while block < BLOCK and at < used:
+            starts[block] = at
+            if buffer[at] == TEXT_END:
+                at += 1
+                stops[block] = at - 1
+            else:
+                at = word_end(buffer, at, joins)
+                stops[block] = at
+                size = np.uint64(at - starts[block])
+                firsts[block], others[block] = word_key(base + np.uint64(starts[block]), size)
+                slots[block] = hash_of(firsts[block], others[block], size) & mask
+                prefetch(table + (slots[block] << np.uint64(5)))
+            block += 1
+        for word in range(block):
+            start, stop = starts[word], stops[word]
+            length = stop - start
+            if length == 0:
+                text_ends[texts] = filled
+                texts += 1
+                total, sum_so_far, was_unknown = 0.0, np.float32(0), False
+                continue
+            if quick:
+                total = np.float64(sum_so_far)
+            if length > CACHED or placed:
+                filled, was_unknown, total = _cut_long_word(
+                    buffer, start, stop, total, kind, nodes, scores, unknown, unknown_score, single, byte_ids, escape,
+                    kept, pairs, halves, was_unknown, out, spans, filled,
                 )  # fmt: skip
-                break
-            if cache[slot, 0] == first and cache[slot, 1] == other and entry & LOW == size:
-                row, words = np.int64(cache[slot, 3]), (length + 3) // 4 if length > 16 else 0
-                if words == 0 or same_bytes(held + np.uint64(4 * (row + 1)), address, length):
-                    limit = arena[row]
-                    row += 1 + words
-                    if limit < 0 or (kind == UNIGRAM and abs(total) > limit):
-                        break
-                    if arena[row] == unknown:  # the whole word is one unknown character
-                        ids[0], ends[0] = unknown, length
-                        filled, was_unknown = _emit(
-                            buffer, at, 1, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled
-                        )
-                        total += unknown_score
-                        if single:
-                            total = np.float64(np.float32(total))
-                        found = True
-                        break
-                    for i in range(np.int64(entry >> HALF)):
-                        piece = arena[row + i]
+                sum_so_far = np.float32(total)
+                continue
+            address, found = base + np.uint64(start), False
+            first, other, slot = firsts[word], others[word], slots[word]
+            while not found:
+                entry = cache[slot, 2]
+                if entry == 0:
+                    _learn_word(
+                        buffer, start, stop, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves,
+                        cache, arena, counters, slot, first, other, best, second, came, what, ids, ends,
+                    )  # fmt: skip
+                    slot = hash_of(first, other, np.uint64(length)) & mask  # now it is there
+                    continue
+                if cache[slot, 0] == first and cache[slot, 1] == other and entry & OCTET == np.uint64(length):
+                    tail, words = cache[slot, 3], (length + 3) // 4 if length > 16 else 0
+                    row = np.int64(tail >> HALF)
+                    if words == 0 or same_bytes(held + np.uint64(4 * row), address, length):
+                        reach = np.int64((entry >> RANGE_SHIFT) & OCTET)
+                        if abs(total) > RANGES[reach] and (kind == UNIGRAM or reach == 0):
+                            break
+                        found, piece = True, np.int32(entry >> HALF)
                         out[filled] = piece
-                        filled += 1
-                        total += scores[piece]
-                        if single:
-                            total = np.float64(np.float32(total))
-                    found, was_unknown = True, False
-            slot = (slot + ONE) & mask
-        if not found:
-            count, total = _cut_word(
-                buffer, at, stop, total, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves,
-                best, came, what, ids, ends,
-            )  # fmt: skip
-            filled, was_unknown = _emit(
-                buffer, at, count, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled
-            )
-        at = stop
+                        if piece == unknown:  # the whole word is one unknown character
+                            ids[0], ends[0] = unknown, length
+                            if byte_ids.shape[0] > 0 and (not escape or buffer[start] != BLANK):
+                                for i in range(length):
+                                    out[filled + i] = byte_ids[buffer[start + i]]
+                                filled, was_unknown = filled + length, True
+                            else:
+                                filled, was_unknown = _emit(
+                                    buffer, start, 1, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans,
+                                    filled,
+                                )  # fmt: skip
+                            total += unknown_score
+                            if single:
+                                total = np.float64(np.float32(total))
+                            sum_so_far = np.float32(total)
+                            break
+                        was_unknown = False
+                        count = np.int64((entry >> COUNT_SHIFT) & OCTET)
+                        if count > 1:
+                            out[filled + 1] = np.int32(tail & LOW)
+                            for i in range(2, count):
+                                out[filled + i] = arena[row + words + i - 2]
+                        if quick:
+                            for i in range(count):
+                                sum_so_far += rounded[out[filled + i]]
+                        else:
+                            for i in range(count):
+                                total += scores[out[filled + i]]
+                                if single:
+                                    total = np.float64(np.float32(total))
+                        filled += count
+                        break
+                slot = (slot + ONE) & mask
+            if not found:
+                count, total = _cut_word(
+                    buffer, start, stop, total, kind, nodes, scores, unknown, unknown_score, single, kept, pairs,
+                    halves, best, came, what, ids, ends,
+                )  # fmt: skip
+                sum_so_far = np.float32(total)
+                filled, was_unknown = _emit(
+                    buffer, start, count, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled
+                )
     return out[:filled], spans[:filled] if placed else spans
-
-
-assert int(ALL_ONES) == (1 << 64) - 1
