@@ -22,13 +22,10 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real benchmark data that LLMANAC_SHARED_DATA names; without it a test that needs it is skipped."""
-    named = os.environ.get("LLMANAC_SHARED_DATA")
-    if not named:
-        pytest.skip("needs benchmark data; set LLMANAC_SHARED_DATA to its folder")
-    path = Path(named)
+    """The folder of real benchmark data: LLMANAC_SHARED_DATA, or `../shared/data`; without it such a test is skipped."""
+    path = Path(os.environ.get("LLMANAC_SHARED_DATA") or ROOT.parent / "shared" / "data")
     if not path.is_dir():
-        pytest.skip(f"LLMANAC_SHARED_DATA names {path}, which is no folder")
+        pytest.skip(f"needs benchmark data; there is none at {path} (set LLMANAC_SHARED_DATA to its folder)")
     return path
 
 

@@ -25,7 +25,7 @@ def check(evidence: Path) -> dict[str, list[str]]:
     Raises:
         DataError: a study.json that is not the result of a study.
     """
-    found = {path.parent.name: mark_stale(path.parent) for path in sorted(evidence.glob(f"*/{RESULT}"))}
+    found = {path.parent.name: mark_stale(path.parent) for path in sorted(evidence.rglob(RESULT))}
     return {name: changed for name, changed in found.items() if changed}
 
 

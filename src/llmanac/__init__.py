@@ -19,10 +19,14 @@ _PUBLIC = {
     "run": "llmanac.recipes.run",
     "compare": "llmanac.lab.compare",
     "score": "llmanac.evaluate.score",
+    "classify": "llmanac.evaluate.classify",
+    "Corrector": "llmanac.evaluate.correct",
 }
 
 if TYPE_CHECKING:
     from llmanac.core.registry import build
+    from llmanac.evaluate.classify import classify
+    from llmanac.evaluate.correct import Corrector
     from llmanac.evaluate.score import score
     from llmanac.generate.engine import Engine
     from llmanac.lab.compare import compare
@@ -30,7 +34,10 @@ if TYPE_CHECKING:
     from llmanac.recipes.run import run
     from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
-__all__ = ["Engine", "build", "compare", "load_model", "load_tokenizer", "run", "score", "train_tokenizer"]
+__all__ = [
+    "Corrector", "Engine", "build", "classify", "compare", "load_model", "load_tokenizer", "run", "score",
+    "train_tokenizer",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

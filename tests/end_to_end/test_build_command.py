@@ -22,7 +22,7 @@ from llmanac.data.pipeline.recipe import read_recipe
 def recipe(tmp_path: Path) -> Path:
     """A build of some seconds: every document takes a while."""
     (tmp_path / "in").mkdir()
-    for n in range(60):  # enough that a busy machine does not finish before it is stopped
+    for n in range(24):  # enough that a busy machine does not finish before it is stopped
         lines = [json.dumps({"text": f"SLOW text {n} {k}"}) + "\n" for k in range(25)]
         (tmp_path / "in" / f"{n}.jsonl").write_text("".join(lines))
     path = tmp_path / "slow.toml"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmanac.data.extractors import Unusable, backend
+from llmanac.data.pages import ENCODINGS
 from llmanac.kernels.html import scan_tags
 
 if TYPE_CHECKING:
@@ -55,17 +56,12 @@ def decode(page: bytes) -> str:
 
 
 def _codec(name: str) -> str:
-    """The text codec of a declared encoding; empty for one that is unknown or contradicts itself."""
+    """The codec of a declared encoding; empty for one that pages do not have, or that contradicts itself."""
     name = name.lower()
     if name in _WINDOWS:
         return "cp1252"
-    try:
-        info = codecs.lookup(name)
-    except LookupError:
-        return ""
-    if not getattr(info, "_is_text_encoding", True) or info.name.startswith(("utf-16", "utf-32", "utf-7")):
-        return ""  # a declaration that can be read as ASCII is in none of these
-    return info.name
+    name = ENCODINGS.get(name, "")  # those of the web only: some of Python's codecs take quadratic time
+    return "" if name.startswith("utf-16") else name  # a declaration that can be read as ASCII is not in UTF-16
 
 
 def checked(page: str | bytes, *, max_bytes: int) -> str:
