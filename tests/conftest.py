@@ -22,7 +22,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real benchmark data: LLMANAC_SHARED_DATA, or `../shared/data`; without it such a test is skipped."""
+    """Real benchmark data: LLMANAC_SHARED_DATA, or `../shared/data`; without it such a test is skipped."""
     path = Path(os.environ.get("LLMANAC_SHARED_DATA") or ROOT.parent / "shared" / "data")
     if not path.is_dir():
         pytest.skip(f"needs benchmark data; there is none at {path} (set LLMANAC_SHARED_DATA to its folder)")

@@ -7,7 +7,7 @@ from typing import Any
 from llmanac.evaluate._edits import KINDS
 from llmanac.metrics._auc import share
 
-COMMAND = "python tools/make_uses_evidence.py runs ../shared/data"
+COMMAND = "python tools/make_uses_evidence.py runs DATA"
 
 
 def interval(figures: Any, digits: int = 3) -> str:

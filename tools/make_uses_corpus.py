@@ -1,6 +1,6 @@
 """Text for two small models: plain English out of the benchmark data (no CoLA sentence), and sentences with labels.
 
-python tools/make_uses_corpus.py ../shared/data corpus.jsonl labelled.jsonl
+python tools/make_uses_corpus.py DATA corpus.jsonl labelled.jsonl
 
 Each file has one document a line, in the column `text`. Sets that are absent are named and left out.
 """

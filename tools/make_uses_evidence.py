@@ -1,10 +1,10 @@
 """What scoring, labelling and correcting text with small models is worth: measured on CoLA and SST-2, kept as a page.
 
-python tools/make_uses_corpus.py ../shared/data corpus.jsonl labelled.jsonl       the text (no sentence of CoLA)
+python tools/make_uses_corpus.py DATA corpus.jsonl labelled.jsonl       the text (no sentence of CoLA)
 llmanac run docs/evidence/uses/english.toml --folder runs/english                  a model of plain English
 llmanac run docs/evidence/uses/labelled.toml --folder runs/labelled                one of sentences with their labels
 llmanac run docs/evidence/uses/labelled.toml -s tokenizer.vocab_size=512 --budget 4m --folder runs/labelled-512
-python tools/make_uses_evidence.py runs ../shared/data                  docs/evidence/uses/{uses.md,uses.json}
+python tools/make_uses_evidence.py runs DATA                  docs/evidence/uses/{uses.md,uses.json}
 
 The margin of corrections is chosen on sentences of CoLA's training part; everything reported is from its two dev parts.
 """

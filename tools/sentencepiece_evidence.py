@@ -3,7 +3,7 @@
     python tools/sentencepiece_evidence.py
 
 The claim: language-agnostic, byte fallback for unseen characters. The text is real and offline: the names of countries,
-languages, currencies and time units that Babel carries for each of 20 languages in fourteen scripts, one in five held out,
+languages, currencies and time units that Babel carries for 20 languages in fourteen scripts, one in five held out,
 and the English of Python's own documentation strings. Nothing is set for a language; every model has 1500 ids.
 """
 
