@@ -67,9 +67,13 @@ def _seeds(count: int) -> str:
 def benchmark_table() -> list[str]:
     if not any((EVIDENCE / "benchmarks" / f"{name}.json").is_file() for name in BENCHMARKS):
         return ["", "`make bench` runs ours beside the peers; its figures on a quiet machine are not kept here yet."]
+    found = [
+        json.loads(p.read_text("utf-8")) for n in BENCHMARKS if (p := EVIDENCE / "benchmarks" / f"{n}.json").is_file()
+    ]
+    machines = sorted({f"{document['machine']['cpu']} ({document['machine']['isa']})" for document in found})
     lines = [
         "",
-        "Beside the peers, in the same run:",
+        f"Beside the peers, in the same run, on {', '.join(machines)}; `make bench`:",
         "",
         "| | ours | theirs | ratio | command |",
         "|---|---|---|---|---|",

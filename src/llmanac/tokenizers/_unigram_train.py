@@ -208,9 +208,10 @@ def learn(found: Stretches, size: int) -> list[tuple[str, float]]:
                 scores = digamma(expected[chosen]) - digamma(expected[chosen].sum(keepdims=True))
                 pieces = pieces.rescored(scores) if len(chosen) == len(expected) else pieces.only(chosen, scores)
                 bar.update(len(pieces.texts), goal=goal)
+            before = len(pieces.texts)
             pieces = pieces.only(_worth_keeping(pieces, words, goal))
             bar.update(len(pieces.texts), goal=goal)
-            if len(pieces.texts) <= goal:
+            if len(pieces.texts) <= goal or len(pieces.texts) == before:  # what is left cannot be done without
                 break
     return _final(pieces, found, size)
 

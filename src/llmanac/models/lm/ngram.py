@@ -184,8 +184,7 @@ class Ngram(nn.Module):
         if state.lengths.shape[0] != len(new):
             raise RequestError(f"state: holds {state.lengths.shape[0]} rows, the batch has {len(new)}")
         where = state.place(new.shape[1])
-        held = state.layers[0]
-        assert isinstance(held, Buffers)
+        held: Any = state.layers[0]  # buffers, or blocks of a pool
         whole = held.append(where, new)[0]
         before = self.spec.order - 1
         columns = where.offsets[:, None] + torch.arange(-before, new.shape[1])
