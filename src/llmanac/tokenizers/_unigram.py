@@ -65,6 +65,9 @@ class SentencePiece(Tokenizer):
         kept = [piece.text for piece in self.pieces if piece.type == spm.USER_DEFINED]
         suffix = bool(model.trainer["treat_whitespace_as_suffix"])
         self.normalizer = Normalizer(self.rules, suffix=suffix, kept=kept)
+        changed = self.rules.charsmap or self.rules.remove_extra_whitespaces or self.rules.escape_whitespaces
+        self.lossless = self.byte_fallback and not changed and not self.rules.add_dummy_prefix
+        self.unknown_id = None if self.byte_fallback else self.unknown
         self._denormalizer = Normalizer(model.denormalizer) if model.denormalizer else None
         self.vocab_size = max(len(self.pieces), max((token.id for token in self.added.tokens), default=-1) + 1)
         self._byte_pieces = {id for id, piece in enumerate(self.pieces) if piece.type == spm.BYTE}

@@ -43,6 +43,8 @@ class UnigramJson(Tokenizer):
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
 
+    lossless = False  # what its normaliser and its marks for spaces leave is the text's normal form
+
     def __init__(
         self,
         vocab: Sequence[tuple[str, float]],

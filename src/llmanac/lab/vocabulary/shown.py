@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._reachable import unreachable
+from llmanac.tokenizers._word import WordLevel
 
 MARKS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 LONGEST, FIRST = 10, 20
@@ -35,7 +37,7 @@ def facts(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
     special = dict(sorted(tokenizer.special_tokens.items(), key=lambda item: item[1]))
     control = set(special.values())
     table = [(id, data) for id, data in enumerate(tokenizer._bytes) if data is not None and id not in control]
-    never = unreachable(tokenizer)
+    never = unreachable(tokenizer) if isinstance(tokenizer, (BPE, WordLevel)) else None  # else the context decides
     longest = sorted(table, key=lambda item: (-len(item[1]), item[0]))[:LONGEST]
     sizes = [len(data) for _, data in table]
     out: dict[str, Any] = {
@@ -48,8 +50,8 @@ def facts(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
         "merges": int(tokenizer.merges.shape[1]) if hasattr(tokenizer, "merges") else None,
         "mean_token_bytes": sum(sizes) / len(sizes) if sizes else 0.0,
         "longest": [{"id": id, "bytes": len(data), "token": shown(data)} for id, data in longest],
-        "unreachable": len(never),
-        "first_unreachable": [{"id": id, "token": shown(tokenizer.token_bytes(id))} for id in never[:FIRST]],
+        "unreachable": None if never is None else len(never),
+        "first_unreachable": [{"id": id, "token": shown(tokenizer.token_bytes(id))} for id in (never or [])[:FIRST]],
         "fingerprint": tokenizer.fingerprint(),
     }
     if text is not None:
@@ -60,6 +62,13 @@ def facts(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
     return out
 
 
+def _never(found: dict[str, Any]) -> str:
+    if found["unreachable"] is None:
+        return "not counted: which tokens a text gives depends on what stands around them"
+    tokens = " ".join(item["token"] for item in found["first_unreachable"])
+    return f"{found['unreachable']:,} tokens that no text gives" + (f": {tokens}" if tokens else "")
+
+
 def described(found: dict[str, Any]) -> str:
     """The facts as a person reads them."""
     roles = ", ".join(f"{role} {id}" for role, id in found["roles"].items() if id is not None) or "none"
@@ -68,11 +77,10 @@ def described(found: dict[str, Any]) -> str:
         f"special ones" + (f", {found['merges']:,} merges" if found["merges"] is not None else ""),
         f"roles          {roles}",
         "special        " + (", ".join(f"{id} {text}" for text, id in found["special_tokens"].items()) or "none"),
-        f"comes back     {'every text as it was' if found['lossless'] else 'not what is unknown, nor dropped blanks'}",
+        f"comes back     {'every text as it was' if found['lossless'] else 'what is known, in the normal form'}",
         f"mean length    {found['mean_token_bytes']:.2f} bytes a token",
         "longest        " + ", ".join(f"{item['token']} ({item['bytes']})" for item in found["longest"]),
-        f"unreachable    {found['unreachable']:,} tokens that no text gives"
-        + (": " + " ".join(item["token"] for item in found["first_unreachable"]) if found["unreachable"] else ""),
+        "unreachable    " + _never(found),
         f"fingerprint    {found['fingerprint'][:16]}",
     ]
     if "text" in found:
