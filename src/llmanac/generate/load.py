@@ -26,6 +26,11 @@ def locate(path: str | Path) -> tuple[str, str]:
     """
     folder = Path(path)
     if not folder.is_dir():
+        if folder.suffix in (".arpa", ".bin", ".gz") and folder.is_file():
+            raise CheckpointError(
+                f"{path}: is a file of words; a model that generates counts tokens and is a folder, as "
+                "`llmanac ngram train TEXT --tokenizer TOKENIZER -o FOLDER` makes it"
+            )
         if folder.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
             raise CheckpointError(f"{path}: no such folder; give a run's folder (runs/NAME), or a model's")
         return str(path), str(path)

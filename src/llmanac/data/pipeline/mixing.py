@@ -79,6 +79,7 @@ def plan_mixed(
             name: weight / schedule.total for name, weight in zip(schedule.names, schedule.weights, strict=True)
         },
         "drawn": drawn,
+        "not_drawn": {name: max(0, domains[name].documents - count) for name, count in drawn.items()},
         "epochs": {name: count / domains[name].documents for name, count in drawn.items()},
         "ended_by": ended_by,
     }

@@ -79,6 +79,8 @@ def print_build(folder: Path, manifest: Mapping[str, Any]) -> None:
     if mixed := output.get("mixture"):
         for name, drawn in mixed["drawn"].items():
             share = f"{mixed['shares'][name]:.1%}, {drawn:,} drawn, {mixed['epochs'][name]:.2f} times"
+            if left := mixed["not_drawn"][name]:
+                share += f"; {left:,} not drawn"
             console.print(f"  {name or 'no domain'}: {share}", markup=False, highlight=False)
     console.print(f"picture: {folder / 'stages.svg'}", markup=False, highlight=False)
     if not output["documents"]:
@@ -147,7 +149,11 @@ def fate(folder: Path, name: str) -> dict[str, Any]:
             if row is not None:
                 return {"id": name, "kept": True, "file": f"data/{path.name}", "meta": row["meta"], "text": row["text"]}
             bar.advance()
-    hint = f"; {manifest['output']['documents']:,} documents were kept, the others stand in {folder / 'dropped'}"
+    hint = (
+        f"; {manifest['output']['documents']:,} documents were written, the dropped ones stand in {folder / 'dropped'}"
+    )
+    if left := sum((manifest["output"].get("mixture") or {"not_drawn": {}})["not_drawn"].values()):
+        hint += f", and {left:,} that passed every stage were not drawn by the mixture"
     raise DataError(f"{folder}: no document is called {name!r}{hint}")
 
 
