@@ -72,7 +72,7 @@ def test_two_builds_do_not_share_a_folder(recipe: Path, tmp_path: Path) -> None:
         build(read_recipe(recipe), out, workers=1)
     printed, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
-    assert "200" in printed
+    assert "600" in printed
     assert not (out / "dropped").exists() or not dropped(out)
 
 

@@ -121,9 +121,11 @@ def work(folder: Path, mode: str) -> None:
 
 def finished(folder: Path) -> int:
     """Tasks that are done, the passes before them too."""
-    return sum(1 for _ in (folder / "work").glob("*/*/done.json")) + sum(
-        1 for _ in (folder / "work").glob("decide-*/done.json")
-    )
+    found = 0
+    for path, folders, names in os.walk(folder / "work"):  # passes over what is renamed or removed meanwhile
+        folders[:] = [name for name in folders if not name.startswith(".tmp-")]
+        found += "done.json" in names and path != str(folder / "work")
+    return found
 
 
 def in_task(folder: Path) -> bool:
