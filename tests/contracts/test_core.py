@@ -225,3 +225,12 @@ def test_reading_names_file_and_line(tmp_path: Path) -> None:
     toml.write_text("a = = 1")
     with pytest.raises(DataError, match=r"bad\.toml: not TOML"):
         files.read_toml(toml)
+
+
+def test_a_lock_in_a_place_that_cannot_be_written_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with (
+        pytest.raises(LlmanacError, match=r"file.*: cannot write \(.*choose another folder"),
+        locked(tmp_path / "file" / ".lock", "busy"),
+    ):
+        pass

@@ -313,6 +313,12 @@ def test_broken_json_is_refused(document, message, tmp_path):
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
+def test_a_configuration_that_names_no_model_decides_nothing(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(json_model()))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"sentencepiece_model": ""}))
+    assert load_tokenizer(tmp_path).encode("ab") == [1, 2]
+
+
 def test_json_without_an_unknown_token(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(json_model(model={"unk_id": None})))
     made = load_tokenizer(tmp_path)

@@ -23,10 +23,13 @@ def locked(path: Path, *, busy: str = "") -> Iterator[None]:
         busy: what to say when another process or thread holds it; waits for that one where nothing is given.
 
     Raises:
-        LlmanacError: the lock is held, and `busy` says what that means.
+        LlmanacError: the lock is held, and `busy` says what that means; or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise LlmanacError(f"{path.parent}: cannot write ({error.strerror}); choose another folder") from None
     try:
         if os.name == "nt":
             _lock_on_windows(handle, busy)

@@ -42,7 +42,7 @@ def load(path: Path) -> Tokenizer:
     """
     document, (config, template) = read_strictly(path), _beside(path)
     decides = config.get(_unigram_files.DECIDES) if isinstance(config, Mapping) else None
-    if isinstance(decides, str) and Path(decides).name == decides and path.with_name(decides).is_file():
+    if isinstance(decides, str) and decides and Path(decides).name == decides and path.with_name(decides).is_file():
         return _unigram_files.load(path.with_name(decides), config, template)
     try:
         return from_document(document, config, template)
