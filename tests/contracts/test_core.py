@@ -229,8 +229,6 @@ def test_reading_names_file_and_line(tmp_path: Path) -> None:
 
 def test_a_lock_in_a_place_that_cannot_be_written_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with (
-        pytest.raises(LlmanacError, match=r"file.*: cannot write \(.*choose another folder"),
-        locked(tmp_path / "file" / ".lock", "busy"),
-    ):
+    wrong = pytest.raises(LlmanacError, match=r"file.*: cannot write \(.*choose another folder")
+    with wrong, locked(tmp_path / "file" / ".lock", busy="busy"):
         pass
