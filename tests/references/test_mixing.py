@@ -20,6 +20,7 @@ from llmanac.core.spec import make_method
 from llmanac.data.mixtures import Domain
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import make_recipe
+from llmanac.data.pipeline.report import fate
 from llmanac.data.schedule import Schedule
 
 SHARES = st.dictionaries(
@@ -166,3 +167,7 @@ def test_epochs_repeat_small_domains_and_shares_of_bytes_are_met(domains: Path, 
     assert all(size / sizes.total() == pytest.approx(1 / 3, abs=0.03) for size in sizes.values())
     limited = build(recipe(domains, {"name": "uniform", "documents": 50}), tmp_path / "fifty", workers=1)
     assert limited["output"]["documents"] == len(rows(tmp_path / "fifty")) == 50
+    mixed, passed = limited["output"]["mixture"], limited["stages"][-1]["documents_out"]
+    assert sum(mixed["drawn"].values()) + sum(mixed["not_drawn"].values()) == passed, "what was not drawn is counted"
+    with pytest.raises(DataError, match=f"{passed - 50:,} that passed every stage were not drawn"):
+        fate(tmp_path / "fifty", "mail/no such document")

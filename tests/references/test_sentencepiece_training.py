@@ -218,3 +218,10 @@ def test_choices_that_cannot_be():
             train_tokenizer("sentencepiece", given)
     with pytest.raises(DataError, match="text 1 is int, not str"):
         train_tokenizer("sentencepiece", ["a", 3])
+
+
+def test_learning_ends_where_no_piece_can_be_done_without():
+    """Single characters stay in every round of pruning: here more of them than the vocabulary has room for."""
+    rare = "".join(chr(0x4E00 + i) for i in range(400))
+    made = train_tokenizer("sentencepiece", ["the same few words again " * 9 + rare], vocab_size=500, special_tokens=[])
+    assert made.vocab_size <= 500 and made.decode(made.encode(rare)) == rare

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-
-from llmanac.data.documents import Document
 
 # C0 and C1 controls but tab and newline, the byte order mark, and the noncharacters: none is ever written on purpose
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
@@ -33,11 +30,3 @@ def clean(text: str) -> str:
     if "\n\n\n\n" in text:
         text = _BLANKS.sub("\n\n\n", text)
     return text.strip("\n").rstrip()
-
-
-def clean_documents(documents: Iterable[Document]) -> Iterator[Document]:
-    """Clean every document; one that has nothing left is dropped."""
-    for document in documents:
-        text = clean(document.text)
-        if text.strip():
-            yield document if text == document.text else document.with_text(text)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from llmanac import __version__
-from llmanac.core import files, registry, spec
+from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec
 from llmanac.data.mixtures import MixtureSpec
@@ -231,8 +231,3 @@ def identity(recipe: BuildSpec) -> dict[str, Any]:
         "stages": [files.file_sha256(stage_file(stage)) for stage in recipe.stages],
         "files": named,
     }
-
-
-def known_stages() -> list[str]:
-    """The names of every stage there is."""
-    return sorted(registry.methods("stage"))
