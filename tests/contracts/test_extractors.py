@@ -72,6 +72,7 @@ def test_hostile_pages(name: str, case: str) -> None:
         found.text.encode("utf-8")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory of one process is read from /proc")
 def test_hostile_pages_in_bounded_memory_and_time() -> None:
     """In a process of its own, whose peak is these pages' alone, and which the system ends if it does not end."""
     script = (
@@ -81,11 +82,12 @@ def test_hostile_pages_in_bounded_memory_and_time() -> None:
         "stage = found['stage']('structured')\n"
         "for page in found['HOSTILE'].values():\n"
         "    list(stage.apply([found['Document']('a', page, 'g', {'format': 'html'})]))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+        "status = open('/proc/self/status').read()\n"  # ru_maxrss would begin at what the parent held
+        "print(int(status.split('VmHWM:')[1].split()[0]) // 1024)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) < 1_500, "megabytes"
+    assert int(done.stdout) < 600, "megabytes"
 
 
 @pytest.mark.parametrize("name", NAMES)
