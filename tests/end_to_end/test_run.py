@@ -19,6 +19,7 @@ import llmanac
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
+from llmanac.data.pipeline import build
 from llmanac.recipes import stages
 from llmanac.recipes.plan import fastest_threads
 from llmanac.recipes.run import _latest, run_command
@@ -226,7 +227,7 @@ def test_a_resumed_run_refuses_another_text(finished, text: Path, tmp_path: Path
     page = next(iter(sorted(own.iterdir())))
     kept = page.read_text()
     page.write_text(kept + "\none more line\n")
-    with pytest.raises(DataError, match=r"text changed since this run began; .*restore that .* --folder"):
+    with pytest.raises(DataError, match=r"text changed since this run began; .*page-00.*restore that .* --folder"):
         llmanac.run(recipe(own), folder=first.folder, resume=True)
     assert (first.folder / "manifest.json").read_bytes() == before
     page.write_text(kept)
@@ -242,12 +243,45 @@ def test_a_run_without_text_leaves_no_folder(folder: str | None, text: Path, tmp
         assert not (tmp_path / (folder or "runs/small")).exists()
 
 
-def test_stopped_while_it_reads_the_text_says_to_start_again(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_stopped_while_it_builds_the_text_goes_on(text: Path, tmp_path: Path, monkeypatch) -> None:
     def stop(*given: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stages, "collect", stop)
+    with monkeypatch.context() as patched:
+        patched.setattr(build._Build, "_finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            llmanac.run(recipe(text), {"train.steps": 2})
+    assert (tmp_path / "runs/small/text/inputs.jsonl").is_file()
+    done = llmanac.run(recipe(text), {"train.steps": 2}, resume=True)
+    assert done.folder == Path("runs/small")
+    lines = [json.loads(line) for path in done.folder.glob("text/data/*") for line in path.read_bytes().splitlines()]
+    data = done.results["data"]
+    assert len(lines) == data["train"]["documents"] + data["held_out"]["documents"]
+
+
+def test_what_was_left_out_is_listed_with_its_reason(text: Path, tmp_path: Path, capsys) -> None:
+    own = tmp_path / "text"
+    shutil.copytree(text, own)
+    page = next(iter(sorted(own.iterdir())))
+    (own / "copy.txt").write_text(page.read_text())
+    (own / "long.txt").write_text(f"{page.read_text()} and the end")
+    asked = recipe(own)
+    asked["data"]["stages"] = ["clean", "exact", {"name": "minhash", "threshold": 0.7}]
+    done = llmanac.run(asked, {"train.steps": 2}, folder=tmp_path / "run")
+    assert "what was left out, and why" in capsys.readouterr().out
+    dropped = done.results["data"]["dropped"]
+    assert dropped["duplicates"] == 1 and dropped["near-duplicate"] == 1
+    lists = {path.stem: path.read_text() for path in (done.folder / "text" / "dropped").glob("*.jsonl")}
+    assert page.name in lists["02-exact"] and "long.txt" in lists["03-minhash"]
+
+
+def test_stopped_before_it_reads_says_to_start_again(tmp_path: Path, monkeypatch, capsys) -> None:
+    def stop(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages.Pipeline, "run", stop)
     with pytest.raises(SystemExit) as ended:
         run_command("quickstart", [], budget=None, folder=None, seed=None, resume=False, show=False)
     said = capsys.readouterr().out

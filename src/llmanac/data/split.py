@@ -1,8 +1,9 @@
 """Train and held-out text: whole groups, chosen by a hash of their names, so that neither order nor chance decides.
 
-A group stays on its side when other groups are added to the corpus. Where the hash would leave a side empty (a corpus
-of few groups), the rule is mended in the open: the group with the smallest hash is held out; a corpus that is one group
-is split by document; a corpus that is one document loses its last part, cut at a line end.
+A group stays on its side when other groups are added to the corpus, unless they join it to related ones. Where the
+hash would leave a side empty (a corpus of few groups), the rule is mended in the open: the group with the smallest hash
+is held out; a corpus that is one group is split by document; a corpus that is one document loses its last part, cut at
+a line end.
 """
 
 from __future__ import annotations
@@ -42,12 +43,15 @@ class Rule:
         return (None, document) if name in self.names else (document, None)
 
 
-def plan(sizes: Iterable[tuple[str, str, int]], share: float, *, seed: int = 0) -> Rule:
+def plan(
+    sizes: Iterable[tuple[str, str, int]], share: float, *, seed: int = 0, related: Iterable[list[str]] = ()
+) -> Rule:
     """The rule for a corpus.
 
     Args:
         sizes: (group, id, bytes) of every document.
         share: about which part of the groups to hold out.
+        related: lists of groups that stay on one side, unless such a list is more than a third of the text.
 
     Raises:
         DataError: no documents, or a share outside (0, 0.5].
@@ -64,11 +68,24 @@ def plan(sizes: Iterable[tuple[str, str, int]], share: float, *, seed: int = 0) 
             "the corpus is empty: no document is left after cleaning; name files, columns or a data set in "
             "data.source that hold text, and check that its patterns do not leave all of it out"
         )
+    leaders = _leaders(groups, related)
+    together: Counter[str] = Counter()
+    for group, size in groups.items():
+        together[leaders.get(group, group)] += size
+    if chosen := _choose(together, lambda name: fraction(name, seed), share):
+        return Rule("group", frozenset(group for group in groups if leaders.get(group, group) in chosen), share)
     for unit, found in (("group", groups), ("document", documents)):
         names = _choose(found, lambda name: fraction(name, seed), share)
         if names:
             return Rule(unit, names, share)  # type: ignore[arg-type]
     return Rule("part", frozenset(), share)
+
+
+def _leaders(sizes: Counter[str], related: Iterable[list[str]]) -> dict[str, str]:
+    """For each related group the one whose name decides for all. Where more than a third of the text is related, it
+    shares a form rather than quotes, and its groups are divided one by one."""
+    most = sizes.total() / 3
+    return {name: min(names) for names in related if sum(sizes[name] for name in names) <= most for name in names}
 
 
 def _choose(sizes: Counter[str], draw: Callable[[str], float], share: float) -> frozenset[str]:

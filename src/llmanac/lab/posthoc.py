@@ -10,7 +10,6 @@ from typing import Any
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff, dump
-from llmanac.data.collect import collect
 from llmanac.data.split import fraction
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
@@ -42,7 +41,7 @@ def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> 
     from llmanac.lab.trials.tokenizers import Texts, TokenizerTrial
 
     arms, recipe = _arms(question), _recipe(question)
-    corpus = collect(recipe.data.source, held_out=recipe.data.held_out, seed=recipe.seed)
+    corpus = recipe.data.collect(recipe.seed)
     texts = Texts.of(corpus, recipe.data)
     for arm in arms:
         say(f"{arm.label}{' (baseline)' if arm.label == question.baseline else ''}: {arm.describe()}")
@@ -84,7 +83,7 @@ def run_decoding(question: Question, folder: Path, cache: Cache, say: Say) -> di
     started = time.monotonic()
     artefact = Artefact.load(question.artefact, question.base.device)
     recipe = _recipe(question)
-    corpus = collect(recipe.data.source, held_out=recipe.data.held_out, seed=recipe.seed)
+    corpus = recipe.data.collect(recipe.seed)
     documents = sorted(((d.id, d.text) for d in corpus.held_out), key=lambda d: fraction(d[0], seed=1))
     found = passages(artefact, documents, MOST_PASSAGES)
     for arm in arms:

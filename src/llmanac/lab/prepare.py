@@ -15,7 +15,6 @@ from llmanac.core.errors import DataError
 from llmanac.core.files import atomic_folder, read_json, write_json
 from llmanac.core.lock import locked
 from llmanac.core.spec import dump
-from llmanac.data.collect import collect
 from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.cache import digest
@@ -68,7 +67,7 @@ def prepare(recipe: Any, root: Path) -> Prepared:
     """
     from llmanac.tokenizers.load import load_tokenizer
 
-    corpus = collect(recipe.data.source, held_out=recipe.data.held_out, seed=recipe.seed)
+    corpus = recipe.data.collect(recipe.seed)
     sources = fingerprint([recipe.tokenizer], ["llmanac.data.tokens"])
     key = digest(
         {

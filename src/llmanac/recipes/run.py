@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmanac.core import files, spec
-from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
 from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe, shown
 
@@ -86,20 +87,26 @@ def run(
     with locked(place / LOCK, busy=f"{place}: another process is running in this folder"):
         try:
             finished, results = Pipeline(resolved, place).run()
-        except BaseException as error:
-            if not (place / STATE).is_file():  # the text could not be read: there is nothing to go on with
-                if not there:
-                    _discard(place)
-                if isinstance(error, KeyboardInterrupt):
-                    raise NothingKept from None
+        except DataError:
+            if (
+                not resume and not (place / "manifest.json").is_file()
+            ):  # the text cannot be used: there is nothing to go on with
+                _discard(place, there)
+            raise
+        except KeyboardInterrupt:
+            if not (place / STATE).is_file():
+                _discard(place, there)
+                raise NothingKept from None
             raise
     return Run(place, finished, results)
 
 
-def _discard(place: Path) -> None:
-    """Remove a folder that holds nothing but its lock; anything else in it stays, and so does the folder."""
+def _discard(place: Path, there: bool) -> None:
+    """Remove what a run without text has left; the folder too, unless it was there before."""
     with contextlib.suppress(OSError):
-        if _is_empty(place):
+        (place / STATE).unlink(missing_ok=True)
+        shutil.rmtree(place / "text", ignore_errors=True)
+        if _is_empty(place) and not there:
             (place / LOCK).unlink(missing_ok=True)
             place.rmdir()
 

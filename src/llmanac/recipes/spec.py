@@ -15,8 +15,10 @@ from typing import Any, Literal
 from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec, make_method
+from llmanac.data.collect import RELATED, Corpus, collect, collect_built
 from llmanac.data.documents import Document
 from llmanac.data.sources import SourceSpec
+from llmanac.data.stages import StageSpec
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.objectives import ObjectiveSpec
 from llmanac.tokenizers import TokenizerSpec
@@ -25,6 +27,7 @@ from llmanac.tokenizers.load import stretches
 from llmanac.train import TrainSpec
 
 FOLDER = Path(__file__).parent
+PLAIN = ("clean", "exact")  # the stages of a corpus whose recipe names none; neither has a choice
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -34,13 +37,32 @@ class DataSpec(Spec):
 
     Attributes:
         source: where the documents come from.
+        stages: what is done to it on the way in, in order, as by `llmanac data build`.
         held_out: about which share of the groups (modules, files, ...) is kept away from training.
+        related: groups of which one has at least this share of another's eight-word sequences stay on one side of that
+            split; 0 looks for none.
         vocabulary: how much of each language or domain the tokenizer learns from; all the text as it is, if not set.
     """
 
     source: SourceSpec
+    stages: tuple[StageSpec, ...] = field(default_factory=lambda: tuple(make_method("stage", name) for name in PLAIN))
     held_out: float = 0.05
+    related: float = RELATED
     vocabulary: MixtureSpec | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.related <= 1:
+            raise SpecError(f"related: {self.related} is not a share from 0 to 1")
+
+    def collect(self, seed: int, folder: Path | None = None) -> Corpus:
+        """The corpus; with a folder, that is where it is built (`data/pipeline`).
+
+        Raises:
+            DataError, LlmanacError: as `collect_built`.
+        """
+        if folder is None and tuple(stage.name for stage in self.stages) == PLAIN:
+            return collect(self.source, held_out=self.held_out, seed=seed, related=self.related)
+        return collect_built(self.source, self.stages, folder, held_out=self.held_out, seed=seed, related=self.related)
 
     def vocabulary_texts(self, part: Iterable[Document]) -> Iterable[str]:
         """The texts to learn a tokenizer from, of documents that can be read several times."""

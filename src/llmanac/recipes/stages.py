@@ -15,8 +15,9 @@ from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.device import machine, resolve_device
 from llmanac.core.errors import DataError
-from llmanac.data.collect import Corpus, collect
+from llmanac.data.collect import Corpus
 from llmanac.data.pack import Mixture, PackedStream
+from llmanac.data.pipeline.build import OtherInput
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.models.load import load_model
@@ -97,34 +98,24 @@ class Pipeline:
     # text
 
     def collect(self) -> None:
-        """Read, clean, deduplicate and split; the same each time, so nothing but the manifest is kept.
+        """Build the text in `RUN/text` (or take what a run that is resumed has built there) and split it.
 
         Raises:
             DataError: no text, or another text than the one that the resumed run began with.
         """
-        problems = self.spec.data.source.problems()
-        problems.file = self.folder / "quarantine.jsonl"
-        self.corpus = collect(
-            self.spec.data.source, held_out=self.spec.data.held_out, seed=self.spec.seed, problems=problems
-        )
-        self._refuse_other_text()
-        self._save()  # from here on there is a run to go on with
-        if quarantined := problems.save():
-            print(f"{problems.total:,} unusable rows were left out; {quarantined} lists them with the reason")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._save()
+        try:
+            self.corpus = self.spec.data.collect(self.spec.seed, self.folder / "text")
+        except OtherInput as error:
+            raise DataError(
+                f"the text changed since this run began; its tokenizer and its tokens are of the old text ({error}); "
+                "restore that to go on, or start a new run with --folder and without --resume"
+            ) from None
         files.write_json(self.folder / "manifest.json", self.corpus.manifest)
         print(_counts(self.corpus.manifest))
-
-    def _refuse_other_text(self) -> None:
-        if not (self.folder / "manifest.json").is_file():
-            return
-        before, now = files.read_json(self.folder / "manifest.json"), self.corpus.manifest
-        moved = [side for side in ("train", "held_out") if before[side]["sha256"] != now[side]["sha256"]]
-        if moved:
-            sides = " and ".join({"train": "training", "held_out": "held-out"}[side] for side in moved)
-            raise DataError(
-                f"{self.folder}: the {sides} text changed since this run began; its tokenizer and its tokens are of "
-                "the old text; restore that to go on, or start a new run with --folder and without --resume"
-            )
+        if sum(self.corpus.manifest["dropped"].values()):
+            print(f"what was left out, and why: {self.folder / 'text' / 'dropped'}")
 
     def tokenize(self) -> None:
         place = self.folder / "tokenizer"
@@ -374,10 +365,11 @@ def _thin(curve: list[dict[str, Any]], points: int = 400) -> list[dict[str, Any]
 
 def _counts(manifest: dict[str, Any]) -> str:
     train, held_out = manifest["train"], manifest["held_out"]
+    left_out = "".join(f", {count:,} {reason}" for reason, count in manifest["dropped"].items() if count)
     return (
         f"{train['documents']:,} documents, {train['bytes'] / 1e6:.2f} MB to train on; "
-        f"{held_out['documents']:,} held out, {held_out['bytes'] / 1e3:.0f} kB; "
-        f"{manifest['dropped'].get('duplicates', 0):,} exact duplicates dropped"
+        f"{held_out['documents']:,} held out, {held_out['bytes'] / 1e3:.0f} kB"
+        + (f"; left out{left_out[1:]}" if left_out else "")
     )
 
 

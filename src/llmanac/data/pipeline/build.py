@@ -32,6 +32,10 @@ EngineName = Literal["local", "ray"]
 OURS = ("manifest.json", "data", "dropped", "inputs.jsonl", "work", "recipe.toml", "stages.svg", "build.json")
 
 
+class OtherInput(DataError):
+    """The input is not what the build was begun with."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """Stages that one pass runs: a stage over the corpus that has decided, those that follow, and who looks on."""
@@ -161,7 +165,7 @@ class _Build:
         if known.exists():
             other = inputs.changed(list(inputs.read_listing(known)), self.listing)
             if other:
-                raise DataError(f"{self.folder}: was begun with other input: {other}; {again}")
+                raise OtherInput(f"{self.folder}: was begun with other input: {other}; {again}")
 
     # ---------------------------------------------------------------- the passes
 

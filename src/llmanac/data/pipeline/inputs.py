@@ -41,7 +41,8 @@ def list_inputs(recipe: BuildSpec) -> list[Entry]:
     found: list[Entry] = []
     for number, item in enumerate(recipe.inputs):
         if not isinstance(item.source, FilesSpec):
-            found.append({"input": number, "path": "", "shown": item.source.name, "bytes": 0, "mtime_ns": 0})
+            of = {"version": item.source.version()}
+            found.append({"input": number, "path": "", "shown": item.source.name, "bytes": 0, "mtime_ns": 0, **of})
             continue
         if not item.source.paths:
             raise DataError(f"inputs.{number}.source.paths: no input; name a file, a folder or a glob pattern")
@@ -169,6 +170,8 @@ def changed(known: list[Entry], now: list[Entry]) -> str | None:
         old = before.get(key)
         if old is None:
             return f"{entry['path'] or entry['shown']} is new"
+        if (was := old.get("version")) != (now_is := entry.get("version")):
+            return f"{entry['shown']} was of {was} and is of {now_is}"
         if not entry["path"] or all(old[k] == entry[k] for k in ("path", "bytes", "mtime_ns")):
             continue
         if old["bytes"] != entry["bytes"] or files.file_sha256(entry["path"]) != old["sha256"]:

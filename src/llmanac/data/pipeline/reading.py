@@ -29,7 +29,7 @@ class _Recorder(Problems):
     def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
         if self.reader.recipe.on_error == "fatal":
             where = f"{file}{'' if line is None else f':{line}'}"
-            raise DataError(f"{where}: {reason}; mend it, or leave on_error at 'skip' to set such input aside")
+            raise DataError(f'{where}: {reason}; mend it, or set on_error="skip" to set such input aside')
         self.counts[str(file)] += 1
         self.reader.aside(self._name(file, line), code, reason, raw)
 

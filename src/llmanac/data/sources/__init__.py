@@ -33,6 +33,10 @@ class SourceSpec(Spec):
 
         return Problems()
 
+    def version(self) -> str:
+        """What tells one state of the text from another where the source is no set of files (a release, ...)."""
+        return ""
+
     def build(self, **dims: Any) -> SourceSpec:
         """A source has no dimensions: the Spec is the source."""
         if dims:

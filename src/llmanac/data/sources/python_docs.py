@@ -76,6 +76,10 @@ class Spec(SourceSpec):
             once.setdefault((entry.name, entry.kind == "topic"), entry)
         return tuple(once.values())
 
+    def version(self) -> str:
+        """The Python's release and the packages'."""
+        return ", ".join([_version(), *(_package_license(package)[0] for package in self.packages)])
+
     def documents(self, problems: Problems | None = None) -> Iterator[Document]:
         """One document a topic and one a module; a docstring that several names share stands in the first only."""
         by_module: dict[tuple[str, str], list[Entry]] = {}
