@@ -169,7 +169,9 @@ def collect_built(
         **reasons,
     }
     documents = _Built(tuple(place / "data" / file["name"] for file in built["output"]["files"]), holder)
-    return _divided(_looked_at(iter(documents), related, documents), source, held_out, seed, dropped)
+    counted = ("name", "documents_in", "documents_out", "bytes_in", "bytes_out")
+    passed = [{key: stage[key] for key in counted} for stage in built["stages"]]
+    return _divided(_looked_at(iter(documents), related, documents), source, held_out, seed, dropped, passed)
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,14 @@ def _looked_at(documents: Iterator[Document], related: float, again: Iterable[Do
     return _Looked(sizes, together, again if kept is None else kept)
 
 
-def _divided(found: _Looked, source: SourceSpec, held_out: float, seed: int, dropped: dict[str, int]) -> Corpus:
+def _divided(
+    found: _Looked,
+    source: SourceSpec,
+    held_out: float,
+    seed: int,
+    dropped: dict[str, int],
+    stages: Sequence[dict[str, Any]] = (),
+) -> Corpus:
     rule = plan(found.sizes, held_out, seed=seed, related=found.together)
     parts = Part(found.documents, rule, "train"), Part(found.documents, rule, "held_out")
     tallies = Tally(), Tally()
@@ -221,4 +230,4 @@ def _divided(found: _Looked, source: SourceSpec, held_out: float, seed: int, dro
         "names": sorted(rule.names)[:LISTED],
         "related": sorted(sorted(names) for names in found.together)[:LISTED],
     }
-    return Corpus(*parts, manifest(dump(source), *tallies, dropped=dropped, held_out_by=how))
+    return Corpus(*parts, manifest(dump(source), *tallies, dropped=dropped, held_out_by=how, stages=stages))

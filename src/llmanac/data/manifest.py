@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,13 @@ class Tally:
 
 
 def manifest(
-    source: Mapping[str, Any], train: Tally, held_out: Tally, *, dropped: Mapping[str, Any], held_out_by: Any
+    source: Mapping[str, Any],
+    train: Tally,
+    held_out: Tally,
+    *,
+    dropped: Mapping[str, Any],
+    held_out_by: Any,
+    stages: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The manifest as JSON data.
 
@@ -66,6 +72,7 @@ def manifest(
         source: the source's Spec as plain data.
         dropped: counts of what did not get in (`empty`, `duplicates`, `unusable`).
         held_out_by: how the held-out documents were chosen.
+        stages: what each stage of a build took in and let through.
     """
     inputs: dict[str, dict[str, Any]] = {}
     for tally in (train, held_out):
@@ -83,6 +90,7 @@ def manifest(
         "held_out": held_out.as_json(),
         "held_out_by": held_out_by,
         "dropped": dict(dropped),
+        **({"stages": [dict(stage) for stage in stages]} if stages else {}),
     }
 
 

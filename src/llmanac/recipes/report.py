@@ -212,14 +212,21 @@ def _data(results: dict[str, Any]) -> Section:
     ]
     licences = ", ".join(f"{name} ({size / 1e6:.2f} MB)" for name, size in data["train"]["licenses"].items())
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in data["dropped"].items() if count) or "nothing"
+    passed = [
+        [s["name"], f"{s['documents_in']:,}", f"{s['documents_out']:,}", f"{s['bytes_in']:,}", f"{s['bytes_out']:,}"]
+        for s in data.get("stages", ())
+    ]
+    heads = ["stage", "documents in", "out", "bytes in", "out"]
+    related = [name for names in data["held_out_by"].get("related", ()) for name in names]
+    together = f"{len(related)} groups share text with another and stay on its side of the split. " if related else ""
     return Section(
         "Text",
         [
             f"A vocabulary of {results['tokens']['vocabulary']:,} tokens takes "
             f"{results['tokens']['bytes_per_token']:.2f} bytes a token on held-out documents. Dropped: {dropped}.",
-            f"Licences: {licences}.",
+            f"{together}Licences: {licences}.",
         ],
-        [table(["", "training", "held out"], rows)],
+        [table(["", "training", "held out"], rows), *([table(heads, passed)] if passed else [])],
     )
 
 
