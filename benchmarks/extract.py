@@ -19,7 +19,7 @@ from _pages import pages
 from llmanac.core.errors import LlmanacError
 from llmanac.core.registry import build
 from llmanac.data.extractors import Unusable
-from llmanac.data.extractors._score import Score, match, score
+from llmanac.data.extractors._score import SHINGLE, Score, match, score
 
 bench = Benchmark("extract", "Text out of pages, beside trafilatura and Resiliparse, one thread.")
 PEERS = {"trafilatura": {"format": "txt"}, "resiliparse": {}}
@@ -44,10 +44,10 @@ def text_of(extractor: Any, page: str) -> str:
         return ""
 
 
-def scores() -> dict[str, Score]:
+def scores(width: int = SHINGLE) -> dict[str, Score]:
     """F1 of every extractor."""
     return {
-        name: score(match(marked, extract(page)) for page, marked in pages().values())
+        name: score(match(marked, extract(page), width) for page, marked in pages().values())
         for name, extract in extractors().items()
     }
 
@@ -59,6 +59,7 @@ def f1() -> Result:
     more: dict[str, Any] = {"pages": len(pages())}
     for name, one in found.items():
         more |= {f"{name}_f1": one.f1, f"{name}_precision": one.precision, f"{name}_recall": one.recall}
+    more |= {f"{name}_token_f1": one.f1 for name, one in scores(1).items()}
     return Result("extract-f1", "F1", found["structured"].f1, title, theirs.f1 if theirs else None, "higher", more)
 
 

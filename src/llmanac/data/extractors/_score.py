@@ -36,15 +36,15 @@ class Score:
     recall: float
 
 
-def _shingles(text: str) -> Counter[tuple[str, ...]]:
+def _shingles(text: str, width: int) -> Counter[tuple[str, ...]]:
     words = _WORD.findall(text)
-    count = max(1, len(words) - SHINGLE + 1)
-    return Counter(tuple(words[i : i + SHINGLE]) for i in range(count) if words)
+    count = max(1, len(words) - width + 1)
+    return Counter(tuple(words[i : i + width]) for i in range(count) if words)
 
 
-def match(marked: str, found: str) -> Match:
-    """Compare the text of one page with what a person marked."""
-    want, have = _shingles(marked), _shingles(found)
+def match(marked: str, found: str, width: int = SHINGLE) -> Match:
+    """Compare the text of one page with what a person marked; at a width of 1, word by word, in any order."""
+    want, have = _shingles(marked, width), _shingles(found, width)
     shared = sum((want & have).values())
     return Match(shared, sum(have.values()) - shared, sum(want.values()) - shared)
 
