@@ -42,6 +42,8 @@ SMALL = {
     },
 }
 
+STATE = {"recipe": {}, "stated": [], "planned": {}, "seconds": {}}
+
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -289,15 +291,53 @@ def test_stopped_before_it_reads_says_to_start_again(tmp_path: Path, monkeypatch
     assert not (tmp_path / "runs" / "quickstart").exists()
 
 
+def test_a_run_whose_plan_never_began_may_be_mended(text: Path, tmp_path: Path) -> None:
+    asked = recipe(text)
+    del asked["train"]["steps"]
+    place = tmp_path / "run"
+    with pytest.raises(SpecError, match="too little"):
+        llmanac.run({**asked, "budget": "0.001s"}, folder=place)
+    with pytest.raises(SpecError, match="tokenizer"):
+        llmanac.run(asked, {"tokenizer.vocab_size": 300}, folder=place, resume=True)
+    done = llmanac.run({**asked, "budget": "4s"}, {"model.norm": "layernorm"}, folder=place, resume=True)
+    assert done.recipe.budget == "4s" and done.recipe.model.norm.name == "layernorm"
+    with pytest.raises(SpecError, match="budget"):
+        llmanac.run({**asked, "budget": "5s"}, {"model.norm": "layernorm"}, folder=place, resume=True)
+
+
+def test_a_context_too_short_is_refused_before_anything_is_trained(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"model\.max_length: 8 is below train\.length 64"):
+        llmanac.run(recipe(text), {"model.max_length": 8}, folder=tmp_path / "a")
+    short = {"model.max_length": 8, "train.length": 8, "train.batch_tokens": 64, "train.steps": 2}
+    done = llmanac.run(recipe(text), short, folder=tmp_path / "b")  # its samples fit the context, too
+    assert done.results["completions"]
+    assert not any("chat" in line for line in done.results["next"]), "nothing was taught to chat"
+
+
+@pytest.mark.parametrize("state", ["[1]", "{}", "{", '{"recipe": 1}'])
+def test_a_damaged_state_is_named(state: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(state)
+    with pytest.raises(DataError, match=r"run\.json"):
+        llmanac.run("quickstart", folder=tmp_path, resume=True)
+    with pytest.raises(DataError, match="cannot read it"):
+        load_recipe(str(tmp_path))
+
+
+def test_a_runs_folder_is_a_model_and_a_tokenizer(finished) -> None:
+    tokenizer, model = llmanac.load_tokenizer(finished.folder), llmanac.load_model(finished.folder, device="cpu")
+    assert tokenizer.vocab_size == finished.load_tokenizer().vocab_size
+    assert model.parameter_count() == finished.load_model().parameter_count()
+
+
 def test_the_newest_run_is_the_one_of_the_highest_number(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number, done in ((1, True), (2, False), (10, False), (9, True), (11, True)):
         place = tmp_path / "runs" / ("small" if number == 1 else f"small-{number}")
         place.mkdir(parents=True)
-        files.write_json(place / "run.json", {"finished": done})
+        files.write_json(place / "run.json", {**STATE, "finished": done})
     assert _latest("small") == Path("runs/small-10")
     for number in (2, 10):
-        files.write_json(tmp_path / "runs" / f"small-{number}" / "run.json", {"finished": True})
+        files.write_json(tmp_path / "runs" / f"small-{number}" / "run.json", {**STATE, "finished": True})
     assert _latest("small") == Path("runs/small-11")
     assert _latest("other") == Path("runs/other")
 

@@ -273,3 +273,54 @@ def test_errors_say_what_to_do(tmp_path):
             plain.encode_chat([{"role": role, "content": "x"}])
     for some in (("<|end|>",), ("<|user|>", "<|assistant|>")):  # no roles, or nothing that ends a turn
         assert train_tokenizer("bpe", TEXTS, vocab_size=280, special_tokens=some).chat_template is None
+
+
+def made(template):
+    return train_tokenizer("bpe", TEXTS, vocab_size=340, special_tokens=SPECIAL, chat_template=template)
+
+
+@pytest.mark.parametrize(
+    ("template", "contents"),
+    [
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", ["<|im_e", "nd|>"]),
+        ("{% for m in messages %}{{ m.content | lower }}{% endfor %}", ["<|IM_END|>"]),
+        ("{% for m in messages %}{{ m.content | replace('x', '') }}{% endfor %}", ["<|imx_end|>", "<x/s>"]),
+        ("{% for m in messages %}{{ m.content | reverse }}{% endfor %}", [">|dne_mi|<"]),
+        ("{% for m in messages %}{{ m.content.split('</think>') | join }}{% endfor %}", ["<|im_</think>end|>"]),
+    ],
+)
+def test_no_filter_of_messages_makes_a_control_token(template: str, contents: list[str]) -> None:
+    tokenizer = made(template)
+    ids, _ = tokenizer.encode_chat([{"role": "user", "content": text} for text in contents])
+    assert not set(ids) & set(tokenizer.special_tokens.values())
+    assert tokenizer.decode(ids)
+
+
+def test_a_template_that_looks_at_what_is_guarded_writes_what_it_would() -> None:
+    tokenizer = made(
+        "{% for m in messages %}{{ '<|im_start|>' }}{{ m.content.split('</think>')[-1] }}{{ '<|im_end|>' }}{% endfor %}"
+    )
+    said = [{"role": "assistant", "content": "<think>so</think>hello <there"}]
+    ids, _ = tokenizer.encode_chat(said)
+    start, end = (tokenizer.special_tokens[f"<|im_{which}|>"] for which in ("start", "end"))
+    assert ids == [start, *tokenizer.encode("hello <there"), end]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 / 0 }}",
+        "{{ range(10**9) | list }}",
+        "{{ 'a' * 10**10 }}",
+        "{{ 10 ** 10 ** 10 }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    ],
+)
+def test_templates_that_do_not_end_or_fail_are_one_sentence(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmanac.tokenizers import _chat
+
+    monkeypatch.setattr(_chat, "SECONDS", 0.2)
+    tokenizer = made(template)
+    with pytest.raises(TokenizerError, match="chat template"):
+        tokenizer.encode_chat([{"role": "user", "content": "a"}])

@@ -73,7 +73,9 @@ def _construct(cls: type[S], data: Mapping[str, Any], path: str) -> S:
     try:
         return cls(**values)
     except SpecError as error:
-        raise SpecError(f"{path}: {error}" if path else str(error)) from None
+        own = str(error)
+        named = any(own.startswith((f"{key}: ", f"{key}.")) for key in hints)
+        raise SpecError(_join(path, own) if named else f"{path}: {own}" if path else own) from None
     except TypeError as error:
         raise SpecError(f"{path or cls.__name__}: {error}") from None
 
@@ -181,7 +183,9 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
     try:
         return dataclasses.replace(node, **{step: new})
     except SpecError as error:
-        raise SpecError(f"{here}: {error}") from None
+        own = str(error)
+        said = own.startswith((f"{step}: ", f"{step}."))  # it names the field itself
+        raise SpecError(f"{_join(path, own)}" if said else f"{here}: {own}") from None
 
 
 def _default_of(hint: Any, path: str) -> Any:

@@ -22,6 +22,7 @@ from llmanac.models.save import FORMAT_VERSION, INDEX, WEIGHTS, export_model
 
 __all__ = ["export_model", "load_model"]
 
+MOST_LAYERS = 10_000  # each is built before any weight is looked for
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -57,14 +58,17 @@ def load_model(
         config = Config(data, config_path)
         try:
             spec, vocab_size = chosen.to_spec(config)
-        except SpecError as error:
+        except (SpecError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{config_path}: {error}") from error
         config.finish()
         source, ignored, prefix = chosen.source, chosen.IGNORED, getattr(chosen, "PREFIX", "")
+    layers = getattr(spec, "layers", 0)
+    if layers > MOST_LAYERS:
+        raise CheckpointError(f"{config_path}: {layers:,} layers are more than {MOST_LAYERS:,}; the file is damaged")
     try:
         with torch.device("meta"):
             model: Transformer = spec.build(vocab_size=vocab_size)
-    except SpecError as error:
+    except (SpecError, RuntimeError, OverflowError) as error:  # RuntimeError: sizes past what a tensor can have
         raise CheckpointError(f"{config_path}: {error}") from error
     weights = Weights(folder, ignored, prefix)
     _fill(model, weights, source, target, where)
@@ -80,7 +84,8 @@ def locate(path: str | Path) -> Path:
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return folder
+        run = folder / "run.json"
+        return folder / "model" if run.is_file() and (folder / "model").is_dir() else folder
     name = str(path)
     if folder.exists():
         raise CheckpointError(f"{path}: is a file; give the folder that holds config.json and model.safetensors")
@@ -125,7 +130,12 @@ def _generation(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     tokens = {k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(k) is not None}
     path = folder / "generation_config.json"
     own = _read(path) if path.is_file() else {}
-    return {**tokens, **{k: v for k, v in own.items() if v is not None}}
+    found = {**tokens, **{k: v for k, v in own.items() if v is not None}}
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids = found.get(key, [])
+        if not all(type(i) is int for i in (ids if isinstance(ids, list) else [ids])):
+            raise CheckpointError(f"{folder}: {key} is {ids!r}, expected the id of a token")
+    return found
 
 
 class Weights:
@@ -141,6 +151,9 @@ class Weights:
             table = _read(index).get("weight_map")
             if not isinstance(table, dict):
                 raise CheckpointError(f"{index}: weight_map is missing")
+            for name, file in table.items():
+                if not isinstance(file, str) or Path(file).name != file:
+                    raise CheckpointError(f"{index}: {name} is in {file!r}, which is no file of this folder")
         for path in sorted({folder / name for name in table.values()}) or [folder / WEIGHTS]:
             for name in self._open(path).keys():  # noqa: SIM118 - a safetensors handle is no mapping
                 if not name.endswith(ignored):

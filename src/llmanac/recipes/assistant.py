@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
-from llmanac.core.errors import CheckpointError, DataError
+from llmanac.core.errors import CheckpointError, DataError, RequestError
 from llmanac.recipes.questions import REFUSAL
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_passages import Passage
@@ -32,6 +32,7 @@ from llmanac.recipes.quickstart_prompt import (
 PASSAGES = 3
 PROMPT_TOKENS = 416
 ANSWER_TOKENS = 6  # what is asked, of which parameter, a mark; and a little over
+LONGEST_QUESTION = 4000  # characters
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Assistant:
         self._words = [*self._marks, *(tokenizer.special_tokens[token] for token in (*ASKED.values(), *PARAMETERS))]
 
     def answer(self, question: str) -> Answer:
-        """Answer one question. Raises DataError for a blank one."""
+        """Answer one question. Raises DataError for a blank one, RequestError for one that is too long."""
         return self.answers([question])[0]
 
     def answers(self, questions: Sequence[str]) -> list[Answer]:
@@ -107,7 +108,7 @@ class Assistant:
         blank = next((i for i, q in enumerate(questions) if not q.strip()), None)
         if blank is not None:
             raise DataError(f"question {blank + 1} is blank; ask about a name of the documentation")
-        found = [self.index.find(question, self.passages) for question in questions]
+        found = [self._find(question) for question in questions]
         readable = [i for i, f in enumerate(found) if f.passages and f.coverage >= self.index.threshold]
         readings = self.read([(found[i].asked, self._passages(found[i])) for i in readable])
         out = [Answer(REFUSAL, (), True) for _ in questions]
@@ -118,8 +119,16 @@ class Assistant:
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """What the model is given for the last user message, passages included; a server counts its tokens."""
         question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-        found = self.index.find(question, self.passages)
+        found = self._find(question)
         return prompt(self.tokenizer, found.asked, Sheet.of(self._passages(found)), limit=self.prompt_tokens)[0]
+
+    def _find(self, question: str) -> Found:
+        if len(question) > LONGEST_QUESTION:
+            raise RequestError(
+                f"messages: a question of {len(question):,} characters; at most {LONGEST_QUESTION:,} are looked up, so "
+                "ask for one thing"
+            )
+        return self.index.find(question, self.passages)
 
     def read(self, asked: Sequence[tuple[Asked, Sequence[Passage]]]) -> list[Reading]:
         """What the model says to (question, passages) pairs, without retrieval or refusing before it is asked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmanac.core.errors import LlmanacError
+from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.files import atomic_folder
 from llmanac.generate.load import locate
 from llmanac.models.load import export_model, load_model
@@ -23,7 +23,15 @@ def convert_command(source: str, target: Path, family: str) -> None:
     model = load_model(place)
     tokenizer = load_tokenizer(tokens)
     with atomic_folder(target) as folder:
-        export_model(model, folder, family=family)
+        try:
+            export_model(model, folder, family=family)
+        except CheckpointError as error:
+            head = getattr(model.spec, "head", None)
+            if head is None or head.name != "pointer":
+                raise
+            raise CheckpointError(
+                f"{error}; only llmanac reads a pointer head: train with -s model.head=linear to export the model"
+            ) from None
         tokenizer.save(folder)
     print(f"{target}: {family} layout, {model.parameter_count():,} parameters")
     print(f"Next: llmanac generate {target} --prompt 'Once'   (or transformers.AutoModelForCausalLM.from_pretrained)")

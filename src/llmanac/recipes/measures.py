@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,6 +65,10 @@ def _scored(score: TextScore, documents: int) -> dict[str, int]:
 
 
 def _continuations(run: Any, held_out: list[str]) -> list[dict[str, str]]:
-    prompts = [text[:80].rsplit(" ", 1)[0] for text in held_out[:CONTINUED]]
-    found = Engine(run.base, run.tokenizer).generate(prompts, max_new_tokens=48)
+    texts = [text[:80].rsplit(" ", 1)[0] for text in held_out[:CONTINUED]]
+    context = getattr(run.base, "max_length", None) or sys.maxsize
+    new = min(48, max(1, context // 2))
+    ids = [[int(i) for i in run.tokenizer.encode(text)][: max(1, context - new)] for text in texts]
+    prompts = [run.tokenizer.decode(row) for row in ids]
+    found = Engine(run.base, run.tokenizer).generate(ids, max_new_tokens=new)
     return [{"prompt": prompt, "text": one.text} for prompt, one in zip(prompts, found, strict=True)]

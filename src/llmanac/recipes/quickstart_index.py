@@ -34,6 +34,7 @@ _SMALL = "a an the of in on to for is it i me my do does and or what when which 
 _EMPTY = frozenset(_SMALL.split())
 _SAID_TO_BE = re.compile(r"(?i) (?:function|method|class|attribute) (?:of|in|from) ")
 _ARTICLE = re.compile(r"(?i)\b(?:an?|any|some|all|each|every|its|his|their|my|your|this|these) $")
+LONGEST_ARTICLE = 8  # characters that end with an article and a blank, the one before them too
 _PLACE = "\x00"  # stands for the name while the words around it are looked at
 DISTANCE = 6  # words between a bare name and the module that it is said to be in
 
@@ -105,7 +106,7 @@ class DocumentationIndex:
             near = set(words[max(0, place - DISTANCE) : place] + words[place + 1 : place + DISTANCE + 1])
             marked = match.group(0) != word or bool(_CODE.search(word))
             marked = marked or bool(_SAID_TO_BE.match(question, match.end()))
-            if not marked and _ARTICLE.search(question, 0, match.start()):
+            if not marked and _ARTICLE.search(question, max(0, match.start() - LONGEST_ARTICLE), match.start()):
                 continue  # "return an event": the word means what it says
             strength, entry, name = self._look_up(word, near, content - {word.lower()}, marked=marked, bare=bare)
             if strength > 0:

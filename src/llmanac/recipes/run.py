@@ -17,6 +17,7 @@ from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe, shown
 
 STATE = "run.json"
 LOCK = ".lock"
+MADE_FIRST = ("name", "data.", "tokenizer.", "seed", "finetune")  # what the text and its tokens were made by
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,10 @@ def run(
         DataError: no text, or text that is not what the resumed run was started with.
         LlmanacError: a folder in use; whatever a stage raises.
     """
-    from llmanac.recipes.stages import Pipeline
+    try:
+        from llmanac.recipes.stages import Pipeline
+    except KeyboardInterrupt:
+        raise NothingKept from None
 
     changes = dict(patches) if isinstance(patches, Mapping) else spec.parse_patches(patches)
     if resume:
@@ -81,6 +85,12 @@ def run(
             raise SpecError(
                 f"model: {resolved.spec.model.name} is estimated by counting, and a recipe trains in steps; use "
                 "llmanac ngram train --tokenizer, or llmanac compare lm"
+            )
+        context = getattr(resolved.spec.model, "max_length", None)
+        if context is not None and resolved.states("model.max_length") and context < resolved.spec.train.length:
+            raise SpecError(
+                f"model.max_length: {context} is below train.length {resolved.spec.train.length}; raise it, or lower "
+                "train.length"
             )
         place = _new_folder(resolved.spec.name, folder)
     there = place.exists()
@@ -116,8 +126,16 @@ def _is_empty(place: Path) -> bool:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """`run.json`: the recipe as stated, what is planned, which stages are done and how long each took."""
-    return files.read_json(folder / STATE)
+    """`run.json`: the recipe as stated, what is planned, which stages are done and how long each took.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    state = files.read_json(folder / STATE)
+    kinds = {"recipe": dict, "stated": list, "planned": dict, "seconds": dict}
+    if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
+        raise DataError(f"{folder / STATE}: is damaged (no {', '.join(kinds)}); start anew with another --folder")
+    return state
 
 
 def _new_folder(name: str, folder: str | Path | None) -> Path:
@@ -156,6 +174,9 @@ def _resumed(recipe: Any, changes: dict[str, Any], folder: str | Path | None) ->
         for path, values in spec.diff(before.spec, asked.spec).items()
         if before.concerns(path) or asked.concerns(path)  # else a default of another version: the stored one holds
     }
+    begun = (place / "pretrain" / "plan.json").is_file()
+    if moved and not begun and not any(path.startswith(MADE_FIRST) for path in moved):
+        return asked, place  # no step was planned yet: what comes later may still be mended
     if moved:
         named = ", ".join(f"{path} (was {_value(old)}, now {_value(new)})" for path, (old, new) in moved.items())
         raise SpecError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,9 @@ class Pipeline:
         self.corpus: Corpus
         if (folder / "run.json").is_file():
             state = files.read_json(folder / "run.json")
-            self.seconds, self.planned = state["seconds"], state["planned"]
+            self.seconds = state["seconds"]
+            same = state["recipe"] == spec.dump(self.spec)  # else it was mended before a step was planned
+            self.planned = state["planned"] if same else {}
             settled = {"model": self.planned["model"]} if "model" in self.planned else {}
             if "pretrain" in self.planned:  # what was measured before the first step is never measured again
                 settled["train"] = self.planned["pretrain"]["train"]
@@ -349,11 +352,13 @@ class Pipeline:
         return {**known, "dtype": chosen["dtype"], "attention": chosen["attention"], "curve": _thin(curve)}
 
     def _next(self) -> list[str]:
+        chats = self.spec.finetune is not None
+        begin = next(iter(self.measured["completions"]), {"prompt": "The"})["prompt"].split("\n")[0][:40]
         return [
-            f"llmanac chat {self.folder}",
-            f"llmanac generate {self.folder} --prompt 'The with statement'",
+            *([f"llmanac chat {self.folder}"] if chats else []),
+            f"llmanac generate {self.folder} --prompt {shlex.quote(begin or 'The')}",
             f"llmanac serve {self.folder}",
-            "llmanac compare position --arms rope,learned,none --budget 3m",
+            "llmanac compare position --arms rope,learned,none --budget 10m",
         ]
 
 

@@ -1,14 +1,17 @@
 """Chat templates: Jinja in its sandbox, configured as `transformers` configures it, and who wrote which character.
 
 A template is code from a stranger and messages are text from another one. So the template runs in Jinja's immutable
-sandbox and sees plain data only; and a message that spells a control token has the first character of that spelling
-exchanged for a noncharacter while the template runs, so that only what the template itself writes becomes a token.
+sandbox, sees plain data only and has `SECONDS` to end. And while it runs, the characters that control tokens begin with
+(or end with, where the template looks at the former) are exchanged for noncharacters in all that messages say, so that
+only what the template itself writes becomes a token, however it joins or filters the messages.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +26,8 @@ from llmanac.core.errors import TokenizerError
 
 NONCHARACTERS = [chr(c) for c in range(0xFDD0, 0xFDF0)]
 OPEN, CLOSE = "\U0010fffe", "\U0010ffff"  # around what the assistant writes, while a template runs
+SECONDS = 5.0  # that a template may run
+LONGEST = 1 << 24  # characters or items that `*` may make
 REASONING = ("reasoning_content", "thinking", "reasoning")
 Messages = Sequence[Mapping[str, Any]]
 
@@ -51,11 +56,50 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """The sandbox with a clock: every call, look-up, `*` and `**` of a template asks whether its time is over."""
+
+    intercepted_binops = frozenset(["*", "**"])
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._running = threading.local()
+
+    def begin(self) -> None:
+        self._running.until = time.monotonic() + SECONDS
+
+    def _check(self) -> None:
+        if time.monotonic() > getattr(self._running, "until", float("inf")):
+            raise jinja2.exceptions.SecurityError(f"it takes more than {SECONDS:g} s")
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        self._check()
+        return super().call(*args, **kwargs)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        self._check()
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        self._check()
+        return super().getitem(obj, argument)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        self._check()
+        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
+        if operator == "**":
+            if not numbers or abs(right) > 64 or abs(left) > 1 << 32:
+                raise jinja2.exceptions.SecurityError("`**` of such values")
+        elif not numbers:
+            sized, times = (left, right) if hasattr(left, "__len__") else (right, left)
+            if hasattr(sized, "__len__") and isinstance(times, int) and len(sized) * times > LONGEST:
+                raise jinja2.exceptions.SecurityError(f"`*` would make more than {LONGEST:,} of something")
+        return super().call_binop(context, operator, left, right)
+
+
 @lru_cache(maxsize=32)
 def _compile(source: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _to_json  # Jinja's own escapes HTML
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -63,6 +107,8 @@ def _compile(source: str) -> jinja2.Template:
         return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise TokenizerError(f"chat template, line {error.lineno}: {error.message}") from None
+    except (RecursionError, MemoryError, OverflowError) as error:
+        raise TokenizerError(f"chat template: too much to read ({type(error).__name__})") from None
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -105,13 +151,13 @@ def _strings(value: Any) -> Iterable[str]:
             yield from _strings(item)
 
 
-def _exchange(value: Any, pattern: re.Pattern[str], stand_in: Mapping[str, str]) -> Any:
+def _exchanged(value: Any, pattern: re.Pattern[str], stand_in: Mapping[str, str]) -> Any:
     if isinstance(value, str):
         return pattern.sub(lambda match: stand_in[match[0][0]] + match[0][1:], value)
     if isinstance(value, dict):
-        return {_exchange(k, pattern, stand_in): _exchange(v, pattern, stand_in) for k, v in value.items()}
+        return {_exchanged(k, pattern, stand_in): _exchanged(v, pattern, stand_in) for k, v in value.items()}
     if isinstance(value, list):
-        return [_exchange(v, pattern, stand_in) for v in value]
+        return [_exchanged(v, pattern, stand_in) for v in value]
     return value
 
 
@@ -135,9 +181,10 @@ class ChatTemplate:
     def _run(self, messages: list[dict[str, Any]], prompt: bool, variables: Mapping[str, Any]) -> str:
         given = {"tools": None, "documents": None, **variables}
         try:
+            self._template.environment.begin()  # type: ignore[attr-defined]
             return self._template.render(messages=messages, add_generation_prompt=prompt, **given)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise TokenizerError(f"chat template: {error}") from None
+        except Exception as error:  # a template is a program, and this is whatever it did wrong
+            raise TokenizerError(f"chat template: {error or type(error).__name__}") from None
 
     def render(self, messages: Messages, prompt: bool, variables: Mapping[str, Any]) -> str:
         """The text of a conversation, exactly as the template writes it."""
@@ -162,23 +209,55 @@ class ChatTemplate:
         held = "".join(_strings([*plain, outside]))
         if OPEN in held or CLOSE in held:
             raise TokenizerError("messages: U+10FFFE and U+10FFFF are noncharacters and cannot be used in a chat")
-        special = sorted(special, key=len, reverse=True)
-        pattern, restore = re.compile("|".join(map(re.escape, special)) or r"(?!)"), None
-        if pattern.search(held):
-            free = iter([c for c in NONCHARACTERS if c not in held])
-            stand_in = {first: next(free, "") for first in dict.fromkeys(text[0] for text in special)}
-            if "" in stand_in.values():
-                raise TokenizerError("messages: too many noncharacters in a chat that spells control tokens")
-            plain = _exchange(plain, pattern, stand_in)
-            given = {k: v if k in roles else _exchange(v, pattern, stand_in) for k, v in given.items()}
-            restore = {ord(v): k for k, v in stand_in.items()}
-        marked = self._run(plain, prompt, given)
+        special = sorted((text for text in special if text), key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        plain, given, marked, restore = self._guarded(plain, prompt, given, roles, special, held)
         text = marked.replace(OPEN, "").replace(CLOSE, "")
         spans = _marked_spans(marked) if self._marks else self._turns(plain, given, text, pattern)
         assistant = bytearray(len(text))
         for start, stop in spans:
             assistant[start:stop] = b"\1" * (stop - start)
         return Rendered(text, restore, assistant)
+
+    def _guarded(
+        self, plain: Any, prompt: bool, given: dict[str, Any], roles: set[str], special: Sequence[str], held: str
+    ) -> tuple[Any, dict[str, Any], str, dict[int, str] | None]:
+        """Messages and variables with characters exchanged, what the template makes of them, and how to undo it.
+
+        Exchanging single characters is the stronger guard: nothing that is joined or filtered out of messages can then
+        spell a token. A template that looks at such a character writes something else for its stand-in; then each token
+        is guarded by another of its characters, and only where it has none that will do, by its whole spelling.
+        """
+        written = self._run(plain, prompt, given)
+        free = [c for c in NONCHARACTERS if c not in held]
+
+        def guarded(pattern: str, first: Iterable[str]) -> tuple[Any, dict[str, Any], str, dict[int, str] | None]:
+            compiled, stand_in = re.compile(pattern), dict(zip(sorted(set(first)), free, strict=False))
+            if not compiled.search(held):
+                return plain, given, written, None
+            if len(stand_in) < len(set(first)):
+                raise TokenizerError("messages: too many noncharacters in a chat that spells control tokens")
+            other = _exchanged(plain, compiled, stand_in)
+            changed = {k: v if k in roles else _exchanged(v, compiled, stand_in) for k, v in given.items()}
+            return other, changed, self._run(other, prompt, changed), {ord(v): k for k, v in stand_in.items()}
+
+        def unseen(characters: Iterable[str]) -> tuple[Any, dict[str, Any], str, dict[int, str] | None] | None:
+            """Messages with these exchanged, if the template does not look at them."""
+            try:
+                found = guarded(f"[{''.join(map(re.escape, sorted(set(characters))))}]", characters)
+            except TokenizerError:
+                return None
+            return found if found[3] is None or found[2].translate(found[3]) == written else None
+
+        if not special:
+            return plain, given, written, None
+        if found := unseen([text[0] for text in special]):
+            return found
+        apart = {c for c in set("".join(special)) if unseen([c])}
+        by = [next((c for c in text if c in apart), "") for text in special]
+        if all(by) and (found := unseen(by)):
+            return found
+        return guarded("|".join(map(re.escape, special)), [text[0] for text in special])
 
     def _turns(
         self, messages: list[dict[str, Any]], given: Mapping[str, Any], text: str, special: re.Pattern[str]

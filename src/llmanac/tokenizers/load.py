@@ -19,6 +19,7 @@ BLOCK = 1 << 24  # bytes of a file read at a time
 STRETCH = 1 << 12  # characters of a file that count as one document of a mixture
 # A place where every pattern of NAMED ends a piece whatever stands around it, so cutting there changes no count.
 CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
+NAME = re.compile(r"\S{1,255}\.(?:txt|md|rst|json|jsonl|ndjson|csv|tsv|gz|parquet|zip)")  # no text looks like that
 LINE = re.compile(r"(?<=\n)(?=\S)")  # the next best, in scripts that write no blanks
 
 
@@ -28,15 +29,17 @@ def load_tokenizer(
     """Read a tokenizer.
 
     Args:
-        path: a folder with a `tokenizer.json` or a SentencePiece `.model`, such a file itself, or a `.tiktoken` file,
-            gzipped or not. Where a folder has both of the first, its `tokenizer.json` counts, unless the `.model` is
-            what this package saved.
+        path: a run's folder, or one with a `tokenizer.json` or a SentencePiece `.model`, such a file itself, or a
+            `.tiktoken` file, gzipped or not. Where a folder has both of the first, its `tokenizer.json` counts, unless
+            the `.model` is what this package saved.
         pattern, special_tokens: for `.tiktoken` files that are not one of tiktoken's own, which say neither.
 
     Raises:
         TokenizerError: no such file, a broken file, or one that asks for what this package cannot do.
     """
     path = Path(path)
+    if (path / "run.json").is_file() and (path / "tokenizer").is_dir():
+        path = path / "tokenizer"
     if path.is_dir():
         from llmanac.tokenizers import _byt5_files
         from llmanac.tokenizers._unigram_files import model_in
@@ -148,6 +151,9 @@ def texts_of(files_or_texts: str | Path | Iterable[str | Path], stretch: int | N
         names = [item for item in files_or_texts if isinstance(item, str)]
         if len(names) == len(files_or_texts) and all(_is_file(name) for name in names):
             files_or_texts = [Path(name) for name in names]
+        elif names and len(names) == len(files_or_texts) and all(NAME.fullmatch(name) for name in names):
+            missing = next(name for name in names if not _is_file(name))
+            raise DataError(f"{missing}: no such file (a list of names of files is not taken for text)")
     for item in files_or_texts:
         if isinstance(item, Path):
             blocks = itertools.chain.from_iterable(map(_blocks, _files(item)))

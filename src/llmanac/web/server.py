@@ -9,6 +9,7 @@ stream that merely ends for a whole answer.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from llmanac import __version__
 from llmanac.core.errors import LlmanacError, RequestError
@@ -116,7 +118,10 @@ async def read(http: Request, kind: type[B]) -> B:
     sent = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if sent != "application/json":  # a page of another site cannot send this without being asked first
         raise ApiError(415, "send the body as JSON, with the header content-type: application/json")
-    return kind.model_validate_json(await http.body())
+    try:
+        return kind.model_validate_json(await http.body())
+    except ClientDisconnect:
+        raise ApiError(499, "the client went away before its body was here") from None
 
 
 def create_app(
@@ -199,9 +204,9 @@ def _api_routes(app: FastAPI, service: Service) -> None:
             unused = ("temperature", "top_p", "top_k", "seed", "logprobs", "top_logprobs")
             ignored = sorted({*ignored, *(name for name in unused if getattr(body, name) is not None)})
             alternatives, limit = None, sys.maxsize if limit is None else limit  # the answer is as long as it is
-            ids = prompt_of(service.assistant, engine, messages)
+            ids = await asyncio.to_thread(prompt_of, service.assistant, engine, messages)
         else:
-            ids = _chat_ids(tokenizer, messages)
+            ids = await asyncio.to_thread(_chat_ids, tokenizer, messages)
             options["logprobs"] = alternatives
         options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit
         request = engine.request(ids, **options)

@@ -66,6 +66,11 @@ def _read_rope(config: Config) -> RoPE:
     for key, table in (("rope_parameters", new), ("rope_scaling", old)):
         if not isinstance(table, dict):
             raise CheckpointError(f"{config.path}: {key} is {table!r}, expected a table")
+    if new and old and not _same_rope(new, old):
+        raise CheckpointError(
+            f"{config.path}: rope_parameters ({new}) and rope_scaling ({old}) say different things; keep the one that "
+            "the weights were trained with"
+        )
     table = new or old
     where = f"{config.path}: {'rope_parameters' if new else 'rope_scaling'}"
     own = Config(table, where)
@@ -89,6 +94,16 @@ def _read_rope(config: Config) -> RoPE:
     own.get("original_max_position_embeddings")
     own.finish()
     return RoPE(theta=theta, share=share, scaling=scaling)
+
+
+def _same_rope(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether both tables ask for one scaling; each may leave out what only the other's readers look for."""
+
+    def told(table: dict[str, Any]) -> dict[str, Any]:
+        rest = {k: v for k, v in table.items() if k not in ("type", "rope_type", "rope_theta", "partial_rotary_factor")}
+        return {"rope_type": table.get("rope_type", table.get("type", "default")), **rest}
+
+    return told(new) == told(old)
 
 
 def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:
