@@ -182,3 +182,16 @@ def test_a_failure_is_an_error_before_and_after_the_headers():
         assert got and all(c.choices[0].finish_reason is None for c in got)
         reply = broken.client.completions.create(model="tiny", prompt="abc", max_tokens=3, temperature=0)
         assert reply.usage.completion_tokens >= 1  # and the server lives on
+
+
+def test_a_client_that_goes_away_while_it_sends_is_no_failure(server, capsys):
+    host, port = server.url.removeprefix("http://").split(":")
+    for _ in range(5):
+        with socket.create_connection((host, int(port))) as sent:
+            head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 999"
+            sent.sendall(f"{head}\r\n\r\n{{".encode())
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    wait_until(lambda: not server.service.worker.counts[0])
+    time.sleep(0.2)  # what would be written is written by another thread
+    said = capsys.readouterr()
+    assert "failed" not in said.err and "Traceback" not in said.err

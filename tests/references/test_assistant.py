@@ -125,6 +125,9 @@ def test_answer_is_read_cited_and_refused(entries: list[Entry]) -> None:
     assert len(helper.engine.prompts) == before, "what nothing is found for never reaches the model"
     with pytest.raises(DataError, match="question 2 is blank"):
         helper.answers(["What does len do?", " "])
+    for ask in (helper.answer, lambda text: helper.prompt([{"role": "user", "content": text}])):
+        with pytest.raises(RequestError, match="at most 4,000 are looked up"):
+            ask("What does copytree do? " * 1000)
 
 
 def test_answer_is_the_line_pointed_at_and_nothing_else(entries: list[Entry]) -> None:

@@ -152,7 +152,7 @@ class Weights:
             if not isinstance(table, dict):
                 raise CheckpointError(f"{index}: weight_map is missing")
             for name, file in table.items():
-                if not isinstance(file, str) or Path(file).name != file:
+                if not isinstance(file, str) or not file or Path(file).name != file:
                     raise CheckpointError(f"{index}: {name} is in {file!r}, which is no file of this folder")
         for path in sorted({folder / name for name in table.values()}) or [folder / WEIGHTS]:
             for name in self._open(path).keys():  # noqa: SIM118 - a safetensors handle is no mapping
