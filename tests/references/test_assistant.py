@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from _documented import COPY, GOOGLE, library
 
-from llmanac.core.errors import CheckpointError, DataError, TokenizerError
+from llmanac.core.errors import CheckpointError, DataError, RequestError, TokenizerError
 from llmanac.data.documents import Document
 from llmanac.data.sources._docstrings import Entry
 from llmanac.recipes.assistant import Assistant
