@@ -182,7 +182,10 @@ def write_listing(path: Path, entries: list[Entry]) -> None:
 
 
 def read_listing(path: Path) -> Iterator[Entry]:
-    """What `write_listing` wrote."""
-    with open(path, encoding="utf-8") as handle:
-        for line in handle:
-            yield json.loads(line)
+    """What `write_listing` wrote. Raises DataError when it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            for line in handle:
+                yield dict(json.loads(line))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({error}); build anew with --no-resume") from None
