@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -322,6 +323,8 @@ def _fail(error: LlmanacError) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a LlmanacError becomes one sentence on standard error and exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return app(args=arguments)
     except LlmanacError as error:

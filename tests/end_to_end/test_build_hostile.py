@@ -106,6 +106,9 @@ def test_zip_archives_are_folders_and_their_bombs_are_left(folder: Path) -> None
     with zipfile.ZipFile(folder / "in" / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("docs/one.txt", "the first")
         archive.writestr("../../rows.jsonl", lines("row") + b"{broken\n")
+        archive.writestr("rows.jsonl", lines("other row"))
+        archive.writestr("/docs//./one.txt", "another first")
+        archive.writestr(".hidden/x.txt", "hidden")
         archive.writestr("page.html", "<p>page</p>")
         archive.writestr("picture.png", b"\x89PNG")
         archive.writestr("inner.zip", b"PK")
@@ -119,10 +122,11 @@ def test_zip_archives_are_folders_and_their_bombs_are_left(folder: Path) -> None
     (folder / "in" / "cut.zip").write_bytes(whole[: len(whole) // 2])
     (folder / "in" / "flip.zip").write_bytes(whole[:45] + b"\xff\xff" + whole[47:])
     kept, reasons = built(folder)
-    inside = ["a.zip/docs/one.txt", "a.zip/../../rows.jsonl:1", "a.zip/page.html"]
-    assert kept == [*inside, "bomb.zip/before.txt", "good.txt"]
+    inside = ["a.zip/docs/one.txt", "a.zip/rows.jsonl:1", "a.zip/rows.jsonl~2:1", "a.zip/docs/one.txt~2"]
+    assert kept == [*inside, "a.zip/page.html", "bomb.zip/before.txt", "good.txt"]
+    assert [row["text"] for row in rows(folder / "out")][:4] == ["the first", "row", "other row", "another first"]
     assert reasons == {
-        "a.zip/../../rows.jsonl:2": "not-json", "a.zip/inner.zip": "nested", "a.zip/blank.txt": "empty",
+        "a.zip/rows.jsonl:2": "not-json", "a.zip/inner.zip": "nested", "a.zip/picture.png": "unknown-format", "a.zip/blank.txt": "empty",
         "a.zip/latin.txt": "not-utf8", "bomb.zip": "bomb", "cut.zip": "damaged", "flip.zip": "damaged",
     }  # fmt: skip
     assert not list((folder / "in").parent.glob("rows*"))

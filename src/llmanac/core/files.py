@@ -60,8 +60,20 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, data: Any, *, indent: int | None = 1) -> Path:
-    """Write a JSON file atomically; NaN and infinity are refused, since other readers reject them."""
-    return write_text(path, json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON file atomically; NaN and infinity are refused, since other readers reject them.
+
+    Half a surrogate pair, as Python holds a byte of a file's name that is not UTF-8, is written as an escape.
+    """
+    text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        return write_text(path, text + "\n")
+    except UnicodeEncodeError:
+        return write_text(path, json.dumps(data, indent=indent, allow_nan=False) + "\n")
+
+
+def readable(name: str | Path) -> str:
+    """A file's name as text that can be written anywhere: bytes that are not UTF-8 as `\\xe9`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -88,6 +88,9 @@ class Problems:
     def blank(self, file: object, line: int | None) -> None:
         """A row or file without any text: no problem, but whoever accounts for every row wants to know."""
 
+    def pass_over(self, file: object, detail: str, *, code: str) -> None:
+        """A file that is not read because it is no text: no problem either, and to be accounted for."""
+
     @property
     def total(self) -> int:
         """How many rows were set aside."""

@@ -174,9 +174,13 @@ class _Build:
             raise DataError(f"{self.folder}: was begun with another recipe: {what}; {AGAIN}")
         known = self.folder / "inputs.jsonl"
         if known.exists():
-            other = inputs.changed(list(inputs.read_listing(known)), self.listing)
+            entries = list(inputs.read_listing(known))
+            other = inputs.changed(entries, self.listing)
             if other:
                 raise DataError(f"{self.folder}: was begun with other input: {other}; {AGAIN}")
+            renewed = [{**old, **new} for old, new in zip(entries, self.listing, strict=True)]
+            if renewed != entries:  # the same content in a file that was touched or moved
+                inputs.write_listing(known, renewed)
 
     # ---------------------------------------------------------------- the passes
 
@@ -229,7 +233,7 @@ class _Build:
                 groups[-1].append(entry)
                 held += entry["bytes"]
             tasks: list[Task] = [
-                {"kind": "scan", "folder": f"work/scan/{n:05d}", "entries": [e for e in group if e["path"]]}
+                {"kind": "scan", "folder": f"work/scan/{n:05d}", "entries": [e for e in group if inputs.is_read(e)]}
                 for n, group in enumerate(groups)
             ]
             self._run("look at the input", tasks, [sum(e["bytes"] for e in group) for group in groups])

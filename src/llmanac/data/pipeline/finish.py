@@ -75,7 +75,9 @@ def write_all(
 ) -> dict[str, Any]:
     """Recipe, picture, and last the manifest, which is returned."""
     listing = [
-        {"input": e["input"], "file": e["shown"], "bytes": e["bytes"], "sha256": e.get("sha256")} for e in entries
+        {"input": e["input"], "file": e["shown"], "bytes": e["bytes"], "sha256": e.get("sha256")}
+        for e in entries
+        if "aside" not in e
     ]
     manifest = {
         "format_version": 1,
@@ -101,7 +103,8 @@ def write_all(
 def write_beside(root: Path, recipe: BuildSpec, stages: list[dict[str, Any]]) -> None:
     """The recipe and the picture, where they are not there."""
     if not (root / "recipe.toml").exists():
-        files.write_text(root / "recipe.toml", to_toml(as_data(recipe)))
+        # TOML cannot hold a path that is not UTF-8; build.json has it
+        files.write_bytes(root / "recipe.toml", to_toml(as_data(recipe)).encode("utf-8", "replace"))
     if not (root / "stages.svg").exists():
         files.write_text(root / "stages.svg", picture(stages))
 
