@@ -127,7 +127,9 @@ def documents_of(
         return
     if kind not in readers.TABLES:
         blank = True
-        for number, piece in enumerate(readers.text_pieces(path, problems, limit=spec.piece)):
+        most = problems.bounds.document
+        pieces = readers.text_pieces(path, problems, limit=min(spec.piece, most), most=most)
+        for number, piece in enumerate(pieces):
             if piece.strip():
                 blank = False
                 yield Document(shown if number == 0 else f"{shown}#{number}", piece, shown, meta)
