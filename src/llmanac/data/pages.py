@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from llmanac.core.errors import DataError
 from llmanac.data.documents import Document
+from llmanac.data.floods import page_flood
 from llmanac.data.quarantine import Problems, Unreadable
 from llmanac.data.readers import blocks
 
@@ -93,7 +94,9 @@ def html_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
     if data is None:
         return
     text = decode_page(data)
-    if text.strip():
+    if why := page_flood(text):
+        problems.report(path, None, f"no text is in it: {why}", code="not-text")
+    elif text.strip():
         yield Document(shown, text, shown, {**meta, "format": "html"})
     else:
         problems.blank(path, None)
@@ -216,6 +219,8 @@ def _record(record: Any, limit: int) -> tuple[tuple[str, str, dict[str, str]] | 
     text = decode_page(b"".join(parts), kind)
     if not text.strip():
         return None, "", "empty"
+    if name in HTML_TYPES and (why := page_flood(text)):
+        return None, f"no text is in it: {why}", "not-text"
     found = {"format": "html" if name in HTML_TYPES else "text"}
     if date := said("WARC-Date"):
         found["date"] = date
