@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -12,6 +12,7 @@ import typer
 
 from llmanac.core.arguments import SeveralValues
 from llmanac.core.errors import LlmanacError
+from llmanac.core.files import DISK, refused
 from llmanac.data.commands import app as data_app
 from llmanac.data.quality_cli import quality_app
 from llmanac.lab.classification.app import app as classify_app
@@ -332,6 +333,10 @@ def main(arguments: list[str] | None = None) -> Any:
     except BrokenPipeError:  # `llmanac list | head`
         sys.stderr.close()
         raise SystemExit(0) from None
+    except OSError as error:  # a disk that is full, a folder that may not be read or written
+        if error.errno not in DISK:
+            raise
+        _fail(refused(error, "the disk"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files of a build that are lost or damaged, after its end and on the way: made again, alone, or named; never passed over."""
+"""Files of a build that are lost or damaged, after its end or on the way: made again, alone, or named."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildSpec:
     monkeypatch.setattr(Counted, "did", [], raising=False)
     stages = ["clean", stage("short"), stage("first_seen"), stage("short", words=10)]
     inputs = make_inputs(tmp_path / "in", 250)
-    return make_recipe({"inputs": [str(inputs)], "stages": stages, "shard_bytes": 6000, "output": {"shard_bytes": 9000}})
+    return make_recipe(
+        {"inputs": [str(inputs)], "stages": stages, "shard_bytes": 6000, "output": {"shard_bytes": 9000}}
+    )
 
 
 def stopped(recipe: BuildSpec, folder: Path, after: int) -> list[str]:

@@ -182,7 +182,8 @@ def test_zip_archives_are_folders_and_their_bombs_are_left(folder: Path) -> None
     assert kept == [*inside, "a.zip/page.html", "bomb.zip/before.txt", "good.txt"]
     assert [row["text"] for row in rows(folder / "out")][:4] == ["the first", "row", "other row", "another first"]
     assert reasons == {
-        "a.zip/rows.jsonl:2": "not-json", "a.zip/inner.zip": "nested", "a.zip/picture.png": "unknown-format", "a.zip/blank.txt": "empty",
+        "a.zip/rows.jsonl:2": "not-json", "a.zip/inner.zip": "nested", "a.zip/picture.png": "unknown-format",
+        "a.zip/blank.txt": "empty",
         "a.zip/latin.txt": "not-utf8", "bomb.zip": "bomb", "cut.zip": "damaged", "flip.zip": "damaged",
     }  # fmt: skip
     assert not list((folder / "in").parent.glob("rows*"))

@@ -1,4 +1,4 @@
-"""Files that are not what they seem: strange names, no files at all, archives cut short, edited behind a build's back."""
+"""Files that are not what they seem: strange names, pipes, archives cut short, edited under their old time."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def text_flood(text: str) -> str:
 
 
 def page_flood(page: str) -> str:
-    """Why a page's HTML is a flood; empty for a page that is none. What is repeated in its markup alone is no matter."""
+    """Why a page's HTML is a flood; empty for a page that is none. Markup may be repeated as it likes."""
     declared = _SUBSET.search(page[:4096])
     if declared and "<!ENTITY" in page and (found := _SWELLING.search(page, declared.end())):
         return f"it declares entities out of entities ({found[0][:40]!r})"

@@ -156,7 +156,7 @@ def warc_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
                 silent = silent and not code and page is None
         # a member of the gzip file that has no end yet may be too short for a single byte to come out of it
         unfinished = getattr(records.reader.decompressor, "eof", True) is False
-        if code != "truncated" and (unfinished or not number and path.stat().st_size):
+        if code != "truncated" and (unfinished or (not number and path.stat().st_size)):
             problems.report(path, number + 1, "the archive ends inside a record", code="truncated")
         elif silent:
             problems.blank(path, None)

@@ -206,7 +206,9 @@ def _short_lines(path: Path, problems: Problems, most: int) -> Iterator[tuple[in
     number, size = 1, 0  # of the unfinished line: its number, and its bytes up to this block
     for at, block in _offsets(blocks(path, problems)):
         if block.count(0) > NULS * len(block) and not (at == 0 and block.startswith(tuple(BOMS))):
-            reason = f"from byte {at + block.find(0)} on it is binary: {block.count(0):,} of {len(block):,} bytes are NUL"
+            reason = (
+                f"from byte {at + block.find(0)} on it is binary: {block.count(0):,} of {len(block):,} bytes are NUL"
+            )
             problems.report(path, None, f"{reason} (UTF-16 without its mark?)", code="not-text")
             return
         start, end = 0, block.find(b"\n")

@@ -72,7 +72,13 @@ def build(
         LlmanacError: another build holds the folder, a process died, or the disk is full.
         DataError: the recipe or the input is not what the folder was begun with, or there is no text.
     """
-    folder = Path(folder)
+    try:
+        return _build(recipe, Path(folder), workers, engine, resume)
+    except OSError as error:
+        raise files.refused(error, folder) from error
+
+
+def _build(recipe: BuildSpec, folder: Path, workers: int | None, engine: EngineName, resume: bool) -> dict[str, Any]:
     if workers is not None and workers < 1:
         raise DataError(f"--workers: {workers} is not at least 1")
     existed = folder.exists()

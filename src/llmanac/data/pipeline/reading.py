@@ -90,6 +90,8 @@ class Reader:
     def _part(self, number: int, part: dict[str, Any]) -> Iterator[Document]:
         shown = part["shown"]
         if "aside" in part:
+            if self.recipe.on_error == "fatal" and part["aside"][0] == "unreadable":
+                raise DataError(f"{part['path']}: {part['aside'][1]}; mend its rights, or take it out of the input")
             self.aside(shown, *part["aside"])
             return
         problems = _Recorder(self, part["path"], shown)

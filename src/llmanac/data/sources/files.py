@@ -80,8 +80,16 @@ class Spec(SourceSpec):
             raise _empty(self.paths, problems)
 
     def files(self) -> Iterator[tuple[Path, str]]:
-        """Every file to read, with the name it is shown under. Raises DataError for a path that is not there."""
-        return ((found.path, found.shown) for found in self.found() if not found.why)
+        """Every file to read, with the name it is shown under.
+
+        Raises:
+            DataError: a path is not there, or a file or folder may not be read.
+        """
+        for found in self.found():
+            if found.why == "unreadable":
+                raise DataError(f"{found.path}: {found.detail}; mend its rights, or take it out")
+            if not found.why:
+                yield found.path, found.shown
 
     def found(self) -> Iterator[Found]:
         """Every file, also those of the folders that cannot be read, in order; each name is there once.
@@ -190,6 +198,8 @@ def _text(path: Path, row: readers.Row, column: str, problems: Problems) -> str 
 
 def _expand(given: str, include: tuple[str, ...]) -> Iterator[Found]:
     path = Path(given).expanduser()
+    if (reason := _out_of_reach(path)) is not None:
+        raise DataError(f"{given}: cannot read it ({reason})")
     if path.is_dir():
         yield from _walk(path, include)
     elif path.is_file():
@@ -206,10 +216,21 @@ def _expand(given: str, include: tuple[str, ...]) -> Iterator[Found]:
         raise DataError(f"{given}: no such file or folder{nearest(path.name, siblings)}")
 
 
+def _out_of_reach(path: Path) -> str | None:
+    """What keeps a path from being looked at, as the system puts it; None where it is there or it is not."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
 def _no_file(path: Path) -> tuple[str, str]:
     """Why there is nothing to read at a path, without opening it; empty where there is a file."""
     if path.is_file():
-        return "", ""
+        return ("", "") if os.access(path, os.R_OK) else ("unreadable", "the file may not be read")
     what = "a link to a file that is not there" if path.is_symlink() else "a pipe, a socket or a device"
     return "not-a-file", f"it is {what}"
 
