@@ -111,7 +111,7 @@ def test_a_bomb_is_left_where_it_swells(folder: Path) -> None:
 def test_a_file_of_nul_bytes_is_refused_where_they_begin(folder: Path) -> None:
     (folder / "in" / "bomb.txt.gz").write_bytes(gzip.compress(b"a few words\n" * 100_000 + bytes(100 << 20)))
     (folder / "in" / "wide.txt").write_bytes("a text in UTF-16".encode("utf-16-le"))
-    (folder / "in" / "one.txt").write_bytes(b"a single NUL in a log " * 9 + b"\0" + b" is none")
+    (folder / "in" / "one.txt").write_bytes(b"a single NUL in a log\0")
     kept, reasons = built(folder, limits={"ratio": 10_000.0})
     assert kept == ["bomb.txt.gz", "bomb.txt.gz#1", "good.txt", "one.txt"]
     assert reasons == {"bomb.txt.gz": "not-text", "wide.txt": "not-text"}

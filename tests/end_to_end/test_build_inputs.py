@@ -126,6 +126,18 @@ def test_what_is_no_text_file_is_listed_and_not_opened(folder: Path, monkeypatch
     assert found.value.code == 2
 
 
+def test_a_file_that_may_not_be_read_is_listed_or_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "in" / "secret.txt").write_text("secret")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "secret" not in str(path) and access(path, mode))
+    assert built(folder) == (["good.txt"], {"secret.txt": "unreadable"})
+    with pytest.raises(DataError, match=r"secret\.txt: the file may not be read; mend its rights"):
+        list(Files(paths=(str(folder / "in"),)).documents())
+    recipe = make_recipe({"inputs": [str(folder / "in")], "on_error": "fatal"})
+    with pytest.raises(DataError, match=r"secret\.txt: the file may not be read"):
+        build(recipe, folder / "fatal", workers=1)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads every folder")
 def test_a_folder_that_may_not_be_read_is_listed(folder: Path) -> None:
     (folder / "in" / "locked").mkdir(mode=0)

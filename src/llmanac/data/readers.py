@@ -30,7 +30,7 @@ TEXTS = tuple(_TEXTS.split())
 KNOWN = (*TEXTS, *TABLES, *PAGES, *CONTAINERS)
 BLOCK = 1 << 20
 PARQUET_ROWS = 64  # rows that are held at once; a row may be as long as a document may be
-NULS = 0.01  # share of NUL bytes in a block above which it is no text
+NULS, FEWEST_NULS = 0.01, 16  # share and number of NUL bytes in a block from which on it is no text
 BOMS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 
@@ -205,7 +205,7 @@ def _short_lines(path: Path, problems: Problems, most: int) -> Iterator[tuple[in
     held: list[bytes] = []
     number, size = 1, 0  # of the unfinished line: its number, and its bytes up to this block
     for at, block in _offsets(blocks(path, problems)):
-        if block.count(0) > NULS * len(block) and not (at == 0 and block.startswith(tuple(BOMS))):
+        if block.count(0) >= max(FEWEST_NULS, NULS * len(block)) and not (at == 0 and block.startswith(tuple(BOMS))):
             reason = (
                 f"from byte {at + block.find(0)} on it is binary: {block.count(0):,} of {len(block):,} bytes are NUL"
             )

@@ -135,8 +135,9 @@ def documents_of(
         return
     if kind not in readers.TABLES:
         blank = True
-        most = problems.bounds.document
-        pieces = readers.text_pieces(path, problems, limit=min(spec.piece, most), most=most)
+        most = problems.bounds.text_line
+        limit = spec.piece if most is None else min(spec.piece, most)
+        pieces = readers.text_pieces(path, problems, limit=limit, most=most)
         for number, piece in enumerate(pieces):
             if piece.strip():
                 blank = False
