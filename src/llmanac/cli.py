@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from llmanac.core.arguments import SeveralValues
 from llmanac.core.errors import LlmanacError
+from llmanac.core.files import DISK, refused
 from llmanac.data.commands import app as data_app
 from llmanac.data.quality_cli import quality_app
 from llmanac.lab.classification.app import app as classify_app
@@ -322,6 +324,8 @@ def _fail(error: LlmanacError) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a LlmanacError becomes one sentence on standard error and exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return app(args=arguments)
     except LlmanacError as error:
@@ -329,6 +333,10 @@ def main(arguments: list[str] | None = None) -> Any:
     except BrokenPipeError:  # `llmanac list | head`
         sys.stderr.close()
         raise SystemExit(0) from None
+    except OSError as error:  # a disk that is full, a folder that may not be read or written
+        if error.errno not in DISK:
+            raise
+        _fail(refused(error, "the disk"))
 
 
 if __name__ == "__main__":

@@ -194,6 +194,20 @@ def test_long_text_is_cut_into_pieces_that_join_to_the_whole(tmp_path: Path) -> 
     assert len({d.id for d in found}) == len(found)
 
 
+def test_a_corpus_in_one_line_is_streamed(tmp_path: Path) -> None:
+    """Nothing but a build's limits sets a long line aside, and nothing has to hold it."""
+    import tracemalloc
+
+    path = tmp_path / "one.txt"
+    path.write_bytes(b"word " * 6_000_000)
+    tracemalloc.start()
+    size = sum(len(document.text) for document in files(path).documents())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size == 30_000_000
+    assert peak < 12_000_000
+
+
 def test_empty_missing_and_broken_inputs_are_one_sentence_each(tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text(" \n\n")
     (tmp_path / "empty.jsonl").write_text("")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import json
 import lzma
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import zipfile
 from pathlib import Path
@@ -18,10 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from _builds import dropped, rows, stage
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, LlmanacError
+from llmanac.data import readers
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import make_recipe
+from llmanac.data.quarantine import Bounds, Problems
 
 GOOD = "a good text of a few words"
 
@@ -102,10 +108,63 @@ def test_a_bomb_is_left_where_it_swells(folder: Path) -> None:
     assert [r["id"] for r in rows(folder / "rows")] == ["good.txt"]
 
 
+def test_a_file_of_nul_bytes_is_refused_where_they_begin(folder: Path) -> None:
+    (folder / "in" / "bomb.txt.gz").write_bytes(gzip.compress(b"a few words\n" * 100_000 + bytes(100 << 20)))
+    (folder / "in" / "wide.txt").write_bytes("a text in UTF-16".encode("utf-16-le"))
+    (folder / "in" / "one.txt").write_bytes(b"a single NUL in a log\0")
+    kept, reasons = built(folder, limits={"ratio": 10_000.0})
+    assert kept == ["bomb.txt.gz", "bomb.txt.gz#1", "good.txt", "one.txt"]
+    assert reasons == {"bomb.txt.gz": "not-text", "wide.txt": "not-text"}
+    assert sum(len(row["text"]) for row in rows(folder / "out")[:2]) <= 1_200_000
+    details = {line["id"]: line["detail"] for line in dropped(folder / "out")}
+    assert "byte 1200000" in details["bomb.txt.gz"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.text("aé☃ \r", max_size=9), st.integers(0, 2)), max_size=12),
+    st.integers(4, 40), st.integers(1, 40), st.integers(1, 12),
+)  # fmt: skip
+def test_long_lines_are_left_out_and_the_rest_is_all_there(
+    parts: list[tuple[str, int]], most: int, limit: int, block: int
+) -> None:
+    """Beside the plain form: split at line ends, leave out the long ones, join what stands between."""
+    data = "".join(text + "\n" * ends for text, ends in parts).encode()
+    expected, runs = [], [b""]
+    for number, line in enumerate(split(data), 1):
+        if len(line.removesuffix(b"\n")) > most:
+            expected.append(number)
+            runs.append(b"")
+        else:
+            runs[-1] += line
+    with pytest.MonkeyPatch.context() as patched, tempfile.TemporaryDirectory() as folder:
+        patched.setattr(readers, "BLOCK", block)
+        path = Path(folder) / "a.txt"
+        path.write_bytes(data)
+        problems = Problems("skip", bounds=Bounds(document=most))
+        pieces = list(readers.text_pieces(path, problems, limit=limit, most=most))
+    assert "".join(pieces).encode() == b"".join(runs)
+    assert [problem.line for problem in problems.kept] == expected
+    assert all(0 < len(piece) <= limit and len(piece.encode()) <= most for piece in pieces)
+    bounds = list(itertools.accumulate(len(run) for run in runs))
+    ends = list(itertools.accumulate(len(piece.encode()) for piece in pieces))
+    assert set(bounds) <= {0, *ends}, "no piece holds what stood on both sides of a line that was left out"
+
+
+def split(data: bytes) -> list[bytes]:
+    """Lines with their ends, where `\\r` alone ends none."""
+    found = [line + b"\n" for line in data.split(b"\n")]
+    found[-1] = found[-1][:-1]
+    return found if found[-1] else found[:-1]
+
+
 def test_zip_archives_are_folders_and_their_bombs_are_left(folder: Path) -> None:
     with zipfile.ZipFile(folder / "in" / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("docs/one.txt", "the first")
         archive.writestr("../../rows.jsonl", lines("row") + b"{broken\n")
+        archive.writestr("rows.jsonl", lines("other row"))
+        archive.writestr("/docs//./one.txt", "another first")
+        archive.writestr(".hidden/x.txt", "hidden")
         archive.writestr("page.html", "<p>page</p>")
         archive.writestr("picture.png", b"\x89PNG")
         archive.writestr("inner.zip", b"PK")
@@ -119,10 +178,12 @@ def test_zip_archives_are_folders_and_their_bombs_are_left(folder: Path) -> None
     (folder / "in" / "cut.zip").write_bytes(whole[: len(whole) // 2])
     (folder / "in" / "flip.zip").write_bytes(whole[:45] + b"\xff\xff" + whole[47:])
     kept, reasons = built(folder)
-    inside = ["a.zip/docs/one.txt", "a.zip/../../rows.jsonl:1", "a.zip/page.html"]
-    assert kept == [*inside, "bomb.zip/before.txt", "good.txt"]
+    inside = ["a.zip/docs/one.txt", "a.zip/rows.jsonl:1", "a.zip/rows.jsonl~2:1", "a.zip/docs/one.txt~2"]
+    assert kept == [*inside, "a.zip/page.html", "bomb.zip/before.txt", "good.txt"]
+    assert [row["text"] for row in rows(folder / "out")][:4] == ["the first", "row", "other row", "another first"]
     assert reasons == {
-        "a.zip/../../rows.jsonl:2": "not-json", "a.zip/inner.zip": "nested", "a.zip/blank.txt": "empty",
+        "a.zip/rows.jsonl:2": "not-json", "a.zip/inner.zip": "nested", "a.zip/picture.png": "unknown-format",
+        "a.zip/blank.txt": "empty",
         "a.zip/latin.txt": "not-utf8", "bomb.zip": "bomb", "cut.zip": "damaged", "flip.zip": "damaged",
     }  # fmt: skip
     assert not list((folder / "in").parent.glob("rows*"))
@@ -144,7 +205,10 @@ def test_a_huge_line_and_a_huge_file_in_bounded_memory(tmp_path: Path) -> None:
             out.write(b'"}\\n{"text": "after"}\\n')
         with open(root / "in" / "whole.txt", "wb") as out:
             for n in range(100):
-                out.write(b"word " * 200_000)
+                out.write(b"word " * 100_000 + b"\\n")
+            for n in range(200):
+                out.write(b"x" * 1_000_000)
+            out.write(b"\\n" + b"word " * 100_000)
         with open(root / "in" / "array.json", "wb") as out:
             out.write(b'[{"text": "first"}, {"text": "')
             for _ in range(60):
@@ -160,10 +224,10 @@ def test_a_huge_line_and_a_huge_file_in_bounded_memory(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert int(run.stdout.split()[-1]) < 200, "megabytes of the largest process"
     reasons = {line["id"]: line["reason"] for line in dropped(tmp_path / "out")}
-    assert reasons == {"line.jsonl:2": "too-large", "array.json:2": "too-large"}
+    assert reasons == {"line.jsonl:2": "too-large", "array.json:2": "too-large", "whole.txt:101": "too-large"}
     found = rows(tmp_path / "out")
-    assert {"line.jsonl:1", "line.jsonl:3", "array.json:1", "whole.txt", "whole.txt#99"} <= {r["id"] for r in found}
-    assert sum(len(r["text"].split()) for r in found if r["id"].startswith("whole")) == 20_000_000
+    assert {"line.jsonl:1", "line.jsonl:3", "array.json:1", "whole.txt", "whole.txt#50"} <= {r["id"] for r in found}
+    assert sum(len(r["text"].split()) for r in found if r["id"].startswith("whole")) == 101 * 100_000
 
 
 def test_documents_that_break_a_stage_are_dropped_and_their_neighbours_are_not(folder: Path) -> None:

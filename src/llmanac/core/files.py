@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,21 @@ from typing import Any, BinaryIO
 from llmanac.core.errors import DataError, LlmanacError
 
 TEMPORARY = ".tmp-"  # what an interrupted write leaves behind starts with this
+# what a disk or its rights refuse, and a user can mend
+DISK = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.EBUSY,
+)  # fmt: skip
 LEFT_FOR = 86_400.0  # seconds after which a temporary name belongs to nobody, whatever process has its number
+
+
+def refused(error: OSError, place: str | Path) -> LlmanacError:
+    """What the system refused, as a sentence; `place` is named where the error names no file."""
+    name = readable(error.filename) if isinstance(error.filename, (str, bytes)) else str(place)
+    return LlmanacError(
+        f"{name}: the system refuses it ({error.strerror or error}); free some space, or name a place "
+        "that you may read and write"
+    )
 
 
 def _sync_folder(path: Path) -> None:
@@ -60,8 +75,20 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, data: Any, *, indent: int | None = 1) -> Path:
-    """Write a JSON file atomically; NaN and infinity are refused, since other readers reject them."""
-    return write_text(path, json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON file atomically; NaN and infinity are refused, since other readers reject them.
+
+    Half a surrogate pair, as Python holds a byte of a file's name that is not UTF-8, is written as an escape.
+    """
+    text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        return write_text(path, text + "\n")
+    except UnicodeEncodeError:
+        return write_text(path, json.dumps(data, indent=indent, allow_nan=False) + "\n")
+
+
+def readable(name: str | bytes | Path) -> str:
+    """A file's name as text that can be written anywhere: bytes that are not UTF-8 as `\\xe9`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from llmanac.data.documents import Document
+from llmanac.data.documents import Document, Names
 from llmanac.data.quarantine import Problems, Unreadable
 from llmanac.data.readers import BLOCK, KNOWN, check_swelling, format_of
 
@@ -34,9 +34,17 @@ class _Inside(Problems):
     def blank(self, file: object, line: int | None) -> None:
         self.outer.blank(self.name, line)
 
+    def pass_over(self, file: object, detail: str, *, code: str) -> None:
+        self.outer.pass_over(self.name, detail, code=code)
+
+
+def clean_name(name: str) -> str:
+    """A member's name as a path below its archive: no root, no `..`, `/` between its parts."""
+    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")) or "file"
+
 
 def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Iterator[Document]:
-    """The documents of every file of a known format, in the archive's order.
+    """The documents of every file of a known format, in the archive's order; hidden ones (`.x`) are no part of it.
 
     Args:
         read: reads one unpacked file, given its path, what it is called, and where its problems go.
@@ -44,33 +52,38 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
     Raises:
         Unreadable: no zip archive, or one that swells past the bounds; what came before was good.
     """
-    size, out = path.stat().st_size, 0
+    size, out, names = path.stat().st_size, 0, Names()
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="llmanac-zip-") as folder:
             for number, member in enumerate(archive.infolist()):
                 if number == MEMBERS:
                     raise Unreadable(f"{path}: more than {MEMBERS:,} files; what follows is left out", code="bomb")
-                name = PurePosixPath(member.filename)
-                inside = _Inside(problems, f"{path}/{member.filename}")
-                kind = format_of(Path(name.name))
-                if member.is_dir() or name.name.startswith((".", "__MACOSX")):
+                if member.is_dir():
                     continue
+                clean = clean_name(member.filename)
+                if any(part.startswith((".", "__MACOSX", "__pycache__")) for part in clean.split("/")):
+                    continue
+                name = PurePosixPath(names.free(clean))
+                inside = _Inside(problems, f"{path}/{name}")
+                suffixes = PurePosixPath(clean).suffixes
+                kind = format_of(Path(clean))
                 if kind == ".zip":
                     inside.report(path, None, "an archive in an archive is not opened", code="nested")
                     continue
                 if kind not in KNOWN:
+                    inside.pass_over(path, f"{kind or 'no suffix'} is no known format", code="unknown-format")
                     continue
                 if member.flag_bits & 1:
                     inside.report(path, None, "it asks for a password", code="encrypted")
                     continue
                 # only the suffixes of the name are used, so that no name leads anywhere
-                file = Path(folder) / ("file" + "".join(Path(name.name).suffixes[-2:]))
+                file = Path(folder) / ("file" + "".join(suffixes[-2:]))
                 with archive.open(member) as packed, open(file, "wb") as unpacked:
                     while block := packed.read(BLOCK):
                         out += len(block)
                         check_swelling(path, out, size, problems)
                         unpacked.write(block)
-                yield from read(file, f"{shown}/{member.filename}", inside)
+                yield from read(file, f"{shown}/{name}", inside)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, Unreadable):
             raise

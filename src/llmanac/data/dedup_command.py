@@ -98,6 +98,20 @@ def dedup_command(
     Raises:
         LlmanacError: bad input or choices, a disk that refuses, or a folder that holds something else.
     """
+    try:
+        document, places = _deduplicate(paths, method, out, text, memory, patches)
+    except OSError as error:
+        raise files.refused(error, out) from error
+    if as_json:
+        print(json.dumps(document))
+    else:
+        _print(document, places.dropped)
+
+
+def _deduplicate(
+    paths: Sequence[str], method: str, out: Path, text: str, memory: str, patches: Sequence[str]
+) -> tuple[dict[str, Any], Layout]:
+    """Read, decide, write; the report and where everything went."""
     spec = make_method("stage", {"name": method, **parse_patches(patches)}, "--method")
     stage, limit = build_corpus_stage(spec), read_size(memory)
     inputs = list(FilesSpec(paths=tuple(paths)).files())
@@ -121,10 +135,7 @@ def dedup_command(
             "bytes_in": counts["bytes in"], "bytes_out": counts["bytes out"], "stage": report,
         }  # fmt: skip
         files.write_json(places.report, document)
-    if as_json:
-        print(json.dumps(document))
-    else:
-        _print(document, places.dropped)
+    return document, places
 
 
 def _write_all(

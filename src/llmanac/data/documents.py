@@ -50,3 +50,19 @@ class Document:
     def with_text(self, text: str) -> Document:
         """The same document with another text."""
         return replace(self, text=text)
+
+
+class Names:
+    """Gives every file a name of its own: the second `x.txt` is `x.txt~2`."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}  # a name, and the number its next holder begins at
+
+    def free(self, name: str) -> str:
+        """The name, or the first of those numbered from 2 on that nothing has yet."""
+        found, number = name, self._taken.get(name, 1)
+        while found in self._taken:
+            number += 1
+            found = f"{name}~{number}"
+        self._taken[name], self._taken[found] = number, self._taken.get(found, 1)
+        return found

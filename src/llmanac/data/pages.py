@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from llmanac.core.errors import DataError
 from llmanac.data.documents import Document
+from llmanac.data.floods import page_flood
 from llmanac.data.quarantine import Problems, Unreadable
 from llmanac.data.readers import blocks
 
@@ -42,6 +43,8 @@ ENCODINGS |= {name: name for name in _SAME.split()}
 _META = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([\w.:-]{2,40})""", re.IGNORECASE)
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]{2,40})""", re.IGNORECASE)
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+PAGE_TYPES = ("response", "resource", "conversion")  # types of WARC records that hold a page; the others of the format:
+OTHER_TYPES = ("warcinfo", "request", "metadata", "revisit", "continuation")
 
 
 def decode_page(data: bytes, content_type: str = "") -> str:
@@ -91,7 +94,9 @@ def html_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
     if data is None:
         return
     text = decode_page(data)
-    if text.strip():
+    if why := page_flood(text):
+        problems.report(path, None, f"no text is in it: {why}", code="not-text")
+    elif text.strip():
         yield Document(shown, text, shown, {**meta, "format": "html"})
     else:
         problems.blank(path, None)
@@ -133,13 +138,28 @@ def warc_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
     Pages of one host are one group. A record's id is `file:number`, the number counting every record from 1.
     """
     archive = _need("warcio.archiveiterator", "WARC")
-    number = 0
+    number, silent, code = 0, True, ""
     try:
         with open(path, "rb") as handle:
-            for record in archive.ArchiveIterator(handle):
+            records = archive.ArchiveIterator(handle)
+            _prepare(records)
+            for record in records:
                 number += 1
-                if record.rec_type in ("response", "resource", "conversion"):
-                    yield from _page(path, shown, number, record, meta, problems)
+                page, reason, code = _record(record, problems.bounds.document)
+                if code == "empty":
+                    problems.blank(path, number)
+                elif code:
+                    problems.report(path, number, reason, code=code)
+                elif page is not None:
+                    url, text, found = page
+                    yield Document(f"{shown}:{number}", text, _host(url) or shown, {**meta, **found, "url": url})
+                silent = silent and not code and page is None
+        # a member of the gzip file that has no end yet may be too short for a single byte to come out of it
+        unfinished = getattr(records.reader.decompressor, "eof", True) is False
+        if code != "truncated" and (unfinished or (not number and path.stat().st_size)):
+            problems.report(path, number + 1, "the archive ends inside a record", code="truncated")
+        elif silent:
+            problems.blank(path, None)
     except DataError:
         raise
     except OSError as error:
@@ -149,42 +169,62 @@ def warc_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
         problems.report(path, number + 1, f"not a readable WARC record ({reason})", code="damaged")
 
 
-def _page(
-    path: Path, shown: str, number: int, record: Any, meta: Mapping[str, Any], problems: Problems
-) -> Iterator[Document]:
+def _prepare(records: Any) -> None:
+    """Let the end of an archive be seen: warcio takes a record that ends inside its HTTP headers for the end of it all,
+    and forgets how the last member of a gzip file ended."""
+    load = records.loader.load_http_headers
+
+    def headers(*given: Any) -> Any:
+        try:
+            return load(*given)
+        except EOFError:
+            return None
+
+    records.loader.load_http_headers, records.close = headers, lambda: None
+
+
+def _record(record: Any, limit: int) -> tuple[tuple[str, str, dict[str, str]] | None, str, str]:
+    """`(page, "", "")` with a page's address, text and meta; `(None, reason, code)` for what is none.
+
+    Both are empty for a record that is whole and of a type that holds no page (a request, the archive's own note).
+    """
+    said = record.rec_headers.get_header
+    if not record.rec_type or not (said("Content-Length") or "").strip().isdigit():
+        return None, "the head of the record is cut off or damaged: it has no type or no length", "truncated"
     headers = record.http_headers
-    kind = (headers or record.rec_headers).get_header("Content-Type") or ""
-    status = headers.get_statuscode() if headers else "200"
+    kind = (headers.get_header("Content-Type") if headers else said("Content-Type")) or ""
     name = kind.partition(";")[0].strip().lower()
-    if name not in HTML_TYPES and not name.startswith("text/plain"):
-        problems.report(path, number, f"its content type is {name[:80] or 'not given'}", code="not-text")
-        return
-    if not status.startswith("2"):
-        problems.report(path, number, f"the server answered {status[:20]}", code="http-status")
-        return
-    limit = problems.bounds.document
+    status = (headers.get_statuscode() if headers else "200") or ""
+    wanted = record.rec_type in PAGE_TYPES and (name in HTML_TYPES or name.startswith("text/plain"))
     parts, size = [], 0
-    stream = record.content_stream()
-    while size <= limit and (part := stream.read(1 << 16)):
-        parts.append(part)
-        size += len(part)
+    if wanted and status.startswith("2"):
+        stream = record.content_stream()
+        while size <= limit and (part := stream.read(1 << 16)):
+            parts.append(part)
+            size += len(part)
     if size > limit:
-        problems.report(path, number, f"more than {limit:,} bytes (limits.max_bytes)", code="too-large")
-        return
-    while record.raw_stream.read(1 << 16):  # what a decoder left; a record that is cut off has too little
+        return None, f"more than {limit:,} bytes (limits.max_bytes)", "too-large"
+    while record.raw_stream.read(1 << 16):  # what is left; a record that is cut off has too little
         pass
     if (missing := getattr(record.raw_stream, "limit", 0)) > 0:
-        problems.report(path, number, f"the record is cut off; {missing:,} bytes are missing", code="truncated")
-        return
+        return None, f"the record is cut off; {missing:,} bytes are missing", "truncated"
+    if record.rec_type in OTHER_TYPES:
+        return None, "", ""
+    if record.rec_type not in PAGE_TYPES:
+        return None, f"its type is {record.rec_type[:80]}", "not-text"
+    if not wanted:
+        return None, f"its content type is {name[:80] or 'not given'}", "not-text"
+    if not status.startswith("2"):
+        return None, f"the server answered {status[:20]}", "http-status"
     text = decode_page(b"".join(parts), kind)
     if not text.strip():
-        problems.blank(path, number)
-        return
-    url = (record.rec_headers.get_header("WARC-Target-URI") or "").strip("<> ")
-    found = {"format": "html" if name in HTML_TYPES else "text", "url": url}
-    if date := record.rec_headers.get_header("WARC-Date"):
+        return None, "", "empty"
+    if name in HTML_TYPES and (why := page_flood(text)):
+        return None, f"no text is in it: {why}", "not-text"
+    found = {"format": "html" if name in HTML_TYPES else "text"}
+    if date := said("WARC-Date"):
         found["date"] = date
-    yield Document(f"{shown}:{number}", text, _host(url) or shown, {**meta, **found})
+    return ((said("WARC-Target-URI") or "").strip("<> "), text, found), "", ""
 
 
 def _host(url: str) -> str:

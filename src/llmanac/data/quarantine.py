@@ -25,12 +25,14 @@ class Bounds:
         ratio: bytes that one byte of a compressed file may become, once more than `free` bytes have come out.
         expanded: bytes that may come out of one compressed file at all.
         free: bytes that may come out of a compressed file whatever its ratio.
+        text_line: bytes of one line of plain text, which is held to be measured; None streams lines of any length.
     """
 
     document: int = 1 << 30
     ratio: float = float("inf")
     expanded: float = float("inf")
     free: int = 16 << 20
+    text_line: int | None = None
 
     @property
     def line(self) -> int:
@@ -87,6 +89,9 @@ class Problems:
 
     def blank(self, file: object, line: int | None) -> None:
         """A row or file without any text: no problem, but whoever accounts for every row wants to know."""
+
+    def pass_over(self, file: object, detail: str, *, code: str) -> None:
+        """A file that is not read because it is no text: no problem either, and to be accounted for."""
 
     @property
     def total(self) -> int:

@@ -30,6 +30,7 @@ TEXTS = tuple(_TEXTS.split())
 KNOWN = (*TEXTS, *TABLES, *PAGES, *CONTAINERS)
 BLOCK = 1 << 20
 PARQUET_ROWS = 64  # rows that are held at once; a row may be as long as a document may be
+NULS, FEWEST_NULS = 0.01, 16  # share and number of NUL bytes in a block from which on it is no text
 BOMS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 
@@ -132,35 +133,60 @@ def not_utf8(block: bytes, at: int, byte: int) -> str:
     return f"not UTF-8 at byte {at} ({hint}); convert it to UTF-8, for example with iconv"
 
 
-def text_pieces(path: Path, problems: Problems, *, limit: int) -> Iterator[str]:
+def text_pieces(path: Path, problems: Problems, *, limit: int, most: int | None = None) -> Iterator[str]:
     """A text file's content in pieces of about `limit` characters, cut after a blank line where one is near.
 
     A file that is not UTF-8 is one problem, named with its byte offset; nothing of it is used after that byte.
+
+    Args:
+        most: bytes that a piece may have; a single line of more is a problem of its own and left out, and a file of
+            NUL bytes is refused where they begin.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, seen = "", 0
-    for block in blocks(path, problems):
+    for at, block in _offsets(blocks(path, problems)) if most is None else _short_lines(path, problems, most):
+        if not block:  # a line was left out: what came before it ends here
+            yield from _fitting(held, most)
+            held = ""
+            continue
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block)
         except UnicodeDecodeError as error:
-            at = seen - pending + error.start
-            problems.report(path, None, not_utf8(block, at, error.object[error.start]), code="not-utf8")
+            where = at - pending + error.start
+            problems.report(path, None, not_utf8(block, where, error.object[error.start]), code="not-utf8")
             return
-        if seen == 0:
+        if at == 0:
             text = text.removeprefix("\ufeff")
-        seen += len(block)
+        seen = at + len(block)
         held += text
         while len(held) > limit:
             cut = _cut(held, limit)
-            yield held[:cut]
+            yield from _fitting(held[:cut], most)
             held = held[cut:]
     if decoder.getstate()[0]:
-        at = seen - len(decoder.getstate()[0])
-        problems.report(path, None, f"not UTF-8 at byte {at} (it ends inside a character)", code="not-utf8")
+        where = seen - len(decoder.getstate()[0])
+        problems.report(path, None, f"not UTF-8 at byte {where} (it ends inside a character)", code="not-utf8")
         return
-    if held:
-        yield held
+    yield from _fitting(held, most)
+
+
+def _offsets(found: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    for block in found:
+        yield at, block
+        at += len(block)
+
+
+def _fitting(piece: str, most: int | None) -> Iterator[str]:
+    """A piece, or its parts where it has more than `most` bytes."""
+    if most is None or len(piece) < 2 or 4 * len(piece) <= most or len(piece.encode("utf-8", "surrogatepass")) <= most:
+        if piece:
+            yield piece
+        return
+    cut = _cut(piece, max(1, len(piece) // 2))
+    yield from _fitting(piece[:cut], most)
+    yield from _fitting(piece[cut:], most)
 
 
 def _cut(text: str, limit: int) -> int:
@@ -169,6 +195,43 @@ def _cut(text: str, limit: int) -> int:
         if at >= 0:
             return at + len(mark)
     return limit
+
+
+def _short_lines(path: Path, problems: Problems, most: int) -> Iterator[tuple[int, bytes]]:
+    """A text file's bytes, each part with its offset; a line of more than `most` bytes is left out for an empty part.
+
+    Parts end where lines do. At most `most` bytes and a block are held.
+    """
+    held: list[bytes] = []
+    number, size = 1, 0  # of the unfinished line: its number, and its bytes up to this block
+    for at, block in _offsets(blocks(path, problems)):
+        if block.count(0) >= max(FEWEST_NULS, NULS * len(block)) and not (at == 0 and block.startswith(tuple(BOMS))):
+            reason = (
+                f"from byte {at + block.find(0)} on it is binary: {block.count(0):,} of {len(block):,} bytes are NUL"
+            )
+            problems.report(path, None, f"{reason} (UTF-16 without its mark?)", code="not-text")
+            return
+        start, end = 0, block.find(b"\n")
+        while end >= 0:  # to the end of the unfinished line; then over all the short lines that follow at once
+            if size + end - start > most:
+                reason = f"a line of {size + end - start:,} bytes, more than {most:,} (limits.max_bytes)"
+                problems.report(path, number, f"{reason}; it is left out", code="too-large")
+                yield at, b""
+            elif part := b"".join([*held, block[start : end + 1]]):
+                yield at + start - size, part
+            held.clear()
+            number, start, size = number + block.count(b"\n", start, end + 1), end + 1, 0
+            end = block.rfind(b"\n", start) if len(block) - start <= most else block.find(b"\n", start)
+        size += len(block) - start
+        if size <= most:
+            held.append(block[start:])
+        else:
+            held.clear()
+    if size > most:
+        reason = f"a line of {size:,} bytes, more than {most:,} (limits.max_bytes); it is left out"
+        problems.report(path, number, reason, code="too-large")
+    elif size:
+        yield at + len(block) - size, b"".join(held)
 
 
 def lines(path: Path, problems: Problems, span: Span | None = None) -> Iterator[tuple[int, str]]:

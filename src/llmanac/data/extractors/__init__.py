@@ -42,7 +42,8 @@ class Extractor:
                 then as Windows-1252.
 
         Raises:
-            Unusable: the page is too large, too deep, has a tag of too many attributes, or cannot be parsed.
+            Unusable: the page is too large, too deep, a flood of one symbol, has a tag of too many attributes, or
+                cannot be parsed.
         """
         raise NotImplementedError
 

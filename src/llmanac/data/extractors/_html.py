@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmanac.data.extractors import Unusable, backend
+from llmanac.data.floods import page_flood
 from llmanac.data.pages import ENCODINGS
 from llmanac.kernels.html import scan_tags
 
@@ -71,11 +72,13 @@ def checked(page: str | bytes, *, max_bytes: int) -> str:
         max_bytes: a page longer than this (in bytes, or in characters of a `str`) is refused before it is looked at.
 
     Raises:
-        Unusable: `page_too_large`, `too_many_attributes` or `too_many_elements`.
+        Unusable: `page_too_large`, `no_text` (a flood), `too_many_attributes` or `too_many_elements`.
     """
     if len(page) > max_bytes:
         raise Unusable("page_too_large", f"{len(page)} bytes where {max_bytes} are allowed")
     text = FORBIDDEN.sub("", decode(page) if isinstance(page, bytes) else page)
+    if why := page_flood(text):
+        raise Unusable("no_text", why)
     tags, attributes, most = scan_tags(np.frombuffer(text.encode("utf-8"), np.uint8))
     if most > MAX_ATTRIBUTES:
         raise Unusable("too_many_attributes", f"a tag of {most} attributes where {MAX_ATTRIBUTES} are allowed")

@@ -9,6 +9,7 @@ FOLDER/manifest.json    what was made of what; written last, and the mark that t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from llmanac.core.errors import DataError
 from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import flatten
-from llmanac.data.pipeline import finish, inputs
+from llmanac.data.pipeline import finish, inputs, sound
 from llmanac.data.pipeline.chain import Counts
 from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
 from llmanac.data.pipeline.tasks import Task
@@ -30,6 +31,7 @@ from llmanac.data.pipeline.tasks import Task
 EngineName = Literal["local", "ray"]
 # in the order in which they are removed: a folder without manifest.json is not finished, one with build.json is ours
 OURS = ("manifest.json", "data", "dropped", "inputs.jsonl", "work", "recipe.toml", "stages.svg", "build.json")
+AGAIN = "build into another --folder, or anew with --no-resume"
 
 
 class OtherInput(DataError):
@@ -74,7 +76,13 @@ def build(
         LlmanacError: another build holds the folder, a process died, or the disk is full.
         DataError: the recipe or the input is not what the folder was begun with, or there is no text.
     """
-    folder = Path(folder)
+    try:
+        return _build(recipe, Path(folder), workers, engine, resume)
+    except OSError as error:
+        raise files.refused(error, folder) from error
+
+
+def _build(recipe: BuildSpec, folder: Path, workers: int | None, engine: EngineName, resume: bool) -> dict[str, Any]:
     if workers is not None and workers < 1:
         raise DataError(f"--workers: {workers} is not at least 1")
     existed = folder.exists()
@@ -114,6 +122,13 @@ def _engine(name: str, folder: Path, workers: int, limit: float) -> Any:
     return Engine(folder, workers=workers, limit=limit)
 
 
+def _readable(path: Path, hint: str) -> Any:
+    try:
+        return files.read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}; {hint}") from None
+
+
 class _Build:
     def __init__(self, recipe: BuildSpec, folder: Path, listing: list[inputs.Entry]) -> None:
         self.recipe, self.folder, self.listing = recipe, folder, listing
@@ -136,40 +151,56 @@ class _Build:
                 else:
                     path.unlink(missing_ok=True)
         elif not (self.folder / "inputs.jsonl").exists():
+            if (self.folder / "manifest.json").exists():
+                raise DataError(f"{self.folder}/inputs.jsonl: is gone, so the input cannot be checked; {AGAIN}")
             shutil.rmtree(self.work, ignore_errors=True)  # nothing was read yet: begin anew, whatever it was
         else:
-            self._check(state, files.read_json(mark))
+            self._check(state, _readable(mark, AGAIN))
         files.write_json(mark, state)  # first of all: it is what makes the folder a build's
         self.work.mkdir(exist_ok=True)
         manifest = self.folder / "manifest.json"
         if manifest.exists():
-            shutil.rmtree(self.work)
-            return dict(files.read_json(manifest))
+            found = dict(_readable(manifest, "delete it and run the same command again"))
+            if not sound.missing_output(self.folder, found):
+                finish.write_beside(self.folder, self.recipe, found["stages"])
+                shutil.rmtree(self.work)
+                return found
+            manifest.unlink()  # not finished any more; what is lost is made again
         for log in self.work.glob("worker-*.log"):
             log.unlink()
-        if (self.work / "slow.json").exists():
+        sound.drop_damaged(self.folder)
+        with contextlib.suppress(DataError):  # without it, what was slow is found out again
             self._slow = files.read_json(self.work / "slow.json")
         return None
 
     def _check(self, now: dict[str, Any], before: dict[str, Any]) -> None:
         """Refuse to go on with another recipe, other code or other input."""
-        again = "build into another --folder, or anew with --no-resume"
         if now != before:
             new, old = flatten(now), flatten(before)
             key = next((k for k in sorted({*new, *old}) if new.get(k) != old.get(k)), "recipe")
             what = f"{key.removeprefix('recipe.')} was {old.get(key)!r} and is {new.get(key)!r}"
             if key.startswith("stages") and not key.startswith("stages."):
                 what = "the code of a stage has changed"
-            raise DataError(f"{self.folder}: was begun with another recipe: {what}; {again}")
+            raise DataError(f"{self.folder}: was begun with another recipe: {what}; {AGAIN}")
         known = self.folder / "inputs.jsonl"
         if known.exists():
-            other = inputs.changed(list(inputs.read_listing(known)), self.listing)
+            entries = list(inputs.read_listing(known))
+            other = inputs.changed(entries, self.listing)
             if other:
-                raise OtherInput(f"{self.folder}: was begun with other input: {other}; {again}")
+                raise OtherInput(f"{self.folder}: was begun with other input: {other}; {AGAIN}")
+            renewed = [{**old, **new} for old, new in zip(entries, self.listing, strict=True)]
+            if renewed != entries:  # the same content in a file that was touched or moved
+                inputs.write_listing(known, renewed)
 
     # ---------------------------------------------------------------- the passes
 
     def all(self) -> dict[str, Any]:
+        """Do what is not done, and again where that takes what was done before and is gone."""
+        while True:
+            with contextlib.suppress(sound.Gone):
+                return self._passes()
+
+    def _passes(self) -> dict[str, Any]:
         parts = segments(self.recipe, self._corpus_stages())
         entries = self._scan()
         units = inputs.units(entries, self.recipe.shard_bytes)
@@ -212,7 +243,7 @@ class _Build:
                 groups[-1].append(entry)
                 held += entry["bytes"]
             tasks: list[Task] = [
-                {"kind": "scan", "folder": f"work/scan/{n:05d}", "entries": [e for e in group if e["path"]]}
+                {"kind": "scan", "folder": f"work/scan/{n:05d}", "entries": [e for e in group if inputs.is_read(e)]}
                 for n, group in enumerate(groups)
             ]
             self._run("look at the input", tasks, [sum(e["bytes"] for e in group) for group in groups])
@@ -265,6 +296,7 @@ class _Build:
             task.update(self._slow.get(task["folder"], {}))
         if not left:
             return
+        sound.need(self.folder, left)
         done = 0
         total, unit = max(1, sum(size[task["folder"]] for task in left)), "B" if max(sizes) > 1 else "shards"
         with progress(label, total=total, unit=unit) as bar:
@@ -324,7 +356,7 @@ class _Build:
             for n, plan in enumerate(plans)
         ]
         self._run("write", tasks, [1] * len(tasks))
-        written = [files.read_json(self.folder / task["folder"] / "done.json") for task in tasks]
+        written = [files.read_json(self.folder / task["folder"] / "done.json")["files"][0] for task in tasks]
         finish.gather([(self.folder / t["folder"] / t["name"], t["name"]) for t in tasks], self.folder)
         finish.gather_lists(self.folder, self.keys, dropped)
         stages = [

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from llmanac import __version__
 from llmanac.core import files
 from llmanac.core.errors import LlmanacError
 from llmanac.core.spec import to_toml
-from llmanac.data.pipeline import mixing
+from llmanac.data.pipeline import mixing, sound
 from llmanac.data.pipeline.inputs import Entry
 from llmanac.data.pipeline.recipe import BuildSpec, as_data
 from llmanac.data.pipeline.report import picture
@@ -36,23 +37,28 @@ def plan_output(recipe: BuildSpec, shards: list[dict[str, Any]]) -> tuple[list[d
 
 
 def gather(finished: list[tuple[Path, str]], root: Path) -> None:
-    """Move the output's files into `data/`, which takes its name when all are in it; goes on where it was stopped."""
-    if (root / "data").exists():
-        return
-    gathered = root / "work" / "data"
+    """Move the output's files into `data/`, which takes its name when all are in it; goes on where it was stopped.
+
+    Where `data/` is there already (the build goes on, or makes lost files again) they take their places in it.
+    """
+    there = (root / "data").exists()
+    gathered = root / "data" if there else root / "work" / "data"
     gathered.mkdir(exist_ok=True)
     for path, name in finished:
         if path.exists():
             os.replace(path, gathered / name)
         elif not (gathered / name).exists():
-            raise LlmanacError(f"{path}: is gone; build anew with --no-resume")
-    os.replace(gathered, root / "data")
+            raise LlmanacError(f"{path}: is gone; run the same command again")
+    names = {name for _, name in finished}
+    for path in gathered.iterdir():  # of an earlier end, with another cut into files
+        if path.name not in names and re.fullmatch(r"\d{5}\.(jsonl|jsonl\.gz|parquet)", path.name):
+            path.unlink()
+    if not there:
+        os.replace(gathered, root / "data")
 
 
 def gather_lists(root: Path, keys: list[str], dropped: list[Path]) -> None:
     """Join the lists of dropped documents, one a stage, in the order of the input."""
-    if (root / "dropped").exists():
-        return
     with files.atomic_folder(root / "dropped") as target:
         for key in keys:
             parts = [path for path in dropped if path.name == f"dropped-{key}.jsonl" and path.exists()]
@@ -69,7 +75,9 @@ def write_all(
 ) -> dict[str, Any]:
     """Recipe, picture, and last the manifest, which is returned."""
     listing = [
-        {"input": e["input"], "file": e["shown"], "bytes": e["bytes"], "sha256": e.get("sha256")} for e in entries
+        {"input": e["input"], "file": e["shown"], "bytes": e["bytes"], "sha256": e.get("sha256")}
+        for e in entries
+        if "aside" not in e
     ]
     manifest = {
         "format_version": 1,
@@ -85,11 +93,20 @@ def write_all(
         },
         "stages": stages,
         "output": output,
+        "lists": sound.listed(root / "dropped"),
     }
-    files.write_text(root / "recipe.toml", to_toml(as_data(recipe)))
-    files.write_text(root / "stages.svg", picture(stages))
+    write_beside(root, recipe, stages)
     files.write_json(root / "manifest.json", manifest)
     return manifest
+
+
+def write_beside(root: Path, recipe: BuildSpec, stages: list[dict[str, Any]]) -> None:
+    """The recipe and the picture, where they are not there."""
+    if not (root / "recipe.toml").exists():
+        # TOML cannot hold a path that is not UTF-8; build.json has it
+        files.write_bytes(root / "recipe.toml", to_toml(as_data(recipe)).encode("utf-8", "replace"))
+    if not (root / "stages.svg").exists():
+        files.write_text(root / "stages.svg", picture(stages))
 
 
 def _versions() -> dict[str, str]:

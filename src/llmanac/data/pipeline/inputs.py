@@ -20,7 +20,9 @@ from llmanac.data.readers import COMPRESSED, format_of
 from llmanac.data.sources.files import Spec as FilesSpec
 
 LINED = (".jsonl", ".ndjson")
-Entry = dict[str, Any]  # input, path, shown, bytes, mtime_ns; after the scan sha256 and cuts
+STAMP = ("bytes", "mtime_ns", "ctime_ns", "inode")
+NOTHING = dict.fromkeys(STAMP, 0)
+Entry = dict[str, Any]  # input, path, shown, the stamp; after the scan sha256 and cuts; or aside: why it is not read
 
 
 def prefixes(recipe: BuildSpec) -> list[str]:
@@ -42,30 +44,52 @@ def list_inputs(recipe: BuildSpec) -> list[Entry]:
     for number, item in enumerate(recipe.inputs):
         if not isinstance(item.source, FilesSpec):
             of = {"version": item.source.version()}
-            found.append({"input": number, "path": "", "shown": item.source.name, "bytes": 0, "mtime_ns": 0, **of})
+            found.append({"input": number, "path": "", "shown": item.source.name, **NOTHING, **of})
             continue
         if not item.source.paths:
             raise DataError(f"inputs.{number}.source.paths: no input; name a file, a folder or a glob pattern")
-        seen: set[str] = set()
-        for path, shown in item.source.files():
-            name, again = shown, 1
-            while name in seen:  # a/x.txt and b/x.txt, given one by one, are both shown as x.txt
-                again += 1
-                name = f"{shown}~{again}"
-            seen.add(name)
-            found.append({"input": number, "path": str(path), "shown": name, **stamp(path)})
+        for file in item.source.found():
+            entry = {"input": number, "path": str(file.path), "shown": file.shown}
+            if file.why:
+                found.append({**entry, **NOTHING, "aside": [file.why, file.detail]})
+            else:
+                found.append({**entry, **stamp(file.path)})
     return found
 
 
 def stamp(path: Path) -> dict[str, int]:
-    """Size and time of a file: while both stay, its content is taken to be the same. Raises DataError."""
+    """Size, times and number of a file: while all stay, its content is taken to be the same. Raises DataError.
+
+    A change of the content always sets `ctime_ns`, which no program can set back.
+    """
     try:
         stat = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror})") from None
     if not S_ISREG(stat.st_mode):
         raise DataError(f"{path}: is no regular file; copy what comes out of it to one")
-    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return dict(zip(STAMP, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino), strict=True))
+
+
+def is_same(entry: Entry, now: dict[str, Any] | None = None) -> bool:
+    """Whether a file still holds what it did: by its stamp, and where that differs but not its size, by its hash.
+
+    Args:
+        now: its stamp, where that is known already.
+
+    Raises:
+        DataError: the file is gone.
+    """
+    path = Path(entry["path"])
+    now = stamp(path) if now is None else now
+    if all(now.get(key) == entry.get(key) for key in STAMP):
+        return True
+    return now["bytes"] == entry["bytes"] and files.file_sha256(path) == entry.get("sha256")
+
+
+def is_read(entry: Entry) -> bool:
+    """Whether it is a file whose content counts: not a source of another kind, and not one that is set aside."""
+    return bool(entry["path"]) and "aside" not in entry
 
 
 def scan(entry: Entry, shard_bytes: int) -> dict[str, Any]:
@@ -95,7 +119,7 @@ def scan(entry: Entry, shard_bytes: int) -> dict[str, Any]:
                 offset += len(block)
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror})") from None
-    if stamp(path) != {key: entry[key] for key in ("bytes", "mtime_ns")}:
+    if not is_same({**entry, "sha256": digest.hexdigest()}):
         raise DataError(f"{path}: it changed while it was read; run the build again when it is finished")
     if plain and kind == ".parquet":
         cuts = _row_groups(path, shard_bytes) or cuts
@@ -153,13 +177,13 @@ def units(entries: list[Entry], shard_bytes: int) -> list[dict[str, Any]]:
 
 
 def _part(entry: Entry) -> dict[str, Any]:
-    return {key: entry[key] for key in ("path", "shown", "bytes", "mtime_ns")}
+    return {key: entry[key] for key in ("path", "shown", *STAMP, "sha256", "aside") if key in entry}
 
 
 def changed(known: list[Entry], now: list[Entry]) -> str | None:
     """What differs between the input as it was and as it is, as a part of a sentence; None when it is the same.
 
-    A file whose size or time is another is read again: only its content counts.
+    A file whose stamp is another is read again: only its content counts.
     """
     before = {(e["input"], e["shown"]): e for e in known}
     after = {(e["input"], e["shown"]): e for e in now}
@@ -172,9 +196,9 @@ def changed(known: list[Entry], now: list[Entry]) -> str | None:
             return f"{entry['path'] or entry['shown']} is new"
         if (was := old.get("version")) != (now_is := entry.get("version")):
             return f"{entry['shown']} was of {was} and is of {now_is}"
-        if not entry["path"] or all(old[k] == entry[k] for k in ("path", "bytes", "mtime_ns")):
-            continue
-        if old["bytes"] != entry["bytes"] or files.file_sha256(entry["path"]) != old["sha256"]:
+        if old.get("aside") != entry.get("aside"):
+            return f"{entry['path']} can be read now" if "aside" in old else f"{entry['path']} cannot be read any more"
+        if is_read(entry) and not is_same({**old, "path": entry["path"]}, entry):
             return f"{entry['path']} has changed"
     return None if list(before) == list(after) else "its files come in another order"
 
@@ -185,7 +209,10 @@ def write_listing(path: Path, entries: list[Entry]) -> None:
 
 
 def read_listing(path: Path) -> Iterator[Entry]:
-    """What `write_listing` wrote."""
-    with open(path, encoding="utf-8") as handle:
-        for line in handle:
-            yield json.loads(line)
+    """What `write_listing` wrote. Raises DataError when it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            for line in handle:
+                yield dict(json.loads(line))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({error}); build anew with --no-resume") from None

@@ -9,7 +9,7 @@ from typing import Any
 from llmanac.core.errors import DataError
 from llmanac.data.documents import Document
 from llmanac.data.pipeline.chain import Item, Ledger
-from llmanac.data.pipeline.inputs import prefixes, stamp
+from llmanac.data.pipeline.inputs import is_same, prefixes
 from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.recipe import BuildSpec
 from llmanac.data.quarantine import Problems
@@ -36,6 +36,9 @@ class _Recorder(Problems):
     def blank(self, file: object, line: int | None) -> None:
         self.counts[str(file)] += 1
         self.reader.aside(self._name(file, line), "empty", "there is no text in it")
+
+    def pass_over(self, file: object, detail: str, *, code: str) -> None:
+        self.reader.aside(self._name(file, None), code, detail)
 
     def _name(self, file: object, line: int | None) -> str:
         inside = str(file).removeprefix(self.path) if str(file).startswith(f"{self.path}/") else ""
@@ -86,6 +89,11 @@ class Reader:
 
     def _part(self, number: int, part: dict[str, Any]) -> Iterator[Document]:
         shown = part["shown"]
+        if "aside" in part:
+            if self.recipe.on_error == "fatal" and part["aside"][0] == "unreadable":
+                raise DataError(f"{part['path']}: {part['aside'][1]}; mend its rights, or take it out of the input")
+            self.aside(shown, *part["aside"])
+            return
         problems = _Recorder(self, part["path"], shown)
         if not part["path"]:
             documents = self.input.source.documents(problems)
@@ -113,7 +121,7 @@ class Reader:
             if document is None:
                 break
             yield document
-        if part["path"] and stamp(Path(part["path"])) != {key: part[key] for key in ("bytes", "mtime_ns")}:
+        if part["path"] and not is_same(part):
             raise DataError(f"{part['path']}: it changed while the build read it; build anew when it is finished")
 
     def _item(self, index: int, document: Document) -> Item | None:

@@ -20,7 +20,7 @@ from llmanac.data.quarantine import Bounds, OnError
 from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # another one reads input in another way: a build that is begun does not go on with it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class LimitSpec(Spec):
 
     def bounds(self) -> Bounds:
         """What the readers hold input to."""
-        return Bounds(document=self.max_bytes, ratio=self.ratio, expanded=self.expanded)
+        return Bounds(document=self.max_bytes, ratio=self.ratio, expanded=self.expanded, text_line=self.max_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

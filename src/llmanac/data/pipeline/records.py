@@ -59,7 +59,7 @@ def read_raw(path: Path, skip: int = 0) -> Iterator[Record]:
     try:
         opened = open(path, "rb", buffering=1 << 20)  # noqa: SIM115 - the next line closes it
     except OSError as error:
-        raise DataError(f"{path}: cannot read it ({error.strerror}); build anew with --no-resume") from None
+        raise DataError(f"{path}: cannot read it ({error.strerror}); run the same command again") from None
     with opened as handle:
         while head := handle.readline():
             try:
@@ -72,7 +72,7 @@ def read_raw(path: Path, skip: int = 0) -> Iterator[Record]:
                 if len(data) != size or handle.read(1) != b"\n":
                     raise ValueError("it ends inside a document")
             except ValueError as error:
-                raise DataError(f"{path}: damaged ({error}); build anew with --no-resume") from None
+                raise DataError(f"{path}: damaged ({error}); run the same command again") from None
             yield Record(name, group, meta, data)
 
 
@@ -82,7 +82,7 @@ def read_records(path: Path) -> Iterator[tuple[Document, bytes]]:
         try:
             text = record.data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: damaged ({error}); build anew with --no-resume") from None
+            raise DataError(f"{path}: damaged ({error}); run the same command again") from None
         yield Document(record.id, text, record.group, record.meta), record.data
 
 
@@ -170,4 +170,4 @@ def read_output(path: Path) -> Iterator[dict[str, Any]]:
                 for line in handle:
                     yield json.loads(line)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path}: damaged ({error}); build it anew with --no-resume") from None
+        raise DataError(f"{path}: damaged ({error}); delete it and run its build again") from None

@@ -24,6 +24,7 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.errors import LlmanacError
 from llmanac.data.documents import Document
+from llmanac.data.pipeline import sound
 from llmanac.data.pipeline.chain import Chain, Item, Ledger, answer_id, check_answers
 from llmanac.data.pipeline.inputs import scan
 from llmanac.data.pipeline.limits import Limit, TimeLimit
@@ -85,6 +86,7 @@ class Worker:
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_folder(target) as folder:
             done = getattr(self, f"_{task['kind']}")(task, folder)
+            done.setdefault("files", sound.listed(folder))
             files.write_json(folder / "done.json", done)
 
     def _describe(self, task: Task, folder: Path) -> dict[str, Any]:
@@ -226,4 +228,4 @@ class Worker:
         path = folder / task["name"]
         self.beat("write", -1, 0, task["name"])
         write_output(path, output_records(self.root, task), self.recipe.output.format)
-        return {"name": task["name"], "bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
+        return {"files": [sound.file_of(path)]}

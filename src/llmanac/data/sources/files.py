@@ -11,13 +11,14 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, nearest
+from llmanac.core.files import readable
 from llmanac.data import readers
-from llmanac.data.documents import Document
+from llmanac.data.documents import Document, Names
 from llmanac.data.quarantine import OnError, Problems
 from llmanac.data.sources import SourceSpec
 
@@ -79,14 +80,41 @@ class Spec(SourceSpec):
             raise _empty(self.paths, problems)
 
     def files(self) -> Iterator[tuple[Path, str]]:
-        """Every file to read, with the name it is shown under. Raises DataError for a path that is not there."""
-        seen: set[Path] = set()
+        """Every file to read, with the name it is shown under.
+
+        Raises:
+            DataError: a path is not there, or a file or folder may not be read.
+        """
+        for found in self.found():
+            if found.why == "unreadable":
+                raise DataError(f"{found.path}: {found.detail}; mend its rights, or take it out")
+            if not found.why:
+                yield found.path, found.shown
+
+    def found(self) -> Iterator[Found]:
+        """Every file, also those of the folders that cannot be read, in order; each name is there once.
+
+        Raises:
+            DataError: a path is not there, is no regular file, or there is nothing to read.
+        """
+        seen: set[str] = set()
+        names = Names()
         for given in self.paths:
-            for path, shown in _expand(given, self.include):
-                real = path.resolve()
+            for found in _expand(given, self.include):
+                real = os.path.realpath(found.path)
                 if real not in seen:
                     seen.add(real)
-                    yield path, shown
+                    yield replace(found, shown=names.free(readable(found.shown)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of an input: where it is, the name it is shown under, and why it is not read (in a word and in words)."""
+
+    path: Path
+    shown: str
+    why: str = ""
+    detail: str = ""
 
 
 def documents_of(
@@ -107,7 +135,10 @@ def documents_of(
         return
     if kind not in readers.TABLES:
         blank = True
-        for number, piece in enumerate(readers.text_pieces(path, problems, limit=spec.piece)):
+        most = problems.bounds.text_line
+        limit = spec.piece if most is None else min(spec.piece, most)
+        pieces = readers.text_pieces(path, problems, limit=limit, most=most)
+        for number, piece in enumerate(pieces):
             if piece.strip():
                 blank = False
                 yield Document(shown if number == 0 else f"{shown}#{number}", piece, shown, meta)
@@ -166,41 +197,82 @@ def _text(path: Path, row: readers.Row, column: str, problems: Problems) -> str 
     return None
 
 
-def _expand(given: str, include: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+def _expand(given: str, include: tuple[str, ...]) -> Iterator[Found]:
     path = Path(given).expanduser()
+    if (reason := _out_of_reach(path)) is not None:
+        raise DataError(f"{given}: cannot read it ({reason})")
     if path.is_dir():
         yield from _walk(path, include)
-    elif path.exists():
-        yield path, path.name
+    elif path.is_file():
+        yield Found(path, path.name)
+    elif path.exists():  # a pipe would wait for whoever writes to it, a device may never end
+        raise DataError(f"{given}: is no regular file; copy what comes out of it to one")
     elif glob.has_magic(given):
-        found = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
+        found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir())
         if not any(p.is_file() for p in found):
             raise DataError(f"{given}: no file matches this pattern")
-        yield from ((p, p.as_posix()) for p in found if p.is_file())
+        yield from (Found(p, p.as_posix(), *_no_file(p)) for p in found)
     else:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{given}: no such file or folder{nearest(path.name, siblings)}")
 
 
-def _walk(root: Path, include: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
-    known, seen = readers.KNOWN, set()
-    found = []
-    for folder, folders, names in os.walk(root):
+def _out_of_reach(path: Path) -> str | None:
+    """What keeps a path from being looked at, as the system puts it; None where it is there or it is not."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+def _no_file(path: Path) -> tuple[str, str]:
+    """Why there is nothing to read at a path, without opening it; empty where there is a file."""
+    if path.is_file():
+        return ("", "") if os.access(path, os.R_OK) else ("unreadable", "the file may not be read")
+    what = "a link to a file that is not there" if path.is_symlink() else "a pipe, a socket or a device"
+    return "not-a-file", f"it is {what}"
+
+
+def _walk(root: Path, include: tuple[str, ...]) -> Iterator[Found]:
+    """What is in a folder and below it; hidden files and folders (`.git`) are no part of it."""
+    seen: set[str] = set()
+    found: list[Found] = []
+
+    def unreadable(error: OSError) -> None:
+        path = Path(error.filename)
+        found.append(Found(path, _below(path, root), "unreadable", f"the folder cannot be read ({error.strerror})"))
+
+    for folder, folders, names in os.walk(root, onerror=unreadable):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__pycache__")))
+        for name in folders:
+            if (path := Path(folder) / name).is_symlink():
+                found.append(Found(path, _below(path, root), "linked-folder", "links to folders are not followed"))
         for name in names:
             path = Path(folder) / name
             below = path.relative_to(root)
-            if name.startswith(".") or not path.is_file():
+            if name.startswith(".") or (include and not any(below.match(p) for p in include)):
                 continue
             seen.add(path.suffix.lower() or name)
-            taken = any(below.match(p) for p in include) if include else readers.format_of(path) in known
-            if taken:
-                found.append((path, below.as_posix()))
-    if not found:
+            why, detail = _no_file(path)
+            if not why and not include and readers.format_of(path) not in readers.KNOWN:
+                why, detail = "unknown-format", f"{path.suffix or 'no suffix'} is no known format; name it to read it"
+            found.append(Found(path, below.as_posix(), why, detail))
+    if all(item.why for item in found):
         what = f"matches {', '.join(include)}" if include else "has a known format"
-        has = ", ".join(sorted(seen)[:8]) or "nothing"
+        has = ", ".join(sorted(seen if not include else _suffixes(root))[:8]) or "nothing"
         raise DataError(f"{root}: no file in this folder {what} (it holds: {has}); set include to choose others")
-    yield from sorted(found, key=lambda item: item[1])
+    yield from sorted(found, key=lambda item: item.shown)
+
+
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _suffixes(root: Path) -> set[str]:
+    return {Path(name).suffix.lower() or name for _, _, names in os.walk(root) for name in names if name[0] != "."}
 
 
 def _empty(paths: tuple[str, ...], problems: Problems) -> DataError:

@@ -15,6 +15,7 @@ from llmanac.core.errors import SpecError
 from llmanac.data.documents import Document
 from llmanac.data.extractors import Extractor, ExtractorSpec, Unusable
 from llmanac.data.extractors.structured import Spec as Structured
+from llmanac.data.floods import text_flood
 from llmanac.data.stages import Dropped, Stage, StageSpec
 
 CARD = {
@@ -58,13 +59,15 @@ class Extraction(Stage):
             yield self.one(document) if document.meta.get("format") == "html" else document
 
     def one(self, document: Document) -> Document | Dropped:
-        """The text of one page. Drops it as `no_text`, or for what `Unusable` says of it."""
+        """The text of one page. Drops it as `no_text` (none, or a flood), or for what `Unusable` says of it."""
         try:
             found = self.extractor.extract(document.text)
         except Unusable as error:
             return Dropped(document, error.reason, error.detail)
         if len(found.text) < max(self.spec.min_characters, 1):
             return Dropped(document, "no_text", f"{len(found.text)} characters of text in {len(document.text)} of HTML")
+        if why := text_flood(found.text):
+            return Dropped(document, "no_text", why)
         meta = {**document.meta, "format": "markdown", "extractor": self.spec.extractor.name}
         if found.title:
             meta["title"] = found.title

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.files import readable
 from llmanac.data.sources.files import Spec as Files
 from llmanac.tokenizers.load import stretches
 
@@ -20,7 +21,7 @@ def labelled(items: Sequence[str]) -> dict[str, tuple[str, ...]]:
     for item in items:
         label, equals, path = ("", "", item) if Path(item).exists() else item.partition("=")
         if not equals:
-            label, path = Path(item).name.partition(".")[0] or item, item
+            label, path = readable(Path(item).name.partition(".")[0] or item), item
         if not label or not path:
             raise SpecError(f"{item!r}: expected a path or label=path")
         found[label] = (*found.get(label, ()), path)
