@@ -94,7 +94,9 @@ def test_lost_bytes_of_words() -> None:
     words_only = learn(["one two one two one two"])
     assert lost_bytes(words_only, "one two") == 0
     assert lost_bytes(words_only, "one  two") == 1 and lost_bytes(words_only, "one\ntwo") == 1
-    assert lost_bytes(words_only, "one UNKNOWN two") >= len("UNKNOWN")  # what stands for a lost word brings nothing back
+    assert lost_bytes(words_only, "one UNKNOWN two") >= len(
+        "UNKNOWN"
+    )  # what stands for a lost word brings nothing back
     text = "one zwölf two " * (STRETCH // 7)
     assert lost_bytes(words_only, text) / len(text.encode()) == pytest.approx(7 / 15, abs=0.01)
 

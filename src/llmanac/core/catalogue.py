@@ -24,7 +24,8 @@ class Entry:
         id: what the user types (`position/rope`).
         method: `kind/name` of the method that implements it, where that is one swappable part.
         where: path below the package of the code that answers to it, for rows that are no single method.
-        reference: the test that proves it, `path::test` below the repository; empty while it is not built.
+        reference: the tests that prove it, each `path::test` below the repository, the one that says most first; none
+            while it is not built. The file may give a single one as a text.
         claim: the evidence page, path below the repository; empty while there is none.
     """
 
@@ -32,7 +33,7 @@ class Entry:
     title: str
     method: str = ""
     where: str = ""
-    reference: str = ""
+    reference: tuple[str, ...] = ()
     claim: str = ""
 
     @property
@@ -58,12 +59,12 @@ class Entry:
         return f"llmanac/{self.where}" if self.where and self.status != "planned" else ""
 
     def as_json(self) -> dict[str, Any]:
-        """The entry as `llmanac list --json` prints it."""
+        """The entry as `llmanac list --json` prints it, with the first of its tests."""
         return {
             "id": self.id,
             "title": self.title,
             "status": self.status,
-            "reference": self.reference,
+            "reference": next(iter(self.reference), ""),
             "claim": self.claim,
             "source": self.source,
         }
@@ -73,7 +74,26 @@ class Entry:
 def rows() -> dict[str, Entry]:
     """Every row of the contract, by id."""
     data = tomllib.loads(FILE.read_text("utf-8"))
-    return {key: Entry(id=key, **value) for key, value in data.items()}
+    return {key: _row(key, value) for key, value in data.items()}
+
+
+def _row(id: str, fields: dict[str, Any]) -> Entry:
+    """One row of the file. Raises SpecError where its `reference` is neither a text nor a list of different texts."""
+    given = fields.get("reference", [])
+    tests = [given] if isinstance(given, str) else given
+    if not isinstance(tests, list) or not all(isinstance(test, str) and test for test in tests):
+        raise SpecError(f"{FILE.name}: {id}.reference: expected `path::test` or a list of them, got {given!r}")
+    if len(set(tests)) < len(tests):
+        raise SpecError(f"{FILE.name}: {id}.reference: names a test twice")
+    return Entry(**{"id": id, **fields, "reference": tuple(tests)})
+
+
+def of_kind(kind: str) -> list[Entry]:
+    """Every entry of a kind: its rows, and each of its methods by name, also those that answer to a row elsewhere."""
+    found = [e for e in entries() if e.id.startswith(f"{kind}/") or e.method.startswith(f"{kind}/")]
+    named = {entry.id for entry in found}
+    others = registry.methods(kind).values() if kind in registry.KINDS else ()
+    return found + [_of_method(method) for method in others if method.id not in named]
 
 
 def entries() -> list[Entry]:
@@ -95,11 +115,12 @@ def _of_method(method: registry.Method) -> Entry:
     same_file = [row for row in rows().values() if row.file == method.path]
     own = next((row for row in same_file if row.method == method.id), None)
     tests = [row.reference for row in (own, *same_file) if row and row.reference]
+    stated = card.get("test", "")
     return Entry(
         method.id,
         title,
         method=method.id,
-        reference=card.get("test", "") or next(iter(tests), ""),
+        reference=(stated,) if stated else next(iter(tests), ()),
         claim=card.get("claim", "") or (own.claim if own else ""),
     )
 

@@ -229,7 +229,7 @@ def compare_arms(
 def _held_against(baseline: str, others: Sequence[str], refused: Mapping[str, str]) -> dict[str, str]:
     """Why each arm has no verdict, for those that have none."""
     if baseline in refused:
-        return {arm: f"the baseline: {refused[baseline]}" for arm in others}
+        return dict.fromkeys(others, f"the baseline: {refused[baseline]}")
     return {arm: refused[arm] for arm in others if arm in refused}
 
 
