@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,12 @@ class UnigramJson(Tokenizer):
         words = self._words(text, True)
         buffer, used = pack([word.encode("utf-8") for word in words])
         return sampled(self.tables, self._draws, buffer, used if words else 0, seed, alpha, nbest)
+
+    def extended(self, texts: Iterable[str], extra: int) -> Tokenizer:
+        """Raises TokenizerError: what this file is made from can be extended, and it cannot."""
+        raise TokenizerError(
+            "extend: a tokenizer.json of the Unigram kind learns no further pieces; extend the .model it was made from"
+        )
 
     # -------------------------------------------------------------------------------- decoding
     def decode(self, ids: Any, *, skip_special: bool = False) -> str:
