@@ -73,7 +73,7 @@ def extend_sentencepiece(tokenizer: SentencePiece, texts: Iterable[str], extra: 
         added=added,
         adds_bos=tokenizer.adds_bos,
         chat_template=tokenizer.chat_template,
-        **{role: texts_of.get(getattr(tokenizer, f"{role}_id")) for role in ("bos", "eos", "pad")},  # type: ignore[arg-type]
+        **{role: texts_of.get(getattr(tokenizer, f"{role}_id")) for role in ("bos", "eos", "pad")},
     )
 
 

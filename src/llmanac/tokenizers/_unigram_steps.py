@@ -242,7 +242,44 @@ def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple
         if scheme not in ("always", "never", "first"):
             raise TokenizerError(f"{where}.prepend_scheme: {scheme!r} is not one of always, first, never")
         return Metaspace(mark, scheme, node.get("split", True) is not False)
-    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit)")
+    if kind == "Split" and isinstance(node.get("pattern"), Mapping) and "String" in node["pattern"]:
+        return Parted(_pattern(node, where), str(node.get("behavior")), node.get("invert") is True, where)
+    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit, Split by a String)")
+
+
+class Parted:
+    """A text cut at the occurrences of a string, which stay as pieces, go, or join one of their neighbours."""
+
+    BEHAVIORS = ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous")
+
+    def __init__(self, pattern: Any, behavior: str, invert: bool, where: str) -> None:
+        if behavior not in self.BEHAVIORS or invert:
+            raise TokenizerError(f"{where}: Split with behavior {behavior!r} (invert={invert}) is not supported")
+        self.pattern, self.behavior = pattern, behavior
+
+    def __call__(self, word: str, places: np.ndarray, first: bool) -> list[tuple[str, np.ndarray]]:
+        spans: list[tuple[int, int, bool]] = []
+        done = 0
+        for match in self.pattern.finditer(word):
+            spans += [(done, match.start(), False)] * (match.start() > done) + [(*match.span(), True)]
+            done = match.end()
+        spans += [(done, len(word), False)] * (done < len(word))
+        return [(word[a:b], places[a : b + 1]) for a, b in self._cuts(spans)]
+
+    def _cuts(self, spans: list[tuple[int, int, bool]]) -> list[tuple[int, int]]:
+        out: list[tuple[int, int]] = []
+        before = False
+        for start, stop, found in spans if self.behavior != "MergedWithNext" else reversed(spans):
+            joins = self.behavior == "Contiguous" and found and before
+            joins = joins or (self.behavior.startswith("Merged") and found and not before)
+            if self.behavior == "Removed" and found:
+                continue
+            if out and joins:
+                out[-1] = (min(out[-1][0], start), max(out[-1][1], stop))
+            else:
+                out.append((start, stop))
+            before = found
+        return out if self.behavior != "MergedWithNext" else out[::-1]
 
 
 class Metaspace:
