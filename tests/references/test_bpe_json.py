@@ -116,6 +116,15 @@ def test_ids_and_text_equal_tokenizers(name: str, mode: str, tmp_path: Path) -> 
     assert [e.ids for e in back.encode_batch(lines[:200], add_special_tokens=False)] == expected[:200]
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_quick_normal_form_is_the_placed_one(name: str, tmp_path: Path) -> None:
+    ours, theirs = both(name, "bytes", tmp_path)
+    for text in [*PHRASES, *ODD, *scrambled(), "e\u0301 a\u0323\u0301 각"]:
+        assert ours._normal_text(text) == ours._normal_form(text)[0]
+        if theirs.normalizer is not None and name != "words":
+            assert ours._normal_text(text) == (theirs.normalizer.normalize_str(text) if text else "")
+
+
 def test_real_texts(shared_data: Path, tmp_path: Path) -> None:
     ours, theirs = both("llama-2", "bytes", tmp_path)
     for path in sorted((shared_data / "text").glob("*.txt")):

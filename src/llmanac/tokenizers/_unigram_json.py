@@ -61,8 +61,8 @@ class UnigramJson(Tokenizer):
             byte_fallback,
             dict(document),
         )
-        self._normalize = steps.normalizer(document.get("normalizer"))
-        self.added = NormalTokens(self.added.tokens, lambda text: self._normalize(text)[0])
+        self._normalize = steps.Normalizer(document.get("normalizer"))
+        self.added = NormalTokens(self.added.tokens, self._normalize.text)
         self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
         self._join = steps.decoder(document.get("decoder"))
         self.vocab_size = max([len(self.vocab) - 1, *(token.id for token in self.added.tokens)]) + 1
@@ -111,6 +111,9 @@ class UnigramJson(Tokenizer):
         mended = mend_surrogates(text)
         return compose(mended, self._normalize(mended[0]))
 
+    def _normal_text(self, text: str) -> str:
+        return text if isinstance(text, Normalised) else self._normalize.text(mend_surrogates(text)[0])
+
     def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
         return self._encode_parts(texts, [True] * len(texts))
 
@@ -135,7 +138,7 @@ class UnigramJson(Tokenizer):
 
     def _words(self, text: str, first: bool) -> list[str]:
         """The pre-tokens of a text."""
-        return [word for word, _ in self._split_words(self._normal_form(text)[0], first)]
+        return [word for word, _ in self._split_words(self._normal_text(text), first)]
 
     def _split_words(self, text: str, first: bool) -> list[tuple[str, np.ndarray]]:
         """The pre-tokens of a normalised text, and where the characters of each start in it."""

@@ -56,17 +56,40 @@ def _text_field(node: Mapping[str, Any], key: str, where: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ normalisers
-def normalizer(part: Any) -> Normalize:
+class Normalizer:
     """The normaliser of a file. Raises TokenizerError for a step that is not supported, by its name."""
-    made = [_normal_step(node, f"normalizer[{i}]") for i, node in enumerate(_nodes(part, "normalizer", "normalizers"))]
 
-    def run(text: str) -> Placed:
+    def __init__(self, part: Any) -> None:
+        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(_nodes(part, "normalizer", "normalizers"))]
+        self._steps = [_normal_step(node, where) for node, where in nodes]
+        self._quick = [_quick_step(node) for node, _ in nodes]
+
+    def __call__(self, text: str) -> Placed:
         placed: Placed = (text, None)
-        for step in made:
+        for step in self._steps:
             placed = compose(placed, step(placed[0]))
         return placed
 
-    return run
+    def text(self, text: str) -> str:
+        """The normal form alone, without where its characters come from."""
+        for step, quick in zip(self._steps, self._quick, strict=True):
+            text = quick(text) if quick is not None else step(text)[0]
+        return text
+
+
+def _quick_step(node: Mapping[str, Any]) -> Callable[[str], str] | None:
+    """A step on the text alone, where Python has a fast form of it."""
+    kind, pattern = node.get("type"), node.get("pattern")
+    if kind == "Replace" and isinstance(pattern, Mapping) and pattern.get("String"):
+        old, new = str(pattern["String"]), str(node["content"])
+        return lambda text: text.replace(old, new)
+    if kind == "Prepend":
+        front = str(node["prepend"])
+        return lambda text: front + text if text else text
+    if kind in ("NFC", "NFD", "NFKC", "NFKD"):
+        form: Any = kind
+        return lambda text: unicodedata.normalize(form, text)
+    return None
 
 
 def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
