@@ -56,7 +56,7 @@ def list_methods(
     if status and status not in catalogue.STATUSES:
         raise SpecError(f"--status: {status!r} is not one of {', '.join(catalogue.STATUSES)}")
     if kind:
-        entries = [e for e in entries if e.id.startswith(f"{kind}/") or e.method.startswith(f"{kind}/")]
+        entries = catalogue.of_kind(kind)
     if status:
         entries = [e for e in entries if e.status == status]
     if as_json:
@@ -64,7 +64,8 @@ def list_methods(
         return
     width = max((len(e.id) for e in entries), default=0)
     for entry in entries:
-        print(f"{entry.id:<{width}}  {entry.status:<9}  {entry.title}")
+        other = f" ({entry.method})" if entry.method not in ("", entry.id) else ""
+        print(f"{entry.id:<{width}}  {entry.status:<9}  {entry.title}{other}")
     counts = {s: sum(e.status == s for e in entries) for s in catalogue.STATUSES}
     print(f"\n{len(entries)} entries: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
     if entries:
@@ -76,8 +77,9 @@ def list_methods(
 def show(name: Annotated[str, typer.Argument(help="kind/name, as `llmanac list` prints it.")]) -> None:
     """Show one method: what it is, its choices, what proves it and what it was measured to do."""
     from llmanac.core.describe import describe
+    from llmanac.lab.axis import AS_THEY_ARE
 
-    print(describe(name))
+    print(describe(name, AS_THEY_ARE))
 
 
 @app.command()

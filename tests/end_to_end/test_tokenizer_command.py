@@ -119,6 +119,23 @@ def test_extend(place):
     assert len(new.encode(CODE)) < len(old.encode(CODE)) and new.encode(EN) == old.encode(EN)
 
 
+@pytest.mark.parametrize("name", ["unigram", "sentencepiece-bpe"])
+def test_extend_a_model_file(place, name):
+    folder = place / name
+    run("train", name, f"{place}/en.txt", "-s", "vocab_size=300", "-o", str(folder))
+    out, _ = run("extend", f"{folder}/tokenizer.model", f"{place}/code", "--tokens", "20", "-o", f"{folder}-larger")
+    old, new = load_tokenizer(folder), load_tokenizer(f"{folder}-larger/tokenizer.model")
+    assert old.vocab_size < new.vocab_size <= old.vocab_size + 20 and "of them new" in out
+    assert new.pieces[: len(old.pieces)] == old.pieces and len(new.encode(CODE)) < len(old.encode(CODE))
+    assert out.splitlines()[-1] == (
+        f"Next: llmanac tokenizer compare {folder}/tokenizer.model {folder}-larger --on {place}/code"
+    )
+    said, _ = run("inspect", f"{folder}-larger", "--text", "it's a cat")
+    assert said.splitlines()[-1] == (
+        f"Next: llmanac tokenizer encode {folder}-larger --form pieces --text 'it'\"'\"'s a cat'"
+    )
+
+
 def test_compare(place):
     page = place / "page"
     out, _ = run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,8 @@ class Entry:
         id: what the user types (`position/rope`).
         method: `kind/name` of the method that implements it, where that is one swappable part.
         where: path below the package of the code that answers to it, for rows that are no single method.
-        reference: the test that proves it, `path::test` below the repository; empty while it is not built.
+        reference: the tests that prove it, each `path::test` below the repository, the one that says most first; none
+            while it is not built. The file may give a single one as a text.
         claim: the evidence page, path below the repository; empty while there is none.
     """
 
@@ -32,7 +34,7 @@ class Entry:
     title: str
     method: str = ""
     where: str = ""
-    reference: str = ""
+    reference: tuple[str, ...] = ()
     claim: str = ""
 
     @property
@@ -58,12 +60,12 @@ class Entry:
         return f"llmanac/{self.where}" if self.where and self.status != "planned" else ""
 
     def as_json(self) -> dict[str, Any]:
-        """The entry as `llmanac list --json` prints it."""
+        """The entry as `llmanac list --json` prints it, with the first of its tests."""
         return {
             "id": self.id,
             "title": self.title,
             "status": self.status,
-            "reference": self.reference,
+            "reference": next(iter(self.reference), ""),
             "claim": self.claim,
             "source": self.source,
         }
@@ -73,33 +75,59 @@ class Entry:
 def rows() -> dict[str, Entry]:
     """Every row of the contract, by id."""
     data = tomllib.loads(FILE.read_text("utf-8"))
-    return {key: Entry(id=key, **value) for key, value in data.items()}
+    return {key: _row(key, value) for key, value in data.items()}
+
+
+def _files() -> dict[str, Path | None]:
+    """The method file that answers to each row: looked up once, since a look at a folder takes its time."""
+    return {row.id: row.file for row in rows().values()}
+
+
+def _row(id: str, fields: dict[str, Any]) -> Entry:
+    """One row of the file. Raises SpecError where its `reference` is neither a text nor a list of different texts."""
+    given = fields.get("reference", [])
+    tests = [given] if isinstance(given, str) else given
+    if not isinstance(tests, list) or not all(isinstance(test, str) and test for test in tests):
+        raise SpecError(f"{FILE.name}: {id}.reference: expected `path::test` or a list of them, got {given!r}")
+    if len(set(tests)) < len(tests):
+        raise SpecError(f"{FILE.name}: {id}.reference: names a test twice")
+    return Entry(**{"id": id, **fields, "reference": tuple(tests)})
+
+
+def of_kind(kind: str) -> list[Entry]:
+    """Every entry of a kind: its rows, and each of its methods by name, also those that answer to a row elsewhere."""
+    found = [e for e in entries() if e.id.startswith(f"{kind}/") or e.method.startswith(f"{kind}/")]
+    named = {entry.id for entry in found}
+    others = registry.methods(kind).values() if kind in registry.KINDS else ()
+    files = _files()
+    return found + [_of_method(method, files) for method in others if method.id not in named]
 
 
 def entries() -> list[Entry]:
     """The rows, then every method that no row names: an alias has its file's test, but no measurement of another."""
     out = [row if row.method or row.file is None else replace(row, method=row.id) for row in rows().values()]
-    named = {row.method for row in out} | {row.id for row in out}
+    named, files = {row.method for row in out} | {row.id for row in out}, _files()
     for kind in registry.KINDS:
         for name, method in registry.methods(kind).items():
             if f"{kind}/{name}" in named or (name == method.path.stem.replace("_", "-") and _covered(method, named)):
                 continue
-            out.append(_of_method(method))
+            out.append(_of_method(method, files))
     return out
 
 
-def _of_method(method: registry.Method) -> Entry:
+def _of_method(method: registry.Method, files: Mapping[str, Path | None]) -> Entry:
     """The entry of a method under its own name: its own row's checks, or the test of its file; only its own claim."""
     card = method.card
     title = card["title"] if not method.defaults else f"{card['title']} ({method.name})"
-    same_file = [row for row in rows().values() if row.file == method.path]
+    same_file = [row for row in rows().values() if files[row.id] == method.path]
     own = next((row for row in same_file if row.method == method.id), None)
     tests = [row.reference for row in (own, *same_file) if row and row.reference]
+    stated = card.get("test", "")
     return Entry(
         method.id,
         title,
         method=method.id,
-        reference=card.get("test", "") or next(iter(tests), ""),
+        reference=(stated,) if stated else next(iter(tests), ()),
         claim=card.get("claim", "") or (own.claim if own else ""),
     )
 
@@ -115,6 +143,6 @@ def find(name: str) -> Entry:
     if name not in known:
         kind, _, method = name.partition("/")
         if kind in registry.KINDS and method in registry.methods(kind):
-            return _of_method(registry.find(kind, method))
+            return _of_method(registry.find(kind, method), _files())
         raise SpecError(f"nothing is called {name!r}{nearest(name, known)}; `llmanac list` prints every name")
     return known[name]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from llmanac.core import catalogue, registry
 
@@ -27,8 +29,16 @@ def _docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
 
 
-def describe(name: str) -> str:
-    """The text of `llmanac show`: title, card, choices with defaults, status of each check, source."""
+# What comparing a kind needs beside the arms.
+NEEDS = {"decoding": " --artefact runs/quickstart --budget 3m", "tokenizer": ""}
+
+
+def describe(name: str, compared: Collection[str] = ()) -> str:
+    """The text of `llmanac show`: title, card, choices with defaults, status of each check, source, what to do next.
+
+    Args:
+        compared: the kinds whose methods `llmanac compare` tries against each other as they are.
+    """
     entry = catalogue.find(name)
     lines = [f"{entry.id}: {entry.title}", ""]
     method = None
@@ -51,12 +61,42 @@ def describe(name: str) -> str:
     lines += [f"status     {entry.status}", *_checks(entry, method)]
     if entry.source:
         lines.append(f"source     {registry.PACKAGE.parent / entry.source}")
-    if method is not None and entry.status != "planned":
-        siblings = [n for n in registry.methods(method.kind) if n != method.name][:2]
-        if siblings:
-            arms = ",".join([method.name, *siblings])
-            lines += ["", f"Next: llmanac compare {method.kind} --arms {arms} --budget 3m"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"Next: {_next(entry, method, compared)}"])
+
+
+def _next(entry: catalogue.Entry, method: registry.Method | None, compared: Collection[str]) -> str:
+    """A command that works as it stands: a comparison where there is something else to compare with, else the list."""
+    others = _others(method) if method is not None and method.kind in compared else []
+    if method is None or not others:
+        return f"llmanac list {method.kind if method else entry.id.partition('/')[0]}"
+    arms = ",".join([method.name, *others[:2]])
+    return f"llmanac compare {method.kind} --arms {arms}{NEEDS.get(method.kind, ' --budget 3m')}"
+
+
+def _others(method: registry.Method) -> list[str]:
+    """Names of the kind's other methods, the same choices under another name left out."""
+    seen = {_resolved(method)}
+    found = []
+    for name, other in registry.methods(method.kind).items():
+        if _resolved(other) not in seen:
+            seen.add(_resolved(other))
+            found.append(name)
+    return found
+
+
+def _resolved(method: registry.Method) -> tuple[str, ...]:
+    """The file and the value of each choice, as text."""
+    preset = {name: repr(value) for name, value in method.defaults.items()}
+    return str(method.path), *(preset.get(name, _plain(default)) for name, _, default in choices(method.path))
+
+
+def _plain(default: str) -> str:
+    """A default's source as `repr` writes its value, where it is a literal."""
+    try:
+        value: Any = ast.literal_eval(default)
+    except ValueError:
+        return default
+    return repr(value)
 
 
 def _choices(method: registry.Method) -> list[str]:
@@ -74,8 +114,10 @@ def _choices(method: registry.Method) -> list[str]:
 
 def _checks(entry: catalogue.Entry, method: registry.Method | None) -> list[str]:
     contract = "tests/contracts, run over every name of its kind" if method is not None else "none"
+    first, *others = entry.reference or ("none yet",)
     return [
         f"  contract  {contract}",
-        f"  reference {entry.reference or 'none yet'}",
+        f"  reference {first}",
+        *(f"            {test}" for test in others),
         f"  claim     {entry.claim or 'not measured yet'}",
     ]

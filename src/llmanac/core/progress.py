@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -98,3 +99,15 @@ def progress(label: str, total: float | None = None, unit: str = "it") -> Iterat
         yield bar
     finally:
         bar.close()
+
+
+@contextlib.contextmanager
+def announced(text: str) -> Iterator[None]:
+    """Say one line on standard error if what happens inside takes longer than two seconds and cannot say so itself."""
+    timer = threading.Timer(QUIET_SECONDS, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

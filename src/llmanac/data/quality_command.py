@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def train_command(
     save_curve(folder, {"classifier": points}, area)
     report(points, best, area, len(labels))
     print(f"\nWritten: {folder / PICTURE}")
-    print(f'Next: llmanac quality score {folder} FILES, or in a recipe: name = "quality", model = "{folder}"')
+    files = shlex.join([str(folder), *negative])
+    print(f'Next: llmanac quality score {files}, or in a recipe: name = "quality", model = "{folder}"')
 
 
 def at_threshold(points: Sequence[Point], threshold: float) -> Point:

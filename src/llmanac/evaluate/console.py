@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from llmanac.metrics.perplexity import bits_per_unit, perplexity
 
 BLOCK_TEXTS, BLOCK_CHARACTERS = 256, 1 << 20  # texts that are worked on at once
 SHOWN = 60  # characters of a text in a table
+SENTENCE = "The dogs sleeps in a the sun."
 
 
 def texts_of(given: Sequence[str], file: str | None, column: str) -> Iterator[str]:
@@ -127,7 +129,8 @@ def score_command(
             _emit(one.as_json() for one in labelled)
         else:
             _label_table(labelled, list(chosen))
-            print(f"Next: llmanac score {path} --labels ... --channel --calibrate N/A")
+            again = [path, "--labels", str(labels), "--channel", "--calibrate", "N/A", "--text", SENTENCE]
+            print(f"Next: llmanac score {shlex.join(again)}")
         return
     totals = Totals()
     found = (
@@ -141,7 +144,7 @@ def score_command(
         _score_table(found, table)
     print(totals.line(), file=sys.stderr if as_json else sys.stdout)
     if not as_json:
-        print(f"Next: llmanac correct {path} --text '...'   (or the same with --json: one object a line)")
+        print(f"Next: llmanac correct {shlex.join([path, '--text', SENTENCE])}   (also with --json: one object a line)")
 
 
 def parse_labels(given: str) -> dict[str, str]:
@@ -237,7 +240,8 @@ def correct_command(
         return
     changed = _show_corrections(found)
     counted = f"{changed} change{'' if changed == 1 else 's'}"
-    print(f"{counted}. Next: llmanac score {path} --tokens --text '...'   (what the model finds unlikely)")
+    again = shlex.join([path, "--tokens", "--text", SENTENCE])
+    print(f"{counted}. Next: llmanac score {again}   (what the model finds unlikely)")
 
 
 def _show_corrections(found: Iterable[Corrected]) -> int:

@@ -18,12 +18,16 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from llmanac.core.progress import announced
+
 SEPARATOR = b"\xff"
 PADDING = 32
 ONE, EIGHT = np.uint64(1), np.uint64(8)
 SIXTEEN, THREE = np.uint64(16), np.uint64(3)
 ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 MIX_A, MIX_B, MIX_C = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93), np.uint64(0xFF51AFD7ED558CCD)
+COMPILES = "compiling for this machine; it is done once and kept, and takes up to a minute"
+_COMPILING: list[bool] = []  # whether a kernel is being compiled, and its parts with it
 EXACT_KEY_BYTES = 16  # a key holds the bytes of a word up to this length themselves
 
 
@@ -42,10 +46,30 @@ def cached(function: Callable[..., Any], *, nogil: bool = False) -> Any:
     try:
         dispatcher = njit(cache=True, nogil=nogil)(function)
     except RuntimeError:  # no folder that numba may write to
-        return njit(nogil=nogil)(function)
+        return _announcing(njit(nogil=nogil)(function))
     index: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if hasattr(index, "_source_stamp"):
         index._source_stamp = (index._source_stamp, _STAMP)
+    return _announcing(dispatcher)
+
+
+def _announcing(dispatcher: Any) -> Any:
+    """The same dispatcher, which says so when compiling takes long; of a kernel's parts only the whole speaks."""
+    if not hasattr(dispatcher, "compile"):  # numba is switched off, and the function is plain Python
+        return dispatcher
+    compiled = dispatcher.compile
+
+    def compile(signature: Any) -> Any:
+        if _COMPILING:
+            return compiled(signature)
+        _COMPILING.append(True)
+        try:
+            with announced(COMPILES):
+                return compiled(signature)
+        finally:
+            _COMPILING.clear()
+
+    dispatcher.compile = compile
     return dispatcher
 
 

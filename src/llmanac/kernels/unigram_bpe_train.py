@@ -102,19 +102,21 @@ def _text_slot(known, letters, start, length, starts, lengths):
 
 
 @cached
-def learn(words, offsets, counts, symbol_of, letters, starts, lengths, alphabet, most, longest):
+def learn(words, offsets, counts, symbol_of, letters, starts, lengths, widths, alphabet, most, longest):
     """Learn up to `most` merges: (n, 2) int64 left and right symbol of each; the merge i makes the symbol
     `alphabet + i`.
 
     Args:
         words, offsets, counts: the stretches. symbol_of: (0x110000,) int32 by code point.
         letters, starts, lengths: bytes of the symbols' texts, with room for those to come.
+        widths: (alphabet,) int64 characters of each symbol that there is at first.
         longest: characters that a piece may have.
     """
     total = offsets[counts.shape[0]] + counts.shape[0] + 1
     symbols, word_of = np.full(total, NONE, np.int32), np.zeros(total, np.int32)
     after, before = np.zeros(total, np.int32), np.zeros(total, np.int32)
     characters = np.ones(alphabet + most, np.int64)
+    characters[:alphabet] = widths
     n, used = 1, np.int64(0)
     for symbol in range(alphabet):
         used = max(used, starts[symbol] + lengths[symbol])

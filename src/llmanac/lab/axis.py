@@ -68,6 +68,8 @@ PATHS = {
 OWN_DEFAULTS = ("optimizer",)
 POST_HOC: dict[str, TrialName] = {"decoding": "decoding", "tokenizer": "tokenizers"}
 KNOWN = (*PATHS, *POST_HOC, "recipe")
+# Kinds of which any method can be compared with any other: objectives need text of their own kind.
+AS_THEY_ARE = frozenset(KNOWN) - {"recipe", "objective", "block"}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,14 @@ from rich.table import Table
 from llmanac.lab import words
 from llmanac.lab.stats import mean
 
-STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "inconclusive": "yellow", "none": "yellow"}
+STYLES = {
+    "better": "green",
+    "worse": "red",
+    "equivalent": "cyan",
+    "inconclusive": "yellow",
+    "none": "yellow",
+    "loses text": "red",
+}
 
 
 def print_study(done: Any, console: Console | None = None) -> None:

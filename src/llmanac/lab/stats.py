@@ -14,19 +14,20 @@ at most `alpha` however many arms it has. Verdicts:
     better, worse  else, when the difference is not zero
     inconclusive   else; with the number of further replicates that would settle it at four chances in five
     none           fewer than three replicates
+    loses text     the arm (or the baseline) does not give its text back, so its numbers are not those of that text
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmanac.core.errors import SpecError
 from llmanac.lab._student import student_quantile, student_sf
 
-Verdict = Literal["better", "worse", "equivalent", "inconclusive", "none"]
+Verdict = Literal["better", "worse", "equivalent", "inconclusive", "none", "loses text"]
 MIN_REPLICATES = 3
 POWER = 0.8
 MOST_REPLICATES = 100_000  # a study that needs more than this is reported as needing more than this
@@ -53,7 +54,8 @@ class Comparison:
     `difference` is arm minus baseline in the metric's unit with its 95% interval; `relative` is the same over the
     baseline's mean. `p` and `p_equivalence` are already adjusted over the arms. `detectable` is the smallest difference
     that this many replicates would find four times in five. `further` is how many more replicates an inconclusive
-    verdict needs, `None` where there is no verdict to settle or more than `MOST_REPLICATES` would be needed.
+    verdict needs, `None` where there is no verdict to settle or more than `MOST_REPLICATES` would be needed. `refused`
+    says why the arm may have no verdict whatever its numbers are.
     """
 
     arm: str
@@ -74,6 +76,7 @@ class Comparison:
     improved: int
     verdict: Verdict
     further: int | None
+    refused: str = ""
 
 
 def mean(values: Sequence[float]) -> float:
@@ -169,12 +172,15 @@ def compare_arms(
     better: Literal["lower", "higher"],
     margin: float = 0.005,
     alpha: float = 0.05,
+    refused: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
     """Every arm against the baseline on one metric. `values[arm][i]` shares replicate i with every other arm.
 
     Args:
         values: finite numbers, one list an arm, all of one length n >= 1.
         margin: relative to the baseline, 0.005 for half a percent.
+        refused: arms that lose text, and what each loses. They have numbers and no verdict, and the other arms' tests
+            are adjusted as if they were not there; where the baseline is one, no arm has a verdict.
 
     Raises:
         SpecError: arms of unequal length, an unknown baseline, a margin that is not positive, or a value that is not
@@ -186,6 +192,7 @@ def compare_arms(
         raise SpecError(f"margin: must be above 0, got {margin}; 0.005 is half a percent of the baseline")
     base = list(values[baseline])
     others = [arm for arm in values if arm != baseline]
+    held = _held_against(baseline, others, refused or {})
     for arm, xs in values.items():
         if len(xs) != len(base):
             raise SpecError(f"{arm}: has {len(xs)} replicates and {baseline} has {len(base)}; pairs need the same")
@@ -196,10 +203,12 @@ def compare_arms(
     ps: list[float] = []
     equivalence: list[float] = []
     if len(base) >= MIN_REPLICATES:
-        ps = holm([two_sided_p(differences[arm]) for arm in others])
-        equivalence = holm([equivalence_p(differences[arm], margins) for arm in others])
+        ps = _adjusted([two_sided_p(differences[arm]) for arm in others], [arm in held for arm in others])
+        tests = [equivalence_p(differences[arm], margins) for arm in others]
+        equivalence = _adjusted(tests, [arm in held for arm in others])
     sign = -1 if better == "lower" else 1
-    return [
+    judged = max(1, len(others) - len(held))
+    found = [
         _conclude(
             arm,
             list(values[arm]),
@@ -210,10 +219,28 @@ def compare_arms(
             ps[i] if ps else None,
             equivalence[i] if equivalence else None,
             alpha,
-            len(others),
+            judged,
         )
         for i, arm in enumerate(others)
     ]
+    return [_refused(c, held[c.arm]) if c.arm in held else c for c in found]
+
+
+def _held_against(baseline: str, others: Sequence[str], refused: Mapping[str, str]) -> dict[str, str]:
+    """Why each arm has no verdict, for those that have none."""
+    if baseline in refused:
+        return dict.fromkeys(others, f"the baseline: {refused[baseline]}")
+    return {arm: refused[arm] for arm in others if arm in refused}
+
+
+def _adjusted(ps: Sequence[float], left_out: Sequence[bool]) -> list[float]:
+    """Holm's adjustment over the tests that are not left out; those that are stay as they are."""
+    kept = iter(holm([p for p, out in zip(ps, left_out, strict=True) if not out]))
+    return [p if out else next(kept) for p, out in zip(ps, left_out, strict=True)]
+
+
+def _refused(found: Comparison, why: str) -> Comparison:
+    return replace(found, verdict="loses text", further=None, detectable=None, refused=why)
 
 
 def _conclude(

@@ -35,6 +35,7 @@ class Measurement:
         curve: points of a learning curve (`tokens`, `seconds`, and the primary metric under `value`).
         pairing: hashes that must agree between arms: `parameters` by name and shape, `rows` in order.
         failed: why there are no values, where there are none.
+        loses: what the arm loses of its text, where it loses any: it gets no verdict then.
     """
 
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Measurement:
     curve: list[dict[str, float]] = field(default_factory=list)
     pairing: dict[str, Any] = field(default_factory=dict)
     failed: str = ""
+    loses: str = ""
 
 
 class Trial(Protocol):
@@ -134,8 +136,9 @@ class Study:
             metric.name: {arm: self._replicates(measured[arm], metric.name) for arm in whole}
             for metric in self.trial.metrics
         }
+        loses = {arm: why for arm in whole if (why := next((m.loses for m in measured[arm].values() if m.loses), ""))}
         comparisons = {
-            metric.name: [dataclasses.asdict(c) for c in self._compare(values[metric.name], metric)]
+            metric.name: [dataclasses.asdict(c) for c in self._compare(values[metric.name], metric, loses)]
             for metric in self.trial.metrics
         }
         return {
@@ -181,10 +184,14 @@ class Study:
             return [values[0] for values in lists]
         return [math.fsum(column) / len(column) for column in zip(*lists, strict=True)]
 
-    def _compare(self, values: Mapping[str, Sequence[float]], metric: Metric) -> list[Comparison]:
+    def _compare(
+        self, values: Mapping[str, Sequence[float]], metric: Metric, loses: Mapping[str, str]
+    ) -> list[Comparison]:
         if self.baseline not in values or len(values) < 2:
             return []
-        return compare_arms(values, self.baseline, better=metric.better, margin=self.margin, alpha=self.alpha)
+        return compare_arms(
+            values, self.baseline, better=metric.better, margin=self.margin, alpha=self.alpha, refused=loses
+        )
 
     def _costs(self, by_seed: Mapping[int, Measurement]) -> dict[str, float | None]:
         """The mean of each cost over the seeds."""

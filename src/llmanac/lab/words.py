@@ -50,6 +50,8 @@ def plural(count: int, word: str) -> str:
 def verdict(comparison: Mapping[str, Any], replicate: str) -> str:
     """The verdict, and what an inconclusive one would need."""
     word = comparison["verdict"]
+    if comparison.get("refused"):
+        return f"{word} ({comparison['refused']})"
     if word == "none":
         return f"no verdict (fewer than 3 {replicate}s)"
     if word == "inconclusive":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,22 @@ def read_strictly(path: Path) -> Any:
 def read_config(path: Path) -> Any:
     """The `tokenizer_config.json`, or an empty object where there is none."""
     return read_strictly(path) if path.is_file() else {}
+
+
+def table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TokenizerError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return dict(value)
+
+
+def items_of(value: Any, where: str) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise TokenizerError(f"{where}: expected a JSON list, got {type(value).__name__}")
+    return value or []
+
+
+def steps_of(value: Any, where: str, inner: str) -> list[dict[str, Any]]:
+    """The steps of a part of the pipeline: those of a Sequence, or the one that it is."""
+    node = table(value, where)
+    items = items_of(node.get(inner), f"{where}.{inner}") if node.get("type") == "Sequence" else [node]
+    return [table(item, f"{where}[{i}]") for i, item in enumerate(items)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from llmanac.core.progress import progress
@@ -15,7 +17,26 @@ def learn(found: Stretches, size: int) -> list[tuple[str, float]]:
     most = max(0, size - len(alphabet))
     symbol_of = np.full(0x110000, -1, np.int32)
     symbol_of[[ord(character) for character in alphabet]] = np.arange(len(alphabet))
-    data = [character.encode("utf-8") for character in alphabet]
+    merges = merge(found.letters, found.offsets, found.counts, symbol_of, alphabet, most)
+    texts = list(alphabet)
+    for left, right in merges.tolist():
+        texts.append(texts[left] + texts[right])
+    order = [*texts[len(alphabet) :], *alphabet]
+    return [(text, -float(rank)) for rank, text in enumerate(order)]
+
+
+def merge(
+    words: np.ndarray, offsets: np.ndarray, counts: np.ndarray, symbol_of: np.ndarray, symbols: Sequence[str], most: int
+) -> np.ndarray:
+    """(n, 2) int64 left and right symbol of up to `most` merges; the merge i makes the symbol `len(symbols) + i`.
+
+    Args:
+        words, offsets, counts: UTF-8 of the words, one after the other; where each starts; how often each occurs.
+        symbol_of: int32 by code point, which symbol a character of the words is; -1 for one that is never merged.
+        symbols: the texts of the symbols that there are at first.
+    """
+    data = [text.encode("utf-8") for text in symbols]
+    widths = np.array([len(text) for text in symbols], np.int64)
     lengths, starts = np.zeros(len(data) + most, np.int64), np.zeros(len(data) + most, np.int64)
     lengths[: len(data)] = [len(item) for item in data]
     starts[: len(data)] = np.cumsum(lengths[: len(data)]) - lengths[: len(data)]
@@ -24,12 +45,8 @@ def learn(found: Stretches, size: int) -> list[tuple[str, float]]:
     letters[: len(joined)] = np.frombuffer(joined, np.uint8)
     with progress("learn merges", unit="merges") as bar:
         merges = unigram_bpe_train.learn(
-            found.letters, found.offsets, found.counts, symbol_of, letters, starts, lengths, len(data), most,
-            LONGEST_PIECE,
+            words, offsets, counts, symbol_of, letters, starts, lengths, widths, len(data), most, LONGEST_PIECE,
         )  # fmt: skip
         bar.advance(len(merges))
-    texts = list(alphabet)
-    for left, right in merges.tolist():
-        texts.append(texts[left] + texts[right])
-    order = [*texts[len(alphabet) :], *alphabet]
-    return [(text, -float(rank)) for rank, text in enumerate(order)]
+    found: np.ndarray = merges
+    return found

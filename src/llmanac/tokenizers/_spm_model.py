@@ -265,6 +265,11 @@ def _field(number: int, value: Any) -> bytes:
     return _number(number << 3 | BYTES) + _number(len(data)) + data
 
 
+def _piece_bytes(piece: Piece) -> bytes:
+    data = _field(1, piece.text) + _field(2, float(piece.score))
+    return data if piece.type == NORMAL else data + _field(3, piece.type)
+
+
 def _rules_bytes(rules: Rules) -> bytes:
     out = _field(1, rules.name) + (_field(2, rules.charsmap) if rules.charsmap else b"")
     out += _field(3, rules.add_dummy_prefix) + _field(4, rules.remove_extra_whitespaces)
@@ -281,10 +286,7 @@ def serialize(pieces: Sequence[Piece], trainer: dict[str, Any], rules: Rules) ->
     validate(Model(tuple(pieces), known | {k: v for k, v in trainer.items() if k in known}, rules))
     out = bytearray()
     for piece in pieces:
-        data = _field(1, piece.text) + _field(2, float(piece.score))
-        if piece.type != NORMAL:
-            data += _field(3, piece.type)
-        out += _field(1, data)
+        out += _field(1, _piece_bytes(piece))
     written = bytearray()
     for name, number in sorted(WRITTEN.items(), key=lambda item: item[1]):
         value = trainer.get(name)
@@ -292,3 +294,16 @@ def serialize(pieces: Sequence[Piece], trainer: dict[str, Any], rules: Rules) ->
             if item is not None:
                 written += _field(number, item)
     return bytes(out + _field(2, bytes(written)) + _field(3, _rules_bytes(rules)))
+
+
+def appended(model: Model, pieces: Sequence[Piece]) -> Model:
+    """The model with more pieces behind its own; all else that its file holds stays as it is.
+
+    Raises:
+        TokenizerError: the vocabulary is one that no reader accepts.
+    """
+    out = bytearray(model.source)  # repeated fields may stand anywhere, and a message given twice is merged
+    for piece in pieces:
+        out += _field(1, _piece_bytes(piece))
+    out += _field(2, _field(WRITTEN["vocab_size"], len(model.pieces) + len(pieces)))
+    return parse(bytes(out))

@@ -9,7 +9,6 @@ here and not applied; its `post_processor` only tells whether texts begin with a
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import read, written
-from llmanac.tokenizers._json_files import read_config, read_strictly
-from llmanac.tokenizers._patterns import DIGIT, DIGITS, GPT2, Splitter
+from llmanac.tokenizers._byte_level_steps import check_decoder, is_byte_level, split_steps, wants_nfc
+from llmanac.tokenizers._json_files import items_of, read_config, read_strictly, steps_of, table
+from llmanac.tokenizers._patterns import Splitter
 from llmanac.tokenizers._utf8 import UTF8, is_bytes_only
 
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
@@ -53,7 +53,7 @@ def load(path: Path) -> Tokenizer:
 def load_beside(path: Path) -> Tokenizer:
     """Read a SentencePiece model with what the files beside it say. Raises TokenizerError as `load` does."""
     config, template = _beside(path)
-    return _unigram_files.load(path, _table(config, str(path.with_name(CONFIG))), template)
+    return _unigram_files.load(path, table(config, str(path.with_name(CONFIG))), template)
 
 
 def _beside(path: Path) -> tuple[Any, str | None]:
@@ -70,8 +70,8 @@ def _beside(path: Path) -> tuple[Any, str | None]:
 
 def from_document(document: Any, config: Any, chat_template: str | None = None) -> Tokenizer:
     """The tokenizer that the parsed files describe."""
-    document, config = _table(document, "the file"), _table(config, CONFIG)
-    model = _table(document.get("model"), "model")
+    document, config = table(document, "the file"), table(config, CONFIG)
+    model = table(document.get("model"), "model")
     added = added_tokens(document, config)
     if model.get("type") == "WordLevel":
         from llmanac.tokenizers import _word_json
@@ -80,18 +80,27 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
     if model.get("type") == "Unigram":
         from llmanac.tokenizers import _unigram_json
 
-        parts = shared_parts(document, config, added, chat_template)
-        begins = {key: parts[key] for key in ("adds_bos", "chat_template", "bos", "eos", "pad")}
-        return _unigram_json.from_document(document, added, **begins)
+        return _unigram_json.from_document(document, added, **_roles(document, config, added, chat_template))
+    _refuse_unsupported(model)
+    if not is_byte_level(document):
+        from llmanac.tokenizers import _bpe_json
+
+        entries, _ = vocabulary_entries(model, added, lambda text: text.encode("utf-8", "replace"))
+        found, unknown = _merges(model, entries, None), _unknown(model, entries, added)
+        return _bpe_json.from_model(
+            document, entries, found, unknown, added, **_roles(document, config, added, chat_template)
+        )
+    if model.get("byte_fallback"):
+        raise TokenizerError("model.byte_fallback: is not supported beside a ByteLevel step, whose letters are bytes")
     tokens, ids = _vocabulary(model, added)
-    steps, prefix_space = _steps(document.get("pre_tokenizer"))
-    _check_decoder(document.get("decoder"))
+    steps, prefix_space = split_steps(document.get("pre_tokenizer"))
+    check_decoder(document.get("decoder"))
     merges, whole_pieces = _merges(model, ids), bool(model.get("ignore_merges", False))
     return (UTF8 if is_bytes_only(tokens, merges, whole_pieces) else BPE)(
         tokens=tokens,
         merges=merges,
         splitter=Splitter(steps),
-        compose_nfc=_wants_nfc(document.get("normalizer")),
+        compose_nfc=wants_nfc(document.get("normalizer")),
         prefix_space=prefix_space,
         whole_pieces=whole_pieces,
         unknown=_unknown(model, ids, added),
@@ -115,23 +124,11 @@ def shared_parts(
     }
 
 
-def _table(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TokenizerError(f"{where}: expected a JSON object, got {type(value).__name__}")
-    return dict(value)
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if value is not None and not isinstance(value, list):
-        raise TokenizerError(f"{where}: expected a JSON list, got {type(value).__name__}")
-    return value or []
-
-
-def steps_of(value: Any, where: str, inner: str) -> list[dict[str, Any]]:
-    """The steps of a part of the pipeline: those of a Sequence, or the one that it is."""
-    node = _table(value, where)
-    items = _list(node.get(inner), f"{where}.{inner}") if node.get("type") == "Sequence" else [node]
-    return [_table(item, f"{where}[{i}]") for i, item in enumerate(items)]
+def _roles(
+    document: dict[str, Any], config: dict[str, Any], added: list[AddedToken], chat_template: str | None
+) -> dict[str, Any]:
+    parts = shared_parts(document, config, added, chat_template)
+    return {key: parts[key] for key in ("adds_bos", "chat_template", "bos", "eos", "pad")}
 
 
 def _writable(value: Any, where: str) -> Any:
@@ -142,14 +139,17 @@ def _writable(value: Any, where: str) -> Any:
     return value
 
 
-def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[list[bytes | None], dict[str, int]]:
-    """`(bytes of each id, id of each entry as the file writes it)`."""
+def _refuse_unsupported(model: Mapping[str, Any]) -> None:
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind != "BPE":
-        raise TokenizerError(f"model.type: {kind!r} is not supported, only byte-level 'BPE', 'WordLevel' and 'Unigram'")
-    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"):
+        raise TokenizerError(f"model.type: {kind!r} is not supported, only 'BPE', 'WordLevel' and 'Unigram'")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise TokenizerError(f"model.{key}: {model[key]!r} is not supported")
+
+
+def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[list[bytes | None], dict[str, int]]:
+    """`(bytes of each id, id of each entry as the file writes it)`."""
     vocab, entries = vocabulary_entries(model, added, read)
     given = {token.id: token.text for token in added}
     # An added token may have its entry beyond all others, and ids may be missing there (cl100k has such gaps).
@@ -176,7 +176,7 @@ def vocabulary_entries(
 
     `spelled` says which bytes an entry writes.
     """
-    vocab = _table(model.get("vocab"), "model.vocab")
+    vocab = table(model.get("vocab"), "model.vocab")
     if not vocab:
         raise TokenizerError("model.vocab: is empty")
     entries: dict[int, str] = {}
@@ -209,7 +209,9 @@ def _unknown(model: Mapping[str, Any], ids: Mapping[str, int], added: list[Added
     return known[text]
 
 
-def _merges(model: Mapping[str, Any], ids: Mapping[str, int]) -> np.ndarray:
+def _merges(
+    model: Mapping[str, Any], ids: Mapping[str, int], spelled: Callable[[str], bytes | None] | None = read
+) -> np.ndarray:
     merges = model.get("merges")
     if not isinstance(merges, list):
         raise TokenizerError("model.merges: expected a list")
@@ -222,89 +224,23 @@ def _merges(model: Mapping[str, Any], ids: Mapping[str, int]) -> np.ndarray:
         for part in (left, right, left + right):
             if part not in ids:
                 raise TokenizerError(f"model.merges[{rank}]: {left!r} + {right!r}: {part!r} is not in the vocabulary")
-            if read(part) is None:
+            if spelled is not None and spelled(part) is None:
                 raise TokenizerError(f"model.merges[{rank}]: {part!r} is not written in the byte-level alphabet")
         out[:, rank] = ids[left], ids[right], ids[left + right]
     return out
 
 
-def _steps(pre_tokenizer: Any) -> tuple[list[str], bool]:
-    """`(split patterns in order, whether a blank is put in front)`."""
-    if pre_tokenizer is None:
-        raise TokenizerError("pre_tokenizer: there is none, so the vocabulary is not of bytes; a ByteLevel is needed")
-    patterns: list[str] = []
-    prefix_space = byte_level = False
-    for i, step in enumerate(steps_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
-        kind = step.get("type")
-        if byte_level:
-            raise TokenizerError(f"pre_tokenizer[{i}]: {kind} after ByteLevel is not supported")
-        if kind == "ByteLevel":
-            byte_level = True
-            if step.get("add_prefix_space", True):
-                if patterns:
-                    raise TokenizerError(f"pre_tokenizer[{i}]: add_prefix_space after a split is not supported")
-                prefix_space = True
-            if step.get("use_regex", True):
-                patterns.append(GPT2)
-        elif kind == "Digits":
-            patterns.append(DIGIT if step.get("individual_digits") else DIGITS)
-        elif kind == "Split":
-            patterns.append(split_pattern(step, i))
-        else:
-            raise TokenizerError(f"pre_tokenizer[{i}]: {kind!r} is not supported (known: Split, Digits, ByteLevel)")
-    if not byte_level:
-        raise TokenizerError("pre_tokenizer: has no ByteLevel step, so the vocabulary is not of bytes")
-    return patterns, prefix_space
-
-
-def split_pattern(step: Mapping[str, Any], i: int) -> str:
-    pattern = step.get("pattern")
-    if not isinstance(pattern, Mapping) or not ({"Regex", "String"} & pattern.keys()):
-        raise TokenizerError(f"pre_tokenizer[{i}]: Split has no pattern")
-    regex = pattern.get("Regex", pattern.get("String"))
-    if not isinstance(regex, str) or not regex:
-        raise TokenizerError(f"pre_tokenizer[{i}]: Split's pattern is {str(regex)[:40]!r}, not text")
-    if "Regex" not in pattern:
-        regex = re.escape(regex)
-    behavior, invert = step.get("behavior"), bool(step.get("invert"))
-    keeps_all = behavior == "Isolated"
-    if behavior == "Removed" and invert:  # keeps the matches only: the same, for patterns that match everything
-        keeps_all = Splitter([regex]).covers_everything
-    if not keeps_all:
-        raise TokenizerError(f"pre_tokenizer[{i}]: Split with behavior {behavior!r} (invert={invert}) is not supported")
-    return regex
-
-
-def _wants_nfc(normalizer: Any) -> bool:
-    if normalizer is None:
-        return False
-    nodes = steps_of(normalizer, "normalizer", "normalizers")
-    for item in nodes:
-        if item.get("type") != "NFC":
-            raise TokenizerError(f"normalizer: {item.get('type')!r} is not supported (only NFC)")
-    return bool(nodes)
-
-
-def _check_decoder(decoder: Any) -> None:
-    if decoder is None:
-        return
-    for item in steps_of(decoder, "decoder", "decoders"):
-        kind = item.get("type")
-        if kind not in ("ByteLevel", "Fuse"):
-            raise TokenizerError(f"decoder: {kind!r} is not supported (only ByteLevel)")
-
-
 def added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list[AddedToken]:
     found: dict[int, AddedToken] = {}
     listed = [
-        (f"added_tokens[{i}]", token) for i, token in enumerate(_list(document.get("added_tokens"), "added_tokens"))
+        (f"added_tokens[{i}]", token) for i, token in enumerate(items_of(document.get("added_tokens"), "added_tokens"))
     ]
     if not listed:  # older folders keep them in the configuration only
         where = f"{CONFIG}: added_tokens_decoder"
-        older = _table(config.get("added_tokens_decoder") or {}, where)
-        listed = [(f"{where}.{k}", {"id": k, **_table(v, f"{where}.{k}")}) for k, v in older.items()]
+        older = table(config.get("added_tokens_decoder") or {}, where)
+        listed = [(f"{where}.{k}", {"id": k, **table(v, f"{where}.{k}")}) for k, v in older.items()]
     for where, item in listed:
-        token = _table(item, where)
+        token = table(item, where)
         id, content = token.get("id"), token.get("content")
         if isinstance(id, str) and id.isdigit():
             id = int(id)
@@ -324,7 +260,9 @@ def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> boo
     if processor is None:
         return False
     for node in steps_of(processor, "post_processor", "processors"):
-        single = _list(node.get("single"), "post_processor.single") if node.get("type") == "TemplateProcessing" else []
+        single = (
+            items_of(node.get("single"), "post_processor.single") if node.get("type") == "TemplateProcessing" else []
+        )
         first = single[0] if single and isinstance(single[0], Mapping) else {}
         if isinstance(first.get("SpecialToken"), Mapping) and first["SpecialToken"].get("id") == bos:
             return True

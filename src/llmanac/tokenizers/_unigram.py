@@ -173,6 +173,12 @@ class SentencePiece(Tokenizer):
             return self.encode(text)
         return sampled(self.tables, self._draws, buffer, used, seed, alpha, nbest)
 
+    def extended(self, texts: Iterable[str], extra: int) -> SentencePiece:
+        """This tokenizer with up to `extra` further pieces; see `_spm_extend.py`."""
+        from llmanac.tokenizers._spm_extend import extend_sentencepiece
+
+        return extend_sentencepiece(self, texts, extra)
+
     # -------------------------------------------------------------------------------- decoding
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """The text of the ids; with `skip_special` exactly what the sentencepiece library makes of them.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from llmanac.tokenizers import _unigram_steps as steps
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import PlainEncoder, Special, Tokenizer
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates
+from llmanac.tokenizers._normal_tokens import Normalised, NormalTokens
 from llmanac.tokenizers._spm_model import byte_of
 from llmanac.tokenizers._unigram import CACHE_PLACES, CACHE_WORDS, CHUNK, SampleCache, refuse_others, sampled
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, UNKNOWN_PENALTY, Tables, joins_of
@@ -60,7 +61,8 @@ class UnigramJson(Tokenizer):
             byte_fallback,
             dict(document),
         )
-        self._normalize = steps.normalizer(document.get("normalizer"))
+        self._normalize = steps.Normalizer(document.get("normalizer"))
+        self.added = NormalTokens(self.added.tokens, self._normalize.text)
         self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
         self._join = steps.decoder(document.get("decoder"))
         self.vocab_size = max([len(self.vocab) - 1, *(token.id for token in self.added.tokens)]) + 1
@@ -104,8 +106,13 @@ class UnigramJson(Tokenizer):
 
     # -------------------------------------------------------------------------------- encoding
     def _normal_form(self, text: str) -> Placed:
+        if isinstance(text, Normalised):
+            return text, None
         mended = mend_surrogates(text)
         return compose(mended, self._normalize(mended[0]))
+
+    def _normal_text(self, text: str) -> str:
+        return text if isinstance(text, Normalised) else self._normalize.text(mend_surrogates(text)[0])
 
     def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
         return self._encode_parts(texts, [True] * len(texts))
@@ -131,7 +138,11 @@ class UnigramJson(Tokenizer):
 
     def _words(self, text: str, first: bool) -> list[str]:
         """The pre-tokens of a text."""
-        return [word for word, _ in self._split(self._normal_form(text)[0], first)]
+        return [word for word, _ in self._split_words(self._normal_text(text), first)]
+
+    def _split_words(self, text: str, first: bool) -> list[tuple[str, np.ndarray]]:
+        """The pre-tokens of a normalised text, and where the characters of each start in it."""
+        return self._split(text, first)
 
     def _cut(self, words: Sequence[str], placed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         buffer, used = pack([word.encode("utf-8") for word in words])
@@ -175,7 +186,7 @@ class UnigramJson(Tokenizer):
 
     def _placed(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
         clean, places = self._normal_form(text)
-        words = self._split(clean, first)
+        words = self._split_words(clean, first)
         ids, _, spans = self._cut([word for word, _ in words], True)
         starts: list[np.ndarray] = []  # of each byte of the packed words, and of the 0xFF behind: a character of clean
         for word, where in words:
@@ -195,6 +206,12 @@ class UnigramJson(Tokenizer):
         words = self._words(text, True)
         buffer, used = pack([word.encode("utf-8") for word in words])
         return sampled(self.tables, self._draws, buffer, used if words else 0, seed, alpha, nbest)
+
+    def extended(self, texts: Iterable[str], extra: int) -> Tokenizer:
+        """Raises TokenizerError: what this file is made from can be extended, and it cannot."""
+        raise TokenizerError(
+            "extend: this kind of tokenizer.json learns no further pieces; extend the .model it was made from"
+        )
 
     # -------------------------------------------------------------------------------- decoding
     def decode(self, ids: Any, *, skip_special: bool = False) -> str:
@@ -222,10 +239,7 @@ class UnigramJson(Tokenizer):
         tokens = [token.as_json() for token in self.added.tokens]
         document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens}
         document |= {part: self.document.get(part) for part in PARTS}
-        vocab = [list(item) for item in self.vocab]
-        document["model"] = {
-            "type": "Unigram", "unk_id": self.unknown, "vocab": vocab, "byte_fallback": self.byte_fallback,
-        }  # fmt: skip
+        document["model"] = self._model()
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": self.adds_bos}
         config["added_tokens_decoder"] = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in tokens}
         for role in ("bos", "eos", "pad"):
@@ -236,6 +250,10 @@ class UnigramJson(Tokenizer):
             config["chat_template"] = self.chat_template
         write_json(folder / "tokenizer.json", document)
         write_json(folder / "tokenizer_config.json", config)
+
+    def _model(self) -> dict[str, Any]:
+        vocab = [list(item) for item in self.vocab]
+        return {"type": "Unigram", "unk_id": self.unknown, "vocab": vocab, "byte_fallback": self.byte_fallback}
 
 
 def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **roles: Any) -> UnigramJson:

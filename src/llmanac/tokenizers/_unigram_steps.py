@@ -56,17 +56,40 @@ def _text_field(node: Mapping[str, Any], key: str, where: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ normalisers
-def normalizer(part: Any) -> Normalize:
+class Normalizer:
     """The normaliser of a file. Raises TokenizerError for a step that is not supported, by its name."""
-    made = [_normal_step(node, f"normalizer[{i}]") for i, node in enumerate(_nodes(part, "normalizer", "normalizers"))]
 
-    def run(text: str) -> Placed:
+    def __init__(self, part: Any) -> None:
+        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(_nodes(part, "normalizer", "normalizers"))]
+        self._steps = [_normal_step(node, where) for node, where in nodes]
+        self._quick = [_quick_step(node) for node, _ in nodes]
+
+    def __call__(self, text: str) -> Placed:
         placed: Placed = (text, None)
-        for step in made:
+        for step in self._steps:
             placed = compose(placed, step(placed[0]))
         return placed
 
-    return run
+    def text(self, text: str) -> str:
+        """The normal form alone, without where its characters come from."""
+        for step, quick in zip(self._steps, self._quick, strict=True):
+            text = quick(text) if quick is not None else step(text)[0]
+        return text
+
+
+def _quick_step(node: Mapping[str, Any]) -> Callable[[str], str] | None:
+    """A step on the text alone, where Python has a fast form of it."""
+    kind, pattern = node.get("type"), node.get("pattern")
+    if kind == "Replace" and isinstance(pattern, Mapping) and pattern.get("String"):
+        old, new = str(pattern["String"]), str(node["content"])
+        return lambda text: text.replace(old, new)
+    if kind == "Prepend":
+        front = str(node["prepend"])
+        return lambda text: front + text if text else text
+    if kind in ("NFC", "NFD", "NFKC", "NFKD"):
+        form: Any = kind
+        return lambda text: unicodedata.normalize(form, text)
+    return None
 
 
 def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
@@ -242,7 +265,44 @@ def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple
         if scheme not in ("always", "never", "first"):
             raise TokenizerError(f"{where}.prepend_scheme: {scheme!r} is not one of always, first, never")
         return Metaspace(mark, scheme, node.get("split", True) is not False)
-    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit)")
+    if kind == "Split" and isinstance(node.get("pattern"), Mapping) and "String" in node["pattern"]:
+        return Parted(_pattern(node, where), str(node.get("behavior")), node.get("invert") is True, where)
+    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit, Split by a String)")
+
+
+class Parted:
+    """A text cut at the occurrences of a string, which stay as pieces, go, or join one of their neighbours."""
+
+    BEHAVIORS = ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous")
+
+    def __init__(self, pattern: Any, behavior: str, invert: bool, where: str) -> None:
+        if behavior not in self.BEHAVIORS or invert:
+            raise TokenizerError(f"{where}: Split with behavior {behavior!r} (invert={invert}) is not supported")
+        self.pattern, self.behavior = pattern, behavior
+
+    def __call__(self, word: str, places: np.ndarray, first: bool) -> list[tuple[str, np.ndarray]]:
+        spans: list[tuple[int, int, bool]] = []
+        done = 0
+        for match in self.pattern.finditer(word):
+            spans += [(done, match.start(), False)] * (match.start() > done) + [(*match.span(), True)]
+            done = match.end()
+        spans += [(done, len(word), False)] * (done < len(word))
+        return [(word[a:b], places[a : b + 1]) for a, b in self._cuts(spans)]
+
+    def _cuts(self, spans: list[tuple[int, int, bool]]) -> list[tuple[int, int]]:
+        out: list[tuple[int, int]] = []
+        before = False
+        for start, stop, found in spans if self.behavior != "MergedWithNext" else reversed(spans):
+            joins = self.behavior == "Contiguous" and found and before
+            joins = joins or (self.behavior.startswith("Merged") and found and not before)
+            if self.behavior == "Removed" and found:
+                continue
+            if out and joins:
+                out[-1] = (min(out[-1][0], start), max(out[-1][1], stop))
+            else:
+                out.append((start, stop))
+            before = found
+        return out if self.behavior != "MergedWithNext" else out[::-1]
 
 
 class Metaspace:

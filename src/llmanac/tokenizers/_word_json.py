@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import TokenizerError
+from llmanac.tokenizers._byte_level_steps import split_pattern
+from llmanac.tokenizers._json_files import steps_of
 from llmanac.tokenizers._normal import SURROGATE
-from llmanac.tokenizers._tokenizer_json import split_pattern, steps_of, vocabulary_entries, write_files
+from llmanac.tokenizers._tokenizer_json import vocabulary_entries, write_files
 from llmanac.tokenizers._word import Normal, WordLevel
 from llmanac.tokenizers._word_split import WHITESPACE, WHITESPACE_SPLIT, WordSplitter
 

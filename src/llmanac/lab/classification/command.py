@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -102,9 +103,9 @@ def train_command(
     print(f"{method}: {len(examples):,} examples, {len(classifier.labels)} labels, {seconds:.1f} s; saved in {target}")
     if held is not None and test is not None:
         print_report(evaluate_on(classifier, held, test))
-        print(f'Next: llmanac classify explain {target} "{_short(held.texts[0])}"')
+        print(f"Next: llmanac classify explain {shlex.quote(str(target))} {shlex.quote(_short(held.texts[0]))}")
     else:
-        print(f"Next: llmanac classify evaluate {target} HELD_OUT_FILE")
+        print(f"Next: llmanac classify explain {shlex.quote(str(target))} {shlex.quote(_short(examples.texts[0]))}")
 
 
 def _short(text: str) -> str:
@@ -161,12 +162,13 @@ def print_report(found: Report, console: Console | None = None) -> None:
 
 def evaluate_command(folder: str, data: Path, *, text: str, label: str, as_json: bool) -> None:
     """Evaluate on a file."""
-    found = evaluate_on(open_classifier(folder), read_labelled(data, text=text, label=label), data)
+    held = read_labelled(data, text=text, label=label)
+    found = evaluate_on(open_classifier(folder), held, data)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
         return
     print_report(found)
-    print(f'Next: llmanac classify explain {folder} "a text that it got wrong"')
+    print(f"Next: llmanac classify explain {shlex.quote(folder)} {shlex.quote(_short(held.texts[0]))}")
 
 
 def predict_command(folder: str, data: str, *, output: Path | None, text: str) -> None:

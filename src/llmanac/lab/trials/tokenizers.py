@@ -7,7 +7,8 @@
                        spelled out at 8 bits a byte
 
 The last one is what an order-0 coder needs. Unlike the other two it charges for a large vocabulary, and for what a
-tokenizer loses (but for white space that it drops).
+tokenizer loses (but for white space that it drops). So an arm of which a document does not come back from its ids has
+these numbers and no verdict: text that is not kept needs no tokens.
 
 Tokenizers are cheap and deterministic, so the replicate is the document, and the interval is over documents.
 """
@@ -31,9 +32,10 @@ from llmanac.lab.sources import fingerprint
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 
-MEASURE_VERSION = 2
+MEASURE_VERSION = 3
 ROUNDS = 3
 MOST_LABELS = 8  # kinds of text that are reported apart
+STRETCH = 1 << 14  # characters of a document that are aligned with what came back of them at a time
 _WORD = re.compile(r"\w+")
 
 
@@ -74,6 +76,7 @@ class TokenizerTrial:
         Metric("vocabulary", "", "lower"),
         Metric("train_seconds", "s", "lower", "training time"),
         Metric("lossless", "", "higher", "documents that decode to themselves"),
+        Metric("lost", "", "lower", "share of bytes that do not come back"),
         Metric("unknown", "", "lower", "share of tokens that are unknown"),
         Metric("encode_rate", "B/s", "higher", "encoding speed, one document after another"),
     )
@@ -110,7 +113,8 @@ class TokenizerTrial:
         trained = time.perf_counter() - start
         encoded = [tokenizer.encode_array(text) for text in self.texts.held_out]
         counts = [len(ids) for ids in encoded]
-        whole = sum(tokenizer.decode(ids.tolist()) == t for ids, t in zip(encoded, self.texts.held_out, strict=True))
+        pairs = list(zip(encoded, self.texts.held_out, strict=True))
+        changed = [text for ids, text in pairs if tokenizer.decode(ids.tolist()) != text]
         sizes = [len(text.encode("utf-8")) for text in self.texts.held_out]
         words = [len(_WORD.findall(text)) for text in self.texts.held_out]
         bits = _code_lengths(tokenizer, self.texts, encoded)
@@ -119,10 +123,12 @@ class TokenizerTrial:
             "tokens_per_word": [count / word for count, word in zip(counts, words, strict=True)],
             "bits_per_byte": [bit / size for bit, size in zip(bits, sizes, strict=True)],
         }
+        lost = sum(lost_bytes(tokenizer, text) for text in changed) / sum(sizes)
         costs: dict[str, float | None] = {
             "vocabulary": tokenizer.vocab_size,
             "train_seconds": trained,
-            "lossless": whole / len(counts),
+            "lossless": 1 - len(changed) / len(counts),
+            "lost": lost,
             "unknown": tokenizer.unknown_rate(self.texts.held_out),
             "encode_rate": sum(sizes) / _encode_seconds(tokenizer, self.texts.held_out),
         }
@@ -131,7 +137,42 @@ class TokenizerTrial:
             size = sum(sizes[i] for i in own)
             costs[f"bytes_per_token of {name}"] = size / sum(counts[i] for i in own)
             costs[f"bits_per_byte of {name}"] = sum(bits[i] for i in own) / size
-        return Measurement(values, costs)
+        return Measurement(values, costs, loses=_said(lost, len(changed), len(counts)))
+
+
+def lost_bytes(tokenizer: Any, text: str) -> int:
+    """UTF-8 bytes of a text that are not, in their order, in what decoding gives back: all but the longest common
+    subsequence. An unknown token gives nothing back. A long text is aligned in stretches, each encoded by itself.
+    """
+    lost = 0
+    for start in range(0, len(text), STRETCH):
+        given = text[start : start + STRETCH].encode("utf-8")
+        ids = tokenizer.encode_array(text[start : start + STRETCH])
+        back = tokenizer.decode(ids[ids != tokenizer.unknown_id].tolist() if tokenizer.unknown_id is not None else ids)
+        lost += len(given) - common_subsequence(given, back.encode("utf-8"))
+    return lost
+
+
+def common_subsequence(a: bytes, b: bytes) -> int:
+    """Length of the longest common subsequence, a whole row of the table as the bits of one number (Hyyrö 2004)."""
+    places = dict.fromkeys(a, 0)
+    for i, byte in enumerate(a):
+        places[byte] |= 1 << i
+    row = full = (1 << len(a)) - 1
+    for byte in b:
+        matched = row & places.get(byte, 0)
+        row = ((row + matched) | (row - matched)) & full
+    return len(a) - row.bit_count()
+
+
+def _said(lost: float, changed: int, documents: int) -> str:
+    """What an arm loses, in words; nothing where every document comes back."""
+    if not changed:
+        return ""
+    if not lost:
+        return f"what comes back is not the text alone, in {changed} of {documents} documents"
+    share = f"{lost:.1%}" if lost >= 0.001 else "less than 0.1%"
+    return f"{share} of the bytes do not come back, in {changed} of {documents} documents"
 
 
 def _code_lengths(tokenizer: Any, texts: Texts, encoded: Sequence[np.ndarray]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ Choices = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="A choice, e.g. -s vocab_size=8192.")
 ]
 Paths = Annotated[list[str], typer.Argument(help="Files or folders (.txt, .jsonl, .parquet, ...), or label=path.")]
+TOKENIZER = "A folder with a tokenizer.json or a .model file, such a file itself, or a .tiktoken file."
 DEFAULT_SENTENCE = (
     "The quick brown fox doesn't jump over 13 lazy dogs; die Füchsin springt über Hunde. 狐狸跳过懒狗。 x += y[0]"
 )
@@ -63,7 +65,7 @@ def train(
 
 @app.command()
 def extend(
-    tokenizer: Annotated[str, typer.Argument(help="A folder with a tokenizer.json, such a file, or a .tiktoken file.")],
+    tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     text: Paths,
     folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the new tokenizer goes.")],
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add at most.")] = 1000,
@@ -79,12 +81,13 @@ def extend(
     with atomic_folder(place) as target:
         new.save(target)
     print(f"{place}: {new.vocab_size:,} ids, {new.vocab_size - old.vocab_size:,} of them new; old ids are as they were")
-    print(f"Next: llmanac tokenizer compare {tokenizer} {place} --on {' --on '.join(text)}")
+    both = shlex.join([tokenizer, str(place), *(part for given in text for part in ("--on", given))])
+    print(f"Next: llmanac tokenizer compare {both}")
 
 
 @app.command()
 def encode(
-    tokenizer: Annotated[str, typer.Argument(help="A folder with a tokenizer.json, such a file, or a .tiktoken file.")],
+    tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     files: Annotated[list[str] | None, typer.Argument(help="Files, a text a line; else standard input.")] = None,
     text: Annotated[str | None, typer.Option("--text", help="One text instead of files.")] = None,
     form: Annotated[str, typer.Option(help="What is written: ids, pieces or json.")] = "ids",
@@ -116,7 +119,7 @@ def encode(
 
 @app.command()
 def inspect(
-    tokenizer: Annotated[str, typer.Argument(help="A folder with a tokenizer.json, such a file, or a .tiktoken file.")],
+    tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     text: Annotated[str, typer.Option("--text", help="A sentence to cut into tokens.")] = DEFAULT_SENTENCE,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -128,7 +131,7 @@ def inspect(
         print(json.dumps(found, ensure_ascii=False, indent=1))
         return
     print(described(found))
-    print(f"\nNext: llmanac tokenizer compare {tokenizer} utf8 --on label=path")
+    print(f"\nNext: llmanac tokenizer encode {shlex.quote(tokenizer)} --form pieces --text {shlex.quote(text)}")
 
 
 @app.command()

@@ -1,0 +1,46 @@
+"""What takes long says so on standard error, and what does not is quiet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmanac.core import progress
+
+
+def test_one_line_where_it_takes_long_and_none_where_it_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.announced("short"):
+        pass
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.01)
+    with progress.announced("long"):
+        time.sleep(0.5)
+    assert capsys.readouterr().err == "long\n"
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.3)
+    with pytest.raises(ValueError), progress.announced("broken"):
+        raise ValueError
+    time.sleep(0.4)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_kernel_that_is_compiled_says_so_once_and_gives_the_same(tmp_path: Path) -> None:
+    code = (
+        "from llmanac.core import progress\n"
+        "progress.QUIET_SECONDS = 0.0\n"
+        "import numpy as np\n"
+        "from llmanac.kernels.text import cached\n"
+        "@cached\n"
+        "def part(x):\n    return x + 1\n"
+        "@cached\n"
+        "def whole(xs):\n    total = 0\n    for x in xs:\n        total += part(x)\n    return total\n"
+        "assert [whole(np.arange(4)), whole(np.arange(5)), whole(np.arange(6))] == [10, 15, 21]\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stderr == "compiling for this machine; it is done once and kept, and takes up to a minute\n"
