@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -38,12 +39,13 @@ def train_classifier(
     """Fit a classifier to checked examples; what `Classifier.fit` calls. Returns the TrainResult, or None.
 
     Args:
-        folder: where metrics and checkpoints go; a temporary one by default.
+        folder: where metrics and checkpoints go; a temporary one by default, and then Ctrl-C keeps nothing.
         patches: for the TrainSpec that the classifier's own choices make, `{"clip": 0.5}`.
         resume: go on from the folder's last checkpoint; the examples must be the same.
 
     Raises:
         SpecError, TrainingError, LlmanacError: as `train`.
+        KeyboardInterrupt: after Ctrl-C; the step at hand was finished and saved in `folder`, if there is one.
     """
     classifier.prepare(texts, labels, seed)
     network = classifier.network
@@ -80,10 +82,15 @@ def train_classifier(
     with ExitStack() as stack:
         where = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         label = f"train {classifier.spec.name}"
-        return train(
-            network, source, objective, spec, where, seed=seed, resume=resume, label=label,
-            report=report or (lambda text: None),
-        )  # fmt: skip
+        try:
+            return train(
+                network, source, objective, spec, where, seed=seed, resume=resume, label=label,
+                report=report or (lambda text: None),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if folder is None:  # the loop has said that it saves, and it has: in a folder that goes now
+                print("stopped; nothing is kept of this training, since it has no folder of its own", file=sys.stderr)
+            raise
 
 
 def small_language_model(
