@@ -7,15 +7,18 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import typer
+from llmanac.core import interrupts
 
-from llmanac.core.arguments import SeveralValues
-from llmanac.core.errors import LlmanacError
-from llmanac.data.commands import app as data_app
-from llmanac.data.quality_cli import quality_app
-from llmanac.lab.classification.app import app as classify_app
-from llmanac.lab.vocabulary.commands import app as tokenizer_app
-from llmanac.models.ngrams.command import app as ngram
+with interrupts.ending():
+    import typer
+
+    from llmanac.core.arguments import SeveralValues
+    from llmanac.core.errors import LlmanacError
+    from llmanac.data.commands import app as data_app
+    from llmanac.data.quality_cli import quality_app
+    from llmanac.lab.classification.app import app as classify_app
+    from llmanac.lab.vocabulary.commands import app as tokenizer_app
+    from llmanac.models.ngrams.command import app as ngram
 
 app = typer.Typer(
     name="llmanac",
@@ -321,14 +324,15 @@ def _fail(error: LlmanacError) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; a LlmanacError becomes one sentence on standard error and exit status 2."""
-    try:
-        return app(args=arguments)
-    except LlmanacError as error:
-        _fail(error)
-    except BrokenPipeError:  # `llmanac list | head`
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    """Run the command line; a LlmanacError becomes one sentence on standard error and exit status 2, Ctrl-C 130."""
+    with interrupts.noted(program=arguments is None):
+        try:
+            return app(args=arguments)
+        except LlmanacError as error:
+            _fail(error)
+        except BrokenPipeError:  # `llmanac list | head`
+            sys.stderr.close()
+            raise SystemExit(0) from None
 
 
 if __name__ == "__main__":
