@@ -35,6 +35,9 @@ app.add_typer(tokenizer_app)
 app.add_typer(ngram, name="ngram")
 app.add_typer(quality_app)
 
+OnError = Annotated[
+    str, typer.Option("--on-error", metavar="[fatal|skip]", help="A row that cannot be used: stop, or set it aside.")
+]
 Patches = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")
 ]
@@ -261,12 +264,16 @@ def dedup(
     text: Annotated[str, typer.Option(help="Column that holds the text, for tables.")] = "text",
     memory: Annotated[str, typer.Option(help="What may be held at once, e.g. 500MB.")] = "2GB",
     set_: Patches = None,
+    on_error: OnError = "fatal",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Drop duplicate and near-duplicate documents, or cut repeated lines and substrings out of them."""
     from llmanac.data.dedup_command import dedup_command
 
-    dedup_command(paths, method=method, out=out, text=text, memory=memory, patches=list(set_ or ()), as_json=as_json)
+    dedup_command(
+        paths, method=method, out=out, text=text, memory=memory, patches=list(set_ or ()), as_json=as_json,
+        on_error=on_error,
+    )  # fmt: skip
 
 
 @app.command(cls=SeveralValues)
@@ -278,14 +285,16 @@ def contamination(
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="Words in a row that count.")] = 13,
     shortest: Annotated[int, typer.Option(min=1, help="Shorter items are not looked for.")] = 4,
     out: Annotated[Path | None, typer.Option(help="Write a row an item to this .jsonl file.")] = None,
+    on_error: OnError = "fatal",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Say how much of evaluation sets stands in training files, item by item."""
     from llmanac.evaluate.contamination_command import contamination_command
 
     contamination_command(
-        train, evaluation, columns=list(column or ()), text=text, n=n, shortest=shortest, out=out, as_json=as_json
-    )
+        train, evaluation, columns=list(column or ()), text=text, n=n, shortest=shortest, out=out, as_json=as_json,
+        on_error=on_error,
+    )  # fmt: skip
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.data import readers
+from llmanac.data.command_problems import readable
 from llmanac.data.documents import Document
 from llmanac.data.quarantine import OnError, Problems
 from llmanac.data.sources import SourceSpec
@@ -71,7 +72,7 @@ class Spec(SourceSpec):
         problems = self.problems() if problems is None else problems
         given = 0
         for path, shown in self.files():
-            for document in documents_of(path, shown, self, problems):
+            for document in readable(documents_of(path, shown, self, problems), path, problems):
                 given += 1
                 yield document
         problems.save()
