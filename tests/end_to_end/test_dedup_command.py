@@ -209,7 +209,7 @@ def test_contamination_sets_aside_on_request(tmp_path: Path, capsys: pytest.Capt
         json.dumps({"text": words}).encode() + b'\n{"text": "\xff"}\n{"body": "x"}\n'
     )
     rows = [
-        '{"q": "%s"}' % words,
+        json.dumps({"q": words}),
         '{"q": null}',
         '{"q": NaN}',
         '{"q": true}',

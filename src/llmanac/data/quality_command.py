@@ -10,6 +10,7 @@ from typing import Any
 from llmanac.core.errors import DataError
 from llmanac.core.files import write_bytes, write_json
 from llmanac.core.progress import progress
+from llmanac.data.command_problems import CommandProblems
 from llmanac.data.curve import Point, auc, precision_recall
 from llmanac.data.documents import Document
 from llmanac.data.quality_model import Features, QualityModel, load_quality, train_quality
@@ -24,7 +25,7 @@ def read(paths: Sequence[str], text: str, flag: str) -> list[Document]:
     """Every document of some files. Raises DataError that names the flag when there is none."""
     with progress(f"read {flag}", unit="texts") as bar:
         out = []
-        for document in Files(paths=tuple(paths), text=text).documents():
+        for document in Files(paths=tuple(paths), text=text).documents(CommandProblems()):
             out.append(document)
             bar.advance()
     return out

@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, nearest
 from llmanac.evaluate.likelihood import BATCH_TOKENS, check_texts, loglikelihood
 from llmanac.metrics.log_likelihood import Per, log_likelihoods
 
 Way = Literal["direct", "channel"]
 TEMPLATES: dict[str, str] = {"direct": "{text}\nLabel: {label}", "channel": "Label: {label}\n{text}"}
 FIELDS = re.compile(r"\{(text|label)\}")
+LIKE_FIELDS = re.compile(r"\{\s*(\w+)\s*\}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with one {text} and one {label}, cut where they stand; any other brace is plain text."""
+    """A prompt with one {text} and one {label}, cut where they stand; a brace around no word is plain text."""
 
     before: str
     first: str
@@ -63,8 +64,14 @@ class Template:
 
     @classmethod
     def parse(cls, template: str, way: Way) -> Template:
-        """Raises SpecError where a field is missing, double, or in the wrong order for the way."""
+        """Raises SpecError where a field is unknown, missing, double, or in the wrong order for the way."""
         names = FIELDS.findall(template)
+        for found in LIKE_FIELDS.finditer(template):
+            if not FIELDS.fullmatch(found[0]):
+                raise SpecError(
+                    f"template: {found[0][:60]} is no field{nearest(found[1], ('text', 'label'))}; "
+                    "the fields are {text} and {label}"
+                )
         if sorted(names) != ["label", "text"]:
             raise SpecError(f"template: {template!r} must hold {{text}} and {{label}}, each once")
         wanted = ["text", "label"] if way == "direct" else ["label", "text"]

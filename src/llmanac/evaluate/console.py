@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.evaluate.classify import Classified, Way, classify
+from llmanac.evaluate.classify import Classified, Template, Way, classify
 from llmanac.evaluate.correct import MARGIN, Corrected, Corrector
 from llmanac.evaluate.score import Scored, score
 from llmanac.metrics._texts import utf8_bytes, words
@@ -39,7 +39,7 @@ def texts_of(given: Sequence[str], file: str | None, column: str) -> Iterator[st
 
 
 def _of_file(path: Path, column: str) -> Iterator[str]:
-    from llmanac.data.quarantine import Problems
+    from llmanac.data.command_problems import CommandProblems
     from llmanac.data.readers import TABLES, format_of, open_binary, table_rows
 
     if not path.is_file():
@@ -48,7 +48,7 @@ def _of_file(path: Path, column: str) -> Iterator[str]:
         with open_binary(path) as lines:
             yield from _lines(lines, path)
         return
-    for row in table_rows(path, Problems(), columns=[column]):
+    for row in table_rows(path, CommandProblems(), columns=[column]):
         text = row.values.get(column)
         if not isinstance(text, str):
             has = ", ".join(map(str, row.values)) or "nothing"
@@ -113,9 +113,11 @@ def score_command(
         raise SpecError("--labels: --template, --channel and --calibrate belong to it; give the labels")
     source = texts_of(texts, file, column)
     chosen = None if labels is None else parse_labels(labels)
+    way: Way = "channel" if channel else "direct"
+    if template is not None:
+        Template.parse(template, way)
     engine = load_engine(path, dtype=dtype)
     if chosen is not None:
-        way: Way = "channel" if channel else "direct"
         labelled = (
             one
             for block in blocks(source)

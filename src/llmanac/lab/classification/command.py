@@ -25,6 +25,7 @@ from llmanac.data.readers import TABLES, format_of
 from llmanac.evaluate.classification import Report, report
 from llmanac.lab.classification import training
 from llmanac.models.classifiers.load import load_classifier
+from llmanac.recipes.classification import check_sizes
 
 ROWS = 2048  # texts between two moves of the progress bar
 WITHOUT_FOLDER = ("rules",)  # methods that can be used without being trained
@@ -38,6 +39,7 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
         SpecError: an unknown method or choice, or a method that needs a model and has none.
     """
     spec = patch(make_method("classifier", method), parse_patches(patches), method)
+    check_sizes(spec)
     own = registry.find("classifier", method).path.stem.replace("_", "-")
     if own not in ON_A_MODEL:
         if model is not None:

@@ -18,7 +18,7 @@ from llmanac.lab.classification.command import ON_A_MODEL, make_classifier, open
 from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
 from llmanac.lab.classification.slices import PARTS, Slice, read_slices, sentiment_slices
 from llmanac.lab.stats import interval, mean
-from llmanac.recipes.classification import small_language_model
+from llmanac.recipes.classification import check_sizes, small_language_model
 
 DEFAULT = ("rules", "bow", "cbow", "deep-cbow")
 RESULT, PAGE, PICTURE, LINES = "table.json", "table.html", "table.svg", "table.md"
@@ -159,6 +159,7 @@ def _on_model(name: str, patches: Sequence[str], model: Any, tokenizer: Any) -> 
     from llmanac.core.spec import make_method, parse_patches, patch
 
     spec = patch(make_method("classifier", name), parse_patches(patches), name)
+    check_sizes(spec)
     return experiments.copied(lambda lm, tok: spec.build(model=lm, tokenizer=tok), model, tokenizer)
 
 
