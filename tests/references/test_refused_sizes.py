@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from llmanac.cli import main
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.core.spec import make_method
-from llmanac.evaluate.classify import Template
+from llmanac.evaluate.classify import Template, check_fields
 from llmanac.lab.classification.command import make_classifier
 from llmanac.tokenizers.load import load_tokenizer
 
@@ -62,10 +63,18 @@ def test_other_kinds():
 )
 def test_a_template_with_another_field(template, message):
     with pytest.raises(SpecError, match=message):
-        Template.parse(template, "direct")
+        check_fields(template)
+
+
+def test_the_command_refuses_it_before_a_model_is_opened(capsys):
+    words = ["score", "no-such-model", "--text", "x", "--labels", "a,b", "--template", "{text} {foo} {label}"]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "{foo} is no field" in capsys.readouterr().err
 
 
 def test_braces_around_no_word_are_text():
+    check_fields('{} {"a": 1} {text} -> {label}')
     assert Template.parse('{} {"a": 1} {text} -> {label}', "direct").pair("t", "l") == ('{} {"a": 1} t -> ', "l")
 
 

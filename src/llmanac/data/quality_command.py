@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def train_command(
 def at_threshold(points: Sequence[Point], threshold: float) -> Point:
     """What keeping every text that scores at least `threshold` gives."""
     above = [point for point in points if point.threshold >= threshold]
-    return above[-1] if above else Point(threshold, 1.0, 0.0, 0.0)
+    return above[-1] if above else Point(threshold, math.nan, 0.0, 0.0)
 
 
 def report(points: Sequence[Point], best: Point, area: float, count: int) -> None:
@@ -73,7 +74,8 @@ def report(points: Sequence[Point], best: Point, area: float, count: int) -> Non
     print("min_score  precision  recall  kept")
     for threshold in SHOWN:
         point = at_threshold(points, threshold)
-        print(f"{threshold:9.2f}  {point.precision:9.3f}  {point.recall:6.3f}  {point.kept:4.0%}")
+        precision = "undefined" if math.isnan(point.precision) else f"{point.precision:.3f}"
+        print(f"{threshold:9.2f}  {precision:>9}  {point.recall:6.3f}  {point.kept:4.0%}")
     print(f"{best.threshold:9.2f}  {best.precision:9.3f}  {best.recall:6.3f}  {best.kept:4.0%}  (best F1)")
 
 

@@ -54,7 +54,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with one {text} and one {label}, cut where they stand; a brace around no word is plain text."""
+    """A prompt with one {text} and one {label}, cut where they stand; any other brace is plain text."""
 
     before: str
     first: str
@@ -64,14 +64,8 @@ class Template:
 
     @classmethod
     def parse(cls, template: str, way: Way) -> Template:
-        """Raises SpecError where a field is unknown, missing, double, or in the wrong order for the way."""
+        """Raises SpecError where a field is missing, double, or in the wrong order for the way."""
         names = FIELDS.findall(template)
-        for found in LIKE_FIELDS.finditer(template):
-            if not FIELDS.fullmatch(found[0]):
-                raise SpecError(
-                    f"template: {found[0][:60]} is no field{nearest(found[1], ('text', 'label'))}; "
-                    "the fields are {text} and {label}"
-                )
         if sorted(names) != ["label", "text"]:
             raise SpecError(f"template: {template!r} must hold {{text}} and {{label}}, each once")
         wanted = ["text", "label"] if way == "direct" else ["label", "text"]
@@ -87,6 +81,18 @@ class Template:
         """(context, continuation): all up to the field that is scored, and that field with what follows it."""
         values = {"text": text, "label": label}
         return self.before + values[self.first] + self.between, values[self.second] + self.after
+
+
+def check_fields(template: str) -> None:
+    """Refuse what looks like a field and is none, which `Template` would take for text.
+
+    Raises:
+        SpecError: `{word}` in a template, where the word is not text or label.
+    """
+    for found in LIKE_FIELDS.finditer(template):
+        if not FIELDS.fullmatch(found[0]):
+            near = nearest(found[1], ("text", "label"))
+            raise SpecError(f"template: {found[0][:60]} is no field{near}; the fields are {{text}} and {{label}}")
 
 
 def classify(

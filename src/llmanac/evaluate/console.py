@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.evaluate.classify import Classified, Template, Way, classify
+from llmanac.evaluate.classify import Classified, Template, Way, check_fields, classify
 from llmanac.evaluate.correct import MARGIN, Corrected, Corrector
 from llmanac.evaluate.score import Scored, score
 from llmanac.metrics._texts import utf8_bytes, words
@@ -115,6 +115,7 @@ def score_command(
     chosen = None if labels is None else parse_labels(labels)
     way: Way = "channel" if channel else "direct"
     if template is not None:
+        check_fields(template)
         Template.parse(template, way)
     engine = load_engine(path, dtype=dtype)
     if chosen is not None:

@@ -12,12 +12,12 @@ from llmanac.core import files
 from llmanac.core.device import machine
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.labelled import Labelled, read_labelled
-from llmanac.evaluate.classification import wilson
 from llmanac.lab.classification import experiments, page
 from llmanac.lab.classification.command import ON_A_MODEL, make_classifier, open_language_model
 from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
 from llmanac.lab.classification.slices import PARTS, Slice, read_slices, sentiment_slices
 from llmanac.lab.stats import interval, mean
+from llmanac.metrics._auc import share
 from llmanac.recipes.classification import check_sizes, small_language_model
 
 DEFAULT = ("rules", "bow", "cbow", "deep-cbow")
@@ -234,7 +234,7 @@ def _row(name: str, one: Measured, tested: int, chance: float, rules: Measured |
         "accuracy": means[last],
         "accuracies": values,
         "interval_over_seeds": list(interval(values)) if len(values) > 1 else None,
-        "interval_over_texts": list(wilson(round(means[last] * tested), tested)),
+        "interval_over_texts": list(share(round(means[last] * tested), tested)[1:]),
         "trained": bool(last),
         "curve": {str(size): one.accuracy[size] for size in sorted(one.accuracy)},
         "rows_to_beat_rules": over_rules,
