@@ -18,7 +18,7 @@ with interrupts.ending():
     from llmanac.data.quality_cli import quality_app
     from llmanac.lab.classification.app import app as classify_app
     from llmanac.lab.vocabulary.commands import app as tokenizer_app
-    from llmanac.models.ngrams.command import app as ngram
+    from llmanac.models.ngrams.guarded import app as ngram
 
 app = typer.Typer(
     name="llmanac",

@@ -16,6 +16,7 @@ from llmanac.metrics._texts import utf8_bytes, words
 from llmanac.metrics.perplexity import bits_per_unit, perplexity
 
 BLOCK_TEXTS, BLOCK_CHARACTERS = 256, 1 << 20  # texts that are worked on at once
+UNIFORM = 8  # bits per byte of a model that knows nothing
 SHOWN = 60  # characters of a text in a table
 
 
@@ -142,7 +143,9 @@ def score_command(
         _emit(one.as_json(table=table) for one in found)
     else:
         _score_table(found, table)
-    print(totals.line(), file=sys.stderr if as_json else sys.stdout)
+    for line in (totals.line(), totals.explanation()):
+        if line:
+            print(line, file=sys.stderr if as_json else sys.stdout)
     if not as_json:
         print(f"Next: llmanac correct {path} --text '...'   (or the same with --json: one object a line)")
 
@@ -188,6 +191,16 @@ class Totals:
             f"{self.texts} texts, {self.tokens} tokens: log-likelihood {self.nats:.4f} nats, perplexity "
             f"{per['token']:.4g} a token, {per['word']:.4g} a word, {perplexity(self.nats, self.bytes):.4g} a byte; "
             f"{bits_per_unit(self.nats, self.bytes):.4f} bits per byte"
+        )
+
+    def explanation(self) -> str:
+        """One line where the model is worse than no model; else nothing."""
+        if not self.bytes or bits_per_unit(self.nats, self.bytes) <= UNIFORM:
+            return ""
+        return (
+            f"That is more than {UNIFORM} bits per byte, which taking all bytes for equally likely needs: the text is "
+            "unlike what the model was trained on, or the model has no smoothing (mle, as the bigram) and gives next "
+            "to nothing to what it never saw."
         )
 
 
