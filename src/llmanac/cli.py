@@ -280,7 +280,7 @@ def dedup(
 def contamination(
     train: Annotated[list[str], typer.Option(metavar="FILES", help="Training files, folders or glob patterns.")],
     evaluation: Annotated[list[str], typer.Option("--eval", metavar="FILES", help="Evaluation files to look for.")],
-    column: Annotated[list[str] | None, typer.Option(help="Column of an item, e.g. question [all texts].")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Column of an item: text or numbers [all texts].")] = None,
     text: Annotated[str, typer.Option(help="Column that holds the training text, for tables.")] = "text",
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="Words in a row that count.")] = 13,
     shortest: Annotated[int, typer.Option(min=1, help="Shorter items are not looked for.")] = 4,

@@ -256,7 +256,7 @@ def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **ro
         text, score = item
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) <= LARGEST:  # NaN too
             raise TokenizerError(
-                f"model.vocab[{i}] ({text[:40]!r}): its score is {str(score)[:40]}, no number that 32 bits can hold"
+                f"model.vocab[{i}] ({text[:40]!r}): its score is {repr(score)[:40]}, no finite number of 32 bits"
             )
         if text in ids:
             raise TokenizerError(f"model.vocab: the entries {ids[text]} and {i} are both {text[:40]!r}")

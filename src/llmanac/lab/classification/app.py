@@ -16,7 +16,7 @@ app = typer.Typer(
 TextColumn = Annotated[
     str, typer.Option("--text", help="Column of the text; a number from 1 on in a .tsv without a header.")
 ]
-LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
+LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label: texts or numbers, not mixed.")]
 OnError = Annotated[
     str, typer.Option("--on-error", metavar="[fatal|skip]", help="A row that cannot be used: stop, or set it aside.")
 ]
@@ -55,7 +55,7 @@ def train(
 @app.command()
 def predict(
     folder: Saved,
-    data: Annotated[str, typer.Argument(help="A table with a text column, or one text a line; - for standard input.")],
+    data: Annotated[str, typer.Argument(help="A table with a text column, or lines; - for standard input.")],
     output: Annotated[
         Path | None, typer.Option(help="Write .jsonl, .csv or .tsv here; else JSON lines are printed.")
     ] = None,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.data.command_problems import CommandProblems
 from llmanac.data.sources.files import Spec as Files
 from llmanac.tokenizers.load import stretches
 
@@ -36,7 +37,7 @@ def has_labels(items: Sequence[str]) -> bool:
 
 def texts(paths: Sequence[str]) -> Iterator[str]:
     """The texts of files of any known format, one after the other. Raises DataError that names file and line."""
-    return (document.text for document in Files(paths=tuple(paths)).documents())
+    return (document.text for document in Files(paths=tuple(paths)).documents(CommandProblems()))
 
 
 class Texts:
