@@ -32,6 +32,8 @@ def answered(*given):
     except KeyboardInterrupt:
         interrupts.answered()
     return real(*given)
+def executed(*given):
+    exec("signal.raise_signal(signal.SIGINT)")
 def raised(*given):
     signal.raise_signal(signal.SIGINT)
 shown.facts = globals()[sys.argv.pop(1)]
@@ -47,12 +49,14 @@ def tokenizer(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("how", "status"), [("bare", 130), ("destructor", 130), ("raised", 130), ("answered", 0)])
+@pytest.mark.parametrize(
+    ("how", "status"), [("bare", 130), ("destructor", 130), ("raised", 130), ("executed", 130), ("answered", 0)]
+)
 def test_an_interrupt_that_is_lost_is_not_forgotten(tokenizer, how, status):
     words = [sys.executable, "-c", LOST, how, "tokenizer", "inspect", str(tokenizer)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == status and not done.stderr, done.stderr
-    assert bool(done.stdout) == (how != "raised")
+    assert bool(done.stdout) == (how not in ("raised", "executed"))
 
 
 def test_an_interrupt_while_the_command_line_is_imported_ends_it_without_a_word():

@@ -74,6 +74,9 @@ def noted(*, program: bool) -> Iterator[None]:
             raise SystemExit(STATUS) from None
         raise
     finally:
+        # CPython notes an interrupt that went through exec() of a text, and would end by the signal in spite of the
+        # status; the next exec() forgets it
+        exec("")
         signal.signal(signal.SIGINT, _leave if program else signal.default_int_handler)
         if not program:
             sys.unraisablehook = report
