@@ -8,16 +8,19 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import typer
+from llmanac.core import interrupts
 
-from llmanac.core.arguments import SeveralValues
-from llmanac.core.errors import LlmanacError
-from llmanac.core.files import DISK, refused
-from llmanac.data.commands import app as data_app
-from llmanac.data.quality_cli import quality_app
-from llmanac.lab.classification.app import app as classify_app
-from llmanac.lab.vocabulary.commands import app as tokenizer_app
-from llmanac.models.ngrams.command import app as ngram
+with interrupts.ending():
+    import typer
+
+    from llmanac.core.arguments import SeveralValues
+    from llmanac.core.errors import LlmanacError
+    from llmanac.core.files import DISK, refused
+    from llmanac.data.commands import app as data_app
+    from llmanac.data.quality_cli import quality_app
+    from llmanac.lab.classification.app import app as classify_app
+    from llmanac.lab.vocabulary.commands import app as tokenizer_app
+    from llmanac.models.ngrams.command import app as ngram
 
 app = typer.Typer(
     name="llmanac",
@@ -34,6 +37,9 @@ app.add_typer(tokenizer_app)
 app.add_typer(ngram, name="ngram")
 app.add_typer(quality_app)
 
+OnError = Annotated[
+    str, typer.Option("--on-error", metavar="[fatal|skip]", help="A row that cannot be used: stop, or set it aside.")
+]
 Patches = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")
 ]
@@ -262,31 +268,37 @@ def dedup(
     text: Annotated[str, typer.Option(help="Column that holds the text, for tables.")] = "text",
     memory: Annotated[str, typer.Option(help="What may be held at once, e.g. 500MB.")] = "2GB",
     set_: Patches = None,
+    on_error: OnError = "fatal",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Drop duplicate and near-duplicate documents, or cut repeated lines and substrings out of them."""
     from llmanac.data.dedup_command import dedup_command
 
-    dedup_command(paths, method=method, out=out, text=text, memory=memory, patches=list(set_ or ()), as_json=as_json)
+    dedup_command(
+        paths, method=method, out=out, text=text, memory=memory, patches=list(set_ or ()), as_json=as_json,
+        on_error=on_error,
+    )  # fmt: skip
 
 
 @app.command(cls=SeveralValues)
 def contamination(
     train: Annotated[list[str], typer.Option(metavar="FILES", help="Training files, folders or glob patterns.")],
     evaluation: Annotated[list[str], typer.Option("--eval", metavar="FILES", help="Evaluation files to look for.")],
-    column: Annotated[list[str] | None, typer.Option(help="Column of an item, e.g. question [all texts].")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Column of an item: text or numbers [all texts].")] = None,
     text: Annotated[str, typer.Option(help="Column that holds the training text, for tables.")] = "text",
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="Words in a row that count.")] = 13,
     shortest: Annotated[int, typer.Option(min=1, help="Shorter items are not looked for.")] = 4,
     out: Annotated[Path | None, typer.Option(help="Write a row an item to this .jsonl file.")] = None,
+    on_error: OnError = "fatal",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Say how much of evaluation sets stands in training files, item by item."""
     from llmanac.evaluate.contamination_command import contamination_command
 
     contamination_command(
-        train, evaluation, columns=list(column or ()), text=text, n=n, shortest=shortest, out=out, as_json=as_json
-    )
+        train, evaluation, columns=list(column or ()), text=text, n=n, shortest=shortest, out=out, as_json=as_json,
+        on_error=on_error,
+    )  # fmt: skip
 
 
 @app.command()
@@ -325,20 +337,21 @@ def _fail(error: LlmanacError) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; a LlmanacError becomes one sentence on standard error and exit status 2."""
+    """Run the command line; a LlmanacError becomes one sentence on standard error and exit status 2, Ctrl-C 130."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        return app(args=arguments)
-    except LlmanacError as error:
-        _fail(error)
-    except BrokenPipeError:  # `llmanac list | head`
-        sys.stderr.close()
-        raise SystemExit(0) from None
-    except OSError as error:  # a disk that is full, a folder that may not be read or written
-        if error.errno not in DISK:
-            raise
-        _fail(refused(error, "the disk"))
+    with interrupts.noted(program=arguments is None):
+        try:
+            return app(args=arguments)
+        except LlmanacError as error:
+            _fail(error)
+        except BrokenPipeError:  # `llmanac list | head`
+            sys.stderr.close()
+            raise SystemExit(0) from None
+        except OSError as error:  # a disk that is full, a folder that may not be read or written
+            if error.errno not in DISK:
+                raise
+            _fail(refused(error, "the disk"))
 
 
 if __name__ == "__main__":

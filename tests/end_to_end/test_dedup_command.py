@@ -171,3 +171,66 @@ def test_contamination_with_several_files_after_one_flag(tmp_path: Path, capsys:
     assert "wholly" in capsys.readouterr().out
     assert llmanac("contamination", "--train", tmp_path / "none.txt", "--eval", tmp_path / "e1.jsonl") == 2
     assert "none.txt: no such file" in capsys.readouterr().err
+
+
+def test_dedup_sets_aside_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "in.jsonl"
+    bad.write_bytes(b'{"text": "a b c"}\n{"text": "\xff"}\n{"text": 3}\n{oops\n{"text": "a b c"}\n{"text": "d"}\n')
+    (tmp_path / "odd.txt").write_bytes(b"good until here \xff")
+    whole = gzip.compress(b'{"text": "first"}\n' + b'{"text": "and more"}\n' * 9)
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-12])
+    files = [bad, tmp_path / "odd.txt", tmp_path / "cut.jsonl.gz"]
+    words = ["dedup", *files, "--method", "exact", "--out", tmp_path / "o"]
+    assert llmanac(*words) == 2
+    assert "in.jsonl:2: not UTF-8 at byte 28" in (error := capsys.readouterr().err) and "--on-error skip" in error
+    assert "on_error" not in error and llmanac(*words, "--on-error", "drop") == 2
+    assert "--on-error: 'drop' is not fatal or skip" in capsys.readouterr().err
+    assert llmanac(*words, "--on-error", "skip", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    listed = read(tmp_path / "o" / "quarantine.jsonl")
+    assert [(Path(one["file"]).name, one["line"]) for one in listed] == [
+        ("in.jsonl", 2), ("in.jsonl", 3), ("in.jsonl", 4), ("odd.txt", None), ("cut.jsonl.gz", None),
+    ]  # fmt: skip
+    assert report["set_aside"] == 5 and [row["text"] for row in read(tmp_path / "o" / "in.jsonl")] == ["a b c", "d"]
+    assert report["documents"] == report["kept"] + sum(report["dropped"].values())
+    good = write(tmp_path / "good.jsonl", [{"text": "x"}])
+    assert llmanac("dedup", good, "--method", "exact", "--out", tmp_path / "o", "--on-error", "skip") == 0
+    assert not (tmp_path / "o" / "quarantine.jsonl").exists()
+    (tmp_path / "none.jsonl").write_text('{"text": 1}\n')
+    words = ["dedup", tmp_path / "none.jsonl", "--method", "exact", "--out", tmp_path / "p.jsonl", "--on-error", "skip"]
+    capsys.readouterr()
+    assert llmanac(*words) == 2 and "no usable text; all was set aside" in capsys.readouterr().err
+    assert not (tmp_path / "p.jsonl").exists()
+
+
+def test_contamination_sets_aside_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    (tmp_path / "train.jsonl").write_bytes(
+        json.dumps({"text": words}).encode() + b'\n{"text": "\xff"}\n{"body": "x"}\n'
+    )
+    rows = [
+        json.dumps({"q": words}),
+        '{"q": null}',
+        '{"q": NaN}',
+        '{"q": true}',
+        '{"q": 12345}',
+        '{"r": "x"}',
+        '{"q": " "}',
+    ]
+    (tmp_path / "e.jsonl").write_text("\n".join(rows) + "\n")
+    files = ["--train", tmp_path / "train.jsonl", "--eval", tmp_path / "e.jsonl", "--column", "q", "--json"]
+    assert llmanac("contamination", *files) == 2
+    error = capsys.readouterr().err
+    assert "e.jsonl:2: column 'q' holds null where the item's text was expected; mend it" in error
+    assert "--on-error skip" in error and error.count("\n") == 1
+    assert llmanac("contamination", *files, "--on-error", "skip", "--out", tmp_path / "o.jsonl") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["items"], found["found"], found["set_aside"]) == (2, 1, 6)
+    listed = read(tmp_path / "o.quarantine.jsonl")
+    assert [(Path(one["file"]).name, one["line"]) for one in listed] == [
+        *(("e.jsonl", line) for line in (2, 3, 4, 6)), ("train.jsonl", 2), ("train.jsonl", 3),
+    ]  # fmt: skip
+    assert "column 'q' holds nan" in listed[1]["reason"]
+    wrong = ["--train", tmp_path / "train.jsonl", "--eval", tmp_path / "e.jsonl", "--on-error", "skip"]
+    assert llmanac("contamination", *wrong, "--column", "q", "zz", "--out", tmp_path / "o.jsonl") == 2
+    assert "--column: no row of" in capsys.readouterr().err

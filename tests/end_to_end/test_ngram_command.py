@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -16,9 +17,11 @@ from llmanac.cli import main
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.evaluate.bits_per_byte import bits_per_byte, score_texts
+from llmanac.evaluate.console import Totals
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.lab.compare import compare
+from llmanac.lab.words import worse_than_uniform
 from llmanac.models.load import load_model
 from llmanac.models.ngrams.command import load, parse_bytes
 from llmanac.tokenizers.load import train_tokenizer
@@ -230,3 +233,41 @@ def test_an_engine_draws_what_the_model_says(folder: Path) -> None:
 def test_make_method_knows_the_alias() -> None:
     spec = make_method("lm", "bigram")
     assert (spec.order, spec.smoothing.name, spec.estimated) == (2, "mle", True)
+
+
+def test_training_overwrites_nothing_unasked(texts, tmp_path: Path, tokenizer, capsys) -> None:
+    train, _ = texts
+    out = tmp_path / "m.ngram"
+    out.write_text("mine")
+    words = ["ngram", "train", train, "-o", out, "--order", 2]
+    assert "m.ngram is there already" in refused(capsys, *words) and out.read_text() == "mine"
+    run(capsys, *words, "--force")
+    assert load(out).trie.order == 2
+    tokenizer.save(tmp_path / "tokenizer")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter").write_text("mine")
+    words = ["ngram", "train", train, "-o", tmp_path / "full", "--order", 2, "--tokenizer", tmp_path / "tokenizer"]
+    assert "--force" in refused(capsys, *words)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter"]
+
+
+def test_a_model_without_smoothing_is_explained(texts, tmp_path: Path, capsys) -> None:
+    train, test = texts
+    for smoothing, noted in (("mle", True), ("kneser-ney", False)):
+        path = tmp_path / f"{smoothing}.ngram"
+        run(capsys, "ngram", "train", train, "-o", path, "--order", 2, "--smoothing", smoothing)
+        with pytest.raises(SystemExit) as ended:
+            main(["ngram", "score", str(path), str(test), "--json"])
+        found = capsys.readouterr()
+        assert not ended.value.code and json.loads(found.out) and ("without smoothing (mle)" in found.err) == noted
+
+
+def test_what_is_worse_than_no_model_is_explained() -> None:
+    result = {"values": {"bits_per_byte": {"bigram": [11.4, 11.6], "ngram": [2.5, 2.6], "none": [math.inf]}}}
+    assert worse_than_uniform(result).startswith("bigram, none: more than 8 bits per byte")
+    assert not worse_than_uniform({"values": {"bits_per_byte": {"ngram": [2.5]}}})
+    totals = Totals()
+    totals.bytes, totals.nats = 10, -10 * 8.5 * math.log(2)
+    assert totals.explanation().startswith("That is more than 8 bits per byte")
+    totals.nats = -10 * 7.5 * math.log(2)
+    assert not totals.explanation()

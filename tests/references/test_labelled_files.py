@@ -59,6 +59,23 @@ def test_labels_that_are_numbers_or_booleans_are_words(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 0.0}\n{"text": "c", "label": true}\n')
     assert read_labelled(path).labels == ["1", "0", "true"]
+    path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 1.0}\n')
+    assert read_labelled(path).labels == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ("1", '"1"', r"a.jsonl:3: label '1' is a text here and a number in line 1, and both would be the label '1'"),
+        ('"1"', "1.0", r"a.jsonl:3: label 1.0 is a number here and a text in line 1"),
+        ("true", '"true"', r"a.jsonl:3: label 'true' is a text here and a boolean in line 1"),
+    ],
+)
+def test_labels_of_two_sorts_are_not_merged(tmp_path, one, other, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "a", "label": {label}}}\n' for label in (one, '"x"', other)))
+    with pytest.raises(DataError, match=message):
+        read_labelled(path)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +139,24 @@ def test_a_stray_quotation_mark_in_a_tsv_swallows_nothing(tmp_path):
     assert read_labelled(path).texts == ['"oh no', 'fine "quoted" words"', 'whole "field"']
 
 
+def test_columns_are_counted_from_one(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("x\t1\tgood film\nx\t0\tbad film\n")
+    found = read_labelled(path, text="3", label="2")
+    assert (found.texts, found.labels) == (["good film", "bad film"], ["1", "0"])
+    assert read_texts(path, text="3") == found.texts
+    with pytest.raises(DataError, match="counted from 1"):
+        read_labelled(path, text="0", label="2")
+    with pytest.raises(DataError, match=r"a\.tsv:1: has 3 fields, and number 4 is asked for"):
+        read_labelled(path, text="4", label="2")
+
+
 def test_columns_by_number_for_a_tsv_without_a_header():
     """CoLA has no header: its label is the second column, its sentence the fourth."""
     path = data_folder() / "cola" / "in_domain_train.tsv"
     if not path.is_file():
         pytest.skip("needs CoLA beside SST-2")
-    found = read_labelled(path, text="3", label="1")
+    found = read_labelled(path, text="4", label="2")
     assert len(found) == 8551 and set(found.labels) == {"0", "1"}
 
 

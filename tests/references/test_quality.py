@@ -19,6 +19,7 @@ from llmanac.core.registry import build
 from llmanac.data.curve import auc, precision_recall
 from llmanac.data.documents import Document
 from llmanac.data.quality_cli import quality_app
+from llmanac.data.quality_command import at_threshold, report
 from llmanac.data.quality_model import Features, load_quality, train_quality
 from llmanac.data.stages import Dropped
 
@@ -147,3 +148,11 @@ def test_broken_models_are_named(tmp_path) -> None:
         load_quality(folder)
     with pytest.raises(SpecError, match="llmanac quality train"):
         build("stage", "quality")
+
+
+def test_the_precision_of_nothing_is_undefined(capsys) -> None:
+    points = precision_recall([1, 0], [0.6, 0.2])
+    report(points, points[0], 1.0, 2)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
+    assert rows[0] == ["0.10", "0.500", "1.000", "100%"] and rows[3] == ["0.70", "undefined", "0.000", "0%"]
+    assert at_threshold(points, 0.9).f1 == 0.0

@@ -15,6 +15,7 @@ from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.evaluate.classify import Template, classify
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.evaluate.score import score
+from llmanac.metrics._auc import area as metric_area
 from llmanac.metrics._auc import auc, share
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -204,8 +205,13 @@ def test_auc_equals_sklearn_and_its_interval_the_slow_delong():
         wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)
         half = 1.959963984540054 * math.sqrt(wins.mean(1).var(ddof=1) / n + wins.mean(0).var(ddof=1) / m)
         assert (low, high) == pytest.approx((max(0, area - half), min(1, area + half)), abs=1e-12)
+        assert metric_area(x, y) == area
     with pytest.raises(DataError, match="at least two"):
         auc([1.0], [2.0, 3.0])
+    assert metric_area([2.0], [1.0, 2.0]) == 0.75
+    for scores in (([], [1.0]), ([1.0], []), ([float("nan")], [1.0])):
+        with pytest.raises(DataError, match="both sides"):
+            metric_area(*scores)
 
 
 def test_share_is_wilsons_interval():

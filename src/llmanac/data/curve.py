@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmanac.metrics._auc import area
+
 
 @dataclass(frozen=True)
 class Point:
-    """What keeping every text of at least `threshold` gives: shares from 0 to 1."""
+    """What keeping every text of at least `threshold` gives: shares from 0 to 1; NaN for the precision of nothing."""
 
     threshold: float
     precision: float
@@ -21,7 +23,7 @@ class Point:
     def f1(self) -> float:
         """The harmonic mean of precision and recall."""
         both = self.precision + self.recall
-        return 2 * self.precision * self.recall / both if both else 0.0
+        return 2 * self.precision * self.recall / both if both > 0 else 0.0  # NaN is not above 0
 
 
 def precision_recall(labels: Sequence[int], scores: Sequence[float]) -> list[Point]:
@@ -50,12 +52,7 @@ def auc(labels: Sequence[int], scores: Sequence[float]) -> float:
     """How likely a wanted text scores above an unwanted one; an equal score counts half (Mann and Whitney's U).
 
     Raises:
-        ValueError: one of the two kinds is missing.
+        DataError: one of the two kinds is missing.
     """
     wanted, score = np.asarray(labels, np.int64), np.asarray(scores, np.float64)
-    positive, negative = int(wanted.sum()), int((1 - wanted).sum())
-    if not positive or not negative:
-        raise ValueError(f"{positive} wanted and {negative} unwanted texts: both are needed")
-    _, which, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[which]
-    return float((ranks[wanted == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    return area(score[wanted == 1], score[wanted == 0])

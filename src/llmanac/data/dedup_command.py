@@ -18,6 +18,7 @@ from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, make_method, parse_patches
 from llmanac.data import readers
+from llmanac.data.command_problems import asked, left_out, save_and_tell, up_to_damage
 from llmanac.data.deduplicate import Shard, build_corpus_stage, run_corpus_stage
 from llmanac.data.documents import Document
 from llmanac.data.quarantine import Problems
@@ -25,7 +26,7 @@ from llmanac.data.sources.files import Spec as FilesSpec
 from llmanac.data.stages import Dropped
 from llmanac.data.stages._blocks import atomic_writer
 
-WORK, LOCK, REPORT, DROPPED = ".work", ".lock", "report.json", "dropped.jsonl"
+WORK, LOCK, REPORT, DROPPED, QUARANTINE = ".work", ".lock", "report.json", "dropped.jsonl", "quarantine.jsonl"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -42,9 +43,12 @@ def read_size(text: str) -> int:
     raise SpecError(f"--memory: {text!r} is not a size; write for example 500MB or 2GB")
 
 
-def rows_of(path: Path, shown: str, column: str) -> Iterator[Document]:
-    """The documents of a file, each with the row it came from in `meta["row"]`. Raises DataError for bad rows."""
-    problems = Problems("fatal")
+def rows_of(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
+    """The documents of a file, each with the row it came from in `meta["row"]`; bad rows are problems."""
+    return up_to_damage(_rows(path, shown, column, problems), path, problems)
+
+
+def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
     if readers.format_of(path) not in readers.TABLES:
         for number, piece in enumerate(readers.text_pieces(path, problems, limit=1 << 62)):
             name = shown if number == 0 else f"{shown}#{number}"
@@ -52,12 +56,14 @@ def rows_of(path: Path, shown: str, column: str) -> Iterator[Document]:
         return
     for row in readers.table_rows(path, problems):
         text = row.values.get(column)
-        if not isinstance(text, str):
-            has = ", ".join(map(str, row.values)) or "none"
-            what = f"column {column!r} holds {type(text).__name__}" if column in row.values else f"no column {column!r}"
-            hint = "" if column in row.values else nearest(column, row.values)
-            raise DataError(f"{path}:{row.line}: {what}{hint}; name the text's column with --text (has: {has})")
-        yield Document(f"{shown}:{row.line}", text, shown, {"row": dict(row.values)})
+        if isinstance(text, str):
+            yield Document(f"{shown}:{row.line}", text, shown, {"row": dict(row.values)})
+            continue
+        has = ", ".join(map(str, row.values)) or "none"
+        what = f"column {column!r} holds {type(text).__name__}" if column in row.values else f"no column {column!r}"
+        hint = "" if column in row.values else nearest(column, row.values)
+        reason = f"{what}{hint}; name the text's column with --text (has: {has})"
+        problems.report(path, row.line, reason, repr(row.values), code="no-text")
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Layout:
     report: Path
     work: Path
     lock: Path
+    quarantine: Path
 
 
 def layout(out: Path, shown: Sequence[str]) -> Layout:
@@ -78,7 +85,8 @@ def layout(out: Path, shown: Sequence[str]) -> Layout:
         DataError: `out` is a file that is no `.jsonl`, or a folder with other files in it.
     """
     if out.suffix == ".jsonl" and not out.is_dir():
-        beside = [out.with_name(out.stem + end) for end in (".dropped.jsonl", ".report.json", ".work", ".jsonl.lock")]
+        ends = (".dropped.jsonl", ".report.json", ".work", ".jsonl.lock", ".quarantine.jsonl")
+        beside = [out.with_name(out.stem + end) for end in ends]
         return Layout([out] * len(shown), *beside)
     if out.is_file():
         raise DataError(f"--out: {out} is a file; name a folder, or a file that ends in .jsonl")
@@ -87,44 +95,67 @@ def layout(out: Path, shown: Sequence[str]) -> Layout:
         if strange:
             raise DataError(f"--out: {out} holds other files ({strange[0]}, ...); name a new folder")
     kept = [out / name for name in _output_names(shown)]
-    return Layout(kept, out / DROPPED, out / REPORT, out / WORK, out / LOCK)
+    return Layout(kept, out / DROPPED, out / REPORT, out / WORK, out / LOCK, out / QUARANTINE)
 
 
 def dedup_command(
-    paths: Sequence[str], *, method: str, out: Path, text: str, memory: str, patches: Sequence[str], as_json: bool
+    paths: Sequence[str],
+    *,
+    method: str,
+    out: Path,
+    text: str,
+    memory: str,
+    patches: Sequence[str],
+    as_json: bool,
+    on_error: str = "fatal",
 ) -> None:
     """Deduplicate files and print what went.
+
+    Args:
+        on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl` beside the report.
 
     Raises:
         LlmanacError: bad input or choices, a disk that refuses, or a folder that holds something else.
     """
     try:
-        document, places = _deduplicate(paths, method, out, text, memory, patches)
+        document, places, told = _deduplicate(paths, method, out, text, memory, patches, on_error)
     except OSError as error:
         raise files.refused(error, out) from error
     if as_json:
         print(json.dumps(document))
     else:
-        _print(document, places.dropped)
+        _print(document)
+        if told:
+            print(left_out(told))
+        print(f"Next: head -n 3 {places.dropped}")
 
 
 def _deduplicate(
-    paths: Sequence[str], method: str, out: Path, text: str, memory: str, patches: Sequence[str]
-) -> tuple[dict[str, Any], Layout]:
-    """Read, decide, write; the report and where everything went."""
+    paths: Sequence[str], method: str, out: Path, text: str, memory: str, patches: Sequence[str], on_error: str
+) -> tuple[dict[str, Any], Layout, dict[str, int | str] | None]:
+    """Read, decide, write; the report, where everything went, and what was set aside."""
     spec = make_method("stage", {"name": method, **parse_patches(patches)}, "--method")
     stage, limit = build_corpus_stage(spec), read_size(memory)
     inputs = list(FilesSpec(paths=tuple(paths)).files())
     places = layout(out, [shown for _, shown in inputs])
+    problems, seen_before = (asked(on_error, places.quarantine) for _ in range(2))  # files are read more than once
     for path, shown in inputs:
-        if path.resolve() in {place.resolve() for place in (*places.kept, places.dropped, places.report)}:
+        written = (*places.kept, places.dropped, places.report, places.quarantine)
+        if path.resolve() in {place.resolve() for place in written}:
             raise DataError(f"--out: {shown} would be written over; name another place")
     with locked(places.lock, busy=f"{out}: another llmanac dedup is writing there"):
         shutil.rmtree(places.work, ignore_errors=True)
-        shards = [functools.partial(rows_of, path, shown, text) for path, shown in inputs]
+        shards, counted = (
+            [functools.partial(rows_of, path, shown, text, found) for path, shown in inputs]
+            for found in (seen_before, problems)
+        )
         try:
             results, report = run_corpus_stage(stage, shards, places.work, memory=limit)
-            counts = _write_all(shards, results, places, text, report.get("documents"))
+            if seen_before.total and not report.get("documents", 1):
+                raise DataError(f"{', '.join(paths)}: no usable text; all was set aside: {seen_before.kept[0]}")
+            counts = _write_all(counted, results, places, text, report.get("documents"))
+            places.quarantine.unlink(missing_ok=True)  # of a run before
+            told = save_and_tell(problems)
         finally:
             shutil.rmtree(places.work, ignore_errors=True)
         document = {
@@ -134,8 +165,9 @@ def _deduplicate(
             "dropped": {k.removeprefix("dropped "): n for k, n in sorted(counts.items()) if k.startswith("dropped ")},
             "bytes_in": counts["bytes in"], "bytes_out": counts["bytes out"], "stage": report,
         }  # fmt: skip
+        document |= told or {}
         files.write_json(places.report, document)
-    return document, places
+    return document, places, told
 
 
 def _write_all(
@@ -169,7 +201,7 @@ def _output_names(shown: Sequence[str]) -> list[str]:
         for suffix in (*readers.COMPRESSED, *readers.TABLES, *readers.TEXTS):
             stem = stem.removesuffix(suffix) or stem
         bare.append(stem)
-    taken = Counter([*bare, Path(DROPPED).stem])
+    taken = Counter([*bare, Path(DROPPED).stem, Path(QUARANTINE).stem])
     return [f"{stem}.jsonl" if taken[stem] == 1 else f"{number:05}-{stem}.jsonl" for number, stem in enumerate(bare)]
 
 
@@ -202,7 +234,7 @@ def _line(row: dict[str, Any]) -> bytes:
         return json.dumps(row, default=str).encode("ascii") + b"\n"
 
 
-def _print(document: dict[str, Any], dropped: Path) -> None:
+def _print(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -229,4 +261,3 @@ def _print(document: dict[str, Any], dropped: Path) -> None:
                 else "joined over others; a higher threshold makes shorter chains."
             )
         )
-    print(f"Next: head -n 3 {dropped}")

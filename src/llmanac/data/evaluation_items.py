@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from llmanac.core.errors import DataError, nearest
 from llmanac.data import readers
+from llmanac.data.columns import column_places
+from llmanac.data.command_problems import CommandProblems, up_to_damage
 from llmanac.data.quarantine import Problems
 
 
@@ -23,77 +25,85 @@ class Item(NamedTuple):
     fields: tuple[str, ...]
 
 
-def read_items(paths: Sequence[str | Path], columns: Sequence[str] = ()) -> list[Item]:
+def read_items(
+    paths: Sequence[str | Path],
+    columns: Sequence[str] = (),
+    *,
+    problems: Problems | None = None,
+    named: str = "columns",
+) -> list[Item]:
     """Every item of some evaluation files.
 
     Args:
         paths: files; of a plain text file every line that is not blank is an item.
         columns: which columns of a table hold the item; a dot goes into objects (`context.question`), and a number
             counts columns from 1 in a CSV file without a header. A row needs one of them; files may differ in which.
-            Empty takes every text in the row. Lists and objects give all texts in them.
+            Empty takes every text in the row. Lists and objects give all texts in them. A number is the text that it
+            is written as; null, NaN and booleans are no text, and a row whose chosen columns hold nothing else is bad
+            (one whose texts are blank is no item).
+        problems: what happens to a bad row; by default it ends the reading.
+        named: what the message calls `columns`.
 
     Raises:
-        DataError: a file that cannot be read or has no item, a row with none of the columns, or a column that no row
-            has; the message names file and line.
+        DataError: a file that cannot be read or has no item, a bad row, or a column that no row has; the message names
+            file and line.
     """
+    problems = CommandProblems() if problems is None else problems
     items: list[Item] = []
     unseen = set(columns)
     names = Counter(Path(path).name for path in paths)
     for path in map(Path, paths):
-        before = len(items)
+        before, bad = len(items), problems.total
         shown = path.name if names[path.name] == 1 else path.as_posix()
-        items += (Item(f"{shown}:{line}", fields) for line, fields in _rows(path, columns, unseen))
+        rows = up_to_damage(_rows(path, columns, unseen, problems), path, problems)
+        items += (Item(f"{shown}:{line}", fields) for line, fields in rows)
         if len(items) == before:
-            raise DataError(f"{path}: no item with any text in it; name other columns or another file")
+            aside = f"; {problems.total - bad} rows were set aside: {problems.kept[-1]}" if problems.total > bad else ""
+            raise DataError(f"{path}: no item with any text in it{aside}; name other columns or another file")
     if unseen and len(unseen) < len(set(columns)):
-        raise DataError(f"columns: no row of {', '.join(map(str, paths))} has a column {sorted(unseen)[0]!r}")
+        raise DataError(f"{named}: no row of {', '.join(map(str, paths))} has a column {sorted(unseen)[0]!r}")
     return items
 
 
-def _rows(path: Path, columns: Sequence[str], unseen: set[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _rows(
+    path: Path, columns: Sequence[str], unseen: set[str], problems: Problems
+) -> Iterator[tuple[int, tuple[str, ...]]]:
     kind = readers.format_of(path)
     if kind not in readers.TABLES:
-        yield from _lines(path)
-    elif kind in (".csv", ".tsv") and columns and all(column.isdigit() for column in columns):
-        yield from _headless(path, columns, "\t" if kind == ".tsv" else ",")
-    else:
-        for row in readers.table_rows(path, Problems("fatal")):
-            values = _chosen(path, row, columns, unseen) if columns else [dict(row.values)]
-            fields = tuple(text for value in values for text in _texts(value))
-            if fields:
-                yield row.line, fields
+        yield from ((line, (text,)) for line, text in readers.lines(path, problems) if text.strip())
+        return
+    places = column_places(columns) if kind in (".csv", ".tsv") else None
+    if places is not None:
+        yield from _headless(path, places, "\t" if kind == ".tsv" else ",", problems)
+        return
+    for row in readers.table_rows(path, problems):
+        values = _chosen(path, row, columns, unseen, problems) if columns else [dict(row.values)]
+        fields = tuple(text for value in values for text in _texts(value))
+        if any(text.strip() for text in fields):
+            yield row.line, tuple(text for text in fields if text.strip())
+        elif values and columns and not fields:
+            what = " and ".join(_shown(value) for value in values)
+            which = " or ".join(map(repr, columns))
+            problems.report(path, row.line, f"column {which} holds {what} where the item's text was expected")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    held, number = "", 0
-    for piece in readers.text_pieces(path, Problems("fatal"), limit=1 << 20):
-        *whole, held = (held + piece).split("\n")
-        for line in whole:
-            number += 1
-            if line.strip():
-                yield number, (line,)
-    if held.strip():
-        yield number + 1, (held,)
-
-
-def _headless(path: Path, columns: Sequence[str], delimiter: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _headless(
+    path: Path, places: Sequence[int], delimiter: str, problems: Problems
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    csv.field_size_limit(min(1 << 30, problems.bounds.line))
+    reader = csv.reader((line + "\n" for _, line in readers.lines(path, problems)), delimiter=delimiter)
     try:
-        with readers.open_binary(path) as handle:
-            reader = csv.reader(io.TextIOWrapper(handle, "utf-8-sig", newline=""), delimiter=delimiter)
-            for row in reader:
-                if not row:
-                    continue
-                for column in columns:
-                    if not 1 <= int(column) <= len(row):
-                        raise DataError(f"{path}:{reader.line_num}: no column {column}; this row has {len(row)}")
-                fields = tuple(row[int(column) - 1] for column in columns if row[int(column) - 1].strip())
-                if fields:
-                    yield reader.line_num, fields
-    except (csv.Error, UnicodeDecodeError, EOFError, OSError) as error:
-        raise DataError(f"{path}: cannot read it as CSV ({error}); mend it or convert it to UTF-8") from None
+        for row in reader:
+            if row and max(places) >= len(row):
+                reason = f"no column {max(places) + 1}; this row has {len(row)}"
+                problems.report(path, reader.line_num, reason, delimiter.join(row))
+            elif fields := tuple(row[place] for place in places if row and row[place].strip()):
+                yield reader.line_num, fields
+    except csv.Error as error:
+        problems.report(path, reader.line_num, f"not CSV ({error}); the rest of it is left out", code="not-csv")
 
 
-def _chosen(path: Path, row: readers.Row, columns: Sequence[str], unseen: set[str]) -> list[Any]:
+def _chosen(path: Path, row: readers.Row, columns: Sequence[str], unseen: set[str], problems: Problems) -> list[Any]:
     found = {}
     for column in columns:
         with contextlib.suppress(KeyError, TypeError):
@@ -101,9 +111,14 @@ def _chosen(path: Path, row: readers.Row, columns: Sequence[str], unseen: set[st
     if not found:
         has = ", ".join(map(str, row.values)) or "none"
         wanted = " or ".join(map(repr, columns))
-        raise DataError(f"{path}:{row.line}: no column {wanted}{nearest(columns[0], row.values)} (has: {has})")
+        reason = f"no column {wanted}{nearest(columns[0], row.values)} (has: {has})"
+        problems.report(path, row.line, reason, repr(row.values))
     unseen.difference_update(found)
     return list(found.values())
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)[:60]
 
 
 def _inside(value: Any, steps: Sequence[str]) -> Any:
@@ -117,9 +132,8 @@ def _texts(value: Any) -> Iterator[str]:
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            if value.strip():
-                yield value
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield value
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             yield str(value)
         elif isinstance(value, dict):
             waiting += reversed(list(value.values()))

@@ -1,27 +1,34 @@
 """Labelled texts from files: tables with a text and a label column, or lines that start with their label.
 
     .jsonl .json .csv .parquet      columns by name
-    .tsv                            columns by name; by number (0, 1, ...) where the file has no header
+    .tsv                            columns by name; by number (1, 2, ...) where the file has no header
     anything else                   `label text`, one example a line (the form of SST-2's stsa files)
 
 All but .tsv and lines go through `readers.py`. A .tsv is read line by line, and a quotation mark in it is an ordinary
 character unless it stands around a whole field: as CSV, one stray mark would swallow all lines up to the next.
+
+Labels are texts. A whole number is taken as its digits (1 and 1.0, which tables make of whole numbers beside gaps, are
+both "1") and a boolean as "true" or "false"; a file in which a text and a number, or a text and a boolean, would so
+become one label is refused. Anything else (null, NaN, 1.5, a list) is no label.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, nearest
+from llmanac.data.columns import column_places
+from llmanac.data.command_problems import CommandProblems, up_to_damage
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import TABLES, format_of, table_rows
 from llmanac.data.readers import lines as numbered_lines
 
 SHOWN = 60  # characters of a value that a message shows
+FLAGS = ("--text", "--label")
 
 
 @dataclass(frozen=True)
@@ -36,35 +43,47 @@ class Labelled:
         return len(self.texts)
 
 
-class _Fatal(Problems):
-    """The first line that cannot be read ends the reading: what is not known of it cannot be left out of a result."""
-
-    def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
-        place = f"{file}" if line is None else f"{file}:{line}"
-        raise DataError(f"{place}: {reason}; mend or drop the line")
+class _Unusable(Exception):
+    """What is wrong with one row."""
 
 
-def read_labelled(path: str | Path, *, text: str = "text", label: str = "label") -> Labelled:
+def read_labelled(
+    path: str | Path, *, text: str = "text", label: str = "label", problems: Problems | None = None
+) -> Labelled:
     """The examples of a file.
 
     Args:
-        text, label: the columns' names; numbers for a .tsv without a header.
+        text, label: the columns' names; numbers from 1 for a .tsv without a header.
+        problems: what happens to a row that cannot be used; by default it ends the reading, since what is not known
+            of it cannot be left out of a result.
 
     Raises:
         DataError: a file that cannot be read, a column that is missing, a row without text or label, or no row at all;
             the message names the file and the line.
     """
     path = Path(path)
+    problems = CommandProblems() if problems is None else problems
     out = Labelled([], [], [])
-    for line, found, given in _pairs(path, text, label):
-        words = _text(path, line, text, found)
-        if not words.strip():
-            raise DataError(f"{path}:{line}: the text is empty; drop the row")
+    sorts: dict[str, tuple[str, int]] = {}  # label -> what it is in the file, and where it was first
+    for line, found, given in up_to_damage(_pairs(path, text, label, problems), path, problems):
+        try:
+            words, name = _text(text, found), _label(label, given)
+            if not words.strip():
+                raise _Unusable("the text is empty")
+            sort, first = sorts.setdefault(name, (_sort(given), line))
+            if sort != _sort(given):
+                raise _Unusable(
+                    f"{label} {_shown(given)} is {_sort(given)} here and {sort} in line {first}, and both would be the "
+                    f"label {name[:SHOWN]!r}; write them alike"
+                )
+        except _Unusable as error:
+            problems.report(path, line, str(error), _shown(found))
+            continue
         out.texts.append(words)
-        out.labels.append(_label(path, line, label, given))
+        out.labels.append(name)
         out.lines.append(line)
     if not out.texts:
-        raise DataError(f"{path}: has no example")
+        raise _nothing(path, "example", problems)
     return out
 
 
@@ -72,24 +91,72 @@ def read_texts(path: str | Path, *, text: str = "text") -> list[str]:
     """The texts of a file, labelled or not; a file that is no table has one text a line. Empty ones are kept.
 
     Raises:
-        DataError: a file that cannot be read, or a row without the column.
+        DataError: a file that cannot be read, a row without the column, or no text at all.
     """
-    path = Path(path)
+    path, problems = Path(path), CommandProblems()
     if format_of(path) not in TABLES:
-        _exists(path)
-        return [line for _, line in numbered_lines(path, _Fatal())]
-    return [_text(path, line, text, found) for line, found, _ in _pairs(path, text, None)]
+        return [content for _, content in read_lines(path)]
+    out = []
+    for line, found, _ in _pairs(path, text, None, problems):
+        try:
+            out.append(_text(text, found))
+        except _Unusable as error:
+            problems.report(path, line, str(error))
+    if not out:
+        raise _nothing(path, "text", problems)
+    return out
 
 
-def _pairs(path: Path, text: str, label: str | None) -> Iterator[tuple[int, Any, Any]]:
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file that is no table, with their numbers. Raises DataError where there is none."""
+    _exists(path)
+    found = list(numbered_lines(path, CommandProblems()))
+    if not found:
+        raise _nothing(path, "text", CommandProblems())
+    return found
+
+
+def labels_lead(lines: Sequence[tuple[int, str]], labels: Iterable[str], place: object) -> bool:
+    """Whether lines are `label text`: each that is not blank begins with one of these labels and goes on.
+
+    Raises:
+        DataError: most lines begin so and one does not: with or without their first word, some would be wrong.
+    """
+    known, odd, count = set(labels), [], 0
+    for line, content in lines:
+        words = content.split(None, 1)
+        count += bool(words)
+        if words and (len(words) < 2 or words[0] not in known):
+            odd.append((line, words[0]))
+    if count and 0 < len(odd) < count / 2:
+        line, word = odd[0]
+        raise DataError(
+            f"{place}:{line}: begins with {word[:SHOWN]!r} and no label that the classifier knows, as most lines do; "
+            "say --with-labels to leave out every first word, or --text-only to take every line whole"
+        )
+    return bool(count) and not odd
+
+
+def without_labels(lines: Iterable[tuple[int, str]], place: object) -> list[str]:
+    """The texts of `label text` lines; blank ones are passed over. Raises DataError for a line of one word."""
+    return [found for _, found, _ in _label_first(lines, place, CommandProblems())]
+
+
+def _nothing(path: Path, what: str, problems: Problems) -> DataError:
+    if problems.total:
+        return DataError(f"{path}: no usable {what}; all {problems.total} rows were set aside: {problems.kept[0]}")
+    return DataError(f"{path}: has no {what}; name another file")
+
+
+def _pairs(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
     """(line, text, label) as they stand in the file."""
     _exists(path)
     kind = format_of(path)
     if kind == ".tsv":
-        return _tabs(path, text, label)
+        return _tabs(path, text, label, problems)
     if kind in TABLES:
-        return _table(path, text, label)
-    return _label_first(path)
+        return _table(path, text, label, problems)
+    return _label_first(numbered_lines(path, problems), path, problems)
 
 
 def _exists(path: Path) -> None:
@@ -97,13 +164,15 @@ def _exists(path: Path) -> None:
         raise DataError(f"{path}: {'is a folder; give a file' if path.is_dir() else 'no such file'}")
 
 
-def _table(path: Path, text: str, label: str | None) -> Iterator[tuple[int, Any, Any]]:
+def _table(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
     wanted = [text] if label is None else [text, label]
-    for row in table_rows(path, Problems(), columns=wanted):
-        for name, flag in zip(wanted, ("--text", "--label"), strict=False):
-            if name not in row.values:
-                raise _no_column(path, row.line, name, _columns(path) or list(row.values), flag)
-        yield row.line, row.values[text], None if label is None else row.values[label]
+    for row in table_rows(path, problems, columns=wanted):
+        gone = next((number for number, name in enumerate(wanted) if name not in row.values), None)
+        if gone is None:
+            yield row.line, row.values[text], None if label is None else row.values[label]
+        else:
+            names = _columns(path) or list(row.values)
+            problems.report(path, row.line, _no_column(wanted[gone], names, FLAGS[gone]), _shown(dict(row.values)))
 
 
 def _columns(path: Path) -> list[str]:
@@ -115,24 +184,26 @@ def _columns(path: Path) -> list[str]:
     return [str(name) for name in pyarrow.parquet.read_schema(path).names]
 
 
-def _tabs(path: Path, text: str, label: str | None) -> Iterator[tuple[int, Any, Any]]:
+def _tabs(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
     wanted = [text] if label is None else [text, label]
-    numbers = [int(name) for name in wanted if name.isdecimal()]
-    lines = numbered_lines(path, _Fatal())
-    if len(numbers) != len(wanted):
-        numbers = []
+    lines = numbered_lines(path, problems)
+    places = column_places(wanted)
+    if places is None:
+        places = []
         head, names = next(((n, _fields(line)) for n, line in lines), (1, []))
-        for name, flag in zip(wanted, ("--text", "--label"), strict=False):
+        for name, flag in zip(wanted, FLAGS, strict=False):
             if name not in names:
-                raise _no_column(path, head, name, names, flag)
-            numbers.append(names.index(name))
+                raise DataError(f"{path}:{head}: {_no_column(name, names, flag)}")
+            places.append(names.index(name))
     for line, content in lines:
         if not content.strip():
             continue
         fields = _fields(content)
-        if max(numbers) >= len(fields):
-            raise DataError(f"{path}:{line}: has {len(fields)} fields, column {max(numbers)} (from 0) is asked for")
-        yield line, fields[numbers[0]], None if label is None else fields[numbers[1]]
+        if max(places) < len(fields):
+            yield line, fields[places[0]], None if label is None else fields[places[1]]
+        else:
+            reason = f"has {len(fields)} fields, and number {max(places) + 1} is asked for"
+            problems.report(path, line, reason, content)
 
 
 def _fields(line: str) -> list[str]:
@@ -146,46 +217,45 @@ def _unquoted(field: str) -> str:
     return field
 
 
-def _label_first(path: Path) -> Iterator[tuple[int, Any, Any]]:
-    for line, content in numbered_lines(path, _Fatal()):
-        if not content.strip():
-            continue
+def _label_first(lines: Iterable[tuple[int, str]], place: object, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
+    for line, content in lines:
         parts = content.split(None, 1)
-        if len(parts) < 2:
-            raise DataError(
-                f"{path}:{line}: {content[:SHOWN]!r} is not `label text`; a table needs one of the endings "
-                f"{', '.join(TABLES)}"
-            )
-        yield line, parts[1], parts[0]
+        if len(parts) == 2:
+            yield line, parts[1], parts[0]
+        elif parts:
+            reason = f"{content[:SHOWN]!r} is not `label text`; a table needs one of the endings {', '.join(TABLES)}"
+            problems.report(place, line, reason, content)
 
 
-def _no_column(path: Path, line: int, name: str, names: Sequence[str], flag: str) -> DataError:
+def _no_column(name: str, names: Sequence[str], flag: str) -> str:
     has = ", ".join(str(n)[:SHOWN] for n in names[:20]) or "none"
-    return DataError(
-        f"{path}:{line}: no column {name!r}{nearest(name, map(str, names))} (has: {has}); name it with {flag}"
-    )
+    return f"no column {name!r}{nearest(name, map(str, names))} (has: {has}); name it with {flag}"
 
 
-def _text(path: Path, line: int, column: str, value: Any) -> str:
+def _text(column: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{path}:{line}: {column} is {_shown(value)}, not text")
+        raise _Unusable(f"{column} is {_shown(value)}, not text")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise DataError(f"{path}:{line}: {column} holds half of a character (a lone surrogate); mend it") from None
+            raise _Unusable(f"{column} holds half of a character (a lone surrogate)") from None
     return value
 
 
-def _label(path: Path, line: int, column: str, value: Any) -> str:
-    """A label as text: whole numbers and booleans in words."""
+def _label(column: str, value: Any) -> str:
+    """A label as text; see the module."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value) and value.is_integer()):
         return str(int(value))
     if not isinstance(value, str) or value.strip().lower() in ("", "nan"):
-        raise DataError(f"{path}:{line}: {column} is {_shown(value)}, which is no label; mend or drop the row")
-    return value.strip()
+        raise _Unusable(f"{column} is {_shown(value)}, which is no label")
+    return _text(column, value).strip()
+
+
+def _sort(value: Any) -> str:
+    return "a boolean" if isinstance(value, bool) else "a text" if isinstance(value, str) else "a number"
 
 
 def _shown(value: Any) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.data.evaluation_items import Item
 from llmanac.kernels import minhash, ngram_overlap, unicode
+from llmanac.kernels.units import plain_units, with_bytes
 
 _RUN = re.compile(r"\s+|\S+")
 PIECE = 1 << 16  # units of a text looked up at a time
@@ -43,9 +44,7 @@ def word_tables() -> tuple[np.ndarray, np.ndarray]:
     for start, stop in _UNSPACED:
         block = classes[start:stop]
         block[block == minhash.JOINED] = minhash.ALONE
-    by_byte = np.full(256, minhash.LONGER, np.uint8)
-    by_byte[:128] = classes[:128]
-    return by_byte, classes
+    return with_bytes(classes)
 
 
 def prepared(text: str) -> str:
@@ -55,15 +54,7 @@ def prepared(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words that are compared, the plain way."""
-    classes, found, joined = word_tables()[1], [""], False
-    for character in prepared(text):
-        kind = classes[ord(character)]
-        if joined and kind == minhash.JOINED:
-            found[-1] += character
-        elif kind != minhash.APART:
-            found.append(character)
-        joined = kind == minhash.JOINED
-    return found[1:]
+    return plain_units(prepared(text), word_tables()[1])
 
 
 def _encoded(text: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from llmanac.core.errors import DataError
 from llmanac.core.files import write_bytes, write_json
 from llmanac.core.progress import progress
+from llmanac.data.command_problems import CommandProblems
 from llmanac.data.curve import Point, auc, precision_recall
 from llmanac.data.documents import Document
 from llmanac.data.quality_model import Features, QualityModel, load_quality, train_quality
@@ -25,7 +27,7 @@ def read(paths: Sequence[str], text: str, flag: str) -> list[Document]:
     """Every document of some files. Raises DataError that names the flag when there is none."""
     with progress(f"read {flag}", unit="texts") as bar:
         out = []
-        for document in Files(paths=tuple(paths), text=text).documents():
+        for document in Files(paths=tuple(paths), text=text).documents(CommandProblems()):
             out.append(document)
             bar.advance()
     return out
@@ -65,7 +67,7 @@ def train_command(
 def at_threshold(points: Sequence[Point], threshold: float) -> Point:
     """What keeping every text that scores at least `threshold` gives."""
     above = [point for point in points if point.threshold >= threshold]
-    return above[-1] if above else Point(threshold, 1.0, 0.0, 0.0)
+    return above[-1] if above else Point(threshold, math.nan, 0.0, 0.0)
 
 
 def report(points: Sequence[Point], best: Point, area: float, count: int) -> None:
@@ -74,7 +76,8 @@ def report(points: Sequence[Point], best: Point, area: float, count: int) -> Non
     print("min_score  precision  recall  kept")
     for threshold in SHOWN:
         point = at_threshold(points, threshold)
-        print(f"{threshold:9.2f}  {point.precision:9.3f}  {point.recall:6.3f}  {point.kept:4.0%}")
+        precision = "undefined" if math.isnan(point.precision) else f"{point.precision:.3f}"
+        print(f"{threshold:9.2f}  {precision:>9}  {point.recall:6.3f}  {point.kept:4.0%}")
     print(f"{best.threshold:9.2f}  {best.precision:9.3f}  {best.recall:6.3f}  {best.kept:4.0%}  (best F1)")
 
 

@@ -5,12 +5,12 @@ precision = right / predicted        recall = right / there        F1 = 2 right 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import DataError
+from llmanac.metrics._auc import share
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Report:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% interval of the accuracy over texts like these."""
-        return wilson(self.right, self.rows)
+        return share(self.right, self.rows)[1:]
 
     def of(self, label: str) -> dict[str, float]:
         """Precision, recall, F1 and support of a label; a share of nothing is 0."""
@@ -104,11 +104,3 @@ def report(labels: Sequence[str], truth: Sequence[str], predicted: Sequence[str]
             )
         counts[numbers[true]][numbers[given]] += 1
     return Report(tuple(labels), tuple(map(tuple, counts)))
-
-
-def wilson(right: int, rows: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The score interval of a share (Wilson 1927); 95% for the default z."""
-    share, square = right / rows, z * z / rows
-    centre = (share + square / 2) / (1 + square)
-    half = z * math.sqrt(share * (1 - share) / rows + square / (4 * rows)) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)

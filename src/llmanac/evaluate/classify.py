@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, nearest
 from llmanac.evaluate.likelihood import BATCH_TOKENS, check_texts, loglikelihood
 from llmanac.metrics.log_likelihood import Per, log_likelihoods
 
 Way = Literal["direct", "channel"]
 TEMPLATES: dict[str, str] = {"direct": "{text}\nLabel: {label}", "channel": "Label: {label}\n{text}"}
 FIELDS = re.compile(r"\{(text|label)\}")
+LIKE_FIELDS = re.compile(r"\{\s*(\w+)\s*\}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,18 @@ class Template:
         """(context, continuation): all up to the field that is scored, and that field with what follows it."""
         values = {"text": text, "label": label}
         return self.before + values[self.first] + self.between, values[self.second] + self.after
+
+
+def check_fields(template: str) -> None:
+    """Refuse what looks like a field and is none, which `Template` would take for text.
+
+    Raises:
+        SpecError: `{word}` in a template, where the word is not text or label.
+    """
+    for found in LIKE_FIELDS.finditer(template):
+        if not FIELDS.fullmatch(found[0]):
+            near = nearest(found[1], ("text", "label"))
+            raise SpecError(f"template: {found[0][:60]} is no field{near}; the fields are {{text}} and {{label}}")
 
 
 def classify(

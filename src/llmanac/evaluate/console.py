@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.evaluate.classify import Classified, Way, classify
+from llmanac.evaluate.classify import Classified, Template, Way, check_fields, classify
 from llmanac.evaluate.correct import MARGIN, Corrected, Corrector
 from llmanac.evaluate.score import Scored, score
 from llmanac.metrics._texts import utf8_bytes, words
 from llmanac.metrics.perplexity import bits_per_unit, perplexity
 
 BLOCK_TEXTS, BLOCK_CHARACTERS = 256, 1 << 20  # texts that are worked on at once
+UNIFORM = 8  # bits per byte of a model that knows nothing
 SHOWN = 60  # characters of a text in a table
 SENTENCE = "The dogs sleeps in a the sun."
 
@@ -41,7 +42,7 @@ def texts_of(given: Sequence[str], file: str | None, column: str) -> Iterator[st
 
 
 def _of_file(path: Path, column: str) -> Iterator[str]:
-    from llmanac.data.quarantine import Problems
+    from llmanac.data.command_problems import CommandProblems
     from llmanac.data.readers import TABLES, format_of, open_binary, table_rows
 
     if not path.is_file():
@@ -50,7 +51,7 @@ def _of_file(path: Path, column: str) -> Iterator[str]:
         with open_binary(path) as lines:
             yield from _lines(lines, path)
         return
-    for row in table_rows(path, Problems(), columns=[column]):
+    for row in table_rows(path, CommandProblems(), columns=[column]):
         text = row.values.get(column)
         if not isinstance(text, str):
             has = ", ".join(map(str, row.values)) or "nothing"
@@ -115,9 +116,12 @@ def score_command(
         raise SpecError("--labels: --template, --channel and --calibrate belong to it; give the labels")
     source = texts_of(texts, file, column)
     chosen = None if labels is None else parse_labels(labels)
+    way: Way = "channel" if channel else "direct"
+    if template is not None:
+        check_fields(template)
+        Template.parse(template, way)
     engine = load_engine(path, dtype=dtype)
     if chosen is not None:
-        way: Way = "channel" if channel else "direct"
         labelled = (
             one
             for block in blocks(source)
@@ -142,7 +146,9 @@ def score_command(
         _emit(one.as_json(table=table) for one in found)
     else:
         _score_table(found, table)
-    print(totals.line(), file=sys.stderr if as_json else sys.stdout)
+    for line in (totals.line(), totals.explanation()):
+        if line:
+            print(line, file=sys.stderr if as_json else sys.stdout)
     if not as_json:
         print(f"Next: llmanac correct {shlex.join([path, '--text', SENTENCE])}   (also with --json: one object a line)")
 
@@ -188,6 +194,16 @@ class Totals:
             f"{self.texts} texts, {self.tokens} tokens: log-likelihood {self.nats:.4f} nats, perplexity "
             f"{per['token']:.4g} a token, {per['word']:.4g} a word, {perplexity(self.nats, self.bytes):.4g} a byte; "
             f"{bits_per_unit(self.nats, self.bytes):.4f} bits per byte"
+        )
+
+    def explanation(self) -> str:
+        """One line where the model is worse than no model; else nothing."""
+        if not self.bytes or bits_per_unit(self.nats, self.bytes) <= UNIFORM:
+            return ""
+        return (
+            f"That is more than {UNIFORM} bits per byte, which taking all bytes for equally likely needs: the text is "
+            "unlike what the model was trained on, or the model has no smoothing (mle, as the bigram) and gives next "
+            "to nothing to what it never saw."
         )
 
 

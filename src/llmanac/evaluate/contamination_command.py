@@ -9,11 +9,13 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import DataError
+from llmanac.data.command_problems import asked, left_out, save_and_tell
 from llmanac.data.evaluation_items import read_items
 from llmanac.data.sources.files import Spec as FilesSpec
 from llmanac.evaluate.contamination import Contamination, ItemReport, contamination
 
 SHOWN = 10  # items in the printed table
+QUARANTINE = "quarantine.jsonl"
 
 
 def contamination_command(
@@ -26,8 +28,12 @@ def contamination_command(
     shortest: int,
     out: Path | None,
     as_json: bool,
+    on_error: str = "fatal",
 ) -> None:
     """Look for the items of evaluation files in training files; print the summary and write a row an item to `out`.
+
+    Args:
+        on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl`, or beside `out`.
 
     Raises:
         LlmanacError: files that cannot be read, lack a column, or hold nothing.
@@ -35,16 +41,21 @@ def contamination_command(
     if not train or not evaluation:
         raise DataError(f"{'--eval' if train else '--train'}: no file; name files, a folder or a glob pattern")
     spec = FilesSpec(paths=tuple(evaluation))
-    items = read_items([path for path, _ in spec.files()], columns)
+    problems = asked(on_error, QUARANTINE if out is None else out.with_name(f"{out.stem}.{QUARANTINE}"))
+    items = read_items([path for path, _ in spec.files()], columns, problems=problems, named="--column")
     source = FilesSpec(paths=tuple(train), text=text)
-    result = contamination(source.documents(), items, n=n, shortest=shortest)
+    result = contamination(source.documents(problems), items, n=n, shortest=shortest)
+    told = save_and_tell(problems)
     document: dict[str, Any] = {"n": n, "shortest": shortest, **result.summary(), "files": _by_file(result)}
+    document |= told or {}
     if out is not None:
         rows = [json.dumps(report.as_json(), ensure_ascii=False) for report in result.items]
         files.write_text(out, "\n".join(rows) + "\n")
     if as_json:
         print(json.dumps(document | {"found_items": [report.as_json() for report in result.found()]}))
     else:
+        if told:
+            print(left_out(told))
         _print(document, result, out)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO, Unpack
 
+from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.engine import Engine, Options
 
@@ -97,6 +98,7 @@ def _messages(lines: TextIO, interactive: bool) -> Iterator[str]:
         try:
             text = input("> ") if interactive else lines.readline()
         except (EOFError, KeyboardInterrupt):
+            interrupts.answered()
             _write("\n")
             return
         if not interactive and not text:
@@ -114,6 +116,7 @@ def _reply(engine: Engine, messages: Sequence[dict[str, str]]) -> list[dict[str,
             answer += piece.text
             _write(piece.text)
     except KeyboardInterrupt:
+        interrupts.answered()
         _write(" [stopped]")
     _write("\n")
     return [*kept, {"role": "assistant", "content": answer}]

@@ -30,6 +30,8 @@ def print_study(done: Any, console: Console | None = None) -> None:
     console.print(_costs(result))
     for warning in words.warnings(result):
         console.print(f"note: {warning}", markup=False)
+    if note := words.worse_than_uniform(result):
+        console.print(f"note: {note}", markup=False)
     console.print(words.markdown(result), markup=False)
     console.print(f"page: {done.page}", markup=False)
 

@@ -10,6 +10,7 @@ from llmanac.lab.budget import format_duration
 
 Result = Mapping[str, Any]
 BYTES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+UNIFORM = 8  # bits per byte of a model that knows nothing
 DRIFT = 0.05  # `--hold time`: by how much measured times may differ before the page says so
 
 
@@ -120,6 +121,19 @@ def sentences(result: Result) -> list[str]:
     for arm, messages in result["failed"].items():
         out.append(f"{arm}: failed in {plural(len(messages), 'run')}, so it has no verdict ({messages[0]}).")
     return out
+
+
+def worse_than_uniform(result: Result) -> str:
+    """A sentence on the arms that need more bits than a model that knows nothing, or infinitely many; else nothing."""
+    values = result["values"].get("bits_per_byte", {})
+    worse = [arm for arm, found in values.items() if found and not sum(found) / len(found) <= UNIFORM]
+    if not worse:
+        return ""
+    return (
+        f"{', '.join(worse)}: more than {UNIFORM} bits per byte, which taking all bytes for equally likely needs; a "
+        "model without smoothing (mle, as the bigram) gives next to nothing to what it never saw, and such tokens "
+        "decide the mean"
+    )
 
 
 def warnings(result: Result) -> list[str]:

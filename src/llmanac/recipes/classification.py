@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,8 +21,25 @@ from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train
 
+# Above these a Spec's size asks for memory or time without end, whatever the texts are.
+LARGEST = {
+    "ngrams": 16, "dim": 1 << 14, "hidden": 1 << 14, "length": 1 << 20, "batch": 1 << 24, "epochs": 1_000_000,
+    "shots": 1000,
+}  # fmt: skip
+MOST_LAYERS = 64
 MOST_ROWS = 8192  # rows of a step where the classifier leaves it open
 DTYPES: dict[torch.dtype, Any] = {torch.float64: "float64", torch.bfloat16: "bfloat16"}
+
+
+def check_sizes(spec: Any) -> None:
+    """Raise SpecError for a choice of a classifier that no machine could follow."""
+    for name, most in LARGEST.items():
+        values = getattr(spec, name, None)
+        if isinstance(values, tuple) and len(values) > MOST_LAYERS:
+            raise SpecError(f"{spec.name}.{name}: {len(values)} layers are more than {MOST_LAYERS}; give fewer")
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None and value > most:
+                raise SpecError(f"{spec.name}.{name}: {value} is more than {most:,}; set less")
 
 
 def train_classifier(
@@ -38,13 +56,15 @@ def train_classifier(
     """Fit a classifier to checked examples; what `Classifier.fit` calls. Returns the TrainResult, or None.
 
     Args:
-        folder: where metrics and checkpoints go; a temporary one by default.
+        folder: where metrics and checkpoints go; a temporary one by default, and then Ctrl-C keeps nothing.
         patches: for the TrainSpec that the classifier's own choices make, `{"clip": 0.5}`.
         resume: go on from the folder's last checkpoint; the examples must be the same.
 
     Raises:
         SpecError, TrainingError, LlmanacError: as `train`.
+        KeyboardInterrupt: after Ctrl-C; the step at hand was finished and saved in `folder`, if there is one.
     """
+    check_sizes(classifier.spec)
     classifier.prepare(texts, labels, seed)
     network = classifier.network
     if network is None:
@@ -80,10 +100,15 @@ def train_classifier(
     with ExitStack() as stack:
         where = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         label = f"train {classifier.spec.name}"
-        return train(
-            network, source, objective, spec, where, seed=seed, resume=resume, label=label,
-            report=report or (lambda text: None),
-        )  # fmt: skip
+        try:
+            return train(
+                network, source, objective, spec, where, seed=seed, resume=resume, label=label,
+                report=report or (lambda text: None),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if folder is None:  # the loop has said that it saves, and it has: in a folder that goes now
+                print("stopped; nothing is kept of this training, since it has no folder of its own", file=sys.stderr)
+            raise
 
 
 def small_language_model(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +30,7 @@ from llmanac.tokenizers._unigram import CACHE_PLACES, CACHE_WORDS, CHUNK, Sample
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, UNKNOWN_PENALTY, Tables, joins_of
 
 _ENCODE: Any = unigram_encode.encode
+LARGEST = float(np.finfo(np.float32).max)
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
@@ -272,8 +272,10 @@ def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **ro
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str):
             raise TokenizerError(f"model.vocab[{i}]: expected a piece and its score, got {str(item)[:60]!r}")
         text, score = item
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-            raise TokenizerError(f"model.vocab[{i}] ({text[:40]!r}): its score is {score!r}, no finite number")
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) <= LARGEST:  # NaN too
+            raise TokenizerError(
+                f"model.vocab[{i}] ({text[:40]!r}): its score is {repr(score)[:40]}, no finite number of 32 bits"
+            )
         if text in ids:
             raise TokenizerError(f"model.vocab: the entries {ids[text]} and {i} are both {text[:40]!r}")
         steps.require_text(text, f"model.vocab[{i}]")

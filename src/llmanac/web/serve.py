@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
@@ -110,6 +111,7 @@ def run(app: FastAPI, claimed: socket.socket) -> None:
     """Run an app on a bound socket until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
         Server(app).run(sockets=[claimed])
+    interrupts.answered()
 
 
 def serve_command(

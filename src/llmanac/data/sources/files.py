@@ -18,6 +18,7 @@ from typing import Any
 from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.files import readable
 from llmanac.data import readers
+from llmanac.data.command_problems import up_to_damage
 from llmanac.data.documents import Document, Names
 from llmanac.data.quarantine import OnError, Problems
 from llmanac.data.sources import SourceSpec
@@ -72,7 +73,7 @@ class Spec(SourceSpec):
         problems = self.problems() if problems is None else problems
         given = 0
         for path, shown in self.files():
-            for document in documents_of(path, shown, self, problems):
+            for document in up_to_damage(documents_of(path, shown, self, problems), path, problems):
                 given += 1
                 yield document
         problems.save()

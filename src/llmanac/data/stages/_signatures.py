@@ -12,6 +12,7 @@ import numpy as np
 
 from llmanac.kernels import minhash as kernel
 from llmanac.kernels import unicode
+from llmanac.kernels.units import plain_units, with_bytes
 
 Unit = Literal["words", "spaced", "characters"]
 Letters = Literal["as-is", "lower", "nfkc-lower"]
@@ -32,24 +33,12 @@ def unit_tables(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
         classes = np.full(unicode.CODE_POINTS, kernel.APART, np.uint8)
         for category in ("L", "N", "M", "Pc"):
             classes[unicode.in_categories(category)] = kernel.JOINED
-    by_byte = np.full(256, kernel.LONGER, np.uint8)
-    by_byte[:128] = classes[:128]
-    return by_byte, classes
+    return with_bytes(classes)
 
 
 def units_of(text: str, unit: Unit) -> list[str]:
     """The units of a text, the plain way."""
-    classes = unit_tables(unit)[1]
-    units: list[str] = []
-    open_unit = False
-    for character in text:
-        kind = classes[ord(character)]
-        if kind == kernel.JOINED and open_unit:
-            units[-1] += character
-        elif kind != kernel.APART:
-            units.append(character)
-        open_unit = kind == kernel.JOINED
-    return units
+    return plain_units(text, unit_tables(unit)[1])
 
 
 class Signer:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from llmanac.core.errors import SpecError
 from llmanac.data.stages import Stage, StageSpec
 from llmanac.data.stages._filter import Filter, check_positive
 from llmanac.data.stages._words import code_points, words_of
@@ -27,6 +28,8 @@ CARD = {
     "aliases": {},
     "test": "tests/references/test_filters.py",
 }
+
+MOST_SIZES = 32  # of n-grams that a rule looks at: each is a pass over the text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,9 @@ class Spec(StageSpec):
     repeated_n_grams: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
 
     def __post_init__(self) -> None:
+        for name in ("top_n_grams", "repeated_n_grams"):
+            if len(getattr(self, name)) > MOST_SIZES:
+                raise SpecError(f"{name}: {len(getattr(self, name))} sizes are more than {MOST_SIZES}; give fewer")
         for name, value in vars(self).items():
             for one in value if isinstance(value, tuple) else (value,):
                 check_positive(**{name: one})

@@ -13,8 +13,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-TextColumn = Annotated[str, typer.Option("--text", help="Column of the text (a number in a .tsv without a header).")]
-LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
+TextColumn = Annotated[
+    str, typer.Option("--text", help="Column of the text; a number from 1 on in a .tsv without a header.")
+]
+LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label: texts or numbers, not mixed.")]
+OnError = Annotated[
+    str, typer.Option("--on-error", metavar="[fatal|skip]", help="A row that cannot be used: stop, or set it aside.")
+]
 Saved = Annotated[str, typer.Argument(help="A trained classifier's folder, or `rules` for the rules that come along.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Patches = Annotated[
@@ -35,28 +40,38 @@ def train(
     set_: Patches = None,
     text: TextColumn = "text",
     label: LabelColumn = "label",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    on_error: OnError = "fatal",
 ) -> None:
     """Train a classifier on labelled texts and save it."""
     from llmanac.lab.classification.command import train_command
 
     train_command(
-        data, method, folder=folder, test=test, model=model, seed=seed, patches=list(set_ or ()), text=text, label=label
-    )
+        data, method, folder=folder, test=test, model=model, seed=seed, patches=list(set_ or ()), text=text,
+        label=label, resume=resume, on_error=on_error,
+    )  # fmt: skip
 
 
 @app.command()
 def predict(
     folder: Saved,
-    data: Annotated[str, typer.Argument(help="A table with a text column, or one text a line; - for standard input.")],
+    data: Annotated[str, typer.Argument(help="A table with a text column, or lines; - for standard input.")],
     output: Annotated[
         Path | None, typer.Option(help="Write .jsonl, .csv or .tsv here; else JSON lines are printed.")
     ] = None,
     text: TextColumn = "text",
+    with_labels: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-labels/--text-only",
+            help="Lines begin with a label that is no text, or are texts as a whole [by what they begin with].",
+        ),
+    ] = None,
 ) -> None:
     """Give each text a label, with every label's probability."""
     from llmanac.lab.classification.command import predict_command
 
-    predict_command(folder, data, output=output, text=text)
+    predict_command(folder, data, output=output, text=text, with_labels=with_labels)
 
 
 @app.command()

@@ -20,9 +20,13 @@ from llmanac.core import files, registry
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method, parse_patches, patch
-from llmanac.data.labelled import Labelled, read_labelled, read_texts
+from llmanac.data.command_problems import asked, left_out, save_and_tell
+from llmanac.data.labelled import Labelled, labels_lead, read_labelled, read_lines, read_texts, without_labels
+from llmanac.data.readers import TABLES, format_of
 from llmanac.evaluate.classification import Report, report
+from llmanac.lab.classification import training
 from llmanac.models.classifiers.load import load_classifier
+from llmanac.recipes.classification import check_sizes
 
 ROWS = 2048  # texts between two moves of the progress bar
 WITHOUT_FOLDER = ("rules",)  # methods that can be used without being trained
@@ -36,6 +40,7 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
         SpecError: an unknown method or choice, or a method that needs a model and has none.
     """
     spec = patch(make_method("classifier", method), parse_patches(patches), method)
+    check_sizes(spec)
     own = registry.find("classifier", method).path.stem.replace("_", "-")
     if own not in ON_A_MODEL:
         if model is not None:
@@ -88,18 +93,24 @@ def train_command(
     patches: Sequence[str],
     text: str,
     label: str,
+    resume: bool = False,
+    on_error: str = "fatal",
 ) -> None:
     """Train, save, and evaluate where there is something to evaluate on."""
     classifier = make_classifier(method, patches, model)
     target = folder or Path("classifiers") / method
     if target.exists() and not (target / "classifier.json").is_file() and any(target.iterdir()):
         raise CheckpointError(f"{target}: holds something else than a classifier; give another --folder")
-    examples = read_labelled(data, text=text, label=label)
-    held = read_labelled(test, text=text, label=label) if test else None
+    problems = asked(on_error, target.with_name(f"{target.name}.quarantine.jsonl"))
+    examples = read_labelled(data, text=text, label=label, problems=problems)
+    held = read_labelled(test, text=text, label=label, problems=problems) if test else None
+    if held is not None and test is not None and not hasattr(classifier, "book"):
+        check_known(set(examples.labels), held, test)
     start = time.perf_counter()
-    classifier.fit(examples.texts, examples.labels, seed=seed)
+    training.fit(classifier, examples, target, seed=seed, resume=resume)
     seconds = time.perf_counter() - start
-    classifier.save(target)
+    if told := save_and_tell(problems):
+        print(left_out(told))
     print(f"{method}: {len(examples):,} examples, {len(classifier.labels)} labels, {seconds:.1f} s; saved in {target}")
     if held is not None and test is not None:
         print_report(evaluate_on(classifier, held, test))
@@ -117,14 +128,18 @@ def evaluate_on(classifier: Any, held: Labelled, path: Path) -> Report:
     """The report on a file's examples. Raises DataError that names the line of a label that was never seen."""
     if hasattr(classifier, "book") and not set(classifier.labels) & set(held.labels):
         _rename(classifier, held, path)
-    known = set(classifier.labels)
+    check_known(set(classifier.labels), held, path)
+    return report(classifier.labels, held.labels, predict_all(classifier, held.texts))
+
+
+def check_known(known: set[str], held: Labelled, path: Path) -> None:
+    """Raise DataError that names the line of the first label that is none of these."""
     for line, name in zip(held.lines, held.labels, strict=True):
         if name not in known:
             raise DataError(
                 f"{path}:{line}: label {name[:60]!r} is none that the classifier knows "
-                f"({', '.join(classifier.labels[:10])}); drop such rows, or train with them"
+                f"({', '.join(sorted(known)[:10])}); drop such rows, or train with them"
             )
-    return report(classifier.labels, held.labels, predict_all(classifier, held.texts))
 
 
 def _rename(rules: Any, held: Labelled, path: Path) -> None:
@@ -171,13 +186,18 @@ def evaluate_command(folder: str, data: Path, *, text: str, label: str, as_json:
     print(f"Next: llmanac classify explain {shlex.quote(folder)} {shlex.quote(_short(held.texts[0]))}")
 
 
-def predict_command(folder: str, data: str, *, output: Path | None, text: str) -> None:
-    """Label the texts of a file."""
+def predict_command(folder: str, data: str, *, output: Path | None, text: str, with_labels: bool | None = None) -> None:
+    """Label the texts of a file.
+
+    Args:
+        with_labels: whether lines begin with a label, which is then no part of the text; by what they begin with
+            where nothing is said (and not so for standard input).
+    """
     classifier = open_classifier(folder)
-    texts = sys.stdin.read().removesuffix("\n").split("\n") if data == "-" else read_texts(data, text=text)
     kind = ".jsonl" if output is None else output.suffix.lower()
     if kind not in (".jsonl", ".csv", ".tsv"):
         raise SpecError(f"--output: {output} must end in .jsonl, .csv or .tsv")
+    texts = _texts_to_label(data, text, classifier.labels, with_labels)
     rows = _predictions(classifier, texts)
     if output is None:
         for row in rows:
@@ -185,6 +205,22 @@ def predict_command(folder: str, data: str, *, output: Path | None, text: str) -
         return
     files.write_text(output, _as_text(rows, kind, classifier.labels))
     print(f"{len(texts):,} texts labelled in {output}")
+
+
+def _texts_to_label(data: str, text: str, labels: Sequence[str], with_labels: bool | None) -> list[str]:
+    if data == "-":
+        given = sys.stdin.read()
+        if not given.strip():
+            raise DataError("standard input: has no text; write a text a line")
+        lines = list(enumerate(given.removesuffix("\n").split("\n"), 1))
+        return without_labels(lines, "standard input") if with_labels else [line for _, line in lines]
+    if format_of(Path(data)) in TABLES:
+        return read_texts(data, text=text)
+    lines = read_lines(Path(data))
+    if with_labels is None and labels_lead(lines, labels, data):
+        with_labels = True
+        print(f"{data}: each line begins with a label, which is left out; --text-only keeps it", file=sys.stderr)
+    return without_labels(lines, data) if with_labels else [line for _, line in lines]
 
 
 def _predictions(classifier: Any, texts: Sequence[str]) -> Iterable[dict[str, Any]]:

@@ -12,13 +12,13 @@ from llmanac.core import files
 from llmanac.core.device import machine
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.labelled import Labelled, read_labelled
-from llmanac.evaluate.classification import wilson
 from llmanac.lab.classification import experiments, page
 from llmanac.lab.classification.command import ON_A_MODEL, make_classifier, open_language_model
 from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
 from llmanac.lab.classification.slices import PARTS, Slice, read_slices, sentiment_slices
 from llmanac.lab.stats import interval, mean
-from llmanac.recipes.classification import small_language_model
+from llmanac.metrics._auc import share
+from llmanac.recipes.classification import check_sizes, small_language_model
 
 DEFAULT = ("rules", "bow", "cbow", "deep-cbow")
 RESULT, PAGE, PICTURE, LINES = "table.json", "table.html", "table.svg", "table.md"
@@ -159,6 +159,7 @@ def _on_model(name: str, patches: Sequence[str], model: Any, tokenizer: Any) -> 
     from llmanac.core.spec import make_method, parse_patches, patch
 
     spec = patch(make_method("classifier", name), parse_patches(patches), name)
+    check_sizes(spec)
     return experiments.copied(lambda lm, tok: spec.build(model=lm, tokenizer=tok), model, tokenizer)
 
 
@@ -233,7 +234,7 @@ def _row(name: str, one: Measured, tested: int, chance: float, rules: Measured |
         "accuracy": means[last],
         "accuracies": values,
         "interval_over_seeds": list(interval(values)) if len(values) > 1 else None,
-        "interval_over_texts": list(wilson(round(means[last] * tested), tested)),
+        "interval_over_texts": list(share(round(means[last] * tested), tested)[1:]),
         "trained": bool(last),
         "curve": {str(size): one.accuracy[size] for size in sorted(one.accuracy)},
         "rows_to_beat_rules": over_rules,

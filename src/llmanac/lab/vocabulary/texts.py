@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import readable
+from llmanac.data.command_problems import CommandProblems
 from llmanac.data.sources.files import Spec as Files
 from llmanac.tokenizers.load import stretches
 
@@ -37,7 +38,7 @@ def has_labels(items: Sequence[str]) -> bool:
 
 def texts(paths: Sequence[str]) -> Iterator[str]:
     """The texts of files of any known format, one after the other. Raises DataError that names file and line."""
-    return (document.text for document in Files(paths=tuple(paths)).documents())
+    return (document.text for document in Files(paths=tuple(paths)).documents(CommandProblems()))
 
 
 class Texts:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Count n-gram models, score text with them, convert ARPA files.")
 Text = Annotated[list[str], typer.Argument(help="Text files, one sentence a line (.gz and .zst too).")]
 Model = Annotated[Path, typer.Argument(help="An ARPA file (.arpa, .arpa.gz) or a binary model.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there already.")]
+ZEROS = (
+    "note: without smoothing (mle) an n-gram that was never counted has probability 0, kept as 10^-99, and one of them "
+    "decides the perplexity; train with --smoothing modified-kneser-ney for a figure to compare"
+)
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -39,8 +44,10 @@ def train(
     memory: Annotated[
         str | None, typer.Option(help="Memory that counting may take, e.g. 8G [80% of what is free].")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Count text and estimate a model."""
+    check_free(output, "--output", force)
     from llmanac.core.spec import make_method, parse_patches
     from llmanac.models.ngrams.counts import check_order
 
@@ -55,7 +62,7 @@ def train(
     model = words.train(text, order, spec.build(), skip_symbols=skip_symbols, memory=limit)
     save(model, output)
     _describe(model.trie, f"{order}-gram of words, {smoothing}")
-    print(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)\nNext: llmanac ngram score {output} OTHER_TEXT")
+    print(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)\nNext: llmanac ngram score {output} {text[0]}")
 
 
 def _train_tokens(
@@ -63,6 +70,7 @@ def _train_tokens(
 ) -> None:
     from llmanac.core.progress import progress
     from llmanac.core.spec import make_method
+    from llmanac.data.command_problems import CommandProblems
     from llmanac.models.lm.ngram import Spec
     from llmanac.tokenizers.load import load_tokenizer
 
@@ -72,7 +80,7 @@ def _train_tokens(
     source = make_method("source", {"name": "files", "paths": text})
     rows = []
     with progress("tokenize", None, "documents") as bar:
-        for document in source.documents():
+        for document in source.documents(CommandProblems()):
             rows.append([*known.encode_array(document.text).tolist(), *after])
             bar.advance()
     import numpy as np
@@ -84,7 +92,7 @@ def _train_tokens(
     model.save_pretrained(output)
     known.save(output)
     _describe(model.trie, f"{order}-gram of tokens, {smoothing.name}")
-    print(f"wrote {output}\nNext: llmanac generate {output} --prompt TEXT --temperature 1")
+    print(f"wrote {output}\nNext: llmanac generate {output} --prompt 'The' --temperature 1")
 
 
 @app.command()
@@ -110,7 +118,9 @@ def score(
         print(json.dumps(_as_json(found)))
         return
     _print_score(found, str(model))
-    print(f"Next: llmanac ngram query {model} --text TEXT")
+    if loaded.trie.about.get("smoothing") == "mle":
+        print(ZEROS, file=sys.stderr)
+    print(f"Next: echo 'the first words' | llmanac ngram query {model}")
 
 
 @app.command()
@@ -134,12 +144,22 @@ def query(
 def convert(
     source: Model,
     target: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
+    force: Force = False,
 ) -> None:
     """ARPA to a binary model that opens at once, or back."""
+    check_free(target, "the target", force)
     model = load(source)
     save(model, target)
     _describe(model.trie, f"{model.trie.order}-gram")
-    print(f"wrote {target} ({target.stat().st_size / 1e6:,.1f} MB)\nNext: llmanac ngram score {target} TEXT")
+    print(
+        f"wrote {target} ({target.stat().st_size / 1e6:,.1f} MB)\nNext: echo 'the first words' | llmanac ngram query {target}"
+    )
+
+
+def check_free(place: Path, what: str, force: bool) -> None:
+    """Refuse to overwrite. Raises SpecError that names the place."""
+    if not force and (any(place.iterdir()) if place.is_dir() else place.exists()):
+        raise SpecError(f"{what}: {place} is there already; name another place, or overwrite it with --force")
 
 
 def line_words(line: bytes) -> list[str]:

@@ -1,0 +1,143 @@
+"""`llmanac classify train` that is stopped, killed and goes on; input that is set aside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import pytest
+from _labelled import BAD, GOOD, THINGS
+from test_classify import call
+
+SLOW = ("-s", "epochs=20", "-s", "batch=8", "-s", "dim=16")  # steps enough to be stopped in
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    texts = [f"the {thing} of {other} is {word}" for thing, other, word in product(THINGS, THINGS, GOOD + BAD)]
+    lines = [json.dumps({"text": t, "label": "pos" if t.split()[-1] in GOOD else "neg"}) for t in texts]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(rows, tmp_path_factory):
+    """What a training in one go writes."""
+    folder = tmp_path_factory.mktemp("whole") / "cbow"
+    subprocess.run(command(rows, folder), check=True, capture_output=True)
+    assert not folder.with_name("cbow.training").exists()
+    return content(folder)
+
+
+def command(rows: Path, folder: Path, *more: str) -> list[str]:
+    words = ["classify", "train", str(rows), "--method", "cbow", "--folder", str(folder), *SLOW, *more]
+    return [sys.executable, "-m", "llmanac.cli", *words]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_training_goes_on_to_the_same_bytes(rows, whole, tmp_path, capsys, how):
+    folder, work = tmp_path / "cbow", tmp_path / "cbow.training"
+    process = subprocess.Popen(command(rows, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not any((work / "checkpoints").glob("step-*")) and time.monotonic() < end:
+        time.sleep(0.005)
+    os.kill(process.pid, how)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == (130 if how == signal.SIGINT else -9), err
+    assert not folder.exists() and (work / "training.json").is_file()
+    if how == signal.SIGINT:
+        assert "Traceback" not in err and f"what is done is in {work}" in out and "--resume" in out
+    words = command(rows, folder)[4:]
+    status, _, err = call(capsys, *words)
+    assert status == 2 and "holds an unfinished training; go on with --resume" in err
+    for more, message in ((["--seed", 3], "--seed: not the same"), (["-s", "lr=0.1"], "-s lr: the method's choices")):
+        status, _, err = call(capsys, *words, "--resume", *more)
+        assert status == 2 and message in err and err.count("\n") == 1, err
+    done = subprocess.run(command(rows, folder, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0 and "resuming" in done.stderr, done.stderr
+    assert content(folder) == whole and not work.exists()
+
+
+def test_a_training_without_a_folder_says_that_nothing_is_kept(rows):
+    code = (
+        "import os, signal, sys\n"
+        "from llmanac.core.spec import make_method\n"
+        "from llmanac.data.labelled import read_labelled\n"
+        "data = read_labelled(sys.argv[1])\n"
+        "from llmanac.data.examples import ExampleStream\n"
+        "real = ExampleStream.__next__\n"
+        "def stop(self):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(self)\n"
+        "ExampleStream.__next__ = stop\n"
+        "make_method('classifier', 'cbow').build().fit(data.texts, data.labels)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(rows)], capture_output=True, text=True)
+    assert done.returncode != 0 and "nothing is kept of this training" in done.stderr
+
+
+def test_resume_with_nothing_there_begins(rows, tmp_path, capsys):
+    status, _, err = call(capsys, "train", rows, "--folder", tmp_path / "bow", "--resume", "-s", "epochs=2")
+    assert status == 0 and "no training to resume; this one starts at the beginning" in err
+
+
+def test_an_unknown_label_of_the_test_set_is_found_before_training(rows, tmp_path, capsys):
+    (tmp_path / "test.csv").write_text("text,label\na good film,pos\nwhat,odd\n")
+    words = ["train", rows, "--folder", tmp_path / "bow", "--test", tmp_path / "test.csv"]
+    status, _, err = call(capsys, *words)
+    assert status == 2 and "test.csv:3: label 'odd' is none that the classifier knows" in err
+    assert not (tmp_path / "bow").exists()
+
+
+def test_what_cannot_be_used_is_set_aside_on_request(rows, tmp_path, capsys):
+    bad = tmp_path / "bad.jsonl"
+    odd = b'{"text": "\xff", "label": "pos"}\n{"text": "x"}\n{oops\n{"text": " ", "label": 1}\n'
+    bad.write_bytes(rows.read_bytes() + odd)
+    words = ["train", bad, "--folder", tmp_path / "bow", "-s", "epochs=2"]
+    status, _, err = call(capsys, *words)
+    assert status == 2 and "bad.jsonl:289: not UTF-8" in err and "--on-error skip" in err
+    status, out, _ = call(capsys, *words, "--on-error", "skip")
+    assert status == 0 and "4 unusable rows were left out" in out
+    listed = [json.loads(line) for line in (tmp_path / "bow.quarantine.jsonl").read_text().splitlines()]
+    assert [one["line"] for one in listed] == [289, 290, 291, 292]
+    status, _, err = call(capsys, *words, "--on-error", "ignore")
+    assert status == 2 and "--on-error: 'ignore' is not fatal or skip" in err
+    (tmp_path / "none.jsonl").write_text('{"text": 1}\n')
+    status, _, err = call(capsys, "train", tmp_path / "none.jsonl", "--on-error", "skip")
+    assert status == 2 and "no usable example; all 1 rows were set aside" in err
+
+
+def test_prediction_reads_what_training_reads(rows, tmp_path, capsys):
+    folder = tmp_path / "bow"
+    assert call(capsys, "train", rows, "--folder", folder, "-s", "epochs=20")[0] == 0
+
+    def predicted(content, *more):
+        (tmp_path / "lines.txt").write_text(content)
+        status, out, err = call(capsys, "predict", folder, tmp_path / "lines.txt", *more)
+        return status, [json.loads(line)["text"] for line in out.splitlines()], err
+
+    labelled = "pos the film is good\n\nneg the plot is bad\n"
+    status, texts, err = predicted(labelled)
+    assert status == 0 and texts == ["the film is good", "the plot is bad"] and "--text-only keeps it" in err
+    assert predicted(labelled, "--text-only")[1] == ["pos the film is good", "", "neg the plot is bad"]
+    status, texts, err = predicted("a good film\nneg is a word\nbad\n")
+    assert texts == ["a good film", "neg is a word", "bad"] and not err
+    assert predicted("a good film\nneg it is bad\n", "--with-labels")[1] == ["good film", "it is bad"]
+    status, texts, err = predicted("pos a\nneg b\nodd c\n")
+    assert status == 2 and "lines.txt:3: begins with 'odd' and no label" in err and not texts
+    status, texts, err = predicted("")
+    assert status == 2 and "lines.txt: has no text" in err
+    (tmp_path / "head.csv").write_text("text\n")
+    status, _, err = call(capsys, "predict", folder, tmp_path / "head.csv")
+    assert status == 2 and "head.csv: has no text" in err
