@@ -114,12 +114,12 @@ def score(
         found = loaded.score(read_blocks(text, None if sentences else bar))
     if not found.tokens:
         raise DataError(f"{', '.join(text)}: no text to score")
+    if loaded.trie.about.get("smoothing") == "mle":
+        print(ZEROS, file=sys.stderr)
     if as_json:
         print(json.dumps(_as_json(found)))
         return
     _print_score(found, str(model))
-    if loaded.trie.about.get("smoothing") == "mle":
-        print(ZEROS, file=sys.stderr)
     print(f"Next: echo 'the first words' | llmanac ngram query {model}")
 
 
@@ -151,8 +151,8 @@ def convert(
     model = load(source)
     save(model, target)
     _describe(model.trie, f"{model.trie.order}-gram")
-    print(
-        f"wrote {target} ({target.stat().st_size / 1e6:,.1f} MB)\nNext: echo 'the first words' | llmanac ngram query {target}"
+    print(f"wrote {target} ({target.stat().st_size / 1e6:,.1f} MB)")
+    print(f"Next: echo 'the first words' | llmanac ngram query {target}")
     )
 
 
