@@ -153,7 +153,6 @@ def convert(
     _describe(model.trie, f"{model.trie.order}-gram")
     print(f"wrote {target} ({target.stat().st_size / 1e6:,.1f} MB)")
     print(f"Next: echo 'the first words' | llmanac ngram query {target}")
-    )
 
 
 def check_free(place: Path, what: str, force: bool) -> None:
