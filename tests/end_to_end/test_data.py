@@ -14,7 +14,7 @@ from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.data import collect as collecting
 from llmanac.data.clean import clean
-from llmanac.data.collect import collect
+from llmanac.data.collect import collect, collect_built
 from llmanac.data.dedup import drop_duplicates
 from llmanac.data.documents import Document
 from llmanac.data.manifest import write_manifest
@@ -183,3 +183,19 @@ def test_real_text(shared_data: Path) -> None:
     total = corpus.manifest["train"]["bytes"] + corpus.manifest["held_out"]["bytes"]
     assert total > 1_000_000
     assert corpus.manifest["held_out"]["bytes"] < 0.55 * total
+
+
+def test_a_built_corpus_is_the_collected_one_and_one_line_may_be_long(tmp_path: Path) -> None:
+    make_corpus(tmp_path / "in")
+    with open(tmp_path / "in" / "line.txt", "w") as out:
+        out.writelines(f"word{i} " for i in range(1_500_000))
+    source = make_method("source", {"name": "files", "paths": [str(tmp_path / "in")], "on_error": "skip"})
+    stages = [make_method("stage", name) for name in ("clean", "exact")]
+    plain = collect(source, problems=Problems("skip"))
+    for folder in (tmp_path / "built", None):
+        built = collect_built(source, stages, folder)
+        assert {d.text for d in built.train} | {d.text for d in built.held_out} == (
+            {d.text for d in plain.train} | {d.text for d in plain.held_out}
+        )
+        assert built.manifest["dropped"] == plain.manifest["dropped"]
+    assert plain.manifest["train"]["bytes"] + plain.manifest["held_out"]["bytes"] > 15_000_000

@@ -210,3 +210,9 @@ def test_errors_say_what_to_do(tmp_path):
     (tmp_path / "cut.txt").write_bytes("fine é".encode()[:-1])
     fails(DataError, "cut.txt: not UTF-8 at byte 5", tmp_path / "cut.txt")
     fails(TokenizerError, "rename it", ["Ġé " * 3 + " the" * 50], special_tokens=("Ġthe",), vocab_size=270)
+
+
+def test_a_vocabulary_far_beyond_the_text_takes_no_room():
+    small = train_tokenizer("bpe", ["abab abab"], vocab_size=1 << 29)
+    assert small.tokens == train_tokenizer("bpe", ["abab abab"], vocab_size=300).tokens
+    assert small.vocab_size < 270

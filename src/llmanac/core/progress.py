@@ -7,6 +7,7 @@ that ends within two seconds.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 import time
@@ -101,10 +102,16 @@ def progress(label: str, total: float | None = None, unit: str = "it") -> Iterat
         bar.close()
 
 
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def announced(text: str) -> Iterator[None]:
-    """Say one line on standard error if what happens inside takes longer than two seconds and cannot say so itself."""
-    timer = threading.Timer(QUIET_SECONDS, lambda: print(text, file=sys.stderr, flush=True))
+    """Say one line on standard error, once a process, if what happens inside takes longer than two seconds and cannot
+    say so itself."""
+    timer = threading.Timer(QUIET_SECONDS, _say_once, [text])
     timer.daemon = True
     timer.start()
     try:

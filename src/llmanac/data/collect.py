@@ -28,6 +28,7 @@ from llmanac.data.stages import Dropped, StageSpec
 from llmanac.data.stages.clean import Clean
 
 HELD_IN_MEMORY = 1 << 29
+LONGEST = 1 << 30  # bytes of one line: a whole corpus may be one
 RELATED = 0.1
 LISTED = 200  # names that the manifest lists
 
@@ -154,9 +155,14 @@ def collect_built(
         LlmanacError: whatever a stage or the disk raises.
     """
     from llmanac.data.pipeline.build import build
-    from llmanac.data.pipeline.recipe import BuildSpec, InputSpec
+    from llmanac.data.pipeline.recipe import BuildSpec, InputSpec, LimitSpec
 
-    recipe = BuildSpec(inputs=(InputSpec(source=source),), stages=tuple(stages), on_error=source.problems().on_error)
+    recipe = BuildSpec(
+        inputs=(InputSpec(source=source),),
+        stages=tuple(stages),
+        limits=LimitSpec(max_bytes=LONGEST),
+        on_error=source.problems().on_error,
+    )
     holder = tempfile.TemporaryDirectory() if folder is None else None
     place = Path(holder.name) if holder is not None else Path(str(folder))
     built = build(recipe, place)

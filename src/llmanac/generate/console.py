@@ -36,6 +36,7 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
     """What `llmanac generate` prints, for an engine that is there."""
     count = options.get("n", 1)
     if count == 1:
+        engine.request(prompt, **options)  # what is wrong with it is said before anything else
         _write(prompt)
         for piece in engine.stream(prompt, **options):
             _write(piece.text)

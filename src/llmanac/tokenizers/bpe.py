@@ -97,9 +97,8 @@ class Spec(TokenizerSpec):
                 byte_ids[BYTES[character]] = len(tokens)
                 tokens.append(bytes([BYTES[character]]))
         spelled = [read(text) or b"" for text in special]
-        learned = bpe_train.train(
-            words, offsets, counts, byte_ids, spelled, len(tokens), self.vocab_size, self.min_frequency
-        )
+        most = min(self.vocab_size, len(tokens) + len(words))  # a merge leaves the words at least one symbol fewer
+        learned = bpe_train.train(words, offsets, counts, byte_ids, spelled, len(tokens), most, self.min_frequency)
         for a, b, new, _ in learned.merges.tolist():
             data = tokens[a] + tokens[b]
             if new == len(tokens):

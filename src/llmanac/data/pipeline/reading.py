@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,12 @@ class Reader:
             path = Path(part["path"])
             span = Span(*part["span"]) if part["span"] else None
             documents = documents_of(path, shown, self.input.source, problems, span)
+        # one document of a source that is no file may take as long as it likes: it reads a whole library, or a network
+        limit: contextlib.AbstractContextManager[Any] = self.limit if part["path"] else contextlib.nullcontext()
         while True:
-            self.beat(KEY, number, 1, shown)
+            self.beat(KEY, number, 1 if part["path"] else 0, shown)
             try:
-                with self.limit:
+                with limit:
                     document = next(documents, None)
             except TimeLimit:
                 self.aside(shown, "timeout", f"reading it {self._late()}; the rest of it is left out")
@@ -116,6 +119,8 @@ class Reader:
                 self.aside(shown, getattr(error, "code", "unreadable"), str(error))
                 break
             except (MemoryError, RecursionError, ValueError, OSError) as error:
+                if self.recipe.on_error == "fatal":
+                    raise DataError(f"{shown}: cannot read it ({type(error).__name__}: {error})") from error
                 self.aside(shown, "unreadable", f"{type(error).__name__}: {error}")
                 break
             if document is None:
