@@ -28,7 +28,7 @@ from llmanac.data.stages import Dropped, StageSpec
 from llmanac.data.stages.clean import Clean
 
 HELD_IN_MEMORY = 1 << 29
-LONGEST = 1 << 30  # bytes of one line: a whole corpus may be one
+LONGEST = 1 << 30  # bytes of a document
 RELATED = 0.1
 LISTED = 200  # names that the manifest lists
 
@@ -157,11 +157,10 @@ def collect_built(
     from llmanac.data.pipeline.build import build
     from llmanac.data.pipeline.recipe import BuildSpec, InputSpec, LimitSpec
 
+    # what a build is careful of in strangers' files is no matter of a run's own text
+    limits = LimitSpec(max_bytes=LONGEST, timeout=3600.0, ratio=1e9, expanded=1 << 60)
     recipe = BuildSpec(
-        inputs=(InputSpec(source=source),),
-        stages=tuple(stages),
-        limits=LimitSpec(max_bytes=LONGEST),
-        on_error=source.problems().on_error,
+        inputs=(InputSpec(source=source),), stages=tuple(stages), limits=limits, on_error=source.problems().on_error
     )
     holder = tempfile.TemporaryDirectory() if folder is None else None
     place = Path(holder.name) if holder is not None else Path(str(folder))
@@ -234,6 +233,7 @@ def _divided(
         "share": held_out,
         "seed": seed,
         "names": sorted(rule.names)[:LISTED],
-        "related": sorted(sorted(names) for names in found.together)[:LISTED],
+        "related": sorted(rule.together)[:LISTED],
+        "related_groups": sum(map(len, rule.together)),
     }
     return Corpus(*parts, manifest(dump(source), *tallies, dropped=dropped, held_out_by=how, stages=stages))

@@ -20,7 +20,9 @@ SAMPLED = 1000
 _STRETCH = 8192
 _ENTITY = re.compile(r"&#?\w{1,32};")
 _SUBSET = re.compile(r"<!DOCTYPE[^>\[]{0,500}\[", re.IGNORECASE)
-_SWELLING = re.compile(r"<!ENTITY[^<>]{0,1000}?&[^;<>\s]{1,32};")
+_SWELLING = re.compile(r"<!ENTITY[^<>]{0,1000}?&(?![#%]|(?:lt|gt|amp|quot|apos);)[^;<>\s]{1,32};")
+_SUBSET_END = re.compile(r"\]\s*>")
+_TAG = re.compile(r"<[^<>]*>")
 
 
 def text_flood(text: str) -> str:
@@ -31,9 +33,15 @@ def text_flood(text: str) -> str:
 def page_flood(page: str) -> str:
     """Why a page's HTML is a flood; empty for a page that is none. Markup may be repeated as it likes."""
     declared = _SUBSET.search(page[:4096])
-    if declared and "<!ENTITY" in page and (found := _SWELLING.search(page, declared.end())):
-        return f"it declares entities out of entities ({found[0][:40]!r})"
-    return _one_symbol(page) or _one_entity(page)
+    if declared and "<!ENTITY" in page:
+        end = _SUBSET_END.search(page, declared.end())
+        if found := _SWELLING.search(page, declared.end(), end.start() if end else len(page)):
+            return f"it declares entities out of entities ({found[0][:40]!r})"
+    found_in_all = _one_symbol(page) or _one_entity(page)
+    if not found_in_all:
+        return ""
+    text = _TAG.sub("", page)  # what tags say (an image in an attribute) is no text
+    return _one_symbol(text) or _one_entity(text)
 
 
 def _visible(text: str) -> int:

@@ -5,13 +5,12 @@ before the split, but a chapter may be quoted whole inside another. Two groups a
 given share of the other's distinct sequences of eight words; relation carries over from pair to pair.
 
 Memory is bounded: of the sequences' hashes, those in a fixed part of their range are kept, and the part is halved
-whenever more than `KEPT` hashes are held (Broder 1997, "On the resemblance and containment of documents").
+whenever more than `KEPT` hashes are held (Broder 1997, "On the resemblance and containment of documents"). A corpus of
+more than `KEPT` sequences is therefore looked at in a sample: what two groups share is then an estimate, and two small
+groups of which hardly a sequence falls into the sample may be missed.
 """
 
 from __future__ import annotations
-
-import itertools
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,8 +19,8 @@ from llmanac.kernels import minhash as kernel
 
 WORDS = 8  # units of a sequence
 KEPT = 4_000_000  # hashes held; below it every sequence counts
-FEWEST = 8  # common sequences below which nothing is said
-EVERY_PAIR = 8  # groups that share one sequence, up to which each pair of them is counted
+FEWEST = 8  # common sequences below which nothing is said; halved with the part that is kept, down to two
+NEIGHBOURS = 7  # of the groups that share one sequence, each is paired with so many that follow it
 
 
 class Relations:
@@ -44,7 +43,7 @@ class Relations:
         """Take in one document of a group."""
         number = self.names.setdefault(group, len(self.names))
         hashes = self._signer.sets(text)
-        hashes = hashes[: np.searchsorted(hashes, self._limit, side="right")]
+        hashes = hashes[: np.searchsorted(hashes, self._limit, side="right")].copy()  # else all live on
         self._new.append((hashes, number))
         self._waiting += len(hashes)
         if self._waiting > self.kept // 4:
@@ -73,31 +72,26 @@ class Relations:
         """The groups that belong together, each component and all of them in the order in which they came."""
         self._merge()
         sizes = np.bincount(self._groups, minlength=len(self.names))
-        counts: dict[tuple[int, int], int] = {}
-        for members in self._shared():
-            # of a sequence that very many have, each is paired with the first alone: else pairs grow as the square
-            few = len(members) <= EVERY_PAIR
-            pairs = itertools.combinations(members, 2) if few else ((members[0], other) for other in members[1:])
-            for pair in pairs:
-                counts[pair] = counts.get(pair, 0) + 1
+        pairs, counts = self._common()
+        ones, others = pairs // max(1, len(self.names)), pairs % max(1, len(self.names))
+        fewest = max(2, FEWEST >> self._halvings)
+        related = (counts >= fewest) & (counts >= self.share * np.minimum(sizes[ones], sizes[others]))
         parents = np.arange(len(self.names), dtype=np.int64)
-        related = [
-            (one, other)
-            for (one, other), count in counts.items()
-            if count >= FEWEST and count >= self.share * min(sizes[one], sizes[other])
-        ]
-        if related:
-            ones, others = np.array(related, np.int64).T
-            kernel.union(parents, np.ascontiguousarray(ones), np.ascontiguousarray(others))
+        kernel.union(parents, ones[related], others[related])
         kernel.flatten(parents)
         found: dict[int, list[str]] = {}
         for name, number in self.names.items():
             found.setdefault(int(parents[number]), []).append(name)
         return list(found.values())
 
-    def _shared(self) -> Iterator[Sequence[int]]:
-        """For each sequence that several groups have, their numbers in rising order."""
-        hashes = self._hashes
-        edges = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1], [True]]))
-        for start in np.flatnonzero(np.diff(edges) > 1):
-            yield self._groups[edges[start] : edges[start + 1]].tolist()
+    def _common(self) -> tuple[np.ndarray, np.ndarray]:
+        """`(pairs, counts)`: how many sequences two groups have in common, a pair as one number.
+
+        Of a sequence that more than `NEIGHBOURS` groups have, each is paired with those that follow it next: copies of
+        one text are linked in a chain, and pairs do not grow as the square.
+        """
+        found = [np.empty(0, np.int64)]
+        for apart in range(1, NEIGHBOURS + 1):
+            same = np.flatnonzero(self._hashes[apart:] == self._hashes[:-apart])
+            found.append(self._groups[same] * len(self.names) + self._groups[same + apart])
+        return np.unique(np.concatenate(found), return_counts=True)

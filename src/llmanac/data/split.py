@@ -27,11 +27,15 @@ def fraction(name: str, seed: int = 0) -> float:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which documents are held out: `unit` says by what, `names` are the held-out groups or document ids."""
+    """Which documents are held out: `unit` says by what, `names` are the held-out groups or document ids.
+
+    `together` are the related groups that were kept on one side.
+    """
 
     unit: Unit
     names: frozenset[str]
     share: float
+    together: tuple[tuple[str, ...], ...] = ()
 
     def divide(self, document: Document) -> tuple[Document | None, Document | None]:
         """`(train part, held-out part)` of one document; one of them is None but for the unit "part"."""
@@ -68,12 +72,13 @@ def plan(
             "the corpus is empty: no document is left after cleaning; name files, columns or a data set in "
             "data.source that hold text, and check that its patterns do not leave all of it out"
         )
-    leaders = _leaders(groups, related)
+    kept = _kept_together(groups, related)
+    leaders = {name: names[0] for names in kept for name in names}
     together: Counter[str] = Counter()
     for group, size in groups.items():
         together[leaders.get(group, group)] += size
     if chosen := _choose(together, lambda name: fraction(name, seed), share):
-        return Rule("group", frozenset(group for group in groups if leaders.get(group, group) in chosen), share)
+        return Rule("group", frozenset(group for group in groups if leaders.get(group, group) in chosen), share, kept)
     for unit, found in (("group", groups), ("document", documents)):
         names = _choose(found, lambda name: fraction(name, seed), share)
         if names:
@@ -81,11 +86,11 @@ def plan(
     return Rule("part", frozenset(), share)
 
 
-def _leaders(sizes: Counter[str], related: Iterable[list[str]]) -> dict[str, str]:
-    """For each related group the one whose name decides for all. Where more than a third of the text is related, it
-    shares a form rather than quotes, and its groups are divided one by one."""
+def _kept_together(sizes: Counter[str], related: Iterable[list[str]]) -> tuple[tuple[str, ...], ...]:
+    """The related groups whose first name, in alphabetical order, decides for all. Where more than a third of the text
+    is related, it shares a form rather than quotes, and its groups are divided one by one."""
     most = sizes.total() / 3
-    return {name: min(names) for names in related if sum(sizes[name] for name in names) <= most for name in names}
+    return tuple(tuple(sorted(names)) for names in related if sum(sizes[name] for name in names) <= most)
 
 
 def _choose(sizes: Counter[str], draw: Callable[[str], float], share: float) -> frozenset[str]:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff, dump
+from llmanac.data.collect import Corpus
 from llmanac.data.split import fraction
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
@@ -30,18 +31,33 @@ def _arms(question: Question) -> tuple[Arm, ...]:
     return tuple(Arm(label, spec, diff(base, spec), {}) for label, spec in specs.items())
 
 
-def _recipe(question: Question) -> Any:
-    """The recipe whose text is used: the artefact's own where it is a run and no other base was asked for."""
-    own = Path(question.artefact) / "recipe.toml" if question.artefact and not question.text_of_base else None
-    return load_recipe(own).spec if own is not None and own.is_file() else question.base
+def _text(question: Question) -> tuple[Any, Corpus]:
+    """The recipe whose text is used, and its text: the artefact's own where it is a run and no other base is named.
+
+    Raises:
+        DataError: the run's text, or its split, is not what the run was trained and measured on.
+    """
+    run = Path(question.artefact) if question.artefact and not question.text_of_base else None
+    if run is None or not (run / "recipe.toml").is_file():
+        return question.base, question.base.data.collect(question.base.seed)
+    recipe = load_recipe(run / "recipe.toml").spec
+    corpus = recipe.data.collect(recipe.seed)
+    if (run / "manifest.json").is_file():
+        then = read_json(run / "manifest.json")
+        if any(then[side]["sha256"] != corpus.manifest[side]["sha256"] for side in ("train", "held_out")):
+            raise DataError(
+                f"{run}: its text or its split is not what the model was trained on, so that documents held out now "
+                "may be documents that it has seen; restore the text, or name another with --base"
+            )
+    return recipe, corpus
 
 
 def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
     """Tokenizers trained on one text and applied to the same held-out documents."""
     from llmanac.lab.trials.tokenizers import Texts, TokenizerTrial
 
-    arms, recipe = _arms(question), _recipe(question)
-    corpus = recipe.data.collect(recipe.seed)
+    arms = _arms(question)
+    recipe, corpus = _text(question)
     texts = Texts.of(corpus, recipe.data)
     for arm in arms:
         say(f"{arm.label}{' (baseline)' if arm.label == question.baseline else ''}: {arm.describe()}")
@@ -82,8 +98,7 @@ def run_decoding(question: Question, folder: Path, cache: Cache, say: Say) -> di
     arms = _arms(question)
     started = time.monotonic()
     artefact = Artefact.load(question.artefact, question.base.device)
-    recipe = _recipe(question)
-    corpus = recipe.data.collect(recipe.seed)
+    recipe, corpus = _text(question)
     documents = sorted(((d.id, d.text) for d in corpus.held_out), key=lambda d: fraction(d[0], seed=1))
     found = passages(artefact, documents, MOST_PASSAGES)
     for arm in arms:

@@ -217,8 +217,8 @@ def _data(results: dict[str, Any]) -> Section:
         for s in data.get("stages", ())
     ]
     heads = ["stage", "documents in", "out", "bytes in", "out"]
-    related = [name for names in data["held_out_by"].get("related", ()) for name in names]
-    together = f"{len(related)} groups share text with another and stay on its side of the split. " if related else ""
+    related = data["held_out_by"].get("related_groups", 0)
+    together = f"{related} groups share text with another and stay on its side of the split. " if related else ""
     return Section(
         "Text",
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from llmanac.core.device import machine, resolve_device
 from llmanac.core.errors import DataError
 from llmanac.data.collect import Corpus
 from llmanac.data.pack import Mixture, PackedStream
-from llmanac.data.pipeline.build import OtherInput
+from llmanac.data.pipeline.build import OtherBuild
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.models.load import load_model
@@ -32,6 +33,7 @@ from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
 
 FORMAT_VERSION = 1
+RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
 TRAINING_SHARE = 0.93  # of the time that is left once text and tokenizer are there; the rest is for measuring
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
@@ -48,8 +50,10 @@ class Pipeline:
         if (folder / "run.json").is_file():
             state = files.read_json(folder / "run.json")
             self.seconds = state["seconds"]
-            same = state["recipe"] == spec.dump(self.spec)  # else it was mended before a step was planned
-            self.planned = state["planned"] if same else {}
+            self.planned = state["planned"]
+            if spec.make(RecipeSpec, state["recipe"], "recipe") != self.spec:  # mended before a step was planned
+                self.planned = {}
+                self._drop_pairs()
             settled = {"model": self.planned["model"]} if "model" in self.planned else {}
             if "pretrain" in self.planned:  # what was measured before the first step is never measured again
                 settled["train"] = self.planned["pretrain"]["train"]
@@ -110,15 +114,32 @@ class Pipeline:
         self._save()
         try:
             self.corpus = self.spec.data.collect(self.spec.seed, self.folder / "text")
-        except OtherInput as error:
+        except OtherBuild as error:
             raise DataError(
                 f"the text changed since this run began; its tokenizer and its tokens are of the old text ({error}); "
-                "restore that to go on, or start a new run with --folder and without --resume"
+                f"{RESTORE}"
             ) from None
+        self._refuse_other_text()
         files.write_json(self.folder / "manifest.json", self.corpus.manifest)
         print(_counts(self.corpus.manifest))
         if sum(self.corpus.manifest["dropped"].values()):
             print(f"what was left out, and why: {self.folder / 'text' / 'dropped'}")
+
+    def _refuse_other_text(self) -> None:
+        """Hold the text to the manifest that its tokens were made with."""
+        if not (self.folder / "manifest.json").is_file():
+            return
+        before, now = files.read_json(self.folder / "manifest.json"), self.corpus.manifest
+        moved = [side for side in ("train", "held_out") if before[side]["sha256"] != now[side]["sha256"]]
+        if moved:
+            sides = " and ".join({"train": "training", "held_out": "held-out"}[side] for side in moved)
+            raise DataError(f"{self.folder}: the {sides} text changed since this run began, or its split; {RESTORE}")
+
+    def _drop_pairs(self) -> None:
+        """Rows that were written by a recipe that has been mended since."""
+        for place in (self.folder / "data").glob("*"):
+            if place.name not in ("train", "held_out"):
+                shutil.rmtree(place, ignore_errors=True)
 
     def tokenize(self) -> None:
         place = self.folder / "tokenizer"

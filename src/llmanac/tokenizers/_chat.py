@@ -1,17 +1,15 @@
 """Chat templates: Jinja in its sandbox, configured as `transformers` configures it, and who wrote which character.
 
-A template is code from a stranger and messages are text from another one. So the template runs in Jinja's immutable
-sandbox, sees plain data only and has `SECONDS` to end. And while it runs, the characters that control tokens begin with
-(or end with, where the template looks at the former) are exchanged for noncharacters in all that messages say, so that
-only what the template itself writes becomes a token, however it joins or filters the messages.
+A template is code from a stranger and messages are text from another one. So the template runs in a sandbox with a
+clock (`_sandbox`) and sees plain data only. And while it runs, the characters that control tokens begin with (or end
+with, where the template looks at the former) are exchanged for noncharacters in all that messages say, so that only
+what the template itself writes becomes a token, however it joins or filters the messages.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,14 +18,12 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmanac.core.errors import TokenizerError
+from llmanac.tokenizers._sandbox import Sandbox
 
 NONCHARACTERS = [chr(c) for c in range(0xFDD0, 0xFDF0)]
 OPEN, CLOSE = "\U0010fffe", "\U0010ffff"  # around what the assistant writes, while a template runs
-SECONDS = 5.0  # that a template may run
-LONGEST = 1 << 24  # characters or items that `*` may make
 REASONING = ("reasoning_content", "thinking", "reasoning")
 Messages = Sequence[Mapping[str, Any]]
 
@@ -56,55 +52,15 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """The sandbox with a clock: every call, look-up, `*` and `**` of a template asks whether its time is over."""
-
-    intercepted_binops = frozenset(["*", "**"])
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._running = threading.local()
-
-    def begin(self) -> None:
-        self._running.until = time.monotonic() + SECONDS
-
-    def _check(self) -> None:
-        if time.monotonic() > getattr(self._running, "until", float("inf")):
-            raise jinja2.exceptions.SecurityError(f"it takes more than {SECONDS:g} s")
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        self._check()
-        return super().call(*args, **kwargs)
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        self._check()
-        return super().getattr(obj, attribute)
-
-    def getitem(self, obj: Any, argument: Any) -> Any:
-        self._check()
-        return super().getitem(obj, argument)
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        self._check()
-        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
-        if operator == "**":
-            if not numbers or abs(right) > 64 or abs(left) > 1 << 32:
-                raise jinja2.exceptions.SecurityError("`**` of such values")
-        elif not numbers:
-            sized, times = (left, right) if hasattr(left, "__len__") else (right, left)
-            if hasattr(sized, "__len__") and isinstance(times, int) and len(sized) * times > LONGEST:
-                raise jinja2.exceptions.SecurityError(f"`*` would make more than {LONGEST:,} of something")
-        return super().call_binop(context, operator, left, right)
-
-
 @lru_cache(maxsize=32)
 def _compile(source: str) -> jinja2.Template:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _to_json  # Jinja's own escapes HTML
+    environment.globals.pop("lipsum")
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:
-        return environment.from_string(source)
+        return environment.compiled(source)
     except jinja2.TemplateSyntaxError as error:
         raise TokenizerError(f"chat template, line {error.lineno}: {error.message}") from None
     except (RecursionError, MemoryError, OverflowError) as error:
@@ -176,18 +132,20 @@ class ChatTemplate:
 
     def __init__(self, source: str) -> None:
         self._template = _compile(source)
+        self._sandbox: Sandbox = self._template.environment  # type: ignore[assignment]
         self._marks = re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", source) is not None
 
     def _run(self, messages: list[dict[str, Any]], prompt: bool, variables: Mapping[str, Any]) -> str:
         given = {"tools": None, "documents": None, **variables}
         try:
-            self._template.environment.begin()  # type: ignore[attr-defined]
+            self._sandbox.begin_text()
             return self._template.render(messages=messages, add_generation_prompt=prompt, **given)
         except Exception as error:  # a template is a program, and this is whatever it did wrong
             raise TokenizerError(f"chat template: {error or type(error).__name__}") from None
 
     def render(self, messages: Messages, prompt: bool, variables: Mapping[str, Any]) -> str:
         """The text of a conversation, exactly as the template writes it."""
+        self._sandbox.begin(len(messages))
         text = self._run(_plain_messages(messages), prompt, _plain(variables, "variables"))
         return text.replace(OPEN, "").replace(CLOSE, "")
 
@@ -203,6 +161,7 @@ class ChatTemplate:
         Raises:
             TokenizerError: the template fails, or does not show where the assistant speaks.
         """
+        self._sandbox.begin(len(messages))  # one clock for all that follows
         plain = _plain_messages(messages)
         given = _plain(variables, "variables")
         outside = {k: v for k, v in given.items() if k not in roles}
@@ -246,6 +205,7 @@ class ChatTemplate:
             try:
                 found = guarded(f"[{''.join(map(re.escape, sorted(set(characters))))}]", characters)
             except TokenizerError:
+                self._sandbox.refuse_late()
                 return None
             return found if found[3] is None or found[2].translate(found[3]) == written else None
 
@@ -288,6 +248,7 @@ class ChatTemplate:
         try:
             before, upto = self._run(messages[:i], True, given), self._run(messages[: i + 1], False, given)
         except TokenizerError:
+            self._sandbox.refuse_late()
             return None
         if len(before) < len(upto) and text.startswith(upto) and upto.startswith(before):
             return len(before), len(upto)
@@ -305,6 +266,7 @@ class ChatTemplate:
         try:
             marked = self._run(changed, False, given)
         except TokenizerError:
+            self._sandbox.refuse_late()
             return None
         spans = list(_marked_spans(marked))
         if len(spans) != 1 or not text.startswith(marked.replace(OPEN, "").replace(CLOSE, "")):

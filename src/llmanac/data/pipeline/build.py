@@ -34,8 +34,8 @@ OURS = ("manifest.json", "data", "dropped", "inputs.jsonl", "work", "recipe.toml
 AGAIN = "build into another --folder, or anew with --no-resume"
 
 
-class OtherInput(DataError):
-    """The input is not what the build was begun with."""
+class OtherBuild(DataError):
+    """The recipe, the code or the input is not what the build was begun with."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,9 @@ class _Build:
         self.work.mkdir(exist_ok=True)
         manifest = self.folder / "manifest.json"
         if manifest.exists():
-            found = dict(_readable(manifest, "delete it and run the same command again"))
+            found = _readable(manifest, "delete it and run the same command again")
+            if not isinstance(found, dict) or not {"output", "stages", "inputs"} <= found.keys():
+                raise DataError(f"{manifest}: is no manifest of a build; delete it and run the same command again")
             if not sound.missing_output(self.folder, found):
                 finish.write_beside(self.folder, self.recipe, found["stages"])
                 shutil.rmtree(self.work)
@@ -181,13 +183,13 @@ class _Build:
             what = f"{key.removeprefix('recipe.')} was {old.get(key)!r} and is {new.get(key)!r}"
             if key.startswith("stages") and not key.startswith("stages."):
                 what = "the code of a stage has changed"
-            raise DataError(f"{self.folder}: was begun with another recipe: {what}; {AGAIN}")
+            raise OtherBuild(f"{self.folder}: was begun with another recipe: {what}; {AGAIN}")
         known = self.folder / "inputs.jsonl"
         if known.exists():
             entries = list(inputs.read_listing(known))
             other = inputs.changed(entries, self.listing)
             if other:
-                raise OtherInput(f"{self.folder}: was begun with other input: {other}; {AGAIN}")
+                raise OtherBuild(f"{self.folder}: was begun with other input: {other}; {AGAIN}")
             renewed = [{**old, **new} for old, new in zip(entries, self.listing, strict=True)]
             if renewed != entries:  # the same content in a file that was touched or moved
                 inputs.write_listing(known, renewed)

@@ -110,6 +110,8 @@ class Reader:
                 with limit:
                     document = next(documents, None)
             except TimeLimit:
+                if self.recipe.on_error == "fatal":
+                    raise DataError(f"{shown}: reading it {self._late()}; raise it, or take the file out") from None
                 self.aside(shown, "timeout", f"reading it {self._late()}; the rest of it is left out")
                 break
             except DataError as error:

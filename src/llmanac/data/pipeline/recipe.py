@@ -66,7 +66,8 @@ class LimitSpec(Spec):
     """What one document or file may cost.
 
     Attributes:
-        max_bytes: a document with more bytes of text is set aside.
+        max_bytes: a document with more bytes of text is set aside, and so is one line of a text file; from a gigabyte
+            on, lines of any length are taken, in pieces.
         timeout: CPU seconds that one document may take in one stage, or to be read.
         ratio: bytes that one byte of a compressed file may become.
         expanded: bytes that may come out of one compressed file.
@@ -86,7 +87,8 @@ class LimitSpec(Spec):
 
     def bounds(self) -> Bounds:
         """What the readers hold input to."""
-        return Bounds(document=self.max_bytes, ratio=self.ratio, expanded=self.expanded, text_line=self.max_bytes)
+        line = self.max_bytes if self.max_bytes < 1 << 30 else None
+        return Bounds(document=self.max_bytes, ratio=self.ratio, expanded=self.expanded, text_line=line)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,8 @@ def _same(path: Path, file: Mapping[str, Any]) -> bool:
 def drop_damaged(root: Path) -> None:
     """Remove the folders of finished tasks that no longer hold what the tasks wrote."""
     below = root / "work"
-    marks = [m for m in below.rglob("done.json") if not any(p.startswith(files.TEMPORARY) for p in m.parts)]
+    found = [mark.relative_to(below) for mark in below.rglob("done.json")]
+    marks = [below / mark for mark in found if not any(part.startswith(files.TEMPORARY) for part in mark.parts)]
     with progress("look at what is finished", total=len(marks), unit="tasks") as bar:
         for mark in sorted(marks):
             if not _whole(root, mark.parent):

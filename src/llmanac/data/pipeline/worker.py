@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from llmanac.core import files
+from llmanac.core import errors, files
 from llmanac.core.errors import LlmanacError
 from llmanac.data.pipeline.pulse import Pulse
 from llmanac.data.pipeline.recipe import make_recipe
@@ -30,7 +30,8 @@ def answer(worker: Worker, task: Task) -> dict[str, Any]:
     except Slow as slow:
         return {"slow": [slow.key, slow.index]}
     except LlmanacError as error:
-        return {"error": str(error), "type": type(error).__name__}
+        kind = next(base.__name__ for base in type(error).__mro__ if base.__module__ == errors.__name__)
+        return {"error": str(error), "type": kind}
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{task['folder']}: {type(error).__name__}: {error}", "unexpected": True}

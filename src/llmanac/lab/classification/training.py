@@ -27,6 +27,7 @@ from llmanac.data.labelled import Labelled
 from llmanac.train.checkpoint import fingerprint
 
 ENDING, RECORD, LOCK = ".training", "training.json", ".lock"
+OURS = {RECORD, LOCK, "checkpoints", "plan.json", "metrics.jsonl", "tensorboard", "tokenizer"}
 NAMED = {"seed": "--seed", "examples": "the labelled texts", "language_model": "--model"}
 
 
@@ -104,6 +105,9 @@ def _begin(work: Path, record: dict[str, Any], resume: bool) -> bool:
         return True
     if found and _checkpoints(work):
         raise LlmanacError(f"{work}: holds an unfinished training; go on with --resume, or delete the folder")
+    others = sorted(p.name for p in work.iterdir() if p.name not in OURS and not p.name.startswith(files.TEMPORARY))
+    if others:
+        raise LlmanacError(f"{work}: holds other files ({others[0]}); move them, or name another --folder")
     if resume:
         print(f"{work}: there is no training to resume; this one starts at the beginning", file=sys.stderr)
     for path in work.iterdir():
