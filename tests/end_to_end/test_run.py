@@ -229,11 +229,41 @@ def test_a_resumed_run_refuses_another_text(finished, text: Path, tmp_path: Path
     page = next(iter(sorted(own.iterdir())))
     kept = page.read_text()
     page.write_text(kept + "\none more line\n")
-    with pytest.raises(DataError, match=r"text changed since this run began; .*page-00.*restore that .* --folder"):
+    with pytest.raises(
+        DataError, match=r"text changed since this run began; .*page-00.*restore the old text .* --folder"
+    ):
         llmanac.run(recipe(own), folder=first.folder, resume=True)
     assert (first.folder / "manifest.json").read_bytes() == before
     page.write_text(kept)
     assert llmanac.run(recipe(own), folder=first.folder, resume=True).recipe == first.recipe
+
+
+def test_a_resumed_run_that_lost_its_built_text_refuses_another(finished, text: Path, tmp_path: Path) -> None:
+    own = tmp_path / "text"
+    shutil.copytree(text, own)
+    folder = unfinished(llmanac.run(recipe(own), {"train.steps": 2}, folder=tmp_path / "first"), tmp_path / "small")
+    shutil.rmtree(folder / "text")
+    page = next(iter(sorted(own.iterdir())))
+    kept = page.read_text()
+    page.write_text(kept + "\none more line\n")
+    with pytest.raises(DataError, match=r"text changed since this run began, or its split; restore the old text"):
+        llmanac.run(recipe(own), folder=folder, resume=True)
+    page.write_text(kept)
+    shutil.rmtree(folder / "text")
+    again = llmanac.run(recipe(own), folder=folder, resume=True)
+    assert files.read_json(folder / "run.json")["finished"] and again.recipe.train.steps == 2
+
+
+def test_a_run_of_before_a_field_was_there_keeps_its_plan(finished, text: Path, tmp_path: Path) -> None:
+    folder = unfinished(finished, tmp_path / "small", "base", "model")
+    state = files.read_json(folder / "run.json")
+    for field in ("related", "stages"):
+        del state["recipe"]["data"][field]
+    state["planned"]["marked"] = 1  # a plan that is made anew does not have it
+    files.write_json(folder / "run.json", state)
+    again = llmanac.run(recipe(text), folder=folder, resume=True)
+    assert again.recipe == finished.recipe
+    assert files.read_json(folder / "run.json")["planned"]["marked"] == 1
 
 
 @pytest.mark.parametrize("folder", [None, "mine"])
@@ -303,6 +333,25 @@ def test_a_run_whose_plan_never_began_may_be_mended(text: Path, tmp_path: Path) 
     assert done.recipe.budget == "4s" and done.recipe.model.norm.name == "layernorm"
     with pytest.raises(SpecError, match="budget"):
         llmanac.run({**asked, "budget": "5s"}, {"model.norm": "layernorm"}, folder=place, resume=True)
+
+
+def test_a_mended_length_is_the_length_of_the_pairs(text: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"count {i}\n", "completion": "the cat sat on a mat and " * 6} for i in range(60)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    asked = recipe(text, finetune={"pairs": str(pairs), "steps": 2})
+    del asked["train"]["steps"]
+    asked["model"]["max_length"] = 256
+    with pytest.raises(SpecError, match="too little"):
+        llmanac.run({**asked, "budget": "0.001s"}, folder=tmp_path / "run")
+    asked["train"]["length"] = 256
+    done = llmanac.run({**asked, "budget": "6s"}, folder=tmp_path / "run", resume=True)
+    fresh = llmanac.run({**asked, "budget": "6s"}, folder=tmp_path / "fresh")
+    written = [
+        {p.relative_to(f.folder): p.read_bytes() for p in (f.folder / "data" / "pairs").rglob("*") if p.is_file()}
+        for f in (done, fresh)
+    ]
+    assert written[0] and written[0] == written[1]
 
 
 def test_a_context_too_short_is_refused_before_anything_is_trained(text: Path, tmp_path: Path) -> None:
