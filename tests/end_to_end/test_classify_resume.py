@@ -92,6 +92,16 @@ def test_resume_with_nothing_there_begins(rows, tmp_path, capsys):
     assert status == 0 and "no training to resume; this one starts at the beginning" in err
 
 
+def test_files_of_others_beside_a_training_are_kept(rows, tmp_path, capsys):
+    own = tmp_path / "cbow.training" / "notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    for more in ((), ("--resume",)):
+        status, _, err = call(capsys, *command(rows, tmp_path / "cbow", *more)[4:])
+        assert status == 2 and "cbow.training: holds other files (notes.txt); move them" in err, err
+        assert own.read_text() == "mine"
+
+
 def test_an_unknown_label_of_the_test_set_is_found_before_training(rows, tmp_path, capsys):
     (tmp_path / "test.csv").write_text("text,label\na good film,pos\nwhat,odd\n")
     words = ["train", rows, "--folder", tmp_path / "bow", "--test", tmp_path / "test.csv"]

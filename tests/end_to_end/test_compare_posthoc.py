@@ -132,6 +132,25 @@ def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any],
     assert not any(run["cached"] for run in found.data["runs"])
 
 
+def test_the_text_of_a_run_is_the_one_it_was_trained_on(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    import llmanac
+    from llmanac.core.errors import DataError
+    from llmanac.core.files import read_json, write_json
+
+    asked = {**recipe, "name": "kept"}
+    done = llmanac.run(
+        asked, {"train.steps": 2, "model.max_length": 128, "evaluate.held_out_bytes": 90_000}, folder=tmp_path / "run"
+    )
+    arms = "greedy,top-k{k=5}"
+    options = {"base": None, "artefact": done.folder, "seeds": 1}
+    assert ask("decoding", arms, recipe, tmp_path / "a", store, **options).data["runs"]
+    manifest = read_json(done.folder / "manifest.json")
+    write_json(done.folder / "manifest.json", {**manifest, "held_out": {**manifest["held_out"], "sha256": "0"}})
+    with pytest.raises(DataError, match=r"run: its text or its split is not what the model was trained on.*--base"):
+        ask("decoding", arms, recipe, tmp_path / "b", store, **options)
+    assert ask("decoding", arms, recipe, tmp_path / "c", store, **{**options, "base": recipe}).data["runs"]
+
+
 def test_distinct_counts_n_grams() -> None:
     from llmanac.lab.trials.decoding import distinct
 

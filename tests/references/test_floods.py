@@ -67,6 +67,25 @@ def test_real_pages_are_none_and_come_out_as_before(shared_data: Path) -> None:
     assert seen
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        # a page that declares characters by name, as XHTML allows, is no bomb
+        '<!DOCTYPE html [<!ENTITY nbsp "&#160;"><!ENTITY lt2 "&lt;"><!ENTITY copy "&amp;copy;">]><html><body>'
+        f"<p>{PROSE}&nbsp;{RUSSIAN}</p></body></html>",
+        # and one that writes about such declarations is none
+        f"<!DOCTYPE html [<!ENTITY who 'me'>]><html><body><p>{PROSE}</p><pre>&lt;!ENTITY b \"&amp;a;\"&gt;</pre>"
+        "<script>var x = '<!ENTITY b \"&a;&a;\">';</script></body></html>",
+        # a picture in an attribute is one long run of few symbols
+        f'<html><body><p>{PROSE}</p><img src="data:image/png;base64,{"A" * 400_000}"><p>{PROSE}</p></body></html>',
+    ],
+)
+def test_what_a_page_says_in_tags_and_declarations_is_no_flood(page: str) -> None:
+    assert page_flood(page) == ""
+    (found,) = build("stage", "extraction").apply([Document("x", page, "x", {"format": "html"})])
+    assert isinstance(found, Document) and PROSE in found.text
+
+
 def test_plain_texts_of_many_kinds_are_none() -> None:
     rng = random.Random(0)
     table = "\n".join(" | ".join(f"{rng.random():.3f}" for _ in range(6)) for _ in range(4000))
