@@ -37,7 +37,8 @@ class DataSpec(Spec):
 
     Attributes:
         source: where the documents come from.
-        stages: what is done to it on the way in, in order, as by `llmanac data build`.
+        stages: what is done to it on the way in, in order: those of `llmanac list stage` (a stage in a file of your own
+            is for `llmanac data build`, whose output can then be the source).
         held_out: about which share of the groups (modules, files, ...) is kept away from training.
         related: groups of which one has at least this share of another's eight-word sequences stay on one side of that
             split; 0 looks for none.

@@ -60,7 +60,8 @@ def list_inputs(recipe: BuildSpec) -> list[Entry]:
 def stamp(path: Path) -> dict[str, int]:
     """Size, times and number of a file: while all stay, its content is taken to be the same. Raises DataError.
 
-    A change of the content always sets `ctime_ns`, which no program can set back.
+    A change of the content always sets `ctime_ns`, which no program can set back. (On Windows it is the time of
+    creation: there a change that keeps size and `mtime_ns` is not seen.)
     """
     try:
         stat = path.stat()
