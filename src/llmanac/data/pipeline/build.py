@@ -79,6 +79,8 @@ def build(
     try:
         return _build(recipe, Path(folder), workers, engine, resume)
     except OSError as error:
+        if error.errno not in files.DISK:
+            raise
         raise files.refused(error, folder) from error
 
 
