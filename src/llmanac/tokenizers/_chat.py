@@ -46,6 +46,12 @@ def _raise(message: str) -> None:
     raise jinja2.exceptions.TemplateError(message)
 
 
+def _now(form: str) -> str:
+    if len(form) > 200 or re.search(r"\d{3}", form):  # C's strftime takes widths
+        _raise("strftime_now: of such a form")
+    return datetime.now().strftime(form)
+
+
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
@@ -56,15 +62,14 @@ def _to_json(
 def _compile(source: str) -> jinja2.Template:
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _to_json  # Jinja's own escapes HTML
-    environment.globals.pop("lipsum")
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = _now
     try:
         return environment.compiled(source)
     except jinja2.TemplateSyntaxError as error:
         raise TokenizerError(f"chat template, line {error.lineno}: {error.message}") from None
-    except (RecursionError, MemoryError, OverflowError) as error:
-        raise TokenizerError(f"chat template: too much to read ({type(error).__name__})") from None
+    except (RecursionError, MemoryError, OverflowError, SyntaxError, ValueError) as error:
+        raise TokenizerError(f"chat template: too much to read ({error or type(error).__name__})") from None
 
 
 def _plain(value: Any, where: str) -> Any:
