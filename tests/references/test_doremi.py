@@ -207,7 +207,7 @@ def test_the_command_learns_weights_that_a_build_then_uses(tmp_path: Path, capsy
     # what it prints stands at the end of a recipe as it is, after whatever table
     table = printed[printed.index("[mixture]") :]
     recipe = tmp_path / "mixed.toml"
-    recipe.write_text(f"{to_toml({'inputs': inputs})}\n[output]\nformat = \"jsonl\"\n{table}")
+    recipe.write_text(f'{to_toml({"inputs": inputs})}\n[output]\nformat = "jsonl"\n{table}')
     build(read_recipe(recipe), tmp_path / "mixed", workers=1)
     sizes = {name: sum(len(d.text) for d in of) for name, of in read_domains(tmp_path / "mixed").items()}
     for name, weight in learned["weights"].items():
