@@ -28,6 +28,29 @@ def test_one_line_where_it_takes_long_and_none_where_it_does_not(
     assert capsys.readouterr().err == ""
 
 
+def test_a_log_ends_with_the_last_state_and_says_no_state_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.progress("load", total=1, unit="parts") as bar:
+        bar._live = False
+        bar.advance(0)
+        monkeypatch.setattr(progress, "LINE_SECONDS", 1000.0)
+        bar.advance()
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("load    0%") and last.startswith("load  100%")
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.progress("load", total=1, unit="parts") as bar:
+        bar._live = False
+        bar.advance()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 1000.0)
+    with progress.progress("load", total=1, unit="parts") as bar:
+        bar.advance()
+    assert not capsys.readouterr().err
+
+
 def test_a_kernel_that_is_compiled_says_so_once_and_gives_the_same(tmp_path: Path) -> None:
     code = (
         "from llmanac.core import progress\n"

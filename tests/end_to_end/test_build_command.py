@@ -15,6 +15,7 @@ from _builds import digests, dropped, stage
 
 from llmanac.core.errors import LlmanacError
 from llmanac.data.pipeline.build import build
+from llmanac.data.pipeline.command import build_command
 from llmanac.data.pipeline.recipe import read_recipe
 
 
@@ -92,3 +93,21 @@ def test_workers_end_when_the_build_is_killed(recipe: Path, tmp_path: Path) -> N
             return
         time.sleep(0.01)
     raise AssertionError("a worker outlived its build")
+
+
+def test_a_build_that_leaves_pages_raw_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = tmp_path / "crawl"
+    pages.mkdir()
+    for n in range(3):
+        (pages / f"{n}.html").write_text(
+            f"<html><body><p>This is the text of page {n}, and it goes on.</p></body></html>"
+        )
+    (pages / "note.txt").write_text("A note.")
+    for stages, count in ([["clean"], 3], [["extraction", "clean"], None]):
+        out = tmp_path / stages[0]
+        path = tmp_path / f"{stages[0]}.toml"
+        path.write_text(f'inputs = ["{pages}"]\nstages = {json.dumps(stages)}\n')
+        build_command(path, [], folder=out, workers=1, engine="local", resume=True, show=False)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert json.loads((out / "manifest.json").read_text())["output"].get("html_pages") == count
+        assert ("warning: 3 documents are raw HTML; add the stage extraction" in printed) == bool(count)

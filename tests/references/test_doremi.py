@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.spec import make_method
+from llmanac.core.spec import make_method, to_toml
 from llmanac.core.types import IGNORE
 from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
 from llmanac.data.mixtures.doremi import reweighted
 from llmanac.data.pack import ListStream
 from llmanac.data.proportional import Proportional
-from llmanac.recipes.mixing import Domains, GroupRobust, Setting, _Tagged, doremi, train_on
+from llmanac.recipes.mixing import Domains, GroupRobust, Setting, _Tagged, doremi, read_domains, train_on
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTING = Setting(dim=16, layers=1, heads=2, vocab_size=300, length=16, batch_tokens=64, steps=6, held_out_bytes=2000)
@@ -175,6 +175,10 @@ def test_the_mixture_reads_learned_weights(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(DataError, match=message):
             mixture.shares(found)
+    file.write_text(json.dumps({"weights": {"a": 0.25, "b": 0.75}, "unit": "bytes"}))
+    assert mixture.draws(found) == pytest.approx({"a": 0.1, "b": 0.9}), "a document of b is a third as long"
+    with pytest.raises(SpecError, match=r"mixture\.unit: is 'documents', .* shares of bytes; set unit = \"bytes\""):
+        make_method("mixture", {"name": "doremi", "file": str(file), "unit": "documents"}).shares(found)
     with pytest.raises(SpecError, match=r"mixture\.file: not given"):
         make_method("mixture", "doremi").shares(found)
 
@@ -186,18 +190,25 @@ def test_one_domain_is_no_mixture(tmp_path: Path) -> None:
 
 def test_the_command_learns_weights_that_a_build_then_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from llmanac.data.pipeline.build import build
-    from llmanac.data.pipeline.recipe import make_recipe
+    from llmanac.data.pipeline.recipe import make_recipe, read_recipe
     from llmanac.recipes.mixing import weights_command
 
-    for name, word in (("a", "one two three four"), ("b", "x y z")):
-        lines = [json.dumps({"text": f"{word} {n} " * 20}) + "\n" for n in range(40)]
+    inputs = []
+    for name, text, count in (("a", "one two three four ", 40), ("b", "x y z ", 400)):
+        lines = [json.dumps({"text": f"{text}{n} " * 20}) + "\n" for n in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    inputs = [{"name": "files", "paths": [str(tmp_path / f"{name}.jsonl")], "domain": name} for name in "ab"]
+        inputs.append({"name": "files", "paths": [str(tmp_path / f"{name}.jsonl")], "domain": name})
     build(make_recipe({"inputs": inputs}), tmp_path / "plain", workers=1)
     weights_command(tmp_path / "plain", None, steps=2, seed=0)
-    file = tmp_path / "plain-weights" / "weights.json"
-    assert str(file) in capsys.readouterr().out
-    mixture = {"name": "doremi", "file": str(file), "epochs": 2.0}
-    manifest = build(make_recipe({"inputs": inputs, "mixture": mixture}), tmp_path / "mixed", workers=1)
-    learned = json.loads(file.read_text())["weights"]
-    assert manifest["output"]["mixture"]["shares"] == pytest.approx(learned)
+    learned = json.loads((tmp_path / "plain-weights" / "weights.json").read_text())
+    assert learned["unit"] == "bytes"
+    printed = capsys.readouterr().out
+    assert "a mixture that is there already has to go" in printed
+    # what it prints stands at the end of a recipe as it is, after whatever table
+    table = printed[printed.index("[mixture]") :]
+    recipe = tmp_path / "mixed.toml"
+    recipe.write_text(f'{to_toml({"inputs": inputs})}\n[output]\nformat = "jsonl"\n{table}')
+    build(read_recipe(recipe), tmp_path / "mixed", workers=1)
+    sizes = {name: sum(len(d.text) for d in of) for name, of in read_domains(tmp_path / "mixed").items()}
+    for name, weight in learned["weights"].items():
+        assert sizes[name] / sum(sizes.values()) == pytest.approx(weight, abs=0.02), "what was learned is what is drawn"

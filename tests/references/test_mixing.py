@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _builds import digests, rows
+from _builds import digests, dropped, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ from llmanac.core.spec import make_method
 from llmanac.data.mixtures import Domain
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import make_recipe
-from llmanac.data.pipeline.report import fate
+from llmanac.data.pipeline.report import fate, print_build, print_fate
 from llmanac.data.schedule import Schedule
 
 SHARES = st.dictionaries(
@@ -169,5 +169,50 @@ def test_epochs_repeat_small_domains_and_shares_of_bytes_are_met(domains: Path, 
     assert limited["output"]["documents"] == len(rows(tmp_path / "fifty")) == 50
     mixed, passed = limited["output"]["mixture"], limited["stages"][-1]["documents_out"]
     assert sum(mixed["drawn"].values()) + sum(mixed["not_drawn"].values()) == passed, "what was not drawn is counted"
-    with pytest.raises(DataError, match=f"{passed - 50:,} that passed every stage were not drawn"):
-        fate(tmp_path / "fifty", "mail/no such document")
+
+
+def test_what_is_not_drawn_is_listed_and_an_id_that_is_none_is_told_from_it(
+    domains: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, mixture = tmp_path / "out", {"name": "uniform", "documents": 50}
+    manifest = build(recipe(domains, mixture), out, workers=1)
+    kept, aside = {row["id"] for row in rows(out)}, dropped(out)
+    everything = {f"{name}/{name}.jsonl:{n + 1}" for name, of in (("docs", 300), ("code", 120), ("mail", 30))
+                  for n in range(of)}  # fmt: skip
+    assert kept | {line["id"] for line in aside} == everything and len(kept) + len(aside) == len(everything)
+    assert {line["reason"] for line in aside} == {"not_drawn"} and "text" not in aside[0]
+    assert [file["name"] for file in manifest["lists"]] == ["01-mixture.jsonl"]
+    print_fate(out, "docs/docs.jsonl:300")
+    said = capsys.readouterr().out
+    assert "docs/docs.jsonl:300: passed every stage and was not drawn by the mixture (1" in said
+    assert "of 300 documents of the domain docs were drawn" in said
+    with pytest.raises(DataError, match=r"no document is called 'docs.jsonl:300'; did you mean 'docs/docs.jsonl:300'"):
+        fate(out, "docs.jsonl:300")
+    with pytest.raises(DataError, match=r"no document is called 'mial/mail.jsonl:3'; did you mean 'mail/mail.jsonl:3'"):
+        fate(out, "mial/mail.jsonl:3")
+    with pytest.raises(DataError, match="no document is called 'q'; 50 documents were written"):
+        fate(out, "q")
+    before = digests(out)
+    (out / "dropped" / "01-mixture.jsonl").unlink()
+    build(recipe(domains, mixture), out, workers=2)
+    assert digests(out) == before, "a list that is gone is made again"
+    build(recipe(domains, mixture, output={"dropped": "texts"}), tmp_path / "texts", workers=1)
+    assert all(line["text"].startswith(line["id"].partition("/")[0]) for line in dropped(tmp_path / "texts"))
+
+
+@pytest.mark.parametrize("unit", ["documents", "bytes"])
+def test_what_is_printed_of_a_mixture_says_what_its_shares_are_of(
+    unit: str, domains: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = build(recipe(domains, {"name": "uniform", "unit": unit}), tmp_path / "out", workers=1)
+    found = rows(tmp_path / "out")
+    sizes: Counter[str] = Counter()
+    for row in found:
+        sizes[row["meta"]["domain"]] += len(row["text"])
+    assert manifest["output"]["mixture"]["bytes"] == sizes
+    print_build(tmp_path / "out", manifest)
+    printed = capsys.readouterr().out
+    assert f"the mixture gives shares of the {unit}; what was written of each domain:" in printed
+    drawn = sum(row["meta"]["domain"] == "docs" for row in found)
+    both = [f"{drawn / len(found):.1%} of the documents", f"{sizes['docs'] / sizes.total():.1%} of the bytes"]
+    assert f"  docs: {', '.join(both if unit == 'documents' else both[::-1])}; {drawn:,} drawn" in printed

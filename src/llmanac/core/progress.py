@@ -39,7 +39,7 @@ class Progress:
         self.notes = ""
         self._last = self.start
         self._live = sys.stderr.isatty() or "ipykernel" in sys.modules
-        self._shown = False
+        self._shown: float | None = None  # what was done by the last line that was shown
         self._width = 0
 
     def advance(self, amount: float = 1, **notes: object) -> None:
@@ -78,7 +78,7 @@ class Progress:
         return "  ".join(p for p in [*parts, self.notes] if p)
 
     def _show(self, text: str) -> None:
-        self._shown = True
+        self._shown = self.done
         end = "" if self._live else "\n"
         start = "\r" if self._live else ""
         padded = text.ljust(self._width) if self._live else text  # covers what the last line left behind
@@ -86,9 +86,11 @@ class Progress:
         print(f"{start}{padded}", end=end, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the last state on the screen, if anything was shown."""
-        if self._shown and self._live:
-            self._show(self.line())
+        """Leave the last state on the screen, if anything was shown: a log file is not left at "0%" either."""
+        if self._shown is None or (not self._live and self._shown == self.done):
+            return
+        self._show(self.line())
+        if self._live:
             print(file=sys.stderr)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from llmanac.core import files
 from llmanac.core.errors import DataError
-from llmanac.core.spec import make, make_method
+from llmanac.core.spec import make, make_method, to_toml
 from llmanac.core.types import IGNORE, Batch
 from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
@@ -248,10 +248,13 @@ def weights_command(folder: Path, out: Path | None, *, steps: int, seed: int) ->
     domains = Domains.prepare(read_domains(folder), target, setting)
     weights = doremi(domains, setting, target, seed=seed)
     natural = {name: d.bytes / sum(s.bytes for s in domains.sizes.values()) for name, d in domains.sizes.items()}
-    files.write_json(target / "weights.json", {"weights": weights, "natural": natural, "steps": steps, "seed": seed})
-    print(f"{'domain':20} {'as it is':>9} {'learned':>9}")
+    learned = {"weights": weights, "unit": "bytes", "natural": natural, "steps": steps, "seed": seed}
+    files.write_json(target / "weights.json", learned)
+    print(f"{'domain':20} {'as it is':>9} {'learned':>9}   (shares of the bytes)")
     for name, weight in weights.items():
         print(f"{name or 'no domain':20} {natural[name]:9.1%} {weight:9.1%}")
+    table = to_toml({"mixture": {"name": "doremi", "file": str(target / "weights.json"), "unit": "bytes"}})
     print(
-        f'Next: add `mixture = {{name = "doremi", file = "{target / "weights.json"}"}}` to the recipe and build again'
+        "Next: build again with this at the end of the recipe; a mixture that is there already has to go:\n\n"
+        f"{table.strip()}"
     )

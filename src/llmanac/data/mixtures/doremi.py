@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +29,7 @@ CARD = {
     "paper": "Xie et al. 2023, arXiv:2305.10429, algorithm 1",
     "aliases": {},
     "test": "tests/references/test_doremi.py::test_the_update_is_the_papers",
+    "claim": "docs/evidence/mixing/README.md",
 }
 
 
@@ -44,9 +46,11 @@ class Spec(MixtureSpec):
 
     Attributes:
         file: what `llmanac data weights` wrote.
+        unit: the weights are learned on equally long rows of tokens, so that they are shares of text, not of documents.
     """
 
     file: str = ""
+    unit: Literal["documents", "bytes"] = "bytes"
 
     def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
         if not self.file:
@@ -55,6 +59,12 @@ class Spec(MixtureSpec):
         weights = found.get("weights") if isinstance(found, dict) else None
         if not isinstance(weights, dict):
             raise DataError(f"{self.file}: has no weights; make it with `llmanac data weights FOLDER`")
+        learned = found.get("unit", self.unit)  # a file written by hand need not say it
+        if learned != self.unit:
+            raise SpecError(
+                f"mixture.unit: is {self.unit!r}, and the weights in {self.file} are shares of {learned}; set "
+                f'unit = "{learned}"'
+            )
         missing = sorted(domains.keys() - weights.keys())
         if missing:
             raise DataError(f"{self.file}: has no weight for the domain {missing[0]!r} (it has {sorted(weights)})")

@@ -359,20 +359,17 @@ class _Build:
             {"kind": "write", "folder": f"work/write/{n:05d}", "name": f"{n:05d}.{self.recipe.output.format}", **plan}
             for n, plan in enumerate(plans)
         ]
-        self._run("write", tasks, [1] * len(tasks))
-        written = [files.read_json(self.folder / task["folder"] / "done.json")["files"][0] for task in tasks]
+        aside = finish.plan_list(self.recipe, shards, drawn) if drawn else []
+        self._run("write", [*tasks, *aside], [1] * (len(tasks) + len(aside)))
+        written = [files.read_json(self.folder / task["folder"] / "done.json") for task in tasks]
         finish.gather([(self.folder / t["folder"] / t["name"], t["name"]) for t in tasks], self.folder)
-        finish.gather_lists(self.folder, self.keys, dropped)
+        dropped += [self.folder / task["folder"] / f"dropped-{task['key']}.jsonl" for task in aside]
+        finish.gather_lists(self.folder, [*self.keys, *(task["key"] for task in aside)], dropped)
         stages = [
             {"key": key, "name": key[3:], **counts[key].as_json(), **({"found": found[key]} if key in found else {})}
             for key in self.keys
         ]
-        output = {
-            "documents": sum(drawn["drawn"].values()) if drawn else sum(shard["documents"] for shard in shards),
-            "format": self.recipe.output.format,
-            "files": written,
-            **({"mixture": drawn} if drawn else {}),
-        }
+        output = finish.output_of(self.recipe, shards, drawn, written)
         manifest = finish.write_all(self.folder, self.recipe, entries, stages, output)
         shutil.rmtree(self.work)
         return manifest

@@ -36,6 +36,21 @@ def plan_output(recipe: BuildSpec, shards: list[dict[str, Any]]) -> tuple[list[d
     return mixing.plan_mixed(shards, domains, recipe.mixture, size)
 
 
+def plan_list(recipe: BuildSpec, shards: list[dict[str, Any]], drawn: dict[str, Any]) -> list[dict[str, Any]]:
+    """The task that lists what the mixture did not draw; none where it drew everything."""
+    streams = mixing.plan_undrawn(shards, drawn)
+    if not streams:
+        return []
+    has = {name: drawn["drawn"][name] + drawn["not_drawn"][name] for name in streams}
+    details = {
+        name: f"{drawn['drawn'][name]:,} of {has[name]:,} documents of {f'the domain {name}' if name else 'no domain'} "
+        "were drawn"
+        for name in streams
+    }
+    key = f"{len(recipe.stages) + 1:02d}-mixture"
+    return [{"kind": "undrawn", "folder": "work/undrawn", "key": key, "streams": streams, "details": details}]
+
+
 def gather(finished: list[tuple[Path, str]], root: Path) -> None:
     """Move the output's files into `data/`, which takes its name when all are in it; goes on where it was stopped.
 
@@ -68,6 +83,23 @@ def gather_lists(root: Path, keys: list[str], dropped: list[Path]) -> None:
                 for path in parts:
                     with open(path, "rb") as part:
                         shutil.copyfileobj(part, out, 1 << 20)
+
+
+def output_of(
+    recipe: BuildSpec, shards: list[dict[str, Any]], drawn: dict[str, Any] | None, written: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the manifest says of the output, from what the tasks that wrote it left."""
+    output: dict[str, Any] = {
+        "documents": sum(drawn["drawn"].values()) if drawn else sum(shard["documents"] for shard in shards),
+        "format": recipe.output.format,
+        "files": [done["files"][0] for done in written],
+    }
+    if pages := sum(done.get("html", 0) for done in written):
+        output["html_pages"] = pages
+    if drawn:
+        sizes = {name: sum(done["domain_bytes"].get(name, 0) for done in written) for name in drawn["drawn"]}
+        output["mixture"] = {**drawn, "bytes": sizes}
+    return output
 
 
 def write_all(

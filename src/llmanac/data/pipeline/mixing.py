@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,16 @@ from llmanac.data.pipeline.records import Record, read_raw
 from llmanac.data.schedule import Schedule
 
 Shard = dict[str, Any]  # path (below the build's folder), documents, bytes, domain
+NOT_DRAWN = "not_drawn"  # the reason on the list of the mixture
+
+
+@dataclass
+class Tally:
+    """What went into a file of the output: pages that are still HTML, and bytes of text by domain, where domains are
+    mixed."""
+
+    html: int = 0
+    bytes: Counter[str] = field(default_factory=Counter)
 
 
 def plan_in_order(shards: Sequence[Shard], shard_bytes: int) -> list[dict[str, Any]]:
@@ -75,6 +87,7 @@ def plan_mixed(
         held += means[place]
     drawn = dict(zip(schedule.names, schedule.counts, strict=True))
     said = {
+        "unit": mixture.unit,
         "shares": {
             name: weight / schedule.total for name, weight in zip(schedule.names, schedule.weights, strict=True)
         },
@@ -86,11 +99,32 @@ def plan_mixed(
     return outputs, said
 
 
-def output_records(root: Path, task: dict[str, Any]) -> Iterator[Record]:
-    """The documents of one file of the output."""
+def plan_undrawn(shards: Sequence[Shard], said: dict[str, Any]) -> dict[str, list[list[Any]]]:
+    """By domain, the shards that hold documents which the mixture never draws: `[path, the first of them]`."""
+    left: dict[str, list[list[Any]]] = {}
+    for name in sorted(n for n, count in said["not_drawn"].items() if count):
+        drawn = said["drawn"][name]
+        for shard in (s for s in shards if s["domain"] == name):
+            if drawn < shard["documents"]:
+                left.setdefault(name, []).append([shard["path"], max(0, drawn)])
+            drawn -= shard["documents"]
+    return left
+
+
+def output_records(root: Path, task: dict[str, Any], tally: Tally) -> Iterator[Record]:
+    """The documents of one file of the output, counted."""
+    for name, record in _drawn(root, task):
+        tally.html += record.meta.get("format") == "html"
+        if name is not None:
+            tally.bytes[name] += len(record.data)
+        yield record
+
+
+def _drawn(root: Path, task: dict[str, Any]) -> Iterator[tuple[str | None, Record]]:
+    """Each document with its domain; without one where nothing is mixed."""
     if "sections" in task:
         for path, skip, count in task["sections"]:
-            yield from itertools.islice(read_raw(root / path, skip), count)
+            yield from ((None, record) for record in itertools.islice(read_raw(root / path, skip), count))
         return
     cursor = task["cursor"]
     names = sorted(task["streams"])
@@ -98,7 +132,8 @@ def output_records(root: Path, task: dict[str, Any]) -> Iterator[Record]:
     schedule.seek(cursor)
     streams = {name: _endless(root, task["streams"][name], cursor["drawn"][name]) for name in names}
     for _ in range(task["count"]):
-        yield next(streams[next(schedule)])
+        name = next(schedule)
+        yield name, next(streams[name])
 
 
 def _endless(root: Path, shards: list[list[Any]], at: int) -> Iterator[Record]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, nearest
 from llmanac.core.progress import progress
+from llmanac.data.pipeline.mixing import NOT_DRAWN
 from llmanac.data.pipeline.records import read_output
 
 COLOURS = ("#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9", "#f0e442", "#7f7f7f", "#b8a200")
 WIDTH, ROW, LEFT = 760, 26, 190
+LOOKED_AT = 20_000  # ids that one that is not found is compared with
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
@@ -76,15 +79,34 @@ def print_build(folder: Path, manifest: Mapping[str, Any]) -> None:
     count = len(output["files"])
     line = f"output: {output['documents']:,} documents in {count} file{'s' * (count != 1)}, {size(total)}"
     console.print(line, markup=False, highlight=False)
-    if mixed := output.get("mixture"):
-        for name, drawn in mixed["drawn"].items():
-            share = f"{mixed['shares'][name]:.1%}, {drawn:,} drawn, {mixed['epochs'][name]:.2f} times"
-            if left := mixed["not_drawn"][name]:
-                share += f"; {left:,} not drawn"
-            console.print(f"  {name or 'no domain'}: {share}", markup=False, highlight=False)
+    for line in _domains(manifest):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"picture: {folder / 'stages.svg'}", markup=False, highlight=False)
     if not output["documents"]:
         console.print("nothing was kept: the lists in dropped/ say why", markup=False)
+    if pages := output.get("html_pages"):
+        console.print(
+            f"warning: {pages:,} document{'s are' if pages > 1 else ' is'} raw HTML; add the stage extraction before "
+            'the others (stages = ["extraction", ...]) to train on the text of pages',
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _domains(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """A line a domain of a mixture: its share of what was written, by documents and by bytes, and what was drawn."""
+    if not (mixed := manifest["output"].get("mixture")):
+        return
+    unit = mixed.get("unit", "documents")
+    yield f"the mixture gives shares of the {unit}; what was written of each domain:"
+    counts = {"documents": mixed["drawn"], "bytes": mixed.get("bytes", {})}
+    totals = {of: max(1, sum(by.values())) for of, by in counts.items()}
+    for name, drawn in mixed["drawn"].items():
+        shares = [f"{by[name] / totals[of]:.1%} of the {of}" for of, by in counts.items() if name in by]
+        line = ", ".join(reversed(shares) if unit == "bytes" else shares)
+        line += f"; {drawn:,} drawn, {mixed['epochs'][name]:.2f} times"
+        if left := mixed["not_drawn"][name]:
+            line += f"; {left:,} not drawn"
+        yield f"  {name or 'no domain'}: {line}"
 
 
 def picture(stages: Sequence[Mapping[str, Any]]) -> str:
@@ -152,9 +174,26 @@ def fate(folder: Path, name: str) -> dict[str, Any]:
     hint = (
         f"; {manifest['output']['documents']:,} documents were written, the dropped ones stand in {folder / 'dropped'}"
     )
-    if left := sum((manifest["output"].get("mixture") or {"not_drawn": {}})["not_drawn"].values()):
+    left = sum((manifest["output"].get("mixture") or {"not_drawn": {}})["not_drawn"].values())
+    if left and not any(_listed_as_mixture(path) for path in _dropped(folder)):  # built before that list was kept
         hint += f", and {left:,} that passed every stage were not drawn by the mixture"
-    raise DataError(f"{folder}: no document is called {name!r}{hint}")
+    known = list(itertools.islice(_ids(folder, outputs), LOOKED_AT))
+    longer = next((one for one in known if one.endswith(f"/{name}")), None)  # without its domain
+    alike = f"; did you mean {longer!r}?" if longer else nearest(name, known)
+    raise DataError(f"{folder}: no document is called {name!r}{alike or hint}")
+
+
+def _listed_as_mixture(path: Path) -> bool:
+    return path.stem.endswith("-mixture")
+
+
+def _ids(folder: Path, outputs: Sequence[Path]) -> Iterator[str]:
+    """The ids of what was kept, then of what was dropped."""
+    for path in outputs:
+        yield from (row["id"] for row in read_output(path))
+    for path in _dropped(folder):
+        with open(path, "rb") as handle:
+            yield from (json.loads(line)["id"] for line in handle)
 
 
 def _row(path: Path, name: str) -> dict[str, Any] | None:
@@ -171,4 +210,7 @@ def print_fate(folder: Path, name: str) -> None:
         print(f"{name}: kept, in {found['file']}\n    {first}{'…' if len(found['text']) > 300 else ''}")
         return
     detail = f" ({found['detail']})" if found["detail"] else ""
+    if found["reason"] == NOT_DRAWN and found["stage"] == "mixture":
+        print(f"{name}: passed every stage and was not drawn by the mixture{detail}")
+        return
     print(f"{name}: dropped by {found['stage']}: {found['reason']}{detail}")

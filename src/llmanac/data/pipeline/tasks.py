@@ -9,6 +9,7 @@ Kinds of task, and what their folders hold besides `done.json`:
     decide  what a stage over the corpus decides: `00000.decisions`, ..., one a shard
     apply   one shard through a decided stage and those that follow it: as `read`
     write   one file of the output
+    undrawn the list of the documents that a mixture does not draw
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from llmanac.data.pipeline.inputs import scan
 from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.reading import Reader
 from llmanac.data.pipeline.recipe import BuildSpec, stage_keys
-from llmanac.data.pipeline.records import RecordWriter, read_records, write_output
+from llmanac.data.pipeline.records import RecordWriter, read_raw, read_records, write_output
 from llmanac.data.stages import CorpusStage, Dropped, Stage
 
 Task = dict[str, Any]  # kind, folder (below the build's), and what the kind needs
@@ -223,9 +224,22 @@ class Worker:
         return {"found": found}
 
     def _write(self, task: Task, folder: Path) -> dict[str, Any]:
-        from llmanac.data.pipeline.mixing import output_records
+        from llmanac.data.pipeline.mixing import Tally, output_records
 
-        path = folder / task["name"]
+        path, tally = folder / task["name"], Tally()
         self.beat("write", -1, 0, task["name"])
-        write_output(path, output_records(self.root, task), self.recipe.output.format)
-        return {"files": [sound.file_of(path)]}
+        write_output(path, output_records(self.root, task, tally), self.recipe.output.format)
+        return {"files": [sound.file_of(path)], "html": tally.html, "domain_bytes": dict(tally.bytes)}
+
+    def _undrawn(self, task: Task, folder: Path) -> dict[str, Any]:
+        from llmanac.data.pipeline.mixing import NOT_DRAWN
+
+        ledger = Ledger(folder, self.recipe.output.dropped == "texts")
+        self.beat("write", -1, 0, task["key"])
+        for name, shards in task["streams"].items():
+            for path, first in shards:
+                for record in read_raw(self.root / path, first):
+                    text = record.data.decode("utf-8") if ledger.texts else None
+                    ledger.drop(task["key"], record.id, NOT_DRAWN, task["details"][name], text)
+        ledger.close()
+        return {}
