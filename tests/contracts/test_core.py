@@ -240,9 +240,9 @@ def test_a_path_without_a_name_is_refused(place: str, tmp_path: Path, monkeypatc
     (tmp_path / "in" / "below").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "in")
     for write in (files.atomic_file, files.atomic_folder):
-        with pytest.raises(LlmanacError, match=rf"^{re.escape(place)}: cannot be written in place of a whole folder"):
-            with write(place):
-                pass
+        reason = rf"^{re.escape(place)}: cannot be written in place of a whole folder"
+        with pytest.raises(LlmanacError, match=reason), write(place):
+            pass
     with pytest.raises(LlmanacError, match="name a file or a folder inside it"):
         files.write_bytes(place, b"x")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["below", "in"]
