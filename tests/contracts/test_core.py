@@ -233,3 +233,16 @@ def test_a_lock_in_a_place_that_cannot_be_written_names_it(tmp_path: Path) -> No
     wrong = pytest.raises(LlmanacError, match=r"file.*: cannot write \(.*choose another folder")
     with wrong, locked(tmp_path / "file" / ".lock", busy="busy"):
         pass
+
+
+@pytest.mark.parametrize("place", [".", "..", "/", "below/.."])
+def test_a_path_without_a_name_is_refused(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "in")
+    for write in (files.atomic_file, files.atomic_folder):
+        reason = rf"^{re.escape(place)}: cannot be written in place of a whole folder"
+        with pytest.raises(LlmanacError, match=reason), write(place):
+            pass
+    with pytest.raises(LlmanacError, match="name a file or a folder inside it"):
+        files.write_bytes(place, b"x")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["below", "in"]

@@ -178,6 +178,26 @@ def test_ids_of_any_integer_kind(tokenizer):
     assert tokenizer.decode(list(torch.tensor(ids))) == "the café"
 
 
+@pytest.mark.parametrize("bad", ["a", None, [1], 1.5, True, np.bool_(True), np.float32(1), np.array([1])])
+def test_what_is_no_id_is_refused_by_its_place(tokenizer, bad):
+    torch = pytest.importorskip("torch")
+    ids = tokenizer.encode("the café")
+    for skip in (False, True):
+        with pytest.raises(TokenizerError, match=r"decode: ids\[1\] is .*, not a whole number"):
+            tokenizer.decode([ids[0], bad], skip_special=skip)
+    for arrays in (np.array, torch.tensor):
+        for other in ([[ids[0]]], [1.0], [True]):
+            with pytest.raises(TokenizerError, match=r"decode: ids\[0\] is .*, not a whole number"):
+                tokenizer.decode(arrays(other))
+        with pytest.raises(TokenizerError, match="decode: expected a list of ids, got a single int"):
+            tokenizer.decode(arrays(5))
+    with pytest.raises(TokenizerError, match="decode: expected a list of ids, got int 5"):
+        tokenizer.decode(5)
+    with pytest.raises(TokenizerError, match=r"token_bytes: ids\[0\] is"):
+        tokenizer.token_bytes(bad)
+    assert tokenizer.decode([np.int64(ids[0]), *ids[1:]]) == tokenizer.decode(np.array(ids, object)) == "the café"
+
+
 def test_save_load_and_fingerprint(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "new")
     again = load_tokenizer(tmp_path / "new")

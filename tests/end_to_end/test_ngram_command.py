@@ -7,6 +7,8 @@ import json
 import math
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,35 @@ def test_wrong_requests_are_one_sentence(texts, tmp_path: Path, capsys) -> None:
     assert "llmanac ngram train" in refused(capsys, "run", "quickstart", "-s", "model=ngram")
     assert not (tmp_path / "x.arpa").exists()
     assert parse_bytes("8G") == 8 << 30 and parse_bytes("1.5k") == 1536
+
+
+def test_no_folder_is_taken_for_a_file(texts, tokenizer, tmp_path: Path, capsys, monkeypatch) -> None:
+    train, _ = texts
+    (tmp_path / "kept").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    for place in (".", "..", "/", str(tmp_path)):
+        said = refused(capsys, "ngram", "train", train, "-o", place, "--force")
+        assert f"--output: {place} is a folder; name a file in it" in said
+        assert "the target: " in refused(capsys, "ngram", "convert", train, place, "--force")
+    tokenizer.save("tok")
+    run(capsys, "ngram", "train", train, "-o", ".", "--force", "--tokenizer", "tok")  # a folder's files go into it
+    assert Path("model.safetensors").is_file() and Path("kept").read_text() == "x"
+    Path("empty").mkdir()
+    monkeypatch.chdir("empty")
+    assert "--folder .: " in refused(capsys, "tokenizer", "train", "bpe", train, "-o", ".")
+
+
+def test_a_text_that_can_be_read_once(texts, tmp_path: Path, capsys) -> None:
+    train, test = texts
+    run(capsys, "ngram", "train", train, "-o", tmp_path / "m.ngram", "--order", 2)
+    expected = run(capsys, "ngram", "score", tmp_path / "m.ngram", test, "--sentences")
+    ended = subprocess.run(
+        [sys.executable, "-c", "from llmanac.cli import main; main()", "ngram", "score", tmp_path / "m.ngram",
+         "/dev/stdin", "--sentences"],
+        input=test.read_text(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[:51] == expected.splitlines()[:51] and "OOVs" in ended.stdout
 
 
 @pytest.fixture(scope="module")

@@ -119,6 +119,16 @@ def test_extend(place):
     assert len(new.encode(CODE)) < len(old.encode(CODE)) and new.encode(EN) == old.encode(EN)
 
 
+@pytest.mark.parametrize("name", ["bpe", "unigram", "sentencepiece-bpe", "word"])
+def test_a_number_of_tokens_beyond_the_text(place, name):
+    """Memory follows what the text can give, whatever is asked for."""
+    folder = place / f"huge-{name}"
+    run("train", name, f"{place}/en.txt", "-s", "vocab_size=1000000000", "-o", str(folder))
+    out, _ = run("extend", str(folder), f"{place}/code", "--tokens", "1000000000", "-o", f"{folder}-larger")
+    assert "fewer than the 1,000,000,000 asked for: this text has no more to learn" in out
+    assert load_tokenizer(folder).vocab_size < load_tokenizer(f"{folder}-larger").vocab_size < 100_000
+
+
 @pytest.mark.parametrize("name", ["unigram", "sentencepiece-bpe"])
 def test_extend_a_model_file(place, name):
     folder = place / name

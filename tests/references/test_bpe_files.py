@@ -213,6 +213,11 @@ BROKEN = [
     (("added_tokens",), lambda t: t.append({"id": "x", "content": "<x>"}), "needs an `id` and a `content`"),
     (("added_tokens",), lambda t: t.append({"id": 900, "content": "\ud800"}), "holds a surrogate"),
     (("added_tokens",), lambda t: t.append("<x>"), "expected a JSON object"),
+    (("added_tokens",), lambda t: t.append({"id": "9" * 5000, "content": "<x>"}), "needs an `id` and a `content`"),
+    (("added_tokens",), lambda t: t.append({"id": 1 << 29, "content": "<x>"}), "'<x>': its id 536870912 is far beyond"),
+    (("added_tokens", 0, "special"), "false", r"added_tokens\[0\].special: expected true or false, got 'false'"),
+    (("added_tokens", 0, "lstrip"), None, r"added_tokens\[0\].lstrip: expected true or false, got None"),
+    (("model", "ignore_merges"), "false", "model.ignore_merges: expected true or false"),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import CheckpointError, DataError, LlmanacError
+from llmanac.models.ngrams import checks
 from llmanac.models.ngrams.arpa import read_arpa, write_arpa
 from llmanac.models.ngrams.binary import read_binary, write_binary
 from llmanac.models.ngrams.trie import Trie
@@ -118,6 +120,9 @@ HOSTILE = {
     "an infinite weight": (GOOD.replace("-1\ta\t0", "-1\ta\tinf"), 8, "not a finite number"),
     "a weight that is no number": (GOOD.replace("-1\ta\t0", "-1\ta\tnan"), 8, "not a finite number"),
     "a weight beyond float32": (GOOD.replace("-1\ta\t0", "-1\ta\t1e99"), 8, "not a finite number"),
+    "a weight that makes probabilities": (GOOD.replace("-1\ta\t0", "-1\ta\t99"), 8, "weight is above 7"),
+    "more probability than there is": (GOOD.replace("-1\t</s>", "0\t</s>\n-0.01\tb\n-0.01\tc").replace("1=3", "1=5"), 5,
+                                       r"add up to 3\.054"),
     "an unknown word": (HEAD + "-1\t<s> zzz\n", 11, "not among the 1-grams"),
     "an unknown context": (
         GOOD.replace("ngram 2=2", "ngram 2=2\nngram 3=1").replace("\\end", "\\3-grams:\n-1\ta a a\n\n\\end"), 16,
@@ -211,6 +216,10 @@ def test_damaged_binary_files_are_refused(tmp_path: Path) -> None:
         return len(text).to_bytes(8, "little") + text + good[8 + length :]
 
     record = json.loads(header["__metadata__"]["model"])
+    moved = json.loads(json.dumps(header))
+    moved["logs"]["data_offsets"] = moved["words"]["data_offsets"]
+    text = json.dumps(moved).encode()
+    overlapping = len(text).to_bytes(8, "little") + text + good[8 + length :]
     cases = {
         "cut off": good[:-10],
         "cut off or not": good[:40],
@@ -221,6 +230,11 @@ def test_damaged_binary_files_are_refused(tmp_path: Path) -> None:
         "damaged .*arrays do not fit": changed(model=json.dumps(record | {"starts": [0, 40, 50, 60]})),
         "damaged .*start token": changed(model=json.dumps(record | {"start": 99})),
         "damaged .*words": changed(model=json.dumps(record | {"marks": [0, 1, 4000]})),
+        "damaged .*marks": changed(model=json.dumps(record | {"marks": [0, 0, 0]})),
+        "damaged .*marks ": changed(model=json.dumps(record | {"marks": [39, 1, 0]})),
+        "damaged .*inf is no whole number": changed(model=json.dumps(record | {"starts": [0, float("inf")]})),
+        "damaged .*True is no whole": changed(model=json.dumps(record | {"start": True})),
+        "damaged .*overlap": overlapping,
         "damaged": changed(model="{}"),
         "not an n-gram model": (1 << 60).to_bytes(8, "little") + good[8:],
     }
@@ -230,6 +244,44 @@ def test_damaged_binary_files_are_refused(tmp_path: Path) -> None:
             read_binary(path)
     with pytest.raises(CheckpointError, match="cannot read"):
         read_binary(tmp_path / "missing")
+
+
+def test_values_that_no_model_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = word_model()
+    trie, (_, one, two, _) = model.trie, model.trie.starts
+    cases = {
+        "1-gram's probability": {"logs": np.full_like(trie.logs, np.nan)},
+        "1-gram's probability ": {"logs": trie.logs + np.float32(5)},
+        "2-gram's probability": {"logs": np.where(np.arange(len(trie.logs)) < one, trie.logs, np.float32(np.nan))},
+        "1-gram's weight": {"weights": np.full_like(trie.weights, 9)},
+        "2-grams do not begin": {"first": np.full_like(trie.first, 2**31 - 1)},
+        "follows a 1-gram is out of order": {
+            "first": np.concatenate([trie.first[:2], trie.first[2:4][::-1], trie.first[4:]])
+        },
+        "tokens are out of order": {"words": np.full_like(trie.words, -7)},
+        "2-gram's last token": {"words": np.where(np.arange(len(trie.words)) < one, trie.words, np.int32(-7))},
+        "2-grams are out of order": {"words": np.where(np.arange(len(trie.words)) < one, trie.words, np.int32(3))},
+    }
+    for reason, arrays in cases.items():
+        bad = dataclasses.replace(trie, **arrays)
+        path = write_binary(bad, tmp_path / "bad.ngram", dataclasses.replace(model, trie=bad))
+        for whole in (False, True):
+            with pytest.raises(CheckpointError, match=rf"bad\.ngram: is damaged .*{reason.strip()}.*train it again"):
+                read_binary(path, whole=whole)
+    # only a sample of a long level is looked at, whatever its length, unless all is asked for
+    monkeypatch.setattr(checks, "SAMPLES", 2)
+    monkeypatch.setattr(checks, "STRETCH", 8)
+    seen: list[int] = []
+    check = checks._check_nodes
+    monkeypatch.setattr(checks, "_check_nodes", lambda t, n, a, b: (seen.append(b - a), check(t, n, a, b)))
+    logs = trie.logs.copy()
+    logs[(one + two) // 2] = np.nan
+    bad = dataclasses.replace(trie, logs=logs)
+    path = write_binary(bad, tmp_path / "bad.ngram", dataclasses.replace(model, trie=bad))
+    read_binary(path)
+    assert sum(seen) == one + 2 * 2 * 8
+    with pytest.raises(CheckpointError, match="2-gram's probability"):
+        read_binary(path, whole=True)
 
 
 @settings(max_examples=40, deadline=None)

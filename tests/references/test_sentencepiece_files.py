@@ -184,6 +184,16 @@ def test_folders(tmp_path):
     more = load_tokenizer(tmp_path / "f")
     assert more.vocab_size == made.vocab_size + 1 and more.bos_id == made.vocab_size
     assert more.encode("x<extra>", special="all")[-1] == made.vocab_size
+    for key, value, message in (
+        ((1 << 30) - 1, {"content": "<x>"}, "added token '<x>': its id 1073741823 is far beyond"),
+        (made.vocab_size, {"content": "<x>", "special": "false"}, "special: expected true or false, got 'false'"),
+        (made.vocab_size, "<x>", "needs an id and a `content`"),
+        ("9" * 5000, {"content": "<x>"}, "needs an id and a `content`"),
+    ):
+        bad = config | {"added_tokens_decoder": {str(key): value}}
+        (tmp_path / "f" / "tokenizer_config.json").write_text(json.dumps(bad))
+        with pytest.raises(TokenizerError, match=message):
+            load_tokenizer(tmp_path / "f")
     train_tokenizer("bpe", ["text"], vocab_size=280).save(tmp_path / "f")  # another kind over it
     assert type(load_tokenizer(tmp_path / "f")).__name__ == "BPE"
     (tmp_path / "empty").mkdir()
@@ -302,6 +312,8 @@ def json_model(**changes):
         (json_model(pre_tokenizer={"type": "Metaspace", "prepend_scheme": "x"}), "is not one of always"),
         (json_model(pre_tokenizer={"type": "BertPreTokenizer"}), "'BertPreTokenizer' is not supported"),
         (json_model(decoder={"type": "CTC"}), "decoder.0.: 'CTC' is not supported"),
+        (json_model(added_tokens=[{"id": (1 << 30) - 1, "content": "z"}]), "added token 'z': its id 1073741823 is far"),
+        (json_model(model={"byte_fallback": "false"}), "model.byte_fallback: expected true or false"),
         (json_model(added_tokens=[{"id": 1, "content": "z"}]), "its id 1 is 'a' in model.vocab"),
     ],
 )

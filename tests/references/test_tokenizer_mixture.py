@@ -167,6 +167,14 @@ def test_files_iterators_and_weights_of_nothing(tmp_path):
     assert list(left_out) == ["a", "a"]
 
 
+def test_a_small_group_may_be_repeated_as_often_as_its_share_asks():
+    groups = {"en": ["a" * 5000], "de": ["b"]}
+    for total in (None, 5001):  # as much as there is, which cannot run away
+        assert list(mixture(groups, alpha=0, total=total)).count("b") > 2000
+    with pytest.raises(SpecError, match="the text of 'de' more than 1,000 times; take 5,001 at most"):
+        mixture(groups, alpha=0, total=5002)
+
+
 def test_errors_say_what_to_do():
     groups = {"en": ["a b"], "de": ["c d"]}
     cases = [
@@ -182,6 +190,14 @@ def test_errors_say_what_to_do():
         ({"alpha": 0.3, "weights": {"en": 1, "de": 1}}, "give alpha or weights, not both"),
         ({"unit": "tokens"}, "unit: 'tokens' is neither"),
         ({"total": 0}, "total: 0 is not a whole number of bytes above 0"),
+        (
+            {"total": 10**12},
+            "total: 1,000,000,000,000 bytes would repeat the text of 'en' more than 1,000 times; .* 6,000",
+        ),
+        (
+            {"weights": {"en": 3, "de": 1}, "total": 4001},
+            "total: 4,001 bytes .* 'en' more than 1,000 times; take 4,000",
+        ),
     ]
     for choices, message in cases:
         with pytest.raises(SpecError, match=message):

@@ -143,6 +143,7 @@ BROKEN = [
     (("added_tokens", 0, "id"), "x", r"added_tokens\[0\]: needs an `id`"),
     (("added_tokens", 0, "content"), "other", "has the id 0, which is '\\[UNK\\]' in model.vocab"),
     (("added_tokens", 0, "content"), "x", "added token 'x': id 0, but"),
+    (("added_tokens",), [{"id": (1 << 30) - 1, "content": "<x>"}], "added token '<x>': its id 1073741823 is far"),
 ]  # fmt: skip
 
 

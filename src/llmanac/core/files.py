@@ -35,6 +35,18 @@ def refused(error: OSError, place: str | Path) -> LlmanacError:
     )
 
 
+def has_name(path: str | Path) -> bool:
+    """Whether a path ends in a name that can be written: `.`, `..` and `/` do not."""
+    return Path(path).name not in ("", "..")
+
+
+def _beside(path: Path, mark: str = "") -> Path:
+    """The temporary name beside a path. Raises LlmanacError for a path that has no name."""
+    if not has_name(path):
+        raise LlmanacError(f"{path}: cannot be written in place of a whole folder; name a file or a folder inside it")
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{mark}{path.name}")
+
+
 def _sync_folder(path: Path) -> None:
     if os.name == "nt":  # Windows cannot open a folder; its rename is already durable enough
         return
@@ -53,7 +65,7 @@ def _sync_file(path: Path) -> None:
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write a file atomically. Raises LlmanacError that names the file when the disk refuses."""
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as handle:
@@ -99,7 +111,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         LlmanacError: the disk refused a write; the message names the file, and what was there before is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as handle:
@@ -126,7 +138,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         LlmanacError: the disk refused a write; the message names the folder, and what was there before is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = _beside(path)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -136,7 +148,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 _sync_file(child)
         _sync_folder(temporary)
         if path.exists():
-            old = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
+            old = _beside(path, "old-")
             os.replace(path, old)
             os.replace(temporary, path)
             shutil.rmtree(old, ignore_errors=True)

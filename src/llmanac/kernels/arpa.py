@@ -17,6 +17,7 @@ from llmanac.kernels.ngram_text import (
     NUMBER,
     POSITIVE,
     ROOM,
+    WEIGHT,
     WORD,
     add_word,
     find_word,
@@ -31,13 +32,14 @@ LARGEST = 3.4028234e38
 
 @cached
 def read_grams(
-    text, at, end, length, last, table, blob, offsets, known, words, first, inner, owner, word, logs, weights, filled,
-    wanted, starts, stops,
+    text, at, end, length, last, largest, table, blob, offsets, known, words, first, inner, owner, word, logs, weights,
+    filled, wanted, starts, stops,
 ):  # fmt: skip
     """Parse lines `log10-p  w1 ... wn  [weight]` of one section, until it has `wanted` of them or the text ends.
 
     Args:
-        length: n. last: whether no weight may follow. known: words in the table; a section of unigrams adds to them.
+        length: n. last: whether no weight may follow. largest: what a weight may be at most.
+        known: words in the table; a section of unigrams adds to them.
         words, first, inner: the trie of the shorter n-grams, where the contexts are looked up.
         owner, word, logs, weights: filled, from `filled` on. starts, stops: room for the fields of a line.
 
@@ -78,6 +80,8 @@ def read_grams(
             weight, good = parse_number(text, starts[length + 1], stops[length + 1])
             if not good or not weight < LARGEST:
                 return NUMBER, at, filled, known
+            if weight > largest:
+                return WEIGHT, at, filled, known
             if last and weight != 0.0:
                 return LAST_WEIGHT, at, filled, known
         node = np.int64(-1)

@@ -18,7 +18,7 @@ BATCH = 64  # words whose table slots are fetched together
 ONE = np.uint64(1)
 OK, FULL, UNKNOWN, MARK = 0, 1, 2, 3  # why `read_words` came back
 # why `read_arpa` came back
-DONE, ROOM, FIELDS, NUMBER, POSITIVE, WORD, AGAIN, CONTEXT, LAST_WEIGHT, END = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+DONE, ROOM, FIELDS, NUMBER, POSITIVE, WORD, AGAIN, CONTEXT, LAST_WEIGHT, END, WEIGHT = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 POWERS = 10.0 ** np.arange(23)
 
 

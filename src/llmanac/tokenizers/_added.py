@@ -19,6 +19,7 @@ from llmanac.tokenizers._normal import SURROGATE
 
 _SPACES = [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
 WHITE_SPACE = "".join(map(chr, _SPACES))
+SPARE_IDS = 1_000_000  # ids without an entry before an added token; published files leave some thousands
 Normalize = Callable[[str], tuple[str, np.ndarray | None]]
 
 
@@ -81,6 +82,23 @@ class AddedTokens:
         self.has_plain = any(not token.special for token in self.tokens)
         self._before = _Matcher([token for token in self.tokens if not token.normalized])
         self._after = _Matcher([token for token in self.tokens if token.normalized])
+
+    def vocab_size(self, own: int) -> int:
+        """One more than the highest id of a vocabulary with `own` ids and these tokens.
+
+        Raises:
+            TokenizerError: an id so far beyond the others that its table would fill the memory with gaps.
+        """
+        if not self.tokens:
+            return own
+        last = self.tokens[-1]
+        entries = own + len(self.tokens)
+        if last.id >= 2 * entries + SPARE_IDS:
+            raise TokenizerError(
+                f"added token {last.text!r}: its id {last.id} is far beyond a vocabulary of {entries:,} entries; "
+                "give it one of the next ids"
+            )
+        return max(own, last.id + 1)
 
     def split(self, text: str, allowed: frozenset[str], normalize: Normalize) -> list[Part]:
         """The added tokens in a text (special ones only if in `allowed`) and the plain text between them, in order."""

@@ -14,6 +14,7 @@ import numpy as np
 from llmanac.core.errors import TokenizerError, nearest
 from llmanac.tokenizers._added import AddedToken, AddedTokens
 from llmanac.tokenizers._chat import ChatTemplate
+from llmanac.tokenizers._ids import id_list
 from llmanac.tokenizers._normal import Placed, mend_surrogates
 
 Special = Literal["never", "all"] | frozenset[str]
@@ -201,14 +202,16 @@ class Tokenizer:
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes of one token. Raises TokenizerError for an id outside the vocabulary."""
+        if type(id) is not int:
+            [id] = id_list([id], "token_bytes")
         found = self._bytes[id] if 0 <= id < len(self._bytes) else None
         if found is None:
             raise TokenizerError(f"token {id}: not in the vocabulary of {self.vocab_size} ids")
         return found
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
-        """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError for an unknown id."""
-        numbers = ids.tolist() if hasattr(ids, "tolist") else [int(i) for i in ids]
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError for what is no id."""
+        numbers = id_list(ids)
         if skip_special:
             numbers = [i for i in numbers if i not in self._special_ids]
         table = self._bytes

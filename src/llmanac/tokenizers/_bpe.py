@@ -57,8 +57,7 @@ class BPE(Tokenizer):
         self.tokens, self.merges, self.splitter = list(tokens), _last_of_each(merges), splitter
         self.compose_nfc, self.prefix_space, self.whole_pieces = compose_nfc, prefix_space, whole_pieces
         self.document, self.unknown_id = document, unknown
-        highest = max((token.id for token in self.added.tokens), default=-1)
-        self.vocab_size = max(len(self.tokens), highest + 1)
+        self.vocab_size = self.added.vocab_size(len(self.tokens))
         for token in self.added.tokens:
             if token.id < len(self.tokens):
                 self.tokens[token.id] = token.text.encode("utf-8")

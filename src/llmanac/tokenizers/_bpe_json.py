@@ -23,6 +23,7 @@ from llmanac.tokenizers import _unigram_steps as steps
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import _last_of_each
+from llmanac.tokenizers._json_files import switch_of
 from llmanac.tokenizers._spm_model import byte_of
 from llmanac.tokenizers._unigram_json import PARTS, UnigramJson
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, Tables, joins_of
@@ -187,7 +188,7 @@ def from_model(
         TokenizerError: what the file asks for and this package cannot do, by its name; a vocabulary that is broken.
     """
     model = document["model"]
-    byte_fallback = bool(model.get("byte_fallback"))
+    byte_fallback = switch_of(model, "byte_fallback", "model")
     given = {token.id for token in added}
     for text, id in entries.items():
         steps.require_text(text, f"model.vocab (id {id})")
@@ -207,7 +208,7 @@ def from_model(
         if byte_fallback and part is not None:
             raise TokenizerError(f"model.merges[{rank}]: merges {part!r}, which stands for a byte; not supported")
     return CharacterBPE(
-        entries, merges, unknown, fuse_unknown=bool(model.get("fuse_unk")),
-        whole_words=bool(model.get("ignore_merges")), byte_fallback=byte_fallback,
+        entries, merges, unknown, fuse_unknown=switch_of(model, "fuse_unk", "model"),
+        whole_words=switch_of(model, "ignore_merges", "model"), byte_fallback=byte_fallback,
         document={part: document.get(part) for part in PARTS}, added=added, **roles,
     )  # fmt: skip

@@ -48,7 +48,8 @@ def extend_bpe(tokenizer: BPE, texts: Iterable[str], extra: int) -> BPE:
     known = [data or b"" for data in tokenizer.tokens] + [b""] * (tokenizer.vocab_size - len(tokenizer.tokens))
     for token in tokenizer.added.tokens:
         known[token.id] = token.text.encode("utf-8")
-    learned = bpe_extend.learn_further(ids, ends, counts, known, len(known), extra)
+    most = min(extra, len(ids))  # a merge leaves the words at least one token fewer
+    learned = bpe_extend.learn_further(ids, ends, counts, known, len(known), most)
     new, merges = _usable(learned.merges, known, tokenizer)
     texts_of = {token.id: token.text for token in tokenizer.added.tokens}
     gap: list[bytes | None] = [None] * (tokenizer.vocab_size - len(tokenizer.tokens))

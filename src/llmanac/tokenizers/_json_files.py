@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,33 @@ def table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TokenizerError(f"{where}: expected a JSON object, got {type(value).__name__}")
     return dict(value)
+
+
+def flags_of(token: Mapping[str, Any], flags: Sequence[str], where: str) -> dict[str, bool]:
+    """The flags of an added token, off where they are left out. Raises TokenizerError for one that is no true or false.
+
+    The text "false" would else count as true, and what a user may not write as text become what he may.
+    """
+    found = {flag: token.get(flag, False) for flag in flags}
+    for flag, value in found.items():
+        if not isinstance(value, bool):
+            raise TokenizerError(f"{where}.{flag}: expected true or false, got {repr(value)[:40]}")
+    return found
+
+
+def switch_of(model: Mapping[str, Any], name: str, where: str) -> bool:
+    """A switch of the model, off where it is null or left out. Raises TokenizerError for what is no true or false."""
+    value = model.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise TokenizerError(f"{where}.{name}: expected true or false, got {repr(value)[:40]}")
+    return bool(value)
+
+
+def id_of(value: Any) -> int | None:
+    """An id below 2^30, as a number or in digits; None for what is none."""
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 10:
+        value = int(value)
+    return value if type(value) is int and 0 <= value < 1 << 30 else None
 
 
 def items_of(value: Any, where: str) -> list[Any]:

@@ -27,6 +27,7 @@ from llmanac.core.progress import progress
 from llmanac.core.spec import Spec
 
 Unit = Literal["bytes", "documents"]
+MOST_TIMES = 1000  # how often a group's text is repeated at most to fill a `total` above what there is
 Labelled = Callable[[], Iterable[tuple[str, str]]]
 
 
@@ -86,7 +87,8 @@ class Mixture:
         weights: the share of each group, in any scale; every group needs one. `alpha`: see the module. Neither keeps
             the shares as they are.
         unit: whether shares are of bytes or of documents.
-        total: how much is taken in all, in that unit; as much as there is, if not given.
+        total: how much is taken in all, in that unit; as much as there is, if not given. No group's text is repeated
+            more than `MOST_TIMES` times to fill more than that.
 
     Raises:
         SpecError: shares that are no shares, or do not fit the groups. DataError: a group without text.
@@ -117,10 +119,25 @@ class Mixture:
             raise DataError("mixture: there is no text in any group")
         amounts = sizes if unit == "bytes" else documents
         found = shares(amounts, weights=weights, alpha=alpha)
-        taken = apportion(found, sum(amounts.values()) if total is None else total)
+        taken = apportion(found, self._bounded(total, amounts, found))
         self.groups = tuple(
             Group(name, documents[name], sizes[name], float(found[name]), taken[name]) for name in documents
         )
+
+    def _bounded(self, total: int | None, amounts: Mapping[str, int], parts: Mapping[str, Fraction]) -> int:
+        """How much is taken in all. Raises SpecError for a `total` that would repeat a group's text without end."""
+        there_is = sum(amounts.values())
+        if total is None or total <= there_is:
+            return there_is if total is None else total
+        limits = {name: int(MOST_TIMES * amounts[name] / part) for name, part in parts.items() if part}
+        name = min(limits, key=limits.__getitem__)
+        most = max(limits[name], there_is)
+        if total > most:
+            raise SpecError(
+                f"total: {total:,} {self.unit} would repeat the text of {name!r} more than {MOST_TIMES:,} times; "
+                f"take {most:,} at most, or give it more text"
+            )
+        return total
 
     def _stream(self) -> Iterator[tuple[str, str]]:
         for label, text in self._labelled():

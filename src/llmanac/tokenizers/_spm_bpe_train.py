@@ -35,6 +35,8 @@ def merge(
         symbol_of: int32 by code point, which symbol a character of the words is; -1 for one that is never merged.
         symbols: the texts of the symbols that there are at first.
     """
+    characters = int(np.count_nonzero((words[: int(offsets[-1])] & 0xC0) != 0x80))
+    most = min(most, characters)  # a merge leaves the words at least one symbol fewer
     data = [text.encode("utf-8") for text in symbols]
     widths = np.array([len(text) for text in symbols], np.int64)
     lengths, starts = np.zeros(len(data) + most, np.int64), np.zeros(len(data) + most, np.int64)

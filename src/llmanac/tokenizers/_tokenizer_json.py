@@ -23,7 +23,16 @@ from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import read, written
 from llmanac.tokenizers._byte_level_steps import check_decoder, is_byte_level, split_steps, wants_nfc
-from llmanac.tokenizers._json_files import items_of, read_config, read_strictly, steps_of, table
+from llmanac.tokenizers._json_files import (
+    flags_of,
+    id_of,
+    items_of,
+    read_config,
+    read_strictly,
+    steps_of,
+    switch_of,
+    table,
+)
 from llmanac.tokenizers._patterns import Splitter
 from llmanac.tokenizers._utf8 import UTF8, is_bytes_only
 
@@ -90,12 +99,12 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
         return _bpe_json.from_model(
             document, entries, found, unknown, added, **_roles(document, config, added, chat_template)
         )
-    if model.get("byte_fallback"):
+    if switch_of(model, "byte_fallback", "model"):
         raise TokenizerError("model.byte_fallback: is not supported beside a ByteLevel step, whose letters are bytes")
     tokens, ids = _vocabulary(model, added)
     steps, prefix_space = split_steps(document.get("pre_tokenizer"))
     check_decoder(document.get("decoder"))
-    merges, whole_pieces = _merges(model, ids), bool(model.get("ignore_merges", False))
+    merges, whole_pieces = _merges(model, ids), switch_of(model, "ignore_merges", "model")
     return (UTF8 if is_bytes_only(tokens, merges, whole_pieces) else BPE)(
         tokens=tokens,
         merges=merges,
@@ -241,14 +250,12 @@ def added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list
         listed = [(f"{where}.{k}", {"id": k, **table(v, f"{where}.{k}")}) for k, v in older.items()]
     for where, item in listed:
         token = table(item, where)
-        id, content = token.get("id"), token.get("content")
-        if isinstance(id, str) and id.isdigit():
-            id = int(id)
-        if type(id) is not int or not 0 <= id < 1 << 30 or not isinstance(content, str):
+        id, content = id_of(token.get("id")), token.get("content")
+        if id is None or not isinstance(content, str):
             raise TokenizerError(f"{where}: needs an `id` and a `content`, got {str(item)[:60]}")
         if id in found and found[id].text != content:
             raise TokenizerError(f"{where}: {found[id].text!r} and {content!r} both have the id {id}")
-        found[id] = AddedToken(id=id, text=content, **{flag: bool(token.get(flag, False)) for flag in FLAGS})
+        found[id] = AddedToken(id=id, text=content, **flags_of(token, FLAGS, where))
     return list(found.values())
 
 

@@ -18,6 +18,7 @@ from llmanac.core.errors import TokenizerError
 from llmanac.kernels import unigram_encode, unigram_random, unigram_sample
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._base import Special, Tokenizer
+from llmanac.tokenizers._ids import id_list
 from llmanac.tokenizers._normal import mend_surrogates
 from llmanac.tokenizers._spm_normalizer import Normalizer
 from llmanac.tokenizers._unigram_tables import Tables
@@ -69,7 +70,7 @@ class SentencePiece(Tokenizer):
         self.lossless = self.byte_fallback and not changed and not self.rules.add_dummy_prefix
         self.unknown_id = None if self.byte_fallback else self.unknown
         self._denormalizer = Normalizer(model.denormalizer) if model.denormalizer else None
-        self.vocab_size = max(len(self.pieces), max((token.id for token in self.added.tokens), default=-1) + 1)
+        self.vocab_size = self.added.vocab_size(len(self.pieces))
         self._byte_pieces = {id for id, piece in enumerate(self.pieces) if piece.type == spm.BYTE}
         self._cache = (
             np.zeros((CACHE_WORDS, 4), np.uint64),
@@ -189,7 +190,7 @@ class SentencePiece(Tokenizer):
         Raises:
             TokenizerError: an id outside the vocabulary.
         """
-        numbers = ids.tolist() if hasattr(ids, "tolist") else [int(i) for i in ids]
+        numbers = id_list(ids)
         table, special = self._bytes, self._special_ids
         outside = bool(numbers) and (min(numbers) < 0 or max(numbers) >= len(table))
         if outside or None in {table[i] for i in set(numbers)}:

@@ -15,6 +15,7 @@ from llmanac.core.errors import LlmanacError, TokenizerError
 from llmanac.core.files import write_bytes, write_json
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._added import AddedToken
+from llmanac.tokenizers._json_files import flags_of, id_of
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._unigram import SentencePiece
@@ -71,12 +72,13 @@ def _beyond(model: spm.Model, config: Mapping[str, Any]) -> list[AddedToken]:
     table = config.get("added_tokens_decoder")
     out: list[AddedToken] = []
     for key, value in table.items() if isinstance(table, Mapping) else ():
-        text = content(value)
-        if not str(key).isdigit() or text is None:
-            raise TokenizerError(f"tokenizer_config.json: added_tokens_decoder.{key}: needs an id and a `content`")
-        if len(model.pieces) <= int(key) < 1 << 30:
-            flags = {flag: bool(value.get(flag)) for flag in FLAGS}
-            out.append(AddedToken(id=int(key), text=text, **flags))
+        id, text = id_of(key), content(value)
+        where = f"tokenizer_config.json: added_tokens_decoder.{str(key)[:40]}"
+        if id is None or text is None or not isinstance(value, Mapping):
+            raise TokenizerError(f"{where}: needs an id and a `content`")
+        flags = flags_of(value, FLAGS, where)
+        if id >= len(model.pieces):
+            out.append(AddedToken(id=id, text=text, **flags))
     return out
 
 

@@ -23,6 +23,8 @@ from llmanac.kernels.text import pack
 from llmanac.tokenizers import _unigram_steps as steps
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import PlainEncoder, Special, Tokenizer
+from llmanac.tokenizers._ids import id_list
+from llmanac.tokenizers._json_files import switch_of
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates
 from llmanac.tokenizers._normal_tokens import Normalised, NormalTokens
 from llmanac.tokenizers._spm_model import byte_of
@@ -65,7 +67,7 @@ class UnigramJson(Tokenizer):
         self.added = NormalTokens(self.added.tokens, self._normalize.text)
         self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
         self._join = steps.decoder(document.get("decoder"))
-        self.vocab_size = max([len(self.vocab) - 1, *(token.id for token in self.added.tokens)]) + 1
+        self.vocab_size = self.added.vocab_size(len(self.vocab))
         self._cache = np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_PLACES, np.int32), np.zeros(2, np.int64)
         self._draws = SampleCache()
 
@@ -216,7 +218,7 @@ class UnigramJson(Tokenizer):
     # -------------------------------------------------------------------------------- decoding
     def decode(self, ids: Any, *, skip_special: bool = False) -> str:
         """The text of the ids as the file's decoder makes it. Raises TokenizerError for an unknown id."""
-        numbers = ids.tolist() if hasattr(ids, "tolist") else [int(i) for i in ids]
+        numbers = id_list(ids)
         added = {token.id: token.text for token in self.added.tokens}
         tokens: list[str] = []
         for id in numbers:
@@ -284,7 +286,7 @@ def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **ro
     unknown = model.get("unk_id")
     if unknown is not None and (type(unknown) is not int or not 0 <= unknown < len(vocab)):
         raise TokenizerError(f"model.unk_id: {unknown!r} is no id of the vocabulary of {len(vocab)}")
-    byte_fallback = bool(model.get("byte_fallback"))
+    byte_fallback = switch_of(model, "byte_fallback", "model")
     absent = next((b for b in range(256) if f"<0x{b:02X}>" not in ids), None)
     if byte_fallback and absent is not None:
         raise TokenizerError(f"model.byte_fallback: is on, but the vocabulary has no piece <0x{absent:02X}>")

@@ -57,7 +57,7 @@ class WordLevel(Tokenizer):
         self.tokens, self.splitter, self.unknown_id = list(tokens), splitter, unknown
         self.normal, self.document = tuple(normal), document
         self.separator = (b" " if splitter.dropping else b"") if separator is None else separator
-        self.vocab_size = max(len(self.tokens), max((token.id for token in self.added.tokens), default=-1) + 1)
+        self.vocab_size = self.added.vocab_size(len(self.tokens))
         self.tokens += [None] * (self.vocab_size - len(self.tokens))
         for token in self.added.tokens:
             self.tokens[token.id] = token.text.encode("utf-8")

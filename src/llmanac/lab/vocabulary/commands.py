@@ -37,7 +37,10 @@ def _load(path: str) -> Any:
 def _free(folder: Path) -> Path:
     """A folder that may be written. Raises SpecError where something is there already."""
     from llmanac.core.errors import SpecError
+    from llmanac.core.files import has_name
 
+    if not has_name(folder):
+        raise SpecError(f"--folder {folder}: cannot take the place of a whole folder; name a folder inside it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(f"--folder {folder}: is there already; name another folder, or remove it first")
     return folder
@@ -81,6 +84,8 @@ def extend(
     with atomic_folder(place) as target:
         new.save(target)
     print(f"{place}: {new.vocab_size:,} ids, {new.vocab_size - old.vocab_size:,} of them new; old ids are as they were")
+    if new.vocab_size - old.vocab_size < tokens:
+        print(f"fewer than the {tokens:,} asked for: this text has no more to learn")
     both = shlex.join([tokenizer, str(place), *(part for given in text for part in ("--on", given))])
     print(f"Next: llmanac tokenizer compare {both}")
 

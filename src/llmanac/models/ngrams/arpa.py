@@ -29,6 +29,7 @@ from llmanac.core.progress import progress
 from llmanac.kernels import arpa, ngram_count, ngram_text
 from llmanac.kernels.ngram_query import ZERO
 from llmanac.kernels.text import PADDING
+from llmanac.models.ngrams.checks import LARGEST_WEIGHT
 from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER, Trie
 from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
 from llmanac.models.ngrams.words import WordModel
@@ -37,6 +38,7 @@ BLOCK = 1 << 22
 LONGEST_LINE = 1 << 24
 PREAMBLE = 10_000  # lines of free text before \data\
 MISSING_UNK = -100.0  # log10 p of an unknown word where the file has none; KenLM's
+LARGEST_SUM = 2.0  # of the 1-grams' probabilities; some files give <unk> a mass of its own beside the words' 1
 GZIP = b"\x1f\x8b"
 
 
@@ -111,6 +113,8 @@ def read_arpa(path: str | Path) -> WordModel:
             found = len(columns[0])
             if found != wanted:
                 lines.fail(f"\\data\\ says {wanted:,} {length}-grams, but there are {found:,} before this line")
+            if length == 1:
+                _check_sum(lines, vocabulary, columns[2], begins)
             built.add(columns, lines, first_line, length)
             bar.advance(found)
             _skip_blank(lines)
@@ -201,9 +205,9 @@ def _section(lines: _Lines, built: _Builder, length: int, last: bool, wanted: in
     while True:
         text = np.frombuffer(lines.data[lines.at :] + bytes(PADDING), np.uint8)
         status, at, done, known = arpa.read_grams(
-            text, 0, len(text) - PADDING, length, last, vocabulary.table, vocabulary.blob, vocabulary.offsets,
-            vocabulary.count, built.words, first, built.inner if length > 2 else 0, *columns, filled, wanted, starts,
-            stops,
+            text, 0, len(text) - PADDING, length, last, LARGEST_WEIGHT, vocabulary.table, vocabulary.blob,
+            vocabulary.offsets, vocabulary.count, built.words, first, built.inner if length > 2 else 0, *columns,
+            filled, wanted, starts, stops,
         )  # fmt: skip
         lines.at, lines.line = lines.at + int(at), lines.line + int(done) - filled
         filled, vocabulary.count = int(done), int(known)
@@ -220,6 +224,19 @@ def _section(lines: _Lines, built: _Builder, length: int, last: bool, wanted: in
     return [c[:filled] for c in columns], first_line
 
 
+def _check_sum(lines: _Lines, vocabulary: Vocabulary, logs: np.ndarray, begins: int) -> None:
+    """Words' probabilities add up to 1; `<s>` is never predicted, and some give it 1."""
+    sums = float(np.power(10.0, logs, dtype=np.float64).sum())
+    start = vocabulary.get(MARKS[1])
+    if start is not None:
+        sums -= 10.0 ** float(logs[start])
+    if sums > LARGEST_SUM:
+        lines.fail(
+            f"the probabilities of the 1-grams add up to {sums:.4g}, not 1; are they log10, as the format wants?",
+            begins,
+        )
+
+
 def _second_field(lines: _Lines) -> int:
     found = re.compile(rb"\s*\S+\s+").match(lines.data, lines.at)
     return found.end() if found else lines.at
@@ -233,6 +250,7 @@ def _refuse(lines: _Lines, status: int, length: int, last: bool) -> None:
         ngram_text.FIELDS: f"{len(fields)} fields where a {length}-gram has {wanted}: {_shown(line)}",
         ngram_text.NUMBER: f"log10 p or the weight is not a finite number: {_shown(line)}",
         ngram_text.POSITIVE: f"log10 p is above 0: {_shown(line)}",
+        ngram_text.WEIGHT: f"the weight is above {LARGEST_WEIGHT:g}, which makes probabilities above 1: {_shown(line)}",
         ngram_text.WORD: f"a word of this {length}-gram is not among the 1-grams: {_shown(line)}",
         ngram_text.AGAIN: f"this word stands among the 1-grams twice: {_shown(line)}",
         ngram_text.CONTEXT: f"the context of this {length}-gram is not among the shorter n-grams: {_shown(line)}",

@@ -3,8 +3,9 @@
     header length (8 bytes), JSON header, then  words  logs  weights  first  [blob  offsets]
 
 Any safetensors reader opens it; the header's metadata say `llmanac-ngram` and the version. Opening a model takes the
-header and the list of words; the trie's pages come in as they are asked for. A file that was cut off, or whose arrays
-do not fit each other, is refused; whatever else a damaged one holds, no index is followed out of its array.
+header and the list of words; the trie's pages come in as they are asked for. A file that was cut off, whose arrays do
+not fit each other, or whose values no model has is refused (`checks.py` says how many are looked at); whatever else a
+damaged one holds, no index is followed out of its array.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 
 from llmanac.core.errors import CheckpointError, DataError
 from llmanac.core.files import atomic_file
+from llmanac.models.ngrams.checks import check_levels, check_values
 from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER, Trie
-from llmanac.models.ngrams.vocabulary import Vocabulary
+from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
 from llmanac.models.ngrams.words import WordModel
 
 FORMAT, VERSION = "llmanac-ngram", 1
@@ -31,6 +33,7 @@ DTYPES: dict[str, np.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LONGEST_HEADER = 1 << 24
 PIECE = 1 << 24
+AGAIN = "convert or train it again"
 
 
 def write_binary(trie: Trie, path: str | Path, words: WordModel | None = None) -> Path:
@@ -66,8 +69,11 @@ def write_binary(trie: Trie, path: str | Path, words: WordModel | None = None) -
     return Path(path)
 
 
-def read_binary(path: str | Path) -> Trie | WordModel:
+def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
     """Map a model that `write_binary` wrote: a WordModel where it has words, else its trie.
+
+    Args:
+        whole: check every value, which reads the whole file, and not a sample of them.
 
     Raises:
         CheckpointError: a file that is missing, cut off, of another format or version, or that contradicts itself.
@@ -80,32 +86,38 @@ def read_binary(path: str | Path) -> Trie | WordModel:
             raise CheckpointError(f"{path}: is not an n-gram model of llmanac")
         if meta.get("format_version") != str(VERSION):
             raise CheckpointError(
-                f"{path}: format_version is {meta.get('format_version')!r}, this llmanac reads {VERSION}; make it again"
+                f"{path}: format_version is {meta.get('format_version')!r}, this llmanac reads {VERSION}; {AGAIN}"
             )
         record = json.loads(meta["model"])
+        _check_apart(header)
         arrays = {name: _map(path, entry, data_at, size) for name, entry in header.items()}
         trie = Trie(
-            tuple(int(n) for n in record["starts"]),
+            tuple(_whole(n) for n in record["starts"]),
             arrays["words"],
             arrays["logs"],
             arrays["weights"],
             arrays["first"],
             bool(record["without_backoff"]),
-            int(record["start"]),
+            _whole(record["start"]),
             dict(record["about"]),
         )
         _check(trie)
+        check_levels(trie)
+        check_values(trie, whole)
         if "marks" not in record:
             return trie
         vocabulary = Vocabulary.of(np.array(arrays["blob"]), np.array(arrays["offsets"]))
-        marks = [int(n) for n in record["marks"]]
+        marks = [_whole(n) for n in record["marks"]]
         if len(vocabulary) != trie.vocab_size or len(marks) != 3 or not all(0 <= m < len(vocabulary) for m in marks):
             raise ValueError("its words do not fit its n-grams")
+        known = [vocabulary.get(mark) for mark in MARKS]
+        if len(set(marks)) < 3 or any(k not in (None, m) for k, m in zip(known, marks, strict=True)):
+            raise ValueError("its marks are other words than <unk>, <s> and </s>")
         return WordModel(trie, vocabulary, *marks)
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
-        raise CheckpointError(f"{path}: is damaged ({error}); make it again") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, DataError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error}); {AGAIN}") from None
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int, int]:
@@ -125,10 +137,27 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
     return header, 8 + length, size
 
 
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{repr(value)[:40]} is no whole number")
+    return value
+
+
+def _check_apart(entries: dict[str, Any]) -> None:
+    """Two arrays that share bytes cannot both be what was written."""
+    at = 0
+    for start, stop in sorted(
+        (_whole(start), _whole(stop)) for start, stop in (e["data_offsets"] for e in entries.values())
+    ):
+        if start < at:
+            raise ValueError("its arrays overlap")
+        at = max(at, stop)
+
+
 def _map(path: Path, entry: dict[str, Any], data_at: int, size: int) -> np.ndarray:
     dtype: np.dtype = DTYPES[entry["dtype"]]
     (count,), (start, stop) = entry["shape"], entry["data_offsets"]
-    if not (isinstance(count, int) and 0 <= start <= stop and stop - start == count * dtype.itemsize):
+    if not (type(count) is int and 0 <= start <= stop and stop - start == count * dtype.itemsize):
         raise ValueError("an array's size contradicts itself")
     if data_at + stop > size:
         raise CheckpointError(f"{path}: is cut off: {size:,} bytes where {data_at + stop:,} should be")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.files import has_name
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from llmanac.models.ngrams.words import Score, WordModel
 
 app = typer.Typer(no_args_is_help=True, help="Count n-gram models, score text with them, convert ARPA files.")
@@ -47,7 +51,7 @@ def train(
     force: Force = False,
 ) -> None:
     """Count text and estimate a model."""
-    check_free(output, "--output", force)
+    check_free(output, "--output", force, folder=tokenizer is not None)
     from llmanac.core.spec import make_method, parse_patches
     from llmanac.models.ngrams.counts import check_order
 
@@ -107,13 +111,16 @@ def score(
     from llmanac.models.ngrams.words import read_blocks
 
     loaded = load(model)
-    with progress("score", None, "MB") as bar:
-        if sentences:
-            for value in loaded.sentence_scores(read_blocks(text, bar)).tolist():
-                print(f"{value:.6f}")
-        found = loaded.score(read_blocks(text, None if sentences else bar))
+    lines: list[np.ndarray] = []
+    with progress("score", None, "MB") as bar:  # once: standard input cannot be read again
+        found = loaded.score(read_blocks(text, bar), each=lines.append if sentences else None)
     if not found.tokens:
         raise DataError(f"{', '.join(text)}: no text to score")
+    if not math.isfinite(found.total):
+        raise DataError(f"{model}: is damaged (a probability is no number); convert or train it again")
+    for part in lines:
+        for value in part.tolist():
+            print(f"{value:.6f}")
     if loaded.trie.about.get("smoothing") == "mle":
         print(ZEROS, file=sys.stderr)
     if as_json:
@@ -146,17 +153,23 @@ def convert(
     target: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
     force: Force = False,
 ) -> None:
-    """ARPA to a binary model that opens at once, or back."""
+    """ARPA to a binary model that opens at once, or back; every value of a binary source is checked."""
     check_free(target, "the target", force)
-    model = load(source)
+    model = load(source, whole=True)
     save(model, target)
     _describe(model.trie, f"{model.trie.order}-gram")
     print(f"wrote {target} ({target.stat().st_size / 1e6:,.1f} MB)")
     print(f"Next: echo 'the first words' | llmanac ngram query {target}")
 
 
-def check_free(place: Path, what: str, force: bool) -> None:
-    """Refuse to overwrite. Raises SpecError that names the place."""
+def check_free(place: Path, what: str, force: bool, *, folder: bool = False) -> None:
+    """Refuse to overwrite, and what cannot be written at all. Raises SpecError that names the place.
+
+    Args:
+        folder: whether a folder is written, not a file.
+    """
+    if not folder and (place.is_dir() or not has_name(place)):
+        raise SpecError(f"{what}: {place} is a folder; name a file in it, for example {place / 'model.ngram'}")
     if not force and (any(place.iterdir()) if place.is_dir() else place.exists()):
         raise SpecError(f"{what}: {place} is there already; name another place, or overwrite it with --force")
 
@@ -171,8 +184,11 @@ def is_arpa(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(".arpa")
 
 
-def load(path: str | Path) -> WordModel:
+def load(path: str | Path, *, whole: bool = False) -> WordModel:
     """A word model from an ARPA file or a binary one, told apart by what they hold.
+
+    Args:
+        whole: check every value of a binary model, not a sample of them.
 
     Raises:
         DataError: a file that is neither, or a model of tokens.
@@ -191,7 +207,7 @@ def load(path: str | Path) -> WordModel:
         raise DataError(f"{path}: cannot read it ({error.strerror or error}){hint}") from None
     if is_arpa(path) or begin.startswith(GZIP) or begin[8:] != b"{":
         return read_arpa(path)
-    found = read_binary(path)
+    found = read_binary(path, whole=whole)
     if not isinstance(found, WordModel):
         raise DataError(f"{path}: counts a tokenizer's tokens, not words; use llmanac generate on its folder")
     return found

@@ -6,7 +6,7 @@ return, space) and are bytes. `<s>` is context only; what the vocabulary does no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -58,6 +58,12 @@ class Score:
         return _power(self.known, self.tokens - self.unknown)
 
 
+def _of_lines(place: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(lines,) the sum of each line's scores."""
+    begins = np.flatnonzero(place == 0)
+    return np.add.reduceat(np.where(place > 0, scores, 0.0), begins) if len(begins) else scores[:0]
+
+
 def _power(total: float, tokens: int) -> float:
     exponent = -total / tokens if tokens else float("nan")
     return 10.0**exponent if exponent < 300 else float("inf")
@@ -77,8 +83,12 @@ class WordModel:
     bos: int = BOS
     eos: int = EOS
 
-    def score(self, text: bytes | Iterable[bytes]) -> Score:
-        """The sums over all lines of a text (bytes, or pieces of them)."""
+    def score(self, text: bytes | Iterable[bytes], *, each: Callable[[np.ndarray], object] | None = None) -> Score:
+        """The sums over all lines of a text (bytes, or pieces of them).
+
+        Args:
+            each: called with the scores of every line, as `sentence_scores` gives them, some lines at a time.
+        """
         total = known = 0.0
         tokens = unknown = sentences = 0
         found = np.zeros(self.trie.order + 1, np.int64)
@@ -87,14 +97,13 @@ class WordModel:
             total, known = total + sums[0], known + sums[1]
             tokens, unknown = tokens + sums[2], unknown + sums[3]
             sentences += len(ids) - sums[2]
+            if each is not None:
+                each(_of_lines(place, scores))
         return Score(total, known, int(tokens), int(unknown), int(sentences), tuple(int(n) for n in found))
 
     def sentence_scores(self, text: bytes | Iterable[bytes]) -> np.ndarray:
         """(lines,) log10 p of every line with its `</s>`."""
-        out = []
-        for _, place, scores, _ in self.scored(text):
-            begins = np.flatnonzero(place == 0)
-            out.append(np.add.reduceat(np.where(place > 0, scores, 0.0), begins) if len(begins) else scores[:0])
+        out = [_of_lines(place, scores) for _, place, scores, _ in self.scored(text)]
         return np.concatenate(out) if out else np.zeros(0)
 
     def scored(self, text: bytes | Iterable[bytes]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
