@@ -61,7 +61,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_train_score_query_convert(texts, tmp_path: Path, capsys) -> None:
     train, test = texts
     said = run(capsys, "ngram", "train", train, "-o", tmp_path / "m.arpa", "--order", 3)
-    assert "modified-kneser-ney" in said and "Next: llmanac ngram score" in said
+    assert said.startswith("3-gram of words, modified-kneser-ney\n") and "Next: llmanac ngram score" in said
+    assert train.name not in said  # to score what was trained on says nothing
     scores = json.loads(run(capsys, "ngram", "score", tmp_path / "m.arpa", test, "--json"))
     assert (scores["oov"], scores["sentences"]) == (1, 51)
     assert scores["perplexity_excluding_oov"] < scores["perplexity_including_oov"] < 10
@@ -89,6 +90,26 @@ def test_every_smoothing_and_its_fields(smoothing: str, fields: list[str], texts
         run(capsys, "ngram", "train", train, "-o", path, "--order", 2, "--smoothing", smoothing, *extra)
         outs.append(json.loads(run(capsys, "ngram", "score", path, test, "--json"))["log10_probability"])
     assert outs[0] != outs[1]
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("smoothing", ["add-k", "modified-kneser-ney"])
+def test_what_tokens_were_found_as_adds_up(smoothing: str, order: int, texts, tmp_path: Path, capsys) -> None:
+    """Add-k asks no shorter context: what was not seen after its context was found as nothing, known word or not."""
+    train, test = texts
+    path = tmp_path / "m.ngram"
+    run(capsys, "ngram", "train", train, "-o", path, "--order", order, "--smoothing", smoothing)
+    found = json.loads(run(capsys, "ngram", "score", path, test, "--json"))
+    assert sum(found["found_as"]) + found["not_found"] == found["tokens"]
+    shown = run(capsys, "ngram", "score", path, test)
+    shares = [float(s) for s in re.findall(r"(?:found as|not seen).*?(\d+\.\d)%", shown)]
+    assert len(shares) == order and sum(shares) == pytest.approx(100, abs=0.2)
+    without = smoothing == "add-k" and order > 1
+    assert ("not seen after its context" in shown) == without == (found["not_found"] > 0)
+    with pytest.raises(SystemExit):
+        main(["ngram", "query", str(path), "--text", "king the"])
+    said = capsys.readouterr()
+    assert ("length 0" in said.err) == without and ("=0 " in said.out or not without or " 0 -" in said.out)
 
 
 def test_wrong_requests_are_one_sentence(texts, tmp_path: Path, capsys) -> None:
@@ -157,7 +178,8 @@ def test_generate_with_a_counted_model(folder: Path, capsys) -> None:
     said = run(capsys, "generate", folder, "--prompt", "the old", "--max-new-tokens", 8)
     assert said.startswith("the old king") and len(said) > len("the old king") + 5
     assert "not words" in refused(capsys, "ngram", "score", folder / "model.safetensors", folder / "config.json")
-    assert "generate" in refused(capsys, "ngram", "score", folder, folder / "config.json")
+    said = refused(capsys, "ngram", "score", folder, folder / "config.json")
+    assert "is a folder" in said and "llmanac score" in said and "llmanac generate" in said
 
 
 def test_serve_a_counted_model(folder: Path) -> None:

@@ -94,6 +94,35 @@ def test_the_public_name_loads_a_path(tmp_path):
         llmanac.score(own, ["a", 3], tokenizer)
 
 
+def test_arguments_in_another_order_are_refused_in_one_sentence(model, tmp_path):
+    tokenizer, texts = ByteTokenizer(), ["a text"]
+    named = score(tokenizer=tokenizer, texts=texts, model=model)
+    assert named[0].log_likelihood == score(model, texts, tokenizer)[0].log_likelihood
+    with pytest.raises(SpecError, match=r"^texts: is a tokenizer; call score\(model, texts, tokenizer\)$"):
+        llmanac.score(model, tokenizer, texts)
+    with pytest.raises(SpecError, match="tokenizer: str is none"):
+        score(model, texts, "runs/quickstart")
+    labels = ["good", "bad"]
+    one = classify(labels=labels, texts=texts, tokenizer=tokenizer, model=model)[0]
+    assert one == classify(model, tokenizer, texts, labels)[0]
+    with pytest.raises(SpecError, match=r"^texts: is a tokenizer; call classify"):
+        classify(model, texts, tokenizer, labels)
+    with pytest.raises(SpecError, match=r"^tokenizer: NoneType is none"):
+        classify(model, texts=texts, labels=labels)
+    with pytest.raises(SpecError, match=r"^labels: missing"):
+        classify(model, tokenizer, texts)
+    with pytest.raises(SpecError, match=r"is a path; .*load_classifier\(folder\)\.predict"):
+        llmanac.classify("classifiers/bow", texts)
+    (tmp_path / "classifier.json").touch()
+    with pytest.raises(SpecError, match=r"is a trained classifier; use llmanac\.models.*load_classifier\("):
+        llmanac.classify(tmp_path, texts)
+
+
+def test_building_a_tokenizer_says_how_one_is_trained():
+    with pytest.raises(SpecError, match=r"^tokenizer/utf8: .*; llmanac.train_tokenizer trains one$"):
+        llmanac.build("tokenizer", "utf8")
+
+
 # ---------------------------------------------------------------- classify
 @pytest.mark.parametrize("way", ["direct", "channel"])
 @pytest.mark.parametrize("calibrate", [None, "N/A"])

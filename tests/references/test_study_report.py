@@ -7,15 +7,18 @@ import html.parser
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from llmanac.core.errors import DataError
 from llmanac.lab import sources, words
 from llmanac.lab._svg import Line, Row, interval_chart, line_chart, nice_number, point_chart, ticks
 from llmanac.lab.axis import Arm, Axis
+from llmanac.lab.console import print_study
 from llmanac.lab.costs import TRAINING_COSTS
 from llmanac.lab.report import PAGE, RESULT, mark_stale, render, write_study
 from llmanac.lab.stats import Metric
@@ -208,3 +211,32 @@ def test_quantities() -> None:
     assert words.quantity(75, "s") == "1m 15s" and words.quantity(1234, "token/s") == "1,234 token/s"
     assert words.p_value(0.0001) == "<0.001" and words.percent(-0.0123) == "-1.23%"
     assert not math.isnan(float(words.p_value(0.5)))
+
+
+def test_a_narrow_terminal_shows_every_arm_whole(tmp_path: Path) -> None:
+    """Arms that differ in their last characters are told apart at 80 columns, and no line is wider."""
+    arms = [f"bpe{{vocab_size={size}}}" for size in (1024, 2048, 4096, 8192)]
+    made = result({"rope": [1.0, 1.1, 1.2]} | {arm: [1.0 + i, 1.1 + i, 1.3 + i] for i, arm in enumerate(arms)})
+    for width in (80, 200):
+        with open(tmp_path / "out", "w") as out:
+            console = Console(width=width, record=True, file=out)
+            print_study(SimpleNamespace(data=made, page="study.html", markdown=str), console)
+        lines = [line.rstrip() for line in console.export_text().splitlines()]
+        assert max(map(len, lines)) <= width and not any("…" in line for line in lines)
+        first = "".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
+        heads = "".join("".join(cells) for cells in _columns(lines))
+        assert all(arm in first and arm in heads for arm in arms)
+        assert any("┃ difference ┃" in line for line in lines)
+        assert any("  p ┃" in line for line in lines) == (width == 200)
+
+
+def _columns(lines: list[str]) -> list[list[str]]:
+    """The heads of every table, column by column, over the lines that they take."""
+    found, rows = [], []
+    for line in lines:
+        if line.startswith("┃"):
+            rows.append([cell.strip() for cell in line.split("┃")[1:-1]])
+        elif rows:
+            found += [list(cells) for cells in zip(*rows, strict=True)]
+            rows = []
+    return found

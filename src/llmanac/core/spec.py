@@ -36,7 +36,8 @@ class Spec:
 
     def build(self, *args: Any, **dims: Any) -> Any:
         """Build the component. Dimensions come from the parent, so a child cannot disagree with it."""
-        raise SpecError(f"{type(self).__name__} describes data only; it has nothing to build")
+        hint = "; llmanac.train_tokenizer trains one" if self.kind == "tokenizer" else ""
+        raise SpecError(f"{self.kind}/{self.name}: describes data only; it has nothing to build{hint}")
 
 
 _HINTS: dict[type, dict[str, Any]] = {}

@@ -18,16 +18,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from llmanac.core.errors import SpecError, nearest
 from llmanac.evaluate.likelihood import BATCH_TOKENS, check_texts, loglikelihood
+from llmanac.evaluate.score import is_tokenizer
 from llmanac.metrics.log_likelihood import Per, log_likelihoods
 
 Way = Literal["direct", "channel"]
 TEMPLATES: dict[str, str] = {"direct": "{text}\nLabel: {label}", "channel": "Label: {label}\n{text}"}
+CLASSIFIER = "classifier.json"  # in the folder of a trained classifier
 FIELDS = re.compile(r"\{(text|label)\}")
 LIKE_FIELDS = re.compile(r"\{\s*(\w+)\s*\}")
 
@@ -97,9 +100,9 @@ def check_fields(template: str) -> None:
 
 def classify(
     model: Any,
-    tokenizer: Any,
-    texts: Sequence[str],
-    labels: Sequence[str] | Mapping[str, str],
+    tokenizer: Any = None,
+    texts: str | Sequence[str] | None = None,
+    labels: Sequence[str] | Mapping[str, str] | None = None,
     *,
     template: str | None = None,
     way: Way = "direct",
@@ -108,7 +111,8 @@ def classify(
     per: Per = "text",
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[Classified]:
-    """Label texts by likelihood.
+    """Label texts by likelihood, with no training. (What `llmanac classify train` saved is used with
+    `models.classifiers.load.load_classifier(folder).predict(texts)`.)
 
     Args:
         model: any `LanguageModel`.
@@ -120,14 +124,15 @@ def classify(
         per: what the log-likelihood of the scored part is divided by; see `metrics/log_likelihood.py`.
 
     Raises:
-        SpecError: a template, label or prior that cannot be used.
+        SpecError: a template, label or prior that cannot be used, or arguments in another order.
         DataError: see `likelihood.encode_pair`.
     """
+    _check_order(model, tokenizer, texts, labels)
     if way not in TEMPLATES:
         raise SpecError(f"way: {way!r} is not direct or channel")
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = [texts] if isinstance(texts, str) else list(texts or ())
     check_texts(texts)
-    words = _words(labels)
+    words = _words(() if labels is None else labels)
     names = list(words)
     prompt = Template.parse(TEMPLATES[way] if template is None else template, way)
     asked = texts if calibrate is None else [*texts, calibrate]
@@ -149,6 +154,27 @@ def classify(
         )
         for text, row, own in zip(texts, scores, raw, strict=False)
     ]
+
+
+def _check_order(model: Any, tokenizer: Any, texts: Any, labels: Any) -> None:
+    """Refuse a path for a model, and arguments that are missing or stand in each other's places."""
+    call = "call classify(model, tokenizer, texts, labels)"
+    if isinstance(model, (str, Path)):
+        if (Path(model) / CLASSIFIER).is_file():
+            raise SpecError(
+                f"model: {model} is a trained classifier; use "
+                f"llmanac.models.classifiers.load.load_classifier({str(model)!r}).predict(texts)"
+            )
+        raise SpecError(
+            f"model: {str(model)!r} is a path; {call} with what load_model and load_tokenizer give, or for a trained "
+            "classifier llmanac.models.classifiers.load.load_classifier(folder).predict(texts)"
+        )
+    if is_tokenizer(texts):
+        raise SpecError(f"texts: is a tokenizer; {call}")
+    if not is_tokenizer(tokenizer):
+        raise SpecError(f"tokenizer: {type(tokenizer).__name__} is none; {call}")
+    if texts is None or labels is None:
+        raise SpecError(f"{'texts' if texts is None else 'labels'}: missing; {call}")
 
 
 def _words(labels: Sequence[str] | Mapping[str, str]) -> dict[str, str]:

@@ -23,7 +23,8 @@ import numpy as np
 from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.progress import progress
 from llmanac.evaluate._edits import KINDS, Edit, Kind, candidates
-from llmanac.evaluate._words import WORD, Words, plain
+from llmanac.evaluate._words import WORD, plain
+from llmanac.evaluate._words import Words as Words  # what a Corrector takes
 from llmanac.evaluate.bits_per_byte import start_token
 from llmanac.evaluate.likelihood import BATCH_TOKENS, text_logprobs
 

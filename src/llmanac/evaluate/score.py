@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.evaluate.bits_per_byte import start_token
 from llmanac.evaluate.likelihood import check_texts, text_logprobs
 from llmanac.metrics._texts import utf8_bytes, words
@@ -94,9 +94,17 @@ def score(model: Any, texts: str | Sequence[str], tokenizer: Any = None, **how: 
         how: window, context, batch_tokens of `likelihood.text_logprobs`; dtype and device too where a path is given.
 
     Raises:
+        SpecError: a tokenizer in the place of the texts, or something else in the tokenizer's.
         DataError: a text that is no text, or a tokenizer without a start token.
         LlmanacError: a model that cannot be loaded.
     """
+    if is_tokenizer(texts):
+        raise SpecError("texts: is a tokenizer; call score(model, texts, tokenizer)")
+    if tokenizer is not None and not is_tokenizer(tokenizer):
+        raise SpecError(
+            f"tokenizer: {type(tokenizer).__name__} is none; call score(model, texts, tokenizer) with one that "
+            "load_tokenizer gives"
+        )
     texts = [texts] if isinstance(texts, str) else list(texts)
     check_texts(texts)
     if tokenizer is None:
@@ -114,6 +122,11 @@ def score(model: Any, texts: str | Sequence[str], tokenizer: Any = None, **how: 
         Scored(text, tuple(map(int, ids)), values, tuple(piece(tokenizer, i) for i in ids))
         for text, ids, values in zip(texts, encoded, found, strict=True)
     ]
+
+
+def is_tokenizer(given: Any) -> bool:
+    """Whether something turns texts into ids; a text's own `encode` does not."""
+    return hasattr(given, "encode") and not isinstance(given, str)
 
 
 def piece(tokenizer: Any, id: int) -> str:

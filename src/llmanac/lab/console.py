@@ -11,6 +11,7 @@ from rich.table import Table
 from llmanac.lab import words
 from llmanac.lab.stats import mean
 
+LABEL, CELL = 28, 17  # characters of a cost's name, and of one arm's column with its line
 STYLES = {
     "better": "green",
     "worse": "red",
@@ -26,8 +27,9 @@ def print_study(done: Any, console: Console | None = None) -> None:
     console = console or Console()
     result = done.data
     for metric in result["metrics"]:
-        console.print(_verdicts(result, metric))
-    console.print(_costs(result))
+        console.print(_verdicts(result, metric, console))
+    for costs in _costs(result, console):
+        console.print(costs)
     for warning in words.warnings(result):
         console.print(f"note: {warning}", markup=False)
     if note := words.worse_than_uniform(result):
@@ -36,16 +38,28 @@ def print_study(done: Any, console: Console | None = None) -> None:
     console.print(f"page: {done.page}", markup=False)
 
 
-def _verdicts(result: Any, metric: Any) -> Table:
+def _fits(table: Table, console: Console) -> bool:
+    return console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width
+
+
+def _verdicts(result: Any, metric: Any, console: Console) -> Table:
+    """The table of one metric; on a narrow terminal the page alone has the p-values, and long arms go on below."""
+    whole = _verdict_table(result, metric, with_p=True)
+    return whole if _fits(whole, console) else _verdict_table(result, metric, with_p=False)
+
+
+def _verdict_table(result: Any, metric: Any, *, with_p: bool) -> Table:
     label = metric["title"] or metric["name"].replace("_", " ")
     table = Table(title=f"{label} ({metric['better']} is better), {words.held_words(result)}", title_justify="left")
-    for head in ("", "mean", "difference", "95% interval", "p", "verdict"):
-        table.add_column(head, justify="left" if head in ("", "verdict") else "right")
+    table.add_column("", overflow="fold")  # arms may differ in their last characters alone
+    for head in ("mean", "difference", "95% interval", *(["p"] if with_p else [])):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
     compared = {c["arm"]: c for c in result["comparisons"][metric["name"]]}
     for arm, found in result["values"][metric["name"]].items():
         level = words.quantity(mean(found), metric["unit"])
         if arm not in compared:
-            table.add_row(escape(arm), level, "baseline" if arm == result["baseline"] else "", "", "", "")
+            table.add_row(escape(arm), level, "baseline" if arm == result["baseline"] else "")
             continue
         c = compared[arm]
         table.add_row(
@@ -53,21 +67,31 @@ def _verdicts(result: Any, metric: Any) -> Table:
             level,
             words.difference(c),
             words.interval(c),
-            words.p_value(c["p"]),
+            *([words.p_value(c["p"])] if with_p else []),
             words.verdict(c, result["replicate"]),
             style=STYLES[c["verdict"]],
         )
     for arm in result["failed"]:
-        table.add_row(escape(arm), "failed", "", "", "", "", style="red")
+        table.add_row(escape(arm), "failed", style="red")
     return table
 
 
-def _costs(result: Any) -> Table:
+def _costs(result: Any, console: Console) -> list[Table]:
+    """What each arm costs: one table, or as many as it takes for every arm to be read."""
+    arms = list(result["costs"])
+    whole = _cost_table(result, arms)
+    if _fits(whole, console):
+        return [whole]
+    at_once = max(1, (console.width - LABEL) // CELL)
+    return [_cost_table(result, arms[at : at + at_once]) for at in range(0, len(arms), at_once)]
+
+
+def _cost_table(result: Any, arms: list[str]) -> Table:
     table = Table(title="costs, means over the runs", title_justify="left")
     table.add_column("")
-    for arm in result["costs"]:
-        table.add_column(escape(arm), justify="right")
+    for arm in arms:
+        table.add_column(escape(arm), justify="right", overflow="fold")
     for unit in result["cost_units"]:
-        cells = [words.quantity(found.get(unit["name"]), unit["unit"]) for found in result["costs"].values()]
+        cells = [words.quantity(result["costs"][arm].get(unit["name"]), unit["unit"]) for arm in arms]
         table.add_row(unit["title"] or unit["name"].replace("_", " "), *cells)
     return table

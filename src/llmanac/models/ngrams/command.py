@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,10 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there al
 ZEROS = (
     "note: without smoothing (mle) an n-gram that was never counted has probability 0, kept as 10^-99, and one of them "
     "decides the perplexity; train with --smoothing modified-kneser-ney for a figure to compare"
+)
+NO_BACKOFF = (
+    "note: this smoothing asks no shorter context, so a word that was not seen after its whole context has length 0 "
+    "and an equal share of what that context leaves over"
 )
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -66,7 +71,8 @@ def train(
     model = words.train(text, order, spec.build(), skip_symbols=skip_symbols, memory=limit)
     save(model, output)
     _describe(model.trie, f"{order}-gram of words, {smoothing}")
-    print(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)\nNext: llmanac ngram score {output} {text[0]}")
+    print(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)")
+    print(f"Next: llmanac ngram score {shlex.quote(str(output))} OTHER.txt   (text that it was not trained on)")
 
 
 def _train_tokens(
@@ -96,7 +102,8 @@ def _train_tokens(
     model.save_pretrained(output)
     known.save(output)
     _describe(model.trie, f"{order}-gram of tokens, {smoothing.name}")
-    print(f"wrote {output}\nNext: llmanac generate {output} --prompt 'The' --temperature 1")
+    where = shlex.quote(str(output))
+    print(f"wrote {output}\nNext: llmanac generate {where} --prompt 'The' --temperature 1, or llmanac score {where}")
 
 
 @app.command()
@@ -126,8 +133,8 @@ def score(
     if as_json:
         print(json.dumps(_as_json(found)))
         return
-    _print_score(found, str(model))
-    print(f"Next: echo 'the first words' | llmanac ngram query {model}")
+    _print_score(found, str(model), loaded.trie.without_backoff)
+    print(f"Next: echo 'the first words' | llmanac ngram query {shlex.quote(str(model))}")
 
 
 @app.command()
@@ -135,8 +142,10 @@ def query(
     model: Model,
     text: Annotated[str | None, typer.Option(help="Sentences; else standard input is read.")] = None,
 ) -> None:
-    """Log10 p of every word, and the length of the n-gram it was found as."""
+    """Each word with its number, the length of the n-gram it was found as, and log10 p."""
     loaded = load(model)
+    if loaded.trie.without_backoff and loaded.trie.order > 1:
+        print(NO_BACKOFF, file=sys.stderr)
     data = text.encode("utf-8", "surrogateescape") if text is not None else sys.stdin.buffer.read()
     for line in data.removesuffix(b"\n").split(b"\n"):
         for ids, _, scores, matched in loaded.scored(line + b"\n"):
@@ -203,13 +212,17 @@ def load(path: str | Path, *, whole: bool = False) -> WordModel:
         with open(path, "rb") as handle:
             begin = handle.read(9)
     except OSError as error:
-        hint = "; for a model's folder use llmanac generate" if path.is_dir() else ""
-        raise DataError(f"{path}: cannot read it ({error.strerror or error}){hint}") from None
+        if path.is_dir():
+            raise DataError(
+                f"{path}: is a folder, and `llmanac ngram` takes files that count words; a model of tokens is scored "
+                f"with `llmanac score {shlex.quote(str(path))} TEXT` and continued with `llmanac generate`"
+            ) from None
+        raise DataError(f"{path}: cannot read it ({error.strerror or error})") from None
     if is_arpa(path) or begin.startswith(GZIP) or begin[8:] != b"{":
         return read_arpa(path)
     found = read_binary(path, whole=whole)
     if not isinstance(found, WordModel):
-        raise DataError(f"{path}: counts a tokenizer's tokens, not words; use llmanac generate on its folder")
+        raise DataError(f"{path}: counts a tokenizer's tokens, not words; use llmanac score or generate on its folder")
     return found
 
 
@@ -244,14 +257,31 @@ def _as_json(found: Score) -> dict[str, Any]:
         "perplexity_including_oov": finite(found.perplexity),
         "perplexity_excluding_oov": finite(found.perplexity_of_known),
         "found_as": list(found.matched[1:]),
+        "not_found": found.matched[0],
     }
 
 
-def _print_score(found: Score, title: str) -> None:
+def found_rows(found: Score, without_backoff: bool) -> list[tuple[str, str]]:
+    """The shares of tokens by the length of the n-gram that gave them their probability; they add up to 1.
+
+    A model without back-off gives a token that was not seen after its whole context an equal share, found as nothing;
+    its shorter n-grams only begin sentences, and its single words are never asked (but where it has nothing else).
+    """
+    tokens = max(1, found.tokens)
+    rows = [(f"found as {k}-gram", f"{n / tokens:.1%}") for k, n in enumerate(found.matched) if k]
+    if not without_backoff or len(rows) == 1:
+        return rows
+    return [("not seen after its context", f"{found.matched[0] / tokens:.1%}"), *rows[1:]]
+
+
+def _print_score(found: Score, title: str, without_backoff: bool) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    console = Console()
+    console.print(escape(title), highlight=False)
+    table = Table(show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     for name, value in (
@@ -260,22 +290,25 @@ def _print_score(found: Score, title: str) -> None:
         ("OOVs", f"{found.unknown:,}"),
         ("Tokens", f"{found.tokens:,}"),
         ("Sentences", f"{found.sentences:,}"),
-        *((f"found as {k}-gram", f"{n / max(1, found.tokens):.1%}") for k, n in enumerate(found.matched) if k),
+        *found_rows(found, without_backoff),
     ):
         table.add_row(name, value)
-    Console().print(table)
+    console.print(table)
 
 
 def _describe(trie: Any, title: str) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    console = Console()
+    console.print(escape(title), highlight=False)
+    table = Table()
     discounts = trie.about.get("discounts") or []
     for head in ("order", "n-grams", *(["discounts"] if discounts else [])):
         table.add_column(head, justify="right")
     for k, n in enumerate(trie.counts):
         cells = [" ".join(f"{d:.6g}" for d in discounts[k])] if k < len(discounts) else []
         table.add_row(str(k + 1), f"{n:,}", *cells)
-    Console().print(table)
+    console.print(table)
     print(f"{trie.parameters:,} numbers, {trie.nbytes / 1e6:,.1f} MB in memory")
