@@ -6,7 +6,6 @@ import contextlib
 import functools
 import itertools
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -99,16 +98,12 @@ def layout(out: Path, shown: Sequence[str]) -> Layout:
     """A folder with a file an input, or, for an `out` that ends in `.jsonl`, that file and two beside it.
 
     Raises:
-        DataError: `out` is a file that is no `.jsonl`, or there are files already that no `dedup` wrote.
+        DataError: `out` is a file that is no `.jsonl`, or a folder with other files in it.
     """
     if out.suffix == ".jsonl" and not out.is_dir():
         ends = (".dropped.jsonl", ".report.json", ".work", ".jsonl.lock", ".quarantine.jsonl")
         beside = [out.with_name(out.stem + end) for end in ends]
-        found = Layout([out] * len(shown), *beside)
-        held = [place for place in (out, found.dropped, found.report, found.quarantine) if os.path.lexists(place)]
-        if held and not _begun(found.report, found.work, found.lock):
-            raise DataError(f"--out: {held[0]} is there already, and no llmanac dedup wrote it; name another file")
-        return found
+        return Layout([out] * len(shown), *beside)
     if out.is_file():
         raise DataError(f"--out: {out} is a file; name a folder, or a file that ends in .jsonl")
     if out.is_dir() and not _begun(out / REPORT, out / WORK, out / LOCK):
@@ -190,6 +185,9 @@ def _deduplicate(
         written = (*places.kept, places.dropped, places.report, places.quarantine)
         if path.resolve() in {place.resolve() for place in written} or places.work.resolve() in path.resolve().parents:
             raise DataError(f"--out: {shown} would be written over; name another place")
+    held = [place for place in (out, places.dropped, places.report) if place.is_file() or place.is_symlink()]
+    if held and not _begun(places.report, places.work, places.lock):
+        raise DataError(f"--out: {held[0]} is there already, and no llmanac dedup wrote it; name another file")
     with locked(places.lock, busy=f"{out}: another llmanac dedup is writing there"):
         shutil.rmtree(places.work, ignore_errors=True)
         shards, counted = (
