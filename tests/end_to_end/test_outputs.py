@@ -121,6 +121,19 @@ def test_pages_are_written_over_no_files_of_others(tmp_path: Path, capsys: pytes
     assert text.read_text() == '{"text": "a b"}\n'
 
 
+def test_a_study_and_weights_take_no_other_files_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "study.html").write_text("mine")
+    words = ["compare", "position", "--arms", "rope,none", "--folder", tmp_path]
+    assert "study.html is there already and not of this command" in refused(capsys, *words)
+    (tmp_path / "weights.json").write_text('{"mine": 1}')
+    words = ["data", "weights", tmp_path / "build", "--out"]
+    assert "weights.json is there already and not of this command" in refused(capsys, *words, tmp_path)
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "build.json").write_text("{}")
+    assert "is the folder of a build" in refused(capsys, *words, tmp_path / "build")
+    assert (tmp_path / "study.html").read_text() == "mine"
+
+
 def test_a_quality_model_takes_no_folder_of_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("good.txt", "bad.txt"):
         (tmp_path / name).write_text("words\n")
