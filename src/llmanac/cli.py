@@ -40,6 +40,7 @@ app.add_typer(quality_app)
 OnError = Annotated[
     str, typer.Option("--on-error", metavar="[fatal|skip]", help="A row that cannot be used: stop, or set it aside.")
 ]
+MaxBytes = Annotated[str, typer.Option("--max-bytes", help="What one document may have, e.g. 50MB.")]
 Patches = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")
 ]
@@ -269,6 +270,7 @@ def dedup(
     memory: Annotated[str, typer.Option(help="What may be held at once, e.g. 500MB.")] = "2GB",
     set_: Patches = None,
     on_error: OnError = "fatal",
+    max_bytes: MaxBytes = "100MB",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Drop duplicate and near-duplicate documents, or cut repeated lines and substrings out of them."""
@@ -276,7 +278,7 @@ def dedup(
 
     dedup_command(
         paths, method=method, out=out, text=text, memory=memory, patches=list(set_ or ()), as_json=as_json,
-        on_error=on_error,
+        on_error=on_error, max_bytes=max_bytes,
     )  # fmt: skip
 
 
@@ -289,7 +291,9 @@ def contamination(
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="Words in a row that count.")] = 13,
     shortest: Annotated[int, typer.Option(min=1, help="Shorter items are not looked for.")] = 4,
     out: Annotated[Path | None, typer.Option(help="Write a row an item to this .jsonl file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there already.")] = False,
     on_error: OnError = "fatal",
+    max_bytes: MaxBytes = "100MB",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Say how much of evaluation sets stands in training files, item by item."""
@@ -297,7 +301,7 @@ def contamination(
 
     contamination_command(
         train, evaluation, columns=list(column or ()), text=text, n=n, shortest=shortest, out=out, as_json=as_json,
-        on_error=on_error,
+        on_error=on_error, force=force, max_bytes=max_bytes,
     )  # fmt: skip
 
 

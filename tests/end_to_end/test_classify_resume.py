@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 from _labelled import BAD, GOOD, THINGS
 from test_classify import call
+
+from llmanac.core.errors import DataError
+from llmanac.models.classifiers._base import Classifier
 
 SLOW = ("-s", "epochs=20", "-s", "batch=8", "-s", "dim=16")  # steps enough to be stopped in
 
@@ -100,6 +104,67 @@ def test_files_of_others_beside_a_training_are_kept(rows, tmp_path, capsys):
         status, _, err = call(capsys, *command(rows, tmp_path / "cbow", *more)[4:])
         assert status == 2 and "cbow.training: holds other files (notes.txt); move them" in err, err
         assert own.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["checkpoints/photo.jpg", "metrics.jsonl", "tokenizer/mine.json", "plan.json"])
+def test_without_a_record_nothing_in_the_folder_is_ours(rows, tmp_path, capsys, name):
+    own = tmp_path / "cbow.training" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    for more in ((), ("--resume",)):
+        status, _, err = call(capsys, *command(rows, tmp_path / "cbow", *more)[4:])
+        assert status == 2 and f"holds other files ({name.partition('/')[0]}); move them" in err, err
+        assert own.read_text() == "mine" and not (tmp_path / "cbow").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoints/photo.jpg"])
+def test_files_of_others_within_a_training_outlive_it(rows, tmp_path, capsys, monkeypatch, name):
+    folder, work = tmp_path / "cbow", tmp_path / "cbow.training"
+    words = command(rows, folder)[4:]
+
+    def fit(self, *_, **__):
+        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).write_text("mine")
+        raise DataError("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Classifier, "fit", fit)
+        assert call(capsys, *words)[0] == 2
+    assert (work / name).read_text() == "mine" and not (work / "training.json").exists()
+    (work / name).rename(tmp_path / "aside")
+    shutil.rmtree(work)
+
+    real = Classifier.fit
+
+    def also(self, *given, **how):
+        real(self, *given, **how)
+        shutil.copy(tmp_path / "aside", work / name)
+
+    monkeypatch.setattr(Classifier, "fit", also)
+    status, _, err = call(capsys, *words)
+    assert status == 0 and f"stays for files that are not of the training ({name})" in err, err
+    assert (folder / "classifier.json").is_file() and (work / name).read_text() == "mine"
+    assert {path.relative_to(work).as_posix() for path in work.rglob("*")} == {name, name.partition("/")[0]}
+
+
+@pytest.mark.parametrize("content", ["{oops", "[]", '{"epochs": 3}'])
+def test_a_record_that_is_not_ours_is_left_alone(rows, tmp_path, capsys, content):
+    work = tmp_path / "cbow.training"
+    (work / "checkpoints").mkdir(parents=True)
+    (work / "training.json").write_text(content)
+    for more in ((), ("--resume",)):
+        status, _, err = call(capsys, *command(rows, tmp_path / "cbow", *more)[4:])
+        assert status == 2 and err.count("\n") == 1 and "training.json" in err, err
+        assert "is not what a training writes; if nothing in" in err and "delete that folder" in err
+    assert (work / "training.json").read_text() == content and (work / "checkpoints").is_dir()
+
+
+def test_a_folder_that_was_half_removed_is_ours(rows, tmp_path, capsys):
+    work = tmp_path / "bow.training"
+    (work / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (work / "training.json").write_text('{"done": true}')
+    assert call(capsys, "train", rows, "--folder", tmp_path / "bow", "-s", "epochs=2")[0] == 0
+    assert not work.exists() and (tmp_path / "bow" / "classifier.json").is_file()
 
 
 def test_an_unknown_label_of_the_test_set_is_found_before_training(rows, tmp_path, capsys):

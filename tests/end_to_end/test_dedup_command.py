@@ -232,5 +232,5 @@ def test_contamination_sets_aside_on_request(tmp_path: Path, capsys: pytest.Capt
     ]  # fmt: skip
     assert "column 'q' holds nan" in listed[1]["reason"]
     wrong = ["--train", tmp_path / "train.jsonl", "--eval", tmp_path / "e.jsonl", "--on-error", "skip"]
-    assert llmanac("contamination", *wrong, "--column", "q", "zz", "--out", tmp_path / "o.jsonl") == 2
+    assert llmanac("contamination", *wrong, "--column", "q", "zz", "--out", tmp_path / "o.jsonl", "--force") == 2
     assert "--column: no row of" in capsys.readouterr().err

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar, cast
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.outputs import check_apart
 from llmanac.data.quarantine import Bounds, OnError, Problem, Problems, Unreadable
+from llmanac.data.readers import COMPRESSED, blocks
 
 T = TypeVar("T")
 FLAG = "mend it, or set such input aside with --on-error skip"
@@ -41,11 +44,63 @@ class CommandProblems(Problems):
         super().report(file, line, reason, raw, code=code)
 
 
-def asked(on_error: str, file: str | Path) -> CommandProblems:
-    """What the flag --on-error asks for; `file` lists what is set aside. Raises SpecError for another word."""
+def command_bounds(max_bytes: int | None = None, *, longer: str = "a larger --max-bytes lets it in") -> Bounds:
+    """What commands hold strangers' files to: a build's own limits (`LimitSpec`), but lines of text of any length.
+
+    Args:
+        longer: what a message says of the limit on a document.
+    """
+    from llmanac.data.pipeline.recipe import LimitSpec  # a recipe's inputs are read with this module
+
+    limits, unpack = LimitSpec(), "if that is right, unpack it first and give the unpacked file"
+    return Bounds(
+        limits.max_bytes if max_bytes is None else max_bytes, limits.ratio, limits.expanded, longer=longer,
+        swollen=unpack, grown=unpack,
+    )  # fmt: skip
+
+
+def asked(
+    on_error: str, file: str | Path, *, inputs: Iterable[str | Path] = (), bounds: Bounds | None = None
+) -> CommandProblems:
+    """What the flag --on-error asks for; `file` lists what is set aside.
+
+    Args:
+        inputs: files that the command reads, which `file` must not be.
+
+    Raises:
+        SpecError: another word, or a `file` that is an input or something else than such a list.
+    """
     if on_error not in ("fatal", "skip"):
         raise SpecError(f"--on-error: {on_error!r} is not fatal or skip")
-    return CommandProblems(cast(OnError, on_error), file, advice=FLAG)
+    if on_error == "skip":
+        check_apart([Path(file)], "--on-error skip", inputs)
+        if Path(file).exists() and not _is_list(Path(file)):
+            raise SpecError(
+                f"--on-error skip: {file} would list what is set aside, and is something else; move it away"
+            )
+    return CommandProblems(cast(OnError, on_error), file, bounds, advice=FLAG)
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is what `Problems.save` writes."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            first = json.loads(handle.readline(1 << 20))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and first.keys() == {"file", "line", "reason", "raw"}
+
+
+def check_packed(path: Path, problems: Problems) -> None:
+    """Raise Unreadable for a compressed file that swells past the bounds, before any row of it is held in memory."""
+    if path.suffix.lower() not in COMPRESSED or problems.bounds.ratio == float("inf"):
+        return
+    try:
+        for _ in blocks(path, problems):
+            pass
+    except Unreadable as error:  # other damage is met where it stands: what came before is good
+        if error.code == "bomb":
+            raise
 
 
 def up_to_damage(rows: Iterable[T], path: Path, problems: Problems) -> Iterator[T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -12,35 +13,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmanac.core import files
+from llmanac.core import files, registry
 from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, make_method, parse_patches
 from llmanac.data import readers
-from llmanac.data.command_problems import asked, left_out, save_and_tell, up_to_damage
+from llmanac.data.command_problems import asked, command_bounds, left_out, save_and_tell, up_to_damage
 from llmanac.data.deduplicate import Shard, build_corpus_stage, run_corpus_stage
 from llmanac.data.documents import Document
-from llmanac.data.quarantine import Problems
+from llmanac.data.quarantine import SHOWN, Problems
 from llmanac.data.sources.files import Spec as FilesSpec
-from llmanac.data.stages import Dropped
+from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import atomic_writer
 
 WORK, LOCK, REPORT, DROPPED, QUARANTINE = ".work", ".lock", "report.json", "dropped.jsonl", "quarantine.jsonl"
+METHODS = ("minhash", "exact", "lines", "paragraphs", "substring")  # what messages offer
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
-def read_size(text: str) -> int:
+def read_size(text: str, flag: str = "--memory") -> int:
     """`"2GB"`, `"500M"` or `"1000000"` as bytes. Raises SpecError for anything else."""
     bare = text.strip().lower().removesuffix("b")
     unit = bare[-1:] if bare[-1:] in _UNITS else ""
     try:
         size = float(bare.removesuffix(unit)) * _UNITS[unit]
-        if 0 < size < 1 << 60:
+        if 1 <= size < 1 << 60:
             return int(size)
     except ValueError:
         pass
-    raise SpecError(f"--memory: {text!r} is not a size; write for example 500MB or 2GB")
+    raise SpecError(f"{flag}: {text!r} is not a size; write for example 500MB or 2GB")
 
 
 def rows_of(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
@@ -50,12 +52,20 @@ def rows_of(path: Path, shown: str, column: str, problems: Problems) -> Iterator
 
 def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
     if readers.format_of(path) not in readers.TABLES:
-        for number, piece in enumerate(readers.text_pieces(path, problems, limit=1 << 62)):
-            name = shown if number == 0 else f"{shown}#{number}"
-            yield Document(name, piece, shown, {"row": {"id": name}})
+        # a file is one document: where a second piece begins, there is more than a document may have
+        pieces = list(itertools.islice(readers.text_pieces(path, problems, limit=problems.bounds.document), 2))
+        if len(pieces) > 1 or (pieces and _too_long(pieces[0], problems)):
+            what = f"a document of more than {problems.bounds.document:,} bytes ({problems.bounds.longer})"
+            problems.report(path, None, what, code="too-large")
+        elif pieces:
+            yield Document(shown, pieces[0], shown, {"row": {"id": shown}})
         return
     for row in readers.table_rows(path, problems):
         text = row.values.get(column)
+        if isinstance(text, str) and _too_long(text, problems):
+            what = f"a text of more than {problems.bounds.document:,} bytes ({problems.bounds.longer})"
+            problems.report(path, row.line, what, text[:SHOWN], code="too-large")
+            continue
         if isinstance(text, str):
             yield Document(f"{shown}:{row.line}", text, shown, {"row": dict(row.values)})
             continue
@@ -64,6 +74,12 @@ def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[D
         hint = "" if column in row.values else nearest(column, row.values)
         reason = f"{what}{hint}; name the text's column with --text (has: {has})"
         problems.report(path, row.line, reason, repr(row.values), code="no-text")
+
+
+def _too_long(text: str, problems: Problems) -> bool:
+    """Whether a text has more bytes than a document may; they are counted only where it may be so."""
+    most = problems.bounds.document
+    return 4 * len(text) > most and (len(text) > most or len(text.encode("utf-8", "surrogatepass")) > most)
 
 
 @dataclass(frozen=True)
@@ -90,12 +106,23 @@ def layout(out: Path, shown: Sequence[str]) -> Layout:
         return Layout([out] * len(shown), *beside)
     if out.is_file():
         raise DataError(f"--out: {out} is a file; name a folder, or a file that ends in .jsonl")
-    if out.is_dir() and not any((out / name).exists() for name in (REPORT, WORK, LOCK)):
+    if out.is_dir() and not _begun(out / REPORT, out / WORK, out / LOCK):
         strange = sorted(path.name for path in out.iterdir())
         if strange:
             raise DataError(f"--out: {out} holds other files ({strange[0]}, ...); name a new folder")
     kept = [out / name for name in _output_names(shown)]
     return Layout(kept, out / DROPPED, out / REPORT, out / WORK, out / LOCK, out / QUARANTINE)
+
+
+def _begun(report: Path, work: Path, lock: Path) -> bool:
+    """Whether a `dedup` wrote here before, or began to."""
+    if work.exists() or lock.exists():
+        return True
+    try:
+        found = files.read_json(report)
+    except DataError:
+        return False
+    return isinstance(found, dict) and {"method", "inputs", "outputs", "stage"} <= found.keys()
 
 
 def dedup_command(
@@ -108,17 +135,21 @@ def dedup_command(
     patches: Sequence[str],
     as_json: bool,
     on_error: str = "fatal",
+    max_bytes: str | None = None,
 ) -> None:
     """Deduplicate files and print what went.
 
     Args:
         on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl` beside the report.
+        max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` if nothing is said.
 
     Raises:
         LlmanacError: bad input or choices, a disk that refuses, or a folder that holds something else.
     """
     try:
-        document, places, told = _deduplicate(paths, method, out, text, memory, patches, on_error)
+        document, places, told = _deduplicate(paths, method, out, text, memory, patches, on_error, max_bytes)
+    except DataError as error:  # stages have no flags, and call it what it is to them
+        raise (DataError(f"--{error}") if str(error).startswith("memory: ") else error) from None
     except OSError as error:
         raise files.refused(error, out) from error
     if as_json:
@@ -131,18 +162,32 @@ def dedup_command(
 
 
 def _deduplicate(
-    paths: Sequence[str], method: str, out: Path, text: str, memory: str, patches: Sequence[str], on_error: str
+    paths: Sequence[str],
+    method: str,
+    out: Path,
+    text: str,
+    memory: str,
+    patches: Sequence[str],
+    on_error: str,
+    max_bytes: str | None,
 ) -> tuple[dict[str, Any], Layout, dict[str, int | str] | None]:
     """Read, decide, write; the report, where everything went, and what was set aside."""
-    spec = make_method("stage", {"name": method, **parse_patches(patches)}, "--method")
-    stage, limit = build_corpus_stage(spec), read_size(memory)
+    spec, stage = _made(method, patches)
+    limit = read_size(memory)
+    bounds = command_bounds(None if max_bytes is None else read_size(max_bytes, "--max-bytes"))
     inputs = list(FilesSpec(paths=tuple(paths)).files())
     places = layout(out, [shown for _, shown in inputs])
-    problems, seen_before = (asked(on_error, places.quarantine) for _ in range(2))  # files are read more than once
+    # files are read more than once
+    problems, seen_before = (
+        asked(on_error, places.quarantine, inputs=[path for path, _ in inputs], bounds=bounds) for _ in range(2)
+    )
     for path, shown in inputs:
         written = (*places.kept, places.dropped, places.report, places.quarantine)
-        if path.resolve() in {place.resolve() for place in written}:
+        if path.resolve() in {place.resolve() for place in written} or places.work.resolve() in path.resolve().parents:
             raise DataError(f"--out: {shown} would be written over; name another place")
+    held = [place for place in (out, places.dropped, places.report) if place.is_file() or place.is_symlink()]
+    if held and not _begun(places.report, places.work, places.lock):
+        raise DataError(f"--out: {held[0]} is there already, and no llmanac dedup wrote it; name another file")
     with locked(places.lock, busy=f"{out}: another llmanac dedup is writing there"):
         shutil.rmtree(places.work, ignore_errors=True)
         shards, counted = (
@@ -168,6 +213,19 @@ def _deduplicate(
         document |= told or {}
         files.write_json(places.report, document)
     return document, places, told
+
+
+def _made(method: str, patches: Sequence[str]) -> tuple[StageSpec, CorpusStage]:
+    """The method's spec and stage. Raises SpecError that lists the methods for a name that is none of them."""
+    known = registry.methods("stage")
+    if method not in known:
+        raise SpecError(f"--method: no method {method!r}{nearest(method, METHODS)} (known: {', '.join(METHODS)})")
+    spec = make_method("stage", {"name": method, **parse_patches(patches)}, "--method")
+    try:
+        return spec, build_corpus_stage(spec)
+    except SpecError as error:
+        hint = f"; use one of {', '.join(METHODS)}" if str(error).startswith("stage: ") else ""
+        raise SpecError(f"--method: {str(error).removeprefix('stage: ')}{hint}") from None
 
 
 def _write_all(
@@ -200,7 +258,8 @@ def _output_names(shown: Sequence[str]) -> list[str]:
         stem = Path(name).name
         for suffix in (*readers.COMPRESSED, *readers.TABLES, *readers.TEXTS):
             stem = stem.removesuffix(suffix) or stem
-        bare.append(stem)
+        # a name may hold anything, also a line break: what cannot be printed is no part of ours
+        bare.append("".join(letter if letter.isprintable() else "_" for letter in stem))
     taken = Counter([*bare, Path(DROPPED).stem, Path(QUARANTINE).stem])
     return [f"{stem}.jsonl" if taken[stem] == 1 else f"{number:05}-{stem}.jsonl" for number, stem in enumerate(bare)]
 

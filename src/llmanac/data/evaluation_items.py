@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from llmanac.core.errors import DataError, nearest
 from llmanac.data import readers
 from llmanac.data.columns import column_places
-from llmanac.data.command_problems import CommandProblems, up_to_damage
+from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
 from llmanac.data.quarantine import Problems
 
 
@@ -68,6 +68,7 @@ def read_items(
 def _rows(
     path: Path, columns: Sequence[str], unseen: set[str], problems: Problems
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
+    check_packed(path, problems)
     kind = readers.format_of(path)
     if kind not in readers.TABLES:
         yield from ((line, (text,)) for line, text in readers.lines(path, problems) if text.strip())

@@ -69,7 +69,8 @@ def array_rows(path: Path, problems: Problems) -> Iterator[Row]:
         try:
             value = text.value(problems.bounds.line)
         except _TooLong:
-            reason = f"an element longer than {problems.bounds.line:,} bytes (limits.max_bytes); the rest is left out"
+            reason = f"an element longer than {problems.bounds.line:,} bytes ({problems.bounds.longer})"
+            reason += "; the rest is left out"
             problems.report(path, number, reason, text.shown(), code="too-large")
             return
         except (ValueError, RecursionError) as error:

@@ -22,9 +22,9 @@ from typing import Any
 
 from llmanac.core.errors import DataError, nearest
 from llmanac.data.columns import column_places
-from llmanac.data.command_problems import CommandProblems, up_to_damage
+from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
 from llmanac.data.quarantine import Problems
-from llmanac.data.readers import TABLES, format_of, table_rows
+from llmanac.data.readers import TABLES, check_columns, format_of, table_rows
 from llmanac.data.readers import lines as numbered_lines
 
 SHOWN = 60  # characters of a value that a message shows
@@ -87,15 +87,15 @@ def read_labelled(
     return out
 
 
-def read_texts(path: str | Path, *, text: str = "text") -> list[str]:
+def read_texts(path: str | Path, *, text: str = "text", problems: Problems | None = None) -> list[str]:
     """The texts of a file, labelled or not; a file that is no table has one text a line. Empty ones are kept.
 
     Raises:
         DataError: a file that cannot be read, a row without the column, or no text at all.
     """
-    path, problems = Path(path), CommandProblems()
+    path, problems = Path(path), CommandProblems() if problems is None else problems
     if format_of(path) not in TABLES:
-        return [content for _, content in read_lines(path)]
+        return [content for _, content in read_lines(path, problems)]
     out = []
     for line, found, _ in _pairs(path, text, None, problems):
         try:
@@ -107,12 +107,14 @@ def read_texts(path: str | Path, *, text: str = "text") -> list[str]:
     return out
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
+def read_lines(path: Path, problems: Problems | None = None) -> list[tuple[int, str]]:
     """The lines of a file that is no table, with their numbers. Raises DataError where there is none."""
+    problems = CommandProblems() if problems is None else problems
     _exists(path)
-    found = list(numbered_lines(path, CommandProblems()))
+    check_packed(path, problems)
+    found = list(numbered_lines(path, problems))
     if not found:
-        raise _nothing(path, "text", CommandProblems())
+        raise _nothing(path, "text", problems)
     return found
 
 
@@ -151,12 +153,14 @@ def _nothing(path: Path, what: str, problems: Problems) -> DataError:
 def _pairs(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
     """(line, text, label) as they stand in the file."""
     _exists(path)
+    check_packed(path, problems)
     kind = format_of(path)
     if kind == ".tsv":
-        return _tabs(path, text, label, problems)
-    if kind in TABLES:
-        return _table(path, text, label, problems)
-    return _label_first(numbered_lines(path, problems), path, problems)
+        yield from _tabs(path, text, label, problems)
+    elif kind in TABLES:
+        yield from _table(path, text, label, problems)
+    else:
+        yield from _label_first(numbered_lines(path, problems), path, problems)
 
 
 def _exists(path: Path) -> None:
@@ -194,6 +198,7 @@ def _tabs(path: Path, text: str, label: str | None, problems: Problems) -> Itera
         for name, flag in zip(wanted, FLAGS, strict=False):
             if name not in names:
                 raise DataError(f"{path}:{head}: {_no_column(name, names, flag)}")
+            check_columns(path, names, [name])
             places.append(names.index(name))
     for line, content in lines:
         if not content.strip():

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from llmanac.core.errors import DataError
 from llmanac.data.documents import Document
 from llmanac.data.floods import page_flood
-from llmanac.data.quarantine import Problems, Unreadable
+from llmanac.data.quarantine import Bounds, Problems, Unreadable
 from llmanac.data.readers import blocks
 
 # What a page may say of its encoding (WHATWG's list), as Python calls it. A label that is not here is not followed:
@@ -81,7 +81,7 @@ def _held(path: Path, problems: Problems) -> bytes | None:
     for block in blocks(path, problems):
         size += len(block)
         if size > problems.bounds.document:
-            limit = f"more than {problems.bounds.document:,} bytes (limits.max_bytes)"
+            limit = f"more than {problems.bounds.document:,} bytes ({problems.bounds.longer})"
             problems.report(path, None, limit, code="too-large")
             return None
         parts.append(block)
@@ -117,7 +117,7 @@ def pdf_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pro
                 parts.append(page.extract_text().encode("utf-8", "replace").decode("utf-8"))
                 size += len(parts[-1])
                 if size > problems.bounds.document:
-                    limit = f"more than {problems.bounds.document:,} bytes of text (limits.max_bytes)"
+                    limit = f"more than {problems.bounds.document:,} bytes of text ({problems.bounds.longer})"
                     problems.report(path, None, limit, code="too-large")
                     return
             count = len(reader.pages)
@@ -145,7 +145,7 @@ def warc_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
             _prepare(records)
             for record in records:
                 number += 1
-                page, reason, code = _record(record, problems.bounds.document)
+                page, reason, code = _record(record, problems.bounds)
                 if code == "empty":
                     problems.blank(path, number)
                 elif code:
@@ -183,7 +183,7 @@ def _prepare(records: Any) -> None:
     records.loader.load_http_headers, records.close = headers, lambda: None
 
 
-def _record(record: Any, limit: int) -> tuple[tuple[str, str, dict[str, str]] | None, str, str]:
+def _record(record: Any, bounds: Bounds) -> tuple[tuple[str, str, dict[str, str]] | None, str, str]:
     """`(page, "", "")` with a page's address, text and meta; `(None, reason, code)` for what is none.
 
     Both are empty for a record that is whole and of a type that holds no page (a request, the archive's own note).
@@ -196,14 +196,14 @@ def _record(record: Any, limit: int) -> tuple[tuple[str, str, dict[str, str]] | 
     name = kind.partition(";")[0].strip().lower()
     status = (headers.get_statuscode() if headers else "200") or ""
     wanted = record.rec_type in PAGE_TYPES and (name in HTML_TYPES or name.startswith("text/plain"))
-    parts, size = [], 0
+    parts, size, limit = [], 0, bounds.document
     if wanted and status.startswith("2"):
         stream = record.content_stream()
         while size <= limit and (part := stream.read(1 << 16)):
             parts.append(part)
             size += len(part)
     if size > limit:
-        return None, f"more than {limit:,} bytes (limits.max_bytes)", "too-large"
+        return None, f"more than {limit:,} bytes ({bounds.longer})", "too-large"
     while record.raw_stream.read(1 << 16):  # what is left; a record that is cut off has too little
         pass
     if (missing := getattr(record.raw_stream, "limit", 0)) > 0:

@@ -11,15 +11,17 @@ from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.core.files import write_bytes, write_json
+from llmanac.core.outputs import check_own_folder
 from llmanac.core.progress import progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.curve import Point, auc, precision_recall
 from llmanac.data.documents import Document
-from llmanac.data.quality_model import Features, QualityModel, load_quality, train_quality
+from llmanac.data.quality_model import SETTINGS, WEIGHTS, Features, QualityModel, load_quality, train_quality
 from llmanac.data.sources.files import Spec as Files
 from llmanac.data.split import fraction
 
 CURVE, PICTURE = "curve.json", "curve.svg"
+OWN = (SETTINGS, WEIGHTS, CURVE, PICTURE)  # what a model's folder has, the file that it is known by first
 SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -40,6 +42,7 @@ def train_command(
     """Train, measure, save, and print what came of it."""
     if not 0 < held_out <= 0.5:
         raise DataError(f"--held-out: {held_out} is not a share above 0 and at most 0.5")
+    check_own_folder(folder, "--folder", OWN, [*positive, *negative], what="a quality model")
     settings = Features(bits=bits, longest=longest)
     train: dict[int, list[str]] = {0: [], 1: []}
     test: dict[int, list[str]] = {0: [], 1: []}

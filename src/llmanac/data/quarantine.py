@@ -26,6 +26,8 @@ class Bounds:
         expanded: bytes that may come out of one compressed file at all.
         free: bytes that may come out of a compressed file whatever its ratio.
         text_line: bytes of one line of plain text, which is held to be measured; None streams lines of any length.
+        longer: what a message says of the limit on a document.
+        swollen, grown: what it says of the ratio, and of all that comes out.
     """
 
     document: int = 1 << 30
@@ -33,6 +35,9 @@ class Bounds:
     expanded: float = float("inf")
     free: int = 16 << 20
     text_line: int | None = None
+    longer: str = "limits.max_bytes"
+    swollen: str = "what follows is left out (limits.ratio)"
+    grown: str = "what follows is left out (limits.expanded)"
 
     @property
     def line(self) -> int:

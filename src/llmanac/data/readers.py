@@ -116,13 +116,12 @@ def check_swelling(path: Path, out: int, size: int, problems: Problems) -> None:
     if out > bounds.free and out > bounds.ratio * size:
         raise Unreadable(
             f"{path}: its {size:,} bytes have become {out:,}, more than {bounds.ratio:g} times as many; "
-            "what follows is left out (limits.ratio)",
+            f"{bounds.swollen}",
             code="bomb",
         )
     if out > bounds.expanded:
         raise Unreadable(
-            f"{path}: more than {bounds.expanded:,.0f} bytes came out of it; what follows is left out "
-            "(limits.expanded)",
+            f"{path}: more than {bounds.expanded:,.0f} bytes came out of it; {bounds.grown}",
             code="bomb",
         )
 
@@ -214,7 +213,7 @@ def _short_lines(path: Path, problems: Problems, most: int) -> Iterator[tuple[in
         start, end = 0, block.find(b"\n")
         while end >= 0:  # to the end of the unfinished line; then over all the short lines that follow at once
             if size + end - start > most:
-                reason = f"a line of {size + end - start:,} bytes, more than {most:,} (limits.max_bytes)"
+                reason = f"a line of {size + end - start:,} bytes, more than {most:,} ({problems.bounds.longer})"
                 problems.report(path, number, f"{reason}; it is left out", code="too-large")
                 yield at, b""
             elif part := b"".join([*held, block[start : end + 1]]):
@@ -228,7 +227,7 @@ def _short_lines(path: Path, problems: Problems, most: int) -> Iterator[tuple[in
         else:
             held.clear()
     if size > most:
-        reason = f"a line of {size:,} bytes, more than {most:,} (limits.max_bytes); it is left out"
+        reason = f"a line of {size:,} bytes, more than {most:,} ({problems.bounds.longer}); it is left out"
         problems.report(path, number, reason, code="too-large")
     elif size:
         yield at + len(block) - size, b"".join(held)
@@ -244,7 +243,8 @@ def lines(path: Path, problems: Problems, span: Span | None = None) -> Iterator[
     def finish(last: bytes) -> Iterator[tuple[int, str]]:
         line = b"".join([*held, last]) if held else last
         if size + len(last) > limit:
-            reason = f"a line of {size + len(last):,} bytes, more than {limit:,} (limits.max_bytes); it is left out"
+            reason = f"a line of {size + len(last):,} bytes, more than {limit:,} ({problems.bounds.longer})"
+            reason += "; it is left out"
             problems.report(path, number, reason, line[:SHOWN].decode("utf-8", "replace"), code="too-large")
             return
         text = _decode_line(path, number, line, offset, problems)
@@ -277,13 +277,25 @@ def _decode_line(path: Path, number: int, line: bytes, offset: int, problems: Pr
         return None
 
 
-def _csv(path: Path, problems: Problems) -> Iterator[Row]:
+def check_columns(path: Path, names: Sequence[str], wanted: Sequence[str] | None) -> None:
+    """Raise Unreadable for a column that is there twice and looked at: which of the two is meant, nobody can say."""
+    for number, name in enumerate(names):
+        if name in names[:number] and (wanted is None or name in wanted):
+            raise Unreadable(f"{path}: the column {name!r} is there twice; rename one of the two", "two-columns")
+
+
+def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Iterator[Row]:
     csv.field_size_limit(min(1 << 30, problems.bounds.line))
     reader = csv.reader(
         (line + "\n" for _, line in lines(path, problems)), delimiter="\t" if format_of(path) == ".tsv" else ","
     )
     try:
         header = next(reader, None)
+        if header is not None:
+            # separators at a line's end make columns without a name: each is kept under its number
+            blank = [number for number, name in enumerate(header) if not name][1:]
+            header = [f"column {number + 1}" if number in blank else name for number, name in enumerate(header)]
+            check_columns(path, header, columns)
         for values in reader:
             if header is None or not values:
                 continue
@@ -303,6 +315,7 @@ def _parquet(path: Path, columns: Sequence[str] | None, problems: Problems, span
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
+        check_columns(path, schema.names, columns)
         wanted = None if columns is None else [c for c in schema.names if c in columns]
         # a dictionary keeps a value that a small file repeats a million times once
         texts = [f.name for f in schema if pyarrow.types.is_string(f.type) or pyarrow.types.is_binary(f.type)]
@@ -327,7 +340,7 @@ def _row_count(path: Path, group: Any, problems: Problems) -> int:
     if size > problems.bounds.free and size > problems.bounds.ratio * packed:
         raise Unreadable(
             f"{path}: a row group of {packed:,} bytes becomes {size:,}, more than {problems.bounds.ratio:g} times as "
-            "many; what follows is left out (limits.ratio)",
+            f"many; {problems.bounds.swollen}",
             code="bomb",
         )
     return max(1, min(PARQUET_ROWS, (16 << 20) // max(1, size // max(1, group.num_rows))))
@@ -351,7 +364,7 @@ def table_rows(
 
         return json_rows.array_rows(path, problems) if kind == ".json" else json_rows.line_rows(path, problems, span)
     if kind in (".csv", ".tsv"):
-        return _csv(path, problems)
+        return _csv(path, columns, problems)
     if kind == ".parquet":
         return _parquet(path, columns, problems, span)
     raise DataError(f"{path}: not a table that can be read (known: {', '.join(TABLES)}, each also with .gz)")

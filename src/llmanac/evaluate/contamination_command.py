@@ -9,7 +9,9 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import DataError
-from llmanac.data.command_problems import asked, left_out, save_and_tell
+from llmanac.core.outputs import check_output
+from llmanac.data.command_problems import asked, command_bounds, left_out, save_and_tell
+from llmanac.data.dedup_command import read_size
 from llmanac.data.evaluation_items import read_items
 from llmanac.data.sources.files import Spec as FilesSpec
 from llmanac.evaluate.contamination import Contamination, ItemReport, contamination
@@ -29,21 +31,31 @@ def contamination_command(
     out: Path | None,
     as_json: bool,
     on_error: str = "fatal",
+    force: bool = False,
+    max_bytes: str | None = None,
 ) -> None:
     """Look for the items of evaluation files in training files; print the summary and write a row an item to `out`.
 
     Args:
         on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl`, or beside `out`.
+        force: write over an `out` that is there, unless it is an input.
+        max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` if nothing is said.
 
     Raises:
-        LlmanacError: files that cannot be read, lack a column, or hold nothing.
+        LlmanacError: files that cannot be read, lack a column, or hold nothing; an `out` that may not be written.
     """
     if not train or not evaluation:
         raise DataError(f"{'--eval' if train else '--train'}: no file; name files, a folder or a glob pattern")
     spec = FilesSpec(paths=tuple(evaluation))
-    problems = asked(on_error, QUARANTINE if out is None else out.with_name(f"{out.stem}.{QUARANTINE}"))
-    items = read_items([path for path, _ in spec.files()], columns, problems=problems, named="--column")
     source = FilesSpec(paths=tuple(train), text=text)
+    evaluated = [path for path, _ in spec.files()]
+    inputs = [*evaluated, *(path for path, _ in source.files())]
+    if out is not None:
+        check_output(out, "--out", inputs, force=force)
+    aside = Path(QUARANTINE) if out is None else out.with_name(f"{out.stem}.{QUARANTINE}")
+    bounds = command_bounds(None if max_bytes is None else read_size(max_bytes, "--max-bytes"))
+    problems = asked(on_error, aside, inputs=inputs, bounds=bounds)
+    items = read_items(evaluated, columns, problems=problems, named="--column")
     result = contamination(source.documents(problems), items, n=n, shortest=shortest)
     told = save_and_tell(problems)
     document: dict[str, Any] = {"n": n, "shortest": shortest, **result.summary(), "files": _by_file(result)}

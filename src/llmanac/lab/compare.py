@@ -17,6 +17,7 @@ from typing import Any
 from llmanac.core.device import machine
 from llmanac.core.errors import SpecError, nearest
 from llmanac.core.files import read_json, read_toml
+from llmanac.core.outputs import check_pages
 from llmanac.core.spec import parse_patches
 from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
@@ -156,6 +157,7 @@ def compare(
         text_of_base=base is not None or bool(changes),
     )
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
+    check_pages(place, "--folder", (RESULT, PAGE), "sources")
     _keep_stale(place, report)
     store = Cache(cache if cache is not None else place.parent / "cache")
     found = RUNNERS[axis.trial](question, place, store, report)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core import files
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.outputs import check_pages
 from llmanac.core.spec import make, make_method, to_toml
 from llmanac.core.types import IGNORE, Batch
 from llmanac.data.documents import Document
@@ -245,6 +246,9 @@ def weights_command(folder: Path, out: Path | None, *, steps: int, seed: int) ->
     """Learn weights for the domains of a build, write them, and say how to use them."""
     setting = Setting(steps=steps)
     target = folder.with_name(f"{folder.name}-weights") if out is None else out
+    if (target / "build.json").exists():
+        raise SpecError(f"--out: {target} is the folder of a build; name another one")
+    check_pages(target, "--out", ["weights.json"], "natural")
     domains = Domains.prepare(read_domains(folder), target, setting)
     weights = doremi(domains, setting, target, seed=seed)
     natural = {name: d.bytes / sum(s.bytes for s in domains.sizes.values()) for name, d in domains.sizes.items()}

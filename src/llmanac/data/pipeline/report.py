@@ -23,12 +23,23 @@ LOOKED_AT = 20_000  # ids that one that is not found is compared with
 def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished build. Raises DataError that says what the folder is instead."""
     if (folder / "manifest.json").is_file():
-        return dict(files.read_json(folder / "manifest.json"))
+        return _read(folder / "manifest.json")
     if (folder / "build.json").is_file():
         raise DataError(
             f"{folder}: this build is not finished; run `llmanac data build` with its recipe again to go on"
         )
     raise DataError(f"{folder}: holds no build; name the folder that `llmanac data build` wrote")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    again = "delete it, and run `llmanac data build` with its recipe again, which keeps what is whole"
+    try:
+        found = files.read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}; {again}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("stages"), list):
+        raise DataError(f"{path}: is not the manifest of a build; {again}")
+    return found
 
 
 def reasons(stage: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -147,7 +147,7 @@ def documents_of(
             problems.blank(path, None)
         return
     columns = [spec.text] + ([spec.group] if spec.group else [])
-    present = _present(path, columns) if path.suffix == ".parquet" else None
+    present = _present(path, columns) if path.suffix == ".parquet" else columns
     for row in readers.table_rows(path, problems, columns=present, span=span):
         text = _text(path, row, spec.text, problems)
         if text is None:

@@ -40,7 +40,7 @@ def sorted_rows(batches: Iterable[np.ndarray], columns: int, *, memory: int, fol
     most = memory // (4 * width)  # a run, its order and its sorted copy stand beside each other
     together = most // SMALLEST  # runs that are merged at a time
     if together < 2:
-        raise DataError(f"memory: {memory} bytes for sorting are too few; give a million bytes or more")
+        raise DataError("memory: too little to sort in; give 1MB or more")
     held: list[np.ndarray] = []
     count, runs = 0, 0
     shutil.rmtree(folder, ignore_errors=True)

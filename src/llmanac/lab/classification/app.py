@@ -59,6 +59,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="Write .jsonl, .csv or .tsv here; else JSON lines are printed.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there already.")] = False,
     text: TextColumn = "text",
     with_labels: Annotated[
         bool | None,
@@ -71,7 +72,7 @@ def predict(
     """Give each text a label, with every label's probability."""
     from llmanac.lab.classification.command import predict_command
 
-    predict_command(folder, data, output=output, text=text, with_labels=with_labels)
+    predict_command(folder, data, output=output, text=text, with_labels=with_labels, force=force)
 
 
 @app.command()

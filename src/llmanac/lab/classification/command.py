@@ -17,10 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from llmanac.core import files, registry
-from llmanac.core.errors import CheckpointError, DataError, SpecError
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.outputs import check_output, check_own_folder
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method, parse_patches, patch
-from llmanac.data.command_problems import asked, left_out, save_and_tell
+from llmanac.data.command_problems import CommandProblems, asked, command_bounds, left_out, save_and_tell
 from llmanac.data.labelled import Labelled, labels_lead, read_labelled, read_lines, read_texts, without_labels
 from llmanac.data.readers import TABLES, format_of
 from llmanac.evaluate.classification import Report, report
@@ -30,6 +31,9 @@ from llmanac.recipes.classification import check_sizes
 
 ROWS = 2048  # texts between two moves of the progress bar
 WITHOUT_FOLDER = ("rules",)  # methods that can be used without being trained
+# what a classifier's folder has, the file that it is known by first
+SAVED = ("classifier.json", "model.safetensors", "vocabulary.json", "rules.toml", "model")
+BOUNDS = command_bounds(longer="cut it into several")
 ON_A_MODEL = ("fine-tuning", "prompting")
 
 
@@ -99,9 +103,10 @@ def train_command(
     """Train, save, and evaluate where there is something to evaluate on."""
     classifier = make_classifier(method, patches, model)
     target = folder or Path("classifiers") / method
-    if target.exists() and not (target / "classifier.json").is_file() and any(target.iterdir()):
-        raise CheckpointError(f"{target}: holds something else than a classifier; give another --folder")
-    problems = asked(on_error, target.with_name(f"{target.name}.quarantine.jsonl"))
+    inputs = [data, *([test] if test else []), *([Path(model)] if model else [])]
+    check_own_folder(target, "--folder", SAVED, inputs, what="a classifier")
+    aside = target.with_name(f"{target.name}.quarantine.jsonl")
+    problems = asked(on_error, aside, inputs=inputs, bounds=BOUNDS)
     examples = read_labelled(data, text=text, label=label, problems=problems)
     held = read_labelled(test, text=text, label=label, problems=problems) if test else None
     if held is not None and test is not None and not hasattr(classifier, "book"):
@@ -177,7 +182,7 @@ def print_report(found: Report, console: Console | None = None) -> None:
 
 def evaluate_command(folder: str, data: Path, *, text: str, label: str, as_json: bool) -> None:
     """Evaluate on a file."""
-    held = read_labelled(data, text=text, label=label)
+    held = read_labelled(data, text=text, label=label, problems=CommandProblems(bounds=BOUNDS))
     found = evaluate_on(open_classifier(folder), held, data)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
@@ -186,13 +191,18 @@ def evaluate_command(folder: str, data: Path, *, text: str, label: str, as_json:
     print(f"Next: llmanac classify explain {shlex.quote(folder)} {shlex.quote(_short(held.texts[0]))}")
 
 
-def predict_command(folder: str, data: str, *, output: Path | None, text: str, with_labels: bool | None = None) -> None:
+def predict_command(
+    folder: str, data: str, *, output: Path | None, text: str, with_labels: bool | None = None, force: bool = False
+) -> None:
     """Label the texts of a file.
 
     Args:
         with_labels: whether lines begin with a label, which is then no part of the text; by what they begin with
             where nothing is said (and not so for standard input).
+        force: write over an `output` that is there, unless it is what is read.
     """
+    if output is not None:
+        check_output(output, "--output", [] if data == "-" else [data], force=force)
     classifier = open_classifier(folder)
     kind = ".jsonl" if output is None else output.suffix.lower()
     if kind not in (".jsonl", ".csv", ".tsv"):
@@ -215,8 +225,8 @@ def _texts_to_label(data: str, text: str, labels: Sequence[str], with_labels: bo
         lines = list(enumerate(given.removesuffix("\n").split("\n"), 1))
         return without_labels(lines, "standard input") if with_labels else [line for _, line in lines]
     if format_of(Path(data)) in TABLES:
-        return read_texts(data, text=text)
-    lines = read_lines(Path(data))
+        return read_texts(data, text=text, problems=CommandProblems(bounds=BOUNDS))
+    lines = read_lines(Path(data), CommandProblems(bounds=BOUNDS))
     if with_labels is None and labels_lead(lines, labels, data):
         with_labels = True
         print(f"{data}: each line begins with a label, which is left out; --text-only keeps it", file=sys.stderr)

@@ -11,9 +11,11 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.device import machine
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.outputs import check_pages
+from llmanac.data.command_problems import CommandProblems
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.lab.classification import experiments, page
-from llmanac.lab.classification.command import ON_A_MODEL, make_classifier, open_language_model
+from llmanac.lab.classification.command import BOUNDS, ON_A_MODEL, make_classifier, open_language_model
 from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
 from llmanac.lab.classification.slices import PARTS, Slice, read_slices, sentiment_slices
 from llmanac.lab.stats import interval, mean
@@ -40,7 +42,11 @@ def table_command(
     label: str,
 ) -> None:
     """Measure, write the page, print the table."""
-    train, held = read_labelled(data, text=text, label=label), read_labelled(test, text=text, label=label)
+    inputs = [data, test, *(path for path in (rules, slices) if path)]
+    check_pages(folder, "--folder", (RESULT, PAGE, PICTURE, LINES), "methods", inputs)
+    train, held = (
+        read_labelled(path, text=text, label=label, problems=CommandProblems(bounds=BOUNDS)) for path in (data, test)
+    )
     names = [name.strip() for name in methods.split(",")] if methods else [*DEFAULT, *(ON_A_MODEL if model else ())]
     chosen = read_slices(slices) if slices else our_slices(train.labels)
     result = make_table(

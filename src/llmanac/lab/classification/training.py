@@ -4,7 +4,8 @@
     classifiers/bow.training    while it is trained: training.json, metrics and checkpoints
 
 Going on gives the bytes that a training in one go gives: `training.json` holds what decides them, and anything else is
-refused.
+refused. It also makes the folder ours: without it nothing but the lock may be in there, and files of others are neither
+written over nor removed.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from llmanac.core import files
-from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
 from llmanac.core.spec import diff, dump, make_method
 from llmanac.data.labelled import Labelled
 from llmanac.train.checkpoint import fingerprint
 
 ENDING, RECORD, LOCK = ".training", "training.json", ".lock"
-OURS = {RECORD, LOCK, "checkpoints", "plan.json", "metrics.jsonl", "tensorboard", "tokenizer"}
+CHECKPOINTS = "checkpoints"
+OURS = {RECORD, LOCK, CHECKPOINTS, "plan.json", "metrics.jsonl", "tensorboard", "tokenizer"}
+DONE = {"done": True}  # what training.json says while the folder is being removed
 NAMED = {"seed": "--seed", "examples": "the labelled texts", "language_model": "--model"}
 
 
@@ -69,20 +73,56 @@ def fit(classifier: Any, examples: Labelled, target: Path, *, seed: int, resume:
             if not _checkpoints(work):
                 _discard(work, above)
             raise
-        (work / RECORD).unlink(missing_ok=True)  # first: without it the folder is no training any more
-        shutil.rmtree(work, ignore_errors=True)
+        files.write_json(work / RECORD, DONE)  # first: what is half removed is nothing to go on with
+        _discard(work, True)
+        if others := _others(work):
+            print(
+                f"{work}: is done with, and stays for files that are not of the training ({others[0]})", file=sys.stderr
+            )
 
 
 def _discard(work: Path, above: bool) -> None:
-    """Remove the work folder, and the one that it is in if that was made for it."""
-    shutil.rmtree(work, ignore_errors=True)
+    """Remove what is ours in the work folder, the record last, and the folder where nothing else is in it; also the
+    one that it is in if that was made for it."""
+    _remove(work, [path for path in work.iterdir() if path.name not in (RECORD, LOCK)])
+    _remove(work, [work / RECORD, work / LOCK])
+    with contextlib.suppress(OSError):
+        work.rmdir()
     if not above:
         with contextlib.suppress(OSError):
             work.parent.rmdir()
 
 
 def _checkpoints(work: Path) -> bool:
-    return any((work / "checkpoints").glob("step-*"))
+    return any((work / CHECKPOINTS).glob("step-*"))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether something in the work folder, or in its folder of checkpoints, is what a training writes."""
+    if path.name.startswith(files.TEMPORARY):
+        return True
+    return path.name.startswith("step-") if path.parent.name == CHECKPOINTS else path.name in OURS
+
+
+def _others(work: Path) -> list[str]:
+    """What is in a work folder and no training wrote."""
+    inside = work / CHECKPOINTS
+    held = [*work.iterdir(), *(inside.iterdir() if inside.is_dir() else [])] if work.is_dir() else []
+    return sorted(path.relative_to(work).as_posix() for path in held if not _is_ours(path))
+
+
+def _remove(work: Path, paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not _is_ours(path):
+            continue
+        with contextlib.suppress(OSError):  # what cannot be removed stays, as the folder then does
+            if path == work / CHECKPOINTS and path.is_dir():
+                _remove(work, path.iterdir())
+                path.rmdir()
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _record(classifier: Any, examples: Labelled, seed: int) -> dict[str, Any]:
@@ -99,32 +139,37 @@ def _record(classifier: Any, examples: Labelled, seed: int) -> dict[str, Any]:
 
 def _begin(work: Path, record: dict[str, Any], resume: bool) -> bool:
     """Whether there is a training to go on with; else the folder is made ready for a new one."""
-    found = (work / RECORD).is_file()
-    if found and resume:
-        _check(work, files.read_json(work / RECORD), record)
+    before = _read(work, record) if (work / RECORD).exists() else None
+    begun = before is not None and before != DONE
+    if begun and resume:
+        _check(work, before, record)
         return True
-    if found and _checkpoints(work):
+    if begun and _checkpoints(work):
         raise LlmanacError(f"{work}: holds an unfinished training; go on with --resume, or delete the folder")
-    others = sorted(p.name for p in work.iterdir() if p.name not in OURS and not p.name.startswith(files.TEMPORARY))
-    if others:
+    held = [path.name for path in work.iterdir() if path.name != LOCK and not path.name.startswith(files.TEMPORARY)]
+    if others := sorted(held) if before is None else _others(work):
         raise LlmanacError(f"{work}: holds other files ({others[0]}); move them, or name another --folder")
     if resume:
         print(f"{work}: there is no training to resume; this one starts at the beginning", file=sys.stderr)
-    for path in work.iterdir():
-        if path.name == LOCK:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    _remove(work, [path for path in work.iterdir() if path.name not in (RECORD, LOCK)])
     files.write_json(work / RECORD, record)
     return False
 
 
+def _read(work: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of the training before. Raises SpecError for a file that no training wrote."""
+    hint = f"it is not what a training writes; if nothing in {work} is needed, delete that folder, else move it away"
+    try:
+        before = files.read_json(work / RECORD)
+    except DataError as error:
+        raise SpecError(f"{error}; {hint}") from None
+    if not isinstance(before, dict) or (before != DONE and before.keys() != record.keys()):
+        raise SpecError(f"{work / RECORD}: {hint}")
+    return before
+
+
 def _check(work: Path, before: Any, record: dict[str, Any]) -> None:
     again = f"but {work} was begun with others; give the old ones, or delete the folder"
-    if not isinstance(before, dict) or before.keys() != record.keys():
-        raise SpecError(f"--resume: {work / RECORD} is not what a training writes; delete the folder {work}")
     if before["method"] != record["method"]:
         old, new = (make_method("classifier", one) for one in (before["method"], record["method"]))
         changed = "--method" if old.name != new.name else f"-s {next(iter(diff(old, new)))}"

@@ -12,6 +12,7 @@ from typing import Any
 from llmanac.core import spec
 from llmanac.core.errors import SpecError
 from llmanac.core.files import atomic_folder, write_json
+from llmanac.core.outputs import check_pages
 from llmanac.core.progress import progress
 from llmanac.lab.vocabulary import page, texts
 from llmanac.lab.vocabulary.measure import Measured, measure, open_or_train
@@ -105,6 +106,8 @@ def compare_command(
         SpecError: a tokenizer that is neither a file nor a method. DataError: text that cannot be used.
     """
     groups = texts.labelled(on)
+    read = [path for found in groups.values() for path in found]
+    check_pages(folder, "--folder", (page.RESULT, page.PAGE, page.PICTURE, page.DRAWING), "tokenizers", [*read, *items])
     trains = any(not Path(item).exists() for item in items)
     apart = every if trains and not train_on else 1
     held, leaves = texts.held_apart(groups, apart, limit * 1_000_000)
