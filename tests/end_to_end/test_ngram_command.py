@@ -304,6 +304,18 @@ def test_training_overwrites_nothing_unasked(texts, tmp_path: Path, tokenizer, c
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter"]
 
 
+def test_force_writes_over_no_input(texts, tmp_path: Path, capsys) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(texts[0].read_bytes())
+    said = refused(capsys, "ngram", "train", text, "-o", text, "--force")
+    assert f"--output: {text} is read by this command" in said
+    model = tmp_path / "model.arpa"
+    run(capsys, "ngram", "train", text, "-o", model)
+    before = model.read_bytes()
+    assert "the target: " in refused(capsys, "ngram", "convert", model, model, "--force")
+    assert model.read_bytes() == before and text.read_bytes() == texts[0].read_bytes()
+
+
 def test_a_model_without_smoothing_is_explained(texts, tmp_path: Path, capsys) -> None:
     train, test = texts
     for smoothing, noted in (("mle", True), ("kneser-ney", False)):

@@ -100,6 +100,8 @@ def _print(document: dict[str, Any], result: Contamination, out: Path | None) ->
                 report.item.id, report.looked.by, str(report.looked.grams), f"{report.share:.2%}", report.document or ""
             )
         console.print(table)
+    if len(worst) > SHOWN:
+        print(f"and {len(worst) - SHOWN:,} more items")
     if document["too_short"]:
         print(f"{document['too_short']:,} items have fewer than {document['shortest']} words: too short to tell.")
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
@@ -11,6 +12,7 @@ from llmanac.core.progress import progress
 from llmanac.evaluate.baselines import baselines
 from llmanac.evaluate.bits_per_byte import TextScore, score_texts
 from llmanac.generate.engine import Engine
+from llmanac.train.metrics import read_metrics
 
 NAMES = {
     "gzip": "gzip -9",
@@ -72,3 +74,15 @@ def _continuations(run: Any, held_out: list[str]) -> list[dict[str, str]]:
     prompts = [run.tokenizer.decode(row) for row in ids]
     found = Engine(run.base, run.tokenizer).generate(ids, max_new_tokens=new)
     return [{"prompt": prompt, "text": one.text} for prompt, one in zip(prompts, found, strict=True)]
+
+
+def loss_curve(folder: Path, points: int = 400) -> list[dict[str, Any]]:
+    """The losses of a training, `{"step", "loss", "held_out"}`, thinned to about `points`; those held out all stay."""
+    curve: list[dict[str, Any]] = []
+    for line in read_metrics(folder):
+        if "loss" in line:
+            curve.append({"step": line["step"], "loss": line["loss"]})
+        elif curve and "evaluate_loss" in line:
+            curve[-1]["held_out"] = line["evaluate_loss"]
+    every = max(1, len(curve) // points)
+    return [p for i, p in enumerate(curve) if i % every == 0 or "held_out" in p or i == len(curve) - 1]

@@ -363,14 +363,8 @@ class Pipeline:
 
     def _stage(self, stage: str) -> dict[str, Any]:
         known = self.planned[stage]
-        curve = []
-        for line in read_metrics(self.folder / stage):
-            if "loss" in line:
-                curve.append({"step": line["step"], "loss": line["loss"]})
-            elif curve and "evaluate_loss" in line:
-                curve[-1]["held_out"] = line["evaluate_loss"]
-        chosen = known["train"]
-        return {**known, "dtype": chosen["dtype"], "attention": chosen["attention"], "curve": _thin(curve)}
+        chosen, curve = known["train"], measures.loss_curve(self.folder / stage)
+        return {**known, "dtype": chosen["dtype"], "attention": chosen["attention"], "curve": curve}
 
     def _next(self) -> list[str]:
         chats = self.spec.finetune is not None
@@ -381,12 +375,6 @@ class Pipeline:
             f"llmanac serve {self.folder}",
             "llmanac compare position --arms rope,learned,none --budget 10m",
         ]
-
-
-def _thin(curve: list[dict[str, Any]], points: int = 400) -> list[dict[str, Any]]:
-    """At most about `points` points; those with a held-out loss all stay."""
-    every = max(1, len(curve) // points)
-    return [p for i, p in enumerate(curve) if i % every == 0 or "held_out" in p or i == len(curve) - 1]
 
 
 def _counts(manifest: dict[str, Any]) -> str:

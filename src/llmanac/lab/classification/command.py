@@ -111,9 +111,12 @@ def train_command(
     held = read_labelled(test, text=text, label=label, problems=problems) if test else None
     if held is not None and test is not None and not hasattr(classifier, "book"):
         check_known(set(examples.labels), held, test)
+    replaced = target.is_dir() and any(target.iterdir())
     start = time.perf_counter()
     training.fit(classifier, examples, target, seed=seed, resume=resume)
     seconds = time.perf_counter() - start
+    if replaced:
+        print(f"{target}: takes the place of the classifier that was there")
     if told := save_and_tell(problems):
         print(left_out(told))
     print(f"{method}: {len(examples):,} examples, {len(classifier.labels)} labels, {seconds:.1f} s; saved in {target}")

@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import has_name
+from llmanac.core.outputs import check_apart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +58,7 @@ def train(
     force: Force = False,
 ) -> None:
     """Count text and estimate a model."""
-    check_free(output, "--output", force, folder=tokenizer is not None)
+    check_free(output, "--output", force, folder=tokenizer is not None, inputs=text)
     from llmanac.core.spec import make_method, parse_patches
     from llmanac.models.ngrams.counts import check_order
 
@@ -163,7 +165,7 @@ def convert(
     force: Force = False,
 ) -> None:
     """ARPA to a binary model that opens at once, or back; every value of a binary source is checked."""
-    check_free(target, "the target", force)
+    check_free(target, "the target", force, inputs=[source])
     model = load(source, whole=True)
     save(model, target)
     _describe(model.trie, f"{model.trie.order}-gram")
@@ -171,12 +173,14 @@ def convert(
     print(f"Next: echo 'the first words' | llmanac ngram query {target}")
 
 
-def check_free(place: Path, what: str, force: bool, *, folder: bool = False) -> None:
+def check_free(place: Path, what: str, force: bool, *, folder: bool = False, inputs: Iterable[str | Path] = ()) -> None:
     """Refuse to overwrite, and what cannot be written at all. Raises SpecError that names the place.
 
     Args:
         folder: whether a folder is written, not a file.
+        inputs: what is read, and never overwritten.
     """
+    check_apart([place], what, inputs)
     if not folder and (place.is_dir() or not has_name(place)):
         raise SpecError(f"{what}: {place} is a folder; name a file in it, for example {place / 'model.ngram'}")
     if not force and (any(place.iterdir()) if place.is_dir() else place.exists()):
