@@ -175,7 +175,7 @@ def test_learned_positions_end():
 
 
 def test_errors_name_the_field():
-    with pytest.raises(SpecError, match=r"position/rope: share: 0.0 must be above 0"):
+    with pytest.raises(SpecError, match=r"position/rope\.share: 0\.0 must be above 0"):
         build("position", "rope", share=0.0, **SHAPE)
     with pytest.raises(SpecError, match=r"scaling.type: 'yarn' is not one of 'linear', 'llama3'"):
         build("position", "rope", scaling={"type": "yarn", "factor": 2.0}, **SHAPE)
