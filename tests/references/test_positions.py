@@ -179,7 +179,7 @@ def test_errors_name_the_field():
         build("position", "rope", share=0.0, **SHAPE)
     with pytest.raises(SpecError, match=r"scaling.type: 'yarn' is not one of 'linear', 'llama3'"):
         build("position", "rope", scaling={"type": "yarn", "factor": 2.0}, **SHAPE)
-    with pytest.raises(SpecError, match=r"scaling: factor: 0.5 must be at least 1"):
+    with pytest.raises(SpecError, match=r"scaling\.factor: 0\.5 must be at least 1"):
         build("position", "rope", scaling={"type": "linear", "factor": 0.5}, **SHAPE)
     with pytest.raises(SpecError, match="did you mean 'theta'"):
         build("lm", "transformer", position={"name": "rope", "thta": 1.0}, vocab_size=8)
