@@ -1,4 +1,4 @@
-"""Fixtures that several files of end-to-end tests share: servers, and what studies start from."""
+"""Fixtures that several files of end-to-end tests share: servers, what studies start from, and a finished run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 from _engine_models import ByteTokenizer, HistoryModel, script_of
+from _runs import recipe as small_recipe
 from _servers import ASK, UTF8, hello, running
 from _studies import STEPS
 
+import llmanac
 from llmanac.generate.engine import Engine
 
 # ---------------------------------------------------------------- servers
@@ -72,3 +74,43 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for every study of a file: what two studies share is trained once."""
     return tmp_path_factory.mktemp("store")
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "text"
+    folder.mkdir()
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "while",
+        "seven",
+        "small",
+        "dogs",
+        "ran",
+        "past",
+        "it",
+        "and",
+        "nobody",
+        "said",
+        "a",
+        "word",
+        "about",
+        "rain",
+    ]
+    for i in range(12):
+        lines = [" ".join(words[(i * 7 + j * k) % len(words)] for k in range(1, 14)) + "." for j in range(1, 60)]
+        (folder / f"page-{i:02d}.txt").write_text("\n".join(lines), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> llmanac.recipes.run.Run:  # type: ignore[name-defined]
+    return llmanac.run(small_recipe(text), folder=tmp_path_factory.mktemp("runs") / "small")

@@ -3,89 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _runs import command, recipe
 
 import llmanac
-from llmanac.core import files, spec
+from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
-from llmanac.data.pipeline import build
 from llmanac.recipes import stages
 from llmanac.recipes.plan import fastest_threads
-from llmanac.recipes.run import _latest, run_command
+from llmanac.recipes.run import _latest
 from llmanac.recipes.spec import load_recipe, plans_size, seconds, shown
 
-SMALL = {
-    "name": "small",
-    "budget": "60s",
-    "data": {"source": {"name": "files", "paths": ["text"]}, "held_out": 0.2},
-    "tokenizer": {"name": "bpe", "vocab_size": 400},
-    "model": {"name": "transformer", "dim": 32, "layers": 2, "max_length": 128},
-    "train": {
-        "steps": 12,
-        "batch_tokens": 256,
-        "length": 64,
-        "checkpoint_every": 4,
-        "dtype": "float32",
-        "attention": "plain",
-        "compile": "never",
-    },
-}
-
 STATE = {"recipe": {}, "stated": [], "planned": {}, "seconds": {}}
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "text"
-    folder.mkdir()
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "while",
-        "seven",
-        "small",
-        "dogs",
-        "ran",
-        "past",
-        "it",
-        "and",
-        "nobody",
-        "said",
-        "a",
-        "word",
-        "about",
-        "rain",
-    ]
-    for i in range(12):
-        lines = [" ".join(words[(i * 7 + j * k) % len(words)] for k in range(1, 14)) + "." for j in range(1, 60)]
-        (folder / f"page-{i:02d}.txt").write_text("\n".join(lines), "utf-8")
-    return folder
-
-
-def recipe(text: Path, **changes: object) -> dict[str, object]:
-    data = json.loads(json.dumps(SMALL))
-    data["data"]["source"]["paths"] = [str(text)]
-    return {**data, **changes}
-
-
-@pytest.fixture(scope="module")
-def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> llmanac.recipes.run.Run:  # type: ignore[name-defined]
-    return llmanac.run(recipe(text), folder=tmp_path_factory.mktemp("runs") / "small")
 
 
 def test_a_run_leaves_every_file_it_promises(finished) -> None:
@@ -143,129 +78,6 @@ def test_size_and_steps_are_planned_from_the_budget_unless_stated(text: Path, tm
     assert (stated.recipe.model.dim, stated.recipe.model.layers, stated.recipe.train.steps) == (48, 2, 3)
 
 
-def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llmanac.cli", *words], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
-
-
-def test_killed_and_resumed_gives_the_same_weights(finished, text: Path, tmp_path: Path) -> None:
-    path = tmp_path / "small.toml"
-    path.write_text(spec.to_toml(recipe(text)), "utf-8")
-    process = subprocess.Popen([sys.executable, "-m", "llmanac.cli", "run", str(path)], cwd=tmp_path)
-    folder = tmp_path / "runs" / "small"
-    until = time.monotonic() + 300  # a busy machine may need minutes to start
-    while not list(folder.glob("pretrain/checkpoints/step-*")) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
-    assert process.poll() is None, "it ended before it could be killed"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    refused = command("run", str(path), cwd=tmp_path)
-    assert refused.returncode == 2 and "--resume" in refused.stderr, refused
-    changed = command("run", str(path), "--resume", "-s", "train.steps=99", cwd=tmp_path)
-    assert changed.returncode == 2 and "train.steps (was 12, now 99)" in changed.stderr
-    done = command("run", str(path), "--resume", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Next:" in done.stdout
-    first = (finished.folder / "base" / "model.safetensors").read_bytes()
-    assert (folder / "base" / "model.safetensors").read_bytes() == first
-
-
-@pytest.mark.parametrize("lost", [[], ["base", "model"]])
-def test_a_run_killed_between_stages_keeps_its_plan(lost: list[str], finished, text: Path, tmp_path: Path) -> None:
-    """Killed after training, or between its last step and the saving of the model: nothing is planned or lost anew."""
-    folder = unfinished(finished, tmp_path / "small", *lost)
-    again = llmanac.run(recipe(text), folder=folder, resume=True)
-    assert again.recipe == finished.recipe
-    assert again.results["pretrain"]["loss"] == finished.results["pretrain"]["loss"]
-    first, second = ((f / "base" / "model.safetensors").read_bytes() for f in (finished.folder, folder))
-    assert first == second
-
-
-def unfinished(finished, folder: Path, *lost: str) -> Path:
-    """A copy of the finished run as a kill would have left it."""
-    shutil.copytree(finished.folder, folder)
-    for name in ("results.json", *lost):
-        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
-    state = files.read_json(folder / "run.json")
-    files.write_json(folder / "run.json", {**state, "finished": False})
-    return folder
-
-
-def test_a_resumed_run_refuses_a_changed_recipe_and_names_the_fields(finished, text: Path, tmp_path: Path) -> None:
-    folder = unfinished(finished, tmp_path / "small")
-    path = tmp_path / "small.toml"
-    edited = recipe(text)
-    edited["train"] = {**edited["train"], "steps": 13, "clip": 0.5}
-    path.write_text(spec.to_toml(edited), "utf-8")
-    with pytest.raises(
-        SpecError, match=r"train\.clip \(was 1\.0, now 0\.5\), train\.steps \(was 12, now 13\): .*--folder"
-    ):
-        llmanac.run(path, folder=folder, resume=True)
-    without = recipe(text)
-    del without["train"]["checkpoint_every"]
-    with pytest.raises(SpecError, match=r"train\.checkpoint_every \(was 4, now not set\)"):
-        llmanac.run(without, folder=folder, resume=True)
-    with pytest.raises(SpecError, match="model"):
-        llmanac.run("quickstart", folder=folder, resume=True)
-    own = llmanac.run(folder / "recipe.toml", folder=folder, resume=True)  # what was planned for it is no change
-    assert own.recipe == finished.recipe
-
-
-def test_patches_of_the_first_start_need_not_be_said_again(text: Path, tmp_path: Path) -> None:
-    first = llmanac.run(recipe(text), ["train.steps=3", "model.norm=layernorm"], folder=tmp_path / "patched")
-    (first.folder / "results.json").unlink()
-    again = llmanac.run(recipe(text), folder=first.folder, resume=True)
-    assert again.recipe == first.recipe and again.recipe.train.steps == 3
-    with pytest.raises(SpecError, match=r"train\.steps \(was 3, now 4\)"):
-        llmanac.run(recipe(text), {"train.steps": 4}, folder=first.folder, resume=True)
-
-
-def test_a_resumed_run_refuses_another_text(finished, text: Path, tmp_path: Path) -> None:
-    own = tmp_path / "text"
-    shutil.copytree(text, own)
-    first = llmanac.run(recipe(own), {"train.steps": 2}, folder=tmp_path / "small")
-    before = (first.folder / "manifest.json").read_bytes()
-    page = next(iter(sorted(own.iterdir())))
-    kept = page.read_text()
-    page.write_text(kept + "\none more line\n")
-    with pytest.raises(
-        DataError, match=r"text changed since this run began; .*page-00.*restore the old text .* --folder"
-    ):
-        llmanac.run(recipe(own), folder=first.folder, resume=True)
-    assert (first.folder / "manifest.json").read_bytes() == before
-    page.write_text(kept)
-    assert llmanac.run(recipe(own), folder=first.folder, resume=True).recipe == first.recipe
-
-
-def test_a_resumed_run_that_lost_its_built_text_refuses_another(finished, text: Path, tmp_path: Path) -> None:
-    own = tmp_path / "text"
-    shutil.copytree(text, own)
-    folder = unfinished(llmanac.run(recipe(own), {"train.steps": 2}, folder=tmp_path / "first"), tmp_path / "small")
-    shutil.rmtree(folder / "text")
-    page = next(iter(sorted(own.iterdir())))
-    kept = page.read_text()
-    page.write_text(kept + "\none more line\n")
-    with pytest.raises(DataError, match=r"text changed since this run began, or its split; restore the old text"):
-        llmanac.run(recipe(own), folder=folder, resume=True)
-    page.write_text(kept)
-    shutil.rmtree(folder / "text")
-    again = llmanac.run(recipe(own), folder=folder, resume=True)
-    assert files.read_json(folder / "run.json")["finished"] and again.recipe.train.steps == 2
-
-
-def test_a_run_of_before_a_field_was_there_keeps_its_plan(finished, text: Path, tmp_path: Path) -> None:
-    folder = unfinished(finished, tmp_path / "small", "base", "model")
-    state = files.read_json(folder / "run.json")
-    for field in ("related", "stages"):
-        del state["recipe"]["data"][field]
-    state["planned"]["marked"] = 1  # a plan that is made anew does not have it
-    files.write_json(folder / "run.json", state)
-    again = llmanac.run(recipe(text), folder=folder, resume=True)
-    assert again.recipe == finished.recipe
-    assert files.read_json(folder / "run.json")["planned"]["marked"] == 1
-
-
 @pytest.mark.parametrize("folder", [None, "mine"])
 def test_a_run_without_text_leaves_no_folder(folder: str | None, text: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -273,23 +85,6 @@ def test_a_run_without_text_leaves_no_folder(folder: str | None, text: Path, tmp
         with pytest.raises(DataError, match="nowhere"):
             llmanac.run(recipe(tmp_path / "nowhere"), folder=folder)
         assert not (tmp_path / (folder or "runs/small")).exists()
-
-
-def test_stopped_while_it_builds_the_text_goes_on(text: Path, tmp_path: Path, monkeypatch) -> None:
-    def stop(*given: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patched:
-        patched.setattr(build._Build, "_finish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            llmanac.run(recipe(text), {"train.steps": 2})
-    assert (tmp_path / "runs/small/text/inputs.jsonl").is_file()
-    done = llmanac.run(recipe(text), {"train.steps": 2}, resume=True)
-    assert done.folder == Path("runs/small")
-    lines = [json.loads(line) for path in done.folder.glob("text/data/*") for line in path.read_bytes().splitlines()]
-    data = done.results["data"]
-    assert len(lines) == data["train"]["documents"] + data["held_out"]["documents"]
 
 
 def test_what_was_left_out_is_listed_with_its_reason(text: Path, tmp_path: Path, capsys) -> None:
@@ -306,52 +101,6 @@ def test_what_was_left_out_is_listed_with_its_reason(text: Path, tmp_path: Path,
     assert dropped["duplicates"] == 1 and dropped["near-duplicate"] == 1
     lists = {path.stem: path.read_text() for path in (done.folder / "text" / "dropped").glob("*.jsonl")}
     assert page.name in lists["02-exact"] and "long.txt" in lists["03-minhash"]
-
-
-def test_stopped_before_it_reads_says_to_start_again(tmp_path: Path, monkeypatch, capsys) -> None:
-    def stop(*given: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stages.Pipeline, "run", stop)
-    with pytest.raises(SystemExit) as ended:
-        run_command("quickstart", [], budget=None, folder=None, seed=None, resume=False, show=False)
-    said = capsys.readouterr().out
-    assert ended.value.code == 130 and "the same command starts again" in said and "--resume" not in said
-    assert not (tmp_path / "runs" / "quickstart").exists()
-
-
-def test_a_run_whose_plan_never_began_may_be_mended(text: Path, tmp_path: Path) -> None:
-    asked = recipe(text)
-    del asked["train"]["steps"]
-    place = tmp_path / "run"
-    with pytest.raises(SpecError, match="too little"):
-        llmanac.run({**asked, "budget": "0.001s"}, folder=place)
-    with pytest.raises(SpecError, match="tokenizer"):
-        llmanac.run(asked, {"tokenizer.vocab_size": 300}, folder=place, resume=True)
-    done = llmanac.run({**asked, "budget": "4s"}, {"model.norm": "layernorm"}, folder=place, resume=True)
-    assert done.recipe.budget == "4s" and done.recipe.model.norm.name == "layernorm"
-    with pytest.raises(SpecError, match="budget"):
-        llmanac.run({**asked, "budget": "5s"}, {"model.norm": "layernorm"}, folder=place, resume=True)
-
-
-def test_a_mended_length_is_the_length_of_the_pairs(text: Path, tmp_path: Path) -> None:
-    pairs = tmp_path / "pairs.jsonl"
-    rows = [{"prompt": f"count {i}\n", "completion": "the cat sat on a mat and " * 6} for i in range(60)]
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    asked = recipe(text, finetune={"pairs": str(pairs), "steps": 2})
-    del asked["train"]["steps"]
-    asked["model"]["max_length"] = 256
-    with pytest.raises(SpecError, match="too little"):
-        llmanac.run({**asked, "budget": "0.001s"}, folder=tmp_path / "run")
-    asked["train"]["length"] = 256
-    done = llmanac.run({**asked, "budget": "6s"}, folder=tmp_path / "run", resume=True)
-    fresh = llmanac.run({**asked, "budget": "6s"}, folder=tmp_path / "fresh")
-    written = [
-        {p.relative_to(f.folder): p.read_bytes() for p in (f.folder / "data" / "pairs").rglob("*") if p.is_file()}
-        for f in (done, fresh)
-    ]
-    assert written[0] and written[0] == written[1]
 
 
 def test_a_context_too_short_is_refused_before_anything_is_trained(text: Path, tmp_path: Path) -> None:

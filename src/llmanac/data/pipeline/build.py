@@ -2,7 +2,7 @@
 
 FOLDER/build.json       the resolved recipe and what else identifies the build; written first
 FOLDER/inputs.jsonl     one line an input file, with its hash; written when all are read once
-FOLDER/work/            the folders of finished tasks; gone at the end
+FOLDER/work             the folders of finished tasks; gone at the end
 FOLDER/data/            the output        FOLDER/dropped/   one file a stage, a line for each document dropped
 FOLDER/manifest.json    what was made of what; written last, and the mark that the build is finished
 """
