@@ -50,6 +50,19 @@ def test_the_build_and_its_workers_may_be_killed(tmp_path: Path) -> None:
     assert found["kills"] >= 3, found
 
 
+def test_killed_before_its_first_file_has_its_name(tmp_path: Path) -> None:
+    from _builds import digests, make_inputs
+
+    make_inputs(tmp_path / "in", 20)
+    work(tmp_path / "whole", "workers")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".tmp-999999-build.json").write_text("{")
+    (tmp_path / "killed" / ".lock").touch()
+    work(tmp_path / "killed", "workers")
+    found = digests(tmp_path / "killed")
+    assert {name: found.get(name) for name in digests(tmp_path / "whole")} == digests(tmp_path / "whole")
+
+
 def test_the_control_is_caught(tmp_path: Path) -> None:
     for seed in range(3, 9):
         if trials("control", 2, seed, tmp_path / str(seed))["wrong"]:

@@ -85,6 +85,12 @@ def test_a_resumed_run_refuses_a_changed_recipe_and_names_the_fields(finished, t
     assert own.recipe == finished.recipe
 
 
+def test_a_run_killed_before_its_first_file_has_its_name_starts_again(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".tmp-999999-run.json").write_text("{")
+    assert llmanac.run(recipe(text), {"train.steps": 2}, folder=tmp_path / "run").results["bits_per_byte"]
+
+
 def test_patches_of_the_first_start_need_not_be_said_again(text: Path, tmp_path: Path) -> None:
     first = llmanac.run(recipe(text), ["train.steps=3", "model.norm=layernorm"], folder=tmp_path / "patched")
     (first.folder / "results.json").unlink()

@@ -122,7 +122,7 @@ def _discard(place: Path, there: bool) -> None:
 
 
 def _is_empty(place: Path) -> bool:
-    return place.is_dir() and all(path.name == LOCK for path in place.iterdir())
+    return place.is_dir() and all(p.name == LOCK or p.name.startswith(files.TEMPORARY) for p in place.iterdir())
 
 
 def read_state(folder: Path) -> dict[str, Any]:

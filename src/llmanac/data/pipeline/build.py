@@ -91,7 +91,10 @@ def _build(recipe: BuildSpec, folder: Path, workers: int | None, engine: EngineN
     if existed and not folder.is_dir():
         raise DataError(f"{folder}: is a file; name a folder with --folder")
     if existed and not (folder / "build.json").exists():
-        others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
+        # a build may have been killed before its first file had its name
+        others = sorted(
+            p.name for p in folder.iterdir() if p.name != ".lock" and not p.name.startswith(files.TEMPORARY)
+        )
         if others:
             raise DataError(f"{folder}: holds other files ({others[0]}); name a new folder with --folder")
     listing = inputs.list_inputs(recipe)
