@@ -20,7 +20,7 @@ from llmanac.lab._svg import Line, Row, interval_chart, line_chart, nice_number,
 from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.console import print_study
 from llmanac.lab.costs import TRAINING_COSTS
-from llmanac.lab.report import PAGE, RESULT, mark_stale, render, write_study
+from llmanac.lab.report import LINE, PAGE, RESULT, mark_stale, render, write_study
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement, Study
 
@@ -178,10 +178,35 @@ def test_warnings_are_said_where_they_hold() -> None:
     assert not any("Untuned" in w for w in words.warnings(edge))
 
 
-def test_the_line_of_markdown() -> None:
-    line = words.markdown(result())
-    assert "\n" not in line and line.startswith("**position**")
+def test_a_study_in_one_line(tmp_path: Path) -> None:
+    line = words.summary(result())
+    assert "\n" not in line and line.startswith("position (") and "*" not in line
     assert "learned worse (+5.37%)" in line
+    write_study(tmp_path, result())
+    assert (tmp_path / LINE).read_text() == f"**position**{line.removeprefix('position')}\n"
+
+
+def test_the_page_leads_with_one_line_an_arm_and_its_verdicts_second() -> None:
+    page = render(result())
+    assert page.count('<p class="lead">') == len(VALUES) - 1
+    heads = page[page.index("<thead>") : page.index("</thead>")].split("</th>")
+    assert "verdict" in heads[1]
+    row = page[page.index("<td>learned</td>") :].split("</td>")
+    assert 'data-head="verdict"' in row[1] and row[1].endswith("worse")
+    sizes = {part.split(" viewBox")[0].split()[0] for part in page.split("<svg ")[1:]}
+    assert sizes == {'width="460"'}  # drawn at one scale, so that text has one size
+
+
+def test_charts_whose_arms_are_all_equal_are_left_out() -> None:
+    """Equal costs, or an equal metric, put every arm on one place."""
+    usual = render(result())
+    assert "against parameters" in usual and "Paired differences from the baseline" in usual
+    level = result()
+    for costs in level["costs"].values():
+        costs["parameters"] = 1000.0
+    assert "against parameters" not in render(level) and "against training FLOPs" in render(level)
+    equal = render(result({"rope": [2.0, 2.0, 2.0], "learned": [2.0, 2.0, 2.0]}))
+    assert "Paired differences from the baseline" not in equal and "against training FLOPs" not in equal
 
 
 def test_a_study_is_written_read_and_marked_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +251,7 @@ def test_a_narrow_terminal_shows_every_arm_whole(tmp_path: Path) -> None:
         first = "".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
         heads = "".join("".join(cells) for cells in _columns(lines))
         assert all(arm in first and arm in heads for arm in arms)
+        assert not any("*" in line for line in lines)
         assert any("┃ difference ┃" in line for line in lines)
         assert any("  p ┃" in line for line in lines) == (width == 200)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a200")
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 46
 
 
 def colour(index: int) -> str:
@@ -95,7 +95,7 @@ class Frame:
         """The chart; `title` is what a screen reader says."""
         body = "".join(self.parts)
         words = html.escape(title)
-        box = f'viewBox="0 0 {WIDTH} {self.height}"'
+        box = f'width="{WIDTH}" height="{self.height}" viewBox="0 0 {WIDTH} {self.height}"'
         return f'<svg {box} role="img" aria-label="{words}"><title>{words}</title>{body}</svg>'
 
 
@@ -174,7 +174,7 @@ def interval_chart(
         x_label,
         "",
         height=TOP + BOTTOM + 34 * len(rows),
-        left=min(230, 24 + 7 * max(len(r.label) for r in rows)),
+        left=min(230, 24 + 8 * max(len(r.label) for r in rows)),
     )
     if zero and margin:
         left, right = frame.x(-margin), frame.x(margin)

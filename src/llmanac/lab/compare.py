@@ -75,7 +75,7 @@ class StudyResult:
 
     def markdown(self) -> str:
         """The study in one line of Markdown."""
-        return words.markdown(self.data)
+        return words.summary(self.data)
 
 
 def compare(

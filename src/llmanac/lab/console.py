@@ -34,7 +34,7 @@ def print_study(done: Any, console: Console | None = None) -> None:
         console.print(f"note: {warning}", markup=False)
     if note := words.worse_than_uniform(result):
         console.print(f"note: {note}", markup=False)
-    console.print(words.markdown(result), markup=False)
+    console.print(words.summary(result), markup=False)
     console.print(f"page: {done.page}", markup=False)
 
 
@@ -43,54 +43,59 @@ def _fits(table: Table, console: Console) -> bool:
 
 
 def _verdicts(result: Any, metric: Any, console: Console) -> Table:
-    """The table of one metric; on a narrow terminal the page alone has the p-values, and long arms go on below."""
-    whole = _verdict_table(result, metric, with_p=True)
-    return whole if _fits(whole, console) else _verdict_table(result, metric, with_p=False)
+    """The table of one metric; on a narrow terminal only the page has the p-values, and long arms take two lines."""
+    wide = _verdict_table(result, metric, wide=True)
+    return wide if _fits(wide, console) else _verdict_table(result, metric, wide=False)
 
 
-def _verdict_table(result: Any, metric: Any, *, with_p: bool) -> Table:
+def _arm(label: str, wide: bool) -> str:
+    """An arm's label; where there is little room, its choices stand on lines of their own."""
+    return escape(label if wide else label.replace("{", "\n{").replace(",", ",\n "))
+
+
+def _verdict_table(result: Any, metric: Any, *, wide: bool) -> Table:
     label = metric["title"] or metric["name"].replace("_", " ")
     table = Table(title=f"{label} ({metric['better']} is better), {words.held_words(result)}", title_justify="left")
     table.add_column("", overflow="fold")  # arms may differ in their last characters alone
-    for head in ("mean", "difference", "95% interval", *(["p"] if with_p else [])):
+    table.add_column("verdict")
+    for head in ("mean", "difference", "95% interval", *(["p"] if wide else [])):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
     compared = {c["arm"]: c for c in result["comparisons"][metric["name"]]}
     for arm, found in result["values"][metric["name"]].items():
         level = words.quantity(mean(found), metric["unit"])
         if arm not in compared:
-            table.add_row(escape(arm), level, "baseline" if arm == result["baseline"] else "")
+            table.add_row(_arm(arm, wide), "baseline" if arm == result["baseline"] else "", level)
             continue
         c = compared[arm]
         table.add_row(
-            escape(arm),
+            _arm(arm, wide),
+            words.verdict(c, result["replicate"]),
             level,
             words.difference(c),
             words.interval(c),
-            *([words.p_value(c["p"])] if with_p else []),
-            words.verdict(c, result["replicate"]),
+            *([words.p_value(c["p"])] if wide else []),
             style=STYLES[c["verdict"]],
         )
     for arm in result["failed"]:
-        table.add_row(escape(arm), "failed", style="red")
+        table.add_row(_arm(arm, wide), "failed", style="red")
     return table
 
 
 def _costs(result: Any, console: Console) -> list[Table]:
     """What each arm costs: one table, or as many as it takes for every arm to be read."""
     arms = list(result["costs"])
-    whole = _cost_table(result, arms)
+    whole = _cost_table(result, arms, wide=True)
     if _fits(whole, console):
         return [whole]
     at_once = max(1, (console.width - LABEL) // CELL)
-    return [_cost_table(result, arms[at : at + at_once]) for at in range(0, len(arms), at_once)]
+    return [_cost_table(result, arms[at : at + at_once], wide=False) for at in range(0, len(arms), at_once)]
 
 
-def _cost_table(result: Any, arms: list[str]) -> Table:
+def _cost_table(result: Any, arms: list[str], *, wide: bool) -> Table:
     table = Table(title="costs, means over the runs", title_justify="left")
     table.add_column("")
     for arm in arms:
-        table.add_column(escape(arm), justify="right", overflow="fold")
+        table.add_column(_arm(arm, wide), justify="right", overflow="fold")
     for unit in result["cost_units"]:
         cells = [words.quantity(result["costs"][arm].get(unit["name"]), unit["unit"]) for arm in arms]
         table.add_row(unit["title"] or unit["name"].replace("_", " "), *cells)

@@ -23,6 +23,7 @@ RESULT, PAGE, LINE = "study.json", "study.html", "study.md"
 PLOTTED = (
     "parameters", "train_flops", "seconds", "decode_tokens_per_second", "peak_memory", "vocabulary", "encode_rate",
 )  # fmt: skip
+SAME_COST = 0.01  # costs that differ by less are one place on a chart
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Section:
 def write_study(folder: Path, result: Result) -> Path:
     """Write study.json, study.html and study.md; returns the page's path."""
     write_json(folder / RESULT, dict(result))
-    write_text(folder / LINE, words.markdown(result) + "\n")
+    write_text(folder / LINE, "**{}** {}\n".format(*words.summary(result).split(" ", 1)))
     return write_text(folder / PAGE, render(result))
 
 
@@ -60,14 +61,17 @@ def mark_stale(folder: Path) -> list[str]:
 
 
 def render(result: Result) -> str:
-    """The page as one HTML file."""
-    page = {
-        "title": words.title(result),
-        "subtitle": _subtitle(result),
-        "warnings": words.warnings(result),
-        "lead": " ".join(words.sentences(result)) or "There is nothing to compare: no second arm finished.",
-        "sections": [section for section in _sections(result) if section],
-    }
+    """A study's page as one HTML file."""
+    lead = words.sentences(result) or ["There is nothing to compare: no second arm finished."]
+    sections = [section for section in _sections(result) if section]
+    return render_page(words.title(result), _subtitle(result), lead, sections, words.warnings(result))
+
+
+def render_page(
+    title: str, subtitle: str, lead: Sequence[str], sections: Sequence[Section], warnings: Sequence[str] = ()
+) -> str:
+    """Any page of sections as one HTML file; `lead` is what stands on top, one line each."""
+    page = {"title": title, "subtitle": subtitle, "warnings": warnings, "lead": lead, "sections": sections}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
@@ -121,27 +125,24 @@ def _verdicts(result: Result, metric: Mapping[str, Any]) -> Section | None:
     rows: list[list[Any]] = []
     base = None
     for index, (arm, found) in enumerate(values.items()):
-        if arm == result["baseline"]:
-            base = index
-            rows.append([f"{arm} (baseline)", words.quantity(mean(found), metric["unit"]), "", "", "", "", "", ""])
-            continue
         if arm not in compared:
-            rows.append([arm, words.quantity(mean(found), metric["unit"]), "", "", "", "", "", ""])
+            what, base = ("baseline", index) if arm == result["baseline"] else ("", base)
+            rows.append([arm, what, words.quantity(mean(found), metric["unit"]), "", "", "", "", ""])
             continue
         c = compared[arm]
         rows.append(
             [
                 arm,
+                (words.verdict(c, result["replicate"]), c["verdict"]),
                 words.quantity(c["mean"], metric["unit"]),
                 words.difference(c),
                 words.interval(c),
                 words.p_value(c["p"]),
                 words.p_value(c["p_equivalence"]),
                 f"{c['improved']} of {c['n']}",
-                (words.verdict(c, result["replicate"]), c["verdict"]),
             ]
         )
-    head = ["", f"mean {label}", "difference", "95% interval", "p", "p equivalent", "improved", "verdict"]
+    head = ["", "verdict", "mean", "difference", "95% interval", "p", "p equivalent", "improved"]
     first = metric is words.primary(result) or metric == words.primary(result)
     section = Section(
         f"{label[:1].upper()}{label[1:]} ({better})" + ("" if first else ", also measured"),
@@ -166,6 +167,8 @@ def _verdicts(result: Result, metric: Mapping[str, Any]) -> Section | None:
 def _verdict_charts(
     result: Result, metric: Mapping[str, Any], values: Mapping[str, Any], compared: Mapping[str, Any]
 ) -> list[dict[str, str]]:
+    if _all_equal([v for found in values.values() for v in found]):
+        return []
     label = metric["title"] or metric["name"].replace("_", " ")
     many, shades = max(map(len, values.values())) > 60, _shades(result)
     levels = []
@@ -195,6 +198,11 @@ def _verdict_charts(
             }
         )
     return out
+
+
+def _all_equal(numbers: Sequence[float], within: float = 0.0) -> bool:
+    """Whether a chart of these would show one place: all equal, or within a share of the largest."""
+    return max(numbers) - min(numbers) <= within * max(map(abs, numbers))
 
 
 def _shades(result: Result) -> dict[str, int]:
@@ -252,7 +260,8 @@ def _trade(result: Result) -> Section | None:
     for name in PLOTTED:
         found = [(arm, result["costs"][arm].get(name), mean(v)) for arm, v in values.items() if arm in result["costs"]]
         points = [(arm, float(cost), y, _shades(result)[arm]) for arm, cost, y in found if cost is not None]
-        if len(points) < 2 or name not in units:
+        costs, qualities = [p[1] for p in points], [p[2] for p in points]
+        if len(points) < 2 or name not in units or _all_equal(costs, SAME_COST) or _all_equal(qualities):
             continue
         unit_better = units[name]["better"]
         label = units[name]["title"] or name.replace("_", " ")

@@ -182,8 +182,8 @@ def _unequal(result: Result) -> list[str]:
     return out
 
 
-def markdown(result: Result) -> str:
-    """The study in one line of Markdown."""
+def summary(result: Result) -> str:
+    """The study in one line."""
     metric = primary(result)
     name = metric["title"] or metric["name"]
     values = result["values"].get(metric["name"], {})
@@ -193,6 +193,6 @@ def markdown(result: Result) -> str:
         f"{c['arm']} {verdict(c, result['replicate'])} ({difference(c)})"
         for c in result["comparisons"].get(metric["name"], [])
     )
-    return f"**{result['kind']}** ({held_words(result)}, {plural(count, result['replicate'])}): {name} " + (
+    return f"{result['kind']} ({held_words(result)}, {plural(count, result['replicate'])}): {name} " + (
         f"{', '.join(parts)}. Against {result['baseline']}: {said}."
     )

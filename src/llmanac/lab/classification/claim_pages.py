@@ -9,8 +9,8 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.lab._svg import nice_number
-from llmanac.lab.classification.page import between, curve_chart, render_page, share, spread
-from llmanac.lab.report import Section, table
+from llmanac.lab.classification.page import between, curve_chart, share, spread
+from llmanac.lab.report import Section, render_page, table
 from llmanac.lab.stats import interval, mean
 
 Found = Mapping[str, Any]
@@ -28,7 +28,7 @@ def write_pages(folder: Path, found: Found) -> list[Path]:
             f"Claim: {claim}. SST-2, {found['data']['train_rows']:,} training and {found['data']['test_rows']:,} test "
             f"sentences; {found['seeds']} seeds; {machine.get('cpu', 'unknown machine')}."
         )
-        out.append(files.write_text(folder / f"{name}.html", render_page(title, subtitle, verdict, sections)))
+        out.append(files.write_text(folder / f"{name}.html", render_page(title, subtitle, [verdict], sections)))
     return out
 
 

@@ -6,7 +6,6 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,22 +13,11 @@ from rich.table import Table
 from llmanac.lab import words
 from llmanac.lab._svg import BOTTOM, RIGHT, WIDTH, Frame, colour, padded
 from llmanac.lab.budget import format_duration
-from llmanac.lab.report import TEMPLATES, Section, table
+from llmanac.lab.report import Section, render_page, table
 from llmanac.lab.stats import interval, mean
 
 Result = Mapping[str, Any]
 NONE = "-"
-
-
-def render_page(title: str, subtitle: str, lead: str, sections: Sequence[Section], warnings: Sequence[str] = ()) -> str:
-    """Any page of sections, as one HTML file."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    page = {
-        "title": title, "subtitle": subtitle, "warnings": list(warnings), "lead": lead, "sections": list(sections),
-    }  # fmt: skip
-    return environment.get_template("study.html").render(page=page)
 
 
 def curve_chart(
@@ -114,12 +102,10 @@ def slice_chart(result: Result) -> str:
 
 def picture(result: Result) -> str:
     """The learning curves as a file of their own."""
-    chart = learning_curves(result)
-    style = "<style>text{font:11px sans-serif;fill:#333}.grid{stroke:#e3e6e9}</style>"
-    head = '<svg xmlns="http://www.w3.org/2000/svg" width="920" height="600" '
+    style = "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#e3e6e9}</style>"
     back = '<rect width="100%" height="100%" fill="#fff"/>'
-    first, _, rest = chart.partition(">")
-    return head + first.removeprefix("<svg ") + ">" + style + back + rest + "\n"
+    first, _, rest = learning_curves(result).partition(">")
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {first.removeprefix("<svg ")}>{style}{back}{rest}\n'
 
 
 def rows_of(result: Result) -> list[list[str]]:
@@ -252,7 +238,7 @@ def render(result: Result) -> str:
         f"{words.plural(result['seeds'], 'seed')}; {about.get('cpu', 'unknown machine')}, "
         f"{words.plural(about.get('threads', 0), 'thread')}; {result['started']}; {format_duration(result['seconds'])}."
     )
-    return render_page("Rule-based and learned classifiers", subtitle, lead(result), sections(result))
+    return render_page("Rule-based and learned classifiers", subtitle, [lead(result)], sections(result))
 
 
 def markdown(result: Result) -> str:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
-
 from llmanac.core.files import write_bytes, write_json, write_text
 from llmanac.lab._svg import COLOURS
-from llmanac.lab.report import TEMPLATES, Section, table
+from llmanac.lab.report import Section, render_page, table
 from llmanac.lab.vocabulary.measure import ALL, Measured, Row
 
 RESULT, PAGE, PICTURE, DRAWING = "compare.json", "compare.html", "compare.png", "compare.svg"
@@ -108,14 +106,5 @@ def _page(found: Sequence[Measured], sentence: str, about: dict[str, Any], drawi
     blocks = [f"{one.label} ({len(one.pieces)} tokens)\n{' '.join(one.pieces)}" for one in found]
     sections.append(Section("A sentence cut into tokens", [sentence], blocks=blocks))
     best = max(found, key=lambda one: one.groups[groups[-1]].bytes_per_token)
-    page = {
-        "title": "Tokenizers compared",
-        "subtitle": about["plan"],
-        "warnings": [],
-        "lead": f"Fewest tokens: {best.label}, {best.groups[groups[-1]].bytes_per_token:.3f} bytes a token.",
-        "sections": sections,
-    }
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("study.html").render(page=page)
+    lead = f"Fewest tokens: {best.label}, {best.groups[groups[-1]].bytes_per_token:.3f} bytes a token."
+    return render_page("Tokenizers compared", about["plan"], [lead], sections)
