@@ -29,7 +29,7 @@ from llmanac.core.errors import TokenizerError
 
 SECONDS, A_MESSAGE = 5.0, 0.05  # that a conversation may take to be rendered, and for each of its messages
 TO_START = 60.0  # seconds
-MEMORY = 1 << 30  # bytes of address space
+MEMORY = 1 << 29  # bytes of address space
 SOURCE = 1 << 18  # characters of a template
 INPUT = 1 << 25  # bytes of a conversation, as JSON
 LONGEST = 1 << 24  # characters of a rendered text
@@ -95,7 +95,9 @@ class _Child:
         except _Ended:
             self.end()
             status = self.process.returncode
-            raise TokenizerError(f"chat template: the process that renders it did not start (status {status})") from None
+            raise TokenizerError(
+                f"chat template: the process that renders it did not start (status {status})"
+            ) from None
         except BaseException:
             self.end()
             raise

@@ -88,6 +88,16 @@ def _words(error: BaseException) -> str:
     return " ".join(str(error)[:MOST_OF_AN_ERROR].split()) or type(error).__name__
 
 
+def _place(error: BaseException) -> str:
+    """The template's line in which an error came up, where that is not what the template itself says."""
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":  # as Jinja calls a template that is no file
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f" (line {line})" if line and type(error) is not jinja2.exceptions.TemplateError else ""
+
+
 def _strings(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         yield value
@@ -165,7 +175,7 @@ class Template:
         except MemoryError:
             raise
         except Exception as error:  # a template is a program, and this is whatever it did wrong
-            raise Failure(f"chat template: {_words(error)}") from None
+            raise Failure(f"chat template: {_words(error)}{_place(error)}") from None
         if len(text) > self._longest:
             raise Failure(f"chat template: it writes more than {self._longest:,} characters")
         return text
@@ -232,7 +242,8 @@ class Template:
                 found = guarded(f"[{''.join(map(re.escape, sorted(set(characters))))}]", characters)
             except Failure:
                 return None
-            return found if found[3] is None or found[2].translate(str.maketrans(found[3])) == written else None
+            back = {ord(k): v for k, v in (found[3] or {}).items()}
+            return found if found[2].translate(back) == written else None
 
         if not special:
             return unchanged
