@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from llmanac.core import registry
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError, SpecError, TokenizerError
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PackedStream
 from llmanac.data.tokens import TokenDataset
+from llmanac.tokenizers import _sandbox
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 TEXT = (
@@ -171,6 +172,35 @@ def test_the_prompt_carries_no_loss_and_the_answer_all(pair, tmp_path):
     assert len(packed.ids) < len(rows)
     torch.testing.assert_close(objective.loss(model, packed)[0], loss)
     assert packed.units == units
+
+
+@pytest.mark.parametrize("on", ["completion", "assistant", "all"])
+def test_many_rows_are_rendered_together_and_encoded_as_alone(pair, on, monkeypatch):
+    ours, _ = pair
+    objective = registry.build("objective", "instruction", tokenizer=ours, on=on)
+    chats = conversations(100)
+    rows = [
+        row
+        for chat in chats
+        for row in (
+            {"messages": chat},
+            {"prompt": "x", "completion": "y"},
+            {"prompt": chat[:-1], "completion": chat[-1:]},
+        )
+    ]
+    alone = [objective.encode(row) for row in rows]
+    requests = []
+    ask = _sandbox.HELPER.ask
+    monkeypatch.setattr(_sandbox.HELPER, "ask", lambda data, times: (requests.append(1), ask(data, times))[1])
+    together = list(objective.examples(rows, length=9999))
+    assert len(together) == len(alone) and len(requests) < 20
+    for (ids, mask), (same_ids, same_mask) in zip(together, alone, strict=True):
+        assert ids.tolist() == same_ids.tolist() and mask.tolist() == same_mask.tolist()
+    for bad, error in (({"no": 1}, DataError), ({"messages": [{"content": "x"}]}, TokenizerError)):
+        found = objective.examples([*rows[:9], bad, *rows], length=9999)
+        assert [next(found)[0].tolist() for _ in range(9)] == [ids.tolist() for ids, _ in alone[:9]]
+        with pytest.raises(error):
+            next(found)
 
 
 def test_a_text_data_set_has_marks_and_no_forged_ones(pair, tmp_path):

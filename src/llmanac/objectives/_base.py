@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,10 @@ class NextToken(BaseObjective):
         """
         if all(isinstance(row, Row) for row in rows):
             return collate_packed(rows)
-        return collate_ragged([self.encode(row) for row in rows])
+        return collate_ragged(list(self._encoded(rows)))
+
+    def _encoded(self, rows: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        return map(self.encode, rows)
 
     def encode(self, row: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """One row that is not packed, as `(ids, loss mask or None)`."""

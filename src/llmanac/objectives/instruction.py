@@ -21,7 +21,8 @@ section 3; for chat, Touvron et al. 2023 (https://arxiv.org/abs/2307.09288), sec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,9 @@ CARD = {
     "reference": "TRL's SFTTrainer: labels of the same rows",
     "aliases": {"chat": {"on": "assistant"}},
 }
+
+
+ROWS = 64  # encoded together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,49 +69,62 @@ class Instruction(NextToken):
         Raises:
             DataError: columns that are none of the three forms, or a row in which nothing carries loss.
         """
-        if not isinstance(row, Mapping):
-            return super().encode(row)
-        ids, mask = self._encode(row)
-        if self.spec.on == "all":
-            mask = np.ones(len(ids), np.bool_)
-        if not mask[1:].any():
-            raise DataError(f"nothing in this row carries loss (on = {self.spec.on!r}): {str(dict(row))[:80]}")
-        return ids, mask
+        return next(self._encoded([row]))
 
     def examples(self, rows: Iterable[Mapping[str, Any]], *, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows for `TokenDataset.write_examples`; one with no loss in its first `length` + 1 tokens is left out."""
-        for row in rows:
-            ids, mask = self.encode(row)
-            if mask is not None and mask[1 : length + 1].any():
-                yield ids[: length + 1], mask[: length + 1]
+        waiting = iter(rows)
+        while some := list(itertools.islice(waiting, ROWS)):
+            for ids, mask in self._encoded(some):
+                if mask is not None and mask[1 : length + 1].any():
+                    yield ids[: length + 1], mask[: length + 1]
 
-    def _encode(self, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _encoded(self, rows: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """`encode` of each row, with all their conversations rendered together."""
+        encoded = self.tokenizer.encode_chats(itertools.chain.from_iterable(map(self._chats, rows)))
+        for row in rows:
+            chats = [next(encoded) for _ in self._chats(row)]
+            if not isinstance(row, Mapping):
+                yield super().encode(row)
+                continue
+            ids, mask = self._with_loss(row, chats)
+            if self.spec.on == "all":
+                mask = np.ones(len(ids), np.bool_)
+            if not mask[1:].any():
+                raise DataError(f"nothing in this row carries loss (on = {self.spec.on!r}): {str(dict(row))[:80]}")
+            yield ids, mask
+
+    def _chats(self, row: Any) -> list[tuple[Any, bool]]:
+        """The conversations that a row is encoded from: all of it, and what comes before the completion."""
+        if not isinstance(row, Mapping):
+            return []
         if "messages" in row:
             messages = row["messages"]
             if not isinstance(messages, (list, tuple)) or not messages:
                 raise DataError(f"messages: a list of messages was expected, not {str(messages)[:60]!r}")
             if self.spec.on != "completion":
-                return self._assistant(messages)
-            return self._after(messages[:-1], messages)
-        if "prompt" not in row or "completion" not in row:
+                return [(messages, False)]
+            prompt, whole = messages[:-1], messages
+        elif "prompt" not in row or "completion" not in row:
             raise DataError(f"columns {sorted(row)}: expected `messages`, or `prompt` and `completion`")
-        prompt, completion = row["prompt"], row["completion"]
-        if isinstance(prompt, str) and isinstance(completion, str):
-            return self._text(prompt, completion)
-        if isinstance(prompt, str) or isinstance(completion, str):
+        elif isinstance(row["prompt"], str) and isinstance(row["completion"], str):
+            return []
+        elif isinstance(row["prompt"], str) or isinstance(row["completion"], str):
             raise DataError("prompt and completion: both must be text, or both lists of messages")
-        whole = [*prompt, *completion]
-        ids, after = self._after(prompt, whole)
-        return (ids, after & self._assistant(whole)[1]) if self.spec.on == "assistant" else (ids, after)
+        else:
+            prompt, whole = row["prompt"], [*row["prompt"], *row["completion"]]
+        return [(whole, False), (prompt, True)] if prompt else [(whole, False)]
 
-    def _assistant(self, messages: Any) -> tuple[np.ndarray, np.ndarray]:
-        ids, mask = self.tokenizer.encode_chat(messages)
-        return np.asarray(ids, np.int64), np.asarray(mask, np.bool_)
-
-    def _after(self, prompt: Any, whole: Any) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.asarray(self.tokenizer.encode_chat(whole)[0], np.int64)
-        alone = self.tokenizer.encode_chat(prompt, add_generation_prompt=True)[0] if prompt else []
-        return ids, np.arange(len(ids)) >= common_prefix(alone, ids)
+    def _with_loss(self, row: Mapping[str, Any], chats: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of a row and which of them carry loss, by its encoded conversations."""
+        if not chats:
+            return self._text(row["prompt"], row["completion"])
+        ids, by_assistant = np.asarray(chats[0][0], np.int64), np.asarray(chats[0][1], np.bool_)
+        if "messages" in row and self.spec.on != "completion":
+            return ids, by_assistant
+        alone = chats[1][0] if len(chats) > 1 else []
+        after = np.arange(len(ids)) >= common_prefix(alone, ids)
+        return ids, after & by_assistant if self.spec.on == "assistant" else after
 
     def _text(self, prompt: str, completion: str) -> tuple[np.ndarray, np.ndarray]:
         tokenizer = self.tokenizer

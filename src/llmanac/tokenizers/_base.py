@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import numpy as np
 
 from llmanac.core.errors import TokenizerError, nearest
 from llmanac.tokenizers._added import AddedToken, AddedTokens
-from llmanac.tokenizers._chat import ChatTemplate
+from llmanac.tokenizers._chat import ChatTemplate, Rendered
 from llmanac.tokenizers._ids import id_list
 from llmanac.tokenizers._normal import Placed, mend_surrogates
 
@@ -29,7 +29,7 @@ class Tokenizer:
         special_tokens: text -> id. In text given to `encode` they are plain text unless `special` names them.
         bos_id, eos_id, pad_id: ids that begin a text, end it, and fill a batch; None where there is none.
         adds_bos: whether this tokenizer's texts begin with `bos_id` by convention (`encode` itself never adds it).
-        chat_template: Jinja source, always rendered in its sandbox; None where there is none.
+        chat_template: Jinja source, rendered in a process of its own (`_sandbox`); None where there is none.
         unknown_id: the id that stands for what the vocabulary lacks; None where nothing is ever unknown.
         lossless: whether `decode(encode(text)) == text` for every text (half surrogate pairs apart). Where not, the
             class says what is kept.
@@ -264,10 +264,23 @@ class Tokenizer:
         Raises:
             TokenizerError: no template, the template fails, or its text does not show where the assistant speaks.
         """
+        [(ids, mask)] = self.encode_chats([(messages, add_generation_prompt)], **variables)
+        return ids, mask
+
+    def encode_chats(
+        self, chats: Iterable[tuple[Sequence[Mapping[str, Any]], bool]], **variables: Any
+    ) -> Iterator[tuple[list[int], list[bool]]]:
+        """`encode_chat` of each pair of messages and `add_generation_prompt`, in order; much faster for many.
+
+        Raises:
+            TokenizerError: as `encode_chat`, when it comes to the conversation that fails.
+        """
         given = self._chat_variables(variables)
-        chat = self._chat.rendered(
-            messages, add_generation_prompt, given, self.special_tokens, roles=given.keys() - variables.keys()
-        )
+        theirs = given.keys() - variables.keys()
+        for chat in self._chat.rendered(chats, given, self.special_tokens, roles=theirs):
+            yield self._encode_rendered(chat)
+
+    def _encode_rendered(self, chat: Rendered) -> tuple[list[int], list[bool]]:
         ids: list[int] = []
         mask: list[bool] = []
         for part in self.added.split(chat.text, frozenset(self.special_tokens), self._normal_form):

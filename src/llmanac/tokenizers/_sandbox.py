@@ -1,274 +1,321 @@
-"""Where a chat template runs: Jinja's immutable sandbox, with a clock and with bounds on what it may make.
+"""Where chat templates run: one helper process with a limit on its memory, and a clock that ends it.
 
-Jinja's sandbox keeps a template from our objects; it does not keep it from running for ever or from filling the memory.
-So the template's tree is changed before it is compiled: turns of loops, output, lists, slices, comparisons and `~` pass
-by `Sandbox`, as calls, look-ups, filters, tests and operators do. Each looks at the clock; each adds the size of what
-it made to one sum, which is bounded; and what could make much at once is refused by the sizes of what it is given. No
-value nests into itself more than a value may hold in all, so that whatever compares, hashes or writes one ends.
+A template is code from a stranger. Jinja's sandbox keeps it from our objects, not from running for ever or filling the
+memory, and no rule over what it may write does. So every template, our own too, is rendered by `_sandbox_child`, a
+process that is started when first needed and used again. It may have `MEMORY` bytes of address space (where the system
+has such limits: on macOS and Windows the clock alone holds); a thread of ours kills it when a conversation takes too
+long. Whoever asks gets one sentence, and the next one a new process.
+
+Any thread may ask; requests come one after the other. A forked process starts a helper of its own. The helper ends when
+its input closes: at our exit, and when we are killed.
 """
 
 from __future__ import annotations
 
-import functools
-import re
-import string
+import atexit
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from types import GeneratorType
-from typing import Any
-
-import jinja2
-from jinja2 import nodes
-from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 from llmanac.core.errors import TokenizerError
 
 SECONDS, A_MESSAGE = 5.0, 0.05  # that a conversation may take to be rendered, and for each of its messages
-LATE = f"it takes more than {SECONDS:g} s and {A_MESSAGE:g} s for each message"
-LONGEST = 1 << 24  # characters and items that one value may hold, and characters that may be written
-MADE = 1 << 27  # characters and items that all values together may hold that are made for one text
-WIDEST = 1 << 12  # a width, an indent, a precision
-DEEPEST = 200  # of lists in lists
-BITS = 4096  # of a product of whole numbers
-NEEDLESS = ("urlize", "pprint", "xmlattr", "wordwrap", "random")  # slow filters that no conversation needs
-_WIDTHS = frozenset(
-    "batch center expandtabs indent ljust rjust round slice tojson truncate zfill".split()  # noqa: SIM905
-)
-_WIDE = re.compile(r"%[^%a-zA-Z]*(?:\d{5}|\*)")
-_PASSED = (jinja2.runtime.Context, jinja2.Environment, nodes.EvalContext)  # what Jinja hands to some filters itself
+TO_START = 60.0  # seconds
+MEMORY = 1 << 29  # bytes of address space
+SOURCE = 1 << 18  # characters of a template
+INPUT = 1 << 25  # bytes of a conversation, as JSON
+LONGEST = 1 << 24  # characters of a rendered text
+REPLY = 1 << 26  # bytes of it, as JSON
+TOGETHER, TOGETHER_BYTES = 64, 1 << 20  # conversations of one request
+ENVIRONMENT = ("TZ", "LANG", "LC_ALL", "LC_TIME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
-    """The sandbox with a clock and bounds. Each thread has its own clock and its own sums."""
+class _Ended(Exception):
+    """The process closed its pipes."""
 
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._running = threading.local()
-        del self.globals["lipsum"]
-        for name in NEEDLESS:
-            del self.filters[name]
+class _Clock(threading.Thread):
+    """Kills a process when its time is over. It sleeps until then: a request that is answered wakes nobody."""
 
-    def begin(self, messages: int = 0) -> None:
-        """Start the clock for a conversation of so many messages."""
-        self._running.until = time.monotonic() + SECONDS + A_MESSAGE * messages
-        self.begin_text()
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(name="llmanac-template-clock", daemon=True)
+        self._process = process
+        self._changed = threading.Condition()
+        self._until = self._wakes = float("inf")
 
-    def begin_text(self) -> None:
-        """Start the sums of what is made and written."""
-        self._running.made = self._running.written = 0
+    def until(self, when: float) -> None:
+        """Kill the process at this time of `time.monotonic`; infinity: never."""
+        with self._changed:
+            self._until = when
+            if when < self._wakes:
+                self._changed.notify()
 
-    def compiled(self, source: str) -> jinja2.Template:
-        """The template of a source, with what it does watched."""
-        self.begin()
-        self.filters = {name: self._watched(name, function) for name, function in self.filters.items()}
-        tests: Iterable[tuple[str, Any]] = self.tests.items()
-        self.tests = {name: self._watched(name, function) for name, function in tests}
-        tree = _Watch().visit(self.parse(source))
-        return jinja2.Template.from_code(self, self.compile(tree), self.make_globals(None))
+    def run(self) -> None:
+        with self._changed:
+            while (left := self._until - time.monotonic()) > 0:
+                self._wakes = self._until
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+        self._process.kill()
 
-    def tick(self) -> None:
-        """Look at the clock. Raises SecurityError when the time is over."""
-        if time.monotonic() > getattr(self._running, "until", float("inf")):
-            raise SecurityError(LATE)
 
-    def refuse_late(self) -> None:
-        """Raise TokenizerError when the time is over: what failed may have failed for that."""
+class _Child:
+    """A running helper process."""
+
+    def __init__(self) -> None:
+        limits = {"memory": MEMORY, "longest": LONGEST, "most": REPLY, "path": _places("jinja2", "markupsafe")}
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-S", "-B"),  # no site-packages, no settings of the user
+                str(Path(__file__).with_name("_sandbox_child.py").resolve()),
+                json.dumps(limits),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd=os.path.abspath(os.sep),
+            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            start_new_session=True,  # Ctrl-C at the terminal is ours
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        self.clock = _Clock(self.process)
         try:
-            self.tick()
-        except SecurityError as error:
-            raise TokenizerError(f"chat template: {error}") from None
+            self.clock.start()
+            self.clock.until(time.monotonic() + TO_START)
+            self.receive()
+            self.clock.until(float("inf"))
+        except _Ended:
+            self.end()
+            status = self.process.returncode
+            raise TokenizerError(
+                f"chat template: the process that renders it did not start (status {status})"
+            ) from None
+        except BaseException:
+            self.end()
+            raise
 
-    def written(self, value: Any) -> Any:
-        """What `{{ ... }}` writes."""
-        self.written_text(max(8, _size(value)))
-        return value
+    def send(self, data: bytes) -> None:
+        pipe, rest = _open(self.process.stdin), memoryview(len(data).to_bytes(8, "big") + data)
+        try:
+            while rest:
+                rest = rest[pipe.write(rest) :]
+        except OSError:
+            raise _Ended from None
 
-    def written_text(self, length: int) -> None:
-        """So many characters are written."""
-        self.tick()
-        self._running.written = getattr(self._running, "written", 0) + length
-        if self._running.written > LONGEST:
-            raise SecurityError(f"it writes more than {LONGEST:,} characters")
+    def receive(self) -> dict[str, Any]:
+        """The next answer. Raises _Ended."""
+        size = int.from_bytes(self._read(8), "big")
+        if size > REPLY + 64:
+            raise _Ended
+        try:
+            reply: dict[str, Any] = json.loads(self._read(size).decode("utf-8", "surrogatepass"))
+        except ValueError:
+            raise _Ended from None
+        return reply
 
-    def made(self, value: Any) -> Any:
-        """A value that was just made: counted, and refused where it holds too much."""
-        self.tick()
-        if isinstance(value, (str, bytes, list, tuple, dict)):
-            if _size(value) > LONGEST:
-                raise SecurityError(f"a value holds more than {LONGEST:,} characters and items, or lists too deep")
-            self._running.made = getattr(self._running, "made", 0) + len(value)
-            if self._running.made > MADE:
-                raise SecurityError(f"it makes values of more than {MADE:,} characters and items")
-        return value
+    def _read(self, size: int) -> bytearray:
+        pipe, data = _open(self.process.stdout), bytearray(size)
+        rest = memoryview(data)
+        while rest:
+            got = pipe.readinto(rest)  # type: ignore[attr-defined]
+            if not got:
+                raise _Ended
+            rest = rest[got:]
+        return data
 
-    def joined(self, *values: Any) -> Any:
-        """`a ~ b`."""
-        _refuse("`~`", sum(map(_size, values)))
-        return self.made("".join(map(str, values)))
+    def end(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self.process.kill()
+        self.clock.until(0.0)
+        self.process.wait()
+        self.close()
 
-    def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)  # and with it what Jinja passes to the function
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self.tick()
-            args = self._joinable(name, args)
-            values = [v for v in (*args, *kwargs.values()) if not isinstance(v, _PASSED)]
-            _refuse_arguments("%" if name == "format" else name, values)
-            return self.made(function(*args, **kwargs))
-
-        return watched
-
-    def _joinable(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments of `join` with its items counted: a generator tells no size."""
-        if name != "join":
-            return args
-        return tuple(self.made(list(arg)) if isinstance(arg, GeneratorType) else arg for arg in args)
-
-    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        self.tick()
-        name = getattr(function, "__name__", "")
-        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
-        if isinstance(owner, (int, float, bytes)):
-            raise SecurityError(f"{name} of a number or of bytes")
-        if isinstance(owner, str):
-            args = self._joinable(name, args)
-            _refuse_arguments(name, [owner, *args, *kwargs.values()])
-        made = super().call(context, function, *args, **kwargs)
-        if isinstance(owner, str) and isinstance(made, (list, tuple)):  # of a split
-            for part in made:
-                self.made(part)
-        return self.made(made)
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        self.tick()
-        return super().getattr(obj, attribute)
-
-    def getitem(self, obj: Any, argument: Any) -> Any:
-        self.tick()
-        return super().getitem(obj, argument)
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        self.tick()
-        if operator == "%" and isinstance(left, str):
-            _refuse_arguments("%", [left, *(right if isinstance(right, tuple) else (right,))])
-        else:
-            _refuse_operands(operator, left, right)
-        return self.made(super().call_binop(context, operator, left, right))
+    def close(self) -> None:
+        """Close our ends of its pipes."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                _open(pipe).close()
 
 
-class _Watch(NodeTransformer):
-    """Puts the sandbox's methods into a tree: `tick` where time passes, `made` and `written` around values."""
-
-    def visit_For(self, node: nodes.For) -> nodes.For:
-        self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(_call(node, "tick"), lineno=node.lineno))
-        if node.test is not None:
-            node.test = nodes.And(nodes.Not(_call(node, "tick"), lineno=node.lineno), node.test, lineno=node.lineno)
-        return node
-
-    def visit_Output(self, node: nodes.Output) -> list[nodes.Node]:
-        self.generic_visit(node)
-        length = sum(len(n.data) for n in node.nodes if isinstance(n, nodes.TemplateData))
-        count = _call(node, "written_text", [nodes.Const(length, lineno=node.lineno)])
-        node.nodes = [n if isinstance(n, nodes.TemplateData) else _call(n, "written", [n]) for n in node.nodes]
-        return [nodes.ExprStmt(count, lineno=node.lineno), node] if length else [node]
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Call:
-        self.generic_visit(node)
-        return _call(node, "joined", node.nodes)
-
-    def _made(self, node: nodes.Expr) -> nodes.Expr:
-        self.generic_visit(node)
-        return node if getattr(node, "ctx", "load") == "store" else _call(node, "made", [node])
-
-    visit_List = visit_Tuple = visit_Dict = visit_Compare = _made
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
-        # a slice does not pass by the environment's getitem
-        if isinstance(node.arg, nodes.Slice):
-            return self._made(node)
-        self.generic_visit(node)
-        return node
+def _open(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe
 
 
-def _call(node: nodes.Node, method: str, values: Iterable[nodes.Expr] = ()) -> nodes.Call:
-    line = node.lineno
-    return nodes.Call(nodes.EnvironmentAttribute(method, lineno=line), [*values], [], None, None, lineno=line)
+def _places(*packages: str) -> list[str]:
+    """The folders that packages are imported from."""
+    found = [importlib.util.find_spec(name) for name in packages]
+    places = [str(Path(spec.origin).resolve().parents[1]) for spec in found if spec is not None and spec.origin]
+    return sorted(set(places))
 
 
-def _size(value: Any) -> int:
-    """How many items and characters a value holds; a list that holds another twice holds its items twice."""
-    if not isinstance(value, (list, tuple, dict)):
-        return len(value) if isinstance(value, (str, bytes, range)) else 0
-    size, level = 0, [value]
-    for _ in range(DEEPEST):
-        below: list[Any] = []
-        for one in level:
-            size += len(one) if isinstance(one, (list, tuple, dict, str, bytes, range)) else 0
-            if size > LONGEST:
-                return size
-            if isinstance(one, (list, tuple, dict)):
-                below.extend((*one, *one.values()) if isinstance(one, dict) else one)
-        if not below:
-            return size
-        level = below
-    return LONGEST + 1
+class Helper:
+    """The process that renders, started when it is needed and again when it has ended. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None before it is started and after it ended."""
+        child = self._child
+        return None if child is None or child.process.poll() is not None else child.process.pid
+
+    def ask(self, request: bytes, seconds: Sequence[float]) -> list[dict[str, Any]]:
+        """Answers to the first of a request's conversations: one or more, at most as many as there are `seconds`.
+
+        Args:
+            seconds: how long each may take.
+        """
+        with self._lock:
+            replies: list[dict[str, Any]] = []
+            until, again = 0.0, True
+            while True:
+                try:
+                    child = self._running()
+                    until = until or time.monotonic() + seconds[0]
+                    child.clock.until(until)
+                    child.send(request)
+                    while True:
+                        replies.append(child.receive())
+                        if len(replies) == len(seconds) or replies[-1].get("last"):
+                            break
+                        until = time.monotonic() + seconds[len(replies)]
+                        child.clock.until(until)
+                    child.clock.until(float("inf"))
+                    if replies[-1].get("last"):
+                        self._end()
+                    return replies
+                except _Ended:
+                    status = self._end()
+                    if replies:  # the others are asked for again
+                        return [*replies, {"error": _late(seconds[len(replies)])}] if _is_over(until) else replies
+                    if _is_over(until):
+                        return [{"error": _late(seconds[0])}]
+                    if not again:
+                        return [{"error": f"chat template: the process that renders it died twice (status {status})"}]
+                    again = False  # somebody else's doing, perhaps
+                except OSError as error:
+                    self._end()
+                    raise TokenizerError(f"chat template: cannot start the process that renders it: {error}") from None
+                except BaseException:  # Ctrl-C: what it would still write must not answer the next request
+                    self._end()
+                    raise
+
+    def _running(self) -> _Child:
+        if self._child is not None and self._child.process.poll() is not None:
+            self._end()
+        if self._child is None:
+            self._child = _Child()
+        return self._child
+
+    def _end(self) -> int | None:
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        child.end()
+        return child.process.returncode
+
+    def close(self) -> None:
+        """End the process, also while it renders."""
+        if (child := self._child) is not None:
+            child.process.kill()
+        if self._lock.acquire(timeout=1.0):
+            try:
+                self._end()
+            finally:
+                self._lock.release()
+
+    def forget(self) -> None:
+        """After a fork: the process and the threads are the parent's."""
+        child, self._child, self._lock = self._child, None, threading.Lock()
+        if child is not None:
+            child.close()
+            child.process.returncode = 0
 
 
-def _refuse(what: str, size: int) -> None:
-    if size > LONGEST:
-        raise SecurityError(f"{what} would make more than {LONGEST:,} characters and items")
+def _is_over(until: float) -> bool:
+    return 0.0 < until <= time.monotonic()
 
 
-def _refuse_operands(operator: str, left: Any, right: Any) -> None:
-    whole = isinstance(left, int) and isinstance(right, int)
-    if operator == "**":
-        if not all(isinstance(v, (int, float)) for v in (left, right)) or abs(right) > 64 or abs(left) > 1 << 32:
-            raise SecurityError("`**` of such values")
-    elif operator == "*" and whole:
-        if left.bit_length() + right.bit_length() > BITS:
-            raise SecurityError("`*` of such values")
-    elif operator == "*":
-        sized, times = (left, right) if isinstance(right, int) else (right, left)
-        if isinstance(times, int):
-            _refuse("`*`", _size(sized) * times)
-    elif operator == "+":
-        _refuse("`+`", _size(left) + _size(right))
+def _late(seconds: float) -> str:
+    return f"chat template: it takes more than {seconds:g} s for a conversation"
 
 
-def _refuse_arguments(name: str, values: Sequence[Any]) -> None:
-    """Hold the arguments of a filter or of a text's method, its value first, to what they may make of each other."""
-    value, given = values[0], values[1:]
-    text = value if isinstance(value, str) else ""
-    texts = [v for v in given if isinstance(v, str)]
-    width = max((abs(v) for v in given if isinstance(v, int)), default=0)
-    if name in _WIDTHS and width > WIDEST:
-        raise SecurityError(f"{name} of such a width")
-    if name in ("indent", "expandtabs"):
-        _refuse(name, len(text) + (text.count("\n") + text.count("\t")) * max([width, *map(len, texts)]))
-    elif name == "tojson":
-        _refuse(name, _size(value) * (1 + max([width, *map(len, texts)])))
-    elif name == "replace" and len(texts) > 1:
-        most = min((v for v in given if isinstance(v, int) and v >= 0), default=len(text) + 1)
-        _refuse(name, len(text) + max(min(most, text.count(a)) * len(b) for a, b in (texts[:2], texts[1::-1])))
-    elif name == "join":
-        items, between = (given[0], value) if text and given else (value, "".join(texts))
-        _refuse(name, _size(items) + (len(items) if hasattr(items, "__len__") else 0) * len(str(between)))
-    elif name == "translate":
-        _refuse(name, len(text) * max(1, *map(_size, given)) if given else 0)
-    elif name in ("%", "format", "format_map"):
-        _refuse(name, len(text) + max(text.count("%"), text.count("{")) * max([8, *map(_size, given)]))
-        if _is_wide(name, text):
-            raise SecurityError(f"{name} of such a width")
+HELPER = Helper()
+atexit.register(HELPER.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=HELPER.forget)
 
 
-def _is_wide(name: str, text: str) -> bool:
-    """Whether a format asks for a width that is large, or that another value gives."""
-    if name == "%":
-        return _WIDE.search(text.replace("%%", "")) is not None
-    fields = string.Formatter().parse(text)
-    return any(spec and re.search(r"\d{5}|\{", spec) for _, _, spec, _ in fields)
+def answers(
+    source: str,
+    conversations: Iterable[tuple[list[dict[str, Any]], bool, Mapping[str, Any]]],
+    *,
+    special: Sequence[str] | None = None,
+    roles: Sequence[str] = (),
+) -> Iterator[dict[str, Any]]:
+    """What a template makes of each conversation: `{"text": ...}` and, where `special` is given, more.
+
+    Args:
+        conversations: messages, whether the assistant is to speak next, and the template's variables: plain data.
+        special: control tokens that messages must not spell.
+        roles: the variables that hold tokens of the tokenizer.
+
+    Raises:
+        TokenizerError: when it comes to a conversation that fails, with those before it handed out.
+    """
+    if len(source) > SOURCE:
+        raise TokenizerError(f"chat template: {len(source):,} characters are more than the {SOURCE:,} it may have")
+    head = _encoded({"source": source, "special": special, "roles": list(roles)})[:-1] + b', "conversations": ['
+    for waiting, seconds in _requests(conversations):
+        while waiting:
+            replies = HELPER.ask(head + b",".join(waiting) + b"]}", seconds)
+            del waiting[: len(replies)], seconds[: len(replies)]
+            for reply in replies:
+                if "error" in reply:
+                    raise TokenizerError(str(reply["error"]))
+                yield reply
+
+
+def _requests(
+    conversations: Iterable[tuple[list[dict[str, Any]], bool, Mapping[str, Any]]],
+) -> Iterator[tuple[list[bytes], list[float]]]:
+    """Conversations as JSON, some at a time, with the seconds that each may take."""
+    waiting: list[bytes] = []
+    seconds: list[float] = []
+    size = 0
+    try:
+        for messages, prompt, variables in conversations:
+            allowed = SECONDS + A_MESSAGE * len(messages)
+            data = _encoded({"messages": messages, "prompt": prompt, "variables": variables, "seconds": allowed})
+            if len(data) > INPUT:
+                raise TokenizerError(f"messages: {len(data):,} bytes are more than the {INPUT:,} of a conversation")
+            size += len(data)
+            if waiting and (len(waiting) == TOGETHER or size > TOGETHER_BYTES):
+                yield waiting, seconds
+                waiting, seconds, size = [], [], len(data)
+            waiting.append(data)
+            seconds.append(allowed)
+    except Exception:  # those before the one that fails come first
+        if waiting:
+            yield waiting, seconds
+        raise
+    if waiting:
+        yield waiting, seconds
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except ValueError as error:  # a number of thousands of digits
+        raise TokenizerError(f"messages: {error}") from None
