@@ -50,6 +50,12 @@ OF_A_BODY = (404, 415, 429, 503)
 
 TEXT, WHOLE, NUMBER, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
 
+EVENT = {
+    "type": "object",
+    "description": "one server-sent event: its data is a chunk of the reply as JSON, an error, or [DONE]",
+    "properties": {"data": {"type": "string"}},
+}
+
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
@@ -191,7 +197,7 @@ def _operation(
         out["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}}
         headers["x-llmanac-ignored"] = {"description": "fields that were not read", "schema": TEXT}
         if issubclass(body, Body):
-            content["text/event-stream"] = {"schema": TEXT}
+            content["text/event-stream"] = {"schema": EVENT}
     statuses = sorted({*ALWAYS, *own, *(OF_A_BODY if body else ())})
     errors = {"application/json": {"schema": _ref("Error")}}
     out["responses"] = {

@@ -76,7 +76,7 @@ def _prompt(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT), BeforeValidator(whole)]
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True, max_length=MAX_TEXT)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
 
@@ -177,7 +177,7 @@ class CompletionBody(Body):
 
     prompt: Annotated[
         Text
-        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)]
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)]
         | Annotated[Ids, Field(min_length=1)]
         | Annotated[list[Ids], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)],
         BeforeValidator(_prompt),
