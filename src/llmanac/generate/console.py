@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,11 @@ from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.engine import Engine, Options
 
 HELP = "/exit leaves, /new starts over; anything else is sent."
+NO_CHAT = (
+    "{path}: this model was not tuned to chat: it has no assistant, and its tokenizer no chat template. "
+    "`llmanac generate {quoted} --prompt TEXT` continues text; for a run that chats, give its recipe a [finetune] "
+    'section (pairs = "docstrings" for the documentation assistant, or a file of your own pairs) and run it again'
+)
 PASSAGE = 600  # characters of a source that are shown
 
 
@@ -57,7 +63,7 @@ def chat_command(path: str | Path, *, open_assistant: OpenAssistant | None = Non
     engine = load_engine(path)
     assistant = open_assistant(Path(path), engine) if open_assistant else None
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
-        raise RequestError(f"{path}: this model has no chat template; use `llmanac generate {path} --prompt ...`")
+        raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
     chat(engine, assistant)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shlex
 import shutil
@@ -319,9 +320,12 @@ class Pipeline:
     def _keep_model(self, model: Any, name: str) -> None:
         model.generation = {"eos_token_id": self.tokenizer.eos_id, "bos_token_id": self.tokenizer.bos_id}
         model.generation = {k: v for k, v in model.generation.items() if v is not None}
+        tokenizer = copy.copy(self.tokenizer)
+        if model is self.base and getattr(self.spec.tokenizer, "chat_template", None) is None:
+            tokenizer.chat_template = None  # a model that only read text cannot chat, and its files do not say it can
         with files.atomic_folder(self.folder / name) as folder:
             model.save_pretrained(folder)
-            self.tokenizer.save(folder)
+            tokenizer.save(folder)
 
     # measuring
 

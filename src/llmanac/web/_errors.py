@@ -65,10 +65,15 @@ def _first_problem(error: ValidationError) -> tuple[str | None, str]:
     field = str(first["loc"][0]) if first["loc"] else None
     if field is None:
         return None, "the body must be a JSON object"
-    if sum(p["loc"][:1] == first["loc"][:1] for p in problems) > 1 and field in _UNIONS:
-        return field, f"{field}: expected {_UNIONS[field]}"
     path = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    alike = [p for p in problems if p["loc"][:1] == first["loc"][:1]]
+    if len(alike) > 1 and field in _UNIONS:  # one problem for each form that the field may have
+        path = field
+        bound = next((p for p in alike if p["type"].endswith(("_long", "_short", "_equal", "_than"))), None)
+        if bound is None:
+            return field, f"{field}: expected {_UNIONS[field]}"
+        first = bound
+    message = first["msg"]
     return path, f"{path}: {message[0].lower()}{message[1:]}"
 
 

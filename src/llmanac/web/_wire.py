@@ -100,7 +100,7 @@ def header_of(ignored: list[str]) -> dict[str, str]:
     """The response header that names what was ignored; none where nothing was."""
     if not ignored:
         return {}
-    named = [quote(name[:60], safe="[]$ ") for name in ignored[:MAX_NAMED]]
+    named = [quote(name[:60], safe="[]=") or "(empty)" for name in ignored[:MAX_NAMED]]
     more = [f"and {len(ignored) - MAX_NAMED} more"] if len(ignored) > MAX_NAMED else []
     return {"x-llmanac-ignored": ", ".join(named + more)}
 

@@ -23,7 +23,9 @@ class Answer(Protocol):
 
 class Assistant(Protocol):
     """Retrieves, answers, cites. Where it has `prompt(messages) -> token ids` (what the model is given, retrieved
-    passages included), the tokens read are counted from that, else from the question."""
+    passages included), the tokens read are counted from that, else from the question. Where it has `examples()`, the
+    chat page offers those questions; where an answer has `nearest` (name, signature, summary), the reply has them too.
+    """
 
     def answer(self, question: str) -> Answer: ...
 
@@ -57,7 +59,7 @@ def answering_job(engine: Engine, request: Request, assistant: Assistant, questi
 
     def work(job: Job) -> Pieces:
         answer = assistant.answer(question)
-        job.extra = {"citations": [citation_json(c) for c in answer.citations], "refused": bool(answer.refused)}
+        job.extra = said_with(answer)
         ids = [int(i) for i in tokenizer.encode(answer.text)]
         for sequence in request.sequences:
             for token in ids if request.max_new_tokens else ():
@@ -72,7 +74,24 @@ def answering_job(engine: Engine, request: Request, assistant: Assistant, questi
     return Job([request], work)
 
 
+def said_with(answer: Answer) -> dict[str, Any]:
+    """The reply's field `llmanac`: citations, whether it is a refusal, and the nearest entries where there are any."""
+    out = {"citations": [citation_json(c) for c in answer.citations], "refused": bool(answer.refused)}
+    nearest = [_texts_of(entry, ("name", "signature", "summary")) for entry in getattr(answer, "nearest", None) or ()]
+    return {**out, "nearest": nearest} if nearest else out
+
+
+def examples_of(assistant: Assistant | None) -> list[str]:
+    """Questions for the chat page to begin with, from what the assistant knows; none where it offers none."""
+    offered = getattr(assistant, "examples", None)
+    return [str(question) for question in offered()] if callable(offered) else []
+
+
 def citation_json(citation: Any) -> dict[str, str]:
     """`{"title", "text"}` of a citation, whether it is a mapping or an object."""
-    get = citation.get if isinstance(citation, Mapping) else lambda name: getattr(citation, name, "")
-    return {"title": str(get("title") or ""), "text": str(get("text") or "")}
+    return _texts_of(citation, ("title", "text"))
+
+
+def _texts_of(thing: Any, names: Sequence[str]) -> dict[str, str]:
+    get = thing.get if isinstance(thing, Mapping) else lambda name: getattr(thing, name, "")
+    return {name: str(get(name) or "") for name in names}

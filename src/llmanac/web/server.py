@@ -30,7 +30,7 @@ from llmanac.web._pool import Pool
 from llmanac.web._prepare import Prepared
 from llmanac.web._replies import Reply
 from llmanac.web._wire import header_of
-from llmanac.web.assistant import Assistant, answering_job
+from llmanac.web.assistant import Assistant, answering_job, examples_of
 from llmanac.web.worker import Job, Worker
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class Service:
 
     def __init__(self, engine: Engine, model_name: str, assistant: Assistant | None, max_queue: int) -> None:
         self.engine, self.model_name, self.assistant = engine, model_name, assistant
+        self.examples = examples_of(assistant)
         self.worker = Worker(engine, max_queue=max_queue)
         self.pool = Pool(waiting=max_queue)
         self.created = int(time.time())
@@ -71,7 +72,11 @@ class Service:
             "created": self.created,
             "owned_by": "llmanac",
             "max_model_len": self.engine.model.max_length,
-            "llmanac": {"chat": self.can_chat, "assistant": self.assistant is not None},
+            "llmanac": {
+                "chat": self.can_chat,
+                "assistant": self.assistant is not None,
+                **({"examples": self.examples} if self.examples else {}),
+            },
         }
 
     async def read(self, http: Request, prepare: Callable[[Service, bytes], T]) -> T:
