@@ -50,6 +50,7 @@ OF_A_BODY = (404, 415, 429, 503)
 
 TEXT, WHOLE, NUMBER, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
 
+ASKED = {"type": "string", "pattern": r"\S"}
 EVENT = {
     "type": "object",
     "description": "one server-sent event: its data is a chunk of the reply as JSON, an error, or [DONE]",
@@ -231,6 +232,8 @@ def _bodies(service: Service) -> dict[str, Any]:
             chat["properties"][name] = {"enum": [None, *neutral], "description": "not supported"}
         for name in UNREAD_BY_ASSISTANT:
             chat["properties"][name]["description"] = "not read"
+        question = {"required": ["role", "content"], "properties": {"role": {"const": "user"}, "content": ASKED}}
+        chat["properties"]["messages"]["contains"] = question
     return schemas
 
 
