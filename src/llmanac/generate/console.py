@@ -16,8 +16,8 @@ from llmanac.generate.engine import Engine, Options
 HELP = "/exit leaves, /new starts over; anything else is sent."
 NO_CHAT = (
     "{path}: this model was not tuned to chat: it has no assistant, and its tokenizer no chat template. "
-    "`llmanac generate {quoted} --prompt TEXT` continues text; for a run that chats, give its recipe a [finetune] "
-    'section (pairs = "docstrings" for the documentation assistant, or a file of your own pairs) and run it again'
+    "`llmanac generate {quoted} --prompt TEXT` continues text; a recipe makes a run that chats by a [finetune] section "
+    '(pairs = "docstrings" for the documentation assistant, or a file of rows with `messages`)'
 )
 PASSAGE = 600  # characters of a source that are shown
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from llmanac.web.server import Service
 
 NO_CHAT = (
-    "this model has no chat template, so it was not tuned to chat; use /v1/completions, which continues text. A recipe "
-    "with a [finetune] section makes a run that chats"
+    "this model has no chat template, so it was not tuned to chat; use /v1/completions, which continues text (a recipe "
+    "makes a run that chats by a [finetune] section)"
 )
 
 

@@ -39,9 +39,9 @@ def prompt_of(assistant: Assistant, engine: Engine, messages: Sequence[Mapping[s
 
 
 def question_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """The last user message. Raises ApiError where there is none."""
-    question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-    if not question.strip():
+    """The last user message that is not blank. Raises ApiError where there is none."""
+    question = next((m["content"] for m in reversed(messages) if m["role"] == "user" and m["content"].strip()), None)
+    if question is None:
         raise ApiError(
             400, "messages: the assistant answers the last user message, and there is none", param="messages"
         )
