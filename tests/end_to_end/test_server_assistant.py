@@ -56,7 +56,7 @@ def test_an_assistant_answers_and_cites(library):
     assert reply.choices[0].message.content == "It joins paths 日本." and reply.choices[0].finish_reason == "stop"
     assert reply.llmanac == CITED and Librarian.asked[-1] == "join?"
     assert reply.usage.prompt_tokens == 5 and reply.usage.completion_tokens == len("It joins paths 日本.".encode())
-    assert raw.headers["x-llmanac-ignored"] == "temperature"
+    assert raw.headers["x-llmanac-ignored"] == "messages[earlier], messages[role=assistant], temperature"
     refused = library.client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "weather?"}])
     assert refused.llmanac == {
         "citations": [],
@@ -76,6 +76,24 @@ def test_what_an_assistant_does_not_read_is_named_or_refused(library):
         with pytest.raises(openai.BadRequestError) as caught:
             create(model="tiny", messages=messages, **field)
         assert caught.value.param == "logprobs" and caught.value.code == "unsupported"
+
+
+def test_earlier_questions_go_to_an_assistant_that_reads_them():
+    seen = []
+
+    class Reader(Librarian):
+        def answer(self, question, history=()):
+            seen.append((question, list(history)))
+            passage = {"title": "a", "text": "b", "summary": "c"}
+            return SimpleNamespace(text="yes", citations=[passage], refused=False)
+
+    turns = [("user", "one?"), ("assistant", "yes"), ("user", "two?")]
+    with running(Engine(HistoryModel(), ByteTokenizer()), assistant=Reader()) as found:
+        raw = found.client.chat.completions.with_raw_response.create(
+            model="tiny", messages=[{"role": role, "content": content} for role, content in turns]
+        )
+    assert seen == [("two?", ["one?"])] and raw.headers["x-llmanac-ignored"] == "messages[role=assistant]"
+    assert raw.parse().llmanac["citations"] == [{"title": "a", "text": "b", "summary": "c"}]
 
 
 def test_the_chat_page_begins_with_questions_of_the_assistant(library):

@@ -87,7 +87,7 @@ REPLIES: dict[str, dict[str, Any]] = {
         {"prompt_tokens_details": _object({"cached_tokens": WHOLE})},
     ),
     "Sources": _object(
-        {"citations": _list(_object({"title": TEXT, "text": TEXT})), "refused": FLAG},
+        {"citations": _list(_object({"title": TEXT, "text": TEXT}, {"summary": TEXT})), "refused": FLAG},
         {"nearest": _list(_object({"name": TEXT, "signature": TEXT, "summary": TEXT}))},
     ),
     "Completion": _object(

@@ -78,7 +78,7 @@ class Pool:
         self._calls.put(call)
         try:
             async with asyncio.timeout(self.seconds):
-                return await call.result  # type: ignore[no-any-return]
+                return await call.result
         except TimeoutError:
             if self._left(call):
                 raise Busy("the server is busy reading other requests; try again in a moment") from None

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmanac.core.errors import LlmanacError
+from llmanac.generate.answers import reads_history
 from llmanac.generate.engine import Engine, Request
 from llmanac.web._errors import ApiError
 from llmanac.web._logprobs import TokenTexts
 from llmanac.web._replies import ChatReply, CompletionReply, Reply
 from llmanac.web._wire import Body, ChatBody, CompletionBody, TokenizeBody, check_length
-from llmanac.web.assistant import prompt_of, question_of
+from llmanac.web.assistant import prompt_of, questions_of
 from llmanac.web.worker import Busy
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Prepared:
     """A checked request.
 
     Attributes:
-        question: what the assistant is asked; None where the model itself goes on.
+        questions: what the assistant is asked, after the earlier ones; None where the model itself goes on.
         ignored: names of the fields that are not read.
     """
 
@@ -43,7 +44,7 @@ class Prepared:
     requests: list[Request]
     reply: Reply
     ignored: list[str] = field(default_factory=list)
-    question: str | None = None
+    questions: list[str] | None = None
 
 
 @contextlib.contextmanager
@@ -91,11 +92,11 @@ def chat(service: Service, data: bytes) -> Prepared:
     messages = body.conversation()
     options = body.options(engine.eos_ids)
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
-    ignored, limit, question = body.ignored(), body.limit, None
+    ignored, limit, questions = body.ignored(), body.limit, None
     with blaming("messages"):
         if assistant is not None:
-            question = question_of(messages)
-            ignored = sorted({*ignored, *body.unread(messages)})
+            questions = questions_of(messages)
+            ignored = sorted({*ignored, *body.unread(history=reads_history(assistant))})
             limit = sys.maxsize if limit is None else limit  # the answer is as long as it is
             ids = prompt_of(assistant, engine, messages)
         else:
@@ -106,7 +107,7 @@ def chat(service: Service, data: bytes) -> Prepared:
         request = engine.request(ids, **options)
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
     reply = ChatReply(service.model_name, [request], texts, alternatives=alternatives)
-    return Prepared(body, [request], reply, ignored, question)
+    return Prepared(body, [request], reply, ignored, questions)
 
 
 def tokens(service: Service, data: bytes) -> tuple[dict[str, Any], list[str]]:

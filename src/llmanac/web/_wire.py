@@ -262,13 +262,19 @@ class ChatBody(Body):
         check_length("messages", [m["content"] for m in messages])
         return messages
 
-    def unread(self, messages: list[dict[str, str]]) -> Iterator[str]:
-        """What an assistant does not read. Raises ApiError for what it would have to answer differently for."""
+    def unread(self, *, history: bool) -> Iterator[str]:
+        """What an assistant does not read. Raises ApiError for what it would have to answer differently for.
+
+        Args:
+            history: whether it reads the user's earlier messages.
+        """
         sent = {name: getattr(self, name) for name in (*UNREAD_BY_ASSISTANT, *UNSUPPORTED_BY_ASSISTANT)}
         refuse(sent, UNSUPPORTED_BY_ASSISTANT)
         yield from (name for name in UNREAD_BY_ASSISTANT if sent[name] is not None)
-        if any(m["role"] == "system" for m in messages):
-            yield "messages[role=system]"
+        roles = ["system" if m.role == "developer" else m.role for m in self.messages]
+        yield from (f"messages[role={role}]" for role in ("system", "assistant") if role in roles)
+        if roles.count("user") > 1 and not history:
+            yield "messages[earlier]"
 
 
 class TokenizeBody(Sent):

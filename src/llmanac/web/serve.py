@@ -15,11 +15,11 @@ from fastapi import FastAPI
 
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError
+from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.web._hosts import Hosts
 from llmanac.web._http import config
-from llmanac.web.assistant import Assistant
 from llmanac.web.server import create_app
 from llmanac.web.worker import Worker
 

@@ -20,6 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
 from llmanac import __version__
+from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES, PrefixCache
 from llmanac.web import _errors, _openapi, _prepare
@@ -30,7 +31,7 @@ from llmanac.web._pool import Pool
 from llmanac.web._prepare import Prepared
 from llmanac.web._replies import Reply
 from llmanac.web._wire import header_of
-from llmanac.web.assistant import Assistant, answering_job, examples_of
+from llmanac.web.assistant import answering_job, examples_of
 from llmanac.web.worker import Job, Worker
 
 T = TypeVar("T")
@@ -96,8 +97,8 @@ class Service:
     async def respond(self, http: Request, asked: Prepared) -> Response:
         """Run what was asked and answer with the whole reply or a stream of it."""
         headers = header_of(asked.ignored)
-        if self.assistant is not None and asked.question is not None:
-            job = answering_job(self.engine, asked.requests[0], self.assistant, asked.question)
+        if self.assistant is not None and asked.questions is not None:
+            job = answering_job(self.engine, asked.requests[0], self.assistant, asked.questions)
         else:
             job = Job(asked.requests)
         self.worker.submit(job)
