@@ -61,7 +61,7 @@ def test_errors_are_declared_in_the_shape_they_have(document, server):
         ("/v1/completions", "post", httpx.post(f"{url}/v1/completions", content="{", headers=sent)),
         ("/v1/completions", "post", httpx.post(f"{url}/v1/completions", json={"model": "other"})),
         ("/tokenize", "post", httpx.post(f"{url}/tokenize", content="{}")),
-        ("/tokenize", "post", httpx.post(f"{url}/tokenize", content=b" " * (17 * 2**20), headers=sent)),
+        ("/tokenize", "post", httpx.post(f"{url}/tokenize", content=b" " * (9 * 2**20), headers=sent)),
         ("/v1/models/{name}", "get", httpx.get(f"{url}/v1/models/other")),
         ("/health", "get", httpx.get(f"{url}/health", headers={"host": "evil.example"})),
         ("/health", "get", httpx.post(f"{url}/health")),

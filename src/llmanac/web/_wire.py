@@ -22,7 +22,7 @@ MAX_STOP = 1000  # characters of a stop string
 MAX_CHOICES = 128  # n
 MAX_TOP = 20  # alternatives a token
 MAX_ROWS = 4096  # prompts times n of one request
-MAX_TEXT = 1_000_000  # characters of text, or token ids, of one request
+MAX_TEXT = 500_000  # characters of text, or token ids, of one request
 MAX_NAMED = 20  # fields in the header of what was ignored
 MAX_COUNT = 2**31 - 1
 

@@ -36,7 +36,7 @@ from llmanac.web.worker import Job, Worker
 
 T = TypeVar("T")
 
-MAX_BODY = 16 * 2**20  # bytes; more than the longest text takes, whatever way it is escaped
+MAX_BODY = 8 * 2**20  # bytes; more than the longest text takes, whatever way it is escaped
 BODY_SECONDS = 30.0
 PING_SECONDS = 15.0
 PAGE = Path(__file__).with_name("page.html")
