@@ -100,7 +100,7 @@ def test_schemathesis_finds_nothing(assistant, tmp_path):
         pytest.skip("schemathesis is not installed (pip install 'schemathesis>=4.32')")
     with running(Engine(HistoryModel(max_length=1024), ByteTokenizer()), assistant=assistant) as server:
         words = [command, "run", f"{server.url}/openapi.json", "--checks", "all", "-n", "30", "--seed", "1"]
-        words += ["--request-timeout", "300"]  # some ask for a hundred long texts
+        words += ["--request-timeout", "300", "--max-response-time", "300"]  # some ask for a hundred long texts
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=1500)
     said = "\n".join(line[:300] for line in done.stdout.splitlines()[-80:])
     assert done.returncode == 0, said
