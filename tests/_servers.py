@@ -12,6 +12,7 @@ import uvicorn
 from _engine_models import ByteTokenizer
 
 from llmanac.generate.engine import Engine
+from llmanac.web._http import config
 from llmanac.web.serve import claim_port
 from llmanac.web.server import create_app
 
@@ -24,7 +25,7 @@ def running(engine: Engine, **options):
     """A server in a thread; yields its address, an openai client, and the app's service."""
     app = create_app(engine, **{"model_name": "tiny", **options})
     claimed = claim_port("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(config(app, log_level="error", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [claimed]}, daemon=True)
     thread.start()
     while not server.started:

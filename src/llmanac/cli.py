@@ -206,13 +206,24 @@ def serve(
     path: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")],
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name that requests may give this server (repeatable); * for every name."),
+    ] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get status 429.")] = 64,
     prefix_cache: Annotated[int, typer.Option(min=0, help="MiB kept of what prompts share; 0 for nothing.")] = 256,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve_command
 
-    serve_command(path, host=host, port=port, max_queue=max_queue, prefix_cache_bytes=prefix_cache * 2**20)
+    serve_command(
+        path,
+        host=host,
+        port=port,
+        max_queue=max_queue,
+        prefix_cache_bytes=prefix_cache * 2**20,
+        allow_hosts=allow_host or (),
+    )
 
 
 @app.command()

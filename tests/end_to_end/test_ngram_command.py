@@ -175,6 +175,7 @@ def folder(texts, tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_generate_with_a_counted_model(folder: Path, capsys) -> None:
+    assert "not tuned to chat" in refused(capsys, "chat", folder)
     said = run(capsys, "generate", folder, "--prompt", "the old", "--max-new-tokens", 8)
     assert said.startswith("the old king") and len(said) > len("the old king") + 5
     assert "not words" in refused(capsys, "ngram", "score", folder / "model.safetensors", folder / "config.json")

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-DOCUMENTS = ["README.md", "docs/classify.md", "docs/ngrams.md"]
+DOCUMENTS = ["README.md", "docs/classify.md", "docs/ngrams.md", "docs/server.md"]
 
 
 def blocks(text: str) -> list[tuple[str, str]]:

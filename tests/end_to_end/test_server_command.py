@@ -139,6 +139,20 @@ def test_chat_survives_an_error_and_shows_sources(capsys):
     assert "do not fit" in err and out.endswith("\n")
 
 
+def test_chat_keeps_the_earlier_questions_and_shows_the_nearest_entries(capsys):
+    seen = []
+
+    class Librarian:
+        def answer(self, question, history=()):
+            seen.append((question, list(history)))
+            near = {"name": "time.sleep", "signature": "time.sleep(seconds)", "summary": "Wait."}
+            return SimpleNamespace(text="It is not said.", citations=(), refused=True, nearest=(near,))
+
+    console.chat(engine_saying("x", 1), Librarian(), lines=io.StringIO("one\ntwo\n/new\nthree\n"))
+    assert seen == [("one", []), ("two", ["one"]), ("three", [])]
+    assert capsys.readouterr().out == "It is not said.\n  nearest: time.sleep(seconds)\n    Wait.\n" * 3
+
+
 def test_paths_of_runs_and_models(tmp_path):
     with pytest.raises(CheckpointError, match="neither a finished run"):
         locate(tmp_path)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO, Unpack
+from typing import TextIO, Unpack
 
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
+from llmanac.generate.answers import Answer, Assistant, ask, citation_texts, nearest_texts
 from llmanac.generate.engine import Engine, Options
 
 HELP = "/exit leaves, /new starts over; anything else is sent."
+NO_CHAT = (
+    "{path}: this model was not tuned to chat: it has no assistant, and its tokenizer no chat template. "
+    "`llmanac generate {quoted} --prompt TEXT` continues text; a recipe makes a run that chats by a [finetune] section "
+    '(pairs = "docstrings" for the documentation assistant, or a file of rows with `messages`)'
+)
 PASSAGE = 600  # characters of a source that are shown
 
 
-class Answers(Protocol):
-    """An assistant, as far as the terminal needs it."""
-
-    def answer(self, question: str) -> Any: ...
-
-
-OpenAssistant = Callable[[Path, Engine], Answers | None]
+OpenAssistant = Callable[[Path, Engine], Assistant | None]
 
 
 def generate_command(path: str | Path, prompt: str, **options: Unpack[Options]) -> None:
@@ -57,31 +58,33 @@ def chat_command(path: str | Path, *, open_assistant: OpenAssistant | None = Non
     engine = load_engine(path)
     assistant = open_assistant(Path(path), engine) if open_assistant else None
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
-        raise RequestError(f"{path}: this model has no chat template; use `llmanac generate {path} --prompt ...`")
+        raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
     chat(engine, assistant)
 
 
-def chat(engine: Engine, assistant: Answers | None = None, *, lines: TextIO | None = None) -> None:
+def chat(engine: Engine, assistant: Assistant | None = None, *, lines: TextIO | None = None) -> None:
     """A conversation on the terminal; when standard input is not one, each of its lines is a message.
 
-    With an assistant every question stands for itself; without, the conversation so far is the prompt, and its oldest
-    turns are left out once it no longer fits the context.
+    An assistant is asked one question at a time, with the earlier ones where it reads them; without one, the
+    conversation so far is the prompt, and its oldest turns are left out once it no longer fits the context.
     """
     interactive = lines is None and sys.stdin.isatty()
     messages: list[dict[str, str]] = []
+    asked: list[str] = []
     if interactive:
         _write(f"{HELP}\n")
     for text in _messages(lines or sys.stdin, interactive):
         if text == "/exit":
             return
         if text == "/new":
-            messages = []
+            messages, asked = [], []
         elif text == "/help":
             _write(f"{HELP}\n")
         else:
             try:
                 if assistant is not None:
-                    _show_answer(assistant.answer(text))
+                    _show_answer(ask(assistant, text, asked))
+                    asked.append(text)
                 else:
                     messages.append({"role": "user", "content": text})
                     messages = _reply(engine, messages)
@@ -149,12 +152,13 @@ def _room(engine: Engine, prompt: int) -> int:
     return 1024 if engine.model.max_length is None else max(1, engine.model.max_length - prompt)
 
 
-def _show_answer(answer: Any) -> None:
+def _show_answer(answer: Answer) -> None:
     _write(f"{answer.text}\n")
-    for citation in answer.citations:
-        get = citation.get if isinstance(citation, dict) else lambda name, c=citation: getattr(c, name, "")
-        text = " ".join(str(get("text") or "").split())
-        _write(f"  source: {get('title')}\n    {text[:PASSAGE]}{' …' if len(text) > PASSAGE else ''}\n")
+    for citation in map(citation_texts, answer.citations):
+        text = " ".join(citation["text"].split())
+        _write(f"  source: {citation['title']}\n    {text[:PASSAGE]}{' …' if len(text) > PASSAGE else ''}\n")
+    for entry in nearest_texts(answer):
+        _write(f"  nearest: {entry['signature'] or entry['name']}\n    {entry['summary'][:PASSAGE]}\n")
 
 
 def _write(text: str) -> None:

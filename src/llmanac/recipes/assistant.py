@@ -15,6 +15,7 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
 from llmanac.recipes.questions import REFUSAL
+from llmanac.recipes.quickstart_examples import example_questions
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_passages import Passage
 from llmanac.recipes.quickstart_prompt import (
@@ -121,6 +122,10 @@ class Assistant:
         question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
         found = self._find(question)
         return prompt(self.tokenizer, found.asked, Sheet.of(self._passages(found)), limit=self.prompt_tokens)[0]
+
+    def examples(self) -> list[str]:
+        """Questions to begin with, about names that the index holds."""
+        return example_questions(self.index.passages)
 
     def _find(self, question: str) -> Found:
         if len(question) > LONGEST_QUESTION:

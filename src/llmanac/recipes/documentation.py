@@ -29,6 +29,7 @@ class Documentation:
     """Questions about documented names, answered from retrieved passages; see `quickstart_material`."""
 
     length = LENGTH
+    chats = False  # rows are sheets of lines, without the chat template; it is the assistant that answers
 
     def __init__(self, run: Any) -> None:
         if run.spec.finetune.practice_share and run.spec.train.length < LENGTH:

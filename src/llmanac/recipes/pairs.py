@@ -75,6 +75,9 @@ def special_tokens(pairs_name: str) -> tuple[str, ...]:
 class FilePairs:
     """Pairs from a file; every twentieth, chosen by a hash of its text, is held out and scored at the end.
 
+    Attributes:
+        chats: whether rows are written with the chat template (messages), so that the model learns it.
+
     Raises:
         DataError: no file, no usable columns (the message names those there are), or too few rows.
     """
@@ -92,6 +95,7 @@ class FilePairs:
                 has = ", ".join(sorted(row.values)) or "none"
                 raise DataError(f"{path}:{row.line}: needs `messages`, or `prompt` and `completion` (has: {has})")
             rows.append({k: row.values[k] for k in COLUMNS if row.values.get(k) is not None})
+        self.chats = any("messages" in row or not isinstance(row["prompt"], str) for row in rows)
         held = [fraction(str(row), run.spec.seed) < HELD_OUT for row in rows]
         if len(rows) < 2:
             raise DataError(f"{path}: {len(rows)} rows are too few to train on and to hold out; give at least 2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.pipeline.build import OtherBuild
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
+from llmanac.generate.load import ASSISTANT
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs
 from llmanac.recipes.plan import fastest_threads, plan_size
@@ -319,9 +321,13 @@ class Pipeline:
     def _keep_model(self, model: Any, name: str) -> None:
         model.generation = {"eos_token_id": self.tokenizer.eos_id, "bos_token_id": self.tokenizer.bos_id}
         model.generation = {k: v for k, v in model.generation.items() if v is not None}
+        tokenizer = copy.copy(self.tokenizer)
+        taught = model is not self.base and self.practice.chats
+        if not taught and getattr(self.spec.tokenizer, "chat_template", None) is None:
+            tokenizer.chat_template = None  # a model that never read a chat cannot chat; its files do not say it can
         with files.atomic_folder(self.folder / name) as folder:
             model.save_pretrained(folder)
-            self.tokenizer.save(folder)
+            tokenizer.save(folder)
 
     # measuring
 
@@ -367,7 +373,7 @@ class Pipeline:
         return {**known, "dtype": chosen["dtype"], "attention": chosen["attention"], "curve": curve}
 
     def _next(self) -> list[str]:
-        chats = self.spec.finetune is not None
+        chats = self.spec.finetune is not None and ((self.folder / ASSISTANT).is_dir() or self.practice.chats)
         begin = next(iter(self.measured["completions"]), {"prompt": "The"})["prompt"].split("\n")[0][:40]
         return [
             *([f"llmanac chat {self.folder}"] if chats else []),

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmanac.web._errors import ApiError, json_error
+from llmanac.web._hosts import Hosts
 
 T = TypeVar("T")
 log = logging.getLogger("llmanac.web")
@@ -32,13 +33,17 @@ def event(data: Any) -> bytes:
 
 
 class Guard:
-    """Caps the size of a body, answers what nobody caught, and gives every response a request id.
+    """What holds for every request: its host is this server, its body is small and comes in time, no error is unsaid.
 
-    The id is the client's own where it sent one.
+    Every response has a request id: the client's own where it sent one.
+
+    Args:
+        max_body: bytes of the largest body.
+        body_seconds: for the whole body to arrive.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body: int) -> None:
-        self.app, self.max_body = app, max_body
+    def __init__(self, app: ASGIApp, *, hosts: Hosts, max_body: int, body_seconds: float) -> None:
+        self.app, self.hosts, self.max_body, self.body_seconds = app, hosts, max_body, body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,7 +52,6 @@ class Guard:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if re.fullmatch(r"[\w.-]{1,128}", given) else f"req-{secrets.token_hex(12)}"
-
         started = False
 
         async def named(message: Message) -> None:
@@ -59,28 +63,47 @@ class Guard:
                 own["x-content-type-options"] = "nosniff"
             await send(message)
 
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.max_body:
-            await json_error(self._too_large())(scope, receive, named)
+        if (refusal := self._refusal(headers)) is not None:
+            await json_error(refusal)(scope, receive, named)
             return
-        seen = 0
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > self.max_body:
-                    raise self._too_large()
-            return message
-
         try:
-            await self.app(scope, counted, named)
+            await self.app(scope, self._limited(receive), named)
         except Exception as error:
             if started:
                 raise
             log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             await json_error(error)(scope, receive, named)
+
+    def _refusal(self, headers: dict[bytes, bytes]) -> ApiError | None:
+        """What is wrong with a request by its headers alone."""
+        host = headers.get(b"host")
+        if host is not None and not self.hosts.allows(host.decode("latin-1")):
+            shown = host.decode("latin-1")[:100]
+            message = f"host: this server is not called {shown!r}; if it is, start it with --allow-host and that name"
+            return ApiError(403, message, code="host_not_allowed")
+        length = headers.get(b"content-length", b"0")
+        return self._too_large() if length.isdigit() and int(length) > self.max_body else None
+
+    def _limited(self, receive: Receive) -> Receive:
+        """`receive`, with the limits of a body."""
+        seen, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self.body_seconds
+
+        async def limited() -> Message:
+            nonlocal seen, whole
+            try:
+                async with asyncio.timeout_at(None if whole else deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise ApiError(408, f"the body was not here after {self.body_seconds:g} s", code="timeout") from None
+            if message["type"] == "http.request":
+                whole = not message.get("more_body", False)
+                seen += len(message.get("body", b""))
+                if seen > self.max_body:
+                    raise self._too_large()
+            return message
+
+        return limited
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is larger than {self.max_body} bytes", code="body_too_large")

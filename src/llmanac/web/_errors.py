@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from llmanac.core.errors import DataError, LlmanacError, RequestError
 from llmanac.web.worker import Busy, ShuttingDown
@@ -37,7 +39,8 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     elif isinstance(error, Busy):
         status, code = 429, "server_busy"
     elif isinstance(error, (RequestError, DataError)):
-        status, param = 400, message.partition(":")[0] if ":" in message else None
+        named = re.match(r"([A-Za-z_][\w.]*):", message)
+        status, param = 400, named[1] if named else None
         code = "context_length_exceeded" if "do not fit the model's context" in message else None
     elif isinstance(error, ValidationError):
         status = 400
@@ -62,16 +65,21 @@ def _first_problem(error: ValidationError) -> tuple[str | None, str]:
     field = str(first["loc"][0]) if first["loc"] else None
     if field is None:
         return None, "the body must be a JSON object"
-    if sum(p["loc"][:1] == first["loc"][:1] for p in problems) > 1 and field in _UNIONS:
-        return field, f"{field}: expected {_UNIONS[field]}"
     path = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    alike = [p for p in problems if p["loc"][:1] == first["loc"][:1]]
+    if len(alike) > 1 and field in _UNIONS:  # one problem for each form that the field may have
+        path = field
+        bound = next((p for p in alike if p["type"].endswith(("_long", "_short", "_equal", "_than"))), None)
+        if bound is None:
+            return field, f"{field}: expected {_UNIONS[field]}"
+        first = bound
+    message = first["msg"]
     return path, f"{path}: {message[0].lower()}{message[1:]}"
 
 
 _UNIONS = {
-    "prompt": "a string, a list of strings, a list of token ids, or a list of lists of token ids",
-    "stop": "a string or a list of at most 4 strings",
+    "prompt": "a string, or a list (not empty) of strings, of token ids, or of lists of token ids",
+    "stop": "a string or a list of at most 4 strings, none of them empty or longer than 1000 characters",
     "messages": 'a list of {"role": ..., "content": text} objects',
 }
 
@@ -79,7 +87,7 @@ _UNIONS = {
 def json_error(error: Exception) -> JSONResponse:
     """The response for an error that comes before any other output."""
     status, body = error_body(error)
-    headers = {"retry-after": str(RETRY_SECONDS)} if status == 429 else None
+    headers = {429: {"retry-after": str(RETRY_SECONDS)}, 408: {"connection": "close"}}.get(status)
     return JSONResponse(body, status_code=status, headers=headers)
 
 
@@ -97,6 +105,10 @@ def install(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
+    async def gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # the client went away; nobody reads it
+
+    app.add_exception_handler(ClientDisconnect, gone)
     for kind in (ApiError, LlmanacError, ValidationError):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(HTTPException, http)

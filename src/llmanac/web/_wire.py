@@ -1,64 +1,158 @@
-"""What clients send: the fields that are understood, with their bounds, and what to do with the rest.
+"""What clients send: the fields that are understood, with their bounds, and what is done with all others.
 
-A field that the server does not know is ignored, and named in the response header `x-llmanac-ignored` unless its value
-asks for nothing (null, 0, empty). A field that would change the meaning of the reply and is not supported is an error.
+A field that would change the answer and is not supported is refused (400, `param` names it), unless its value asks for
+nothing. Every other field that is not read is named in the response header `x-llmanac-ignored`. `UNSUPPORTED` and
+`WITHOUT_EFFECT` are the table of both; a field that stands nowhere is ignored and named.
 """
 
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from llmanac.generate.engine import Options
 from llmanac.web._errors import ApiError
 
 MAX_STOPS = 4
+MAX_STOP = 1000  # characters of a stop string
 MAX_CHOICES = 128  # n
 MAX_TOP = 20  # alternatives a token
 MAX_ROWS = 4096  # prompts times n of one request
+MAX_TEXT = 500_000  # characters of text, or token ids, of one request
+MAX_NAMED = 20  # fields in the header of what was ignored
+MAX_COUNT = 2**31 - 1
 
-Probability = Annotated[float, Field(ge=0, le=1)]
+ROLES = ("system", "developer", "user", "assistant")
+
+# Fields that would change the answer: name -> the values that ask for nothing. `null` always does.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "length_penalty": (1,),
+    "logit_bias": ({},), "min_p": (0,), "typical_p": (1,), "min_tokens": (0,), "use_beam_search": (False,),
+    "bad_words": ([],), "allowed_token_ids": ([],), "logits_processors": ([],), "prompt_logprobs": (0,),
+    "truncate_prompt_tokens": (), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
+    "add_special_tokens": (True,), "guided_json": (), "guided_regex": (), "guided_choice": (), "guided_grammar": (),
+    "structured_outputs": (), "json_schema": (), "grammar": (), "response_format": ({"type": "text"},),
+}  # fmt: skip
+UNSUPPORTED_COMPLETION: dict[str, tuple[Any, ...]] = {
+    "suffix": ("",), "best_of": (1,), "messages": (), "prompt_embeds": (),
+}  # fmt: skip
+UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = {
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
+    "modalities": (["text"],), "audio": (), "reasoning_effort": ("none",), "verbosity": ("medium",),
+    "web_search_options": (), "prompt": (), "echo": (False,), "suffix": ("",), "best_of": (1,), "documents": ([],),
+    "chat_template": (), "chat_template_kwargs": ({},), "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+}  # fmt: skip
+UNSUPPORTED_MESSAGE: dict[str, tuple[Any, ...]] = {
+    "tool_calls": ([],), "tool_call_id": (), "function_call": (), "audio": (),
+}  # fmt: skip
+# Known fields that change no token: always ignored, always named.
+WITHOUT_EFFECT = (
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls", "prediction",
+)  # fmt: skip
+# What an assistant does not read, as it quotes a line of its documents: ignored and named, or refused.
+UNREAD_BY_ASSISTANT = ("temperature", "top_p", "top_k", "seed")
+UNSUPPORTED_BY_ASSISTANT: dict[str, tuple[Any, ...]] = {"logprobs": (False,), "top_logprobs": (0,)}
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+def whole(value: Any) -> Any:
+    """`16.0` is the integer 16 in JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
+
+def _whole_list(value: Any) -> Any:
+    return [whole(v) for v in value] if isinstance(value, list) and any(type(v) is float for v in value) else value
+
+
+def _prompt(value: Any) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return [_whole_list(v) for v in value]
+    return _whole_list(value)
+
+
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT), BeforeValidator(whole)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
+
+
+def same(value: Any, other: Any) -> bool:
+    """Equality of JSON: true is not 1."""
+    return (isinstance(value, bool) == isinstance(other, bool)) and bool(value == other)
+
+
+def refuse(fields: Mapping[str, Any], unsupported: Mapping[str, tuple[Any, ...]], where: str = "") -> None:
+    """Raise ApiError for the first field that asks for something which is not supported."""
+    for name, value in fields.items():
+        neutral = unsupported.get(name)
+        if neutral is None or value is None or any(same(value, v) for v in neutral):
+            continue
+        path = where + name
+        raise ApiError(400, f"{path}: not supported by this server; leave it out", param=path, code="unsupported")
+
+
+def header_of(ignored: list[str]) -> dict[str, str]:
+    """The response header that names what was ignored; none where nothing was."""
+    if not ignored:
+        return {}
+    named = [quote(name[:60], safe="[]=") or "(empty)" for name in ignored[:MAX_NAMED]]
+    more = [f"and {len(ignored) - MAX_NAMED} more"] if len(ignored) > MAX_NAMED else []
+    return {"x-llmanac-ignored": ", ".join(named + more)}
+
+
+class Sent(BaseModel):
+    """A JSON object from a client: known fields are checked strictly, unknown ones are kept in `model_extra`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=(), hide_input_in_errors=True)
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    def check(self, where: str = "") -> None:
+        """Raise ApiError for what would change the answer and is not supported."""
+        refuse(self.model_extra or {}, self.unsupported, where)
+
+    def ignored(self) -> list[str]:
+        """Names of the fields that were sent and are not read."""
+        return sorted(k for k, v in (self.model_extra or {}).items() if v is not None and k not in self.unsupported)
+
+
+class StreamOptions(Sent):
     include_usage: bool | None = None
 
 
-class Body(BaseModel):
+class Body(Sent):
     """What both endpoints take. top_k, stop_token_ids and ignore_eos are not OpenAI's; other servers have them too."""
 
-    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
-
     model: str | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_p: Probability | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: list[int] | None = None
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_COUNT), BeforeValidator(whole)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[Ids, BeforeValidator(_whole_list)] | None = None
     ignore_eos: bool | None = None
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(whole)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def ignored(self) -> list[str]:
-        """Names of unknown fields that asked for something."""
-        return sorted(k for k, v in (self.model_extra or {}).items() if v not in (None, 0, "", [], {}))
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        if self.stream_options is not None:
+            self.stream_options.check("stream_options.")
 
-    def refuse(self, name: str, value: Any) -> None:
-        """An error for a field whose meaning the server cannot honour, where it is set."""
-        if value not in (None, 0, "", [], {}):
-            raise ApiError(400, f"{name}: not supported by this server; leave it out", param=name, code="unsupported")
+    def ignored(self) -> list[str]:
+        nested = self.stream_options.ignored() if self.stream_options else []
+        unread = ["stream_options"] if self.stream_options and not self.stream else []
+        return [*super().ignored(), *unread, *(f"stream_options.{name}" for name in nested)]
 
     def options(self, eos_ids: frozenset[int]) -> Options:
         """Engine options, with OpenAI's defaults: temperature 1 and, without a seed, a fresh one."""
@@ -79,86 +173,120 @@ class Body(BaseModel):
 class CompletionBody(Body):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = ""
-    echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
-    return_tokens_as_token_ids: bool | None = None
-    best_of: int | None = None
-    suffix: str | None = None
-    logit_bias: dict[str, float] | None = None
+    unsupported: ClassVar = {**UNSUPPORTED, **UNSUPPORTED_COMPLETION}
 
-    def check(self) -> None:
-        self.refuse("suffix", self.suffix)
-        self.refuse("logit_bias", self.logit_bias)
-        if self.best_of not in (None, 1, self.n or 1):
-            self.refuse("best_of", self.best_of)
+    prompt: Annotated[
+        Text
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)]
+        | Annotated[Ids, Field(min_length=1)]
+        | Annotated[list[Ids], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)],
+        BeforeValidator(_prompt),
+    ] = ""
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
+    return_tokens_as_token_ids: bool | None = None
 
     def prompts(self) -> list[str | list[int]]:
-        """The prompts, one or several. Raises ApiError for none, or too many."""
+        """The prompts, one or several. Raises ApiError for too many, or too much text."""
         one = isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int))
         prompts: list[Any] = [self.prompt] if one else list(self.prompt)
-        if not prompts:
-            raise ApiError(400, "prompt: the list is empty; give at least one prompt", param="prompt")
         if len(prompts) * (self.n or 1) > MAX_ROWS:
             raise ApiError(400, f"prompt: more than {MAX_ROWS} completions in one request; send fewer", param="prompt")
+        check_length("prompt", prompts)
         return prompts
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    type: str
-    text: str | None = None
+class Part(Sent):
+    type: Annotated[str, WithJsonSchema({"type": "string", "const": "text"})]
+    text: Annotated[str | None, WithJsonSchema({"type": "string", "maxLength": MAX_TEXT})] = None
 
 
-class Message(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+class Message(Sent):
+    unsupported: ClassVar = UNSUPPORTED_MESSAGE
 
-    role: str
-    content: str | list[Part] | None = None
+    role: Annotated[str, WithJsonSchema({"type": "string", "enum": list(ROLES)})]
+    content: Text | list[Part] | None = None
+
+    def ignored(self) -> list[str]:
+        parts = self.content if isinstance(self.content, list) else []
+        return [*super().ignored(), *(f"content.{name}" for part in parts for name in part.ignored())]
+
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        if self.role not in ROLES:
+            message = f"{where}role: {self.role[:60]!r} is not supported by this server; use one of {', '.join(ROLES)}"
+            raise ApiError(400, message, param=f"{where}role")
+        for part in self.content if isinstance(self.content, list) else ():
+            if part.type != "text" or part.text is None:
+                message = f"{where}content: {part.type[:60]!r} parts are not supported; send text"
+                raise ApiError(400, message, param=f"{where}content")
+
+    @property
+    def plain(self) -> str:
+        """The content as one text."""
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content)
+        return self.content or ""
 
 
 class ChatBody(Body):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
-    return_tokens_as_token_ids: bool | None = None
-    response_format: dict[str, Any] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    logit_bias: dict[str, float] | None = None
+    unsupported: ClassVar = {**UNSUPPORTED, **UNSUPPORTED_CHAT}
 
-    def check(self) -> None:
-        self.refuse("logit_bias", self.logit_bias)
-        if self.tool_choice != "none":
-            self.refuse("tools", self.tools)
-        if self.response_format and self.response_format.get("type") != "text":
-            self.refuse("response_format", self.response_format)
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
+    return_tokens_as_token_ids: bool | None = None
+
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        for i, message in enumerate(self.messages):
+            message.check(f"messages.{i}.")
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
+
+    def ignored(self) -> list[str]:
+        unread = ["max_tokens"] if None not in (self.max_tokens, self.max_completion_tokens) else []
+        nested = {f"messages.{name}" for message in self.messages for name in message.ignored()}
+        return [*super().ignored(), *unread, *sorted(nested)]
 
     @property
     def limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     def conversation(self) -> list[dict[str, str]]:
-        """Messages as `{"role", "content"}` with plain text. Raises ApiError for anything that is not text."""
-        return [
-            {"role": "system" if m.role == "developer" else m.role, "content": _text_of(m, i)}
-            for i, m in enumerate(self.messages)
-        ]
+        """Messages as `{"role", "content"}` with plain text. Raises ApiError for too much of it."""
+        messages = [{"role": "system" if m.role == "developer" else m.role, "content": m.plain} for m in self.messages]
+        check_length("messages", [m["content"] for m in messages])
+        return messages
+
+    def unread(self, *, history: bool) -> Iterator[str]:
+        """What an assistant does not read. Raises ApiError for what it would have to answer differently for.
+
+        Args:
+            history: whether it reads the user's earlier messages.
+        """
+        sent = {name: getattr(self, name) for name in (*UNREAD_BY_ASSISTANT, *UNSUPPORTED_BY_ASSISTANT)}
+        refuse(sent, UNSUPPORTED_BY_ASSISTANT)
+        yield from (name for name in UNREAD_BY_ASSISTANT if sent[name] is not None)
+        roles = ["system" if m.role == "developer" else m.role for m in self.messages]
+        yield from (f"messages[role={role}]" for role in ("system", "assistant") if role in roles)
+        if roles.count("user") > 1 and not history:
+            yield "messages[earlier]"
 
 
-def _text_of(message: Message, index: int) -> str:
-    if message.content is None:
-        return ""
-    if isinstance(message.content, str):
-        return message.content
-    for part in message.content:
-        if part.type != "text" or part.text is None:
-            where = f"messages.{index}.content"
-            raise ApiError(400, f"{where}: {part.type!r} parts are not supported; send text", param=where)
-    return "".join(part.text or "" for part in message.content)
+class TokenizeBody(Sent):
+    """POST /tokenize."""
+
+    prompt: Text
+    add_special_tokens: bool = False
+
+
+def check_length(field: str, texts: list[Any]) -> None:
+    """Raise ApiError for more text, or more token ids, than one request may hold."""
+    size = sum(map(len, texts))
+    if size > MAX_TEXT:
+        message = f"{field}: {size:,} characters or token ids are more than the {MAX_TEXT:,} of one request; send less"
+        raise ApiError(400, message, param=field, code="text_too_long")

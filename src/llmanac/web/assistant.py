@@ -1,53 +1,36 @@
-"""What the server needs of an assistant: an object that answers questions from documents that it looks up itself."""
+"""How an assistant answers a chat completion in place of the bare model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from llmanac.generate.answers import Answer, Assistant, ask, citation_texts, nearest_texts
 from llmanac.generate.engine import Engine, Request, Score
 from llmanac.web._errors import ApiError
 from llmanac.web.worker import Job, Pieces
-
-
-class Answer(Protocol):
-    """An answer: its text, the passages it was read from (title and text), and whether it is a refusal to answer."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def citations(self) -> Sequence[Any]: ...
-    @property
-    def refused(self) -> bool: ...
-
-
-class Assistant(Protocol):
-    """Retrieves, answers, cites. Where it has `prompt(messages) -> token ids` (what the model is given, retrieved
-    passages included), the tokens read are counted from that, else from the question."""
-
-    def answer(self, question: str) -> Answer: ...
 
 
 def prompt_of(assistant: Assistant, engine: Engine, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """The prompt's token ids, for the usage figures; no longer than the context."""
     prompt = getattr(assistant, "prompt", None)
     assert engine.tokenizer is not None
-    ids = engine.tokenizer.encode(question_of(messages)) if prompt is None else prompt(messages)
+    ids = engine.tokenizer.encode(questions_of(messages)[-1]) if prompt is None else prompt(messages)
     return list(ids)[: engine.model.max_length]
 
 
-def question_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """The last user message. Raises ApiError where there is none."""
-    question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-    if not question.strip():
+def questions_of(messages: Sequence[Mapping[str, str]]) -> list[str]:
+    """The user's messages that are not blank: the question is the last. Raises ApiError where there is none."""
+    questions = [m["content"] for m in messages if m["role"] == "user" and m["content"].strip()]
+    if not questions:
         raise ApiError(
             400, "messages: the assistant answers the last user message, and there is none", param="messages"
         )
-    return question
+    return questions
 
 
-def answering_job(engine: Engine, request: Request, assistant: Assistant, question: str) -> Job:
-    """A job that asks the assistant and sends its answer through the request's sequences.
+def answering_job(engine: Engine, request: Request, assistant: Assistant, questions: Sequence[str]) -> Job:
+    """A job that asks the assistant the last question and sends its answer through the request's sequences.
 
     So the request's own `stop` and `max_new_tokens` hold for an answer too. Citations are left in `job.extra`.
     """
@@ -56,8 +39,8 @@ def answering_job(engine: Engine, request: Request, assistant: Assistant, questi
     request.context = None  # the answer is there; no model goes on from it
 
     def work(job: Job) -> Pieces:
-        answer = assistant.answer(question)
-        job.extra = {"citations": [citation_json(c) for c in answer.citations], "refused": bool(answer.refused)}
+        answer = ask(assistant, questions[-1], questions[:-1])
+        job.extra = said_with(answer)
         ids = [int(i) for i in tokenizer.encode(answer.text)]
         for sequence in request.sequences:
             for token in ids if request.max_new_tokens else ():
@@ -72,7 +55,14 @@ def answering_job(engine: Engine, request: Request, assistant: Assistant, questi
     return Job([request], work)
 
 
-def citation_json(citation: Any) -> dict[str, str]:
-    """`{"title", "text"}` of a citation, whether it is a mapping or an object."""
-    get = citation.get if isinstance(citation, Mapping) else lambda name: getattr(citation, name, "")
-    return {"title": str(get("title") or ""), "text": str(get("text") or "")}
+def said_with(answer: Answer) -> dict[str, Any]:
+    """The reply's field `llmanac`: citations, whether it is a refusal, and the nearest entries where there are any."""
+    out = {"citations": [citation_texts(c) for c in answer.citations], "refused": bool(answer.refused)}
+    nearest = nearest_texts(answer)
+    return {**out, "nearest": nearest} if nearest else out
+
+
+def examples_of(assistant: Assistant | None) -> list[str]:
+    """Questions for the chat page to begin with, from what the assistant knows; none where it offers none."""
+    offered = getattr(assistant, "examples", None)
+    return [str(question) for question in offered()] if callable(offered) else []

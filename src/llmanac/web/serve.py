@@ -7,7 +7,7 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import uvicorn
@@ -15,9 +15,11 @@ from fastapi import FastAPI
 
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError
+from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
-from llmanac.web.assistant import Assistant
+from llmanac.web._hosts import Hosts
+from llmanac.web._http import config
 from llmanac.web.server import create_app
 from llmanac.web.worker import Worker
 
@@ -61,6 +63,7 @@ def serve(
     assistant: Assistant | None = None,
     max_queue: int = 64,
     prefix_cache_bytes: int | None = DEFAULT_BYTES,
+    allow_hosts: Iterable[str] = (),
 ) -> None:
     """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is told at once.
 
@@ -68,10 +71,12 @@ def serve(
         engine: an engine, or a function that loads one (with its assistant, if it has one).
         host: where to listen; the loopback address by default, so that nobody else reaches it.
         prefix_cache_bytes: see `create_app`.
+        allow_hosts: names besides `host` and the loopback's that requests may give this server.
 
     Raises:
-        LlmanacError: the port cannot be claimed.
+        LlmanacError: the port cannot be claimed, or a name in `allow_hosts` is none.
     """
+    hosts = Hosts(host, allow_hosts)
     with contextlib.closing(claim_port(host, port)) as claimed:
         if not isinstance(engine, Engine):
             engine, assistant = engine()
@@ -81,6 +86,7 @@ def serve(
             assistant=assistant,
             max_queue=max_queue,
             prefix_cache_bytes=prefix_cache_bytes,
+            hosts=hosts,
         )
         name, actual = claimed.getsockname()[:2]
         shown = f"[{name}]" if ":" in name else name
@@ -96,7 +102,7 @@ class Server(uvicorn.Server):
     """uvicorn, with streams that are still going ended by an error event rather than cut off."""
 
     def __init__(self, app: FastAPI) -> None:
-        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS))
+        super().__init__(config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS))
         self._worker: Worker = app.state.service.worker
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -121,6 +127,7 @@ def serve_command(
     port: int = 8000,
     max_queue: int = 64,
     prefix_cache_bytes: int | None = DEFAULT_BYTES,
+    allow_hosts: Iterable[str] = (),
 ) -> None:
     """The body of `llmanac serve`: a run's folder, a model's folder, or a hub model's name."""
 
@@ -132,4 +139,12 @@ def serve_command(
         return engine, open_assistant(Path(path), engine)
 
     name = Path(path).resolve().name or "llmanac"
-    serve(load, host=host, port=port, model_name=name, max_queue=max_queue, prefix_cache_bytes=prefix_cache_bytes)
+    serve(
+        load,
+        host=host,
+        port=port,
+        model_name=name,
+        max_queue=max_queue,
+        prefix_cache_bytes=prefix_cache_bytes,
+        allow_hosts=allow_hosts,
+    )

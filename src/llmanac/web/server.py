@@ -9,35 +9,35 @@ stream that merely ends for a whole answer.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from llmanac import __version__
-from llmanac.core.errors import LlmanacError, RequestError
+from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES, PrefixCache
-from llmanac.web import _errors
+from llmanac.web import _errors, _openapi, _prepare
 from llmanac.web._asgi import DONE, PING, EventStream, Guard, event, unless_disconnected
 from llmanac.web._errors import ApiError
-from llmanac.web._logprobs import TokenTexts
-from llmanac.web._replies import ChatReply, CompletionReply, Reply
-from llmanac.web._wire import Body, ChatBody, CompletionBody
-from llmanac.web.assistant import Assistant, answering_job, prompt_of, question_of
+from llmanac.web._hosts import Hosts
+from llmanac.web._pool import Pool
+from llmanac.web._prepare import Prepared
+from llmanac.web._replies import Reply
+from llmanac.web._wire import header_of
+from llmanac.web.assistant import answering_job, examples_of
 from llmanac.web.worker import Job, Worker
 
-B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 
-MAX_BODY = 8 * 2**20  # bytes
+MAX_BODY = 8 * 2**20  # bytes; more than the longest text takes, whatever way it is escaped
+BODY_SECONDS = 30.0
 PING_SECONDS = 15.0
 PAGE = Path(__file__).with_name("page.html")
 PAGE_POLICY = (
@@ -51,7 +51,9 @@ class Service:
 
     def __init__(self, engine: Engine, model_name: str, assistant: Assistant | None, max_queue: int) -> None:
         self.engine, self.model_name, self.assistant = engine, model_name, assistant
+        self.examples = examples_of(assistant)
         self.worker = Worker(engine, max_queue=max_queue)
+        self.pool = Pool(waiting=max_queue)
         self.created = int(time.time())
 
     @property
@@ -71,23 +73,45 @@ class Service:
             "created": self.created,
             "owned_by": "llmanac",
             "max_model_len": self.engine.model.max_length,
-            "llmanac": {"chat": self.can_chat, "assistant": self.assistant is not None},
+            "llmanac": {
+                "chat": self.can_chat,
+                "assistant": self.assistant is not None,
+                **({"examples": self.examples} if self.examples else {}),
+            },
         }
 
-    async def respond(self, http: Request, body: Body, job: Job, reply: Reply, ignored: list[str]) -> Response:
-        """Run a job and answer with the whole reply or a stream of it."""
-        headers = {"x-llmanac-ignored": ", ".join(ignored)} if ignored else {}
+    async def read(self, http: Request, prepare: Callable[[Service, bytes], T]) -> T:
+        """What `prepare` makes of the request's body, in a thread.
+
+        Raises ApiError or ValidationError (400), Busy (429), or ClientDisconnect where nobody waits any more.
+        """
+        sent = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if sent != "application/json":  # a page of another site cannot send this without being asked first
+            raise ApiError(415, "send the body as JSON, with the header content-type: application/json")
+        data = await http.body()
+        done = await unless_disconnected(http.receive, self.pool.run(lambda: (prepare(self, data),)))
+        if done is None:
+            raise ClientDisconnect
+        return done[0]
+
+    async def respond(self, http: Request, asked: Prepared) -> Response:
+        """Run what was asked and answer with the whole reply or a stream of it."""
+        headers = header_of(asked.ignored)
+        if self.assistant is not None and asked.questions is not None:
+            job = answering_job(self.engine, asked.requests[0], self.assistant, asked.questions)
+        else:
+            job = Job(asked.requests)
         self.worker.submit(job)
-        if body.stream:
-            events = self._events(job, reply, body.include_usage)
+        if asked.body.stream:
+            events = self._events(job, asked.reply, asked.body.include_usage)
             return EventStream(events, on_close=lambda: self.worker.cancel(job), headers=headers)
         try:
             done = await unless_disconnected(http.receive, _drain(job))
         finally:
             self.worker.cancel(job)
         if done is None:
-            return Response(status_code=499)  # nobody reads it
-        return JSONResponse(reply.whole(job.extra), headers=headers)
+            raise ClientDisconnect
+        return JSONResponse(asked.reply.whole(job.extra), headers=headers)
 
     async def _events(self, job: Job, reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
         try:
@@ -113,17 +137,6 @@ async def _drain(job: Job) -> bool:
     return True
 
 
-async def read(http: Request, kind: type[B]) -> B:
-    """The request's JSON body, checked. Raises ApiError or ValidationError, both answered with 400."""
-    sent = http.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if sent != "application/json":  # a page of another site cannot send this without being asked first
-        raise ApiError(415, "send the body as JSON, with the header content-type: application/json")
-    try:
-        return kind.model_validate_json(await http.body())
-    except ClientDisconnect:
-        raise ApiError(499, "the client went away before its body was here") from None
-
-
 def create_app(
     engine: Engine,
     *,
@@ -131,6 +144,8 @@ def create_app(
     assistant: Assistant | None = None,
     max_queue: int = 64,
     max_body: int = MAX_BODY,
+    body_seconds: float = BODY_SECONDS,
+    hosts: Hosts | None = None,
     prefix_cache_bytes: int | None = DEFAULT_BYTES,
 ) -> FastAPI:
     """The ASGI app.
@@ -144,6 +159,8 @@ def create_app(
             `llmanac`.
         max_queue: requests that may wait while all of the engine's rows are taken.
         max_body: bytes of the largest request body.
+        body_seconds: for a request's body to arrive.
+        hosts: the names that requests may give this server; the loopback's own where it is left out.
     """
     if engine.prefix_cache is None and prefix_cache_bytes and PrefixCache.fits(engine.model):
         engine.prefix_cache = PrefixCache(engine.model, prefix_cache_bytes)
@@ -152,70 +169,29 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
+        service.pool.start()
         yield
+        service.pool.close()
         service.worker.close()
 
     app = FastAPI(title="llmanac", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
+    app.openapi = lambda: _openapi.document(app, service)  # type: ignore[method-assign]
     _errors.install(app)
     _api_routes(app, service)
     _other_routes(app, service)
-    app.add_middleware(Guard, max_body=max_body)
+    app.add_middleware(Guard, hosts=hosts or Hosts(), max_body=max_body, body_seconds=body_seconds)
     return app
 
 
-def _body_schema(kind: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
-
-
 def _api_routes(app: FastAPI, service: Service) -> None:
-    engine, tokenizer = service.engine, service.engine.tokenizer
-
-    @app.post("/v1/completions", openapi_extra=_body_schema(CompletionBody))
+    @app.post("/v1/completions")
     async def completions(http: Request) -> Response:
-        body = await read(http, CompletionBody)
-        service.check_model(body.model)
-        body.check()
-        options = body.options(engine.eos_ids)
-        options["max_new_tokens"] = 16 if body.max_tokens is None else body.max_tokens
-        options["logprobs"] = body.logprobs
-        if body.echo and body.logprobs is not None:
-            options["prompt_logprobs"] = body.logprobs
-        prompts = body.prompts()
-        requests = [engine.request(prompt, **options) for prompt in prompts]
-        texts = TokenTexts(tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
-        echo = [_text(p, texts) for p in prompts] if body.echo else None
-        reply = CompletionReply(service.model_name, requests, texts, echo=echo, logprobs=body.logprobs)
-        return await service.respond(http, body, Job(requests), reply, body.ignored())
+        return await service.respond(http, await service.read(http, _prepare.completion))
 
-    @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatBody))
+    @app.post("/v1/chat/completions")
     async def chat_completions(http: Request) -> Response:
-        body = await read(http, ChatBody)
-        service.check_model(body.model)
-        body.check()
-        messages = body.conversation()
-        options = body.options(engine.eos_ids)
-        alternatives = (body.top_logprobs or 0) if body.logprobs else None
-        texts = TokenTexts(tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
-        ignored = body.ignored()
-        limit = body.limit
-        if service.assistant is not None:
-            question = question_of(messages)
-            unused = ("temperature", "top_p", "top_k", "seed", "logprobs", "top_logprobs")
-            ignored = sorted({*ignored, *(name for name in unused if getattr(body, name) is not None)})
-            alternatives, limit = None, sys.maxsize if limit is None else limit  # the answer is as long as it is
-            ids = await asyncio.to_thread(prompt_of, service.assistant, engine, messages)
-        else:
-            ids = await asyncio.to_thread(_chat_ids, tokenizer, messages)
-            options["logprobs"] = alternatives
-        options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit
-        request = engine.request(ids, **options)
-        reply = ChatReply(service.model_name, [request], texts, alternatives=alternatives)
-        if service.assistant is not None:
-            job = answering_job(engine, request, service.assistant, question)
-        else:
-            job = Job([request])
-        return await service.respond(http, body, job, reply, ignored)
+        return await service.respond(http, await service.read(http, _prepare.chat))
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -225,27 +201,6 @@ def _api_routes(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> dict[str, Any]:
         service.check_model(name)
         return service.model_card()
-
-
-def _text(prompt: str | list[int], texts: TokenTexts) -> str:
-    """A prompt as text, for `echo`."""
-    return prompt if isinstance(prompt, str) else b"".join(map(texts.bytes_of, prompt)).decode("utf-8", "replace")
-
-
-def _chat_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """The conversation as token ids, ready for the assistant's turn."""
-    if tokenizer is None or tokenizer.chat_template is None:
-        raise ApiError(400, "messages: this model has no chat template; use /v1/completions", param="messages")
-    try:
-        return list(tokenizer.encode_chat(messages, add_generation_prompt=True)[0])
-    except LlmanacError as error:
-        raise RequestError(f"messages: {error}") from error
-
-
-def _room(engine: Engine, prompt_tokens: int) -> int:
-    """How many tokens an answer may have where the client set no limit: what is left of the context."""
-    context = engine.model.max_length
-    return 1024 if context is None else max(1, context - prompt_tokens)
 
 
 def _other_routes(app: FastAPI, service: Service) -> None:
@@ -266,19 +221,10 @@ def _other_routes(app: FastAPI, service: Service) -> None:
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text("utf-8"), headers={"content-security-policy": PAGE_POLICY})
 
-    class TokenizeBody(BaseModel):
-        prompt: str
-        add_special_tokens: bool = False
-
-    @app.post("/tokenize", openapi_extra=_body_schema(TokenizeBody))
-    async def tokenize(http: Request) -> dict[str, Any]:
-        body = await read(http, TokenizeBody)
-        if tokenizer is None:
-            raise ApiError(400, "this server has no tokenizer")
-        ids = [int(i) for i in tokenizer.encode(body.prompt)]
-        if body.add_special_tokens and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
-            ids = [tokenizer.bos_id, *ids]
-        return {"tokens": ids, "count": len(ids), "max_model_len": service.engine.model.max_length}
+    @app.post("/tokenize")
+    async def tokenize(http: Request) -> Response:
+        reply, ignored = await service.read(http, _prepare.tokens)
+        return JSONResponse(reply, headers=header_of(ignored))
 
     @app.get("/tokenizer_info")
     async def tokenizer_info() -> dict[str, Any]:

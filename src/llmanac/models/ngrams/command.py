@@ -102,6 +102,7 @@ def _train_tokens(
     if known.eos_id is not None:
         model.generation = {"eos_token_id": known.eos_id}
     model.save_pretrained(output)
+    known.chat_template = None  # counts continue text; they were not taught to chat
     known.save(output)
     _describe(model.trie, f"{order}-gram of tokens, {smoothing.name}")
     where = shlex.quote(str(output))

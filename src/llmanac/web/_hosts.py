@@ -1,0 +1,72 @@
+"""Which `Host` headers are answered.
+
+A web page of another site can have its own name resolved to the loopback address (DNS rebinding); its scripts may then
+read what this server says. The browser still sends that site's name as the host, so names that are not this server's
+are refused. An address written in numbers cannot be rebound.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable
+
+from llmanac.core.errors import LlmanacError
+
+_HOST = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|(?P<name>[\w.-]+))(?::\d{1,5})?", re.ASCII)
+
+
+class Hosts:
+    """The names that requests may give this server.
+
+    Args:
+        listening: the address or name that the server listens on (`--host`). On 0.0.0.0 or :: every address in numbers
+            is taken, and this machine's own name.
+        allowed: further names (`--allow-host`); `*` takes every name.
+
+    Raises:
+        LlmanacError: what is allowed is not a host's name or address.
+    """
+
+    def __init__(self, listening: str = "127.0.0.1", allowed: Iterable[str] = ()) -> None:
+        names = list(allowed)
+        for name in names:
+            if name != "*" and _name_of(name) is None:
+                raise LlmanacError(f"--allow-host {name}: not a host's name or address; give one such as llm.example")
+        self._every = "*" in names
+        self._names = {_name_of(name) for name in (listening, *names)}
+        found = _address(_name_of(listening) or "")
+        self._addresses = found is not None and found.is_unspecified
+        if self._addresses:
+            self._names.add(_name_of(socket.gethostname()))
+
+    def allows(self, header: str) -> bool:
+        """Whether a request with this `Host` header is for this server; the port does not matter."""
+        if self._every:
+            return True
+        name = _name_of(header)
+        if name is None:
+            return False
+        if name in self._names or name == "localhost" or name.endswith(".localhost"):
+            return True
+        address = _address(name)
+        return address is not None and (self._addresses or address.is_loopback)
+
+
+def _name_of(text: str) -> str | None:
+    """A host's name or address without its port, in one spelling; None for what is neither."""
+    bare = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
+    match = _HOST.fullmatch(bare)
+    if match is None:
+        return None
+    name = (match["six"] or match["name"]).lower().rstrip(".")
+    address = _address(name)
+    return str(address) if address is not None else name or None
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None

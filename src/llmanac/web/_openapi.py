@@ -1,0 +1,249 @@
+"""The OpenAPI document: what this server takes and says, exact enough to generate requests from.
+
+Bodies come from the classes that check them, with this server's own bounds (its model's name, its vocabulary); replies
+and errors are written here. All schemas stand in `components`, so every reference resolves inside the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from llmanac import __version__
+from llmanac.web._wire import (
+    UNREAD_BY_ASSISTANT,
+    UNSUPPORTED_BY_ASSISTANT,
+    WITHOUT_EFFECT,
+    Body,
+    ChatBody,
+    CompletionBody,
+    Message,
+    Part,
+    Sent,
+    StreamOptions,
+    TokenizeBody,
+)
+
+if TYPE_CHECKING:
+    from llmanac.web.server import Service
+
+REF = "#/components/schemas/"
+BODIES: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody)
+NESTED: tuple[type[Sent], ...] = (Message, Part, StreamOptions)
+ERRORS = {
+    400: "the request cannot be served; `param` names its field",
+    403: "the Host header names another server",
+    404: "no such model or page",
+    405: "the page does not take this method",
+    408: "the request was not here in time",
+    413: "the body is too large",
+    415: "the body is not sent as application/json",
+    429: "the server is busy; try again after `retry-after` seconds",
+    500: "the server failed on this request",
+    503: "the server is shutting down",
+}
+ALWAYS = (400, 403, 405, 408, 413, 500)
+OF_A_BODY = (404, 415, 429, 503)
+
+TEXT, WHOLE, NUMBER, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
+
+ASKED = {"type": "string", "pattern": r"\S"}
+EVENT = {
+    "type": "object",
+    "description": "one server-sent event: its data is a chunk of the reply as JSON, an error, or [DONE]",
+    "properties": {"data": {"type": "string"}},
+}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _list(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema}
+
+
+def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": REF + name}
+
+
+_HEAD = {"id": TEXT, "object": TEXT, "created": WHOLE, "model": TEXT, "system_fingerprint": TEXT}
+_SCORED = {"token": TEXT, "logprob": NUMBER, "bytes": _list(WHOLE)}
+_FINISH = _or_null({"type": "string", "enum": ["stop", "length"]})
+
+REPLIES: dict[str, dict[str, Any]] = {
+    "Error": _object(
+        {"error": _object({"message": TEXT, "type": TEXT, "param": _or_null(TEXT), "code": _or_null(TEXT)})}
+    ),
+    "Usage": _object(
+        {"prompt_tokens": WHOLE, "completion_tokens": WHOLE, "total_tokens": WHOLE},
+        {"prompt_tokens_details": _object({"cached_tokens": WHOLE})},
+    ),
+    "Sources": _object(
+        {"citations": _list(_object({"title": TEXT, "text": TEXT}, {"summary": TEXT})), "refused": FLAG},
+        {"nearest": _list(_object({"name": TEXT, "signature": TEXT, "summary": TEXT}))},
+    ),
+    "Completion": _object(
+        {
+            **_HEAD,
+            "choices": _list(
+                _object(
+                    {
+                        "index": WHOLE,
+                        "text": TEXT,
+                        "logprobs": _or_null(
+                            _object(
+                                {
+                                    "tokens": _list(TEXT),
+                                    "token_logprobs": _list(_or_null(NUMBER)),
+                                    "top_logprobs": _list(_or_null({"type": "object"})),
+                                    "text_offset": _list(WHOLE),
+                                }
+                            )
+                        ),
+                        "finish_reason": _FINISH,
+                    }
+                )
+            ),
+            "usage": _ref("Usage"),
+        }
+    ),
+    "ChatCompletion": _object(
+        {
+            **_HEAD,
+            "choices": _list(
+                _object(
+                    {
+                        "index": WHOLE,
+                        "message": _object(
+                            {"role": TEXT, "content": TEXT, "refusal": _or_null(TEXT)}, {"llmanac": _ref("Sources")}
+                        ),
+                        "logprobs": _or_null(
+                            _object(
+                                {
+                                    "content": _list(_object({**_SCORED, "top_logprobs": _list(_object(_SCORED))})),
+                                    "refusal": _or_null(_list({})),
+                                }
+                            )
+                        ),
+                        "finish_reason": _FINISH,
+                    }
+                )
+            ),
+            "usage": _ref("Usage"),
+        },
+        {"llmanac": _ref("Sources")},
+    ),
+    "Model": _object(
+        {
+            "id": TEXT,
+            "object": TEXT,
+            "created": WHOLE,
+            "owned_by": TEXT,
+            "max_model_len": _or_null(WHOLE),
+            "llmanac": _object({"chat": FLAG, "assistant": FLAG}, {"examples": _list(TEXT)}),
+        }
+    ),
+    "Models": _object({"object": TEXT, "data": _list(_ref("Model"))}),
+    "Health": _object({"status": TEXT, "running": WHOLE, "waiting": WHOLE}, {"prefix_cache": {"type": "object"}}),
+    "Version": _object({"version": TEXT}),
+    "Tokens": _object({"tokens": _list(WHOLE), "count": WHOLE, "max_model_len": _or_null(WHOLE)}),
+    "TokenizerInfo": _object(
+        {name: _or_null(TEXT) for name in ("bos_token", "eos_token", "pad_token", "chat_template")}
+    ),
+}
+
+# (method, path): what it does, its body, its reply, and statuses of its own
+PAGES: dict[tuple[str, str], tuple[str, type[Sent] | None, str | None, tuple[int, ...]]] = {
+    ("post", "/v1/completions"): ("Continue text", CompletionBody, "Completion", ()),
+    ("post", "/v1/chat/completions"): ("Answer a conversation", ChatBody, "ChatCompletion", ()),
+    ("get", "/v1/models"): ("The model that is served", None, "Models", ()),
+    ("get", "/v1/models/{name}"): ("One model", None, "Model", (404,)),
+    ("get", "/health"): ("Whether the server answers", None, "Health", ()),
+    ("get", "/version"): ("The version of llmanac", None, "Version", ()),
+    ("get", "/"): ("The chat page", None, None, ()),
+    ("post", "/tokenize"): ("Token ids of a text", TokenizeBody, "Tokens", ()),
+    ("get", "/tokenizer_info"): ("The tokenizer's own tokens", None, "TokenizerInfo", (404,)),
+}
+
+
+def document(app: FastAPI, service: Service) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of this server."""
+    schemas = {**REPLIES, **_bodies(service)}
+    paths: dict[str, Any] = {}
+    for (method, path), page in PAGES.items():
+        paths.setdefault(path, {})[method] = _operation(path, *page)
+    info = {"title": app.title, "version": __version__}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
+
+
+def _operation(
+    path: str, summary: str, body: type[Sent] | None, reply: str | None, own: tuple[int, ...]
+) -> dict[str, Any]:
+    content: dict[str, Any] = {"text/html": {"schema": TEXT}}
+    if reply is not None:
+        content = {"application/json": {"schema": _ref(reply)}}
+    headers: dict[str, Any] = {"x-request-id": {"required": True, "schema": TEXT}}
+    out: dict[str, Any] = {"summary": summary}
+    if "{name}" in path:
+        out["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if body is not None:
+        out["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}}
+        headers["x-llmanac-ignored"] = {"description": "fields that were not read", "schema": TEXT}
+        if issubclass(body, Body):
+            content["text/event-stream"] = {"schema": EVENT}
+    statuses = sorted({*ALWAYS, *own, *(OF_A_BODY if body else ())})
+    errors = {"application/json": {"schema": _ref("Error")}}
+    out["responses"] = {
+        "200": {"description": "done", "headers": headers, "content": content},
+        **{str(status): {"description": ERRORS[status], "content": errors} for status in statuses},
+    }
+    return out
+
+
+def _bodies(service: Service) -> dict[str, Any]:
+    """Schemas of the bodies, with what this server alone knows."""
+    _, made = models_json_schema([(kind, "validation") for kind in BODIES], ref_template=REF + "{model}")
+    schemas: dict[str, Any] = made["$defs"]
+    for kind in (*BODIES, *NESTED):
+        properties = schemas[kind.__name__]["properties"]
+        for name, neutral in kind.unsupported.items():
+            properties[name] = {"enum": [None, *neutral], "description": "not supported"}
+        if "model" in properties:
+            properties["model"] = {"enum": [None, "", service.model_name]}
+            properties |= {name: {"description": "not read"} for name in WITHOUT_EFFECT}
+    schemas["Part"]["required"] = ["type", "text"]
+    chat = schemas["ChatBody"]
+    # alternatives need log-probabilities
+    chat["anyOf"] = [
+        {"properties": {"top_logprobs": {"enum": [None, 0]}}},
+        {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]},
+    ]
+    _bound_ids(schemas["CompletionBody"]["properties"]["prompt"], service.engine.model.vocab_size)
+    if service.assistant is not None:
+        for name, neutral in UNSUPPORTED_BY_ASSISTANT.items():
+            chat["properties"][name] = {"enum": [None, *neutral], "description": "not supported"}
+        for name in UNREAD_BY_ASSISTANT:
+            chat["properties"][name]["description"] = "not read"
+        question = {"required": ["role", "content"], "properties": {"role": {"const": "user"}, "content": ASKED}}
+        chat["properties"]["messages"]["contains"] = question
+    return schemas
+
+
+def _bound_ids(schema: Any, size: int) -> None:
+    """Every id in a schema is one of the vocabulary."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            schema["maximum"] = size - 1
+        for part in schema.values():
+            _bound_ids(part, size)
+    elif isinstance(schema, list):
+        for part in schema:
+            _bound_ids(part, size)

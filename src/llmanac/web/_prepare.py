@@ -1,0 +1,144 @@
+"""From the bytes of a request to what the engine is asked: parsing, the chat template, tokenization.
+
+Everything here may take long and runs in the `Pool`'s threads, never in the event loop. Whatever a text, a template or
+a pattern does wrong is an error of the request (400) that names its field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llmanac.core.errors import LlmanacError
+from llmanac.generate.answers import reads_history
+from llmanac.generate.engine import Engine, Request
+from llmanac.web._errors import ApiError
+from llmanac.web._logprobs import TokenTexts
+from llmanac.web._replies import ChatReply, CompletionReply, Reply
+from llmanac.web._wire import Body, ChatBody, CompletionBody, TokenizeBody, check_length
+from llmanac.web.assistant import prompt_of, questions_of
+from llmanac.web.worker import Busy
+
+if TYPE_CHECKING:
+    from llmanac.web.server import Service
+
+NO_CHAT = (
+    "this model has no chat template, so it was not tuned to chat; use /v1/completions, which continues text (a recipe "
+    "makes a run that chats by a [finetune] section)"
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked request.
+
+    Attributes:
+        questions: what the assistant is asked, after the earlier ones; None where the model itself goes on.
+        ignored: names of the fields that are not read.
+    """
+
+    body: Body
+    requests: list[Request]
+    reply: Reply
+    ignored: list[str] = field(default_factory=list)
+    questions: list[str] | None = None
+
+
+@contextlib.contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Errors inside are the fault of this field of the request, unless they name another one."""
+    try:
+        yield
+    except (ApiError, Busy):
+        raise
+    except (LlmanacError, TimeoutError, RecursionError) as error:
+        message = str(error) or "it takes too long to tokenize; send shorter text"
+        own, _, rest = message.partition(": ")
+        if own in (*Body.model_fields, "prompt", name):
+            name, message = name if own == "prompt" else own, rest
+        code = "context_length_exceeded" if "do not fit the model's context" in message else None
+        raise ApiError(400, f"{name}: {message}", param=name, code=code) from error
+
+
+def completion(service: Service, data: bytes) -> Prepared:
+    """What POST /v1/completions asks for."""
+    engine = service.engine
+    body = CompletionBody.model_validate_json(data)
+    service.check_model(body.model)
+    body.check()
+    options = body.options(engine.eos_ids)
+    options["max_new_tokens"] = 16 if body.max_tokens is None else body.max_tokens
+    options["logprobs"] = body.logprobs
+    if body.echo and body.logprobs is not None:
+        options["prompt_logprobs"] = body.logprobs
+    prompts = body.prompts()
+    with blaming("prompt"):
+        requests = [engine.request(prompt, **options) for prompt in prompts]
+    texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
+    echo = [_text(p, texts) for p in prompts] if body.echo else None
+    reply = CompletionReply(service.model_name, requests, texts, echo=echo, logprobs=body.logprobs)
+    return Prepared(body, requests, reply, body.ignored())
+
+
+def chat(service: Service, data: bytes) -> Prepared:
+    """What POST /v1/chat/completions asks for."""
+    engine, assistant = service.engine, service.assistant
+    body = ChatBody.model_validate_json(data)
+    service.check_model(body.model)
+    body.check()
+    messages = body.conversation()
+    options = body.options(engine.eos_ids)
+    alternatives = (body.top_logprobs or 0) if body.logprobs else None
+    ignored, limit, questions = body.ignored(), body.limit, None
+    with blaming("messages"):
+        if assistant is not None:
+            questions = questions_of(messages)
+            ignored = sorted({*ignored, *body.unread(history=reads_history(assistant))})
+            limit = sys.maxsize if limit is None else limit  # the answer is as long as it is
+            ids = prompt_of(assistant, engine, messages)
+        else:
+            ids = _chat_ids(engine.tokenizer, messages)
+            options["logprobs"] = alternatives
+    options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit
+    with blaming("messages"):
+        request = engine.request(ids, **options)
+    texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
+    reply = ChatReply(service.model_name, [request], texts, alternatives=alternatives)
+    return Prepared(body, [request], reply, ignored, questions)
+
+
+def tokens(service: Service, data: bytes) -> tuple[dict[str, Any], list[str]]:
+    """The reply to POST /tokenize, and what of the request was ignored."""
+    body = TokenizeBody.model_validate_json(data)
+    body.check()
+    tokenizer = service.engine.tokenizer
+    if tokenizer is None:
+        raise ApiError(400, "this server has no tokenizer")
+    check_length("prompt", [body.prompt])
+    with blaming("prompt"):
+        ids = [int(i) for i in tokenizer.encode(body.prompt)]
+    if body.add_special_tokens and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
+        ids = [tokenizer.bos_id, *ids]
+    reply = {"tokens": ids, "count": len(ids), "max_model_len": service.engine.model.max_length}
+    return reply, body.ignored()
+
+
+def _text(prompt: str | list[int], texts: TokenTexts) -> str:
+    """A prompt as text, for `echo`."""
+    return prompt if isinstance(prompt, str) else b"".join(map(texts.bytes_of, prompt)).decode("utf-8", "replace")
+
+
+def _chat_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """The conversation as token ids, ready for the assistant's turn."""
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise ApiError(400, f"messages: {NO_CHAT}", param="messages", code="no_chat_template")
+    return list(tokenizer.encode_chat(messages, add_generation_prompt=True)[0])
+
+
+def _room(engine: Engine, prompt_tokens: int) -> int:
+    """How many tokens an answer may have where the client set no limit: what is left of the context."""
+    context = engine.model.max_length
+    return 1024 if context is None else max(1, context - prompt_tokens)

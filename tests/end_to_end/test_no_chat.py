@@ -1,0 +1,45 @@
+"""A model that never read a chat does not pretend to chat: not in its files, on the terminal, or over HTTP."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from _runs import recipe
+from _servers import running
+
+import llmanac
+from llmanac.core.errors import RequestError
+from llmanac.generate import console
+from llmanac.generate.load import load_engine
+
+
+def test_only_a_model_that_read_chats_has_a_chat_template(finished, text: Path, tmp_path: Path) -> None:
+    assert llmanac.load_tokenizer(finished.folder / "tokenizer").chat_template is not None
+    assert llmanac.load_tokenizer(finished.folder / "model").chat_template is None
+    turns = [{"role": "user", "content": "count"}, {"role": "assistant", "content": "3 cats"}]
+    pairs = tmp_path / "chats.jsonl"
+    pairs.write_text((json.dumps({"messages": turns}) + "\n") * 30, "utf-8")
+    asked = recipe(text, finetune={"pairs": str(pairs), "steps": 2, "objective": "chat"})
+    done = llmanac.run(asked, folder=tmp_path / "tuned")
+    assert any(line.startswith("llmanac chat ") for line in done.results["next"])
+    base, model = (llmanac.load_tokenizer(done.folder / name) for name in ("base", "model"))
+    assert base.chat_template is None and model.chat_template is not None
+    assert base.fingerprint() == model.fingerprint() == done.load_tokenizer().fingerprint()
+    console.chat(load_engine(done.folder), lines=io.StringIO("count\n"))
+
+
+def test_a_run_that_only_read_text_says_so_instead_of_chatting(finished, capsys) -> None:
+    with pytest.raises(RequestError, match=r"not tuned to chat.*llmanac generate.*\[finetune\]") as caught:
+        console.chat_command(finished.folder)
+    assert str(finished.folder) in str(caught.value)
+    with running(load_engine(finished.folder)) as server:
+        sent = {"messages": [{"role": "user", "content": "hi"}]}
+        error = httpx.post(f"{server.url}/v1/chat/completions", json=sent).json()["error"]
+        assert (error["param"], error["code"]) == ("messages", "no_chat_template")
+        assert "/v1/completions" in error["message"] and "[finetune]" in error["message"]
+        assert not server.client.models.list().data[0].llmanac["chat"]
+        assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "the"}).status_code == 200

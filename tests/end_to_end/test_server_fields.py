@@ -1,0 +1,111 @@
+"""Every field of a request is read, refused by its name, or named in a header."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from _servers import ASK
+
+from llmanac.web import _wire
+from llmanac.web._wire import UNSUPPORTED, UNSUPPORTED_CHAT, UNSUPPORTED_COMPLETION, WITHOUT_EFFECT
+
+CHAT = {"model": "tiny", "messages": ASK, "max_tokens": 2}
+TEXT = {"model": "tiny", "prompt": "abc", "max_tokens": 2}
+ODD = {"asks": "for something"}  # a value that no field is neutral at
+
+
+def post(server, path, body):
+    return httpx.post(f"{server.url}{path}", json=body, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "table"),
+    [
+        ("/v1/chat/completions", CHAT, {**UNSUPPORTED, **UNSUPPORTED_CHAT}),
+        ("/v1/completions", TEXT, {**UNSUPPORTED, **UNSUPPORTED_COMPLETION}),
+    ],
+)
+def test_what_would_change_the_answer_is_refused_by_name_unless_it_asks_for_nothing(server, path, body, table):
+    for name in table:
+        answer = post(server, path, {**body, name: ODD})
+        assert answer.status_code == 400, name
+        assert answer.json()["error"]["param"] == name and answer.json()["error"]["code"] == "unsupported"
+    nothing = {name: neutral[0] if neutral else None for name, neutral in table.items()}
+    answer = post(server, path, {**body, **nothing})
+    assert answer.status_code == 200 and "x-llmanac-ignored" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("extra", "param"),
+    [
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"frequency_penalty": False}, "frequency_penalty"),  # JSON's false is not 0
+        ({"tools": [{"type": "function"}], "tool_choice": "none"}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"n": 129}, "n"),
+        ({"messages": [{"role": "tool", "content": "4", "tool_call_id": "a"}]}, "messages.0.tool_call_id"),
+        ({"messages": [{"role": "owl", "content": "4"}]}, "messages.0.role"),
+        ({"messages": [*ASK, {"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages.1.tool_calls"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0.content"),
+    ],
+)
+def test_the_error_names_the_field(server, extra, param):
+    answer = post(server, "/v1/chat/completions", {**CHAT, **extra})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+def test_what_is_not_read_is_named(server):
+    harmless = dict.fromkeys(WITHOUT_EFFECT, "x")
+    answer = post(server, "/v1/chat/completions", {**CHAT, **harmless, "made_up": 0})
+    assert answer.status_code == 200
+    assert answer.headers["x-llmanac-ignored"].split(", ") == sorted([*WITHOUT_EFFECT, "made_up"])
+    nested = {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "cache": 1}], "name": "Ann"}],
+        "stream_options": {"include_usage": True},
+        "max_completion_tokens": 1,
+    }
+    named = post(server, "/v1/chat/completions", {**CHAT, **nested}).headers["x-llmanac-ignored"].split(", ")
+    assert named == ["stream_options", "max_tokens", "messages.content.cache", "messages.name"]
+    named = post(server, "/tokenize", {"prompt": "a", "model": "other"}).headers["x-llmanac-ignored"]
+    assert named == "model"
+
+
+def test_names_cannot_break_the_header(server):
+    odd = {"": 1, " ": 2, "a\r\nx-evil: yes": 3, "日本": 4, "x" * 500: 5, "a,b": 6}
+    answer = post(server, "/v1/completions", {**TEXT, **odd})
+    assert answer.status_code == 200 and "x-evil" not in answer.headers
+    assert len(answer.headers["x-llmanac-ignored"].split(", ")) == len(odd)
+    many = {f"field{i:03}": 1 for i in range(100)}
+    assert "and 80 more" in post(server, "/v1/completions", {**TEXT, **many}).headers["x-llmanac-ignored"]
+
+
+def test_bodies_are_what_the_schema_says(server):
+    for wrong in (
+        {"prompt": 5},
+        {"prompt": "a", "add_special_tokens": "yes"},
+        {"prompt": "a", "add_special_tokens": 1},
+    ):
+        answer = post(server, "/tokenize", wrong)
+        assert answer.status_code == 400 and answer.json()["error"]["param"] in wrong, answer.text
+    assert post(server, "/v1/completions", {**TEXT, "max_tokens": 2.0, "prompt": [97.0, 98]}).status_code == 200
+    assert post(server, "/v1/completions", {**TEXT, "max_tokens": 2.5}).status_code == 400
+
+
+def test_more_text_than_one_request_may_hold(server, monkeypatch):
+    long = "a" * (_wire.MAX_TEXT + 1)
+    for path, body, param in (
+        ("/tokenize", {"prompt": long}, "prompt"),
+        ("/v1/completions", {"prompt": long}, "prompt"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": long}]}, "messages"),
+    ):
+        answer = post(server, path, body)
+        assert answer.status_code == 400 and answer.json()["error"]["param"].startswith(param), answer.text[:300]
+    monkeypatch.setattr(_wire, "MAX_TEXT", 100)  # all texts of a request together
+    for path, body in (
+        ("/v1/completions", {"prompt": ["a" * 60, "b" * 60]}),
+        ("/v1/completions", {"prompt": [[97] * 60, [98] * 60]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 60}] * 2}),
+    ):
+        error = post(server, path, body).json()["error"]
+        assert error["code"] == "text_too_long" and error["param"] in body

@@ -1,0 +1,226 @@
+"""What a slow tokenizer, a slow client or another site's page can do to the server: nothing to anybody else."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+from _engine_models import ByteTokenizer, HistoryModel
+from _servers import ASK, running, wait_until
+
+from llmanac.core.errors import LlmanacError, TokenizerError
+from llmanac.generate.engine import Engine
+from llmanac.web import _http
+from llmanac.web._hosts import Hosts
+
+ROUTES = [
+    ("/tokenize", {"prompt": "slow"}, "prompt"),
+    ("/v1/completions", {"prompt": "slow"}, "prompt"),
+    ("/v1/completions", {"prompt": ["slow", "slow"], "stream": True}, "prompt"),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "slow"}]}, "messages"),
+]
+
+
+class Slow(ByteTokenizer):
+    """Takes until `go` is set over the text "slow"."""
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.inside = 0
+
+    def encode(self, text, **options):
+        self._wait(text)
+        return super().encode(text)
+
+    def encode_chat(self, messages, **options):
+        self._wait(messages[-1]["content"])
+        return super().encode_chat(messages, **options)
+
+    def _wait(self, text):
+        if text == "slow":
+            self.inside += 1
+            assert self.go.wait(60)
+
+
+@contextlib.contextmanager
+def slow_server(**options):
+    tokenizer = Slow()
+    with running(Engine(HistoryModel(), tokenizer), **options) as found:
+        try:
+            yield found, tokenizer
+        finally:
+            tokenizer.go.set()
+
+
+@pytest.mark.parametrize(("path", "body", "param"), ROUTES)
+def test_the_server_answers_while_a_text_is_tokenized(path, body, param):
+    with slow_server() as (server, tokenizer), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(httpx.post, f"{server.url}{path}", json=body, timeout=60)
+        wait_until(lambda: tokenizer.inside)
+        assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+        quick = httpx.post(f"{server.url}/v1/completions", json={"prompt": "abc", "max_tokens": 2})
+        assert quick.status_code == 200 and not slow.done()
+        tokenizer.go.set()
+        assert slow.result().status_code == 200
+
+
+def test_what_never_ends_is_answered_and_the_queue_is_bounded():
+    with slow_server(max_queue=2) as (server, tokenizer), concurrent.futures.ThreadPoolExecutor(8) as pool:
+        reading = server.service.pool
+        reading.seconds = 2.0
+        asked = [
+            pool.submit(httpx.post, f"{server.url}{ROUTES[0][0]}", json=ROUTES[0][1], timeout=60) for _ in range(8)
+        ]
+        answers = [a.result() for a in asked]
+        codes = sorted((a.status_code, a.json()["error"]["code"]) for a in answers)
+        # 4 threads, 2 that wait, 2 too many
+        assert codes == [(400, "tokenization_timeout")] * reading.threads + [(429, "server_busy")] * 4
+        assert all("retry-after" in a.headers for a in answers if a.status_code == 429)
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        tokenizer.go.set()
+        wait_until(lambda: reading._inside == 0)
+        assert httpx.post(f"{server.url}/tokenize", json={"prompt": "ab"}).json()["tokens"] == [97, 98]
+
+
+def test_a_client_that_goes_away_leaves_the_queue_of_texts():
+    with slow_server(max_queue=8) as (server, tokenizer), concurrent.futures.ThreadPoolExecutor(8) as pool:
+        reading = server.service.pool
+
+        def impatient():
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{server.url}/tokenize", json={"prompt": "slow"}, timeout=1)
+
+        for done in [pool.submit(impatient) for _ in range(6)]:
+            done.result()
+        wait_until(lambda: reading._inside == reading.threads)  # only what a thread has begun
+        assert tokenizer.inside == reading.threads
+
+
+@pytest.mark.parametrize("error", [TokenizerError("pattern: takes too long"), TimeoutError(), RecursionError()])
+@pytest.mark.parametrize(("path", "body", "param"), ROUTES)
+def test_errors_of_tokenizers_and_templates_are_the_requests(error, path, body, param):
+    class Failing(Slow):
+        def _wait(self, text):
+            raise error
+
+    with running(Engine(HistoryModel(), Failing())) as server:
+        answer = httpx.post(f"{server.url}{path}", json=body)
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+# ---------------------------------------------------------------- clients that send slowly, or never
+
+
+@contextlib.contextmanager
+def connected(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as sent:
+        yield sent
+
+
+def everything(sent):
+    data = b""
+    while part := sent.recv(65536):
+        data += part
+    return data
+
+
+HEAD = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+
+
+def test_headers_that_never_end(monkeypatch):
+    monkeypatch.setattr(_http.Protocol, "head_seconds", 0.5)
+    with running(Engine(HistoryModel(), ByteTokenizer())) as server:
+        with connected(server) as half, connected(server) as silent, connected(server) as trickling:
+            half.sendall(HEAD)
+            trickling.sendall(HEAD)
+            with contextlib.suppress(OSError):  # each byte comes in time, the whole does not
+                for _ in range(40):
+                    trickling.sendall(b"x")
+                    time.sleep(0.05)
+            answer = everything(half)
+            assert answer.startswith(b"HTTP/1.1 408 ") and b"connection: close" in answer
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+            assert everything(silent) == b""
+        with connected(server) as kept:  # the second request of a connection too
+            kept.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert b"200 OK" in kept.recv(65536)
+            kept.sendall(HEAD)
+            assert b"408" in everything(kept)
+
+
+@pytest.mark.parametrize("length", [b"content-length: 900\r\n\r\n{", b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n"])
+def test_a_body_that_never_ends(length):
+    with running(Engine(HistoryModel(), ByteTokenizer()), body_seconds=0.5) as server, connected(server) as half:
+        half.sendall(HEAD + length)
+        answer = everything(half)
+        assert answer.startswith(b"HTTP/1.1 408 ") and b'"code":"timeout"' in answer
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        body = {"prompt": "abc", "max_tokens": 3, "stream": True}  # an answer may take longer than its question
+        assert "[DONE]" in httpx.post(f"{server.url}/v1/completions", json=body).text
+
+
+def test_who_was_answered_early_cannot_go_on_sending(monkeypatch):
+    monkeypatch.setattr(_http.Protocol, "linger_seconds", 0.5)
+    with running(Engine(HistoryModel(), ByteTokenizer())) as server, connected(server) as sent:
+        sent.sendall(b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000000\r\n\r\n")
+        assert b"413" in sent.recv(65536)
+        with pytest.raises(OSError):
+            for _ in range(400):
+                sent.sendall(b"x" * 100)
+                time.sleep(0.05)
+
+
+def test_what_is_no_http_gets_an_error_of_the_same_shape(server):
+    with connected(server) as sent:
+        sent.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        answer = everything(sent)
+    assert answer.startswith(b"HTTP/1.1 400 ") and b'"invalid_request_error"' in answer
+
+
+# ---------------------------------------------------------------- whose server it is
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST.:1", 200),
+        ("app.localhost:8000", 200),
+        ("127.0.0.1:80", 200),
+        ("127.9.9.9", 200),
+        ("[::1]:8000", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("192.0.2.1", 403),
+        ("a@localhost", 403),
+        ("localhost:x", 403),
+        ("", 403),
+    ],
+)
+def test_hosts(server, host, status):
+    answer = httpx.get(f"{server.url}/health", headers={"host": host})
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["error"]["code"] == "host_not_allowed"
+        sent = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": ASK}, headers={"host": host})
+        assert sent.status_code == 403
+
+
+def test_further_hosts():
+    every_address = Hosts("0.0.0.0")
+    assert every_address.allows("192.0.2.1:80") and every_address.allows("[2001:db8::1]")
+    assert not every_address.allows("evil.example")
+    named = Hosts("llm.example", ["Other.Example"])
+    assert named.allows("llm.example:8000") and named.allows("other.example") and not named.allows("192.0.2.1")
+    assert Hosts("192.0.2.7").allows("192.0.2.7:1") and not Hosts("192.0.2.7").allows("192.0.2.8")
+    assert Hosts("::1").allows("[0:0::1]:8000") and Hosts(allowed=["*"]).allows("evil.example")
+    with pytest.raises(LlmanacError, match="--allow-host http://a/"):
+        Hosts(allowed=["http://a/"])
