@@ -235,8 +235,8 @@ def open_regular(path: str | Path, error: type[LlmanacError] = DataError) -> Bin
     raise error(f"{path}: is a folder, a pipe or a device where a regular file is expected")
 
 
-def read_text(path: str | Path, *, most: int = MOST, error: type[LlmanacError] = DataError) -> str:
-    """The UTF-8 text of a regular file of at most `most` bytes. Raises `error`, which names the file."""
+def read_bytes(path: str | Path, *, most: int = MOST, error: type[LlmanacError] = DataError) -> bytes:
+    """A regular file of at most `most` bytes. Raises `error`, which names the file."""
     data = bytearray()
     with open_regular(path, error) as handle:
         try:
@@ -248,8 +248,13 @@ def read_text(path: str | Path, *, most: int = MOST, error: type[LlmanacError] =
             raise error(f"{path}: cannot read it ({reason.strerror})") from None
     if max(size, len(data)) > most:
         raise error(f"{path}: has {max(size, len(data)):,} bytes, more than the {most:,} that are read of such a file")
+    return bytes(data)
+
+
+def read_text(path: str | Path, *, most: int = MOST, error: type[LlmanacError] = DataError) -> str:
+    """The UTF-8 text of a regular file of at most `most` bytes. Raises `error`, which names the file."""
     try:
-        return data.decode("utf-8")
+        return read_bytes(path, most=most, error=error).decode("utf-8")
     except UnicodeDecodeError as reason:
         raise error(f"{path}: not UTF-8 at byte {reason.start}") from None
 

@@ -42,18 +42,19 @@ class Weights:
         folder: holds model.safetensors, or an index and the shards that it names.
         ignored: endings of names that are no weights.
         prefix: of their names, which a file may leave out.
+        file: instead of model.safetensors; only that one is looked for an index of.
 
     Raises:
         CheckpointError: a file that is missing, cut off or damaged, a tensor in two files, or one of a type that no
             weight has; the message names the file and the tensor.
     """
 
-    def __init__(self, folder: Path, ignored: tuple[str, ...] = (), prefix: str = "") -> None:
+    def __init__(self, folder: Path, ignored: tuple[str, ...] = (), prefix: str = "", file: str = WEIGHTS) -> None:
         self.folder = folder
         self.entries: dict[str, Entry] = {}
         self._handles: dict[Path, Any] = {}
-        table = self._index()
-        for path in sorted({folder / name for name in table.values()}) or [folder / WEIGHTS]:
+        table = self._index() if file == WEIGHTS else {}
+        for path in sorted({folder / name for name in table.values()}) or [folder / file]:
             self._add(path, ignored)
         lost = [name for name in table if name not in self.entries and not name.endswith(ignored)]
         if lost:
@@ -98,8 +99,8 @@ class Weights:
             self.entries[name] = Entry(path, tuple(about.get_shape()), str(about.get_dtype()))
             if self.entries[name].dtype not in FLOATS:
                 raise CheckpointError(
-                    f"{path}: {shown(name)} has the type {self.entries[name].dtype}; weights are floating-point numbers "
-                    f"({', '.join(FLOATS)})"
+                    f"{path}: {shown(name)} has the type {self.entries[name].dtype}; weights are floating-point "
+                    f"numbers ({', '.join(FLOATS)})"
                 )
 
     def _open(self, path: Path) -> Any:
@@ -154,8 +155,8 @@ def check_finite(tensor: Tensor, entry: Entry, name: str) -> None:
         dtype = str(tensor.dtype).removeprefix("torch.")
         what = " and ".join(f"{n:,} {word}" for n, word in ((nan, "NaN"), (infinite, "infinite")) if n)
         raise CheckpointError(
-            f"{entry.path}: {name} holds {what} of {tensor.numel():,} numbers (stored as {entry.dtype}, read as {dtype}); "
-            "weights must be finite"
+            f"{entry.path}: {name} holds {what} of {tensor.numel():,} numbers (stored as {entry.dtype}, read as "
+            f"{dtype}); weights must be finite"
         )
 
 

@@ -181,8 +181,8 @@ class Config:
         for key, value in self.data.items():
             if key not in self._read and key not in NEUTRAL and value not in (None, False, {}, []):
                 raise CheckpointError(
-                    f"{self.path}: {key[:60]} = {shown(value)} is not known; it may change what the model computes, so the "
-                    "checkpoint is refused"
+                    f"{self.path}: {key[:60]} = {shown(value)} is not known; it may change what the model computes, "
+                    "so the checkpoint is refused"
                 )
 
 

@@ -75,8 +75,8 @@ def _read_rope(config: Config) -> RoPE:
             raise CheckpointError(f"{config.path}: {key} is {shown(table)}, expected a table")
     if new and old and not _same_rope(new, old):
         raise CheckpointError(
-            f"{config.path}: rope_parameters ({shown(new)}) and rope_scaling ({shown(old)}) say different things; keep the one that "
-            "the weights were trained with"
+            f"{config.path}: rope_parameters ({shown(new)}) and rope_scaling ({shown(old)}) say different things; keep "
+            "the one that the weights were trained with"
         )
     table = new or old
     where = f"{config.path}: {'rope_parameters' if new else 'rope_scaling'}"
