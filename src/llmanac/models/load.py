@@ -20,7 +20,7 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, flatten
 from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record, read_table
 from llmanac.models._weights import Weights, check_finite, some, to
-from llmanac.models.families import AXES, OWN_FIELDS, Config, Source, family
+from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Config, Source, family
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.save import export_model
@@ -122,10 +122,16 @@ def _theirs(folder: Path, data: dict[str, Any]) -> tuple[Claim, Weights]:
     try:
         spec, vocab_size = chosen.to_spec(config)
     except SpecError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise _named(error, path, chosen.FIELDS) from error
     config.finish()
     claim = Claim(path, spec, vocab_size, chosen.source, chosen.FIELDS, config.sizes)
     return claim, Weights(folder, chosen.IGNORED, getattr(chosen, "PREFIX", ""))
+
+
+def _named(error: SpecError, path: Path, fields: Mapping[str, str]) -> CheckpointError:
+    """What a Spec refuses, with the file's own name of the field."""
+    field = fields.get(str(error).partition(":")[0].rpartition(".")[2])
+    return CheckpointError(f"{path}: {field}: {error}" if field else f"{path}: {error}")
 
 
 def _skeleton(claim: Claim, spec: Any) -> Transformer:
@@ -134,7 +140,7 @@ def _skeleton(claim: Claim, spec: Any) -> Transformer:
         with torch.device("meta"):
             model: Transformer = spec.build(vocab_size=claim.vocab_size)
     except SpecError as error:
-        raise CheckpointError(f"{claim.path}: {error}") from error
+        raise _named(error, claim.path, claim.fields) from error
     except (RuntimeError, OverflowError, TypeError) as error:  # how torch refuses sizes that no tensor can have
         name, size = max(claim.sizes.items(), key=lambda item: item[1])
         raise CheckpointError(f"{claim.path}: {name} is {size:,}, which asks for larger tensors than can be") from error
@@ -147,6 +153,7 @@ def _check_layers(claim: Claim, weights: Weights) -> None:
     if blocks is None:
         return
     pattern = _skeleton(claim, replace(claim.spec, layers=len(blocks)))
+    _check_names(pattern, claim, weights)
     names = {claim.source(name).name for name, _ in pattern.named_parameters() if name.startswith("model.layers.")}
     layers = claim.spec.layers
     needed = layers // len(blocks) * len(names)
@@ -159,11 +166,9 @@ def _check_layers(claim: Claim, weights: Weights) -> None:
 
 def _check_fit(model: Transformer, claim: Claim, weights: Weights) -> None:
     """Compare every parameter with the files' headers: names, shapes, and nothing left over."""
-    wanted = [(name, claim.source(name), parameter) for name, parameter in model.named_parameters()]
-    missing = sorted({source.name for _, source, _ in wanted if source.name not in weights})
-    if missing:
-        raise CheckpointError(f"{weights.folder}: {len(missing)} weights are missing: {some(missing)}")
-    for name, source, parameter in wanted:
+    _check_names(model, claim, weights)
+    for name, parameter in model.named_parameters():
+        source = claim.source(name)
         entry, shape = weights.entry(source.name), source.shape(tuple(parameter.shape))
         if entry.shape != shape:
             raise CheckpointError(
@@ -174,8 +179,22 @@ def _check_fit(model: Transformer, claim: Claim, weights: Weights) -> None:
     if getattr(model.spec, "tied", False) and head in weights:
         weights.entry(head)
     if weights.unused:
-        unused = sorted(weights.unused)
-        raise CheckpointError(f"{weights.folder}: {len(unused)} weights have no place in the model: {some(unused)}")
+        unused, layers = sorted(weights.unused), getattr(claim.spec, "layers", None)
+        reason = "" if layers is None else f" ({claim.path}: {claim.fields['layers']} is {layers})"
+        raise CheckpointError(
+            f"{weights.folder}: {len(unused)} weights have no place in the model: {some(unused)}{reason}"
+        )
+
+
+def _check_names(model: Transformer, claim: Claim, weights: Weights) -> None:
+    """Every parameter is in the files."""
+    wanted = {claim.source(name).name: name for name, _ in model.named_parameters()}
+    missing = sorted(name for name in wanted if name not in weights)
+    if missing:
+        ours = [PRESENT[ending] for name in missing for ending in PRESENT if wanted[name].endswith(ending)]
+        fields = dict.fromkeys(claim.fields[name] for name in ours if name in claim.fields)
+        reason = f" ({claim.path}: {' and '.join(fields)})" if fields else ""
+        raise CheckpointError(f"{weights.folder}: {len(missing)} weights are missing: {some(missing)}{reason}")
 
 
 def _numbers(shape: tuple[int, ...]) -> str:

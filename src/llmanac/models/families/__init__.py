@@ -61,8 +61,17 @@ AXES = {
     "down_proj.weight": ("dim", "width"),
     "down_proj.bias": ("dim",),
 }
+# the choice that a parameter is there by
+PRESENT = {
+    "self_attn.q_proj.bias": "attention biases",
+    "mlp.up_proj.bias": "feed-forward biases",
+    "lm_head.weight": "tied",
+}
 # llmanac.json's own names of them
 OWN_FIELDS = {
+    "attention biases": "spec.blocks.*.mixer.biases",
+    "feed-forward biases": "spec.blocks.*.ffn.biases",
+    "tied": "spec.tied",
     "layers": "spec.layers",
     "vocabulary": "vocab_size",
     "dim": "spec.dim",
@@ -101,7 +110,7 @@ class Family(Protocol):
     """What a family's module offers."""
 
     MODEL_TYPE: str
-    FIELDS: Mapping[str, str]  # of their config, for each size that AXES names and for the layers
+    FIELDS: Mapping[str, str]  # of their config, for what AXES and PRESENT name, the layers, and fields of our Specs
     IGNORED: tuple[str, ...]  # endings of names in their files that are no parameters (stored masks and frequencies)
 
     def to_spec(self, config: Config) -> tuple[Spec, int]:

@@ -37,6 +37,9 @@ FIELDS = {
     "queries": "n_embd",
     "keys": "n_embd",
     "width": "n_inner",
+    "tied": "tie_word_embeddings",
+    "heads": "n_head and n_embd",
+    "eps": "layer_norm_epsilon",
 }
 WRITTEN = {"gelu-tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 

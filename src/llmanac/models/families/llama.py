@@ -37,6 +37,15 @@ FIELDS = {
     "queries": "num_attention_heads x head_dim",
     "keys": "num_key_value_heads x head_dim",
     "width": "intermediate_size",
+    "attention biases": "attention_bias",
+    "feed-forward biases": "mlp_bias",
+    "tied": "tie_word_embeddings",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "share": "head_dim and partial_rotary_factor",
+    "theta": "rope_theta",
+    "low_frequency_factor": "low_freq_factor",
+    "eps": "rms_norm_eps",
 }
 WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "relu": "relu"}
 
