@@ -139,8 +139,12 @@ class Weights:
         return tensor
 
 
-def check_finite(tensor: Tensor, entry: Entry, name: str) -> None:
+def check_finite(tensor: Tensor, whole: Tensor, entry: Entry, name: str) -> None:
     """Raises CheckpointError where a tensor holds NaN or infinity; it says which and how many.
+
+    Args:
+        tensor: what is kept, in the dtype it is computed in.
+        whole: all of the file's tensor, whose part it may be; what is wrong in it is counted.
 
     One sum tells in nearly all cases that there are none: either would be in it. Only a sum that is not finite (two
     large numbers may have one, too) is worth a look at each number.
@@ -148,14 +152,15 @@ def check_finite(tensor: Tensor, entry: Entry, name: str) -> None:
     if tensor.sum().isfinite():
         return
     nan = infinite = 0
-    for piece in tensor.reshape(-1).split(PIECE):
+    for part in whole.reshape(-1).split(PIECE):
+        piece = part.to(tensor.dtype)
         nan += int(piece.isnan().sum())
         infinite += int(piece.isinf().sum())
     if nan or infinite:
         dtype = str(tensor.dtype).removeprefix("torch.")
         what = " and ".join(f"{n:,} {word}" for n, word in ((nan, "NaN"), (infinite, "infinite")) if n)
         raise CheckpointError(
-            f"{entry.path}: {name} holds {what} of {tensor.numel():,} numbers (stored as {entry.dtype}, read as "
+            f"{entry.path}: {name} holds {what} of {whole.numel():,} numbers (stored as {entry.dtype}, read as "
             f"{dtype}); weights must be finite"
         )
 

@@ -216,8 +216,9 @@ def _fill(model: Transformer, claim: Claim, weights: Weights, dtype: torch.dtype
     state = {}
     for name, _ in model.named_parameters():
         source = claim.source(name)
-        state[name] = to(source.take(weights.take(source.name)), dtype, device)
-        check_finite(state[name], weights.entry(source.name), source.name)
+        whole = weights.take(source.name)
+        state[name] = to(source.take(whole), dtype, device)
+        check_finite(state[name], whole, weights.entry(source.name), source.name)
     head = claim.source("lm_head.weight").name
     tied = getattr(model.spec, "tied", False)
     if tied and head in weights:

@@ -52,5 +52,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     weights = Weights(path.parent, file=path.name)
     found = {name: weights.take(name).clone() for name in weights.entries}
     for name, tensor in found.items():
-        check_finite(tensor, weights.entries[name], name)
+        check_finite(tensor, tensor, weights.entries[name], name)
     return found

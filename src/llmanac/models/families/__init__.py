@@ -18,7 +18,7 @@ from llmanac.models._folder import MOST
 from llmanac.models.lm.transformer import Spec
 
 FAMILIES = ("llama", "gpt2")
-LARGEST = 3.4e38  # what float32 holds
+LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
 
 # keys that say how a model is run, trained or labelled, not what it computes
 _NEUTRAL = """
@@ -157,7 +157,7 @@ class Config:
         if value is None:
             raise CheckpointError(f"{self.path}: {key} is missing")
         most = MOST if kind is int else LARGEST
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not LEAST <= value <= most:
             raise CheckpointError(f"{self.path}: {key} is {shown(value)}, expected a number above 0, up to {most:,}")
         if kind is int and value != int(value):
             raise CheckpointError(f"{self.path}: {key} is {value!r}, expected a whole number")

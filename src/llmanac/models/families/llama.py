@@ -41,10 +41,10 @@ FIELDS = {
     "feed-forward biases": "mlp_bias",
     "tied": "tie_word_embeddings",
     "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "share": "head_dim and partial_rotary_factor",
+    "kv_heads": "num_key_value_heads and num_attention_heads",
+    "share": "head_dim",
     "theta": "rope_theta",
-    "low_frequency_factor": "low_freq_factor",
+    "low_frequency_factor": "low_freq_factor and high_freq_factor",
     "eps": "rms_norm_eps",
 }
 WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "relu": "relu"}
@@ -91,7 +91,8 @@ def _read_rope(config: Config) -> RoPE:
     where = f"{config.path}: {'rope_parameters' if new else 'rope_scaling'}"
     own = Config(table, where)
     theta = own.number("rope_theta", float, config.number("rope_theta", float, 10_000.0))
-    share = own.number("partial_rotary_factor", float, config.number("partial_rotary_factor", float, 1.0))
+    for place in (own, config):  # transformers' Llama turns whole heads whatever this says
+        place.expect("partial_rotary_factor", 1.0)
     kind = own.get("rope_type", own.get("type", "default"))
     own.get("type")
     if kind not in ("default", "linear", "llama3"):
@@ -109,7 +110,7 @@ def _read_rope(config: Config) -> RoPE:
         )
     own.get("original_max_position_embeddings")
     own.finish()
-    return RoPE(theta=theta, share=share, scaling=scaling)
+    return RoPE(theta=theta, scaling=scaling)
 
 
 def _same_rope(new: dict[str, Any], old: dict[str, Any]) -> bool:
