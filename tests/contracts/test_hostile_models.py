@@ -15,72 +15,32 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from _hostile_models import DEEP, DIGITS, KINDS, change, copied, refusal, write_models, written
 
 import llmanac
-from llmanac.core.errors import CheckpointError
+from llmanac.core.errors import CheckpointError, DataError, TokenizerError
 from llmanac.core.registry import build
 
-DEEP, DIGITS = "[" * 10_000 + "]" * 10_000, "9" * 5_000_000
 NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
 VALUES = [
     None, {}, [], "", "x", "1", True, -1, 0, 1, 1.5, 1e308, 1e-308, *NOT_FINITE, 2**62, 2**70, 10**400, 2_000_000_000,
     ["a"], {"a": 1}, "@deep", "@digits",
 ]  # fmt: skip
-KINDS = {
-    "llama": ("config.json", {}),
-    "gpt2": ("config.json", {"position": "learned", "norm": "layernorm"}),
-    "llmanac": ("llmanac.json", {"head": {"name": "pointer", "width": 8}}),
-    "feedforward": ("llmanac.json", {}),
-}
 SCALED = {
     "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }  # fmt: skip
 
 
-def written(value: Any) -> str:
-    """JSON with the values that Python would not write."""
-    return json.dumps(value).replace('"@deep"', DEEP).replace('"@digits"', DIGITS).replace('"@long"', DIGITS[:100_000])
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    for kind, (_, choices) in KINDS.items():
-        if kind == "feedforward":
-            model = build("lm", "feedforward", order=3, dim=4, hidden=8, vocab_size=40)
-        else:
-            fields = {"dim": 16, "layers": 2, "max_length": 32, **choices}
-            if kind == "gpt2":
-                block = {"name": "pre-norm", "mixer": {"name": "softmax", "biases": "all"}}
-                fields["blocks"] = [{**block, "ffn": {"name": "gelu-tanh", "biases": "all"}}]
-            model = build("lm", "transformer", vocab_size=40, **fields)
-        (root / kind).mkdir()
-        model.save_pretrained(root / kind)
-        config = json.loads((root / kind / "config.json").read_text())
-        assert config["model_type"] == ("llmanac" if kind == "feedforward" else kind)
-    return {kind: root / kind for kind in KINDS}
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
 def llama(folders: dict[str, Path], tmp_path: Path) -> Path:
     """A sound checkpoint that a test may spoil."""
-    for path in folders["llama"].iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
-def change(path: Path, **fields: Any) -> None:
-    path.write_text(written({**json.loads(path.read_text()), **fields}))
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(CheckpointError) as error:
-        llmanac.load_model(folder, device="cpu")
-    said = str(error.value)
-    assert str(folder) in said and "\n" not in said and len(said) < 1500
-    return said
+    return copied(folders["llama"], tmp_path)
 
 
 def leaves(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -95,8 +55,7 @@ def leaves(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 def test_every_field_with_every_value(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
     file = KINDS.get(kind, ("generation_config.json" if kind == "generation" else "config.json",))[0]
     source = folders[kind if kind in folders else "llama"]
-    for path in source.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    copied(source, tmp_path)
     data = json.loads((tmp_path / file).read_text())
     if kind == "llama, scaled":
         data |= {"rope_parameters": SCALED, "rope_scaling": None}
@@ -159,8 +118,7 @@ def test_every_field_with_every_value(kind: str, folders: dict[str, Path], tmp_p
 def test_a_config_and_its_weights(
     kind: str, fields: dict[str, Any], says: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    for path in folders[kind].iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    copied(folders[kind], tmp_path)
     change(tmp_path / KINDS[kind][0], **fields)
     with pytest.raises(CheckpointError, match=says):
         llmanac.load_model(tmp_path, device="cpu")
@@ -168,8 +126,7 @@ def test_a_config_and_its_weights(
 
 
 def test_sizes_of_our_own_format_are_compared_too(folders: dict[str, Path], tmp_path: Path) -> None:
-    for path in folders["llmanac"].iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    copied(folders["llmanac"], tmp_path)
     record = json.loads((tmp_path / "llmanac.json").read_text())
     spec = record["spec"]
     for fields, says in [
@@ -255,7 +212,7 @@ def test_it_takes_no_memory(folders: dict[str, Path], llama: Path) -> None:
         import json, resource, sys
         from pathlib import Path
         import llmanac
-        from llmanac.core.errors import CheckpointError
+        from llmanac.core.errors import CheckpointError, DataError, TokenizerError
 
         folder = Path(sys.argv[1])
         llmanac.load_model(folder, device="cpu")
@@ -283,134 +240,6 @@ def test_it_takes_no_memory(folders: dict[str, Path], llama: Path) -> None:
     assert done.stdout.strip() == "refused", done.stderr[-2000:]
 
 
-def header(entries: dict[str, Any], data: bytes = b"") -> bytes:
-    text = json.dumps(entries).encode()
-    return len(text).to_bytes(8, "little") + text + data
-
-
-def f32(shape: list[int], start: int, stop: int) -> dict[str, Any]:
-    return {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        (1 << 62).to_bytes(8, "little") + b"{}",
-        (100).to_bytes(8, "little") + b"{}",
-        b"",
-        header({"a": f32([2], 0, 8), "b": f32([2], 4, 12)}, bytes(12)),
-        header({"a": f32([2], 0, 8)}, bytes(4)),
-        header({"a": f32([1 << 62, 1 << 62], 0, 8)}, bytes(8)),
-        header({"a": f32([-1], 0, 8)}, bytes(8)),
-        header({"a": {**f32([2], 0, 8), "dtype": "F33"}}, bytes(8)),
-        header({"a": {**f32([2], 0, 8), "dtype": {}}}, bytes(8)),
-        header([]),
-        header({"a": 1}),
-    ],
-)
-def test_headers(data: bytes, llama: Path) -> None:
-    (llama / "model.safetensors").write_bytes(data)
-    assert "model.safetensors: not a whole safetensors file" in refusal(llama)
-
-
-def test_tensors_without_number(llama: Path) -> None:
-    path = llama / "model.safetensors"
-    path.write_bytes(header({f"{n}": f32([0], 0, 0) for n in range(100_001)}))
-    assert "more than 100,000 tensors" in refusal(llama)
-    path.write_bytes((1 << 25).to_bytes(8, "little") + bytes((1 << 25) + 8))
-    assert "its header claims 33,554,432 bytes" in refusal(llama)
-
-
-@pytest.mark.parametrize("dtype", ["bool", "int64", "uint8", "int32", "complex64"])
-def test_types_that_no_weight_has(dtype: str, llama: Path) -> None:
-    path = llama / "model.safetensors"
-    tensors = load_file(path)
-    name = "model.layers.1.mlp.up_proj.weight"
-    save_file({**tensors, name: tensors[name].to(getattr(torch, dtype))}, path)
-    said = refusal(llama)
-    assert "model.safetensors" in said and name in said and "floating-point" in said
-
-
-@pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "llmanac"])
-def test_weights_are_finite(kind: str, stored: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    for path in folders[kind].iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    path = tmp_path / "model.safetensors"
-    tensors = {name: tensor.to(getattr(torch, stored)) for name, tensor in load_file(path).items()}
-    name = sorted(tensors)[1]
-    flat = tensors[name].view(-1)
-    flat[0], flat[3], flat[-1] = float("nan"), float("inf"), float("-inf")
-    save_file(tensors, path)
-    said = refusal(tmp_path)
-    assert name in said and "1 NaN and 2 infinite" in said and f"{flat.numel():,} numbers" in said
-    flat[0] = flat[3] = flat[-1] = torch.finfo(flat.dtype).max  # whose sum is infinite, and which are finite
-    save_file(tensors, path)
-    dtype = "float64" if stored == "float64" else "float32"
-    llmanac.load_model(tmp_path, dtype=dtype, device="cpu")
-    if stored == "float32":
-        with pytest.raises(CheckpointError, match=r"3 infinite.*read as float16"):
-            llmanac.load_model(tmp_path, dtype="float16", device="cpu")
-
-
-def test_convert_refuses_what_is_not_finite(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from llmanac.cli import main
-
-    path = llama / "model.safetensors"
-    tensors = load_file(path)
-    tensors["model.norm.weight"][5] = float("nan")
-    save_file(tensors, path)
-    with pytest.raises(SystemExit):
-        main(["convert", str(llama), str(tmp_path / "out")])
-    assert "model.norm.weight holds 1 NaN of 16" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def sharded(folder: Path) -> tuple[Path, dict[str, str]]:
-    tensors = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    names = sorted(tensors)
-    halves = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
-    for file, part in halves.items():
-        save_file({name: tensors[name] for name in part}, folder / file)
-    table = {name: file for file, part in halves.items() for name in part}
-    index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": table}))
-    return index, table
-
-
-def test_shards(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    expected = llmanac.load_model(llama, device="cpu").state_dict()
-    index, table = sharded(llama)
-    found = llmanac.load_model(llama, device="cpu").state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    # in two files
-    first = load_file(llama / "a.safetensors")
-    name = sorted(first)[0]
-    save_file({**load_file(llama / "b.safetensors"), name: first[name]}, llama / "c.safetensors")
-    index.write_text(json.dumps({"weight_map": {**table, **dict.fromkeys(sorted(table)[5:], "c.safetensors")}}))
-    assert f"c.safetensors: holds '{name}', as a.safetensors does" in refusal(llama)
-    # a link that leaves the folder
-    outside = tmp_path_factory.mktemp("outside") / "b.safetensors"
-    (llama / "b.safetensors").rename(outside)
-    (llama / "b.safetensors").symlink_to(outside)
-    index.write_text(json.dumps({"weight_map": table}))
-    assert "b.safetensors is a link to" in refusal(llama)
-    (llama / "b.safetensors").unlink()
-    assert "b.safetensors: no such file" in refusal(llama)
-
-
-def test_the_hubs_cache_links_into_its_blobs(llama: Path, tmp_path: Path) -> None:
-    sharded(llama)
-    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "main", tmp_path / "models--a--b" / "blobs"
-    snapshot.mkdir(parents=True)
-    blobs.mkdir()
-    for number, path in enumerate(p for p in llama.iterdir() if p.is_file()):
-        path.rename(blobs / str(number))
-        (snapshot / path.name).symlink_to(Path("../../blobs") / str(number))
-    assert llmanac.load_model(snapshot, device="cpu").vocab_size == 40
-
-
 def test_a_skeleton_holds_nothing() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.device("meta"):
@@ -420,3 +249,43 @@ def test_a_skeleton_holds_nothing() -> None:
         small = build("position", "rope", dim=16, heads=1, head_dim=8, max_length=8)
     direct = build("position", "rope", dim=16, heads=1, head_dim=8, max_length=8)
     assert torch.equal(small.to("cpu").frequencies, direct.frequencies)
+
+
+@pytest.mark.parametrize("how", ["pipe", "endless", "folder", "not UTF-8"])
+def test_one_reader_serves_all_folders(how: str, tmp_path: Path) -> None:
+    from llmanac.core import files
+    from llmanac.models.classifiers.load import load_classifier
+    from llmanac.tokenizers.load import load_tokenizer
+    from llmanac.train.checkpoint import Checkpoints
+
+    says = SPOILED[how][1]
+    for name, error, read in [
+        ("recipe.toml", DataError, lambda: files.read_toml(tmp_path / "recipe.toml")),
+        ("run.json", DataError, lambda: files.read_table(tmp_path / "run.json")),
+        ("tokenizer_config.json", TokenizerError, lambda: load_tokenizer(tmp_path)),
+        ("classifier.json", CheckpointError, lambda: load_classifier(tmp_path)),
+        ("step-00000001/state.json", CheckpointError, lambda: Checkpoints(tmp_path).load(1)),
+    ]:
+        (tmp_path / "tokenizer.json").write_text("{}")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        SPOILED[how][0](tmp_path / name)
+        with pytest.raises(error, match=f"{name}.*({says})"):
+            read()
+
+
+def test_a_saved_classifier_is_compared_before_it_is_built(tmp_path: Path) -> None:
+    from llmanac.core.spec import make_method
+    from llmanac.models.classifiers.load import load_classifier
+
+    fitted = make_method("classifier", {"name": "cbow", "dim": 4, "epochs": 1}).build().fit(["a b", "c d"], ["x", "y"])
+    fitted.save(tmp_path / "saved")
+    path = tmp_path / "saved" / "classifier.json"
+    assert list(load_classifier(path.parent).predict(["a b"])) == list(fitted.predict(["a b"]))
+    record = json.loads(path.read_text())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    words = [str(number) for number in range(20_000)]
+    next(path.parent.glob("voc*.json")).write_text(json.dumps(words))
+    path.write_text(json.dumps({**record, "words": len(words), "spec": {**record["spec"], "dim": 16_384}}))
+    with pytest.raises(CheckpointError, match="does not fit this classifier"):
+        load_classifier(path.parent)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
