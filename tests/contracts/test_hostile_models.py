@@ -289,3 +289,14 @@ def test_a_saved_classifier_is_compared_before_it_is_built(tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match="does not fit this classifier"):
         load_classifier(path.parent)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+@pytest.mark.parametrize(
+    "text", ["a." * 200_000 + "b = 1", '[ "a" . ' + '"a" . ' * 50_000 + "b ]", f"a = {DIGITS[:5_000]}"]
+)
+def test_toml_without_end(text: str, tmp_path: Path) -> None:
+    from llmanac.core.files import read_toml
+
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(DataError, match=r"a\.toml: not TOML"):
+        read_toml(tmp_path / "a.toml")

@@ -26,9 +26,10 @@ DISK = (
 )  # fmt: skip
 MOST = 1 << 30  # bytes of a file that is read whole; readers of strangers' files have tighter limits
 MOST_SETTINGS = 4 << 20  # of a JSON file of settings; the longest known ones have one line a label
-MOST_TOML = 4 << 20
+MOST_TOML = 1 << 20
 PIECE = 1 << 20
 DEEPEST = 128  # levels of JSON, as other readers have it
+LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
 LEFT_FOR = 86_400.0  # seconds after which a temporary name belongs to nobody, whatever process has its number
 
 
@@ -316,6 +317,8 @@ def _nested_within(value: Any, levels: int) -> bool:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file. Raises DataError that names the file and what is wrong in it."""
     text = read_text(path, most=MOST_TOML)
+    if LONG_KEY.search(text):  # tomllib takes time that grows with the square of a key's parts, or faster
+        raise DataError(f"{path}: not TOML that can be read (a key of more than {DEEPEST} parts)")
     try:
         return tomllib.loads(text)
     except RecursionError:
