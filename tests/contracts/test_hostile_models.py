@@ -292,7 +292,7 @@ def test_a_saved_classifier_is_compared_before_it_is_built(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["a." * 200_000 + "b = 1", '[ "a" . ' + '"a" . ' * 50_000 + "b ]", f"a = {DIGITS[:5_000]}"]
+    "text", ["a." * 200_000 + "b=1", '[ "a" . ' + '"a" . ' * 50_000 + "b]", f"a = {DIGITS[:5_000]}"]
 )
 def test_toml_without_end(text: str, tmp_path: Path) -> None:
     from llmanac.core.files import read_toml

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from llmanac.core.errors import DataError
-from llmanac.core.files import read_table, write_json, write_text
+from llmanac.core.files import read_json, write_json, write_text
 from llmanac.lab import words
 from llmanac.lab._svg import Line, Row, interval_chart, line_chart, point_chart
 from llmanac.lab.budget import format_duration
@@ -49,7 +49,7 @@ def mark_stale(folder: Path) -> list[str]:
     Raises:
         DataError: there is no study in the folder.
     """
-    result = read_table(folder / RESULT)
+    result = read_json(folder / RESULT)
     if not isinstance(result, dict) or "sources" not in result:
         raise DataError(f"{folder / RESULT}: is not the result of a study")
     found = changed(result["sources"])
