@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -34,7 +35,17 @@ class RequestError(LlmanacError, ValueError):
     """A request to the engine or the server that cannot be served (a prompt longer than the context, ...)."""
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 80
+_SHORT.maxlevel = 4
+
+
+def shown(value: object) -> str:
+    """A value of a stranger's file as a message shows it: its `repr`, cut where it is long or nested deep."""
+    return _SHORT.repr(value)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`'; did you mean 'rope'?'`, or nothing when no known name is close."""
-    match = difflib.get_close_matches(name, list(known), n=1)
+    match = difflib.get_close_matches(name, list(known), n=1) if len(name) < 200 else []
     return f"; did you mean {match[0]!r}?" if match else ""

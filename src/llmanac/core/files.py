@@ -9,13 +9,14 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.errors import DataError, LlmanacError, shown
 
 TEMPORARY = ".tmp-"  # what an interrupted write leaves behind starts with this
 # what a disk or its rights refuse, and a user can mend
@@ -23,6 +24,12 @@ DISK = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOTDIR,
     errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.EBUSY,
 )  # fmt: skip
+MOST = 1 << 30  # bytes of a file that is read whole; readers of strangers' files have tighter limits
+MOST_SETTINGS = 4 << 20  # of a JSON file of settings; the longest known ones have one line a label
+MOST_TOML = 1 << 20
+PIECE = 1 << 20
+DEEPEST = 128  # levels of JSON, as other readers have it
+LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
 LEFT_FOR = 86_400.0  # seconds after which a temporary name belongs to nobody, whatever process has its number
 
 
@@ -211,31 +218,110 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises DataError that names the file and line."""
+def open_regular(path: str | Path, error: type[LlmanacError] = DataError) -> BinaryIO:
+    """A regular file, opened to read. A pipe would wait for a writer and a device has no end: both are refused.
+
+    Raises:
+        `error`: no such file, one that may not be read, or no regular file; the message names it.
+    """
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return os.fdopen(handle, "rb")
+        os.close(handle)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot read it ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+        raise error(f"{path}: no such file") from None
+    except (OSError, ValueError) as reason:  # ValueError: a null byte in the name
+        raise error(f"{path}: cannot read it ({getattr(reason, 'strerror', None) or reason})") from None
+    raise error(f"{path}: is a folder, a pipe or a device where a regular file is expected")
+
+
+def read_bytes(path: str | Path, *, most: int = MOST, error: type[LlmanacError] = DataError) -> bytes:
+    """A regular file of at most `most` bytes. Raises `error`, which names the file."""
+    data = bytearray()
+    with open_regular(path, error) as handle:
+        try:
+            size = os.fstat(handle.fileno()).st_size
+            # a size may be wrong: what grows meanwhile, and files of the system
+            while size <= most and len(data) <= most and (piece := handle.read(min(PIECE, most + 1 - len(data)))):
+                data += piece
+        except OSError as reason:
+            raise error(f"{path}: cannot read it ({reason.strerror})") from None
+    if max(size, len(data)) > most:
+        raise error(f"{path}: has {max(size, len(data)):,} bytes, more than the {most:,} that are read of such a file")
+    return bytes(data)
+
+
+def read_text(path: str | Path, *, most: int = MOST, error: type[LlmanacError] = DataError) -> str:
+    """The UTF-8 text of a regular file of at most `most` bytes. Raises `error`, which names the file."""
+    try:
+        return read_bytes(path, most=most, error=error).decode("utf-8")
+    except UnicodeDecodeError as reason:
+        raise error(f"{path}: not UTF-8 at byte {reason.start}") from None
+
+
+def read_json(path: str | Path, *, most: int = MOST, error: type[LlmanacError] = DataError) -> Any:
+    """Read a JSON file of at most `most` bytes, nested at most DEEPEST levels, in which no object has a key twice.
+
+    Raises:
+        `error`: it cannot be read so; the message names the file and, where there is one, the line.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):  # readers differ on which of the two counts
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise error(f"{path}: the key {shown(twice)} is given twice in one object; remove one of them")
+        return found
+
+    text = read_text(path, most=most, error=error)
+    try:
+        found = json.loads(text, object_pairs_hook=unique)
+        if not _nested_within(found, DEEPEST):
+            raise RecursionError
+    except json.JSONDecodeError as reason:
+        raise error(f"{path}:{reason.lineno}: not JSON ({reason.msg})") from None
     except RecursionError:
-        raise DataError(f"{path}: not JSON that can be read (nested too deep)") from None
+        raise error(f"{path}: not JSON that can be read (nested deeper than {DEEPEST} levels)") from None
+    except LlmanacError:
+        raise
+    except ValueError:
+        raise error(f"{path}: holds a number of more digits than can be read") from None
+    return found
+
+
+def read_table(path: str | Path, *, most: int = MOST, error: type[LlmanacError] = DataError) -> dict[str, Any]:
+    """Read a JSON file that holds one object, as `read_json` does."""
+    found = read_json(path, most=most, error=error)
+    if not isinstance(found, dict):
+        raise error(f"{path}: expected a table, got {type(found).__name__}")
+    return found
+
+
+def _nested_within(value: Any, levels: int) -> bool:
+    """Whether lists and tables stand at most so many deep in each other; without recursion."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file. Raises DataError that names the file and what is wrong in it."""
+    text = read_text(path, most=MOST_TOML)
+    if LONG_KEY.search(text):  # tomllib takes time that grows with the square of a key's parts, or faster
+        raise DataError(f"{path}: not TOML that can be read (a key of more than {DEEPEST} parts)")
     try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot read it ({error.strerror})") from None
+        return tomllib.loads(text)
     except RecursionError:
         raise DataError(f"{path}: not TOML that can be read (nested too deep)") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"{path}: not TOML ({error})") from None
+    except ValueError as error:  # also a number of too many digits
+        raise DataError(f"{path}: not TOML ({str(error).partition(';')[0]})") from None

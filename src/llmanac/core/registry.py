@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llmanac.core.errors import SpecError, nearest
+from llmanac.core.errors import SpecError, nearest, shown
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -130,7 +130,7 @@ def find(kind: str, name: str) -> Method:
     """The method called `name`. Raises SpecError that names the nearest known one."""
     known = methods(kind)
     if name not in known:
-        raise SpecError(f"no {kind} named {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+        raise SpecError(f"no {kind} named {shown(name)}{nearest(name, known)} (known: {', '.join(known)})")
     return known[name]
 
 

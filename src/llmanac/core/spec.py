@@ -8,6 +8,7 @@ Every error names the path of the field and the nearest right name.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from llmanac.core import registry
-from llmanac.core.errors import SpecError, nearest
+from llmanac.core.errors import SpecError, nearest, shown
 
+MOST = (1 << 63) - 1  # of a whole number, either side of 0
 S = TypeVar("S", bound="Spec")
 
 
@@ -69,7 +71,7 @@ def _construct(cls: type[S], data: Mapping[str, Any], path: str) -> S:
     for key in data:
         if key not in hints:
             has = ", ".join(sorted(hints)) or "no fields"
-            raise SpecError(f"{_join(path, key)}: no such field{nearest(key, hints)} (has: {has})")
+            raise SpecError(f"{_join(path, key[:60])}: no such field{nearest(key, hints)} (has: {has})")
     values = {k: make(hints[k], v, _join(path, k)) for k, v in data.items()}
     try:
         return cls(**values)
@@ -100,19 +102,23 @@ def make(hint: Any, value: Any, path: str = "") -> Any:
         return _make_union([a for a in args if a is not type(None)], value, path)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise SpecError(f"{path}: expected a list, got {type(value).__name__} {value!r}")
+            raise SpecError(f"{path}: expected a list, got {type(value).__name__} {shown(value)}")
         return tuple(make(args[0], v, _join(path, i)) for i, v in enumerate(value))
     if origin is typing.Literal:
         if value not in args:
             near = nearest(value, [str(a) for a in args]) if isinstance(value, str) else ""
-            raise SpecError(f"{path}: {value!r} is not one of {', '.join(map(repr, args))}{near}")
+            raise SpecError(f"{path}: {shown(value)} is not one of {', '.join(map(repr, args))}{near}")
         return value
     if isinstance(hint, type) and issubclass(hint, Spec):
         return _make_spec(hint, value, path)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= MOST:
         return float(value)
     if isinstance(hint, type) and type(value) is not hint:
-        raise SpecError(f"{path}: expected {hint.__name__}, got {type(value).__name__} {value!r}")
+        raise SpecError(f"{path}: expected {hint.__name__}, got {type(value).__name__} {shown(value)}")
+    if hint is float and not math.isfinite(value):
+        raise SpecError(f"{path}: {value} is not finite")
+    if hint is int and abs(value) > MOST:
+        raise SpecError(f"{path}: {shown(value)} is more than 64 bits hold")
     return value
 
 
@@ -132,7 +138,7 @@ def _make_spec(hint: type[Spec], value: Any, path: str) -> Spec:
     if hint.kind and isinstance(value, (str, Mapping)):
         return make_method(hint.kind, value, path)
     if not isinstance(value, Mapping):
-        raise SpecError(f"{path or hint.__name__}: expected a table, got {type(value).__name__} {value!r}")
+        raise SpecError(f"{path or hint.__name__}: expected a table, got {type(value).__name__} {shown(value)}")
     return _construct(hint, value, path)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError
-from llmanac.core.files import atomic_folder, read_json, write_bytes, write_json
+from llmanac.core.files import MOST_SETTINGS, atomic_folder, open_regular, read_table, write_bytes, write_json
 from llmanac.core.progress import progress
 from llmanac.kernels.english import code_points, tables
 from llmanac.kernels.ngram_features import features, linear, train_epoch
@@ -85,8 +85,9 @@ def load_quality(folder: str | Path) -> QualityModel:
     from safetensors.numpy import load_file
 
     folder = Path(folder)
-    about = read_json(folder / SETTINGS)
+    about = read_table(folder / SETTINGS, most=MOST_SETTINGS)
     path = folder / WEIGHTS
+    open_regular(path).close()
     try:
         settings = Features(**about["features"])
     except (KeyError, TypeError, DataError) as error:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError
-from llmanac.core.files import atomic_folder, file_sha256, read_json, write_json
+from llmanac.core.files import atomic_folder, file_sha256, read_table, write_json
 
 FORMAT_VERSION = 1
 SHARD_TOKENS = 1 << 26  # 128 MB of uint16: large enough to stream, small enough to copy and hash
@@ -91,7 +91,7 @@ class TokenDataset:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.manifest = read_json(self.folder / "manifest.json")
+        self.manifest = read_table(self.folder / "manifest.json")
         version = self.manifest.get("format_version")
         if version != FORMAT_VERSION:
             raise DataError(

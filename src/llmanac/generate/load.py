@@ -36,10 +36,10 @@ def locate(path: str | Path) -> tuple[str, str]:
         return str(path), str(path)
     for name in ("base", "model") if (folder / ASSISTANT).is_dir() else ("model", "base"):
         model = folder / name
-        if (model / "config.json").is_file():
-            own = (model / "tokenizer.json").is_file()
+        if (model / "config.json").exists():
+            own = (model / "tokenizer.json").exists()
             return str(model), str(model if own else folder / "tokenizer")
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").exists():
         raise CheckpointError(f"{path}: neither a finished run (model/config.json) nor a model (config.json)")
     return str(folder), str(folder)
 

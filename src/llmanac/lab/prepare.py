@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError
-from llmanac.core.files import atomic_folder, read_json, write_json
+from llmanac.core.files import atomic_folder, read_table, write_json
 from llmanac.core.lock import locked
 from llmanac.core.spec import dump
 from llmanac.data.split import fraction
@@ -89,7 +89,7 @@ def prepare(recipe: Any, root: Path) -> Prepared:
                 TokenDataset.write(target / "tokens", corpus.train, tokenizer)
                 write_json(target / "held_out.json", {"report": report, "tuning": tuning})
                 write_json(target / "manifest.json", corpus.manifest)
-    texts = read_json(folder / "held_out.json")
+    texts = read_table(folder / "held_out.json")
     tokenizer, dataset = load_tokenizer(folder / "tokenizer"), TokenDataset(folder / "tokens")
     held_out = [tokenizer.encode_array(text).tolist() for part in texts.values() for text in part]
     identity = digest(
@@ -100,7 +100,7 @@ def prepare(recipe: Any, root: Path) -> Prepared:
             "held_out": digest(held_out),
         }
     )
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_table(folder / "manifest.json")
     return Prepared(folder, identity, tokenizer, dataset, texts["report"], texts["tuning"], manifest)
 
 

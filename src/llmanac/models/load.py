@@ -1,29 +1,50 @@
-"""Models from disk or from the hub, our own or of a family (Llama, GPT-2), without a pickle."""
+"""Models from disk or from the hub, our own or of a family (Llama, GPT-2), without a pickle.
+
+A config is a claim. The model is built without memory first (on the meta device), then every parameter's name and shape
+is compared with what the files' headers say, and only what fits is read.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llmanac.core import files
 from llmanac.core.device import resolve_device, resolve_dtype
-from llmanac.core.errors import CheckpointError, DataError, SpecError
-from llmanac.core.spec import make_method
-from llmanac.models.families import Config, Source, family
+from llmanac.core.errors import CheckpointError, SpecError, shown
+from llmanac.core.spec import dump, flatten
+from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record, read_table
+from llmanac.models._weights import Weights, check_finite, some, to
+from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Config, Source, family
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
-from llmanac.models.save import FORMAT_VERSION, INDEX, WEIGHTS, export_model
+from llmanac.models.save import export_model
 
 __all__ = ["export_model", "load_model"]
 
-MOST_LAYERS = 10_000  # each is built before any weight is looked for
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a config asks for.
+
+    Attributes:
+        path: the file that says so; fields: its names of our sizes; sizes: its whole numbers by name.
+        source: where one of our parameters stands in the files.
+    """
+
+    path: Path
+    spec: Any
+    vocab_size: int
+    source: Callable[[str], Source]
+    fields: Mapping[str, str]
+    sizes: Mapping[str, int]
 
 
 def load_model(
@@ -43,36 +64,16 @@ def load_model(
     folder = locate(path)
     where = device if isinstance(device, torch.device) else resolve_device(device)
     target = resolve_dtype(dtype, where)
-    config_path = folder / "config.json"
-    data = _read(config_path)
+    data = read_table(folder / CONFIG)
     kind = data.get("model_type")
     if kind == ngram.MODEL_TYPE:
         return ngram.load_pretrained(folder)  # type: ignore[return-value]
-    if kind == "llmanac":
-        spec, vocab_size = _own(folder)
-        source: Callable[[str], Source] = Source
-        ignored: tuple[str, ...] = ()
-        prefix = ""
-    else:
-        chosen = family(str(kind), f"{config_path}: model_type")
-        config = Config(data, config_path)
-        try:
-            spec, vocab_size = chosen.to_spec(config)
-        except (SpecError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"{config_path}: {error}") from error
-        config.finish()
-        source, ignored, prefix = chosen.source, chosen.IGNORED, getattr(chosen, "PREFIX", "")
-    layers = getattr(spec, "layers", 0)
-    if layers > MOST_LAYERS:
-        raise CheckpointError(f"{config_path}: {layers:,} layers are more than {MOST_LAYERS:,}; the file is damaged")
-    try:
-        with torch.device("meta"):
-            model: Transformer = spec.build(vocab_size=vocab_size)
-    except (SpecError, RuntimeError, OverflowError) as error:  # RuntimeError: sizes past what a tensor can have
-        raise CheckpointError(f"{config_path}: {error}") from error
-    weights = Weights(folder, ignored, prefix)
-    _fill(model, weights, source, target, where)
-    model.generation = _generation(folder, data)
+    claim, weights = _own(folder) if kind == "llmanac" else _theirs(folder, data)
+    _check_layers(claim, weights)
+    model = _skeleton(claim, claim.spec)
+    _check_fit(model, claim, weights)
+    model.generation = read_generation(folder, data)
+    _fill(model, claim, weights, target, where)
     return model.eval()
 
 
@@ -100,123 +101,128 @@ def locate(path: str | Path) -> Path:
         raise CheckpointError(f"{path}: no such folder, and the hub did not give it ({reason})") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _own(folder: Path) -> tuple[Claim, Weights]:
+    """A model that no family holds."""
+    weights = Weights(folder)
+    spec, vocab_size = read_record(folder, len(weights))
+    path = folder / RECORD
+    if getattr(spec, "estimated", False):
+        raise CheckpointError(f"{path}: spec.name is {spec.name!r}, but config.json says that it has trained weights")
+    sizes = {f"spec.{key}": value for key, value in flatten(dump(spec)).items() if type(value) is int}
+    return Claim(path, spec, vocab_size, Source, OWN_FIELDS, {**sizes, "vocab_size": vocab_size}), weights
+
+
+def _theirs(folder: Path, data: dict[str, Any]) -> tuple[Claim, Weights]:
+    """A checkpoint of a family."""
+    path, kind = folder / CONFIG, data.get("model_type")
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{path}: model_type is {shown(kind)}, expected the name of a family")
+    chosen = family(kind, f"{path}: model_type")
+    config = Config(data, path)
     try:
-        data = files.read_json(path)
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: expected a table, got {type(data).__name__}")
-    return data
+        spec, vocab_size = chosen.to_spec(config)
+    except SpecError as error:
+        raise _named(error, path, chosen.FIELDS) from error
+    config.finish()
+    claim = Claim(path, spec, vocab_size, chosen.source, chosen.FIELDS, config.sizes)
+    return claim, Weights(folder, chosen.IGNORED, getattr(chosen, "PREFIX", ""))
 
 
-def _own(folder: Path) -> tuple[Any, int]:
-    """Spec and vocabulary size of a model that no family holds."""
-    path = folder / "llmanac.json"
-    record = _read(path)
-    version = record.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format_version is {version!r}, this llmanac reads {FORMAT_VERSION}")
+def _named(error: SpecError, path: Path, fields: Mapping[str, str]) -> CheckpointError:
+    """What a Spec refuses, with the file's own name of the field."""
+    field = fields.get(str(error).partition(":")[0].rpartition(".")[2])
+    return CheckpointError(f"{path}: {field}: {error}" if field else f"{path}: {error}")
+
+
+def _skeleton(claim: Claim, spec: Any) -> Transformer:
+    """The model without memory."""
     try:
-        return make_method("lm", record["spec"], "spec"), int(record["vocab_size"])
-    except KeyError as error:
-        raise CheckpointError(f"{path}: {error.args[0]} is missing") from None
-    except (SpecError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        with torch.device("meta"):
+            model: Transformer = spec.build(vocab_size=claim.vocab_size)
+    except SpecError as error:
+        raise _named(error, claim.path, claim.fields) from error
+    except (RuntimeError, OverflowError, TypeError) as error:  # how torch refuses sizes that no tensor can have
+        name, size = max(claim.sizes.items(), key=lambda item: item[1])
+        raise CheckpointError(f"{claim.path}: {name} is {size:,}, which asks for larger tensors than can be") from error
+    return model
 
 
-def _generation(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """generation_config.json, with the special ids that only config.json may have."""
-    tokens = {k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(k) is not None}
-    path = folder / "generation_config.json"
-    own = _read(path) if path.is_file() else {}
-    found = {**tokens, **{k: v for k, v in own.items() if v is not None}}
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        ids = found.get(key, [])
-        if not all(type(i) is int for i in (ids if isinstance(ids, list) else [ids])):
-            raise CheckpointError(f"{folder}: {key} is {ids!r}, expected the id of a token")
-    return found
+def _check_layers(claim: Claim, weights: Weights) -> None:
+    """Refuse more layers than the files have tensors for, before each is built: one repetition tells what it takes."""
+    blocks = getattr(claim.spec, "blocks", None)
+    if blocks is None:
+        return
+    pattern = _skeleton(claim, replace(claim.spec, layers=len(blocks)))
+    _check_names(pattern, claim, weights)
+    names = {claim.source(name).name for name, _ in pattern.named_parameters() if name.startswith("model.layers.")}
+    layers = claim.spec.layers
+    needed = layers // len(blocks) * len(names)
+    if needed > len(weights):
+        raise CheckpointError(
+            f"{claim.path}: {claim.fields['layers']} asks for {layers:,} layers of {needed:,} tensors in all, but "
+            f"{weights.folder} holds {len(weights):,}"
+        )
 
 
-class Weights:
-    """The tensors of a folder, by name, read one at a time."""
-
-    def __init__(self, folder: Path, ignored: tuple[str, ...], prefix: str) -> None:
-        self.folder = folder
-        self._files: dict[str, Path] = {}
-        self._handles: dict[Path, Any] = {}
-        index = folder / INDEX
-        table: Any = {}
-        if index.is_file():
-            table = _read(index).get("weight_map")
-            if not isinstance(table, dict):
-                raise CheckpointError(f"{index}: weight_map is missing")
-            for name, file in table.items():
-                if not isinstance(file, str) or not file or Path(file).name != file:
-                    raise CheckpointError(f"{index}: {name} is in {file!r}, which is no file of this folder")
-        for path in sorted({folder / name for name in table.values()}) or [folder / WEIGHTS]:
-            for name in self._open(path).keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                if not name.endswith(ignored):
-                    self._files[name] = path
-        lost = [name for name in table if name not in self._files and not name.endswith(ignored)]
-        if lost:
-            raise CheckpointError(f"{index}: names {_some(lost)}, which its files do not hold")
-        # the hub's GPT-2 files leave out the prefix that transformers writes
-        bare = bool(prefix) and not any(name.startswith(prefix) for name in self._files)
-        self.prefix = prefix if bare else ""
-        self.unused = set(self._files)
-
-    def _open(self, path: Path) -> Any:
-        if path not in self._handles:
-            try:
-                self._handles[path] = safe_open(path, framework="pt")
-            except FileNotFoundError:
-                raise CheckpointError(f"{path}: no such file") from None
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
-        return self._handles[path]
-
-    def name(self, name: str) -> str:
-        """A family's name as this file spells it."""
-        return name.removeprefix(self.prefix) if self.prefix else name
-
-    def __contains__(self, name: str) -> bool:
-        return self.name(name) in self._files
-
-    def take(self, name: str) -> Tensor:
-        """The tensor of this name, which then counts as used."""
-        spelled = self.name(name)
-        self.unused.discard(spelled)
-        path = self._files[spelled]
-        tensor: Tensor = self._open(path).get_tensor(spelled)
-        return tensor
-
-
-def _fill(
-    model: Transformer, weights: Weights, source: Callable[[str], Source], dtype: torch.dtype, device: torch.device
-) -> None:
-    """Give every parameter of a model on the meta device its values."""
-    wanted = {name: (source(name), parameter) for name, parameter in model.named_parameters()}
-    missing = sorted({s.name for s, _ in wanted.values() if s.name not in weights})
-    if missing:
-        raise CheckpointError(f"{weights.folder}: {len(missing)} weights are missing: {_some(missing)}")
-    state = {}
-    for name, (where, parameter) in wanted.items():
-        tensor = where.take(weights.take(where.name))
-        if tensor.shape != parameter.shape:
+def _check_fit(model: Transformer, claim: Claim, weights: Weights) -> None:
+    """Compare every parameter with the files' headers: names, shapes, and nothing left over."""
+    _check_names(model, claim, weights)
+    for name, parameter in model.named_parameters():
+        source = claim.source(name)
+        entry, shape = weights.entry(source.name), source.shape(tuple(parameter.shape))
+        if entry.shape != shape:
             raise CheckpointError(
-                f"{weights.folder}: {where.name} gives {tuple(tensor.shape)} for {name}, config.json asks for "
-                f"{tuple(parameter.shape)}"
+                f"{entry.path}: {source.name} gives {_numbers(entry.shape)} for {name}, {claim.path} asks for "
+                f"{_numbers(shape)}{_follows(claim, name, source, entry.shape, shape)}"
             )
-        # a copy of its own: a slice of a fused matrix, or of a mapped file, would keep all of it alive
-        state[name] = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
-    head = source("lm_head.weight").name
+    head = claim.source("lm_head.weight").name
+    if getattr(model.spec, "tied", False) and head in weights:
+        weights.entry(head)
+    if weights.unused:
+        unused, layers = sorted(weights.unused), getattr(claim.spec, "layers", None)
+        reason = "" if layers is None else f" ({claim.path}: {claim.fields['layers']} is {layers})"
+        raise CheckpointError(
+            f"{weights.folder}: {len(unused)} weights have no place in the model: {some(unused)}{reason}"
+        )
+
+
+def _check_names(model: Transformer, claim: Claim, weights: Weights) -> None:
+    """Every parameter is in the files."""
+    wanted = {claim.source(name).name: name for name, _ in model.named_parameters()}
+    missing = sorted(name for name in wanted if name not in weights)
+    if missing:
+        ours = [PRESENT[ending] for name in missing for ending in PRESENT if wanted[name].endswith(ending)]
+        fields = dict.fromkeys(claim.fields[name] for name in ours if name in claim.fields)
+        reason = f" ({claim.path}: {' and '.join(fields)})" if fields else ""
+        raise CheckpointError(f"{weights.folder}: {len(missing)} weights are missing: {some(missing)}{reason}")
+
+
+def _numbers(shape: tuple[int, ...]) -> str:
+    return str(shape) if len(shape) < 10 else f"{len(shape):,} axes"
+
+
+def _follows(claim: Claim, name: str, source: Source, found: tuple[int, ...], asked: tuple[int, ...]) -> str:
+    """Which fields of the config the axes follow from that differ, where it is known."""
+    axes = next((axes for ending, axes in AXES.items() if name.endswith(ending)), ())
+    axes = axes[::-1] if source.transposed else axes
+    if not len(axes) == len(found) == len(asked):
+        return ""
+    fields = [claim.fields.get(axis, axis) for axis, a, b in zip(axes, found, asked, strict=True) if a != b]
+    return f" ({' and '.join(dict.fromkeys(fields))})"
+
+
+def _fill(model: Transformer, claim: Claim, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
+    """Give every parameter of a model on the meta device its values. Raises CheckpointError where one is not finite."""
+    state = {}
+    for name, _ in model.named_parameters():
+        source = claim.source(name)
+        whole = weights.take(source.name)
+        state[name] = to(source.take(whole), dtype, device)
+        check_finite(state[name], whole, weights.entry(source.name), source.name)
+    head = claim.source("lm_head.weight").name
     tied = getattr(model.spec, "tied", False)
     if tied and head in weights:
         _check_tied(weights.take(head), state["model.embed_tokens.weight"], weights.folder)
-    if weights.unused:
-        unused = sorted(weights.unused)
-        raise CheckpointError(f"{weights.folder}: {len(unused)} weights have no place in the model: {_some(unused)}")
     model.load_state_dict(state, strict=False, assign=True)
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -229,7 +235,3 @@ def _check_tied(head: Tensor, embedding: Tensor, folder: Path) -> None:
             f"{folder}: the config ties the head to the embedding, but lm_head.weight differs from it; "
             "set tie_word_embeddings to false"
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -19,13 +19,13 @@ import llmanac
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.spec import dump
+from llmanac.models._folder import FORMAT_VERSION
+from llmanac.models._weights import INDEX, WEIGHTS
 from llmanac.models.families import FAMILIES, Misfit, family
 from llmanac.models.lm.transformer import Transformer
 
-FORMAT_VERSION = 1
 SHARD_BYTES = 5_000_000_000
 STAGED = f"{files.TEMPORARY}weights"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
 

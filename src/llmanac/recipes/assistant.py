@@ -166,7 +166,7 @@ class Assistant:
         """Read an assistant back. Raises CheckpointError that names the file which is missing or damaged."""
         path = Path(folder) / "assistant.json"
         try:
-            data = files.read_json(path)
+            data = files.read_table(path)
             choices = {"passages": int(data["passages"]), "prompt_tokens": int(data["prompt_tokens"])}
         except (DataError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); this run has no assistant") from None

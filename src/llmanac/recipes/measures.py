@@ -51,7 +51,7 @@ def language(run: Any, held_out: list[str]) -> dict[str, Any]:
             if not place.is_file():
                 seen = some_texts(run.corpus.train.texts(), BASELINE_BYTES)
                 files.write_json(place, baselines(seen, held_out))
-            scores = {NAMES[name]: value for name, value in files.read_json(place).items()}
+            scores = {NAMES[name]: value for name, value in files.read_table(place).items()}
         bar.advance()
     return {
         "bits_per_byte": {"this model": base.bits_per_byte, **scores},

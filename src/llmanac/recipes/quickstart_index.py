@@ -288,7 +288,7 @@ class DocumentationIndex:
         """Read an index back. Raises CheckpointError that names the file which is missing or damaged."""
         path = Path(folder) / "passages.json"
         try:
-            data = files.read_json(path)
+            data = files.read_table(path)
             passages = [Passage(**{**p, "lines": tuple(p["lines"])}) for p in data["passages"]]
         except DataError as error:
             raise CheckpointError(f"{error}; run the recipe again to build the index") from None

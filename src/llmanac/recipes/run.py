@@ -131,9 +131,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is damaged.
     """
-    state = files.read_json(folder / STATE)
+    state = files.read_table(folder / STATE)
     kinds = {"recipe": dict, "stated": list, "planned": dict, "seconds": dict}
-    if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
+    if not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
         raise DataError(f"{folder / STATE}: is damaged (no {', '.join(kinds)}); start anew with another --folder")
     return state
 

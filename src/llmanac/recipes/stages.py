@@ -50,7 +50,7 @@ class Pipeline:
         self.planned: dict[str, Any] = {}
         self.corpus: Corpus
         if (folder / "run.json").is_file():
-            state = files.read_json(folder / "run.json")
+            state = files.read_table(folder / "run.json")
             self.seconds = state["seconds"]
             self.planned = state["planned"]
             if spec.make(RecipeSpec, state["recipe"], "recipe") != self.spec:  # mended before a step was planned
@@ -131,7 +131,7 @@ class Pipeline:
         """Hold the text to the manifest that its tokens were made with."""
         if not (self.folder / "manifest.json").is_file():
             return
-        before, now = files.read_json(self.folder / "manifest.json"), self.corpus.manifest
+        before, now = files.read_table(self.folder / "manifest.json"), self.corpus.manifest
         moved = [side for side in ("train", "held_out") if before[side]["sha256"] != now[side]["sha256"]]
         if moved:
             sides = " and ".join({"train": "training", "held_out": "held-out"}[side] for side in moved)

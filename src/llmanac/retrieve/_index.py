@@ -37,12 +37,11 @@ def load_index(folder: str | Path, format: str, spec: type[S]) -> tuple[S, dict[
     """
     folder = Path(folder)
     try:
-        data = files.read_json(folder / "index.json")
+        data = files.read_table(folder / "index.json")
+        files.open_regular(folder / "index.safetensors").close()
         arrays = safetensors.numpy.load_file(folder / "index.safetensors")
     except DataError as error:
         raise CheckpointError(f"{error}; build the index again") from None
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder / 'index.safetensors'}: no such file; build the index again") from None
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{folder / 'index.safetensors'}: damaged ({error}); build the index again") from None
     if data.get("format") != format:

@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmanac.core import files
 from llmanac.core.errors import TokenizerError
+
+MOST = 1 << 28  # bytes of a tokenizer's file; the largest known ones have 40 million
 
 
 def read_strictly(path: Path) -> Any:
-    """A JSON document in which no object has a key twice (readers differ on which of the two counts).
-
-    Raises:
-        TokenizerError: no such file, not UTF-8, not JSON, nested too deeply, a number too long, a key given twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise TokenizerError(f"{path}: the key {twice[:60]!r} is given twice in one object; remove one of them")
-        return found
-
-    try:
-        return json.loads(path.read_text("utf-8"), object_pairs_hook=unique)
-    except FileNotFoundError:
-        raise TokenizerError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise TokenizerError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise TokenizerError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-    except RecursionError:
-        raise TokenizerError(f"{path}: is nested too deeply to be a tokenizer") from None
-    except OSError as error:
-        raise TokenizerError(f"{path}: cannot be read ({error.strerror})") from None
-    except TokenizerError:
-        raise
-    except ValueError:
-        raise TokenizerError(f"{path}: holds a number of more digits than can be read") from None
+    """A JSON document in which no object has a key twice. Raises TokenizerError as `files.read_json` does."""
+    return files.read_json(path, most=MOST, error=TokenizerError)
 
 
 def read_config(path: Path) -> Any:
     """The `tokenizer_config.json`, or an empty object where there is none."""
-    return read_strictly(path) if path.is_file() else {}
+    return files.read_json(path, most=files.MOST_SETTINGS, error=TokenizerError) if path.exists() else {}
 
 
 def table(value: Any, where: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError, TokenizerError
-from llmanac.core.files import write_json
+from llmanac.core.files import MOST_SETTINGS, read_text, write_json
 from llmanac.tokenizers import _unigram_files
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
@@ -69,10 +69,10 @@ def _beside(path: Path) -> tuple[Any, str | None]:
     """`(the configuration, the chat template)` in the folder of a file."""
     config = read_config(path.with_name(CONFIG))
     source = path.with_name(TEMPLATE)
+    if source.exists():
+        return config, read_text(source, most=MOST_SETTINGS, error=TokenizerError)
     try:
-        return config, source.read_text("utf-8") if source.is_file() else template_of(config)
-    except UnicodeDecodeError:
-        raise TokenizerError(f"{source}: is not UTF-8") from None
+        return config, template_of(config)
     except TokenizerError as error:
         raise TokenizerError(f"{path.with_name(CONFIG)}: {error}") from None
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmanac.core.errors import LlmanacError, TokenizerError
-from llmanac.core.files import write_bytes, write_json
+from llmanac.core.files import read_bytes, write_bytes, write_json
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._json_files import flags_of, id_of
+from llmanac.tokenizers._json_files import MOST, flags_of, id_of
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._unigram import SentencePiece
@@ -40,10 +40,7 @@ def load(path: Path, config: Mapping[str, Any] | None = None, chat_template: str
     """
     from llmanac.tokenizers._unigram import SentencePiece, special_roles
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TokenizerError(f"{path}: cannot be read ({error.strerror})") from None
+    data = read_bytes(path, most=MOST, error=TokenizerError)
     try:
         model = spm.parse(data)
         added = [AddedToken(id=id, text=p.text) for id, p in enumerate(model.pieces) if p.type == spm.CONTROL]

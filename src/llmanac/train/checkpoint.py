@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, LlmanacError
-from llmanac.core.files import TEMPORARY, atomic_folder, write_json
+from llmanac.core.files import TEMPORARY, atomic_folder, read_table, write_json
 from llmanac.core.files import file_sha256 as _sha256
 
 FORMAT_VERSION = 1
@@ -155,13 +155,8 @@ class Checkpoints:
         """The checkpoint of a step. Raises CheckpointError that names the file that is missing, cut or changed."""
         path = self.path(step)
         file = path / STATE
-        try:
-            state = json.loads(file.read_text("utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{file}: is missing") from None
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{file}: cannot be read ({error}); it was cut short or damaged") from None
-        if not isinstance(state, dict) or state.get("seal") != _seal(state):
+        state = read_table(file, error=CheckpointError)
+        if state.get("seal") != _seal(state):
             raise CheckpointError(f"{file}: does not match its own checksum; it was damaged")
         if state["format_version"] != FORMAT_VERSION:
             raise CheckpointError(

@@ -26,7 +26,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
             yield json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return
 
 

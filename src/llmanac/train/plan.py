@@ -20,7 +20,7 @@ from torch import nn
 
 from llmanac.core.device import has_compiler, measure_gemm, resolve_dtype
 from llmanac.core.errors import SpecError
-from llmanac.core.files import read_json, write_json
+from llmanac.core.files import read_table, write_json
 from llmanac.core.spec import dump, make
 from llmanac.train import TrainSpec
 from llmanac.train._random import undisturbed
@@ -63,7 +63,7 @@ class Plan:
         """The plan in a folder; None where there is none."""
         if not (folder / FILE).is_file():
             return None
-        data = read_json(folder / FILE)
+        data = read_table(folder / FILE)
         return cls(make(TrainSpec, data["train"], "train"), data["step_seconds"], data["gemm"], data["measured"])
 
 

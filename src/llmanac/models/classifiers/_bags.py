@@ -195,12 +195,12 @@ class BagClassifier(Classifier):
                 f"{folder / VOCABULARY}: does not have the {record['words']} words of {record['labels']}"
             )
         self.vocabulary = Vocabulary([str(word) for word in words], int(record["ngrams"]))
-        self._network = self.build_network(len(words), self.outputs())
         path = folder / WEIGHTS
         tensors = read_tensors(path)
-        dtype = next(iter(tensors.values())).dtype if tensors else torch.float32
+        with torch.device("meta"):  # no memory before the sizes are known to fit
+            self._network = self.build_network(len(words), self.outputs())
         try:
-            self._network.to(dtype).load_state_dict(tensors)
+            self._network.load_state_dict(tensors, assign=True)
         except RuntimeError as error:
             raise CheckpointError(
                 f"{path}: does not fit this classifier ({str(error).splitlines()[-1].strip()})"

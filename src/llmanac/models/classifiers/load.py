@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from llmanac.core import files
-from llmanac.core.errors import CheckpointError, DataError, LlmanacError, SpecError
+from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
 from llmanac.core.spec import make_method
+from llmanac.models._weights import Weights, check_finite
 from llmanac.models.classifiers._base import FILE, FORMAT_VERSION
 
 
@@ -25,12 +24,7 @@ def load_classifier(folder: str | Path) -> Any:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give one that `llmanac classify train` wrote")
     path = folder / FILE
-    try:
-        record = files.read_json(path)
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
-    if not isinstance(record, dict):
-        raise CheckpointError(f"{path}: expected a table, got {type(record).__name__}")
+    record = files.read_table(path, error=CheckpointError)
     if record.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format_version is {record.get('format_version')!r}, this llmanac reads {FORMAT_VERSION}"
@@ -54,10 +48,9 @@ def load_classifier(folder: str | Path) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file. Raises CheckpointError that names it."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    """The weights in a safetensors file. Raises CheckpointError that names it, and the tensor that is not sound."""
+    weights = Weights(path.parent, file=path.name)
+    found = {name: weights.take(name).clone() for name in weights.entries}
+    for name, tensor in found.items():
+        check_finite(tensor, tensor, weights.entries[name], name)
+    return found

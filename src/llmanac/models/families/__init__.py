@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from llmanac.core.errors import CheckpointError, nearest
+from llmanac.core.errors import CheckpointError, nearest, shown
+from llmanac.models._folder import MOST
 from llmanac.models.lm.transformer import Spec
 
 FAMILIES = ("llama", "gpt2")
+LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
 
 # keys that say how a model is run, trained or labelled, not what it computes
 _NEUTRAL = """
@@ -35,6 +37,51 @@ typical_p diversity_penalty encoder_no_repeat_ngram_size
 NEUTRAL = frozenset(_NEUTRAL.split())
 
 
+# the size that each axis of a parameter follows from, by the end of the parameter's name
+AXES = {
+    "embed_tokens.weight": ("vocabulary", "dim"),
+    "lm_head.weight": ("vocabulary", "dim"),
+    "position.embeddings.weight": ("rows", "dim"),
+    "layernorm.weight": ("dim",),
+    "layernorm.bias": ("dim",),
+    "model.norm.weight": ("dim",),
+    "model.norm.bias": ("dim",),
+    "q_proj.weight": ("queries", "dim"),
+    "q_proj.bias": ("queries",),
+    "k_proj.weight": ("keys", "dim"),
+    "k_proj.bias": ("keys",),
+    "v_proj.weight": ("keys", "dim"),
+    "v_proj.bias": ("keys",),
+    "o_proj.weight": ("dim", "queries"),
+    "o_proj.bias": ("dim",),
+    "gate_proj.weight": ("width", "dim"),
+    "gate_proj.bias": ("width",),
+    "up_proj.weight": ("width", "dim"),
+    "up_proj.bias": ("width",),
+    "down_proj.weight": ("dim", "width"),
+    "down_proj.bias": ("dim",),
+}
+# the choice that a parameter is there by
+PRESENT = {
+    "self_attn.q_proj.bias": "attention biases",
+    "mlp.up_proj.bias": "feed-forward biases",
+    "lm_head.weight": "tied",
+}
+# llmanac.json's own names of them
+OWN_FIELDS = {
+    "attention biases": "spec.blocks.*.mixer.biases",
+    "feed-forward biases": "spec.blocks.*.ffn.biases",
+    "tied": "spec.tied",
+    "layers": "spec.layers",
+    "vocabulary": "vocab_size",
+    "dim": "spec.dim",
+    "rows": "spec.position.rows or spec.max_length",
+    "queries": "spec.blocks.*.mixer.heads x head_dim",
+    "keys": "spec.blocks.*.mixer.kv_heads x head_dim",
+    "width": "spec.blocks.*.ffn.width",
+}
+
+
 @dataclass(frozen=True)
 class Source:
     """Where one of our parameters stands in a family's file.
@@ -51,15 +98,19 @@ class Source:
     def take(self, theirs: Tensor) -> Tensor:
         """Our tensor out of theirs."""
         ours = theirs.t() if self.transposed else theirs
-        if self.parts > 1 and ours.shape[0] % self.parts:
-            raise CheckpointError(f"{self.name}: {ours.shape[0]} outputs do not split into {self.parts} equal parts")
         return ours.chunk(self.parts)[self.part] if self.parts > 1 else ours
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of theirs that gives a tensor of ours its own."""
+        whole = (ours[0] * self.parts, *ours[1:]) if self.parts > 1 else ours
+        return whole[::-1] if self.transposed else whole
 
 
 class Family(Protocol):
     """What a family's module offers."""
 
     MODEL_TYPE: str
+    FIELDS: Mapping[str, str]  # of their config, for what AXES and PRESENT name, the layers, and fields of our Specs
     IGNORED: tuple[str, ...]  # endings of names in their files that are no parameters (stored masks and frequencies)
 
     def to_spec(self, config: Config) -> tuple[Spec, int]:
@@ -80,7 +131,9 @@ def family(name: str, where: str = "model_type") -> Any:
     """The module of a family. Raises CheckpointError for one that is not known."""
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise CheckpointError(f"{where}: {name!r} is not a family that can be read{nearest(name, FAMILIES)} ({known})")
+        raise CheckpointError(
+            f"{where}: {shown(name)} is not a family that can be read{nearest(name, FAMILIES)} ({known})"
+        )
     return importlib.import_module(f"{__name__}.{name}")
 
 
@@ -89,6 +142,7 @@ class Config:
 
     def __init__(self, data: Mapping[str, Any], path: object) -> None:
         self.data, self.path = dict(data), path
+        self.sizes: dict[str, int] = {}  # the whole numbers that were read
         self._read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -98,27 +152,37 @@ class Config:
         return default if value is None else value
 
     def number(self, key: str, kind: type[int] | type[float], default: Any = None) -> Any:
-        """A number above 0. Raises CheckpointError where it is missing, or no such number."""
+        """A number above 0 that 32 bits hold. Raises CheckpointError where it is missing, or no such number."""
         value = self.get(key, default)
         if value is None:
             raise CheckpointError(f"{self.path}: {key} is missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise CheckpointError(f"{self.path}: {key} is {value!r}, expected a number above 0")
+        most = MOST if kind is int else LARGEST
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not LEAST <= value <= most:
+            raise CheckpointError(f"{self.path}: {key} is {shown(value)}, expected a number above 0, up to {most:,}")
         if kind is int and value != int(value):
             raise CheckpointError(f"{self.path}: {key} is {value!r}, expected a whole number")
+        if kind is int:
+            self.sizes[key] = int(value)
         return kind(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false, as 0 and 1 too. Raises CheckpointError for anything else."""
+        value = self.get(key, default)
+        if value not in (True, False):
+            raise CheckpointError(f"{self.path}: {key} is {shown(value)}, expected true or false")
+        return bool(value)
 
     def expect(self, key: str, *allowed: Any) -> None:
         """Refuse a key whose value is none of `allowed` (absent is fine)."""
         value = self.get(key, allowed[0])
         if value not in allowed:
-            raise CheckpointError(f"{self.path}: {key} = {value!r} is not supported (only {allowed[0]!r})")
+            raise CheckpointError(f"{self.path}: {key} = {shown(value)} is not supported (only {allowed[0]!r})")
 
     def choose(self, key: str, table: Mapping[str, str], default: str) -> str:
         """A key's value looked up in `table`. Raises CheckpointError that names what it may be."""
         value = self.get(key, default)
-        if value not in table:
-            raise CheckpointError(f"{self.path}: {key} = {value!r} is not supported (known: {', '.join(table)})")
+        if not isinstance(value, str) or value not in table:
+            raise CheckpointError(f"{self.path}: {key} = {shown(value)} is not supported (known: {', '.join(table)})")
         return table[value]
 
     def finish(self) -> None:
@@ -126,8 +190,8 @@ class Config:
         for key, value in self.data.items():
             if key not in self._read and key not in NEUTRAL and value not in (None, False, {}, []):
                 raise CheckpointError(
-                    f"{self.path}: {key} = {value!r} is not known; it may change what the model computes, so the "
-                    "checkpoint is refused"
+                    f"{self.path}: {key[:60]} = {shown(value)} is not known; it may change what the model computes, "
+                    "so the checkpoint is refused"
                 )
 
 

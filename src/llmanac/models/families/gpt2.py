@@ -29,6 +29,18 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+FIELDS = {
+    "layers": "n_layer",
+    "vocabulary": "vocab_size",
+    "dim": "n_embd",
+    "rows": "n_positions",
+    "queries": "n_embd",
+    "keys": "n_embd",
+    "width": "n_inner",
+    "tied": "tie_word_embeddings",
+    "heads": "n_head and n_embd",
+    "eps": "layer_norm_epsilon",
+}
 WRITTEN = {"gelu-tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 
 TOP = {
@@ -57,7 +69,7 @@ def to_spec(config: Config) -> tuple[Spec, int]:
     config.expect("add_cross_attention", False)
     config.expect("reorder_and_upcast_attn", False, True)  # the order of two multiplications
     dim = config.number("n_embd", int, 768)
-    width = config.number("n_inner", int) if config.get("n_inner") else 4 * dim
+    width = 4 * dim if config.get("n_inner") is None else config.number("n_inner", int)
     activation = config.choose("activation_function", ACTIVATIONS, "gelu_new")
     block = PreNorm(
         mixer=Softmax(heads=config.number("n_head", int, 12), biases="all"),
@@ -71,7 +83,7 @@ def to_spec(config: Config) -> tuple[Spec, int]:
         position=Learned(rows=rows),
         norm=LayerNorm(eps=config.number("layer_norm_epsilon", float, 1e-5)),
         max_length=rows,
-        tied=bool(config.get("tie_word_embeddings", True)),
+        tied=config.flag("tie_word_embeddings", True),
     )
     return spec, config.number("vocab_size", int, 50257)
 

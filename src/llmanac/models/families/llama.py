@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmanac.core.errors import CheckpointError
+from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families import Config, Source, need, only
 from llmanac.models.ffn.gated import Spec as Gated
@@ -30,23 +30,39 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu-tanh",
     "relu": "relu",
 }
+FIELDS = {
+    "layers": "num_hidden_layers",
+    "vocabulary": "vocab_size",
+    "dim": "hidden_size",
+    "queries": "num_attention_heads x head_dim",
+    "keys": "num_key_value_heads x head_dim",
+    "width": "intermediate_size",
+    "attention biases": "attention_bias",
+    "feed-forward biases": "mlp_bias",
+    "tied": "tie_word_embeddings",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads and num_attention_heads",
+    "share": "head_dim",
+    "theta": "rope_theta",
+    "low_frequency_factor": "low_freq_factor and high_freq_factor",
+    "eps": "rms_norm_eps",
+}
 WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "relu": "relu"}
 
 
 def to_spec(config: Config) -> tuple[Spec, int]:
     """Their config.json -> (Spec, vocabulary size). Raises CheckpointError that names what cannot be honoured."""
-    attention_bias = bool(config.get("attention_bias", False))
     heads = config.number("num_attention_heads", int)
     mixer = Softmax(
         heads=heads,
         kv_heads=config.number("num_key_value_heads", int, heads),
-        head_dim=config.number("head_dim", int) if config.get("head_dim") else None,
-        biases="all" if attention_bias else "none",
+        head_dim=None if config.get("head_dim") is None else config.number("head_dim", int),
+        biases="all" if config.flag("attention_bias", False) else "none",
     )
     ffn = Gated(
         activation=config.choose("hidden_act", ACTIVATIONS, "silu"),  # type: ignore[arg-type]
         width=config.number("intermediate_size", int),
-        biases="all" if config.get("mlp_bias", False) else "none",
+        biases="all" if config.flag("mlp_bias", False) else "none",
     )
     spec = Spec(
         dim=config.number("hidden_size", int),
@@ -55,7 +71,7 @@ def to_spec(config: Config) -> tuple[Spec, int]:
         position=_read_rope(config),
         norm=RMSNorm(eps=config.number("rms_norm_eps", float, 1e-6)),
         max_length=config.number("max_position_embeddings", int, 2048),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=config.flag("tie_word_embeddings", False),
     )
     return spec, config.number("vocab_size", int)
 
@@ -65,21 +81,22 @@ def _read_rope(config: Config) -> RoPE:
     new, old = config.get("rope_parameters", {}), config.get("rope_scaling", {})
     for key, table in (("rope_parameters", new), ("rope_scaling", old)):
         if not isinstance(table, dict):
-            raise CheckpointError(f"{config.path}: {key} is {table!r}, expected a table")
+            raise CheckpointError(f"{config.path}: {key} is {shown(table)}, expected a table")
     if new and old and not _same_rope(new, old):
         raise CheckpointError(
-            f"{config.path}: rope_parameters ({new}) and rope_scaling ({old}) say different things; keep the one that "
-            "the weights were trained with"
+            f"{config.path}: rope_parameters ({shown(new)}) and rope_scaling ({shown(old)}) say different things; keep "
+            "the one that the weights were trained with"
         )
     table = new or old
     where = f"{config.path}: {'rope_parameters' if new else 'rope_scaling'}"
     own = Config(table, where)
     theta = own.number("rope_theta", float, config.number("rope_theta", float, 10_000.0))
-    share = own.number("partial_rotary_factor", float, config.number("partial_rotary_factor", float, 1.0))
+    for place in (own, config):  # transformers' Llama turns whole heads whatever this says
+        place.expect("partial_rotary_factor", 1.0)
     kind = own.get("rope_type", own.get("type", "default"))
     own.get("type")
     if kind not in ("default", "linear", "llama3"):
-        raise CheckpointError(f"{where}: rope_type {kind!r} is not supported (known: default, linear, llama3)")
+        raise CheckpointError(f"{where}: rope_type {shown(kind)} is not supported (known: default, linear, llama3)")
     scaling = None
     if kind == "linear":
         scaling = Scaling(type="linear", factor=own.number("factor", float))
@@ -93,7 +110,7 @@ def _read_rope(config: Config) -> RoPE:
         )
     own.get("original_max_position_embeddings")
     own.finish()
-    return RoPE(theta=theta, share=share, scaling=scaling)
+    return RoPE(theta=theta, scaling=scaling)
 
 
 def _same_rope(new: dict[str, Any], old: dict[str, Any]) -> bool:

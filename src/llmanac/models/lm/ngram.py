@@ -25,8 +25,9 @@ from torch import Tensor, nn
 import llmanac
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
-from llmanac.core.spec import dump, make_method
+from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE, Batch, Output, Want
+from llmanac.models._folder import FORMAT_VERSION, RECORD, read_generation, read_record
 from llmanac.models._state import Buffers, DecodingState
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.ngrams.binary import read_binary, write_binary
@@ -42,7 +43,7 @@ CARD = {
     "reference": "KenLM (lmplz, query and its Python module)",
     "aliases": {"bigram": {"order": 2, "smoothing": "mle"}},
 }
-MODEL_TYPE, FORMAT_VERSION = "llmanac-ngram", 1
+MODEL_TYPE = "llmanac-ngram"
 WEIGHTS = "model.safetensors"
 
 
@@ -245,27 +246,12 @@ class Ngram(nn.Module):
 
 def load_pretrained(folder: Path) -> Ngram:
     """The model that `save_pretrained` wrote; its trie is mapped, not read. Raises CheckpointError."""
-    path = folder / "llmanac.json"
-    try:
-        record = files.read_json(path)
-        version = record.get("format_version")
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"{path}: format_version is {version!r}, this llmanac reads {FORMAT_VERSION}")
-        spec, vocab_size = make_method("lm", record["spec"], "spec"), int(record["vocab_size"])
-    except KeyError as error:
-        raise CheckpointError(f"{path}: {error.args[0]} is missing") from None
-    except (DataError, SpecError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    spec, vocab_size = read_record(folder)
     trie = read_binary(folder / WEIGHTS)
     if not isinstance(trie, Trie):
         trie = trie.trie
     if not isinstance(spec, Spec) or trie.vocab_size != vocab_size or trie.order != spec.order:
-        raise CheckpointError(f"{path}: does not fit {folder / WEIGHTS}; save the model again")
+        raise CheckpointError(f"{folder / RECORD}: does not fit {folder / WEIGHTS}; save the model again")
     model = Ngram(spec, vocab_size, trie)
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        try:
-            model.generation = dict(files.read_json(generation))
-        except (DataError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{generation}: {error}") from None
+    model.generation = read_generation(folder, {})
     return model

@@ -11,13 +11,14 @@ damaged one holds, no index is followed out of its array.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.core.files import atomic_file
+from llmanac.core.files import atomic_file, open_regular
 from llmanac.models.ngrams.checks import check_levels, check_values
 from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER, Trie
 from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
@@ -122,8 +123,8 @@ def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
 
 def _header(path: Path) -> tuple[dict[str, Any], int, int]:
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as handle:
+        with open_regular(path, CheckpointError) as handle:
+            size = os.fstat(handle.fileno()).st_size
             length = int.from_bytes(handle.read(8), "little")
             if not 2 <= length <= min(LONGEST_HEADER, size - 8):
                 raise CheckpointError(f"{path}: is not an n-gram model of llmanac, or is cut off")

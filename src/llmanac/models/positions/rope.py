@@ -91,17 +91,22 @@ class Rotary(Position):
 
     def __init__(self, turned: int, theta: float, scaling: Scaling | None) -> None:
         super().__init__()
-        self.turned = turned
-        exponents = torch.arange(0, turned, 2, dtype=torch.float32, device="cpu") / turned
-        frequencies = 1.0 / theta**exponents
+        self.turned, self.theta, self.scaling = turned, theta, scaling
         # not a buffer: casting the model must not cast the frequencies
-        self.frequencies = frequencies if scaling is None else scaling.apply(frequencies)
+        self.frequencies = self._frequencies("meta" if torch.empty(0).is_meta else "cpu")
+
+    def _frequencies(self, device: str) -> Tensor:
+        """(turned / 2,); on the meta device it takes no memory."""
+        exponents = torch.arange(0, self.turned, 2, dtype=torch.float32, device=device) / self.turned
+        frequencies = 1.0 / self.theta**exponents
+        return frequencies if self.scaling is None else self.scaling.apply(frequencies)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
         super()._apply(fn, recurse)
         device = fn(torch.zeros(1)).device
         if device.type != "meta":
-            self.frequencies = self.frequencies.to(device)
+            known = self._frequencies("cpu") if self.frequencies.is_meta else self.frequencies
+            self.frequencies = known.to(device)
         return self
 
     def prepare(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

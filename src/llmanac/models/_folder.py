@@ -1,0 +1,83 @@
+"""The small files of a model's folder, read within bounds: config.json, llmanac.json, generation_config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.errors import CheckpointError, SpecError, shown
+from llmanac.core.spec import make_method
+
+FORMAT_VERSION = 1
+CONFIG, RECORD, GENERATION = "config.json", "llmanac.json", "generation_config.json"
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+MOST = (1 << 31) - 1  # of a size or an id: no tensor that a file could hold has more rows
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A JSON object of settings. Raises CheckpointError that names the file."""
+    return files.read_table(path, most=files.MOST_SETTINGS, error=CheckpointError)
+
+
+def read_record(folder: Path, most_blocks: int | None = None) -> tuple[Any, int]:
+    """`(Spec, vocabulary size)` of llmanac.json.
+
+    Args:
+        most_blocks: how many blocks it may list; each of them has a tensor in the file.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or of another version; the message names the field.
+    """
+    path = folder / RECORD
+    record = read_table(path)
+    version = record.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format_version is {shown(version)}, this llmanac reads {FORMAT_VERSION}")
+    for key in ("spec", "vocab_size"):
+        if key not in record:
+            raise CheckpointError(f"{path}: {key} is missing")
+    spec, size = record["spec"], record["vocab_size"]
+    if not isinstance(spec, (dict, str)):
+        raise CheckpointError(f"{path}: spec is {shown(spec)}, expected a table")
+    if type(size) is not int or not 1 <= size <= MOST:
+        raise CheckpointError(f"{path}: vocab_size is {shown(size)}, expected a whole number from 1 to {MOST:,}")
+    blocks = spec.get("blocks") if isinstance(spec, dict) else None
+    if most_blocks is not None and isinstance(blocks, list) and len(blocks) > most_blocks:
+        raise CheckpointError(
+            f"{path}: spec.blocks lists {len(blocks):,} blocks, the files hold {most_blocks:,} tensors"
+        )
+    try:
+        return make_method("lm", spec, "spec"), size
+    except SpecError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_generation(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json, with the special ids that only config.json may have.
+
+    Raises:
+        CheckpointError: ids that are none, or a value that could not be written again.
+    """
+    path = folder / GENERATION
+    own = read_table(path) if path.exists() else {}
+    found: dict[str, Any] = {}
+    for file, table in ((folder / CONFIG, {key: config.get(key) for key in TOKENS}), (path, own)):
+        for key, value in table.items():
+            if value is None:
+                continue
+            if key in TOKENS and not all(map(_is_id, value if isinstance(value, list) else [value])):
+                raise CheckpointError(f"{file}: {key} is {shown(value)}, expected the id of a token")
+            found[key] = value
+    for key, value in found.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise CheckpointError(f"{path}: {shown(key)} holds NaN or infinity, which are no JSON; remove it") from None
+    return found
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and -1 <= value <= MOST  # some files have -1 for none
