@@ -60,6 +60,7 @@ class Structured(Extractor):
 
         page = _content.Page(_html.parse(html, max_bytes=self.spec.max_bytes))
         content = page.content()
+        page.begin_at_title(content, title="out" if self.spec.heading == "inside" else "in")
         heading = page.heading(content) if self.spec.heading == "always" else None
         text = _markdown.render(page, content, heading)
         return Extracted(_html.FORBIDDEN.sub("", text).strip("\n"), _html.FORBIDDEN.sub("", page.title()))
