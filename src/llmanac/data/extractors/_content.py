@@ -26,7 +26,7 @@ from llmanac.data.extractors._tags import (
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-KEEP = 0.8  # share of the page's worth that its content must hold
+KEEP = 0.6  # share of the page's worth that its content must hold
 SHORT = 70  # a block of fewer characters says little
 AROUND_SHARE = 0.35  # an element that holds more of the page's text than this is content, whatever its class says
 LITTLE = 250  # a page of less worth has no content yet
@@ -297,9 +297,12 @@ class Page:
         kind, enough = self._kind(child), KIN_SHARE * self.worth[child]
         between = self._enclosed[up] + (self.tags[up] in ENCLOSED)
         layout = self.tags[up] in ("table", "tbody", "tr")
+        paragraphs = 0.0
         for i in self._beside(up, child):
-            if self.parents[i] == up and self.worth[i] >= enough and kind[1] and self._kind(i) == kind:
-                return True
+            if self.parents[i] == up:
+                paragraphs += self.worth[i] if self.tags[i] == "p" else 0.0
+                if paragraphs >= enough or (self.worth[i] >= enough and kind[1] and self._kind(i) == kind):
+                    return True
             if (
                 self.tags[i] in STRUCTURE
                 and self.worth[i] > 0
