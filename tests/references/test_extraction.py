@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import html
 import json
+import os
 import statistics
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from _planted import LONG, SITE, planted
@@ -356,3 +360,25 @@ def test_letters_in_a_number_are_no_words() -> None:
 def test_a_short_paragraph_that_is_a_link() -> None:
     found = text_of(page_with(f"<article><p>{SAID * 3}</p><p><a href=/a>Anna Smith</a></p><p>{SAID}</p></article>"))
     assert found.split("\n\n")[1] == "Anna Smith"
+
+
+def test_the_benchmark_says_which_sets_are_not_there(tmp_path: Path) -> None:
+    for number in range(6):
+        folder = tmp_path / "test" / "test-pages" / f"page-{number}"
+        folder.mkdir(parents=True)
+        (folder / "source.html").write_text(page_with(f"<article><p>{SAID * 4}</p></article><nav>Site</nav>"))
+        (folder / "expected.html").write_text(f"<div><p>{SAID * 4}</p><script>x</script></div>")
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "extract.py"
+    there = {"LLMANAC_READABILITY": str(tmp_path), "LLMANAC_SHARED_DATA": str(tmp_path / "none")}
+    done = subprocess.run(
+        [sys.executable, script, "--only", "extract-f1-sets", "--only", "extract-f1"],
+        env={**{k: v for k, v in os.environ.items() if k != "LLMANAC_NEWS"}, **there},
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    found = {one["name"]: one for one in json.loads(done.stdout.splitlines()[-1])["results"]}
+    assert found["extract-f1"]["ours"] is None and "news-unseen" in found["extract-f1"]["more"]["not_there"]
+    for name in ("news-seen", "news-unseen"):
+        assert found[f"extract-f1-{name}"]["ours"] is None
+    sets = [found[f"extract-f1-readability-{name}"] for name in ("seen", "unseen")]
+    assert [one["ours"] for one in sets] == [1.0, 1.0]
+    assert sum(one["more"]["pages"] for one in sets) == 6 and all(one["more"]["interval"] == [1, 1] for one in sets)
