@@ -35,11 +35,14 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Result:
-    """One measurement: our figure, the peer's, and what else the reader should know (`more`)."""
+    """One measurement: our figure, the peer's, and what else the reader should know (`more`).
+
+    `ours` is None where what is measured on is not on this machine.
+    """
 
     name: str
     unit: str
-    ours: float
+    ours: float | None
     peer: str
     theirs: float | None = None
     better: Literal["higher", "lower"] = "higher"
@@ -48,7 +51,7 @@ class Result:
     @property
     def ratio(self) -> float | None:
         """How many times better ours is; above 1 is better for rates, times and bytes alike."""
-        if self.theirs is None or not self.ours or not self.theirs:
+        if not self.ours or not self.theirs:
             return None
         return self.ours / self.theirs if self.better == "higher" else self.theirs / self.ours
 
@@ -68,6 +71,8 @@ class Result:
 
     def line(self) -> str:
         """The entry as a person reads it."""
+        if self.ours is None:
+            return f"{self.name:18} not measured" + "".join(f"\n    {key}: {v}" for key, v in self.more.items())
         theirs = "not installed" if self.theirs is None else f"{_short(self.theirs)} {self.unit}"
         ratio = "" if self.ratio is None else f"  {self.ratio:.2f}x"
         more = "".join(f"\n    {key}: {_short(value)}" for key, value in self.more.items())

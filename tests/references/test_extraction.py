@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import html
 import json
+import os
 import statistics
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from _planted import LONG, SITE, planted
@@ -224,3 +228,157 @@ def test_layout_words_do_not_drop_content() -> None:
 )
 def test_encodings(page, expected: str) -> None:
     assert text_of(page) == expected
+
+
+SAID = "The article says this in a sentence of its own, which is long enough to count as a paragraph. "
+READER = "A reader answers at some length, since every reader has an opinion of his own. "
+
+
+def page_with(*parts: str, title: str = "") -> str:
+    return f"<html><head><title>{title}</title></head><body>{''.join(parts)}</body></html>"
+
+
+def test_comments_that_outweigh_the_article() -> None:
+    article = f"<div class=post><p>{SAID * 3}</p><p>{SAID * 2}</p></div>"
+    comments = f"<div id=comments><ol>{f'<li class=item><p>{READER * 4}</p></li>' * 6}</ol></div>"
+    for page in (page_with(article, comments), page_with(f"<div>{article}<section>{comments}</section></div>")):
+        assert "A reader" not in text_of(page)
+        assert text_of(page).count("The article") == 5
+    kommentare = comments.replace("comments", "kommentare")
+    assert "A reader" not in text_of(page_with(article, kommentare))
+    assert text_of(page_with(comments)).count("A reader") == 24, "a page of comments and nothing else"
+    letters = f"<div class=comment><p>{SAID * 4}</p><p>{SAID * 4}</p><p>{SAID * 4}</p></div>"
+    assert text_of(page_with(f"<p>{SAID * 3}</p>", letters)).count("The article") == 15, (
+        "a comment column's own article"
+    )
+
+
+def test_a_container_of_links_keeps_the_paragraph_in_it() -> None:
+    links = "".join(f"<li><a href=/{i}>Another page of this site, number {i}</a></li>" for i in range(60))
+    inside = f"<div><p>{SAID}</p><ul>{links}</ul></div>"
+    found = text_of(page_with(f"<article><p>{SAID * 9}</p>{inside}</article>"))
+    assert found.count("The article") == 10
+    assert "Another page" not in found
+    mixed = f"<ul><li>{SAID}</li>{links}</ul>"
+    assert text_of(page_with(f"<article><p>{SAID * 9}</p>{mixed}</article>")).count("The article") == 10
+
+
+def test_an_article_in_two_parts() -> None:
+    first, rest = f"<p>{SAID * 3}</p>", f"<p>{SAID * 6}</p>" * 3
+    same = f"<div><div class='body one'>{first}</div><div class='body two'>{rest}</div></div>"
+    assert text_of(page_with(same)).count("The article") == 21
+    loose = f"<div>{f'<p>{SAID}</p>' * 3}<div class=more>{rest}</div></div>"
+    assert text_of(page_with(loose)).count("The article") == 21
+
+
+def test_the_list_of_a_site_does_not_widen_the_content() -> None:
+    header = "<header><div><ul><li>Welcome to the site of all sites</li><li>Second</li></ul></div></header>"
+    notice = f"<div><p>{READER}</p></div>"
+    assert text_of(page_with(f"<div>{header}{notice}<div class=x><p>{SAID * 8}</p></div></div>")) == (SAID * 8).strip()
+    side = "<td><table><tr><td>Day</td><td>12</td></tr></table></td>"
+    row = f"<table><tr><td><p>{SAID * 5}</p><p>{SAID}</p></td>{side}</tr></table>"
+    assert text_of(page_with(row)) == f"{(SAID * 5).strip()}\n\n{SAID.strip()}"
+
+
+def test_the_content_that_main_or_article_holds() -> None:
+    blurb = f"<section><p>{READER * 3}</p></section>"
+    for tag, end in (("main", "main"), ("article", "article"), ("div role=main", "div")):
+        inside = f"<{tag}><h2>Part</h2><div><p>{SAID * 3}</p></div><div class=y><p>{SAID * 3}</p></div></{end}>"
+        found = text_of(page_with(f"<div>{blurb}{inside}{blurb}</div>"))
+        assert found.count("The article") == 6 and "A reader" not in found, tag
+
+
+def test_a_caption_beside_the_text_stays_out() -> None:
+    caption = f"<div class=image><img src=x><p>{READER * 2}</p></div>"
+    found = text_of(
+        page_with(f"<div class=element>{caption}<div class=text><p>{SAID * 4}</p><p>{SAID * 2}</p></div></div>")
+    )
+    assert found.count("The article") == 6 and "A reader" not in found
+
+
+def test_links_that_lead_nowhere_are_text() -> None:
+    page = page_with(
+        f"<div><p><a href='javascript:void(0)'>{SAID * 3}</a></p><a href='JavaScript:;'><p>{SAID}</p></a></div>"
+    )
+    assert text_of(page).count("The article") == 4
+
+
+def test_the_heading_that_repeats_the_title() -> None:
+    head = "<p>Home, News, Today</p><h1>The <em>great</em> thing happened</h1>"
+    page = page_with(
+        f"<article>{head}<p>{SAID * 4}</p><h2>Part</h2><p>{SAID}</p></article>", title="The great thing happened | Site"
+    )
+    rest = f"{(SAID * 4).strip()}\n\n## Part\n\n{SAID.strip()}"
+    assert text_of(page) == rest
+    always = build("extractor", "structured", heading="always").extract(page)
+    assert always.text == f"# The great thing happened\n\n{rest}"
+    assert always.title == "The great thing happened | Site"
+    late = page_with(
+        f"<article><p>{SAID * 8}</p><h1>The great thing happened</h1><p>{SAID}</p></article>",
+        title="The great thing happened",
+    )
+    assert "# The great" in text_of(late), "below the text it is a part's heading"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "<nav>{}",
+        "<footer>{}</footer>",
+        "<div style='visibility:hidden'>{}</div>",
+        "<div aria-hidden=true>{}</div>",
+        "<div class=modal>{0}</div><div class=modal>{0}</div><div class=modal>{0}</div>",
+    ],
+)
+def test_a_page_that_is_all_inside_what_is_left_out(around: str) -> None:
+    assert SAID.strip() in text_of(page_with(around.format(f"<p>{SAID * 3}</p><p>{SAID}</p>"), "<p>Notice</p>"))
+    beside = page_with(f"<div><p>{SAID * 5}</p></div>", around.format(f"<p>{READER}</p>"))
+    assert "A reader" not in text_of(beside)
+
+
+def test_an_inset_is_not_the_text() -> None:
+    inset = f"<aside><h6><a href=/b>Another story of ours</a></h6><p>{READER}</p></aside>"
+    assert text_of(page_with(f"<div><p>{SAID * 5}</p>{inset}<p>{SAID}</p></div>")).count("A reader") == 0
+
+
+def test_teasers_with_a_kicker_before_the_link() -> None:
+    teaser = (
+        f"<div><h4><span>Opinion</span> <a href=/b>Why all of this came as no surprise</a></h4><p>{READER}</p></div>"
+    )
+    found = text_of(page_with(f"<div id=story><p>{SAID * 9}</p><p>{SAID * 3}</p>{teaser * 3}</div>"))
+    assert found.count("The article") == 12 and "A reader" not in found
+    long = teaser.replace(READER, SAID * 8)
+    assert text_of(page_with(f"<div id=story><p>{SAID * 4}</p>{long * 3}</div>")).count("The article") == 28
+
+
+def test_letters_in_a_number_are_no_words() -> None:
+    for name in ("e1ad", "7nav", "a3Ad"):
+        page = page_with(f"<article><p>{SAID * 9}</p><p id={name}>{SAID}</p></article>")
+        assert text_of(page).count("The article") == 10, name
+
+
+def test_a_short_paragraph_that_is_a_link() -> None:
+    found = text_of(page_with(f"<article><p>{SAID * 3}</p><p><a href=/a>Anna Smith</a></p><p>{SAID}</p></article>"))
+    assert found.split("\n\n")[1] == "Anna Smith"
+
+
+def test_the_benchmark_says_which_sets_are_not_there(tmp_path: Path) -> None:
+    for number in range(6):
+        folder = tmp_path / "test" / "test-pages" / f"page-{number}"
+        folder.mkdir(parents=True)
+        (folder / "source.html").write_text(page_with(f"<article><p>{SAID * 4}</p></article><nav>Site</nav>"))
+        (folder / "expected.html").write_text(f"<div><p>{SAID * 4}</p><script>x</script></div>")
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "extract.py"
+    there = {"LLMANAC_READABILITY": str(tmp_path), "LLMANAC_SHARED_DATA": str(tmp_path / "none")}
+    done = subprocess.run(
+        [sys.executable, script, "--only", "extract-f1-sets", "--only", "extract-f1"],
+        env={**{k: v for k, v in os.environ.items() if k != "LLMANAC_NEWS"}, **there},
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    found = {one["name"]: one for one in json.loads(done.stdout.splitlines()[-1])["results"]}
+    assert found["extract-f1"]["ours"] is None and "news-unseen" in found["extract-f1"]["more"]["not_there"]
+    for name in ("news-seen", "news-unseen"):
+        assert found[f"extract-f1-{name}"]["ours"] is None
+    sets = [found[f"extract-f1-readability-{name}"] for name in ("seen", "unseen")]
+    assert [one["ours"] for one in sets] == [1.0, 1.0]
+    assert sum(one["more"]["pages"] for one in sets) == 6 and all(one["more"]["interval"] == [1, 1] for one in sets)

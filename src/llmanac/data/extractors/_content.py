@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llmanac.data.extractors import Unusable
 from llmanac.data.extractors._html import MAX_DEPTH
-from llmanac.data.extractors._tags import BLOCKS, DROPPED, HEADINGS, INLINE, STATED, STRUCTURE, WRAPPERS, is_around
+from llmanac.data.extractors._tags import (
+    ASIDE,
+    BLOCKS,
+    DROPPED,
+    ENCLOSED,
+    HEADINGS,
+    INLINE,
+    LINES,
+    STATED,
+    STRUCTURE,
+    WRAPPERS,
+    around,
+)
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-KEEP = 0.8  # share of the page's worth that its content must hold
+KEEP = 0.6  # share of the page's worth that its content must hold
 SHORT = 70  # a block of fewer characters says little
 AROUND_SHARE = 0.35  # an element that holds more of the page's text than this is content, whatever its class says
+LITTLE = 250  # a page of less worth has no content yet
+KIN_SHARE = 0.1  # what is worth this much of the part chosen and is of its kind belongs to it
+TEASER = 600  # an announcement of another page is worth less
+BEFORE = 400  # the page's title stands before this much worth of the content, or not in it
 _SENTENCE = re.compile(r"[.!?…。！？:;\"”’)]$")
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
+_WORD = re.compile(r"\w+")
 
 
 class Page:
@@ -37,14 +55,15 @@ class Page:
         self.dropped: list[bool] = []
         self.number = {e: i for i, e in enumerate(self.elements)}
         self._stated: list[int] = []
+        self._out: list[int] = []  # places of what HTML or its style says is not in the text
         self._walk()
         self._sum()
 
     def _walk(self) -> None:
         number, elements, tags = self.number, self.elements, self.tags
         count = len(elements)
-        parents, dropped, marked = self.parents, self.dropped, [False] * count
-        block, linked, depth = [0] * count, [False] * count, [0] * count
+        parents, dropped, marked = self.parents, self.dropped, [0] * count
+        block, linked, depth, enclosed = [0] * count, [False] * count, [0] * count, [0] * count
         length, links = [0] * count, [0] * count
         last: list[str] = [""] * count
         for i, element in enumerate(elements):
@@ -53,26 +72,37 @@ class Page:
             tag = tags[i]
             if i:
                 depth[i] = depth[up] + 1
+                enclosed[i] = enclosed[up] + (tags[up] in ENCLOSED)
                 if depth[i] >= MAX_DEPTH:
                     raise Unusable("nested_too_deep", f"more than {MAX_DEPTH} elements inside each other")
             gone = tag in DROPPED or (i > 0 and dropped[up])
             block[i] = i if tag in BLOCKS else block[up] if i else 0
             if not gone:
                 attributes = element.attrib
+                away = tag == "a"
+                out = tag in ASIDE
                 if attributes:
                     names = f"{attributes.get('class', '')} {attributes.get('id', '')} {attributes.get('role', '')}"
-                    if len(names) > 2 and tag not in INLINE and i > 1 and is_around(names):
-                        marked[i] = True
+                    if len(names) > 2 and tag not in INLINE and i > 1:
+                        marked[i] = around(names)
                     stated = attributes.get("itemprop") or attributes.get("property")
                     if stated and stated.lower() in STATED:
                         self._stated.append(i)
                     style = attributes.get("style")
-                    gone = (
+                    if (
                         "hidden" in attributes
                         or attributes.get("aria-hidden") == "true"
                         or (style is not None and _HIDDEN.search(style) is not None)
-                    )
-                linked[i] = tag == "a" or (i > 0 and linked[up])
+                    ):
+                        out = True
+                    away = away and attributes.get("href", "").lstrip()[:11].lower() != "javascript:"
+                if tag == "aside":
+                    marked[i] = marked[i] or 1
+                if out and tag in BLOCKS:
+                    self._out.append(i)
+                else:
+                    gone = out
+                linked[i] = away or (i > 0 and linked[up])
                 text = element.text
                 if text and not gone:
                     text = " ".join(text.split())
@@ -92,7 +122,7 @@ class Page:
                     links[at] += len(text)
                 if text:
                     last[at] = text
-        self._length, self._links, self._last, self._marked = length, links, last, marked
+        self._length, self._links, self._last, self._marked, self._enclosed = length, links, last, marked, enclosed
 
     def _own(self, i: int) -> float:
         """What the text of one block, without the blocks inside it, is worth."""
@@ -113,30 +143,39 @@ class Page:
         return worth
 
     def _sum(self) -> None:
-        """Text, links and worth of every element, from the leaves up; then drop what the class names say."""
+        """Text, links and worth of every element, from the leaves up, while what is not the page's own text goes."""
         count, parents = len(self.elements), self.parents
+        own = [self._own(i) for i in range(count)]
+        self.worth = self._summed(own)
+        self._leave_out(self._out, own)
+        self._leave_out(self._series(), own)
+        most = AROUND_SHARE * self.worth[0]
+        self._leave_out([i for i in range(1, count) if self._marked[i] and self.worth[i] < most], own)
         self.text, self.link_text = self._length[:], self._links[:]
         for i in range(count - 1, 0, -1):
-            self.text[parents[i]] += self.text[i]
-            self.link_text[parents[i]] += self.link_text[i]
-        own = [self._own(i) for i in range(count)]
-        worth = self._summed(own)
-        total = worth[0]
-        self._drop([i for i in range(1, count) if self._marked[i] and worth[i] < AROUND_SHARE * total])
-        worth = self._summed(own)
-        teasers = self._teasers()
-        if teasers:
-            before = self.dropped[:]
-            self._drop(teasers)
-            without = self._summed(own)
-            if without[0] < 250 and without[0] < 0.3 * worth[0]:  # a page of teasers and nothing else
-                self.dropped = before
-            else:
-                worth = without
-        self.worth = worth
+            if not self.dropped[i]:
+                self.text[parents[i]] += self.text[i]
+                self.link_text[parents[i]] += self.link_text[i]
+        self._leave_out(self._teasers(), own)
+        self._best = own  # of each element, what the best block inside it is worth
         self.last_inside = list(range(count))  # of each element, the place of the last one inside it
         for i in range(count - 1, 0, -1):
-            self.last_inside[parents[i]] = max(self.last_inside[parents[i]], self.last_inside[i])
+            up = parents[i]
+            self.last_inside[up] = max(self.last_inside[up], self.last_inside[i])
+            if not self.dropped[i]:
+                own[up] = max(own[up], own[i])
+
+    def _leave_out(self, wanted: list[int], own: list[float]) -> None:
+        """Drop elements and sum again, unless the page has nothing beside them."""
+        if not wanted:
+            return
+        before = self.dropped[:]
+        self._drop(wanted)
+        worth = self._summed(own)
+        if worth[0] < LITTLE and worth[0] < 0.3 * self.worth[0]:
+            self.dropped = before
+        else:
+            self.worth = worth
 
     def _drop(self, wanted: list[int]) -> None:
         for i in wanted:
@@ -145,11 +184,39 @@ class Page:
             if self.dropped[self.parents[i]]:
                 self.dropped[i] = True
 
+    def _kind(self, i: int) -> tuple[str, str]:
+        """The tag of an element and its first class: parts of one sort, as comments are, share both."""
+        return self.tags[i], (self.elements[i].get("class") or "").lstrip().partition(" ")[0]
+
+    def _series(self) -> list[int]:
+        """The innermost elements under a name of comments or of other pages that mostly are parts of one kind."""
+        if 2 not in self._marked:
+            return []
+        count, parents = len(self.elements), self.parents
+        groups: dict[tuple[int, str, str], list[int]] = {}
+        for i in range(1, count):
+            if self.worth[i] > 0 and self.tags[i] in BLOCKS and self.tags[i] not in LINES:
+                groups.setdefault((parents[i], *self._kind(i)), []).append(i)
+        series = [0.0] * count  # of each element, the worth of the best series inside it
+        for (up, *_), members in groups.items():
+            if len(members) >= 3:
+                series[up] = max(series[up], sum(self.worth[i] for i in members))
+        holds = [False] * count
+        wanted = []
+        for i in range(count - 1, 0, -1):
+            if not holds[i] and self._marked[i] == 2 and series[i] > 0.5 * self.worth[i] > 0:
+                wanted.append(i)
+                holds[i] = True
+            up = parents[i]
+            holds[up] = holds[up] or holds[i]
+            series[up] = max(series[up], series[i])
+        return wanted
+
     def _teasers(self) -> list[int]:
         """Elements that announce another page: three or more side by side, each with one heading that is a link."""
         linked = [
             i for i, tag in enumerate(self.tags)
-            if tag in HEADINGS and not self.dropped[i] and self.text[i] and self.link_text[i] >= 0.9 * self.text[i]
+            if tag in HEADINGS and not self.dropped[i] and self.text[i] and self.link_text[i] >= 0.6 * self.text[i]
             and self._leads_away(i)
         ]  # fmt: skip
         if len(linked) < 3:
@@ -164,7 +231,8 @@ class Page:
             at = i
             while self.parents[at] > 0 and inside[self.parents[at]] == 1:
                 at = self.parents[at]
-            tops.setdefault(self.parents[at], []).append(at)
+            if self.worth[at] < TEASER:
+                tops.setdefault(self.parents[at], []).append(at)
         return [at for group in tops.values() if len(group) >= 3 for at in group if self.tags[at] not in HEADINGS]
 
     def _leads_away(self, i: int) -> bool:
@@ -178,8 +246,8 @@ class Page:
         stated = [i for i in self._stated if not self.dropped[i] and self.text[i] >= 200]
         if len(stated) == 1 and self.worth[stated[0]] >= 0.25 * self.worth[0]:
             return stated[0]
-        wanted = KEEP * self.worth[0]
-        at, best = 0, 0
+        at = best = self._named("article", self._named("main", 0))
+        wanted = KEEP * self.worth[at]
         children: dict[int, list[int]] = {}
         for i in range(1, len(self.elements)):
             if not self.dropped[i] and self.worth[i] >= wanted:
@@ -191,34 +259,74 @@ class Page:
             best = at
         return best
 
+    def _named(self, name: str, inside: int) -> int:
+        """The place of the one `main` or `article` that holds most of an element; of the element where none does."""
+        found = [
+            i for i in range(inside + 1, self.last_inside[inside] + 1)
+            if not self.dropped[i] and self.worth[i] >= 0.5 * self.worth[inside] > 0
+            and name in (self.tags[i], self.elements[i].get("role"))
+        ]  # fmt: skip
+        return found[0] if len(found) == 1 else inside
+
     def heading(self, content: int) -> int | None:
         """The place of the page's one main heading where it stands before the content, not in it."""
         found = [i for i, tag in enumerate(self.tags) if tag == "h1" and not self.dropped[i] and self.text[i]]
         return found[0] if len(found) == 1 and found[0] < content else None
 
+    def begin_at_title(self, content: int, *, title: Literal["in", "out"]) -> None:
+        """Drop what stands in the content before the heading that repeats the page's title, with "out" that one too."""
+        named = set(_WORD.findall(self.title().lower()))
+        before, tried = 0.0, 0
+        for i in range(content + 1, self.last_inside[content] + 1):
+            if before >= BEFORE or tried > 5:
+                return
+            if self.dropped[i]:
+                continue
+            if self.tags[i] in ("h1", "h2"):
+                tried += 1
+                words = _WORD.findall("".join(self.elements[i].itertext()).lower())
+                if len(words) > 1 and sum(word in named for word in words) >= 0.75 * len(words):
+                    break
+            before += self._own(i)
+        else:
+            return
+        self._drop([j for j in range(content + 1, i) if self.last_inside[j] < i] + [i] * (title == "out"))
+
     def _leaves_behind(self, up: int, child: int) -> bool:
-        """Whether beside a child there is code, a table, a list or a quote that is content too."""
-        return any(
-            self.tags[i] in STRUCTURE
-            and self.worth[i] > 0
-            and not self.boilerplate(i)
-            and (self.tags[i] != "ul" or not self.link_text[i])  # most lists of links beside the text are the site's
-            for i in self._beside(up, child)
-        )
+        """Whether beside a child there is a part of its kind, or code, a table, a list or a quote, as content too."""
+        kind, enough = self._kind(child), KIN_SHARE * self.worth[child]
+        between = self._enclosed[up] + (self.tags[up] in ENCLOSED)
+        layout = self.tags[up] in ("table", "tbody", "tr")
+        paragraphs = 0.0
+        for i in self._beside(up, child):
+            if self.parents[i] == up:
+                paragraphs += self.worth[i] if self.tags[i] == "p" else 0.0
+                if paragraphs >= enough or (self.worth[i] >= enough and kind[1] and self._kind(i) == kind):
+                    return True
+            if (
+                self.tags[i] in STRUCTURE
+                and self.worth[i] > 0
+                and self._enclosed[i] == between
+                and not layout
+                and not self.boilerplate(i)
+                and (self.tags[i] != "ul" or not self.link_text[i])  # lists of links beside the text are the site's
+            ):
+                return True
+        return False
 
     def _beside(self, up: int, child: int) -> Iterator[int]:
         """The elements inside `up` that are neither dropped nor inside `child`."""
-        end = self.last_inside[up]
-        for i in range(up + 1, end + 1):
-            if not self.dropped[i] and not child <= i <= self.last_inside[child]:
+        ends = self.last_inside
+        for i in itertools.chain(range(up + 1, child), range(ends[child] + 1, ends[up] + 1)):
+            if not self.dropped[i]:
                 yield i
 
     def boilerplate(self, i: int) -> bool:
-        """Whether an element inside the content is mostly links, as a list of further reading is."""
-        text, links = self.text[i], self.link_text[i]
-        if not text or self.tags[i] in HEADINGS:
+        """Whether an element inside the content is mostly links, as further reading is, and holds no paragraph."""
+        text, links, tag = self.text[i], self.link_text[i], self.tags[i]
+        if tag in HEADINGS or links <= 0.66 * text or self._best[i] >= SHORT:
             return False
-        return links > 0.66 * text and (text - links < 80 or self.tags[i] != "p")
+        return tag != "p" or (text >= 25 and text - links < 80)
 
     def title(self) -> str:
         """The page's title, else its first main heading, in one line; empty where it has neither."""

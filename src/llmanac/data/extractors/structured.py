@@ -1,14 +1,19 @@
 """Our extractor: the part of the page that says most with the fewest links, as light Markdown.
 
-Every block of text (paragraph, item, cell, heading) is worth its length, less where it is links; blocks in
-navigation, forms, or under a class that names a share bar, a sidebar, a comment list are worth nothing. The page's
-content is the smallest part of the tree that holds nearly all of that worth,
+Every block of text (paragraph, item, cell, heading) is worth its length, less where it is links,
 
-    content = deepest v with worth(v) >= keep * worth(page),
-    worth(v) = sum over the blocks b in v of length(b) * max(0, 1 - 2 * links(b) / length(b)),
+    worth(v) = sum over the blocks b in v of length(b) * max(0, 1 - 2 * links(b) / length(b)).
 
-and inside it what is mostly links goes too. Text density and link density after Kohlschuetter et al. 2010, the worth
-of a subtree after Readability; the weights are our own, and `docs/evidence/extraction` has how little hangs on them.
+What is hidden, in navigation or a footer, an inset, a series of comments or of teasers, or under a class that names a
+share bar or a sidebar goes, unless the page then has nothing left. The content is the smallest part of the tree that
+holds most of the worth,
+
+    content = deepest v with worth(v) >= keep * worth(main part),
+
+stopping where parts of one kind, paragraphs or structure (a list, code, a table) would stay behind. Inside it what is
+mostly links and has no paragraph goes too, and the heading that repeats the page's title. Text and link density after
+Kohlschuetter et al. 2010, the worth of a subtree after Readability; the weights are our own, and
+`docs/evidence/extraction` has the scores on pages that the rules were not written on.
 """
 
 from __future__ import annotations
@@ -33,8 +38,8 @@ class Spec(ExtractorSpec):
     """What is kept.
 
     Attributes:
-        heading: "inside" keeps a main heading that stands in the content, and leaves one above it to the title;
-            "always" puts that one before the content.
+        heading: "inside" keeps the headings that stand in the content; one above it, or that repeats the page's title,
+            is left to the title. "always" keeps that one too.
         max_bytes: a longer page is refused.
     """
 
@@ -60,6 +65,7 @@ class Structured(Extractor):
 
         page = _content.Page(_html.parse(html, max_bytes=self.spec.max_bytes))
         content = page.content()
+        page.begin_at_title(content, title="out" if self.spec.heading == "inside" else "in")
         heading = page.heading(content) if self.spec.heading == "always" else None
         text = _markdown.render(page, content, heading)
         return Extracted(_html.FORBIDDEN.sub("", text).strip("\n"), _html.FORBIDDEN.sub("", page.title()))
