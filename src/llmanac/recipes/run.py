@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ def run(
         DataError: no text, or text that is not what the resumed run was started with.
         LlmanacError: a folder in use; whatever a stage raises.
     """
+    began = time.monotonic()
     try:
         from llmanac.recipes.stages import Pipeline
     except KeyboardInterrupt:
@@ -96,7 +98,7 @@ def run(
     there = place.exists()
     with locked(place / LOCK, busy=f"{place}: another process is running in this folder"):
         try:
-            finished, results = Pipeline(resolved, place).run()
+            finished, results = Pipeline(resolved, place, began).run()
         except DataError:
             if (
                 not resume and not (place / "manifest.json").is_file()

@@ -42,7 +42,7 @@ class Plan:
     """A TrainSpec in which nothing is open, and what was measured for it.
 
     Attributes:
-        spec: steps, micro_batch, dtype, attention and compile are all settled; the steps are those of the last revision.
+        spec: steps, micro_batch, dtype, attention and compile are all settled; steps as last revised.
         step_seconds: one step, measured, uncompiled; None where nothing had to be measured.
         gemm: FLOP/s of this machine's best matrix product in that dtype.
         measured: seconds of each attention form, notes on what was decided.
