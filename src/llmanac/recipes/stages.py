@@ -288,7 +288,7 @@ class Pipeline:
             chosen,
             self.folder / "finetune",
             seed=self.spec.seed,
-            budget=budget if self.recipe.spec.finetune.steps is None else None,
+            budget=None if self.recipe.states("finetune.steps") else budget,
             label="fine-tune",
         )
         self._trained("finetune", done)

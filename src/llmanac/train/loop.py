@@ -192,7 +192,7 @@ class _Run:
                         if clock:
                             clock.paused(pace.now() - begin)
                     if clock and self.step < steps:
-                        clock.stepped(seconds)
+                        clock.stepped()
                         made = self._paced(clock, made, every, label)
                     if made.spec is not spec:
                         spec = made.spec

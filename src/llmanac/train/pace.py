@@ -24,6 +24,7 @@ from typing import Any
 from llmanac.train.schedules import Schedule
 
 LOOK = 0.03  # share of the budget between two looks
+SHORTEST = 0.5  # seconds between two looks, at least: shorter ones see the disk and not the speed
 LOOKS = 3  # the speed is that of so many of the last looks: one slow moment is no slow machine
 BREAK = 2.0  # unless a step takes so many times as long as over those looks: then only the last one counts
 EARLY, LATE = 0.85, 1.06  # an expected end between these shares of the budget is left as it is
@@ -78,9 +79,9 @@ class Pace:
     def __init__(self, budget: float, spent: float = 0.0) -> None:
         self.budget = budget
         self._began = now() - spent
-        self._looked = now()
+        self._looked = self._began
         self._looks: deque[tuple[float, int]] = deque(maxlen=LOOKS)
-        self._steps, self._seconds = 0, 0.0
+        self._steps, self._paused = 0, 0.0  # since the last look
         self._pause = 0.0  # what an evaluation with its checkpoint took, the last time
         self._first = True
 
@@ -89,26 +90,29 @@ class Pace:
         """Seconds of the budget that are gone."""
         return now() - self._began
 
-    def stepped(self, seconds: float) -> None:
-        """A step took so long. The first of a session is left out: it allocates and compiles."""
+    def stepped(self) -> None:
+        """A step is done. The first of a session is left out: it allocates and compiles."""
+        self._steps += 1
         if self._first:
-            self._first, self._looked = False, now()
-            return
-        self._steps, self._seconds = self._steps + 1, self._seconds + seconds
+            self._first = False
+            self._begin()
 
     def paused(self, seconds: float) -> None:
         """What comes every so many steps (an evaluation, a checkpoint) took so long."""
-        self._pause = seconds
+        self._pause, self._paused = seconds, self._paused + seconds
+
+    def _begin(self) -> None:
+        self._looked, self._steps, self._paused = now(), 0, 0.0
 
     def look(self, step: int, steps: int, every: int) -> Revision | None:
         """The revision that is due after `step` of `steps` steps, with a pause after every `every`; None for none.
 
         A training that is late gets fewer steps, never more, and one that is early gets more.
         """
-        if not self._steps or now() - self._looked < LOOK * self.budget:
+        if not self._steps or now() - self._looked < max(SHORTEST, LOOK * self.budget):
             return None
-        self._looks.append((self._seconds, self._steps))
-        self._looked, self._steps, self._seconds = now(), 0, 0.0
+        self._looks.append((now() - self._looked - self._paused, self._steps))
+        self._begin()
         a_step = self._step_seconds()
         pauses = self._pause * -(-(steps - step) // every)
         left = steps - step
