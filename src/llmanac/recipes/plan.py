@@ -50,7 +50,7 @@ def plan_size(model: Any, vocab_size: int, seconds: float, device: torch.device)
         return model, {}
     rate = USED * measure_gemm(resolve_dtype("auto", device), device)
     wanted = math.sqrt(rate * seconds / (6 * TOKENS_PER_PARAMETER))
-    chosen = min((_shaped(model, shape) for shape in SHAPES), key=lambda spec: _distance(spec, vocab_size, wanted))
+    chosen = min((shaped(model, shape) for shape in SHAPES), key=lambda spec: _distance(spec, vocab_size, wanted))
     return chosen, {"planned_flops_per_second": rate, "wanted_parameters": wanted}
 
 
@@ -97,7 +97,8 @@ def parameter_count(spec: Any, vocab_size: int) -> int:
         return sum(p.numel() for p in spec.build(vocab_size=vocab_size).parameters())
 
 
-def _shaped(model: Any, shape: tuple[int, int, int, int]) -> Any:
+def shaped(model: Any, shape: tuple[int, int, int, int]) -> Any:
+    """The model's Spec in a shape of `SHAPES`."""
     dim, layers, heads, kv_heads = shape
     pattern = len(model.blocks)
     blocks = tuple(

@@ -8,7 +8,7 @@ something; sizes of what is measured shrink, and that is said.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from llmanac.evaluate.bits_per_byte import score_texts
@@ -41,7 +41,9 @@ class Timetable:
     ) -> None:
         self.budget, self._seconds, self._trained = budget, seconds, trained
         self._stage = now()
-        self._start = self._stage - (self._stage if began is None else began)
+        self._began = self._stage if began is None else began
+        self._start = self._stage - self._began
+        self._earlier = self._ended(seconds)
 
     def begin(self) -> None:
         """The next stage begins."""
@@ -52,19 +54,26 @@ class Timetable:
         """Seconds of the stage that runs, in this session."""
         return now() - self._stage
 
-    def spent(self, stages: Sequence[str] | None = None) -> float:
-        """Seconds that are gone: of the stages named, else of all of them with the one that runs."""
-        names = list(self._seconds) if stages is None else stages
+    @property
+    def spent(self) -> float:
+        """Seconds of the budget that are gone, in all sessions."""
+        return self._earlier + now() - self._began
+
+    def _ended(self, stages: Iterable[str]) -> float:
+        """Seconds of stages, as far as they are known."""
         known = {"pretrain": "pretrain", "fine-tune": "finetune"}
-        ended = sum(
+        return sum(
             max(self._seconds.get(name, 0.0), self._trained.get(known.get(name, ""), {}).get("seconds", 0.0))
-            for name in names
+            for name in stages
         )
-        return self._start + ended + (self.stage if stages is None else 0.0)
+
+    def _left(self, before: Sequence[str]) -> float:
+        """Seconds that are left after the stages `before`, whatever was done since."""
+        return max(0.0, self.budget - self._start - self._ended(before))
 
     def training(self, before: Sequence[str]) -> float:
         """Seconds for all trainings, after the stages `before`."""
-        return max(FLOOR * self.budget, TRAINING_SHARE * (self.budget - self.spent(before)))
+        return max(FLOOR * self.budget, TRAINING_SHARE * self._left(before))
 
     def pretraining(self, before: Sequence[str], later: float) -> float:
         """Seconds for pretraining from here on, where the share `later` of the training follows it."""
@@ -72,27 +81,26 @@ class Timetable:
 
     def finetuning(self, before: Sequence[str], share: float) -> float:
         """Seconds for fine-tuning from here on: its share of the training, or what the run has left if that is less."""
-        measuring = (1 - TRAINING_SHARE) * max(0.0, self.budget - self.spent(before))
-        left = self.budget - self.spent() - measuring
+        left = self.budget - self.spent - (1 - TRAINING_SHARE) * self._left(before)
         return max(LEAST * self.budget, min(left, share * self.training(before)))
 
     def measuring(self) -> float:
         """Seconds for what is measured from here on."""
-        return max(LEAST * self.budget, self.budget - self.spent())
+        return max(LEAST * self.budget, self.budget - self.spent)
 
     def late(self, before: Sequence[str]) -> str:
         """What to say where more than half of the budget is gone before the training; else nothing."""
-        gone = self.spent(before)
+        gone = self._start + self._ended(before)
         if gone < 0.5 * self.budget:
             return ""
         text = f"text, tokenizer and pairs took {gone:.0f} s of a budget of {self.budget:.0f} s"
         return f"{text}; {self.training(before):.0f} s are for training" + (
-            ", and the run will take longer than its budget" if gone > (1 - FLOOR) * self.budget else ""
+            ", and the run will take longer than its budget" if self._left(before) < FLOOR * self.budget else ""
         )
 
     def over(self) -> str:
         """What to say of a run that has ended and took longer than its budget; else nothing."""
-        took = self.spent(list(self._seconds))
+        took = self.spent
         if took <= 1.1 * self.budget:
             return ""
         longest = sorted(self._seconds, key=self._seconds.__getitem__)[:-4:-1]
