@@ -15,8 +15,8 @@ LOOP = "import time\nend = time.monotonic() + 600\nwhile time.monotonic() < end:
 def hear_interrupts() -> None:
     """Let every child of this process hear Ctrl-C, also where the process ignores it itself.
 
-    A shell that starts a job in the background (`nohup make test &`) has it ignore Ctrl-C. What is ignored is handed on
-    to children, a handler is not: with one that does nothing this process ignores Ctrl-C as before, its children do not.
+    A shell that starts a job in the background (`nohup make test &`) has it ignore Ctrl-C. What is ignored is handed
+    on to children, a handler is not: with one that does nothing this process still ignores it, and they do not.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda number, frame: None)
