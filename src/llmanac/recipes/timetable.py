@@ -17,6 +17,7 @@ from llmanac.recipes.measures import some_texts
 TRAINING_SHARE = 0.93  # of the time that is left once text and tokenizer are there; the rest is for measuring
 FLOOR = 0.1  # of the budget: what the trainings get at least, together
 LEAST = 0.04  # of the budget: what fine-tuning and measuring get at least, each
+ENDING = 0.3  # of the time that loading took: what the report and the end of the process take
 PROBE_BYTES = 6_000  # of held-out text, to see how fast a model reads
 FEWEST_BYTES = 20_000  # of held-out text that are scored, whatever the time
 SCORING_SHARE = 0.3  # of the time to measure: held-out text through every model; the rest is for everything else
@@ -69,7 +70,7 @@ class Timetable:
 
     def _left(self, before: Sequence[str]) -> float:
         """Seconds that are left after the stages `before`, whatever was done since."""
-        return max(0.0, self.budget - self._start - self._ended(before))
+        return max(0.0, self.budget - (1 + ENDING) * self._start - self._ended(before))
 
     def training(self, before: Sequence[str]) -> float:
         """Seconds for all trainings, after the stages `before`."""
@@ -81,19 +82,19 @@ class Timetable:
 
     def finetuning(self, before: Sequence[str], share: float) -> float:
         """Seconds for fine-tuning from here on: its share of the training, or what the run has left if that is less."""
-        left = self.budget - self.spent - (1 - TRAINING_SHARE) * self._left(before)
+        left = self.budget - self.spent - ENDING * self._start - (1 - TRAINING_SHARE) * self._left(before)
         return max(LEAST * self.budget, min(left, share * self.training(before)))
 
     def measuring(self) -> float:
         """Seconds for what is measured from here on."""
-        return max(LEAST * self.budget, self.budget - self.spent)
+        return max(LEAST * self.budget, self.budget - self.spent - ENDING * self._start)
 
     def late(self, before: Sequence[str]) -> str:
         """What to say where more than half of the budget is gone before the training; else nothing."""
         gone = self._start + self._ended(before)
         if gone < 0.5 * self.budget:
             return ""
-        text = f"text, tokenizer and pairs took {gone:.0f} s of a budget of {self.budget:.0f} s"
+        text = f"loading, text, tokenizer and pairs took {gone:.0f} s of a budget of {self.budget:.0f} s"
         return f"{text}; {self.training(before):.0f} s are for training" + (
             ", and the run will take longer than its budget" if self._left(before) < FLOOR * self.budget else ""
         )
