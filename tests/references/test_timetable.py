@@ -50,7 +50,7 @@ def test_what_a_stage_takes_the_later_ones_do_not_have(clock):
     time, _ = after(clock, {"collect text": 10, "write pairs": 10, "pretrain": 66, "fine-tune": 9})
     assert time.measuring() == pytest.approx(5)
     time, _ = after(clock, {"collect text": 20, "write pairs": 20}, start=10)
-    assert time.pretraining(BEFORE, 0.0) == pytest.approx(0.93 * (50 - 0.3 * 10))  # loading libraries counts
+    assert time.pretraining(BEFORE, 0.0) == pytest.approx(0.93 * (50 - 0.5 * 10))  # loading libraries counts
 
 
 def test_planning_is_taken_from_the_training(clock):

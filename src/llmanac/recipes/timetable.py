@@ -17,7 +17,7 @@ from llmanac.recipes.measures import some_texts
 TRAINING_SHARE = 0.93  # of the time that is left once text and tokenizer are there; the rest is for measuring
 FLOOR = 0.1  # of the budget: what the trainings get at least, together
 LEAST = 0.04  # of the budget: what fine-tuning and measuring get at least, each
-ENDING = 0.3  # of the time that loading took: what the report and the end of the process take
+ENDING = 0.5  # of the time that loading took: what the report and the end of the process take
 PROBE_BYTES = 6_000  # of held-out text, to see how fast a model reads
 FEWEST_BYTES = 20_000  # of held-out text that are scored, whatever the time
 SCORING_SHARE = 0.3  # of the time to measure: held-out text through every model; the rest is for everything else
