@@ -61,18 +61,21 @@ def decayed(place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif((system_load() or 0) > 1.5 * cores(), reason="other programs take more than every core already")
 def test_a_run_beside_busy_processes_ends_within_its_budget(text: Path, tmp_path: Path) -> None:
-    begin = time.monotonic()
+    begin, quiet = time.monotonic(), (system_load() or 0) < 1.5 * cores()
     process = start(text, tmp_path)
     wait_for(process, lambda: len(rates(tmp_path)) > 20)
     with busy(2 * cores()):  # the plan was made on a machine that had nothing else to do
         _, said = process.communicate(timeout=300)
         took = time.monotonic() - begin
     assert process.returncode == 0, said
-    assert took < 1.25 * BUDGET
     made = plan_of(tmp_path)
     assert made is not None and made.revisions and made.spec.steps < made.first_steps
+    assert (
+        files.read_json(tmp_path / "run" / "run.json")["seconds"]["pretrain"] < 1.25 * made.measured["budget_seconds"]
+    )
+    # where other programs had every core before, loading the libraries alone may take as long
+    assert took < 1.25 * BUDGET or not quiet
     assert said.count("slower than planned") >= 1
     assert said.count("than planned") == len(made.revisions)  # each was said
     decayed(tmp_path)
@@ -96,7 +99,7 @@ def test_killed_after_a_revision_and_resumed_it_gives_the_same_weights(text: Pat
     whole = tmp_path / "whole"  # never stopped, with the same revisions
     shutil.copytree(tmp_path / "run", whole)
     for name in ("base", "model", "pretrain/checkpoints", "pretrain/tensorboard"):
-        shutil.rmtree(whole / name)
+        shutil.rmtree(whole / name, ignore_errors=True)
     for name in ("results.json", "pretrain/metrics.jsonl"):
         (whole / name).unlink()
     state = files.read_json(whole / "run.json")
