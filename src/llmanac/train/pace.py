@@ -28,6 +28,7 @@ SHORTEST = 0.5  # seconds between two looks, at least: shorter ones see the disk
 LOOKS = 3  # the speed is that of so many of the last looks: one slow moment is no slow machine
 BREAK = 2.0  # unless a step takes so many times as long as over those looks: then only the last one counts
 EARLY, LATE = 0.85, 1.06  # an expected end between these shares of the budget is left as it is
+PAUSES = 0.5  # share of the time left that is given to evaluations and checkpoints: one slow write is no rule
 SPARE = 0.97  # share of a budget that is planned: the rest is for checkpoints and for the machine's moods
 FLOOR = 0.04  # share of the budget that steps are planned for where nothing is left of it: the rate has to fall
 
@@ -114,7 +115,7 @@ class Pace:
         self._looks.append((now() - self._looked - self._paused, self._steps))
         self._begin()
         a_step = self._step_seconds()
-        pauses = self._pause * -(-(steps - step) // every)
+        pauses = min(self._pause * -(-(steps - step) // every), PAUSES * max(0.0, self.budget - self.elapsed))
         left = steps - step
         ends = (self.elapsed + left * a_step + pauses) / self.budget
         if EARLY <= ends <= LATE or not a_step:
