@@ -6,9 +6,14 @@ The public names load on first use, so `import llmanac` stays light and listing 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Threads that wait for each other sleep. By default they spin, and where other programs take the cores, a step waits
+# for spinning threads to give way to the one that has work. Read when torch is loaded, so it has to be set before.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC = {
     "load_model": "llmanac.models.load",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -100,9 +101,12 @@ def run(
     show_: Annotated[bool, typer.Option("--show", help="Print the resolved recipe and stop.")] = False,
 ) -> None:
     """Run a recipe: text to a tokenizer, a model, an evaluation and a report."""
+    began = time.monotonic()  # loading the libraries takes a part of the budget
     from llmanac.recipes.run import run_command
 
-    run_command(recipe, list(set_ or ()), budget=budget, folder=folder, seed=seed, resume=resume, show=show_)
+    run_command(
+        recipe, list(set_ or ()), budget=budget, folder=folder, seed=seed, resume=resume, show=show_, began=began
+    )
 
 
 @app.command()

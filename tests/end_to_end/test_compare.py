@@ -262,6 +262,10 @@ def test_a_budget_under_200_steps_is_refused_with_one_that_would_do(
 ) -> None:
     open_ = copy.deepcopy(recipe)
     del open_["train"]["steps"]
+    said: list[str] = []
+    with pytest.raises(SpecError, match=r"at least 200; use --budget \S+, fewer arms, or a smaller base"):
+        ask("position", "rope,learned", open_, tmp_path, store, budget=2, min_steps=200, report=said.append)
+    assert said[0].startswith("base: tiny: ") and " parameters, 128 tokens a step, " in said[0]
     with pytest.raises(SpecError, match=r"--budget 0\.5s leaves .* at least 200; use --budget \d+[sm]"):
         ask("position", "rope,learned", open_, tmp_path, store, budget=0.5, min_steps=200)
     with pytest.raises(SpecError, match=r"and a verdict needs at least 200"):

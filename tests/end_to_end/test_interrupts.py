@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -82,3 +84,21 @@ def test_outside_of_commands_an_interrupt_is_what_it_was():
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals of this kind there")
+def test_children_of_tests_hear_an_interrupt_where_the_shell_ignores_it(root):
+    """As under `nohup make test &`: this file's own tests pass there, and the process of the tests goes on."""
+    inside = (
+        "import signal, subprocess, sys\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN\n"
+        "child = [sys.executable, '-c', 'import signal; signal.raise_signal(signal.SIGINT)']\n"
+        "deaf = subprocess.run(child, stderr=subprocess.DEVNULL).returncode\n"
+        "from _children import hear_interrupts\n"
+        "hear_interrupts()\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+        "print(deaf, subprocess.run(child, stderr=subprocess.DEVNULL).returncode)\n"
+    )
+    words = ["sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, inside]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=root / "tests")
+    assert done.stdout.split() == ["0", str(-signal.SIGINT)], done.stderr

@@ -52,6 +52,13 @@ def test_the_controls_are_caught(mode: str, tmp_path: Path) -> None:
     assert any(f["wrong"] for f in found), found
 
 
+def test_killed_anywhere_a_revised_training_ends_as_its_plan_says(tmp_path: Path) -> None:
+    """The number of steps changes while it runs: it ends as one that has the same revisions and is never killed."""
+    found = trials("revised", 2, 5, tmp_path)
+    assert found["wrong"] == 0, found
+    assert found["kills"] >= 6 and found["revisions"] >= 1, found
+
+
 @pytest.mark.slow
 def test_killed_anywhere_ends_the_same_many_times(tmp_path: Path) -> None:
     found = trials("good", 40, 3, tmp_path)
@@ -71,7 +78,7 @@ def work(folder: Path, mode: str) -> None:
     from llmanac.data.pack import PackedStream
     from llmanac.data.tokens import TokenDataset
     from llmanac.objectives.autoregressive import Autoregressive
-    from llmanac.train import TrainSpec
+    from llmanac.train import TrainSpec, pace
     from llmanac.train.loop import train
     from llmanac.train.metrics import read_metrics
 
@@ -86,12 +93,25 @@ def work(folder: Path, mode: str) -> None:
             self.generators = {"noise": torch.Generator().manual_seed(5), "pick": np.random.default_rng(6)}
 
         def collate(self, rows):
+            clock.batches += 1
             batch = super().collate(rows)
             wrong = torch.rand(batch.ids.shape) < 0.05 + 0.05 * random.random()
             wrong &= torch.rand(batch.ids.shape, generator=self.generators["noise"]) < 0.9
             token = np.random.randint(256) ^ int(self.generators["pick"].integers(2))
             batch.ids[wrong] = token
             return batch
+
+    class Clock:
+        """A second a batch, and five from the eleventh on of each process."""
+
+        batches = 0
+
+        def __call__(self) -> float:
+            return float(self.batches + 4 * max(0, self.batches - 10))
+
+    clock, budget = Clock(), None
+    if mode == "revised":
+        pace.now, budget = clock, 2.0 * STEPS
 
     model = registry.build(
         "lm", "transformer", dim=32, layers=2, max_length=32, vocab_size=256,
@@ -103,10 +123,10 @@ def work(folder: Path, mode: str) -> None:
         steps=STEPS, batch_tokens=128, length=32, micro_batch=2, dtype="float32", attention="plain", compile="never",
         checkpoint_every=EVERY, optimizer=spec.make_method("optimizer", {"name": "muon", "precision": "float32"}),
     )  # fmt: skip
-    result = train(model, source, Noisy(), settings, folder, seed=0, report=lambda text: None)
+    result = train(model, source, Noisy(), settings, folder, seed=0, budget=budget, report=lambda text: None)
     weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
     losses = [(line["step"], line["loss"].hex()) for line in read_metrics(folder)]
-    assert result.steps == STEPS
+    assert result.steps == STEPS or mode == "revised"
     (folder / "done.json").write_text(json.dumps([weights, losses]), "utf-8")
 
 
@@ -192,7 +212,7 @@ def main(mode: str, count: int, seed: int, folder: Path) -> dict[str, int]:
     random.seed(seed)
     assert attempt(folder / "whole", "good", None, False) == "done"
     expected = (folder / "whole" / "done.json").read_text("utf-8")
-    found = {"trials": count, "kills": 0, "in_write": 0, "wrong": 0}
+    found = {"trials": count, "kills": 0, "in_write": 0, "wrong": 0, "revisions": 0}
     for number in range(count):
         target, outcome = folder / f"trial-{number}", "killed"
         for life in range(KILLS + 1):
@@ -202,7 +222,14 @@ def main(mode: str, count: int, seed: int, folder: Path) -> dict[str, int]:
                 break
             found["kills"] += 1
             found["in_write"] += outcome == "killed in a write"
-        done = target / "done.json"
+        done, plan = target / "done.json", target / "plan.json"
+        if mode == "revised":
+            again = folder / f"whole-{number}"
+            again.mkdir()
+            (again / plan.name).write_bytes(plan.read_bytes())
+            assert attempt(again, mode, None, False) == "done"
+            expected = (again / done.name).read_text("utf-8")
+            found["revisions"] += len(json.loads(plan.read_text("utf-8"))["revisions"])
         found["wrong"] += outcome == "failed" or done.read_text("utf-8") != expected
     return found
 

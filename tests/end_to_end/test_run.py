@@ -19,6 +19,7 @@ from llmanac.recipes import stages
 from llmanac.recipes.plan import fastest_threads
 from llmanac.recipes.run import _latest
 from llmanac.recipes.spec import load_recipe, plans_size, seconds, shown
+from llmanac.train.plan import Plan
 
 STATE = {"recipe": {}, "stated": [], "planned": {}, "seconds": {}}
 
@@ -194,7 +195,8 @@ def test_the_recipe_is_written_as_it_is_planned_and_ends_with_nothing_open(
     state["planned"]["pretrain"]["seconds"] *= 10
     files.write_json(folder / "run.json", state)
     done = llmanac.run(asked, folder=folder, resume=True)
-    assert done.results["finetune"]["steps"] == stopped[0] == done.recipe.finetune.steps
+    assert done.results["finetune"]["steps"] == done.recipe.finetune.steps
+    assert Plan.read(folder / "finetune").first_steps == stopped[0]  # planned once; later it may have been revised
     resolved = load_recipe(folder / "recipe.toml")
     assert resolved.spec == done.recipe and resolved.states("finetune.steps")
 

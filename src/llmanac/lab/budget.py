@@ -31,6 +31,10 @@ def format_duration(seconds: float) -> str:
     return f"{minutes}m {rest:02d}s" if rest else f"{minutes}m"
 
 
+class BudgetError(SpecError):
+    """A budget that is too small for what is asked; a smaller base may fit it."""
+
+
 @dataclass(frozen=True)
 class Speed:
     """What calibration measured of one arm: seconds a step, and seconds a run costs beside its steps.
@@ -86,8 +90,8 @@ def make_plan(
         stated: the steps that the base states for an arm whose ratio is 1, where it does; they must fit.
 
     Raises:
-        SpecError: an arm would get fewer than `min_steps`, or the stated steps do not fit; the message says what budget
-            would do.
+        BudgetError: an arm would get fewer than `min_steps`, or the stated steps do not fit; the message says what
+            budget would do.
     """
     runs = seeds + tuning_runs
     fixed = sum(s.fixed_seconds * (runs if s.step_seconds else 1) for s in speed.values())
@@ -98,16 +102,17 @@ def make_plan(
     most = usable / a_step
     if stated is not None and stated > most:
         needed = (spent + fixed + a_step * stated) / (1 - RESERVE)
-        raise SpecError(
+        raise BudgetError(
             f"--budget {format_duration(budget)} is too little for train.steps = {stated} ({runs} runs of each of "
-            f"{len(speed)} arms); use --budget {round_up(needed)}, or leave train.steps out"
+            f"{len(speed)} arms); use --budget {round_up(needed)}, leave train.steps out, or take a "
+            "smaller base"
         )
     # floor(most) first: where tokens are held every arm must get the very same number
     steps = {arm: max(0, round(math.floor(stated or most) * ratios[arm])) for arm in speed}
     short = min((arm for arm in steps if speed[arm].step_seconds), key=lambda arm: steps[arm])
     if steps[short] < min_steps:
         needed = (spent + fixed + a_step * (min_steps + 1) / min(ratios.values())) / (1 - RESERVE)
-        raise SpecError(
+        raise BudgetError(
             f"--budget {format_duration(budget)} leaves {short} {steps[short]} steps a run ({runs} runs of each of "
             f"{len(speed)} arms), and a verdict needs at least {min_steps}; use --budget {round_up(needed)}, fewer "
             "arms, or a smaller base"

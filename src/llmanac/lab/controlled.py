@@ -21,10 +21,12 @@ from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff, dump, make
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis, resolve
-from llmanac.lab.budget import MIN_STEPS, Plan, Speed, format_duration, make_plan, round_up
+from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, digest
+from llmanac.lab.deadline import Deadline
 from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
-from llmanac.lab.prepare import prepare
+from llmanac.lab.prepare import Prepared, prepare
+from llmanac.lab.smaller import smaller_base
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Study
 from llmanac.lab.trials import estimating
@@ -79,6 +81,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     trial = TrainingTrial(prepared, question.base.device)
     vocabulary = prepared.tokenizer.vocab_size
     code = fingerprint([part for arm in asked for part in (arm.spec.model, arm.spec.objective, arm.spec.train)], CODE)
+    say(_base_words(question.base, prepared))
     record = _Record(folder, question, prepared.identity, code)
     base = record.settled_base or _settle_base(question, trial, cache.root)
     arms = resolve(base, question.axis, question.texts)
@@ -118,7 +121,18 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
         },
         initial=trial.initial,
     )
-    return study.run(cache, _progress(say))
+    expected = {label: plan.seconds_of(label) for label in plan.steps}
+    return study.run(cache, _progress(say), Deadline(question.budget, started, say, expected))
+
+
+def _base_words(base: Any, prepared: Prepared) -> str:
+    """The size of what everything but the axis comes from."""
+    size = prepared.tokenizer.vocab_size
+    model = "" if getattr(base.model, "estimated", False) else f"{parameters_of(base.model, size):,} parameters, "
+    return (
+        f"base: {base.name}: {model}{base.train.batch_tokens:,} tokens a step, "
+        f"{len(prepared.dataset):,} tokens of text, vocabulary of {size:,}"
+    )
 
 
 def _progress(say: Say) -> Callable[[str, int, bool], None]:
@@ -198,8 +212,13 @@ def _plan(
     try:
         # A budget that is far too small is refused after a glance, not after a calibration that takes longer than it.
         glance = {arm.label: min(trial.rehearse(arm, GLANCE, work)) for arm in estimating.trained(short)}
-        fit({arm.label: Speed(glance.get(arm.label, 0.0), 0.0) for arm in short})
-        return fit(calibrate(trial, short, work, steps=20 if question.min_steps >= MIN_STEPS else GLANCE))
+        speed = {arm.label: Speed(glance.get(arm.label, 0.0), 0.0) for arm in short}
+        fit(speed)
+        speed = calibrate(trial, short, work, steps=20 if question.min_steps >= MIN_STEPS else GLANCE)
+        return fit(speed)
+    except BudgetError as error:
+        offered = smaller_base(question.base, question.axis.path, vocabulary, speed, fit)
+        raise SpecError(f"{error}{f': {offered} would fit' if offered else ''}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

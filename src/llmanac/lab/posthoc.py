@@ -16,6 +16,7 @@ from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.controlled import PLAN, Question
+from llmanac.lab.deadline import Deadline
 from llmanac.lab.study import Study
 from llmanac.recipes.spec import load_recipe
 
@@ -134,7 +135,9 @@ def run_decoding(question: Question, folder: Path, cache: Cache, say: Say) -> di
         question.axis.name, question.axis, arms, question.baseline, seeds, trial, question.margin, about=about
     )
     return study.run(
-        cache, lambda arm, seed, cached: say(f"seed {seed}, {arm}: {'from the cache' if cached else 'done'}")
+        cache,
+        lambda arm, seed, cached: say(f"seed {seed}, {arm}: {'from the cache' if cached else 'done'}"),
+        Deadline(question.budget, started, say),
     )
 
 

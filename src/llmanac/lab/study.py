@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmanac.core.errors import TrainingError
+from llmanac.lab import deadline as deadlines
 from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.cache import Cache, digest
+from llmanac.lab.deadline import Deadline
 from llmanac.lab.pairing import pairing_record
 from llmanac.lab.stats import Comparison, Metric, compare_arms
 
@@ -94,30 +96,45 @@ class Study:
     about: Mapping[str, Any] = field(default_factory=dict)
     initial: Callable[[Arm, int], Mapping[str, Any]] | None = None
 
-    def run(self, cache: Cache, advance: Callable[[str, int, bool], None] | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        cache: Cache,
+        advance: Callable[[str, int, bool], None] | None = None,
+        deadline: Deadline | None = None,
+    ) -> dict[str, Any]:
         """Try every arm under every seed and conclude; returns the study's result as plain data.
 
         Args:
             advance: called after each trial with the arm, the seed, and whether the cache had it.
+            deadline: past it no further seed is begun; the result has the seeds that were done, and `stopped`.
         """
         started, load = time.time(), system_load()
         measured: dict[str, dict[int, Measurement]] = {arm.label: {} for arm in self.arms}
         runs: list[dict[str, Any]] = []
         sources: dict[str, str] = {}
-        for seed in self.seeds:
-            for arm in self.arms:
+        labels, stopped, done = [arm.label for arm in self.arms], "", len(self.seeds)
+        for number, seed in enumerate(self.seeds):
+            if number and deadline and (stopped := deadline.stops(labels, number, len(self.seeds))):
+                done = number
+                break
+            for place, arm in enumerate(self.arms):
                 parts = self.trial.parts(arm, seed)
-                begun = time.perf_counter()
+                begun = deadlines.now()
                 found, cached = cache.run(parts, lambda work, arm=arm, seed=seed: attempt(self.trial, arm, seed, work))  # type: ignore[misc]
                 measured[arm.label][seed] = Measurement(**found)
                 sources |= parts.get("sources", {})
-                taken = round(time.perf_counter() - begun, 3)
+                taken = round(deadlines.now() - begun, 3)
                 runs.append({"arm": arm.label, "seed": seed, "key": digest(parts), "cached": cached, "seconds": taken})
                 if advance:
                     advance(arm.label, seed, cached)
+                if deadline and not cached:
+                    left = labels[place + 1 :] + labels * (len(self.seeds) - number - 1)
+                    deadline.ran(arm.label, taken, left)
             self._pairing(measured)  # after every seed: a study whose arms do not start equal stops here
-        result = self.conclude(measured)
+        result = dataclasses.replace(self, seeds=self.seeds[:done]).conclude(measured)
         return result | {
+            "asked_seeds": len(self.seeds),
+            "stopped": stopped,
             "runs": runs,
             "sources": dict(sorted(sources.items())),
             "seconds": time.time() - started,

@@ -144,6 +144,8 @@ def warnings(result: Result) -> list[str]:
             f"Stale: {', '.join(result['stale'])} changed since these runs. The page is kept as it was; "
             "run the same command again for the code of today."
         )
+    if result.get("stopped"):
+        out.append(f"{result['stopped']}.")
     if result["kind"] == "recipe":
         out.append(
             "Whole-recipe comparison: many things differ between the arms, on purpose. It says which recipe is better "

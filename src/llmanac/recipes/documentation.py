@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ from llmanac.recipes.assistant import Assistant
 from llmanac.recipes.pairs import write_examples
 from llmanac.recipes.quickstart_evaluation import evaluate_assistant
 from llmanac.recipes.quickstart_material import Material, Row
+from llmanac.recipes.timetable import questions_asked
 
 LENGTH = 512  # of a row: the longest prompt, its answer, and further questions about what it shows
 ROWS_A_SECOND = 20  # examples made for each second of the budget: more than two cores read in it
-MOST_ROWS = 40_000
+FEWEST_ROWS, MOST_ROWS = 500, 40_000
+WAYS = 4  # of asking a held-out question: `evaluate_assistant`
+PAIRS_SHARE = 0.1  # of the budget: where writing them takes longer, there are fewer of them
 QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
 FEWEST_QUESTIONS = 35
 
@@ -42,9 +47,10 @@ class Documentation:
 
     def write(self) -> None:
         """Encode questions with their passages; only the answers carry loss, in fine-tuning and in practice."""
-        count = max(500, min(MOST_ROWS, int(ROWS_A_SECOND * self.run.spec.budget_seconds)))
+        count = max(FEWEST_ROWS, min(MOST_ROWS, int(ROWS_A_SECOND * self.run.spec.budget_seconds)))
         rows = self.material.rows(self.run.tokenizer, count, length=LENGTH)
-        write_examples(self.run, "pairs", counted("write questions", rows, count))
+        most = PAIRS_SHARE * self.run.spec.budget_seconds
+        write_examples(self.run, "pairs", counted("write questions", rows, count, fewest=FEWEST_ROWS, seconds=most))
 
     def mixed_in(self, stream: Any) -> Any:
         """Pretraining rows with practice among them: a small model has to see copying early."""
@@ -68,7 +74,11 @@ class Documentation:
         with files.atomic_folder(run.folder / ASSISTANT) as folder:
             assistant.save(folder)
         most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
-        questions = min(run.spec.evaluate.questions, most)
+        tried = [pair.question for pair in self.material.maker(held_out=True, salt=3).answerable(16)]
+        asked = min(run.spec.evaluate.questions, most)
+        questions = questions_asked(
+            run, lambda count: assistant.answers(tried[:count]), asked, ways=WAYS, what="questions of each sort"
+        )
         alone = Engine(run.base, run.tokenizer)
         return {"answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions)}
 
@@ -89,9 +99,15 @@ def open_assistant(folder: Path, engine: Engine) -> Assistant | None:
     return Assistant.load(place, reader, reader.tokenizer)
 
 
-def counted(label: str, rows: Iterator[Row], total: int) -> Iterator[Row]:
-    """The same rows, with progress."""
+def counted(
+    label: str, rows: Iterator[Row], total: int, *, fewest: int = 0, seconds: float = math.inf
+) -> Iterator[Row]:
+    """The same rows, with progress; after `seconds` no more than `fewest` of them, and that is said."""
+    begin = time.monotonic()
     with progress(label, total, "rows") as bar:
-        for row in rows:
+        for number, row in enumerate(rows):
+            if number >= fewest and time.monotonic() - begin > seconds:
+                print(f"{label}: {number:,} rows, not {total:,}: time is short")
+                return
             yield row
             bar.advance()

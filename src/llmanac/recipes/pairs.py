@@ -16,6 +16,7 @@ from llmanac.data.readers import table_rows
 from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
 from llmanac.recipes.spec import RecipeSpec
+from llmanac.recipes.timetable import questions_asked
 from llmanac.train import TrainSpec
 
 COLUMNS = ("messages", "prompt", "completion")
@@ -115,10 +116,14 @@ class FilePairs:
     def measure(self, run: Any) -> dict[str, Any]:
         """Nats a token on held-out answers, before and after fine-tuning."""
         encoded = list(self.objective.examples(self.held_out, length=self.length))
+        few = questions_asked(
+            run, lambda count: self._loss(run.model, encoded[:count]), len(encoded), ways=2, what="held-out pairs"
+        )
+        encoded = encoded[:few]
         return {
             "pairs": {
                 "train": len(self.train),
-                "held_out": len(self.held_out),
+                "held_out": few,
                 "loss_before": self._loss(run.base, encoded),
                 "loss_after": self._loss(run.model, encoded),
             }

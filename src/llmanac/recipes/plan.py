@@ -50,7 +50,7 @@ def plan_size(model: Any, vocab_size: int, seconds: float, device: torch.device)
         return model, {}
     rate = USED * measure_gemm(resolve_dtype("auto", device), device)
     wanted = math.sqrt(rate * seconds / (6 * TOKENS_PER_PARAMETER))
-    chosen = min((_shaped(model, shape) for shape in SHAPES), key=lambda spec: _distance(spec, vocab_size, wanted))
+    chosen = min((shaped(model, shape) for shape in SHAPES), key=lambda spec: _distance(spec, vocab_size, wanted))
     return chosen, {"planned_flops_per_second": rate, "wanted_parameters": wanted}
 
 
@@ -58,11 +58,14 @@ def _distance(spec: Any, vocab_size: int, wanted: float) -> float:
     return abs(math.log(parameter_count(spec, vocab_size) / wanted))
 
 
-def fastest_threads(model: Any, *, rows: int, length: int, most: int) -> tuple[int, dict[str, float]]:
+def fastest_threads(
+    model: Any, *, rows: int, length: int, most: int, seconds: float = math.inf
+) -> tuple[int, dict[str, float]]:
     """How many threads train a model fastest on a CPU, and the seconds of a step by threads.
 
     Small products gain little from a second thread and wait for it where the machine is busy, so one thread is tried
-    against all. Steps are taken in turns, on random tokens; weights and the caller's threads are left as they were.
+    against all. Steps are taken in turns, on random tokens, until `seconds` are over (two turns at least); weights and
+    the caller's threads are left as they were.
     """
     before = torch.get_num_threads()
     choices = sorted({1, most})
@@ -71,8 +74,11 @@ def fastest_threads(model: Any, *, rows: int, length: int, most: int) -> tuple[i
     ids = torch.randint(model.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
     batch = Batch(ids=ids, targets=ids)
     taken: dict[int, list[float]] = {threads: [] for threads in choices}
+    begin = time.perf_counter()
     try:
-        for _ in range(TURNS):
+        for turn in range(TURNS):
+            if turn >= 2 and time.perf_counter() - begin > seconds:
+                break
             for threads in choices:
                 torch.set_num_threads(threads)
                 start = time.perf_counter()
@@ -81,8 +87,8 @@ def fastest_threads(model: Any, *, rows: int, length: int, most: int) -> tuple[i
     finally:
         model.zero_grad(set_to_none=True)
         torch.set_num_threads(before)
-    seconds = {threads: statistics.median(times[1:]) for threads, times in taken.items()}
-    return min(choices, key=seconds.__getitem__), {str(threads): value for threads, value in seconds.items()}
+    median = {threads: statistics.median(times[1:]) for threads, times in taken.items()}
+    return min(choices, key=median.__getitem__), {str(threads): value for threads, value in median.items()}
 
 
 def parameter_count(spec: Any, vocab_size: int) -> int:
@@ -91,7 +97,8 @@ def parameter_count(spec: Any, vocab_size: int) -> int:
         return sum(p.numel() for p in spec.build(vocab_size=vocab_size).parameters())
 
 
-def _shaped(model: Any, shape: tuple[int, int, int, int]) -> Any:
+def shaped(model: Any, shape: tuple[int, int, int, int]) -> Any:
+    """The model's Spec in a shape of `SHAPES`."""
     dim, layers, heads, kv_heads = shape
     pattern = len(model.blocks)
     blocks = tuple(

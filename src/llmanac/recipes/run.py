@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ def run(
     *,
     folder: str | Path | None = None,
     resume: bool = False,
+    began: float | None = None,
 ) -> Run:
     """Run a recipe.
 
@@ -65,12 +67,14 @@ def run(
         patches: `{"train.steps": 200}` or `["train.steps=200"]`.
         folder: where everything goes; `runs/<name>` by default, or `runs/<name>-2` and so on when that is finished.
         resume: go on with the run that is in the folder.
+        began: from when on its budget counts, by `time.monotonic()`; from now on by default.
 
     Raises:
         SpecError: an unknown recipe, field or value; a recipe that is not the one the resumed run was started with.
         DataError: no text, or text that is not what the resumed run was started with.
         LlmanacError: a folder in use; whatever a stage raises.
     """
+    began = time.monotonic() if began is None else began
     try:
         from llmanac.recipes.stages import Pipeline
     except KeyboardInterrupt:
@@ -96,7 +100,7 @@ def run(
     there = place.exists()
     with locked(place / LOCK, busy=f"{place}: another process is running in this folder"):
         try:
-            finished, results = Pipeline(resolved, place).run()
+            finished, results = Pipeline(resolved, place, began).run()
         except DataError:
             if (
                 not resume and not (place / "manifest.json").is_file()
@@ -208,6 +212,7 @@ def run_command(
     seed: int | None,
     resume: bool,
     show: bool,
+    began: float | None = None,
 ) -> None:
     """The body of `llmanac run`: resolve, run or show, say what comes next."""
     changes = spec.parse_patches(patches)
@@ -219,7 +224,7 @@ def run_command(
         print(shown(load_recipe(recipe, changes)), end="")
         return
     try:
-        done = run(recipe, changes, folder=folder, resume=resume)
+        done = run(recipe, changes, folder=folder, resume=resume, began=began)
     except NothingKept:
         print("\nStopped before anything was kept; the same command starts again.")
         raise SystemExit(130) from None

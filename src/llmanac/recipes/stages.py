@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import shlex
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.generate.load import ASSISTANT
 from llmanac.models.load import load_model
-from llmanac.recipes import measures, pairs
+from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.plan import fastest_threads, plan_size
 from llmanac.recipes.report import write_report
 from llmanac.recipes.spec import Recipe, RecipeSpec, plans_size
@@ -33,17 +32,17 @@ from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
+from llmanac.train.plan import CALIBRATION_SHARE
 
 FORMAT_VERSION = 1
 RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
-TRAINING_SHARE = 0.93  # of the time that is left once text and tokenizer are there; the rest is for measuring
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
 class Pipeline:
     """A run in its folder: what it knows so far, and the stages in their order."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, began: float | None = None) -> None:
         self.recipe, self.spec, self.folder = recipe, recipe.spec, folder
         self.device = resolve_device(self.spec.device)
         self.seconds: dict[str, float] = {}
@@ -62,6 +61,7 @@ class Pipeline:
             if "finetune_steps" in self.planned:
                 settled["finetune"] = {**spec.dump(self.spec.finetune), "steps": self.planned["finetune_steps"]}
             self.spec = spec.make(RecipeSpec, {**spec.dump(self.spec), **settled}, "recipe")
+        self.time = timetable.Timetable(self.spec.budget_seconds, self.seconds, self.planned, began)
 
     def run(self) -> tuple[RecipeSpec, dict[str, Any]]:
         """Every stage that is not done yet; `(resolved recipe, results)`."""
@@ -80,18 +80,21 @@ class Pipeline:
         threads = torch.get_num_threads()
         try:
             for name, stage in stages:
-                start = time.monotonic()
+                self.time.begin()
                 stage()
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
-                self._save()
+                self.seconds[name] = self.seconds.get(name, 0.0) + self.time.stage
+                self.save()
             results = self.results()
         finally:
             torch.set_num_threads(threads)
         write_report(self.folder, results)
-        self._save(finished=True)
+        self.save(finished=True)
+        if over := self.time.over():
+            print(over)
         return self.spec, results
 
-    def _save(self, finished: bool = False) -> None:
+    def save(self, finished: bool = False) -> None:
+        """Write `run.json`."""
         state = {
             "format_version": FORMAT_VERSION,
             "version": __version__,
@@ -113,7 +116,7 @@ class Pipeline:
             DataError: no text, or another text than the one that the resumed run began with.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._save()
+        self.save()
         try:
             self.corpus = self.spec.data.collect(self.spec.seed, self.folder / "text")
         except OtherBuild as error:
@@ -175,19 +178,16 @@ class Pipeline:
 
     # training
 
-    def left(self) -> float:
-        """Seconds of the budget that are not spent; never below a tenth of it, so a slow disk cannot end a run."""
-        spent = sum(self.seconds.get(name, 0.0) for name in self.before_training)
-        return max(0.1 * self.spec.budget_seconds, self.spec.budget_seconds - spent)
-
     def pretrain(self) -> None:
         later = self.spec.finetune.time_share if self.spec.finetune is not None else 0.0
-        budget = (1 - later) * TRAINING_SHARE * self.left()
+        if late := self.time.late(self.before_training):
+            print(late)
+        budget = self.time.pretraining(self.before_training, later)
         if "model" not in self.planned:
             self._plan_model(budget)
         self.base = self.spec.model.build(vocab_size=self.tokenizer.vocab_size).to(self.device)
         self.base.initialise(self.spec.seed)
-        self._plan_threads()
+        self._plan_threads(budget)
         if (self.folder / "base" / "config.json").is_file():
             self.base = load_model(self.folder / "base", device=str(self.device))
             return
@@ -201,7 +201,7 @@ class Pipeline:
             self.spec.train,
             self.folder / "pretrain",
             seed=self.spec.seed,
-            budget=budget,
+            budget=self.time.pretraining(self.before_training, later) if self.recipe.spec.train.steps is None else None,
             evaluate=self._watch(),
             label="pretrain",
         )
@@ -220,17 +220,19 @@ class Pipeline:
             self.spec = dataclasses.replace(self.spec, model=longer)
         self.planned["model"] = spec.dump(self.spec.model)
         self._write_recipe()
-        self._save()
+        self.save()
 
-    def _plan_threads(self) -> None:
+    def _plan_threads(self, budget: float) -> None:
         """How many threads the training takes; a resumed run takes as many, since sums depend on it."""
         if "threads" not in self.planned:
             train = self.spec.train
             rows = max(1, train.batch_tokens // train.length)
             most = torch.get_num_threads()
-            self.planned["threads"], taken = fastest_threads(self.base, rows=rows, length=train.length, most=most)
+            self.planned["threads"], taken = fastest_threads(
+                self.base, rows=rows, length=train.length, most=most, seconds=CALIBRATION_SHARE * budget
+            )
             self.planned["threads_seconds"] = taken
-            self._save()
+            self.save()
         if self.device.type == "cpu":
             torch.set_num_threads(self.planned["threads"])
 
@@ -274,13 +276,13 @@ class Pipeline:
             text = PackedStream(self.data["train"], length=length, rows=chosen.rows, seed=self.spec.seed, name="text")
             parts, weights = {"pairs": stream, "text": text}, {"pairs": 1 - share, "text": share}
             stream = Mixture(parts, weights, rows=chosen.rows, seed=self.spec.seed)
-        budget = asked.time_share * TRAINING_SHARE * self.left()
+        budget = self.time.finetuning(self.before_training, asked.time_share)
         if chosen.steps is None:
             chosen = dataclasses.replace(chosen, steps=self._steps_at_the_rate_of_pretraining(budget, chosen))
             self.planned["finetune_steps"] = chosen.steps
             self.spec = dataclasses.replace(self.spec, finetune=dataclasses.replace(asked, steps=chosen.steps))
             self._write_recipe()
-            self._save()  # before the first step: a resumed run takes as many
+            self.save()  # before the first step: a resumed run takes as many
         done = train(
             self.model,
             stream,
@@ -288,6 +290,7 @@ class Pipeline:
             chosen,
             self.folder / "finetune",
             seed=self.spec.seed,
+            budget=None if self.recipe.states("finetune.steps") else budget,
             label="fine-tune",
         )
         self._trained("finetune", done)
@@ -310,8 +313,13 @@ class Pipeline:
         }
         if stage == "pretrain":
             self.spec = dataclasses.replace(self.spec, train=done.spec)
-            self._write_recipe()
-        self._save()
+        elif self.spec.finetune is not None:
+            self.planned["finetune_steps"] = done.spec.steps
+            self.spec = dataclasses.replace(
+                self.spec, finetune=dataclasses.replace(self.spec.finetune, steps=done.spec.steps)
+            )
+        self._write_recipe()
+        self.save()
 
     def _last_loss(self, stage: str) -> float:
         """Of a stage that was killed between its last step and the saving of its model."""
@@ -336,7 +344,7 @@ class Pipeline:
             self.model = self.base
             if not (self.folder / "model" / "config.json").is_file():
                 self._keep_model(self.base, "model")
-        held_out = measures.some_texts(self.corpus.held_out.texts(), self.spec.evaluate.held_out_bytes)
+        held_out = measures.some_texts(self.corpus.held_out.texts(), timetable.scored_bytes(self))
         if not held_out:
             raise DataError("evaluate.held_out_bytes: no held-out document is that short; raise it")
         self.measured = measures.language(self, held_out)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from llmanac.core.device import DTYPES, has_compiler
 from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
-from llmanac.train import TrainSpec
+from llmanac.train import TrainSpec, pace
 from llmanac.train._memory import keep_freed_memory
 from llmanac.train._random import Generator, capture, restore, seed_everything, undisturbed
 from llmanac.train._signals import interruptible
@@ -83,7 +83,9 @@ def train(
         model: on its device, weights as they are to start with (`model.initialise(seed)` is the caller's).
         source: gives the rows of one step at a time and can be sought (`PackedStream`, `Mixture`, ...).
         objective: collates rows and gives the summed loss.
-        budget: seconds; planned into `steps` before the first step where the spec leaves them open.
+        budget: seconds that all of it may take, planning and every session. Decides `steps` before the first step where
+            the spec leaves them open. A training that will not end in it, or long before, takes fewer or more steps
+            from then on (`pace`); give no budget where stated steps are to be kept.
         evaluate: called with the model in evaluation mode; its numbers go to the metrics, `watch` (lower is better)
             decides the best checkpoint. It does not move any random state of the training.
         evaluate_every: steps between evaluations; by default those between checkpoints.
@@ -129,7 +131,8 @@ class _Run:
             else:
                 self.frozen[name] = fingerprint(other)
         self.step = self.tokens = self.saved_at = 0
-        self.seconds = 0.0
+        self.seconds = self.spent = 0.0
+        self.began = pace.now()
         self.best: dict[str, Any] | None = None
         self.evaluated: dict[str, float] = {}
 
@@ -149,10 +152,11 @@ class _Run:
         if not resume and checkpoints.steps():
             checkpoints.clear()
         made = self._plan(spec, resume, found is not None, budget)
-        spec, steps = made.spec, made.spec.steps or 0
+        spec = made.spec
         set_attention(self.model, spec.attention)
         self.optimizer = spec.optimizer.build(model=self.trained if len(self.trained) > 1 else self.model)
-        schedule = spec.schedule.build(steps=steps)
+        planned = spec.schedule.build(steps=made.first_steps)
+        schedule = pace.revised(planned, made.first_steps, made.revisions)
         stepper = Stepper(
             self.model, self.objective, self.optimizer, micro_batch=spec.micro_batch or spec.rows, clip=spec.clip,
             dtype=DTYPES[spec.dtype], folder=self.folder,
@@ -161,34 +165,46 @@ class _Run:
             self._take(found, spec)
         self._compile(spec)
         self.trained.train()
-        every = spec.checkpoint_every or max(1, steps // 10)
-        evaluate_every = evaluate_every or every
         flops = _flops_per_token(self.model, spec.length)
-        result, rate = None, _Rate()
+        result, rate, steps = None, _Rate(), spec.steps or 0
+        clock = pace.Pace(budget, self._elapsed()) if budget and made.open else None
         metrics = Metrics(self.folder, step=self.step)
         try:
             with interruptible() as interrupted, progress(label, steps, "steps") as bar:
                 bar.done = self.step
                 while self.step < steps and not interrupted.is_set():
-                    begin = time.perf_counter()
+                    begin = pace.now()
                     share = schedule(self.step)
                     result = stepper(next(self.source), share, self.step)
                     self.step, self.tokens = self.step + 1, self.tokens + result.tokens
-                    seconds = time.perf_counter() - begin
+                    seconds = pace.now() - begin
                     self.seconds += seconds
                     rate.add(result.tokens, seconds)
                     used = rate.value() * flops / made.gemm if flops and made.gemm else None
                     self._log(metrics, result, share, seconds, used)
                     bar.advance(1, loss=result.loss, **{"tok/s": f"{rate.value():,.0f}"}, **_mfu_note(used))
-                    better = False
-                    if evaluate and (self.step % evaluate_every == 0 or self.step == steps):
+                    every = spec.checkpoint_every or max(1, steps // 10)
+                    better, begin = False, pace.now()
+                    if evaluate and (self.step % (evaluate_every or every) == 0 or self.step == steps):
                         better = self._evaluate(evaluate, metrics)
                     if better or self.step % every == 0 or self.step == steps:
                         self._save(checkpoints, spec)
+                        if clock:
+                            clock.paused(pace.now() - begin)
+                    if clock and self.step < steps:
+                        clock.stepped()
+                        made = self._paced(clock, made, every, label)
+                    if made.spec is not spec:
+                        spec = made.spec
+                        bar.total = steps = spec.steps or 0
+                        schedule = pace.revised(planned, made.first_steps, made.revisions)
                 if interrupted.is_set():
                     self._interrupted(checkpoints, spec)
         finally:
             metrics.close()
+        if not made.ended:
+            made = dataclasses.replace(made, ended=True)
+            made.save(self.folder)
         used = rate.value() * flops / made.gemm if flops and made.gemm and rate.seconds else None
         return TrainResult(
             self.folder, made, self.step, result.loss if result else None, self.best, self.tokens, self.seconds,
@@ -198,6 +214,8 @@ class _Run:
     def _plan(self, spec: TrainSpec, resume: bool, begun: bool, budget: float | None) -> Plan:
         """The plan of the run that is resumed, or a new one, written before the first step."""
         old = Plan.read(self.folder) if resume else None
+        if old is not None and old.revisions and spec.steps == old.first_steps:
+            spec = dataclasses.replace(spec, steps=old.spec.steps)
         changed = {} if old is None else _changes(spec, old.spec)
         if changed and begun:
             path, (value, before) = next(iter(changed.items()))
@@ -218,6 +236,22 @@ class _Run:
             self.report(NO_COMPILER)
         seed_everything(self.seed)
         return made
+
+    def _elapsed(self) -> float:
+        """Seconds that this training took, in all its sessions."""
+        return self.spent + pace.now() - self.began
+
+    def _paced(self, clock: pace.Pace, made: Plan, every: int, label: str) -> Plan:
+        """The plan, with a revision more where the speed asks for one: written before it counts."""
+        if made.revisions and self.step < made.revisions[-1].step:
+            return made  # a resumed training first does what is written
+        due = clock.look(self.step, made.spec.steps or 0, every)
+        if due is None:
+            return made
+        revision = made.revise(due)
+        revision.save(self.folder)
+        self.report(pace.sentence(label, due, made.step_seconds, clock.budget))
+        return revision
 
     def _compile(self, spec: TrainSpec) -> None:
         if spec.compile != "always":
@@ -272,6 +306,7 @@ class _Run:
         state = {
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "elapsed": self._elapsed(),
             "seed": self.seed,
             "train": dump(spec),
             "cursor": self.source.cursor(),
@@ -306,7 +341,7 @@ class _Run:
         self.source.seek(state["cursor"])
         restore(state["random"], self.generators)
         self.step, self.tokens, self.seconds, self.best = found.step, state["tokens"], state["seconds"], state["best"]
-        self.saved_at = self.step
+        self.saved_at, self.spent = self.step, state.get("elapsed", self.seconds)
         self.report(f"resuming {self.folder} at step {self.step} of {spec.steps}")
 
     def _interrupted(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:

@@ -1,6 +1,6 @@
 """What has to be measured before the first step: precision, attention form, micro-batch, compiling, and, for a time
 budget, the number of steps. The plan is written down; a resumed run and every arm of a comparison reuse it, so that no
-result depends on how busy the machine was.
+result depends on how busy the machine is when it is computed again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from llmanac.train import TrainSpec
 from llmanac.train._random import undisturbed
 from llmanac.train._step import Stepper
 from llmanac.train.autotune import attention_form, synchronize
+from llmanac.train.pace import SPARE, Revision, as_json
 
 FILE = "plan.json"
 MICRO_TOKENS = 8192  # tokens of a micro-batch by default: beyond this a step gains no speed and costs memory
@@ -33,7 +34,6 @@ CALIBRATION_STEPS = 5
 CALIBRATION_SECONDS = 3.0  # for each of the two measurements, at most
 CALIBRATION_SHARE = 0.05  # of a budget, likewise
 COMPILE_SECONDS = 600.0  # a run must be longer for torch.compile to pay for itself
-SPARE = 0.97  # share of a budget that is planned: the rest is for checkpoints and for the machine's moods
 NAMES: dict[torch.dtype, Any] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
 
 
@@ -42,21 +42,41 @@ class Plan:
     """A TrainSpec in which nothing is open, and what was measured for it.
 
     Attributes:
-        spec: steps, micro_batch, dtype, attention and compile are all settled.
+        spec: steps, micro_batch, dtype, attention and compile are all settled; steps as last revised.
         step_seconds: one step, measured, uncompiled; None where nothing had to be measured.
         gemm: FLOP/s of this machine's best matrix product in that dtype.
         measured: seconds of each attention form, notes on what was decided.
+        revisions: changes of the number of steps while the training ran (`pace`), in their order.
+        ended: whether the last step was done: nothing is revised any more, also where it is computed again.
     """
 
     spec: TrainSpec
     step_seconds: float | None = None
     gemm: float | None = None
     measured: dict[str, Any] = field(default_factory=dict)
+    revisions: tuple[Revision, ...] = ()
+    ended: bool = False
+
+    @property
+    def first_steps(self) -> int:
+        """The number of steps before any revision: what the schedule is built for."""
+        return self.revisions[0].before if self.revisions else self.spec.steps or 0
+
+    @property
+    def open(self) -> bool:
+        """Whether the number of steps came from a budget, and may still be revised."""
+        return "budget_seconds" in self.measured and not self.ended
+
+    def revise(self, revision: Revision) -> Plan:
+        """The plan with one revision more."""
+        spec = dataclasses.replace(self.spec, steps=revision.steps)
+        return dataclasses.replace(self, spec=spec, revisions=(*self.revisions, revision))
 
     def save(self, folder: Path) -> None:
         """Write plan.json."""
         own = {"step_seconds": self.step_seconds, "gemm": self.gemm, "measured": self.measured}
-        write_json(folder / FILE, {"train": dump(self.spec), **own})
+        later = {"revisions": [as_json(r) for r in self.revisions], "ended": self.ended}
+        write_json(folder / FILE, {"train": dump(self.spec), **own, **later})
 
     @classmethod
     def read(cls, folder: Path) -> Plan | None:
@@ -64,7 +84,10 @@ class Plan:
         if not (folder / FILE).is_file():
             return None
         data = read_table(folder / FILE)
-        return cls(make(TrainSpec, data["train"], "train"), data["step_seconds"], data["gemm"], data["measured"])
+        return cls(
+            make(TrainSpec, data["train"], "train"), data["step_seconds"], data["gemm"], data["measured"],
+            tuple(Revision(**r) for r in data.get("revisions", ())), data.get("ended", False),
+        )  # fmt: skip
 
 
 def plan(
@@ -79,7 +102,8 @@ def plan(
     """Settle a TrainSpec by measuring; the model, the source and all random states are left as they were.
 
     Args:
-        budget: seconds that the training may take; decides `steps` where the spec leaves them open.
+        budget: seconds that the training may take; decides `steps` where the spec leaves them open, and makes them
+            revisable where it does not.
 
     Raises:
         SpecError: neither steps nor a budget, or a budget too small for a single step.
@@ -124,6 +148,7 @@ def plan(
                 f"takes {seconds_a_step:.1f} s; give more time or lower train.batch_tokens"
             )
         spec = dataclasses.replace(spec, steps=steps)
+    if budget is not None:
         measured["budget_seconds"] = budget
     if spec.compile == "auto":
         long = seconds_a_step is not None and (spec.steps or 0) * seconds_a_step > COMPILE_SECONDS

@@ -9,7 +9,8 @@ from typing import Any
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
 
-Schedule = Callable[[int], float]  # step (from 0) -> share of the base rate
+# Step (from 0) -> share of the base rate. A training whose number of steps is revised asks between two steps as well.
+Schedule = Callable[[float], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class ScheduleSpec(Spec):
         raise NotImplementedError
 
 
-def warm(step: int, steps: int) -> float:
+def warm(step: float, steps: int) -> float:
     """Linear warm-up over `steps`: 1 / steps at step 0, so that no step is wasted at rate 0; 1 from then on."""
     return min(1.0, (step + 1) / steps) if steps else 1.0
 

@@ -39,7 +39,7 @@ class Spec(ScheduleSpec):
         """The schedule of a run of `steps` steps."""
         first = round(self.warmup * steps)
 
-        def share(step: int) -> float:
+        def share(step: float) -> float:
             if step < first:
                 return warm(step, first)
             done = min(1.0, (step - first) / max(1, steps - first))

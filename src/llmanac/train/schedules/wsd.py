@@ -42,7 +42,7 @@ class Spec(ScheduleSpec):
         """The schedule of a run of `steps` steps."""
         first, last = round(self.warmup * steps), round(self.decay * steps)
 
-        def share(step: int) -> float:
+        def share(step: float) -> float:
             left = (steps - step) / last if last else 1.0
             return min(warm(step, first), self.floor + (1 - self.floor) * max(0.0, min(1.0, left)))
 

@@ -1,0 +1,151 @@
+"""A training that has a time to end in: is it on its way to that, and how many steps does it take where it is not?
+
+Steps are planned from the speed that was measured before the first of them. A machine that gets other work to do, or
+loses it, moves the end; so a training looks at its speed as it goes and revises its number of steps. A revision says
+from which step on it counts and is written to plan.json before that step: a resumed training reads it there and takes
+the very same steps.
+
+The learning rate goes on from where it stands. With `n` steps planned and the schedule at position `p`, a revision at
+step `r` to `m` steps moves the rest of the schedule over the rest of the steps:
+
+    position(s) = p + (s - r) (n - 1 - p) / (m - 1 - r)        for r <= s < m
+
+so that the rate makes no jump, and the last step has the rate that the schedule gives to its last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmanac.train.schedules import Schedule
+
+LOOK = 0.03  # share of the budget between two looks
+SHORTEST = 0.5  # seconds between two looks, at least: shorter ones see the disk and not the speed
+LOOKS = 3  # the speed is that of so many of the last looks: one slow moment is no slow machine
+BREAK = 2.0  # unless a step takes so many times as long as over those looks: then only the last one counts
+EARLY, LATE = 0.85, 1.06  # an expected end between these shares of the budget is left as it is
+PAUSES = 0.5  # share of the time left that is given to evaluations and checkpoints: one slow write is no rule
+SPARE = 0.97  # share of a budget that is planned: the rest is for checkpoints and for the machine's moods
+FLOOR = 0.04  # share of the budget that steps are planned for where nothing is left of it: the rate has to fall
+
+now: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One change of the number of steps.
+
+    Attributes:
+        step: the first step that it decides, counted from 0.
+        before, steps: how many steps the training had until then, and has from then on.
+        step_seconds: what a step took when it was made.
+    """
+
+    step: int
+    before: int
+    steps: int
+    step_seconds: float
+
+
+def revised(schedule: Schedule, steps: int, revisions: Sequence[Revision]) -> Schedule:
+    """The schedule of a training of `steps` steps with its revisions: a function of the step, as every schedule."""
+    if not revisions:
+        return schedule
+    knots = [(0, 0.0, steps)]  # from which step on, at which position of the schedule, in how many steps
+    for revision in revisions:
+        knots.append((revision.step, _position(knots, revision.step, steps), revision.steps))
+    return lambda step: schedule(_position(knots, step, steps))
+
+
+def _position(knots: Sequence[tuple[int, float, int]], step: float, planned: int) -> float:
+    begin, position, steps = next(knot for knot in reversed(knots) if knot[0] <= step)
+    last = planned - 1
+    if steps - 1 <= begin:
+        return float(last)
+    return position + (step - begin) * (last - position) / (steps - 1 - begin)
+
+
+class Pace:
+    """How fast a training goes, and what that means for its end.
+
+    Args:
+        budget: seconds that the training may take in all its sessions.
+        spent: those that earlier sessions took, and what this one took until now.
+    """
+
+    def __init__(self, budget: float, spent: float = 0.0) -> None:
+        self.budget = budget
+        self._began = now() - spent
+        self._looked = self._began
+        self._looks: deque[tuple[float, int]] = deque(maxlen=LOOKS)
+        self._steps, self._paused = 0, 0.0  # since the last look
+        self._pause = 0.0  # what an evaluation with its checkpoint took, the last time
+        self._first = True
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the budget that are gone."""
+        return now() - self._began
+
+    def stepped(self) -> None:
+        """A step is done. The first of a session is left out: it allocates and compiles."""
+        self._steps += 1
+        if self._first:
+            self._first = False
+            self._begin()
+
+    def paused(self, seconds: float) -> None:
+        """What comes every so many steps (an evaluation, a checkpoint) took so long."""
+        self._pause, self._paused = seconds, self._paused + seconds
+
+    def _begin(self) -> None:
+        self._looked, self._steps, self._paused = now(), 0, 0.0
+
+    def look(self, step: int, steps: int, every: int) -> Revision | None:
+        """The revision that is due after `step` of `steps` steps, with a pause after every `every`; None for none.
+
+        A training that is late gets fewer steps, never more, and one that is early gets more.
+        """
+        if not self._steps or now() - self._looked < max(SHORTEST, LOOK * self.budget):
+            return None
+        self._looks.append((now() - self._looked - self._paused, self._steps))
+        self._begin()
+        a_step = self._step_seconds()
+        pauses = min(self._pause * -(-(steps - step) // every), PAUSES * max(0.0, self.budget - self.elapsed))
+        left = steps - step
+        ends = (self.elapsed + left * a_step + pauses) / self.budget
+        if EARLY <= ends <= LATE or not a_step:
+            return None
+        room = max(SPARE * self.budget - self.elapsed - pauses, FLOOR * self.budget)
+        fitting = max(1, int(room / a_step))
+        if (fitting < left) != (ends > LATE) or fitting == left:
+            return None
+        return Revision(step, steps, step + fitting, a_step)
+
+    def _step_seconds(self) -> float:
+        seconds, steps = self._looks[-1]
+        mean = sum(taken for taken, _ in self._looks) / sum(count for _, count in self._looks)
+        if seconds > BREAK * mean * steps:
+            self._looks = deque([(seconds, steps)], maxlen=LOOKS)
+            return seconds / steps
+        return mean
+
+
+def sentence(label: str, revision: Revision, planned: float | None, budget: float) -> str:
+    """What the user is told of a revision."""
+    against = f", {planned:.2g} s planned" if planned else ""
+    word = "slower" if revision.steps < revision.before else "faster"
+    return (
+        f"{label}: the machine is {word} than planned ({revision.step_seconds:.2g} s a step{against}); "
+        f"{revision.steps:,} steps instead of {revision.before:,} from step {revision.step:,} on, to end within "
+        f"{budget:.0f} s; the learning rate still falls to its end"
+    )
+
+
+def as_json(revision: Revision) -> dict[str, Any]:
+    """A revision as plan.json has it."""
+    return {**vars(revision)}
