@@ -35,6 +35,7 @@ from llmanac.data.sources._docstrings import (
     split_signature,
     tidy,
 )
+from llmanac.data.sources._public import Name, library_names, package_names
 
 CARD = {
     "title": "The documentation of the Python on this machine",
@@ -75,6 +76,15 @@ class Spec(SourceSpec):
         for entry in found:
             once.setdefault((entry.name, entry.kind == "topic"), entry)
         return tuple(once.values())
+
+    def names(self) -> tuple[Name, ...]:
+        """Further names under which programs know entries (`asyncio.gather`), and names that have no docstring."""
+        entries = self.entries()
+        documented = {entry.name for entry in entries if entry.kind != "topic"}
+        found = list(library_names(_public_modules(), entries)) if "docstrings" in self.parts else []
+        for package in self.packages:
+            found += package_names(_package_files(package), documented)
+        return tuple({name.name: name for name in reversed(found)}.values())[::-1]
 
     def version(self) -> str:
         """The Python's release and the packages'."""
@@ -150,6 +160,14 @@ def _library() -> tuple[Entry, ...]:
         shown = public_module(module)
         found += _entries(from_object(module, shown), shown or "builtins", origin, LICENSE)
     return tuple(found)
+
+
+@functools.cache
+def _public_modules() -> tuple[str, ...]:
+    """Modules of the standard library that have no private part in their name."""
+    files = {module for _, module in source_files(_library_folder())}
+    modules = {*files, *compiled_modules(files), "os.path"}
+    return tuple(sorted(m for m in modules if m and not any(part.startswith("_") for part in m.split("."))))
 
 
 def _package_folder(package: str) -> Path:
