@@ -331,3 +331,14 @@ def known_names(entries: Sequence[Entry], names: Sequence[Name]) -> list[Known]:
         for name in names
         if not any(part.startswith("_") for part in name.name.split("."))
     ]
+
+
+def entry_calls(entries: Sequence[Entry], calls: Mapping[str, int]) -> dict[int, float]:
+    """How often programs call each entry: the calls of its last name, shared among all entries that end with it."""
+    last = [entry.name.rpartition(".")[2] for entry in entries]
+    bearers = Counter(name for name, entry in zip(last, entries, strict=True) if entry.kind != "topic")
+    return {
+        number: calls[name] / bearers[name]
+        for number, (name, entry) in enumerate(zip(last, entries, strict=True))
+        if entry.kind != "topic" and calls.get(name)
+    }

@@ -13,7 +13,7 @@ import functools
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,12 +70,18 @@ class DocumentationIndex:
     Args:
         passages: as `questions.entry_passages` gives them.
         names: further names under which programs know entries, and names that have no docstring.
+        calls: by entry, how often programs call it; of entries that bear one name, the share of each.
     """
 
     def __init__(
-        self, passages: Sequence[Passage], bm25: BM25 | None = None, *, names: Sequence[Known] = ()
+        self,
+        passages: Sequence[Passage],
+        bm25: BM25 | None = None,
+        *,
+        names: Sequence[Known] = (),
+        calls: Mapping[int, float] | None = None,
     ) -> None:
-        self.passages, self.names = list(passages), list(names)
+        self.passages, self.names, self.calls = list(passages), list(names), dict(calls or {})
         self.bm25 = bm25 or BM25([_indexed(p) for p in self.passages], Spec())
         self.threshold = 0.0
         self.associations: dict[str, dict[str, float]] = {}
@@ -112,7 +118,8 @@ class DocumentationIndex:
         for known in self.names:
             if known.entry in shortest:
                 shortest[known.entry] = min(shortest[known.entry], known.name.count(".") + 1)
-        return EntryRanking([self.of(entry) for entry in self._of], [shortest[entry] for entry in self._of])
+        entries, calls = [self.of(entry) for entry in self._of], [self.calls.get(entry, 0.0) for entry in self._of]
+        return EntryRanking(entries, [shortest[entry] for entry in self._of], calls)
 
     def best(self, question: str, k: int) -> list[tuple[int, float]]:
         """`(entry, how much of the question it speaks of)` of the entries that are for what a question is after."""
@@ -339,6 +346,7 @@ class DocumentationIndex:
             "threshold": self.threshold,
             "associations": self.associations,
             "names": [[k.name, k.entry, k.signature, k.relative] for k in self.names],
+            "calls": [[entry, round(count, 2)] for entry, count in self.calls.items()],
             "passages": [asdict(p) for p in self.passages],
         }
         files.write_json(folder / "passages.json", data, indent=None)
@@ -351,11 +359,12 @@ class DocumentationIndex:
             data = files.read_json(path)
             passages = [Passage(**{**p, "lines": tuple(p["lines"])}) for p in data["passages"]]
             names = [Known(*row) for row in data.get("names", ())]
+            calls = {entry: count for entry, count in data.get("calls", ())}
         except DataError as error:
             raise CheckpointError(f"{error}; run the recipe again to build the index") from None
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: not an index of passages ({error}); run the recipe again") from None
-        index = cls(passages, BM25.load(Path(folder) / "bm25"), names=names)
+        index = cls(passages, BM25.load(Path(folder) / "bm25"), names=names, calls=calls)
         index.threshold, index.associations = float(data["threshold"]), data.get("associations", {})
         return index
 

@@ -69,6 +69,7 @@ def distance(a: str, b: str, most: int) -> int:
     return row[-1]
 
 
+@functools.lru_cache(maxsize=200_000)
 def likeness(a: str, b: str) -> float:
     """Between 0 and 1, of two parts of names."""
     if a == b:

@@ -1,10 +1,11 @@
 """Entries by what they are for, and the lines of one entry by what they say.
 
-Entries are ranked by BM25 over stems, where a word of the name counts four times, one of the summary three times
-(weighted fields, as in BM25F); words that say much the same as one of the question count too, but less. Lines of an
-entry are ranked by how much of the question they speak of, rare words weighing more.
+A word of a question counts for an entry by BM25 in each of three fields, the name, the summary and all of the text; or
+by a word that says much the same, if that counts for more, but less than in full. The sum is multiplied by a power of
+the share of the words that count at all, and by how often programs call the name: `os.listdir` before a method of a
+mailbox. Lines of an entry are ranked by how much of the question they speak of, rare words weighing more.
 
-Paper: Robertson et al. 2004, Simple BM25 extension to multiple weighted fields.
+Paper: Robertson et al. 2004, Simple BM25 extension to multiple weighted fields (why fields are weighed).
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from llmanac.recipes.quickstart_passages import Passage
 from llmanac.recipes.quickstart_words import content, holds, related, stems
 from llmanac.retrieve.bm25 import BM25, Spec
 
-NAME, SUMMARY = 3, 2  # how often a word of these fields counts beside the body's once
-RELATED = 0.45  # what a word that says much the same counts
-DEEP = 0.93  # of the score of an entry, for each part of its name after the second
-TOPIC = 0.6  # of the score of a chapter of the language reference: it speaks of everything
+NAME, SUMMARY, BODY = 0.9, 1.0, 0.8  # weights of the fields
+RELATED = 0.6  # what a word that says much the same counts
+SHARE = 0.5  # the power of the share of words that count
+CALLED, MOST = 0.12, 64  # what each doubling of the calls of a name adds, up to so many calls
+DEEP = 0.93  # for each part of the shortest name after the second
+TOPIC = 0.6  # a chapter of the language reference speaks of everything
 
 
 class EntryRanking:
@@ -31,32 +34,48 @@ class EntryRanking:
     Args:
         entries: the passages of each entry, its first one first.
         shortest: by entry, the parts of the shortest name it goes by.
+        calls: by entry, how often programs call it.
     """
 
-    def __init__(self, entries: Sequence[Sequence[Passage]], shortest: Sequence[int]) -> None:
-        texts = []
-        for passages in entries:
-            first = passages[0]
-            summary = first.lines[0] if first.lines else ""
-            body = [stem for passage in passages for stem in stems(passage.text)]
-            texts.append([*stems(first.name) * NAME, *stems(summary) * SUMMARY, *body])
-        self._held = [frozenset(words) for words in texts]
-        self.index = BM25(texts, Spec(k1=1.2, b=0.6))
-        depth = np.maximum(0, np.array(shortest, np.int64) - 2)
-        topic = np.array([passages[0].title.startswith("topic ") for passages in entries], bool)
-        self.prior = DEEP**depth * np.where(topic, TOPIC, 1.0)
+    def __init__(self, entries: Sequence[Sequence[Passage]], shortest: Sequence[int], calls: Sequence[float]) -> None:
+        first = [passages[0] for passages in entries]
+        body = [[stem for passage in passages for stem in stems(passage.text)] for passages in entries]
+        self._held = [frozenset(words) for words in body]
+        self.body = BM25(body, Spec(k1=1.2, b=0.7))
+        self.fields = (
+            (NAME, BM25([stems(p.name) for p in first], Spec(k1=0.5, b=0.3))),
+            (SUMMARY, BM25([stems(p.lines[0] if p.lines else "") for p in first], Spec(k1=0.8, b=0.4))),
+            (BODY, self.body),
+        )
+        topic = np.array([p.title.startswith("topic ") for p in first], bool)
+        known = 1 + CALLED * np.log2(1 + np.minimum(np.array(calls, np.float64), MOST))
+        self.prior = DEEP ** np.maximum(0, np.array(shortest, np.int64) - 2) * np.where(topic, TOPIC, 1.0) * known
 
     def best(self, question: str, k: int) -> list[tuple[int, float]]:
         """`(place of the entry, how much of the question it speaks of)`, best first."""
         wanted = content(question)
-        further = [other for word in wanted for other in related(word) if other not in wanted]
-        scores = (self.index.scores(wanted) + RELATED * self.index.scores(further)) * self.prior
+        total, counted = np.zeros(len(self._held)), np.zeros(len(self._held))
+        for word in wanted:
+            score = self._scores(word)
+            for other in related(word):
+                score = np.maximum(score, RELATED * self._scores(other))
+            total += score
+            counted += score > 0
+        scores = total * (counted / max(1, len(wanted))) ** SHARE * self.prior
         order = np.argsort(-scores, kind="stable")[:k].tolist()
         return [(place, self.coverage(wanted, self._held[place])) for place in order if scores[place] > 0]
 
+    def _scores(self, word: str) -> np.ndarray:
+        """(entries,) what one word counts for each."""
+        total = np.zeros(len(self._held))
+        for weight, field in self.fields:
+            if word in field.vocabulary:
+                total += weight * field.scores([word])
+        return total
+
     def weight(self, stem: str) -> float:
         """How much a word tells: its idf among the entries."""
-        return self.index.weight(stem)
+        return self.body.weight(stem)
 
     def coverage(self, wanted: Sequence[str], there: frozenset[str]) -> float:
         """Between 0 and 1: how much of the wanted words is there, rare words weighing more."""

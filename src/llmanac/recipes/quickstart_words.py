@@ -90,7 +90,7 @@ escape quote special
 import load module
 permission readable writable mode access
 temporary temp tmp
-process subprocess child
+process subprocess child program
 parent ancestor
 size length long
 path filename pathname file
@@ -138,7 +138,7 @@ def stem(word: str) -> str:
         if word.endswith(ending) and len(word) - len(ending) + len(put) >= 3 and not word.endswith(("ss", "us", "is")):
             word = word[: -len(ending)] + put
             break
-    if len(word) >= 5 and word.endswith(("er", "or")):  # `counter` counts
+    if len(word) >= 7 and word.endswith(("er", "or")):  # `counter` counts
         word = word[:-2]
     if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls":
         word = word[:-1]

@@ -13,6 +13,7 @@ import importlib.util
 import platform
 import re
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -46,6 +47,7 @@ LICENSE = "PSF-2.0"
 _NOISE = re.compile(
     r"(See help\(type\(self\)\)|Initialize self|Return (self|repr\(self\)|str\(self\)|hash\(self\)|len\(self\)))"
 )
+_CALL = re.compile(r"\b([A-Za-z]\w*)\(")
 Part = Literal["topics", "docstrings", "sources"]
 
 
@@ -85,6 +87,15 @@ class Spec(SourceSpec):
         for package in self.packages:
             found += package_names(_package_files(package), documented)
         return tuple({name.name: name for name in reversed(found)}.values())[::-1]
+
+    def calls(self) -> Counter[str]:
+        """How often each bare name is called in the source files that were read: what programs use, and how much."""
+        files = [path for path, _ in source_files(_library_folder())] if "docstrings" in self.parts else []
+        files += [path for package in self.packages for path, _ in _package_files(package)]
+        found: Counter[str] = Counter()
+        for path in files:
+            found.update(_CALL.findall(path.read_text("utf-8", "replace")))
+        return found
 
     def version(self) -> str:
         """The Python's release and the packages'."""
