@@ -183,14 +183,21 @@ class Assistant:
         if entry < 0:
             return Answer(f"{about.known.name} has no docstring. {REFUSAL}", (), True, nearest)
         title = self.index.first_passage(entry).title
-        lines = [title, *stated_defaults(title), *(line for passage in self.index.of(entry) for line in passage.lines)]
+        lines = [line for passage in self.index.of(entry) for line in passage.lines]
         inside = reading is not None and reading.block is not None and reading.block.entry == entry
-        pointed = reading.line if inside and reading else None
-        choice = choose(self.index.ranking, about.wanted, self._common, lines, pointed)
-        if choice is None:
+        line = choose(
+            self.index.ranking,
+            about.wanted,
+            self._common,
+            [title, *stated_defaults(title)],
+            lines,
+            reading.line if inside and reading else None,
+            reading.query if reading else "",
+        )
+        if line is None:
             return Answer(REFUSAL, (), True, nearest)
-        passage = next((p.lines for p in self.index.of(entry) if choice.line in p.lines), self.index.of(entry)[0].lines)
-        return Answer(choice.line, (self._cited(entry, passage),), False, nearest if about.how == "spelt" else ())
+        passage = next((p.lines for p in self.index.of(entry) if line in p.lines), self.index.of(entry)[0].lines)
+        return Answer(line, (self._cited(entry, passage),), False, nearest if about.how == "spelt" else ())
 
     def _cited(self, entry: int, lines: Sequence[str]) -> Citation:
         near = self._near(Known("", entry))

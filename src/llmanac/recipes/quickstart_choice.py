@@ -8,48 +8,51 @@ and neither the model's line nor any other speaks of them, the documentation doe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from llmanac.recipes.quickstart_ranking import EntryRanking, rank_lines
 from llmanac.recipes.quickstart_words import stems
 
-POINTED = 0.2  # what being pointed at counts beside the share of the question that a line speaks of
-ENOUGH = 0.3  # of the question's own words (by weight) that a line has to speak of
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A line, and the share of the question's own words that it speaks of."""
-
-    line: str
-    share: float
+POINTED = 1.5  # what being pointed at counts beside the weight of the words that a line speaks of
+RESTATED = 0.4  # of their weight in a title or a default, which name the parameters and say nothing of them
+ENOUGH = 1.3  # the weight of words that a line has to speak of
+SHARE = 0.12  # and the share of all that is asked
+SIGNATURE = ("arguments", "default")  # asked, as the model understood it, of the title and its defaults
 
 
 def choose(
-    ranking: EntryRanking, wanted: Sequence[str], common: frozenset[str], lines: Sequence[str], pointed: str | None
-) -> Choice | None:
+    ranking: EntryRanking,
+    wanted: Sequence[str],
+    common: frozenset[str],
+    title: Sequence[str],
+    lines: Sequence[str],
+    pointed: str | None,
+    query: str,
+) -> str | None:
     """The line that answers; None where none does.
 
     Args:
         wanted: stems of what is asked, without the name.
         common: stems of the words that the forms of training questions are made of.
-        lines: the entry's title, the defaults it states, and every line of its text.
+        title: the entry's title, and the defaults that it states as lines.
+        lines: every line of its text.
         pointed: the line that the model points at, or None where it says that none answers.
+        query: what is asked, as the model understood it.
     """
-    own = [word for word in wanted if word not in common]
-    if not own:
-        return None if pointed is None else Choice(pointed, 1.0)
-    whole = sum(ranking.weight(word) for word in own)
+    if not set(wanted) - common and pointed is not None:
+        return pointed
     asked = sum(ranking.weight(word) for word in wanted)
-    best: tuple[float, float, str] | None = None
-    shares = {number: score / whole for score, number in rank_lines(ranking, own, lines)}
-    for score, number in rank_lines(ranking, wanted, lines):
-        value = score / asked + POINTED * (lines[number] == pointed)
-        if best is None or value > best[0]:
-            best = (value, shares[number], lines[number])
-    if best is None or best[1] < ENOUGH:
-        return None
-    return Choice(best[2], best[1])
+    signature = query.partition(" ")[0] in SIGNATURE
+    best: tuple[float, float, str | None] = (0.0, 0.0, None)
+    for score, number in rank_lines(ranking, wanted, [*title, *lines]):
+        restated = number < len(title)
+        line = title[number] if restated else lines[number - len(title)]
+        if restated and not signature:
+            score *= RESTATED
+        value = score + POINTED * (line == pointed and (signature or not restated))
+        if value > best[0]:
+            best = (value, score, line)
+    value, score, line = best
+    return line if score >= ENOUGH and score >= SHARE * asked else None
 
 
 def common_stems(words: Sequence[str]) -> frozenset[str]:

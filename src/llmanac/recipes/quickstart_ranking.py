@@ -25,6 +25,7 @@ RELATED = 0.6  # what a word that says much the same counts
 SHARE = 0.5  # the power of the share of words that count
 CALLED, MOST = 0.12, 64  # what each doubling of the calls of a name adds, up to so many calls
 DEEP = 0.93  # for each part of the shortest name after the second
+MOST_TELLING = 6.0  # of a word that is hardly there at all: it may as well be anything
 TOPIC = 0.6  # a chapter of the language reference speaks of everything
 
 
@@ -74,8 +75,8 @@ class EntryRanking:
         return total
 
     def weight(self, stem: str) -> float:
-        """How much a word tells: its idf among the entries."""
-        return self.body.weight(stem)
+        """How much a word tells: its idf among the entries, at most `MOST_TELLING`."""
+        return min(MOST_TELLING, self.body.weight(stem))
 
     def coverage(self, wanted: Sequence[str], there: frozenset[str]) -> float:
         """Between 0 and 1: how much of the wanted words is there, rare words weighing more."""

@@ -10,7 +10,7 @@ from typing import Literal
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_names import CERTAIN, Known
 from llmanac.recipes.quickstart_prompt import Asked
-from llmanac.recipes.quickstart_words import QUOTED, STOP, content
+from llmanac.recipes.quickstart_words import QUOTED, STOP, content, stems
 
 _NAME = re.compile(r"`?(?<![\w.\\/@-])([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\()?")
 _CODE = re.compile(r"[a-z]_[a-z]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
@@ -79,7 +79,8 @@ def understand(index: DocumentationIndex, question: str, history: Sequence[str] 
         asked = index.understood(question)
         if asked.entry >= 0:
             known = index.known(asked.entry)
-            return Understood(asked, "named", known, wanted=tuple(content(f"{asked.before} {asked.after}")))
+            assert known is not None
+            return Understood(asked, "named", known, wanted=_wanted(f"{asked.before} {asked.after}", known))
         return Understood(asked, "nothing", wanted=tuple(content(question)))
     wanted = tuple(content(question))
     if not _BACK.search(question) and len(wanted) > FEW and _stands_alone(index, question, wanted, before):
@@ -95,12 +96,13 @@ def _about(index: DocumentationIndex, question: str, here: _Mention) -> Understo
     own = index.known(known.entry)
     asked = Asked(before, own.name if own else known.name, after, known.entry)
     how: How = "named" if here.score >= 1 else "spelt"
-    return Understood(asked, how, known, "", here.found[1:], _wanted(question, here))
+    return Understood(asked, how, known, "", here.found[1:], _wanted(f"{before} {after}", known))
 
 
-def _wanted(question: str, here: _Mention) -> tuple[str, ...]:
-    start, stop = here.span
-    return tuple(content(f"{question[:start]} {question[stop:]}"))
+def _wanted(text: str, known: Known) -> tuple[str, ...]:
+    """What is asked, without the words of the name that it is asked of."""
+    own = set(stems(known.name))
+    return tuple(stem for stem in content(text) if stem not in own)
 
 
 def _carried(index: DocumentationIndex, question: str, known: Known) -> Asked:

@@ -25,7 +25,7 @@ don doesn didn isn aren wasn won can't couldn t s re ve ll d m function method c
 short summary docs documentation purpose good
 """
 QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^'\s]*'(?!\w)")  # an example's text, not what is asked
-STOP = frozenset(_STOP.split())
+STOP = frozenset([*_STOP.split(), *code_words(_STOP)])  # words are looked up without their -s
 
 _GROUPS = """
 error exception raise throw fail failure crash traceback complain invalid illegal
