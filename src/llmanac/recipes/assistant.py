@@ -14,8 +14,8 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
+from llmanac.recipes import quickstart_choice as chosen
 from llmanac.recipes.questions import REFUSAL
-from llmanac.recipes.quickstart_choice import choose, common_stems
 from llmanac.recipes.quickstart_forms import form_words
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_names import Known
@@ -33,6 +33,7 @@ from llmanac.recipes.quickstart_prompt import (
     stated_defaults,
 )
 from llmanac.recipes.quickstart_understanding import Understood, understand
+from llmanac.recipes.quickstart_words import stems
 
 PASSAGES = 3
 NEAREST = 3  # entries shown beside an answer that is not sure, or a refusal
@@ -120,7 +121,7 @@ class Assistant:
     ) -> None:
         self.engine, self.index, self.tokenizer = engine, index, tokenizer
         self.passages, self.prompt_tokens = passages, prompt_tokens
-        self._common = common_stems(sorted(form_words()))
+        self._common = chosen.common_stems(sorted(form_words()))
         check_marks(tokenizer)
         self._marks = [tokenizer.special_tokens[token] for token in MARKS]
         self._words = [*self._marks, *(tokenizer.special_tokens[token] for token in (*ASKED.values(), *PARAMETERS))]
@@ -184,16 +185,10 @@ class Assistant:
             return Answer(f"{about.known.name} has no docstring. {REFUSAL}", (), True, nearest)
         title = self.index.first_passage(entry).title
         lines = [line for passage in self.index.of(entry) for line in passage.lines]
-        inside = reading is not None and reading.block is not None and reading.block.entry == entry
-        line = choose(
-            self.index.ranking,
-            about.wanted,
-            self._common,
-            [title, *stated_defaults(title)],
-            lines,
-            reading.line if inside and reading else None,
-            reading.query if reading else "",
-        )
+        inside = reading and reading.block and reading.block.entry == entry
+        pointed, kind = (reading.line if inside else None, reading.query) if reading else (None, "")
+        asked = chosen.Asked(about.wanted, frozenset(stems(question)), kind.partition(" ")[0], pointed)
+        line = chosen.choose(self.index.ranking, asked, self._common, [title, *stated_defaults(title)], lines)
         if line is None:
             return Answer(REFUSAL, (), True, nearest)
         passage = next((p.lines for p in self.index.of(entry) if line in p.lines), self.index.of(entry)[0].lines)
@@ -209,10 +204,11 @@ class Assistant:
         if about.known and about.known.relative >= 0:
             likely.append(Known("", about.known.relative))
         likely += about.near
-        if len(likely) < NEAREST:
+        if len(likely) <= NEAREST:
             likely += [Known("", entry) for entry, _ in self.index.best(question, NEAREST + 1)]
         once = {(known.entry, known.name if known.entry < 0 else ""): known for known in reversed(likely)}
-        return tuple(self._near(known) for known in list(once.values())[::-1][:NEAREST])
+        shown = NEAREST + (about.known is not None)
+        return tuple(self._near(known) for known in list(once.values())[::-1][:shown])
 
     def _near(self, known: Known) -> Near:
         if known.entry < 0:

@@ -1,17 +1,15 @@
-"""Entries by what they are for, and the lines of one entry by what they say.
+"""Entries by what they are for.
 
 A word of a question counts for an entry by BM25 in each of three fields, the name, the summary and all of the text; or
 by a word that says much the same, if that counts for more, but less than in full. The sum is multiplied by a power of
 the share of the words that count at all, and by how often programs call the name: `os.listdir` before a method of a
-mailbox. Lines of an entry are ranked by how much of the question they speak of, rare words weighing more.
+mailbox.
 
 Paper: Robertson et al. 2004, Simple BM25 extension to multiple weighted fields (why fields are weighed).
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,22 +80,3 @@ class EntryRanking:
         """Between 0 and 1: how much of the wanted words is there, rare words weighing more."""
         whole = sum(map(self.weight, wanted))
         return sum(self.weight(word) * holds(there, word, RELATED) for word in wanted) / whole if whole else 0.0
-
-
-def rank_lines(ranking: EntryRanking, wanted: Sequence[str], lines: Sequence[str]) -> list[tuple[float, int]]:
-    """`(score, number)` of an entry's lines, best first: the weight of the wanted words that each holds.
-
-    A word that most lines of the entry hold tells little about which of them answers.
-    """
-    held = [frozenset(stems(line)) for line in lines]
-    count = Counter(word for words in held for word in words)
-    out = []
-    for number, words in enumerate(held):
-        score = 0.0
-        for word in wanted:
-            match = holds(words, word, RELATED)
-            if match:
-                spread = count[word] if word in words else sum(count[w] for w in related(word) & words)
-                score += match * ranking.weight(word) / (1 + math.log(max(1, spread)))
-        out.append((score / (1 + 0.004 * len(lines[number])), number))
-    return sorted(out, key=lambda item: (-item[0], item[1]))

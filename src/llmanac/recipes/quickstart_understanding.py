@@ -18,6 +18,7 @@ _ABBREVIATION = re.compile(r"(?i)^(?:e\.g|i\.e|a\.k\.a|vs|etc)$")
 _FILE = re.compile(r"(?i)\.(?:txt|csv|py|json|html?|xml|zip|gz|tar|log|ini|toml|cfg|png|jpe?g|pdf|exe|com|org|md)$")
 _BACK = re.compile(r"(?i)\b(?:it|its|that|this|those|these|them|they|there|then|one|ones|and|ok|okay|so|else)\b")
 _IT = re.compile(r"(?i)\b(?:does|do|did|can|will|would|could|should|is) (it|that|this)\b")
+TWIN = 0.9  # likeness of a documented name that is taken for one without docstring
 FEW = 4  # words of content up to which a question in a conversation says too little to stand for itself
 STANDS_ALONE = 0.75  # of its words that another entry speaks of, for a question to leave the name it follows
 
@@ -53,12 +54,22 @@ class _Mention:
     strength: float
     word: str
     score: float
-    found: tuple[Known, ...]
+    ranked: tuple[tuple[float, Known], ...]
 
     @property
     def known(self) -> Known | None:
-        """What it stands for, where that is certain."""
-        return self.found[0] if self.found and self.score >= CERTAIN else None
+        """What it stands for, where that is certain; for a name without docstring, its documented twin
+        (`assertAlmostEquals`: `assertAlmostEqual`)."""
+        if not self.ranked or self.score < CERTAIN:
+            return None
+        twins = (known for score, known in self.ranked if known.entry >= 0 and score >= TWIN)
+        first = self.ranked[0][1]
+        return first if first.entry >= 0 else next(twins, first)
+
+    @property
+    def near(self) -> tuple[Known, ...]:
+        """What else it resembles."""
+        return tuple(known for _, known in self.ranked if known is not self.known)
 
     @property
     def missing(self) -> bool:
@@ -74,7 +85,7 @@ def understand(index: DocumentationIndex, question: str, history: Sequence[str] 
         return _about(index, question, here)
     before = next((m for turn in reversed(history) if (m := _named_before(index, turn))), None)
     if here and here.missing:
-        return Understood(Asked(question), "nothing", None, here.word, here.found, tuple(content(question)))
+        return Understood(Asked(question), "nothing", None, here.word, here.near, tuple(content(question)))
     if before is None:
         asked = index.understood(question)
         if asked.entry >= 0:
@@ -95,8 +106,8 @@ def _about(index: DocumentationIndex, question: str, here: _Mention) -> Understo
     before, after = question[:start], question[stop:].removeprefix("()")
     own = index.known(known.entry)
     asked = Asked(before, own.name if own else known.name, after, known.entry)
-    how: How = "named" if here.score >= 1 else "spelt"
-    return Understood(asked, how, known, "", here.found[1:], _wanted(f"{before} {after}", known))
+    how: How = "named" if here.score >= 1 and known is here.ranked[0][1] else "spelt"
+    return Understood(asked, how, known, "", here.near, _wanted(f"{before} {after}", known))
 
 
 def _wanted(text: str, known: Known) -> tuple[str, ...]:
@@ -147,7 +158,7 @@ def _mention(index: DocumentationIndex, question: str) -> _Mention | None:
             continue
         if "." in word and score < CERTAIN and _FILE.search(word):
             continue
-        found.append(_Mention(match.span(1), strength, word, min(score, 1.0), tuple(known for _, known in ranked)))
+        found.append(_Mention(match.span(1), strength, word, min(score, 1.0), tuple(ranked)))
     known = [m for m in found if m.known]
     return max(known or found, key=lambda m: (m.strength - _exception(m), -m.span[0]), default=None)
 

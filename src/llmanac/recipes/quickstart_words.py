@@ -28,53 +28,67 @@ QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^'\s]*'(?!\w)")  # an example's text, 
 STOP = frozenset([*_STOP.split(), *code_words(_STOP)])  # words are looked up without their -s
 
 _GROUPS = """
-error exception raise throw fail failure crash traceback complain invalid illegal
-missing exist nonexistent absent unknown lack
+error exception raise throw fail failure crash traceback complain
+invalid illegal malformed garbage bad wrong incorrect incorrectly corrupt broken
+missing exist nonexistent absent unknown lack found present such none
 overwrite clobber replace destroy existing already
 delete remove erase unlink drop discard clean cleanup rid purge
 strip trim leading trailing whitespace space indentation indent margin
 folder directory dir
 create make build generate construct new
 return give yield result output produce hand
-default initial omit omitted unless unspecified otherwise initially preset
+default initial omit omitted unless unspecified unspecified initially preset left without
+otherwise else unless
 count number many amount occurrence total frequency often size
+frequent common frequency often
+tie multiple several many various
 core cpu processor
-change modify mutate alter edit unchanged affect untouched
+change modify mutate alter edit unchanged affect untouched unaltered original
+keep preserve retain remain maintain intact
 convert turn transform translate cast
 text string str
 second once twice again repeat repeatedly
 nested recursive recursively inside within deep deeply
 empty blank nothing zero
-check verify test determine validate assert
-order sort sorted ordering arrange rank
-largest biggest maximum max highest greatest top
+check verify test determine validate assert enforce
+order sort sorted ordering arrange rank ascending descending arbitrary
+largest biggest maximum max highest greatest top most
 smallest minimum min lowest least
 average mean median
 wait block blocking sleep pause hang
+timeout expire elapse timer
 second duration delay timeout timer
 password passwd secret token
 hidden invisible echo visible
-random unguessable unpredictable secure arbitrary shuffle
+random unguessable unpredictable secure
+random shuffle
 similar close nearest match fuzzy resemble
 ordering permutation arrangement
 disk storage space usage
 url link uri web
-allow permit possible able
+allow permit possible able permission
 read load parse
 write save store dump persist
+save commit flush pending uncommitted transaction
 list sequence iterable array collection
 item element member entry value
 dict dictionary mapping map
 function callable callback handler
 run execute invoke launch start spawn
 stop finish quit exit terminate kill cancel end close
+afterward afterwards after done finish later exit upon
+begin start beginning initial first
+end last final ending
 join combine merge concatenate concat append glue
 split divide separate break cut chunk
-equal same identical tie equivalent
+separator sep delimiter delim
+equal same identical equivalent
+different unequal uneven vary
 symlink symbolic link
 compress zip archive pack gzip
 uncompress decompress unpack extract unzip
 copy duplicate clone
+duplicate repeated unique distinct
 compare difference diff differ
 print display show render
 user login account owner
@@ -82,19 +96,22 @@ email mail smtp message
 executable program command binary
 character letter char
 digit decimal number numeric
+integer int whole
+boolean bool flag
 week weekday day
 sum total add plus
 find search locate lookup look
 lower lowercase uppercase upper capital case
 escape quote special
+extension suffix ext
 import load module
-permission readable writable mode access
+readable writable mode access permission
 temporary temp tmp
 process subprocess child program
-parent ancestor
+parent ancestor subpath
 size length long
 path filename pathname file
-random choice pick choose sample draw
+choice pick choose sample draw
 hash digest checksum fingerprint
 encode encoding charset unicode utf
 reverse reversed backwards
@@ -112,20 +129,27 @@ timezone utc tz zone
 newline linebreak eol
 shell terminal tty console
 percent quantile percentile cut
-whole entire complete
+entire complete full
 environment variable env
 fill pad padding
 host hostname machine computer platform
 version release
 cache memoize remember
-skip ignore silently ignored
-commit transaction uncommitted pending
+skip ignore silently ignored suppress
 stdin stdout stderr
+capture output stdout
 queue fifo
-source code
 docstring comment
 bigger greater larger above exceed exceeding
-smaller less below fewer
+smaller less below fewer short shorter
+negative minus
+required mandatory must
+optional omit
+become happen
+unit millisecond microsecond
+fast quick efficient speed
+plural singular
+safe secure
 """
 
 
