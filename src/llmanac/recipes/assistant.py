@@ -54,7 +54,7 @@ class Citation:
 
 @dataclass(frozen=True)
 class Near:
-    """A name that the question may be about: with its signature, and its summary, empty where it has no docstring."""
+    """A name that the question may be about: called as its signature says, and its summary, empty without docstring."""
 
     name: str
     signature: str
@@ -186,8 +186,9 @@ class Assistant:
         title = self.index.first_passage(entry).title
         lines = [line for passage in self.index.of(entry) for line in passage.lines]
         inside = reading and reading.block and reading.block.entry == entry
-        pointed, kind = (reading.line if inside else None, reading.query) if reading else (None, "")
-        asked = chosen.Asked(about.wanted, frozenset(stems(question)), kind.partition(" ")[0], pointed)
+        pointed = reading.line if reading and inside else None
+        kind, _, subject = (reading.query if reading else "").partition(" ")
+        asked = chosen.Asked(about.wanted, frozenset(stems(question)), kind, subject, pointed)
         line = chosen.choose(self.index.ranking, asked, self._common, [title, *stated_defaults(title)], lines)
         if line is None:
             return Answer(REFUSAL, (), True, nearest)
@@ -212,9 +213,9 @@ class Assistant:
 
     def _near(self, known: Known) -> Near:
         if known.entry < 0:
-            return Near(known.name, known.signature, "")
+            return Near(known.name, f"{known.name}{known.signature}", "")
         first = self.index.first_passage(known.entry)
-        return Near(first.name, first.title.removeprefix(first.name), first.lines[0] if first.lines else "")
+        return Near(first.name, first.title, first.lines[0] if first.lines else "")
 
     def read(self, asked: Sequence[tuple[Asked, Sequence[Passage]]]) -> list[Reading]:
         """What the model says to (question, passages) pairs, without retrieval or refusing before it is asked."""

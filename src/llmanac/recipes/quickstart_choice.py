@@ -1,8 +1,8 @@
 """Which line of the entry that is asked about answers: what the model points at, and what the question's words say.
 
-The model has learned what is asked from a few hundred forms of question. Words that no form has ("clobber", "twice") say
-nothing to it; a line that speaks of them, or says much the same, is looked for by its words. Where the most telling of
-a question's words are in no line, the documentation does not say.
+The model has learned what is asked from a few hundred forms of question. Words that no form has ("clobber", "twice")
+say nothing to it; a line that speaks of them, or says much the same, is looked for by its words. Where the most telling
+of a question's words are in no line, the documentation does not say.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ _CALLING = (
     "argument parameter arg args param signature call invoke pass take accept input give hand feed supply default"
 )
 CALLING = frozenset(stem for stem in stems(_CALLING))
-_SURE = {"returns": re.compile(r"(?i)(?:returns?|yields?)\b"), "raises": re.compile(r"(?i)raises?\b")}
+_SURE = {
+    "what": re.compile(r"."),
+    "returns": re.compile(r"(?i)(?:returns?|yields?)\b"),
+    "raises": re.compile(r"(?i)raises?\b"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,14 @@ class Asked:
     Attributes:
         wanted: stems of the question's words, without the name and the words that every question has.
         words: all its stems.
-        kind: what the model understood is asked.
+        kind, subject: what the model understood is asked, and of which parameter.
         pointed: the line that it points at, or None where it says that none answers.
     """
 
     wanted: Sequence[str]
     words: frozenset[str]
     kind: str
+    subject: str
     pointed: str | None
 
 
@@ -62,11 +67,8 @@ def choose(
     pointed = asked.pointed
     if pointed == title[0] and lines and not asked.words & CALLING:
         pointed = lines[0]  # the title is shown with every answer; how to call it is not what is asked
-    if not set(asked.wanted) - common:
-        sure = _SURE.get(asked.kind)
-        if pointed is None and sure:
-            return next((line for line in lines if sure.match(line)), None)
-        return pointed
+    if not set(asked.wanted) - common - set(stems(asked.subject)):
+        return pointed if pointed is not None else _plainly(asked.kind, lines)
     held = [frozenset(stems(line)) for line in (*title, *lines)]
     spread = Counter(word for words in held[len(title) :] for word in words)
     whole = sum(ranking.weight(word) ** TELLING for word in asked.wanted)
@@ -84,6 +86,12 @@ def choose(
         if value > best[0]:
             best = (value, line if score >= ENOUGH and share >= SHARE else None)
     return best[1]
+
+
+def _plainly(kind: str, lines: Sequence[str]) -> str | None:
+    """The line that answers where its kind alone says which: the summary, or the one that begins with "Returns"."""
+    sure = _SURE.get(kind)
+    return next((line for line in lines if sure.match(line)), None) if sure else None
 
 
 def matches(wanted: Iterable[str], there: frozenset[str]) -> Iterable[tuple[str, float]]:

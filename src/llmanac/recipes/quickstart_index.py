@@ -359,7 +359,7 @@ class DocumentationIndex:
             data = files.read_json(path)
             passages = [Passage(**{**p, "lines": tuple(p["lines"])}) for p in data["passages"]]
             names = [Known(*row) for row in data.get("names", ())]
-            calls = {entry: count for entry, count in data.get("calls", ())}
+            calls = dict(data.get("calls", ()))
         except DataError as error:
             raise CheckpointError(f"{error}; run the recipe again to build the index") from None
         except (KeyError, TypeError) as error:

@@ -81,39 +81,48 @@ def understand(index: DocumentationIndex, question: str, history: Sequence[str] 
     """What a question is about, given the user's earlier questions, oldest first."""
     question = question.strip()
     here = _mention(index, question)
-    if here and here.known:
+    asked = index.understood(question)
+    plain = index.known(asked.entry)
+    if here and here.known and not _closer(plain, here.known, index):
         return _about(index, question, here)
-    before = next((m for turn in reversed(history) if (m := _named_before(index, turn))), None)
+    before = next((known for turn in reversed(history) if (known := _named_before(index, turn))), None)
     if here and here.missing:
-        return Understood(Asked(question), "nothing", None, here.word, here.near, tuple(content(question)))
+        return Understood(Asked(question), "nothing", None, here.word, here.near, _wanted(index, question))
+    if plain and (before is None or here and here.known):
+        return Understood(asked, "named", plain, wanted=_wanted(index, f"{asked.before} {asked.after}", plain))
+    wanted = _wanted(index, question)
     if before is None:
-        asked = index.understood(question)
-        if asked.entry >= 0:
-            known = index.known(asked.entry)
-            assert known is not None
-            return Understood(asked, "named", known, wanted=_wanted(f"{asked.before} {asked.after}", known))
-        return Understood(asked, "nothing", wanted=tuple(content(question)))
-    wanted = tuple(content(question))
+        return Understood(Asked(question), "nothing", wanted=wanted)
     if not _BACK.search(question) and len(wanted) > FEW and _stands_alone(index, question, wanted, before):
         return Understood(Asked(question), "nothing", wanted=wanted)
     return Understood(_carried(index, question, before), "carried", before, wanted=wanted)
+
+
+def _closer(plain: Known | None, here: Known | None, index: DocumentationIndex) -> bool:
+    """Whether the name as a whole question spells it (`the open function of tarfile`) is what was meant: the very entry
+    that one word of it names, or a part of that."""
+    if plain is None or here is None:
+        return False
+    own = index.known(here.entry)
+    names = {here.name, own.name if own else here.name}
+    return plain.entry == here.entry or any(plain.name.startswith(f"{name}.") for name in names)
 
 
 def _about(index: DocumentationIndex, question: str, here: _Mention) -> Understood:
     known = here.known
     assert known is not None
     start, stop = here.span
-    before, after = question[:start], question[stop:].removeprefix("()")
+    before, after = question[:start].rstrip("`"), question[stop:].lstrip("`").removeprefix("()").lstrip("`")
     own = index.known(known.entry)
     asked = Asked(before, own.name if own else known.name, after, known.entry)
     how: How = "named" if here.score >= 1 and known is here.ranked[0][1] else "spelt"
-    return Understood(asked, how, known, "", here.near, _wanted(f"{before} {after}", known))
+    return Understood(asked, how, known, "", here.near, _wanted(index, f"{before} {after}", known))
 
 
-def _wanted(text: str, known: Known) -> tuple[str, ...]:
+def _wanted(index: DocumentationIndex, text: str, known: Known | None = None) -> tuple[str, ...]:
     """What is asked, without the words of the name that it is asked of."""
-    own = set(stems(known.name))
-    return tuple(stem for stem in content(text) if stem not in own)
+    own = set(stems(known.name)) if known else set()
+    return tuple(stem for stem in content(text, index.ranking.body.vocabulary) if stem not in own)
 
 
 def _carried(index: DocumentationIndex, question: str, known: Known) -> Asked:

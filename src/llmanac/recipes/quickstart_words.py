@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
+from llmanac.recipes.quickstart_forms import form_words
 from llmanac.retrieve._words import code_words
 
 _STOP = """
@@ -22,7 +23,11 @@ please thanks hi hello hey ok okay well hm hmm tell explain describe say show kn
 thing things way get gets got give gives go goes going come comes happen happens mean means work works python
 about again back because before after between both during through until while which whether exactly actually
 don doesn didn isn aren wasn won can't couldn t s re ve ll d m function method class module call parameter argument
-short summary docs documentation purpose good
+short summary docs documentation purpose good point idea reason role effect meaning part play sense detail brief briefly
+came across occur occurs happened understand sentence summarize circumstance condition situation success successful
+kind sort example case cases possible possibly ever certain certainly question help cheers simple simply plain plainly
+expect expected suppose supposed need needed wonder wondering curious remember forgot believe think guess maybe perhaps
+library standard code program my own inside somehow somewhere
 """
 QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^'\s]*'(?!\w)")  # an example's text, not what is asked
 STOP = frozenset([*_STOP.split(), *code_words(_STOP)])  # words are looked up without their -s
@@ -48,7 +53,7 @@ keep preserve retain remain maintain intact
 convert turn transform translate cast
 text string str
 second once twice again repeat repeatedly
-nested recursive recursively inside within deep deeply
+nested recursive recursively within deep deeply
 empty blank nothing zero
 check verify test determine validate assert enforce
 order sort sorted ordering arrange rank ascending descending arbitrary
@@ -195,11 +200,25 @@ def stems(text: str) -> tuple[str, ...]:
     return _stems(text)
 
 
-def content(text: str) -> list[str]:
-    """The stems of a question that are not among the words every question has, each once."""
+def content(text: str, known: Container[str] | None = None) -> list[str]:
+    """The stems of a question that are not among the words every question has, each once.
+
+    Args:
+        known: stems of the documentation; a word that is not there, and is a slip away from a word that every question
+            has, is taken for that (`hte`).
+    """
     text = QUOTED.sub(" ", re.sub(r"(?<=\w)['’](?=\w)", "", text))
     words = (word for word in code_words(text) if word not in STOP)
-    return list(dict.fromkeys(stem(word) for word in words))
+    found = dict.fromkeys((stem(word), word) for word in words)
+    return list(dict.fromkeys(s for s, w in found if known is None or s in known or related(s) or not _slip(w)))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _slip(word: str) -> bool:
+    """Whether a word is one that every question has, with two neighbouring letters swapped."""
+    swapped = (word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1))
+    small = STOP | form_words()
+    return any(other in small for other in swapped)
 
 
 def holds(there: Iterable[str], wanted: str, weight: float = 0.6) -> float:

@@ -1,8 +1,8 @@
 """The names that a program may write for what is documented elsewhere, or not at all.
 
-`asyncio.gather` is documented as `asyncio.tasks.gather`; `configparser.ConfigParser.read` is its base's; `csv.DictReader`
-has no docstring. The standard library's own namespace says so (`_namespace.py`, in a process of its own); of an
-installed package, which is never executed, the imports in its source files do.
+`asyncio.gather` is documented as `asyncio.tasks.gather`; `configparser.ConfigParser.read` is its base's;
+`csv.DictReader` has no docstring. The standard library's own namespace says so (`_namespace.py`, in a process of its
+own); of an installed package, which is never executed, the imports in its source files do.
 """
 
 from __future__ import annotations
