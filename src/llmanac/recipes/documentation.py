@@ -13,9 +13,10 @@ from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.tokens import TokenDataset
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import ASSISTANT, load_engine
-from llmanac.recipes.assistant import Assistant
+from llmanac.recipes.assistant import PROMPT_TOKENS, Assistant
 from llmanac.recipes.pairs import write_examples
 from llmanac.recipes.quickstart_evaluation import evaluate_assistant
+from llmanac.recipes.quickstart_losses import losses
 from llmanac.recipes.quickstart_material import Material, Row
 
 LENGTH = 512  # of a row: the longest prompt, its answer, and further questions about what it shows
@@ -69,7 +70,11 @@ class Documentation:
         most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
         questions = min(run.spec.evaluate.questions, most)
         alone = Engine(run.base, run.tokenizer)
-        return {"answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions)}
+        rows = max(FEWEST_QUESTIONS, questions)
+        return {
+            "answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions),
+            "row_losses": losses(run.model, run.tokenizer, self.material, limit=PROMPT_TOKENS, count=rows),
+        }
 
 
 def open_assistant(folder: Path, engine: Engine) -> Assistant | None:

@@ -88,7 +88,7 @@ def understand(index: DocumentationIndex, question: str, history: Sequence[str] 
     before = next((known for turn in reversed(history) if (known := _named_before(index, turn))), None)
     if here and here.missing:
         return Understood(Asked(question), "nothing", None, here.word, here.near, _wanted(index, question))
-    if plain and (before is None or here and here.known):
+    if plain and (before is None or (here and here.known)):
         return Understood(asked, "named", plain, wanted=_wanted(index, f"{asked.before} {asked.after}", plain))
     wanted = _wanted(index, question)
     if before is None:

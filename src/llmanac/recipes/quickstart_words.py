@@ -30,6 +30,7 @@ expect expected suppose supposed need needed wonder wondering curious remember f
 library standard code program my own inside somehow somewhere
 """
 QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^'\s]*'(?!\w)")  # an example's text, not what is asked
+_PYTHON = re.compile(r"(?i)\bpython ?[\d.]*\d")  # `in Python 3.11`: everything here is
 STOP = frozenset([*_STOP.split(), *code_words(_STOP)])  # words are looked up without their -s
 
 _GROUPS = """
@@ -207,7 +208,8 @@ def content(text: str, known: Container[str] | None = None) -> list[str]:
         known: stems of the documentation; a word that is not there, and is a slip away from a word that every question
             has, is taken for that (`hte`).
     """
-    text = QUOTED.sub(" ", re.sub(r"(?<=\w)['’](?=\w)", "", text))
+    text = re.sub(r"(?<=\w)['’](?=\w)", "", _PYTHON.sub(" ", text))
+    text = QUOTED.sub(" ", text)
     words = (word for word in code_words(text) if word not in STOP)
     found = dict.fromkeys((stem(word), word) for word in words)
     return list(dict.fromkeys(s for s, w in found if known is None or s in known or related(s) or not _slip(w)))
