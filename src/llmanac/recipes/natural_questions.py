@@ -100,7 +100,7 @@ def score_answer(question: Question, answer: Any, documented: Mapping[str, str])
     """Score one answer of the assistant.
 
     Args:
-        documented: by entry, all its text (signature and docstring), white space collapsed.
+        documented: by entry, all its text (name, signature and docstring), white space collapsed.
     """
     cited = [citation.name for citation in answer.citations]
     shown = {*cited, *(near.name for near in answer.nearest)}
@@ -115,6 +115,13 @@ def score_answer(question: Question, answer: Any, documented: Mapping[str, str])
         invented=not answer.refused
         and not any(plain(answer.text).removesuffix("...").strip() in documented.get(name, "") for name in cited),
     )
+
+
+def run_scores(assistant: Any, entries: Sequence[Any], questions: Sequence[Question]) -> list[Score]:
+    """Ask an assistant every question, with what was asked before it, and score its answers."""
+    documented = {entry.name: plain(f"{entry.name}{entry.signature} {entry.doc}") for entry in entries}
+    answers = assistant.answers([q.question for q in questions], [q.history for q in questions])
+    return [score_answer(q, a, documented) for q, a in zip(questions, answers, strict=True)]
 
 
 def table(questions: Sequence[Question], scores: Sequence[Score]) -> dict[str, dict[str, float | int]]:

@@ -40,7 +40,8 @@ def draw_bars(axis: Any, values: Mapping[str, float], title: str, size: float = 
 def bars_figure(values: Mapping[str, float], title: str) -> str:
     """A figure of bars, narrow enough to be read on a phone."""
     figure, axis = _pyplot().subplots(figsize=(5.0, 0.9 + 0.33 * len(values)))
-    draw_bars(axis, values, title, 10)
+    draw_bars(axis, values, "", 10)
+    figure.suptitle(title, fontsize=11, x=0.02, ha="left")  # above the names too, else a long one is cut
     figure.tight_layout()
     return _svg(figure)
 
