@@ -33,7 +33,7 @@ def main() -> None:
     if assistant is None:
         parser.error(f"{choices.run}: this run has no assistant")
     spec = Spec()
-    found = table(questions, run_scores(assistant, spec.entries(), questions))
+    found = table(questions, run_scores(assistant, spec, questions))
     print(f"{'':14}{'questions':>10}" + "".join(f"{name:>10}" for name in COLUMNS))
     for kind, row in found.items():
         print(f"{kind:14}{row['questions']:>10}" + "".join(f"{row[name]:>10}" for name in COLUMNS))

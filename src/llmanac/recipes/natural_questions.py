@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,15 +97,19 @@ def accepted(quoted: str, answers: Sequence[str]) -> bool:
     return False
 
 
-def score_answer(question: Question, answer: Any, documented: Mapping[str, str]) -> Score:
+def score_answer(
+    question: Question, answer: Any, documented: Mapping[str, str], public: Mapping[str, str] | None = None
+) -> Score:
     """Score one answer of the assistant.
 
     Args:
         documented: by entry, all its text (name, signature and docstring), white space collapsed.
+        public: by a public name, the entry that it stands for.
     """
+    public = public or {}
     cited = [citation.name for citation in answer.citations]
-    shown = {*cited, *(near.name for near in answer.nearest)}
-    right = [c for c in answer.citations if c.name in question.entries]
+    shown = {public.get(name, name) for name in (*cited, *(near.name for near in answer.nearest))}
+    right = [c for c in answer.citations if public.get(c.name, c.name) in question.entries]
     quoted = not answer.refused and bool(right)
     beside = [text for c in right for text in (c.title, c.summary)]
     return Score(
@@ -112,16 +117,28 @@ def score_answer(question: Question, answer: Any, documented: Mapping[str, str])
         line=quoted and accepted(answer.text, question.answers),
         beside=quoted and any(accepted(text, question.answers) for text in (answer.text, *beside)),
         refused=bool(answer.refused),
-        invented=not answer.refused
-        and not any(plain(answer.text).removesuffix("...").strip() in documented.get(name, "") for name in cited),
+        invented=not answer.refused and not any(_documented(answer.text, documented.get(name, "")) for name in cited),
     )
 
 
-def run_scores(assistant: Any, entries: Sequence[Any], questions: Sequence[Question]) -> list[Score]:
-    """Ask an assistant every question, with what was asked before it, and score its answers."""
-    documented = {entry.name: plain(f"{entry.name}{entry.signature} {entry.doc}") for entry in entries}
+def _documented(said: str, text: str) -> bool:
+    """Whether every word that is said stands in an entry's text, in this order: bullets and rulers between them are
+    layout, and a label ("Raises ValueError:") or a default is put together from two places of it."""
+    words, rest = re.findall(r"\w+", said.removesuffix("...")), iter(re.findall(r"\w+", text))
+    return all(word in rest for word in words)
+
+
+def run_scores(assistant: Any, source: Any, questions: Sequence[Question]) -> list[Score]:
+    """Ask an assistant every question, with what was asked before it, and score its answers.
+
+    Args:
+        source: what it was made from; an entry that it shows under a public name counts as that entry.
+    """
+    documented = {entry.name: plain(f"{entry.name}{entry.signature} {entry.doc}") for entry in source.entries()}
+    public = {name.name: name.entry for name in source.names() if name.entry}
+    documented |= {name: f"{name} {documented[entry]}" for name, entry in public.items()}
     answers = assistant.answers([q.question for q in questions], [q.history for q in questions])
-    return [score_answer(q, a, documented) for q, a in zip(questions, answers, strict=True)]
+    return [score_answer(q, a, documented, public) for q, a in zip(questions, answers, strict=True)]
 
 
 def table(questions: Sequence[Question], scores: Sequence[Score]) -> dict[str, dict[str, float | int]]:

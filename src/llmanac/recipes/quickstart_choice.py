@@ -30,7 +30,6 @@ _CALLING = (
 )
 CALLING = frozenset(stem for stem in stems(_CALLING))
 _SURE = {
-    "what": re.compile(r"."),
     "returns": re.compile(r"(?i)(?:returns?|yields?)\b"),
     "raises": re.compile(r"(?i)raises?\b"),
 }
@@ -89,7 +88,7 @@ def choose(
 
 
 def _plainly(kind: str, lines: Sequence[str]) -> str | None:
-    """The line that answers where its kind alone says which: the summary, or the one that begins with "Returns"."""
+    """The line that answers where its kind alone says which: the one that begins with "Returns"."""
     sure = _SURE.get(kind)
     return next((line for line in lines if sure.match(line)), None) if sure else None
 
