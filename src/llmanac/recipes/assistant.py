@@ -16,6 +16,7 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
 from llmanac.recipes import quickstart_choice as chosen
 from llmanac.recipes.questions import REFUSAL
+from llmanac.recipes.quickstart_facts import parameters
 from llmanac.recipes.quickstart_forms import form_words
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_names import Known
@@ -187,8 +188,9 @@ class Assistant:
         lines = [line for passage in self.index.of(entry) for line in passage.lines]
         inside = reading and reading.block and reading.block.entry == entry
         pointed = reading.line if reading and inside else None
-        kind, _, subject = (reading.query if reading else "").partition(" ")
-        asked = chosen.Asked(about.wanted, frozenset(stems(question)), kind, subject, pointed)
+        kind = reading.query.partition(" ")[0] if reading else ""
+        named = chosen.common_stems(parameters(title.removeprefix(self.index.first_passage(entry).name)))
+        asked = chosen.Asked(about.wanted, frozenset(stems(question)), named, kind, pointed)
         line = chosen.choose(self.index.ranking, asked, self._common, [title, *stated_defaults(title)], lines)
         if line is None:
             return Answer(REFUSAL, (), True, nearest)

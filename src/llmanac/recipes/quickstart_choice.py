@@ -42,14 +42,15 @@ class Asked:
     Attributes:
         wanted: stems of the question's words, without the name and the words that every question has.
         words: all its stems.
-        kind, subject: what the model understood is asked, and of which parameter.
+        parameters: stems of the entry's parameters: which of them is asked about, the model sees.
+        kind: what the model understood is asked.
         pointed: the line that it points at, or None where it says that none answers.
     """
 
     wanted: Sequence[str]
     words: frozenset[str]
+    parameters: frozenset[str]
     kind: str
-    subject: str
     pointed: str | None
 
 
@@ -66,7 +67,7 @@ def choose(
     pointed = asked.pointed
     if pointed == title[0] and lines and not asked.words & CALLING:
         pointed = lines[0]  # the title is shown with every answer; how to call it is not what is asked
-    if not set(asked.wanted) - common - set(stems(asked.subject)):
+    if not set(asked.wanted) - common - asked.parameters:
         return pointed if pointed is not None else _plainly(asked.kind, lines)
     held = [frozenset(stems(line)) for line in (*title, *lines)]
     spread = Counter(word for words in held[len(title) :] for word in words)
