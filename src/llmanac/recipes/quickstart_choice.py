@@ -25,9 +25,7 @@ RESTATED = 0.4  # of it for a title or a default, which name the parameters and 
 ENOUGH = 1.0  # the weight of words that a line has to speak of
 SHARE, TELLING = 0.2, 3  # and the share of all that is asked, each word by this power of its weight
 SIGNATURE = ("arguments", "default")  # asked, as the model understood it, of the title and its defaults
-_CALLING = (
-    "argument parameter arg args param signature call invoke pass take accept input give hand feed supply default"
-)
+_CALLING = "argument parameter arg args param signature call invoke pass accept input default"
 CALLING = frozenset(stem for stem in stems(_CALLING))
 _SURE = {
     "returns": re.compile(r"(?i)(?:returns?|yields?)\b"),
@@ -65,7 +63,7 @@ def choose(
         lines: every line of its text.
     """
     pointed = asked.pointed
-    if pointed == title[0] and lines and not asked.words & CALLING:
+    if pointed == title[0] and lines and (asked.kind == "which" or not asked.words & CALLING):
         pointed = lines[0]  # the title is shown with every answer; how to call it is not what is asked
     if not set(asked.wanted) - common - asked.parameters:
         return pointed if pointed is not None else _plainly(asked.kind, lines)

@@ -15,6 +15,10 @@ from llmanac.recipes.quickstart_words import QUOTED, STOP, content, stems
 _NAME = re.compile(r"`?(?<![\w.\\/@-])([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\()?")
 _CODE = re.compile(r"[a-z]_[a-z]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
 _ABBREVIATION = re.compile(r"(?i)^(?:e\.g|i\.e|a\.k\.a|vs|etc)$")
+_BEFORE = re.compile(r"(?i)(?:^|\b(?:does|do|can|will|is|use|using|call|calling) )$")
+_AFTER = re.compile(
+    r"(?i) (?:of|with|without|on|in|for|to|from|when|if|and|over|return|returns|raise|raises)\b|:| ?\?*$"
+)
 _FILE = re.compile(r"(?i)\.(?:txt|csv|py|json|html?|xml|zip|gz|tar|log|ini|toml|cfg|png|jpe?g|pdf|exe|com|org|md)$")
 _BACK = re.compile(r"(?i)\b(?:it|its|that|this|those|these|them|they|there|then|one|ones|and|ok|okay|so|else)\b")
 _IT = re.compile(r"(?i)\b(?:does|do|did|can|will|would|could|should|is) (it|that|this)\b")
@@ -158,6 +162,8 @@ def _mention(index: DocumentationIndex, question: str) -> _Mention | None:
     for place, match in enumerate(matches):
         word = words[place]
         strength = _strength(index, word, called=bool(match.group(2)), quoted=match.group().startswith("`"))
+        if not strength and word in index.known_names.exact and word not in STOP:  # `max of ...`, `does sorted ...`
+            strength = 1.5 * bool(_BEFORE.search(text[: match.start()]) and _AFTER.match(text, match.end()))
         if not strength or text[match.end(1) : match.end(1) + 1] == "=":
             continue  # a word, or an argument that is given by name
         near = [part for other in (*words[:place], *words[place + 1 :]) for part in other.split(".")]
