@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,8 +54,3 @@ def _row(tokenizer: Any, material: Material, example: Example, limit: int) -> tu
 
 def _kind(query: str, answer: str) -> str:
     return REFUSE if answer == REFUSAL else query.partition(" ")[0]
-
-
-def order(kinds: Sequence[str]) -> list[str]:
-    """Kinds of rows as a page shows them: those that read first."""
-    return sorted(kinds, key=lambda kind: (kind in (REFUSE, UNDERSTAND), kind))

@@ -15,8 +15,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 ASSISTANT = (
     "A demonstration of the whole pipeline on one small machine: text, tokenizer, pretraining, fine-tuning, retrieval "
     "and measurement, in minutes. It answers one question at a time about what the docstrings of Python say. "
-    "This assistant reads answers out of the documentation that is on this machine. For each question it looks up "
-    "passages, points at the line that answers, and quotes it with its source. It knows nothing by itself: what its "
+    "For each question it looks up "
+    "passages, points at the line that answers, or finds it by the question's words, and quotes it with its source. It knows nothing by itself: what its "
     "language model guesses without a passage is worthless, as the table below shows."
 )
 PLAIN_MODEL = (
