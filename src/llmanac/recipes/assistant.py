@@ -1,10 +1,10 @@
 """The documentation assistant: look passages up, let the model read the answer out of them, cite, or refuse.
 
 What a question is about is found out in `quickstart_understanding`; what the model sees and says is in
-`quickstart_prompt`. The model does the reading: what is asked, which line of the passages answers it, or that none does.
-Where the question has words that it was not trained on, they have a say in which line (`quickstart_choice`). The line is
-the answer, word for word. Beside a refusal, and an answer that is not sure, stand the nearest entries. The model knows
-nothing by itself; a question for which nothing is found never reaches it.
+`quickstart_prompt`. The model does the reading: what is asked, which line of the passages answers it, or that none
+does. Where the question has words that it was not trained on, they have a say in which line (`quickstart_choice`). The
+line is the answer, word for word. Beside a refusal, and an answer that is not sure, stand the nearest entries. The
+model knows nothing by itself; a question for which nothing is found never reaches it.
 """
 
 from __future__ import annotations

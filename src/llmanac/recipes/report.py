@@ -14,10 +14,10 @@ from llmanac.recipes.report_figures import bars_figure, loss_figure
 TEMPLATES = Path(__file__).with_name("templates")
 ASSISTANT = (
     "A demonstration of the whole pipeline on one small machine: text, tokenizer, pretraining, fine-tuning, retrieval "
-    "and measurement, in minutes. It answers one question at a time about what the docstrings of Python say. "
-    "For each question it looks up "
-    "passages, points at the line that answers, or finds it by the question's words, and quotes it with its source. It knows nothing by itself: what its "
-    "language model guesses without a passage is worthless, as the table below shows."
+    "and measurement, in minutes. It answers one question at a time about what the docstrings of Python say: it looks "
+    "up passages, points at the line that answers, or finds it by the question's words, and quotes it with its source. "
+    "It knows nothing by itself: what its language model guesses without a passage is worthless, as the table below "
+    "shows."
 )
 PLAIN_MODEL = (
     "This is a small language model trained from nothing on the text named below. It continues text in that style; "
