@@ -117,24 +117,19 @@ def picture(found: list[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from llmanac.recipes.report_figures import draw_bars
+
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.1))
     scores, answers = pictured(found)
     for axis, values, title in (
         (
             left,
-            dict(sorted(scores.items(), key=lambda i: -i[1])),
+            dict(sorted(scores.items(), key=lambda i: i[1])),
             "bits per byte, held-out modules (lower is better)",
         ),
-        (right, dict(reversed(answers.items())), "answers: F1, unseen question forms"),
+        (right, answers, "answers: F1, unseen question forms"),
     ):
-        ours = {"this model", "retrieved, with near misses"}
-        bars = axis.barh(
-            list(values), list(values.values()), color=["#0b6e6e" if k in ours else "#b9c4c9" for k in values]
-        )
-        axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-        axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
+        draw_bars(axis, values, title)
     figure.tight_layout()
     matplotlib.rcParams["svg.hashsalt"] = "llmanac"
     figure.savefig(PICTURE, metadata={"Date": None, "Description": described(found)})

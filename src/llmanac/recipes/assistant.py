@@ -1,8 +1,10 @@
 """The documentation assistant: look passages up, let the model read the answer out of them, cite, or refuse.
 
-What the model sees and says is in `quickstart_prompt`. The model does the reading: what is asked, which line of the
-passages answers it, or that none does. The line it points at is the answer, word for word. It knows nothing by itself;
-a question for which nothing is found never reaches it.
+What a question is about is found out in `quickstart_understanding`; what the model sees and says is in
+`quickstart_prompt`. The model does the reading: what is asked, which line of the passages answers it, or that none
+does. Where the question has words that it was not trained on, they have a say in which line (`quickstart_choice`). The
+line is the answer, word for word. Beside a refusal, and an answer that is not sure, stand the nearest entries. The
+model knows nothing by itself; a question for which nothing is found never reaches it.
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
+from llmanac.recipes import quickstart_choice as chosen
 from llmanac.recipes.questions import REFUSAL
 from llmanac.recipes.quickstart_examples import example_questions
+from llmanac.recipes.quickstart_facts import parameters
+from llmanac.recipes.quickstart_forms import form_words
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
+from llmanac.recipes.quickstart_names import Known
 from llmanac.recipes.quickstart_passages import Passage
 from llmanac.recipes.quickstart_prompt import (
     ASKED,
@@ -28,9 +34,13 @@ from llmanac.recipes.quickstart_prompt import (
     check_marks,
     prompt,
     split_completion,
+    stated_defaults,
 )
+from llmanac.recipes.quickstart_understanding import Understood, understand
+from llmanac.recipes.quickstart_words import stems
 
 PASSAGES = 3
+NEAREST = 3  # entries shown beside an answer that is not sure, or a refusal
 PROMPT_TOKENS = 416
 ANSWER_TOKENS = 6  # what is asked, of which parameter, a mark; and a little over
 LONGEST_QUESTION = 4000  # characters
@@ -38,19 +48,38 @@ LONGEST_QUESTION = 4000  # characters
 
 @dataclass(frozen=True)
 class Citation:
-    """Where an answer was read: the documented name with its signature, and the text that was shown of it."""
+    """Where an answer was read: the documented name with its signature, its summary, and the text shown of it."""
 
     title: str
     text: str
+    name: str = ""
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Near:
+    """A name that the question may be about: called as its signature says, and its summary, empty without docstring."""
+
+    name: str
+    signature: str
+    summary: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, where it was read, and whether it is a refusal (then it was read nowhere)."""
+    """An answer.
+
+    Attributes:
+        text: a line of the documentation as it stands there, or why there is none.
+        citations: where it was read; nowhere, for a refusal.
+        refused: whether it is a refusal.
+        nearest: where to look: the entries nearest to the question, of one that is refused or names nothing for sure.
+    """
 
     text: str
     citations: tuple[Citation, ...]
     refused: bool
+    nearest: tuple[Near, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,44 +125,106 @@ class Assistant:
     ) -> None:
         self.engine, self.index, self.tokenizer = engine, index, tokenizer
         self.passages, self.prompt_tokens = passages, prompt_tokens
+        self._common = chosen.common_stems(sorted(form_words()))
         check_marks(tokenizer)
         self._marks = [tokenizer.special_tokens[token] for token in MARKS]
         self._words = [*self._marks, *(tokenizer.special_tokens[token] for token in (*ASKED.values(), *PARAMETERS))]
 
-    def answer(self, question: str) -> Answer:
-        """Answer one question. Raises DataError for a blank one, RequestError for one that is too long."""
-        return self.answers([question])[0]
+    def answer(self, question: str, history: Sequence[str] = ()) -> Answer:
+        """Answer one question.
 
-    def answers(self, questions: Sequence[str]) -> list[Answer]:
-        """Answer several questions at once."""
+        Args:
+            history: the user's earlier questions, oldest first: the name that the last of them named is still meant
+                where the question names none.
+
+        Raises:
+            DataError: a blank question. RequestError: one that is too long.
+        """
+        return self.answers([question], [history])[0]
+
+    def answers(self, questions: Sequence[str], histories: Sequence[Sequence[str]] | None = None) -> list[Answer]:
+        """Answer several questions at once, each with the earlier ones of its conversation."""
         blank = next((i for i, q in enumerate(questions) if not q.strip()), None)
         if blank is not None:
             raise DataError(f"question {blank + 1} is blank; ask about a name of the documentation")
-        found = [self._find(question) for question in questions]
-        readable = [i for i, f in enumerate(found) if f.passages and f.coverage >= self.index.threshold]
+        histories = histories or [()] * len(questions)
+        about = [self._understand(q, h) for q, h in zip(questions, histories, strict=True)]
+        found = [self.index.find_asked(one.asked, self.passages) for one in about]
+        readable = [i for i, f in enumerate(found) if self._readable(about[i], f)]
         readings = self.read([(found[i].asked, self._passages(found[i])) for i in readable])
-        out = [Answer(REFUSAL, (), True) for _ in questions]
-        for i, reading in zip(readable, readings, strict=True):
-            out[i] = _answer(reading)
-        return out
+        said = dict(zip(readable, readings, strict=True))
+        return [self._answer(q, one, said.get(i)) for i, (q, one) in enumerate(zip(questions, about, strict=True))]
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """What the model is given for the last user message, passages included; a server counts its tokens."""
-        question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-        found = self._find(question)
-        return prompt(self.tokenizer, found.asked, Sheet.of(self._passages(found)), limit=self.prompt_tokens)[0]
+        *earlier, question = [m["content"] for m in messages if m["role"] == "user"] or [""]
+        asked = self._understand(question, earlier).asked
+        passages = self._passages(self.index.find_asked(asked, self.passages))
+        return prompt(self.tokenizer, asked, Sheet.of(passages), limit=self.prompt_tokens)[0]
 
     def examples(self) -> list[str]:
         """Questions to begin with, about names that the index holds."""
         return example_questions(self.index.passages)
 
-    def _find(self, question: str) -> Found:
+    def _understand(self, question: str, history: Sequence[str]) -> Understood:
         if len(question) > LONGEST_QUESTION:
             raise RequestError(
                 f"messages: a question of {len(question):,} characters; at most {LONGEST_QUESTION:,} are looked up, so "
                 "ask for one thing"
             )
-        return self.index.find(question, self.passages)
+        return understand(self.index, question, [turn[:LONGEST_QUESTION] for turn in history])
+
+    def _readable(self, about: Understood, found: Found) -> bool:
+        """Whether there is something for the model to read: passages that may answer, under a name that is there."""
+        if about.unknown or (about.known and about.known.entry < 0):
+            return False
+        return bool(found.passages) and found.coverage >= self.index.threshold
+
+    def _answer(self, question: str, about: Understood, reading: Reading | None) -> Answer:
+        nearest = self._nearest(question, about)
+        if about.unknown:
+            return Answer(f"There is no entry named {about.unknown}. {REFUSAL}", (), True, nearest)
+        if about.known is None:
+            if reading is None or reading.block is None:
+                return Answer(REFUSAL, (), True, nearest)
+            return Answer(reading.text, (self._cited(reading.block.entry, reading.block.lines),), False, nearest)
+        entry = about.known.entry
+        if entry < 0:
+            return Answer(f"{about.known.name} has no docstring. {REFUSAL}", (), True, nearest)
+        title = self.index.first_passage(entry).title
+        lines = [line for passage in self.index.of(entry) for line in passage.lines]
+        inside = reading and reading.block and reading.block.entry == entry
+        pointed = reading.line if reading and inside else None
+        kind = reading.query.partition(" ")[0] if reading else ""
+        named = chosen.common_stems(parameters(title.removeprefix(self.index.first_passage(entry).name)))
+        asked = chosen.Asked(about.wanted, frozenset(stems(question)), named, kind, pointed)
+        line = chosen.choose(self.index.ranking, asked, self._common, [title, *stated_defaults(title)], lines)
+        if line is None:
+            return Answer(REFUSAL, (), True, nearest)
+        passage = next((p.lines for p in self.index.of(entry) if line in p.lines), self.index.of(entry)[0].lines)
+        return Answer(line, (self._cited(entry, passage),), False, nearest if about.how == "spelt" else ())
+
+    def _cited(self, entry: int, lines: Sequence[str]) -> Citation:
+        near = self._near(Known("", entry))
+        return Citation(self.index.first_passage(entry).title, "\n".join(lines), near.name, near.summary)
+
+    def _nearest(self, question: str, about: Understood) -> tuple[Near, ...]:
+        """The entries to look at, the name that is asked about first."""
+        likely = [about.known] if about.known else []
+        if about.known and about.known.relative >= 0:
+            likely.append(Known("", about.known.relative))
+        likely += about.near
+        if len(likely) <= NEAREST:
+            likely += [Known("", entry) for entry, _ in self.index.best(question, NEAREST + 1)]
+        once = {(known.entry, known.name if known.entry < 0 else ""): known for known in reversed(likely)}
+        shown = NEAREST + (about.known is not None)
+        return tuple(self._near(known) for known in list(once.values())[::-1][:shown])
+
+    def _near(self, known: Known) -> Near:
+        if known.entry < 0:
+            return Near(known.name, f"{known.name}{known.signature}", "")
+        first = self.index.first_passage(known.entry)
+        return Near(first.name, first.title, first.lines[0] if first.lines else "")
 
     def read(self, asked: Sequence[tuple[Asked, Sequence[Passage]]]) -> list[Reading]:
         """What the model says to (question, passages) pairs, without retrieval or refusing before it is asked."""
@@ -171,10 +262,3 @@ class Assistant:
         except (DataError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); this run has no assistant") from None
         return cls(engine, DocumentationIndex.load(folder), tokenizer, **choices)
-
-
-def _answer(reading: Reading) -> Answer:
-    if reading.block is None:
-        return Answer(REFUSAL, (), True)
-    cited = Citation(reading.block.title, "\n".join(reading.block.lines))
-    return Answer(reading.text, (cited,), False)

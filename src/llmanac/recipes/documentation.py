@@ -15,9 +15,10 @@ from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.tokens import TokenDataset
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import ASSISTANT, load_engine
-from llmanac.recipes.assistant import Assistant
+from llmanac.recipes.assistant import PROMPT_TOKENS, Assistant
 from llmanac.recipes.pairs import write_examples
 from llmanac.recipes.quickstart_evaluation import evaluate_assistant
+from llmanac.recipes.quickstart_losses import losses
 from llmanac.recipes.quickstart_material import Material, Row
 from llmanac.recipes.timetable import questions_asked
 
@@ -80,7 +81,11 @@ class Documentation:
             run, lambda count: assistant.answers(tried[:count]), asked, ways=WAYS, what="questions of each sort"
         )
         alone = Engine(run.base, run.tokenizer)
-        return {"answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions)}
+        rows = max(FEWEST_QUESTIONS, questions)
+        return {
+            "answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions),
+            "row_losses": losses(run.model, run.tokenizer, self.material, limit=PROMPT_TOKENS, count=rows),
+        }
 
 
 def open_assistant(folder: Path, engine: Engine) -> Assistant | None:

@@ -12,13 +12,15 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmanac.core.rng import seed_of
 from llmanac.data.sources._docstrings import Entry
+from llmanac.data.sources._public import Name
 from llmanac.recipes.quickstart_facts import KINDS, Fact, Kind, facts_of, not_stated
 from llmanac.recipes.quickstart_forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS, FormSet, expand, near_held_out
+from llmanac.recipes.quickstart_names import Known
 from llmanac.recipes.quickstart_passages import Passage, passages_of
 from llmanac.recipes.quickstart_prompt import REFUSAL
 from llmanac.retrieve._words import code_words
@@ -307,6 +309,36 @@ def written(entry: Entry) -> str:
     return f"topic {entry.name}" if entry.kind == "topic" else entry.name
 
 
-def entry_passages(entries: Sequence[Entry]) -> list[Passage]:
-    """The passages of every public entry, in order; private names are not indexed."""
-    return [p for number, entry in enumerate(entries) if not entry.private for p in passages_of(entry, number)]
+def entry_passages(entries: Sequence[Entry], public: Mapping[str, str] | None = None) -> list[Passage]:
+    """The passages of every public entry, in order; private names are not indexed, but under their public one.
+
+    Args:
+        public: by the name of an entry, the one that programs write (`_thread.allocate_lock`: `threading.Lock`).
+    """
+    public = public or {}
+    shown = (
+        (number, replace(entry, name=public.get(entry.name, entry.name)) if entry.private else entry)
+        for number, entry in enumerate(entries)
+    )
+    return [p for number, entry in shown if not entry.private for p in passages_of(entry, number)]
+
+
+def known_names(entries: Sequence[Entry], names: Sequence[Name]) -> list[Known]:
+    """Further names as the index holds them: the entries they lead to as numbers."""
+    numbers = {entry.name: number for number, entry in enumerate(entries) if entry.kind != "topic"}
+    return [
+        Known(name.name, numbers.get(name.entry, -1), name.signature, numbers.get(name.relative, -1))
+        for name in names
+        if not any(part.startswith("_") for part in name.name.split("."))
+    ]
+
+
+def entry_calls(entries: Sequence[Entry], calls: Mapping[str, int]) -> dict[int, float]:
+    """How often programs call each entry: the calls of its last name, shared among all entries that end with it."""
+    last = [entry.name.rpartition(".")[2] for entry in entries]
+    bearers = Counter(name for name, entry in zip(last, entries, strict=True) if entry.kind != "topic")
+    return {
+        number: calls[name] / bearers[name]
+        for number, (name, entry) in enumerate(zip(last, entries, strict=True))
+        if entry.kind != "topic" and calls.get(name)
+    }

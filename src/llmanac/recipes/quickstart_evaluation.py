@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmanac.core.progress import progress
@@ -28,6 +28,7 @@ from llmanac.recipes.quickstart_passages import Passage
 from llmanac.recipes.quickstart_prompt import Asked
 
 EXAMPLES = 10
+MISSED = 0.5  # F1 below which an answer is not what was wanted
 GUESS_TOKENS = 32
 
 
@@ -42,7 +43,8 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
         kinds: by kind of question, as a user gets it.
         refused_unanswerable, refused_answerable: shares; `refused` has them by sort.
         retrieval: share of questions for which a passage with the answer is found, and stands first.
-        examples: question, answer, expected, citations.
+        examples: question, answer, expected, citations; misses, refusals: the same, two of each: of answers that share
+            little with what is expected, and of a refusal that is wanted and one that is not.
     """
     maker = material.maker(held_out=True)
     asked = maker.examination(questions)
@@ -50,12 +52,13 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
     with progress("ask", 4 * len(asked), "questions") as bar:
         given = [answer for part in _parts(asked) for answer in _asked(assistant, part, bar)]
         texts = [answer.text for answer in given]
-        refused = _refused(strange, [answer for part in _parts(strange) for answer in _asked(assistant, part, bar)])
+        declined = [answer for part in _parts(strange) for answer in _asked(assistant, part, bar)]
         helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
         read = [reading.text for reading in helped]
         bar.advance(len(asked))
         closed = _guesses(alone, [pair.question for pair in asked])
         bar.advance(len(asked))
+    refused = _refused(strange, declined)
     rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
     return {
         "scores": {
@@ -70,7 +73,22 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
         "refused": {sort: share for sort, (share, _) in refused.items()},
         "retrieval": _retrieval(assistant.index, asked),
         "examples": [_example(pair, answer) for pair, answer in zip(asked[:EXAMPLES], given, strict=False)],
+        "misses": _some(
+            asked, given, lambda pair, answer: not answer.refused and f1(answer.text, pair.answer) < MISSED, 2
+        ),
+        "refusals": [
+            *_some(strange, declined, lambda pair, answer: answer.refused, 1),
+            *_some(asked, given, lambda pair, answer: answer.refused, 1),
+        ],
     }
+
+
+def _some(
+    pairs: Sequence[Pair], given: Sequence[Answer], wanted: Callable[[Pair, Answer], bool], count: int
+) -> list[dict[str, Any]]:
+    """The first questions whose answers are as wanted."""
+    found = [_example(p, a) for p, a in zip(pairs, given, strict=True) if wanted(p, a)]
+    return found[:count]
 
 
 def _parts(pairs: Sequence[Pair], size: int = 25) -> list[Sequence[Pair]]:

@@ -9,10 +9,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +22,11 @@ import numpy as np
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError
 from llmanac.recipes.quickstart_forms import asking_words, form_words
+from llmanac.recipes.quickstart_names import Known, KnownNames
 from llmanac.recipes.quickstart_passages import Passage
 from llmanac.recipes.quickstart_prompt import Asked
+from llmanac.recipes.quickstart_ranking import EntryRanking
+from llmanac.recipes.quickstart_words import stems
 from llmanac.retrieve._words import code_words
 from llmanac.retrieve.bm25 import BM25, Spec
 
@@ -31,6 +35,7 @@ _CODE = re.compile(r"[._\d]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
 _TOPIC = re.compile(r"(?i)\btopic (\S+?)[?.!,]?(?:\s|$)|\bthe [`'\"]?([\w-]+)[`'\"]? (?:statement|topic|keyword)\b")
 _CERTAIN = 2.8  # strength of a name from which it stands even beside an unknown one
 _SMALL = "a an the of in on to for is it i me my do does and or what when which how with from"
+_SENTENCE = re.compile(r"(?<![^ (])[a-z]+(?=[ ,;:)]|[.?!](?: |$))")  # a word that is not written as code
 _EMPTY = frozenset(_SMALL.split())
 _SAID_TO_BE = re.compile(r"(?i) (?:function|method|class|attribute) (?:of|in|from) ")
 _ARTICLE = re.compile(r"(?i)\b(?:an?|any|some|all|each|every|its|his|their|my|your|this|these) $")
@@ -64,10 +69,19 @@ class DocumentationIndex:
 
     Args:
         passages: as `questions.entry_passages` gives them.
+        names: further names under which programs know entries, and names that have no docstring.
+        calls: by entry, how often programs call it; of entries that bear one name, the share of each.
     """
 
-    def __init__(self, passages: Sequence[Passage], bm25: BM25 | None = None) -> None:
-        self.passages = list(passages)
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        bm25: BM25 | None = None,
+        *,
+        names: Sequence[Known] = (),
+        calls: Mapping[int, float] | None = None,
+    ) -> None:
+        self.passages, self.names, self.calls = list(passages), list(names), dict(calls or {})
         self.bm25 = bm25 or BM25([_indexed(p) for p in self.passages], Spec())
         self.threshold = 0.0
         self.associations: dict[str, dict[str, float]] = {}
@@ -89,6 +103,55 @@ class DocumentationIndex:
 
     def __len__(self) -> int:
         return len(self.passages)
+
+    # ------------------------------------------------------------------ entries
+    @functools.cached_property
+    def known_names(self) -> KnownNames:
+        """Every name that programs write for an entry, and those without docstring."""
+        own = [Known(p.name, p.entry) for p in self.passages if p.first and not p.title.startswith("topic ")]
+        return KnownNames([*own, *self.names])
+
+    @functools.cached_property
+    def ranking(self) -> EntryRanking:
+        """Ranks the entries, in the order of `self._of`."""
+        shortest = {entry: self._name(entry).count(".") + 1 for entry in self._of}
+        for known in self.names:
+            if known.entry in shortest:
+                shortest[known.entry] = min(shortest[known.entry], known.name.count(".") + 1)
+        entries, calls = [self.of(entry) for entry in self._of], [self.calls.get(entry, 0.0) for entry in self._of]
+        return EntryRanking(entries, [shortest[entry] for entry in self._of], calls)
+
+    def best(self, question: str, k: int) -> list[tuple[int, float]]:
+        """`(entry, how much of the question it speaks of)` of the entries that are for what a question is after."""
+        entries = list(self._of)
+        return [(entries[place], share) for place, share in self.ranking.best(question, k)]
+
+    def known(self, entry: int) -> Known | None:
+        """An entry under its own name; None for -1."""
+        return Known(self._name(entry), entry) if entry in self._of else None
+
+    def of(self, entry: int) -> list[Passage]:
+        """An entry's passages, the first one first."""
+        return [self.passages[number] for number in self._of[entry]]
+
+    def stems_of(self, entry: int) -> frozenset[str]:
+        """The stems of all that is said of an entry."""
+        return frozenset(stem for passage in self.of(entry) for stem in stems(passage.text))
+
+    @functools.cached_property
+    def prose(self) -> frozenset[str]:
+        """Words that sentences use of something else than the name they belong to."""
+        found: set[str] = set()
+        for passage in self.passages:
+            own = set(re.findall(r"[a-z]+", passage.name.lower()))
+            for line in passage.lines:
+                found.update(word for word in _SENTENCE.findall(line.lower()) if word not in own)
+        return frozenset(found)
+
+    def ordinary(self, word: str) -> bool:
+        """Whether a word is one that sentences are made of, though it may be the last part of a name too."""
+        lower = word.lower()
+        return bool({lower, lower.removesuffix("s"), f"{lower}s"} & self.prose)
 
     def first_passage(self, entry: int) -> Passage:
         """The passage that stands under an entry's full title."""
@@ -194,7 +257,10 @@ class DocumentationIndex:
     # ------------------------------------------------------------------ passages
     def find(self, question: str, k: int = 3) -> Found:
         """The `k` passages to read, best first."""
-        asked = self.understood(question)
+        return self.find_asked(self.understood(question), k)
+
+    def find_asked(self, asked: Asked, k: int = 3) -> Found:
+        """The same for a question whose name is looked up."""
         full, entry = asked.text, asked.entry
         named = entry >= 0
         content = [word for word in code_words(full) if word not in self._asking_words]
@@ -279,6 +345,8 @@ class DocumentationIndex:
             "format_version": 1,
             "threshold": self.threshold,
             "associations": self.associations,
+            "names": [[k.name, k.entry, k.signature, k.relative] for k in self.names],
+            "calls": [[entry, round(count, 2)] for entry, count in self.calls.items()],
             "passages": [asdict(p) for p in self.passages],
         }
         files.write_json(folder / "passages.json", data, indent=None)
@@ -290,11 +358,13 @@ class DocumentationIndex:
         try:
             data = files.read_table(path)
             passages = [Passage(**{**p, "lines": tuple(p["lines"])}) for p in data["passages"]]
+            names = [Known(*row) for row in data.get("names", ())]
+            calls = dict(data.get("calls", ()))
         except DataError as error:
             raise CheckpointError(f"{error}; run the recipe again to build the index") from None
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: not an index of passages ({error}); run the recipe again") from None
-        index = cls(passages, BM25.load(Path(folder) / "bm25"))
+        index = cls(passages, BM25.load(Path(folder) / "bm25"), names=names, calls=calls)
         index.threshold, index.associations = float(data["threshold"]), data.get("associations", {})
         return index
 

@@ -21,7 +21,7 @@ from llmanac.core.rng import seed_of
 from llmanac.data.collect import Corpus
 from llmanac.data.sources._docstrings import Entry
 from llmanac.recipes.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
-from llmanac.recipes.questions import REFUSAL, Pair, QuestionMaker, entry_passages
+from llmanac.recipes.questions import REFUSAL, Pair, QuestionMaker, entry_calls, entry_passages, known_names
 from llmanac.recipes.quickstart_index import DocumentationIndex, Found
 from llmanac.recipes.quickstart_passages import Passage
 from llmanac.recipes.quickstart_prompt import (
@@ -85,10 +85,13 @@ class Material:
             sides[entry.module in held].append(number)
         if not sides[0] or not sides[1]:
             raise DataError("the documentation has too few modules to hold one out")
-        passages = entry_passages(entries)
+        names = source.names() if hasattr(source, "names") else ()
+        passages = entry_passages(entries, {name.entry: name.name for name in names if name.entry})
         inside = set(sides[0])
         practice = DocumentationIndex([p for p in passages if p.entry in inside])
-        material = cls(entries, tuple(sides[0]), tuple(sides[1]), DocumentationIndex(passages), practice, seed)
+        calls = entry_calls(entries, source.calls() if hasattr(source, "calls") else {})
+        index = DocumentationIndex(passages, names=known_names(entries, names), calls=calls)
+        material = cls(entries, tuple(sides[0]), tuple(sides[1]), index, practice, seed)
         material._learn()
         return material
 

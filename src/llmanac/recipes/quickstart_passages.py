@@ -61,7 +61,7 @@ def sentences(text: str) -> list[str]:
     start = 0
     for match in _BOUNDARY.finditer(text):
         piece = text[start : match.start()].rstrip()
-        if _ABBREVIATION.search(piece):
+        if _ABBREVIATION.search(piece) or piece.endswith("..."):  # `Monday == 1 ... Sunday == 7`
             continue
         out.append(text[start : match.end()].strip())
         start = match.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from llmanac.core import files
+from llmanac.recipes.report_figures import bars_figure, loss_figure
 
 TEMPLATES = Path(__file__).with_name("templates")
 ASSISTANT = (
-    "This assistant reads answers out of the documentation that is on this machine. For each question it looks up "
-    "passages, points at the line that answers, and quotes it with its source. It knows nothing by itself: what its "
-    "language model guesses without a passage is worthless, as the table below shows."
+    "A demonstration of the whole pipeline on one small machine: text, tokenizer, pretraining, fine-tuning, retrieval "
+    "and measurement, in minutes. It answers one question at a time about what the docstrings of Python say: it looks "
+    "up passages, points at the line that answers, or finds it by the question's words, and quotes it with its source. "
+    "It knows nothing by itself: what its language model guesses without a passage is worthless, as the table below "
+    "shows."
 )
 PLAIN_MODEL = (
     "This is a small language model trained from nothing on the text named below. It continues text in that style; "
@@ -32,7 +34,7 @@ class Section:
     tables: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
     blocks: list[str] = field(default_factory=list)
-    figure: str = ""
+    figures: list[str] = field(default_factory=list)
     caption: str = ""
 
 
@@ -71,15 +73,31 @@ def _duration(seconds: float) -> str:
 
 def _sections(results: dict[str, Any]) -> list[Section | None]:
     return [
+        _bars(results),
         _quality(results),
         _answers(results),
         _examples(results),
+        _wrong(results),
         _curve(results),
         _data(results),
         _time(results),
         _completions(results),
         Section("Next", blocks=["\n".join(results["next"])]),
     ]
+
+
+def _bars(results: dict[str, Any]) -> Section:
+    scores = dict(sorted(results["bits_per_byte"].items(), key=lambda item: item[1]))
+    figures = [bars_figure(scores, "bits per byte, held-out documents\n(lower is better)")]
+    section = Section("In short", caption="Bits per byte of the language model beside its baselines.")
+    if "answers" in results:
+        ways = {name: score["f1"] for name, score in results["answers"]["scores"].items()}
+        figures.append(bars_figure(ways, "answers about held-out modules, F1\n(higher is better)"))
+        section.caption += (
+            " F1 of the assistant's answers beside what the same model, or the same retrieval, gives alone."
+        )
+    section.figures = figures
+    return section
 
 
 def _quality(results: dict[str, Any]) -> Section:
@@ -123,14 +141,45 @@ def _answers(results: dict[str, Any]) -> Section | None:
             "include near misses. F1 counts the words an answer shares with the documentation's own.",
             f"Questions the documentation cannot answer are refused {found['refused_unanswerable']:.0%} of the time; "
             f"answerable ones are refused {found['refused_answerable']:.0%}. By sort: {by_sort}.",
+            WHICH,
+            NEAR_MISSES,
         ],
         [table(head, rows, 0), table(["by kind, with retrieval", "F1", "exact", "questions"], kinds)],
     )
 
 
+WHICH = (
+    '"which" asks for a name by what it is for ("how do I copy a directory tree?") and wants the one function whose '
+    "summary the question was made from; the others name their function, so that it is found at once."
+)
+NEAR_MISSES = (
+    '"right passage among near misses" is retrieval helped where it missed, with its order taken away: the passages '
+    "stand in any order. A question that names nothing then leaves the model nothing to go by but its reading, whereas "
+    "a user's question comes with the best passage first; so this score can be below the one with retrieval."
+)
+
+
 def _examples(results: dict[str, Any]) -> Section | None:
     examples = results.get("answers", {}).get("examples")
     return Section("Some answers, with their sources", answers=examples) if examples else None
+
+
+def _wrong(results: dict[str, Any]) -> Section | None:
+    """Two answers that miss, and two refusals, as they came."""
+    found = results.get("answers", {})
+    shown = [
+        {**example, "verdict": verdict}
+        for key, verdict in (("misses", "not what was wanted"), ("refusals", "refused"))
+        for example in found.get(key, ())
+    ]
+    words = "Misses of this evaluation, and refusals: of a question that it cannot answer, and of one that it could."
+    return Section("Where it fails, and where it refuses", [words], answers=shown) if shown else None
+
+
+def _by_kind(results: dict[str, Any]) -> list[dict[str, Any]]:
+    found = results.get("row_losses")
+    rows = [[kind, f"{row['loss']:.3f}", row["tokens"]] for kind, row in (found or {}).items()]
+    return [table(["fine-tuned, by kind of row", "nats a token", "tokens"], rows)] if rows else []
 
 
 def _curve(results: dict[str, Any]) -> Section:
@@ -155,8 +204,8 @@ def _curve(results: dict[str, Any]) -> Section:
     return Section(
         "Training",
         words,
-        [table(["", "steps", "tokens", "time", "tokens/s", "last loss"], rows)],
-        figure=loss_figure(stages),
+        [table(["", "steps", "tokens", "time", "tokens/s", "last loss"], rows), *_by_kind(results)],
+        figures=[loss_figure(stages)],
         caption="Training loss, nats per token, smoothed; dots are held-out loss where it was measured.",
     )
 
@@ -169,38 +218,6 @@ def _speed(stage: dict[str, Any]) -> str:
     return (
         f"Trained {how}, at {stage['mfu']:.0%} of the {peak} that this machine's matrix products reach (counted FLOPs)."
     )
-
-
-def loss_figure(stages: list[tuple[str, dict[str, Any]]]) -> str:
-    """The loss curves as inline SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(stages), figsize=(4.6 * len(stages) + 1.0, 3.2), squeeze=False)
-    for axis, (name, stage) in zip(axes[0], stages, strict=True):
-        steps = [point["step"] for point in stage["curve"]]
-        axis.plot(steps, _smooth([point["loss"] for point in stage["curve"]]), color="#0b6e6e", linewidth=1.4)
-        held_out = [(p["step"], p["held_out"]) for p in stage["curve"] if "held_out" in p]
-        if held_out:
-            axis.plot(*zip(*held_out, strict=True), "o", color="#c2571a", markersize=4)
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel("step", fontsize=9)
-        axis.set_ylabel("loss", fontsize=9)
-        axis.grid(alpha=0.25)
-    figure.tight_layout()
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def _smooth(values: list[float], keep: float = 0.9) -> list[float]:
-    out: list[float] = []
-    for value in values:
-        out.append(value if not out else keep * out[-1] + (1 - keep) * value)
-    return out
 
 
 def _data(results: dict[str, Any]) -> Section:

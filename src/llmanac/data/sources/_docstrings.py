@@ -148,6 +148,7 @@ def from_object(module: str, shown: str) -> Found:
     found: Found = [(shown or module, "", live.__doc__ or "", "module")]
     todo: list[tuple[str, Any]] = [(_join(shown, k), v) for k, v in sorted(vars(live).items())]
     for name, value in todo:
+        value = value.__func__ if isinstance(value, staticmethod) else value  # else its doc is staticmethod's own
         if name.rpartition(".")[2].startswith("_"):
             continue
         is_class = inspect.isclass(value)

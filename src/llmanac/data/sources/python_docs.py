@@ -13,6 +13,7 @@ import importlib.util
 import platform
 import re
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -35,6 +36,7 @@ from llmanac.data.sources._docstrings import (
     split_signature,
     tidy,
 )
+from llmanac.data.sources._public import Name, library_names, package_names
 
 CARD = {
     "title": "The documentation of the Python on this machine",
@@ -45,6 +47,7 @@ LICENSE = "PSF-2.0"
 _NOISE = re.compile(
     r"(See help\(type\(self\)\)|Initialize self|Return (self|repr\(self\)|str\(self\)|hash\(self\)|len\(self\)))"
 )
+_CALL = re.compile(r"\b([A-Za-z]\w*)\(")
 Part = Literal["topics", "docstrings", "sources"]
 
 
@@ -75,6 +78,24 @@ class Spec(SourceSpec):
         for entry in found:
             once.setdefault((entry.name, entry.kind == "topic"), entry)
         return tuple(once.values())
+
+    def names(self) -> tuple[Name, ...]:
+        """Further names under which programs know entries (`asyncio.gather`), and names that have no docstring."""
+        entries = self.entries()
+        documented = {entry.name for entry in entries if entry.kind != "topic"}
+        found = list(library_names(_public_modules(), entries)) if "docstrings" in self.parts else []
+        for package in self.packages:
+            found += package_names(_package_files(package), documented)
+        return tuple({name.name: name for name in reversed(found)}.values())[::-1]
+
+    def calls(self) -> Counter[str]:
+        """How often each bare name is called in the source files that were read: what programs use, and how much."""
+        files = [path for path, _ in source_files(_library_folder())] if "docstrings" in self.parts else []
+        files += [path for package in self.packages for path, _ in _package_files(package)]
+        found: Counter[str] = Counter()
+        for path in files:
+            found.update(_CALL.findall(path.read_text("utf-8", "replace")))
+        return found
 
     def version(self) -> str:
         """The Python's release and the packages'."""
@@ -150,6 +171,14 @@ def _library() -> tuple[Entry, ...]:
         shown = public_module(module)
         found += _entries(from_object(module, shown), shown or "builtins", origin, LICENSE)
     return tuple(found)
+
+
+@functools.cache
+def _public_modules() -> tuple[str, ...]:
+    """Modules of the standard library that have no private part in their name."""
+    files = {module for _, module in source_files(_library_folder())}
+    modules = {*files, *compiled_modules(files), "os.path"}
+    return tuple(sorted(m for m in modules if m and not any(part.startswith("_") for part in m.split("."))))
 
 
 def _package_folder(package: str) -> Path:

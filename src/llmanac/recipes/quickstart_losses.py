@@ -1,0 +1,56 @@
+"""The fine-tuning loss by kind of row: which things that the model is to say it has learned to say."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+
+from llmanac.core.types import IGNORE, Batch
+from llmanac.recipes.questions import REFUSAL
+from llmanac.recipes.quickstart_material import Example, Material, Turn, said, said_bare
+from llmanac.recipes.quickstart_prompt import Sheet, prompt, question_ids
+
+FRESH = 97  # salt of rows that training has not drawn
+UNDERSTAND = "what is asked, nothing shown"
+REFUSE = "refusals"
+
+
+def losses(model: Any, tokenizer: Any, material: Material, *, limit: int, count: int = 120) -> dict[str, Any]:
+    """Nats a token on fresh rows about training modules, by kind of row.
+
+    Args:
+        limit: the longest prompt, in tokens.
+        count: how many rows; the first question of each is scored.
+
+    Returns:
+        by kind: `loss`, nats a token of what is to be said; `tokens`, how many those were.
+    """
+    total: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for example in material.examples(count, salt=FRESH):
+            kind, before, after = _row(tokenizer, material, example, limit)
+            ids = torch.tensor([before + after], device=device)
+            targets = torch.full_like(ids, IGNORE)
+            targets[0, len(before) - 1 : -1] = ids[0, len(before) :]
+            total[kind][0] += float(model.nll(Batch(ids=ids, targets=targets)))
+            total[kind][1] += len(after)
+    return {kind: {"loss": nats / tokens, "tokens": int(tokens)} for kind, (nats, tokens) in sorted(total.items())}
+
+
+def _row(tokenizer: Any, material: Material, example: Example, limit: int) -> tuple[str, list[int], list[int]]:
+    """A row's kind, what the model is given, and what it is to say."""
+    passages, turns = example
+    first: Turn = next(iter(turns))
+    asked, entry, query, answer = first
+    if not passages:
+        sheet = Sheet.of([material.practice.first_passage(entry)] if entry >= 0 else [])
+        return UNDERSTAND, question_ids(tokenizer, asked, sheet), said_bare(tokenizer, sheet, entry, query)
+    ids, sheet = prompt(tokenizer, asked, Sheet.of(passages), limit=limit)
+    return _kind(query, answer), ids, said(tokenizer, sheet, first)
+
+
+def _kind(query: str, answer: str) -> str:
+    return REFUSE if answer == REFUSAL else query.partition(" ")[0]

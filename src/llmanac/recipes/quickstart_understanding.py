@@ -1,0 +1,194 @@
+"""What a question is about: a name that stands in it, however spelt, else the one that the conversation was about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llmanac.recipes.quickstart_index import DocumentationIndex
+from llmanac.recipes.quickstart_names import CERTAIN, Known
+from llmanac.recipes.quickstart_prompt import Asked
+from llmanac.recipes.quickstart_words import QUOTED, STOP, content, stems
+
+_NAME = re.compile(r"`?(?<![\w.\\/@-])([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\()?")
+_CODE = re.compile(r"[a-z]_[a-z]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
+_ABBREVIATION = re.compile(r"(?i)^(?:e\.g|i\.e|a\.k\.a|vs|etc)$")
+_BEFORE = re.compile(r"(?i)(?:^|\b(?:does|do|can|will|is|use|using|call|calling) )$")
+_AFTER = re.compile(
+    r"(?i) (?:of|with|without|on|in|for|to|from|when|if|and|over|return|returns|raise|raises)\b|:| ?\?*$"
+)
+_FILE = re.compile(r"(?i)\.(?:txt|csv|py|json|html?|xml|zip|gz|tar|log|ini|toml|cfg|png|jpe?g|pdf|exe|com|org|md)$")
+_BACK = re.compile(r"(?i)\b(?:it|its|that|this|those|these|them|they|there|then|one|ones|and|ok|okay|so|else)\b")
+_IT = re.compile(r"(?i)\b(?:does|do|did|can|will|would|could|should|is) (it|that|this)\b")
+TWIN = 0.9  # likeness of a documented name that is taken for one without docstring
+FEW = 4  # words of content up to which a question in a conversation says too little to stand for itself
+STANDS_ALONE = 0.75  # of its words that another entry speaks of, for a question to leave the name it follows
+
+How = Literal["named", "spelt", "carried", "nothing"]
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What a question is about.
+
+    Attributes:
+        asked: the question taken apart at the name; for a name that was carried over, the name set before it.
+        how: the name stands in the question; stands there in another spelling; is carried over; there is none.
+        known: the name; None where there is none.
+        unknown: a name that stands in the question and is nowhere in the documentation.
+        near: further names like the one that stands in the question, the likeliest first.
+        wanted: the stems of what is asked, without the name.
+    """
+
+    asked: Asked
+    how: How
+    known: Known | None = None
+    unknown: str = ""
+    near: tuple[Known, ...] = ()
+    wanted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Mention:
+    """A name in a question: its span, how surely it is one, what it stands for, and what it resembles."""
+
+    span: tuple[int, int]
+    strength: float
+    word: str
+    score: float
+    ranked: tuple[tuple[float, Known], ...]
+
+    @property
+    def known(self) -> Known | None:
+        """What it stands for, where that is certain; for a name without docstring, its documented twin
+        (`assertAlmostEquals`: `assertAlmostEqual`)."""
+        if not self.ranked or self.score < CERTAIN:
+            return None
+        twins = (known for score, known in self.ranked if known.entry >= 0 and score >= TWIN)
+        first = self.ranked[0][1]
+        return first if first.entry >= 0 else next(twins, first)
+
+    @property
+    def near(self) -> tuple[Known, ...]:
+        """What else it resembles."""
+        return tuple(known for _, known in self.ranked if known is not self.known)
+
+    @property
+    def missing(self) -> bool:
+        """Whether it is written as a name beyond doubt, and is none."""
+        return self.known is None and self.strength >= 2
+
+
+def understand(index: DocumentationIndex, question: str, history: Sequence[str] = ()) -> Understood:
+    """What a question is about, given the user's earlier questions, oldest first."""
+    question = question.strip()
+    here = _mention(index, question)
+    asked = index.understood(question)
+    plain = index.known(asked.entry)
+    if here and here.known and not _closer(plain, here.known, index):
+        return _about(index, question, here)
+    before = next((known for turn in reversed(history) if (known := _named_before(index, turn))), None)
+    if here and here.missing:
+        return Understood(Asked(question), "nothing", None, here.word, here.near, _wanted(index, question))
+    if plain and (before is None or (here and here.known)):
+        return Understood(asked, "named", plain, wanted=_wanted(index, f"{asked.before} {asked.after}", plain))
+    wanted = _wanted(index, question)
+    if before is None:
+        return Understood(Asked(question), "nothing", wanted=wanted)
+    if not _BACK.search(question) and len(wanted) > FEW and _stands_alone(index, question, wanted, before):
+        return Understood(Asked(question), "nothing", wanted=wanted)
+    return Understood(_carried(index, question, before), "carried", before, wanted=wanted)
+
+
+def _closer(plain: Known | None, here: Known | None, index: DocumentationIndex) -> bool:
+    """Whether the name as a whole question spells it (`the open function of tarfile`) is what was meant: the very entry
+    that one word of it names, or a part of that."""
+    if plain is None or here is None:
+        return False
+    own = index.known(here.entry)
+    names = {here.name, own.name if own else here.name}
+    return plain.entry == here.entry or any(plain.name.startswith(f"{name}.") for name in names)
+
+
+def _about(index: DocumentationIndex, question: str, here: _Mention) -> Understood:
+    known = here.known
+    assert known is not None
+    start, stop = here.span
+    before, after = question[:start].rstrip("`"), question[stop:].lstrip("`").removeprefix("()").lstrip("`")
+    own = index.known(known.entry)
+    asked = Asked(before, own.name if own else known.name, after, known.entry)
+    how: How = "named" if here.score >= 1 and known is here.ranked[0][1] else "spelt"
+    return Understood(asked, how, known, "", here.near, _wanted(index, f"{before} {after}", known))
+
+
+def _wanted(index: DocumentationIndex, text: str, known: Known | None = None) -> tuple[str, ...]:
+    """What is asked, without the words of the name that it is asked of."""
+    own = set(stems(known.name)) if known else set()
+    return tuple(stem for stem in content(text, index.ranking.body.vocabulary) if stem not in own)
+
+
+def _carried(index: DocumentationIndex, question: str, known: Known) -> Asked:
+    """The question with the name in the place of a word that stands for it, else before it."""
+    own = index.known(known.entry)
+    name = own.name if own else known.name
+    if match := _IT.search(question):
+        return Asked(question[: match.start(1)], name, question[match.end(1) :], known.entry)
+    return Asked("", name, f": {question}", known.entry)
+
+
+def _named_before(index: DocumentationIndex, turn: str) -> Known | None:
+    here = _mention(index, turn)
+    if here:
+        return here.known
+    entry = index.understood(turn).entry
+    return index.known(entry) if entry >= 0 else None
+
+
+def _stands_alone(index: DocumentationIndex, question: str, wanted: Sequence[str], before: Known) -> bool:
+    """Whether another entry speaks of most of a question that the one of the conversation says little about."""
+    best = next((share for _, share in index.best(question, 1)), 0.0)
+    own = index.ranking.coverage(wanted, index.stems_of(before.entry)) if before.entry >= 0 else 0.0
+    return best >= STANDS_ALONE and best > 2 * own
+
+
+def _mention(index: DocumentationIndex, question: str) -> _Mention | None:
+    """The name that a question asks about: a dotted one before one that is called, before one written as code."""
+    text = QUOTED.sub(lambda m: " " * len(m.group()), question)
+    matches = [m for m in _NAME.finditer(text) if not _ABBREVIATION.match(m.group(1))]
+    words = [m.group(1) for m in matches]
+    found: list[_Mention] = []
+    for place, match in enumerate(matches):
+        word = words[place]
+        strength = _strength(index, word, called=bool(match.group(2)), quoted=match.group().startswith("`"))
+        if not strength and word in index.known_names.exact and word not in STOP:  # `max of ...`, `does sorted ...`
+            strength = 1.5 * bool(_BEFORE.search(text[: match.start()]) and _AFTER.match(text, match.end()))
+        if not strength or text[match.end(1) : match.end(1) + 1] == "=":
+            continue  # a word, or an argument that is given by name
+        near = [part for other in (*words[:place], *words[place + 1 :]) for part in other.split(".")]
+        ranked = index.known_names.find(word, near)
+        score = ranked[0][0] if ranked else 0.0
+        if strength < 2 and score < 0.97:
+            continue
+        if "." in word and score < CERTAIN and _FILE.search(word):
+            continue
+        found.append(_Mention(match.span(1), strength, word, min(score, 1.0), tuple(ranked)))
+    known = [m for m in found if m.known]
+    return max(known or found, key=lambda m: (m.strength - _exception(m), -m.span[0]), default=None)
+
+
+def _strength(index: DocumentationIndex, word: str, *, called: bool, quoted: bool) -> float:
+    """How surely a word is written as a name; 0 where it is a word like others."""
+    if "." in word:
+        return 4.0
+    if called:
+        return 3.0
+    if quoted or _CODE.search(word):
+        return 2.0
+    return 1.0 if len(word) > 4 and word.lower() not in STOP and not index.ordinary(word) else 0.0
+
+
+def _exception(mention: _Mention) -> float:
+    """An exception is named for what may come of a call more often than for itself."""
+    return 1.5 if mention.word.endswith(("Error", "Exception", "Warning")) else 0.0
