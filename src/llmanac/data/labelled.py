@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, nearest
+from llmanac.core.errors import DataError
 from llmanac.data.columns import column_places
 from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
 from llmanac.data.quarantine import Problems
-from llmanac.data.readers import TABLES, check_columns, format_of, table_rows
+from llmanac.data.readers import check_columns, no_column, table_rows
 from llmanac.data.readers import lines as numbered_lines
+from llmanac.data.texts import check_plain_or_table
+from llmanac.data.unpack import TABLES, format_of
 
 SHOWN = 60  # characters of a value that a message shows
 FLAGS = ("--text", "--label")
@@ -166,6 +168,7 @@ def _pairs(path: Path, text: str, label: str | None, problems: Problems) -> Iter
 def _exists(path: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path}: {'is a folder; give a file' if path.is_dir() else 'no such file'}")
+    check_plain_or_table(path)
 
 
 def _table(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
@@ -233,8 +236,7 @@ def _label_first(lines: Iterable[tuple[int, str]], place: object, problems: Prob
 
 
 def _no_column(name: str, names: Sequence[str], flag: str) -> str:
-    has = ", ".join(str(n)[:SHOWN] for n in names[:20]) or "none"
-    return f"no column {name!r}{nearest(name, map(str, names))} (has: {has}); name it with {flag}"
+    return f"{no_column(name, names)}; name it with {flag}"
 
 
 def _text(column: str, value: Any) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.data.pipeline.recipe import BuildSpec
-from llmanac.data.readers import COMPRESSED, format_of
 from llmanac.data.sources.files import Spec as FilesSpec
+from llmanac.data.unpack import COMPRESSED, format_of
 
 LINED = (".jsonl", ".ndjson")
 STAMP = ("bytes", "mtime_ns", "ctime_ns", "inode")

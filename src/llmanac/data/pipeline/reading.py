@@ -14,8 +14,8 @@ from llmanac.data.pipeline.inputs import is_same, prefixes
 from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.recipe import BuildSpec
 from llmanac.data.quarantine import Problems
-from llmanac.data.readers import Span
 from llmanac.data.sources.files import documents_of
+from llmanac.data.unpack import Span
 
 KEY = "00-read"
 

@@ -23,7 +23,7 @@ from llmanac.core.progress import progress
 from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.command_problems import CommandProblems, asked, command_bounds, left_out, save_and_tell
 from llmanac.data.labelled import Labelled, labels_lead, read_labelled, read_lines, read_texts, without_labels
-from llmanac.data.readers import TABLES, format_of
+from llmanac.data.unpack import TABLES, format_of
 from llmanac.evaluate.classification import Report, report
 from llmanac.lab.classification import training
 from llmanac.models.classifiers.load import load_classifier

@@ -23,7 +23,7 @@ TRAINING = "training.json"  # beside a tokenizer: what it was learned from
 
 def train_command(
     name: str, items: Sequence[str], folder: Path, patches: Sequence[str], alpha: float | None,
-    weights: Sequence[str], unit: Any,
+    weights: Sequence[str], unit: Any, reading: texts.Reading,
 ) -> None:  # fmt: skip
     """Learn a tokenizer, write it, and say what came out.
 
@@ -36,10 +36,10 @@ def train_command(
     mixed = alpha is not None or given is not None
     if mixed and not texts.has_labels(items):
         raise SpecError("--alpha and --weight mix labelled text; write label=path for every file or folder")
-    stream: Iterable[str] = texts.Texts([path for found in groups.values() for path in found])
+    stream: Iterable[str] = texts.Texts([path for found in groups.values() for path in found], reading)
     if mixed:
         stream = Mixture(
-            lambda: ((label, text) for label, paths in groups.items() for text in texts.cut(paths)),
+            lambda: ((label, text) for label, paths in groups.items() for text in reading.cut(paths)),
             weights=given, alpha=alpha, unit=unit,
         )  # fmt: skip
         _print_groups(stream)
@@ -98,7 +98,7 @@ def _print_groups(mixture: Mixture) -> None:
 
 def compare_command(
     items: Sequence[str], on: Sequence[str], train_on: Sequence[str], every: int, sentence: str, limit: int,
-    folder: Path, as_json: bool,
+    folder: Path, as_json: bool, reading: texts.Reading,
 ) -> None:  # fmt: skip
     """Measure tokenizers on labelled text and write the page.
 
@@ -110,12 +110,12 @@ def compare_command(
     check_pages(folder, "--folder", (page.RESULT, page.PAGE, page.PICTURE, page.DRAWING), "tokenizers", [*read, *items])
     trains = any(not Path(item).exists() for item in items)
     apart = every if trains and not train_on else 1
-    held, leaves = texts.held_apart(groups, apart, limit * 1_000_000)
+    held, leaves = texts.held_apart(groups, apart, limit * 1_000_000, reading)
 
     def to_train() -> Iterable[str]:
         if train_on:
-            return texts.texts([path for found in texts.labelled(train_on).values() for path in found])
-        return texts.left_to_train(groups, apart)
+            return reading.texts([path for found in texts.labelled(train_on).values() for path in found])
+        return texts.left_to_train(groups, apart, reading)
 
     plan = (
         f"Measured on one part in {apart} of the text, methods trained on the rest."
