@@ -70,6 +70,17 @@ def decode_page(data: bytes, content_type: str = "") -> str:
     return data.decode(name, "replace")
 
 
+def missing_library(kind: str) -> str:
+    """The library that reads files of this format, where it is not installed; empty for all others."""
+    module = LIBRARIES.get(kind, "")
+    try:
+        if module:
+            importlib.import_module(module)
+    except ImportError:
+        return module
+    return ""
+
+
 def _need(module: str, what: str, path: Path) -> Any:
     try:
         return importlib.import_module(module)

@@ -214,7 +214,7 @@ def shown_columns(names: Iterable[Any]) -> str:
 def no_column(column: str, names: Collection[Any]) -> str:
     """A message's words for a column that is not there: those that are, and the nearest of them."""
     some = [str(name) for name in itertools.islice(names, 1000) if len(str(name)) <= 100]
-    return f"no column {column!r}{nearest(column, some)} (has: {shown_columns(names)})"
+    return f"no column {column!r}{nearest(column, some)} (has: {shown_columns(sorted(map(str, names)))})"
 
 
 def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Iterator[Row]:
