@@ -14,11 +14,9 @@ from llmanac.core.errors import SpecError
 from llmanac.core.files import atomic_folder, write_json
 from llmanac.core.outputs import check_pages
 from llmanac.core.progress import progress
-from llmanac.lab.vocabulary import page, texts
+from llmanac.lab.vocabulary import page, seen, texts
 from llmanac.lab.vocabulary.measure import Measured, measure, open_or_train
 from llmanac.tokenizers._mixture import Mixture, parse_weights
-
-TRAINING = "training.json"  # beside a tokenizer: what it was learned from
 
 
 def train_command(
@@ -50,6 +48,7 @@ def train_command(
     about = {
         "tokenizer": spec.dump(made),
         "files": {label: list(paths) for label, paths in groups.items()},
+        "places": seen.places(path for paths in groups.values() for path in paths),
         "mixture": stream.as_json() if isinstance(stream, Mixture) else None,
         "texts": counted.texts,
         "bytes": counted.bytes,
@@ -58,7 +57,7 @@ def train_command(
     }
     with atomic_folder(folder) as target:
         tokenizer.save(target)
-        write_json(target / TRAINING, about)
+        write_json(target / seen.TRAINING, about)
     learned = f"learned from {counted.bytes:,} bytes in {seconds:.1f} s" if type(made).learns else "nothing to learn"
     print(f"{folder}: {tokenizer.vocab_size:,} ids, {learned}")
     if tokenizer.vocab_size < getattr(made, "vocab_size", 0):
@@ -114,7 +113,7 @@ def compare_command(
 
     def to_train() -> Iterable[str]:
         if train_on:
-            return reading.texts([path for found in texts.labelled(train_on).values() for path in found])
+            return reading.texts(learned)
         return texts.left_to_train(groups, apart, reading)
 
     plan = (
@@ -122,22 +121,32 @@ def compare_command(
         if leaves
         else (f"Methods trained on {', '.join(train_on)}." if train_on else "Measured on all of the text.")
     )
+    measured, notes = seen.places(read), {}
+    learned = [path for paths in texts.labelled(train_on).values() for path in paths] if train_on else []
+    if trains and (where := seen.overlap(seen.places(learned), measured)):
+        notes["methods"] = f"Methods were trained on {where}, which they are measured on: other text takes more tokens."
     found: list[Measured] = []
     with progress("tokenizers", total=len(items), unit="tokenizers") as bar:
         for item in items:
             label, tokenizer, seconds = open_or_train(item, to_train if train_on or leaves else None)
             if any(one.label == label for one in found):
                 label = item
+            if seconds is None and (said := seen.note(label, item, tokenizer, measured)):
+                notes[label] = said
             found.append(dataclasses.replace(measure(label, tokenizer, held, sentence), train_seconds=seconds))
             bar.advance()
-    about = {"plan": plan, "groups": {label: list(paths) for label, paths in groups.items()}}
+    about = {
+        "plan": plan,
+        "notes": list(notes.values()),
+        "groups": {label: list(paths) for label, paths in groups.items()},
+    }
     place = page.write(folder, found, sentence, about)
     if as_json:
         print((folder / page.RESULT).read_text("utf-8"))
         return
-    page.print_table(found)
+    page.print_table(found, notes)
     for one in found:
         print(f"\n{one.label}, {len(one.pieces)} tokens: {' '.join(one.pieces)}")
-    print(f"\n{plan}\npage: {place}")
+    print("\n".join(["", *(f"* {said}" for said in notes.values()), plan, f"page: {place}"]))
     print(f"Next: llmanac tokenizer inspect {shlex.quote(items[0])}" if Path(items[0]).exists() else
           f"Next: llmanac compare tokenizer --arms {shlex.quote(','.join(items))}")  # fmt: skip
