@@ -111,7 +111,7 @@ class Spec(SourceSpec):
         names = Names()
         for given in self.paths:
             for found in _expand(given, self.include):
-                real = os.path.realpath(found.path)
+                real = str(found.path) if found.why else os.path.realpath(found.path)
                 if real not in seen:
                     seen.add(real)
                     yield replace(found, shown=names.free(readable(found.shown)))
