@@ -14,7 +14,7 @@ from llmanac.core import interrupts
 with interrupts.ending():
     import typer
 
-    from llmanac.core.arguments import SeveralValues
+    from llmanac.core.arguments import Column, Include, SeveralValues
     from llmanac.core.errors import LlmanacError
     from llmanac.core.files import DISK, refused
     from llmanac.data.commands import app as data_app
@@ -148,11 +148,12 @@ def generate(
 @app.command()
 def score(
     path: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")],
-    file: Annotated[str | None, typer.Argument(help="Text (a line each) or a table; else standard input.")] = None,
+    file: Annotated[str | None, typer.Argument(help="Lines of text, a table, a folder; else standard input.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Score this text; repeatable.")] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show every token's log-probability too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
-    column: Annotated[str, typer.Option(help="Column of a table that holds the text.")] = "text",
+    column: Column = "text",
+    include: Include = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens that windows of a long text share [1].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
     labels: Annotated[str | None, typer.Option(help="Say which fits: positive,negative or pos=good,neg=bad.")] = None,
@@ -174,6 +175,7 @@ def score(
         table=tokens,
         as_json=as_json,
         column=column,
+        include=include or (),
         context=context,
         dtype=dtype,
     )
@@ -182,13 +184,14 @@ def score(
 @app.command()
 def correct(
     path: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")],
-    file: Annotated[str | None, typer.Argument(help="Text (a line each) or a table; else standard input.")] = None,
+    file: Annotated[str | None, typer.Argument(help="Lines of text, a table, a folder; else standard input.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Correct this text; repeatable.")] = None,
     vocabulary: Annotated[Path | None, typer.Option(help="Text with known words [Python's documentation].")] = None,
     margin: Annotated[float | None, typer.Option(help="Nats that a change must gain; higher changes less.")] = None,
     kinds: Annotated[str | None, typer.Option(help="Only these, e.g. agreement,article,spelling.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
-    column: Annotated[str, typer.Option(help="Column of a table that holds the text.")] = "text",
+    column: Column = "text",
+    include: Include = None,
 ) -> None:
     """Correct grammar and spelling: edits proposed by rule, judged by the language model."""
     from llmanac.evaluate.console import correct_command
@@ -202,6 +205,7 @@ def correct(
         kinds=kinds,
         as_json=as_json,
         column=column,
+        include=include or (),
     )
 
 
@@ -282,6 +286,7 @@ def dedup(
     out: Annotated[Path, typer.Option(help="Folder for the rows that stay, those that went, and report.json.")],
     method: Annotated[str, typer.Option(help="minhash, exact, lines, paragraphs or substring.")] = "minhash",
     text: Annotated[str, typer.Option(help="Column that holds the text, for tables.")] = "text",
+    include: Include = None,
     memory: Annotated[str, typer.Option(help="What may be held at once, e.g. 500MB.")] = "2GB",
     set_: Patches = None,
     on_error: OnError = "fatal",
@@ -293,7 +298,7 @@ def dedup(
 
     dedup_command(
         paths, method=method, out=out, text=text, memory=memory, patches=list(set_ or ()), as_json=as_json,
-        on_error=on_error, max_bytes=max_bytes,
+        on_error=on_error, max_bytes=max_bytes, include=include or (),
     )  # fmt: skip
 
 
@@ -303,6 +308,7 @@ def contamination(
     evaluation: Annotated[list[str], typer.Option("--eval", metavar="FILES", help="Evaluation files to look for.")],
     column: Annotated[list[str] | None, typer.Option(help="Column of an item: text or numbers [all texts].")] = None,
     text: Annotated[str, typer.Option(help="Column that holds the training text, for tables.")] = "text",
+    include: Include = None,
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="Words in a row that count.")] = 13,
     shortest: Annotated[int, typer.Option(min=1, help="Shorter items are not looked for.")] = 4,
     out: Annotated[Path | None, typer.Option(help="Write a row an item to this .jsonl file.")] = None,
@@ -316,7 +322,7 @@ def contamination(
 
     contamination_command(
         train, evaluation, columns=list(column or ()), text=text, n=n, shortest=shortest, out=out, as_json=as_json,
-        on_error=on_error, force=force, max_bytes=max_bytes,
+        on_error=on_error, force=force, max_bytes=max_bytes, include=include or (),
     )  # fmt: skip
 
 

@@ -81,11 +81,15 @@ def test_long_documents_are_refused_until_they_are_let_in(tmp_path: Path, capsys
     assert "--max-bytes: 'x' is not a size" in refused(capsys, *words, "--max-bytes", "x")
 
 
-def test_a_users_own_text_has_no_such_bound(tmp_path: Path) -> None:
+def test_a_users_own_text_has_no_such_bound_unless_it_is_packed(tmp_path: Path) -> None:
     path = tmp_path / "one.txt.gz"
     with gzip.open(path, "wt") as handle:
         handle.write("a" * BOMB)
-    assert sum(len(document.text) for document in Files(paths=(str(path),)).documents()) == BOMB
+    plain = tmp_path / "one.txt"
+    plain.write_text("a" * BOMB)
+    assert sum(len(document.text) for document in Files(paths=(str(plain),)).documents()) == BOMB
+    with pytest.raises(DataError, match=r"one\.txt\.gz: .*200 times as many"):
+        list(Files(paths=(str(path),)).documents())
 
 
 def test_a_doubled_column_is_refused_where_it_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

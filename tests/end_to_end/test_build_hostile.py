@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, LlmanacError
-from llmanac.data import readers
+from llmanac.data import readers, unpack
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import make_recipe
 from llmanac.data.quarantine import Bounds, Problems
@@ -138,7 +138,7 @@ def test_long_lines_are_left_out_and_the_rest_is_all_there(
         else:
             runs[-1] += line
     with pytest.MonkeyPatch.context() as patched, tempfile.TemporaryDirectory() as folder:
-        patched.setattr(readers, "BLOCK", block)
+        patched.setattr(unpack, "BLOCK", block)
         path = Path(folder) / "a.txt"
         path.write_bytes(data)
         problems = Problems("skip", bounds=Bounds(document=most))

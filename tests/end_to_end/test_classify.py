@@ -158,7 +158,7 @@ def test_slices_of_ones_own_and_other_labels(data, capsys):
             "odd.csv:4: labels: 'odd' is none that these rules answer with",
         ),
         (["predict", "rules", "none.csv"], "none.csv: no such file"),
-        (["predict", "rules", "train.csv", "--output", "a.xlsx"], "must end in .jsonl, .csv or .tsv"),
+        (["predict", "rules", "train.csv", "--output", "a.xlsx"], "must end in .jsonl, .csv, .tsv or .parquet"),
         (["explain", "nothing", "a"], "no such folder"),
         (["table", "train.csv", "--test", "odd.csv"], "label 'odd' is not in the training set"),
         (["table", "train.csv", "--test", "train.csv", "--sizes", "x"], "is not a list of whole numbers"),

@@ -1,7 +1,4 @@
-"""docs/data.md: its blocks are run in order, and its table of stages names all there are.
-
-A block whose first line names a file in a comment is that file; the others run, as in the test of the README.
-"""
+"""docs/data.md: its blocks are run in order, and its table of stages names all there are."""
 
 from __future__ import annotations
 
@@ -17,14 +14,13 @@ from pathlib import Path
 
 import pytest
 from _builds import text
-from test_readme import Session, blocks, commands
+from _pages import Session
 
 from llmanac.core import registry
 from llmanac.core.spec import make_method
 from llmanac.data.stages import CorpusStage
 
 PAGE = "docs/data.md"
-FILE = re.compile(r"# (\w+\.(?:toml|py))\n")
 LEAKED = "which of these fourteen words in a row was found in the notes that somebody left here"
 
 
@@ -52,17 +48,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 @pytest.mark.timeout(600)
 def test_every_block_of_the_page_runs(root: Path, session: Session) -> None:
-    found = blocks((root / PAGE).read_text("utf-8"))
-    for language, block in found:
-        named = FILE.match(block)
-        if named or language == "toml":
-            (session.folder / (named[1] if named else "recipe.toml")).write_text(block, "utf-8")
-    for language, block in found:
-        if language == "console":
-            for command in commands(block):
-                session.run(command)
-        elif language == "python" and not FILE.match(block):
-            session.python(block)
+    session.page((root / PAGE).read_text("utf-8"))
     built = {path.parent.name: json.loads(path.read_text()) for path in session.folder.glob("corpora/*/manifest.json")}
     dropped = {name: {s["name"]: s["dropped"] for s in manifest["stages"]} for name, manifest in built.items()}
     assert dropped["dedup"]["exact"] == {"exact-duplicate": 1}

@@ -98,7 +98,10 @@ def test_refusals_are_one_sentence_and_change_nothing(tmp_path: Path, capsys: py
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("x")
     for arguments, message in (
-        ([good, "--out", tmp_path / "o"], r"good.jsonl:1: no column 'text'; name the text's column with --text"),
+        (
+            [good, "--out", tmp_path / "o"],
+            r"no column 'text' (has: body, id, tags); name the text's column with --text",
+        ),
         ([tmp_path / "bad.jsonl", "--text", "body", "--out", tmp_path / "o"], "bad.jsonl:2: column 'body' holds int"),
         ([good, "--text", "body", "--out", tmp_path / "full"], "holds other files (mine"),
         ([good, "--text", "body", "--out", good], "good.jsonl would be written over"),

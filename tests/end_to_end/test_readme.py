@@ -1,91 +1,25 @@
-"""The README's own blocks are run, in order, in one folder: console lines as a user would type them, then Python.
-
-The folder holds the project's own documentation, as a clone does. A TOML block is written to the file that its first
-line names in a comment, else to recipe.toml. `make` lines are what runs these tests, so they are not run again here. A
-`llmanac serve` line is started, waited for, and stopped at the end. Output shown in the README is not compared word by
-word: numbers differ between machines.
-"""
+"""Every page's commands and code are run (`_pages.py` says how), and no page shows a command that no test runs."""
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pages import INDENTED, Session, blocks
 
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-DOCUMENTS = ["README.md", "docs/classify.md", "docs/ngrams.md", "docs/server.md"]
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    return [(m[1], m[2]) for m in BLOCK.finditer(text)]
-
-
-def commands(block: str) -> list[str]:
-    """The lines after `$`, continued over backslashes."""
-    joined = block.replace("\\\n", " ")
-    return [line[2:].strip() for line in joined.splitlines() if line.startswith("$ ")]
-
-
-class Session:
-    """A shell in a folder of its own, with this Python's `llmanac` first on the path."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.servers: list[subprocess.Popen[bytes]] = []
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
-
-    def run(self, command: str) -> None:
-        if command.startswith(("make ", "git ", "cd ")):
-            return
-        if command.startswith("llmanac serve"):
-            self.serve(command)
-            return
-        done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900
-        )
-        assert done.returncode == 0, f"$ {command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-        assert done.stdout.strip(), f"$ {command} printed nothing"
-
-    def serve(self, command: str) -> None:
-        port = (re.search(r"--port (\d+)", command) or ["", "8000"])[1]
-        words = command.removesuffix("&").split()
-        executable = shutil.which(words[0], path=self.environment["PATH"])
-        assert executable, words[0]
-        self.servers.append(subprocess.Popen([executable, *words[1:]], cwd=self.folder, env=self.environment))
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
-                    if reply.status == 200:
-                        return
-            except OSError:
-                assert self.servers[-1].poll() is None, f"$ {command} ended with {self.servers[-1].returncode}"
-                time.sleep(0.5)
-        raise AssertionError(f"$ {command} never became healthy")
-
-    def python(self, code: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-
-    def close(self) -> None:
-        for server in self.servers:
-            server.terminate()
-            server.wait(timeout=30)
+# a page, and whether some of its blocks are marked slow; docs/data.md has inputs of its own (test_data_page.py)
+PAGES = [
+    "README.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md", "docs/ngrams.md", "docs/server.md",
+    "docs/tokenizers.md",
+]  # fmt: skip
+SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
+# its blocks are signatures, and the text around them says where each stands
+SIGNATURES = "docs/architecture.md"
+ELSEWHERE = ["docs/data.md"]
 
 
 @pytest.fixture
@@ -95,23 +29,44 @@ def session(tmp_path: Path) -> Iterator[Session]:
     session.close()
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_block_runs(document: str, root: Path, session: Session) -> None:
-    found = blocks((root / document).read_text("utf-8"))
+def prepared(session: Session, root: Path, page: str) -> str:
+    """The page, in a folder with the project's own pages, as a clone has them."""
     for path in [*root.glob("*.md"), *root.glob("docs/*.md")]:
         (session.folder / path.relative_to(root)).parent.mkdir(exist_ok=True)
         shutil.copy(path, session.folder / path.relative_to(root))
-    assert any(language == "console" for language, _ in found), f"{document} shows no command"
-    for language, block in found:
-        if language == "console":
-            for command in commands(block):
-                session.run(command)
-        elif language == "toml":
-            named = re.match(r"# (\w+\.toml)\n", block)
-            (session.folder / (named[1] if named else "recipe.toml")).write_text(block, "utf-8")
-        elif language == "python":
-            session.python(block)
+    return (root / page).read_text("utf-8")
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_runs(page: str, root: Path, session: Session) -> None:
+    text = prepared(session, root, page)
+    assert any(block.commands for block in blocks(text)), f"{page} shows no command"
+    session.page(text)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("page", SLOW)
+def test_every_slow_block_runs(page: str, root: Path, session: Session) -> None:
+    text = prepared(session, root, page)
+    assert any(block.mark == "slow" for block in blocks(text))
+    session.page(text, slow=True)
+
+
+def test_every_page_is_run(root: Path) -> None:
+    """A page that is new is run too, slow blocks say why they are, and no command hides outside of a block."""
+    for path in [*root.glob("*.md"), *root.glob("docs/*.md")]:
+        page, text = path.relative_to(root).as_posix(), path.read_text("utf-8")
+        found = blocks(text)
+        assert all(block.why.strip() for block in found if block.mark), page
+        assert "not run" not in [block.mark for block in found], page
+        if page in (*PAGES, *ELSEWHERE):
+            assert not INDENTED.search(text), f"{page}: a command outside of a ```console block is run by no test"
+        elif page != SIGNATURES:
+            assert not any(block.commands or block.language == "python" for block in found), f"{page} is run by no test"
+    slow = {page for page in PAGES if any(b.mark == "slow" for b in blocks((root / page).read_text("utf-8")))}
+    assert slow == set(SLOW)
 
 
 def test_the_numbers_are_those_of_the_evidence(root: Path) -> None:

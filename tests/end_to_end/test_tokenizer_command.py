@@ -55,11 +55,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_train_writes_what_the_library_learns(place):
-    from llmanac.lab.vocabulary.texts import cut
+    from llmanac.lab.vocabulary.texts import Reading
     from llmanac.tokenizers._mixture import Mixture
 
     paths = {"en": f"{place}/en.txt", "de": f"{place}/de.jsonl"}
-    mixed = Mixture(lambda: ((name, text) for name, path in paths.items() for text in cut([path])), alpha=0.3)
+    mixed = Mixture(lambda: ((name, text) for name, path in paths.items() for text in Reading().cut([path])), alpha=0.3)
     assert load_tokenizer(place / "bpe").fingerprint() == train_tokenizer("bpe", mixed, vocab_size=340).fingerprint()
     about = json.loads((place / "bpe" / "training.json").read_text("utf-8"))
     assert about["tokenizer"]["vocab_size"] == 340 and about["files"] == {k: [v] for k, v in paths.items()}
@@ -157,9 +157,9 @@ def test_compare(place):
     rows = {one["label"]: one for one in found["tokenizers"]}
     assert list(rows) == ["bpe", "word", "utf8", "bpe{vocab_size=290}"]
     tokenizer = load_tokenizer(place / "bpe")
-    from llmanac.lab.vocabulary.texts import cut
+    from llmanac.lab.vocabulary.texts import Reading
 
-    tokens = sum(len(tokenizer.encode(text)) for text in cut([f"{place}/en.txt"]))
+    tokens = sum(len(tokenizer.encode(text)) for text in Reading().cut([f"{place}/en.txt"]))
     assert rows["bpe"]["groups"]["en"]["bytes_per_token"] == pytest.approx(len(EN) * 600 / tokens)
     assert set(rows["bpe"]["groups"]) == {"en", "code", "all"}
     assert rows["utf8"]["groups"]["all"]["bytes_per_token"] == 1.0 and rows["word"]["groups"]["code"]["unknown"] > 0.5
@@ -200,7 +200,7 @@ def test_errors_are_one_sentence(place, arguments, message):
 
 def test_broken_input_names_the_line(place):
     _, error = run("encode", f"{place}/bpe", given=b"good\nbad \xff\n", status=2)
-    assert "standard input:2: not UTF-8 at byte 4 of the line" in error
+    assert "standard input:2: not UTF-8 at byte 9" in error
     (place / "broken.txt").write_bytes(b"\xc3(")
     _, error = run("train", "bpe", f"{place}/broken.txt", "-o", f"{place}/x", status=2)
     assert "broken.txt" in error and "not UTF-8 at byte 0" in error

@@ -1,10 +1,16 @@
-"""Command-line options that take several values after one flag: `--train a.txt b.txt --eval c.jsonl`."""
+"""Command-line options that several commands have, and such as take several values after one flag."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand
+
+Column = Annotated[str, typer.Option(help="Column of a table that holds the text.")]
+Include = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="Of folders only such files, e.g. '*.md'; repeatable.")
+]
 
 
 class SeveralValues(TyperCommand):

@@ -105,7 +105,8 @@ def progress(label: str, total: float | None = None, unit: str = "it") -> Iterat
 
 
 @functools.cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
+    """One line on standard error, once a process."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -113,7 +114,7 @@ def _say_once(text: str) -> None:
 def announced(text: str) -> Iterator[None]:
     """Say one line on standard error, once a process, if what happens inside takes longer than two seconds and cannot
     say so itself."""
-    timer = threading.Timer(QUIET_SECONDS, _say_once, [text])
+    timer = threading.Timer(QUIET_SECONDS, say_once, [text])
     timer.daemon = True
     timer.start()
     try:

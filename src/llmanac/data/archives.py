@@ -14,28 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from llmanac.data.documents import Document, Names
 from llmanac.data.quarantine import Problems, Unreadable
-from llmanac.data.readers import BLOCK, KNOWN, check_swelling, format_of
+from llmanac.data.unpack import BLOCK, KNOWN, check_swelling, format_of, unpacked
 
 Read = Callable[[Path, str, Problems], Iterator[Document]]
 MEMBERS = 100_000  # files of one archive that are looked at
-
-
-class _Inside(Problems):
-    """Passes problems on under the name that a file has in its archive."""
-
-    def __init__(self, outer: Problems, name: str) -> None:
-        super().__init__(outer.on_error, None, outer.bounds)
-        self.outer, self.name = outer, name
-
-    def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
-        self.counts[str(file)] += 1
-        self.outer.report(self.name, line, reason, raw, code=code)
-
-    def blank(self, file: object, line: int | None) -> None:
-        self.outer.blank(self.name, line)
-
-    def pass_over(self, file: object, detail: str, *, code: str) -> None:
-        self.outer.pass_over(self.name, detail, code=code)
 
 
 def clean_name(name: str) -> str:
@@ -54,7 +36,11 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
     """
     size, out, names = path.stat().st_size, 0, Names()
     try:
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="llmanac-zip-") as folder:
+        with (
+            unpacked(path, problems) as plain,
+            zipfile.ZipFile(plain) as archive,
+            tempfile.TemporaryDirectory(prefix="llmanac-zip-") as folder,
+        ):
             for number, member in enumerate(archive.infolist()):
                 if number == MEMBERS:
                     raise Unreadable(f"{path}: more than {MEMBERS:,} files; what follows is left out", code="bomb")
@@ -64,7 +50,7 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
                 if any(part.startswith((".", "__MACOSX", "__pycache__")) for part in clean.split("/")):
                     continue
                 name = PurePosixPath(names.free(clean))
-                inside = _Inside(problems, f"{path}/{name}")
+                inside = problems.named(f"{path}/{name}")
                 suffixes = PurePosixPath(clean).suffixes
                 kind = format_of(Path(clean))
                 if kind == ".zip":
@@ -78,12 +64,15 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
                     continue
                 # only the suffixes of the name are used, so that no name leads anywhere
                 file = Path(folder) / ("file" + "".join(suffixes[-2:]))
-                with archive.open(member) as packed, open(file, "wb") as unpacked:
+                with archive.open(member) as packed, open(file, "wb") as written:
                     while block := packed.read(BLOCK):
                         out += len(block)
                         check_swelling(path, out, size, problems)
-                        unpacked.write(block)
-                yield from read(file, f"{shown}/{name}", inside)
+                        written.write(block)
+                try:
+                    yield from read(file, f"{shown}/{name}", inside)
+                except Unreadable as error:  # the archive's other files are whole
+                    inside.report(path, None, str(error).removeprefix(f"{file}: "), code=error.code)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, Unreadable):
             raise

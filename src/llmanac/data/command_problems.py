@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.files import readable
 from llmanac.core.outputs import check_apart
+from llmanac.core.progress import say_once
 from llmanac.data.quarantine import Bounds, OnError, Problem, Problems, Unreadable
-from llmanac.data.readers import COMPRESSED, blocks
+from llmanac.data.unpack import COMPRESSED, blocks
 
 T = TypeVar("T")
 FLAG = "mend it, or set such input aside with --on-error skip"
+UNPACK = "if that is right, unpack it first and give the unpacked file"
 MEND = "mend or drop it"  # for commands without the flag: what they report on may miss nothing
 
 
@@ -24,6 +27,7 @@ class CommandProblems(Problems):
         on_error: "fatal" raises at the first problem; "skip" counts it and goes on.
         file: where `save` writes what was set aside, one JSON object a line.
         advice: how a fatal message ends.
+        column: the flag that names the column of the text, where the command has one.
     """
 
     def __init__(
@@ -33,15 +37,30 @@ class CommandProblems(Problems):
         bounds: Bounds | None = None,
         *,
         advice: str = MEND,
+        column: str = "",
     ) -> None:
-        super().__init__(on_error, file, bounds)
-        self.advice = advice
+        super().__init__(on_error, file, Bounds(swollen=UNPACK, grown=UNPACK) if bounds is None else bounds)
+        self.advice, self.column = advice, column
+        self._passed: dict[str, list[tuple[str, str]]] = {}
 
     def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
         """Take note of one problem. Raises DataError under the policy "fatal"."""
+        if code == "no-text" and self.column:
+            reason = f"{reason}; name the text's column with {self.column}"
         if self.on_error == "fatal":
             raise DataError(f"{Problem(str(file), line, reason)}; {self.advice}")
         super().report(file, line, reason, raw, code=code)
+
+    def pass_over(self, file: object, detail: str, *, code: str) -> None:
+        self._passed.setdefault(code, []).append((str(file), detail))
+
+    def tell_passed(self) -> None:
+        """Say once what of the input is not read, a line a reason."""
+        for found in self._passed.values():
+            (name, detail), more = found[0], len(found) - 1
+            others = f", nor {'is' if more == 1 else 'are'} {more:,} more of its kind" if more else ""
+            say_once(f"note: {readable(name)} is not read{others}: {detail}")
+        self._passed.clear()
 
 
 def command_bounds(max_bytes: int | None = None, *, longer: str = "a larger --max-bytes lets it in") -> Bounds:
@@ -52,16 +71,14 @@ def command_bounds(max_bytes: int | None = None, *, longer: str = "a larger --ma
     """
     from llmanac.data.pipeline.recipe import LimitSpec  # a recipe's inputs are read with this module
 
-    limits, unpack = LimitSpec(), "if that is right, unpack it first and give the unpacked file"
-    return Bounds(
-        limits.max_bytes if max_bytes is None else max_bytes, limits.ratio, limits.expanded, longer=longer,
-        swollen=unpack, grown=unpack,
-    )  # fmt: skip
+    most = LimitSpec.max_bytes if max_bytes is None else max_bytes
+    return Bounds(most, longer=longer, swollen=UNPACK, grown=UNPACK)
 
 
 def asked(
-    on_error: str, file: str | Path, *, inputs: Iterable[str | Path] = (), bounds: Bounds | None = None
-) -> CommandProblems:
+    on_error: str, file: str | Path, *, inputs: Iterable[str | Path] = (), bounds: Bounds | None = None,
+    column: str = "",
+) -> CommandProblems:  # fmt: skip
     """What the flag --on-error asks for; `file` lists what is set aside.
 
     Args:
@@ -78,7 +95,7 @@ def asked(
             raise SpecError(
                 f"--on-error skip: {file} would list what is set aside, and is something else; move it away"
             )
-    return CommandProblems(cast(OnError, on_error), file, bounds, advice=FLAG)
+    return CommandProblems(cast(OnError, on_error), file, bounds, advice=FLAG, column=column)
 
 
 def _is_list(path: Path) -> bool:

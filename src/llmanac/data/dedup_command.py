@@ -6,10 +6,11 @@ import contextlib
 import functools
 import itertools
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,16 +20,21 @@ from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, make_method, parse_patches
 from llmanac.data import readers
-from llmanac.data.command_problems import asked, command_bounds, left_out, save_and_tell, up_to_damage
+from llmanac.data.command_problems import CommandProblems, asked, command_bounds, left_out, save_and_tell, up_to_damage
 from llmanac.data.deduplicate import Shard, build_corpus_stage, run_corpus_stage
 from llmanac.data.documents import Document
 from llmanac.data.quarantine import SHOWN, Problems
 from llmanac.data.sources.files import Spec as FilesSpec
+from llmanac.data.sources.files import documents_of
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import atomic_writer
+from llmanac.data.texts import files_of, is_plain
+from llmanac.data.unpack import COMPRESSED, TABLES, TEXTS, format_of
 
 WORK, LOCK, REPORT, DROPPED, QUARANTINE = ".work", ".lock", "report.json", "dropped.jsonl", "quarantine.jsonl"
 METHODS = ("minhash", "exact", "lines", "paragraphs", "substring")  # what messages offer
+SHARDS = 128
+Input = tuple[tuple[Path, str], Path]  # a file, the name it is shown under, and where its rows that stay go
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -51,7 +57,11 @@ def rows_of(path: Path, shown: str, column: str, problems: Problems) -> Iterator
 
 
 def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
-    if readers.format_of(path) not in readers.TABLES:
+    if not is_plain(path) and format_of(path) not in TABLES:
+        for document in documents_of(path, shown, FilesSpec(text=column), problems):
+            yield replace(document, group=shown, meta={"row": {"id": document.id}})
+        return
+    if format_of(path) not in TABLES:
         # a file is one document: where a second piece begins, there is more than a document may have
         pieces = list(itertools.islice(readers.text_pieces(path, problems, limit=problems.bounds.document), 2))
         if len(pieces) > 1 or (pieces and _too_long(pieces[0], problems)):
@@ -69,10 +79,8 @@ def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[D
         if isinstance(text, str):
             yield Document(f"{shown}:{row.line}", text, shown, {"row": dict(row.values)})
             continue
-        has = ", ".join(map(str, row.values)) or "none"
-        what = f"column {column!r} holds {type(text).__name__}" if column in row.values else f"no column {column!r}"
-        hint = "" if column in row.values else nearest(column, row.values)
-        reason = f"{what}{hint}; name the text's column with --text (has: {has})"
+        what = f"column {column!r} holds {type(text).__name__} where text was expected"
+        reason = what if column in row.values else readers.no_column(column, row.values)
         problems.report(path, row.line, reason, repr(row.values), code="no-text")
 
 
@@ -136,18 +144,22 @@ def dedup_command(
     as_json: bool,
     on_error: str = "fatal",
     max_bytes: str | None = None,
+    include: Sequence[str] = (),
 ) -> None:
     """Deduplicate files and print what went.
 
     Args:
         on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl` beside the report.
         max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` if nothing is said.
+        include: patterns that files of folders must match, all of them if nothing is said.
 
     Raises:
         LlmanacError: bad input or choices, a disk that refuses, or a folder that holds something else.
     """
     try:
-        document, places, told = _deduplicate(paths, method, out, text, memory, patches, on_error, max_bytes)
+        document, places, told = _deduplicate(
+            files_of(paths, column=text, include=include), method, out, text, memory, patches, on_error, max_bytes
+        )
     except DataError as error:  # stages have no flags, and call it what it is to them
         raise (DataError(f"--{error}") if str(error).startswith("memory: ") else error) from None
     except OSError as error:
@@ -162,7 +174,7 @@ def dedup_command(
 
 
 def _deduplicate(
-    paths: Sequence[str],
+    source: FilesSpec,
     method: str,
     out: Path,
     text: str,
@@ -175,30 +187,34 @@ def _deduplicate(
     spec, stage = _made(method, patches)
     limit = read_size(memory)
     bounds = command_bounds(None if max_bytes is None else read_size(max_bytes, "--max-bytes"))
-    inputs = list(FilesSpec(paths=tuple(paths)).files())
+    with progress("list", unit="files") as bar:
+        inputs = []
+        for found in source.files(CommandProblems()):
+            inputs.append(found)
+            bar.advance()
     places = layout(out, [shown for _, shown in inputs])
     # files are read more than once
     problems, seen_before = (
-        asked(on_error, places.quarantine, inputs=[path for path, _ in inputs], bounds=bounds) for _ in range(2)
+        asked(on_error, places.quarantine, inputs=[path for path, _ in inputs], bounds=bounds, column="--text")
+        for _ in range(2)
     )
-    for path, shown in inputs:
-        written = (*places.kept, places.dropped, places.report, places.quarantine)
-        if path.resolve() in {place.resolve() for place in written} or places.work.resolve() in path.resolve().parents:
-            raise DataError(f"--out: {shown} would be written over; name another place")
+    _check_apart(inputs, places)
     held = [place for place in (out, places.dropped, places.report) if place.is_file() or place.is_symlink()]
     if held and not _begun(places.report, places.work, places.lock):
         raise DataError(f"--out: {held[0]} is there already, and no llmanac dedup wrote it; name another file")
     with locked(places.lock, busy=f"{out}: another llmanac dedup is writing there"):
         shutil.rmtree(places.work, ignore_errors=True)
+        groups = _grouped(list(zip(inputs, places.kept, strict=True)))
         shards, counted = (
-            [functools.partial(rows_of, path, shown, text, found) for path, shown in inputs]
+            [functools.partial(_rows_of_all, group, text, found) for group in groups]
             for found in (seen_before, problems)
         )
+        sizes = [sum(path.stat().st_size for (path, _), _ in group) for group in groups]
         try:
-            results, report = run_corpus_stage(stage, shards, places.work, memory=limit)
+            results, report = run_corpus_stage(stage, shards, places.work, memory=limit, sizes=sizes)
             if seen_before.total and not report.get("documents", 1):
-                raise DataError(f"{', '.join(paths)}: no usable text; all was set aside: {seen_before.kept[0]}")
-            counts = _write_all(counted, results, places, text, report.get("documents"))
+                raise DataError(f"{', '.join(source.paths)}: no usable text; all was set aside: {seen_before.kept[0]}")
+            counts = _write_all(groups, counted, results, places, text, report.get("documents"))
             places.quarantine.unlink(missing_ok=True)  # of a run before
             told = save_and_tell(problems)
         finally:
@@ -215,6 +231,16 @@ def _deduplicate(
     return document, places, told
 
 
+def _check_apart(inputs: Sequence[tuple[Path, str]], places: Layout) -> None:
+    """Raise DataError for an input that would be written over. Each path is resolved once."""
+    written = {os.path.realpath(place) for place in (*places.kept, places.dropped, places.report, places.quarantine)}
+    work = os.path.join(os.path.realpath(places.work), "")
+    for path, shown in inputs:
+        real = os.path.realpath(path)
+        if real in written or real.startswith(work):
+            raise DataError(f"--out: {shown} would be written over; name another place")
+
+
 def _made(method: str, patches: Sequence[str]) -> tuple[StageSpec, CorpusStage]:
     """The method's spec and stage. Raises SpecError that lists the methods for a name that is none of them."""
     known = registry.methods("stage")
@@ -228,7 +254,19 @@ def _made(method: str, patches: Sequence[str]) -> tuple[StageSpec, CorpusStage]:
         raise SpecError(f"--method: {str(error).removeprefix('stage: ')}{hint}") from None
 
 
+def _grouped(inputs: Sequence[Input]) -> list[Sequence[Input]]:
+    """Inputs in order, as at most `SHARDS` shards: deciding has a file of each open."""
+    most = max(1, -(-len(inputs) // SHARDS))
+    return [inputs[first : first + most] for first in range(0, len(inputs), most)]
+
+
+def _rows_of_all(group: Sequence[Input], column: str, problems: Problems) -> Iterator[Document]:
+    for (path, shown), _ in group:
+        yield from rows_of(path, shown, column, problems)
+
+
 def _write_all(
+    groups: Sequence[Sequence[Input]],
     shards: Sequence[Shard],
     results: Sequence[Iterator[Document | Dropped]],
     places: Layout,
@@ -243,11 +281,19 @@ def _write_all(
     ):
         one = len(set(places.kept)) < len(places.kept)
         shared = together.enter_context(atomic_writer(places.kept[0])) if one else None
-        for shard, result, place in zip(shards, results, places.kept, strict=True):
-            with contextlib.nullcontext(shared) if shared else atomic_writer(place) as kept:
-                for document, outcome in zip(shard(), result, strict=True):
-                    _write(document, outcome, text, kept, dropped, counts)
-                    bar.advance()
+        for group, shard, result in zip(groups, shards, results, strict=True):
+            by_file = itertools.groupby(zip(shard(), result, strict=True), key=lambda pair: pair[0].group)
+            name, pairs = next(by_file, (None, iter(())))
+            for (_, shown), place in group:
+                with contextlib.nullcontext(shared) if shared else atomic_writer(place, durable=False) as kept:
+                    if name != shown:  # no document came out of it
+                        continue
+                    for document, outcome in pairs:
+                        _write(document, outcome, text, kept, dropped, counts)
+                        bar.advance()
+                name, pairs = next(by_file, (None, iter(())))
+    if hasattr(os, "sync"):
+        os.sync()  # the report, which says that all is there, is written after it
     return counts
 
 
@@ -256,7 +302,7 @@ def _output_names(shown: Sequence[str]) -> list[str]:
     bare = []
     for name in shown:
         stem = Path(name).name
-        for suffix in (*readers.COMPRESSED, *readers.TABLES, *readers.TEXTS):
+        for suffix in (*COMPRESSED, *TABLES, *TEXTS):
             stem = stem.removesuffix(suffix) or stem
         # a name may hold anything, also a line break: what cannot be printed is no part of ours
         bare.append("".join(letter if letter.isprintable() else "_" for letter in stem))

@@ -27,9 +27,18 @@ def build_corpus_stage(stage: StageSpec | str | dict[str, Any]) -> CorpusStage:
 
 
 def run_corpus_stage(
-    stage: CorpusStage, shards: Sequence[Shard], folder: Path, *, memory: int = MEMORY
+    stage: CorpusStage,
+    shards: Sequence[Shard],
+    folder: Path,
+    *,
+    memory: int = MEMORY,
+    sizes: Sequence[int] | None = None,
 ) -> tuple[list[Iterator[Document | Dropped]], dict[str, Any]]:
     """Run a stage over shards; its files go to `folder`, which the caller removes when the results have been read.
+
+    Args:
+        memory: bytes that deciding may hold.
+        sizes: bytes of input of each shard, if progress is to know how much is left.
 
     Returns:
         For each shard its documents in order, kept, changed or `Dropped` (lazily), and the stage's report.
@@ -37,17 +46,23 @@ def run_corpus_stage(
     folder.mkdir(parents=True, exist_ok=True)
     summaries = [folder / f"summary-{i:05}" for i in range(len(shards))]
     decisions = [folder / f"decisions-{i:05}" for i in range(len(shards))]
-    with progress("summarise", unit="documents") as bar:
-        for shard, summary in zip(shards, summaries, strict=True):
-            stage.summarise(_counted(shard(), bar), summary)
+    known = sizes is not None
+    with progress("read", total=sum(sizes or ()) or None, unit="B" if known else "documents") as bar:
+        for number, (shard, summary) in enumerate(zip(shards, summaries, strict=True)):
+            stage.summarise(_counted(shard(), bar, sizes[number] if sizes else None), summary)
     report = stage.decide(summaries, decisions, memory=memory)
     return [stage.apply(shard(), path) for shard, path in zip(shards, decisions, strict=True)], report
 
 
-def _counted(documents: Iterable[Document], bar: Progress) -> Iterator[Document]:
+def _counted(documents: Iterable[Document], bar: Progress, size: int | None) -> Iterator[Document]:
+    """Documents of a shard while the bar moves on, by one each or by bytes of text up to `size` in all."""
+    left = size
     for document in documents:
         yield document
-        bar.advance()
+        step = 1 if left is None else min(left, len(document.text))
+        left = None if left is None else left - step
+        bar.advance(step)
+    bar.advance(left or 0)
 
 
 def deduplicate(

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmanac.core.errors import DataError, nearest
+from llmanac.core.errors import DataError
 from llmanac.data import readers
 from llmanac.data.columns import column_places
 from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
 from llmanac.data.quarantine import Problems
+from llmanac.data.texts import check_plain_or_table
+from llmanac.data.unpack import TABLES, format_of
 
 
 class Item(NamedTuple):
@@ -68,9 +70,10 @@ def read_items(
 def _rows(
     path: Path, columns: Sequence[str], unseen: set[str], problems: Problems
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
+    check_plain_or_table(path)
     check_packed(path, problems)
-    kind = readers.format_of(path)
-    if kind not in readers.TABLES:
+    kind = format_of(path)
+    if kind not in TABLES:
         yield from ((line, (text,)) for line, text in readers.lines(path, problems) if text.strip())
         return
     places = column_places(columns) if kind in (".csv", ".tsv") else None
@@ -110,9 +113,8 @@ def _chosen(path: Path, row: readers.Row, columns: Sequence[str], unseen: set[st
         with contextlib.suppress(KeyError, TypeError):
             found[column] = row.values[column] if column in row.values else _inside(row.values, column.split("."))
     if not found:
-        has = ", ".join(map(str, row.values)) or "none"
-        wanted = " or ".join(map(repr, columns))
-        reason = f"no column {wanted}{nearest(columns[0], row.values)} (has: {has})"
+        others = "".join(f", nor {column!r}" for column in columns[1:])
+        reason = f"{readers.no_column(columns[0], row.values)}{others}"
         problems.report(path, row.line, reason, repr(row.values))
     unseen.difference_update(found)
     return list(found.values())

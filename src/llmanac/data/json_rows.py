@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.data.quarantine import SHOWN, Problems
-from llmanac.data.readers import BLOCK, Row, Span, blocks, lines, not_utf8, text_pieces
+from llmanac.data.readers import Row, lines, not_utf8, text_pieces
+from llmanac.data.unpack import BLOCK, Span, blocks
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 

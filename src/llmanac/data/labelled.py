@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, nearest
+from llmanac.core.errors import DataError
 from llmanac.data.columns import column_places
 from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
 from llmanac.data.quarantine import Problems
-from llmanac.data.readers import TABLES, check_columns, format_of, table_rows
+from llmanac.data.readers import check_columns, no_column, table_rows
 from llmanac.data.readers import lines as numbered_lines
+from llmanac.data.texts import check_plain_or_table
+from llmanac.data.unpack import TABLES, format_of
 
 SHOWN = 60  # characters of a value that a message shows
 FLAGS = ("--text", "--label")
@@ -96,15 +98,44 @@ def read_texts(path: str | Path, *, text: str = "text", problems: Problems | Non
     path, problems = Path(path), CommandProblems() if problems is None else problems
     if format_of(path) not in TABLES:
         return [content for _, content in read_lines(path, problems)]
+    return [content for content, _ in read_rows(path, text=text, problems=problems)]
+
+
+def read_rows(path: Path, *, text: str, problems: Problems) -> list[tuple[str, dict[str, Any]]]:
+    """`(text, row)` of every row of a table, with all its columns; those of a .tsv without a header are numbers.
+
+    Raises:
+        DataError: a file that cannot be read, a row without the column, a column that is there twice, or no row.
+    """
+    _exists(path)
+    check_packed(path, problems)
     out = []
-    for line, found, _ in _pairs(path, text, None, problems):
+    rows = _tab_rows(path, text, problems) if format_of(path) == ".tsv" else _named_rows(path, text, problems)
+    for line, row in rows:
         try:
-            out.append(_text(text, found))
+            out.append((_text(text, row[text]), row))
         except _Unusable as error:
             problems.report(path, line, str(error))
     if not out:
         raise _nothing(path, "text", problems)
     return out
+
+
+def _named_rows(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    for row in table_rows(path, problems):
+        if text in row.values:
+            yield row.line, dict(row.values)
+        else:
+            problems.report(path, row.line, _no_column(text, list(row.values), FLAGS[0]), _shown(dict(row.values)))
+
+
+def _tab_rows(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    names, _, rows = _tab_table(path, [text], problems)
+    names = [name or f"column {number}" for number, name in enumerate(names, 1)]
+    check_columns(path, names, None)
+    for line, fields in rows:
+        numbered = (str(number) for number in range(len(names) + 1, len(fields) + 1))
+        yield line, dict(zip([*names, *numbered], fields, strict=False))
 
 
 def read_lines(path: Path, problems: Problems | None = None) -> list[tuple[int, str]]:
@@ -166,6 +197,7 @@ def _pairs(path: Path, text: str, label: str | None, problems: Problems) -> Iter
 def _exists(path: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path}: {'is a folder; give a file' if path.is_dir() else 'no such file'}")
+    check_plain_or_table(path)
 
 
 def _table(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
@@ -189,8 +221,17 @@ def _columns(path: Path) -> list[str]:
 
 
 def _tabs(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
-    wanted = [text] if label is None else [text, label]
+    _, places, rows = _tab_table(path, [text] if label is None else [text, label], problems)
+    for line, fields in rows:
+        yield line, fields[places[0]], None if label is None else fields[places[1]]
+
+
+def _tab_table(
+    path: Path, wanted: Sequence[str], problems: Problems
+) -> tuple[list[str], list[int], Iterator[tuple[int, list[str]]]]:
+    """A .tsv's header (none where columns go by number), where the wanted columns stand, and its rows with these."""
     lines = numbered_lines(path, problems)
+    names: list[str] = []
     places = column_places(wanted)
     if places is None:
         places = []
@@ -200,15 +241,20 @@ def _tabs(path: Path, text: str, label: str | None, problems: Problems) -> Itera
                 raise DataError(f"{path}:{head}: {_no_column(name, names, flag)}")
             check_columns(path, names, [name])
             places.append(names.index(name))
+    return names, places, _tab_fields(path, lines, max(places) + 1, problems)
+
+
+def _tab_fields(
+    path: Path, lines: Iterator[tuple[int, str]], least: int, problems: Problems
+) -> Iterator[tuple[int, list[str]]]:
     for line, content in lines:
+        fields = _fields(content)
         if not content.strip():
             continue
-        fields = _fields(content)
-        if max(places) < len(fields):
-            yield line, fields[places[0]], None if label is None else fields[places[1]]
+        if len(fields) >= least:
+            yield line, fields
         else:
-            reason = f"has {len(fields)} fields, and number {max(places) + 1} is asked for"
-            problems.report(path, line, reason, content)
+            problems.report(path, line, f"has {len(fields)} fields, and number {least} is asked for", content)
 
 
 def _fields(line: str) -> list[str]:
@@ -233,8 +279,7 @@ def _label_first(lines: Iterable[tuple[int, str]], place: object, problems: Prob
 
 
 def _no_column(name: str, names: Sequence[str], flag: str) -> str:
-    has = ", ".join(str(n)[:SHOWN] for n in names[:20]) or "none"
-    return f"no column {name!r}{nearest(name, map(str, names))} (has: {has}); name it with {flag}"
+    return f"{no_column(name, names)}; name it with {flag}"
 
 
 def _text(column: str, value: Any) -> str:

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from llmanac.core.errors import DataError
 from llmanac.data.documents import Document
 from llmanac.data.floods import page_flood
-from llmanac.data.quarantine import Bounds, Problems, Unreadable
-from llmanac.data.readers import blocks
+from llmanac.data.quarantine import Bounds, MissingLibrary, Problems, Unreadable
+from llmanac.data.unpack import blocks, unpacked
 
 # What a page may say of its encoding (WHATWG's list), as Python calls it. A label that is not here is not followed:
 # Python also "decodes" archives and domain names, some of them in quadratic time.
@@ -40,6 +40,8 @@ windows-1257 windows-1258 iso-8859-2 iso-8859-3 iso-8859-4 iso-8859-5 iso-8859-6
 iso-8859-13 iso-8859-14 iso-8859-15 iso-8859-16"""
 ENCODINGS = {label: name for name, labels in _LABELS.items() for label in labels.split()}
 ENCODINGS |= {name: name for name in _SAME.split()}
+INSTALL = "pip install 'llmanac[data]'"
+LIBRARIES = {".pdf": "pypdf", ".warc": "warcio"}  # format -> what reads it
 _META = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([\w.:-]{2,40})""", re.IGNORECASE)
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]{2,40})""", re.IGNORECASE)
 HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -68,11 +70,22 @@ def decode_page(data: bytes, content_type: str = "") -> str:
     return data.decode(name, "replace")
 
 
-def _need(module: str, what: str) -> Any:
+def missing_library(kind: str) -> str:
+    """The library that reads files of this format, where it is not installed; empty for all others."""
+    module = LIBRARIES.get(kind, "")
+    try:
+        if module:
+            importlib.import_module(module)
+    except ImportError:
+        return module
+    return ""
+
+
+def _need(module: str, what: str, path: Path) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise DataError(f"{module} is not installed, which reads {what}; run `pip install 'llmanac[data]'`") from None
+        raise MissingLibrary(f"{path}: {module} is not installed, which reads {what}; run `{INSTALL}`") from None
 
 
 def _held(path: Path, problems: Problems) -> bytes | None:
@@ -104,12 +117,12 @@ def html_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
 
 def pdf_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Problems) -> Iterator[Document]:
     """One PDF file, one document: the text of its pages, a blank line between two."""
-    pypdf = _need("pypdf", "PDF")
+    pypdf = _need("pypdf", "PDF", path)
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every oddity of every file
     parts: list[str] = []
     size = 0
     try:
-        with pypdf.PdfReader(path) as reader:
+        with unpacked(path, problems) as plain, pypdf.PdfReader(plain) as reader:
             if reader.is_encrypted and not reader.decrypt(""):
                 problems.report(path, None, "the PDF asks for a password", code="encrypted")
                 return
@@ -121,6 +134,8 @@ def pdf_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pro
                     problems.report(path, None, limit, code="too-large")
                     return
             count = len(reader.pages)
+    except Unreadable:
+        raise
     except Exception as error:  # whatever a broken file leads pypdf to
         reason = (str(error).splitlines() or [""])[0][:200]
         problems.report(path, None, f"not a readable PDF ({type(error).__name__}: {reason})", code="damaged")
@@ -137,10 +152,10 @@ def warc_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
 
     Pages of one host are one group. A record's id is `file:number`, the number counting every record from 1.
     """
-    archive = _need("warcio.archiveiterator", "WARC")
+    archive = _need("warcio.archiveiterator", "WARC", path)
     number, silent, code = 0, True, ""
     try:
-        with open(path, "rb") as handle:
+        with unpacked(path, problems, ".gz") as plain, open(plain, "rb") as handle:
             records = archive.ArchiveIterator(handle)
             _prepare(records)
             for record in records:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from llmanac.core.arguments import Include
+
 quality_app = typer.Typer(
     name="quality", help="Train and use a classifier of text quality.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -25,12 +27,22 @@ def train(
     epochs: Annotated[int, typer.Option(min=1)] = 5,
     held_out: Annotated[float, typer.Option(help="Share of the texts to measure on.")] = 0.2,
     seed: Annotated[int, typer.Option()] = 0,
+    include: Include = None,
 ) -> None:
     """Train a classifier, and measure precision and recall on texts held out."""
     from llmanac.data.quality_command import train_command
 
     train_command(
-        positive, negative, folder, text=text, bits=bits, longest=longest, epochs=epochs, held_out=held_out, seed=seed
+        positive,
+        negative,
+        folder,
+        text=text,
+        bits=bits,
+        longest=longest,
+        epochs=epochs,
+        held_out=held_out,
+        seed=seed,
+        include=include or (),
     )
 
 
@@ -40,8 +52,9 @@ def score(
     files: Annotated[list[str], typer.Argument(help="Files or folders of texts.")],
     text: TextColumn = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
+    include: Include = None,
 ) -> None:
     """Score texts, 0 to 1: how likely each is one of those that are wanted."""
     from llmanac.data.quality_command import score_command
 
-    score_command(model, files, text=text, as_json=as_json)
+    score_command(model, files, text=text, as_json=as_json, include=include or ())

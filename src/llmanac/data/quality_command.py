@@ -17,19 +17,19 @@ from llmanac.data.command_problems import CommandProblems
 from llmanac.data.curve import Point, auc, precision_recall
 from llmanac.data.documents import Document
 from llmanac.data.quality_model import SETTINGS, WEIGHTS, Features, QualityModel, load_quality, train_quality
-from llmanac.data.sources.files import Spec as Files
 from llmanac.data.split import fraction
+from llmanac.data.texts import documents, files_of
 
 CURVE, PICTURE = "curve.json", "curve.svg"
 OWN = (SETTINGS, WEIGHTS, CURVE, PICTURE)  # what a model's folder has, the file that it is known by first
 SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def read(paths: Sequence[str], text: str, flag: str) -> list[Document]:
+def read(paths: Sequence[str], text: str, flag: str, include: Sequence[str] = ()) -> list[Document]:
     """Every document of some files. Raises DataError that names the flag when there is none."""
     with progress(f"read {flag}", unit="texts") as bar:
         out = []
-        for document in Files(paths=tuple(paths), text=text).documents(CommandProblems()):
+        for document in documents(files_of(paths, column=text, include=include), CommandProblems(column="--text")):
             out.append(document)
             bar.advance()
     return out
@@ -37,7 +37,7 @@ def read(paths: Sequence[str], text: str, flag: str) -> list[Document]:
 
 def train_command(
     positive: Sequence[str], negative: Sequence[str], folder: Path, *, text: str, bits: int, longest: int, epochs: int,
-    held_out: float, seed: int,
+    held_out: float, seed: int, include: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Train, measure, save, and print what came of it."""
     if not 0 < held_out <= 0.5:
@@ -47,7 +47,7 @@ def train_command(
     train: dict[int, list[str]] = {0: [], 1: []}
     test: dict[int, list[str]] = {0: [], 1: []}
     for label, paths, flag in ((1, positive, "--positive"), (0, negative, "--negative")):
-        documents = read(paths, text, flag)
+        documents = read(paths, text, flag, include)
         for document in documents:
             side = test if fraction(document.group, seed) < held_out else train
             side[label].append(document.text)
@@ -123,10 +123,10 @@ def draw(curves: dict[str, Sequence[Point]], single: dict[str, Point]) -> bytes:
     return out.getvalue()
 
 
-def score_command(model: Path, files: Sequence[str], *, text: str, as_json: bool) -> None:
+def score_command(model: Path, files: Sequence[str], *, text: str, as_json: bool, include: Sequence[str] = ()) -> None:
     """Score texts and print them, from the lowest score up, or as JSON in the order they were read."""
     judge: QualityModel = load_quality(model)
-    documents = read(files, text, "FILES")
+    documents = read(files, text, "FILES", include)
     scores = [judge.score(document.text) for document in documents]
     if as_json:
         for document, score in zip(documents, scores, strict=True):

@@ -31,8 +31,8 @@ class Bounds:
     """
 
     document: int = 1 << 30
-    ratio: float = float("inf")
-    expanded: float = float("inf")
+    ratio: float = 200.0
+    expanded: float = 1 << 40
     free: int = 16 << 20
     text_line: int | None = None
     longer: str = "limits.max_bytes"
@@ -51,6 +51,13 @@ class Unreadable(DataError):
     def __init__(self, message: str, code: str = "unreadable") -> None:
         super().__init__(message)
         self.code = code
+
+
+class MissingLibrary(Unreadable):
+    """A file of a format whose library is not installed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "not-installed")
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,17 @@ class Problems:
     def pass_over(self, file: object, detail: str, *, code: str) -> None:
         """A file that is not read because it is no text: no problem either, and to be accounted for."""
 
+    def tell_passed(self) -> None:
+        """Say what was passed over, once all files are known; nothing here, where nobody looks on."""
+
     @property
     def total(self) -> int:
         """How many rows were set aside."""
         return self.counts.total()
+
+    def named(self, name: str) -> Problems:
+        """These problems, each under one name: that of a file inside another, or of standard input."""
+        return _Named(self, name)
 
     def save(self) -> Path | None:
         """Write the quarantine file, if anything was set aside and a file was named. Returns its path."""
@@ -109,3 +123,21 @@ class Problems:
             return None
         lines = [json.dumps(vars(problem), ensure_ascii=True) for problem in self.kept]
         return files.write_text(self.file, "\n".join(lines) + "\n")
+
+
+class _Named(Problems):
+    """Passes problems on under another name than that of the file that is read."""
+
+    def __init__(self, outer: Problems, name: str) -> None:
+        super().__init__(outer.on_error, None, outer.bounds)
+        self.outer, self.name = outer, name
+
+    def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
+        self.counts[str(file)] += 1
+        self.outer.report(self.name, line, reason, raw, code=code)
+
+    def blank(self, file: object, line: int | None) -> None:
+        self.outer.blank(self.name, line)
+
+    def pass_over(self, file: object, detail: str, *, code: str) -> None:
+        self.outer.pass_over(self.name, detail, code=code)

@@ -9,26 +9,17 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
-import io
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, nearest
 from llmanac.data.quarantine import SHOWN, Problems, Unreadable
+from llmanac.data.unpack import TABLES, Span, blocks, format_of, unpacked
 
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
-TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-PAGES = (".html", ".htm", ".xhtml")
-CONTAINERS = (".warc", ".pdf", ".zip")
-_TEXTS = """.txt .text .md .markdown .rst .tex .log .py .pyi .ipynb .js .ts .jsx .tsx .java .c .h .cc .cpp .hpp .cs .go
-.rs .rb .php .swift .kt .scala .sh .sql .r .jl .lua .pl .hs .ml .toml .yaml .yml .ini .cfg .css .xml"""
-TEXTS = tuple(_TEXTS.split())
-KNOWN = (*TEXTS, *TABLES, *PAGES, *CONTAINERS)
-BLOCK = 1 << 20
+SHOWN_NAMES, SHOWN_NAME = 20, 60  # columns that a message lists, and characters of each
 PARQUET_ROWS = 64  # rows that are held at once; a row may be as long as a document may be
 NULS, FEWEST_NULS = 0.01, 16  # share and number of NUL bytes in a block from which on it is no text
 BOMS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
@@ -42,88 +33,13 @@ class Row:
     line: int
 
 
-@dataclass(frozen=True)
-class Span:
-    """A part of a file: bytes from `start` to `stop` of plain JSON Lines (whole lines), or row groups of Parquet.
-
-    `line` is the number of its first line or row, 1-based.
-    """
-
-    start: int
-    stop: int
-    line: int = 1
-
-
-def format_of(path: Path) -> str:
-    """The suffix that decides how a file is read, compression taken off: `a.jsonl.gz` -> `.jsonl`."""
-    suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def open_binary(path: Path) -> BinaryIO:
-    """A file's bytes, decompressed. Raises DataError that names the file."""
-    try:
-        suffix = path.suffix.lower()
-        if suffix == ".zst":
-            import pyarrow
-
-            return cast(BinaryIO, io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd")))
-        if suffix in (".bz2", ".xz"):
-            import bz2
-            import lzma
-
-            return cast(BinaryIO, bz2.open(path) if suffix == ".bz2" else lzma.open(path))
-        return cast(BinaryIO, gzip.open(path)) if suffix == ".gz" else open(path, "rb")
-    except OSError as error:
-        raise Unreadable(f"{path}: cannot read it ({error.strerror or error})") from None
-
-
-def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator[bytes]:
-    """A file's bytes, decompressed, `BLOCK` at a time.
-
-    Raises:
-        Unreadable: the file is truncated, damaged, or swells past the bounds; what came before was good.
-    """
-    size = path.stat().st_size if path.exists() else 0
-    packed, out = path.suffix.lower() in COMPRESSED, 0
-    with open_binary(path) as handle:
-        if span is not None:
-            handle.seek(span.start)
-        try:
-            # read1 hands over what it has before it meets the damage, where read would lose it
-            while block := handle.read1(BLOCK if span is None else min(BLOCK, span.stop - span.start - out)):  # type: ignore[attr-defined]
-                out += len(block)
-                if packed:
-                    check_swelling(path, out, size, problems)
-                yield block
-        except DataError:
-            raise
-        except EOFError as error:
-            raise Unreadable(
-                f"{path}: cannot read it to its end ({error}); is it truncated?", code="truncated"
-            ) from None
-        except (OSError, zlib.error, ValueError) as error:
-            raise Unreadable(f"{path}: cannot read it to its end ({error}); is it truncated?", code="damaged") from None
-        except Exception as error:  # lzma.LZMAError and pyarrow's errors have no common base
-            raise Unreadable(f"{path}: cannot decompress it ({error})", code="damaged") from None
-
-
-def check_swelling(path: Path, out: int, size: int, problems: Problems) -> None:
-    """Raise Unreadable when a file of `size` bytes has become `out` bytes and the bounds say that this is too many."""
-    bounds = problems.bounds
-    if out > bounds.free and out > bounds.ratio * size:
-        raise Unreadable(
-            f"{path}: its {size:,} bytes have become {out:,}, more than {bounds.ratio:g} times as many; "
-            f"{bounds.swollen}",
-            code="bomb",
-        )
-    if out > bounds.expanded:
-        raise Unreadable(
-            f"{path}: more than {bounds.expanded:,.0f} bytes came out of it; {bounds.grown}",
-            code="bomb",
-        )
+def why_binary(block: bytes, at: int) -> str:
+    """What shows that a block of a file, from byte `at` on, is no text; empty where nothing does."""
+    nuls = block.count(0)
+    if nuls < max(FEWEST_NULS, NULS * len(block)):
+        return ""
+    found = f"from byte {at + block.find(0)} on it is binary: {nuls:,} of {len(block):,} bytes are NUL"
+    return f"{found} (UTF-16 without its mark?)"
 
 
 def not_utf8(block: bytes, at: int, byte: int) -> str:
@@ -204,11 +120,8 @@ def _short_lines(path: Path, problems: Problems, most: int) -> Iterator[tuple[in
     held: list[bytes] = []
     number, size = 1, 0  # of the unfinished line: its number, and its bytes up to this block
     for at, block in _offsets(blocks(path, problems)):
-        if block.count(0) >= max(FEWEST_NULS, NULS * len(block)) and not (at == 0 and block.startswith(tuple(BOMS))):
-            reason = (
-                f"from byte {at + block.find(0)} on it is binary: {block.count(0):,} of {len(block):,} bytes are NUL"
-            )
-            problems.report(path, None, f"{reason} (UTF-16 without its mark?)", code="not-text")
+        if not (at == 0 and block.startswith(tuple(BOMS))) and (reason := why_binary(block, at)):
+            problems.report(path, None, reason, code="not-text")
             return
         start, end = 0, block.find(b"\n")
         while end >= 0:  # to the end of the unfinished line; then over all the short lines that follow at once
@@ -233,8 +146,12 @@ def _short_lines(path: Path, problems: Problems, most: int) -> Iterator[tuple[in
         yield at + len(block) - size, b"".join(held)
 
 
-def lines(path: Path, problems: Problems, span: Span | None = None) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers; one that is not UTF-8, or longer than `Bounds.line`, is a problem of its own."""
+def lines(path: Path, problems: Problems, span: Span | None = None, *, ends: str = "\r") -> Iterator[tuple[int, str]]:
+    """Lines with their numbers; one that is not UTF-8, or longer than `Bounds.line`, is a problem of its own.
+
+    Args:
+        ends: characters that are taken off the end of a line beside its newline.
+    """
     limit = problems.bounds.line
     number, offset = (1, 0) if span is None else (span.line, span.start)
     held: list[bytes] = []
@@ -249,7 +166,7 @@ def lines(path: Path, problems: Problems, span: Span | None = None) -> Iterator[
             return
         text = _decode_line(path, number, line, offset, problems)
         if text is not None:
-            yield number, text
+            yield number, text.rstrip(ends)
 
     for block in blocks(path, problems, span):
         *whole, rest = block.split(b"\n")
@@ -270,7 +187,7 @@ def lines(path: Path, problems: Problems, span: Span | None = None) -> Iterator[
 
 def _decode_line(path: Path, number: int, line: bytes, offset: int, problems: Problems) -> str | None:
     try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         reason = not_utf8(line, offset + error.start, error.object[error.start])
         problems.report(path, number, reason, line.decode("utf-8", "replace"), code="not-utf8")
@@ -279,9 +196,25 @@ def _decode_line(path: Path, number: int, line: bytes, offset: int, problems: Pr
 
 def check_columns(path: Path, names: Sequence[str], wanted: Sequence[str] | None) -> None:
     """Raise Unreadable for a column that is there twice and looked at: which of the two is meant, nobody can say."""
-    for number, name in enumerate(names):
-        if name in names[:number] and (wanted is None or name in wanted):
-            raise Unreadable(f"{path}: the column {name!r} is there twice; rename one of the two", "two-columns")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen and (wanted is None or name in wanted):
+            raise Unreadable(
+                f"{path}: the column {name[:SHOWN_NAME]!r} is there twice; rename one of the two", "two-columns"
+            )
+        seen.add(name)
+
+
+def shown_columns(names: Iterable[Any]) -> str:
+    """The columns that a message lists: the first of them, each cut short."""
+    found = [str(name)[:SHOWN_NAME] for name in itertools.islice(names, SHOWN_NAMES + 1)]
+    return ", ".join([*found[:SHOWN_NAMES], *(["..."] if len(found) > SHOWN_NAMES else [])]) or "none"
+
+
+def no_column(column: str, names: Collection[Any]) -> str:
+    """A message's words for a column that is not there: those that are, and the nearest of them."""
+    some = [str(name) for name in itertools.islice(names, 1000) if len(str(name)) <= 100]
+    return f"no column {column!r}{nearest(column, some)} (has: {shown_columns(sorted(map(str, names)))})"
 
 
 def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Iterator[Row]:
@@ -293,7 +226,7 @@ def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Itera
         header = next(reader, None)
         if header is not None:
             # separators at a line's end make columns without a name: each is kept under its number
-            blank = [number for number, name in enumerate(header) if not name][1:]
+            blank = {*[number for number, name in enumerate(header) if not name][1:]}
             header = [f"column {number + 1}" if number in blank else name for number, name in enumerate(header)]
             check_columns(path, header, columns)
         for values in reader:
@@ -309,6 +242,14 @@ def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Itera
 
 
 def _parquet(path: Path, columns: Sequence[str] | None, problems: Problems, span: Span | None) -> Iterator[Row]:
+    with unpacked(path, problems) as plain:
+        try:
+            yield from _row_groups(plain, columns, problems, span)
+        except Unreadable as error:
+            raise Unreadable(str(error).replace(str(plain), str(path)), error.code) from None
+
+
+def _row_groups(path: Path, columns: Sequence[str] | None, problems: Problems, span: Span | None) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 

@@ -55,13 +55,11 @@ class Words:
 
     @classmethod
     def of_file(cls, path: str | Path) -> Words:
-        """The words of a text file: a list of one word a line, or running text. Raises DataError that names it."""
+        """The words of a file or folder: lists of one word a line, or running text. Raises DataError that names it."""
         from llmanac.data.command_problems import CommandProblems
-        from llmanac.data.readers import text_pieces
+        from llmanac.data.texts import documents, files_of
 
-        if not Path(path).is_file():
-            raise DataError(f"{path}: no such file; give a text or a list of words")
-        return cls.of(text_pieces(Path(path), CommandProblems(), limit=1 << 20))
+        return cls.of(document.text for document in documents(files_of([path]), CommandProblems()))
 
     @classmethod
     def of_documentation(cls) -> Words:

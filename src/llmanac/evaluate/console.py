@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import SpecError
+from llmanac.data.command_problems import CommandProblems
+from llmanac.data.texts import files_of, lines
 from llmanac.evaluate.classify import Classified, Template, Way, check_fields, classify
 from llmanac.evaluate.correct import MARGIN, Corrected, Corrector
 from llmanac.evaluate.score import Scored, score
@@ -22,8 +24,8 @@ SHOWN = 60  # characters of a text in a table
 SENTENCE = "The dogs sleeps in a the sun."
 
 
-def texts_of(given: Sequence[str], file: str | None, column: str) -> Iterator[str]:
-    """The texts to work on: those given, else the rows or lines of a file, else the lines of standard input.
+def texts_of(given: Sequence[str], file: str | None, column: str, include: Sequence[str] = ()) -> Iterator[str]:
+    """The texts to work on: those given, else the rows or lines of a file or folder, else those of standard input.
 
     Raises:
         DataError: a file that is missing, no UTF-8, or a table without the column; the message names the line.
@@ -33,38 +35,11 @@ def texts_of(given: Sequence[str], file: str | None, column: str) -> Iterator[st
     if given:
         for text in given:  # bytes of an argument that are no UTF-8 came in as half surrogates
             yield text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    elif file is None or file == "-":
-        if sys.stdin.isatty():
-            print("Reading standard input, a text a line; end with Ctrl-D.", file=sys.stderr)
-        yield from _lines(sys.stdin.buffer, "standard input")
     else:
-        yield from _of_file(Path(file), column)
-
-
-def _of_file(path: Path, column: str) -> Iterator[str]:
-    from llmanac.data.command_problems import CommandProblems
-    from llmanac.data.readers import TABLES, format_of, open_binary, table_rows
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give a text file, a table, or --text")
-    if format_of(path) not in TABLES:
-        with open_binary(path) as lines:
-            yield from _lines(lines, path)
-        return
-    for row in table_rows(path, CommandProblems(), columns=[column]):
-        text = row.values.get(column)
-        if not isinstance(text, str):
-            has = ", ".join(map(str, row.values)) or "nothing"
-            raise DataError(f"{path}:{row.line}: no text in the column {column!r} (has: {has}); name it with --column")
-        yield text
-
-
-def _lines(lines: Iterable[bytes], name: object) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name}:{number}: byte {error.start + 1} is not UTF-8; convert the text first") from None
+        if file in (None, "-") and sys.stdin.isatty():
+            print("Reading standard input, a text a line; end with Ctrl-D.", file=sys.stderr)
+        source = files_of([file or "-"], column=column, include=include)
+        yield from (line.text for line in lines(source, CommandProblems(column="--column")))
 
 
 def blocks(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -106,6 +81,7 @@ def score_command(
     table: bool = False,
     as_json: bool = False,
     column: str = "text",
+    include: Sequence[str] = (),
     context: int | None = None,
     dtype: str | None = None,
 ) -> None:
@@ -114,7 +90,7 @@ def score_command(
 
     if labels is None and (template or channel or calibrate):
         raise SpecError("--labels: --template, --channel and --calibrate belong to it; give the labels")
-    source = texts_of(texts, file, column)
+    source = texts_of(texts, file, column, include)
     chosen = None if labels is None else parse_labels(labels)
     way: Way = "channel" if channel else "direct"
     if template is not None:
@@ -238,12 +214,13 @@ def correct_command(
     kinds: str | None = None,
     as_json: bool = False,
     column: str = "text",
+    include: Sequence[str] = (),
 ) -> None:
     """Correct each text and say what was changed, why, and how much likelier it became."""
     from llmanac.evaluate._words import Words
     from llmanac.generate.load import load_engine
 
-    source = texts_of(texts, file, column)
+    source = texts_of(texts, file, column, include)
     known = Words.of_documentation() if vocabulary is None else Words.of_file(vocabulary)
     engine = load_engine(path)
     chosen = None if kinds is None else [kind.strip() for kind in kinds.split(",")]

@@ -13,7 +13,7 @@ from llmanac.core.outputs import check_output
 from llmanac.data.command_problems import asked, command_bounds, left_out, save_and_tell
 from llmanac.data.dedup_command import read_size
 from llmanac.data.evaluation_items import read_items
-from llmanac.data.sources.files import Spec as FilesSpec
+from llmanac.data.texts import documents, files_of
 from llmanac.evaluate.contamination import Contamination, ItemReport, contamination
 
 SHOWN = 10  # items in the printed table
@@ -33,6 +33,7 @@ def contamination_command(
     on_error: str = "fatal",
     force: bool = False,
     max_bytes: str | None = None,
+    include: Sequence[str] = (),
 ) -> None:
     """Look for the items of evaluation files in training files; print the summary and write a row an item to `out`.
 
@@ -40,23 +41,24 @@ def contamination_command(
         on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl`, or beside `out`.
         force: write over an `out` that is there, unless it is an input.
         max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` if nothing is said.
+        include: patterns that files of folders must match, all of them if nothing is said.
 
     Raises:
         LlmanacError: files that cannot be read, lack a column, or hold nothing; an `out` that may not be written.
     """
     if not train or not evaluation:
         raise DataError(f"{'--eval' if train else '--train'}: no file; name files, a folder or a glob pattern")
-    spec = FilesSpec(paths=tuple(evaluation))
-    source = FilesSpec(paths=tuple(train), text=text)
+    spec = files_of(evaluation, include=include)
+    source = files_of(train, column=text, include=include)
     evaluated = [path for path, _ in spec.files()]
     inputs = [*evaluated, *(path for path, _ in source.files())]
     if out is not None:
         check_output(out, "--out", inputs, force=force)
     aside = Path(QUARANTINE) if out is None else out.with_name(f"{out.stem}.{QUARANTINE}")
     bounds = command_bounds(None if max_bytes is None else read_size(max_bytes, "--max-bytes"))
-    problems = asked(on_error, aside, inputs=inputs, bounds=bounds)
+    problems = asked(on_error, aside, inputs=inputs, bounds=bounds, column="--text")
     items = read_items(evaluated, columns, problems=problems, named="--column")
-    result = contamination(source.documents(problems), items, n=n, shortest=shortest)
+    result = contamination(documents(source, problems), items, n=n, shortest=shortest)
     told = save_and_tell(problems)
     document: dict[str, Any] = {"n": n, "shortest": shortest, **result.summary(), "files": _by_file(result)}
     document |= told or {}

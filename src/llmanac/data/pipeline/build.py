@@ -104,6 +104,7 @@ def _build(recipe: BuildSpec, folder: Path, workers: int | None, engine: EngineN
         done = _Build(recipe, folder, listing)
         if (found := done.prepare(resume)) is not None:
             return found
+        inputs.check_libraries(listing, recipe.on_error)
         done.engine = _engine(engine, folder, workers or _cores(), recipe.limits.timeout)
         try:
             return done.all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
@@ -15,9 +16,10 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import DataError
+from llmanac.data.pages import INSTALL, missing_library
 from llmanac.data.pipeline.recipe import BuildSpec
-from llmanac.data.readers import COMPRESSED, format_of
 from llmanac.data.sources.files import Spec as FilesSpec
+from llmanac.data.unpack import COMPRESSED, format_of
 
 LINED = (".jsonl", ".ndjson")
 STAMP = ("bytes", "mtime_ns", "ctime_ns", "inode")
@@ -55,6 +57,25 @@ def list_inputs(recipe: BuildSpec) -> list[Entry]:
             else:
                 found.append({**entry, **stamp(file.path)})
     return found
+
+
+def check_libraries(entries: list[Entry], on_error: str) -> None:
+    """Say once, before anything is read, which files need a library that is not installed: they are set aside.
+
+    Raises:
+        DataError: the same, where nothing may be set aside.
+    """
+    kinds: dict[str, list[str]] = {}
+    for entry in filter(is_read, entries):
+        kinds.setdefault(format_of(Path(entry["path"])), []).append(entry["path"])
+    for kind, paths in kinds.items():
+        if not (module := missing_library(kind)):
+            continue
+        more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+        said = f"{module} is not installed, which reads {kind} files: {files.readable(paths[0])}{more}"
+        if on_error == "fatal":
+            raise DataError(f"{said}; run `{INSTALL}`, or leave such files out with include")
+        print(f"note: {said}, set aside; to read them, run `{INSTALL}` and build with --no-resume", file=sys.stderr)
 
 
 def stamp(path: Path) -> dict[str, int]:

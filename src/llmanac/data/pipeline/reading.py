@@ -14,8 +14,8 @@ from llmanac.data.pipeline.inputs import is_same, prefixes
 from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.recipe import BuildSpec
 from llmanac.data.quarantine import Problems
-from llmanac.data.readers import Span
 from llmanac.data.sources.files import documents_of
+from llmanac.data.unpack import Span
 
 KEY = "00-read"
 
@@ -115,10 +115,9 @@ class Reader:
                 self.aside(shown, "timeout", f"reading it {self._late()}; the rest of it is left out")
                 break
             except DataError as error:
-                # a whole source that cannot be read, and a library that is missing, are for the user to mend
-                if not part["path"] or self.recipe.on_error == "fatal" or "is not installed" in str(error):
+                if not part["path"] or self.recipe.on_error == "fatal":  # a whole source is for the user to mend
                     raise
-                self.aside(shown, getattr(error, "code", "unreadable"), str(error))
+                self.aside(shown, getattr(error, "code", "unreadable"), str(error).removeprefix(f"{part['path']}: "))
                 break
             except (MemoryError, RecursionError, ValueError, OSError) as error:
                 if self.recipe.on_error == "fatal":

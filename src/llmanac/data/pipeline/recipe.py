@@ -76,8 +76,8 @@ class LimitSpec(Spec):
 
     max_bytes: int = 10_000_000
     timeout: float = 30.0
-    ratio: float = 200.0
-    expanded: int = 1 << 40
+    ratio: float = Bounds.ratio
+    expanded: int = int(Bounds.expanded)
     memory: int = 512 << 20
 
     def __post_init__(self) -> None:

@@ -3,7 +3,8 @@
 A text file is one document (cut into pieces only where it is longer than `piece` characters, so that a corpus in one
 file need not fit in memory); a row of a table (JSON Lines, JSON, CSV, Parquet) is one document, its text in the column
 named by `text`; so is an HTML file, a page of a WARC archive, and a PDF (`data/pages.py`). Files are taken in the order
-of their paths, so two runs read the same stream.
+of their paths, so two runs read the same stream. In a folder, links to folders and links that lead out of it are not
+followed; a file that is named, or that a pattern names, is read wherever it lies.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.files import readable
-from llmanac.data import readers
+from llmanac.data import readers, unpack
 from llmanac.data.command_problems import up_to_damage
 from llmanac.data.documents import Document, Names
 from llmanac.data.quarantine import OnError, Problems
 from llmanac.data.sources import SourceSpec
+from llmanac.data.unpack import KNOWN, TABLES, Span, format_of
 
 # how a file that is no plain text and no table is read: a function of data/pages.py
-PAGES = dict.fromkeys(readers.PAGES, "html_documents") | {".warc": "warc_documents", ".pdf": "pdf_documents"}
+PAGES = dict.fromkeys(unpack.PAGES, "html_documents") | {".warc": "warc_documents", ".pdf": "pdf_documents"}
 CARD = {
     "title": "Files: text, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, .zip, or folders of them",
     "aliases": {
@@ -72,7 +74,7 @@ class Spec(SourceSpec):
             raise DataError("paths: no input; name a file, a folder or a glob pattern")
         problems = self.problems() if problems is None else problems
         given = 0
-        for path, shown in self.files():
+        for path, shown in list(self.files(problems)):
             for document in up_to_damage(documents_of(path, shown, self, problems), path, problems):
                 given += 1
                 yield document
@@ -80,8 +82,11 @@ class Spec(SourceSpec):
         if not given:
             raise _empty(self.paths, problems)
 
-    def files(self) -> Iterator[tuple[Path, str]]:
+    def files(self, problems: Problems | None = None) -> Iterator[tuple[Path, str]]:
         """Every file to read, with the name it is shown under.
+
+        Args:
+            problems: learns what else is there, and says it when all files are known.
 
         Raises:
             DataError: a path is not there, or a file or folder may not be read.
@@ -91,6 +96,10 @@ class Spec(SourceSpec):
                 raise DataError(f"{found.path}: {found.detail}; mend its rights, or take it out")
             if not found.why:
                 yield found.path, found.shown
+            elif problems is not None:
+                problems.pass_over(found.path, found.detail, code=found.why)
+        if problems is not None:
+            problems.tell_passed()
 
     def found(self) -> Iterator[Found]:
         """Every file, also those of the folders that cannot be read, in order; each name is there once.
@@ -102,7 +111,7 @@ class Spec(SourceSpec):
         names = Names()
         for given in self.paths:
             for found in _expand(given, self.include):
-                real = os.path.realpath(found.path)
+                real = str(found.path) if found.why else os.path.realpath(found.path)
                 if real not in seen:
                     seen.add(real)
                     yield replace(found, shown=names.free(readable(found.shown)))
@@ -118,12 +127,10 @@ class Found:
     detail: str = ""
 
 
-def documents_of(
-    path: Path, shown: str, spec: Any, problems: Problems, span: readers.Span | None = None
-) -> Iterator[Document]:
+def documents_of(path: Path, shown: str, spec: Any, problems: Problems, span: Span | None = None) -> Iterator[Document]:
     """The documents of one file, whatever its format; `spec` has `text`, `group`, `piece` and `license`."""
     meta = {"input": shown, "license": spec.license}
-    kind = readers.format_of(path)
+    kind = format_of(path)
     if kind == ".zip":
         from llmanac.data.archives import zip_documents
 
@@ -134,7 +141,7 @@ def documents_of(
 
         yield from getattr(pages, PAGES[kind])(path, shown, meta, problems)
         return
-    if kind not in readers.TABLES:
+    if kind not in TABLES:
         blank = True
         most = problems.bounds.text_line
         limit = spec.piece if most is None else min(spec.piece, most)
@@ -147,18 +154,22 @@ def documents_of(
             problems.blank(path, None)
         return
     columns = [spec.text] + ([spec.group] if spec.group else [])
-    present = _present(path, columns) if path.suffix == ".parquet" else columns
-    for row in readers.table_rows(path, problems, columns=present, span=span):
-        text = _text(path, row, spec.text, problems)
+    for row in readers.table_rows(path, problems, columns=present(path, columns), span=span):
+        text = row_text(path, row, spec.text, problems)
         if text is None:
+            continue
+        if not text.strip():
+            problems.blank(path, row.line)
             continue
         name = f"{shown}:{row.line}"
         group = name if spec.group is None else str(_value(path, row, spec.group, problems))
         yield Document(name, text, group, meta)
 
 
-def _present(path: Path, columns: list[str]) -> list[str] | None:
-    """The wanted columns, or None (read all, so that the error can name them) when the file lacks one."""
+def present(path: Path, columns: list[str]) -> list[str] | None:
+    """The wanted columns, or None (read all, so that the error can name them) when a column store lacks one."""
+    if path.suffix != ".parquet":
+        return columns
     import pyarrow.parquet
 
     try:
@@ -171,12 +182,12 @@ def _present(path: Path, columns: list[str]) -> list[str] | None:
 def _value(path: Path, row: readers.Row, column: str, problems: Problems) -> Any:
     if column in row.values:
         return row.values[column]
-    has = ", ".join(sorted(row.values)) or "none"
-    problems.report(path, row.line, f"no column {column!r}{nearest(column, row.values)} (has: {has})", code="no-text")
+    problems.report(path, row.line, readers.no_column(column, row.values), code="no-text")
     return None
 
 
-def _text(path: Path, row: readers.Row, column: str, problems: Problems) -> str | None:
+def row_text(path: Path, row: readers.Row, column: str, problems: Problems) -> str | None:
+    """The text of a table's row, perhaps blank; None, and a problem, where the column holds none."""
     if column not in row.values:
         return _value(path, row, column, problems)
     text = row.values[column]
@@ -192,14 +203,13 @@ def _text(path: Path, row: readers.Row, column: str, problems: Problems) -> str 
         reason = f"column {column!r} holds half a surrogate pair at character {error.start}"
         problems.report(path, row.line, reason, code="not-unicode")
         return None
-    if text.strip():
-        return text
-    problems.blank(path, row.line)
-    return None
+    return text
 
 
 def _expand(given: str, include: tuple[str, ...]) -> Iterator[Found]:
     path = Path(given).expanduser()
+    if given == "-":
+        raise DataError("-: standard input cannot be read here; write it to a file and name that")
     if (reason := _out_of_reach(path)) is not None:
         raise DataError(f"{given}: cannot read it ({reason})")
     if path.is_dir():
@@ -237,10 +247,18 @@ def _no_file(path: Path) -> tuple[str, str]:
     return "not-a-file", f"it is {what}"
 
 
+def _leads_out(path: Path, root: str) -> tuple[str, str] | None:
+    """Why a link to a file is not followed: it leaves the folder `root` (a real path); None for all others."""
+    if not os.path.realpath(path).startswith(os.path.join(root, "")) and path.is_file():
+        return "linked-outside", "links that lead out of the folder are not followed; name the file itself to read it"
+    return None
+
+
 def _walk(root: Path, include: tuple[str, ...]) -> Iterator[Found]:
     """What is in a folder and below it; hidden files and folders (`.git`) are no part of it."""
     seen: set[str] = set()
     found: list[Found] = []
+    real = os.path.realpath(root)
 
     def unreadable(error: OSError) -> None:
         path = Path(error.filename)
@@ -257,14 +275,15 @@ def _walk(root: Path, include: tuple[str, ...]) -> Iterator[Found]:
             if name.startswith(".") or (include and not any(below.match(p) for p in include)):
                 continue
             seen.add(path.suffix.lower() or name)
-            why, detail = _no_file(path)
-            if not why and not include and readers.format_of(path) not in readers.KNOWN:
-                why, detail = "unknown-format", f"{path.suffix or 'no suffix'} is no known format; name it to read it"
+            why, detail = (path.is_symlink() and _leads_out(path, real)) or _no_file(path)
+            if not why and not include and format_of(path) not in KNOWN:
+                why = "unknown-format"
+                detail = f"{path.suffix or 'no suffix'} is no known format; name the file, or choose it with include"
             found.append(Found(path, below.as_posix(), why, detail))
     if all(item.why for item in found):
         what = f"matches {', '.join(include)}" if include else "has a known format"
         has = ", ".join(sorted(seen if not include else _suffixes(root))[:8]) or "nothing"
-        raise DataError(f"{root}: no file in this folder {what} (it holds: {has}); set include to choose others")
+        raise DataError(f"{root}: no file in this folder {what} (it holds: {has}); choose others with include")
     yield from sorted(found, key=lambda item: item.shown)
 
 

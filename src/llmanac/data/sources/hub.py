@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, nearest
-from llmanac.data import readers
 from llmanac.data.documents import Document
 from llmanac.data.quarantine import OnError, Problems
 from llmanac.data.sources import SourceSpec
+from llmanac.data.unpack import TABLES, format_of
 
 CARD = {
     "title": "A dataset of the Hugging Face hub by name",
@@ -94,11 +94,11 @@ def choose_files(names: list[str], subset: str | None, split: str, dataset: str)
     Raises:
         DataError: the repository has no data file that can be read, or none of that subset or split.
     """
-    tables = sorted(n for n in names if readers.format_of(Path(n)) in readers.TABLES and not _is_metadata(n))
+    tables = sorted(n for n in names if format_of(Path(n)) in TABLES and not _is_metadata(n))
     if not tables:
-        tables = sorted(n for n in names if readers.format_of(Path(n)) == ".txt")
+        tables = sorted(n for n in names if format_of(Path(n)) == ".txt")
     for format in (".parquet", ".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".txt"):
-        chosen = [n for n in tables if readers.format_of(Path(n)) == format]
+        chosen = [n for n in tables if format_of(Path(n)) == format]
         if chosen:
             break
     else:
@@ -148,7 +148,7 @@ def _listing(spec: Spec) -> tuple[str, str, list[str]]:
         info = api.dataset_info(spec.dataset, revision=spec.revision)
         names = [file.rfilename for file in info.siblings or []]
         revision = info.sha or spec.revision
-        if not any(readers.format_of(Path(n)) in (*readers.TABLES, ".txt") and not _is_metadata(n) for n in names):
+        if not any(format_of(Path(n)) in (*TABLES, ".txt") and not _is_metadata(n) for n in names):
             converted = api.dataset_info(spec.dataset, revision=CONVERTED)
             names, revision = [file.rfilename for file in converted.siblings or []], converted.sha or CONVERTED
     except Exception as error:

@@ -24,15 +24,20 @@ MARK = b"llmanac1"
 
 
 @contextlib.contextmanager
-def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Write a file piece by piece under a temporary name; it takes its own on success and leaves nothing on failure."""
+def atomic_writer(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Write a file piece by piece under a temporary name; it takes its own on success and leaves nothing on failure.
+
+    Args:
+        durable: wait until the disk has it. Whoever writes thousands of small files waits once, for all of them.
+    """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -57,8 +57,9 @@ def predict(
     folder: Saved,
     data: Annotated[str, typer.Argument(help="A table with a text column, or lines; - for standard input.")],
     output: Annotated[
-        Path | None, typer.Option(help="Write .jsonl, .csv or .tsv here; else JSON lines are printed.")
+        Path | None, typer.Option(help="Write .jsonl, .csv, .tsv or .parquet here; else JSON lines are printed.")
     ] = None,
+    prefix: Annotated[str, typer.Option(help="What the names of the added columns begin with.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there already.")] = False,
     text: TextColumn = "text",
     with_labels: Annotated[
@@ -69,10 +70,12 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Give each text a label, with every label's probability."""
-    from llmanac.lab.classification.command import predict_command
+    """Give each text a label, with every label's probability, beside the columns that its row has."""
+    from llmanac.lab.classification.predict import predict_command
 
-    predict_command(folder, data, output=output, text=text, with_labels=with_labels, force=force)
+    predict_command(
+        folder, data, output=output, text=text, with_labels=with_labels, force=force, prefix=prefix,
+    )  # fmt: skip
 
 
 @app.command()

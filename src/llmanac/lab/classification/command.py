@@ -1,14 +1,12 @@
-"""The bodies of `llmanac classify train | predict | evaluate | explain`."""
+"""The bodies of `llmanac classify train | evaluate | explain`."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llmanac.core import files, registry
+from llmanac.core import registry
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.outputs import check_output, check_own_folder
+from llmanac.core.outputs import check_own_folder
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.command_problems import CommandProblems, asked, command_bounds, left_out, save_and_tell
-from llmanac.data.labelled import Labelled, labels_lead, read_labelled, read_lines, read_texts, without_labels
-from llmanac.data.readers import TABLES, format_of
+from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.evaluate.classification import Report, report
 from llmanac.lab.classification import training
 from llmanac.models.classifiers.load import load_classifier
@@ -192,72 +189,6 @@ def evaluate_command(folder: str, data: Path, *, text: str, label: str, as_json:
         return
     print_report(found)
     print(f"Next: llmanac classify explain {shlex.quote(folder)} {shlex.quote(_short(held.texts[0]))}")
-
-
-def predict_command(
-    folder: str, data: str, *, output: Path | None, text: str, with_labels: bool | None = None, force: bool = False
-) -> None:
-    """Label the texts of a file.
-
-    Args:
-        with_labels: whether lines begin with a label, which is then no part of the text; by what they begin with
-            where nothing is said (and not so for standard input).
-        force: write over an `output` that is there, unless it is what is read.
-    """
-    if output is not None:
-        check_output(output, "--output", [] if data == "-" else [data], force=force)
-    classifier = open_classifier(folder)
-    kind = ".jsonl" if output is None else output.suffix.lower()
-    if kind not in (".jsonl", ".csv", ".tsv"):
-        raise SpecError(f"--output: {output} must end in .jsonl, .csv or .tsv")
-    texts = _texts_to_label(data, text, classifier.labels, with_labels)
-    rows = _predictions(classifier, texts)
-    if output is None:
-        for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
-        return
-    files.write_text(output, _as_text(rows, kind, classifier.labels))
-    print(f"{len(texts):,} texts labelled in {output}")
-
-
-def _texts_to_label(data: str, text: str, labels: Sequence[str], with_labels: bool | None) -> list[str]:
-    if data == "-":
-        given = sys.stdin.read()
-        if not given.strip():
-            raise DataError("standard input: has no text; write a text a line")
-        lines = list(enumerate(given.removesuffix("\n").split("\n"), 1))
-        return without_labels(lines, "standard input") if with_labels else [line for _, line in lines]
-    if format_of(Path(data)) in TABLES:
-        return read_texts(data, text=text, problems=CommandProblems(bounds=BOUNDS))
-    lines = read_lines(Path(data), CommandProblems(bounds=BOUNDS))
-    if with_labels is None and labels_lead(lines, labels, data):
-        with_labels = True
-        print(f"{data}: each line begins with a label, which is left out; --text-only keeps it", file=sys.stderr)
-    return without_labels(lines, data) if with_labels else [line for _, line in lines]
-
-
-def _predictions(classifier: Any, texts: Sequence[str]) -> Iterable[dict[str, Any]]:
-    with progress("classify", len(texts), "texts") as bar:
-        for first in range(0, len(texts), ROWS):
-            part = texts[first : first + ROWS]
-            labels, shares = classifier.predict(part), classifier.probabilities(part)
-            for one, name, row in zip(part, labels, shares, strict=True):
-                share = dict(zip(classifier.labels, (round(float(p), 6) for p in row), strict=True))
-                yield {"text": one, "label": name, "probabilities": share}
-            bar.advance(len(part))
-
-
-def _as_text(rows: Iterable[dict[str, Any]], kind: str, labels: Sequence[str]) -> str:
-    if kind == ".jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    out = io.StringIO()
-    writer = csv.writer(out, delimiter="\t" if kind == ".tsv" else ",", lineterminator="\n")
-    writer.writerow(["text", "label", *(f"p({name})" for name in labels)])
-    for row in rows:
-        # a line of a .tsv is a row: what would break it becomes a blank
-        one = row["text"] if kind == ".csv" else " ".join(row["text"].split())
-        writer.writerow([one, row["label"], *row["probabilities"].values()])
-    return out.getvalue()
 
 
 def explain_command(folder: str, words: str, *, most: int, as_json: bool) -> None:

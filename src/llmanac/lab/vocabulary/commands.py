@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from llmanac.core.arguments import Column, Include
+
 app = typer.Typer(
     name="tokenizer",
     help="Learn a tokenizer, use it, look into it, compare several.",
@@ -32,6 +34,12 @@ def _load(path: str) -> Any:
     from llmanac.tokenizers.load import load_tokenizer
 
     return load_tokenizer(path)
+
+
+def _reading(column: str, include: list[str] | None) -> Any:
+    from llmanac.lab.vocabulary.texts import Reading
+
+    return Reading(column, tuple(include or ()))
 
 
 def _free(folder: Path) -> Path:
@@ -59,11 +67,14 @@ def train(
         list[str] | None, typer.Option(metavar="LABEL=NUMBER", help="The share of a label; one for each.")
     ] = None,
     unit: Annotated[str, typer.Option(help="What shares are shares of: bytes or documents.")] = "bytes",
+    column: Column = "text",
+    include: Include = None,
 ) -> None:
     """Learn a tokenizer from files: llmanac tokenizer train bpe en=en.txt de=de.txt --alpha 0.3 -o tok."""
     from llmanac.lab.vocabulary.train import train_command
 
-    train_command(name, text, _free(folder), list(set_ or ()), alpha, list(weight or ()), unit)
+    reading = _reading(column, include)
+    train_command(name, text, _free(folder), list(set_ or ()), alpha, list(weight or ()), unit, reading)
 
 
 @app.command()
@@ -72,6 +83,8 @@ def extend(
     text: Paths,
     folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the new tokenizer goes.")],
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add at most.")] = 1000,
+    column: Column = "text",
+    include: Include = None,
 ) -> None:
     """Learn further tokens on new text; old ids stay as they are."""
     from llmanac.core.files import atomic_folder
@@ -80,7 +93,7 @@ def extend(
 
     old, place = _load(tokenizer), _free(folder)
     paths = [path for found in texts.labelled(text).values() for path in found]
-    new = extended(old, texts.texts(paths), tokens)
+    new = extended(old, _reading(column, include).texts(paths), tokens)
     with atomic_folder(place) as target:
         new.save(target)
     print(f"{place}: {new.vocab_size:,} ids, {new.vocab_size - old.vocab_size:,} of them new; old ids are as they were")
@@ -93,14 +106,19 @@ def extend(
 @app.command()
 def encode(
     tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
-    files: Annotated[list[str] | None, typer.Argument(help="Files, a text a line; else standard input.")] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files or folders: a line is a text, or a row of a table; else standard input."),
+    ] = None,
     text: Annotated[str | None, typer.Option("--text", help="One text instead of files.")] = None,
     form: Annotated[str, typer.Option(help="What is written: ids, pieces or json.")] = "ids",
     decode: Annotated[bool, typer.Option("--decode", help="Read ids, write text.")] = False,
-    whole: Annotated[bool, typer.Option("--whole", help="Each file is one text, newlines and all.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Each text file is one text, newlines and all.")] = False,
     special: Annotated[
         list[str] | None, typer.Option(help="A special token that counts where the text has it, or all; repeatable.")
     ] = None,
+    column: Column = "text",
+    include: Include = None,
 ) -> None:
     """Write the token ids of texts, a line each, or the text of ids."""
     from llmanac.core.errors import SpecError
@@ -111,7 +129,11 @@ def encode(
     if text is not None and files:
         raise SpecError("--text: give a text or files, not both")
     made = _load(tokenizer)
-    lines = iter([("--text", text)]) if text is not None else stream.lines_of(list(files or ()), whole)
+    lines = (
+        iter([("--text", text)])
+        if text is not None
+        else stream.lines_of(list(files or ()), _reading(column, include), whole=whole, ids=decode)
+    )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")
     if decode:
@@ -151,8 +173,11 @@ def compare(
     limit: Annotated[int, typer.Option(min=1, help="Megabytes of a label that are measured at most.")] = 20,
     folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the page goes.")] = Path("tokenizers"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document instead of tables.")] = False,
+    column: Column = "text",
+    include: Include = None,
 ) -> None:
     """Measure tokenizers on labelled text: bytes per token, tokens per word, unknown words, speed, and a picture."""
     from llmanac.lab.vocabulary.train import compare_command
 
-    compare_command(tokenizers, on, list(train_on or ()), every, sentence, limit, folder, as_json)
+    reading = _reading(column, include)
+    compare_command(tokenizers, on, list(train_on or ()), every, sentence, limit, folder, as_json, reading)

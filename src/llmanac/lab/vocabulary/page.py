@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ def cells(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def print_table(found: Sequence[Measured]) -> None:
-    """A table a group, on the terminal."""
+def print_table(found: Sequence[Measured], marked: Collection[str]) -> None:
+    """A table a group, on the terminal; labels that a note belongs to are marked."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -41,7 +41,11 @@ def print_table(found: Sequence[Measured]) -> None:
         for head in ("vocabulary", *HEADS):
             shown.add_column(head, justify="right")
         for one in found:
-            shown.add_row(escape(one.label), f"{one.vocabulary:,}", *cells(one.groups[group]))
+            shown.add_row(
+                escape(f"{one.label} *" if one.label in marked else one.label),
+                f"{one.vocabulary:,}",
+                *cells(one.groups[group]),
+            )
         console.print(shown)
 
 
@@ -107,4 +111,4 @@ def _page(found: Sequence[Measured], sentence: str, about: dict[str, Any], drawi
     sections.append(Section("A sentence cut into tokens", [sentence], blocks=blocks))
     best = max(found, key=lambda one: one.groups[groups[-1]].bytes_per_token)
     lead = f"Fewest tokens: {best.label}, {best.groups[groups[-1]].bytes_per_token:.3f} bytes a token."
-    return render_page("Tokenizers compared", about["plan"], [lead], sections)
+    return render_page("Tokenizers compared", about["plan"], [lead], sections, about["notes"])

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from llmanac.core.errors import DataError, TokenizerError
 from llmanac.core.progress import progress
-from llmanac.data.readers import open_binary
+from llmanac.data import texts
+from llmanac.data.command_problems import CommandProblems
 from llmanac.lab.vocabulary.shown import pieces
+from llmanac.lab.vocabulary.texts import Reading
 from llmanac.tokenizers._base import Special, Tokenizer
 
 
-def lines_of(paths: Sequence[str], whole: bool) -> Iterator[tuple[str, str]]:
-    """`(where, text)` of every line, its newline taken off, or of every file as one text; no paths: standard input.
+def lines_of(paths: Sequence[str], reading: Reading, *, whole: bool, ids: bool) -> Iterator[tuple[str, str]]:
+    """`(where, text)` of every line or row, or of every file as one text; no paths: standard input.
+
+    Args:
+        ids: lines of ids are wanted, which no table has.
 
     Raises:
         DataError: a file that is missing, cannot be read or is not UTF-8; it names the file and the line.
     """
-    for path in paths or ["-"]:
-        name = "standard input" if path == "-" else path
-        if path != "-" and not Path(path).is_file():
-            raise DataError(f"{path}: no such file")
-        handle: Any = sys.stdin.buffer if path == "-" else open_binary(Path(path))
-        number = 0
-        try:
-            for number, line in enumerate([handle.read()] if whole else handle, 1):
-                text = line.decode("utf-8")
-                yield f"{name}:{number}", text if whole else text.removesuffix("\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name}:{number}: not UTF-8 at byte {error.start} of the line") from None
-        except (OSError, EOFError) as error:
-            raise DataError(f"{name}:{number}: cannot be read to its end ({error})") from None
-        finally:
-            if path != "-":
-                handle.close()
+    source = texts.files_of(paths or ["-"], column=reading.column, include=reading.include)
+    problems = CommandProblems(column="--column")
+    if ids:
+        for path, _ in texts.inputs(source, problems):
+            if not texts.is_plain(path):
+                raise DataError(f"{path}: is no text file, and ids are read from lines of text")
+    found = texts.whole(source, problems) if whole else texts.lines(source, problems, ends="")
+    return ((f"{one.file}:{one.line}", one.text) for one in found)
 
 
 def encode_lines(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import readable
 from llmanac.data.command_problems import CommandProblems
-from llmanac.data.sources.files import Spec as Files
+from llmanac.data.texts import documents, files_of
 from llmanac.tokenizers.load import stretches
 
 
@@ -36,28 +37,38 @@ def has_labels(items: Sequence[str]) -> bool:
     return all("=" in item and not Path(item).exists() for item in items)
 
 
-def texts(paths: Sequence[str]) -> Iterator[str]:
-    """The texts of files of any known format, one after the other. Raises DataError that names file and line."""
-    return (document.text for document in Files(paths=tuple(paths)).documents(CommandProblems()))
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: the column of tables that holds the text, and which files of a folder are taken."""
+
+    column: str = "text"
+    include: tuple[str, ...] = ()
+
+    def texts(self, paths: Sequence[str]) -> Iterator[str]:
+        """The texts of files of any known format, one after the other. Raises DataError that names file and line."""
+        source = files_of(paths, column=self.column, include=self.include)
+        return (document.text for document in documents(source, CommandProblems(column="--column")))
+
+    def cut(self, paths: Sequence[str]) -> Iterator[str]:
+        """The same in stretches of a few kilobytes, so that one large file can be dealt out in parts."""
+        for text in self.texts(paths):
+            yield from stretches(text)
 
 
+@dataclass(frozen=True)
 class Texts:
-    """The same, as often as wanted."""
+    """The texts of files, as often as wanted."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = tuple(paths)
+    paths: Sequence[str]
+    reading: Reading
 
     def __iter__(self) -> Iterator[str]:
-        return texts(self.paths)
+        return self.reading.texts(self.paths)
 
 
-def cut(paths: Sequence[str]) -> Iterator[str]:
-    """The same in stretches of a few kilobytes, so that one large file can be dealt out in parts."""
-    for text in texts(paths):
-        yield from stretches(text)
-
-
-def held_apart(groups: Mapping[str, Sequence[str]], every: int, limit: int) -> tuple[dict[str, list[str]], bool]:
+def held_apart(
+    groups: Mapping[str, Sequence[str]], every: int, limit: int, reading: Reading
+) -> tuple[dict[str, list[str]], bool]:
     """`(texts of each group that are measured, whether others are left to train on)`.
 
     Args:
@@ -70,7 +81,7 @@ def held_apart(groups: Mapping[str, Sequence[str]], every: int, limit: int) -> t
     out: dict[str, list[str]] = {}
     for label, paths in groups.items():
         kept, size = [], 0
-        for number, text in enumerate(cut(paths)):
+        for number, text in enumerate(reading.cut(paths)):
             if size >= limit:
                 break
             if number % every == 0:
@@ -82,7 +93,7 @@ def held_apart(groups: Mapping[str, Sequence[str]], every: int, limit: int) -> t
     return out, every > 1
 
 
-def left_to_train(groups: Mapping[str, Sequence[str]], every: int) -> Iterator[str]:
+def left_to_train(groups: Mapping[str, Sequence[str]], every: int, reading: Reading) -> Iterator[str]:
     """The stretches that `held_apart` does not measure."""
     for paths in groups.values():
-        yield from (text for number, text in enumerate(cut(paths)) if number % every)
+        yield from (text for number, text in enumerate(reading.cut(paths)) if number % every)

@@ -14,16 +14,14 @@ from llmanac.core.errors import SpecError
 from llmanac.core.files import atomic_folder, write_json
 from llmanac.core.outputs import check_pages
 from llmanac.core.progress import progress
-from llmanac.lab.vocabulary import page, texts
+from llmanac.lab.vocabulary import page, seen, texts
 from llmanac.lab.vocabulary.measure import Measured, measure, open_or_train
 from llmanac.tokenizers._mixture import Mixture, parse_weights
-
-TRAINING = "training.json"  # beside a tokenizer: what it was learned from
 
 
 def train_command(
     name: str, items: Sequence[str], folder: Path, patches: Sequence[str], alpha: float | None,
-    weights: Sequence[str], unit: Any,
+    weights: Sequence[str], unit: Any, reading: texts.Reading,
 ) -> None:  # fmt: skip
     """Learn a tokenizer, write it, and say what came out.
 
@@ -36,10 +34,10 @@ def train_command(
     mixed = alpha is not None or given is not None
     if mixed and not texts.has_labels(items):
         raise SpecError("--alpha and --weight mix labelled text; write label=path for every file or folder")
-    stream: Iterable[str] = texts.Texts([path for found in groups.values() for path in found])
+    stream: Iterable[str] = texts.Texts([path for found in groups.values() for path in found], reading)
     if mixed:
         stream = Mixture(
-            lambda: ((label, text) for label, paths in groups.items() for text in texts.cut(paths)),
+            lambda: ((label, text) for label, paths in groups.items() for text in reading.cut(paths)),
             weights=given, alpha=alpha, unit=unit,
         )  # fmt: skip
         _print_groups(stream)
@@ -50,6 +48,7 @@ def train_command(
     about = {
         "tokenizer": spec.dump(made),
         "files": {label: list(paths) for label, paths in groups.items()},
+        "places": seen.places(path for paths in groups.values() for path in paths),
         "mixture": stream.as_json() if isinstance(stream, Mixture) else None,
         "texts": counted.texts,
         "bytes": counted.bytes,
@@ -58,7 +57,7 @@ def train_command(
     }
     with atomic_folder(folder) as target:
         tokenizer.save(target)
-        write_json(target / TRAINING, about)
+        write_json(target / seen.TRAINING, about)
     learned = f"learned from {counted.bytes:,} bytes in {seconds:.1f} s" if type(made).learns else "nothing to learn"
     print(f"{folder}: {tokenizer.vocab_size:,} ids, {learned}")
     if tokenizer.vocab_size < getattr(made, "vocab_size", 0):
@@ -98,7 +97,7 @@ def _print_groups(mixture: Mixture) -> None:
 
 def compare_command(
     items: Sequence[str], on: Sequence[str], train_on: Sequence[str], every: int, sentence: str, limit: int,
-    folder: Path, as_json: bool,
+    folder: Path, as_json: bool, reading: texts.Reading,
 ) -> None:  # fmt: skip
     """Measure tokenizers on labelled text and write the page.
 
@@ -110,34 +109,44 @@ def compare_command(
     check_pages(folder, "--folder", (page.RESULT, page.PAGE, page.PICTURE, page.DRAWING), "tokenizers", [*read, *items])
     trains = any(not Path(item).exists() for item in items)
     apart = every if trains and not train_on else 1
-    held, leaves = texts.held_apart(groups, apart, limit * 1_000_000)
+    held, leaves = texts.held_apart(groups, apart, limit * 1_000_000, reading)
 
     def to_train() -> Iterable[str]:
         if train_on:
-            return texts.texts([path for found in texts.labelled(train_on).values() for path in found])
-        return texts.left_to_train(groups, apart)
+            return reading.texts(learned)
+        return texts.left_to_train(groups, apart, reading)
 
     plan = (
         f"Measured on one part in {apart} of the text, methods trained on the rest."
         if leaves
         else (f"Methods trained on {', '.join(train_on)}." if train_on else "Measured on all of the text.")
     )
+    measured, notes = seen.places(read), {}
+    learned = [path for paths in texts.labelled(train_on).values() for path in paths] if train_on else []
+    if trains and (where := seen.overlap(seen.places(learned), measured)):
+        notes["methods"] = f"Methods were trained on {where}, which they are measured on: other text takes more tokens."
     found: list[Measured] = []
     with progress("tokenizers", total=len(items), unit="tokenizers") as bar:
         for item in items:
             label, tokenizer, seconds = open_or_train(item, to_train if train_on or leaves else None)
             if any(one.label == label for one in found):
                 label = item
+            if seconds is None and (said := seen.note(label, item, tokenizer, measured)):
+                notes[label] = said
             found.append(dataclasses.replace(measure(label, tokenizer, held, sentence), train_seconds=seconds))
             bar.advance()
-    about = {"plan": plan, "groups": {label: list(paths) for label, paths in groups.items()}}
+    about = {
+        "plan": plan,
+        "notes": list(notes.values()),
+        "groups": {label: list(paths) for label, paths in groups.items()},
+    }
     place = page.write(folder, found, sentence, about)
     if as_json:
         print((folder / page.RESULT).read_text("utf-8"))
         return
-    page.print_table(found)
+    page.print_table(found, notes)
     for one in found:
         print(f"\n{one.label}, {len(one.pieces)} tokens: {' '.join(one.pieces)}")
-    print(f"\n{plan}\npage: {place}")
+    print("\n".join(["", *(f"* {said}" for said in notes.values()), plan, f"page: {place}"]))
     print(f"Next: llmanac tokenizer inspect {shlex.quote(items[0])}" if Path(items[0]).exists() else
           f"Next: llmanac compare tokenizer --arms {shlex.quote(','.join(items))}")  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmanac.core.arguments import Column, Include
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import has_name
 from llmanac.core.outputs import check_apart
@@ -20,10 +21,14 @@ from llmanac.core.outputs import check_apart
 if TYPE_CHECKING:
     import numpy as np
 
+    from llmanac.data.sources.files import Spec as Files
     from llmanac.models.ngrams.words import Score, WordModel
 
 app = typer.Typer(no_args_is_help=True, help="Count n-gram models, score text with them, convert ARPA files.")
-Text = Annotated[list[str], typer.Argument(help="Text files, one sentence a line (.gz and .zst too).")]
+Text = Annotated[
+    list[str],
+    typer.Argument(help="Files, folders or patterns: a sentence a line, or a row of a table; - for standard input."),
+]
 Model = Annotated[Path, typer.Argument(help="An ARPA file (.arpa, .arpa.gz) or a binary model.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there already.")]
 ZEROS = (
@@ -55,9 +60,14 @@ def train(
     memory: Annotated[
         str | None, typer.Option(help="Memory that counting may take, e.g. 8G [80% of what is free].")
     ] = None,
+    column: Column = "text",
+    include: Include = None,
     force: Force = False,
 ) -> None:
     """Count text and estimate a model."""
+    from llmanac.data.texts import files_of
+
+    source = files_of(text, column=column, include=include or ())
     check_free(output, "--output", force, folder=tokenizer is not None, inputs=text)
     from llmanac.core.spec import make_method, parse_patches
     from llmanac.models.ngrams.counts import check_order
@@ -66,33 +76,30 @@ def train(
     spec = make_method("smoothing", {"name": smoothing, **parse_patches(set_ or ())}, "--smoothing")
     limit = None if memory is None else parse_bytes(memory)
     if tokenizer is not None:
-        _train_tokens(text, output, order, spec, tokenizer, limit)
+        _train_tokens(source, output, order, spec, tokenizer, limit)
         return
     from llmanac.models.ngrams import words
 
-    model = words.train(text, order, spec.build(), skip_symbols=skip_symbols, memory=limit)
+    model = words.train(source, order, spec.build(), skip_symbols=skip_symbols, memory=limit)
     save(model, output)
     _describe(model.trie, f"{order}-gram of words, {smoothing}")
     print(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)")
     print(f"Next: llmanac ngram score {shlex.quote(str(output))} OTHER.txt   (text that it was not trained on)")
 
 
-def _train_tokens(
-    text: list[str], output: Path, order: int, smoothing: Any, tokenizer: str, memory: int | None
-) -> None:
+def _train_tokens(source: Files, output: Path, order: int, smoothing: Any, tokenizer: str, memory: int | None) -> None:
     from llmanac.core.progress import progress
-    from llmanac.core.spec import make_method
     from llmanac.data.command_problems import CommandProblems
+    from llmanac.data.texts import documents
     from llmanac.models.lm.ngram import Spec
     from llmanac.tokenizers.load import load_tokenizer
 
     known = load_tokenizer(tokenizer)
     start = known.bos_id if known.bos_id is not None else known.eos_id
     after = [] if known.eos_id is None else [known.eos_id]
-    source = make_method("source", {"name": "files", "paths": text})
     rows = []
     with progress("tokenize", None, "documents") as bar:
-        for document in source.documents(CommandProblems()):
+        for document in documents(source, CommandProblems(column="--column")):
             rows.append([*known.encode_array(document.text).tolist(), *after])
             bar.advance()
     import numpy as np
@@ -114,16 +121,20 @@ def score(
     model: Model,
     text: Text,
     sentences: Annotated[bool, typer.Option("--sentences", help="Print log10 p of every line too.")] = False,
+    column: Column = "text",
+    include: Include = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Perplexity of text, with and without unknown words."""
     from llmanac.core.progress import progress
+    from llmanac.data.texts import files_of
     from llmanac.models.ngrams.words import read_blocks
 
+    source = files_of(text, column=column, include=include or ())
     loaded = load(model)
     lines: list[np.ndarray] = []
     with progress("score", None, "MB") as bar:  # once: standard input cannot be read again
-        found = loaded.score(read_blocks(text, bar), each=lines.append if sentences else None)
+        found = loaded.score(read_blocks(source, bar), each=lines.append if sentences else None)
     if not found.tokens:
         raise DataError(f"{', '.join(text)}: no text to score")
     if not math.isfinite(found.total):

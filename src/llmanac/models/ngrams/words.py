@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.core.progress import Progress, progress
-from llmanac.data.readers import open_binary
+from llmanac.data.command_problems import CommandProblems
+from llmanac.data.sources.files import Spec as Files
+from llmanac.data.texts import byte_lines, files_of
 from llmanac.kernels import ngram_query, ngram_text
 from llmanac.kernels.text import PADDING
 from llmanac.models.ngrams.counts import count
@@ -24,9 +26,8 @@ from llmanac.models.ngrams.trie import MAX_NODES, Trie
 from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
 
 UNK, BOS, EOS = range(3)
-BLOCK = 1 << 22
 LONGEST = 1 << 28  # bytes of a line that is scored, or of a word
-WIDE = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+Text = Sequence[str | Path] | Files
 REFUSE, SKIP, TAKE = range(3)  # what a word of the text that is a mark does, for `ngram_text.read_words`
 
 
@@ -118,42 +119,22 @@ class WordModel:
         return [self.vocabulary[int(i)].decode("utf-8", "backslashreplace") for i in ids]
 
 
-def read_blocks(paths: Sequence[str | Path], bar: Progress | None = None) -> Iterator[bytes]:
-    """The bytes of files one after the other, decompressed, each ending with a line feed.
+def read_blocks(text: Text, bar: Progress | None = None) -> Iterator[bytes]:
+    """The lines of files one after the other, in blocks of bytes that end with a line feed at a file's end.
 
     Raises:
         DataError: a file that cannot be read, or is not bytes of words (UTF-16).
     """
-    for path in paths:
-        last, begun = b"\n", False
-        with open_binary(Path(path)) as handle:
-            while block := _read(handle, path):
-                if not begun:
-                    wide = next((name for mark, name in WIDE if block.startswith(mark)), None)
-                    if wide:
-                        raise DataError(f"{path}: is {wide}; convert it to UTF-8, for example with iconv")
-                    block, begun = block.removeprefix(b"\xef\xbb\xbf"), True
-                if bar:
-                    bar.advance(len(block) / 1e6)
-                yield block
-                last = block[-1:] or last
-        if last != b"\n":
-            yield b"\n"
-
-
-def _read(handle: BinaryIO, path: str | Path) -> bytes:
-    try:
-        return handle.read(BLOCK)
-    except Exception as error:  # each decompressor has errors of its own
-        raise DataError(f"{path}: cannot read it to its end ({error})") from None
+    return iter(Located(text, bar))
 
 
 def train(
-    paths: Sequence[str | Path], order: int, smoothing: Any, *, skip_symbols: bool = False, memory: int | None = None
+    text: Text, order: int, smoothing: Any, *, skip_symbols: bool = False, memory: int | None = None
 ) -> WordModel:
     """Count and estimate a model of the words of text files.
 
     Args:
+        text: files, folders or patterns, or a source that says more (`data/texts.py`); a row of a table is a line.
         smoothing: what a Spec of kind `smoothing` builds.
         skip_symbols: leave out words that are `<s>`, `</s>` or `<unk>` instead of refusing them.
         memory: bytes that counting may take, four fifths of what is free by default.
@@ -162,7 +143,7 @@ def train(
         DataError: a file that cannot be read, no words, a mark among the words, or too much for the memory.
     """
     with progress("read text", None, "MB") as bar:
-        vocabulary, ids, place = read_text(paths, skip_symbols=skip_symbols, memory=memory, bar=bar)
+        vocabulary, ids, place = read_text(text, skip_symbols=skip_symbols, memory=memory, bar=bar)
     counts = count(ids, place, len(vocabulary), order, start=BOS, memory=memory)
     del ids, place
     about = {"smoothing": type(smoothing).__module__.rpartition(".")[2].replace("_", "-"), "kind": "words"}
@@ -170,12 +151,12 @@ def train(
 
 
 def read_text(
-    paths: Sequence[str | Path], *, skip_symbols: bool = False, memory: int | None = None, bar: Progress | None = None
+    text: Text, *, skip_symbols: bool = False, memory: int | None = None, bar: Progress | None = None
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
     """The words of files: a vocabulary, (N,) int32 ids and (N,) uint8 places in the sentence."""
     vocabulary = Vocabulary()
     parts, tokens = [], 0
-    blocks = Located(paths, bar)
+    blocks = Located(text, bar)
     for ids, place in _tokens(blocks, vocabulary, learn=True, marks=SKIP if skip_symbols else REFUSE, source=blocks):
         parts.append((ids, place))
         tokens += len(ids)
@@ -183,7 +164,7 @@ def read_text(
             limit = MAX_NODES if tokens > MAX_NODES else memory // 10 if memory else 0
             raise DataError(f"{blocks.path}: more than {limit:,} tokens do not fit the memory; give less text")
     if len(vocabulary) == len(MARKS):
-        raise DataError(f"{', '.join(map(str, paths))}: no words to count")
+        raise DataError(f"{', '.join(blocks.source.paths)}: no words to count")
     return vocabulary, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
@@ -203,15 +184,18 @@ def known_ids(text: bytes, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarr
 class Located:
     """The blocks of files, and the file and line that the reader is in, for errors."""
 
-    def __init__(self, paths: Sequence[str | Path], bar: Progress | None) -> None:
-        self.paths, self.bar = paths, bar
-        self.path: str | Path = paths[0] if paths else "-"
-        self.line = 1
+    def __init__(self, text: Text, bar: Progress | None) -> None:
+        self.source = text if isinstance(text, Files) else files_of(text)
+        self.bar = bar
+        self.path, self.line = ", ".join(self.source.paths), 1
 
     def __iter__(self) -> Iterator[bytes]:
-        for path in self.paths:
+        for path, blocks in byte_lines(self.source, CommandProblems(column="--column")):
             self.path, self.line = path, 1
-            yield from read_blocks([path], self.bar)
+            for block in blocks:
+                if self.bar:
+                    self.bar.advance(len(block) / 1e6)
+                yield block
 
 
 def _tokens(
