@@ -25,7 +25,7 @@ demo: $(BIN)/.installed
 	$(BIN)/llmanac run quickstart --budget $(BUDGET)
 
 test: $(BIN)/.dev
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(BIN)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -48,6 +48,10 @@ main()
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer("bpe", ["some text"], vocab_size=270).save(folder)
+    words = [sys.executable, "-m", "llmanac.cli", "tokenizer", "inspect", str(folder)]
+    subprocess.run(
+        words, check=True, capture_output=True
+    )  # its kernels are compiled: what is said of that is no matter here
     return folder
 
 

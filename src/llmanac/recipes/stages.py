@@ -65,21 +65,17 @@ class Pipeline:
 
     def run(self) -> tuple[RecipeSpec, dict[str, Any]]:
         """Every stage that is not done yet; `(resolved recipe, results)`."""
-        stages: list[tuple[str, Callable[[], None]]] = [
-            ("collect text", self.collect),
-            ("train tokenizer", self.tokenize),
-            ("encode text", self.encode),
-        ]
-        if self.spec.finetune is not None:
-            stages.append(("write pairs", self.write_pairs))
-        self.before_training = [name for name, _ in stages]
-        stages.append(("pretrain", self.pretrain))
-        if self.spec.finetune is not None:
-            stages.append(("fine-tune", self.finetune))
-        stages.append(("measure", self.measure))
+        stages: dict[str, Callable[[], None]] = {
+            "collect text": self.collect, "train tokenizer": self.tokenize, "encode text": self.encode,
+            "write pairs": self.write_pairs, "pretrain": self.pretrain, "fine-tune": self.finetune,
+            "measure": self.measure,
+        }  # fmt: skip
+        if self.spec.finetune is None:
+            del stages["write pairs"], stages["fine-tune"]
+        self.before_training = list(stages)[: list(stages).index("pretrain")]
         threads = torch.get_num_threads()
         try:
-            for name, stage in stages:
+            for name, stage in stages.items():
                 self.time.begin()
                 stage()
                 self.seconds[name] = self.seconds.get(name, 0.0) + self.time.stage
