@@ -200,6 +200,12 @@ class Tokenizer:
     def _special_ids(self) -> frozenset[int]:
         return frozenset(self.special_tokens.values())
 
+    @cached_property
+    def _skipped_ids(self) -> frozenset[int]:
+        """The ids that `skip_special` leaves out: a token that is written otherwise than it is named is none of them."""
+        tokens = (token for token in self.added.tokens if token.id in self._special_ids)
+        return frozenset(token.id for token in tokens if self.added.written(token) in self.special_tokens)
+
     def token_bytes(self, id: int) -> bytes:
         """The bytes of one token. Raises TokenizerError for an id outside the vocabulary."""
         if type(id) is not int:
@@ -213,7 +219,7 @@ class Tokenizer:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError for what is no id."""
         numbers = id_list(ids)
         if skip_special:
-            numbers = [i for i in numbers if i not in self._special_ids]
+            numbers = [i for i in numbers if i not in self._skipped_ids]
         table = self._bytes
         try:
             if numbers and min(numbers) < 0:
@@ -237,7 +243,7 @@ class Tokenizer:
         super().__setattr__(name, value)
 
     def _token_text(self, id: int | None) -> str | None:
-        return None if id is None else self.token_bytes(id).decode("utf-8")
+        return next((token.text for token in self.added.tokens if token.id == id), None)
 
     def _chat_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         roles = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}

@@ -15,7 +15,9 @@ import numpy as np
 from llmanac.core.errors import TokenizerError
 from llmanac.kernels import bpe_dropout, bpe_encode
 from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._byte_level import read
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._normal_tokens import NormalTokens
 from llmanac.tokenizers._patterns import Splitter
 
 _ENCODE: Any = bpe_encode.encode
@@ -57,6 +59,8 @@ class BPE(Tokenizer):
         self.tokens, self.merges, self.splitter = list(tokens), _last_of_each(merges), splitter
         self.compose_nfc, self.prefix_space, self.whole_pieces = compose_nfc, prefix_space, whole_pieces
         self.document, self.unknown_id = document, unknown
+        if compose_nfc:
+            self.added = NormalTokens(self.added.tokens, lambda text: self._normal_form(text)[0])
         self.vocab_size = self.added.vocab_size(len(self.tokens))
         for token in self.added.tokens:
             if token.id < len(self.tokens):
@@ -71,7 +75,9 @@ class BPE(Tokenizer):
     def _vocabulary(self) -> list[bytes | None]:
         table = [*self.tokens, *[None] * (self.vocab_size - len(self.tokens))]
         for token in self.added.tokens:
-            table[token.id] = token.text.encode("utf-8")
+            text = self.added.written(token)
+            # A ByteLevel decoder reads letters of its alphabet as bytes, in added tokens too.
+            table[token.id] = (None if self.document is None else read(text)) or text.encode("utf-8")
         return table
 
     @cached_property

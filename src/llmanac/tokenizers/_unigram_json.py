@@ -75,7 +75,7 @@ class UnigramJson(Tokenizer):
     def tables(self) -> Tables:
         """What the kernels need."""
         control = set(self.special_tokens)
-        ids = [id for id, (text, _) in enumerate(self.vocab) if text and "\0" not in text and text not in control]
+        ids = [id for id, (text, _) in enumerate(self.vocab) if text and text not in control]
         keys = [self.vocab[id][0].encode("utf-8") for id in ids]
         scores = np.array([score for _, score in self.vocab], np.float64)
         missing = len(self.vocab) if self.unknown is None else self.unknown
@@ -219,11 +219,11 @@ class UnigramJson(Tokenizer):
     def decode(self, ids: Any, *, skip_special: bool = False) -> str:
         """The text of the ids as the file's decoder makes it. Raises TokenizerError for an unknown id."""
         numbers = id_list(ids)
-        added = {token.id: token.text for token in self.added.tokens}
+        added = {token.id: self.added.written(token) for token in self.added.tokens}
         tokens: list[str] = []
         for id in numbers:
             self.token_bytes(id)
-            if skip_special and id in self._special_ids:
+            if skip_special and id in self._skipped_ids:
                 continue
             tokens.append(added[id] if id in added else self.vocab[id][0])
         return self._join(tokens)
@@ -281,6 +281,8 @@ def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **ro
         if text in ids:
             raise TokenizerError(f"model.vocab: the entries {ids[text]} and {i} are both {text[:40]!r}")
         steps.require_text(text, f"model.vocab[{i}]")
+        if "\0" in text:
+            raise TokenizerError(f"model.vocab[{i}]: {text[:40]!r} holds a NUL character, which is not supported")
         ids[text] = i
         vocab.append((text, float(score)))
     unknown = model.get("unk_id")

@@ -7,6 +7,7 @@ where each of its characters starts in the old one.
 from __future__ import annotations
 
 import base64
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 import regex
 
-from llmanac.core.errors import TokenizerError
+from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.tokenizers._added import WHITE_SPACE
 from llmanac.tokenizers._normal import SURROGATE, Placed, compose
+from llmanac.tokenizers._patterns import Patience, Pattern, shown
 from llmanac.tokenizers._spm_model import byte_of
 from llmanac.tokenizers._spm_normalizer import read_charsmap
 
@@ -130,28 +132,25 @@ def _each(text: str, change: Callable[[str], str]) -> Placed:
     return _pieced([(change(c), i) for i, c in enumerate(text)], len(text))
 
 
-def _pattern(node: Mapping[str, Any], where: str) -> Any:
+def _pattern(node: Mapping[str, Any], where: str) -> Pattern:
     given = node.get("pattern")
-    if not isinstance(given, Mapping) or not ({"String", "Regex"} & given.keys()):
+    if not isinstance(given, Mapping) or len(given) != 1 or not ({"String", "Regex"} & given.keys()):
         raise TokenizerError(f"{where}.pattern: expected a String or a Regex")
+    text = _text_field(given, *given, f"{where}.pattern")
     try:
-        if "String" in given:
-            return regex.compile(regex.escape(_text_field(given, "String", f"{where}.pattern")))
-        return regex.compile(_text_field(given, "Regex", f"{where}.pattern"))
-    except regex.error as error:
-        raise TokenizerError(f"{where}.pattern: is no regex ({error})") from None
+        return Pattern(re.escape(text) if "String" in given else text)
+    except SpecError as error:
+        raise TokenizerError(f"{where}.pattern: {text[:60]!r}: {error}") from None
 
 
-def _substituted(text: str, pattern: Any, new: str) -> Placed:
+def _substituted(text: str, pattern: Pattern, new: str) -> Placed:
     parts: list[tuple[str, int]] = []
     done = 0
-    for match in pattern.finditer(text):
-        if match.start() == match.end():
-            continue
-        parts += [(text[i], i) for i in range(done, match.start())]
-        parts.append((new, match.start()))
-        done = match.end()
-    if not done:
+    for start, stop in pattern.spans(shown(text), Patience(len(text))) if text else ():
+        parts += [(text[i], i) for i in range(done, start)]
+        parts.append((new, start))
+        done = stop
+    if not parts:
         return text, None
     return _pieced([*parts, *((text[i], i) for i in range(done, len(text)))], len(text))
 
@@ -265,38 +264,37 @@ def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple
         if scheme not in ("always", "never", "first"):
             raise TokenizerError(f"{where}.prepend_scheme: {scheme!r} is not one of always, first, never")
         return Metaspace(mark, scheme, node.get("split", True) is not False)
-    if kind == "Split" and isinstance(node.get("pattern"), Mapping) and "String" in node["pattern"]:
+    if kind == "Split":
         return Parted(_pattern(node, where), str(node.get("behavior")), node.get("invert") is True, where)
-    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit, Split by a String)")
+    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit, Split)")
 
 
 class Parted:
-    """A text cut at the occurrences of a string, which stay as pieces, go, or join one of their neighbours."""
+    """A text cut at the matches of a pattern, which stay as pieces, go, or join one of their neighbours."""
 
     BEHAVIORS = ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 
-    def __init__(self, pattern: Any, behavior: str, invert: bool, where: str) -> None:
-        if behavior not in self.BEHAVIORS or invert:
-            raise TokenizerError(f"{where}: Split with behavior {behavior!r} (invert={invert}) is not supported")
-        self.pattern, self.behavior = pattern, behavior
+    def __init__(self, pattern: Pattern, behavior: str, invert: bool, where: str) -> None:
+        if behavior not in self.BEHAVIORS:
+            raise TokenizerError(f"{where}: Split with behavior {behavior!r} is not supported")
+        self.pattern, self.behavior, self.invert = pattern, behavior, invert
 
     def __call__(self, word: str, places: np.ndarray, first: bool) -> list[tuple[str, np.ndarray]]:
         spans: list[tuple[int, int, bool]] = []
         done = 0
-        for match in self.pattern.finditer(word):
-            spans += [(done, match.start(), False)] * (match.start() > done) + [(*match.span(), True)]
-            done = match.end()
-        spans += [(done, len(word), False)] * (done < len(word))
-        return [(word[a:b], places[a : b + 1]) for a, b in self._cuts(spans)]
+        for start, stop in self.pattern.spans(shown(word), Patience(len(word))):
+            spans += [(done, start, self.invert)] * (start > done) + [(start, stop, not self.invert)]
+            done = stop
+        spans += [(done, len(word), self.invert)] * (done < len(word))
+        return [(word[a:b], places[a : b + 1]) for a, b in self._cuts(spans) if b > a]
 
     def _cuts(self, spans: list[tuple[int, int, bool]]) -> list[tuple[int, int]]:
+        if self.behavior in ("Isolated", "Removed"):
+            return [(a, b) for a, b, found in spans if not found or self.behavior == "Isolated"]
         out: list[tuple[int, int]] = []
         before = False
         for start, stop, found in spans if self.behavior != "MergedWithNext" else reversed(spans):
-            joins = self.behavior == "Contiguous" and found and before
-            joins = joins or (self.behavior.startswith("Merged") and found and not before)
-            if self.behavior == "Removed" and found:
-                continue
+            joins = found == before if self.behavior == "Contiguous" else found and not before
             if out and joins:
                 out[-1] = (min(out[-1][0], start), max(out[-1][1], stop))
             else:
@@ -346,7 +344,7 @@ def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], lis
         return _bytes_joined
     if kind == "Replace":
         pattern, new = _pattern(node, where), _text_field(node, "content", where)
-        return lambda tokens: [pattern.sub(lambda _: new, token) for token in tokens]
+        return lambda tokens: [_substituted(token, pattern, new)[0] for token in tokens]
     if kind == "Strip":
         character, start, stop = _text_field(node, "content", where), node.get("start", 0), node.get("stop", 0)
         if type(start) is not int or type(stop) is not int:

@@ -19,6 +19,7 @@ from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import CHUNK, whole_tokens
 from llmanac.tokenizers._counting import count_pieces
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._normal_tokens import NormalTokens
 from llmanac.tokenizers._word_split import WordSplitter
 
 Normal = Literal["none", "nfc", "lowercase"]
@@ -56,6 +57,8 @@ class WordLevel(Tokenizer):
         super().__init__(**roles)
         self.tokens, self.splitter, self.unknown_id = list(tokens), splitter, unknown
         self.normal, self.document = tuple(normal), document
+        if self.normal:
+            self.added = NormalTokens(self.added.tokens, lambda text: self._normal_form(text)[0])
         self.separator = (b" " if splitter.dropping else b"") if separator is None else separator
         self.vocab_size = self.added.vocab_size(len(self.tokens))
         self.tokens += [None] * (self.vocab_size - len(self.tokens))
@@ -63,7 +66,10 @@ class WordLevel(Tokenizer):
             self.tokens[token.id] = token.text.encode("utf-8")
 
     def _vocabulary(self) -> list[bytes | None]:
-        return self.tokens
+        table = list(self.tokens)
+        for token in self.added.tokens:
+            table[token.id] = self.added.written(token).encode("utf-8")
+        return table
 
     def _normal_form(self, text: str) -> Placed:
         placed = mend_surrogates(text)
