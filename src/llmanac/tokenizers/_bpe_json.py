@@ -41,6 +41,8 @@ class CharacterBPE(UnigramJson):
         **parts: byte_fallback, document, added tokens and roles, as `UnigramJson` takes them.
     """
 
+    unknown_is_fused = False
+
     def __init__(
         self,
         entries: Mapping[str, int],
@@ -70,7 +72,11 @@ class CharacterBPE(UnigramJson):
     @cached_property
     def _plain(self) -> dict[str, int]:
         """The entries that plain text may become: a control token is none of them."""
-        return {text: id for text, id in self.entries.items() if text not in self.special_tokens}
+        return {text: id for text, id in self.entries.items() if id not in self._guarded_ids}
+
+    def _forget_tables(self) -> None:
+        self.__dict__.pop("_plain", None)
+        super()._forget_tables()
 
     @cached_property
     def tables(self) -> Tables:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class UnigramJson(Tokenizer):
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
 
+    unknown_is_fused = True  # one run of unknown characters, whose bytes all have its place
     lossless = False  # what its normaliser and its marks for spaces leave is the text's normal form
 
     def __init__(
@@ -68,14 +69,23 @@ class UnigramJson(Tokenizer):
         self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
         self._join = steps.decoder(document.get("decoder"))
         self.vocab_size = self.added.vocab_size(len(self.vocab))
+        self._new_caches()
+
+    def _new_caches(self) -> None:
         self._cache = np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_PLACES, np.int32), np.zeros(2, np.int64)
         self._draws = SampleCache()
+
+    def _guards(self) -> bool:
+        return any(id < len(self.vocab) and self.vocab[id][0] for id in self.special_tokens.values())
+
+    def _forget_tables(self) -> None:
+        self.__dict__.pop("tables", None)
+        self._new_caches()
 
     @cached_property
     def tables(self) -> Tables:
         """What the kernels need."""
-        control = set(self.special_tokens)
-        ids = [id for id, (text, _) in enumerate(self.vocab) if text and text not in control]
+        ids = [id for id, (text, _) in enumerate(self.vocab) if text and id not in self._guarded_ids]
         keys = [self.vocab[id][0].encode("utf-8") for id in ids]
         scores = np.array([score for _, score in self.vocab], np.float64)
         missing = len(self.vocab) if self.unknown is None else self.unknown
@@ -163,7 +173,8 @@ class UnigramJson(Tokenizer):
             return super()._encode(text, special, plainly)
         parts = self.added.split(text, self._allowed(special), self._normal_form)
         plain = [part for part in parts if part.token is None]
-        found = iter(self._encode_parts([part.text for part in plain], [part.start == 0 for part in plain]))
+        reader = cast(UnigramJson, self._reader(special))
+        found = iter(reader._encode_parts([part.text for part in plain], [part.start == 0 for part in plain]))
         ids = [next(found) if part.token is None else np.array([part.token.id], np.int32) for part in parts]
         return np.concatenate(ids) if ids else np.empty(0, np.int32)
 
@@ -173,12 +184,13 @@ class UnigramJson(Tokenizer):
             return super().encode_with_offsets(text, special=special)
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
+        reader = cast(UnigramJson, self._reader(special))
         for part in self.added.split(text, self._allowed(special), self._normal_form):
             if part.token is not None:
                 ids.append(part.token.id)
                 offsets.append((part.start, part.stop))
                 continue
-            found, spans = self._placed(part.text, part.start == 0)
+            found, spans = reader._placed(part.text, part.start == 0)
             ids += found
             offsets += [(part.place(a), part.place(b)) for a, b in spans]
         return ids, offsets
@@ -195,10 +207,19 @@ class UnigramJson(Tokenizer):
             raw = np.frombuffer(word.encode("utf-8"), np.uint8)
             starts += [where[np.cumsum((raw & 0xC0) != 0x80) - 1], where[-1:]]
         byte_place = np.concatenate(starts) if starts else np.zeros(1, np.int64)
-        found = byte_place[spans]
+        found = byte_place[self._whole_unknown(ids, spans) if self.byte_fallback and self.unknown_is_fused else spans]
         if places is not None:
             found = places[found]
         return ids.tolist(), [(a, b) for a, b in found.tolist()]
+
+    def _whole_unknown(self, ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
+        """The spans where each byte of a run of unknown characters has the whole run's."""
+        fallback = np.isin(ids, self.tables.byte_ids) & (spans[:, 1] - spans[:, 0] < len("<0x00>"))
+        joins = fallback[1:] & fallback[:-1] & (spans[1:, 0] <= spans[:-1, 1])
+        runs = np.concatenate([[0], np.cumsum(~joins)]) if len(ids) else np.zeros(0, np.int64)
+        firsts = np.flatnonzero(np.diff(runs, prepend=-1))
+        lasts = np.append(firsts[1:], len(ids)) - 1
+        return np.stack([spans[firsts[runs], 0], spans[lasts[runs], 1]], 1) if len(ids) else spans
 
     def sample(self, text: str, *, seed: int, alpha: float = 0.1, nbest: int = -1, **choices: Any) -> list[int]:
         """One segmentation of a text, drawn by its probability; see `SentencePiece.sample`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,15 +16,17 @@ import regex
 
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.tokenizers._added import WHITE_SPACE
-from llmanac.tokenizers._normal import SURROGATE, Placed, compose
+from llmanac.tokenizers._normal import SURROGATE, Placed, compose, in_form
 from llmanac.tokenizers._patterns import Patience, Pattern, shown
 from llmanac.tokenizers._spm_model import byte_of
 from llmanac.tokenizers._spm_normalizer import read_charsmap
+from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
 
 SPACE = "\u2581"
 Normalize = Callable[[str], Placed]
 Split = Callable[[str, bool], list[tuple[str, np.ndarray]]]
 Join = Callable[[Sequence[str]], str]
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 SHORT_CLUSTER = 6  # bytes; longer grapheme clusters are looked up a character at a time
 
 
@@ -90,7 +91,9 @@ def _quick_step(node: Mapping[str, Any]) -> Callable[[str], str] | None:
         return lambda text: front + text if text else text
     if kind in ("NFC", "NFD", "NFKC", "NFKD"):
         form: Any = kind
-        return lambda text: unicodedata.normalize(form, text)
+        return lambda text: normalized(form, text)
+    if kind == "Lowercase":
+        return lowered
     return None
 
 
@@ -114,11 +117,12 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
         left, right = bool(node.get("strip_left", True)), bool(node.get("strip_right", True))
         return lambda text: _stripped(text, left, right)
     if kind in ("NFC", "NFD", "NFKC", "NFKD"):
-        return lambda text: _in_form(str(kind), text)
+        form: Any = kind
+        return lambda text: in_form(form, text)
     if kind == "Lowercase":
-        return lambda text: _each(text, str.lower)
+        return lambda text: _each(text, lowered)
     if kind == "StripAccents":
-        return lambda text: _each(text, lambda c: "" if unicodedata.category(c)[0] == "M" else c)
+        return lambda text: _each(text, lambda c: "" if c in marks() else c)
     known = "Precompiled, Replace, Prepend, Strip, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents"
     raise TokenizerError(f"{where}: {kind!r} is not supported (known: {known})")
 
@@ -159,28 +163,6 @@ def _stripped(text: str, left: bool, right: bool) -> Placed:
     start = len(text) - len(text.lstrip(WHITE_SPACE)) if left else 0
     stop = max(start, len(text.rstrip(WHITE_SPACE)) if right else len(text))
     return text[start:stop], np.arange(start, stop + 1)
-
-
-def _in_form(form: str, text: str) -> Placed:
-    """A normalisation form; a stretch that changes as a whole is placed as a whole."""
-    if unicodedata.is_normalized(form, text):  # type: ignore[arg-type]
-        return text, None
-    parts: list[tuple[str, int]] = []
-    start = 0
-    for at in range(1, len(text) + 1):
-        joins = at < len(text) and not (
-            unicodedata.combining(text[at]) == 0
-            and unicodedata.is_normalized("NFKD", text[at])
-            and unicodedata.category(text[at])[0] != "M"
-            and not "\u1160" <= text[at] <= "\u11ff"
-        )
-        if joins:
-            continue
-        new = unicodedata.normalize(form, text[start:at])  # type: ignore[arg-type]
-        same = new == text[start:at]
-        parts += [(c, start + i) for i, c in enumerate(new)] if same else [(new, start)]
-        start = at
-    return _pieced(parts, len(text))
 
 
 class Precompiled:
@@ -375,7 +357,7 @@ def _bytes_joined(tokens: list[str]) -> list[str]:
     out: list[str] = []
     run = bytearray()
     for token in [*tokens, ""]:
-        byte = byte_of(token)
+        byte = byte_of(f"<0x{token[3:5].upper()}>") if BYTE.fullmatch(token) else -1
         if byte >= 0:
             run.append(byte)
             continue
