@@ -88,6 +88,10 @@ class UnigramJson(Tokenizer):
         ids = [id for id, (text, _) in enumerate(self.vocab) if text and id not in self._guarded_ids]
         keys = [self.vocab[id][0].encode("utf-8") for id in ids]
         scores = np.array([score for _, score in self.vocab], np.float64)
+        lowest = float(scores.min())
+        if self.unknown in ids and self.byte_fallback:  # written out, it is told apart from what is unknown
+            ids[ids.index(self.unknown)] = len(self.vocab)
+            scores = np.append(scores, self.vocab[self.unknown][1])
         missing = len(self.vocab) if self.unknown is None else self.unknown
         byte_ids = NO_IDS
         if self.byte_fallback:
@@ -99,7 +103,7 @@ class UnigramJson(Tokenizer):
             kind=unigram_encode.UNIGRAM, joins=joins_of(keys),
             nodes=unigram_trie.walkable(unigram_trie.trie_of(keys or [b"\xfe"], ids or [0])),
             scores=scores, node_scores=scores.astype(np.float32), unknown=missing,
-            unknown_score=float(scores.min()) - float(UNKNOWN_PENALTY), single=False, byte_ids=byte_ids, escape=False,
+            unknown_score=lowest - float(UNKNOWN_PENALTY), single=False, byte_ids=byte_ids, escape=False,
             kept=NO_UNITS, pairs=NO_PAIRS, halves=NO_HALVES,
         )  # fmt: skip
 
@@ -166,7 +170,31 @@ class UnigramJson(Tokenizer):
             raise TokenizerError(
                 "the text holds a character that has no piece, and the vocabulary has no unknown token"
             )
+        written = ids == len(self.vocab)
+        if written.any():  # only where the unknown token is written out, and there are bytes
+            if not placed:
+                ids, ends, spans = self._cut(words, True)
+                return ids, ends, np.empty((0, 2), np.int64)
+            ids, ends, spans = self._unknown_written(ids, ends, spans, written)
         return ids, ends[: len(words)], spans
+
+    def _unknown_written(
+        self, ids: np.ndarray, ends: np.ndarray, spans: np.ndarray, written: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The unknown token's name as the token, or as bytes where something unknown stands beside it."""
+        unknown = written | (np.isin(ids, self.tables.byte_ids) & (spans[:, 1] - spans[:, 0] < len("<0x00>")))
+        touches = spans[1:, 0] <= spans[:-1, 1]
+        joined = np.zeros(len(ids), np.bool_)
+        joined[1:] |= unknown[:-1] & touches
+        joined[:-1] |= unknown[1:] & touches
+        name = self.tables.byte_ids[list(self.vocab[self.unknown or 0][0].encode("utf-8"))]
+        parts = [
+            [id] if not named else name.tolist() if beside else [self.unknown]
+            for id, named, beside in zip(ids.tolist(), written.tolist(), joined.tolist(), strict=True)
+        ]
+        sizes = np.array([len(part) for part in parts], np.int64)
+        new = np.array([id for part in parts for id in part], np.int32)
+        return new, np.concatenate([[0], np.cumsum(sizes)])[ends], np.repeat(spans, sizes, axis=0)
 
     def _encode(self, text: str, special: Special, plainly: PlainEncoder | None = None) -> np.ndarray:
         if plainly is not None or not isinstance(text, str) or (special == "never" and not self.added.has_plain):
