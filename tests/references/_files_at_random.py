@@ -154,7 +154,7 @@ def bpe(rng: random.Random) -> dict[str, Any]:
     model: dict[str, Any] = {"type": "BPE", "vocab": {text: id for id, text in enumerate(vocab)}, "merges": merges}
     model["unk_token"] = rng.choice(["<unk>", "<unk>", None, "</s>"])
     model |= {"byte_fallback": fallback, "fuse_unk": rng.random() < 0.5, "ignore_merges": rng.random() < 0.3}
-    return model | pick(rng, (20, {}), (1, {"dropout": 0.3}), (1, {"dropout": 0.0}), (1, {"continuing_subword_prefix": "##"}),
+    return model | pick(rng, (20, {}), (1, {"dropout": 0.3}), (1, {"dropout": 0.0}),
                         (1, {"end_of_word_suffix": "</w>"}))  # fmt: skip
 
 

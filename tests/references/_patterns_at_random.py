@@ -10,7 +10,7 @@ ATOMS = [
     r"\H", r"\R", r"\N", r"\O", ".", r"\p{L}", r"\p{N}", r"\P{L}", r"\p{^N}", r"\p{Lu}", r"\p{Ll}", r"\p{Lo}", r"\p{M}",
     r"\p{Mn}", r"\p{P}", r"\p{S}", r"\p{Z}", r"\p{Han}", r"\p{Latin}", r"\p{Arabic}", r"\p{Hiragana}", r"\p{Alpha}",
     r"\p{Space}", r"\p{Letter}", r"\p{XDigit}", r"\p{Cc}", r"\p{Alnum}", r"\p{Upper}", r"\p{Word}", r"\p{Nd}",
-    r"\p{punct}", "{", "}", "]", "{,}", "{e<=1}", r"\q", r"\e", r"\0", r"\pL", r"\1", r"\X", r"\K", r"\G", r"\y",
+    r"\p{punct}", "{", "}", "]", "{,}", "{e<=1}", r"\q", r"\e", r"\0", r"\pL", r"\1", r"\X", r"\G", r"\y",
 ]  # fmt: skip
 SETS = [
     "abc", "^abc", "a-z", "^a-z0-9", r"\s", r"^\s", r"^\r\n\p{L}\p{N}", r"^\s\p{L}\p{N}", r"\w", r"^\w", r"\w\s", r"\d_",

@@ -10,6 +10,9 @@ from typing import Any
 from llmanac.core.errors import TokenizerError
 
 
+DEEPEST, MOST_STEPS = 64, 64  # levels of a file, and steps of a part of it
+
+
 def read_strictly(path: Path) -> Any:
     """A JSON document in which no object has a key twice (readers differ on which of the two counts).
 
@@ -26,7 +29,10 @@ def read_strictly(path: Path) -> Any:
         return found
 
     try:
-        return json.loads(path.read_text("utf-8"), object_pairs_hook=unique)
+        found = json.loads(path.read_text("utf-8"), object_pairs_hook=unique)
+        if _is_deeper(found, DEEPEST):
+            raise TokenizerError(f"{path}: is nested more than {DEEPEST} deep, which no tokenizer is")
+        return found
     except FileNotFoundError:
         raise TokenizerError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -41,6 +47,22 @@ def read_strictly(path: Path) -> Any:
         raise
     except ValueError:
         raise TokenizerError(f"{path}: holds a number of more digits than can be read") from None
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested deeper than so many levels."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def read_config(path: Path) -> Any:
@@ -91,4 +113,6 @@ def steps_of(value: Any, where: str, inner: str) -> list[dict[str, Any]]:
     """The steps of a part of the pipeline: those of a Sequence, or the one that it is."""
     node = table(value, where)
     items = items_of(node.get(inner), f"{where}.{inner}") if node.get("type") == "Sequence" else [node]
+    if len(items) > MOST_STEPS:
+        raise TokenizerError(f"{where}.{inner}: has {len(items)} steps; more than {MOST_STEPS} are not supported")
     return [table(item, f"{where}[{i}]") for i, item in enumerate(items)]

@@ -399,8 +399,8 @@ def _without_upper_bound(node: Node) -> Node:
     return replace(node, text=f"{body}+") if bounds.startswith("1,") else node
 
 
-def translated(pattern: str) -> tuple[str, bool]:
-    """`(the pattern for regex's V1, whether it can match nothing)`.
+def translated(pattern: str) -> tuple[str, int]:
+    """`(the pattern for regex's V1, how many characters a match has at least)`.
 
     Raises:
         PatternError: it is no pattern, or has something that is not known here, by its name.
@@ -411,4 +411,4 @@ def translated(pattern: str) -> tuple[str, bool]:
     whole = reader.alternatives()
     if reader.at < len(pattern):
         raise PatternError("has a ')' without a '('")
-    return whole.text, whole.width == 0
+    return whole.text, whole.width

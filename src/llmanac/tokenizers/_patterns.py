@@ -86,7 +86,7 @@ class Pattern:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        text, self._may_be_empty = translated(source)
+        text, self.least = translated(source)  # `least` characters are in any match
         try:
             self._compiled: Any = regex.compile(text, regex.V1)
         except (regex.error, RecursionError, MemoryError, OverflowError) as error:
@@ -101,7 +101,7 @@ class Pattern:
             TokenizerError: no patience is left.
         """
         try:
-            if not self._may_be_empty:
+            if self.least:
                 limit = {} if patience is None else {"timeout": patience.left()}
                 for match in self._compiled.finditer(text, **limit):
                     yield match.span()

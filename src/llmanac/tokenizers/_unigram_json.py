@@ -67,6 +67,7 @@ class UnigramJson(Tokenizer):
         self._normalize = steps.Normalizer(document.get("normalizer"))
         self.added = NormalTokens(self.added.tokens, self._normalize.text)
         self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
+        steps.check_first(document.get("normalizer"), document.get("pre_tokenizer"))
         self._join = steps.decoder(document.get("decoder"))
         self.vocab_size = self.added.vocab_size(len(self.vocab))
         self._new_caches()

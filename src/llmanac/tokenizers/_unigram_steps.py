@@ -7,6 +7,7 @@ where each of its characters starts in the old one.
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import regex
 
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.tokenizers._added import WHITE_SPACE
+from llmanac.tokenizers._json_files import MOST_STEPS
 from llmanac.tokenizers._normal import SURROGATE, Placed, compose, in_form
 from llmanac.tokenizers._patterns import Patience, Pattern, shown
 from llmanac.tokenizers._spm_model import byte_of
@@ -23,10 +25,11 @@ from llmanac.tokenizers._spm_normalizer import read_charsmap
 from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
 
 SPACE = "\u2581"
-Normalize = Callable[[str], Placed]
+Normalize = Callable[[str, Patience], Placed]
 Split = Callable[[str, bool], list[tuple[str, np.ndarray]]]
 Join = Callable[[Sequence[str]], str]
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+MOST_GROWTH, ROOM, LONGEST = 64, 4096, 20_000  # times that a text may grow, characters that it may anyway, and of a field
 SHORT_CLUSTER = 6  # bytes; longer grapheme clusters are looked up a character at a time
 
 
@@ -44,6 +47,8 @@ def _nodes(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
     items = part.get(inner) if part.get("type") == "Sequence" else [part]
     if not isinstance(items, list):
         raise TokenizerError(f"{where}.{inner}: expected a JSON list")
+    if len(items) > MOST_STEPS:
+        raise TokenizerError(f"{where}.{inner}: has {len(items)} steps; more than {MOST_STEPS} are not supported")
     for i, item in enumerate(items):
         if not isinstance(item, Mapping) or item.get("type") == "Sequence":
             raise TokenizerError(f"{where}[{i}]: expected a JSON object that is no Sequence, got {str(item)[:40]!r}")
@@ -53,7 +58,9 @@ def _nodes(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
 def _text_field(node: Mapping[str, Any], key: str, where: str) -> str:
     value = node.get(key)
     if not isinstance(value, str):
-        raise TokenizerError(f"{where}.{key}: expected text, got {value!r}")
+        raise TokenizerError(f"{where}.{key}: expected text, got {repr(value)[:40]}")
+    if len(value) > LONGEST:
+        raise TokenizerError(f"{where}.{key}: has {len(value):,} characters; more than {LONGEST:,} are not supported")
     require_text(value, f"{where}.{key}")
     return value
 
@@ -66,18 +73,42 @@ class Normalizer:
         nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(_nodes(part, "normalizer", "normalizers"))]
         self._steps = [_normal_step(node, where) for node, where in nodes]
         self._quick = [_quick_step(node) for node, _ in nodes]
+        product = math.prod(max(1.0, _grown(node)) for node, _ in nodes)
+        if product > MOST_GROWTH:
+            raise TokenizerError(
+                f"normalizer: its steps can make a text {product:.3g} times as long; more than {MOST_GROWTH} is refused"
+            )
 
     def __call__(self, text: str) -> Placed:
         placed: Placed = (text, None)
-        for step in self._steps:
-            placed = compose(placed, step(placed[0]))
+        patience = Patience(len(text))
+        for i, step in enumerate(self._steps):
+            placed = compose(placed, step(placed[0], patience))
+            self._check_growth(i, placed[0], text)
         return placed
 
     def text(self, text: str) -> str:
         """The normal form alone, without where its characters come from."""
-        for step, quick in zip(self._steps, self._quick, strict=True):
-            text = quick(text) if quick is not None else step(text)[0]
+        given, patience = text, Patience(len(text))
+        for i, (step, quick) in enumerate(zip(self._steps, self._quick, strict=True)):
+            text = quick(text) if quick is not None else step(text, patience)[0]
+            self._check_growth(i, text, given)
         return text
+
+    def _check_growth(self, step: int, text: str, given: str) -> None:
+        if len(text) > MOST_GROWTH * len(given) + ROOM:
+            raise TokenizerError(
+                f"normalizer[{step}]: makes a text of {len(given)} characters {len(text)} long, more than "
+                f"{MOST_GROWTH} times; give another text, or drop the step from the tokenizer.json"
+            )
+
+
+def _grown(node: Mapping[str, Any]) -> float:
+    """How many times as long a Replace makes a text at most."""
+    if node.get("type") != "Replace":
+        return 1.0
+    least, new = _pattern(node, "normalizer").least, len(str(node["content"]))
+    return new / least if least else 1.0 + new
 
 
 def _quick_step(node: Mapping[str, Any]) -> Callable[[str], str] | None:
@@ -107,22 +138,22 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
         return Precompiled(data)
     if kind == "Replace":
         pattern, new = _pattern(node, where), _text_field(node, "content", where)
-        return lambda text: _substituted(text, pattern, new)
+        return lambda text, patience: _substituted(text, pattern, new, patience)
     if kind == "Prepend":
         new = _text_field(node, "prepend", where)
-        return lambda text: (
+        return lambda text, _: (
             _pieced([(new, 0), *((c, i) for i, c in enumerate(text))], len(text)) if text else (text, None)
         )
     if kind == "Strip":
         left, right = bool(node.get("strip_left", True)), bool(node.get("strip_right", True))
-        return lambda text: _stripped(text, left, right)
+        return lambda text, _: _stripped(text, left, right)
     if kind in ("NFC", "NFD", "NFKC", "NFKD"):
         form: Any = kind
-        return lambda text: in_form(form, text)
+        return lambda text, _: in_form(form, text)
     if kind == "Lowercase":
-        return lambda text: _each(text, lowered)
+        return lambda text, _: _each(text, lowered)
     if kind == "StripAccents":
-        return lambda text: _each(text, lambda c: "" if c in marks() else c)
+        return lambda text, _: _each(text, lambda c: "" if c in marks() else c)
     known = "Precompiled, Replace, Prepend, Strip, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents"
     raise TokenizerError(f"{where}: {kind!r} is not supported (known: {known})")
 
@@ -147,10 +178,10 @@ def _pattern(node: Mapping[str, Any], where: str) -> Pattern:
         raise TokenizerError(f"{where}.pattern: {text[:60]!r}: {error}") from None
 
 
-def _substituted(text: str, pattern: Pattern, new: str) -> Placed:
+def _substituted(text: str, pattern: Pattern, new: str, patience: Patience) -> Placed:
     parts: list[tuple[str, int]] = []
     done = 0
-    for start, stop in pattern.spans(shown(text), Patience(len(text))) if text else ():
+    for start, stop in pattern.spans(shown(text), patience) if text else ():
         parts += [(text[i], i) for i in range(done, start)]
         parts.append((new, start))
         done = stop
@@ -176,7 +207,7 @@ class Precompiled:
         self._units, self._blob = units.tolist(), blob.tobytes()
         self._known: dict[str, str | None] = {}
 
-    def __call__(self, text: str) -> Placed:
+    def __call__(self, text: str, _: Patience | None = None) -> Placed:
         parts: list[tuple[str, int]] = []
         changed, at = False, 0
         clusters = regex.findall(r"\X", text) if not text.isascii() or "\r\n" in text else text
@@ -223,17 +254,37 @@ def pre_tokenizer(part: Any) -> Split:
 
     def run(text: str, first: bool) -> list[tuple[str, np.ndarray]]:
         words = [(text, np.arange(len(text) + 1))] if text else []
+        patience = Patience(len(text))
         for step in made:
-            words = [new for word, where in words for new in step(word, where, first)]
+            words = [new for word, where in words for new in step(word, where, first, patience)]
         return [(word, where) for word, where in words if word]
 
     return run
 
 
+def check_first(normalizer: Any, pre_tokenizer: Any) -> None:
+    """Refuse a mark for the first word only where that word need not be the beginning of the text.
+
+    `tokenizers` goes by where a word's characters stood in the text given, and counts on after what was taken away.
+    """
+    taken = None
+    for i, node in enumerate(_nodes(normalizer, "normalizer", "normalizers")):
+        kind, pattern = node.get("type"), node.get("pattern")
+        single = isinstance(pattern, Mapping) and len(str(pattern.get("String", ""))) == 1 and node.get("content")
+        if (kind == "Strip" and node.get("strip_left", True)) or kind == "StripAccents" or (kind == "Replace" and not single):
+            taken = taken or f"normalizer[{i}] ({kind})"
+    for i, node in enumerate(_nodes(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
+        if node.get("type") != "Metaspace" or node.get("prepend_scheme") != "first":
+            continue
+        beside = taken or ("a normalizer and another step before it" if i and normalizer is not None else None)
+        if beside is not None:
+            raise TokenizerError(f"pre_tokenizer[{i}].prepend_scheme: 'first' beside {beside} is not supported")
+
+
 def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple[str, np.ndarray]]]:
     kind = node.get("type")
     if kind == "WhitespaceSplit":
-        return lambda word, places, first: [
+        return lambda word, places, *_: [
             (m[0], places[m.start() : m.end() + 1]) for m in regex.finditer(f"[^{WHITE_SPACE}]+", word)
         ]
     if kind == "Metaspace":
@@ -261,10 +312,12 @@ class Parted:
             raise TokenizerError(f"{where}: Split with behavior {behavior!r} is not supported")
         self.pattern, self.behavior, self.invert = pattern, behavior, invert
 
-    def __call__(self, word: str, places: np.ndarray, first: bool) -> list[tuple[str, np.ndarray]]:
+    def __call__(
+        self, word: str, places: np.ndarray, first: bool, patience: Patience
+    ) -> list[tuple[str, np.ndarray]]:
         spans: list[tuple[int, int, bool]] = []
         done = 0
-        for start, stop in self.pattern.spans(shown(word), Patience(len(word))):
+        for start, stop in self.pattern.spans(shown(word), patience):
             spans += [(done, start, self.invert)] * (start > done) + [(start, stop, not self.invert)]
             done = stop
         spans += [(done, len(word), self.invert)] * (done < len(word))
@@ -291,7 +344,7 @@ class Metaspace:
     def __init__(self, mark: str, scheme: str, split: bool) -> None:
         self.mark, self.scheme, self.split = mark, scheme, split
 
-    def __call__(self, word: str, places: np.ndarray, first: bool) -> list[tuple[str, np.ndarray]]:
+    def __call__(self, word: str, places: np.ndarray, first: bool, _: Patience) -> list[tuple[str, np.ndarray]]:
         text = word.replace(" ", self.mark)
         begins = first and places[0] == 0
         if not text.startswith(self.mark) and (self.scheme == "always" or (self.scheme == "first" and begins)):
@@ -307,7 +360,13 @@ def decoder(part: Any) -> Join:
     """How tokens become a text; without a decoder they are joined by spaces, as `tokenizers` does."""
     if part is None:
         return " ".join
-    made = [_join_step(node, f"decoder[{i}]") for i, node in enumerate(_nodes(part, "decoder", "decoders"))]
+    nodes = _nodes(part, "decoder", "decoders")
+    made = [_join_step(node, f"decoder[{i}]") for i, node in enumerate(nodes)]
+    product = math.prod(max(1.0, _grown(node)) for node in nodes)
+    if product > MOST_GROWTH:
+        raise TokenizerError(
+            f"decoder: its steps can make a text {product:.3g} times as long; more than {MOST_GROWTH} is refused"
+        )
 
     def run(tokens: Sequence[str]) -> str:
         held = list(tokens)
@@ -326,7 +385,12 @@ def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], lis
         return _bytes_joined
     if kind == "Replace":
         pattern, new = _pattern(node, where), _text_field(node, "content", where)
-        return lambda tokens: [_substituted(token, pattern, new)[0] for token in tokens]
+
+        def replaced(tokens: list[str]) -> list[str]:
+            patience = Patience(sum(map(len, tokens)))
+            return [_substituted(token, pattern, new, patience)[0] for token in tokens]
+
+        return replaced
     if kind == "Strip":
         character, start, stop = _text_field(node, "content", where), node.get("start", 0), node.get("stop", 0)
         if type(start) is not int or type(stop) is not int:
