@@ -5,8 +5,8 @@ Python or the `regex` module knows. So the table is probed from tiktoken itself:
 a split pattern over every code point. `tokenizers`' `Digits` step asks Rust's own character table, which may be of
 another version, so its answer is kept beside it.
 
-A second table, `src/llmanac/tokenizers/unicode_normal.npz`, has what the normalisers of `tokenizers` know otherwise than
-Python: they follow an older Unicode (forms, marks) and a newer one (lower case).
+A second table, `src/llmanac/tokenizers/unicode_normal.npz`, has what the normalisers of `tokenizers` know otherwise
+than Python: they follow an older Unicode (forms, marks) and a newer one (lower case).
 
     python tools/make_unicode_tables.py          # needs the [bench] extra
 """

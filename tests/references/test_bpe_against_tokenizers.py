@@ -1,4 +1,4 @@
-"""Random `tokenizer.json` files and patterns: equal to the tokenizers library, or refused by name; never silently other."""
+"""Random `tokenizer.json` files and patterns: equal to the tokenizers library, or refused by name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _files_at_random import difference, random_document
+from _files_at_random import random_document
 from _patterns_at_random import random_pattern, random_text
+from _two_readers import difference
 
 from llmanac.core.errors import LlmanacError, SpecError, TokenizerError
 from llmanac.tokenizers import _patterns
@@ -73,10 +74,34 @@ def test_many_random_patterns_mean_the_same() -> None:
     assert split_alike(range(400, 8000)) > 3000
 
 
-@pytest.mark.parametrize("source", [
-    r"\w", r"\W", r"[\w]", r"[^\w]", r"\s", r"\d", r"\h", r"[\h]", ".", r"\p{L}", r"\p{Lo}", r"\p{Ll}", r"\p{Han}", r"\p{M}",
-    "[[:alpha:]]", "[[:word:]]", "[[:digit:]]", "(?i:s)", "(?i:[a-z])", "(?i:[^a-z])", r"[^\s\p{L}\p{N}]", r"\p{^P}", r"[\p{L}&&[^a-z]]",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        r"\w",
+        r"\W",
+        r"[\w]",
+        r"[^\w]",
+        r"\s",
+        r"\d",
+        r"\h",
+        r"[\h]",
+        ".",
+        r"\p{L}",
+        r"\p{Lo}",
+        r"\p{Ll}",
+        r"\p{Han}",
+        r"\p{M}",
+        "[[:alpha:]]",
+        "[[:word:]]",
+        "[[:digit:]]",
+        "(?i:s)",
+        "(?i:[a-z])",
+        "(?i:[^a-z])",
+        r"[^\s\p{L}\p{N}]",
+        r"\p{^P}",
+        r"[\p{L}&&[^a-z]]",
+    ],
+)
 def test_sets_hold_the_same_characters(source: str) -> None:
     text = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     theirs = tokenizers.pre_tokenizers.Split(tokenizers.Regex(source), "removed", invert=True)
@@ -87,13 +112,34 @@ def test_sets_hold_the_same_characters(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "named"),
     [
-        ("(?R)", "recursion"), ("(?1)", r"\(\?1"), ("(?&x)", "recursion"), (r"(a)\1", r"\\1"), (r"\L<x>", r"\\L"), (r"a\K", r"\\K"),
-        (r"\G", r"\\G"), (r"\X", r"\\X"), (r"\pL", "without braces"), ("(?x)a", r"\?x"), ("(a|b*)*", "can be empty"), ("(?i)é", "outside ASCII"),
-        ("(?i:ss)", "fold to one"), ("a{3,1}", "3,1"), ("(?~a)", "absent"), ("(?(1)a|b)", "condition"), ("[a", "ends too early"), ("*a", "nothing before"),
-        ("(" * 3000 + "a" + ")" * 3000, "nested more than"), ("[" * 3000, "nested more than"), ("a" * 30_000, "30,000 characters"),
-        ("a{99999}", "repeats"), (r"\p{Nothing}", "Nothing"), (r"(?P<a>b)", "Python"), ("(?{1})", "callout"), ("(*FAIL)", "callout"),
+        ("(?R)", "recursion"),
+        ("(?1)", r"\(\?1"),
+        ("(?&x)", "recursion"),
+        (r"(a)\1", r"\\1"),
+        (r"\L<x>", r"\\L"),
+        (r"a\K", r"\\K"),
+        (r"\G", r"\\G"),
+        (r"\X", r"\\X"),
+        (r"\pL", "without braces"),
+        ("(?x)a", r"\?x"),
+        ("(a|b*)*", "can be empty"),
+        ("(?i)é", "outside ASCII"),
+        ("(?i:ss)", "fold to one"),
+        ("a{3,1}", "3,1"),
+        ("(?~a)", "absent"),
+        ("(?(1)a|b)", "condition"),
+        ("[a", "ends too early"),
+        ("*a", "nothing before"),
+        ("(" * 3000 + "a" + ")" * 3000, "nested more than"),
+        ("[" * 3000, "nested more than"),
+        ("a" * 30_000, "30,000 characters"),
+        ("a{99999}", "repeats"),
+        (r"\p{Nothing}", "Nothing"),
+        (r"(?P<a>b)", "Python"),
+        ("(?{1})", "callout"),
+        ("(*FAIL)", "callout"),
     ],
-)  # fmt: skip
+)
 def test_what_a_pattern_cannot_have_is_refused_by_name(source: str, named: str) -> None:
     with pytest.raises(SpecError, match=named):
         Pattern(source)
@@ -113,7 +159,14 @@ def test_a_pattern_of_tiktoken_keeps_its_meaning_in_training() -> None:
 # ------------------------------------------------------------------------------------------------ hostile files
 def unigram(**parts: Any) -> dict[str, Any]:
     model = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]], "byte_fallback": False}
-    return {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None, "model": model} | parts
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "decoder": None,
+        "model": model,
+    } | parts
 
 
 def replaces(*contents: str) -> list[dict[str, Any]]:
@@ -130,20 +183,35 @@ def nested(levels: int, part: str, inner: str) -> Any:
 @pytest.mark.parametrize(
     ("document", "named"),
     [
-        (unigram(normalizer={"type": "Sequence", "normalizers": replaces(*["aa"] * 30)}), "normalizer: .*times as long"),
+        (
+            unigram(normalizer={"type": "Sequence", "normalizers": replaces(*["aa"] * 30)}),
+            "normalizer: .*times as long",
+        ),
         (unigram(normalizer={"type": "Sequence", "normalizers": replaces("a" * 5000)}), "normalizer: .*times as long"),
         (unigram(normalizer={"type": "Prepend", "prepend": "x" * 100_000}), r"normalizer\[0\].prepend: has 100,000"),
-        (unigram(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 1000}), "normalizer.normalizers: has 1000 steps"),
-        (unigram(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}] * 1000}), "pre_tokenizer.pretokenizers: has 1000"),
+        (
+            unigram(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 1000}),
+            "normalizer.normalizers: has 1000 steps",
+        ),
+        (
+            unigram(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}] * 1000}),
+            "pre_tokenizer.pretokenizers: has 1000",
+        ),
         (unigram(decoder={"type": "Sequence", "decoders": replaces(*["aaa"] * 30)}), "decoder: .*times as long"),
-        (unigram(**nested(900, "normalizer", "normalizers")), "nested more than 64 deep"),
-        (unigram(**nested(900, "decoder", "decoders")), "nested more than 64 deep"),
+        (unigram(**nested(300, "normalizer", "normalizers")), "nested more than 64 deep"),
+        (unigram(**nested(300, "decoder", "decoders")), "nested more than 64 deep"),
         (unigram(**nested(3, "normalizer", "normalizers")), r"normalizer\[0\]: .*no Sequence"),
-        (unigram(normalizer={"type": "Replace", "pattern": {"Regex": "(?R)"}, "content": ""}), r"normalizer\[0\].pattern: .*recursion"),
-        (unigram(decoder={"type": "Replace", "pattern": {"Regex": "(a)(?1)"}, "content": ""}), r"decoder\[0\].pattern: "),
+        (
+            unigram(normalizer={"type": "Replace", "pattern": {"Regex": "(?R)"}, "content": ""}),
+            r"normalizer\[0\].pattern: .*recursion",
+        ),
+        (
+            unigram(decoder={"type": "Replace", "pattern": {"Regex": "(a)(?1)"}, "content": ""}),
+            r"decoder\[0\].pattern: ",
+        ),
         (unigram(added_tokens=[{"id": 7, "content": "z"}]), r"added_tokens\[0\]: 'z' has the id 7, but it is number 2"),
     ],
-)  # fmt: skip
+)
 def test_hostile_files_are_refused_in_one_sentence(document: dict[str, Any], named: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(document))
@@ -153,14 +221,17 @@ def test_hostile_files_are_refused_in_one_sentence(document: dict[str, Any], nam
     assert len(str(caught.value)) < 600 + len(str(path))
 
 
-CATASTROPHES = ["(a+)+$|[^a]+", "(a|aa)+$", "(a*a*a*)b"]
+CATASTROPHES = ["(a+)+$|[^a]+", "(a|aa)+$"]
 
 
 @pytest.mark.parametrize("source", CATASTROPHES)
 def test_a_catastrophic_pattern_ends_with_a_sentence(source: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(_patterns, "PATIENCE", 0.2)
     split = {"type": "Split", "pattern": {"Regex": source}, "behavior": "Isolated", "invert": False}
-    for part, node in (("pre_tokenizer", split), ("normalizer", {"type": "Replace", "pattern": {"Regex": source}, "content": "x"})):
+    for part, node in (
+        ("pre_tokenizer", split),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": source}, "content": "x"}),
+    ):
         (tmp_path / "tokenizer.json").write_text(json.dumps(unigram(**{part: node})))
         made = load_tokenizer(tmp_path)
         with pytest.raises(LlmanacError, match="takes more than 0 s over a text of 5001 characters; rewrite it"):

@@ -129,4 +129,6 @@ def test_white_space_and_the_start_are_those_of_lmplz(tmp_path: Path) -> None:
         assert len(lines) == 1 and (lines[0].startswith(b"0\t") or name == "add-k")
         again = read_arpa(path)
         assert list(again.vocabulary) == list(model.vocabulary)
-        np.testing.assert_allclose(again.sentence_scores(b"a\x0bb e\n"), model.sentence_scores(b"a\x0bb e\n"), rtol=1e-6)
+        np.testing.assert_allclose(
+            again.sentence_scores(b"a\x0bb e\n"), model.sentence_scores(b"a\x0bb e\n"), rtol=1e-6
+        )

@@ -9,7 +9,6 @@ from typing import Any
 
 from llmanac.core.errors import TokenizerError
 
-
 DEEPEST, MOST_STEPS = 64, 64  # levels of a file, and steps of a part of it
 
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from llmanac.tokenizers._oniguruma_sets import ANY, LETTERS_THAT_JOIN, PatternError, Set, escaped, property_set
+from llmanac.tokenizers._oniguruma_sets import (
+    ANY,
+    LETTERS_THAT_JOIN,
+    Flags,
+    Node,
+    PatternError,
+    Set,
+    escaped,
+    property_set,
+)
 
 DEEPEST, LONGEST, MOST_REPEATS = 40, 20_000, 10_000
 PAIRS_THAT_JOIN = frozenset(("ss", "st", "ff", "fi", "fl"))  # which fold to a ligature or to the sharp s
@@ -17,35 +26,10 @@ LINE_START, LINE_END = r"(?:\A|(?<=\n)(?!\Z))", r"(?:\Z|(?=\n))"
 NEWLINES = r"(?>\r\n|[\n\x0b\x0c\r\x85\u2028\u2029])"
 CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "v": "\v", "a": "\a", "e": "\x1b"}
 GROUPS_REFUSED = (
-    ("?R", "recursion"), ("?&", "recursion"), ("?P", "Python's groups"), ("?(", "a condition"), ("?~", "an absent group"),
+    ("?R", "recursion"), ("?&", "recursion"), ("?P", "Python's groups"), ("?(", "a condition"),
+    ("?~", "an absent group"),
     ("?{", "a callout"), ("*", "a callout"), ("?|", "a branch reset"), ("?+", "recursion"), ("?'", "a named group"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Node:
-    """A part of a pattern, written for `regex`.
-
-    Attributes:
-        text: the part; `whole` tells whether a quantifier may follow as it stands.
-        width: how many characters it takes at least.
-        letters: the ASCII letters that it may match without regard to case, next to those of its neighbours.
-        repeatable: whether it may be repeated; an assertion may not.
-    """
-
-    text: str
-    width: int
-    whole: bool = True
-    letters: frozenset[str] = frozenset()
-    repeatable: bool = True
-    single: bool = False
-
-
-@dataclass(frozen=True)
-class Flags:
-    ignore_case: bool = False
-    dot_all: bool = False
-    behind: bool = False  # inside a look-behind
 
 
 @dataclass
@@ -151,7 +135,7 @@ class Reader:
         if sign and sign in "?*+":
             self.take()
             how = self.take() if self.peek() and self.peek() in "?+" else ""
-            return {"?": (0, 1), "*": (0, None), "+": (1, None)}[sign] + (how,)  # type: ignore[return-value]
+            return {"?": (0, 1), "*": (0, None), "+": (1, None)}[sign] + (how,)
         if sign != "{":
             return None
         end = self.pattern.find("}", self.at)

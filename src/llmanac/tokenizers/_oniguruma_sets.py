@@ -50,6 +50,32 @@ def escaped(character: str) -> str:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A part of a pattern, written for `regex`.
+
+    Attributes:
+        text: the part; `whole` tells whether a quantifier may follow as it stands.
+        width: how many characters it takes at least.
+        letters: the ASCII letters that it may match without regard to case, next to those of its neighbours.
+        repeatable: whether it may be repeated; an assertion may not.
+    """
+
+    text: str
+    width: int
+    whole: bool = True
+    letters: frozenset[str] = frozenset()
+    repeatable: bool = True
+    single: bool = False
+
+
+@dataclass(frozen=True)
+class Flags:
+    ignore_case: bool = False
+    dot_all: bool = False
+    behind: bool = False  # inside a look-behind
+
+
+@dataclass(frozen=True)
 class Set:
     """A set of characters: ranges, and what is written as properties or brackets."""
 
@@ -73,9 +99,9 @@ class Set:
     def text(self) -> str:
         """The set in brackets, or without where it is one property."""
         written = [escaped(a) if a == b else f"{escaped(a)}-{escaped(b)}" for a, b in self.ranges]
-        if not written and len(self.parts) == 1 and self.parts[0].startswith(("[", "\\s", "\\p")):
-            if self.parts[0].startswith("[") or self.parts[0].count("\\") == 1:
-                return self.parts[0]
+        part = self.parts[0] if len(self.parts) == 1 and not written else ""
+        if part.startswith("[") or (part.startswith(("\\s", "\\p")) and part.count("\\") == 1):
+            return part
         return f"[{''.join([*self.parts, *written])}]"
 
     def __or__(self, other: Set) -> Set:
@@ -106,7 +132,9 @@ class Set:
             raise PatternError("(?i) with a property that tells cases apart is not supported")
         more: list[tuple[str, str]] = []
         for first, last in self.ranges:
-            if ord(last) - ord(first) > 0x300 or any(map(_changes_with_case, range(max(ord(first), 128), ord(last) + 1))):
+            if ord(last) - ord(first) > 0x300 or any(
+                map(_changes_with_case, range(max(ord(first), 128), ord(last) + 1))
+            ):
                 raise PatternError("(?i) with letters outside ASCII is not supported")
             more.append((first, last))
             for start, other in (("a", "A"), ("A", "a")):

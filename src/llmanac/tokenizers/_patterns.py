@@ -1,8 +1,8 @@
 """How text is cut into pieces before BPE: patterns by name or as a regex, with a numba kernel for the usual ones.
 
-A pattern has the meaning that it has in a `tokenizer.json`: Oniguruma's. Without a kernel it runs in the `regex` module,
-written anew (`_oniguruma.py`). Its Unicode version is newer than the one that tiktoken and Hugging Face tokenizers are
-built with, so characters assigned since then are shown to it as unassigned.
+A pattern has the meaning that it has in a `tokenizer.json`: Oniguruma's. Without a kernel it runs in the `regex`
+module, written anew (`_oniguruma.py`). Its Unicode version is newer than the one that tiktoken and Hugging Face
+tokenizers are built with, so characters assigned since then are shown to it as unassigned.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ def added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list
 
 
 def _check_numbering(document: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Refuse an added token whose id is not the one that it gets: the vocabulary's, or the next one in the list's order.
+    """Refuse an added token whose id is not the one that it gets: the vocabulary's, or the next one in list order.
 
     Hugging Face's reader numbers them so, whatever the file says.
     """
@@ -281,7 +281,9 @@ def _check_numbering(document: Mapping[str, Any], model: Mapping[str, Any]) -> N
     if isinstance(vocab, Mapping):
         ids = dict(vocab)
     elif isinstance(vocab, list):
-        ids = {item[0]: id for id, item in enumerate(vocab) if isinstance(item, list) and item and isinstance(item[0], str)}
+        ids = {
+            item[0]: id for id, item in enumerate(vocab) if isinstance(item, list) and item and isinstance(item[0], str)
+        }
     else:
         return
     size = len(vocab)
@@ -294,8 +296,8 @@ def _check_numbering(document: Mapping[str, Any], model: Mapping[str, Any]) -> N
             size += 1
         if id_of(token.get("id")) not in (ids[text], None):
             raise TokenizerError(
-                f"added_tokens[{i}]: {text!r} has the id {token['id']}, but it is number {ids[text]} by the vocabulary and "
-                "the order of the list, which is what readers go by"
+                f"added_tokens[{i}]: {text!r} has the id {token['id']}, but it is number {ids[text]} by the vocabulary "
+                "and the order of the list, which is what readers go by"
             )
 
 

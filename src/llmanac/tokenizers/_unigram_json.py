@@ -29,6 +29,7 @@ from llmanac.tokenizers._normal import Placed, compose, mend_surrogates
 from llmanac.tokenizers._normal_tokens import Normalised, NormalTokens
 from llmanac.tokenizers._spm_model import byte_of
 from llmanac.tokenizers._unigram import CACHE_PLACES, CACHE_WORDS, CHUNK, SampleCache, refuse_others, sampled
+from llmanac.tokenizers._unigram_decoders import decoder
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, UNKNOWN_PENALTY, Tables, joins_of
 
 _ENCODE: Any = unigram_encode.encode
@@ -68,7 +69,7 @@ class UnigramJson(Tokenizer):
         self.added = NormalTokens(self.added.tokens, self._normalize.text)
         self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
         steps.check_first(document.get("normalizer"), document.get("pre_tokenizer"))
-        self._join = steps.decoder(document.get("decoder"))
+        self._join = decoder(document.get("decoder"))
         self.vocab_size = self.added.vocab_size(len(self.vocab))
         self._new_caches()
 

@@ -1,4 +1,4 @@
-"""What stands around a Unigram model in a `tokenizer.json`: normalisers, pre-tokenizers and decoders.
+"""What stands before a Unigram model in a `tokenizer.json`: normalisers and pre-tokenizers.
 
 Each follows Hugging Face `tokenizers`; one that is not here is refused by its name. A normaliser returns the text and
 where each of its characters starts in the old one.
@@ -20,16 +20,17 @@ from llmanac.tokenizers._added import WHITE_SPACE
 from llmanac.tokenizers._json_files import MOST_STEPS
 from llmanac.tokenizers._normal import SURROGATE, Placed, compose, in_form
 from llmanac.tokenizers._patterns import Patience, Pattern, shown
-from llmanac.tokenizers._spm_model import byte_of
 from llmanac.tokenizers._spm_normalizer import read_charsmap
 from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
 
 SPACE = "\u2581"
 Normalize = Callable[[str, Patience], Placed]
 Split = Callable[[str, bool], list[tuple[str, np.ndarray]]]
-Join = Callable[[Sequence[str]], str]
-BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-MOST_GROWTH, ROOM, LONGEST = 64, 4096, 20_000  # times that a text may grow, characters that it may anyway, and of a field
+MOST_GROWTH, ROOM, LONGEST = (
+    64,
+    4096,
+    20_000,
+)  # times that a text may grow, characters that it may anyway, and of a field
 SHORT_CLUSTER = 6  # bytes; longer grapheme clusters are looked up a character at a time
 
 
@@ -39,7 +40,7 @@ def require_text(text: str, where: str) -> None:
         raise TokenizerError(f"{where}: holds a surrogate, which no text can")
 
 
-def _nodes(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
+def nodes_of(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
     if part is None:
         return []
     if not isinstance(part, Mapping):
@@ -55,7 +56,7 @@ def _nodes(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
     return items
 
 
-def _text_field(node: Mapping[str, Any], key: str, where: str) -> str:
+def text_field(node: Mapping[str, Any], key: str, where: str) -> str:
     value = node.get(key)
     if not isinstance(value, str):
         raise TokenizerError(f"{where}.{key}: expected text, got {repr(value)[:40]}")
@@ -70,10 +71,10 @@ class Normalizer:
     """The normaliser of a file. Raises TokenizerError for a step that is not supported, by its name."""
 
     def __init__(self, part: Any) -> None:
-        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(_nodes(part, "normalizer", "normalizers"))]
+        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(nodes_of(part, "normalizer", "normalizers"))]
         self._steps = [_normal_step(node, where) for node, where in nodes]
         self._quick = [_quick_step(node) for node, _ in nodes]
-        product = math.prod(max(1.0, _grown(node)) for node, _ in nodes)
+        product = math.prod(max(1.0, grown(node)) for node, _ in nodes)
         if product > MOST_GROWTH:
             raise TokenizerError(
                 f"normalizer: its steps can make a text {product:.3g} times as long; more than {MOST_GROWTH} is refused"
@@ -103,11 +104,11 @@ class Normalizer:
             )
 
 
-def _grown(node: Mapping[str, Any]) -> float:
+def grown(node: Mapping[str, Any]) -> float:
     """How many times as long a Replace makes a text at most."""
     if node.get("type") != "Replace":
         return 1.0
-    least, new = _pattern(node, "normalizer").least, len(str(node["content"]))
+    least, new = pattern_of(node, "normalizer").least, len(str(node["content"]))
     return new / least if least else 1.0 + new
 
 
@@ -137,10 +138,10 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
             raise TokenizerError(f"{where}.precompiled_charsmap: is not base64") from None
         return Precompiled(data)
     if kind == "Replace":
-        pattern, new = _pattern(node, where), _text_field(node, "content", where)
-        return lambda text, patience: _substituted(text, pattern, new, patience)
+        pattern, new = pattern_of(node, where), text_field(node, "content", where)
+        return lambda text, patience: substituted(text, pattern, new, patience)
     if kind == "Prepend":
-        new = _text_field(node, "prepend", where)
+        new = text_field(node, "prepend", where)
         return lambda text, _: (
             _pieced([(new, 0), *((c, i) for i, c in enumerate(text))], len(text)) if text else (text, None)
         )
@@ -167,18 +168,19 @@ def _each(text: str, change: Callable[[str], str]) -> Placed:
     return _pieced([(change(c), i) for i, c in enumerate(text)], len(text))
 
 
-def _pattern(node: Mapping[str, Any], where: str) -> Pattern:
+def pattern_of(node: Mapping[str, Any], where: str) -> Pattern:
     given = node.get("pattern")
     if not isinstance(given, Mapping) or len(given) != 1 or not ({"String", "Regex"} & given.keys()):
         raise TokenizerError(f"{where}.pattern: expected a String or a Regex")
-    text = _text_field(given, *given, f"{where}.pattern")
+    [key] = given
+    text = text_field(given, key, f"{where}.pattern")
     try:
         return Pattern(re.escape(text) if "String" in given else text)
     except SpecError as error:
         raise TokenizerError(f"{where}.pattern: {text[:60]!r}: {error}") from None
 
 
-def _substituted(text: str, pattern: Pattern, new: str, patience: Patience) -> Placed:
+def substituted(text: str, pattern: Pattern, new: str, patience: Patience) -> Placed:
     parts: list[tuple[str, int]] = []
     done = 0
     for start, stop in pattern.spans(shown(text), patience) if text else ():
@@ -250,7 +252,9 @@ class Precompiled:
 # ------------------------------------------------------------------------------------------------ pre-tokenizers
 def pre_tokenizer(part: Any) -> Split:
     """How a text is cut: `split(text, first)` gives each word and where its characters start in the text."""
-    made = [_split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(_nodes(part, "pre_tokenizer", "pretokenizers"))]
+    made = [
+        _split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(nodes_of(part, "pre_tokenizer", "pretokenizers"))
+    ]
 
     def run(text: str, first: bool) -> list[tuple[str, np.ndarray]]:
         words = [(text, np.arange(len(text) + 1))] if text else []
@@ -268,12 +272,16 @@ def check_first(normalizer: Any, pre_tokenizer: Any) -> None:
     `tokenizers` goes by where a word's characters stood in the text given, and counts on after what was taken away.
     """
     taken = None
-    for i, node in enumerate(_nodes(normalizer, "normalizer", "normalizers")):
+    for i, node in enumerate(nodes_of(normalizer, "normalizer", "normalizers")):
         kind, pattern = node.get("type"), node.get("pattern")
         single = isinstance(pattern, Mapping) and len(str(pattern.get("String", ""))) == 1 and node.get("content")
-        if (kind == "Strip" and node.get("strip_left", True)) or kind == "StripAccents" or (kind == "Replace" and not single):
+        if (
+            (kind == "Strip" and node.get("strip_left", True))
+            or kind == "StripAccents"
+            or (kind == "Replace" and not single)
+        ):
             taken = taken or f"normalizer[{i}] ({kind})"
-    for i, node in enumerate(_nodes(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
+    for i, node in enumerate(nodes_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
         if node.get("type") != "Metaspace" or node.get("prepend_scheme") != "first":
             continue
         beside = taken or ("a normalizer and another step before it" if i and normalizer is not None else None)
@@ -298,7 +306,7 @@ def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple
             raise TokenizerError(f"{where}.prepend_scheme: {scheme!r} is not one of always, first, never")
         return Metaspace(mark, scheme, node.get("split", True) is not False)
     if kind == "Split":
-        return Parted(_pattern(node, where), str(node.get("behavior")), node.get("invert") is True, where)
+        return Parted(pattern_of(node, where), str(node.get("behavior")), node.get("invert") is True, where)
     raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit, Split)")
 
 
@@ -312,9 +320,7 @@ class Parted:
             raise TokenizerError(f"{where}: Split with behavior {behavior!r} is not supported")
         self.pattern, self.behavior, self.invert = pattern, behavior, invert
 
-    def __call__(
-        self, word: str, places: np.ndarray, first: bool, patience: Patience
-    ) -> list[tuple[str, np.ndarray]]:
+    def __call__(self, word: str, places: np.ndarray, first: bool, patience: Patience) -> list[tuple[str, np.ndarray]]:
         spans: list[tuple[int, int, bool]] = []
         done = 0
         for start, stop in self.pattern.spans(shown(word), patience):
@@ -353,83 +359,3 @@ class Metaspace:
             return [(text, places)]
         starts = [0, *(i for i, c in enumerate(text) if c == self.mark and i)]
         return [(text[a:b], places[a : b + 1]) for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
-
-
-# ------------------------------------------------------------------------------------------------ decoders
-def decoder(part: Any) -> Join:
-    """How tokens become a text; without a decoder they are joined by spaces, as `tokenizers` does."""
-    if part is None:
-        return " ".join
-    nodes = _nodes(part, "decoder", "decoders")
-    made = [_join_step(node, f"decoder[{i}]") for i, node in enumerate(nodes)]
-    product = math.prod(max(1.0, _grown(node)) for node in nodes)
-    if product > MOST_GROWTH:
-        raise TokenizerError(
-            f"decoder: its steps can make a text {product:.3g} times as long; more than {MOST_GROWTH} is refused"
-        )
-
-    def run(tokens: Sequence[str]) -> str:
-        held = list(tokens)
-        for step in made:
-            held = step(held)
-        return "".join(held)
-
-    return run
-
-
-def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], list[str]]:
-    kind = node.get("type")
-    if kind == "Fuse":
-        return lambda tokens: ["".join(tokens)]
-    if kind == "ByteFallback":
-        return _bytes_joined
-    if kind == "Replace":
-        pattern, new = _pattern(node, where), _text_field(node, "content", where)
-
-        def replaced(tokens: list[str]) -> list[str]:
-            patience = Patience(sum(map(len, tokens)))
-            return [_substituted(token, pattern, new, patience)[0] for token in tokens]
-
-        return replaced
-    if kind == "Strip":
-        character, start, stop = _text_field(node, "content", where), node.get("start", 0), node.get("stop", 0)
-        if type(start) is not int or type(stop) is not int:
-            raise TokenizerError(f"{where}: start and stop are to be numbers")
-        return lambda tokens: [_strip_token(token, character, start, stop) for token in tokens]
-    if kind == "Metaspace":
-        mark = str(node.get("replacement", SPACE))
-        scheme = node.get("prepend_scheme", "always")
-        if "prepend_scheme" not in node and node.get("add_prefix_space") is False:
-            scheme = "never"
-        return lambda tokens: [
-            token.replace(mark, "" if i == 0 and scheme != "never" else " ") for i, token in enumerate(tokens)
-        ]
-    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Fuse, ByteFallback, Replace, Strip, Metaspace)")
-
-
-def _strip_token(token: str, character: str, start: int, stop: int) -> str:
-    a, b = 0, len(token)
-    while a < min(start, len(token)) and token[a] == character:
-        a += 1
-    while len(token) - b < stop and b > a and token[b - 1] == character:
-        b -= 1
-    return token[a:b]
-
-
-def _bytes_joined(tokens: list[str]) -> list[str]:
-    """Runs of byte tokens as the text they spell, or one U+FFFD for each where they spell none."""
-    out: list[str] = []
-    run = bytearray()
-    for token in [*tokens, ""]:
-        byte = byte_of(f"<0x{token[3:5].upper()}>") if BYTE.fullmatch(token) else -1
-        if byte >= 0:
-            run.append(byte)
-            continue
-        if run:
-            try:
-                out.append(run.decode("utf-8"))
-            except UnicodeDecodeError:
-                out += ["\ufffd"] * len(run)
-            run = bytearray()
-        out.append(token)
-    return out[:-1]
