@@ -116,12 +116,17 @@ class BPE(Tokenizer):
 
     def _lengths(self, ids: np.ndarray, data: bytes) -> np.ndarray:
         lengths = super()._lengths(ids, data)
-        if self._lacks_bytes:  # the unknown token stands for one byte, or is written out
-            at, name = 0, self._bytes[self.unknown_id] if self.unknown_id is not None else None
+        name = (self._bytes[self.unknown_id] if self.unknown_id is not None else None) or b""
+        if not self._lacks_bytes or not (ids == self.unknown_id).any():
+            return lengths
+        for may_be_written in (False, True):  # the unknown token stands for one byte, or is written out
+            at, found = 0, lengths.copy()
             for i in np.flatnonzero(ids == self.unknown_id).tolist():
-                at = int(lengths[:i].sum())
-                lengths[i] = len(name) if name and data.startswith(name, at) else 1
-        return lengths
+                at = int(found[:i].sum())
+                found[i] = len(name) if may_be_written and data.startswith(name, at) else 1
+            if int(found.sum()) == len(data):
+                return found
+        raise TokenizerError(f"offsets: {name!r} in the text cannot be told from bytes that have no token")
 
     def _prefix(self, text: str) -> str:
         return " " if self.prefix_space and text and not text.startswith(" ") else ""
