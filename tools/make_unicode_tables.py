@@ -5,21 +5,26 @@ Python or the `regex` module knows. So the table is probed from tiktoken itself:
 a split pattern over every code point. `tokenizers`' `Digits` step asks Rust's own character table, which may be of
 another version, so its answer is kept beside it.
 
+A second table, `src/llmanac/tokenizers/unicode_normal.npz`, has what the normalisers of `tokenizers` know otherwise
+than Python: they follow an older Unicode (forms, marks) and a newer one (lower case).
+
     python tools/make_unicode_tables.py          # needs the [bench] extra
 """
 
 from __future__ import annotations
 
 import io
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import tiktoken
 import tokenizers
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 
 from llmanac.core.files import write_bytes
-from llmanac.kernels.unicode import CATEGORIES, CODE_POINTS, TABLE
+from llmanac.kernels.unicode import CATEGORIES, CODE_POINTS, TABLE, in_categories
+from llmanac.tokenizers import _unicode_normal
 
 EVERY = "".join(chr(c) for c in range(CODE_POINTS) if not 0xD800 <= c < 0xE000)
 
@@ -44,6 +49,26 @@ def digits() -> np.ndarray:
     return found
 
 
+def normal_table() -> dict[str, np.ndarray]:
+    """The arrays of `tokenizers/_unicode_normal.py`."""
+    strip, lower = normalizers.StripAccents(), normalizers.Lowercase()
+    forms = [(name, getattr(normalizers, name)()) for name in ("NFC", "NFD", "NFKC", "NFKD")]
+    marks, unknown, pairs = [], set(), []
+    is_mark = in_categories("M")
+    for character in EVERY:
+        if strip.normalize_str(f"a{character}b") != f"a{character}b":
+            marks.append(ord(character))
+        elif is_mark[ord(character)]:
+            unknown.add(ord(character))
+        if any(unicodedata.normalize(name, character) != form.normalize_str(character) for name, form in forms):
+            parts = unicodedata.normalize("NFD", character)
+            unknown |= {ord(character), ord(parts[-1])} if len(parts) > 1 else {ord(character)}
+        lowered = lower.normalize_str(character)
+        pairs += [(ord(character), ord(new)) for new in lowered if lowered != character]
+    arrays = {"marks": marks, "unknown": sorted(unknown), "lower": pairs}
+    return {name: np.array(values, np.int32) for name, values in arrays.items()}
+
+
 def main() -> None:
     values = np.full(CODE_POINTS, CATEGORIES.index("Cs"), np.uint8)
     for index, category in enumerate(CATEGORIES):
@@ -58,6 +83,11 @@ def main() -> None:
     path = Path(__file__).resolve().parent.parent / "src" / "llmanac" / "kernels" / TABLE
     write_bytes(path, buffer.getvalue())
     print(f"{path.name}: {len(starts)} ranges, {len(buffer.getvalue())} bytes, from {sources}")
+    made = io.BytesIO()
+    np.savez_compressed(made, **normal_table(), sources=np.array(sources))
+    path = Path(_unicode_normal.__file__).with_name(_unicode_normal.TABLE)
+    write_bytes(path, made.getvalue())
+    print(f"{path.name}: {len(made.getvalue())} bytes")
 
 
 if __name__ == "__main__":

@@ -207,8 +207,8 @@ EVERY_BYTE = {text: i for i, text in enumerate(["<unk>", "a", *BYTES, "a<0x41>",
         (model(normalizer={"type": "BertNormalizer"}), "normalizer.0.: 'BertNormalizer' is not supported"),
         (model(pre_tokenizer={"type": "Whitespace"}), "'Whitespace' is not supported"),
         (
-            model(pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+b"}, "behavior": "Isolated"}),
-            "'Split' is not supported",
+            model(pre_tokenizer={"type": "Split", "pattern": {"Regex": "(?R)b"}, "behavior": "Isolated"}),
+            "pre_tokenizer.0..pattern: .*recursion",
         ),
         (
             model(pre_tokenizer={"type": "Split", "pattern": {"String": "a"}, "behavior": "Odd"}),

@@ -193,7 +193,7 @@ def test_errors_say_what_to_do(tmp_path):
 
     fails(SpecError, r"vocab_size: 260 is less than 256 bytes \+ special tokens = 261", ["a"], vocab_size=260)
     fails(SpecError, "no split pattern named 'gpt5'; did you mean 'gpt", ["a"], pattern="gpt5")
-    fails(SpecError, r"pattern.*not a regex", ["a"], pattern="(a")
+    fails(SpecError, r"pattern.*a '\)' is missing", ["a"], pattern="(a")
     fails(SpecError, "special_tokens.1: '<x>' is given twice", ["a"], special_tokens=("<x>", "<x>"))
     fails(SpecError, "special_tokens.0: '' is empty", ["a"], special_tokens=("",))
     fails(SpecError, "special_tokens.0: 'Ġ' is how a vocabulary writes a byte", ["a"], special_tokens=("Ġ",))

@@ -139,7 +139,7 @@ def split_lines(text: bytes) -> list[list[bytes]]:
     """The definition: lines at line feeds, words between KenLM's white space."""
     lines = text.split(b"\n")
     lines = lines[:-1] if text.endswith(b"\n") or not text else lines
-    return [[w for w in re.split(rb"[\0\t\n\v\f\r ]+", line) if w] for line in lines]
+    return [[w for w in re.split(rb"[\0\t\n\r ]+", line) if w] for line in lines]
 
 
 LETTERS = b"ab \n\t\r\0\x0b\x0c\xc3\xa9\xffxyzword"

@@ -302,7 +302,10 @@ def json_model(**changes):
         (json_model(model={"byte_fallback": True}), "no piece <0x00>"),
         (json_model(normalizer={"type": "BertNormalizer"}), "normalizer.0.: 'BertNormalizer' is not supported"),
         (json_model(normalizer={"type": "Sequence", "normalizers": [{"type": "Sequence"}]}), "that is no Sequence"),
-        (json_model(normalizer={"type": "Replace", "pattern": {"Regex": "("}, "content": ""}), "is no regex"),
+        (
+            json_model(normalizer={"type": "Replace", "pattern": {"Regex": "("}, "content": ""}),
+            r"pattern: '\(': a '\)' is missing",
+        ),
         (json_model(normalizer={"type": "Precompiled", "precompiled_charsmap": "%%"}), "is not base64"),
         (
             json_model(normalizer={"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"abc").decode()}),

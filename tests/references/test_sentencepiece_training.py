@@ -73,6 +73,33 @@ def test_bpe_learns_the_pieces_of_the_library(lines, size):
     assert [piece.text for piece in ours.pieces] == expected
 
 
+MIXED = [
+    "سـلام عليكم مرحـبا بالعالم كتـاب ـــ",
+    "كِتَابٌ مُحَمَّد",
+    "カタカナーとひらがな漢字ーー コーヒー ｶﾞｰ",
+    "naïve cafe\u0301 e\u0301te\u0301 o\u0301",
+    "नमस्ते दुनिया हिन्दी क्षि",
+    "abc中文def",
+    "Привет e\u0301 мир о\u0301",
+    "١٢٣ سلام 123 ㍿ ²x",
+    "שָׁלוֹם עולם",
+    "x\u200dy a\u200cb ʰa",
+    "한국어 \u1112\u1161",
+]
+
+
+@pytest.mark.parametrize("size", [440, 500])
+def test_bpe_parts_pieces_where_the_script_changes(size):
+    """By Unicode's property: tatweel and the long vowel's sign are Common, a combining mark is Inherited."""
+    rng = random.Random(size)
+    lines = [" ".join(rng.choice(rng.choice(MIXED).split()) for _ in range(8)) for _ in range(500)]
+    ours = train_tokenizer("sentencepiece-bpe", lines, vocab_size=size, special_tokens=SPECIAL)
+    theirs = library(lines, vocab_size=size, model_type="bpe", hard_vocab_limit=False)
+    expected = [theirs.id_to_piece(i).replace("\u2581", " ") for i in range(len(theirs))]
+    assert [piece.text for piece in ours.pieces] == expected
+    assert {"سـ", "ـا"}.isdisjoint(expected)
+
+
 @pytest.mark.parametrize("model", ["unigram", "bpe"])
 @pytest.mark.parametrize("normalizer", NAMES)
 def test_the_library_reads_what_was_learned(model, normalizer, tmp_path):

@@ -166,7 +166,7 @@ def test_streams_files_and_errors(tmp_path):
     cases = [
         ({"vocab_size": 4}, "vocab_size: 4 is not between 5 and"),
         ({"pattern": "whitespac"}, "no split pattern named 'whitespac'; did you mean 'whitespace'"),
-        ({"pattern": "("}, "pattern: split pattern '\\(': not a regex"),
+        ({"pattern": "("}, "pattern: split pattern '\\(': a '\\)' is missing"),
         ({"unknown": ""}, "unknown: is empty"),
         ({"special_tokens": ["<s>", "<s>"]}, "special_tokens.1: '<s>' is given twice"),
         ({"pad": "<q>"}, "pad: '<q>' is not among special_tokens"),

@@ -119,6 +119,7 @@ def write_grams(words, first, logs, weights, path, at, stop, blob, offsets, long
         longest: bytes of the longest word. order: of the model; its longest n-grams have no weight.
         uniform: see `score_stream`. Where it is not 0, an n-gram that a longer context may fall back to (it does not
             begin with `bos`) is written as uniform, so that the file says of whole contexts what the model says.
+            `bos` itself, which is never predicted, is written with log10 p 0, as KenLM's lmplz does.
 
     Returns:
         (bytes written, the node that comes next).
@@ -132,7 +133,10 @@ def write_grams(words, first, logs, weights, path, at, stop, blob, offsets, long
             while path[k + 1] >= first[path[k] + 1]:
                 path[k] += 1
         inside = uniform != 0.0 and words[path[0]] != bos
-        used = write_number(uniform if inside and length < order else logs[at], out, used)
+        log = uniform if inside and length < order else logs[at]
+        if length == 1 and words[at] == bos and log <= ZERO:  # never predicted: lmplz gives it 1
+            log = 0.0
+        used = write_number(log, out, used)
         for k in range(length):
             out[used] = 9 if k == 0 else 32
             used += 1

@@ -2,8 +2,8 @@
 # (numba types these functions itself)
 """Words between white space to ids, and ARPA lines in and out, in numba over bytes.
 
-White space is what KenLM takes for it: NUL, tab, line feed, vertical tab, form feed, carriage return, space; a sentence
-ends at a line feed. Words are bytes and are never decoded. A word table is open addressing over rows of (key, second
+White space is what KenLM's lmplz takes for it: NUL, tab, line feed, carriage return, space; a sentence ends at a line
+feed. Words are bytes and are never decoded. A word table is open addressing over rows of (key, second
 key, length, id + 1); words longer than a key are compared byte by byte.
 """
 
@@ -25,7 +25,7 @@ POWERS = 10.0 ** np.arange(23)
 @cached
 def is_space(byte):
     """Whether a byte separates words."""
-    return byte == 32 or (byte >= 9 and byte <= 13) or byte == 0
+    return byte == 32 or byte == 10 or byte == 9 or byte == 13 or byte == 0
 
 
 @cached

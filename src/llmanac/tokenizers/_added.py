@@ -7,6 +7,7 @@ after normalisation, all others before. Special ones count only where the caller
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
+from llmanac.kernels.word_level import WORD, run_classes
 from llmanac.tokenizers._normal import SURROGATE
 
 _SPACES = [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
@@ -83,6 +85,10 @@ class AddedTokens:
         self._before = _Matcher([token for token in self.tokens if not token.normalized])
         self._after = _Matcher([token for token in self.tokens if token.normalized])
 
+    def written(self, token: AddedToken) -> str:
+        """A token as decoding writes it."""
+        return token.text
+
     def vocab_size(self, own: int) -> int:
         """One more than the highest id of a vocabulary with `own` ids and these tokens.
 
@@ -118,6 +124,12 @@ class _Matcher:
         self._by_text = {token.text: token for token in tokens}
         longest_first = sorted(self._by_text, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if tokens else None
+        swallows = next((token.text for token in tokens if token.rstrip), None)
+        starts = next((token.text for token in tokens if token.text[0] in WHITE_SPACE), None)
+        if swallows is not None and starts is not None:
+            raise TokenizerError(
+                f"added token {starts!r}: begins with white space, which {swallows!r} swallows (rstrip); not supported"
+            )
 
     def __bool__(self) -> bool:
         return self._pattern is not None
@@ -149,4 +161,10 @@ def _cut(part: Part, start: int, stop: int) -> Part:
 
 
 def _is_word(character: str) -> bool:
-    return bool(character) and re.match(r"\w", character) is not None
+    r"""Whether a character is of Rust's `\w`, which has combining marks and the two joiners."""
+    return bool(character) and int(_word_classes()[ord(character)]) == WORD
+
+
+@functools.cache
+def _word_classes() -> np.ndarray:
+    return run_classes(True)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,6 +53,7 @@ class Tokenizer:
     ) -> None:
         self.added = AddedTokens(added)
         self.special_tokens: dict[str, int] = {token.text: token.id for token in added if token.special}
+        self._guarded_ids = frozenset(self.special_tokens.values())  # what plain text never becomes
         self.bos_id, self.eos_id, self.pad_id = (self._role_id(text) for text in (bos, eos, pad))
         self.adds_bos, self.chat_template = adds_bos and self.bos_id is not None, chat_template
 
@@ -113,13 +115,31 @@ class Tokenizer:
     def _encode(self, text: str, special: Special, plainly: PlainEncoder | None = None) -> np.ndarray:
         """Ids of a text; `plainly` encodes what lies between its added tokens, if not as usual."""
         _require_texts([text])
-        plainly = plainly or self._encode_plain
+        plainly = plainly or self._reader(special)._encode_plain
         if special == "never" and not self.added.has_plain:
             return plainly([text])[0]
         parts = self.added.split(text, self._allowed(special), self._normal_form)
         plain = iter(plainly([part.text for part in parts if part.token is None]))
         ids = [next(plain) if part.token is None else np.array([part.token.id], np.int32) for part in parts]
         return np.concatenate(ids) if ids else np.empty(0, np.int32)
+
+    def _reader(self, special: Special) -> Tokenizer:
+        """What encodes plain text: where all special tokens may be written, one whose model may make them, too."""
+        return self._unguarded if special == "all" and self._guards() else self
+
+    def _guards(self) -> bool:
+        """Whether the model's vocabulary holds a special token that is kept from plain text."""
+        return False
+
+    @cached_property
+    def _unguarded(self) -> Tokenizer:
+        made = copy.copy(self)
+        made._guarded_ids = frozenset()
+        made._forget_tables()
+        return made
+
+    def _forget_tables(self) -> None:
+        """Drop what was made from the vocabulary and `_guarded_ids`."""
 
     def _allowed(self, special: Special) -> frozenset[str]:
         if special == "never":
@@ -141,7 +161,7 @@ class Tokenizer:
                 ids.append(part.token.id)
                 offsets.append((part.start, part.stop))
                 continue
-            found = self._encode_plain([part.text])[0]
+            found = self._reader(special)._encode_plain([part.text])[0]
             ids += found.tolist()
             offsets += [(part.place(a), part.place(b)) for a, b in self._spans(found, part.text)]
         return ids, offsets
@@ -150,14 +170,19 @@ class Tokenizer:
         """Characters of a plain text that each id covers."""
         clean, places = self._normal_form(text)
         shift = len(self._prefix(clean))
-        lengths = np.array([len(self._bytes[i] or b"") for i in ids.tolist()], np.int64)
+        data = (self._prefix(clean) + clean).encode("utf-8")
+        lengths = self._lengths(ids, data)
         stops = np.cumsum(lengths)
-        raw = np.frombuffer((self._prefix(clean) + clean).encode("utf-8"), np.uint8)
+        raw = np.frombuffer(data, np.uint8)
         character = np.cumsum((raw & 0xC0) != 0x80) - 1 - shift  # of each byte
         first, last = np.maximum(character[stops - lengths], 0), np.maximum(character[stops - 1] + 1, shift)
         if places is not None:
             first, last = places[first], places[last]
         return list(zip(first.tolist(), last.tolist(), strict=True))
+
+    def _lengths(self, ids: np.ndarray, data: bytes) -> np.ndarray:
+        """How many bytes of `data` each id stands for."""
+        return np.array([len(self._bytes[i] or b"") for i in ids.tolist()], np.int64)
 
     def _prefix(self, text: str) -> str:
         """What is put before a plain text."""
@@ -200,6 +225,11 @@ class Tokenizer:
     def _special_ids(self) -> frozenset[int]:
         return frozenset(self.special_tokens.values())
 
+    @cached_property
+    def _skipped_ids(self) -> frozenset[int]:
+        """The ids that `skip_special` leaves out: those that are written as a special token is named."""
+        return frozenset(token.id for token in self.added.tokens if self.added.written(token) in self.special_tokens)
+
     def token_bytes(self, id: int) -> bytes:
         """The bytes of one token. Raises TokenizerError for an id outside the vocabulary."""
         if type(id) is not int:
@@ -213,7 +243,7 @@ class Tokenizer:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError for what is no id."""
         numbers = id_list(ids)
         if skip_special:
-            numbers = [i for i in numbers if i not in self._special_ids]
+            numbers = [i for i in numbers if i not in self._skipped_ids]
         table = self._bytes
         try:
             if numbers and min(numbers) < 0:
@@ -237,7 +267,7 @@ class Tokenizer:
         super().__setattr__(name, value)
 
     def _token_text(self, id: int | None) -> str | None:
-        return None if id is None else self.token_bytes(id).decode("utf-8")
+        return next((token.text for token in self.added.tokens if token.id == id), None)
 
     def _chat_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         roles = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}

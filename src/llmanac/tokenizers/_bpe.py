@@ -15,7 +15,9 @@ import numpy as np
 from llmanac.core.errors import TokenizerError
 from llmanac.kernels import bpe_dropout, bpe_encode
 from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._byte_level import read
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._normal_tokens import NormalTokens
 from llmanac.tokenizers._patterns import Splitter
 
 _ENCODE: Any = bpe_encode.encode
@@ -57,21 +59,26 @@ class BPE(Tokenizer):
         self.tokens, self.merges, self.splitter = list(tokens), _last_of_each(merges), splitter
         self.compose_nfc, self.prefix_space, self.whole_pieces = compose_nfc, prefix_space, whole_pieces
         self.document, self.unknown_id = document, unknown
+        if compose_nfc:
+            self.added = NormalTokens(self.added.tokens, lambda text: self._normal_form(text)[0])
         self.vocab_size = self.added.vocab_size(len(self.tokens))
         for token in self.added.tokens:
-            if token.id < len(self.tokens):
+            if token.id < len(self.tokens) and self.tokens[token.id] is None:
                 self.tokens[token.id] = token.text.encode("utf-8")
         self._byte_ids = np.full(256, -1, np.int32)
         for id, data in enumerate(self.tokens):
             if data is not None and len(data) == 1:
                 self._byte_ids[data[0]] = id
+        self._lacks_bytes = unknown is not None and bool((self._byte_ids < 0).any())
         if unknown is not None:
             self._byte_ids[self._byte_ids < 0] = unknown
 
     def _vocabulary(self) -> list[bytes | None]:
         table = [*self.tokens, *[None] * (self.vocab_size - len(self.tokens))]
         for token in self.added.tokens:
-            table[token.id] = token.text.encode("utf-8")
+            text = self.added.written(token)
+            # A ByteLevel decoder reads letters of its alphabet as bytes, in added tokens too.
+            table[token.id] = (None if self.document is None else read(text)) or text.encode("utf-8")
         return table
 
     @cached_property
@@ -80,11 +87,23 @@ class BPE(Tokenizer):
         pairs = bpe_encode.pair_table(*self.merges)
         whole, letters = np.zeros((1, 4), np.uint64), np.zeros(32, np.uint8)
         if self.whole_pieces:
-            control = self._special_ids - set(self.merges[2].tolist()) - set(self._byte_ids.tolist())
+            control = self._guarded_ids - self._reached
             ids = [id for id, data in enumerate(self.tokens) if data is not None and id not in control]
             whole, letters = whole_tokens([self.tokens[id] or b"" for id in ids], np.array(ids, np.int32))
         cache, arena = np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_IDS, np.int32)
         return pairs, whole, letters, cache, arena, np.zeros(4, np.int64)
+
+    @cached_property
+    def _reached(self) -> frozenset[int]:
+        """The ids that merges and bytes lead to."""
+        return frozenset([*self.merges[2].tolist(), *self._byte_ids.tolist()])
+
+    def _guards(self) -> bool:
+        held = {id for id in self._special_ids - self._reached if id < len(self.tokens)}
+        return self.whole_pieces and bool(held)
+
+    def _forget_tables(self) -> None:
+        self.__dict__.pop("_tables", None)
 
     def forget_words(self) -> None:
         """Empty the word cache (it is bounded, and empties itself when it is full)."""
@@ -94,6 +113,20 @@ class BPE(Tokenizer):
     def _normal_form(self, text: str) -> Placed:
         mended = mend_surrogates(text)
         return compose(mended, nfc(mended[0])) if self.compose_nfc else mended
+
+    def _lengths(self, ids: np.ndarray, data: bytes) -> np.ndarray:
+        lengths = super()._lengths(ids, data)
+        name = (self._bytes[self.unknown_id] if self.unknown_id is not None else None) or b""
+        if not self._lacks_bytes or not (ids == self.unknown_id).any():
+            return lengths
+        for may_be_written in (False, True):  # the unknown token stands for one byte, or is written out
+            at, found = 0, lengths.copy()
+            for i in np.flatnonzero(ids == self.unknown_id).tolist():
+                at = int(found[:i].sum())
+                found[i] = len(name) if may_be_written and data.startswith(name, at) else 1
+            if int(found.sum()) == len(data):
+                return found
+        raise TokenizerError(f"offsets: {name!r} in the text cannot be told from bytes that have no token")
 
     def _prefix(self, text: str) -> str:
         return " " if self.prefix_space and text and not text.startswith(" ") else ""

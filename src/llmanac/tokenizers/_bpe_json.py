@@ -29,6 +29,12 @@ from llmanac.tokenizers._unigram_json import PARTS, UnigramJson
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, Tables, joins_of
 
 
+class _Shortened(str):
+    """A word without the characters that have no entry: it is no entry as it stands, whatever it spells now."""
+
+    __slots__ = ()
+
+
 class CharacterBPE(UnigramJson):
     """A BPE model over characters as `tokenizers` runs it.
 
@@ -40,6 +46,8 @@ class CharacterBPE(UnigramJson):
         whole_words: whether a word that is an entry as it stands is not merged (`ignore_merges`).
         **parts: byte_fallback, document, added tokens and roles, as `UnigramJson` takes them.
     """
+
+    unknown_is_fused = False
 
     def __init__(
         self,
@@ -70,7 +78,11 @@ class CharacterBPE(UnigramJson):
     @cached_property
     def _plain(self) -> dict[str, int]:
         """The entries that plain text may become: a control token is none of them."""
-        return {text: id for text, id in self.entries.items() if text not in self.special_tokens}
+        return {text: id for text, id in self.entries.items() if id not in self._guarded_ids}
+
+    def _forget_tables(self) -> None:
+        self.__dict__.pop("_plain", None)
+        super()._forget_tables()
 
     @cached_property
     def tables(self) -> Tables:
@@ -106,7 +118,8 @@ class CharacterBPE(UnigramJson):
                 continue
             kept = [i for i, character in enumerate(word) if character in self._plain]
             if kept:
-                out.append(("".join(word[i] for i in kept), where[[*kept, len(word)]]))
+                short = "".join(word[i] for i in kept)
+                out.append((word if len(short) == len(word) else _Shortened(short), where[[*kept, len(word)]]))
         return out
 
     def _cut(self, words: Sequence[str], placed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -143,7 +156,7 @@ class CharacterBPE(UnigramJson):
         starts = np.cumsum(sizes + 1) - sizes - 1
         out, places, stops, before = [], [], [], 0
         for word, start, size, stop in zip(words, starts.tolist(), sizes.tolist(), ends.tolist(), strict=True):
-            whole = self._plain.get(word)
+            whole = None if isinstance(word, _Shortened) else self._plain.get(word)
             out.append(ids[before:stop] if whole is None else np.array([whole], np.int32))
             places.append(spans[before:stop] if whole is None else np.array([[start, start + size]], np.int64))
             before = stop

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmanac.core.errors import TokenizerError
+from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.tokenizers._json_files import steps_of
-from llmanac.tokenizers._patterns import DIGIT, DIGITS, GPT2, Splitter
+from llmanac.tokenizers._patterns import DIGIT, DIGITS, GPT2, Pattern, Splitter
 
 
 def is_byte_level(document: Mapping[str, Any]) -> bool:
@@ -58,6 +58,10 @@ def split_pattern(step: Mapping[str, Any], i: int) -> str:
         raise TokenizerError(f"pre_tokenizer[{i}]: Split's pattern is {str(regex)[:40]!r}, not text")
     if "Regex" not in pattern:
         regex = re.escape(regex)
+    try:
+        Pattern(regex)
+    except SpecError as error:
+        raise TokenizerError(f"pre_tokenizer[{i}].pattern: {regex[:60]!r}: {error}") from None
     behavior, invert = step.get("behavior"), bool(step.get("invert"))
     keeps_all = behavior == "Isolated"
     if behavior == "Removed" and invert:  # keeps the matches only: the same, for patterns that match everything
@@ -79,8 +83,10 @@ def wants_nfc(normalizer: Any) -> bool:
 
 def check_decoder(decoder: Any) -> None:
     if decoder is None:
-        return
-    for item in steps_of(decoder, "decoder", "decoders"):
-        kind = item.get("type")
+        raise TokenizerError("decoder: there is none, so bytes are not written as text; a ByteLevel is needed")
+    kinds = [item.get("type") for item in steps_of(decoder, "decoder", "decoders")]
+    for kind in kinds:
         if kind not in ("ByteLevel", "Fuse"):
             raise TokenizerError(f"decoder: {kind!r} is not supported (only ByteLevel)")
+    if kinds[:1] != ["ByteLevel"] or "ByteLevel" in kinds[1:]:
+        raise TokenizerError("decoder: is to begin with a ByteLevel, and to have one only")

@@ -9,6 +9,7 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.errors import TokenizerError
 
+MOST_STEPS = 64  # of one part of a tokenizer, such as its normalizer
 MOST = 1 << 28  # bytes of a tokenizer's file; the largest known ones have 40 million
 
 
@@ -65,4 +66,6 @@ def steps_of(value: Any, where: str, inner: str) -> list[dict[str, Any]]:
     """The steps of a part of the pipeline: those of a Sequence, or the one that it is."""
     node = table(value, where)
     items = items_of(node.get(inner), f"{where}.{inner}") if node.get("type") == "Sequence" else [node]
+    if len(items) > MOST_STEPS:
+        raise TokenizerError(f"{where}.{inner}: has {len(items)} steps; more than {MOST_STEPS} are not supported")
     return [table(item, f"{where}[{i}]") for i, item in enumerate(items)]

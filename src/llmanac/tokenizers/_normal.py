@@ -7,6 +7,8 @@ import unicodedata
 
 import numpy as np
 
+from llmanac.tokenizers._unicode_normal import Form, is_known, unknown
+
 SURROGATE = re.compile("[\ud800-\udfff]")
 PAIR_OR_LONE = re.compile("[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]")
 
@@ -38,19 +40,26 @@ def mend_surrogates(text: str) -> Placed:
 
 
 def nfc(text: str) -> Placed:
-    """The text in Normalization Form C, and where each of its characters starts in the old one (None: unchanged).
+    """The text in Normalization Form C, and where each of its characters starts in the old one."""
+    return in_form("NFC", text)
 
-    A stretch that composes is placed as a whole: its characters start at its first, and the next begins after its last.
+
+def in_form(form: Form, text: str) -> Placed:
+    """The text in a normalisation form, and where each of its characters starts in the old one (None: unchanged).
+
+    A stretch that changes is placed as a whole: its characters start at its first, and the next begins after its last.
     """
-    if unicodedata.is_normalized("NFC", text):
+    if not is_known(text):
+        return _around_unknown(form, text)
+    if unicodedata.is_normalized(form, text):
         return text, None
     pieces: list[str] = []
     places: list[int] = []
     start = 0
     for at in range(1, len(text) + 1):
-        if at < len(text) and not _starts_anew(text[at]):
+        if at < len(text) and not _starts_anew(form, text[at]):
             continue
-        piece = unicodedata.normalize("NFC", text[start:at])
+        piece = unicodedata.normalize(form, text[start:at])
         if piece == text[start:at]:
             places += range(start, at)
         else:
@@ -60,14 +69,26 @@ def nfc(text: str) -> Placed:
     return "".join(pieces), np.array([*places, len(text)], np.int64)
 
 
-def _starts_anew(character: str) -> bool:
+def _around_unknown(form: Form, text: str) -> Placed:
+    pieces: list[str] = []
+    places: list[np.ndarray] = []
+    done = 0
+    for start, stop in [*(match.span() for match in unknown().finditer(text)), (len(text), len(text))]:
+        clean, moved = in_form(form, text[done:start])
+        pieces += [clean, text[start:stop]]
+        places += [(np.arange(len(clean)) if moved is None else moved[:-1]) + done, np.arange(start, stop)]
+        done = stop
+    return "".join(pieces), np.concatenate([*places, [len(text)]]).astype(np.int64)
+
+
+def _starts_anew(form: Form, character: str) -> bool:
     """Whether nothing before a character can compose or reorder with it."""
-    if character < "\u0300":
+    if character < "\u0300" and form in ("NFC", "NFD"):
         return True
-    if unicodedata.combining(character) or not unicodedata.is_normalized("NFC", character):
+    if unicodedata.combining(character) or not unicodedata.is_normalized("NFKD" if "K" in form else "NFC", character):
         return False
     # Vowels and finals of Hangul, and a few other marks of class 0, compose with what stands before them.
-    return not ("\u1161" <= character <= "\u11c2") and unicodedata.category(character)[0] != "M"
+    return not ("\u1160" <= character <= "\u11ff") and unicodedata.category(character)[0] != "M"
 
 
 def compose(first: Placed, second: Placed) -> Placed:

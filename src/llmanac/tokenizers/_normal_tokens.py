@@ -27,8 +27,13 @@ class NormalTokens(AddedTokens):
     def __init__(self, tokens: Sequence[AddedToken], form: Callable[[str], str]) -> None:
         super().__init__(tokens)
         self._forms = {token.text: form(token.text) for token in self.tokens if token.normalized}
+        self._written = {token.id: self._forms.get(token.text, token.text) for token in self.tokens}
         found = [replace(t, text=self._forms[t.text]) for t in self.tokens if self._forms.get(t.text)]
         self._after = _Matcher(list({token.text: token for token in found}.values()))
+
+    def written(self, token: AddedToken) -> str:
+        """A token as decoding writes it: in its normal form, where it is looked for after normalisation."""
+        return self._written[token.id]
 
     def split(self, text: str, allowed: frozenset[str], normalize: Normalize) -> list[Part]:
         """The added tokens in a text (special ones only if in `allowed`) and the plain text between them, in order."""

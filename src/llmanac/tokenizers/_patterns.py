@@ -1,21 +1,25 @@
 """How text is cut into pieces before BPE: patterns by name or as a regex, with a numba kernel for the usual ones.
 
-A pattern without a kernel runs in the `regex` module. Its Unicode version is newer than the one that tiktoken and
-Hugging Face tokenizers are built with, so characters assigned since then are shown to it as unassigned.
+A pattern has the meaning that it has in a `tokenizer.json`: Oniguruma's. Without a kernel it runs in the `regex`
+module, written anew (`_oniguruma.py`). Its Unicode version is newer than the one that tiktoken and Hugging Face
+tokenizers are built with, so characters assigned since then are shown to it as unassigned.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import regex
 
 from llmanac.core.errors import SpecError, TokenizerError, nearest
 from llmanac.kernels import words
 from llmanac.kernels.text import pack
 from llmanac.kernels.unicode import newer_characters, split_classes
+from llmanac.tokenizers._oniguruma import translated
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # cl100k as tiktoken has it today: unlike Llama-3's, white space at the very end is one piece.
@@ -45,8 +49,6 @@ _KERNELS = {
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": words.GPT2,
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": words.GPT2,
     GPT4: words.GPT4,
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
-    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": words.GPT4,
     LLAMA3: words.LLAMA3,
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*"
     r"|\s*[\r\n]|\s+(?!\S)|\s+": words.LLAMA3,
@@ -54,23 +56,82 @@ _KERNELS = {
 }
 
 
+# How tiktoken writes cl100k's pattern for an engine to which `{1,3}+` and `$` mean something else.
+_OF_TIKTOKEN = {
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4,
+}
 _TRUSTED = frozenset([*NAMED.values(), *_KERNELS, DIGIT, DIGITS])
-PATIENCE, SLOWEST = 5.0, 1e5  # CPU seconds, and characters a CPU second, that a stranger's pattern may take
+PATIENCE, SLOWEST = 2.0, 4e5  # CPU seconds, and characters a CPU second, that strangers' patterns may take over a text
 
 
-def _matches(pattern: Any, text: str, patience: float | None) -> Iterator[Any]:
-    """The matches of a pattern; one that backtracks without end is stopped.
+class Patience:
+    """The CPU time that strangers' patterns have for one text."""
+
+    def __init__(self, characters: int) -> None:
+        self.characters, self.seconds = characters, PATIENCE + characters / SLOWEST
+        self._end = time.process_time() + self.seconds
+
+    def left(self) -> float:
+        """What is left of it, in seconds."""
+        return max(1e-3, self._end - time.process_time())
+
+
+class Pattern:
+    """A pattern of a `tokenizer.json`.
 
     Raises:
-        TokenizerError: it took longer than `patience` seconds over this text.
+        SpecError: it is none, or has something that `_oniguruma.py` does not know.
     """
-    try:
-        yield from pattern.finditer(text) if patience is None else pattern.finditer(text, timeout=patience)
-    except TimeoutError:
-        raise TokenizerError(
-            f"split pattern {pattern.pattern[:60]!r}: takes more than {patience:.0f} s over {len(text)} characters; "
-            "rewrite it without nested repeats"
-        ) from None
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        text, self.least = translated(source)  # `least` characters are in any match
+        try:
+            self._compiled: Any = regex.compile(text, regex.V1)
+        except (regex.error, RecursionError, MemoryError, OverflowError) as error:
+            raise SpecError(f"not a pattern ({error})") from None
+
+    def spans(self, text: str, patience: Patience | None) -> Iterator[tuple[int, int]]:
+        """Where the matches of a text start and end, one after the other; `shown` says which text to give.
+
+        An empty match counts unless it stands where the match before ended.
+
+        Raises:
+            TokenizerError: no patience is left.
+        """
+        try:
+            if self.least:
+                limit = {} if patience is None else {"timeout": patience.left()}
+                for match in self._compiled.finditer(text, **limit):
+                    yield match.span()
+                return
+            at, last = 0, -1
+            while at <= len(text):
+                limit = {} if patience is None else {"timeout": patience.left()}
+                match = self._compiled.search(text, at, **limit)
+                if match is None:
+                    return
+                start, stop = match.span()
+                if start == stop == last:
+                    at += 1
+                    continue
+                yield start, stop
+                at = last = stop
+        except TimeoutError:
+            assert patience is not None
+            raise TokenizerError(
+                f"pattern {self.source[:60]!r}: takes more than {patience.seconds:.0f} s over a text of "
+                f"{patience.characters} characters; rewrite it without nested repeats"
+            ) from None
+
+
+def shown(text: str) -> str:
+    """A text as `regex` is to see it: characters younger than the peers' Unicode are unassigned."""
+    newer = newer_characters()
+    if text.isascii() or newer.keys().isdisjoint(map(ord, set(text))):
+        return text
+    return text.translate(newer)
 
 
 def pattern_of(name: str) -> str:
@@ -81,6 +142,8 @@ def pattern_of(name: str) -> str:
     """
     if name in NAMED:
         return NAMED[name]
+    if name in _OF_TIKTOKEN:
+        return _OF_TIKTOKEN[name]
     if name.replace("-", "").replace("_", "").isalnum():
         raise SpecError(f"no split pattern named {name!r}{nearest(name, NAMED)} (known: {', '.join(NAMED)})")
     return name
@@ -92,7 +155,7 @@ class Splitter:
     What a pattern does not match is a piece of its own, so nothing of the text is ever lost.
 
     Raises:
-        SpecError: a pattern that `regex` cannot compile, or that it reads differently from Oniguruma.
+        SpecError: a pattern that is none, or has something that is not known here, by its name.
     """
 
     def __init__(self, steps: Sequence[str]) -> None:
@@ -115,34 +178,28 @@ class Splitter:
         return split_classes(self.isolate_digits)
 
     @cached_property
-    def _compiled(self) -> list[Any]:
-        import regex
-
+    def _compiled(self) -> list[Pattern]:
         compiled = []
         for step in self.steps:
-            for foreign in (r"\h", r"\H", "&&"):
-                if foreign in step:
-                    raise SpecError(f"split pattern {step!r}: {foreign} has another meaning in Oniguruma than here")
             try:
-                compiled.append(regex.compile(step.replace(r"\z", r"\Z")))
-            except regex.error as error:
-                raise SpecError(f"split pattern {step!r}: not a regex ({error})") from None
+                compiled.append(Pattern(step))
+            except SpecError as error:
+                raise SpecError(f"split pattern {step[:60]!r}: {error}") from None
         return compiled
 
     def pieces(self, text: str) -> list[int]:
         """Where each piece of a text ends, in characters, by `regex`."""
-        newer = newer_characters()
-        if not text.isascii() and not newer.keys().isdisjoint(map(ord, set(text))):
-            text = text.translate(newer)
+        text = shown(text)
         spans = [(0, len(text))] if text else []
+        patience = Patience(len(text))
         for step, pattern in zip(self.steps, self._compiled, strict=True):
             following: list[tuple[int, int]] = []
-            patience = None if step in _TRUSTED else PATIENCE + len(text) / SLOWEST
+            limit = None if step in _TRUSTED else patience
             for start, stop in spans:
                 at = start
                 whole = start == 0 and stop == len(text)
-                for match in _matches(pattern, text if whole else text[start:stop], patience):
-                    first, last = match.start() + start, match.end() + start
+                for first, last in pattern.spans(text if whole else text[start:stop], limit):
+                    first, last = first + start, last + start
                     if first > at:
                         following.append((at, first))
                     if last > first:

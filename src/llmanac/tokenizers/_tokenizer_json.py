@@ -81,7 +81,18 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
     """The tokenizer that the parsed files describe."""
     document, config = table(document, "the file"), table(config, CONFIG)
     model = table(document.get("model"), "model")
-    added = added_tokens(document, config)
+    made = _made(document, config, model, added_tokens(document, config), chat_template)
+    _check_numbering(document, model)
+    return made
+
+
+def _made(
+    document: dict[str, Any],
+    config: dict[str, Any],
+    model: dict[str, Any],
+    added: list[AddedToken],
+    chat_template: str | None,
+) -> Tokenizer:
     if model.get("type") == "WordLevel":
         from llmanac.tokenizers import _word_json
 
@@ -104,6 +115,8 @@ def from_document(document: Any, config: Any, chat_template: str | None = None) 
     tokens, ids = _vocabulary(model, added)
     steps, prefix_space = split_steps(document.get("pre_tokenizer"))
     check_decoder(document.get("decoder"))
+    if switch_of(model, "fuse_unk", "model") and model.get("unk_token"):
+        raise TokenizerError("model.fuse_unk: is not supported beside a ByteLevel step; set it to false")
     merges, whole_pieces = _merges(model, ids), switch_of(model, "ignore_merges", "model")
     return (UTF8 if is_bytes_only(tokens, merges, whole_pieces) else BPE)(
         tokens=tokens,
@@ -257,6 +270,35 @@ def added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list
             raise TokenizerError(f"{where}: {found[id].text!r} and {content!r} both have the id {id}")
         found[id] = AddedToken(id=id, text=content, **flags_of(token, FLAGS, where))
     return list(found.values())
+
+
+def _check_numbering(document: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Refuse an added token whose id is not the one that it gets: the vocabulary's, or the next one in list order.
+
+    Hugging Face's reader numbers them so, whatever the file says.
+    """
+    vocab = model.get("vocab")
+    if isinstance(vocab, Mapping):
+        ids = dict(vocab)
+    elif isinstance(vocab, list):
+        ids = {
+            item[0]: id for id, item in enumerate(vocab) if isinstance(item, list) and item and isinstance(item[0], str)
+        }
+    else:
+        return
+    size = len(vocab)
+    for i, token in enumerate(items_of(document.get("added_tokens"), "added_tokens")):
+        text = token.get("content") if isinstance(token, Mapping) else None
+        if not isinstance(text, str):
+            continue
+        if text not in ids:
+            ids[text] = size
+            size += 1
+        if id_of(token.get("id")) not in (ids[text], None):
+            raise TokenizerError(
+                f"added_tokens[{i}]: {text!r} has the id {token['id']}, but it is number {ids[text]} by the vocabulary "
+                "and the order of the list, which is what readers go by"
+            )
 
 
 def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> bool:

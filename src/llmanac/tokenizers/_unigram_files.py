@@ -139,7 +139,8 @@ def _document(tokenizer: SentencePiece) -> dict[str, Any] | None:
         data = base64.b64encode(rules.charsmap).decode("ascii")
         steps.append({"type": "Precompiled", "precompiled_charsmap": data})
     if rules.remove_extra_whitespaces:
-        steps.append({"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""})
+        ends = rf"[ {spm.SPACE}]" if rules.escape_whitespaces else " "  # the library takes its own mark away there, too
+        steps.append({"type": "Replace", "pattern": {"Regex": rf"\A +|{ends}+\z"}, "content": ""})
         steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
     if rules.add_dummy_prefix:
         steps.append({"type": "Prepend", "prepend": spm.SPACE if rules.escape_whitespaces else " "})

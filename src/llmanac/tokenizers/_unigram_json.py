@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from llmanac.tokenizers._normal import Placed, compose, mend_surrogates
 from llmanac.tokenizers._normal_tokens import Normalised, NormalTokens
 from llmanac.tokenizers._spm_model import byte_of
 from llmanac.tokenizers._unigram import CACHE_PLACES, CACHE_WORDS, CHUNK, SampleCache, refuse_others, sampled
+from llmanac.tokenizers._unigram_decoders import decoder
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, UNKNOWN_PENALTY, Tables, joins_of
 
 _ENCODE: Any = unigram_encode.encode
@@ -46,6 +47,7 @@ class UnigramJson(Tokenizer):
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
 
+    unknown_is_fused = True  # one run of unknown characters, whose bytes all have its place
     lossless = False  # what its normaliser and its marks for spaces leave is the text's normal form
 
     def __init__(
@@ -66,18 +68,32 @@ class UnigramJson(Tokenizer):
         self._normalize = steps.Normalizer(document.get("normalizer"))
         self.added = NormalTokens(self.added.tokens, self._normalize.text)
         self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
-        self._join = steps.decoder(document.get("decoder"))
+        steps.check_first(document.get("normalizer"), document.get("pre_tokenizer"))
+        self._join = decoder(document.get("decoder"))
         self.vocab_size = self.added.vocab_size(len(self.vocab))
+        self._new_caches()
+
+    def _new_caches(self) -> None:
         self._cache = np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_PLACES, np.int32), np.zeros(2, np.int64)
         self._draws = SampleCache()
+
+    def _guards(self) -> bool:
+        return any(id < len(self.vocab) and self.vocab[id][0] for id in self.special_tokens.values())
+
+    def _forget_tables(self) -> None:
+        self.__dict__.pop("tables", None)
+        self._new_caches()
 
     @cached_property
     def tables(self) -> Tables:
         """What the kernels need."""
-        control = set(self.special_tokens)
-        ids = [id for id, (text, _) in enumerate(self.vocab) if text and "\0" not in text and text not in control]
+        ids = [id for id, (text, _) in enumerate(self.vocab) if text and id not in self._guarded_ids]
         keys = [self.vocab[id][0].encode("utf-8") for id in ids]
         scores = np.array([score for _, score in self.vocab], np.float64)
+        lowest = float(scores.min())
+        if self.unknown in ids and self.byte_fallback:  # written out, it is told apart from what is unknown
+            ids[ids.index(self.unknown)] = len(self.vocab)
+            scores = np.append(scores, self.vocab[self.unknown][1])
         missing = len(self.vocab) if self.unknown is None else self.unknown
         byte_ids = NO_IDS
         if self.byte_fallback:
@@ -89,7 +105,7 @@ class UnigramJson(Tokenizer):
             kind=unigram_encode.UNIGRAM, joins=joins_of(keys),
             nodes=unigram_trie.walkable(unigram_trie.trie_of(keys or [b"\xfe"], ids or [0])),
             scores=scores, node_scores=scores.astype(np.float32), unknown=missing,
-            unknown_score=float(scores.min()) - float(UNKNOWN_PENALTY), single=False, byte_ids=byte_ids, escape=False,
+            unknown_score=lowest - float(UNKNOWN_PENALTY), single=False, byte_ids=byte_ids, escape=False,
             kept=NO_UNITS, pairs=NO_PAIRS, halves=NO_HALVES,
         )  # fmt: skip
 
@@ -156,14 +172,39 @@ class UnigramJson(Tokenizer):
             raise TokenizerError(
                 "the text holds a character that has no piece, and the vocabulary has no unknown token"
             )
+        written = ids == len(self.vocab)
+        if written.any():  # only where the unknown token is written out, and there are bytes
+            if not placed:
+                ids, ends, spans = self._cut(words, True)
+                return ids, ends, np.empty((0, 2), np.int64)
+            ids, ends, spans = self._unknown_written(ids, ends, spans, written)
         return ids, ends[: len(words)], spans
+
+    def _unknown_written(
+        self, ids: np.ndarray, ends: np.ndarray, spans: np.ndarray, written: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The unknown token's name as the token, or as bytes where something unknown stands beside it."""
+        unknown = written | (np.isin(ids, self.tables.byte_ids) & (spans[:, 1] - spans[:, 0] < len("<0x00>")))
+        touches = spans[1:, 0] <= spans[:-1, 1]
+        joined = np.zeros(len(ids), np.bool_)
+        joined[1:] |= unknown[:-1] & touches
+        joined[:-1] |= unknown[1:] & touches
+        name = self.tables.byte_ids[list(self.vocab[self.unknown or 0][0].encode("utf-8"))]
+        parts = [
+            [id] if not named else name.tolist() if beside else [self.unknown]
+            for id, named, beside in zip(ids.tolist(), written.tolist(), joined.tolist(), strict=True)
+        ]
+        sizes = np.array([len(part) for part in parts], np.int64)
+        new = np.array([id for part in parts for id in part], np.int32)
+        return new, np.concatenate([[0], np.cumsum(sizes)])[ends], np.repeat(spans, sizes, axis=0)
 
     def _encode(self, text: str, special: Special, plainly: PlainEncoder | None = None) -> np.ndarray:
         if plainly is not None or not isinstance(text, str) or (special == "never" and not self.added.has_plain):
             return super()._encode(text, special, plainly)
         parts = self.added.split(text, self._allowed(special), self._normal_form)
         plain = [part for part in parts if part.token is None]
-        found = iter(self._encode_parts([part.text for part in plain], [part.start == 0 for part in plain]))
+        reader = cast(UnigramJson, self._reader(special))
+        found = iter(reader._encode_parts([part.text for part in plain], [part.start == 0 for part in plain]))
         ids = [next(found) if part.token is None else np.array([part.token.id], np.int32) for part in parts]
         return np.concatenate(ids) if ids else np.empty(0, np.int32)
 
@@ -173,12 +214,13 @@ class UnigramJson(Tokenizer):
             return super().encode_with_offsets(text, special=special)
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
+        reader = cast(UnigramJson, self._reader(special))
         for part in self.added.split(text, self._allowed(special), self._normal_form):
             if part.token is not None:
                 ids.append(part.token.id)
                 offsets.append((part.start, part.stop))
                 continue
-            found, spans = self._placed(part.text, part.start == 0)
+            found, spans = reader._placed(part.text, part.start == 0)
             ids += found
             offsets += [(part.place(a), part.place(b)) for a, b in spans]
         return ids, offsets
@@ -195,10 +237,19 @@ class UnigramJson(Tokenizer):
             raw = np.frombuffer(word.encode("utf-8"), np.uint8)
             starts += [where[np.cumsum((raw & 0xC0) != 0x80) - 1], where[-1:]]
         byte_place = np.concatenate(starts) if starts else np.zeros(1, np.int64)
-        found = byte_place[spans]
+        found = byte_place[self._whole_unknown(ids, spans) if self.byte_fallback and self.unknown_is_fused else spans]
         if places is not None:
             found = places[found]
         return ids.tolist(), [(a, b) for a, b in found.tolist()]
+
+    def _whole_unknown(self, ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
+        """The spans where each byte of a run of unknown characters has the whole run's."""
+        fallback = np.isin(ids, self.tables.byte_ids) & (spans[:, 1] - spans[:, 0] < len("<0x00>"))
+        joins = fallback[1:] & fallback[:-1] & (spans[1:, 0] <= spans[:-1, 1])
+        runs = np.concatenate([[0], np.cumsum(~joins)]) if len(ids) else np.zeros(0, np.int64)
+        firsts = np.flatnonzero(np.diff(runs, prepend=-1))
+        lasts = np.append(firsts[1:], len(ids)) - 1
+        return np.stack([spans[firsts[runs], 0], spans[lasts[runs], 1]], 1) if len(ids) else spans
 
     def sample(self, text: str, *, seed: int, alpha: float = 0.1, nbest: int = -1, **choices: Any) -> list[int]:
         """One segmentation of a text, drawn by its probability; see `SentencePiece.sample`."""
@@ -219,11 +270,11 @@ class UnigramJson(Tokenizer):
     def decode(self, ids: Any, *, skip_special: bool = False) -> str:
         """The text of the ids as the file's decoder makes it. Raises TokenizerError for an unknown id."""
         numbers = id_list(ids)
-        added = {token.id: token.text for token in self.added.tokens}
+        added = {token.id: self.added.written(token) for token in self.added.tokens}
         tokens: list[str] = []
         for id in numbers:
             self.token_bytes(id)
-            if skip_special and id in self._special_ids:
+            if skip_special and id in self._skipped_ids:
                 continue
             tokens.append(added[id] if id in added else self.vocab[id][0])
         return self._join(tokens)
@@ -281,6 +332,8 @@ def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **ro
         if text in ids:
             raise TokenizerError(f"model.vocab: the entries {ids[text]} and {i} are both {text[:40]!r}")
         steps.require_text(text, f"model.vocab[{i}]")
+        if "\0" in text:
+            raise TokenizerError(f"model.vocab[{i}]: {text[:40]!r} holds a NUL character, which is not supported")
         ids[text] = i
         vocab.append((text, float(score)))
     unknown = model.get("unk_id")

@@ -1,4 +1,4 @@
-"""What stands around a Unigram model in a `tokenizer.json`: normalisers, pre-tokenizers and decoders.
+"""What stands before a Unigram model in a `tokenizer.json`: normalisers and pre-tokenizers.
 
 Each follows Hugging Face `tokenizers`; one that is not here is refused by its name. A normaliser returns the text and
 where each of its characters starts in the old one.
@@ -7,23 +7,30 @@ where each of its characters starts in the old one.
 from __future__ import annotations
 
 import base64
-import unicodedata
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import regex
 
-from llmanac.core.errors import TokenizerError
+from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.tokenizers._added import WHITE_SPACE
-from llmanac.tokenizers._normal import SURROGATE, Placed, compose
-from llmanac.tokenizers._spm_model import byte_of
+from llmanac.tokenizers._json_files import MOST_STEPS
+from llmanac.tokenizers._normal import SURROGATE, Placed, compose, in_form
+from llmanac.tokenizers._patterns import Patience, Pattern, shown
 from llmanac.tokenizers._spm_normalizer import read_charsmap
+from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
 
 SPACE = "\u2581"
-Normalize = Callable[[str], Placed]
+Normalize = Callable[[str, Patience], Placed]
 Split = Callable[[str, bool], list[tuple[str, np.ndarray]]]
-Join = Callable[[Sequence[str]], str]
+MOST_GROWTH, ROOM, LONGEST = (
+    64,
+    4096,
+    20_000,
+)  # times that a text may grow, characters that it may anyway, and of a field
 SHORT_CLUSTER = 6  # bytes; longer grapheme clusters are looked up a character at a time
 
 
@@ -33,7 +40,7 @@ def require_text(text: str, where: str) -> None:
         raise TokenizerError(f"{where}: holds a surrogate, which no text can")
 
 
-def _nodes(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
+def nodes_of(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
     if part is None:
         return []
     if not isinstance(part, Mapping):
@@ -41,16 +48,20 @@ def _nodes(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
     items = part.get(inner) if part.get("type") == "Sequence" else [part]
     if not isinstance(items, list):
         raise TokenizerError(f"{where}.{inner}: expected a JSON list")
+    if len(items) > MOST_STEPS:
+        raise TokenizerError(f"{where}.{inner}: has {len(items)} steps; more than {MOST_STEPS} are not supported")
     for i, item in enumerate(items):
         if not isinstance(item, Mapping) or item.get("type") == "Sequence":
             raise TokenizerError(f"{where}[{i}]: expected a JSON object that is no Sequence, got {str(item)[:40]!r}")
     return items
 
 
-def _text_field(node: Mapping[str, Any], key: str, where: str) -> str:
+def text_field(node: Mapping[str, Any], key: str, where: str) -> str:
     value = node.get(key)
     if not isinstance(value, str):
-        raise TokenizerError(f"{where}.{key}: expected text, got {value!r}")
+        raise TokenizerError(f"{where}.{key}: expected text, got {repr(value)[:40]}")
+    if len(value) > LONGEST:
+        raise TokenizerError(f"{where}.{key}: has {len(value):,} characters; more than {LONGEST:,} are not supported")
     require_text(value, f"{where}.{key}")
     return value
 
@@ -60,21 +71,45 @@ class Normalizer:
     """The normaliser of a file. Raises TokenizerError for a step that is not supported, by its name."""
 
     def __init__(self, part: Any) -> None:
-        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(_nodes(part, "normalizer", "normalizers"))]
+        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(nodes_of(part, "normalizer", "normalizers"))]
         self._steps = [_normal_step(node, where) for node, where in nodes]
         self._quick = [_quick_step(node) for node, _ in nodes]
+        product = math.prod(max(1.0, grown(node)) for node, _ in nodes)
+        if product > MOST_GROWTH:
+            raise TokenizerError(
+                f"normalizer: its steps can make a text {product:.3g} times as long; more than {MOST_GROWTH} is refused"
+            )
 
     def __call__(self, text: str) -> Placed:
         placed: Placed = (text, None)
-        for step in self._steps:
-            placed = compose(placed, step(placed[0]))
+        patience = Patience(len(text))
+        for i, step in enumerate(self._steps):
+            placed = compose(placed, step(placed[0], patience))
+            self._check_growth(i, placed[0], text)
         return placed
 
     def text(self, text: str) -> str:
         """The normal form alone, without where its characters come from."""
-        for step, quick in zip(self._steps, self._quick, strict=True):
-            text = quick(text) if quick is not None else step(text)[0]
+        given, patience = text, Patience(len(text))
+        for i, (step, quick) in enumerate(zip(self._steps, self._quick, strict=True)):
+            text = quick(text) if quick is not None else step(text, patience)[0]
+            self._check_growth(i, text, given)
         return text
+
+    def _check_growth(self, step: int, text: str, given: str) -> None:
+        if len(text) > MOST_GROWTH * len(given) + ROOM:
+            raise TokenizerError(
+                f"normalizer[{step}]: makes a text of {len(given)} characters {len(text)} long, more than "
+                f"{MOST_GROWTH} times; give another text, or drop the step from the tokenizer.json"
+            )
+
+
+def grown(node: Mapping[str, Any]) -> float:
+    """How many times as long a Replace makes a text at most."""
+    if node.get("type") != "Replace":
+        return 1.0
+    least, new = pattern_of(node, "normalizer").least, len(str(node["content"]))
+    return new / least if least else 1.0 + new
 
 
 def _quick_step(node: Mapping[str, Any]) -> Callable[[str], str] | None:
@@ -88,7 +123,9 @@ def _quick_step(node: Mapping[str, Any]) -> Callable[[str], str] | None:
         return lambda text: front + text if text else text
     if kind in ("NFC", "NFD", "NFKC", "NFKD"):
         form: Any = kind
-        return lambda text: unicodedata.normalize(form, text)
+        return lambda text: normalized(form, text)
+    if kind == "Lowercase":
+        return lowered
     return None
 
 
@@ -101,22 +138,23 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
             raise TokenizerError(f"{where}.precompiled_charsmap: is not base64") from None
         return Precompiled(data)
     if kind == "Replace":
-        pattern, new = _pattern(node, where), _text_field(node, "content", where)
-        return lambda text: _substituted(text, pattern, new)
+        pattern, new = pattern_of(node, where), text_field(node, "content", where)
+        return lambda text, patience: substituted(text, pattern, new, patience)
     if kind == "Prepend":
-        new = _text_field(node, "prepend", where)
-        return lambda text: (
+        new = text_field(node, "prepend", where)
+        return lambda text, _: (
             _pieced([(new, 0), *((c, i) for i, c in enumerate(text))], len(text)) if text else (text, None)
         )
     if kind == "Strip":
         left, right = bool(node.get("strip_left", True)), bool(node.get("strip_right", True))
-        return lambda text: _stripped(text, left, right)
+        return lambda text, _: _stripped(text, left, right)
     if kind in ("NFC", "NFD", "NFKC", "NFKD"):
-        return lambda text: _in_form(str(kind), text)
+        form: Any = kind
+        return lambda text, _: in_form(form, text)
     if kind == "Lowercase":
-        return lambda text: _each(text, str.lower)
+        return lambda text, _: _each(text, lowered)
     if kind == "StripAccents":
-        return lambda text: _each(text, lambda c: "" if unicodedata.category(c)[0] == "M" else c)
+        return lambda text, _: _each(text, lambda c: "" if c in marks() else c)
     known = "Precompiled, Replace, Prepend, Strip, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents"
     raise TokenizerError(f"{where}: {kind!r} is not supported (known: {known})")
 
@@ -130,28 +168,26 @@ def _each(text: str, change: Callable[[str], str]) -> Placed:
     return _pieced([(change(c), i) for i, c in enumerate(text)], len(text))
 
 
-def _pattern(node: Mapping[str, Any], where: str) -> Any:
+def pattern_of(node: Mapping[str, Any], where: str) -> Pattern:
     given = node.get("pattern")
-    if not isinstance(given, Mapping) or not ({"String", "Regex"} & given.keys()):
+    if not isinstance(given, Mapping) or len(given) != 1 or not ({"String", "Regex"} & given.keys()):
         raise TokenizerError(f"{where}.pattern: expected a String or a Regex")
+    [key] = given
+    text = text_field(given, key, f"{where}.pattern")
     try:
-        if "String" in given:
-            return regex.compile(regex.escape(_text_field(given, "String", f"{where}.pattern")))
-        return regex.compile(_text_field(given, "Regex", f"{where}.pattern"))
-    except regex.error as error:
-        raise TokenizerError(f"{where}.pattern: is no regex ({error})") from None
+        return Pattern(re.escape(text) if "String" in given else text)
+    except SpecError as error:
+        raise TokenizerError(f"{where}.pattern: {text[:60]!r}: {error}") from None
 
 
-def _substituted(text: str, pattern: Any, new: str) -> Placed:
+def substituted(text: str, pattern: Pattern, new: str, patience: Patience) -> Placed:
     parts: list[tuple[str, int]] = []
     done = 0
-    for match in pattern.finditer(text):
-        if match.start() == match.end():
-            continue
-        parts += [(text[i], i) for i in range(done, match.start())]
-        parts.append((new, match.start()))
-        done = match.end()
-    if not done:
+    for start, stop in pattern.spans(shown(text), patience) if text else ():
+        parts += [(text[i], i) for i in range(done, start)]
+        parts.append((new, start))
+        done = stop
+    if not parts:
         return text, None
     return _pieced([*parts, *((text[i], i) for i in range(done, len(text)))], len(text))
 
@@ -160,28 +196,6 @@ def _stripped(text: str, left: bool, right: bool) -> Placed:
     start = len(text) - len(text.lstrip(WHITE_SPACE)) if left else 0
     stop = max(start, len(text.rstrip(WHITE_SPACE)) if right else len(text))
     return text[start:stop], np.arange(start, stop + 1)
-
-
-def _in_form(form: str, text: str) -> Placed:
-    """A normalisation form; a stretch that changes as a whole is placed as a whole."""
-    if unicodedata.is_normalized(form, text):  # type: ignore[arg-type]
-        return text, None
-    parts: list[tuple[str, int]] = []
-    start = 0
-    for at in range(1, len(text) + 1):
-        joins = at < len(text) and not (
-            unicodedata.combining(text[at]) == 0
-            and unicodedata.is_normalized("NFKD", text[at])
-            and unicodedata.category(text[at])[0] != "M"
-            and not "\u1160" <= text[at] <= "\u11ff"
-        )
-        if joins:
-            continue
-        new = unicodedata.normalize(form, text[start:at])  # type: ignore[arg-type]
-        same = new == text[start:at]
-        parts += [(c, start + i) for i, c in enumerate(new)] if same else [(new, start)]
-        start = at
-    return _pieced(parts, len(text))
 
 
 class Precompiled:
@@ -195,7 +209,7 @@ class Precompiled:
         self._units, self._blob = units.tolist(), blob.tobytes()
         self._known: dict[str, str | None] = {}
 
-    def __call__(self, text: str) -> Placed:
+    def __call__(self, text: str, _: Patience | None = None) -> Placed:
         parts: list[tuple[str, int]] = []
         changed, at = False, 0
         clusters = regex.findall(r"\X", text) if not text.isascii() or "\r\n" in text else text
@@ -238,21 +252,47 @@ class Precompiled:
 # ------------------------------------------------------------------------------------------------ pre-tokenizers
 def pre_tokenizer(part: Any) -> Split:
     """How a text is cut: `split(text, first)` gives each word and where its characters start in the text."""
-    made = [_split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(_nodes(part, "pre_tokenizer", "pretokenizers"))]
+    made = [
+        _split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(nodes_of(part, "pre_tokenizer", "pretokenizers"))
+    ]
 
     def run(text: str, first: bool) -> list[tuple[str, np.ndarray]]:
         words = [(text, np.arange(len(text) + 1))] if text else []
+        patience = Patience(len(text))
         for step in made:
-            words = [new for word, where in words for new in step(word, where, first)]
+            words = [new for word, where in words for new in step(word, where, first, patience)]
         return [(word, where) for word, where in words if word]
 
     return run
 
 
+def check_first(normalizer: Any, pre_tokenizer: Any) -> None:
+    """Refuse a mark for the first word only where that word need not be the beginning of the text.
+
+    `tokenizers` goes by where a word's characters stood in the text given, and counts on after what was taken away.
+    """
+    taken = None
+    for i, node in enumerate(nodes_of(normalizer, "normalizer", "normalizers")):
+        kind, pattern = node.get("type"), node.get("pattern")
+        single = isinstance(pattern, Mapping) and len(str(pattern.get("String", ""))) == 1 and node.get("content")
+        if (
+            (kind == "Strip" and node.get("strip_left", True))
+            or kind == "StripAccents"
+            or (kind == "Replace" and not single)
+        ):
+            taken = taken or f"normalizer[{i}] ({kind})"
+    for i, node in enumerate(nodes_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
+        if node.get("type") != "Metaspace" or node.get("prepend_scheme") != "first":
+            continue
+        beside = taken or ("a normalizer and another step before it" if i and normalizer is not None else None)
+        if beside is not None:
+            raise TokenizerError(f"pre_tokenizer[{i}].prepend_scheme: 'first' beside {beside} is not supported")
+
+
 def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple[str, np.ndarray]]]:
     kind = node.get("type")
     if kind == "WhitespaceSplit":
-        return lambda word, places, first: [
+        return lambda word, places, *_: [
             (m[0], places[m.start() : m.end() + 1]) for m in regex.finditer(f"[^{WHITE_SPACE}]+", word)
         ]
     if kind == "Metaspace":
@@ -265,38 +305,37 @@ def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple
         if scheme not in ("always", "never", "first"):
             raise TokenizerError(f"{where}.prepend_scheme: {scheme!r} is not one of always, first, never")
         return Metaspace(mark, scheme, node.get("split", True) is not False)
-    if kind == "Split" and isinstance(node.get("pattern"), Mapping) and "String" in node["pattern"]:
-        return Parted(_pattern(node, where), str(node.get("behavior")), node.get("invert") is True, where)
-    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit, Split by a String)")
+    if kind == "Split":
+        return Parted(pattern_of(node, where), str(node.get("behavior")), node.get("invert") is True, where)
+    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit, Split)")
 
 
 class Parted:
-    """A text cut at the occurrences of a string, which stay as pieces, go, or join one of their neighbours."""
+    """A text cut at the matches of a pattern, which stay as pieces, go, or join one of their neighbours."""
 
     BEHAVIORS = ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 
-    def __init__(self, pattern: Any, behavior: str, invert: bool, where: str) -> None:
-        if behavior not in self.BEHAVIORS or invert:
-            raise TokenizerError(f"{where}: Split with behavior {behavior!r} (invert={invert}) is not supported")
-        self.pattern, self.behavior = pattern, behavior
+    def __init__(self, pattern: Pattern, behavior: str, invert: bool, where: str) -> None:
+        if behavior not in self.BEHAVIORS:
+            raise TokenizerError(f"{where}: Split with behavior {behavior!r} is not supported")
+        self.pattern, self.behavior, self.invert = pattern, behavior, invert
 
-    def __call__(self, word: str, places: np.ndarray, first: bool) -> list[tuple[str, np.ndarray]]:
+    def __call__(self, word: str, places: np.ndarray, first: bool, patience: Patience) -> list[tuple[str, np.ndarray]]:
         spans: list[tuple[int, int, bool]] = []
         done = 0
-        for match in self.pattern.finditer(word):
-            spans += [(done, match.start(), False)] * (match.start() > done) + [(*match.span(), True)]
-            done = match.end()
-        spans += [(done, len(word), False)] * (done < len(word))
-        return [(word[a:b], places[a : b + 1]) for a, b in self._cuts(spans)]
+        for start, stop in self.pattern.spans(shown(word), patience):
+            spans += [(done, start, self.invert)] * (start > done) + [(start, stop, not self.invert)]
+            done = stop
+        spans += [(done, len(word), self.invert)] * (done < len(word))
+        return [(word[a:b], places[a : b + 1]) for a, b in self._cuts(spans) if b > a]
 
     def _cuts(self, spans: list[tuple[int, int, bool]]) -> list[tuple[int, int]]:
+        if self.behavior in ("Isolated", "Removed"):
+            return [(a, b) for a, b, found in spans if not found or self.behavior == "Isolated"]
         out: list[tuple[int, int]] = []
         before = False
         for start, stop, found in spans if self.behavior != "MergedWithNext" else reversed(spans):
-            joins = self.behavior == "Contiguous" and found and before
-            joins = joins or (self.behavior.startswith("Merged") and found and not before)
-            if self.behavior == "Removed" and found:
-                continue
+            joins = found == before if self.behavior == "Contiguous" else found and not before
             if out and joins:
                 out[-1] = (min(out[-1][0], start), max(out[-1][1], stop))
             else:
@@ -311,7 +350,7 @@ class Metaspace:
     def __init__(self, mark: str, scheme: str, split: bool) -> None:
         self.mark, self.scheme, self.split = mark, scheme, split
 
-    def __call__(self, word: str, places: np.ndarray, first: bool) -> list[tuple[str, np.ndarray]]:
+    def __call__(self, word: str, places: np.ndarray, first: bool, _: Patience) -> list[tuple[str, np.ndarray]]:
         text = word.replace(" ", self.mark)
         begins = first and places[0] == 0
         if not text.startswith(self.mark) and (self.scheme == "always" or (self.scheme == "first" and begins)):
@@ -320,72 +359,3 @@ class Metaspace:
             return [(text, places)]
         starts = [0, *(i for i, c in enumerate(text) if c == self.mark and i)]
         return [(text[a:b], places[a : b + 1]) for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
-
-
-# ------------------------------------------------------------------------------------------------ decoders
-def decoder(part: Any) -> Join:
-    """How tokens become a text; without a decoder they are joined by spaces, as `tokenizers` does."""
-    if part is None:
-        return " ".join
-    made = [_join_step(node, f"decoder[{i}]") for i, node in enumerate(_nodes(part, "decoder", "decoders"))]
-
-    def run(tokens: Sequence[str]) -> str:
-        held = list(tokens)
-        for step in made:
-            held = step(held)
-        return "".join(held)
-
-    return run
-
-
-def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], list[str]]:
-    kind = node.get("type")
-    if kind == "Fuse":
-        return lambda tokens: ["".join(tokens)]
-    if kind == "ByteFallback":
-        return _bytes_joined
-    if kind == "Replace":
-        pattern, new = _pattern(node, where), _text_field(node, "content", where)
-        return lambda tokens: [pattern.sub(lambda _: new, token) for token in tokens]
-    if kind == "Strip":
-        character, start, stop = _text_field(node, "content", where), node.get("start", 0), node.get("stop", 0)
-        if type(start) is not int or type(stop) is not int:
-            raise TokenizerError(f"{where}: start and stop are to be numbers")
-        return lambda tokens: [_strip_token(token, character, start, stop) for token in tokens]
-    if kind == "Metaspace":
-        mark = str(node.get("replacement", SPACE))
-        scheme = node.get("prepend_scheme", "always")
-        if "prepend_scheme" not in node and node.get("add_prefix_space") is False:
-            scheme = "never"
-        return lambda tokens: [
-            token.replace(mark, "" if i == 0 and scheme != "never" else " ") for i, token in enumerate(tokens)
-        ]
-    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Fuse, ByteFallback, Replace, Strip, Metaspace)")
-
-
-def _strip_token(token: str, character: str, start: int, stop: int) -> str:
-    a, b = 0, len(token)
-    while a < min(start, len(token)) and token[a] == character:
-        a += 1
-    while len(token) - b < stop and b > a and token[b - 1] == character:
-        b -= 1
-    return token[a:b]
-
-
-def _bytes_joined(tokens: list[str]) -> list[str]:
-    """Runs of byte tokens as the text they spell, or one U+FFFD for each where they spell none."""
-    out: list[str] = []
-    run = bytearray()
-    for token in [*tokens, ""]:
-        byte = byte_of(token)
-        if byte >= 0:
-            run.append(byte)
-            continue
-        if run:
-            try:
-                out.append(run.decode("utf-8"))
-            except UnicodeDecodeError:
-                out += ["\ufffd"] * len(run)
-            run = bytearray()
-        out.append(token)
-    return out[:-1]

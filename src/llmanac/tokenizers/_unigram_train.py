@@ -7,7 +7,6 @@ cut where the script changes. All later steps run over those with their counts.
 from __future__ import annotations
 
 import itertools
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,13 +15,14 @@ import numpy as np
 from llmanac.core.progress import progress
 from llmanac.kernels import unigram_train, unigram_trie
 from llmanac.kernels.words import GIVEN, WordCounts
+from llmanac.tokenizers._scripts import script_of
 
 LONGEST_PIECE = 16  # characters
 SHRINK = 0.75  # share of the pieces that a round of pruning keeps
 ROUNDS = 2  # of EM between prunings
 LEAST_USE = 0.5  # expected uses below which a piece is dropped at once
 UNKNOWN_PENALTY = 10.0
-CASE_PREFIXES = ("FULLWIDTH ", "HALFWIDTH ", "MODIFIER LETTER ", "SUPERSCRIPT ", "SUBSCRIPT ")
+LONG_VOWEL = "\u30fc"  # Common by the property; with Katakana, as in the library
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,17 @@ class Words:
 
 
 def _class_of(character: str, scripts: dict[str, int]) -> int:
-    """A character's class; letters by the script that their Unicode name begins with, Chinese and Japanese as one."""
+    """A character's class: by Unicode's property Script, Chinese and Japanese as one.
+
+    What is Inherited goes with what stands before it; Common is a script like the others.
+    """
     if character in (" ", "\u2581"):
         return unigram_train.SPACE
-    category = unicodedata.category(character)
-    if category[0] == "M" or character in "\u200c\u200d":
+    script = script_of(character)
+    if script == "Inherited":
         return unigram_train.MARK
-    script = "COMMON"
-    if category[0] == "L":
-        name = unicodedata.name(character, "COMMON")
-        for prefix in CASE_PREFIXES:
-            name = name.removeprefix(prefix)
-        script = name.split(" ")[0]
-        if script in ("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC", "KATAKANA-HIRAGANA"):
-            script = "HAN"
+    if script in ("Hiragana", "Katakana") or character == LONG_VOWEL:
+        script = "Han"
     number = scripts.setdefault(script, len(scripts))
     return min(unigram_train.FIRST_SCRIPT + number, 255)
 

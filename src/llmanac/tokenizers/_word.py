@@ -19,6 +19,8 @@ from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import CHUNK, whole_tokens
 from llmanac.tokenizers._counting import count_pieces
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._normal_tokens import NormalTokens
+from llmanac.tokenizers._unicode_normal import lowered
 from llmanac.tokenizers._word_split import WordSplitter
 
 Normal = Literal["none", "nfc", "lowercase"]
@@ -56,14 +58,20 @@ class WordLevel(Tokenizer):
         super().__init__(**roles)
         self.tokens, self.splitter, self.unknown_id = list(tokens), splitter, unknown
         self.normal, self.document = tuple(normal), document
+        if self.normal:
+            self.added = NormalTokens(self.added.tokens, lambda text: self._normal_form(text)[0])
         self.separator = (b" " if splitter.dropping else b"") if separator is None else separator
         self.vocab_size = self.added.vocab_size(len(self.tokens))
+        self._words_of_model = [id for id, data in enumerate(self.tokens) if data]
         self.tokens += [None] * (self.vocab_size - len(self.tokens))
         for token in self.added.tokens:
             self.tokens[token.id] = token.text.encode("utf-8")
 
     def _vocabulary(self) -> list[bytes | None]:
-        return self.tokens
+        table = list(self.tokens)
+        for token in self.added.tokens:
+            table[token.id] = self.added.written(token).encode("utf-8")
+        return table
 
     def _normal_form(self, text: str) -> Placed:
         placed = mend_surrogates(text)
@@ -74,8 +82,14 @@ class WordLevel(Tokenizer):
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
         """The words by their bytes. Special tokens are not among them: a text cannot write one."""
-        ids = [id for id, data in enumerate(self.tokens) if data and id not in self._special_ids]
+        ids = [id for id in self._words_of_model if id not in self._guarded_ids]
         return whole_tokens([self.tokens[id] or b"" for id in ids], np.array(ids, np.int32))
+
+    def _guards(self) -> bool:
+        return bool(self.special_tokens)
+
+    def _forget_tables(self) -> None:
+        self.__dict__.pop("_table", None)
 
     def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
         out: list[np.ndarray] = []
@@ -102,7 +116,7 @@ class WordLevel(Tokenizer):
         return out
 
     def _first_missing(self, texts: Sequence[str]) -> str:
-        known = {data for id, data in enumerate(self.tokens) if id not in self._special_ids}
+        known = {self.tokens[id] for id in self._words_of_model if id not in self._guarded_ids}
         found = (word for text in texts for word, _, _ in self._words(text) if word.encode("utf-8") not in known)
         return next(found, "")[:60]
 
@@ -172,11 +186,11 @@ class WordLevel(Tokenizer):
 
 def lowercase(text: str) -> Placed:
     """The text in lower case, character by character, and where each of its characters was."""
-    lowered = [character.lower() for character in text]
-    if all(len(item) == 1 for item in lowered):
-        return "".join(lowered), None
-    places = [i for i, item in enumerate(lowered) for _ in item]
-    return "".join(lowered), np.array([*places, len(text)], np.int64)
+    clean = lowered(text)
+    if len(clean) == len(text):
+        return clean, None
+    places = [i for i, character in enumerate(text) for _ in lowered(character)]
+    return clean, np.array([*places, len(text)], np.int64)
 
 
 def ranked_words(

@@ -11,7 +11,7 @@ from llmanac.kernels import ngram_text
 from llmanac.kernels.text import PADDING
 
 MARKS = (b"<unk>", b"<s>", b"</s>")
-SPACES = (b"\n", b" ", b"\t", b"\r", b"\v", b"\f", b"\0")
+SPACES = (b"\n", b" ", b"\t", b"\r", b"\0")
 MAX_WORDS = 2**31 - 1
 
 

@@ -1,11 +1,12 @@
 """An n-gram model of words: text in, counts and scores out, as KenLM's `lmplz` and `query` do it.
 
-A line is a sentence, `<s>` w1 ... wn `</s>`; words stand between white space (NUL, tab, line and form feeds, carriage
-return, space) and are bytes. `<s>` is context only; what the vocabulary does not hold is `<unk>`.
+A line is a sentence, `<s>` w1 ... wn `</s>`; words stand between white space (NUL, tab, line feed, carriage return,
+space) and are bytes. `<s>` is context only; what the vocabulary does not hold is `<unk>`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,7 +249,7 @@ def _read_words(
             break
         if status == ngram_text.MARK:
             line = (source.line if source else 1) + data.count(b"\n", 0, at)
-            word = data[at : at + 8].split()[0].decode("utf-8", "replace")
+            word = re.split(rb"[\0\t\n\r ]", data[at : at + 8])[0].decode("utf-8", "replace")
             raise DataError(
                 f"{source.path if source else 'text'}:{line}: the word {word} is a mark of the model's own; "
                 "take it out, or pass --skip-symbols"

@@ -1,0 +1,67 @@
+"""Normalisation forms, marks and lower case as the normalisers of Hugging Face `tokenizers` know them.
+
+They follow an older Unicode than Python for the forms and for what is a mark, and a newer one for lower case. What they
+know otherwise is in a table that `tools/make_unicode_tables.py` makes: a character that they do not know stays as it
+is, and nothing composes with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
+TABLE = "unicode_normal.npz"
+
+
+@functools.cache
+def _table(name: str) -> np.ndarray:
+    with np.load(Path(__file__).with_name(TABLE), allow_pickle=False) as data:
+        found: np.ndarray = data[name]
+    return found
+
+
+@functools.cache
+def marks() -> frozenset[str]:
+    """The characters that `StripAccents` takes away."""
+    return frozenset(map(chr, _table("marks").tolist()))
+
+
+@functools.cache
+def unknown() -> re.Pattern[str]:
+    """What finds a character that no form changes there, and that Python would change or reorder."""
+    return re.compile(f"[{''.join(map(chr, _table('unknown').tolist()))}]")
+
+
+@functools.cache
+def _lower() -> dict[int, str]:
+    found: dict[int, str] = {}
+    for code, new in _table("lower").tolist():
+        found[code] = found.get(code, "") + chr(new)
+    return found
+
+
+def lowered(text: str) -> str:
+    """A text in lower case, each character by itself."""
+    return text.lower() if text.isascii() else text.translate(_lower())
+
+
+def is_known(text: str) -> bool:
+    """Whether Python normalises a text as `tokenizers` does."""
+    return text.isascii() or unknown().search(text) is None
+
+
+def normalized(form: Form, text: str) -> str:
+    """A text in a normalisation form."""
+    if is_known(text):
+        return unicodedata.normalize(form, text)
+    out, done = [], 0
+    for match in unknown().finditer(text):
+        out += [unicodedata.normalize(form, text[done : match.start()]), match[0]]
+        done = match.end()
+    return "".join([*out, unicodedata.normalize(form, text[done:])])
