@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 import sysconfig
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def test_errors_say_what_to_do(tmp_path):
         with pytest.raises(kind, match=match):
             train_tokenizer("bpe", *arguments, **choices)
 
-    fails(SpecError, r"vocab_size: 260 is less than 256 bytes \+ special tokens = 261", ["a"], vocab_size=260)
+    fails(SpecError, r"vocab_size: 260 is less than 256 bytes \+ special tokens = 261", ["a"], vocab_size=270)
     fails(SpecError, "no split pattern named 'gpt5'; did you mean 'gpt", ["a"], pattern="gpt5")
     fails(SpecError, r"pattern.*a '\)' is missing", ["a"], pattern="(a")
     fails(SpecError, "special_tokens.1: '<x>' is given twice", ["a"], special_tokens=("<x>", "<x>"))
@@ -216,3 +217,11 @@ def test_a_vocabulary_far_beyond_the_text_takes_no_room():
     small = train_tokenizer("bpe", ["abab abab"], vocab_size=1 << 29)
     assert small.tokens == train_tokenizer("bpe", ["abab abab"], vocab_size=300).tokens
     assert small.vocab_size < 270
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "table.CSV", "text.txt.xz", "page.html", "rows.parquet"])
+def test_a_file_that_is_no_plain_text_is_refused(name, tmp_path):
+    """Its syntax would be learned as words."""
+    (tmp_path / name).write_bytes(b'{"text": "hello"}\n')
+    with pytest.raises(DataError, match=re.escape(name)):
+        train_tokenizer("bpe", tmp_path / name, vocab_size=270)

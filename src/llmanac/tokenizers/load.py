@@ -19,6 +19,10 @@ BLOCK = 1 << 24  # bytes of a file read at a time
 STRETCH = 1 << 12  # characters of a file that count as one document of a mixture
 # A place where every pattern of NAMED ends a piece whatever stands around it, so cutting there changes no count.
 CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
+NOT_TEXT = {  # formats whose syntax is not to be learned
+    ".gz", ".bz2", ".xz", ".zst", ".zip", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".html", ".htm",
+    ".xhtml", ".warc", ".pdf",
+}  # fmt: skip
 NAME = re.compile(r"\S{1,255}\.(?:txt|md|rst|json|jsonl|ndjson|csv|tsv|gz|parquet|zip)")  # no text looks like that
 LINE = re.compile(r"(?<=\n)(?=\S)")  # the next best, in scripts that write no blanks
 
@@ -187,7 +191,7 @@ def _files(path: Path) -> list[Path]:
         return found
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if path.suffix in (".gz", ".parquet", ".jsonl", ".zip"):
+    if path.suffix.lower() in NOT_TEXT:
         raise DataError(f"{path}: is no plain text; read it with a source (llmanac list source) and pass its texts")
     return [path]
 
