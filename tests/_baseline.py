@@ -135,7 +135,7 @@ def make_folders(place: Path) -> None:
 
 
 def observe(place: Path) -> dict[str, Any]:
-    """What the code of today makes of the folders: logits and losses as hexadecimal floats, ids and texts as they are."""
+    """What the code of today makes of the folders: logits, losses, ids and texts."""
     import torch
 
     import llmanac

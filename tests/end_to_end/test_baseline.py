@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import _baseline as make
+import pytest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GOLDEN = json.loads(make.GOLDEN.read_text("utf-8"))
