@@ -38,6 +38,7 @@ lint: $(BIN)/.dev
 bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/retrieve.py
 	$(BIN)/python benchmarks/ngram.py
 	$(BIN)/python benchmarks/extract.py
