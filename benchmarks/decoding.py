@@ -1,6 +1,7 @@
 """Tokens a second of the generation engine beside transformers' `generate`, on the same weights, one thread, float32.
 
-The model is a Llama of 12 M parameters with random weights. Prompts differ; every row decodes greedily to the full length.
+The model is a Llama of 12 M parameters with random weights. Prompts differ; every row decodes greedily to its full
+length.
 """
 
 from __future__ import annotations
