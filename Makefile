@@ -46,8 +46,9 @@ bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/dedup.py
 	$(BIN)/python benchmarks/build.py
 
+# STUDY=name runs one study; without it all of them, which takes hours
 evidence: $(BIN)/.dev
-	$(BIN)/python tools/make_evidence.py
+	$(BIN)/python evidence/run.py $(STUDY)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,50 @@
+"""The one form of a page: Markdown made of the lab's sections, with its charts as SVG files beside it."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+STYLE = "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#e3e6e9}.axis{stroke:#444}</style>"
+
+
+def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """The text of the page, and its charts by file name."""
+    title = (study.__doc__ or study.__name__).split("\n", 1)[0].rstrip(".")
+    cpu, count = result["machine"].get("cpu", "unknown machine"), len(result["seeds"])
+    lines = [
+        f"# {title}",
+        "",
+        f"Claim: {study.CLAIM}",
+        "",
+        f"Rows: {', '.join(f'`{row}`' for row in result['rows'])}. Made by `{result['command']}`, "
+        f"{count} seed{'' if count == 1 else 's'}, {cpu}, {result['made']}.",
+    ]
+    charts: dict[str, str] = {}
+    for section in study.show(result["seeds"]):
+        lines += ["", f"## {section.title}"] if section.title else []
+        for paragraph in section.paragraphs:
+            lines += ["", paragraph]
+        for table in section.tables:
+            lines += ["", *markdown_table(table)]
+        for chart in section.charts:
+            name = f"chart-{len(charts) + 1}.svg"
+            charts[name] = standalone(chart["svg"])
+            lines += ["", f"![{chart['caption']}]({name})"]
+        for block in section.blocks:
+            lines += ["", "```", block, "```"]
+    return "\n".join(lines) + "\n", charts
+
+
+def markdown_table(table: dict[str, Any]) -> list[str]:
+    """A table of the lab in Markdown."""
+    rows = [[cell["text"].replace("|", "\\|") for cell in row["cells"]] for row in table["rows"]]
+    head = [name.replace("|", "\\|") for name in table["head"]]
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def standalone(svg: str) -> str:
+    """An inline chart as a file of its own."""
+    first, _, rest = svg.partition(">")
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {first.removeprefix("<svg ")}>'
+    return f'{head}{STYLE}<rect width="100%" height="100%" fill="#fff"/>{rest}\n'
