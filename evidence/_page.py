@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
+
+from llmanac.lab.stats import interval, mean
+from llmanac.lab.words import plural
 
 STYLE = "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#e3e6e9}.axis{stroke:#444}</style>"
 
@@ -11,14 +15,17 @@ STYLE = "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#e3e6e9}.axis{s
 def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, str]]:
     """The text of the page, and its charts by file name."""
     title = (study.__doc__ or study.__name__).split("\n", 1)[0].rstrip(".")
-    cpu, count = result["machine"].get("cpu", "unknown machine"), len(result["seeds"])
+    machine, count = result["machine"], len(result["seeds"])
+    versions = {"Python": machine["python"], **machine.get("packages", {})}
+    made = [plural(count, getattr(study, "REPLICATE", "seed")), machine.get("cpu", "")]
+    made += [*(f"{name} {version}" for name, version in versions.items()), result["made"]]
     lines = [
         f"# {title}",
         "",
         f"Claim: {study.CLAIM}",
         "",
-        f"Rows: {', '.join(f'`{row}`' for row in result['rows'])}. Made by `{result['command']}`, "
-        f"{count} seed{'' if count == 1 else 's'}, {cpu}, {result['made']}.",
+        f"Rows: {', '.join(f'`{row}`' for row in result['rows'])}. Made by `{result['command']}`: "
+        f"{', '.join(filter(None, made))}.",
     ]
     charts: dict[str, str] = {}
     for section in study.show(result["seeds"]):
@@ -34,6 +41,19 @@ def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, st
         for block in section.blocks:
             lines += ["", "```", block, "```"]
     return "\n".join(lines) + "\n", charts
+
+
+def with_interval(values: Sequence[float], digits: int = 3) -> str:
+    """A mean and half its 95% t interval."""
+    if len(values) < 2:
+        return f"{mean(values):.{digits}f}"
+    low, high = interval(values)
+    return f"{mean(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """One paragraph: a list."""
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def markdown_table(table: dict[str, Any]) -> list[str]:

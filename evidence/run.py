@@ -9,6 +9,8 @@ A study is a file of this folder. It has a docstring (its title is the first lin
     show(seeds)          sections of the page, from the measured seeds alone
     TIMED                names of fields that hold times, which no check compares (optional)
     TOLERANCE            relative difference at which a number counts as changed (optional)
+    REPLICATE            what a seed is, where it is not one: "fold" (optional)
+    PACKAGES             the packages beside torch that the numbers depend on; their versions are recorded (optional)
 
 `docs/evidence/NAME/` holds `results.json` (raw results, machine, command, and what `measure(0, "small")` gave then),
 `page.md` and its charts. A page is stale when the small measurement gives other numbers, never because a file changed.
@@ -19,7 +21,9 @@ of the two differs. A run that was stopped goes on after the seeds it finished.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
+import importlib.metadata
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -31,10 +35,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "evidence"
 WORK = ROOT / "studies" / "evidence"
 RESULTS, PAGE = "results.json", "page.md"
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+# A study may have a package's name (sentencepiece): this folder must not be where packages are looked for.
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() != ROOT / "evidence")]
 
-from _page import render  # noqa: E402
-
+from evidence._page import render  # noqa: E402
 from llmanac.core import files  # noqa: E402
 from llmanac.core.device import machine  # noqa: E402
 from llmanac.core.errors import DataError, nearest  # noqa: E402
@@ -49,11 +53,7 @@ def load(name: str) -> ModuleType:
     """The module of a study. Raises DataError where there is none of that name."""
     if name not in names():
         raise DataError(f"no study {name!r}{nearest(name, names())}; `python evidence/run.py --list` names them")
-    spec = importlib.util.spec_from_file_location(f"evidence_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"evidence.{name}")
 
 
 def run(name: str, seeds: int | None = None, pages: Path = PAGES, work: Path = WORK) -> Path:
@@ -70,12 +70,17 @@ def run(name: str, seeds: int | None = None, pages: Path = PAGES, work: Path = W
         "study": name,
         "rows": list(study.ROWS),
         "command": f"make evidence STUDY={name}",
-        "machine": machine(),
+        "machine": {
+            **machine(),
+            "packages": {n: importlib.metadata.version(n) for n in getattr(study, "PACKAGES", ())},
+        },
         "made": datetime.now(UTC).strftime("%Y-%m-%d"),
         "seeds": found,
         "small": study.measure(0, "small"),
     }
-    return write(study, result, pages / name)
+    page = write(study, result, pages / name)
+    shutil.rmtree(work / name)
+    return page
 
 
 def write(study: ModuleType, result: dict[str, Any], folder: Path) -> Path:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-_TOOL = Path(__file__).resolve().parent.parent / "tools" / "gettext_catalogues.py"
+_TOOL = Path(__file__).resolve().parent.parent / "evidence" / "_messages.py"
 
 
 def messages(language: str) -> dict[str, str]:
     """English -> the language's text."""
     pytest.importorskip("django")
-    found = importlib.util.spec_from_file_location("gettext_catalogues", _TOOL)
+    found = importlib.util.spec_from_file_location("evidence_messages", _TOOL)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)

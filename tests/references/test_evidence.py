@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "evidence"))
-import run as evidence
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+from evidence import run as evidence
+from llmanac.core import catalogue
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -16,6 +17,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", evidence.names())
 def test_a_kept_page_is_not_stale(name: str) -> None:
     assert evidence.changed(name) == []
+
+
+def test_rows_and_studies_name_each_other() -> None:
+    spoken = {(row, f"docs/evidence/{name}/page.md") for name in evidence.names() for row in evidence.load(name).ROWS}
+    rows = catalogue.rows()
+    assert {row for row, _ in spoken} <= set(rows)
+    pages = {page for _, page in spoken}
+    assert {(row, entry.claim) for row, entry in rows.items() if entry.claim in pages} <= spoken
 
 
 def test_what_differs_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Real text in a hundred languages: the messages of Django's gettext catalogues, which its wheel carries."""
+"""Real text that is at hand: Django's messages in a hundred languages, the standard library's documentation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from llmanac.core.spec import make_method
+from llmanac.data.collect import collect
 
 
 @cache
@@ -23,6 +26,12 @@ def messages(language: str) -> dict[str, str]:
         for english, text in entries(path.read_text("utf-8")):
             found.setdefault(english, text)
     return found
+
+
+def documentation() -> list[str]:
+    """English: the help topics and docstrings of the standard library."""
+    source = make_method("source", {"name": "python-docs"})
+    return [document.text for document in collect(source, held_out=0.05).train]
 
 
 def entries(text: str) -> Iterator[tuple[str, str]]:
