@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import gettext
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +28,47 @@ def messages(language: str) -> dict[str, str]:
         for english, text in entries(path.read_text("utf-8")):
             found.setdefault(english, text)
     return found
+
+
+CODES = "ar bg ca cs da de el en es et fa fi fr he hi hu id it ja ko lt lv nl pl pt ro ru sk sv th tr uk vi zh"
+FOLDERS = {"zh_Hans": "zh", "pt_BR": "pt"}
+
+
+def compiled(pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The compiled catalogues whose path matches: English -> translation.
+
+    Raises:
+        ImportError: Django is not installed.
+    """
+    import django
+
+    for path in sorted(Path(django.__file__).parent.rglob(pattern)):
+        with open(path, "rb") as handle:
+            yield path, gettext.GNUTranslations(handle)._catalog  # type: ignore[attr-defined]
+
+
+def passages(size: int = 300) -> dict[str, list[str]]:
+    """Pieces of about `size` characters of Django's messages, by language."""
+    out: dict[str, list[str]] = defaultdict(list)
+    english: set[str] = set()
+    for path, catalogue in compiled("LC_MESSAGES/django.mo"):
+        code = FOLDERS.get(path.parts[-3], path.parts[-3])
+        pairs = [(k, v) for k, v in catalogue.items() if isinstance(k, str) and k and isinstance(v, str) and k != v]
+        english |= {k for k, _ in pairs}
+        if code in CODES.split():
+            out[code] += pieces((v for _, v in pairs), size)
+    out["en"] = pieces(sorted(english), size)
+    return out
+
+
+def pieces(lines: Iterable[str], size: int) -> list[str]:
+    made, run = [], ""
+    for line in lines:
+        run += line + "\n"
+        if len(run) >= size:
+            made.append(run)
+            run = ""
+    return made
 
 
 def documentation() -> list[str]:

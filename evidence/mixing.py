@@ -8,8 +8,6 @@ mixture and seed, the same number of tokens each, scored on held-out text of eve
 from __future__ import annotations
 
 import dataclasses
-import gettext
-import importlib.util
 import random
 import statistics
 import tempfile
@@ -17,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence._messages import compiled
 from llmanac.core import files
-from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.data.clean import clean
 from llmanac.data.dedup import drop_duplicates
@@ -79,18 +77,12 @@ def made_up() -> dict[str, list[Document]]:
 
 def messages() -> Iterator[Document]:
     """One document a catalogue: its translated messages, a line or more each."""
-    found = importlib.util.find_spec("django")
-    if found is None or not found.submodule_search_locations:
-        raise DataError("django is not installed, whose message catalogues are a domain; pip install 'llmanac[bench]'")
-    for path in sorted(Path(found.submodule_search_locations[0]).rglob("*.mo")):
+    for path, catalogue in compiled("*.mo"):
         language = path.parts[-3]
-        if language not in LANGUAGES:
-            continue
-        with open(path, "rb") as handle:
-            catalogue = gettext.GNUTranslations(handle)._catalog  # type: ignore[attr-defined]
-        texts = dict.fromkeys(str(text) for key, text in catalogue.items() if key and text)
-        name = "/".join(path.parts[-5:-3])
-        yield Document(f"{name}/{language}/{path.stem}", "\n".join(texts), f"{name}/{path.stem}")
+        if language in LANGUAGES:
+            texts = dict.fromkeys(str(text) for key, text in catalogue.items() if key and text)
+            name = "/".join(path.parts[-5:-3])
+            yield Document(f"{name}/{language}/{path.stem}", "\n".join(texts), f"{name}/{path.stem}")
 
 
 def domains() -> dict[str, list[Document]]:
