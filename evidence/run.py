@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "evidence"
 WORK = ROOT / "studies" / "evidence"
 RESULTS, PAGE = "results.json", "page.md"
+NOISE = 0.01  # numbers below it are compared as if they were so large: differences of nearly equal ones are rounding
 # A study may have a package's name (sentencepiece): this folder must not be where packages are looked for.
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() != ROOT / "evidence")]
 
@@ -59,6 +60,8 @@ def load(name: str) -> ModuleType:
 def run(name: str, seeds: int | None = None, pages: Path = PAGES, work: Path = WORK) -> Path:
     """Measure every seed that is not there yet, then write the page. Returns the page's path."""
     study = load(name)
+    if study.SEEDS == 1 and seeds not in (None, 1):
+        raise DataError(f"--seeds: {name} measures one seed, and its page shows one")
     found = []
     for seed in range(seeds or study.SEEDS):
         place = work / name / f"{seed}.json"
@@ -124,7 +127,7 @@ def differences(kept: Any, found: Any, study: ModuleType, path: str = "small") -
         ]
     if isinstance(kept, float) and isinstance(found, (int, float)):
         tolerance = getattr(study, "TOLERANCE", 1e-6)
-        return [] if abs(kept - found) <= tolerance * max(abs(kept), abs(found)) else [path]
+        return [] if abs(kept - found) <= tolerance * max(abs(kept), abs(found), NOISE) else [path]
     return [] if kept == found else [path]
 
 

@@ -1,6 +1,4 @@
-"""Counting against neural models on the same words and the same split, and where the difference lies.
-
-    python -m llmanac.lab.ngram_neural TEXT --train-lines 35000 --lines 40000 --out FOLDER
+"""N-gram against neural models.
 
 A line is a sentence, a word what stands between white space; the vocabulary is that of the training lines. Every model
 reads the same ids. Beside time, size and perplexity three probes are made from the held-out lines:
@@ -16,12 +14,12 @@ The n-grams are KenLM's to six digits (`tests/references/test_ngram_kenlm.py`).
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
+import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks._pages import data_folder
+from evidence._page import bullets
 from llmanac.core.errors import DataError
-from llmanac.core.files import write_json, write_text
-from llmanac.core.progress import progress
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch
 from llmanac.lab.costs import model_bytes
+from llmanac.lab.report import Section, table
 from llmanac.models.lm.ngram import Ngram
 from llmanac.models.lm.ngram import Spec as NgramSpec
 from llmanac.models.ngrams import words
@@ -44,13 +43,19 @@ from llmanac.objectives.autoregressive import Spec as Autoregressive
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train
 
+ROWS = ("compare/ngram-neural",)
+CLAIM = "neural models share strength between like words and use gapped context, which counting cannot; they cost more"
+SEEDS = 1
+TIMED, TOLERANCE = ("seconds",), 1e-3  # float32 training
+TEXT, TRAIN_LINES, LINES, EPOCHS = "tinyshakespeare.txt", 35_000, 40_000, 2  # the split of KenLM's golden figures
+
 ORDERS = (2, 3, 5)
 NEURAL = {
     "feedforward": {"name": "feedforward", "order": 5, "dim": 32, "hidden": 32},
     "transformer": {"name": "transformer", "dim": 32, "layers": 2, "max_length": 256, "blocks": [
         {"name": "pre-norm", "ffn": {"name": "swiglu", "width": 64}, "mixer": {"name": "multi-head", "heads": 2}}]},
 }  # fmt: skip
-ROWS = 128  # lines of a training step
+STEP_LINES = 128  # of training
 CONTEXT = 12  # words before a target that a probe shows
 POSITIONS = 3000  # held-out places that the gapped probe looks at
 DISTANCES = (1, 2, 3, 4)
@@ -70,7 +75,7 @@ def read(path: Path, train_lines: int, lines: int) -> tuple[Split, bytes, bytes]
     """The split, and the bytes of both parts. Raises DataError where the text has too few lines."""
     found = path.read_bytes().split(b"\n")[:lines]
     if len(found) <= train_lines:
-        raise DataError(f"{path}: {len(found):,} lines; --train-lines {train_lines:,} leaves none to test on")
+        raise DataError(f"{path}: {len(found):,} lines; {train_lines:,} to train on leave none to test on")
     first, rest = (b"\n".join(part) + b"\n" for part in (found[:train_lines], found[train_lines:]))
     vocabulary, ids, place = words.read_text_bytes(first)
     asked, asked_place = words.known_ids(rest, vocabulary)
@@ -83,17 +88,17 @@ def rows_of(ids: np.ndarray, place: np.ndarray) -> list[np.ndarray]:
 
 
 class Lines:
-    """Training sentences in shuffled epochs, `ROWS` a step; those with nothing but marks left in."""
+    """Training sentences in shuffled epochs, `STEP_LINES` a step; those with nothing but marks left in."""
 
     def __init__(self, rows: Sequence[np.ndarray], seed: int) -> None:
         self.rows, self.seed, self.step = rows, seed, 0
-        self.each = len(rows) // ROWS
+        self.each = len(rows) // STEP_LINES
 
     def __next__(self) -> list[np.ndarray]:
         epoch, at = divmod(self.step, self.each)
         order = numpy_generator(self.seed, "lines", epoch).permutation(len(self.rows))
         self.step += 1
-        return [self.rows[i].astype(np.int64) for i in order[at * ROWS : (at + 1) * ROWS]]
+        return [self.rows[i].astype(np.int64) for i in order[at * STEP_LINES : (at + 1) * STEP_LINES]]
 
     def cursor(self) -> dict[str, Any]:
         """Where it stands."""
@@ -109,7 +114,7 @@ def neural(name: str, split: Split, epochs: int, seed: int, folder: Path) -> tup
     model = make_method("lm", NEURAL[name]).build(vocab_size=len(split.vocabulary)).initialise(seed)
     source = Lines(split.train, seed)
     spec = TrainSpec(
-        steps=epochs * source.each, length=16, batch_tokens=16 * ROWS, micro_batch=ROWS, dtype="float32",
+        steps=epochs * source.each, length=16, batch_tokens=16 * STEP_LINES, micro_batch=STEP_LINES, dtype="float32",
         attention="sdpa", compile="never", checkpoint_every=10**9,
         optimizer=make_method("optimizer", {"name": "adamw", "lr": 5e-3}),
     )  # fmt: skip
@@ -204,31 +209,33 @@ def swaps(split: Split, seed: int) -> dict[str, list[np.ndarray]]:
     return out
 
 
-def gaps(split: Split, seed: int) -> Iterator[tuple[int, str, list[np.ndarray], list[np.ndarray]]]:
+def gaps(
+    split: Split, seed: int, positions: int = POSITIONS
+) -> Iterator[tuple[int, str, list[np.ndarray], list[np.ndarray]]]:
     """(distance, nearer words `kept` or `random`, rows with the word at that distance, rows with a random one)."""
     rng = numpy_generator(seed, "gaps")
     stream = np.concatenate(split.train)
     pool = stream[stream > 2]
     most = max(DISTANCES)
     every = [(r, i) for r, row in enumerate(split.test) for i in range(most + 1, len(row)) if row[i] != 0]
-    chosen = [every[j] for j in rng.permutation(len(every))[:POSITIONS]]
+    chosen = [every[j] for j in rng.permutation(len(every))[:positions]]
     drawn = rng.choice(pool, (len(chosen), most))
     for near in ("kept", "random"):
         for d in DISTANCES:
             with_it, without = [], []
-            for (r, i), random in zip(chosen, drawn, strict=True):
+            for (r, i), others in zip(chosen, drawn, strict=True):
                 row = split.test[r][max(0, i - CONTEXT) : i + 1].copy()
                 if near == "random":
                     for j in range(1, d):
-                        row[-1 - j] = random[j - 1]
+                        row[-1 - j] = others[j - 1]
                 with_it.append(row)
                 other = row.copy()
-                other[-1 - d] = random[d - 1]
+                other[-1 - d] = others[d - 1]
                 without.append(other)
             yield d, near, with_it, without
 
 
-def measure(model: Any, split: Split, classes: np.ndarray, seed: int) -> dict[str, Any]:
+def probed(model: Any, split: Split, classes: np.ndarray, seed: int, positions: int) -> dict[str, Any]:
     """Perplexities and probes of one model."""
     targets = np.concatenate([row[1:] for row in split.test])
     nats = losses(model, split.test)
@@ -245,7 +252,7 @@ def measure(model: Any, split: Split, classes: np.ndarray, seed: int) -> dict[st
         "swap": {name: float(values.mean()) for name, values in asked.items()},
         "gapped": {},
     }
-    for d, near, with_it, without in gaps(split, seed):
+    for d, near, with_it, without in gaps(split, seed, positions):
         told = losses(model, without, last_only=True) - losses(model, with_it, last_only=True)
         error = float(told.std(ddof=1) / math.sqrt(len(told)))
         out["gapped"][f"{d} {near}"] = [float(told.mean()), error]
@@ -253,110 +260,169 @@ def measure(model: Any, split: Split, classes: np.ndarray, seed: int) -> dict[st
     return out
 
 
-def study(
-    path: Path, train_lines: int, lines: int, epochs: int, seed: int, say: Callable[[str], None]
-) -> dict[str, Any]:
+def compared(path: Path, train_lines: int, lines: int, epochs: int, seed: int, positions: int) -> dict[str, Any]:
     """The whole comparison as plain data."""
-    split, first, rest = read(path, train_lines, lines)
+    split, first, _ = read(path, train_lines, lines)
     smoothing = make_method("smoothing", "modified-kneser-ney")
-    result: dict[str, Any] = {
-        "text": path.name, "train_lines": train_lines, "lines": lines, "epochs": epochs, "seed": seed,
-        "words": len(split.vocabulary), "train_tokens": int(sum(len(r) - 1 for r in split.train)),
-        "test_tokens": int(sum(len(r) - 1 for r in split.test)), "models": {},
-    }  # fmt: skip
+    made: dict[str, tuple[Any, float]] = {}
     classes: np.ndarray | None = None
-    with tempfile.TemporaryDirectory() as name, progress("compare", len(ORDERS) + len(NEURAL), "models") as bar:
-        text = Path(name) / "train.txt"
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "train.txt"
         text.write_bytes(first)
-        made: dict[str, tuple[Any, float, dict[str, Any]]] = {}
         for order in ORDERS:
             start = time.perf_counter()
             counted = words.train([text], order, smoothing.build())
             seconds = time.perf_counter() - start
-            score = counted.score(rest)
-            extra = {
-                "perplexity_including_oov": score.perplexity,
-                "perplexity_excluding_oov": score.perplexity_of_known,
-            }
             spec = NgramSpec(order=order, smoothing=smoothing)
-            made[f"{order}-gram"] = (Ngram(spec, len(split.vocabulary), counted.trie), seconds, extra)
+            made[f"{order}-gram"] = (Ngram(spec, len(split.vocabulary), counted.trie), seconds)
             classes = seen_classes(split, counted.trie) if order == 3 else classes
-        assert classes is not None
         for kind in NEURAL:
-            model, seconds = neural(kind, split, epochs, seed, Path(name))
-            made[kind] = (model, seconds, {})
-        result["tokens_of_class"] = {str(k): int((classes == k).sum()) for k in (1, 2, 3)}
-        result["swapped"] = len(swaps(split, seed)["like"])
-        pairs = similar_words(split)[:8]
-        result["pairs"] = [[split.vocabulary[w].decode("utf-8", "replace") for w in pair[:2]] for pair in pairs]
-        for label, (model, seconds, extra) in made.items():
-            found = measure(model, split, classes, seed)
+            made[kind] = neural(kind, split, epochs, seed, Path(folder))
+        assert classes is not None
+        models = {}
+        for label, (model, seconds) in made.items():
             costs = {"seconds": seconds, "bytes": model_bytes(model), "parameters": model.parameter_count()}
-            result["models"][label] = costs | extra | found
-            say(f"{label}: perplexity {found['perplexity']:.1f}")
-            bar.advance()
-    return result
+            models[label] = {**costs, **probed(model, split, classes, seed, positions)}
+    pairs = similar_words(split)[:8]
+    return {
+        "text": path.name, "train_lines": train_lines, "lines": lines, "epochs": epochs, "seed": seed,
+        "words": len(split.vocabulary), "train_tokens": int(sum(len(r) - 1 for r in split.train)),
+        "test_tokens": int(sum(len(r) - 1 for r in split.test)), "models": models,
+        "tokens_of_class": {str(k): int((classes == k).sum()) for k in (1, 2, 3)},
+        "swapped": len(swaps(split, seed)["like"]),
+        "pairs": [[split.vocabulary[w].decode("utf-8", "replace") for w in pair[:2]] for pair in pairs],
+    }  # fmt: skip
 
 
-def page(result: dict[str, Any], command: str) -> str:
-    """The result as Markdown tables."""
+def measure(seed: int, size: str) -> dict[str, Any]:
+    """Costs, perplexities and probes of every model."""
+    if size == "small":
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "made up"
+            path.write_text(made_up(), "utf-8")
+            return compared(path, 650, 800, 2, seed, 60)
+    folder_of_texts = data_folder()
+    if folder_of_texts is None:
+        raise DataError(f"LLMANAC_SHARED_DATA: must name the folder that has text/{TEXT}")
+    return compared(folder_of_texts / "text" / TEXT, TRAIN_LINES, LINES, EPOCHS, seed, POSITIONS)
+
+
+def made_up(lines: int = 900) -> str:
+    """Two kings and two queens who do the same things, so that likeness can be found."""
+    rng, out = random.Random(0), []
+    doing = ["eats the bread", "drinks the wine", "leaves the hall", "calls the guard", "sings", "waits there"]
+    for _ in range(lines):
+        who = rng.choice(["john", "henry", "mary", "anne", "nobody"])
+        title, what = "sir" if who in ("john", "henry") else "lady", rng.choice(doing)
+        if (who, what) not in (("henry", "sings"), ("anne", "waits there")):  # so that a swap can be new
+            out.append(f"{title} {who} {what} {rng.choice(['now', 'again'])}")
+    return "\n".join(out) + "\n"
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    """The page."""
+    (result,) = seeds
     models = result["models"]
-
-    def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(r)} |" for r in rows)]
-        return "\n".join(lines) + "\n"
-
-    parts = [
-        "# Counting against neural models: same words, same split\n",
-        f"`{command}`\n",
+    costs = [
+        [label, f"{m['seconds']:.2f} s", f"{m['bytes'] / 1e6:.1f} MB", f"{m['parameters']:,}", f"{m['perplexity']:.1f}"]
+        for label, m in models.items()
+    ]
+    seen = [[label, *("-" if v is None else f"{v:.1f}" for v in m["seen"].values())] for label, m in models.items()]
+    swapped = [
+        [label, *(f"{m['swap'][k]:.3f}" for k in ("original", "like", "random")), saved(m, 3)]
+        for label, m in models.items()
+    ]
+    told = [
+        table(
+            [f"nearer words {near}", *(f"d = {d}" for d in DISTANCES)],
+            [[label, *(told_at(m, d, near) for d in DISTANCES)] for label, m in models.items()],
+        )
+        for near in ("kept", "random")
+    ]
+    classes = [f"{k}-gram seen ({n:,})" for k, n in result["tokens_of_class"].items()]
+    about = (
         f"{result['text']}: {result['train_lines']:,} lines to train ({result['train_tokens']:,} tokens, "
-        f"{result['words']:,} words), {result['lines'] - result['train_lines']:,} to test "
-        f"({result['test_tokens']:,} tokens). N-grams: modified Kneser-Ney. Neural models: {result['epochs']} passes, "
-        f"seed {result['seed']}.\n",
-        "## Cost and quality (perplexity of words that training knows)\n",
-        table(["", "training", "bytes", "numbers", "perplexity"], [
-            [label, f"{m['seconds']:.2f} s", f"{m['bytes'] / 1e6:.1f} MB", f"{m['parameters']:,}",
-             f"{m['perplexity']:.1f}"]
-            for label, m in models.items()]),
-        "## By the longest n-gram (up to 3) that training saw\n",
-        table(["", *(f"{k}-gram seen ({n:,})" for k, n in result["tokens_of_class"].items())], [
-            [label, *("-" if v is None else f"{v:.1f}" for v in m["seen"].values())] for label, m in models.items()]),
-        f"## A word swapped for the one most like it ({result['swapped']:,} places), nats of the next word\n",
-        "Pairs such as " + ", ".join("/".join(p) for p in result["pairs"][:5]) + ".\n",
-        table(["", "as it was", "like word", "random word", "what likeness saves"], [
-            [label, *(f"{m['swap'][k]:.3f}" for k in ("original", "like", "random")),
-             f"{m['swap']['random'] - m['swap']['like']:+.3f} ± {1.96 * m['swap']['standard_error']:.3f}"]
-            for label, m in models.items()]),
-        "## What the word d places back tells, in nats\n",
-    ]  # fmt: skip
-    for near, said in (("kept", "The nearer words as they are:\n"), ("random", "The nearer words random (gapped):\n")):
-        rows = []
-        for label, m in models.items():
-            told = [m["gapped"][f"{d} {near}"] for d in DISTANCES]
-            rows.append([label, *(f"{mean:+.3f} ± {1.96 * error:.3f}" for mean, error in told)])
-        parts += [said, table(["", *(f"d = {d}" for d in DISTANCES)], rows)]
-    return "\n".join(parts)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command of the module's docstring."""
-    parser = argparse.ArgumentParser(description="N-grams against neural models on the same words.")
-    parser.add_argument("text", type=Path)
-    parser.add_argument("--train-lines", type=int, default=35_000)
-    parser.add_argument("--lines", type=int, default=40_000)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("studies/ngram_neural"))
-    asked = parser.parse_args(arguments)
-    result = study(asked.text, asked.train_lines, asked.lines, asked.epochs, asked.seed, print)
-    command = (
-        f"python -m llmanac.lab.ngram_neural {asked.text.name} --train-lines {asked.train_lines} --lines {asked.lines} "
-        f"--epochs {asked.epochs} --seed {asked.seed}"
+        f"{result['words']:,} words), {result['lines'] - result['train_lines']:,} to test ({result['test_tokens']:,} "
+        "tokens). The n-grams (modified Kneser-Ney) have KenLM's perplexities to six digits, which the reference test "
+        "checks by the very function that scores the neural models. Those are small (32 wide, "
+        f"{result['epochs']} passes over the text). Seconds are of a machine that did other things too: a bound, not a "
+        "rate. How the probes are made is said at the head of `evidence/ngram_neural.py`."
     )
-    write_json(asked.out / "results.json", result)
-    write_text(asked.out / "page.md", page(result, command))
-    print(f"page: {asked.out / 'page.md'}")
+    pairs = "Pairs such as " + ", ".join("/".join(pair) for pair in result["pairs"][:5]) + ". Nats of the next word."
+    return [
+        Section("", [about]),
+        Section("What the numbers say", findings(result)),
+        Section(
+            "Cost and quality (perplexity of words that training knows)",
+            [],
+            [table(["", "training", "bytes", "numbers", "perplexity"], costs)],
+        ),
+        Section("By the longest n-gram (up to 3) that training saw", [], [table(["", *classes], seen)]),
+        Section(
+            f"A word swapped for the one most like it ({result['swapped']:,} places)",
+            [pairs],
+            [table(["", "as it was", "like word", "random word", "what likeness saves"], swapped)],
+        ),
+        Section(
+            "What the word d places back tells, in nats", ["Nearer words as they are, then random (gapped)."], told
+        ),
+    ]
 
 
-if __name__ == "__main__":
-    main()
+def saved(model: Mapping[str, Any], digits: int = 2) -> str:
+    swap = model["swap"]
+    return f"{swap['random'] - swap['like']:+.{digits}f} ± {1.96 * swap['standard_error']:.{digits}f}"
+
+
+def told_at(model: Mapping[str, Any], distance: int, near: str) -> str:
+    mean, error = model["gapped"][f"{distance} {near}"]
+    return f"{mean:+.3f} ± {1.96 * error:.3f}"
+
+
+def findings(result: Mapping[str, Any]) -> list[str]:
+    """What the probes show, and where that contradicts the claim or is weaker than it."""
+    models, classes = result["models"], result["tokens_of_class"]
+    two, three, five = (models[f"{order}-gram"] for order in ORDERS)
+    forward, transformer = models["feedforward"], models["transformer"]
+    slower = [
+        neural["seconds"] / counted["seconds"] for neural in (forward, transformer) for counted in (two, three, five)
+    ]
+    smaller = "below" if transformer["bytes"] < three["bytes"] else "above"
+    shown = [
+        f"**Training time.** The neural models' passes took {min(slower):,.0f} to {max(slower):,.0f} times as long as "
+        "counting.",
+        f"**Bytes.** From order 2 to 5 the size grows {five['bytes'] / two['bytes']:.1f} times; perplexity falls by "
+        f"{1 - five['perplexity'] / two['perplexity']:.0%}. The transformer is {smaller} the 3-gram.",
+        f"**Seen and unseen.** Where training saw the trigram ({classes['3']:,} tokens) the 3-gram has perplexity "
+        f"{three['seen']['3']:.1f}, the transformer {transformer['seen']['3']:.1f}. Where it saw not even the bigram "
+        f"({classes['1']:,} tokens) it is {three['seen']['1']:,.0f} against {transformer['seen']['1']:,.0f}. The sums "
+        "hide that.",
+        f"**Synonym swap.** A word is replaced by the one most like it in training, in {result['swapped']:,} places "
+        "where the next word had followed the first and never the second. Against a random word of like frequency, "
+        f"likeness saves the transformer {saved(transformer)} nats, the feed-forward model {saved(forward)}, the "
+        f"3-gram {saved(three)}, the 5-gram {saved(five)}. The bigram saves {saved(two)}: like words have like "
+        "back-off weights, which is all that it can carry over.",
+        "**Gapped context.** With the nearer words random, the word two places back tells the 3-gram "
+        f"{told_at(three, 2, 'random')} nats and the feed-forward model {told_at(forward, 2, 'random')}.",
+    ]
+    against = []
+    best = min(two["perplexity"], three["perplexity"], five["perplexity"])
+    if min(forward["perplexity"], transformer["perplexity"]) > best:
+        against.append(
+            '"Neural models are better" does not hold at this size of text: beside the best n-gram the feed-forward '
+            f"model is {forward['perplexity'] / best - 1:.0%} worse in perplexity, the transformer "
+            f"{transformer['perplexity'] / best - 1:.0%}. What the cost buys is where the loss falls, not its sum."
+        )
+    mean, error = transformer["gapped"]["2 random"]
+    if mean <= 1.96 * error + 5e-4:
+        against.append(
+            f"The transformer is not shown to use a gap here: {told_at(transformer, 2, 'random')} nats at two places. "
+            "Lines are 6 words long and training was short."
+        )
+    mean, error = five["gapped"]["3 kept"]
+    if mean <= 1.96 * error:
+        against.append("The 5-gram gains nothing from the words three and four places back either.")
+    return [
+        bullets(shown),
+        *(["Where this contradicts the claim, or is weaker than it:", bullets(against)] if against else []),
+    ]
