@@ -29,7 +29,8 @@ def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, st
     ]
     charts: dict[str, str] = {}
     for section in study.show(result["seeds"]):
-        lines += ["", f"## {section.title}"] if section.title else []
+        if section.title:  # one that begins with # is below the section before it
+            lines += ["", f"##{section.title}" if section.title.startswith("#") else f"## {section.title}"]
         for paragraph in section.paragraphs:
             lines += ["", paragraph]
         for table in section.tables:

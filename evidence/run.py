@@ -7,7 +7,7 @@ A study is a file of this folder. It has a docstring (its title is the first lin
     SEEDS                how many seeds a run takes
     measure(seed, size)  one replicate as JSON data; size is "full", or "small" for a check of under two seconds
     show(seeds)          sections of the page, from the measured seeds alone
-    TIMED                names of fields that hold times, which no check compares (optional)
+    TIMED                names of fields that no check compares: times, and what ties or peers decide (optional)
     TOLERANCE            relative difference at which a number counts as changed (optional)
     REPLICATE            what a seed is, where it is not one: "fold" (optional)
     PACKAGES             the packages beside torch that the numbers depend on; their versions are recorded (optional)

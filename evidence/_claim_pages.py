@@ -1,15 +1,14 @@
-"""One page a claim, from `claims.json` alone: the claim, the numbers with their intervals, and the verdict."""
+"""What the study of classifiers shows: each claim, the numbers with their intervals, and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from llmanac.core import files
 from llmanac.lab._svg import nice_number
-from llmanac.lab.classification.page import between, curve_chart, render_page, share, spread
+from llmanac.lab.classification.page import between, curve_chart, share, spread
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 
@@ -17,18 +16,15 @@ Found = Mapping[str, Any]
 ACCURACY = ("", "accuracy", "95% over seeds")
 
 
-def write_pages(folder: Path, found: Found) -> list[Path]:
-    """Write every page into a folder; returns their paths."""
+def claims(found: Found) -> list[Section]:
+    """Every claim with its verdict, and below it what was measured."""
     out = []
-    for name, (title, claim, make) in PAGES.items():
-        verdict, sections = make(found)
-        sections = [*sections, Section("How to make this page again", [], [], [], [found["command"]])]
-        machine = found["machine"]
-        subtitle = (
-            f"Claim: {claim}. SST-2, {found['data']['train_rows']:,} training and {found['data']['test_rows']:,} test "
-            f"sentences; {found['seeds']} seeds; {machine.get('cpu', 'unknown machine')}."
-        )
-        out.append(files.write_text(folder / f"{name}.html", render_page(title, subtitle, verdict, sections)))
+    for title, claim, make in CLAIMS:
+        verdict, parts = make(found)
+        out += [
+            Section(title, [f"Claim: {claim}.", verdict]),
+            *(replace(part, title=f"# {part.title}") for part in parts),
+        ]
     return out
 
 
@@ -267,25 +263,26 @@ def _cross_entropy(found: Found) -> tuple[str, list[Section]]:
     return verdict, [Section("Peak bytes", ["2,048 rows, float32, forward and backward."], [table(heads, cells)])]
 
 
-PAGES = {
-    "rules": (
+CLAIMS = (
+    (
         "Rules",
         "no training data, fully interpretable; fails on conjugation, synonyms, negation, metaphor, a second language",
         _rules,
     ),
-    "bow": ("Bag of words", "improves with more data; no shared strength between similar words", _bow),
-    "cbow": ("Continuous bag of words", "similar words get close vectors and share strength", _cbow),
-    "deep_cbow": (
+    ("Bag of words", "improves with more data; no shared strength between similar words", _bow),
+    ("Continuous bag of words", "similar words get close vectors and share strength", _cbow),
+    (
         "Deep continuous bag of words",
-        "hidden layers learn combination features (\"don't love\") that cbow cannot",
+        'hidden layers learn combination features ("don\'t love") that cbow cannot',
         _deep,
     ),
-    "prompting": ("Prompting", "classification with no training", _prompting),
-    "fine_tuning": ("Fine-tuning", "learns from paired <X, Y>", _fine_tuning),
-    "embedding_lookup": (
-        "Embedding lookup", "one-hot cosine is 0 between distinct words; linear-probe accuracy, dense against sparse",
+    ("Prompting", "classification with no training", _prompting),
+    ("Fine-tuning", "learns from paired <X, Y>", _fine_tuning),
+    (
+        "Embedding lookup",
+        "one-hot cosine is 0 between distinct words; linear-probe accuracy, dense against sparse",
         _embedding,
     ),
-    "bce": ("Binary cross-entropy", "formula as given", _bce),
-    "cross_entropy": ("Cross-entropy", "the fused form needs a fraction of the memory", _cross_entropy),
-}  # fmt: skip
+    ("Binary cross-entropy", "formula as given", _bce),
+    ("Cross-entropy", "the fused form needs a fraction of the memory", _cross_entropy),
+)
