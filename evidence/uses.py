@@ -1,31 +1,28 @@
-"""What scoring, labelling and correcting text with small models is worth: measured on CoLA and SST-2, kept as a page.
+"""Scoring, labelling and correcting text with small language models.
 
-python tools/make_uses_corpus.py DATA corpus.jsonl labelled.jsonl       the text (no sentence of CoLA)
-llmanac run docs/evidence/uses/english.toml --folder runs/english                  a model of plain English
-llmanac run docs/evidence/uses/labelled.toml --folder runs/labelled                one of sentences with their labels
-llmanac run docs/evidence/uses/labelled.toml -s tokenizer.vocab_size=512 --budget 4m --folder runs/labelled-512
-python tools/make_uses_evidence.py runs DATA                  docs/evidence/uses/{uses.md,uses.json}
-
-The margin of corrections is chosen on sentences of CoLA's training part; everything reported is from its two dev parts.
+Three models are trained first, in `studies/uses`: of plain English without any sentence of CoLA, and two of SST-2's
+sentences with their labels. `LLMANAC_SHARED_DATA` names the folder that has cola/ and sst2/. The margin of corrections
+is chosen on sentences of CoLA's training part; everything reported is from its two dev parts.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from _uses_page import page
-from make_uses_corpus import labelled
 
-from llmanac.core.device import machine
-from llmanac.core.files import read_json, write_json, write_text
+from benchmarks._pages import data_folder
+from evidence import _uses_page
+from evidence._uses_corpus import PLAIN, labelled, with_labels, write
+from llmanac.core.errors import DataError
+from llmanac.core.files import read_json
 from llmanac.core.registry import build
 from llmanac.core.rng import seed_of
 from llmanac.evaluate import _english as english
@@ -36,9 +33,25 @@ from llmanac.evaluate.classify import TEMPLATES, classify
 from llmanac.evaluate.correct import Corrector
 from llmanac.evaluate.score import score
 from llmanac.generate.load import load_engine
+from llmanac.lab.report import Section
 from llmanac.metrics._auc import auc, share
 from llmanac.metrics.log_likelihood import log_likelihood, token_logprobs
+from llmanac.recipes.classification import small_language_model
+from llmanac.recipes.run import run
 
+ROWS = ("use/score", "use/classify", "use/correct", "metric/log-likelihood", "metric/perplexity")
+CLAIM = "a language model scores, labels and corrects text; perplexity is comparable only per byte"
+SEEDS = 1
+TIMED, TOLERANCE = ("seconds",), 1e-3  # float32 models
+
+HERE = Path(__file__).resolve().parent
+WORK = HERE.parent / "studies" / "uses"
+SENTENCES = 400  # that are labelled
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "english": ("english", {}),
+    "labelled": ("labelled", {}),
+    "labelled-512": ("labelled", {"tokenizer.vocab_size": 512, "budget": "4m"}),
+}
 MARGINS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 FORMS = ("perplexity", "word-perplexity", "byte-perplexity", "bits-per-byte")
 SAME = {"positive": "positive", "negative": "negative"}
@@ -47,6 +60,87 @@ ZERO_SHOT = {
     "direct": ("{text} It was {label}.", "{text} All in all, {label}.", "Review: {text} Verdict: {label}"),
     "channel": ("It was {label}. {text}", "All in all, {label}. {text}", "Verdict: {label} Review: {text}"),
 }
+
+
+def measure(seed: int, size: str) -> dict[str, Any]:
+    """Every section of the page."""
+    if size == "small":
+        return small()
+    data = data_folder()
+    if data is None or not (data / "cola").is_dir():
+        raise DataError("LLMANAC_SHARED_DATA: must name the folder that has cola/ and sst2/")
+    folders = {name: trained(name, data) for name in RUNS}
+    engines = {name: load_engine(folder) for name, folder in folders.items()}
+    parts = {n.replace("_", " "): cola(data / f"cola/{n}.tsv") for n in ("in_domain_dev", "out_of_domain_dev")}
+    train = random.Random(seed_of(seed, "margin")).sample(cola(data / "cola/in_domain_train.tsv")[0], 160)
+    with (WORK / "english.jsonl").open(encoding="utf-8") as lines:
+        known = Words.of((json.loads(line)["text"] for line in lines), least=3)
+    rows = random.Random(seed_of(seed, "sst2")).sample(list(labelled(data, "test")), SENTENCES)
+    asked = [text for _, text in labelled(data, "dev")]
+    about = {name: record(folder, engines[name]) for name, folder in folders.items()}
+    return {"models": about, **sections(engines, parts, rows, asked, known, train, MARGINS)}
+
+
+def small() -> dict[str, Any]:
+    """The same on a model of a few steps."""
+    good = [
+        f"The {a} {b} the {c} in the house."
+        for a in ("old man", "cat")
+        for b in ("sees", "likes")
+        for c in ("dog", "girl")
+    ]
+    bad = [sentence.replace("in the", "the in") for sentence in good]
+    model, tokenizer = small_language_model(
+        good * 4, steps=8, dim=32, layers=1, vocab_size=300, length=32, batch_tokens=128
+    )
+    engines = dict.fromkeys(RUNS, SimpleNamespace(model=model, tokenizer=tokenizer))
+    rows = [("positive" if "cat" in text else "negative", text) for text in good]
+    return sections(engines, {"made up": (good, bad)}, rows, good, Words.of(good * 3, least=3), good[:4], (0.0, 2.0))
+
+
+def trained(name: str, data: Path) -> Path:
+    """The folder of a finished run; one that was stopped goes on."""
+    recipe, patches = RUNS[name]
+    text, folder = WORK / f"{recipe}.jsonl", WORK / name
+    if not text.exists():
+        write(data, text, PLAIN if recipe == "english" else (with_labels,))
+    if not (folder / "results.json").exists():
+        changes = {**patches, "data.source.paths": [str(text)]}
+        run(HERE / f"uses_{recipe}.toml", changes, folder=folder, resume=folder.exists())
+    return folder
+
+
+def record(folder: Path, engine: Any) -> dict[str, Any]:
+    found = read_json(folder / "results.json")
+    return {
+        "parameters": engine.model.parameter_count(), "seconds": found["seconds"]["pretrain"],
+        "bits_per_byte": found["bits_per_byte"]["this model"], "trained_on": found["data"]["train"],
+    }  # fmt: skip
+
+
+def sections(
+    engines: dict[str, Any], parts: dict[str, tuple[list[str], list[str]]], rows: list[tuple[str, str]],
+    asked: list[str], known: Words, train: list[str], margins: Sequence[float],
+) -> dict[str, Any]:  # fmt: skip
+    engine, first = engines["english"], next(reversed(parts.values()))
+    own = {way: [TEMPLATES[way]] for way in TEMPLATES}
+    return {
+        "formula": measure_formula(engine, first[0][:60]),
+        "perplexity": measure_perplexity(engines, asked),
+        "score": measure_score(engine, parts),
+        "classify": {
+            "rows": len(rows),
+            "trained": measure_classify(engines["labelled"], rows, SAME, own),
+            "untrained": measure_classify(engine, rows, LABELS, ZERO_SHOT),
+        },
+        "correct": measure_correct(engine, known, train, parts, margins),
+    }
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    """The page."""
+    (found,) = seeds
+    return _uses_page.sections(found)
 
 
 def cola(path: Path) -> tuple[list[str], list[str]]:
@@ -249,20 +343,20 @@ class Remembering(Corrector):
         return [self.known[text] for text in texts]
 
 
-def measure_correct(engine: Any, words: Words, train: list[str], parts: Any) -> dict[str, Any]:
+def measure_correct(
+    engine: Any, words: Words, train: list[str], parts: Any, margins: Sequence[float]
+) -> dict[str, Any]:
     def with_margin(margin: float) -> Corrector:
         return Remembering(engine.model, engine.tokenizer, words, margin=margin)
 
+    Remembering.known.clear()
     tuning = {}
     pairs = corrupted(train, "train")
-    for margin in MARGINS:
+    for margin in margins:
         corrector = with_margin(margin)
         measured = measure_pairs(corrector, pairs)
         clean = flagged(corrector, train)
         tuning[margin] = {**measured, "clean sentences changed": [clean, len(train)]}
-        print(
-            f"margin {margin}: F0.5 {measured['f0.5']:.3f}, {clean} of {len(train)} clean sentences changed", flush=True
-        )
     best = max(tuning, key=lambda margin: tuning[margin]["f0.5"])
     corrector, found = with_margin(best), {}
     for name, (good, bad) in parts.items():
@@ -274,56 +368,3 @@ def measure_correct(engine: Any, words: Words, train: list[str], parts: Any) -> 
             "detection": f_half(caught, caught + false, len(bad)),
         }
     return {"margins": {str(k): v for k, v in tuning.items()}, "margin": best, "parts": found}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="the folder that holds english, labelled and labelled-512")
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--corpus", type=Path, default=Path("corpus.jsonl"), help="the text that gives the known words")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "docs/evidence/uses")
-    parser.add_argument("--rows", type=int, default=400, help="sentences that are labelled")
-    parser.add_argument("--only", help="measure these sections again, e.g. score,classify, and keep the others")
-    given = parser.parse_args(arguments)
-    names = [name for name in ("english", "labelled", "labelled-512") if (given.runs / name).is_dir()]
-    engines = {name: load_engine(given.runs / name) for name in names}
-    engine = engines["english"]
-    parts = {n.replace("_", " "): cola(given.data / f"cola/{n}.tsv") for n in ("in_domain_dev", "out_of_domain_dev")}
-    train = random.Random(seed_of(0, "margin")).sample(cola(given.data / "cola/in_domain_train.tsv")[0], 160)
-    known = Words.of((json.loads(line)["text"] for line in given.corpus.open(encoding="utf-8")), least=3)
-    rows = random.Random(seed_of(0, "sst2")).sample(list(labelled(given.data, "test")), given.rows)
-    sections: dict[str, Callable[[], Any]] = {
-        "machine": machine,
-        "models": lambda: {name: about(given.runs / name, engine) for name, engine in engines.items()},
-        "formula": lambda: measure_formula(engine, parts["out of domain dev"][0][:60]),
-        "perplexity": lambda: measure_perplexity(engines, [text for _, text in labelled(given.data, "dev")]),
-        "score": lambda: measure_score(engine, parts),
-        "classify": lambda: {
-            "rows": given.rows,
-            "trained": measure_classify(engines["labelled"], rows, SAME, {way: [TEMPLATES[way]] for way in TEMPLATES}),
-            "untrained": measure_classify(engine, rows, LABELS, ZERO_SHOT),
-        },
-        "correct": lambda: measure_correct(engine, known, train, parts),
-    }
-    target = given.out / "uses.json"
-    result = read_json(target) if target.is_file() and given.only else {}
-    for name, measure in sections.items():
-        if not given.only or name in given.only.split(","):
-            result[name] = measure()
-            write_json(target, result)
-    if sections.keys() <= result.keys():
-        text = page(result)
-        write_text(given.out / "uses.md", text)
-        print(text)
-
-
-def about(folder: Path, engine: Any) -> dict[str, Any]:
-    record = read_json(folder / "results.json")
-    return {
-        "parameters": engine.model.parameter_count(), "seconds": record["seconds"]["pretrain"],
-        "bits_per_byte": record["bits_per_byte"]["this model"], "trained_on": record["data"]["train"],
-    }  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,4 @@
-"""Text for two small models: plain English out of the benchmark data (no CoLA sentence), and sentences with labels.
-
-python tools/make_uses_corpus.py DATA corpus.jsonl labelled.jsonl
-
-Each file has one document a line, in the column `text`. Sets that are absent are named and left out.
-"""
+"""Text for two small models: plain English out of the benchmark data (no CoLA sentence), and sentences with labels."""
 
 from __future__ import annotations
 
@@ -11,11 +6,12 @@ import bz2
 import gzip
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from llmanac.core.files import write_text
+
+Read = Callable[[Path], Iterator[str]]
 
 
 def json_lines(path: Path) -> Iterator[dict]:
@@ -117,25 +113,20 @@ def written(line: str) -> str:
     return re.sub(r'([(]) |" ([^"]*) "', lambda m: m[1] or f'"{m[2]}"', line).strip()
 
 
-SETS: tuple[Callable[[Path], Iterator[str]], ...] = (
+PLAIN: tuple[Read, ...] = (
     lambada, hellaswag, dialogues, instructions, squad, news, arithmetic, strategy, drop, piqa, reviews, wikitext,
     story,
 )  # fmt: skip
 
 
-def main(root: str, target: str, second: str) -> None:
-    for sets, path in ((SETS, target), ((with_labels,), second)):
-        lines: list[str] = []
-        for read in sets:
-            try:
-                texts = [text for text in read(Path(root)) if text.strip()]
-            except FileNotFoundError as error:
-                print(f"{read.__name__}: left out, {error.filename} is not there", file=sys.stderr)
-                continue
-            print(f"{read.__name__}: {len(texts)} documents, {sum(map(len, texts)):,} characters", file=sys.stderr)
-            lines += [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
-        write_text(path, "\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def write(root: Path, path: Path, sets: Sequence[Read]) -> Path:
+    """One document a line, in the column `text`; sets that are absent are named and left out."""
+    lines: list[str] = []
+    for read in sets:
+        try:
+            texts = [text for text in read(root) if text.strip()]
+        except FileNotFoundError as error:
+            print(f"{read.__name__}: left out, {error.filename} is not there", flush=True)
+            continue
+        lines += [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    return write_text(path, "\n".join(lines) + "\n")
