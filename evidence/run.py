@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -101,7 +102,7 @@ def changed(name: str, pages: Path = PAGES) -> list[str]:
     """What differs from the kept page: paths of numbers of the small measurement, or files that render otherwise."""
     study, folder = load(name), pages / name
     result = files.read_json(folder / RESULTS)
-    out = list(differences(result["small"], study.measure(0, "small"), study))
+    out = list(differences(result["small"], json.loads(json.dumps(study.measure(0, "small"))), study))
     text, charts = render(study, result)
     for file, kept in {PAGE: text, **charts}.items():
         if not (folder / file).is_file() or (folder / file).read_text("utf-8") != kept:
