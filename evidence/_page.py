@@ -19,13 +19,13 @@ def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, st
     versions = {"Python": machine["python"], **machine.get("packages", {})}
     made = [plural(count, getattr(study, "REPLICATE", "seed")), machine.get("cpu", "")]
     made += [*(f"{name} {version}" for name, version in versions.items()), result["made"]]
+    rows = f"Rows: {', '.join(f'`{row}`' for row in result['rows'])}. " if result["rows"] else ""
     lines = [
         f"# {title}",
         "",
         f"Claim: {study.CLAIM}",
         "",
-        f"Rows: {', '.join(f'`{row}`' for row in result['rows'])}. Made by `{result['command']}`: "
-        f"{', '.join(filter(None, made))}.",
+        f"{rows}Made by `{result['command']}`: {', '.join(filter(None, made))}.",
     ]
     charts: dict[str, str] = {}
     for section in study.show(result["seeds"]):

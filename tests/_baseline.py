@@ -211,20 +211,6 @@ def help_tree() -> dict[str, Any]:
     return walk(typer.main.get_command(cli.app))
 
 
-def page_sources(root: Path) -> dict[str, Any]:
-    """For each kept study, the digest of the code it was made by and what has changed since."""
-    from llmanac.lab.sources import changed
-
-    out = {}
-    for path in sorted((root / "docs" / "evidence").rglob("study.json")):
-        made_by = json.loads(path.read_text("utf-8"))["sources"]
-        out[path.parent.relative_to(root / "docs" / "evidence").as_posix()] = {
-            "files": len(made_by),
-            "changed": changed(made_by),
-        }
-    return out
-
-
 if __name__ == "__main__":
     import llmanac
 
@@ -234,7 +220,6 @@ if __name__ == "__main__":
     golden = {
         "help": help_tree(),
         "public": sorted(llmanac.__all__),
-        "pages": page_sources(HERE.parent.parent),
         "observed": observe(FOLDERS),
     }
     GOLDEN.write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n", "utf-8")
