@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -14,18 +15,20 @@ STYLE = "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#e3e6e9}.axis{s
 
 def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, str]]:
     """The text of the page, and its charts by file name."""
-    title = (study.__doc__ or study.__name__).split("\n", 1)[0].rstrip(".")
+    title, _, text = inspect.cleandoc(study.__doc__ or study.__name__).partition("\n")
+    facts = study.facts(result["seeds"]) if hasattr(study, "facts") else {}
     machine, count = result["machine"], len(result["seeds"])
     versions = {"Python": machine["python"], **machine.get("packages", {})}
     made = [plural(count, getattr(study, "REPLICATE", "seed")), machine.get("cpu", "")]
     made += [*(f"{name} {version}" for name, version in versions.items()), result["made"]]
     rows = f"Rows: {', '.join(f'`{row}`' for row in result['rows'])}. " if result["rows"] else ""
     lines = [
-        f"# {title}",
+        f"# {title.rstrip('.')}",
         "",
         f"Claim: {study.CLAIM}",
         "",
         f"{rows}Made by `{result['command']}`: {', '.join(filter(None, made))}.",
+        *unwrapped(text.rstrip().format(**facts)),
     ]
     charts: dict[str, str] = {}
     for section in study.show(result["seeds"]):
@@ -42,6 +45,18 @@ def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, st
         for block in section.blocks:
             lines += ["", "```", block, "```"]
     return "\n".join(lines) + "\n", charts
+
+
+def unwrapped(text: str) -> list[str]:
+    """Lines of Markdown: a paragraph or an item of a list in one, blocks that are indented by four as they are."""
+    out: list[str] = []
+    for line in text.split("\n"):
+        goes_on = out and out[-1] and not out[-1].startswith("    ") and not line.startswith(("- ", "    ", "#"))
+        if line and goes_on:
+            out[-1] += f" {line.strip()}"
+        else:
+            out.append(line)
+    return out
 
 
 def with_interval(values: Sequence[float], digits: int = 3) -> str:

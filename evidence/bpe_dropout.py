@@ -1,17 +1,29 @@
 """BPE-dropout: a model trained on several segmentations.
 
-The same model, text and number of steps; one arm reads the one segmentation of BPE, the other a new one each pass.
+The base recipe of `llmanac compare`, made smaller ({model[layers]} layers of dimension {model[dim]}, BPE of
+{model[ids]} ids, the documentation in the standard library), {steps} steps of {batch} tokens. `fixed` reads the one
+segmentation of BPE, `sampled` {passes} passes over the text with p = {p}, each document cut anew. Both are scored on
+{held[documents]} held-out documents ({held[bytes]:,} bytes), cut by BPE (p = 0) and perturbed. Values are means over
+the seeds, with the 95% t interval; differences are paired by seed.
+
+- At p = 0.3 the fixed arm needs {rise[fixed]:.3f} bits per byte more than on the text as BPE cuts it, the sampled arm
+  {rise[sampled]:.3f} more.
+- On perturbed text (p = 0.3) the sampled arm is {perturbed[0]} ({perturbed[1]:+.3f} bits per byte).
+- On the text as BPE cuts it, it is {plain[0]} ({plain[1]:+.3f} bits per byte): robustness has {price} here.
+
+A sampled segmentation is longer ({longer:.2f} times the tokens), so at equal tokens the sampled arm has read less text.
+Bits of a sampled segmentation bound the text's from above: they pay for the choice of the segmentation too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence._page import bullets, with_interval
+from evidence._page import with_interval
 from llmanac.data.collect import collect
 from llmanac.data.pack import PackedStream
 from llmanac.data.tokens import TokenDataset
@@ -82,52 +94,36 @@ def compared(
     }  # fmt: skip
 
 
+def by_arm(seeds: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """`{arm: {p: bits per byte, one a seed}}`, and the paired differences."""
+    found = [one["bits per byte"] for one in seeds]
+    out = {arm: {q: [one[arm][q] for one in found] for q in row} for arm, row in found[0].items()}
+    pairs = {q: [b - a for a, b in zip(out["fixed"][q], out["sampled"][q], strict=True)] for q in out["fixed"]}
+    return {**out, "sampled - fixed": pairs}
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
-    about = seeds[0]
-    found = {
-        arm: {q: [one["bits per byte"][arm][q] for one in seeds] for q in row}
-        for arm, row in about["bits per byte"].items()
-    }
-    apart = {q: [b - a for a, b in zip(found["fixed"][q], found["sampled"][q], strict=True)] for q in found["fixed"]}
-    model, held = about["model"], about["held out"]
-    rows = [[arm, *map(with_interval, row.values())] for arm, row in {**found, "sampled - fixed": apart}.items()]
+    found = by_arm(seeds)
+    rows = [[arm, *map(with_interval, row.values())] for arm, row in found.items()]
     return [
         Section(
-            "",
-            [
-                f"The base recipe of `llmanac compare`, made smaller ({model['layers']} layers of dimension "
-                f"{model['dim']}, BPE of {model['ids']} ids, the documentation in the standard library), "
-                f"{about['steps']} steps of {about['batch tokens']} tokens. `fixed` reads the one segmentation of BPE, "
-                f"`sampled` {PASSES} passes over the text with p = {TRAINED_WITH}, each document cut anew. Both are "
-                f"scored on {held['documents']} held-out documents ({held['bytes']:,} bytes), cut by BPE (p = 0) and "
-                f"perturbed. Values are means over {len(seeds)} seeds, with the 95% t interval; differences are "
-                "paired by seed.",
-            ],
-            [table(["bits per byte, segmentations drawn with p", *found["fixed"]], rows)],
-        ),
-        Section(
-            "What the numbers say",
-            [
-                bullets(findings(found, apart)),
-                f"A sampled segmentation is longer ({about['longer']:.2f} times the tokens), so at equal tokens the "
-                "sampled arm has read less text. Bits of a sampled segmentation bound the text's from above: they pay "
-                "for the choice of the segmentation too.",
-            ],
-        ),
+            "Bits per byte, by how the text is cut", [], [table(["segmentations drawn with p", *found["fixed"]], rows)]
+        )
     ]
 
 
-def findings(found: Mapping[str, Any], apart: Mapping[str, Sequence[float]]) -> list[str]:
-    rise = {arm: mean(row["0.3"]) - mean(row["0.0"]) for arm, row in found.items()}
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    found, about = by_arm(seeds), seeds[0]
     verdicts = {}
     for q in ("0.0", "0.3"):
-        low, high = interval(apart[q])
-        verdicts[q] = "worse" if low > 0 else "better" if high < 0 else "not clearly different"
-    price = "robustness has a price here" if verdicts["0.0"] == "worse" else "robustness has no clear price here"
-    return [
-        f"At p = 0.3 the fixed arm needs {rise['fixed']:.3f} bits per byte more than on the text as BPE cuts it, the "
-        f"sampled arm {rise['sampled']:.3f} more.",
-        f"On perturbed text (p = 0.3) the sampled arm is {verdicts['0.3']} ({mean(apart['0.3']):+.3f} bits per byte).",
-        f"On the text as BPE cuts it, it is {verdicts['0.0']} ({mean(apart['0.0']):+.3f} bits per byte): {price}.",
-    ]
+        low, high = interval(found["sampled - fixed"][q])
+        word = "worse" if low > 0 else "better" if high < 0 else "not clearly different"
+        verdicts[q] = (word, mean(found["sampled - fixed"][q]))
+    return {
+        "model": about["model"], "steps": about["steps"], "batch": about["batch tokens"], "passes": PASSES,
+        "p": TRAINED_WITH, "held": about["held out"], "longer": about["longer"],
+        "rise": {arm: mean(row["0.3"]) - mean(row["0.0"]) for arm, row in found.items()},
+        "perturbed": verdicts["0.3"], "plain": verdicts["0.0"],
+        "price": "a price" if verdicts["0.0"][0] == "worse" else "no clear price",
+    }  # fmt: skip

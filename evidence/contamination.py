@@ -1,8 +1,31 @@
 """Contamination: what shared 13-grams find.
 
-Items of eight benchmarks are planted in training text (the standard library, its documentation, WikiText-2 and
-Shakespeare), and everything is looked for in the text before and after. `LLMANAC_SHARED_DATA` names the folder of the
-benchmark files (gsm8k, mmlu, math, mbpp, humaneval, hellaswag, piqa, nq_open).
+Items of eight benchmarks are planted in training text ({training_bytes:.1f} MB: the standard library's sources and
+documentation, WikiText-2 and Shakespeare), {planted} of each (half of a set that has fewer than twice as many), at
+random places, with other case, spaces and line breaks. Everything is looked for in the text before and after planting.
+One draw a set. `LLMANAC_SHARED_DATA` names the folder of the benchmark files (gsm8k, mmlu, math, mbpp, humaneval,
+hellaswag, piqa, nq_open).
+
+## What the numbers say
+
+- Recall is {recall[0]:.3f} to {recall[1]:.3f} of what can be looked for, over the lengths. Items of fewer than four
+  words are not looked for and are reported as such ({short}: {too_short:.0%}).
+- Found before anything was planted: at n = 13 {before[13]} of {items:,} items, at n = 8 {before[8]}, of which {noise}
+  are {noisy}'s boilerplate. Thirteen is a good length.
+- What is found beside the planted items shares 13 words with one of them. For most sets that is a handful. For {most}
+  it is {beside}: its items share templates and passages, so that a leak of {leak:.1%} of it touches {touched:.0%} of
+  it. A verdict "any shared 13-gram" then says that {times:.0f} times too much leaked; the share of an item's n-grams,
+  which the report gives, tells them apart (every planted item has 1.0).
+- The sets' own parts: of GSM8K's test questions {gsm8k[found]} share a 13-gram with its training questions,
+  {gsm8k[found_wholly]} wholly. Of MMLU's test questions {mmlu[found]} ({part:.0%}) share one with its {mmlu[documents]}
+  development questions, {mmlu[found_wholly]} wholly.
+
+Memory, not skill: a byte 5-gram model (`evaluate/baselines.py`) on 400 documents, then with half of GSM8K's test
+questions among them, then after the stage `decontamination` was run over that. The leaked half costs {easier:.0%} of
+the bits it cost before: the benchmark looks that much easier. The half that never leaked gains too ({other:.2f} bits a
+byte), from text of its kind; what the leaked half gains beyond it, {memory:.2f} bits a byte, is memory. Decontamination
+takes both away, to within {left:.4f}. This is n-gram overlap only: a paraphrase or a translation of an item is not
+found by it.
 """
 
 from __future__ import annotations
@@ -10,12 +33,11 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks._pages import data_folder, library
-from evidence._page import bullets
 from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.data.deduplicate import deduplicate
@@ -151,9 +173,8 @@ def across(train: Sequence[Item], items: Sequence[Item]) -> dict[str, Any]:
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     (found,) = seeds
-    sets, memory = found["sets"], found["memory"]
     rows = []
-    for row in sets:
+    for row in found["sets"]:
         at = row["13"]
         lengths = [" / ".join(f"{row[n][key]:,}" for n in LENGTHS)
                    for key in ("found_before_planting", "found_beside_planted")]  # fmt: skip
@@ -163,58 +184,32 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         "set", "items", "too short", "planted (long enough)", "found wholly", "found before planting, n = 8 / 13 / 20",
         "found beside the planted, n = 8 / 13 / 20",
     ]  # fmt: skip
-    worth = [[row["training"], f"{row['leaked_items']:.3f}", f"{row['other_items']:.3f}"] for row in memory]
-    clean, dirty, mended = ({key: row[key] for key in ("leaked_items", "other_items")} for row in memory)
-    gains = {key: clean[key] - dirty[key] for key in clean}
-    left = max(abs(mended[key] - clean[key]) for key in clean)
-    about = (
-        f"Training text: {found['training_bytes'] / 1e6:.1f} MB, the standard library's sources and documentation, "
-        f"WikiText-2 and Shakespeare. Of each benchmark {PLANTED} items (half of a set of fewer than {2 * PLANTED}) "
-        "are planted at random places, with other case, spaces and line breaks. Everything is looked for in the text "
-        "before and after planting. One draw a set."
-    )
-    asked = (
-        "A byte 5-gram model (`evaluate/baselines.py`) on 400 documents, then with half of GSM8K's test questions "
-        "among them, then after the stage `decontamination` was run over that. Bits per byte of the questions:"
-    )
-    said = (
-        f"The leaked half costs {dirty['leaked_items'] / clean['leaked_items']:.0%} of the bits it cost before: the "
-        "benchmark looks that much easier. The half that never leaked gains too "
-        f"({gains['other_items']:.2f} bits a byte), from text of its kind; what the leaked half gains beyond it, "
-        f"{gains['leaked_items'] - gains['other_items']:.2f} bits a byte, is memory. "
-        f"Decontamination takes both away, to within {left:.4f}. This is n-gram overlap only: a paraphrase or a "
-        "translation of an item is not found by it."
-    )
+    worth = [[row["training"], f"{row['leaked_items']:.3f}", f"{row['other_items']:.3f}"] for row in found["memory"]]
     return [
-        Section("", [about, bullets(findings(sets, found["own_training_sets"]))], [table(head, rows)]),
-        Section("Memory, not skill", [asked, said], [table(["training text", "leaked half", "other half"], worth)]),
+        Section("Planted items", [], [table(head, rows)]),
+        Section("Bits per byte of the questions", [], [table(["training text", "leaked half", "other half"], worth)]),
     ]
 
 
-def findings(sets: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> list[str]:
-    able = {n: sum(row[n]["planted_able"] for row in sets) for n in LENGTHS}
-    recall = [sum(row[n]["found_of_planted"] for row in sets) / able[n] for n in LENGTHS]
-    items = sum(row["items"] for row in sets)
-    before = {n: sum(row[n]["found_before_planting"] for row in sets) for n in LENGTHS}
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = seeds
+    sets, own = found["sets"], found["own_training_sets"]
+    total = {(n, key): sum(row[n][key] for row in sets) for n in LENGTHS for key in sets[0][n]}
+    recall = [total[n, "found_of_planted"] / total[n, "planted_able"] for n in LENGTHS]
     noisy = max(sets, key=lambda row: row["8"]["found_before_planting"])
     short = max(sets, key=lambda row: row["13"]["too_short"] / row["items"])
     most = max(sets, key=lambda row: row["13"]["found_beside_planted"])
-    beside, leaked = most["13"]["found_beside_planted"], most["planted"]
-    gsm8k, mmlu = own["gsm8k test in gsm8k train"], own["mmlu test in mmlu dev"]
-    return [
-        f"Recall is {min(recall):.3f} to {max(recall):.3f} of what can be looked for, over the lengths. Items of fewer "
-        f"than four words are not looked for and are reported as such (in {TITLES[short['set']]} "
-        f"{short['13']['too_short'] / short['items']:.0%}).",
-        f"Found before anything was planted: at n = 13 {before['13']} of {items:,} items, at n = 8 {before['8']}, of "
-        f"which {noisy['8']['found_before_planting']} are {TITLES[noisy['set']]}'s boilerplate. Thirteen is a good "
-        "length.",
-        "What is found beside the planted items shares 13 words with one of them. For most sets that is a handful. For "
-        f"{TITLES[most['set']]} it is {beside}: its items share templates and passages, so that a leak of "
-        f'{leaked / most["items"]:.1%} of it touches {beside / most["items"]:.0%} of it. A verdict "any shared '
-        f"13-gram\" then says that {beside / leaked:.0f} times too much leaked; the share of an item's n-grams, which "
-        "the report gives, tells them apart (every planted item has 1.0).",
-        f"The sets' own parts: of GSM8K's test questions {gsm8k['found']} share a 13-gram with its training questions, "
-        f"{gsm8k['found_wholly']} wholly. Of MMLU's test questions {mmlu['found']} "
-        f"({mmlu['found'] / mmlu['items']:.0%}) share one with its {mmlu['documents']} development questions, "
-        f"{mmlu['found_wholly']} wholly.",
-    ]
+    beside, leaked, mmlu = most["13"]["found_beside_planted"], most["planted"], own["mmlu test in mmlu dev"]
+    clean, dirty, cleaned = found["memory"]
+    gains = {key: clean[key] - dirty[key] for key in ("leaked_items", "other_items")}
+    return {
+        "training_bytes": found["training_bytes"] / 1e6, "planted": PLANTED, "recall": (min(recall), max(recall)),
+        "short": TITLES[short["set"]], "too_short": short["13"]["too_short"] / short["items"],
+        "before": {int(n): total[n, "found_before_planting"] for n in LENGTHS},
+        "items": sum(row["items"] for row in sets), "noise": noisy["8"]["found_before_planting"],
+        "noisy": TITLES[noisy["set"]], "most": TITLES[most["set"]], "beside": beside, "leak": leaked / most["items"],
+        "touched": beside / most["items"], "times": beside / leaked, "gsm8k": own["gsm8k test in gsm8k train"],
+        "mmlu": mmlu, "part": mmlu["found"] / mmlu["items"], "other": gains["other_items"],
+        "easier": dirty["leaked_items"] / clean["leaked_items"], "memory": gains["leaked_items"] - gains["other_items"],
+        "left": max(abs(cleaned[key] - clean[key]) for key in gains),
+    }  # fmt: skip

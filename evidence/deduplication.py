@@ -3,6 +3,39 @@
 Planted pairs of a known similarity give recall beside the theory's curve; the standard library, its documentation and
 the licences and readmes of installed packages give what is dropped that should not be. Those texts are the machine's
 own, so another machine gives other counts for them.
+
+## What the numbers say
+
+{pairs:,} planted pairs of {shingles} one-word shingles at each similarity, 128 permutations, {bands} bands of {rows}
+rows (what a threshold of 0.8 asks for): the share found differs from `1 - (1 - s^{rows})^{bands}` by at most {off:.2%}
+(at s = {at:.2f}, where the sampling error is {error:.2%}). The error of the estimated similarity is the binomial one
+({eight[rmse]:.4f} for {eight[rmse_theory]:.4f} at 0.8). So "threshold 0.8" is the middle of a slope, not an edge: of
+pairs as similar as 0.8 {missed:.0%} are missed, of pairs at 0.7 {seven[measured]:.0%} are taken.
+
+How much of what is dropped from real text is truly less similar than was asked for to the document that stays (exact
+Jaccard of five-word shingles)?
+
+- Without verification {below[0]} sources and {below[1]} licences that are dropped at the default threshold of 0.8 are
+  less similar than that. At 0.5 it is {below[2]} sources (the least {least:.2f}) and {below[3]} licences.
+- One pair joined by chance can chain two clusters: at 0.5 the least similarity of a dropped licence is
+  {chained[least]:.2f}; with exact verification it is {mended[least]:.2f}, and {mended[below_threshold]} are below the
+  threshold.
+- What verification leaves comes of chains of truly similar pairs (A like B, B like C): {left[below_threshold]} licences
+  at 0.8, {later[below_threshold]} at 0.9, in clusters of up to {left[largest_cluster]} variants of one text.
+  Verification cannot remove those.
+- Another draw of hashes gives other counts: an earlier one, measured before the hashes were changed, had 9 of 47
+  sources and 84 of 318 licences below 0.8, and 5 of 339 licences below 0.5. Near the threshold the recipe is a lottery;
+  only what it verifies is stable.
+- The texts differ far more than the thresholds do: of the licences {licences[0]:.0%} to {licences[1]:.0%} go, of the
+  documentation at most {documentation[1]:.1%}. A rate of duplicates quoted without its corpus says nothing.
+- Once a shared notice is five to ten times as long as what a document says, most of the documents are "near-duplicates"
+  ({notice[candidates]} of {notice[documents]} at {notice[notice_words]} words), and exact verification comes to agree
+  ({notice[verified]}), since the similarity is real. Cutting repeated lines (or substrings) first leaves {after} of
+  them dropped.
+
+The claim holds, with these numbers. What the measurement adds: the common recipe, banded MinHash without verification,
+drops documents of which {wrong[1]:.0%} (licences) and {wrong[0]:.0%} (sources) are less similar than its threshold
+says.
 """
 
 from __future__ import annotations
@@ -17,7 +50,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks._pages import library
-from evidence._page import bullets
 from llmanac.core.spec import make_method
 from llmanac.data import near_duplicates
 from llmanac.data.deduplicate import deduplicate, run_corpus_stage
@@ -34,8 +66,6 @@ SEEDS = 1  # 2,000 pairs at each similarity are the replicates
 SHINGLES = 200
 SIMILARITIES = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9)
-# an earlier draw of the hashes, which the package no longer has: (less similar than 0.8, dropped) at 0.8, and at 0.5
-EARLIER = {"sources": (9, 47), "licences": (84, 318), "licences at 0.5": (5, 339)}
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
@@ -147,116 +177,68 @@ def boilerplate(texts: Sequence[str], notices: Sequence[int]) -> list[dict[str, 
     return out
 
 
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = seeds
+    rows, stage = found["curve"], Spec(width=1, threshold=0.8).build()
+    farthest = max(rows, key=lambda r: abs(r["measured"] - r["theory"]))
+    eight, seven = (min(rows, key=lambda r, s=s: abs(r["similarity"] - s)) for s in (0.8, 0.7))
+    by = {(r["corpus"].split(", ")[1], r["threshold"], r["verify"]): r for r in found["real"]}
+    asked = [by[kind, t, "none"] for t in (0.8, 0.5) for kind in ("sources", "licences")]
+    gone = {kind: sorted(r["dropped"] / r["documents"] for (k, *_), r in by.items() if k == kind)
+            for kind in ("licences", "documentation")}  # fmt: skip
+    return {
+        "pairs": found["pairs"], "shingles": SHINGLES, "bands": stage.bands, "rows": stage.rows,
+        "off": abs(farthest["measured"] - farthest["theory"]), "at": farthest["similarity"],
+        "error": (farthest["theory"] * (1 - farthest["theory"]) / found["pairs"]) ** 0.5,
+        "eight": eight, "seven": seven, "missed": 1 - eight["measured"],
+        "below": [f"{r['below_threshold']} of {r['dropped']}" for r in asked], "least": asked[2]["least"],
+        "chained": by["licences", 0.5, "none"], "mended": by["licences", 0.5, "exact"],
+        "left": by["licences", 0.8, "exact"], "later": by["licences", 0.9, "exact"],
+        **{kind: (shares[0], shares[-1]) for kind, shares in gone.items()}, "notice": found["boilerplate"][-1],
+        "after": max(r["after_lines"] for r in found["boilerplate"]),
+        "wrong": [r["below_threshold"] / r["dropped"] for r in asked[:2]],
+    }  # fmt: skip
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     (found,) = seeds
-    return [near(found), real_text(found["real"]), notices(found["boilerplate"])]
-
-
-def near(found: Mapping[str, Any]) -> Section:
     rows, stage = found["curve"], Spec(width=1, threshold=0.8).build()
-    farthest = max(rows, key=lambda r: abs(r["measured"] - r["theory"]))
-    error = (farthest["theory"] * (1 - farthest["theory"]) / found["pairs"]) ** 0.5
-    at = {s: min(rows, key=lambda r, s=s: abs(r["similarity"] - s)) for s in (0.7, 0.8)}
-    keys = ("similarity", "theory", "measured", "verified", "rmse", "rmse_theory")
     lines = [
         Line("theory", [(s, 1 - (1 - s**stage.rows) ** stage.bands) for s in np.linspace(0, 1, 101)], shade=0),
         Line("found", [(r["similarity"], r["measured"]) for r in rows], shade=1),
         Line("found, and signatures agree to 0.8", [(r["similarity"], r["verified"]) for r in rows], shade=2),
     ]
+    recall = [[f"{value:.4f}" for value in r.values()] for r in rows]
     head = ["similarity", "theory", "found", "found and verified", "RMSE of the estimate", "theory"]
-    return Section(
-        "Near-duplicates, beside the theory",
-        [
-            f"{found['pairs']:,} planted pairs of {SHINGLES} one-word shingles at each similarity, 128 permutations, "
-            f"{stage.bands} bands of {stage.rows} rows (what a threshold of 0.8 asks for). The share found differs "
-            f"from `1 - (1 - s^{stage.rows})^{stage.bands}` by at most "
-            f"{abs(farthest['measured'] - farthest['theory']):.2%} (at s = {farthest['similarity']:.2f}, where the "
-            f"sampling error is {error:.2%}). The error of the estimated similarity is the binomial one "
-            f"({at[0.8]['rmse']:.4f} for {at[0.8]['rmse_theory']:.4f} at 0.8).",
-            'So "threshold 0.8" is the middle of a slope, not an edge: of pairs as similar as 0.8 '
-            f"{1 - at[0.8]['measured']:.0%} are missed, of pairs at 0.7 {at[0.7]['measured']:.0%} are taken.",
-        ],
-        [table(head, [[f"{r[key]:.4f}" for key in keys] for r in rows])],
-        [{"svg": line_chart(lines, "Jaccard similarity", "share of pairs found", "Recall"), "caption": "Recall"}],
+    keys = ("dropped", "below_threshold", "least", "largest_cluster")
+    plain, exact = ([r for r in found["real"] if r["verify"] == verify] for verify in ("none", "exact"))
+    real = [
+        [r["corpus"], str(r["threshold"]), f"{r['documents']:,}", *(cell(one[k]) for one in (r, e) for k in keys)]
+        for r, e in zip(plain, exact, strict=True)
+    ]
+    names = ("dropped", "below it", "least", "largest cluster")
+    notices, rest = (
+        found["boilerplate"],
+        {"dropped": "candidates", "`verify=exact`": "verified", "`lines` first": "after_lines"},
     )
+    cut = [[name, *(str(r[key]) for r in notices)] for name, key in rest.items()]
+    chart = {"svg": line_chart(lines, "Jaccard similarity", "share of pairs found", "Recall"), "caption": "Recall"}
+    verified = [f"`verify=exact`: {name}" for name in names]
+    return [
+        Section("Near-duplicates, beside the theory", [], [table(head, recall)], [chart]),
+        Section(
+            "Over-deduplication, on real text",
+            [],
+            [table(["corpus", "threshold", "documents", *names, *verified], real)],
+        ),
+        Section(
+            "Boilerplate: short documents, none like another, under the same notice",
+            [],
+            [table(["words of notice", *(str(r["notice_words"]) for r in notices)], cut)],
+        ),
+    ]
 
 
-def real_text(found: Sequence[Mapping[str, Any]]) -> Section:
-    by = {(r["corpus"].split(", ")[1], r["threshold"], r["verify"]): r for r in found}
-
-    def cells(r: Mapping[str, Any]) -> list[str]:
-        least = "" if r["least"] is None else f"{r['least']:.2f}"
-        return [str(r["dropped"]), str(r["below_threshold"]), least, str(r["largest_cluster"])]
-
-    def below(corpus: str, threshold: float, verify: str = "none") -> str:
-        r = by[corpus, threshold, verify]
-        return f"{r['below_threshold']} of {r['dropped']} {corpus}"
-
-    rows = [
-        [r["corpus"], str(r["threshold"]), f"{r['documents']:,}", *cells(r), *cells(by[kind, threshold, "exact"])]
-        for (kind, threshold, verify), r in by.items() if verify == "none"
-    ]  # fmt: skip
-    head = ["corpus", "threshold", "documents", "dropped", "below it", "least", "largest cluster",
-            "`verify=exact`: dropped", "below it", "least", "largest cluster"]  # fmt: skip
-    shares = {c: [by[c, t, "none"]["dropped"] / by[c, t, "none"]["documents"] for t in THRESHOLDS]
-              for c in ("licences", "documentation")}  # fmt: skip
-    chained, mended = by["licences", 0.5, "none"], by["licences", 0.5, "exact"]
-    left = [by["licences", t, "exact"] for t in (0.8, 0.9)]
-    wrong = [by[c, 0.8, "none"]["below_threshold"] / by[c, 0.8, "none"]["dropped"] for c in ("licences", "sources")]
-    return Section(
-        "Over-deduplication, on real text",
-        [
-            "Of what is dropped, how much is truly less similar than was asked for to the document that stays (exact "
-            "Jaccard of five-word shingles)?",
-            bullets(
-                [
-                    f"Without verification {below('sources', 0.8)} and {below('licences', 0.8)} that are dropped at "
-                    f"the default threshold of 0.8 are less similar than that. At 0.5 it is {below('sources', 0.5)} "
-                    f"(the least {by['sources', 0.5, 'none']['least']:.2f}) and {below('licences', 0.5)}.",
-                    "One pair joined by chance can chain two clusters: at 0.5 the least similarity of a dropped "
-                    f"licence is {chained['least']:.2f}; with exact verification it is {mended['least']:.2f}, and "
-                    f"{mended['below_threshold']} are below the threshold.",
-                    "What verification leaves comes of chains of truly similar pairs (A like B, B like C): "
-                    f"{left[0]['below_threshold']} licences at 0.8, {left[1]['below_threshold']} at 0.9, in clusters "
-                    f"of up to {left[0]['largest_cluster']} variants of one text. Verification cannot remove those.",
-                    "Another draw of hashes gives other counts: an earlier one had {} of {} sources and {} of {} "
-                    "licences below 0.8, and {} of {} licences below 0.5. Near the threshold the recipe is a lottery; "
-                    "only what it verifies is stable.".format(*(n for pair in EARLIER.values() for n in pair)),
-                    "The texts differ far more than the thresholds do: of the licences "
-                    f"{min(shares['licences']):.0%} to {max(shares['licences']):.0%} go, of the documentation at most "
-                    f"{max(shares['documentation']):.1%}. A rate of duplicates quoted without its corpus says nothing.",
-                ]
-            ),
-            "The claim holds, with these numbers. What the measurement adds: the common recipe, banded MinHash without "
-            f"verification, drops documents of which {min(wrong):.0%} to {max(wrong):.0%} (licences, sources) are less "
-            "similar than its threshold says.",
-        ],
-        [table(head, rows)],
-    )
-
-
-def notices(found: Sequence[Mapping[str, Any]]) -> Section:
-    columns = {
-        "dropped": "candidates",
-        "dropped, `verify=exact`": "verified",
-        "dropped when `lines` ran first": "after_lines",
-    }
-    last = found[-1]
-    return Section(
-        "Boilerplate",
-        [
-            f"{last['documents']} documents of 40 to 120 words, none like another, each under the same notice of so "
-            "many words:",
-            "Once the shared notice is five to ten times as long as what a document says, most of the documents are "
-            f'"near-duplicates" ({last["candidates"]} of {last["documents"]} at {last["notice_words"]} words), and '
-            f"exact verification comes to agree ({last['verified']}), since the similarity is real. Cutting repeated "
-            f"lines (or substrings) first leaves {max(r['after_lines'] for r in found)} of them dropped.",
-        ],
-        [
-            table(
-                ["words of notice", *(str(r["notice_words"]) for r in found)],
-                [[name, *(str(r[key]) for r in found)] for name, key in columns.items()],
-            )
-        ],
-    )
+def cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,7 +1,16 @@
 """A vocabulary from a mixture of domains.
 
-Python sources, English documentation, and web templates and scripts. Files are divided in five; four parts are learned
-from and one is measured, in turn.
+A byte-level BPE of {vocabulary:,} ids learns from one domain (Python sources, English documentation, web templates and
+scripts), from all three in equal parts, or from all as they come ({sizes}); the number of bytes learned from is the
+same each time. Files are divided in {folds}, four parts are learned from and one is measured, in turn. Values are means
+over the parts, with 95% t intervals.
+
+{each}
+
+How much it matters depends on the pair: documentation and code lose {near[0]:.0%} and {near[1]:.0%} by each other's
+vocabulary (docstrings are in both, held-out ones included, so they are nearer here than elsewhere); web loses and costs
+far more. All three as they come give as short sequences as a domain's own vocabulary wherever there is more text to
+learn from in all: the mixture is the cheap way out.
 """
 
 from __future__ import annotations
@@ -66,46 +75,30 @@ def bytes_of(lines: Sequence[str]) -> int:
     return sum(len(text.encode("utf-8")) for text in lines)
 
 
+def by_mix(seeds: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """`{mixture: {domain: bytes per token, one a fold}}`."""
+    found = [one["bytes per token"] for one in seeds]
+    return {mix: {n: [one[mix][n] for one in found] for n in row} for mix, row in found[0].items()}
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
-    names = list(seeds[-1]["bytes"])
-    rows = {
-        mix: {n: [one["bytes per token"][mix][n] for one in seeds] for n in names}
-        for mix in seeds[0]["bytes per token"]
-    }
-    sizes = ", ".join(f"{name} {size / 1000:,.0f} kB" for name, size in seeds[-1]["bytes"].items())
-    rates = [[mix, *map(with_interval, row.values())] for mix, row in rows.items()]
-    return [
-        Section(
-            "",
-            [
-                f"A byte-level BPE of {VOCABULARY:,} ids learns from one domain, from all three in equal parts, or "
-                f"from all as they come ({sizes}); the number of bytes learned from is the same each time. Files are "
-                f"divided in {len(seeds)}, four parts are learned from and one is measured, in turn. Values are means "
-                "over the parts, with 95% t intervals.",
-            ],
-        ),
-        Section("Bytes per token, held out", [], [table(["vocabulary learned from", *names], rates)]),
-        Section(
-            "What the numbers say", findings({mix: {n: mean(v) for n, v in row.items()} for mix, row in rows.items()})
-        ),
-    ]
+    rows = [[mix, *map(with_interval, row.values())] for mix, row in by_mix(seeds).items()]
+    return [Section("Bytes per token, held out", [], [table(["vocabulary learned from", *seeds[-1]["bytes"]], rows)])]
 
 
-def findings(means: Mapping[str, Mapping[str, float]]) -> list[str]:
-    names = list(means["equal"])
-    lines, lost = [], {(n, mix): 1 - means[mix][n] / means[n][n] for n in names for mix in means}
-    for n in names:
-        worst = max((mix for mix in names if mix != n), key=lambda mix, n=n: lost[n, mix])
-        lines.append(
-            f"{n}: its own vocabulary gives {means[n][n]:.2f} bytes a token; {worst}'s loses {lost[n, worst]:.0%} of "
-            f"that, the equal mixture {lost[n, 'equal']:.0%}."
-        )
-    return [
-        bullets(lines),
-        f"How much it matters depends on the pair: documentation and code lose {lost['documentation', 'code']:.0%} and "
-        f"{lost['code', 'documentation']:.0%} by each other's vocabulary (docstrings are in both, held-out ones "
-        "included, so they are nearer here than elsewhere); web loses and costs far more. All three as they come give "
-        "as short sequences as a domain's own vocabulary wherever there is more text to learn from in all: the mixture "
-        "is the cheap way out.",
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    sizes = seeds[-1]["bytes"]
+    means = {mix: {n: mean(values) for n, values in row.items()} for mix, row in by_mix(seeds).items()}
+    lost = {(n, mix): 1 - row[n] / means[n][n] for mix, row in means.items() for n in sizes}
+    worst = {n: max((mix for mix in sizes if mix != n), key=lambda mix, n=n: lost[n, mix]) for n in sizes}
+    each = [
+        f"{n}: its own vocabulary gives {means[n][n]:.2f} bytes a token; {worst[n]}'s loses {lost[n, worst[n]]:.0%} of "
+        f"that, the equal mixture {lost[n, 'equal']:.0%}."
+        for n in sizes
     ]
+    return {
+        "vocabulary": VOCABULARY, "sizes": ", ".join(f"{n} {size / 1000:,.0f} kB" for n, size in sizes.items()),
+        "folds": len(seeds), "each": bullets(each),
+        "near": (lost["documentation", "code"], lost["code", "documentation"]),
+    }  # fmt: skip

@@ -1,8 +1,28 @@
 """Filtering: precision against recall.
 
-Texts are labelled by where they come from, not by a person's taste: wanted are encyclopedia articles (WikiText-2) and
-the article text that a person marked on news and blog pages; unwanted are the same articles with their words shuffled,
-what is left of the same pages, and program code. `LLMANAC_SHARED_DATA` names the folder that has text/ and extraction/.
+Texts are labelled by where they come from, not by a person's taste. Wanted: encyclopedia articles (WikiText-2) and the
+article text that a person marked on news and blog pages. Unwanted: the same articles with their words shuffled (lines
+as long as before), what is left of the same pages (menus, teasers, notices, comments), and program code (the standard
+library). Each text is cut at {length} characters, so that length tells nothing. Texts of one origin stay on one side of
+the split; the classifier is trained on {train:.0%} of the origins, and everything below is on the other {held:.0%}:
+{counts}. `LLMANAC_SHARED_DATA` names the folder that has text/ and extraction/.
+
+Each filter is a curve too: one limit goes from loose to strict (share of words with a letter; all n-gram limits
+together; share of lines that end in punctuation; sentences), the others stay.
+
+## What this says of the claim
+
+The claim is a trade of precision for recall, and the curves show it. Rules count marks of form, so what has the form of
+prose passes most of them: of texts whose words were shuffled, Gopher's quality rules let {through[gopher-quality]:.0%}
+through, FineWeb's {through[fineweb]:.0%}, C4's {through[c4]:.0%}, all four together {through[all four filters]:.0%}.
+Together they keep {four[recall]:.0%} of what is wanted; the strictest of them on this prose is {strictest} (recall
+{strict:.2f}). A classifier that was shown texts of these kinds lets {through[quality classifier at 0.5]:.0%} of
+shuffled texts through at recall {judge[recall]:.2f}. It knows only the kinds it was shown: its figures hold for texts
+like these, and it is no judge of quality beyond them.
+
+One curve runs {way} the claim: the stricter Gopher's repetition limits, the {other} their precision ({loose[1]:.2f} at
+recall {loose[0]:.2f}, {tight[1]:.2f} at recall {tight[0]:.2f}), for sentences repeat phrases and shuffled words do not:
+such rules find loops, and say nothing of sense.
 """
 
 from __future__ import annotations
@@ -10,7 +30,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks._pages import articles, pages, sources
@@ -47,12 +67,6 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
     "fineweb": [{"min_closed_lines": v / 20} for v in range(20)],
     "c4": [{"min_sentences": v} for v in (0, 1, 2, 3, 5, 7, 10, 13, 16, 20, 25, 30)],
 }  # fmt: skip
-TITLES = {
-    "gopher-quality": "Gopher's quality rules",
-    "fineweb": "FineWeb's",
-    "c4": "C4's",
-    "all four filters": "all four",
-}
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
@@ -224,64 +238,27 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
          ", ".join(f"{code} {share:.0%}" for code, share in row["worst"].items())]
         for name, row in found["languages"].items()
     ]  # fmt: skip
-    origin = (
-        "By where they come from, not by a person's taste. Wanted: encyclopedia articles (WikiText-2) and the article "
-        "text that a person marked on news and blog pages. Unwanted: the same articles with their words shuffled "
-        "(lines as long as before), what is left of the same pages (menus, teasers, notices, comments), and program "
-        f"code (the standard library). Each text is cut at {LENGTH} characters, so that length tells nothing. Texts of "
-        f"one origin stay on one side of the split; the classifier is trained on {1 - HELD_OUT:.0%} of the origins, "
-        f"and everything below is on the other {HELD_OUT:.0%}: "
-        f"{', '.join(f'{n} {kind}' for kind, n in found['held_out'].items())}."
-    )
-    swept = (
-        "Each filter is a curve too: one limit goes from loose to strict (share of words with a letter; all n-gram "
-        "limits together; share of lines that end in punctuation; sentences), the others stay."
-    )
+    limits = "Limits as the filters have them by default; a good filter keeps articles and news, and nothing else."
+    area = f"Its area under the ROC curve is {classifier['auc']:.4f}."
+    passage = "Passages of about 300 characters from Django's message catalogues, whose language is the catalogue's."
+    shown = {"svg": chart, "caption": "Precision against recall"}
     return [
-        Section("", [swept], [], [{"svg": chart, "caption": "Precision against recall"}]),
-        Section("How the texts were labelled", [origin]),
-        Section(
-            "What stays",
-            ["Limits as the filters have them by default. Shares of each kind that stay; a good filter keeps "
-             "articles and news, and nothing else."],
-            [table(["filter", "precision", "recall", "F1", *kinds], stays)],
-        ),
-        Section(
-            "The classifier by threshold",
-            [f"Its area under the ROC curve is {classifier['auc']:.4f}."],
-            [table(["min_score", "precision", "recall"], points)],
-        ),
+        Section("What stays", [limits], [table(["filter", "precision", "recall", "F1", *kinds], stays)], [shown]),
+        Section("The classifier by threshold", [area], [table(["min_score", "precision", "recall"], points)]),
         Section("Why wanted texts are dropped, most frequent first", [bullets(why)]),
-        Section(
-            "Languages",
-            ["Passages of about 300 characters from Django's message catalogues, whose language is the catalogue's."],
-            [table(["model", "languages", "passages", "accuracy", "worst"], told)],
-        ),
-        Section("What this says of the claim", findings(found)),
-    ]  # fmt: skip
-
-
-def findings(found: Mapping[str, Any]) -> list[str]:
-    filters = found["filters"]
-    four, judge = filters["all four filters"], filters["quality classifier at 0.5"]
-    strictest = min(SWEEPS, key=lambda name: filters[name]["recall"])
-    through = {name: f"{filters[name]['kept']['shuffled words']:.0%}" for name in filters}
-    let = ", ".join(f"{title} {through[name]}" for name, title in TITLES.items())
-    out = [
-        "The claim is a trade of precision for recall, and the curves show it. Rules count marks of form, so what has "
-        f"the form of prose passes most of them: of texts whose words were shuffled, this share gets through: {let}. "
-        f"Together they keep {four['recall']:.0%} of what is wanted; the strictest of them on this prose is "
-        f"{strictest} (recall {filters[strictest]['recall']:.2f}). A classifier that was shown texts of these kinds "
-        f"lets {through['quality classifier at 0.5']} of shuffled texts through at recall {judge['recall']:.2f}. It "
-        "knows only the kinds it was shown: its figures hold for texts like these, and it is no judge of quality "
-        "beyond them."
+        Section("Languages", [passage], [table(["model", "languages", "passages", "accuracy", "worst"], told)]),
     ]
-    repetition = found["curves"]["gopher-repetition"]
-    if repetition[0][1] < repetition[-1][1]:
-        out.append(
-            "Against the claim: one curve runs the other way. The stricter Gopher's repetition limits, the lower their "
-            f"precision ({repetition[-1][1]:.2f} at recall {repetition[-1][0]:.2f}, {repetition[0][1]:.2f} at recall "
-            f"{repetition[0][0]:.2f}), for sentences repeat phrases and shuffled words do not: such rules find loops, "
-            "and say nothing of sense."
-        )
-    return out
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = seeds
+    filters, repetition = found["filters"], found["curves"]["gopher-repetition"]
+    strictest = min(SWEEPS, key=lambda name: filters[name]["recall"])
+    return {
+        "length": LENGTH, "train": 1 - HELD_OUT, "held": HELD_OUT,
+        "counts": ", ".join(f"{n} {kind}" for kind, n in found["held_out"].items()),
+        "through": {name: row["kept"]["shuffled words"] for name, row in filters.items()},
+        "four": filters["all four filters"], "judge": filters["quality classifier at 0.5"],
+        "strictest": strictest, "strict": filters[strictest]["recall"], "tight": repetition[0], "loose": repetition[-1],
+        **({"way": "against", "other": "lower"} if repetition[0][1] < repetition[-1][1] else {"way": "with", "other": "higher"}),
+    }  # fmt: skip

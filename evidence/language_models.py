@@ -1,6 +1,27 @@
 """Bigram, n-gram, feed-forward model: what they cost and what they give.
 
-From the bigram to the transformer on one text and one tokenizer, then smoothings and orders of what is counted.
+Text: the documentation of this Python, {data[train_tokens]:,} tokens of byte-level BPE ({data[vocabulary]:,} tokens) to
+train, {data[held_out_documents]} documents ({data[held_out_bytes]:,} bytes) held out. Seconds are wall time, two
+threads for what is trained and one for what is counted. What is counted has no random part, so its seeds are one
+measurement and its intervals are zero wide: they say nothing about other texts.
+
+- **lm/bigram: simple, fast, very limited context.** It holds, and the first thing that fails is not the context but the
+  zeros: every held-out bigram that was never seen gets probability 0 (10^-99 here, 329 bits), which makes
+  {bits[bigram]:.2f} of what the same counts give as {bits[2]:.2f} when smoothed. With two tokens of context instead of
+  one, a further {further:.0%} are gained.
+- **lm/feedforward: learned embeddings share parameters, fixed window.** It has {fewer[0]:.1f} times fewer numbers than
+  the 5-gram with the same window, and {more[0]:+.0%} bits per byte: sharing saves memory, and has to be paid for in
+  training. The transformer, with {fewer[1]:.1f} times fewer numbers, has {more[1]:+.0%}, after {longer:.0f} times the
+  5-gram's time. That it shares is shown by the swapped words of [ngram_neural](../ngram_neural/page.md).
+- The trained models took {steps:,.0f} steps, {millions:.1f} million tokens: {passes:.1f} passes over the text that
+  counting read once. More steps would lower both.
+- **lm/ngram: fast.** Counting and smoothing take {times[0]:.2f} to {times[1]:.2f} s. From text to an ARPA file, and
+  queries beside KenLM: [figures](../benchmarks/ngram.json) of `benchmarks/ngram.py`.
+- **Memory grows with N**: {grows:.0f} times from order 2 to order 10. Past order 5 it is {late[0]:.0f} to {late[1]:.0f}
+  MB an order: most long n-grams occur once, and an order adds at most one n-gram a token.
+- **Poor on unseen n-grams** holds without smoothing: {unsmoothed:.0f} bits per byte at order 5, {bits[bigram]:.1f} at
+  order 2. By how much it holds with smoothing is measured in [ngram_neural](../ngram_neural/page.md).
+- With modified Kneser-Ney {orders}.
 """
 
 from __future__ import annotations
@@ -9,7 +30,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evidence._compared import compared, shown, trained
-from evidence._page import bullets
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 
@@ -28,21 +48,11 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
-    """What the rows claim beside the numbers, then both comparisons."""
+    """Both comparisons, in short and in full."""
     found = seeds[0]
-    models, counted = found["language_models"], found["smoothings"]
-    data = models["data"]
-    about = (
-        f"Text: the documentation of this Python, {data['train_tokens'] / 1000:,.0f} thousand tokens of byte-level BPE "
-        f"({data['vocabulary']:,} tokens) to train, {data['held_out_documents']} documents "
-        f"({data['held_out_bytes'] / 1000:.0f} kB) held out. Seconds are wall time, two threads for what is trained "
-        "and one for what is counted. What is counted has no random part, so its seeds are one measurement and its "
-        "intervals are zero wide: they say nothing about other texts."
-    )
     return [
-        Section("", [about]),
-        Section("From the bigram to the transformer, in short", [bullets(of_models(models))], [costs(models)]),
-        Section("N-grams by order and smoothing, in short", [bullets(of_ngrams(models, counted))], [costs(counted)]),
+        Section("From the bigram to the transformer, in short", [], [costs(found["language_models"])]),
+        Section("N-grams by order and smoothing, in short", [], [costs(found["smoothings"])]),
         *(section for name in NAMES for section in shown(name, found[name])),
     ]
 
@@ -62,53 +72,27 @@ def costs(result: Mapping[str, Any]) -> dict[str, Any]:
     return table(["", "bits per byte", "training", "numbers", "model", "memory while training"], rows)
 
 
-def of_models(result: Mapping[str, Any]) -> list[str]:
-    cost = result["costs"]
-    bigram, smoothed, three = bits(result, "bigram"), bits(result, "ngram{order=2}"), bits(result, "ngram{order=3}")
-    five, forward, transformer = (bits(result, arm) for arm in ("ngram{order=5}", "feedforward", "transformer"))
-    longest = cost["ngram{order=5}"]
-    smaller = {arm: longest["parameters"] / cost[arm]["parameters"] for arm in ("feedforward", "transformer")}
-    passes = cost["feedforward"]["tokens"] / result["data"]["train_tokens"]
-    return [
-        "**lm/bigram: simple, fast, very limited context.** It holds, and the first thing that fails is not the "
-        "context but the zeros: every held-out bigram that was never seen gets probability 0 (10^-99 here, 329 bits), "
-        f"which makes {bigram:.2f} of what the same counts give as {smoothed:.2f} when smoothed. With two tokens of "
-        f"context instead of one, a further {1 - three / smoothed:.0%} are gained.",
-        "**lm/feedforward: learned embeddings share parameters, fixed window.** It has "
-        f"{smaller['feedforward']:.1f} times fewer numbers than the 5-gram with the same window, and "
-        f"{forward / five - 1:+.0%} bits per byte: sharing saves memory, and has to be paid for in training. The "
-        f"transformer, with {smaller['transformer']:.1f} times fewer numbers, has {transformer / five - 1:+.0%}, after "
-        f"{cost['transformer']['seconds'] / longest['seconds']:.0f} times the 5-gram's time. That it shares is shown "
-        "by the swapped words of [ngram_neural](../ngram_neural/page.md).",
-        f"The trained models took {cost['feedforward']['steps']:,.0f} steps, {cost['feedforward']['tokens'] / 1e6:.1f} "
-        f"million tokens: {passes:.1f} passes over the text that counting read once. More steps would lower both.",
-    ]
-
-
-def of_ngrams(models: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
-    cost = result["costs"]
-    orders = {int(arm.rpartition("=")[2].rstrip("}")): arm for arm in cost if arm.startswith("ngram{order=")}
-    orders = dict(sorted({**orders, 5: "ngram"}.items()))
-    grows = cost[orders[10]]["model_bytes"] / cost[orders[2]]["model_bytes"]
-    late = [
-        (cost[orders[b]]["model_bytes"] - cost[orders[a]]["model_bytes"]) / (b - a) / 1e6 for a, b in ((5, 7), (7, 10))
-    ]
-    falls = all(
-        bits(result, b) <= bits(result, a) for a, b in zip(orders.values(), [*orders.values()][1:], strict=False)
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    models, counted = (seeds[0][name] for name in NAMES)
+    cost, data = models["costs"], models["data"]
+    orders = {int(arm[len("ngram{order=") : -1]): arm for arm in counted["costs"] if arm.startswith("ngram{order=")}
+    by_order = dict(sorted({**orders, 5: "ngram"}.items()))
+    size = {order: counted["costs"][arm]["model_bytes"] / 1e6 for order, arm in by_order.items()}
+    values = [bits(counted, arm) for arm in by_order.values()]
+    longest, neural = cost["ngram{order=5}"], (cost["feedforward"], cost["transformer"])
+    late, times = (
+        sorted([(size[7] - size[5]) / 2, (size[10] - size[7]) / 3]),
+        [c["seconds"] for c in counted["costs"].values()],
     )
-    times = [own["seconds"] for own in cost.values()]
-    out = [
-        f"**Fast.** Counting and smoothing take {min(times):.2f} to {max(times):.2f} s. From text to an ARPA file, and "
-        "queries beside KenLM: [figures](../benchmarks/ngram.json) of `benchmarks/ngram.py`.",
-        f"**Memory grows with N**: {grows:.0f} times from order 2 to order 10. Past order 5 it is {min(late):.0f} to "
-        f"{max(late):.0f} MB an order: most long n-grams occur once, and an order adds at most one n-gram a token.",
-        f"**Poor on unseen n-grams** holds without smoothing: {bits(result, PLAIN):.0f} bits per byte at order 5, "
-        f"{bits(models, 'bigram'):.1f} at order 2. By how much it holds with smoothing is measured in "
-        "[ngram_neural](../ngram_neural/page.md).",
-    ]
-    if falls:
-        out.append(
-            "Milder than the claim: with modified Kneser-Ney no longer order that was measured is worse than a shorter "
-            "one."
-        )
-    return out
+    falls = values == sorted(values, reverse=True)
+    two, three, five = (bits(models, f"ngram{{order={order}}}") for order in (2, 3, 5))
+    return {
+        "data": data, "bits": {"bigram": bits(models, "bigram"), 2: two}, "further": 1 - three / two,
+        "fewer": [longest["parameters"] / one["parameters"] for one in neural],
+        "more": [bits(models, arm) / five - 1 for arm in ("feedforward", "transformer")],
+        "longer": cost["transformer"]["seconds"] / longest["seconds"], "steps": neural[0]["steps"],
+        "millions": neural[0]["tokens"] / 1e6, "passes": neural[0]["tokens"] / data["train_tokens"],
+        "times": (min(times), max(times)), "grows": size[10] / size[2], "late": late,
+        "unsmoothed": bits(counted, PLAIN),
+        "orders": "no longer order is worse than a shorter one" if falls else "a longer order can be worse",
+    }  # fmt: skip

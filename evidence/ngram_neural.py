@@ -1,15 +1,35 @@
 """N-gram against neural models.
 
-A line is a sentence, a word what stands between white space; the vocabulary is that of the training lines. Every model
-reads the same ids. Beside time, size and perplexity three probes are made from the held-out lines:
+{text}: {train_lines:,} lines to train ({train_tokens:,} tokens, {words:,} words), {test_lines:,} to test
+({test_tokens:,} tokens). A line is a sentence, a word what stands between white space; the vocabulary is that of the
+training lines. Every model reads the same ids. The n-grams (modified Kneser-Ney) have KenLM's perplexities to six
+digits (`tests/references/test_ngram_kenlm.py`). The neural models are small (32 wide, {epochs} passes over the text).
+Seconds are of a machine that did other things too: a bound, not a rate. Beside time, size and perplexity three probes
+are made from the held-out lines:
 
-    seen        the words to predict, by the longest n-gram before and with them that training saw
-    swap        a word is replaced by the one most like it in training; the next word followed the first in training and
-                never the second. What the swap costs, against what a random word of like frequency costs
-    gapped      what the word d places back still tells: the loss with it replaced by a random word, less the loss with
-                it, once with the nearer words as they are, once with those random in both
+- seen: the words to predict, by the longest n-gram before and with them that training saw;
+- swap: a word is replaced by the one most like it in training; the next word followed the first in training and never
+  the second. What the swap costs, against what a random word of like frequency costs;
+- gapped: what the word d places back still tells: the loss with it replaced by a random word, less the loss with it,
+  once with the nearer words as they are, once with those random in both.
 
-The n-grams are KenLM's to six digits (`tests/references/test_ngram_kenlm.py`).
+## What the numbers say
+
+- **Training time.** The neural models' passes took {slower[0]:,.0f} to {slower[1]:,.0f} times as long as counting.
+- **Bytes.** From order 2 to 5 the size grows {grows:.1f} times; perplexity falls by {falls:.0%}. The transformer is
+  {smaller} the 3-gram.
+- **Seen and unseen.** Where training saw the trigram ({saw[0]:,} tokens) the 3-gram has perplexity {trigram[0]:.1f},
+  the transformer {trigram[1]:.1f}. Where it saw not even the bigram ({saw[1]:,} tokens) it is {nothing[0]:,.0f} against
+  {nothing[1]:,.0f}. The sums hide that.
+- **Synonym swap**, in {swapped:,} places. Against a random word of like frequency, likeness saves the transformer
+  {saves[transformer]} nats, the feed-forward model {saves[feedforward]}, the 3-gram {saves[3-gram]}, the 5-gram
+  {saves[5-gram]}. The bigram saves {saves[2-gram]}: like words have like back-off weights, which is all that it can
+  carry over.
+- **Gapped context.** With the nearer words random, the word two places back tells the 3-gram {gap[3-gram]} nats, the
+  feed-forward model {gap[feedforward]}, the transformer {gap[transformer]}. {gapped}
+- "Neural models are better" {better} at this size of text: beside the best n-gram the feed-forward model is
+  {worse[0]:+.0%} in perplexity, the transformer {worse[1]:+.0%}. What the cost buys is where the loss falls, not its
+  sum.
 """
 
 from __future__ import annotations
@@ -28,7 +48,6 @@ import numpy as np
 import torch
 
 from benchmarks._pages import data_folder
-from evidence._page import bullets
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
@@ -340,32 +359,14 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         for near in ("kept", "random")
     ]
     classes = [f"{k}-gram seen ({n:,})" for k, n in result["tokens_of_class"].items()]
-    about = (
-        f"{result['text']}: {result['train_lines']:,} lines to train ({result['train_tokens']:,} tokens, "
-        f"{result['words']:,} words), {result['lines'] - result['train_lines']:,} to test ({result['test_tokens']:,} "
-        "tokens). The n-grams (modified Kneser-Ney) have KenLM's perplexities to six digits, which the reference test "
-        "checks by the very function that scores the neural models. Those are small (32 wide, "
-        f"{result['epochs']} passes over the text). Seconds are of a machine that did other things too: a bound, not a "
-        "rate. How the probes are made is said at the head of `evidence/ngram_neural.py`."
-    )
-    pairs = "Pairs such as " + ", ".join("/".join(pair) for pair in result["pairs"][:5]) + ". Nats of the next word."
+    pairs = "Pairs such as " + ", ".join("/".join(pair) for pair in result["pairs"][:5]) + "."
+    after = ["", "as it was", "like word", "random word", "what likeness saves"]
+    known = "Cost and quality (perplexity of words that training knows)"
     return [
-        Section("", [about]),
-        Section("What the numbers say", findings(result)),
-        Section(
-            "Cost and quality (perplexity of words that training knows)",
-            [],
-            [table(["", "training", "bytes", "numbers", "perplexity"], costs)],
-        ),
+        Section(known, [], [table(["", "training", "bytes", "numbers", "perplexity"], costs)]),
         Section("By the longest n-gram (up to 3) that training saw", [], [table(["", *classes], seen)]),
-        Section(
-            f"A word swapped for the one most like it ({result['swapped']:,} places)",
-            [pairs],
-            [table(["", "as it was", "like word", "random word", "what likeness saves"], swapped)],
-        ),
-        Section(
-            "What the word d places back tells, in nats", ["Nearer words as they are, then random (gapped)."], told
-        ),
+        Section("Nats of the next word, a word swapped for the one most like it", [pairs], [table(after, swapped)]),
+        Section("What the word d places back tells, in nats", [], told),
     ]
 
 
@@ -379,50 +380,25 @@ def told_at(model: Mapping[str, Any], distance: int, near: str) -> str:
     return f"{mean:+.3f} ± {1.96 * error:.3f}"
 
 
-def findings(result: Mapping[str, Any]) -> list[str]:
-    """What the probes show, and where that contradicts the claim or is weaker than it."""
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (result,) = seeds
     models, classes = result["models"], result["tokens_of_class"]
-    two, three, five = (models[f"{order}-gram"] for order in ORDERS)
-    forward, transformer = models["feedforward"], models["transformer"]
+    two, three, five, forward, transformer = models.values()
     slower = [
         neural["seconds"] / counted["seconds"] for neural in (forward, transformer) for counted in (two, three, five)
     ]
-    smaller = "below" if transformer["bytes"] < three["bytes"] else "above"
-    shown = [
-        f"**Training time.** The neural models' passes took {min(slower):,.0f} to {max(slower):,.0f} times as long as "
-        "counting.",
-        f"**Bytes.** From order 2 to 5 the size grows {five['bytes'] / two['bytes']:.1f} times; perplexity falls by "
-        f"{1 - five['perplexity'] / two['perplexity']:.0%}. The transformer is {smaller} the 3-gram.",
-        f"**Seen and unseen.** Where training saw the trigram ({classes['3']:,} tokens) the 3-gram has perplexity "
-        f"{three['seen']['3']:.1f}, the transformer {transformer['seen']['3']:.1f}. Where it saw not even the bigram "
-        f"({classes['1']:,} tokens) it is {three['seen']['1']:,.0f} against {transformer['seen']['1']:,.0f}. The sums "
-        "hide that.",
-        f"**Synonym swap.** A word is replaced by the one most like it in training, in {result['swapped']:,} places "
-        "where the next word had followed the first and never the second. Against a random word of like frequency, "
-        f"likeness saves the transformer {saved(transformer)} nats, the feed-forward model {saved(forward)}, the "
-        f"3-gram {saved(three)}, the 5-gram {saved(five)}. The bigram saves {saved(two)}: like words have like "
-        "back-off weights, which is all that it can carry over.",
-        "**Gapped context.** With the nearer words random, the word two places back tells the 3-gram "
-        f"{told_at(three, 2, 'random')} nats and the feed-forward model {told_at(forward, 2, 'random')}.",
-    ]
-    against = []
-    best = min(two["perplexity"], three["perplexity"], five["perplexity"])
-    if min(forward["perplexity"], transformer["perplexity"]) > best:
-        against.append(
-            '"Neural models are better" does not hold at this size of text: beside the best n-gram the feed-forward '
-            f"model is {forward['perplexity'] / best - 1:.0%} worse in perplexity, the transformer "
-            f"{transformer['perplexity'] / best - 1:.0%}. What the cost buys is where the loss falls, not its sum."
-        )
+    best = min(m["perplexity"] for m in (two, three, five))
+    worse = [m["perplexity"] / best - 1 for m in (forward, transformer)]
     mean, error = transformer["gapped"]["2 random"]
-    if mean <= 1.96 * error + 5e-4:
-        against.append(
-            f"The transformer is not shown to use a gap here: {told_at(transformer, 2, 'random')} nats at two places. "
-            "Lines are 6 words long and training was short."
-        )
-    mean, error = five["gapped"]["3 kept"]
-    if mean <= 1.96 * error:
-        against.append("The 5-gram gains nothing from the words three and four places back either.")
-    return [
-        bullets(shown),
-        *(["Where this contradicts the claim, or is weaker than it:", bullets(against)] if against else []),
-    ]
+    unproven = "The transformer is not shown to use a gap here: lines are 6 words long and training was short."
+    return {
+        **result, "test_lines": result["lines"] - result["train_lines"], "slower": (min(slower), max(slower)),
+        "grows": five["bytes"] / two["bytes"], "falls": 1 - five["perplexity"] / two["perplexity"],
+        "smaller": "below" if transformer["bytes"] < three["bytes"] else "above", "saw": (classes["3"], classes["1"]),
+        "trigram": (three["seen"]["3"], transformer["seen"]["3"]),
+        "nothing": (three["seen"]["1"], transformer["seen"]["1"]),
+        "saves": {label: saved(m) for label, m in models.items()},
+        "gap": {label: told_at(m, 2, "random") for label, m in models.items()}, "worse": worse,
+        "gapped": unproven if mean <= 1.96 * error + 5e-4 else "",
+        "better": "does not hold" if min(worse) > 0 else "holds for one of them",
+    }  # fmt: skip

@@ -1,12 +1,14 @@
 """Run studies and keep their pages: `python evidence/run.py NAME…`, `--check`, `--list`.
 
-A study is a file of this folder. It has a docstring (its title is the first line) and
+A study is a file of this folder. Its docstring is the words of the page: the title, what was done, what the numbers
+say, with `{name}` (as of `str.format`) where `facts` has a number. It has
 
     ROWS                 the rows of the catalogue that it speaks for
     CLAIM                the sentence that is measured
     SEEDS                how many seeds a run takes
     measure(seed, size)  one replicate as JSON data; size is "full", or "small" for a check of under two seconds
-    show(seeds)          sections of the page, from the measured seeds alone
+    show(seeds)          sections of tables and charts, from the measured seeds alone
+    facts(seeds)         the numbers and verdicts that the docstring names, likewise (optional)
     TIMED                names of fields that no check compares: times, and what ties or peers decide (optional)
     TOLERANCE            relative difference at which a number counts as changed (optional)
     REPLICATE            what a seed is, where it is not one: "fold" (optional)

@@ -1,7 +1,20 @@
 """SentencePiece: language-agnostic, byte fallback for unseen characters.
 
-The names of countries, languages, scripts and currencies that Babel carries for 20 languages in fourteen scripts, one
-in five held out, and the English of Python's own documentation strings. Nothing is set for a language.
+Real text of {languages} languages in fourteen scripts: the names of countries, languages, scripts and currencies that
+Babel carries, one in five held out. Unigram models of {vocabulary} ids with the defaults (identity, byte fallback);
+nothing is set for a language. *Own*: learned from the language's other lines. *Together*: one model of {together} ids
+for all. *English*: learned from Python's documentation strings only, so most scripts are unseen. All figures are of
+held-out lines; nothing is drawn by chance.
+
+**Byte fallback {holds}.** With it, {exact:.0%} of lines come back exactly for every language and model, also where not
+one character was seen in learning. The same English model without byte fallback brings back {lost[0]:.0%} to
+{lost[1]:.0%} of the lines of the other languages.
+
+**Language-agnostic holds for coverage, not for cost.** The same code with the same settings learns each of the
+languages, with and without spaces between words: {own[0]:.2f} to {own[1]:.2f} tokens a character on held-out lines. But
+a model costs what it has seen: the English one needs {foreign[0]:.2f} to {foreign[1]:.2f} tokens a character elsewhere,
+up to about its number of bytes. And it is not free of all knowledge of writing: pieces may not cross a change of
+script, which the trainer reads off Unicode's names.
 """
 
 from __future__ import annotations
@@ -111,30 +124,20 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         "language", "lines", "bytes/character", "own: tokens/character", "together", "English", "English: exact",
         "no bytes: exact", "no bytes: unknown tokens",
     ]  # fmt: skip
-    own = [row["own"]["tokens per character"] for row in found.values()]
-    foreign = [row["english"]["tokens per character"] for name, row in found.items() if name != "en"]
+    return [Section("By language", [], [table(head, rows)])]
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = seeds
+    others = [row for name, row in found.items() if name != "en"]
     exact = min(row[key]["exact"] for row in found.values() for key in ("own", "together", "english"))
-    lost = [row["english without bytes"]["exact"] for name, row in found.items() if name != "en"]
-    about = (
-        f"Real text of {len(found)} languages in fourteen scripts: the names of countries, languages, scripts and "
-        "currencies that Babel carries, one in five held out. Unigram models of "
-        f"{VOCABULARY} ids with the defaults (identity, byte fallback); nothing is set for a language. *Own*: learned "
-        f"from the language's other lines. *Together*: one model of {TOGETHER} ids for all. *English*: learned from "
-        "Python's documentation strings only, so most scripts are unseen. All figures are of held-out lines; nothing "
-        "is drawn by chance."
-    )
-    fallback = (
-        f"**Byte fallback {'holds' if exact == 1 > max(lost) else 'does not hold'}.** With it, {exact:.0%} of lines "
-        "come back exactly for every language and model, also where not one character was seen in learning. The same "
-        f"English model without byte fallback brings back {min(lost):.0%} to {max(lost):.0%} of the lines of the other "
-        "languages."
-    )
-    agnostic = (
-        "**Language-agnostic holds for coverage, not for cost.** The same code with the same settings learns each of "
-        f"the {len(found)} languages, with and without spaces between words: {min(own):.2f} to {max(own):.2f} tokens a "
-        "character on held-out lines. But a model costs what it has seen: the English one needs "
-        f"{min(foreign):.2f} to {max(foreign):.2f} tokens a character elsewhere, up to about its number of bytes, "
-        f"where a language's own model needs {min(own):.2f} to {max(own):.2f}. And it is not free of all knowledge of "
-        "writing: pieces may not cross a change of script, which the trainer reads off Unicode's names."
-    )
-    return [Section("", [about], [table(head, rows)]), Section("What the numbers say", [fallback, agnostic])]
+    spans = {
+        "own": [row["own"]["tokens per character"] for row in found.values()],
+        "foreign": [row["english"]["tokens per character"] for row in others],
+        "lost": [row["english without bytes"]["exact"] for row in others],
+    }
+    return {
+        "languages": len(found), "vocabulary": VOCABULARY, "together": TOGETHER, "exact": exact,
+        "holds": "holds" if exact == 1 > max(spans["lost"]) else "does not hold",
+        **{name: (min(values), max(values)) for name, values in spans.items()},
+    }  # fmt: skip

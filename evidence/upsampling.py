@@ -1,7 +1,19 @@
 """Upsampling of under-represented languages.
 
-Each language's messages are divided in five; four parts are learned from and one is measured, in turn. What a language
-costs is told by messages that exist in all six languages: tokens of the same messages, over those of English.
+A byte-level BPE of {vocabulary:,} ids learns from English documentation ({english:,.0f} kB) and the interface messages
+of five languages ({sizes}). {messages} messages exist in all six; they are divided in {folds}, four parts are learned
+from and one is measured, in turn. Values are means over the parts, with 95% t intervals. The share of a language in the
+text is p^alpha / sum p^alpha.
+
+- Longer sequences: as the text is, the same messages take {longer[0]:.2f} to {longer[1]:.2f} times the tokens that
+  English takes.
+- Upsampling with alpha 0.3 raises their bytes per token by {gains[0]:.0%} to {gains[1]:.0%}; what is left is
+  {after[0]:.2f} to {after[1]:.2f} times English's tokens.
+- It {rises} with every step from alpha 1 to 0 in every language, as the shares predict.
+- It is not free: English loses {lost[0]:.1%} of its bytes per token at alpha 0.3 and {lost[1]:.1%} at 0.
+- So whether it mends depends on the language: at alpha 0.3 {low} is at {after[0]:.2f}, {high} still at {after[1]:.2f}
+  of English, and at {equal:.2f} even with equal shares. There is much less text to learn it from, which counting the
+  same text more often does not change.
 """
 
 from __future__ import annotations
@@ -11,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evidence._messages import documentation, messages
-from evidence._page import bullets, with_interval
+from evidence._page import with_interval
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 from llmanac.tokenizers.load import mixture, stretches, train_tokenizer
@@ -82,57 +94,35 @@ def by_language(seeds: Sequence[dict[str, Any]], what: str) -> dict[str, dict[st
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
-    last = seeds[-1]  # of the texts, the sizes that the last fold learned from
-    rates, premium = by_language(seeds, "bytes per token"), by_language(seeds, "over English")
+    last = seeds[-1]  # the shares that the last fold learned from
     head = ["alpha", *last["bytes"]]
-    sizes = ", ".join(f"{name} {size / 1000:,.0f} kB" for name, size in last["bytes"].items() if name != "en")
     shares = [[alpha, *(f"{share:.1%}" for share in row.values())] for alpha, row in last["shares"].items()]
+    rates, premium = (
+        [[alpha, *map(with_interval, row.values())] for alpha, row in by_language(seeds, what).items()]
+        for what in ("bytes per token", "over English")
+    )
     return [
-        Section(
-            "",
-            [
-                f"A byte-level BPE of {VOCABULARY:,} ids learns from English documentation "
-                f"({last['bytes']['en'] / 1000:,.0f} kB) and the interface messages of five languages ({sizes}). "
-                f"{last['messages']} messages exist in all six; they are divided in {len(seeds)}, four parts are "
-                "learned from and one is measured, in turn. Values are means over the parts, with 95% t intervals.",
-                bullets(findings(rates, premium)),
-            ],
-        ),
-        Section(
-            "Share of each language in the text",
-            ["p^alpha / sum p^alpha; the reference test has that they are exact."],
-            [table(head, shares)],
-        ),
-        Section(
-            "Bytes per token, held out",
-            [],
-            [table(head, [[alpha, *map(with_interval, row.values())] for alpha, row in rates.items()])],
-        ),
-        Section(
-            "Tokens for the same messages, as a multiple of English",
-            ["The text says the same, so 1 would be fair."],
-            [table(head, [[alpha, *map(with_interval, row.values())] for alpha, row in premium.items()])],
-        ),
+        Section("Share of each language in the text", [], [table(head, shares)]),
+        Section("Bytes per token, held out", [], [table(head, rates)]),
+        Section("Tokens for the same messages, as a multiple of English (1 would be fair)", [], [table(head, premium)]),
     ]
 
 
-def findings(rates: Mapping[str, Any], premium: Mapping[str, Any]) -> list[str]:
-    names = [name for name in rates["1.0"] if name != "en"]
-    longer, after, equal = ({n: mean(premium[a][n]) for n in names} for a in ("1.0", "0.3", "0.0"))
-    gains = [mean(rates["0.3"][n]) / mean(rates["1.0"][n]) - 1 for n in names]
-    lost = {a: 1 - mean(rates[a]["en"]) / mean(rates["1.0"]["en"]) for a in ("0.3", "0.0")}
-    rises = all(mean(rates[b][n]) >= mean(rates[a][n]) for n in names for a, b in itertools.pairwise(rates))
-    low, high = min(after, key=after.__getitem__), max(after, key=after.__getitem__)
-    return [
-        f"Longer sequences: as the text is, the same messages take {min(longer.values()):.2f} to "
-        f"{max(longer.values()):.2f} times the tokens that English takes.",
-        f"Upsampling with alpha 0.3 raises their bytes per token by {min(gains):.0%} to {max(gains):.0%}; what is left "
-        f"is {after[low]:.2f} to {after[high]:.2f} times English's tokens.",
-        f"It {'rises' if rises else 'does not rise'} with every step from alpha 1 to 0 in "
-        f"{'every language' if rises else 'all languages'}, as the shares predict.",
-        f"It is not free: English loses {lost['0.3']:.1%} of its bytes per token at alpha 0.3 and {lost['0.0']:.1%} at "
-        "0.",
-        f"So whether it mends depends on the language: at alpha 0.3 {low} is at {after[low]:.2f}, {high} still at "
-        f"{after[high]:.2f} of English, and at {equal[high]:.2f} even with equal shares. There is much less text to "
-        "learn it from, which counting the same text more often does not change.",
-    ]
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    last = seeds[-1]
+    rates, premium = (
+        {a: {n: mean(v) for n, v in row.items()} for a, row in by_language(seeds, what).items()}
+        for what in ("bytes per token", "over English")
+    )
+    names = [name for name in last["bytes"] if name != "en"]
+    longer, after = (sorted(premium[a][n] for n in names) for a in ("1.0", "0.3"))
+    gains = sorted(rates["0.3"][n] / rates["1.0"][n] - 1 for n in names)
+    low, high = (extreme(names, key=premium["0.3"].__getitem__) for extreme in (min, max))
+    rises = all(rates[b][n] >= rates[a][n] for n in names for a, b in itertools.pairwise(rates))
+    return {
+        "vocabulary": VOCABULARY, "english": last["bytes"]["en"] / 1000, "messages": last["messages"],
+        "sizes": ", ".join(f"{name} {last['bytes'][name] / 1000:,.0f} kB" for name in names), "folds": len(seeds),
+        "longer": (longer[0], longer[-1]), "gains": (gains[0], gains[-1]), "after": (after[0], after[-1]),
+        "rises": "rises" if rises else "does not always rise", "low": low, "high": high, "equal": premium["0.0"][high],
+        "lost": [1 - rates[a]["en"] / rates["1.0"]["en"] for a in ("0.3", "0.0")],
+    }  # fmt: skip
