@@ -1,30 +1,38 @@
-"""What the study of classifiers shows: each claim, the numbers with their intervals, and the verdict."""
+"""What the study of classifiers shows: each claim, the numbers with their intervals, and the verdict.
+
+A claim is a function: the first line of its docstring is its title and what is claimed, the rest the verdict, with the
+numbers that the function gives; below it stands what was measured.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from evidence._page import unwrapped
 from llmanac.lab._svg import nice_number
 from llmanac.lab.classification.page import between, curve_chart, share, spread
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 
 Found = Mapping[str, Any]
+Claim = tuple[dict[str, Any], list[Section]]
+BAGS = ("bow", "cbow", "deep-cbow")
 ACCURACY = ("", "accuracy", "95% over seeds")
 
 
 def claims(found: Found) -> list[Section]:
     """Every claim with its verdict, and below it what was measured."""
     out = []
-    for title, claim, make in CLAIMS:
-        verdict, parts = make(found)
-        out += [
-            Section(title, [f"Claim: {claim}.", verdict]),
-            *(replace(part, title=f"# {part.title}") for part in parts),
-        ]
+    for claim in CLAIMS:
+        facts, parts = claim(found)
+        first, _, verdict = inspect.cleandoc(claim.__doc__ or "").partition("\n")
+        title, _, claimed = first.partition(": ")
+        said = unwrapped(verdict.strip().format(**facts))
+        out += [Section(title, [f"Claim: {claimed}", *said]), *(replace(p, title=f"# {p.title}") for p in parts)]
     return out
 
 
@@ -56,42 +64,42 @@ def _slices(found: Found, *names: str) -> Section:
     return Section("Plain sentences → changed ones", [], [table(["accuracy", *slices], rows)])
 
 
-def _rules(found: Found) -> tuple[str, list[Section]]:
+def _rules(found: Found) -> Claim:
+    """Rules: no training data, interpretable; fails on conjugation, synonyms, negation, metaphor, a second language.
+
+    Without one training row the rules are right on {rules}; {best}, the best of what is learned, on {learned} and
+    passes the rules with {beaten} rows. They fail, as claimed, on: {falls}. Against the claim they do not fail on:
+    {holds}; what the rulebook foresaw is no failure.
+    """
     rules = found["table"]["rules"]
     parts = {name: (mean(p["plain"]), mean(p["changed"])) for name, p in rules["slices"].items()}
     falls = [name for name, (plain, changed) in parts.items() if changed < plain - 0.1]
-    holds = [name for name in parts if name not in falls]
     learned = {name: row for name, row in found["table"].items() if row["trained"]}
     best = max(learned, key=lambda name: learned[name]["accuracy"])
     beaten = learned[best]["rows_to_beat_rules"]
-    said = [
-        f"Without one training row the rules are right on {_level(rules)}; {best}, the best of what is learned, on "
-        f"{_level(learned[best])}"
-        + (f" and passes the rules with {beaten:,} rows." if beaten else "; nothing passes them."),
-        f"They fail, as claimed, on: {', '.join(falls) or 'none of the slices'}.",
-    ]
-    if holds:
-        said.append(
-            f"Against the claim they do not fail on: {', '.join(holds)}; what the rulebook foresaw is no failure."
-        )
-    return " ".join(said), [_slices(found, *found["table"])]
+    facts = {
+        "rules": _level(rules), "best": best, "learned": _level(learned[best]),
+        "beaten": f"{beaten:,}" if beaten else "no",
+        "falls": ", ".join(falls) or "none", "holds": ", ".join(name for name in parts if name not in falls) or "none",
+    }  # fmt: skip
+    return facts, [_slices(found, *found["table"])]
 
 
-def _bow(found: Found) -> tuple[str, list[Section]]:
-    row = found["table"]["bow"]
-    curve = {int(size): mean(values) for size, values in row["curve"].items()}
+def _bow(found: Found) -> Claim:
+    """Bag of words: improves with more data; no shared strength between similar words.
+
+    From {first} to {last:,} rows the bag of words goes from {low} to {high}{steps}: more data {helps}. A word that
+    training did not show counts nothing, whatever it resembles, and one that it showed has only the weight of its
+    own texts: no strength is shared between similar words, by construction.
+    """
+    curve = {int(size): mean(values) for size, values in found["table"]["bow"]["curve"].items()}
     sizes = sorted(curve)
-    rises = all(curve[b] >= curve[a] - 0.01 for a, b in pairwise(sizes))
-    rare = _rare(found, "bow", "cbow")
-    more = curve[sizes[-1]] > curve[sizes[0]]
-    verdict = (
-        f"From {sizes[0]} to {sizes[-1]:,} rows the bag of words goes from {share(curve[sizes[0]])} to "
-        f"{share(curve[sizes[-1]])}{'' if rises else ', not at every step'}: more data "
-        f"{'helps, as claimed' if more else 'does not help, against the claim'}. A word that training did not show "
-        "counts nothing, whatever it resembles, and one that it showed has only the weight of its own texts: no "
-        "strength is shared between similar words, by construction."
-    )
-    return verdict, [_curve(found, "bow"), rare]
+    facts = {
+        "first": sizes[0], "last": sizes[-1], "low": share(curve[sizes[0]]), "high": share(curve[sizes[-1]]),
+        "steps": "" if all(curve[b] >= curve[a] - 0.01 for a, b in pairwise(sizes)) else ", not at every step",
+        "helps": "helps, as claimed" if curve[sizes[-1]] > curve[sizes[0]] else "does not help, against the claim",
+    }  # fmt: skip
+    return facts, [_curve(found, "bow"), _rare(found, "bow", "cbow")]
 
 
 def _rare(found: Found, *names: str) -> Section:
@@ -109,180 +117,164 @@ def _rare(found: Found, *names: str) -> Section:
     )  # fmt: skip
 
 
-def _cbow(found: Found) -> tuple[str, list[Section]]:
-    alike = found["table"]["cbow"]["extra"]["similarity"]
-    ranked, opposed = [one["ranked_right"] for one in alike], [one["against_opposed"] for one in alike]
-    one_hot = found["one_hot_similarity"]["ranked_right"]
-    cbow, bow = found["table"]["cbow"], found["table"]["bow"]
-    over = cbow["accuracy"] - bow["accuracy"]
-    differences = [a - b for a, b in zip(cbow["accuracies"], bow["accuracies"], strict=True)]
-    low, high = interval(differences) if len(differences) > 1 else (over, over)
-    versus = f"{100 * over:+.1f} points against bow ({100 * low:+.1f} to {100 * high:+.1f} over seeds)"
-    above = "above" if low > 0 else "below" if high < 0 else "not shown to differ from"
+def _cbow(found: Found) -> Claim:
+    """Continuous bag of words: similar words get close vectors and share strength.
+
+    Similar words get {close}: those of one group are closer than others in {ranked} of the comparisons (one-hot
+    vectors: {ties}, all ties), and closer than words of the opposite tone in {opposed}{kind}. On SST-2 cbow is
+    right on {level}: {over:+.1f} points against bow ({low:+.1f} to {high:+.1f} over seeds), so it is {above} bow.
+    That similar words share strength {shares} here: of the words shown once, cbow labels {once[cbow]} rightly, bow
+    {once[bow]}; trained on labels alone, a word's vector is moved by its own texts only.
+    """
+    cbow, bow, one_hot = found["table"]["cbow"], found["table"]["bow"], found["one_hot_similarity"]
+    own = {key: mean([one[key] for one in cbow["extra"]["similarity"]]) for key in one_hot}
+    differences = [100 * (a - b) for a, b in zip(cbow["accuracies"], bow["accuracies"], strict=True)]
+    low, high = interval(differences) if len(differences) > 1 else (differences[0], differences[0])
     rare = {
         name: mean([one["1"]["right"] for one in found["table"][name]["extra"]["rare"]]) for name in ("bow", "cbow")
     }
-    shares = "is borne out" if rare["cbow"] > rare["bow"] + 0.02 else "is not borne out"
-    close = "get close vectors, as claimed" if mean(ranked) > 0.6 else "get hardly closer vectors, against the claim"
-    kind = ": they are close by label rather than by meaning" if mean(opposed) > mean(ranked) else ""
-    verdict = (
-        f"Similar words {close}: those of one group are closer than others in {share(mean(ranked))} of the comparisons "
-        f"(one-hot vectors: {share(one_hot)}, all ties), and closer than words of the opposite tone in "
-        f"{share(mean(opposed))}{kind}. On SST-2 cbow is right on {_level(cbow)}: {versus}, so it is {above} bow. That "
-        f"similar words share strength {shares} here: of the words shown once, cbow labels {share(rare['cbow'])} "
-        f"rightly, bow {share(rare['bow'])}; trained on labels alone, a word's vector is moved by its own texts only."
-    )
-    heads = ["word", "nearest (cosine)"]
+    facts = {
+        "close": "close vectors, as claimed" if own["ranked_right"] > 0.6 else "hardly closer vectors",
+        "ranked": share(own["ranked_right"]), "ties": share(one_hot["ranked_right"]),
+        "opposed": share(own["against_opposed"]), "level": _level(cbow), "over": mean(differences),
+        "low": low, "high": high,
+        "kind": ": close by label rather than by meaning" if own["against_opposed"] > own["ranked_right"] else "",
+        "above": "above" if low > 0 else "below" if high < 0 else "not shown to differ from",
+        "shares": "is borne out" if rare["cbow"] > rare["bow"] + 0.02 else "is not borne out",
+        "once": {name: share(value) for name, value in rare.items()},
+    }  # fmt: skip
     nearest = [[word, ", ".join(f"{w} {c:.2f}" for w, c in near)] for word, near in found["nearest"].items()]
     rows = [
-        ["one-hot", "0.00", "0.00", "0.00", share(one_hot), share(found["one_hot_similarity"]["against_opposed"])],
-        ["cbow", *(f"{mean([one[key] for one in alike]):.2f}" for key in ("alike", "unlike", "opposed")),
-         share(mean(ranked)), share(mean(opposed))],
+        [name, *(f"{one[key]:.2f}" for key in ("alike", "unlike", "opposed")),
+         *(share(one[key]) for key in ("ranked_right", "against_opposed"))]
+        for name, one in (("one-hot", one_hot), ("cbow", own))
     ]  # fmt: skip
-    similar = Section(
-        "A list of similar words",
-        [f"{alike[0]['words']} words in eight groups; mean cosines, and how often an alike pair is the closer one."],
-        [table(["", "alike", "unlike", "opposed", "alike over unlike", "alike over opposed"], rows)],
-    )
-    near = Section("Nearest words", ["Seed 0."], [table(heads, nearest)])
-    return verdict, [similar, near, _curve(found, "bow", "cbow"), _rare(found, "bow", "cbow")]
+    words = f"{own['words']:.0f} words in eight groups; mean cosines, and how often an alike pair is the closer one."
+    head = ["", "alike", "unlike", "opposed", "alike over unlike", "alike over opposed"]
+    return facts, [
+        Section("A list of similar words", [words], [table(head, rows)]),
+        Section("Nearest words", ["Seed 0."], [table(["word", "nearest (cosine)"], nearest)]),
+        _curve(found, "bow", "cbow"),
+    ]
 
 
-def _deep(found: Found) -> tuple[str, list[Section]]:
+def _deep(found: Found) -> Claim:
+    """Deep continuous bag of words: hidden layers learn combination features ("don't love") that cbow cannot.
+
+    On sentences whose label is an exclusive or of a verb and a denial, deep-cbow is right on {deep} of held-out
+    ones; cbow on {cbow}, bow on {bow}, and deep-cbow without its nonlinearity on {linear}: {solved}. (Pairs of
+    words as features solve it too: {pairs}.) {learned}: after training on it, denied verdicts are labelled rightly
+    by deep-cbow in {denied[deep-cbow]}, by cbow in {denied[cbow]}, by bow in {denied[bow]}.
+    """
     own = {name: mean(values) for name, values in found["exclusive_or"].items()}
-    deep, row = own["deep-cbow"], found["table"]
-    negation = {name: mean(row[name]["slices"]["negation"]["changed"]) for name in ("bow", "cbow", "deep-cbow")}
-    linear = max(own["cbow"], own["bow"], own["deep-cbow without its nonlinearity"])
-    solved = "the hidden layer learns the combination, as claimed" if deep > linear + 0.2 else "against the claim"
-    learned = "On SST-2, where such pairs are rare, it does not show" if negation["deep-cbow"] < 0.6 else "On SST-2 too"
-    verdict = (
-        "On sentences whose label is an exclusive or of a verb and a denial, deep-cbow is right on "
-        f"{share(deep)} of held-out ones; cbow on {share(own['cbow'])}, bow on {share(own['bow'])}, and deep-cbow "
-        f"without its nonlinearity on {share(own['deep-cbow without its nonlinearity'])}: {solved}. (Pairs of words as "
-        f"features solve it too: {share(own['bow, pairs of words'])}.) {learned}: after training on it, denied "
-        f"verdicts are labelled rightly by deep-cbow in {share(negation['deep-cbow'])}, by cbow in "
-        f"{share(negation['cbow'])}, by bow in {share(negation['bow'])}."
-    )
-    first = Section(
-        "An exclusive or", ['"i love X", "i don\'t love X", "i hate X", "i don\'t hate X"; objects held out.'],
-        [_accuracies(found["exclusive_or"])],
-    )  # fmt: skip
-    return verdict, [first, _slices(found, "bow", "cbow", "deep-cbow"), _curve(found, "cbow", "deep-cbow")]
+    denied = {name: mean(found["table"][name]["slices"]["negation"]["changed"]) for name in BAGS}
+    named = {"deep": "deep-cbow", "linear": "deep-cbow without its nonlinearity", "pairs": "bow, pairs of words"}
+    linear = max(own[name] for name in ("cbow", "bow", named["linear"]))
+    facts = {
+        **{key: share(own[name]) for key, name in {**named, "cbow": "cbow", "bow": "bow"}.items()},
+        "denied": {name: share(value) for name, value in denied.items()},
+        "solved": "the hidden layer learns the combination" if own["deep-cbow"] > linear + 0.2 else "against the claim",
+        "learned": "On SST-2, where such pairs are rare, it does not show" if denied["deep-cbow"] < 0.6 else "On "
+        "SST-2 too",
+    }  # fmt: skip
+    said = '"i love X", "i don\'t love X", "i hate X", "i don\'t hate X"; objects held out.'
+    first = Section("An exclusive or", [said], [_accuracies(found["exclusive_or"])])
+    return facts, [first, _slices(found, *BAGS), _curve(found, "cbow", "deep-cbow")]
 
 
-def _prompting(found: Found) -> tuple[str, list[Section]]:
-    row, lm = found["table"]["prompting"], found["language_model"]
-    low, chance = row["interval_over_texts"][0], found["data"]["chance"]
-    contradicted = (
-        "That is not above chance, so for this model our number contradicts the claim: a language model of "
-        f"{nice_number(lm['parameters'])} parameters that has read only {lm['read']}, does not know what it is asked. "
-        "Prompting needs a model pretrained on far more text; the scores themselves equal lm-eval's."
-    )
-    verdict = (
-        f"No label was used, and prompting is right on {_level(row)}; always saying the most frequent label is right "
-        f"on {share(chance)}. {'It classifies without training, as claimed.' if low > chance else contradicted}"
-    )
+def _prompting(found: Found) -> Claim:
+    """Prompting: classification with no training.
+
+    No label was used, and prompting is right on {level}; always saying the most frequent label is right on
+    {chance}. That is {above}, for a language model of {parameters} parameters that has read only {read}. Prompting
+    needs a model pretrained on far more text; the scores themselves equal lm-eval's.
+    """
+    row, lm, chance = found["table"]["prompting"], found["language_model"], found["data"]["chance"]
+    better = row["interval_over_texts"][0] > chance
+    above = "above chance, as claimed" if better else "not above chance, which contradicts the claim"
     rows = [[name, share(one["accuracy"]), share(one["second_label"])] for name, one in found["prompts"].items()]
-    return verdict, [
-        Section("Ways to compare", ["Test accuracy, and how often the second label is given."],
-                [table(["compared by", "accuracy", "second label"], rows)]),
-    ]  # fmt: skip
+    facts = {"level": _level(row), "chance": share(chance), "above": above, "parameters": nice_number(lm["parameters"])}
+    ways = "Test accuracy, and how often the second label is given."
+    compared = [table(["compared by", "accuracy", "second label"], rows)]
+    return {**facts, "read": lm["read"]}, [Section("Ways to compare", [ways], compared)]
 
 
-def _fine_tuning(found: Found) -> tuple[str, list[Section]]:
-    pairs, row, lm = found["pairs"], found["table"]["fine-tuning"], found["language_model"]
-    best_word = max(("bow", "cbow", "deep-cbow"), key=lambda name: found["table"][name]["accuracy"])
+def _fine_tuning(found: Found) -> Claim:
+    """Fine-tuning: learns from paired <X, Y>.
+
+    On 1,000 pairs fine-tuning reaches {true}; with the same labels dealt out anew {dealt}: {learns}. From the same
+    model untrained it reaches {fresh}. On all rows: {level}; {best}, which reads no text beforehand, {words}. The
+    model has {parameters} parameters and has read only {read}; one that was pretrained on more text is another
+    matter, and was not at hand.
+    """
+    pairs, lm = found["pairs"], found["language_model"]
+    best = max(BAGS, key=lambda name: found["table"][name]["accuracy"])
     true, dealt, fresh = (
         mean(pairs[name]) for name in ("true pairs", "labels dealt out anew", "true pairs, untrained model")
     )
-    learns = "what it learns is in the pairs, as claimed" if true > dealt + 0.05 else "against the claim"
-    verdict = (
-        f"On 1,000 pairs fine-tuning reaches {share(true)}; with the same labels dealt out anew {share(dealt)}: "
-        f"{learns}. From the same model untrained it reaches {share(fresh)}. On all rows: {_level(row)}; {best_word}, "
-        f"which reads no text beforehand, {_level(found['table'][best_word])}. The model has "
-        f"{nice_number(lm['parameters'])} parameters and has read only {lm['read']}; one that was pretrained on more "
-        "text is another matter, and was not at hand."
-    )
-    return verdict, [Section("1,000 rows", [], [_accuracies(pairs)]), _curve(found, best_word, "fine-tuning")]
+    facts = {
+        "true": share(true), "dealt": share(dealt), "fresh": share(fresh), "best": best, "read": lm["read"],
+        "level": _level(found["table"]["fine-tuning"]), "words": _level(found["table"][best]),
+        "parameters": nice_number(lm["parameters"]),
+        "learns": "what it learns is in the pairs, as claimed" if true > dealt + 0.05 else "against the claim",
+    }  # fmt: skip
+    return facts, [Section("1,000 rows", [], [_accuracies(pairs)]), _curve(found, best, "fine-tuning")]
 
 
-def _embedding(found: Found) -> tuple[str, list[Section]]:
-    probes = found["probes"]
-    last = str(max(int(size) for size in probes["sparse, counts of words"]))
-    dense, sparse = (mean(probes[name][last]) for name in ("dense, learned from text", "sparse, counts of words"))
-    first = str(min(int(size) for size in probes["sparse, counts of words"]))
-    early = {name: mean(values[first]) for name, values in probes.items()}
-    verdict = (
-        f"Between one-hot vectors of {found['one_hot']['words']:.0f} different words the largest cosine is "
-        f"{found['one_hot']['largest_cosine']:g}, as claimed. A linear probe on {int(last):,} rows is right on "
-        f"{share(dense)} with the mean of dense vectors learned from text and on {share(sparse)} with sparse counts; "
-        f"on {first} rows on {share(early['dense, learned from text'])} and "
-        f"{share(early['sparse, counts of words'])}. "
-        + ("Dense vectors win." if dense > sparse else "Dense vectors this small, learned from this little text, lose.")
-    )
-    lines = {name: {float(size): values for size, values in points.items()} for name, points in probes.items()}
+def _embedding(found: Found) -> Claim:
+    """Embedding lookup: one-hot cosine is 0 between distinct words; linear-probe accuracy, dense against sparse.
+
+    Between one-hot vectors of {words:.0f} different words the largest cosine is {cosine:g}; 0 is claimed. A linear
+    probe on {last:,} rows is right on {late[0]} with the mean of dense vectors learned from text and on {late[1]}
+    with sparse counts; on {first} rows on {early[0]} and {early[1]}. {verdict}
+    """
+    probes, one_hot = found["probes"], found["one_hot"]
     sizes = sorted({int(size) for points in probes.values() for size in points})
+    early, late = (
+        [mean(probes[name][str(size)]) for name in ("dense, learned from text", "sparse, counts of words")]
+        for size in (sizes[0], sizes[-1])
+    )
+    lose = "Dense vectors this small, learned from this little text, lose."
+    facts = {
+        "words": one_hot["words"], "cosine": one_hot["largest_cosine"], "first": sizes[0], "last": sizes[-1],
+        "early": [share(value) for value in early], "late": [share(value) for value in late],
+        "verdict": "Dense vectors win." if late[0] > late[1] else lose,
+    }  # fmt: skip
+    lines = {name: {float(size): values for size, values in points.items()} for name, points in probes.items()}
     rows = [[name, *(f"{share(mean(points[str(s)]))} ({spread(points[str(s)])})" for s in sizes)]
             for name, points in probes.items()]  # fmt: skip
-    chart = curve_chart(lines, "training rows", "accuracy", "Linear probes")
-    return verdict, [
-        Section("Linear probes", ["Test accuracy of logistic regression on fixed features (95% over seeds)."],
-                [table(["rows", *(f"{s:,}" for s in sizes)], rows)], [{"svg": chart, "caption": "A dot a seed."}]),
-    ]  # fmt: skip
+    chart = {"svg": curve_chart(lines, "training rows", "accuracy", "Linear probes"), "caption": "A dot a seed."}
+    said = "Test accuracy of logistic regression on fixed features (95% over seeds)."
+    return facts, [Section("Linear probes", [said], [table(["rows", *(f"{s:,}" for s in sizes)], rows)], [chart])]
 
 
-def _bce(found: Found) -> tuple[str, list[Section]]:
-    own = found["bce"]
-    verdict = (
-        f"Over {own['grid']:,} scores from -120 to 120 and three targets, the loss differs from torch's by at most "
-        f"{own['largest_difference']:.1e} and its slope from sigmoid(z) - y by at most {own['slope_difference']:.1e}: "
-        "the formula as given. Written out directly in float32 the formula stops being finite at |z| = "
-        f"{own['formula_breaks_at']:.1f}; the stable form never does."
-    )
-    return verdict, []
+def _bce(found: Found) -> Claim:
+    """Binary cross-entropy: formula as given.
+
+    Over {grid:,} scores from -120 to 120 and three targets, the loss differs from torch's by at most
+    {largest_difference:.1e} and its slope from sigmoid(z) - y by at most {slope_difference:.1e}: the formula as
+    given. Written out directly in float32 the formula stops being finite at |z| = {formula_breaks_at:.1f}; the
+    stable form never does.
+    """
+    return found["bce"], []
 
 
-def _cross_entropy(found: Found) -> tuple[str, list[Section]]:
-    rows = found["bytes"]
+def _cross_entropy(found: Found) -> Claim:
+    """Cross-entropy: the fused form needs a fraction of the memory.
+
+    Value and gradient together, counted from every allocation: at {classes:,} classes the fused form holds
+    {fused:,.0f} MB at its peak, torch's F.cross_entropy behind a linear layer {torch:,.0f} MB, {times:.1f} times as
+    much.
+    """
+    last, names = found["bytes"][-1], ("scores", "fused", "plain", "torch")
     cells = [
-        [f"{row['classes']:,}", *(f"{row[key] / 1e6:,.0f} MB" for key in ("scores", "fused", "plain", "torch")),
-         f"{row['torch'] / row['fused']:.1f}×"]
-        for row in rows
-    ]  # fmt: skip
-    verdict = (
-        f"Value and gradient together, counted from every allocation: at {rows[-1]['classes']:,} classes the fused "
-        f"form holds {rows[-1]['fused'] / 1e6:,.0f} MB at its peak, torch's F.cross_entropy behind a linear layer "
-        f"{rows[-1]['torch'] / 1e6:,.0f} MB, {rows[-1]['torch'] / rows[-1]['fused']:.1f} times as much: "
-        + (
-            "a fraction of the memory, as claimed."
-            if rows[-1]["fused"] * 2 < rows[-1]["torch"]
-            else "against the claim."
-        )
-    )
+        [f"{row['classes']:,}", *(f"{row[key] / 1e6:,.0f} MB" for key in names), f"{row['torch'] / row['fused']:.1f}×"]
+        for row in found["bytes"]
+    ]
     heads = ["classes", "the scores alone", "fused", "our plain form", "torch", "torch over fused"]
-    return verdict, [Section("Peak bytes", ["2,048 rows, float32, forward and backward."], [table(heads, cells)])]
+    facts = {"classes": last["classes"], "times": last["torch"] / last["fused"], **{n: last[n] / 1e6 for n in names}}
+    facts["fraction"] = "a fraction of the memory, as claimed" if facts["times"] > 2 else "against the claim"
+    return facts, [Section("Peak bytes", ["2,048 rows, float32, forward and backward."], [table(heads, cells)])]
 
 
-CLAIMS = (
-    (
-        "Rules",
-        "no training data, fully interpretable; fails on conjugation, synonyms, negation, metaphor, a second language",
-        _rules,
-    ),
-    ("Bag of words", "improves with more data; no shared strength between similar words", _bow),
-    ("Continuous bag of words", "similar words get close vectors and share strength", _cbow),
-    (
-        "Deep continuous bag of words",
-        'hidden layers learn combination features ("don\'t love") that cbow cannot',
-        _deep,
-    ),
-    ("Prompting", "classification with no training", _prompting),
-    ("Fine-tuning", "learns from paired <X, Y>", _fine_tuning),
-    (
-        "Embedding lookup",
-        "one-hot cosine is 0 between distinct words; linear-probe accuracy, dense against sparse",
-        _embedding,
-    ),
-    ("Binary cross-entropy", "formula as given", _bce),
-    ("Cross-entropy", "the fused form needs a fraction of the memory", _cross_entropy),
-)
+CLAIMS = (_rules, _bow, _cbow, _deep, _prompting, _fine_tuning, _embedding, _bce, _cross_entropy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,18 @@ def compared(*names: str, **overrides: Any) -> dict[str, Any]:
         result = run_study(name, folder=WORK / name, cache=WORK / "cache", **overrides).data
         out[name] = {key: value for key, value in result.items() if key != "sources"}
     return out
+
+
+def comparisons(*names: str) -> tuple[Callable[[int, str], Any], Callable[[Sequence[Any]], list[Section]]]:
+    """`measure` and `show` of a study that is comparisons of what is trained; the first of them stands for all, small."""
+
+    def measure(seed: int, size: str) -> dict[str, Any]:
+        return {names[0]: trained(names[0], seed)} if size == "small" else compared(*names)
+
+    def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+        return [section for name in names for section in shown(name, seeds[0][name])]
+
+    return measure, show
 
 
 def made_up(documents: int = 12) -> list[str]:

@@ -71,6 +71,11 @@ def pieces(lines: Iterable[str], size: int) -> list[str]:
     return made
 
 
+def bytes_of(texts: Iterable[str]) -> int:
+    """UTF-8 bytes of texts."""
+    return sum(len(text.encode("utf-8")) for text in texts)
+
+
 def documentation() -> list[str]:
     """English: the help topics and docstrings of the standard library."""
     source = make_method("source", {"name": "python-docs"})

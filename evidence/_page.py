@@ -28,7 +28,7 @@ def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, st
         f"Claim: {study.CLAIM}",
         "",
         f"{rows}Made by `{result['command']}`: {', '.join(filter(None, made))}.",
-        *unwrapped(text.rstrip().format(**facts)),
+        *(unwrapped(text.rstrip().format(**facts)) if text.strip() else []),
     ]
     charts: dict[str, str] = {}
     for section in study.show(result["seeds"]):

@@ -19,9 +19,13 @@ def json_lines(path: Path) -> Iterator[dict]:
     yield from map(json.loads, data.decode("utf-8").splitlines())
 
 
-def lambada(root: Path) -> Iterator[str]:
-    for row in json_lines(root / "lambada/lambada_openai.jsonl"):
-        yield f"{row['context']} {row['continuation'].strip()}"
+def rows_of(name: str, text: Callable[[dict], str]) -> Read:
+    """A set that is one file of JSON lines, a document a row."""
+
+    def read(root: Path) -> Iterator[str]:
+        yield from map(text, json_lines(root / name))
+
+    return read
 
 
 def hellaswag(root: Path) -> Iterator[str]:
@@ -30,11 +34,6 @@ def hellaswag(root: Path) -> Iterator[str]:
     for at in range(0, len(lines) - 5, 6):
         context = lines[at].partition(": ")[2]
         yield f"{context} {lines[at + 2 + int(lines[at + 1])].strip()}"
-
-
-def dialogues(root: Path) -> Iterator[str]:
-    for row in json_lines(root / "hh_rlhf/harmless-base_test.jsonl.gz"):
-        yield re.sub(r"\n\n(Human|Assistant): ", "\n", row["chosen"]).strip()
 
 
 def instructions(root: Path) -> Iterator[str]:
@@ -48,16 +47,6 @@ def squad(root: Path) -> Iterator[str]:
     for article in json.loads((root / "squad/xquad.en.json").read_text("utf-8"))["data"]:
         for paragraph in article["paragraphs"]:
             yield "\n".join([paragraph["context"], *(question["question"] for question in paragraph["qas"])])
-
-
-def news(root: Path) -> Iterator[str]:
-    for row in json_lines(root / "rouge/cnn_dailymail_tldr.jsonl"):
-        yield row["prompt"].partition("Article: ")[2].strip()
-
-
-def arithmetic(root: Path) -> Iterator[str]:
-    for row in json_lines(root / "gsm8k/train.jsonl"):
-        yield row["question"]
 
 
 def strategy(root: Path) -> Iterator[str]:
@@ -114,8 +103,14 @@ def written(line: str) -> str:
 
 
 PLAIN: tuple[Read, ...] = (
-    lambada, hellaswag, dialogues, instructions, squad, news, arithmetic, strategy, drop, piqa, reviews, wikitext,
-    story,
+    rows_of("lambada/lambada_openai.jsonl", lambda row: f"{row['context']} {row['continuation'].strip()}"),
+    hellaswag,
+    rows_of("hh_rlhf/harmless-base_test.jsonl.gz",
+            lambda row: re.sub(r"\n\n(Human|Assistant): ", "\n", row["chosen"]).strip()),
+    instructions, squad,
+    rows_of("rouge/cnn_dailymail_tldr.jsonl", lambda row: row["prompt"].partition("Article: ")[2].strip()),
+    rows_of("gsm8k/train.jsonl", lambda row: row["question"]),
+    strategy, drop, piqa, reviews, wikitext, story,
 )  # fmt: skip
 
 
@@ -126,7 +121,7 @@ def write(root: Path, path: Path, sets: Sequence[Read]) -> Path:
         try:
             texts = [text for text in read(root) if text.strip()]
         except FileNotFoundError as error:
-            print(f"{read.__name__}: left out, {error.filename} is not there", flush=True)
+            print(f"left out: {error.filename} is not there", flush=True)
             continue
         lines += [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     return write_text(path, "\n".join(lines) + "\n")

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence._messages import bytes_of
 from evidence._page import with_interval
 from llmanac.data.collect import collect
 from llmanac.data.pack import PackedStream
@@ -89,7 +90,7 @@ def compared(
     return {
         "model": {"layers": recipe.model.layers, "dim": recipe.model.dim, "ids": tokenizer.vocab_size},
         "steps": steps, "batch tokens": spec.batch_tokens,
-        "held out": {"documents": len(held), "bytes": sum(len(text.encode("utf-8")) for text in held)},
+        "held out": {"documents": len(held), "bytes": bytes_of(held)},
         "longer": tokens["sampled"] / tokens["fixed"], "bits per byte": found,
     }  # fmt: skip
 

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._pages import data_folder, library
+from evidence._messages import bytes_of
 from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.data.deduplicate import deduplicate
@@ -86,7 +87,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     sets = {name: read_items(sorted(data.glob(pattern)), columns) for name, (pattern, columns) in SETS.items()}
     gsm8k, mmlu = [data / "gsm8k/train.jsonl"], sorted(data.glob("mmlu/dev/*.csv"))
     return {
-        "training_bytes": sum(len(text.encode("utf-8")) for text in texts), "training_documents": len(texts),
+        "training_bytes": bytes_of(texts), "training_documents": len(texts),
         "sets": [leaks(texts, name, items, number) for number, (name, items) in enumerate(sets.items())],
         "own_training_sets": {
             "gsm8k test in gsm8k train": across(read_items(gsm8k, ["question"]), sets["gsm8k"]),

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence._messages import documentation
+from evidence._messages import bytes_of, documentation
 from evidence._page import bullets, with_interval
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
@@ -69,10 +69,6 @@ def learned(found: Mapping[str, Sequence[str]], fold: int, vocab_size: int) -> d
             held = [text for i, text in enumerate(lines) if i % SEEDS == fold]
             rates[mix][name] = bytes_of(held) / sum(map(len, tokenizer.encode_batch(held)))
     return {"bytes": {name: bytes_of(lines) for name, lines in found.items()}, "bytes per token": rates}
-
-
-def bytes_of(lines: Sequence[str]) -> int:
-    return sum(len(text.encode("utf-8")) for text in lines)
 
 
 def by_mix(seeds: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:

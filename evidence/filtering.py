@@ -254,11 +254,12 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     (found,) = seeds
     filters, repetition = found["filters"], found["curves"]["gopher-repetition"]
     strictest = min(SWEEPS, key=lambda name: filters[name]["recall"])
+    falls = repetition[0][1] < repetition[-1][1]
     return {
         "length": LENGTH, "train": 1 - HELD_OUT, "held": HELD_OUT,
         "counts": ", ".join(f"{n} {kind}" for kind, n in found["held_out"].items()),
         "through": {name: row["kept"]["shuffled words"] for name, row in filters.items()},
         "four": filters["all four filters"], "judge": filters["quality classifier at 0.5"],
         "strictest": strictest, "strict": filters[strictest]["recall"], "tight": repetition[0], "loose": repetition[-1],
-        **({"way": "against", "other": "lower"} if repetition[0][1] < repetition[-1][1] else {"way": "with", "other": "higher"}),
+        "way": "against" if falls else "with", "other": "lower" if falls else "higher",
     }  # fmt: skip

@@ -1,7 +1,15 @@
 """Key-value cache: speed against memory.
 
-No cache, one buffer a row, pages, shared pages. A model with random weights: work and memory do not depend on what it
-says. CPU seconds of one thread, medians of interleaved rounds, so that a busy machine changes little.
+No cache, one buffer a row, pages, shared pages. A decoder of {parameters:,} parameters with random weights ({dim} wide,
+{layers} layers): work and memory do not depend on what it says. CPU seconds of one thread, medians of interleaved
+rounds, so that a busy machine changes little. All ways gave the same tokens.
+
+The claim holds: without a cache every token costs a pass over all tokens before it, and the factor grows with the
+prompt; with one, memory grows with every token. Of {both[requests]} prompts that share their first {both[beginning]}
+tokens and go on for {both[own]} of their own, read in turn, {kept[reused_tokens]} of {kept[prompt_tokens]} prompt
+tokens were not computed; {kept[blocks_kept]} blocks of {kept[block_tokens]} tokens are kept, {held:.1f} MiB. Where
+nothing is shared, pages take memory a block at a time where buffers double; gathering them costs the time of the last
+table.
 """
 
 from __future__ import annotations
@@ -147,7 +155,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         faster = {way: f"{s[way]:.3f} s ({s['no cache'] / s[way]:.1f}x faster)" for way in ("buffers", "pages")}
         held = [f"{size / 2**20:.2f} MiB" for size in b.values()]
         lengths.append([length, f"{s['no cache']:.3f} s", *faster.values(), *held])
-    both, kept = result["shared"], result["shared"]["reports"]["in turn"]
+    both = result["shared"]
     ways = [
         [name, f"{s['without']:.3f} s", f"{s['with']:.3f} s", f"{s['without'] / s['with']:.1f}x faster"]
         for name in ("in turn", "together")
@@ -157,30 +165,16 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         [rows, f"{s['buffers']:.3f} s", f"{s['pages']:.3f} s", f"{s['pages'] / s['buffers'] - 1:+.0%} time"]
         for rows, s in result["overhead"].items()
     ]
+    head = ["prompt", "no cache", "buffers", "pages", "bytes, buffers", "bytes, pages"]
     return [
-        Section(
-            f"One row: {NEW} tokens after a prompt",
-            [
-                f"A decoder of {result['parameters']:,} parameters (random weights, dim {MODEL['dim']}, "
-                f"{MODEL['layers']} layers), one thread; CPU seconds, medians of interleaved rounds. All ways gave the "
-                "same tokens.",
-                "The claim holds: without a cache every token costs a pass over all tokens before it, and the factor "
-                "grows with the prompt; with one, memory grows with every token.",
-            ],
-            [table(["prompt", "no cache", "buffers", "pages", "bytes, buffers", "bytes, pages"], lengths)],
-        ),
-        Section(
-            f"{both['requests']} prompts that share their first {both['beginning']} tokens",
-            [
-                f"Each goes on for {both['own']} tokens of its own. Of {kept['prompt_tokens']} prompt tokens read in "
-                f"turn, {kept['reused_tokens']} were not computed; {kept['blocks_kept']} blocks of "
-                f"{kept['block_tokens']} tokens are kept, {kept['bytes'] / 2**20:.1f} MiB."
-            ],
-            [table(["requests", "without a prefix cache", "with", ""], ways)],
-        ),
-        Section(
-            "What pages cost where nothing is shared: 64 tokens after 64",
-            ["Pages take memory a block at a time where buffers double; gathering them costs this time."],
-            [table(["rows", "buffers", "pages", ""], costs)],
-        ),
+        Section(f"One row: {NEW} tokens after a prompt", [], [table(head, lengths)]),
+        Section("Prompts that begin alike", [], [table(["requests", "without a prefix cache", "with", ""], ways)]),
+        Section("Nothing shared: 64 tokens after 64", [], [table(["rows", "buffers", "pages", ""], costs)]),
     ]
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    both = seeds[0]["shared"]
+    kept = both["reports"]["in turn"]
+    sizes = {"dim": MODEL["dim"], "layers": MODEL["layers"], "held": kept["bytes"] / 2**20}
+    return {"parameters": seeds[0]["parameters"], "both": both, "kept": kept, **sizes}

@@ -1,8 +1,11 @@
 """The ratio of domains changes the loss of each.
 
-Three domains of real text that this machine has: the documentation of the Python standard library, its source code,
-and the message catalogues of Django in eight European languages (`pip install 'llmanac[bench]'`). One small model a
-mixture and seed, the same number of tokens each, scored on held-out text of every domain.
+Three domains of real text that this machine has: the documentation of the Python standard library, its source code, and
+the message catalogues of Django in eight European languages (`pip install 'llmanac[bench]'`); {sizes} to train on. One
+model of {millions:.2f} M parameters a mixture and seed, {tokens:.2f} M tokens each; rows of the domains in exact
+proportion (`data/proportional.py`). Scored on held-out text of each domain (other modules, other catalogues).
+
+{findings}
 """
 
 from __future__ import annotations
@@ -133,20 +136,20 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         rows.append([mixture, shares, *(f"{statistics.mean(row[n]):.3f} ± {spread[n]:.3f}" for n in names)])
         dots += [Row(f"{mixture}: {n}", row[n], statistics.mean(row[n]), None, None, k)
                  for k, n in enumerate(about["domains"])]  # fmt: skip
-    tokens = about["setting"]["steps"] * about["setting"]["batch_tokens"]
-    sizes = ", ".join(f"{n} {s['bytes'] / 1e6:.2f} MB" for n, s in about["domains"].items())
-    said = (
-        f"One model of {about['parameters'] / 1e6:.2f} M parameters a mixture and seed, {tokens / 1e6:.2f} M tokens "
-        f"each; rows of the domains in exact proportion (`data/proportional.py`). Training text: {sizes}. Scored on "
-        "held-out text of each domain (other modules, other catalogues)."
-    )
     head = ["mixture", f"shares ({', '.join(about['domains'])})", *names]
     chart = {"svg": interval_chart(dots, "bits per byte", "Loss by mixture"), "caption": "Loss by mixture and domain"}
-    spread_is = "Bits per byte, mean over the seeds and their standard deviation. Lower is better."
-    return [
-        Section("", [said, spread_is], [table(head, rows)], [chart]),
-        Section("What the numbers say", ["\n".join(findings(found, list(about["domains"])))]),
-    ]
+    spread_is = "Mean over the seeds and their standard deviation. Lower is better."
+    return [Section("Bits per byte", [spread_is], [table(head, rows)], [chart])]
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    about, found = seeds[0], losses([result for one in seeds for result in one["results"]])
+    return {
+        "millions": about["parameters"] / 1e6,
+        "tokens": about["setting"]["steps"] * about["setting"]["batch_tokens"] / 1e6,
+        "sizes": ", ".join(f"{n} {s['bytes'] / 1e6:.2f} MB" for n, s in about["domains"].items()),
+        "findings": "\n".join(findings(found, list(about["domains"]))),
+    }
 
 
 def findings(found: dict[str, dict[str, list[float]]], domains: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evidence._messages import documentation, messages
+from evidence._messages import bytes_of, documentation, messages
 from evidence._page import with_interval
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
@@ -81,10 +81,6 @@ def learned(
         out["bytes per token"][key] = {name: bytes_of(lines) / tokens[name] for name, lines in asked.items()}
         out["over English"][key] = {name: tokens[name] / tokens["en"] for name in asked}
     return out
-
-
-def bytes_of(texts: Sequence[str]) -> int:
-    return sum(len(text.encode("utf-8")) for text in texts)
 
 
 def by_language(seeds: Sequence[dict[str, Any]], what: str) -> dict[str, dict[str, list[float]]]:
