@@ -42,7 +42,7 @@ def compared(*names: str, **overrides: Any) -> dict[str, Any]:
 
 
 def comparisons(*names: str) -> tuple[Callable[[int, str], Any], Callable[[Sequence[Any]], list[Section]]]:
-    """`measure` and `show` of a study that is comparisons of what is trained; the first of them stands for all, small."""
+    """`measure` and `show` of a study of comparisons that train; small, the first of them stands for all."""
 
     def measure(seed: int, size: str) -> dict[str, Any]:
         return {names[0]: trained(names[0], seed)} if size == "small" else compared(*names)

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evidence._compared import compared, shown, trained
-from llmanac.lab.report import Section, table
+from llmanac.lab.report import Section
 from llmanac.lab.stats import mean
 
 ROWS = ("lm/bigram", "lm/ngram", "lm/feedforward")
@@ -48,28 +48,11 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
-    """Both comparisons, in short and in full."""
-    found = seeds[0]
-    return [
-        Section("From the bigram to the transformer, in short", [], [costs(found["language_models"])]),
-        Section("N-grams by order and smoothing, in short", [], [costs(found["smoothings"])]),
-        *(section for name in NAMES for section in shown(name, found[name])),
-    ]
+    return [section for name in NAMES for section in shown(name, seeds[0][name])]
 
 
 def bits(result: Mapping[str, Any], arm: str) -> float:
     return mean(result["values"]["bits_per_byte"][arm])
-
-
-def costs(result: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [
-        [
-            arm, f"{bits(result, arm):.4g}", f"{own['seconds']:.2f} s", f"{own['parameters']:,.0f}",
-            f"{own['model_bytes'] / 1e6:.2f} MB", f"{own['peak_memory'] / 1e6:.0f} MB",
-        ]
-        for arm, own in result["costs"].items()
-    ]  # fmt: skip
-    return table(["", "bits per byte", "training", "numbers", "model", "memory while training"], rows)
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
