@@ -102,7 +102,6 @@ def labelled() -> Labelled:
     for at, text in enumerate(articles()):
         out.append(("article", f"wiki{at}", cut(text)))
         out.append(("shuffled words", f"wiki{at}", cut(shuffled(cut(text), rng))))
-        out.append(("shuffled words", f"wiki{at}", cut(shuffled(cut(text), rng))))
     for name, (page, marked) in pages().items():
         if len(marked) > 500:
             out.append(("news", name, cut(marked)))
