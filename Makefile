@@ -38,6 +38,7 @@ lint: $(BIN)/.dev
 bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/retrieve.py
 	$(BIN)/python benchmarks/ngram.py
 	$(BIN)/python benchmarks/extract.py
@@ -45,8 +46,9 @@ bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/dedup.py
 	$(BIN)/python benchmarks/build.py
 
+# STUDY=name runs one study; without it all of them, which takes hours
 evidence: $(BIN)/.dev
-	$(BIN)/python tools/make_evidence.py
+	$(BIN)/python evidence/run.py $(STUDY)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

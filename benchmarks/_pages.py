@@ -1,4 +1,4 @@
-"""The pages and texts that the benchmarks of extraction and filtering share with the pages of evidence."""
+"""The pages and texts that benchmarks share with studies."""
 
 from __future__ import annotations
 
@@ -56,6 +56,12 @@ def sources(longest: int = 40_000) -> list[str]:
     root = Path(sysconfig.get_paths()["stdlib"])
     texts = [path.read_text("utf-8", errors="replace")[:longest] for path in sorted(root.glob("*.py"))]
     return [text for text in texts if text.strip()]
+
+
+def library() -> list[str]:
+    """Every module of the standard library, whole."""
+    paths = [p for p in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")) if "site-packages" not in p.parts]
+    return [path.read_text("utf-8", errors="replace") for path in paths]
 
 
 def descriptions(longest: int = 40_000) -> list[str]:

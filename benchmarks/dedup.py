@@ -17,14 +17,13 @@ from __future__ import annotations
 import functools
 import os
 import re
-import sysconfig
 import time
-from pathlib import Path
 from typing import Any
 
 os.environ.update({"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"})
 
 from _harness import Benchmark, Result, find_peer, interleave
+from _pages import library
 
 from llmanac.data import near_duplicates
 from llmanac.data.stages.minhash import Spec
@@ -38,9 +37,7 @@ _WORD = re.compile(r"\w+")
 @functools.cache
 def corpus() -> tuple[list[str], float]:
     """The sources and their megabytes."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    paths = [path for path in sorted(root.rglob("*.py")) if "site-packages" not in path.parts]
-    texts = [path.read_text("utf-8", errors="replace") for path in paths]
+    texts = library()
     return texts, sum(len(text.encode("utf-8")) for text in texts) / 1e6
 
 

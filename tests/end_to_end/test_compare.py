@@ -129,21 +129,33 @@ def test_a_study_is_reproducible_bit_for_bit(positions: StudyResult, recipe: dic
     assert fresh.values()["learned"][0] == positions.values()["learned"][0]
 
 
-def test_changed_code_runs_again_and_keeps_the_old_page(
+def test_changed_code_runs_again(
     positions: StudyResult, recipe: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llmanac.lab import sources
 
     real = sources.code_hash
     monkeypatch.setattr(sources, "code_hash", lambda path: "f" * 16 if path.name == "learned.py" else real(path))
-    lines: list[str] = []
-    again = ask("position", "rope,learned", recipe, positions.folder, store, report=lines.append)
-    assert any("models/positions/learned.py" in line and "changed since" in line for line in lines)
-    kept = list(positions.folder.glob("stale-*.html"))
-    assert len(kept) == 1 and "Stale: models/positions/learned.py" in kept[0].read_text()
-    assert again.data.get("stale", []) == [] and "Stale:" not in again.page.read_text()
+    again = ask("position", "rope,learned", recipe, positions.folder, store)
+    assert again.values() == positions.values()
     cached = {(run["arm"], run["cached"]) for run in again.data["runs"]}
     assert cached == {("rope", True), ("learned", False)}  # an arm that does not use the file is not run again
+
+
+def test_a_study_of_other_numbers_keeps_the_page_that_was_there(
+    recipe: dict[str, Any], store: Path, tmp_path: Path
+) -> None:
+    first = ask("position", "rope,learned", recipe, tmp_path, store, seeds=1)
+    lines: list[str] = []
+    ask("position", "rope,learned", recipe, tmp_path, store, seeds=2, report=lines.append)
+    assert not list(tmp_path.glob("study-*"))  # a further seed adds to what is there
+    before = (tmp_path / "study.html").read_text()
+    ask("position", "rope,none", recipe, tmp_path, store, seeds=1, report=lines.append)
+    (kept,) = tmp_path.glob("study-*.html")
+    assert kept.read_text() == before and any(kept.name in line for line in lines)
+    values = json.loads(kept.with_suffix(".json").read_text())["values"]["bits_per_byte"]
+    assert values["learned"][:1] == first.values()["learned"]
+    assert "none" in (tmp_path / "study.html").read_text()
 
 
 def test_equal_parameters_move_one_width_and_say_so(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:

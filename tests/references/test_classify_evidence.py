@@ -1,4 +1,4 @@
-"""The evidence pages say what was measured, and the measurements do what they say on small sets."""
+"""The measurements behind the claims about classifiers do what they say on small sets."""
 
 from __future__ import annotations
 
@@ -8,30 +8,13 @@ import numpy as np
 import pytest
 from _labelled import easy, sst2
 
+from evidence import _claims as claims
 from llmanac.core import registry
-from llmanac.core.files import read_json
 from llmanac.data.labelled import Labelled
-from llmanac.lab.classification import claims
-from llmanac.lab.classification.claim_pages import PAGES, write_pages
-from llmanac.lab.classification.evidence import FILE
 from llmanac.lab.classification.experiments import curve_sizes, sample
-from llmanac.lab.classification.page import markdown, picture, render
 from llmanac.lab.classification.slices import sentiment_slices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def test_every_page_is_made_of_what_was_measured(root, tmp_path):
-    """The committed pages are those that the committed figures give."""
-    folder = root / "docs" / "evidence" / "classify"
-    write_pages(tmp_path, read_json(folder / FILE))
-    assert len(PAGES) == 9
-    for name in PAGES:
-        assert (tmp_path / f"{name}.html").read_text("utf-8") == (folder / f"{name}.html").read_text("utf-8"), name
-    made = read_json(folder / "table.json")
-    assert render(made) == (folder / "table.html").read_text("utf-8")
-    assert picture(made) == (folder / "table.svg").read_text("utf-8")
-    assert markdown(made) + "\n" == (folder / "table.md").read_text("utf-8")
 
 
 def test_word_neighbours_of_cbow_beat_one_hot_on_a_list_of_similar_words():

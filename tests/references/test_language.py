@@ -2,50 +2,13 @@
 
 from __future__ import annotations
 
-import gettext
-import importlib.util
-from collections import defaultdict
-from pathlib import Path
-
 import pytest
+from _catalogues import passages
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.registry import build
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped, language
-
-_CODES = "ar bg ca cs da de el en es et fa fi fr he hi hu id it ja ko lt lv nl pl pt ro ru sk sv th tr uk vi zh"
-LANGUAGES = _CODES.split()
-FOLDERS = {"zh_Hans": "zh", "pt_BR": "pt"}
-
-
-def passages(size: int = 300) -> dict[str, list[str]]:
-    """Pieces of about `size` characters of Django's messages, by language."""
-    found = importlib.util.find_spec("django")
-    if found is None or found.origin is None:
-        pytest.skip("needs the message catalogues of django")
-    out: dict[str, list[str]] = defaultdict(list)
-    english: set[str] = set()
-    for path in sorted(Path(found.origin).parent.rglob("LC_MESSAGES/django.mo")):
-        code = FOLDERS.get(path.parts[-3], path.parts[-3])
-        with open(path, "rb") as handle:
-            catalogue = gettext.GNUTranslations(handle)._catalog  # type: ignore[attr-defined]
-        pairs = [(k, v) for k, v in catalogue.items() if isinstance(k, str) and k and isinstance(v, str) and k != v]
-        english |= {k for k, _ in pairs}
-        if code in LANGUAGES:
-            out[code] += pieces([v for _, v in pairs], size)
-    out["en"] = pieces(sorted(english), size)
-    return out
-
-
-def pieces(messages: list[str], size: int) -> list[str]:
-    made, run = [], ""
-    for message in messages:
-        run += message + "\n"
-        if len(run) >= size:
-            made.append(run)
-            run = ""
-    return made
 
 
 @pytest.mark.parametrize(("name", "least"), [("language", 0.95), ("language-langid", 0.95)])

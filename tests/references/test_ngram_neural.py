@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from _ngrams import shared
 
+from evidence import ngram_neural
 from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
-from llmanac.lab import ngram_neural
 from llmanac.models.lm.ngram import Ngram
 from llmanac.models.lm.ngram import Spec as NgramSpec
 from llmanac.models.ngrams import words
@@ -28,17 +27,8 @@ def counted(path: Path, order: int, vocabulary: int) -> Ngram:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two kings and two queens who do the same things, so that likeness can be found."""
-    rng = random.Random(0)
-    doing = ["eats the bread", "drinks the wine", "leaves the hall", "calls the guard", "sings", "waits there"]
-    lines = []
-    for _ in range(900):
-        who = rng.choice(["john", "henry", "mary", "anne", "nobody"])
-        title, what = "sir" if who in ("john", "henry") else "lady", rng.choice(doing)
-        if (who, what) not in (("henry", "sings"), ("anne", "waits there")):  # so that a swap can be new
-            lines.append(f"{title} {who} {what} {rng.choice(['now', 'again'])}")
     path = tmp_path_factory.mktemp("text") / "t.txt"
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text(ngram_neural.made_up())
     return path
 
 
@@ -90,17 +80,13 @@ def test_a_bigram_learns_nothing_across_a_gap(text: Path, tmp_path: Path) -> Non
     assert all(told[3, d, near] == 0 for d in (3, 4) for near in ("kept", "random"))
 
 
-def test_the_whole_comparison_and_its_page(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_comparison(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ngram_neural, "FREQUENT", 20)
-    monkeypatch.setattr(ngram_neural, "POSITIONS", 60)
-    ngram_neural.main([str(text), "--train-lines", "650", "--lines", "800", "--epochs", "4", "--out", str(tmp_path)])
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = ngram_neural.compared(text, 650, 800, 4, 0, 60)
     assert set(found["models"]) == {"2-gram", "3-gram", "5-gram", "feedforward", "transformer"}
     for label, m in found["models"].items():
         assert 1 < m["perplexity"] < 60, label
         assert m["seconds"] > 0 and m["bytes"] > 0
     assert found["models"]["5-gram"]["bytes"] > found["models"]["2-gram"]["bytes"]
-    page = (tmp_path / "page.md").read_text()
-    assert "| transformer |" in page and "gapped" in page
-    with pytest.raises(DataError, match="--train-lines"):
+    with pytest.raises(DataError, match="none to test on"):
         ngram_neural.read(text, 800, 800)

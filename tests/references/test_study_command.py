@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,8 @@ import pytest
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import parse_patches
 from llmanac.lab import compare as lab
-from llmanac.lab import sources
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.command import arms_text, compare_again, study_again
-from llmanac.lab.report import PAGE, RESULT, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,26 +115,3 @@ def test_arms_and_values_come_back_from_their_text() -> None:
         arms_text(parse_arms({"mine": "rope", "other": "none"}))
     said = shlex.split(compare_again("ffn", "relu,swiglu", {"a.b": {"c": [1, "x y"]}, "d": "3", "e": True}, {}))
     assert parse_patches(said[said.index("-s") + 1 :: 2]) == {"a.b": {"c": [1, "x y"]}, "d": "3", "e": True}
-
-
-def test_evidence_whose_code_has_changed_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from test_study_report import result
-
-    found = importlib.util.spec_from_file_location("make_evidence", ROOT / "tools" / "make_evidence.py")
-    assert found is not None and found.loader is not None
-    tool = importlib.util.module_from_spec(found)
-    found.loader.exec_module(tool)
-    real = sources.fingerprint([], ["llmanac.lab.stats"])
-    write_study(tmp_path / "fresh", result(sources=real))
-    write_study(tmp_path / "old", result(sources=real | {"lab/stats.py": "0" * 16}))
-    (tmp_path / "no_study").mkdir()
-    before = (tmp_path / "fresh" / PAGE).read_text()
-    for _ in range(2):
-        assert tool.main(["--check"], tmp_path) == 1
-        said = capsys.readouterr().out
-        assert said.startswith("old: stale, lab/stats.py changed") and "fresh" not in said
-    assert (tmp_path / "fresh" / PAGE).read_text() == before
-    assert "Stale: lab/stats.py changed" in (tmp_path / "old" / PAGE).read_text()
-    assert json.loads((tmp_path / "old" / RESULT).read_text())["stale"] == ["lab/stats.py"]
-    write_study(tmp_path / "old", result(sources=real))
-    assert tool.main(["--check"], tmp_path) == 0

@@ -117,7 +117,7 @@ class Line:
 
 
 def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
-    """Learning curves with bands."""
+    """Curves, with bands where there are intervals; a series of one point is a dot."""
     drawn = [line for line in lines if line.points]
     if not drawn:
         return ""
@@ -136,6 +136,10 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) ->
             frame.add(f'<polygon points="{corners}" fill="{colour(line.shade)}" opacity="0.15"/>')
         path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in line.points)
         frame.add(f'<polyline points="{path}" fill="none" stroke="{colour(line.shade)}" stroke-width="1.8"/>')
+        if len(line.points) == 1:
+            frame.add(
+                f'<circle cx="{path.split(",")[0]}" cy="{path.split(",")[1]}" r="4" fill="{colour(line.shade)}"/>'
+            )
     _legend(frame, drawn)
     return frame.svg(title)
 

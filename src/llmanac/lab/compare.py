@@ -28,7 +28,7 @@ from llmanac.lab.command import FLAGS, compare_again, study_again
 from llmanac.lab.controlled import Question, run_controlled
 from llmanac.lab.hold import check_hold
 from llmanac.lab.posthoc import run_decoding, run_tokenizers
-from llmanac.lab.report import PAGE, RESULT, mark_stale, write_study
+from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.tune import parse_tune
 from llmanac.recipes.spec import load_recipe, seconds
 
@@ -158,7 +158,6 @@ def compare(
     )
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
     check_pages(place, "--folder", (RESULT, PAGE), "sources")
-    _keep_stale(place, report)
     store = Cache(cache if cache is not None else place.parent / "cache")
     found = RUNNERS[axis.trial](question, place, store, report)
     found |= {
@@ -166,6 +165,7 @@ def compare(
         "versions": versions(),
         "command": command or compare_again(kind, arms, changes, _decisive(asked)),
     }
+    _keep_other(place, found, report)
     write_study(place, found)
     return StudyResult(place, found)
 
@@ -182,17 +182,18 @@ def folder_name(kind: str, labels: Sequence[str]) -> str:
     return text if len(text) <= 80 else f"{text[:70]}-{digest(text)[:8]}"
 
 
-def _keep_stale(folder: Path, say: Callable[[str], None]) -> None:
-    """A page whose code has changed is marked and moved aside before a new one takes its place."""
-    if not (folder / RESULT).is_file():
+def _keep_other(folder: Path, found: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Move a study aside whose numbers the new one does not contain; further arms and seeds only add to it."""
+    before = read_json(folder / RESULT).get("values", {}) if (folder / RESULT).is_file() else {}
+    new = {(metric, arm): values for metric, arms in found.get("values", {}).items() for arm, values in arms.items()}
+    old = {(metric, arm): values for metric, arms in before.items() for arm, values in arms.items()}
+    if all(new.get(key, [])[: len(values)] == values for key, values in old.items()):
         return
-    changed = mark_stale(folder)
-    if not changed:
-        return
-    name = f"stale-{digest(read_json(folder / RESULT)['sources'])[:8]}"
+    name = f"study-{digest(before)[:8]}"
     for path in (folder / RESULT, folder / PAGE):
-        path.replace(folder / f"{name}{path.suffix}")
-    say(f"{', '.join(changed)} changed since the last study here; its page is kept as {folder / name}.html")
+        if path.is_file():
+            path.replace(folder / f"{name}{path.suffix}")
+    say(f"the study that was here has other numbers; its page is kept as {folder / name}.html")
 
 
 def load_study(path: str) -> dict[str, Any]:

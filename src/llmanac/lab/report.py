@@ -9,12 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from llmanac.core.errors import DataError
-from llmanac.core.files import read_json, write_json, write_text
+from llmanac.core.files import write_json, write_text
 from llmanac.lab import words
 from llmanac.lab._svg import Line, Row, interval_chart, line_chart, point_chart
 from llmanac.lab.budget import format_duration
-from llmanac.lab.sources import changed
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.words import Result
 
@@ -44,27 +42,10 @@ def write_study(folder: Path, result: Result) -> Path:
     return write_text(folder / PAGE, render(result))
 
 
-def mark_stale(folder: Path) -> list[str]:
-    """Compare a study's code with today's; where it changed, say so on the page and keep it. Returns what changed.
-
-    Raises:
-        DataError: there is no study in the folder.
-    """
-    result = read_json(folder / RESULT)
-    if not isinstance(result, dict) or "sources" not in result:
-        raise DataError(f"{folder / RESULT}: is not the result of a study")
-    found = changed(result["sources"])
-    if found != result.get("stale", []):
-        result["stale"] = found
-        write_study(folder, result)
-    return found
-
-
 def render(result: Result) -> str:
     """A study's page as one HTML file."""
     lead = words.sentences(result) or ["There is nothing to compare: no second arm finished."]
-    sections = [section for section in _sections(result) if section]
-    return render_page(words.title(result), _subtitle(result), lead, sections, words.warnings(result))
+    return render_page(words.title(result), subtitle(result), lead, sections(result), words.warnings(result))
 
 
 def render_page(
@@ -78,7 +59,8 @@ def render_page(
     return environment.get_template("study.html").render(page=page)
 
 
-def _subtitle(result: Result) -> str:
+def subtitle(result: Result) -> str:
+    """Replicates, what was held equal, machine, when and how long, in a line."""
     machine = result.get("machine", {})
     return (
         f"{words.plural(words.replicates(result), result['replicate'])}, {words.held_words(result)}; "
@@ -88,8 +70,9 @@ def _subtitle(result: Result) -> str:
     )
 
 
-def _sections(result: Result) -> list[Section | None]:
-    return [
+def sections(result: Result) -> list[Section]:
+    """The page's parts below its lead."""
+    found = [
         *[_verdicts(result, metric) for metric in result["metrics"]],
         _costs(result),
         _curves(result),
@@ -100,6 +83,7 @@ def _sections(result: Result) -> list[Section | None]:
         _pairing(result),
         _how(result),
     ]
+    return [section for section in found if section]
 
 
 def table(
@@ -380,7 +364,6 @@ def _how(result: Result) -> Section:
         "runs": f"{len(runs)}, of which {sum(r['cached'] for r in runs)} were cached",
         "text": _text(result.get("data", {})),
         "artefact": result.get("artefact", ""),
-        "code": f"{len(result.get('sources', {}))} source files, each hashed in {RESULT}",
     }
     return Section("How it was made", blocks=["\n".join(f"{k:<9} {v}" for k, v in facts.items() if v)])
 

@@ -1,7 +1,7 @@
-"""Which source files a run used, and whether they have changed since.
+"""Which source files a run used: they are part of its key in the cache, so that other code runs again.
 
 A run's code is the files of the Specs in its tree, the trainer's, and every llmanac file that these import. Comments,
-blank lines and docstrings do not count, so explaining the code better does not make a page stale.
+blank lines and docstrings do not count: code that is explained better does not run again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,3 @@ def fingerprint(specs: Iterable[Spec], modules: Iterable[str] = ()) -> dict[str,
     """`{path below the package: code hash}` of every file that the Specs and the named modules use."""
     roots = set(modules).union(*map(spec_modules, specs))
     return {path.relative_to(PACKAGE).as_posix(): code_hash(path) for path in closure(roots).values()}
-
-
-def changed(recorded: Mapping[str, str]) -> list[str]:
-    """The recorded files whose code is another today, or that are gone."""
-    out = []
-    for name, before in recorded.items():
-        path = PACKAGE / name
-        if not path.is_file() or code_hash(path) != before:
-            out.append(name)
-    return out

@@ -139,11 +139,6 @@ def worse_than_uniform(result: Result) -> str:
 def warnings(result: Result) -> list[str]:
     """What a reader must know before the numbers."""
     out = []
-    if result.get("stale"):
-        out.append(
-            f"Stale: {', '.join(result['stale'])} changed since these runs. The page is kept as it was; "
-            "run the same command again for the code of today."
-        )
     if result.get("stopped"):
         out.append(f"{result['stopped']}.")
     if result["kind"] == "recipe":

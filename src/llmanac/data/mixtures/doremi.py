@@ -29,7 +29,7 @@ CARD = {
     "paper": "Xie et al. 2023, arXiv:2305.10429, algorithm 1",
     "aliases": {},
     "test": "tests/references/test_doremi.py::test_the_update_is_the_papers",
-    "claim": "docs/evidence/mixing/README.md",
+    "claim": "docs/evidence/mixing/page.md",
 }
 
 

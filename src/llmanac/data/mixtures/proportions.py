@@ -15,7 +15,7 @@ CARD = {
     "paper": "Brown et al. 2020, arXiv:2005.14165, table 2.2",
     "aliases": {},
     "test": "tests/references/test_mixing.py::test_shares_are_the_closed_forms",
-    "claim": "docs/evidence/mixing/README.md",
+    "claim": "docs/evidence/mixing/page.md",
 }
 
 

@@ -18,7 +18,7 @@ CARD = {
     "paper": "Arivazhagan et al. 2019, arXiv:1907.05019; Conneau et al. 2020, arXiv:1911.02116",
     "aliases": {"natural": {"power": 1.0}, "uniform": {"power": 0.0}},
     "test": "tests/references/test_mixing.py::test_shares_are_the_closed_forms",
-    "claim": "docs/evidence/mixing/README.md",
+    "claim": "docs/evidence/mixing/page.md",
 }
 
 

@@ -18,6 +18,7 @@ from llmanac.lab.stats import interval, mean
 
 Result = Mapping[str, Any]
 NONE = "-"
+AGAIN = "How to make this page again"
 
 
 def curve_chart(
@@ -218,7 +219,7 @@ def sections(result: Result) -> list[Section]:
         )
     blocks = [f"{name}\n" + "\n".join(row["explained"]) for name, row in result["methods"].items()]
     out.append(Section("One text, explained by each method", [], [], [], blocks))
-    out.append(Section("How to make this page again", [], [], [], [result.get("command", "")]))
+    out.append(Section(AGAIN, [], [], [], [result.get("command", "")]))
     return out
 
 

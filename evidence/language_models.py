@@ -1,0 +1,81 @@
+"""Bigram, n-gram, feed-forward model: what they cost and what they give.
+
+Text: the documentation of this Python, {data[train_tokens]:,} tokens of byte-level BPE ({data[vocabulary]:,} tokens) to
+train, {data[held_out_documents]} documents ({data[held_out_bytes]:,} bytes) held out. Seconds are wall time, two
+threads for what is trained and one for what is counted. What is counted has no random part, so its seeds are one
+measurement and its intervals are zero wide: they say nothing about other texts.
+
+- **lm/bigram: simple, fast, very limited context.** It holds, and the first thing that fails is not the context but the
+  zeros: every held-out bigram that was never seen gets probability 0 (10^-99 here, 329 bits), which makes
+  {bits[bigram]:.2f} of what the same counts give as {bits[2]:.2f} when smoothed. With two tokens of context instead of
+  one, a further {further:.0%} are gained.
+- **lm/feedforward: learned embeddings share parameters, fixed window.** It has {fewer[0]:.1f} times fewer numbers than
+  the 5-gram with the same window, and {more[0]:+.0%} bits per byte: sharing saves memory, and has to be paid for in
+  training. The transformer, with {fewer[1]:.1f} times fewer numbers, has {more[1]:+.0%}, after {longer:.0f} times the
+  5-gram's time. That it shares is shown by the swapped words of [ngram_neural](../ngram_neural/page.md).
+- The trained models took {steps:,.0f} steps, {millions:.1f} million tokens: {passes:.1f} passes over the text that
+  counting read once. More steps would lower both.
+- **lm/ngram: fast.** Counting and smoothing take {times[0]:.2f} to {times[1]:.2f} s. From text to an ARPA file, and
+  queries beside KenLM: [figures](../benchmarks/ngram.json) of `benchmarks/ngram.py`.
+- **Memory grows with N**: {grows:.0f} times from order 2 to order 10. Past order 5 it is {late[0]:.0f} to {late[1]:.0f}
+  MB an order: most long n-grams occur once, and an order adds at most one n-gram a token.
+- **Poor on unseen n-grams** holds without smoothing: {unsmoothed:.0f} bits per byte at order 5, {bits[bigram]:.1f} at
+  order 2. By how much it holds with smoothing is measured in [ngram_neural](../ngram_neural/page.md).
+- With modified Kneser-Ney {orders}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evidence._compared import compared, shown, trained
+from llmanac.lab.report import Section
+from llmanac.lab.stats import mean
+
+ROWS = ("lm/bigram", "lm/ngram", "lm/feedforward")
+CLAIM = (
+    "n-grams are extremely fast, grow with their order and are poor on what they never saw; a feed-forward model shares"
+)
+SEEDS, REPLICATE = 1, "measurement"  # each comparison has seeds of its own
+TOLERANCE = 1e-3  # float32 training
+NAMES = ("language_models", "smoothings")
+PLAIN = "ngram{smoothing=mle}"
+
+
+def measure(seed: int, size: str) -> dict[str, Any]:
+    return {name: trained(name, seed) for name in NAMES} if size == "small" else compared(*NAMES)
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    return [section for name in NAMES for section in shown(name, seeds[0][name])]
+
+
+def bits(result: Mapping[str, Any], arm: str) -> float:
+    return mean(result["values"]["bits_per_byte"][arm])
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    models, counted = (seeds[0][name] for name in NAMES)
+    cost, data = models["costs"], models["data"]
+    orders = {int(arm[len("ngram{order=") : -1]): arm for arm in counted["costs"] if arm.startswith("ngram{order=")}
+    by_order = dict(sorted({**orders, 5: "ngram"}.items()))
+    size = {order: counted["costs"][arm]["model_bytes"] / 1e6 for order, arm in by_order.items()}
+    values = [bits(counted, arm) for arm in by_order.values()]
+    longest, neural = cost["ngram{order=5}"], (cost["feedforward"], cost["transformer"])
+    late, times = (
+        sorted([(size[7] - size[5]) / 2, (size[10] - size[7]) / 3]),
+        [c["seconds"] for c in counted["costs"].values()],
+    )
+    falls = values == sorted(values, reverse=True)
+    two, three, five = (bits(models, f"ngram{{order={order}}}") for order in (2, 3, 5))
+    return {
+        "data": data, "bits": {"bigram": bits(models, "bigram"), 2: two}, "further": 1 - three / two,
+        "fewer": [longest["parameters"] / one["parameters"] for one in neural],
+        "more": [bits(models, arm) / five - 1 for arm in ("feedforward", "transformer")],
+        "longer": cost["transformer"]["seconds"] / longest["seconds"], "steps": neural[0]["steps"],
+        "millions": neural[0]["tokens"] / 1e6, "passes": neural[0]["tokens"] / data["train_tokens"],
+        "times": (min(times), max(times)), "grows": size[10] / size[2], "late": late,
+        "unsmoothed": bits(counted, PLAIN),
+        "orders": "no longer order is worse than a shorter one" if falls else "a longer order can be worse",
+    }  # fmt: skip
