@@ -17,6 +17,7 @@ from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
 from llmanac.recipes import stages
+from llmanac.recipes.measures import some_texts
 from llmanac.recipes.plan import fastest_threads
 from llmanac.recipes.run import _latest
 from llmanac.recipes.spec import load_recipe, plans_size, seconds, shown
@@ -273,3 +274,19 @@ def test_threads_are_chosen_by_measuring() -> None:
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
     assert fastest_threads(model, rows=2, length=32, most=1) == (1, {}), "there is nothing to choose"
+
+
+def test_one_long_document_is_enough(tmp_path: Path) -> None:
+    """Held-out text that is longer than what is scored is scored at its beginning."""
+    source = tmp_path / "text"
+    source.mkdir()
+    for name in "abc":
+        (source / f"{name}.txt").write_text(f"{name}: the quick brown fox jumps over the lazy dog.\n" * 4000)
+    changes = {"evaluate": {"held_out_bytes": 20_000}}
+    done = llmanac.run(recipe(source, **changes), folder=tmp_path / "run")
+    assert done.results["bits_per_byte"]["this model"] > 0
+
+
+def test_some_texts_are_whole_ones_or_the_beginning_of_one() -> None:
+    assert some_texts(["abc", "defgh", "ij"], 5) == ["abc", "ij"]
+    assert some_texts(["äöü", "xyzxyz"], 3) == ["ä"] and some_texts([], 3) == []

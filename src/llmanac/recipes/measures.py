@@ -26,14 +26,15 @@ BASELINE_BYTES = 64 << 20  # of training text that the baselines get; xz slows d
 
 
 def some_texts(texts: Iterable[str], most: int) -> list[str]:
-    """Whole texts in their order until the next would pass `most` bytes; one that is longer alone is skipped."""
-    out, size = [], 0
+    """Whole texts in their order, as many as fit into `most` bytes; the beginning of the first where none fits."""
+    out, size, first = [], 0, b""
     for text in texts:
-        length = len(text.encode("utf-8"))
-        if size + length <= most:
+        data = text.encode("utf-8")
+        first = first or data
+        if size + len(data) <= most:
             out.append(text)
-            size += length
-    return out
+            size += len(data)
+    return out or ([first[:most].decode("utf-8", errors="ignore")] if first else [])
 
 
 def language(run: Any, held_out: list[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from llmanac.recipes.measures import some_texts
 TRAINING_SHARE = 0.93  # of the time that is left once text and tokenizer are there; the rest is for measuring
 FLOOR = 0.1  # of the budget: what the trainings get at least, together
 LEAST = 0.04  # of the budget: what fine-tuning and measuring get at least, each
+SHORTEST, SHORTEST_SHARE = 10.0, 0.15  # seconds, and share of the budget: the least time in which steps can be planned
 ENDING = 0.5  # of the time that loading took: what the report and the end of the process take
 PROBE_BYTES = 6_000  # of held-out text, to see how fast a model reads
 FEWEST_BYTES = 20_000  # of held-out text that are scored, whatever the time
@@ -78,7 +79,8 @@ class Timetable:
 
     def pretraining(self, before: Sequence[str], later: float) -> float:
         """Seconds for pretraining from here on, where the share `later` of the training follows it."""
-        return max(LEAST * self.budget, (1 - later) * self.training(before) - self.stage)
+        least = min(SHORTEST, SHORTEST_SHARE * self.budget)
+        return max(least, LEAST * self.budget, (1 - later) * self.training(before) - self.stage)
 
     def finetuning(self, before: Sequence[str], share: float) -> float:
         """Seconds for fine-tuning from here on: its share of the training, or what the run has left if that is less."""

@@ -137,12 +137,10 @@ class Pace:
 
 def sentence(label: str, revision: Revision, planned: float | None, budget: float) -> str:
     """What the user is told of a revision."""
-    against = f", {planned:.2g} s planned" if planned else ""
-    word = "slower" if revision.steps < revision.before else "faster"
+    against = f" (planned: {planned:.2g} s)" if planned else ""
     return (
-        f"{label}: the machine is {word} than planned ({revision.step_seconds:.2g} s a step{against}); "
-        f"{revision.steps:,} steps instead of {revision.before:,} from step {revision.step:,} on, to end within "
-        f"{budget:.0f} s; the learning rate still falls to its end"
+        f"{label}: a step takes {revision.step_seconds:.2g} s{against}, so {revision.steps:,} steps instead of "
+        f"{revision.before:,}, to end within {budget:.0f} s"
     )
 
 
