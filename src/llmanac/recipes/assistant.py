@@ -228,10 +228,16 @@ class Assistant:
             likely.append(Known("", about.known.relative))
         likely += about.near
         if len(likely) <= NEAREST:
-            likely += [Known("", entry) for entry, _ in self.index.best(question, NEAREST + 1)]
+            likely += self._best(question)
         once = {(known.entry, known.name if known.entry < 0 else ""): known for known in reversed(likely)}
         shown = NEAREST + (about.known is not None)
         return tuple(self._near(known) for known in list(once.values())[::-1][:shown])
+
+    def _best(self, question: str) -> list[Known]:
+        """The entries that are for what a question is after, one of each name: `str.strip`, and not `bytes.strip`."""
+        best = [known for entry, _ in self.index.best(question, 4 * NEAREST) if (known := self.index.known(entry))]
+        once = {known.parts[-1]: Known("", known.entry) for known in reversed(best)}
+        return list(once.values())[::-1][: NEAREST + 1]
 
     def _near(self, known: Known) -> Near:
         if known.entry < 0:

@@ -150,7 +150,8 @@ class KnownNames:
         """Whether a name's last part says alone which one is meant: all of that name document one entry, or it is the
         only one that stands in a module (`shutil.copyfile`) and not in a class."""
         alike = [c for c in self.last[squeezed(candidate.parts[-1])] if c.entry >= 0]
-        outside = [c for c in alike if len(c.parts) == MODULE_LEVEL and c.parts[-1] == candidate.parts[-1]]
+        own = candidate.parts[-1]
+        outside = [c for c in alike if len(c.parts) == MODULE_LEVEL and c.parts[-1] == own and own not in self.modules]
         return any(len({c.entry for c in some}) == 1 and candidate in some for some in (alike, outside))
 
     def _known(self, modules: Sequence[str]) -> bool:
@@ -172,11 +173,6 @@ class KnownNames:
         """Whether a word is the name of something in a class or module of that name."""
         inside = (known.parts[-2:] for known in self.last.get(squeezed(word), ()))
         return [owner.lower(), word.lower()] in inside
-
-    def unknown_module(self, word: str) -> bool:
-        """Whether a dotted name begins with no module or class of the documentation, nor with a slip of one."""
-        first = word.lower().partition(".")[0]
-        return not any(likeness(first, module) >= CERTAIN for module in self.modules)
 
 
 def _pairs(word: str) -> frozenset[str]:

@@ -31,6 +31,8 @@ library standard code program my own inside somehow somewhere
 """
 QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^'\s]*'(?!\w)")  # an example's text, not what is asked
 _PYTHON = re.compile(r"(?i)\bpython ?[\d.]*\d")  # `in Python 3.11`: everything here is
+_NEGATIVE = re.compile(r"(?<![\w.)\]-])-\d[\d.]*\b")  # `comb(-1, 2)`
+_NUMBER = re.compile(r"(?<![\w.])\d[\d.,]*(?!\w)")  # an example's
 STOP = frozenset([*_STOP.split(), *code_words(_STOP)])  # words are looked up without their -s
 
 _GROUPS = """
@@ -209,7 +211,7 @@ def content(text: str, known: Container[str] | None = None) -> list[str]:
             has, is taken for that (`hte`).
     """
     text = re.sub(r"(?<=\w)['’](?=\w)", "", _PYTHON.sub(" ", text))
-    text = QUOTED.sub(" ", text)
+    text = _NUMBER.sub(" ", _NEGATIVE.sub(" negative ", QUOTED.sub(" ", text)))
     words = (word for word in code_words(text) if word not in STOP)
     found = dict.fromkeys((stem(word), word) for word in words)
     return list(dict.fromkeys(s for s, w in found if known is None or s in known or related(s) or not _slip(w)))
