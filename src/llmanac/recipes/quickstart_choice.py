@@ -95,7 +95,8 @@ def _says(ranking: EntryRanking, asked: Asked, there: frozenset[str], lines: int
     spoken = ranking.coverage(asked.wanted, there)
     if not new:
         return not asked.denied or spoken >= DOUBTED
-    return spoken + SAYS_MORE * math.log2(1 + lines) >= ENOUGH
+    read = spoken > 0 or asked.pointed is not None
+    return read and spoken + SAYS_MORE * math.log2(1 + lines) >= ENOUGH
 
 
 def _first(

@@ -156,6 +156,44 @@ optional omit
 become happen
 unit millisecond microsecond
 fast quick efficient speed
+subfolder subdirectory subfolders recursive tree
+redirect send reroute
+identifier id uuid
+cartesian product pair combination
+ceil ceiling
+installed available locate
+literal expression evaluate
+dependency depend prerequisite topological
+exclusive lock acquire
+cron schedule job
+reflow wrap paragraph width
+bit binary
+composed decomposed combining accent normalize
+unsafe dangerous insecure race security
+regardless irrelevant
+browser webpage web
+spreadsheet csv row column
+interval range span
+flatten chain nested
+anonymous lambda
+abort cancel interrupt
+peek look without
+rename move
+rotate shift
+interleave zip together
+sliding pairwise window adjacent successive
+accumulate running cumulative total
+slice chunk batch part
+permission mode chmod
+attribute property field
+inherit subclass parent base
+decorator wrapper wrap
+profile measure timing benchmark elapsed
+seed reproducible
+weighted weight probability
+signal handler interrupt
+subtract minus remove
+approximate close tolerance
 plural singular
 safe secure
 """
