@@ -52,7 +52,9 @@ def helper(rule=oracle) -> Assistant:
     return Assistant(Reader(rule), index, Letters(), prompt_tokens=4000)
 
 
-@pytest.mark.parametrize(("part", "each"), [("work", 12), ("measure", 12), ("kept", 12), ("dev2", 10), ("measure2", 20)])
+@pytest.mark.parametrize(
+    ("part", "each"), [("work", 12), ("measure", 12), ("kept", 12), ("dev2", 10), ("measure2", 20)]
+)
 def test_question_files_are_well_formed_and_name_entries(part: str, each: int) -> None:
     questions = read_questions(FILES / f"{part}.jsonl")
     assert Counter(q.kind for q in questions) == dict.fromkeys(KINDS, each)
