@@ -334,9 +334,10 @@ def test_evaluation_tells_a_reader_from_a_rule(material: Material) -> None:
     assert good["scores"]["retrieved, with near misses"]["f1"] > good["scores"]["first-sentence rule"]["f1"]
     assert good["scores"]["without retrieval"]["f1"] < good["scores"]["retrieved, with near misses"]["f1"]
     assert good["scores"]["without retrieval"]["exact"] > 0, "a guess can be right"
-    assert refuses["refused_answerable"] == refuses["refused_unanswerable"] == 1.0
-    assert refuses["scores"]["retrieved, with near misses"]["exact"] == 0.0
-    assert first["refused"]["not stated"] == 0.0
+    assert refuses["refused_answerable"] > 0.5, "words that training never shows are looked for in any case"
+    assert refuses["refused_unanswerable"] > good["refused_unanswerable"]
+    assert refuses["scores"]["right passage among near misses"]["exact"] == 0.0
+    assert first["refused"]["not stated"] < refuses["refused"]["not stated"]
     assert good["refused"]["not stated"] > 0.15
     assert set(good["kinds"]) == set(KINDS)
     assert {e["question"] for e in good["examples"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,8 @@ from llmanac.data.sources.python_docs import Spec
 from llmanac.recipes.assistant import Answer, Assistant, Citation, Near
 from llmanac.recipes.natural_questions import KINDS, Question, interval, read_questions, score_answer, table
 from llmanac.recipes.questions import entry_calls, entry_passages, known_names
+from llmanac.recipes.quickstart_choice import MOST_CHARACTERS, MOST_LINES, choose
+from llmanac.recipes.quickstart_choice import Asked as Wanted
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_names import Known, KnownNames, likeness
 from llmanac.recipes.quickstart_prompt import NOT_SHOWN
@@ -49,11 +52,13 @@ def helper(rule=oracle) -> Assistant:
     return Assistant(Reader(rule), index, Letters(), prompt_tokens=4000)
 
 
-@pytest.mark.parametrize("part", ["work", "measure", "kept"])
-def test_question_files_are_well_formed_and_name_entries(part: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "each"), [("work", 12), ("measure", 12), ("kept", 12), ("dev2", 10), ("measure2", 20)]
+)
+def test_question_files_are_well_formed_and_name_entries(part: str, each: int) -> None:
     questions = read_questions(FILES / f"{part}.jsonl")
-    assert Counter(q.kind for q in questions) == dict.fromkeys(KINDS, 12)
-    assert len({q.id for q in questions}) == 60
+    assert Counter(q.kind for q in questions) == dict.fromkeys(KINDS, each)
+    assert len({q.id for q in questions}) == 5 * each
     assert all(q.history for q in questions if q.kind == "followup")
     assert all(q.entries and q.answers for q in questions if q.kind != "unanswerable")
     if "3.11.7" not in Spec().version():
@@ -99,8 +104,11 @@ def test_scores_follow_their_rule() -> None:
     assert score_answer(question, cited("is kept once per task."), text).line, "most of an accepted piece"
     assert not score_answer(question, cited("task."), text).line
     assert not score_answer(question, cited("It is kept once per task.", "a.c"), text).line, "of another entry"
+    second = score_answer(question, cited("Nothing else is said.\nIt is kept once per task."), text)
+    assert (second.right, second.line, second.invented) == (True, False, False)
+    assert score_answer(question, cited("Nothing else is said.\nIt is made up."), text).invented
     first = score_answer(question, cited("First."), text)
-    assert (first.entry, first.line, first.beside, first.invented) == (True, False, True, False)
+    assert (first.entry, first.line, first.right, first.invented) == (True, False, True, False)
     assert score_answer(question, cited("It is kept for ever."), text).invented
     assert score_answer(question, cited("First.", "pub.b"), text | {"pub.b": text["a.b"]}, {"pub.b": "a.b"}).entry
     refusal = score_answer(question, Answer("No.", (), True, (Near("a.b", "a.b(x=1)", ""),)), text)
@@ -166,6 +174,38 @@ def test_a_name_is_carried_into_the_next_question() -> None:
     messages = [{"role": "user", "content": text} for text in (turns[0], "what does it raise?")]
     assert "copytree" not in messages[-1]["content"]
     assert ask.prompt(messages) != ask.prompt(messages[1:])
+
+
+def test_what_is_quoted_is_short_and_of_what_is_asked() -> None:
+    lines = ["Open a file.", *(f"The mode is a text, case {i}, {'long ' * 20}" for i in range(9)), "Other things."]
+    ranking = helper().index.ranking
+    quoted = choose(ranking, Wanted("?", ("mod", "text"), frozenset()), ["f(mode)"], lines)
+    assert 1 < len(quoted) <= MOST_LINES
+    assert sum(map(len, quoted)) <= MOST_CHARACTERS
+    assert set(quoted) <= set(lines[1:-1])
+    assert choose(ranking, Wanted("?", ("zebra",), frozenset()), ["f(mode)"], lines) == ()
+    assert choose(ranking, Wanted("?", ("mod", "exception"), frozenset()), ["f(mode)"], lines) == (), "none is named"
+    assert choose(ranking, Wanted("which mode is faster?", ("mod",), frozenset()), ["f(mode)"], lines) == ()
+    pointed = Wanted("?", ("mod",), frozenset({"mod"}), "what", lines[-1])
+    assert choose(ranking, pointed, ["f(mode)"], lines)[0] == lines[-1], "the model has read what is asked"
+    assert choose(ranking, replace(pointed, pointed=None, denied=True), ["f()"], lines[:1]) == ()
+
+
+def test_a_conversation_keeps_its_parameters_and_a_class_its_members() -> None:
+    ask = helper()
+    about = understand(ask.index, "and what is symlinks for?", ["What does shutil.copytree do?"])
+    assert (about.how, about.asked.name) == ("carried", "shutil.copytree")
+    assert understand(ask.index, "Reader load_file meaning").known.name == BASE.name
+    names = KnownNames(
+        [Known("a.copyfile", 0), Known("b.Box.copyfile", 1), Known("c.validate", 2), Known("c.validate.x", 3)]
+    )
+    assert names.find("os.copyfile") == [], "os is no module of these"
+    names = KnownNames([Known("a.copyfile", 0), Known("b.Box.copyfile", 1), Known("os.walk", 2)])
+    assert names.find("os.copyfile")[0][1].entry == 0
+
+
+def test_numbers_of_an_example_are_not_what_is_asked() -> None:
+    assert content("comb(-1, 20) fails") == ["comb", "negativ", "fail"]
 
 
 def test_words_choose_a_line_and_their_absence_refuses() -> None:

@@ -37,7 +37,6 @@ from llmanac.recipes.quickstart_prompt import (
     stated_defaults,
 )
 from llmanac.recipes.quickstart_understanding import Understood, understand
-from llmanac.recipes.quickstart_words import stems
 
 PASSAGES = 3
 NEAREST = 3  # entries shown beside an answer that is not sure, or a refusal
@@ -70,7 +69,7 @@ class Answer:
     """An answer.
 
     Attributes:
-        text: a line of the documentation as it stands there, or why there is none.
+        text: lines of the documentation as they stand there, the one that answers first, or why there are none.
         citations: where it was read; nowhere, for a refusal.
         refused: whether it is a refusal.
         nearest: where to look: the entries nearest to the question, of one that is refused or names nothing for sure.
@@ -80,6 +79,11 @@ class Answer:
     citations: tuple[Citation, ...]
     refused: bool
     nearest: tuple[Near, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The line that answers, without the further ones."""
+        return self.text.partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -185,24 +189,33 @@ class Assistant:
         if about.unknown:
             return Answer(f"There is no entry named {about.unknown}. {REFUSAL}", (), True, nearest)
         if about.known is None:
-            if reading is None or reading.block is None:
+            if reading is None or reading.block is None or chosen.opinion(question):
                 return Answer(REFUSAL, (), True, nearest)
             return Answer(reading.text, (self._cited(reading.block.entry, reading.block.lines),), False, nearest)
         entry = about.known.entry
         if entry < 0:
             return Answer(f"{about.known.name} has no docstring. {REFUSAL}", (), True, nearest)
-        title = self.index.first_passage(entry).title
+        quoted = self._quoted(question, about, entry, reading)
+        if not quoted:
+            return Answer(REFUSAL, (), True, nearest)
+        read = [p.lines for p in self.index.of(entry) if set(quoted) & set(p.lines)] or [self.index.of(entry)[0].lines]
+        cited = tuple(self._cited(entry, lines) for lines in read)
+        return Answer("\n".join(quoted), cited, False, nearest if about.how == "spelt" else ())
+
+    def _quoted(self, question: str, about: Understood, entry: int, reading: Reading | None) -> tuple[str, ...]:
+        """The lines of an entry that answer."""
+        first = self.index.first_passage(entry)
         lines = [line for passage in self.index.of(entry) for line in passage.lines]
         inside = reading and reading.block and reading.block.entry == entry
-        pointed = reading.line if reading and inside else None
-        kind = reading.query.partition(" ")[0] if reading else ""
-        named = chosen.common_stems(parameters(title.removeprefix(self.index.first_passage(entry).name)))
-        asked = chosen.Asked(about.wanted, frozenset(stems(question)), named, kind, pointed)
-        line = chosen.choose(self.index.ranking, asked, self._common, [title, *stated_defaults(title)], lines)
-        if line is None:
-            return Answer(REFUSAL, (), True, nearest)
-        passage = next((p.lines for p in self.index.of(entry) if line in p.lines), self.index.of(entry)[0].lines)
-        return Answer(line, (self._cited(entry, passage),), False, nearest if about.how == "spelt" else ())
+        asked = chosen.Asked(
+            question,
+            about.wanted,
+            self._common | chosen.common_stems(parameters(first.title.removeprefix(first.name))),
+            reading.query.partition(" ")[0] if reading else "",
+            reading.line if reading and inside else None,
+            reading is not None and reading.line is None,
+        )
+        return chosen.choose(self.index.ranking, asked, [first.title, *stated_defaults(first.title)], lines)
 
     def _cited(self, entry: int, lines: Sequence[str]) -> Citation:
         near = self._near(Known("", entry))
@@ -215,10 +228,16 @@ class Assistant:
             likely.append(Known("", about.known.relative))
         likely += about.near
         if len(likely) <= NEAREST:
-            likely += [Known("", entry) for entry, _ in self.index.best(question, NEAREST + 1)]
+            likely += self._best(question)
         once = {(known.entry, known.name if known.entry < 0 else ""): known for known in reversed(likely)}
         shown = NEAREST + (about.known is not None)
         return tuple(self._near(known) for known in list(once.values())[::-1][:shown])
+
+    def _best(self, question: str) -> list[Known]:
+        """The entries that are for what a question is after, one of each name: `str.strip`, and not `bytes.strip`."""
+        best = [known for entry, _ in self.index.best(question, 4 * NEAREST) if (known := self.index.known(entry))]
+        once = {known.parts[-1]: Known("", known.entry) for known in reversed(best)}
+        return list(once.values())[::-1][: NEAREST + 1]
 
     def _near(self, known: Known) -> Near:
         if known.entry < 0:

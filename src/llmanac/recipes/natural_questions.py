@@ -4,9 +4,10 @@ A file of questions is JSON Lines: `id`, `kind`, `history` (earlier user turns, 
 (every accepted entry), `answers` (accepted pieces of its text); both lists are empty where a refusal is wanted.
 
 - right entry: one of `entries` is among those shown (cited, or named as nearest).
-- right line: the answer is quoted from one of `entries`; and, both with runs of white space collapsed (docstrings are
-  wrapped), it contains one of `answers`, or is itself at least half of one, or shares words with one at F1 0.8 or more.
-- beside: the same, where the signature and the summary that are shown beside the line count as quoted too.
+- right: the answer is quoted from one of `entries`; and what is quoted (three lines at most, and the signature and the
+  summary that are shown with them), with runs of white space collapsed (docstrings are wrapped), contains one of
+  `answers`, or a text of it is itself at least half of one, or shares words with one at F1 0.8 or more.
+- line: the same of the first line alone.
 - refused: the answer is a refusal, whatever entries are shown with it.
 - invented: something is quoted that the documentation does not hold.
 """
@@ -49,8 +50,8 @@ class Score:
     """What became of one question."""
 
     entry: bool
+    right: bool
     line: bool
-    beside: bool
     refused: bool
     invented: bool
 
@@ -111,13 +112,15 @@ def score_answer(
     shown = {public.get(name, name) for name in (*cited, *(near.name for near in answer.nearest))}
     right = [c for c in answer.citations if public.get(c.name, c.name) in question.entries]
     quoted = not answer.refused and bool(right)
-    beside = [text for c in right for text in (c.title, c.summary)]
+    lines = answer.text.split("\n")
+    shown_with = [text for c in right for text in (c.title, c.summary)]
     return Score(
         entry=bool(shown & set(question.entries)),
-        line=quoted and accepted(answer.text, question.answers),
-        beside=quoted and any(accepted(text, question.answers) for text in (answer.text, *beside)),
+        right=quoted and any(accepted(text, question.answers) for text in (*lines, answer.text, *shown_with)),
+        line=quoted and accepted(lines[0], question.answers),
         refused=bool(answer.refused),
-        invented=not answer.refused and not any(_documented(answer.text, documented.get(name, "")) for name in cited),
+        invented=not answer.refused
+        and not all(any(_documented(line, documented.get(name, "")) for name in cited) for line in lines),
     )
 
 

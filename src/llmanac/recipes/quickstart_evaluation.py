@@ -6,8 +6,9 @@
 - without retrieval: the language model alone continues the question; the line it writes is its answer.
 - first-sentence rule: the first statement of the first passage that the same retrieval finds.
 
-Every score is over answerable questions, the same number of each kind as far as nothing is asked more than twice; a
-refusal scores what the words of the refusal score. Unanswerable questions are counted apart.
+Every score is of the line that answers, without further ones, over answerable questions, the same number of each kind
+as far as nothing is asked more than twice; a refusal scores what the words of the refusal score. Unanswerable questions
+are counted apart.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
     strange = maker.unanswerable(questions, UNANSWERABLE)
     with progress("ask", 4 * len(asked), "questions") as bar:
         given = [answer for part in _parts(asked) for answer in _asked(assistant, part, bar)]
-        texts = [answer.text for answer in given]
+        texts = [answer.line for answer in given]
         declined = [answer for part in _parts(strange) for answer in _asked(assistant, part, bar)]
         helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
         read = [reading.text for reading in helped]
@@ -74,7 +75,7 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
         "retrieval": _retrieval(assistant.index, asked),
         "examples": [_example(pair, answer) for pair, answer in zip(asked[:EXAMPLES], given, strict=False)],
         "misses": _some(
-            asked, given, lambda pair, answer: not answer.refused and f1(answer.text, pair.answer) < MISSED, 2
+            asked, given, lambda pair, answer: not answer.refused and f1(answer.line, pair.answer) < MISSED, 2
         ),
         "refusals": [
             *_some(strange, declined, lambda pair, answer: answer.refused, 1),
@@ -157,4 +158,4 @@ def _retrieval(index: DocumentationIndex, pairs: Sequence[Pair]) -> dict[str, fl
 
 def _example(pair: Pair, answer: Answer) -> dict[str, Any]:
     cited = [{"title": c.title, "text": c.text} for c in answer.citations]
-    return {"question": pair.question, "answer": answer.text, "expected": pair.answer, "citations": cited[:1]}
+    return {"question": pair.question, "answer": answer.line, "expected": pair.answer, "citations": cited[:1]}

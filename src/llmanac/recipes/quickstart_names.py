@@ -19,6 +19,7 @@ CERTAIN = 0.78  # of a name that is taken for what was meant
 SHOWN = 0.45  # of one that is shown as near
 CLOSEST = 48  # spellings that are compared letter by letter
 MISPLACED = 0.85  # likeness of a module that exists and is not where the name is
+MODULE_LEVEL = 2  # parts of a name that stands in a module itself
 SHORTEST_MISPLACED = 5  # letters of a name that is known without its module
 
 
@@ -142,9 +143,16 @@ class KnownNames:
             return same
         inside = _alike(modules, path)
         if inside < 0.7 and same >= 0.98 and len(own) >= SHORTEST_MISPLACED and self._known(modules):
-            distinct = {c.entry for c in self.last[squeezed(own)] if c.entry >= 0}
-            inside = MISPLACED if len(distinct) == 1 else inside
+            inside = MISPLACED if self._only(candidate) else inside
         return same * inside
+
+    def _only(self, candidate: Known) -> bool:
+        """Whether a name's last part says alone which one is meant: all of that name document one entry, or it is the
+        only one that stands in a module (`shutil.copyfile`) and not in a class."""
+        alike = [c for c in self.last[squeezed(candidate.parts[-1])] if c.entry >= 0]
+        own = candidate.parts[-1]
+        outside = [c for c in alike if len(c.parts) == MODULE_LEVEL and c.parts[-1] == own and own not in self.modules]
+        return any(len({c.entry for c in some}) == 1 and candidate in some for some in (alike, outside))
 
     def _known(self, modules: Sequence[str]) -> bool:
         return all(part in self.modules for part in modules)
@@ -161,10 +169,10 @@ class KnownNames:
                     out += self.last[self._spellings[number]]
         return out
 
-    def unknown_module(self, word: str) -> bool:
-        """Whether a dotted name begins with no module or class of the documentation, nor with a slip of one."""
-        first = word.lower().partition(".")[0]
-        return not any(likeness(first, module) >= CERTAIN for module in self.modules)
+    def belongs(self, owner: str, word: str) -> bool:
+        """Whether a word is the name of something in a class or module of that name."""
+        inside = (known.parts[-2:] for known in self.last.get(squeezed(word), ()))
+        return [owner.lower(), word.lower()] in inside
 
 
 def _pairs(word: str) -> frozenset[str]:

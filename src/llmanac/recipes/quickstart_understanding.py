@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from llmanac.recipes.quickstart_facts import parameters
 from llmanac.recipes.quickstart_index import DocumentationIndex
 from llmanac.recipes.quickstart_names import CERTAIN, Known
 from llmanac.recipes.quickstart_prompt import Asked
@@ -23,6 +24,7 @@ _FILE = re.compile(r"(?i)\.(?:txt|csv|py|json|html?|xml|zip|gz|tar|log|ini|toml|
 _BACK = re.compile(r"(?i)\b(?:it|its|that|this|those|these|them|they|there|then|one|ones|and|ok|okay|so|else)\b")
 _IT = re.compile(r"(?i)\b(?:does|do|did|can|will|would|could|should|is) (it|that|this)\b")
 TWIN = 0.9  # likeness of a documented name that is taken for one without docstring
+SHORT = 4  # letters of a name that is not told from a word by the one before it
 FEW = 4  # words of content up to which a question in a conversation says too little to stand for itself
 STANDS_ALONE = 0.75  # of its words that another entry speaks of, for a question to leave the name it follows
 
@@ -87,9 +89,11 @@ def understand(index: DocumentationIndex, question: str, history: Sequence[str] 
     here = _mention(index, question)
     asked = index.understood(question)
     plain = index.known(asked.entry)
+    before = next((known for turn in reversed(history) if (known := _named_before(index, turn))), None)
+    if here and before and _parameter(index, here.word, before):
+        return Understood(_carried(index, question, before), "carried", before, wanted=_wanted(index, question))
     if here and here.known and not _closer(plain, here.known, index):
         return _about(index, question, here)
-    before = next((known for turn in reversed(history) if (known := _named_before(index, turn))), None)
     if here and here.missing:
         return Understood(Asked(question), "nothing", None, here.word, here.near, _wanted(index, question))
     if plain and (before is None or (here and here.known)):
@@ -100,6 +104,12 @@ def understand(index: DocumentationIndex, question: str, history: Sequence[str] 
     if not _BACK.search(question) and len(wanted) > FEW and _stands_alone(index, question, wanted, before):
         return Understood(Asked(question), "nothing", wanted=wanted)
     return Understood(_carried(index, question, before), "carried", before, wanted=wanted)
+
+
+def _parameter(index: DocumentationIndex, word: str, known: Known) -> bool:
+    """Whether a word is a parameter of what the conversation is about, and no name of its own."""
+    title = index.first_passage(known.entry).title if known.entry >= 0 else known.signature
+    return "." not in word and word in parameters(title.removeprefix(known.name))
 
 
 def _closer(plain: Known | None, here: Known | None, index: DocumentationIndex) -> bool:
@@ -166,6 +176,8 @@ def _mention(index: DocumentationIndex, question: str) -> _Mention | None:
             strength = 1.5 * bool(_BEFORE.search(text[: match.start()]) and _AFTER.match(text, match.end()))
         if not strength or text[match.end(1) : match.end(1) + 1] == "=":
             continue  # a word, or an argument that is given by name
+        if place and not strength and len(word) > SHORT and index.known_names.belongs(words[place - 1], word):
+            strength = 2.0  # `deque maxlen`
         near = [part for other in (*words[:place], *words[place + 1 :]) for part in other.split(".")]
         ranked = index.known_names.find(word, near)
         score = ranked[0][0] if ranked else 0.0

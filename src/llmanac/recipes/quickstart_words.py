@@ -31,6 +31,8 @@ library standard code program my own inside somehow somewhere
 """
 QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^'\s]*'(?!\w)")  # an example's text, not what is asked
 _PYTHON = re.compile(r"(?i)\bpython ?[\d.]*\d")  # `in Python 3.11`: everything here is
+_NEGATIVE = re.compile(r"(?<![\w.)\]-])-\d[\d.]*\b")  # `comb(-1, 2)`
+_NUMBER = re.compile(r"(?<![\w.])\d[\d.,]*(?!\w)")  # an example's
 STOP = frozenset([*_STOP.split(), *code_words(_STOP)])  # words are looked up without their -s
 
 _GROUPS = """
@@ -154,6 +156,44 @@ optional omit
 become happen
 unit millisecond microsecond
 fast quick efficient speed
+subfolder subdirectory subfolders recursive tree
+redirect send reroute
+identifier id uuid
+cartesian product pair combination
+ceil ceiling
+installed available locate
+literal expression evaluate
+dependency depend prerequisite topological
+exclusive lock acquire
+cron schedule job
+reflow wrap paragraph width
+bit binary
+composed decomposed combining accent normalize
+unsafe dangerous insecure race security
+regardless irrelevant
+browser webpage web
+spreadsheet csv row column
+interval range span
+flatten chain nested
+anonymous lambda
+abort cancel interrupt
+peek look without
+rename move
+rotate shift
+interleave zip together
+sliding pairwise window adjacent successive
+accumulate running cumulative total
+slice chunk batch part
+permission mode chmod
+attribute property field
+inherit subclass parent base
+decorator wrapper wrap
+profile measure timing benchmark elapsed
+seed reproducible
+weighted weight probability
+signal handler interrupt
+subtract minus remove
+approximate close tolerance
 plural singular
 safe secure
 """
@@ -209,7 +249,7 @@ def content(text: str, known: Container[str] | None = None) -> list[str]:
             has, is taken for that (`hte`).
     """
     text = re.sub(r"(?<=\w)['’](?=\w)", "", _PYTHON.sub(" ", text))
-    text = QUOTED.sub(" ", text)
+    text = _NUMBER.sub(" ", _NEGATIVE.sub(" negative ", QUOTED.sub(" ", text)))
     words = (word for word in code_words(text) if word not in STOP)
     found = dict.fromkeys((stem(word), word) for word in words)
     return list(dict.fromkeys(s for s, w in found if known is None or s in known or related(s) or not _slip(w)))
