@@ -282,3 +282,21 @@ def test_a_library_that_cannot_list_its_names_says_so(monkeypatch: pytest.Monkey
     monkeypatch.setattr(_public.subprocess, "run", lambda *args, **kwargs: broken)
     with pytest.raises(DataError, match="no such thing"):
         list(_public.library_names(("made_up_module",), []))
+
+
+@pytest.mark.parametrize(
+    ("history", "question", "carried"),
+    [
+        (["What does shutil.copytree return?"], "and what does it raise?", True),
+        (["What does shutil.copytree return?"], "what about the symlinks argument?", True),
+        (["What does shutil.copytree return?"], "thanks!", False),
+        (["What does shutil.copytree return?"], "how do I sort numbers?", False),
+        (["What does shutil.copytree return?", "how do I sort numbers?"], "what does it return?", False),
+        (["What does shutil.copytree return?", "and what does it raise?"], "what about its default?", True),
+    ],
+)
+def test_a_name_is_carried_only_as_long_as_the_conversation_is_about_it(
+    history: list[str], question: str, carried: bool
+) -> None:
+    found = understand(helper().index, question, history)
+    assert (found.how == "carried") == carried

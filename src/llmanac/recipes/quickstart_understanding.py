@@ -22,10 +22,15 @@ _AFTER = re.compile(
 )
 _FILE = re.compile(r"(?i)\.(?:txt|csv|py|json|html?|xml|zip|gz|tar|log|ini|toml|cfg|png|jpe?g|pdf|exe|com|org|md)$")
 _BACK = re.compile(r"(?i)\b(?:it|its|that|this|those|these|them|they|there|then|one|ones|and|ok|okay|so|else)\b")
+_ASPECT = re.compile(  # what an entry is asked for, whatever it is about
+    r"(?i)\b(?:returns?|raises?|exceptions?|errors?|defaults?|arguments?|args?|parameters?|params?|signature|types?|"
+    r"version|deprecated|thread.?safe|what about|how about|same for|why)\b"
+)
 _IT = re.compile(r"(?i)\b(?:does|do|did|can|will|would|could|should|is) (it|that|this)\b")
 TWIN = 0.9  # likeness of a documented name that is taken for one without docstring
 SHORT = 4  # letters of a name that is not told from a word by the one before it
 FEW = 4  # words of content up to which a question in a conversation says too little to stand for itself
+OWN_WORDS = 0.5  # of a question's words that the entry of the conversation speaks of, for it to go on about it
 STANDS_ALONE = 0.75  # of its words that another entry speaks of, for a question to leave the name it follows
 
 How = Literal["named", "spelt", "carried", "nothing"]
@@ -89,7 +94,7 @@ def understand(index: DocumentationIndex, question: str, history: Sequence[str] 
     here = _mention(index, question)
     asked = index.understood(question)
     plain = index.known(asked.entry)
-    before = next((known for turn in reversed(history) if (known := _named_before(index, turn))), None)
+    before = _topic(index, history)
     if here and before and _parameter(index, here.word, before):
         return Understood(_carried(index, question, before), "carried", before, wanted=_wanted(index, question))
     if here and here.known and not _closer(plain, here.known, index):
@@ -101,7 +106,7 @@ def understand(index: DocumentationIndex, question: str, history: Sequence[str] 
     wanted = _wanted(index, question)
     if before is None:
         return Understood(Asked(question), "nothing", wanted=wanted)
-    if not _BACK.search(question) and len(wanted) > FEW and _stands_alone(index, question, wanted, before):
+    if not _goes_on(index, question, wanted, before):
         return Understood(Asked(question), "nothing", wanted=wanted)
     return Understood(_carried(index, question, before), "carried", before, wanted=wanted)
 
@@ -156,11 +161,24 @@ def _named_before(index: DocumentationIndex, turn: str) -> Known | None:
     return index.known(entry) if entry >= 0 else None
 
 
-def _stands_alone(index: DocumentationIndex, question: str, wanted: Sequence[str], before: Known) -> bool:
-    """Whether another entry speaks of most of a question that the one of the conversation says little about."""
+def _topic(index: DocumentationIndex, history: Sequence[str]) -> Known | None:
+    """The name that a conversation is about: the last one named, as long as every question since goes on about it."""
+    topic = None
+    for turn in history:
+        named, wanted = _named_before(index, turn), _wanted(index, turn)
+        if named or (topic and wanted and not _goes_on(index, turn, wanted, topic)):
+            topic = named
+    return topic
+
+
+def _goes_on(index: DocumentationIndex, question: str, wanted: Sequence[str], before: Known) -> bool:
+    """Whether a question that names nothing is about the name before it: it refers back, or asks for what entries say
+    (what is returned, raised, a default), or its words are mostly those of that entry."""
+    own = index.ranking.coverage(wanted, index.stems_of(before.entry)) if before.entry >= 0 and wanted else 0.0
     best = next((share for _, share in index.best(question, 1)), 0.0)
-    own = index.ranking.coverage(wanted, index.stems_of(before.entry)) if before.entry >= 0 else 0.0
-    return best >= STANDS_ALONE and best > 2 * own
+    if _BACK.search(question):
+        return not (len(wanted) > FEW and best >= STANDS_ALONE and best > 2 * own)
+    return bool(_ASPECT.search(question)) or (own >= OWN_WORDS and best <= own)
 
 
 def _mention(index: DocumentationIndex, question: str) -> _Mention | None:
