@@ -26,12 +26,14 @@ _ASPECT = re.compile(  # what an entry is asked for, whatever it is about
     r"(?i)\b(?:returns?|raises?|exceptions?|errors?|defaults?|arguments?|args?|parameters?|params?|signature|types?|"
     r"version|deprecated|thread.?safe|what about|how about|same for|why)\b"
 )
+_TASK = re.compile(
+    r"(?i)^(?:so )?(?:how (?:do|can|would|should|could) (?:i|you|we)|how to|is there (?:a|an|some|any))\b"
+)
 _IT = re.compile(r"(?i)\b(?:does|do|did|can|will|would|could|should|is) (it|that|this)\b")
 TWIN = 0.9  # likeness of a documented name that is taken for one without docstring
 SHORT = 4  # letters of a name that is not told from a word by the one before it
 FEW = 4  # words of content up to which a question in a conversation says too little to stand for itself
-OWN_WORDS = 0.5  # of a question's words that the entry of the conversation speaks of, for it to go on about it
-STANDS_ALONE = 0.75  # of its words that another entry speaks of, for a question to leave the name it follows
+STANDS_ALONE, CLEARLY = 0.75, 2.0  # of its words that another entry speaks of, and how much more than the one before
 
 How = Literal["named", "spelt", "carried", "nothing"]
 
@@ -172,13 +174,17 @@ def _topic(index: DocumentationIndex, history: Sequence[str]) -> Known | None:
 
 
 def _goes_on(index: DocumentationIndex, question: str, wanted: Sequence[str], before: Known) -> bool:
-    """Whether a question that names nothing is about the name before it: it refers back, or asks for what entries say
-    (what is returned, raised, a default), or its words are mostly those of that entry."""
-    own = index.ranking.coverage(wanted, index.stems_of(before.entry)) if before.entry >= 0 and wanted else 0.0
+    """Whether a question that names nothing is about the name before it: it refers back, asks for what entries say
+    (what is returned, raised, a default), or no other entry speaks of it much better. A new task ("how do I ...") is
+    not."""
+    if not wanted or _TASK.search(question):
+        return bool(_BACK.search(question) or _ASPECT.search(question))
+    own = index.ranking.coverage(wanted, index.stems_of(before.entry)) if before.entry >= 0 else 0.0
     best = next((share for _, share in index.best(question, 1)), 0.0)
+    stands_alone = best >= STANDS_ALONE and best > CLEARLY * own
     if _BACK.search(question):
-        return not (len(wanted) > FEW and best >= STANDS_ALONE and best > 2 * own)
-    return bool(_ASPECT.search(question)) or (own >= OWN_WORDS and best <= own)
+        return not (stands_alone and len(wanted) > FEW)
+    return bool(_ASPECT.search(question)) or not stands_alone
 
 
 def _mention(index: DocumentationIndex, question: str) -> _Mention | None:
