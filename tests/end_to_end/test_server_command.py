@@ -15,8 +15,8 @@ import httpx
 import pytest
 from _engine_models import ByteTokenizer, HistoryModel, script_of
 
+from llmanac.cli import chat as console
 from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
-from llmanac.generate import console
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import locate
 from llmanac.web.serve import claim_port, serve

@@ -14,14 +14,14 @@ from llmanac.core import interrupts
 with interrupts.ending():
     import typer
 
-    from llmanac.core.arguments import Column, Include, SeveralValues
+    from llmanac.cli.classify import app as classify_app
+    from llmanac.cli.data import app as data_app
+    from llmanac.cli.ngram import app as ngram
+    from llmanac.cli.options import Column, Include, SeveralValues
+    from llmanac.cli.quality import quality_app
+    from llmanac.cli.tokenizer import app as tokenizer_app
     from llmanac.core.errors import LlmanacError
     from llmanac.core.files import DISK, refused
-    from llmanac.data.commands import app as data_app
-    from llmanac.data.quality_cli import quality_app
-    from llmanac.lab.classification.app import app as classify_app
-    from llmanac.lab.vocabulary.commands import app as tokenizer_app
-    from llmanac.models.ngrams.command import app as ngram
 
 app = typer.Typer(
     name="llmanac",
@@ -112,7 +112,7 @@ def run(
 @app.command()
 def chat(path: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")]) -> None:
     """Talk to a run: it retrieves, answers and shows its source."""
-    from llmanac.generate.console import chat_command
+    from llmanac.cli.chat import chat_command
     from llmanac.recipes.documentation import open_assistant
 
     chat_command(path, open_assistant=open_assistant)
@@ -130,7 +130,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
 ) -> None:
     """Continue a text."""
-    from llmanac.generate.console import generate_command
+    from llmanac.cli.chat import generate_command
 
     text = sys.stdin.read() if prompt is None else prompt
     generate_command(
@@ -162,7 +162,7 @@ def score(
     calibrate: Annotated[str | None, typer.Option(help="Take off each label's score for this text, e.g. N/A.")] = None,
 ) -> None:
     """Say how probable a model finds each text, or which label fits it best."""
-    from llmanac.evaluate.console import score_command
+    from llmanac.cli.score import score_command
 
     score_command(
         path,
@@ -194,7 +194,7 @@ def correct(
     include: Include = None,
 ) -> None:
     """Correct grammar and spelling: edits proposed by rule, judged by the language model."""
-    from llmanac.evaluate.console import correct_command
+    from llmanac.cli.score import correct_command
 
     correct_command(
         path,
@@ -250,7 +250,7 @@ def compare(
     folder: Annotated[Path | None, typer.Option(help="Where the study goes [studies/<name>].")] = None,
 ) -> None:
     """Compare methods at equal budget over paired seeds, with intervals and a verdict."""
-    from llmanac.lab.compare import compare_command
+    from llmanac.cli.compare import compare_command
 
     compare_command(
         kind,
@@ -377,7 +377,3 @@ def main(arguments: list[str] | None = None) -> Any:
             if error.errno not in DISK:
                 raise
             _fail(refused(error, "the disk"))
-
-
-if __name__ == "__main__":
-    main()

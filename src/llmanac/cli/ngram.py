@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.core.arguments import Column, Include
+from llmanac.cli.options import Column, Include
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import has_name
 from llmanac.core.outputs import check_apart
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from llmanac.data.sources.files import Spec as Files
-    from llmanac.models.ngrams.words import Score, WordModel
+    from llmanac.models.ngrams.words import Score
 
 app = typer.Typer(no_args_is_help=True, help="Count n-gram models, score text with them, convert ARPA files.")
 Text = Annotated[
@@ -79,6 +79,7 @@ def train(
         _train_tokens(source, output, order, spec, tokenizer, limit)
         return
     from llmanac.models.ngrams import words
+    from llmanac.models.ngrams.load import save
 
     model = words.train(source, order, spec.build(), skip_symbols=skip_symbols, memory=limit)
     save(model, output)
@@ -128,6 +129,7 @@ def score(
     """Perplexity of text, with and without unknown words."""
     from llmanac.core.progress import progress
     from llmanac.data.texts import files_of
+    from llmanac.models.ngrams.load import load
     from llmanac.models.ngrams.words import read_blocks
 
     source = files_of(text, column=column, include=include or ())
@@ -157,6 +159,8 @@ def query(
     text: Annotated[str | None, typer.Option(help="Sentences; else standard input is read.")] = None,
 ) -> None:
     """Each word with its number, the length of the n-gram it was found as, and log10 p."""
+    from llmanac.models.ngrams.load import load
+
     loaded = load(model)
     if loaded.trie.without_backoff and loaded.trie.order > 1:
         print(NO_BACKOFF, file=sys.stderr)
@@ -177,6 +181,8 @@ def convert(
     force: Force = False,
 ) -> None:
     """ARPA to a binary model that opens at once, or back; every value of a binary source is checked."""
+    from llmanac.models.ngrams.load import load, save
+
     check_free(target, "the target", force, inputs=[source])
     model = load(source, whole=True)
     save(model, target)
@@ -202,55 +208,6 @@ def check_free(place: Path, what: str, force: bool, *, folder: bool = False, inp
 def line_words(line: bytes) -> list[str]:
     """The words of a line, for showing."""
     return [w.decode("utf-8", "backslashreplace") for w in re.split(rb"[\0\t\n\v\f\r ]+", line) if w]
-
-
-def is_arpa(path: Path) -> bool:
-    """Whether a file's name says ARPA."""
-    return path.name.lower().removesuffix(".gz").endswith(".arpa")
-
-
-def load(path: str | Path, *, whole: bool = False) -> WordModel:
-    """A word model from an ARPA file or a binary one, told apart by what they hold.
-
-    Args:
-        whole: check every value of a binary model, not a sample of them.
-
-    Raises:
-        DataError: a file that is neither, or a model of tokens.
-        CheckpointError: a binary model that is damaged.
-    """
-    from llmanac.models.ngrams.arpa import GZIP, read_arpa
-    from llmanac.models.ngrams.binary import read_binary
-    from llmanac.models.ngrams.words import WordModel
-
-    path = Path(path)
-    try:
-        with open(path, "rb") as handle:
-            begin = handle.read(9)
-    except OSError as error:
-        if path.is_dir():
-            raise DataError(
-                f"{path}: is a folder, and `llmanac ngram` takes files that count words; a model of tokens is scored "
-                f"with `llmanac score {shlex.quote(str(path))} TEXT` and continued with `llmanac generate`"
-            ) from None
-        raise DataError(f"{path}: cannot read it ({error.strerror or error})") from None
-    if is_arpa(path) or begin.startswith(GZIP) or begin[8:] != b"{":
-        return read_arpa(path)
-    found = read_binary(path, whole=whole)
-    if not isinstance(found, WordModel):
-        raise DataError(f"{path}: counts a tokenizer's tokens, not words; use llmanac score or generate on its folder")
-    return found
-
-
-def save(model: WordModel, path: Path) -> None:
-    """Write a model in the format that its name says."""
-    from llmanac.models.ngrams.arpa import write_arpa
-    from llmanac.models.ngrams.binary import write_binary
-
-    if is_arpa(path):
-        write_arpa(model, path)
-    else:
-        write_binary(model.trie, path, model)
 
 
 def parse_bytes(text: str, flag: str = "--memory") -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmanac.core.arguments import Column, Include
+from llmanac.cli.options import Column, Include
 
 app = typer.Typer(
     name="tokenizer",

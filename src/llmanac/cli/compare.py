@@ -1,14 +1,20 @@
-"""A study on the terminal."""
+"""`llmanac compare`: run a study, and print it."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import parse_patches
 from llmanac.lab import words
+from llmanac.lab.compare import compare, run_study, studies
 from llmanac.lab.stats import mean
 
 LABEL, CELL = 28, 17  # characters of a cost's name, and of one arm's column with its line
@@ -100,3 +106,48 @@ def _cost_table(result: Any, arms: list[str], *, wide: bool) -> Table:
         cells = [words.quantity(result["costs"][arm].get(unit["name"]), unit["unit"]) for arm in arms]
         table.add_row(unit["title"] or unit["name"].replace("_", " "), *cells)
     return table
+
+
+def compare_command(
+    kind: str,
+    arms: str | None,
+    *,
+    budget: str | None = None,
+    seeds: int | None = None,
+    hold: str | None = None,
+    tune: str | None = None,
+    margin: float | None = None,
+    base: str | None = None,
+    artefact: str | None = None,
+    patches: Sequence[str] = (),
+    folder: Path | None = None,
+    baseline: str | None = None,
+) -> None:
+    """The body of `llmanac compare`: run, then print the table and where the page is."""
+    options: dict[str, Any] = {
+        "budget": budget,
+        "seeds": seeds,
+        "hold": hold,
+        "tune": tune,
+        "margin": margin,
+        "base": base,
+        "artefact": artefact,
+        "baseline": baseline,
+        "folder": folder,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    changes = parse_patches(patches)
+    try:
+        if kind in studies() or kind.endswith(".toml"):
+            done = run_study(kind, arms=arms, patches=changes, **given)
+        elif arms is None:
+            raise SpecError(
+                "--arms: say what to compare, for example --arms rope,learned; or run a study by name: "
+                + ", ".join(studies())
+            )
+        else:
+            done = compare(kind, arms, patches=changes, **given)
+    except KeyboardInterrupt:
+        print("\nStopped; every finished run is kept. The same command goes on from there.", file=sys.stderr)
+        raise SystemExit(130) from None
+    print_study(done)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmanac.core.arguments import Include
+from llmanac.cli.options import Include
 
 quality_app = typer.Typer(
     name="quality", help="Train and use a classifier of text quality.", no_args_is_help=True, rich_markup_mode=None
