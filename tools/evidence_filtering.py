@@ -21,10 +21,10 @@ from test_language import passages  # noqa: E402
 
 from llmanac.core.files import write_bytes, write_json, write_text  # noqa: E402
 from llmanac.core.registry import build  # noqa: E402
-from llmanac.data.curve import Point, auc, precision_recall  # noqa: E402
+from llmanac.data.curve import Point, at_threshold, auc, precision_recall  # noqa: E402
 from llmanac.data.documents import Document  # noqa: E402
-from llmanac.data.quality_command import at_threshold, draw  # noqa: E402
 from llmanac.data.quality_model import Features, train_quality  # noqa: E402
+from llmanac.data.quality_train import draw  # noqa: E402
 from llmanac.data.split import fraction  # noqa: E402
 from llmanac.data.stages import Dropped  # noqa: E402
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import Column, Include
+from llmanac.cli.options import AsJson, Column, Force, Include
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import has_name
 from llmanac.core.outputs import check_apart
@@ -21,7 +21,6 @@ from llmanac.core.outputs import check_apart
 if TYPE_CHECKING:
     import numpy as np
 
-    from llmanac.data.sources.files import Spec as Files
     from llmanac.models.ngrams.words import Score
 
 app = typer.Typer(no_args_is_help=True, help="Count n-gram models, score text with them, convert ARPA files.")
@@ -30,7 +29,6 @@ Text = Annotated[
     typer.Argument(help="Files, folders or patterns: a sentence a line, or a row of a table; - for standard input."),
 ]
 Model = Annotated[Path, typer.Argument(help="An ARPA file (.arpa, .arpa.gz) or a binary model.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there already.")]
 ZEROS = (
     "note: without smoothing (mle) an n-gram that was never counted has probability 0, kept as 10^-99, and one of them "
     "decides the perplexity; train with --smoothing modified-kneser-ney for a figure to compare"
@@ -42,8 +40,8 @@ NO_BACKOFF = (
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-@app.command()
-def train(
+@app.command("train")
+def train_command(
     text: Text,
     output: Annotated[Path, typer.Option("--output", "-o", help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
     order: Annotated[int, typer.Option(help="The longest n-gram counted.")] = 5,
@@ -76,7 +74,16 @@ def train(
     spec = make_method("smoothing", {"name": smoothing, **parse_patches(set_ or ())}, "--smoothing")
     limit = None if memory is None else parse_bytes(memory)
     if tokenizer is not None:
-        _train_tokens(source, output, order, spec, tokenizer, limit)
+        from llmanac.models.ngrams.tokens import train_tokens
+
+        counted, known = train_tokens(source, order, spec, tokenizer, memory=limit)
+        counted.save_pretrained(output)
+        known.save(output)
+        _describe(counted.trie, f"{order}-gram of tokens, {spec.name}")
+        where = shlex.quote(str(output))
+        print(
+            f"wrote {output}\nNext: llmanac generate {where} --prompt 'The' --temperature 1, or llmanac score {where}"
+        )
         return
     from llmanac.models.ngrams import words
     from llmanac.models.ngrams.load import save
@@ -88,43 +95,14 @@ def train(
     print(f"Next: llmanac ngram score {shlex.quote(str(output))} OTHER.txt   (text that it was not trained on)")
 
 
-def _train_tokens(source: Files, output: Path, order: int, smoothing: Any, tokenizer: str, memory: int | None) -> None:
-    from llmanac.core.progress import progress
-    from llmanac.data.command_problems import CommandProblems
-    from llmanac.data.texts import documents
-    from llmanac.models.lm.ngram import Spec
-    from llmanac.tokenizers.load import load_tokenizer
-
-    known = load_tokenizer(tokenizer)
-    start = known.bos_id if known.bos_id is not None else known.eos_id
-    after = [] if known.eos_id is None else [known.eos_id]
-    rows = []
-    with progress("tokenize", None, "documents") as bar:
-        for document in documents(source, CommandProblems(column="--column")):
-            rows.append([*known.encode_array(document.text).tolist(), *after])
-            bar.advance()
-    import numpy as np
-
-    model = Spec(order=order, smoothing=smoothing).build(vocab_size=known.vocab_size)
-    model.estimate((np.array(r, np.int32) for r in rows), start=start, memory=memory)
-    if known.eos_id is not None:
-        model.generation = {"eos_token_id": known.eos_id}
-    model.save_pretrained(output)
-    known.chat_template = None  # counts continue text; they were not taught to chat
-    known.save(output)
-    _describe(model.trie, f"{order}-gram of tokens, {smoothing.name}")
-    where = shlex.quote(str(output))
-    print(f"wrote {output}\nNext: llmanac generate {where} --prompt 'The' --temperature 1, or llmanac score {where}")
-
-
-@app.command()
-def score(
+@app.command("score")
+def score_command(
     model: Model,
     text: Text,
     sentences: Annotated[bool, typer.Option("--sentences", help="Print log10 p of every line too.")] = False,
     column: Column = "text",
     include: Include = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Perplexity of text, with and without unknown words."""
     from llmanac.core.progress import progress
@@ -153,8 +131,8 @@ def score(
     print(f"Next: echo 'the first words' | llmanac ngram query {shlex.quote(str(model))}")
 
 
-@app.command()
-def query(
+@app.command("query")
+def query_command(
     model: Model,
     text: Annotated[str | None, typer.Option(help="Sentences; else standard input is read.")] = None,
 ) -> None:
@@ -174,8 +152,8 @@ def query(
             print(f"Total: {float(scores[1:].sum()):.6g} OOV: {unknown}")
 
 
-@app.command()
-def convert(
+@app.command("convert")
+def convert_command(
     source: Model,
     target: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
     force: Force = False,
@@ -248,40 +226,32 @@ def found_rows(found: Score, without_backoff: bool) -> list[tuple[str, str]]:
 
 
 def _print_score(found: Score, title: str, without_backoff: bool) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from llmanac.cli.tables import Console, escape, make_table
 
-    console = Console()
-    console.print(escape(title), highlight=False)
-    table = Table(show_header=False)
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name, value in (
+    rows = [
         ("Perplexity including OOVs", f"{found.perplexity:.10g}"),
         ("Perplexity excluding OOVs", f"{found.perplexity_of_known:.10g}"),
         ("OOVs", f"{found.unknown:,}"),
         ("Tokens", f"{found.tokens:,}"),
         ("Sentences", f"{found.sentences:,}"),
         *found_rows(found, without_backoff),
-    ):
-        table.add_row(name, value)
+    ]
+    console = Console()
+    console.print(escape(title), highlight=False)
+    table = make_table("", ["", ""], rows)
+    table.show_header = False
     console.print(table)
 
 
 def _describe(trie: Any, title: str) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from llmanac.cli.tables import Console, escape, make_table
 
-    console = Console()
-    console.print(escape(title), highlight=False)
-    table = Table()
     discounts = trie.about.get("discounts") or []
-    for head in ("order", "n-grams", *(["discounts"] if discounts else [])):
-        table.add_column(head, justify="right")
+    rows = []
     for k, n in enumerate(trie.counts):
         cells = [" ".join(f"{d:.6g}" for d in discounts[k])] if k < len(discounts) else []
-        table.add_row(str(k + 1), f"{n:,}", *cells)
-    console.print(table)
+        rows.append((str(k + 1), f"{n:,}", *cells))
+    console = Console()
+    console.print(escape(title), highlight=False)
+    console.print(make_table("", ["order", "n-grams", *(["discounts"] if discounts else [])], rows, left=()))
     print(f"{trie.parameters:,} numbers, {trie.nbytes / 1e6:,.1f} MB in memory")
