@@ -14,6 +14,7 @@ from typing import Any
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
+from llmanac.core.progress import Report
 from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe
 
 STATE = "run.json"
@@ -59,6 +60,7 @@ def run(
     folder: str | Path | None = None,
     resume: bool = False,
     began: float | None = None,
+    report: Report = print,
 ) -> Run:
     """Run a recipe.
 
@@ -68,6 +70,7 @@ def run(
         folder: where everything goes; `runs/<name>` by default, or `runs/<name>-2` and so on when that is finished.
         resume: go on with the run that is in the folder.
         began: from when on its budget counts, by `time.monotonic()`; from now on by default.
+        report: what lines for the user are given to.
 
     Raises:
         SpecError: an unknown recipe, field or value; a recipe that is not the one the resumed run was started with.
@@ -100,7 +103,7 @@ def run(
     there = place.exists()
     with locked(place / LOCK, busy=f"{place}: another process is running in this folder"):
         try:
-            finished, results = Pipeline(resolved, place, began).run()
+            finished, results = Pipeline(resolved, place, began, report=report).run()
         except DataError:
             if (
                 not resume and not (place / "manifest.json").is_file()

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError
+from llmanac.core.progress import Report
 from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
@@ -66,7 +67,7 @@ def serve(
     max_queue: int = 64,
     prefix_cache_bytes: int | None = DEFAULT_BYTES,
     allow_hosts: Iterable[str] = (),
-    report: Callable[[str], object] = SAY,
+    report: Report = SAY,
 ) -> None:
     """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is told at once.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from llmanac.core import registry
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.outputs import check_own_folder
-from llmanac.core.progress import progress
+from llmanac.core.progress import Report, progress
 from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.command_problems import asked, command_bounds, save_and_tell
 from llmanac.data.labelled import Labelled, read_labelled
@@ -110,7 +110,7 @@ def train(
     label: str = "label",
     resume: bool = False,
     on_error: str = "fatal",
-    report: Callable[[str], object] = lambda line: None,
+    report: Report = lambda line: None,
 ) -> Trained:
     """Train a classifier on a file and save it.
 

@@ -7,14 +7,14 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.outputs import check_output
-from llmanac.core.progress import progress
+from llmanac.core.progress import Report, progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.labelled import labels_lead, read_lines, read_rows, without_labels
 from llmanac.data.unpack import TABLES, format_of
@@ -28,7 +28,7 @@ Rows = list[tuple[str, dict[str, Any]]]  # a text, and the row that it stands in
 
 def predict_file(
     folder: str, data: str, *, output: Path | None = None, text: str = "text", with_labels: bool | None = None,
-    force: bool = False, prefix: str = "", report: Callable[[str], object] = lambda line: None,
+    force: bool = False, prefix: str = "", report: Report = lambda line: None,
 ) -> tuple[int, Iterator[dict[str, Any]]]:  # fmt: skip
     """Label the texts of a file, and write them to `output`; returns how many they are, and where there is no `output`
     the rows, each labelled as it is taken.
@@ -67,9 +67,7 @@ def predict_file(
     return len(rows), iter(())
 
 
-def _rows_to_label(
-    data: str, text: str, labels: Sequence[str], with_labels: bool | None, report: Callable[[str], object]
-) -> Rows:
+def _rows_to_label(data: str, text: str, labels: Sequence[str], with_labels: bool | None, report: Report) -> Rows:
     problems = CommandProblems(bounds=BOUNDS)
     if data == "-":
         given = sys.stdin.read()

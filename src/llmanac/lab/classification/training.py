@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import nn
 from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
+from llmanac.core.progress import Report
 from llmanac.core.spec import diff, dump, make_method
 from llmanac.data.labelled import Labelled
 from llmanac.train.checkpoint import fingerprint
@@ -58,7 +59,7 @@ def fit(
     *,
     seed: int,
     resume: bool,
-    report: Callable[[str], object] = lambda line: None,
+    report: Report = lambda line: None,
 ) -> None:
     """Fit a classifier and save it in `target`; its work folder is there only as long as something is left to do.
 
@@ -152,7 +153,7 @@ def _record(classifier: Any, examples: Labelled, seed: int) -> dict[str, Any]:
     }
 
 
-def _begin(work: Path, record: dict[str, Any], resume: bool, report: Callable[[str], object]) -> bool:
+def _begin(work: Path, record: dict[str, Any], resume: bool, report: Report) -> bool:
     """Whether there is a training to go on with; else the folder is made ready for a new one."""
     before = _read(work, record) if (work / RECORD).exists() else None
     begun = before is not None and before != DONE
