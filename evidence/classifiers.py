@@ -24,7 +24,7 @@ from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.kernels.embedding import one_hot
 from llmanac.lab.classification import page
-from llmanac.lab.classification.command import make_classifier
+from llmanac.lab.classification.classifiers import make_classifier
 from llmanac.lab.classification.experiments import copied, sample
 from llmanac.lab.classification.slices import sentiment_slices
 from llmanac.lab.classification.table import builders, make_table, prompt_choices

@@ -38,9 +38,8 @@ from evidence._messages import passages
 from evidence._page import bullets
 from llmanac.core.errors import DataError
 from llmanac.core.registry import build
-from llmanac.data.curve import Point, auc, precision_recall
+from llmanac.data.curve import Point, at_threshold, auc, precision_recall
 from llmanac.data.documents import Document
-from llmanac.data.quality_command import at_threshold
 from llmanac.data.quality_model import Features, train_quality
 from llmanac.data.split import fraction
 from llmanac.data.stages import Dropped

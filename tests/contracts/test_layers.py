@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,16 @@ def test_no_file_over_400_lines_and_no_pickle(path: Path) -> None:
     assert "pickle" not in {name.partition(".")[0] for name in imports(path)}
     assert "torch.save(" not in text
     assert "torch.load(" not in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_only_the_command_line_parses_options_and_draws_tables(path: Path) -> None:
+    if path.relative_to(SOURCE).parts[0] != "cli":
+        assert not {name.partition(".")[0] for name in imports(path)} & {"typer", "rich", "click"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_nothing_below_the_command_line_names_it_by_a_string(path: Path) -> None:
+    if path.relative_to(SOURCE).parts[0] != "cli":
+        texts = {n.value for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Constant)}
+        assert not [text for text in texts if isinstance(text, str) and re.match(r"llmanac\.cli\b", text)]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from _builds import digests, dropped, stage
 
+from llmanac.cli.data import build_command
 from llmanac.core.errors import LlmanacError
 from llmanac.data.pipeline.build import build
-from llmanac.data.pipeline.command import build_command
 from llmanac.data.pipeline.recipe import read_recipe
 
 

@@ -70,7 +70,7 @@ def test_an_interrupt_while_the_command_line_is_imported_ends_it_without_a_word(
         "import signal, sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'llmanac.models.ngrams.command':\n"
+        "        if name == 'llmanac.cli.ngram':\n"
         "            signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Finder())\n"
         "import llmanac.cli\n"

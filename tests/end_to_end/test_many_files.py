@@ -20,7 +20,7 @@ import pytest
 from test_text_commands import llmanac, refused
 
 from llmanac.core.errors import DataError
-from llmanac.data import dedup_command
+from llmanac.data import dedup_files
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.labelled import read_labelled
 from llmanac.data.sources.files import Spec as Files
@@ -71,7 +71,7 @@ def test_dedup_looks_at_each_path_a_few_times(tmp_path: Path, monkeypatch: pytes
         found.append(counts.copy())
     for name, count in found[0].items():
         assert found[1][name] <= 2.2 * count + 50, name
-    assert found[1]["fsync"] <= 2 * dedup_command.SHARDS + 50
+    assert found[1]["fsync"] <= 2 * dedup_files.SHARDS + 50
 
 
 def test_dedup_does_not_depend_on_how_files_are_grouped(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -80,7 +80,7 @@ def test_dedup_does_not_depend_on_how_files_are_grouped(tmp_path: Path, monkeypa
     (folder / "rows.jsonl").write_text('{"text": "text number 3 of so many"}\n{"text": "its own"}\n')
     outs = []
     for shards in (1, 4, 100):
-        monkeypatch.setattr(dedup_command, "SHARDS", shards)
+        monkeypatch.setattr(dedup_files, "SHARDS", shards)
         out = tmp_path / f"out{shards}"
         llmanac(capsys, "dedup", folder, "--method", "exact", "--out", out)
         outs.append({path.name: path.read_text() for path in out.glob("*.jsonl")})

@@ -16,16 +16,17 @@ import pytest
 from _servers import running
 
 from llmanac.cli import main
+from llmanac.cli.ngram import parse_bytes
+from llmanac.cli.score import Totals
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.evaluate.bits_per_byte import bits_per_byte, score_texts
-from llmanac.evaluate.console import Totals
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.lab.compare import compare
 from llmanac.lab.words import worse_than_uniform
 from llmanac.models.load import load_model
-from llmanac.models.ngrams.command import load, parse_bytes
+from llmanac.models.ngrams.load import load
 from llmanac.tokenizers.load import train_tokenizer
 
 

@@ -12,8 +12,8 @@ from _runs import recipe
 from _servers import running
 
 import llmanac
+from llmanac.cli import chat as console
 from llmanac.core.errors import RequestError
-from llmanac.generate import console
 from llmanac.generate.load import load_engine
 
 

@@ -15,11 +15,11 @@ import pytest
 from _runs import command, recipe
 
 import llmanac
+from llmanac.cli.run import run_command
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.pipeline import build
 from llmanac.recipes import stages
-from llmanac.recipes.run import run_command
 
 
 def test_killed_and_resumed_gives_the_same_weights(finished, text: Path, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import httpx
 import pytest
 from _engine_models import ByteTokenizer, HistoryModel, script_of
 
+from llmanac.cli import chat as console
 from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
-from llmanac.generate import console
+from llmanac.generate.conversation import fitting
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import locate
 from llmanac.web.serve import claim_port, serve
@@ -114,10 +115,10 @@ def test_chat_reads_lines_where_there_is_no_terminal(capsys):
 def test_chat_forgets_its_oldest_turns_once_the_context_is_full():
     engine = Engine(HistoryModel(max_length=60), ByteTokenizer())
     turn = [{"role": "user", "content": "question x"}, {"role": "assistant", "content": "answer y"}]
-    kept, ids = console.fitting(engine, [*turn, *turn, *turn, {"role": "user", "content": "now"}])
+    kept, ids = fitting(engine, [*turn, *turn, *turn, {"role": "user", "content": "now"}])
     assert kept == [*turn, {"role": "user", "content": "now"}] and len(ids) <= 45
     with pytest.raises(RequestError, match="do not fit the model's context of 60"):
-        console.fitting(engine, [{"role": "user", "content": "x" * 70}])
+        fitting(engine, [{"role": "user", "content": "x" * 70}])
 
 
 def test_chat_survives_an_error_and_shows_sources(capsys):

@@ -189,9 +189,9 @@ def test_one_domain_is_no_mixture(tmp_path: Path) -> None:
 
 
 def test_the_command_learns_weights_that_a_build_then_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from llmanac.cli.data import weights_command
     from llmanac.data.pipeline.build import build
     from llmanac.data.pipeline.recipe import make_recipe, read_recipe
-    from llmanac.recipes.mixing import weights_command
 
     inputs = []
     for name, text, count in (("a", "one two three four ", 40), ("b", "x y z ", 400)):

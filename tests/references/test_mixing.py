@@ -14,13 +14,14 @@ from _builds import digests, dropped, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmanac.cli.data import print_build, print_fate
 from llmanac.core import registry, spec
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.mixtures import Domain
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import make_recipe
-from llmanac.data.pipeline.report import fate, print_build, print_fate
+from llmanac.data.pipeline.report import fate
 from llmanac.data.schedule import Schedule
 
 SHARES = st.dictionaries(

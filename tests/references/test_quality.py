@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from llmanac.cli.quality import quality_app, report
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.registry import build
-from llmanac.data.curve import auc, precision_recall
+from llmanac.data.curve import at_threshold, auc, precision_recall
 from llmanac.data.documents import Document
-from llmanac.data.quality_cli import quality_app
-from llmanac.data.quality_command import at_threshold, report
 from llmanac.data.quality_model import Features, load_quality, train_quality
 from llmanac.data.stages import Dropped
 

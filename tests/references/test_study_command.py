@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
         monkeypatch.setattr(lab, "RUNNERS", dict.fromkeys(lab.RUNNERS, run))
         monkeypatch.setattr(lab, "write_study", lambda folder, found: seen.append(found["command"]))
-        monkeypatch.setattr("llmanac.lab.console.print_study", lambda done: None)
+        monkeypatch.setattr("llmanac.cli.compare.print_study", lambda done: None)
         call(*given, **options)
         return seen[0], seen[1]
 

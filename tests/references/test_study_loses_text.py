@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from llmanac.cli.compare import print_study
 from llmanac.lab import words
 from llmanac.lab.compare import StudyResult, compare, load_study
-from llmanac.lab.console import print_study
 from llmanac.lab.stats import compare_arms
 from llmanac.lab.trials.tokenizers import STRETCH, common_subsequence, lost_bytes
 from llmanac.tokenizers.load import train_tokenizer

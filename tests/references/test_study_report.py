@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from llmanac.cli.compare import print_study
 from llmanac.lab import words
 from llmanac.lab._svg import Line, Row, interval_chart, line_chart, nice_number, point_chart, ticks
 from llmanac.lab.axis import Arm, Axis
-from llmanac.lab.console import print_study
 from llmanac.lab.costs import TRAINING_COSTS
 from llmanac.lab.report import LINE, PAGE, RESULT, render, write_study
 from llmanac.lab.stats import Metric

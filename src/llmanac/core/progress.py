@@ -11,10 +11,11 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 QUIET_SECONDS = 2.0
 LINE_SECONDS = 10.0
+Report = Callable[[str], object]  # is given lines for the user, one at a time
 
 
 def _clock(seconds: float) -> str:

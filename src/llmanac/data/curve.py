@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,3 +57,9 @@ def auc(labels: Sequence[int], scores: Sequence[float]) -> float:
     """
     wanted, score = np.asarray(labels, np.int64), np.asarray(scores, np.float64)
     return area(score[wanted == 1], score[wanted == 0])
+
+
+def at_threshold(points: Sequence[Point], threshold: float) -> Point:
+    """What keeping every text that scores at least `threshold` gives."""
+    above = [point for point in points if point.threshold >= threshold]
+    return above[-1] if above else Point(threshold, math.nan, 0.0, 0.0)

@@ -8,7 +8,6 @@ compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,50 +240,3 @@ def run_study(path: str, **overrides: Any) -> StudyResult:
     kind, stated = data.pop("kind"), data.pop("arms")
     arms = arms or stated
     return compare(kind, arms, patches=patches, **(data | given))
-
-
-def compare_command(
-    kind: str,
-    arms: str | None,
-    *,
-    budget: str | None = None,
-    seeds: int | None = None,
-    hold: str | None = None,
-    tune: str | None = None,
-    margin: float | None = None,
-    base: str | None = None,
-    artefact: str | None = None,
-    patches: Sequence[str] = (),
-    folder: Path | None = None,
-    baseline: str | None = None,
-) -> None:
-    """The body of `llmanac compare`: run, then print the table and where the page is."""
-    options: dict[str, Any] = {
-        "budget": budget,
-        "seeds": seeds,
-        "hold": hold,
-        "tune": tune,
-        "margin": margin,
-        "base": base,
-        "artefact": artefact,
-        "baseline": baseline,
-        "folder": folder,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    changes = parse_patches(patches)
-    try:
-        if kind in studies() or kind.endswith(".toml"):
-            done = run_study(kind, arms=arms, patches=changes, **given)
-        elif arms is None:
-            raise SpecError(
-                "--arms: say what to compare, for example --arms rope,learned; or run a study by name: "
-                + ", ".join(studies())
-            )
-        else:
-            done = compare(kind, arms, patches=changes, **given)
-    except KeyboardInterrupt:
-        print("\nStopped; every finished run is kept. The same command goes on from there.", file=sys.stderr)
-        raise SystemExit(130) from None
-    from llmanac.lab.console import print_study
-
-    print_study(done)

@@ -1,8 +1,9 @@
-"""`llmanac convert`: a model and its tokenizer in a Hugging Face family's own layout."""
+"""A model and its tokenizer in a Hugging Face family's own layout."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.files import atomic_folder
@@ -11,8 +12,8 @@ from llmanac.models.load import export_model, load_model
 from llmanac.tokenizers.load import load_tokenizer
 
 
-def convert_command(source: str, target: Path, family: str) -> None:
-    """Load `source`, write `target`; says what was left out, and what reads the result.
+def convert(source: str, target: Path, family: str) -> Any:
+    """Load `source` (a run's or model's folder, or a hub model), write the folder `target`; returns the model.
 
     Raises:
         LlmanacError: the target exists, or the model does not fit the family.
@@ -33,5 +34,4 @@ def convert_command(source: str, target: Path, family: str) -> None:
                 f"{error}; only llmanac reads a pointer head: train with -s model.head=linear to export the model"
             ) from None
         tokenizer.save(folder)
-    print(f"{target}: {family} layout, {model.parameter_count():,} parameters")
-    print(f"Next: llmanac generate {target} --prompt 'Once'   (or transformers.AutoModelForCausalLM.from_pretrained)")
+    return model

@@ -1,9 +1,8 @@
-"""`llmanac doctor`: what this machine has and how fast it really is, and what would be missing for which command."""
+"""What this machine has and how fast it really is, and what would be missing for which command."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 from typing import Any
 
@@ -59,29 +58,3 @@ def notes(versions: dict[str, str | None], disk_free: int) -> list[str]:
     if disk_free < 2 << 30:
         out.append(f"Only {disk_free / 1e9:.1f} GB of disk are free here; runs keep several checkpoints.")
     return out
-
-
-def doctor_command(*, as_json: bool = False) -> None:
-    """Print the report, as a table or as one JSON document."""
-    found = examine()
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    machine = found["machine"]
-    lines = {
-        "llmanac": f"{found['versions']['llmanac']} on Python {machine['python']}, {machine['system']}",
-        "packages": ", ".join(f"{k} {v}" for k, v in found["versions"].items() if v and k != "llmanac"),
-        "processor": f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['isa']}",
-        "gpu": machine["gpu"] or "none",
-        "will use": f"{found['device']}, {found['dtype']}",
-        "matrix products": ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in found["gemm_flops"].items()),
-        "memory reads": f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s",
-        "compiler": found["cxx_compiler"] or "none",
-        "disk free": f"{found['disk_free_bytes'] / 1e9:.1f} GB",
-    }
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        print(f"{name:<{width}}  {value}")
-    for note in found["notes"]:
-        print(f"note: {note}")
-    print("Next: llmanac run quickstart --budget 60s")

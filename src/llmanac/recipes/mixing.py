@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from llmanac.core import files
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.outputs import check_pages
-from llmanac.core.spec import make, make_method, to_toml
+from llmanac.core.spec import make, make_method
 from llmanac.core.types import IGNORE, Batch
 from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
@@ -242,8 +242,16 @@ def doremi(domains: Domains, setting: Setting, folder: Path, *, seed: int = 0) -
     return objective.weights()
 
 
-def weights_command(folder: Path, out: Path | None, *, steps: int, seed: int) -> None:
-    """Learn weights for the domains of a build, write them, and say how to use them."""
+def learn_weights(folder: Path, out: Path | None, *, steps: int, seed: int) -> tuple[Path, dict[str, Any]]:
+    """Learn weights for the domains of a build and write them; returns their file, and what it holds.
+
+    Args:
+        folder: a finished build.
+        out: where the two models and `weights.json` go; beside the build by default.
+
+    Raises:
+        SpecError: `out` is the folder of a build. DataError: the build is no mixture of domains.
+    """
     setting = Setting(steps=steps)
     target = folder.with_name(f"{folder.name}-weights") if out is None else out
     if (target / "build.json").exists():
@@ -253,12 +261,4 @@ def weights_command(folder: Path, out: Path | None, *, steps: int, seed: int) ->
     weights = doremi(domains, setting, target, seed=seed)
     natural = {name: d.bytes / sum(s.bytes for s in domains.sizes.values()) for name, d in domains.sizes.items()}
     learned = {"weights": weights, "unit": "bytes", "natural": natural, "steps": steps, "seed": seed}
-    files.write_json(target / "weights.json", learned)
-    print(f"{'domain':20} {'as it is':>9} {'learned':>9}   (shares of the bytes)")
-    for name, weight in weights.items():
-        print(f"{name or 'no domain':20} {natural[name]:9.1%} {weight:9.1%}")
-    table = to_toml({"mixture": {"name": "doremi", "file": str(target / "weights.json"), "unit": "bytes"}})
-    print(
-        "Next: build again with this at the end of the recipe; a mixture that is there already has to go:\n\n"
-        f"{table.strip()}"
-    )
+    return files.write_json(target / "weights.json", learned), learned

@@ -117,8 +117,9 @@ class FilePairs:
         """Nats a token on held-out answers, before and after fine-tuning."""
         encoded = list(self.objective.examples(self.held_out, length=self.length))
         few = questions_asked(
-            run, lambda count: self._loss(run.model, encoded[:count]), len(encoded), ways=2, what="held-out pairs"
-        )
+            run, lambda count: self._loss(run.model, encoded[:count]), len(encoded), ways=2, what="held-out pairs",
+            report=run.report,
+        )  # fmt: skip
         encoded = encoded[:few]
         return {
             "pairs": {

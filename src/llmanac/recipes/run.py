@@ -14,7 +14,8 @@ from typing import Any
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
-from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe, shown
+from llmanac.core.progress import Report
+from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe
 
 STATE = "run.json"
 LOCK = ".lock"
@@ -59,6 +60,7 @@ def run(
     folder: str | Path | None = None,
     resume: bool = False,
     began: float | None = None,
+    report: Report = print,
 ) -> Run:
     """Run a recipe.
 
@@ -68,6 +70,7 @@ def run(
         folder: where everything goes; `runs/<name>` by default, or `runs/<name>-2` and so on when that is finished.
         resume: go on with the run that is in the folder.
         began: from when on its budget counts, by `time.monotonic()`; from now on by default.
+        report: what lines for the user are given to.
 
     Raises:
         SpecError: an unknown recipe, field or value; a recipe that is not the one the resumed run was started with.
@@ -100,7 +103,7 @@ def run(
     there = place.exists()
     with locked(place / LOCK, busy=f"{place}: another process is running in this folder"):
         try:
-            finished, results = Pipeline(resolved, place, began).run()
+            finished, results = Pipeline(resolved, place, began, report=report).run()
         except DataError:
             if (
                 not resume and not (place / "manifest.json").is_file()
@@ -201,65 +204,3 @@ def _latest(name: str) -> Path:
 
 def _value(value: Any) -> str:
     return "not set" if value is None else repr(value)
-
-
-def run_command(
-    recipe: str,
-    patches: list[str],
-    *,
-    budget: str | None,
-    folder: Path | None,
-    seed: int | None,
-    resume: bool,
-    show: bool,
-    began: float | None = None,
-) -> None:
-    """The body of `llmanac run`: resolve, run or show, say what comes next."""
-    changes = spec.parse_patches(patches)
-    if budget is not None:
-        changes["budget"] = budget
-    if seed is not None:
-        changes["seed"] = seed
-    if show:
-        print(shown(load_recipe(recipe, changes)), end="")
-        return
-    try:
-        done = run(recipe, changes, folder=folder, resume=resume, began=began)
-    except NothingKept:
-        print("\nStopped before anything was kept; the same command starts again.")
-        raise SystemExit(130) from None
-    except KeyboardInterrupt:
-        where = f" --folder {folder}" if folder else ""
-        print(f"\nStopped; nothing is lost. Go on with: llmanac run {recipe}{where} --resume")
-        raise SystemExit(130) from None
-    summary(done)
-
-
-def summary(done: Run) -> None:
-    """The results as a table on the terminal, and the commands that come next."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title=f"{done.recipe.name}: bits per byte on held-out documents", title_justify="left")
-    table.add_column("")
-    table.add_column("bits per byte", justify="right")
-    for name, value in sorted(done.results["bits_per_byte"].items(), key=lambda item: item[1]):
-        table.add_row(name, f"{value:.3f}", style="bold" if name == "this model" else "")
-    console.print(table)
-    answers = done.results.get("answers")
-    if answers:
-        table = Table(title="answers on held-out modules, question forms never seen in training", title_justify="left")
-        for head in ("", "F1", "exact", "questions"):
-            table.add_column(head, justify="left" if not head else "right")
-        for name, score in answers["scores"].items():
-            table.add_row(name, f"{score['f1']:.3f}", f"{score['exact']:.3f}", str(score["questions"]))
-        console.print(table)
-        print(f"refused: {answers['refused_unanswerable']:.0%} of the questions that cannot be answered, ", end="")
-        print(f"{answers['refused_answerable']:.0%} of those that can")
-        print("  " + ", ".join(f"{sort}: {share:.0%}" for sort, share in answers["refused"].items()))
-    print(f"report: {done.folder / 'report.html'}")
-    print("Next:\n  " + "\n  ".join(done.results["next"]))
-
-
-__all__ = ["Run", "run", "run_command"]

@@ -17,6 +17,7 @@ from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.device import machine, resolve_device
 from llmanac.core.errors import DataError
+from llmanac.core.progress import Report
 from llmanac.data.collect import Corpus
 from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.pipeline.build import OtherBuild
@@ -40,18 +41,17 @@ WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
 class Pipeline:
-    """A run in its folder: what it knows so far, and the stages in their order."""
+    """A run in its folder: what it knows so far, and the stages in their order. `report` gets lines for the user."""
 
-    def __init__(self, recipe: Recipe, folder: Path, began: float | None = None) -> None:
-        self.recipe, self.spec, self.folder = recipe, recipe.spec, folder
+    def __init__(self, recipe: Recipe, folder: Path, began: float | None = None, report: Report = print) -> None:
+        self.recipe, self.spec, self.folder, self.report = recipe, recipe.spec, folder, report
         self.device = resolve_device(self.spec.device)
         self.seconds: dict[str, float] = {}
         self.planned: dict[str, Any] = {}
         self.corpus: Corpus
         if (folder / "run.json").is_file():
             state = files.read_table(folder / "run.json")
-            self.seconds = state["seconds"]
-            self.planned = state["planned"]
+            self.seconds, self.planned = state["seconds"], state["planned"]
             if spec.make(RecipeSpec, state["recipe"], "recipe") != self.spec:  # mended before a step was planned
                 self.planned = {}
                 self._drop_pairs()
@@ -86,7 +86,7 @@ class Pipeline:
         write_report(self.folder, results)
         self.save(finished=True)
         if over := self.time.over():
-            print(over)
+            self.report(over)
         return self.spec, results
 
     def save(self, finished: bool = False) -> None:
@@ -122,9 +122,9 @@ class Pipeline:
             ) from None
         self._refuse_other_text()
         files.write_json(self.folder / "manifest.json", self.corpus.manifest)
-        print(_counts(self.corpus.manifest))
+        self.report(_counts(self.corpus.manifest))
         if sum(self.corpus.manifest["dropped"].values()):
-            print(f"what was left out, and why: {self.folder / 'text' / 'dropped'}")
+            self.report(f"what was left out, and why: {self.folder / 'text' / 'dropped'}")
 
     def _refuse_other_text(self) -> None:
         """Hold the text to the manifest that its tokens were made with."""
@@ -177,7 +177,7 @@ class Pipeline:
     def pretrain(self) -> None:
         later = self.spec.finetune.time_share if self.spec.finetune is not None else 0.0
         if late := self.time.late(self.before_training):
-            print(late)
+            self.report(late)
         budget = self.time.pretraining(self.before_training, later)
         if "model" not in self.planned:
             self._plan_model(budget)

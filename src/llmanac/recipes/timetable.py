@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from llmanac.core.progress import Report
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.recipes.measures import some_texts
 
@@ -122,11 +123,14 @@ def scored_bytes(run: Any) -> int:
 
     fitting = _settled(run, "held_out_bytes", settle)
     if fitting < asked:
-        print(f"measure: {fitting / 1e3:.0f} kB of held-out text are scored, not {asked / 1e3:.0f}: time is short")
+        run.report(f"measure: {fitting / 1e3:.0f} kB of held-out text are scored, not {asked / 1e3:.0f}: time is short")
     return fitting
 
 
-def questions_asked(run: Any, ask: Callable[[int], object], asked: int, *, ways: int, what: str) -> int:
+def questions_asked(
+    run: Any, ask: Callable[[int], object], asked: int, *, ways: int, what: str,
+    report: Report = print,
+) -> int:  # fmt: skip
     """How many held-out questions a run is asked, settled once.
 
     Args:
@@ -134,10 +138,11 @@ def questions_asked(run: Any, ask: Callable[[int], object], asked: int, *, ways:
         asked: how many there would be.
         ways: that each is asked in.
         what: what they are called.
+        report: is given a line where time is short.
     """
     fitting = min(asked, _settled(run, what, lambda: _that_fit(ask, asked, ways, run.time.measuring())))
     if fitting < asked:
-        print(f"measure: {fitting:,} {what} are asked, not {asked:,}: time is short")
+        report(f"measure: {fitting:,} {what} are asked, not {asked:,}: time is short")
     return fitting
 
 

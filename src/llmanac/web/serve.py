@@ -1,20 +1,21 @@
-"""`llmanac serve`: claim the port, load the model, serve until Ctrl-C."""
+"""Serve an engine: claim the port, load the model, serve until Ctrl-C."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError
+from llmanac.core.progress import Report
 from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
@@ -24,6 +25,8 @@ from llmanac.web.server import create_app
 from llmanac.web.worker import Worker
 
 GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
+
+SAY = functools.partial(print, flush=True)
 
 Load = Callable[[], tuple[Engine, Assistant | None]]
 
@@ -64,6 +67,7 @@ def serve(
     max_queue: int = 64,
     prefix_cache_bytes: int | None = DEFAULT_BYTES,
     allow_hosts: Iterable[str] = (),
+    report: Report = SAY,
 ) -> None:
     """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is told at once.
 
@@ -72,6 +76,7 @@ def serve(
         host: where to listen; the loopback address by default, so that nobody else reaches it.
         prefix_cache_bytes: see `create_app`.
         allow_hosts: names besides `host` and the loopback's that requests may give this server.
+        report: what lines for the user are given to: where the server is, once it listens.
 
     Raises:
         LlmanacError: the port cannot be claimed, or a name in `allow_hosts` is none.
@@ -91,10 +96,10 @@ def serve(
         name, actual = claimed.getsockname()[:2]
         shown = f"[{name}]" if ":" in name else name
         address = f"http://{shown}:{actual}"
-        print(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.", flush=True)
+        report(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.")
         if engine.prefix_cache is not None:
             megabytes = engine.prefix_cache.budget / 2**20
-            print(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).", flush=True)
+            report(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).")
         run(app, claimed)
 
 
@@ -118,33 +123,3 @@ def run(app: FastAPI, claimed: socket.socket) -> None:
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
         Server(app).run(sockets=[claimed])
     interrupts.answered()
-
-
-def serve_command(
-    path: str,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    max_queue: int = 64,
-    prefix_cache_bytes: int | None = DEFAULT_BYTES,
-    allow_hosts: Iterable[str] = (),
-) -> None:
-    """The body of `llmanac serve`: a run's folder, a model's folder, or a hub model's name."""
-
-    def load() -> tuple[Engine, Assistant | None]:
-        from llmanac.generate.load import load_engine
-        from llmanac.recipes.documentation import open_assistant
-
-        engine = load_engine(path)
-        return engine, open_assistant(Path(path), engine)
-
-    name = Path(path).resolve().name or "llmanac"
-    serve(
-        load,
-        host=host,
-        port=port,
-        model_name=name,
-        max_queue=max_queue,
-        prefix_cache_bytes=prefix_cache_bytes,
-        allow_hosts=allow_hosts,
-    )

@@ -1,4 +1,4 @@
-"""What a build kept, what it dropped and why: a table, a picture, and the fate of one document."""
+"""What a build kept, what it dropped and why: its manifest, a picture, and the fate of one document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.errors import DataError, nearest
 from llmanac.core.progress import progress
-from llmanac.data.pipeline.mixing import NOT_DRAWN
 from llmanac.data.pipeline.records import read_output
 
 COLOURS = ("#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9", "#f0e442", "#7f7f7f", "#b8a200")
@@ -45,79 +44,6 @@ def _read(path: Path) -> dict[str, Any]:
 def reasons(stage: Mapping[str, Any]) -> list[tuple[str, int]]:
     """A stage's reasons and how many documents each took, the most frequent first."""
     return sorted(stage["dropped"].items(), key=lambda item: (-item[1], item[0]))
-
-
-def size(value: float) -> str:
-    """Bytes as a person reads them."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.0f} B"
-
-
-def print_build(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """The table of stages, with a bar for what each kept."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title=f"{escape(str(folder))}: what each stage kept", title_justify="left")
-    for head in ("stage", "in", "kept", "", "bytes", "changed"):
-        table.add_column(head, justify="left" if head in ("stage", "") else "right")
-    why = Table(title="what was dropped, and why", title_justify="left")
-    for head in ("stage", "reason", "documents"):
-        why.add_column(head, justify="right" if head == "documents" else "left")
-    for stage in manifest["stages"]:
-        given, kept = stage["documents_in"], stage["documents_out"]
-        share = kept / given if given else 1.0
-        bar = "█" * round(10 * share) + "·" * (10 - round(10 * share))
-        table.add_row(
-            escape(stage["name"]), f"{given:,}", f"{kept:,}", f"{bar} {share:.1%}", size(stage["bytes_out"]),
-            f"{stage['changed']:,}" if stage["changed"] else "",
-        )  # fmt: skip
-        for reason, count in reasons(stage):
-            why.add_row(escape(stage["name"]), escape(reason), f"{count:,}")
-    console.print(table)
-    if why.row_count:
-        console.print(why)
-    for stage in manifest["stages"]:
-        for name, value in (stage.get("found") or {}).items():
-            if isinstance(value, (int, float, str)):
-                console.print(f"{stage['name']}: {name} {value}", markup=False, highlight=False)
-    output = manifest["output"]
-    total = sum(file["bytes"] for file in output["files"])
-    count = len(output["files"])
-    line = f"output: {output['documents']:,} documents in {count} file{'s' * (count != 1)}, {size(total)}"
-    console.print(line, markup=False, highlight=False)
-    for line in _domains(manifest):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"picture: {folder / 'stages.svg'}", markup=False, highlight=False)
-    if not output["documents"]:
-        console.print("nothing was kept: the lists in dropped/ say why", markup=False)
-    if pages := output.get("html_pages"):
-        console.print(
-            f"warning: {pages:,} document{'s are' if pages > 1 else ' is'} raw HTML; add the stage extraction before "
-            'the others (stages = ["extraction", ...]) to train on the text of pages',
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
-
-
-def _domains(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """A line a domain of a mixture: its share of what was written, by documents and by bytes, and what was drawn."""
-    if not (mixed := manifest["output"].get("mixture")):
-        return
-    unit = mixed.get("unit", "documents")
-    yield f"the mixture gives shares of the {unit}; what was written of each domain:"
-    counts = {"documents": mixed["drawn"], "bytes": mixed.get("bytes", {})}
-    totals = {of: max(1, sum(by.values())) for of, by in counts.items()}
-    for name, drawn in mixed["drawn"].items():
-        shares = [f"{by[name] / totals[of]:.1%} of the {of}" for of, by in counts.items() if name in by]
-        line = ", ".join(reversed(shares) if unit == "bytes" else shares)
-        line += f"; {drawn:,} drawn, {mixed['epochs'][name]:.2f} times"
-        if left := mixed["not_drawn"][name]:
-            line += f"; {left:,} not drawn"
-        yield f"  {name or 'no domain'}: {line}"
 
 
 def picture(stages: Sequence[Mapping[str, Any]]) -> str:
@@ -211,17 +137,3 @@ def _row(path: Path, name: str) -> dict[str, Any] | None:
     if path.suffix in (".parquet", ".gz"):
         return next((row for row in read_output(path) if row["id"] == name), None)
     return _find([path], name)
-
-
-def print_fate(folder: Path, name: str) -> None:
-    """The fate of one document, in a few lines."""
-    found = fate(folder, name)
-    if found["kept"]:
-        first = found["text"][:300].replace("\n", "\n    ")
-        print(f"{name}: kept, in {found['file']}\n    {first}{'…' if len(found['text']) > 300 else ''}")
-        return
-    detail = f" ({found['detail']})" if found["detail"] else ""
-    if found["reason"] == NOT_DRAWN and found["stage"] == "mixture":
-        print(f"{name}: passed every stage and was not drawn by the mixture{detail}")
-        return
-    print(f"{name}: dropped by {found['stage']}: {found['reason']}{detail}")

@@ -1,14 +1,10 @@
-"""The table of classifiers as a page, as lines and on the terminal, from its `table.json` alone."""
+"""The table of classifiers as a page and as lines, from its `table.json` alone."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from llmanac.lab import words
 from llmanac.lab._svg import BOTTOM, RIGHT, WIDTH, Frame, colour, padded
@@ -142,9 +138,6 @@ HEADS = (
 )  # fmt: skip
 
 
-IN_SHORT = ("method", "accuracy", "95% over seeds", "rows to beat the rules", "CPU time to train", "explained")
-
-
 def share(value: float) -> str:
     return f"{value:.1%}"
 
@@ -256,24 +249,3 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         "|" + "---|" * len(heads),
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
-
-
-def print_table(result: Result, console: Console | None = None) -> None:
-    """The tables on the terminal."""
-    console = console or Console()
-    shown = [HEADS.index(name) for name in IN_SHORT]
-    rows = [[row[i] for i in shown] for row in rows_of(result)]
-    _print(console, "rules beside what is learned", [HEADS[i] for i in shown], rows)
-    if result["slices"]:
-        heads = ["method", *(one["name"] for one in result["slices"])]
-        _print(console, "plain sentences → changed ones", heads, slice_rows(result))
-    console.print(lead(result), markup=False)
-
-
-def _print(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    shown = Table(title=title, title_justify="left")
-    for number, head in enumerate(heads):
-        shown.add_column(head, justify="right" if number else "left")
-    for row in rows:
-        shown.add_row(*map(escape, row))
-    console.print(shown)

@@ -1,4 +1,4 @@
-"""`llmanac classify predict`: a table with its columns, and beside them what the classifier says of each row's text."""
+"""A table with its columns, and with what a classifier says of each row's text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.outputs import check_output
-from llmanac.core.progress import progress
+from llmanac.core.progress import Report, progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.labelled import labels_lead, read_lines, read_rows, without_labels
 from llmanac.data.unpack import TABLES, format_of
-from llmanac.lab.classification.command import BOUNDS, ROWS, open_classifier
+from llmanac.lab.classification.classifiers import BOUNDS, ROWS, open_classifier
 
 KINDS = (".jsonl", ".csv", ".tsv", ".parquet")
 PREDICTION, PROBABILITIES = "prediction", "probabilities"
@@ -26,17 +26,22 @@ _BREAKS = re.compile(r"[\t\r\n]+")
 Rows = list[tuple[str, dict[str, Any]]]  # a text, and the row that it stands in
 
 
-def predict_command(
-    folder: str, data: str, *, output: Path | None, text: str, with_labels: bool | None = None, force: bool = False,
-    prefix: str = "",
-) -> None:  # fmt: skip
-    """Label the texts of a file.
+def predict_file(
+    folder: str, data: str, *, output: Path | None = None, text: str = "text", with_labels: bool | None = None,
+    force: bool = False, prefix: str = "", report: Report = lambda line: None,
+) -> tuple[int, Iterator[dict[str, Any]]]:  # fmt: skip
+    """Label the texts of a file, and write them to `output`; returns how many they are, and where there is no `output`
+    the rows, each labelled as it is taken.
 
     Args:
+        folder: of a classifier. data: a table or lines; "-" is standard input.
+        output: a file that ends in one of `KINDS`.
+        text: the column of the text, in tables.
         with_labels: whether lines begin with a label, which is then no part of the text; by what they begin with
             where nothing is said (and not so for standard input).
         force: write over an `output` that is there, unless it is what is read.
         prefix: what the names of the columns begin with that are added.
+        report: what lines for the user are given to.
 
     Raises:
         SpecError: an output that may not be written. DataError: input that cannot be used, or has such a column.
@@ -47,24 +52,22 @@ def predict_command(
     kind = ".jsonl" if output is None else output.suffix.lower()
     if kind not in KINDS:
         raise SpecError(f"--output: {output} must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}")
-    rows = _rows_to_label(data, text, classifier.labels, with_labels)
+    rows = _rows_to_label(data, text, classifier.labels, with_labels, report)
     flat = kind in (".csv", ".tsv")
     shares = [f"{prefix}p({name})" for name in classifier.labels] if flat else [f"{prefix}{PROBABILITIES}"]
     _check_free(data, rows, [f"{prefix}{PREDICTION}", *shares])
     found = _predictions(classifier, rows, prefix, flat)
     if output is None:
-        for row in found:
-            print(_as_json(row))
-        return
+        return len(rows), found
     if kind == ".parquet":
         files.write_bytes(output, _as_parquet(list(found), Path(data)))
     else:
-        lines = (_as_json(row) + "\n" for row in found)
+        lines = (as_json(row) + "\n" for row in found)
         files.write_text(output, _as_table(list(found), kind) if flat else "".join(lines))
-    print(f"{len(rows):,} texts labelled in {output}")
+    return len(rows), iter(())
 
 
-def _rows_to_label(data: str, text: str, labels: Sequence[str], with_labels: bool | None) -> Rows:
+def _rows_to_label(data: str, text: str, labels: Sequence[str], with_labels: bool | None, report: Report) -> Rows:
     problems = CommandProblems(bounds=BOUNDS)
     if data == "-":
         given = sys.stdin.read()
@@ -78,7 +81,7 @@ def _rows_to_label(data: str, text: str, labels: Sequence[str], with_labels: boo
         lines = read_lines(Path(data), problems)
         if with_labels is None and labels_lead(lines, labels, data):
             with_labels = True
-            print(f"{data}: each line begins with a label, which is left out; --text-only keeps it", file=sys.stderr)
+            report(f"{data}: each line begins with a label, which is left out; --text-only keeps it")
         found = without_labels(lines, data) if with_labels else [line for _, line in lines]
     return [(one, {"text": one}) for one in found]
 
@@ -109,7 +112,8 @@ def _predictions(classifier: Any, rows: Rows, prefix: str, flat: bool) -> Iterat
             bar.advance(len(part))
 
 
-def _as_json(row: dict[str, Any]) -> str:
+def as_json(row: dict[str, Any]) -> str:
+    """A row on one line."""
     return json.dumps(row, ensure_ascii=False, default=str)
 
 
@@ -125,7 +129,7 @@ def _as_table(rows: Sequence[dict[str, Any]], kind: str) -> str:
 
 def _cell(value: Any, kind: str) -> str:
     """A value as a field: texts as they are, but that a line of a .tsv is a row, so what would break it is a blank."""
-    text = "" if value is None else value if isinstance(value, str) else _as_json(value)
+    text = "" if value is None else value if isinstance(value, str) else as_json(value)
     return _BREAKS.sub(" ", text) if kind == ".tsv" else text
 
 

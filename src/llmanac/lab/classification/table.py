@@ -1,8 +1,7 @@
-"""`llmanac classify table`: rules beside what is learned, on one labelled set, from measurements alone."""
+"""Rules beside what is learned, on one labelled set, from measurements alone."""
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,64 +10,18 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.device import machine
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.outputs import check_pages
-from llmanac.data.command_problems import CommandProblems
-from llmanac.data.labelled import Labelled, read_labelled
+from llmanac.data.labelled import Labelled
 from llmanac.lab.classification import experiments, page
-from llmanac.lab.classification.command import BOUNDS, ON_A_MODEL, make_classifier, open_language_model
+from llmanac.lab.classification.classifiers import ON_A_MODEL, make_classifier, open_language_model
 from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
-from llmanac.lab.classification.slices import PARTS, Slice, read_slices, sentiment_slices
+from llmanac.lab.classification.slices import PARTS, Slice, sentiment_slices
 from llmanac.lab.stats import interval, mean
 from llmanac.metrics._auc import share
 from llmanac.recipes.classification import check_sizes, small_language_model
 
 DEFAULT = ("rules", "bow", "cbow", "deep-cbow")
-RESULT, PAGE, PICTURE, LINES = "table.json", "table.html", "table.svg", "table.md"
+FILES = RESULT, PAGE, PICTURE, LINES = ("table.json", "table.html", "table.svg", "table.md")
 NEAR = 0.95  # a method "needs" the rows that bring it this share of the way from chance to its best
-
-
-def table_command(
-    data: Path,
-    test: Path,
-    *,
-    methods: str | None,
-    seeds: int,
-    sizes: str | None,
-    model: str | None,
-    rules: Path | None,
-    slices: Path | None,
-    folder: Path,
-    text: str,
-    label: str,
-) -> None:
-    """Measure, write the page, print the table."""
-    inputs = [data, test, *(path for path in (rules, slices) if path)]
-    check_pages(folder, "--folder", (RESULT, PAGE, PICTURE, LINES), "methods", inputs)
-    train, held = (
-        read_labelled(path, text=text, label=label, problems=CommandProblems(bounds=BOUNDS)) for path in (data, test)
-    )
-    names = [name.strip() for name in methods.split(",")] if methods else [*DEFAULT, *(ON_A_MODEL if model else ())]
-    chosen = read_slices(slices) if slices else our_slices(train.labels)
-    result = make_table(
-        train, held, names, seeds=seeds, sizes=parse_sizes(sizes), slices=chosen, model=model, rules=rules
-    )
-    options: dict[str, Any] = {
-        "--methods": methods,
-        "--seeds": seeds if seeds != 3 else None,
-        "--sizes": sizes,
-        "--model": model,
-    }
-    options |= {"--rules": rules, "--slices": slices, "--text": text if text != "text" else None}
-    options |= {"--label": label if label != "label" else None}
-    words = ["llmanac", "classify", "table", str(data), "--test", str(test)]
-    for flag, value in options.items():
-        words += [] if value is None else [flag, str(value)]
-    result["command"] = shlex.join(words)
-    result["data"] |= {"train": data.name, "test": test.name}
-    place = write(folder, result)
-    page.print_table(result)
-    print(f"page: {place}")
-    print(f"Next: llmanac classify train {shlex.quote(str(data))} --method {best(result)}")
 
 
 def parse_sizes(text: str | None) -> list[int] | None:

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import nn
 from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
+from llmanac.core.progress import Report
 from llmanac.core.spec import diff, dump, make_method
 from llmanac.data.labelled import Labelled
 from llmanac.train.checkpoint import fingerprint
@@ -40,13 +40,36 @@ def work_folder(target: Path) -> Path:
     return target.with_name(target.name + ENDING)
 
 
-def fit(classifier: Any, examples: Labelled, target: Path, *, seed: int, resume: bool) -> None:
+class Stopped(KeyboardInterrupt):
+    """Training was interrupted.
+
+    Attributes:
+        kept: the folder to go on from, None where nothing was kept.
+    """
+
+    def __init__(self, kept: Path | None) -> None:
+        super().__init__()
+        self.kept = kept
+
+
+def fit(
+    classifier: Any,
+    examples: Labelled,
+    target: Path,
+    *,
+    seed: int,
+    resume: bool,
+    report: Report = lambda line: None,
+) -> None:
     """Fit a classifier and save it in `target`; its work folder is there only as long as something is left to do.
+
+    Args:
+        report: what lines about the training are given to.
 
     Raises:
         SpecError: what is resumed was begun with other choices, texts or another language model.
         LlmanacError: an unfinished training is there and it is not to be resumed; another process is at it.
-        SystemExit: with status 130 after Ctrl-C, which keeps the step at hand.
+        Stopped: after Ctrl-C, which keeps the step at hand.
     """
     if not classifier.learned:
         classifier.fit(examples.texts, examples.labels, seed=seed)
@@ -55,20 +78,15 @@ def fit(classifier: Any, examples: Labelled, target: Path, *, seed: int, resume:
     work = work_folder(target)
     above = work.parent.exists()
     with locked(work / LOCK, busy=f"{work}: another llmanac classify train is at work there"):
-        begun = _begin(work, _record(classifier, examples, seed), resume)
+        begun = _begin(work, _record(classifier, examples, seed), resume, report)
         try:
-            classifier.fit(
-                examples.texts, examples.labels, seed=seed, folder=work, resume=begun,
-                report=lambda text: print(text, file=sys.stderr),
-            )  # fmt: skip
+            classifier.fit(examples.texts, examples.labels, seed=seed, folder=work, resume=begun, report=report)
             classifier.save(target)
         except KeyboardInterrupt:
             if _checkpoints(work):
-                print(f"\nStopped; what is done is in {work}. Go on with the same command and --resume")
-            else:
-                _discard(work, above)
-                print("\nStopped before anything was kept; the same command starts again.")
-            raise SystemExit(130) from None
+                raise Stopped(work) from None
+            _discard(work, above)
+            raise Stopped(None) from None
         except BaseException:
             if not _checkpoints(work):
                 _discard(work, above)
@@ -76,9 +94,7 @@ def fit(classifier: Any, examples: Labelled, target: Path, *, seed: int, resume:
         files.write_json(work / RECORD, DONE)  # first: what is half removed is nothing to go on with
         _discard(work, True)
         if others := _others(work):
-            print(
-                f"{work}: is done with, and stays for files that are not of the training ({others[0]})", file=sys.stderr
-            )
+            report(f"{work}: is done with, and stays for files that are not of the training ({others[0]})")
 
 
 def _discard(work: Path, above: bool) -> None:
@@ -137,7 +153,7 @@ def _record(classifier: Any, examples: Labelled, seed: int) -> dict[str, Any]:
     }
 
 
-def _begin(work: Path, record: dict[str, Any], resume: bool) -> bool:
+def _begin(work: Path, record: dict[str, Any], resume: bool, report: Report) -> bool:
     """Whether there is a training to go on with; else the folder is made ready for a new one."""
     before = _read(work, record) if (work / RECORD).exists() else None
     begun = before is not None and before != DONE
@@ -150,7 +166,7 @@ def _begin(work: Path, record: dict[str, Any], resume: bool) -> bool:
     if others := sorted(held) if before is None else _others(work):
         raise LlmanacError(f"{work}: holds other files ({others[0]}); move them, or name another --folder")
     if resume:
-        print(f"{work}: there is no training to resume; this one starts at the beginning", file=sys.stderr)
+        report(f"{work}: there is no training to resume; this one starts at the beginning")
     _remove(work, [path for path in work.iterdir() if path.name not in (RECORD, LOCK)])
     files.write_json(work / RECORD, record)
     return False

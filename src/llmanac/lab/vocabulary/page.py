@@ -1,9 +1,9 @@
-"""Several tokenizers side by side: a table on the terminal, a picture, a page, one JSON document."""
+"""Several tokenizers side by side: a picture, a page, one JSON document."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +23,6 @@ def cells(row: Row) -> list[str]:
         f"{row.bytes_per_token:.3f}", fertility, f"{row.unknown:.2%}", f"{row.comes_back:.0%}",
         f"{row.megabytes_per_second:.1f}",
     ]  # fmt: skip
-
-
-def print_table(found: Sequence[Measured], marked: Collection[str]) -> None:
-    """A table a group, on the terminal; labels that a note belongs to are marked."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(110, console.width))
-    for group in found[0].groups:
-        row = found[0].groups[group]
-        shown = Table(title=f"{escape(group)}: {row.bytes:,} bytes, {row.words:,} words", title_justify="left")
-        shown.add_column("")
-        for head in ("vocabulary", *HEADS):
-            shown.add_column(head, justify="right")
-        for one in found:
-            shown.add_row(
-                escape(f"{one.label} *" if one.label in marked else one.label),
-                f"{one.vocabulary:,}",
-                *cells(one.groups[group]),
-            )
-        console.print(shown)
 
 
 def write(folder: Path, found: Sequence[Measured], sentence: str, about: dict[str, Any]) -> Path:

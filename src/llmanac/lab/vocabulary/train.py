@@ -1,11 +1,11 @@
-"""`llmanac tokenizer train` and `compare`."""
+"""Learn a tokenizer from files, and measure several on labelled text."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,44 @@ from llmanac.core.outputs import check_pages
 from llmanac.core.progress import progress
 from llmanac.lab.vocabulary import page, seen, texts
 from llmanac.lab.vocabulary.measure import Measured, measure, open_or_train
+from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._mixture import Mixture, parse_weights
 
 
-def train_command(
-    name: str, items: Sequence[str], folder: Path, patches: Sequence[str], alpha: float | None,
-    weights: Sequence[str], unit: Any, reading: texts.Reading,
-) -> None:  # fmt: skip
-    """Learn a tokenizer, write it, and say what came out.
+@dataclass(frozen=True)
+class Trained:
+    """A tokenizer and what it was learned from.
+
+    Attributes:
+        learns: whether its method learns from text at all. asked: the ids that it was to have at most, 0 without limit.
+        bytes, seconds: of the text that was read, and what learning took.
+        texts: the text, to be read again.
+    """
+
+    tokenizer: Tokenizer
+    learns: bool
+    asked: int
+    bytes: int
+    seconds: float
+    texts: Iterable[str]
+
+    def unknown_rate(self) -> float:
+        """The share of the text's words that the vocabulary lacks."""
+        return self.tokenizer.unknown_rate(self.texts)
+
+
+def train(
+    name: str, items: Sequence[str], folder: Path, patches: Sequence[str] = (), *, alpha: float | None = None,
+    weights: Sequence[str] = (), unit: Any = "bytes", reading: texts.Reading,
+    mixed: Callable[[Mixture], object] = lambda mixture: None,
+) -> Trained:  # fmt: skip
+    """Learn a tokenizer and write it.
+
+    Args:
+        name: a method of the kind `tokenizer`. patches: of its fields.
+        items: files or folders, or `label=path`.
+        alpha, weights, unit: how labelled text is mixed, see `Mixture`.
+        mixed: is given the mixture, if there is one, before anything is learned.
 
     Raises:
         SpecError: an unknown method, choice or label. DataError: text that cannot be used.
@@ -31,16 +61,16 @@ def train_command(
     made = spec.make_method("tokenizer", {"name": name, **spec.parse_patches(patches)}, f"tokenizer/{name}")
     groups = texts.labelled(items)
     given = parse_weights(weights) if weights else None
-    mixed = alpha is not None or given is not None
-    if mixed and not texts.has_labels(items):
+    mixes = alpha is not None or given is not None
+    if mixes and not texts.has_labels(items):
         raise SpecError("--alpha and --weight mix labelled text; write label=path for every file or folder")
     stream: Iterable[str] = texts.Texts([path for found in groups.values() for path in found], reading)
-    if mixed:
+    if mixes:
         stream = Mixture(
             lambda: ((label, text) for label, paths in groups.items() for text in reading.cut(paths)),
             weights=given, alpha=alpha, unit=unit,
         )  # fmt: skip
-        _print_groups(stream)
+        mixed(stream)
     counted = _Counted(stream)
     start = time.perf_counter()
     tokenizer = made.train(counted)
@@ -58,13 +88,8 @@ def train_command(
     with atomic_folder(folder) as target:
         tokenizer.save(target)
         write_json(target / seen.TRAINING, about)
-    learned = f"learned from {counted.bytes:,} bytes in {seconds:.1f} s" if type(made).learns else "nothing to learn"
-    print(f"{folder}: {tokenizer.vocab_size:,} ids, {learned}")
-    if tokenizer.vocab_size < getattr(made, "vocab_size", 0):
-        print(f"fewer than the {made.vocab_size:,} asked for: this text has no more to learn")
-    if tokenizer.unknown_id is not None:
-        print(f"out of vocabulary: {tokenizer.unknown_rate(stream):.2%} of the training text's words")
-    print(f"Next: llmanac tokenizer inspect {shlex.quote(str(folder))}")
+    asked = getattr(made, "vocab_size", 0)
+    return Trained(tokenizer, type(made).learns, asked, counted.bytes, seconds, stream)
 
 
 class _Counted:
@@ -80,26 +105,32 @@ class _Counted:
             yield text
 
 
-def _print_groups(mixture: Mixture) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+@dataclass(frozen=True)
+class Compared:
+    """Tokenizers measured on the same text.
 
-    shown = Table(title=f"mixture, in {mixture.unit}", title_justify="left")
-    for head in ("", "documents", "bytes", "share trained on", "each taken"):
-        shown.add_column(head, justify="right" if head else "left")
-    for g in mixture.groups:
-        shown.add_row(
-            escape(g.name), f"{g.documents:,}", f"{g.bytes:,}", f"{g.share:.2%}", f"{g.times(mixture.unit):.2f} times"
-        )
-    Console().print(shown)
+    Attributes:
+        notes: what makes a label's figures better than they are, by label.
+        plan: what was measured on what. page: the file with it all.
+    """
+
+    found: list[Measured]
+    notes: dict[str, str]
+    plan: str
+    page: Path
 
 
-def compare_command(
-    items: Sequence[str], on: Sequence[str], train_on: Sequence[str], every: int, sentence: str, limit: int,
-    folder: Path, as_json: bool, reading: texts.Reading,
-) -> None:  # fmt: skip
+def compare(
+    items: Sequence[str], on: Sequence[str], *, train_on: Sequence[str] = (), every: int = 10, sentence: str,
+    limit: int = 20, folder: Path, reading: texts.Reading,
+) -> Compared:  # fmt: skip
     """Measure tokenizers on labelled text and write the page.
+
+    Args:
+        items: folders or files of tokenizers, or methods.
+        on: text to measure on, `label=path`. train_on: text to train methods on.
+        every: without `train_on`, one part in so many is measured on. limit: megabytes of a label at most.
+        sentence: is shown cut into tokens.
 
     Raises:
         SpecError: a tokenizer that is neither a file nor a method. DataError: text that cannot be used.
@@ -140,13 +171,4 @@ def compare_command(
         "notes": list(notes.values()),
         "groups": {label: list(paths) for label, paths in groups.items()},
     }
-    place = page.write(folder, found, sentence, about)
-    if as_json:
-        print((folder / page.RESULT).read_text("utf-8"))
-        return
-    page.print_table(found, notes)
-    for one in found:
-        print(f"\n{one.label}, {len(one.pieces)} tokens: {' '.join(one.pieces)}")
-    print("\n".join(["", *(f"* {said}" for said in notes.values()), plan, f"page: {place}"]))
-    print(f"Next: llmanac tokenizer inspect {shlex.quote(items[0])}" if Path(items[0]).exists() else
-          f"Next: llmanac compare tokenizer --arms {shlex.quote(','.join(items))}")  # fmt: skip
+    return Compared(found, notes, plan, page.write(folder, found, sentence, about))

@@ -1,4 +1,4 @@
-"""The commands of `llmanac tokenizer`; each imports what it needs when it is called."""
+"""`llmanac tokenizer`: learn a tokenizer, use it, look into it, compare several."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import io
 import json
 import shlex
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.core.arguments import Column, Include
+from llmanac.cli.options import AsJson, Column, Include
+
+if TYPE_CHECKING:
+    from llmanac.lab.vocabulary.measure import Measured
+    from llmanac.tokenizers._mixture import Mixture
 
 app = typer.Typer(
     name="tokenizer",
@@ -54,8 +59,8 @@ def _free(folder: Path) -> Path:
     return folder
 
 
-@app.command()
-def train(
+@app.command("train")
+def train_command(
     name: Annotated[str, typer.Argument(help="A method of `llmanac list tokenizer`, e.g. bpe.")],
     text: Paths,
     folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the tokenizer goes.")],
@@ -71,14 +76,38 @@ def train(
     include: Include = None,
 ) -> None:
     """Learn a tokenizer from files: llmanac tokenizer train bpe en=en.txt de=de.txt --alpha 0.3 -o tok."""
-    from llmanac.lab.vocabulary.train import train_command
+    from llmanac.lab.vocabulary.train import train
 
-    reading = _reading(column, include)
-    train_command(name, text, _free(folder), list(set_ or ()), alpha, list(weight or ()), unit, reading)
+    done = train(
+        name, text, _free(folder), list(set_ or ()), alpha=alpha, weights=list(weight or ()), unit=unit,
+        reading=_reading(column, include), mixed=_print_groups,
+    )  # fmt: skip
+    size, learned = done.tokenizer.vocab_size, "nothing to learn"
+    if done.learns:
+        learned = f"learned from {done.bytes:,} bytes in {done.seconds:.1f} s"
+    print(f"{folder}: {size:,} ids, {learned}")
+    if size < done.asked:
+        print(f"fewer than the {done.asked:,} asked for: this text has no more to learn")
+    if done.tokenizer.unknown_id is not None:
+        print(f"out of vocabulary: {done.unknown_rate():.2%} of the training text's words")
+    print(f"Next: llmanac tokenizer inspect {shlex.quote(str(folder))}")
 
 
-@app.command()
-def extend(
+def _print_groups(mixture: Mixture) -> None:
+    from llmanac.cli.tables import print_table
+
+    print_table(
+        f"mixture, in {mixture.unit}",
+        ("", "documents", "bytes", "share trained on", "each taken"),
+        [
+            (g.name, f"{g.documents:,}", f"{g.bytes:,}", f"{g.share:.2%}", f"{g.times(mixture.unit):.2f} times")
+            for g in mixture.groups
+        ],
+    )
+
+
+@app.command("extend")
+def extend_command(
     tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     text: Paths,
     folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the new tokenizer goes.")],
@@ -103,8 +132,8 @@ def extend(
     print(f"Next: llmanac tokenizer compare {both}")
 
 
-@app.command()
-def encode(
+@app.command("encode")
+def encode_command(
     tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     files: Annotated[
         list[str] | None,
@@ -144,11 +173,11 @@ def encode(
     print(f"{size:,} bytes, {tokens:,} tokens, {size / max(1, tokens):.3f} bytes a token", file=sys.stderr)
 
 
-@app.command()
-def inspect(
+@app.command("inspect")
+def inspect_command(
     tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     text: Annotated[str, typer.Option("--text", help="A sentence to cut into tokens.")] = DEFAULT_SENTENCE,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a tokenizer holds: sizes, special tokens, the longest tokens, those that no text gives."""
     from llmanac.lab.vocabulary.shown import described, facts
@@ -161,8 +190,8 @@ def inspect(
     print(f"\nNext: llmanac tokenizer encode {shlex.quote(tokenizer)} --form pieces --text {shlex.quote(text)}")
 
 
-@app.command()
-def compare(
+@app.command("compare")
+def compare_command(
     tokenizers: Annotated[list[str], typer.Argument(help="Folders or files, or methods: bpe{vocab_size=4096}.")],
     on: Annotated[list[str], typer.Option("--on", metavar="LABEL=PATH", help="Text to measure on; repeatable.")],
     train_on: Annotated[
@@ -177,7 +206,36 @@ def compare(
     include: Include = None,
 ) -> None:
     """Measure tokenizers on labelled text: bytes per token, tokens per word, unknown words, speed, and a picture."""
-    from llmanac.lab.vocabulary.train import compare_command
+    from llmanac.lab.vocabulary import page
+    from llmanac.lab.vocabulary.train import compare
 
-    reading = _reading(column, include)
-    compare_command(tokenizers, on, list(train_on or ()), every, sentence, limit, folder, as_json, reading)
+    done = compare(
+        tokenizers, on, train_on=list(train_on or ()), every=every, sentence=sentence, limit=limit, folder=folder,
+        reading=_reading(column, include),
+    )  # fmt: skip
+    if as_json:
+        print((folder / page.RESULT).read_text("utf-8"))
+        return
+    print_measured(done.found, done.notes)
+    for one in done.found:
+        print(f"\n{one.label}, {len(one.pieces)} tokens: {' '.join(one.pieces)}")
+    print("\n".join(["", *(f"* {said}" for said in done.notes.values()), done.plan, f"page: {done.page}"]))
+    print(f"Next: llmanac tokenizer inspect {shlex.quote(tokenizers[0])}" if Path(tokenizers[0]).exists() else
+          f"Next: llmanac compare tokenizer --arms {shlex.quote(','.join(tokenizers))}")  # fmt: skip
+
+
+def print_measured(found: Sequence[Measured], marked: Collection[str]) -> None:
+    """A table a group; labels that a note belongs to are marked."""
+    from llmanac.cli.tables import Console, make_table
+    from llmanac.lab.vocabulary.page import HEADS, cells
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(110, console.width))
+    for group, row in found[0].groups.items():
+        rows = [
+            (f"{one.label} *" if one.label in marked else one.label, f"{one.vocabulary:,}", *cells(one.groups[group]))
+            for one in found
+        ]
+        title = f"{group}: {row.bytes:,} bytes, {row.words:,} words"
+        console.print(make_table(title, ["", "vocabulary", *HEADS], rows))

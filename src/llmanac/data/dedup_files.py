@@ -1,4 +1,4 @@
-"""What `llmanac dedup` does: files in, the same rows without duplicates out, and a report of what went."""
+"""Deduplicate files: the same rows without duplicates, those that went, and a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, make_method, parse_patches
 from llmanac.data import readers
-from llmanac.data.command_problems import CommandProblems, asked, command_bounds, left_out, save_and_tell, up_to_damage
+from llmanac.data.command_problems import CommandProblems, asked, command_bounds, save_and_tell, up_to_damage
 from llmanac.data.deduplicate import Shard, build_corpus_stage, run_corpus_stage
 from llmanac.data.documents import Document
 from llmanac.data.quarantine import SHOWN, Problems
@@ -35,20 +35,6 @@ WORK, LOCK, REPORT, DROPPED, QUARANTINE = ".work", ".lock", "report.json", "drop
 METHODS = ("minhash", "exact", "lines", "paragraphs", "substring")  # what messages offer
 SHARDS = 128
 Input = tuple[tuple[Path, str], Path]  # a file, the name it is shown under, and where its rows that stay go
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-
-def read_size(text: str, flag: str = "--memory") -> int:
-    """`"2GB"`, `"500M"` or `"1000000"` as bytes. Raises SpecError for anything else."""
-    bare = text.strip().lower().removesuffix("b")
-    unit = bare[-1:] if bare[-1:] in _UNITS else ""
-    try:
-        size = float(bare.removesuffix(unit)) * _UNITS[unit]
-        if 1 <= size < 1 << 60:
-            return int(size)
-    except ValueError:
-        pass
-    raise SpecError(f"{flag}: {text!r} is not a size; write for example 500MB or 2GB")
 
 
 def rows_of(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
@@ -133,22 +119,41 @@ def _begun(report: Path, work: Path, lock: Path) -> bool:
     return isinstance(found, dict) and {"method", "inputs", "outputs", "stage"} <= found.keys()
 
 
-def dedup_command(
+@dataclass(frozen=True)
+class Deduplicated:
+    """What came of it.
+
+    Attributes:
+        report: what `report.json` holds.
+        dropped: the file of the rows that went.
+        left_out: what was set aside, if anything was.
+    """
+
+    report: dict[str, Any]
+    dropped: Path
+    left_out: dict[str, int | str] | None
+
+
+def dedup_files(
     paths: Sequence[str],
     *,
     method: str,
     out: Path,
-    text: str,
-    memory: str,
-    patches: Sequence[str],
-    as_json: bool,
+    text: str = "text",
+    memory: int = 2 * 10**9,
+    patches: Sequence[str] = (),
     on_error: str = "fatal",
-    max_bytes: str | None = None,
+    max_bytes: int | None = None,
     include: Sequence[str] = (),
-) -> None:
-    """Deduplicate files and print what went.
+) -> Deduplicated:
+    """Read files, decide what goes, write what stays.
 
     Args:
+        paths: files, folders or patterns.
+        method: a corpus stage, see `METHODS`. patches: of its fields.
+        out: see `layout`.
+        text: the column of the text, in tables.
+        memory: bytes that may be held at once.
         on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl` beside the report.
         max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` if nothing is said.
         include: patterns that files of folders must match, all of them if nothing is said.
@@ -156,21 +161,11 @@ def dedup_command(
     Raises:
         LlmanacError: bad input or choices, a disk that refuses, or a folder that holds something else.
     """
+    source = files_of(paths, column=text, include=include)
     try:
-        document, places, told = _deduplicate(
-            files_of(paths, column=text, include=include), method, out, text, memory, patches, on_error, max_bytes
-        )
-    except DataError as error:  # stages have no flags, and call it what it is to them
-        raise (DataError(f"--{error}") if str(error).startswith("memory: ") else error) from None
+        return _deduplicate(source, method, out, text, memory, patches, on_error, max_bytes)
     except OSError as error:
         raise files.refused(error, out) from error
-    if as_json:
-        print(json.dumps(document))
-    else:
-        _print(document)
-        if told:
-            print(left_out(told))
-        print(f"Next: head -n 3 {places.dropped}")
 
 
 def _deduplicate(
@@ -178,15 +173,13 @@ def _deduplicate(
     method: str,
     out: Path,
     text: str,
-    memory: str,
+    memory: int,
     patches: Sequence[str],
     on_error: str,
-    max_bytes: str | None,
-) -> tuple[dict[str, Any], Layout, dict[str, int | str] | None]:
-    """Read, decide, write; the report, where everything went, and what was set aside."""
+    max_bytes: int | None,
+) -> Deduplicated:
     spec, stage = _made(method, patches)
-    limit = read_size(memory)
-    bounds = command_bounds(None if max_bytes is None else read_size(max_bytes, "--max-bytes"))
+    bounds = command_bounds(max_bytes)
     with progress("list", unit="files") as bar:
         inputs = []
         for found in source.files(CommandProblems()):
@@ -211,7 +204,7 @@ def _deduplicate(
         )
         sizes = [sum(path.stat().st_size for (path, _), _ in group) for group in groups]
         try:
-            results, report = run_corpus_stage(stage, shards, places.work, memory=limit, sizes=sizes)
+            results, report = run_corpus_stage(stage, shards, places.work, memory=memory, sizes=sizes)
             if seen_before.total and not report.get("documents", 1):
                 raise DataError(f"{', '.join(source.paths)}: no usable text; all was set aside: {seen_before.kept[0]}")
             counts = _write_all(groups, counted, results, places, text, report.get("documents"))
@@ -228,7 +221,7 @@ def _deduplicate(
         }  # fmt: skip
         document |= told or {}
         files.write_json(places.report, document)
-    return document, places, told
+    return Deduplicated(document, places.dropped, told)
 
 
 def _check_apart(inputs: Sequence[tuple[Path, str]], places: Layout) -> None:
@@ -337,32 +330,3 @@ def _line(row: dict[str, Any]) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError:  # half a surrogate pair: as an escape
         return json.dumps(row, default=str).encode("ascii") + b"\n"
-
-
-def _print(document: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", "documents", "share")
-    total = max(1, document["documents"])
-    rows = {"read": document["documents"], "kept": document["kept"], "  of them changed": document["changed"]}
-    rows |= {f"dropped: {reason}": count for reason, count in document["dropped"].items()}
-    for name, count in rows.items():
-        table.add_row(name, f"{count:,}", f"{count / total:.2%}")
-    console = Console()
-    console.print(table)
-    before, after = document["bytes_in"], document["bytes_out"]
-    print(f"{before / 1e6:.2f} MB of text in, {after / 1e6:.2f} MB out ({after / max(1, before):.2%}).")
-    for name, value in document["stage"].items():
-        if name not in ("documents", "kept", "dropped"):
-            print(f"  {name}: {json.dumps(value)}")
-    below = document["stage"].get("similarity_to_the_kept", {}).get("below_threshold", 0)
-    if below:
-        print(
-            f"{below:,} of the dropped documents are less similar than the threshold to the one that stays: "
-            + (
-                "joined by chance or over others; -s verify=exact compares candidates first."
-                if "verified" not in document["stage"]
-                else "joined over others; a higher threshold makes shorter chains."
-            )
-        )

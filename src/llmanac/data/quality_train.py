@@ -1,11 +1,9 @@
-"""What `llmanac quality` does: train a classifier on two heaps of texts, measure it on some of them, score others."""
+"""Train a classifier of text quality on two heaps of texts and measure it on some of them."""
 
 from __future__ import annotations
 
-import json
-import math
-import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,27 @@ from llmanac.core.progress import progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.curve import Point, auc, precision_recall
 from llmanac.data.documents import Document
-from llmanac.data.quality_model import SETTINGS, WEIGHTS, Features, QualityModel, load_quality, train_quality
+from llmanac.data.quality_model import SETTINGS, WEIGHTS, Features, train_quality
 from llmanac.data.split import fraction
 from llmanac.data.texts import documents, files_of
 
 CURVE, PICTURE = "curve.json", "curve.svg"
 OWN = (SETTINGS, WEIGHTS, CURVE, PICTURE)  # what a model's folder has, the file that it is known by first
-SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the texts that were held out say of a model.
+
+    Attributes:
+        points: precision and recall by threshold. auc: the area under the ROC curve. count: the texts.
+        picture: the drawing of precision against recall.
+    """
+
+    points: list[Point]
+    auc: float
+    count: int
+    picture: Path
 
 
 def read(paths: Sequence[str], text: str, flag: str, include: Sequence[str] = ()) -> list[Document]:
@@ -35,53 +47,42 @@ def read(paths: Sequence[str], text: str, flag: str, include: Sequence[str] = ()
     return out
 
 
-def train_command(
-    positive: Sequence[str], negative: Sequence[str], folder: Path, *, text: str, bits: int, longest: int, epochs: int,
-    held_out: float, seed: int, include: Sequence[str] = (),
-) -> None:  # fmt: skip
-    """Train, measure, save, and print what came of it."""
+def train(
+    positive: Sequence[str], negative: Sequence[str], folder: Path, *, text: str = "text", bits: int = 18,
+    longest: int = 4, epochs: int = 5, held_out: float = 0.2, seed: int = 0, include: Sequence[str] = (),
+) -> Trained:  # fmt: skip
+    """Train on some of the texts, measure on the others, save.
+
+    Args:
+        positive, negative: files or folders of texts that are wanted, and that are not. text: their column, in tables.
+        bits, longest: see `Features`.
+        held_out: share of the texts to measure on.
+        include: patterns that files of folders must match, all of them if nothing is said.
+
+    Raises:
+        DataError: texts that cannot be read, or are too few; a folder that holds something else.
+    """
     if not 0 < held_out <= 0.5:
         raise DataError(f"--held-out: {held_out} is not a share above 0 and at most 0.5")
     check_own_folder(folder, "--folder", OWN, [*positive, *negative], what="a quality model")
     settings = Features(bits=bits, longest=longest)
-    train: dict[int, list[str]] = {0: [], 1: []}
+    taught: dict[int, list[str]] = {0: [], 1: []}
     test: dict[int, list[str]] = {0: [], 1: []}
     for label, paths, flag in ((1, positive, "--positive"), (0, negative, "--negative")):
         documents = read(paths, text, flag, include)
         for document in documents:
-            side = test if fraction(document.group, seed) < held_out else train
+            side = test if fraction(document.group, seed) < held_out else taught
             side[label].append(document.text)
-        if not train[label] or not test[label]:
+        if not taught[label] or not test[label]:
             raise DataError(f"{flag}: {len(documents)} texts are too few to train on some and measure on others")
-    model = train_quality(train[1], train[0], settings, epochs=epochs, seed=seed)
+    model = train_quality(taught[1], taught[0], settings, epochs=epochs, seed=seed)
     labels = [1] * len(test[1]) + [0] * len(test[0])
     scores = [model.score(one) for one in (*test[1], *test[0])]
     points, area = precision_recall(labels, scores), auc(labels, scores)
-    best = max(points, key=lambda point: point.f1)
     model.about |= {"held_out": {"positive": len(test[1]), "negative": len(test[0]), "auc": round(area, 6)}}
     model.save(folder)
     save_curve(folder, {"classifier": points}, area)
-    report(points, best, area, len(labels))
-    print(f"\nWritten: {folder / PICTURE}")
-    files = shlex.join([str(folder), *negative])
-    print(f'Next: llmanac quality score {files}, or in a recipe: name = "quality", model = "{folder}"')
-
-
-def at_threshold(points: Sequence[Point], threshold: float) -> Point:
-    """What keeping every text that scores at least `threshold` gives."""
-    above = [point for point in points if point.threshold >= threshold]
-    return above[-1] if above else Point(threshold, math.nan, 0.0, 0.0)
-
-
-def report(points: Sequence[Point], best: Point, area: float, count: int) -> None:
-    """Print the table of thresholds."""
-    print(f"AUC {area:.4f} on {count} texts held out\n")
-    print("min_score  precision  recall  kept")
-    for threshold in SHOWN:
-        point = at_threshold(points, threshold)
-        precision = "undefined" if math.isnan(point.precision) else f"{point.precision:.3f}"
-        print(f"{threshold:9.2f}  {precision:>9}  {point.recall:6.3f}  {point.kept:4.0%}")
-    print(f"{best.threshold:9.2f}  {best.precision:9.3f}  {best.recall:6.3f}  {best.kept:4.0%}  (best F1)")
+    return Trained(points, area, len(labels), folder / PICTURE)
 
 
 def save_curve(folder: Path, curves: dict[str, Sequence[Point]], area: float, single: dict[str, Point] | None = None
@@ -121,26 +122,3 @@ def draw(curves: dict[str, Sequence[Point]], single: dict[str, Point]) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
-
-
-def score_command(model: Path, files: Sequence[str], *, text: str, as_json: bool, include: Sequence[str] = ()) -> None:
-    """Score texts and print them, from the lowest score up, or as JSON in the order they were read."""
-    judge: QualityModel = load_quality(model)
-    documents = read(files, text, "FILES", include)
-    scores = [judge.score(document.text) for document in documents]
-    if as_json:
-        for document, score in zip(documents, scores, strict=True):
-            print(json.dumps({"id": document.id, "score": round(score, 6)}, ensure_ascii=False))
-        return
-    ranked = sorted(zip(scores, documents, strict=True), key=lambda pair: (pair[0], pair[1].id))
-    shown = ranked if len(ranked) <= 20 else [*ranked[:10], *ranked[-10:]]
-    print("score   text")
-    for at, (score, document) in enumerate(shown):
-        if at == 10 and len(ranked) > 20:
-            print(f"        ({len(ranked) - 20} more)")
-        first = " ".join(document.text[:200].split())[:60]
-        print(f"{score:.4f}  {document.id}: {first}")
-    mean = sum(scores) / len(scores)
-    kept = sum(score >= 0.5 for score in scores) / len(scores)
-    print(f"\n{len(scores)} texts, mean score {mean:.4f}; {kept:.0%} score 0.5 and more.")
-    print(f'Next: in a recipe: name = "quality", model = "{model}", min_score = 0.5')

@@ -1,18 +1,23 @@
-"""The bodies of `llmanac generate` and `llmanac chat`: text on the terminal, as it comes."""
+"""`llmanac chat`, `generate` and `serve`: a model's text on the terminal, as it comes, or over HTTP."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO, Unpack
+from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 
+import typer
+
+from llmanac.cli.options import SomeModel
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
-from llmanac.generate.answers import Answer, Assistant, ask, citation_texts, nearest_texts
-from llmanac.generate.engine import Engine, Options
+
+if TYPE_CHECKING:
+    from llmanac.generate.answers import Answer, Assistant
+    from llmanac.generate.engine import Engine, Options
 
 HELP = "/exit leaves, /new starts over; anything else is sent."
 NO_CHAT = (
@@ -23,18 +28,34 @@ NO_CHAT = (
 PASSAGE = 600  # characters of a source that are shown
 
 
-OpenAssistant = Callable[[Path, Engine], Assistant | None]
-
-
-def generate_command(path: str | Path, prompt: str, **options: Unpack[Options]) -> None:
-    """Print the prompt and its continuation, piece by piece; several samples (`n`) one after the other."""
+def generate_command(
+    path: SomeModel,
+    prompt: Annotated[str | None, typer.Option(help="Text to go on from; else standard input is read.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(min=1)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
+) -> None:
+    """Continue a text."""
     from llmanac.generate.load import load_engine
 
-    print_completions(load_engine(path), prompt, **options)
+    text = sys.stdin.read() if prompt is None else prompt
+    print_completions(
+        load_engine(path),
+        text,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
 
 
 def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -> None:
-    """What `llmanac generate` prints, for an engine that is there."""
+    """The prompt and its continuation, piece by piece; several samples (`n`) one after the other."""
     count = options.get("n", 1)
     if count == 1:
         engine.request(prompt, **options)  # what is wrong with it is said before anything else
@@ -47,16 +68,13 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
         _write(f"--- sample {completion.index + 1} of {count}\n{prompt}{completion.text}\n")
 
 
-def chat_command(path: str | Path, *, open_assistant: OpenAssistant | None = None) -> None:
-    """Talk to a run or a model.
-
-    Args:
-        open_assistant: gives the run's assistant, if it has one; its answers are shown with their sources.
-    """
+def chat_command(path: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")]) -> None:
+    """Talk to a run: it retrieves, answers and shows its source."""
     from llmanac.generate.load import load_engine
+    from llmanac.recipes.documentation import open_assistant
 
     engine = load_engine(path)
-    assistant = open_assistant(Path(path), engine) if open_assistant else None
+    assistant = open_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
     chat(engine, assistant)
@@ -68,6 +86,8 @@ def chat(engine: Engine, assistant: Assistant | None = None, *, lines: TextIO | 
     An assistant is asked one question at a time, with the earlier ones where it reads them; without one, the
     conversation so far is the prompt, and its oldest turns are left out once it no longer fits the context.
     """
+    from llmanac.generate.answers import ask
+
     interactive = lines is None and sys.stdin.isatty()
     messages: list[dict[str, str]] = []
     asked: list[str] = []
@@ -113,10 +133,12 @@ def _messages(lines: TextIO, interactive: bool) -> Iterator[str]:
 
 def _reply(engine: Engine, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Stream the model's answer; returns the conversation with it (Ctrl-C ends the answer, not the conversation)."""
+    from llmanac.generate.conversation import fitting, room
+
     kept, ids = fitting(engine, list(messages))
     answer = ""
     try:
-        for piece in engine.stream(ids, max_new_tokens=_room(engine, len(ids)), temperature=0.7, seed=len(ids)):
+        for piece in engine.stream(ids, max_new_tokens=room(engine, len(ids)), temperature=0.7, seed=len(ids)):
             answer += piece.text
             _write(piece.text)
     except KeyboardInterrupt:
@@ -126,33 +148,9 @@ def _reply(engine: Engine, messages: Sequence[dict[str, str]]) -> list[dict[str,
     return [*kept, {"role": "assistant", "content": answer}]
 
 
-def fitting(engine: Engine, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
-    """The newest turns that leave a quarter of the context for the answer, and their token ids.
-
-    Raises:
-        RequestError: not even the last message fits.
-    """
-    tokenizer, context = engine.tokenizer, engine.model.max_length
-    if tokenizer is None:
-        raise RequestError("chat: the engine has no tokenizer")
-    system = [m for m in messages[:1] if m["role"] == "system"]
-    turns = messages[len(system) :]
-    while True:
-        kept = [*system, *turns]
-        ids = list(tokenizer.encode_chat(kept, add_generation_prompt=True)[0])
-        if context is None or len(ids) <= context * 3 // 4 or len(turns) <= 1:
-            break
-        turns = turns[2:] if len(turns) > 2 else turns[-1:]  # a question goes with its answer
-    if context is not None and len(ids) >= context:
-        raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
-    return kept, ids
-
-
-def _room(engine: Engine, prompt: int) -> int:
-    return 1024 if engine.model.max_length is None else max(1, engine.model.max_length - prompt)
-
-
 def _show_answer(answer: Answer) -> None:
+    from llmanac.generate.answers import citation_texts, nearest_texts
+
     _write(f"{answer.text}\n")
     for citation in map(citation_texts, answer.citations):
         text = " ".join(citation["text"].split())
@@ -164,3 +162,35 @@ def _show_answer(answer: Answer) -> None:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def serve_command(
+    path: SomeModel,
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name that requests may give this server (repeatable); * for every name."),
+    ] = None,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get status 429.")] = 64,
+    prefix_cache: Annotated[int, typer.Option(min=0, help="MiB kept of what prompts share; 0 for nothing.")] = 256,
+) -> None:
+    """Serve a run with an OpenAI-compatible API and a chat page."""
+    from llmanac.web.serve import serve
+
+    def load() -> tuple[Engine, Assistant | None]:
+        from llmanac.generate.load import load_engine
+        from llmanac.recipes.documentation import open_assistant
+
+        engine = load_engine(path)
+        return engine, open_assistant(Path(path), engine)
+
+    serve(
+        load,
+        host=host,
+        port=port,
+        model_name=Path(path).resolve().name or "llmanac",
+        max_queue=max_queue,
+        prefix_cache_bytes=prefix_cache * 2**20,
+        allow_hosts=allow_host or (),
+    )

@@ -1,27 +1,21 @@
-"""The bodies of `llmanac classify train | evaluate | explain`."""
+"""Classifiers by name or folder: make, open, train on a file, evaluate on one."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from llmanac.core import registry
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.outputs import check_own_folder
-from llmanac.core.progress import progress
+from llmanac.core.progress import Report, progress
 from llmanac.core.spec import make_method, parse_patches, patch
-from llmanac.data.command_problems import CommandProblems, asked, command_bounds, left_out, save_and_tell
+from llmanac.data.command_problems import asked, command_bounds, save_and_tell
 from llmanac.data.labelled import Labelled, read_labelled
-from llmanac.evaluate.classification import Report, report
+from llmanac.evaluate import classification
 from llmanac.lab.classification import training
 from llmanac.models.classifiers.load import load_classifier
 from llmanac.recipes.classification import check_sizes
@@ -83,21 +77,55 @@ def predict_all(classifier: Any, texts: Sequence[str], label: str = "classify") 
     return out
 
 
-def train_command(
+@dataclass(frozen=True)
+class Trained:
+    """A classifier and what it was trained on.
+
+    Attributes:
+        folder: where it is saved. replaced: whether another one was there.
+        held: the texts to evaluate on, if any were given.
+        seconds: of training.
+        left_out: what was set aside, if anything was.
+    """
+
+    classifier: Any
+    folder: Path
+    replaced: bool
+    examples: Labelled
+    held: Labelled | None
+    seconds: float
+    left_out: dict[str, int | str] | None
+
+
+def train(
     data: Path,
     method: str,
     *,
-    folder: Path | None,
-    test: Path | None,
-    model: str | None,
-    seed: int,
-    patches: Sequence[str],
-    text: str,
-    label: str,
+    folder: Path | None = None,
+    test: Path | None = None,
+    model: str | None = None,
+    seed: int = 0,
+    patches: Sequence[str] = (),
+    text: str = "text",
+    label: str = "label",
     resume: bool = False,
     on_error: str = "fatal",
-) -> None:
-    """Train, save, and evaluate where there is something to evaluate on."""
+    report: Report = lambda line: None,
+) -> Trained:
+    """Train a classifier on a file and save it.
+
+    Args:
+        folder: where it goes, `classifiers/<method>` by default.
+        test: labelled texts to evaluate on; read before training, so that a label that is never seen is known.
+        text, label: their columns, in tables.
+        resume: go on with an interrupted training.
+        on_error: "skip" sets rows that cannot be used aside beside the folder.
+        report: what lines about the training are given to.
+
+    Raises:
+        LlmanacError: bad input or choices, a folder that holds something else.
+        Stopped: after Ctrl-C.
+    """
     classifier = make_classifier(method, patches, model)
     target = folder or Path("classifiers") / method
     inputs = [data, *([test] if test else []), *([Path(model)] if model else [])]
@@ -110,31 +138,17 @@ def train_command(
         check_known(set(examples.labels), held, test)
     replaced = target.is_dir() and any(target.iterdir())
     start = time.perf_counter()
-    training.fit(classifier, examples, target, seed=seed, resume=resume)
+    training.fit(classifier, examples, target, seed=seed, resume=resume, report=report)
     seconds = time.perf_counter() - start
-    if replaced:
-        print(f"{target}: takes the place of the classifier that was there")
-    if told := save_and_tell(problems):
-        print(left_out(told))
-    print(f"{method}: {len(examples):,} examples, {len(classifier.labels)} labels, {seconds:.1f} s; saved in {target}")
-    if held is not None and test is not None:
-        print_report(evaluate_on(classifier, held, test))
-        print(f"Next: llmanac classify explain {shlex.quote(str(target))} {shlex.quote(_short(held.texts[0]))}")
-    else:
-        print(f"Next: llmanac classify explain {shlex.quote(str(target))} {shlex.quote(_short(examples.texts[0]))}")
+    return Trained(classifier, target, replaced, examples, held, seconds, save_and_tell(problems))
 
 
-def _short(text: str) -> str:
-    plain = "".join(c for c in text if c not in '"`$\\\n')
-    return plain if len(plain) <= 60 else plain[:60].rsplit(" ", 1)[0]
-
-
-def evaluate_on(classifier: Any, held: Labelled, path: Path) -> Report:
+def evaluate_on(classifier: Any, held: Labelled, path: Path) -> classification.Report:
     """The report on a file's examples. Raises DataError that names the line of a label that was never seen."""
     if hasattr(classifier, "book") and not set(classifier.labels) & set(held.labels):
         _rename(classifier, held, path)
     check_known(set(classifier.labels), held, path)
-    return report(classifier.labels, held.labels, predict_all(classifier, held.texts))
+    return classification.report(classifier.labels, held.labels, predict_all(classifier, held.texts))
 
 
 def check_known(known: set[str], held: Labelled, path: Path) -> None:
@@ -155,47 +169,3 @@ def _rename(rules: Any, held: Labelled, path: Path) -> None:
         except DataError as error:
             raise DataError(f"{path}:{held.lines[held.labels.index(name)]}: {error}") from None
     rules.prepare([], held.labels, 0)
-
-
-def print_report(found: Report, console: Console | None = None) -> None:
-    """The figures, then who is taken for whom."""
-    console = console or Console()
-    low, high = found.interval
-    console.print(
-        f"accuracy {found.accuracy:.2%} of {found.rows:,} texts (95% interval {low:.2%} to {high:.2%}); macro F1 "
-        f"{found.macro_f1:.4f}; always the most frequent label: {found.majority:.2%}",
-        markup=False, highlight=False,
-    )  # fmt: skip
-    shown = found.labels[:20]
-    table = Table(title="true label (row) and what it was given (column)", title_justify="left")
-    for head in ("", *map(escape, shown), "precision", "recall", "F1", "texts"):
-        table.add_column(head, justify="right" if head else "left")
-    for i, name in enumerate(shown):
-        own = found.of(name)
-        counts = [str(n) for n in found.confusion[i][: len(shown)]]
-        shares = [f"{own[key]:.3f}" for key in ("precision", "recall", "f1")]
-        table.add_row(escape(name), *counts, *shares, str(own["support"]))
-    console.print(table)
-    if len(found.labels) > len(shown):
-        console.print(f"{len(found.labels) - len(shown)} more labels: see --json", markup=False)
-
-
-def evaluate_command(folder: str, data: Path, *, text: str, label: str, as_json: bool) -> None:
-    """Evaluate on a file."""
-    held = read_labelled(data, text=text, label=label, problems=CommandProblems(bounds=BOUNDS))
-    found = evaluate_on(open_classifier(folder), held, data)
-    if as_json:
-        print(json.dumps(found.as_json(), indent=1))
-        return
-    print_report(found)
-    print(f"Next: llmanac classify explain {shlex.quote(folder)} {shlex.quote(_short(held.texts[0]))}")
-
-
-def explain_command(folder: str, words: str, *, most: int, as_json: bool) -> None:
-    """Explain one text."""
-    text = sys.stdin.read().removesuffix("\n") if words == "-" else words
-    found = open_classifier(folder).explain(text)
-    if as_json:
-        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
-        return
-    print("\n".join(found.lines(most)))

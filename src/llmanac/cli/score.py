@@ -1,4 +1,4 @@
-"""The bodies of `llmanac score` and `llmanac correct`: texts in, a table or JSON Lines out, block by block."""
+"""`llmanac score` and `correct`: texts in, a table or JSON Lines out, block by block."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from llmanac.cli.options import Column, Include, SomeModel
 from llmanac.core.errors import SpecError
-from llmanac.data.command_problems import CommandProblems
-from llmanac.data.texts import files_of, lines
-from llmanac.evaluate.classify import Classified, Template, Way, check_fields, classify
-from llmanac.evaluate.correct import MARGIN, Corrected, Corrector
-from llmanac.evaluate.score import Scored, score
-from llmanac.metrics._texts import utf8_bytes, words
-from llmanac.metrics.perplexity import bits_per_unit, perplexity
 
+if TYPE_CHECKING:
+    from llmanac.evaluate.classify import Classified, Way
+    from llmanac.evaluate.correct import Corrected
+    from llmanac.evaluate.score import Scored
+
+Texts = Annotated[str | None, typer.Argument(help="Lines of text, a table, a folder; else standard input.")]
+LineAsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")]
 BLOCK_TEXTS, BLOCK_CHARACTERS = 256, 1 << 20  # texts that are worked on at once
 UNIFORM = 8  # bits per byte of a model that knows nothing
 SHOWN = 60  # characters of a text in a table
@@ -30,6 +33,9 @@ def texts_of(given: Sequence[str], file: str | None, column: str, include: Seque
     Raises:
         DataError: a file that is missing, no UTF-8, or a table without the column; the message names the line.
     """
+    from llmanac.data.command_problems import CommandProblems
+    from llmanac.data.texts import files_of, lines
+
     if given and file is not None:
         raise SpecError("--text: give either --text or a file, not both")
     if given:
@@ -70,27 +76,28 @@ def _short(text: str, width: int = SHOWN) -> str:
 
 
 def score_command(
-    path: str,
-    file: str | None,
-    texts: Sequence[str],
-    *,
-    labels: str | None = None,
-    template: str | None = None,
-    channel: bool = False,
-    calibrate: str | None = None,
-    table: bool = False,
-    as_json: bool = False,
-    column: str = "text",
-    include: Sequence[str] = (),
-    context: int | None = None,
-    dtype: str | None = None,
+    path: SomeModel,
+    file: Texts = None,
+    text: Annotated[list[str] | None, typer.Option(help="Score this text; repeatable.")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Show every token's log-probability too.")] = False,
+    as_json: LineAsJson = False,
+    column: Column = "text",
+    include: Include = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens that windows of a long text share [1].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
+    labels: Annotated[str | None, typer.Option(help="Say which fits: positive,negative or pos=good,neg=bad.")] = None,
+    template: Annotated[str | None, typer.Option(help="Prompt with one {text} and one {label}.")] = None,
+    channel: Annotated[bool, typer.Option("--channel", help="Score the text after the label instead.")] = False,
+    calibrate: Annotated[str | None, typer.Option(help="Take off each label's score for this text, e.g. N/A.")] = None,
 ) -> None:
-    """Score each text, or (with labels) say which label fits it best."""
+    """Say how probable a model finds each text, or which label fits it best."""
+    from llmanac.evaluate.classify import Template, check_fields, classify
+    from llmanac.evaluate.score import score
     from llmanac.generate.load import load_engine
 
     if labels is None and (template or channel or calibrate):
         raise SpecError("--labels: --template, --channel and --calibrate belong to it; give the labels")
-    source = texts_of(texts, file, column, include)
+    source = texts_of(text or (), file, column, include or ())
     chosen = None if labels is None else parse_labels(labels)
     way: Way = "channel" if channel else "direct"
     if template is not None:
@@ -119,9 +126,9 @@ def score_command(
         for one in score(engine.model, block, engine.tokenizer, context=context)
     )
     if as_json:
-        _emit(one.as_json(table=table) for one in found)
+        _emit(one.as_json(table=tokens) for one in found)
     else:
-        _score_table(found, table)
+        _score_table(found, tokens)
     for line in (totals.line(), totals.explanation()):
         if line:
             print(line, file=sys.stderr if as_json else sys.stdout)
@@ -154,6 +161,8 @@ class Totals:
         self.nats = 0.0
 
     def add(self, one: Scored) -> Scored:
+        from llmanac.metrics._texts import utf8_bytes, words
+
         self.texts += 1
         if one.tokens:
             self.tokens += one.tokens
@@ -163,6 +172,8 @@ class Totals:
         return one
 
     def line(self) -> str:
+        from llmanac.metrics.perplexity import bits_per_unit, perplexity
+
         if not self.tokens:
             return f"{self.texts} texts without a token."
         per = {name: perplexity(self.nats, units) for name, units in (("token", self.tokens), ("word", self.words))}
@@ -174,6 +185,8 @@ class Totals:
 
     def explanation(self) -> str:
         """One line where the model is worse than no model; else nothing."""
+        from llmanac.metrics.perplexity import bits_per_unit
+
         if not self.bytes or bits_per_unit(self.nats, self.bytes) <= UNIFORM:
             return ""
         return (
@@ -183,12 +196,12 @@ class Totals:
         )
 
 
-def _score_table(found: Iterable[Scored], table: bool) -> None:
+def _score_table(found: Iterable[Scored], tokens: bool) -> None:
     print(f"{'text':>5}  {'tokens':>6}  {'log-likelihood':>14}  {'perplexity':>10}  {'bits/byte':>9}")
     for number, one in enumerate(found, 1):
         figures = f"{one.log_likelihood:>14.4f}  {one.perplexity:>10.4g}  {one.bits_per_byte:>9.4f}"
         print(f"{number:>5}  {one.tokens:>6}  {figures}  {_short(one.text)}")
-        if table:
+        if tokens:
             for place, (piece, value) in enumerate(zip(one.pieces, one.logprobs.tolist(), strict=True), 1):
                 print(f"{'':>5}  {place:>6}  {value:>14.4f}  {piece!r}")
 
@@ -205,22 +218,22 @@ def _label_table(found: Iterable[Classified], names: list[str]) -> None:
 
 
 def correct_command(
-    path: str,
-    file: str | None,
-    texts: Sequence[str],
-    *,
-    vocabulary: Path | None = None,
-    margin: float | None = None,
-    kinds: str | None = None,
-    as_json: bool = False,
-    column: str = "text",
-    include: Sequence[str] = (),
+    path: SomeModel,
+    file: Texts = None,
+    text: Annotated[list[str] | None, typer.Option(help="Correct this text; repeatable.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Text with known words [Python's documentation].")] = None,
+    margin: Annotated[float | None, typer.Option(help="Nats that a change must gain; higher changes less.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Only these, e.g. agreement,article,spelling.")] = None,
+    as_json: LineAsJson = False,
+    column: Column = "text",
+    include: Include = None,
 ) -> None:
-    """Correct each text and say what was changed, why, and how much likelier it became."""
+    """Correct grammar and spelling: edits proposed by rule, judged by the language model."""
     from llmanac.evaluate._words import Words
+    from llmanac.evaluate.correct import MARGIN, Corrector
     from llmanac.generate.load import load_engine
 
-    source = texts_of(texts, file, column, include)
+    source = texts_of(text or (), file, column, include or ())
     known = Words.of_documentation() if vocabulary is None else Words.of_file(vocabulary)
     engine = load_engine(path)
     chosen = None if kinds is None else [kind.strip() for kind in kinds.split(",")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.core.arguments import Column, Include
+from llmanac.cli.options import AsJson, Column, Force, Include
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import has_name
 from llmanac.core.outputs import check_apart
@@ -21,8 +21,7 @@ from llmanac.core.outputs import check_apart
 if TYPE_CHECKING:
     import numpy as np
 
-    from llmanac.data.sources.files import Spec as Files
-    from llmanac.models.ngrams.words import Score, WordModel
+    from llmanac.models.ngrams.words import Score
 
 app = typer.Typer(no_args_is_help=True, help="Count n-gram models, score text with them, convert ARPA files.")
 Text = Annotated[
@@ -30,7 +29,6 @@ Text = Annotated[
     typer.Argument(help="Files, folders or patterns: a sentence a line, or a row of a table; - for standard input."),
 ]
 Model = Annotated[Path, typer.Argument(help="An ARPA file (.arpa, .arpa.gz) or a binary model.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there already.")]
 ZEROS = (
     "note: without smoothing (mle) an n-gram that was never counted has probability 0, kept as 10^-99, and one of them "
     "decides the perplexity; train with --smoothing modified-kneser-ney for a figure to compare"
@@ -42,8 +40,8 @@ NO_BACKOFF = (
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-@app.command()
-def train(
+@app.command("train")
+def train_command(
     text: Text,
     output: Annotated[Path, typer.Option("--output", "-o", help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
     order: Annotated[int, typer.Option(help="The longest n-gram counted.")] = 5,
@@ -76,9 +74,19 @@ def train(
     spec = make_method("smoothing", {"name": smoothing, **parse_patches(set_ or ())}, "--smoothing")
     limit = None if memory is None else parse_bytes(memory)
     if tokenizer is not None:
-        _train_tokens(source, output, order, spec, tokenizer, limit)
+        from llmanac.models.ngrams.tokens import train_tokens
+
+        counted, known = train_tokens(source, order, spec, tokenizer, memory=limit)
+        counted.save_pretrained(output)
+        known.save(output)
+        _describe(counted.trie, f"{order}-gram of tokens, {spec.name}")
+        where = shlex.quote(str(output))
+        print(
+            f"wrote {output}\nNext: llmanac generate {where} --prompt 'The' --temperature 1, or llmanac score {where}"
+        )
         return
     from llmanac.models.ngrams import words
+    from llmanac.models.ngrams.load import save
 
     model = words.train(source, order, spec.build(), skip_symbols=skip_symbols, memory=limit)
     save(model, output)
@@ -87,47 +95,19 @@ def train(
     print(f"Next: llmanac ngram score {shlex.quote(str(output))} OTHER.txt   (text that it was not trained on)")
 
 
-def _train_tokens(source: Files, output: Path, order: int, smoothing: Any, tokenizer: str, memory: int | None) -> None:
-    from llmanac.core.progress import progress
-    from llmanac.data.command_problems import CommandProblems
-    from llmanac.data.texts import documents
-    from llmanac.models.lm.ngram import Spec
-    from llmanac.tokenizers.load import load_tokenizer
-
-    known = load_tokenizer(tokenizer)
-    start = known.bos_id if known.bos_id is not None else known.eos_id
-    after = [] if known.eos_id is None else [known.eos_id]
-    rows = []
-    with progress("tokenize", None, "documents") as bar:
-        for document in documents(source, CommandProblems(column="--column")):
-            rows.append([*known.encode_array(document.text).tolist(), *after])
-            bar.advance()
-    import numpy as np
-
-    model = Spec(order=order, smoothing=smoothing).build(vocab_size=known.vocab_size)
-    model.estimate((np.array(r, np.int32) for r in rows), start=start, memory=memory)
-    if known.eos_id is not None:
-        model.generation = {"eos_token_id": known.eos_id}
-    model.save_pretrained(output)
-    known.chat_template = None  # counts continue text; they were not taught to chat
-    known.save(output)
-    _describe(model.trie, f"{order}-gram of tokens, {smoothing.name}")
-    where = shlex.quote(str(output))
-    print(f"wrote {output}\nNext: llmanac generate {where} --prompt 'The' --temperature 1, or llmanac score {where}")
-
-
-@app.command()
-def score(
+@app.command("score")
+def score_command(
     model: Model,
     text: Text,
     sentences: Annotated[bool, typer.Option("--sentences", help="Print log10 p of every line too.")] = False,
     column: Column = "text",
     include: Include = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Perplexity of text, with and without unknown words."""
     from llmanac.core.progress import progress
     from llmanac.data.texts import files_of
+    from llmanac.models.ngrams.load import load
     from llmanac.models.ngrams.words import read_blocks
 
     source = files_of(text, column=column, include=include or ())
@@ -151,12 +131,14 @@ def score(
     print(f"Next: echo 'the first words' | llmanac ngram query {shlex.quote(str(model))}")
 
 
-@app.command()
-def query(
+@app.command("query")
+def query_command(
     model: Model,
     text: Annotated[str | None, typer.Option(help="Sentences; else standard input is read.")] = None,
 ) -> None:
     """Each word with its number, the length of the n-gram it was found as, and log10 p."""
+    from llmanac.models.ngrams.load import load
+
     loaded = load(model)
     if loaded.trie.without_backoff and loaded.trie.order > 1:
         print(NO_BACKOFF, file=sys.stderr)
@@ -170,13 +152,15 @@ def query(
             print(f"Total: {float(scores[1:].sum()):.6g} OOV: {unknown}")
 
 
-@app.command()
-def convert(
+@app.command("convert")
+def convert_command(
     source: Model,
     target: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
     force: Force = False,
 ) -> None:
     """ARPA to a binary model that opens at once, or back; every value of a binary source is checked."""
+    from llmanac.models.ngrams.load import load, save
+
     check_free(target, "the target", force, inputs=[source])
     model = load(source, whole=True)
     save(model, target)
@@ -202,55 +186,6 @@ def check_free(place: Path, what: str, force: bool, *, folder: bool = False, inp
 def line_words(line: bytes) -> list[str]:
     """The words of a line, for showing."""
     return [w.decode("utf-8", "backslashreplace") for w in re.split(rb"[\0\t\n\v\f\r ]+", line) if w]
-
-
-def is_arpa(path: Path) -> bool:
-    """Whether a file's name says ARPA."""
-    return path.name.lower().removesuffix(".gz").endswith(".arpa")
-
-
-def load(path: str | Path, *, whole: bool = False) -> WordModel:
-    """A word model from an ARPA file or a binary one, told apart by what they hold.
-
-    Args:
-        whole: check every value of a binary model, not a sample of them.
-
-    Raises:
-        DataError: a file that is neither, or a model of tokens.
-        CheckpointError: a binary model that is damaged.
-    """
-    from llmanac.models.ngrams.arpa import GZIP, read_arpa
-    from llmanac.models.ngrams.binary import read_binary
-    from llmanac.models.ngrams.words import WordModel
-
-    path = Path(path)
-    try:
-        with open(path, "rb") as handle:
-            begin = handle.read(9)
-    except OSError as error:
-        if path.is_dir():
-            raise DataError(
-                f"{path}: is a folder, and `llmanac ngram` takes files that count words; a model of tokens is scored "
-                f"with `llmanac score {shlex.quote(str(path))} TEXT` and continued with `llmanac generate`"
-            ) from None
-        raise DataError(f"{path}: cannot read it ({error.strerror or error})") from None
-    if is_arpa(path) or begin.startswith(GZIP) or begin[8:] != b"{":
-        return read_arpa(path)
-    found = read_binary(path, whole=whole)
-    if not isinstance(found, WordModel):
-        raise DataError(f"{path}: counts a tokenizer's tokens, not words; use llmanac score or generate on its folder")
-    return found
-
-
-def save(model: WordModel, path: Path) -> None:
-    """Write a model in the format that its name says."""
-    from llmanac.models.ngrams.arpa import write_arpa
-    from llmanac.models.ngrams.binary import write_binary
-
-    if is_arpa(path):
-        write_arpa(model, path)
-    else:
-        write_binary(model.trie, path, model)
 
 
 def parse_bytes(text: str, flag: str = "--memory") -> int:
@@ -291,40 +226,32 @@ def found_rows(found: Score, without_backoff: bool) -> list[tuple[str, str]]:
 
 
 def _print_score(found: Score, title: str, without_backoff: bool) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from llmanac.cli.tables import Console, escape, make_table
 
-    console = Console()
-    console.print(escape(title), highlight=False)
-    table = Table(show_header=False)
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name, value in (
+    rows = [
         ("Perplexity including OOVs", f"{found.perplexity:.10g}"),
         ("Perplexity excluding OOVs", f"{found.perplexity_of_known:.10g}"),
         ("OOVs", f"{found.unknown:,}"),
         ("Tokens", f"{found.tokens:,}"),
         ("Sentences", f"{found.sentences:,}"),
         *found_rows(found, without_backoff),
-    ):
-        table.add_row(name, value)
+    ]
+    console = Console()
+    console.print(escape(title), highlight=False)
+    table = make_table("", ["", ""], rows)
+    table.show_header = False
     console.print(table)
 
 
 def _describe(trie: Any, title: str) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from llmanac.cli.tables import Console, escape, make_table
 
-    console = Console()
-    console.print(escape(title), highlight=False)
-    table = Table()
     discounts = trie.about.get("discounts") or []
-    for head in ("order", "n-grams", *(["discounts"] if discounts else [])):
-        table.add_column(head, justify="right")
+    rows = []
     for k, n in enumerate(trie.counts):
         cells = [" ".join(f"{d:.6g}" for d in discounts[k])] if k < len(discounts) else []
-        table.add_row(str(k + 1), f"{n:,}", *cells)
-    console.print(table)
+        rows.append((str(k + 1), f"{n:,}", *cells))
+    console = Console()
+    console.print(escape(title), highlight=False)
+    console.print(make_table("", ["order", "n-grams", *(["discounts"] if discounts else [])], rows, left=()))
     print(f"{trie.parameters:,} numbers, {trie.nbytes / 1e6:,.1f} MB in memory")

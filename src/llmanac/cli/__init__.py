@@ -1,0 +1,79 @@
+"""The command line: parse, call the library, print.
+
+Each command imports what it needs when it is called, so that listing starts without torch.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated, Any, NoReturn
+
+from llmanac.core import interrupts
+
+with interrupts.ending():
+    import typer
+
+    from llmanac.cli import chat, classify, compare, data, dedup, methods, ngram, quality, run, score, tokenizer
+    from llmanac.cli.options import SeveralValues
+    from llmanac.core.errors import LlmanacError
+    from llmanac.core.files import DISK, refused
+
+app = typer.Typer(
+    name="llmanac",
+    help="The almanac of language-model methods that runs: list them, run them, compare them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich is imported only by the commands that draw tables
+)
+app.command("list")(methods.list_command)
+app.command("show")(methods.show_command)
+app.command("run")(run.run_command)
+app.command("chat")(chat.chat_command)
+app.command("generate")(chat.generate_command)
+app.command("score")(score.score_command)
+app.command("correct")(score.correct_command)
+app.command("serve")(chat.serve_command)
+app.command("compare")(compare.compare_command)
+app.command("convert")(methods.convert_command)
+app.command("dedup")(dedup.dedup_command)
+app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
+app.command("doctor")(methods.doctor_command)
+app.add_typer(classify.app, name="classify")
+app.add_typer(data.app, name="data")
+app.add_typer(tokenizer.app)
+app.add_typer(ngram.app, name="ngram")
+app.add_typer(quality.quality_app)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from llmanac import __version__
+
+        print(f"llmanac {__version__}")
+        raise typer.Exit
+
+
+def _fail(error: LlmanacError) -> NoReturn:
+    print(f"llmanac: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; a LlmanacError becomes one sentence on standard error and exit status 2, Ctrl-C 130."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with interrupts.noted(program=arguments is None):
+        try:
+            return app(args=arguments)
+        except LlmanacError as error:
+            _fail(error)
+        except BrokenPipeError:  # `llmanac list | head`
+            sys.stderr.close()
+            raise SystemExit(0) from None
+        except OSError as error:  # a disk that is full, a folder that may not be read or written
+            if error.errno not in DISK:
+                raise
+            _fail(refused(error, "the disk"))

@@ -1,0 +1,163 @@
+"""`llmanac compare`: run a study, and print it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmanac.cli.options import Patches
+from llmanac.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+LABEL, CELL = 28, 17  # characters of a cost's name, and of one arm's column with its line
+STYLES = {
+    "better": "green",
+    "worse": "red",
+    "equivalent": "cyan",
+    "inconclusive": "yellow",
+    "none": "yellow",
+    "loses text": "red",
+}
+
+
+def compare_command(
+    kind: Annotated[str, typer.Argument(help="The kind to vary (position, ffn, ...), or the path of a study.toml.")],
+    arms: Annotated[str | None, typer.Option(help="Comma-separated methods, e.g. rope,learned,none.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Total time, e.g. 3m [3m].")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Paired seeds; fewer than 3 give no verdict [3].")] = None,
+    hold: Annotated[str | None, typer.Option(help="What is held equal: params, flops, tokens or time.")] = None,
+    tune: Annotated[str | None, typer.Option(help="Give every arm the same sweep, e.g. lr=3.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Relative margin of equivalence [0.005].")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Arm that the others are compared with [the first].")] = None,
+    base: Annotated[str | None, typer.Option(help="Recipe that everything else comes from.")] = None,
+    artefact: Annotated[str | None, typer.Option(help="Run that post-hoc arms are applied to.")] = None,
+    set_: Patches = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the study goes [studies/<name>].")] = None,
+) -> None:
+    """Compare methods at equal budget over paired seeds, with intervals and a verdict."""
+    from llmanac.core.spec import parse_patches
+    from llmanac.lab.compare import compare, run_study, studies
+
+    options: dict[str, Any] = {
+        "budget": budget,
+        "seeds": seeds,
+        "hold": hold,
+        "tune": tune,
+        "margin": margin,
+        "base": base,
+        "artefact": artefact,
+        "baseline": baseline,
+        "folder": folder,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    changes = parse_patches(set_ or ())
+    try:
+        if kind in studies() or kind.endswith(".toml"):
+            done = run_study(kind, arms=arms, patches=changes, **given)
+        elif arms is None:
+            raise SpecError(
+                "--arms: say what to compare, for example --arms rope,learned; or run a study by name: "
+                + ", ".join(studies())
+            )
+        else:
+            done = compare(kind, arms, patches=changes, **given)
+    except KeyboardInterrupt:
+        print("\nStopped; every finished run is kept. The same command goes on from there.", file=sys.stderr)
+        raise SystemExit(130) from None
+    print_study(done)
+
+
+def print_study(done: Any, console: Console | None = None) -> None:
+    """The verdicts, the costs, what to be warned of, and where the page is."""
+    from llmanac.cli import tables
+    from llmanac.lab import words
+
+    console = console or tables.Console()
+    result = done.data
+    for metric in result["metrics"]:
+        console.print(_verdicts(result, metric, console))
+    for costs in _costs(result, console):
+        console.print(costs)
+    for warning in words.warnings(result):
+        console.print(f"note: {warning}", markup=False)
+    if note := words.worse_than_uniform(result):
+        console.print(f"note: {note}", markup=False)
+    console.print(words.summary(result), markup=False)
+    console.print(f"page: {done.page}", markup=False)
+
+
+def _fits(table: Table, console: Console) -> bool:
+    return console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width
+
+
+def _verdicts(result: Any, metric: Any, console: Console) -> Table:
+    """The table of one metric; on a narrow terminal only the page has the p-values, and long arms take two lines."""
+    wide = _verdict_table(result, metric, wide=True)
+    return wide if _fits(wide, console) else _verdict_table(result, metric, wide=False)
+
+
+def _arm(label: str, wide: bool) -> str:
+    """An arm's label; where there is little room, its choices stand on lines of their own."""
+    return label if wide else label.replace("{", "\n{").replace(",", ",\n ")
+
+
+def _verdict_table(result: Any, metric: Any, *, wide: bool) -> Table:
+    from llmanac.cli.tables import escape, make_table
+    from llmanac.lab import words
+    from llmanac.lab.stats import mean
+
+    label = metric["title"] or metric["name"].replace("_", " ")
+    heads = ("", "verdict", "mean", "difference", "95% interval", *(["p"] if wide else []))
+    title = f"{label} ({metric['better']} is better), {words.held_words(result)}"
+    table = make_table(title, heads, left=(0, 1))
+    table.columns[0].overflow = "fold"  # arms may differ in their last characters alone
+    for column in table.columns[2:]:
+        column.no_wrap = True
+    compared = {c["arm"]: c for c in result["comparisons"][metric["name"]]}
+    for arm, found in result["values"][metric["name"]].items():
+        level = words.quantity(mean(found), metric["unit"])
+        if arm not in compared:
+            table.add_row(escape(_arm(arm, wide)), "baseline" if arm == result["baseline"] else "", level)
+            continue
+        c = compared[arm]
+        table.add_row(
+            escape(_arm(arm, wide)),
+            words.verdict(c, result["replicate"]),
+            level,
+            words.difference(c),
+            words.interval(c),
+            *([words.p_value(c["p"])] if wide else []),
+            style=STYLES[c["verdict"]],
+        )
+    for arm in result["failed"]:
+        table.add_row(escape(_arm(arm, wide)), "failed", style="red")
+    return table
+
+
+def _costs(result: Any, console: Console) -> list[Table]:
+    """What each arm costs: one table, or as many as it takes for every arm to be read."""
+    arms = list(result["costs"])
+    whole = _cost_table(result, arms, wide=True)
+    if _fits(whole, console):
+        return [whole]
+    at_once = max(1, (console.width - LABEL) // CELL)
+    return [_cost_table(result, arms[at : at + at_once], wide=False) for at in range(0, len(arms), at_once)]
+
+
+def _cost_table(result: Any, arms: list[str], *, wide: bool) -> Table:
+    from llmanac.cli.tables import make_table
+    from llmanac.lab import words
+
+    table = make_table("costs, means over the runs", ["", *(_arm(arm, wide) for arm in arms)])
+    for column in table.columns[1:]:
+        column.overflow = "fold"
+    for unit in result["cost_units"]:
+        cells = [words.quantity(result["costs"][arm].get(unit["name"]), unit["unit"]) for arm in arms]
+        table.add_row(unit["title"] or unit["name"].replace("_", " "), *cells)
+    return table

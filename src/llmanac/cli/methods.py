@@ -1,0 +1,93 @@
+"""`llmanac list`, `show`, `doctor` and `convert`: what there is, on this machine and for others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmanac.cli.options import AsJson
+
+
+def list_command(
+    kind: Annotated[str | None, typer.Argument(help="Only rows and methods of this kind, e.g. position.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+    status: Annotated[str | None, typer.Option(help="Only done, reference, built or planned.")] = None,
+) -> None:
+    """List every method, with how far it is: done, reference (proved, not yet measured), built (neither) or planned."""
+    from llmanac.core import catalogue, registry
+    from llmanac.core.errors import SpecError, nearest
+
+    entries = catalogue.entries()
+    kinds = sorted({e.id.partition("/")[0] for e in entries} | set(registry.KINDS))
+    if kind and kind not in kinds:
+        raise SpecError(f"no kind named {kind!r}{nearest(kind, kinds)} (known: {', '.join(kinds)})")
+    if status and status not in catalogue.STATUSES:
+        raise SpecError(f"--status: {status!r} is not one of {', '.join(catalogue.STATUSES)}")
+    if kind:
+        entries = catalogue.of_kind(kind)
+    if status:
+        entries = [e for e in entries if e.status == status]
+    if as_json:
+        print(json.dumps([e.as_json() for e in entries], indent=1))
+        return
+    width = max((len(e.id) for e in entries), default=0)
+    for entry in entries:
+        other = f" ({entry.method})" if entry.method not in ("", entry.id) else ""
+        print(f"{entry.id:<{width}}  {entry.status:<9}  {entry.title}{other}")
+    counts = {s: sum(e.status == s for e in entries) for s in catalogue.STATUSES}
+    print(f"\n{len(entries)} entries: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
+    if entries:
+        example = next((e.id for e in entries if e.status != "planned"), entries[0].id)
+        print(f"Next: llmanac show {example}")
+
+
+def show_command(name: Annotated[str, typer.Argument(help="kind/name, as `llmanac list` prints it.")]) -> None:
+    """Show one method: what it is, its choices, what proves it and what it was measured to do."""
+    from llmanac.core.describe import describe
+    from llmanac.lab.axis import AS_THEY_ARE
+
+    print(describe(name, AS_THEY_ARE))
+
+
+def convert_command(
+    source: Annotated[str, typer.Argument(help="A run's or model's folder, or a hub model's name.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    family: Annotated[str, typer.Option(help="Hugging Face family: llama or gpt2.")] = "llama",
+) -> None:
+    """Write a model and its tokenizer in a Hugging Face family's own layout."""
+    from llmanac.recipes.convert import convert
+
+    model = convert(source, target, family)
+    print(f"{target}: {family} layout, {model.parameter_count():,} parameters")
+    print(f"Next: llmanac generate {target} --prompt 'Once'   (or transformers.AutoModelForCausalLM.from_pretrained)")
+
+
+def doctor_command(as_json: AsJson = False) -> None:
+    """Report versions, cores, instruction sets, measured speed, and what is missing."""
+    from llmanac.recipes.doctor import examine
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    machine = found["machine"]
+    lines = {
+        "llmanac": f"{found['versions']['llmanac']} on Python {machine['python']}, {machine['system']}",
+        "packages": ", ".join(f"{k} {v}" for k, v in found["versions"].items() if v and k != "llmanac"),
+        "processor": f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['isa']}",
+        "gpu": machine["gpu"] or "none",
+        "will use": f"{found['device']}, {found['dtype']}",
+        "matrix products": ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in found["gemm_flops"].items()),
+        "memory reads": f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s",
+        "compiler": found["cxx_compiler"] or "none",
+        "disk free": f"{found['disk_free_bytes'] / 1e9:.1f} GB",
+    }
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:<{width}}  {value}")
+    for note in found["notes"]:
+        print(f"note: {note}")
+    print("Next: llmanac run quickstart --budget 60s")

@@ -1,0 +1,104 @@
+"""`llmanac quality`: train a classifier of text quality, and score texts with it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmanac.cli.options import Include
+
+if TYPE_CHECKING:
+    from llmanac.data.curve import Point
+
+quality_app = typer.Typer(
+    name="quality", help="Train and use a classifier of text quality.", no_args_is_help=True, rich_markup_mode=None
+)
+
+SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)  # thresholds in the printed table
+TextColumn = Annotated[str, typer.Option(help="Column that holds the text, in tables.")]
+
+
+@quality_app.command("train")
+def train_command(
+    positive: Annotated[list[str], typer.Option(help="Files or folders of texts that are wanted; repeatable.")],
+    negative: Annotated[list[str], typer.Option(help="Files or folders of texts that are not; repeatable.")],
+    folder: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("quality"),
+    text: TextColumn = "text",
+    bits: Annotated[int, typer.Option(help="2^bits weights.")] = 18,
+    longest: Annotated[int, typer.Option(help="Longest character n-gram; 0 for words alone.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1)] = 5,
+    held_out: Annotated[float, typer.Option(help="Share of the texts to measure on.")] = 0.2,
+    seed: Annotated[int, typer.Option()] = 0,
+    include: Include = None,
+) -> None:
+    """Train a classifier, and measure precision and recall on texts held out."""
+    from llmanac.data import quality_train
+
+    done = quality_train.train(
+        positive,
+        negative,
+        folder,
+        text=text,
+        bits=bits,
+        longest=longest,
+        epochs=epochs,
+        held_out=held_out,
+        seed=seed,
+        include=include or (),
+    )
+    report(done.points, max(done.points, key=lambda point: point.f1), done.auc, done.count)
+    print(f"\nWritten: {done.picture}")
+    given = shlex.join([str(folder), *negative])
+    print(f'Next: llmanac quality score {given}, or in a recipe: name = "quality", model = "{folder}"')
+
+
+def report(points: Sequence[Point], best: Point, area: float, count: int) -> None:
+    """Print the table of thresholds."""
+    from llmanac.data.curve import at_threshold
+
+    print(f"AUC {area:.4f} on {count} texts held out\n")
+    print("min_score  precision  recall  kept")
+    for threshold in SHOWN:
+        point = at_threshold(points, threshold)
+        precision = "undefined" if math.isnan(point.precision) else f"{point.precision:.3f}"
+        print(f"{threshold:9.2f}  {precision:>9}  {point.recall:6.3f}  {point.kept:4.0%}")
+    print(f"{best.threshold:9.2f}  {best.precision:9.3f}  {best.recall:6.3f}  {best.kept:4.0%}  (best F1)")
+
+
+@quality_app.command("score")
+def score_command(
+    model: Annotated[Path, typer.Argument(help="The folder of a trained classifier.")],
+    files: Annotated[list[str], typer.Argument(help="Files or folders of texts.")],
+    text: TextColumn = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
+    include: Include = None,
+) -> None:
+    """Score texts, 0 to 1: how likely each is one of those that are wanted."""
+    from llmanac.data.quality_model import load_quality
+    from llmanac.data.quality_train import read
+
+    judge = load_quality(model)
+    documents = read(files, text, "FILES", include or ())
+    scores = [judge.score(document.text) for document in documents]
+    if as_json:
+        for document, score in zip(documents, scores, strict=True):
+            print(json.dumps({"id": document.id, "score": round(score, 6)}, ensure_ascii=False))
+        return
+    ranked = sorted(zip(scores, documents, strict=True), key=lambda pair: (pair[0], pair[1].id))
+    shown = ranked if len(ranked) <= 20 else [*ranked[:10], *ranked[-10:]]
+    print("score   text")
+    for at, (score, document) in enumerate(shown):
+        if at == 10 and len(ranked) > 20:
+            print(f"        ({len(ranked) - 20} more)")
+        first = " ".join(document.text[:200].split())[:60]
+        print(f"{score:.4f}  {document.id}: {first}")
+    mean = sum(scores) / len(scores)
+    kept = sum(score >= 0.5 for score in scores) / len(scores)
+    print(f"\n{len(scores)} texts, mean score {mean:.4f}; {kept:.0%} score 0.5 and more.")
+    print(f'Next: in a recipe: name = "quality", model = "{model}", min_score = 0.5')

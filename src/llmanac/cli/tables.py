@@ -1,0 +1,33 @@
+"""Tables on the terminal. Commands import this module when they draw one: rich takes a while to load."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def make_table(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]] = (), *, left: Collection[int] = (0,)
+) -> Table:
+    """A table of plain text: nothing in it is read as markup.
+
+    Args:
+        title: shown above it, on the left; none if it is empty.
+        left: the columns that are aligned on the left.
+    """
+    table = Table(title=escape(title) or None, title_justify="left")
+    for number, head in enumerate(heads):
+        table.add_column(escape(head), justify="left" if number in left else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def print_table(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[int] = (0,)
+) -> None:
+    """Draw `make_table` on standard output."""
+    Console().print(make_table(title, heads, rows, left=left))
