@@ -148,6 +148,9 @@ def dedup_command(
 ) -> None:
     """Deduplicate files and print what went.
 
+    The report takes its name last and is on the disk, with the folder's entries, when this returns. The contents of
+    many output files are on the disk once the system has written them back: waiting for each would take far longer.
+
     Args:
         on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl` beside the report.
         max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` if nothing is said.
@@ -292,8 +295,6 @@ def _write_all(
                         _write(document, outcome, text, kept, dropped, counts)
                         bar.advance()
                 name, pairs = next(by_file, (None, iter(())))
-    if hasattr(os, "sync"):
-        os.sync()  # the report, which says that all is there, is written after it
     return counts
 
 
