@@ -18,12 +18,12 @@ from _runs import command, recipe
 
 from llmanac.core import files, spec
 from llmanac.core.device import cores
-from llmanac.lab.study import system_load
 from llmanac.train.metrics import read_metrics
 from llmanac.train.pace import revised
 from llmanac.train.plan import Plan
 
 BUDGET = 30
+OVER = "more than its budget"  # what a run prints that was longer
 
 
 def start(text: Path, place: Path, **changes: Any) -> subprocess.Popen[str]:
@@ -33,6 +33,13 @@ def start(text: Path, place: Path, **changes: Any) -> subprocess.Popen[str]:
     (place / "small.toml").write_text(spec.to_toml(asked), "utf-8")
     words = [sys.executable, "-m", "llmanac.cli", "run", "small.toml", "--folder", "run"]
     return subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def seconds_to_load() -> float:
+    """What a process takes, as the machine is now, to load the libraries of a run and to end."""
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import llmanac.cli, llmanac.recipes.run"], check=True, timeout=300)
+    return time.monotonic() - begin
 
 
 def wait_for(process: subprocess.Popen[str], what: Any) -> None:
@@ -50,6 +57,12 @@ def rates(place: Path) -> list[float]:
     return [line["rate"] for line in read_metrics(place / "run" / "pretrain") if "rate" in line]
 
 
+def evaluations(run: Path) -> list[dict[str, float]]:
+    """What the training's evaluations gave, and after which steps."""
+    lines = read_metrics(run / "pretrain")
+    return [line for line in lines if any(name.startswith("evaluate_") for name in line)]
+
+
 def decayed(place: Path) -> None:
     """Every step had the rate that the plan with its revisions gives it, the last one that of the schedule's end."""
     made = plan_of(place)
@@ -62,20 +75,25 @@ def decayed(place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_beside_busy_processes_ends_within_its_budget(text: Path, tmp_path: Path) -> None:
-    begin, quiet = time.monotonic(), (system_load() or 0) < 1.5 * cores()
+    """Whatever else runs: what loading and exiting take is measured beside the same processes, and allowed on top."""
+    begin = time.monotonic()
     process = start(text, tmp_path)
     wait_for(process, lambda: len(rates(tmp_path)) > 20)
     with busy(2 * cores()):  # the plan was made on a machine that had nothing else to do
-        _, said = process.communicate(timeout=300)
+        printed, said = process.communicate(timeout=300)
         took = time.monotonic() - begin
+        loading = seconds_to_load()
     assert process.returncode == 0, said
     made = plan_of(tmp_path)
     assert made is not None and made.revisions and made.spec.steps < made.first_steps
     assert (
         files.read_json(tmp_path / "run" / "run.json")["seconds"]["pretrain"] < 1.25 * made.measured["budget_seconds"]
     )
-    # where other programs had every core before, loading the libraries alone may take as long
-    assert took < 1.25 * BUDGET or not quiet
+    assert took < 1.25 * BUDGET + loading
+    if took < 1.1 * BUDGET:
+        assert OVER not in printed
+    if took > 1.1 * BUDGET + loading:
+        assert OVER in printed  # a run that is over its budget says so
     assert said.count("steps instead of") >= 1
     assert said.count("steps instead of") == len(made.revisions)  # each was said
     decayed(tmp_path)
@@ -112,6 +130,11 @@ def test_killed_after_a_revision_and_resumed_it_gives_the_same_weights(text: Pat
     logs = [json.dumps([line["loss"] for line in read_metrics(tmp_path / name / "pretrain") if "loss" in line])
             for name in ("run", "whole")]  # fmt: skip
     assert logs[0] == logs[1]
+    first, second = (evaluations(tmp_path / name) for name in ("run", "whole"))
+    assert first == second and len(first) > 1
+    first, second = (sorted(p.name for p in (tmp_path / name / "pretrain" / "checkpoints").iterdir())
+                     for name in ("run", "whole"))  # fmt: skip
+    assert first == second and first
 
 
 def test_waiting_threads_sleep() -> None:

@@ -12,6 +12,7 @@ from _training import losses, run, same
 from llmanac.data.tokens import TokenDataset
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.train import loop, pace
+from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.metrics import read_metrics
 from llmanac.train.plan import Plan
 
@@ -72,6 +73,29 @@ def train(dataset, folder: Path, clock: Clock, seconds, dies=None, **options):
     return result, model, said, (clock.time - begin) / options["budget"]
 
 
+def weights(model) -> dict[str, float]:
+    """What an evaluation may give: a number that every step changes."""
+    return {"loss": float(sum(p.double().abs().sum() for p in model.parameters()))}
+
+
+def evaluations(folder: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["evaluate_loss"]) for line in read_metrics(folder) if "evaluate_loss" in line]
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The steps of all checkpoints that were saved, by folder: also of those that made room for later ones."""
+    steps: dict[Path, set[int]] = {}
+    save = Checkpoints.save
+
+    def note(self, step, *given):
+        steps.setdefault(self.folder.parent, set()).add(step)
+        return save(self, step, *given)
+
+    monkeypatch.setattr(Checkpoints, "save", note)
+    return steps
+
+
 def rates(folder: Path) -> list[float]:
     return [line["rate"] for line in read_metrics(folder) if "rate" in line]
 
@@ -130,19 +154,21 @@ def test_a_revision_is_written_before_it_counts(dataset, tmp_path, clock, monkey
 
 @pytest.mark.parametrize("after", ["slow", "fast"])
 @pytest.mark.parametrize("dies", [1, 55, 61, 70])
-def test_killed_after_a_revision_it_does_what_was_written(dataset, tmp_path, clock, dies, after):
+def test_killed_after_a_revision_it_does_what_was_written(dataset, tmp_path, clock, saved, dies, after):
     """Whatever the speed is later on, it equals a run that has the same revisions and was never stopped."""
     with pytest.raises(Killed):
-        train(dataset, tmp_path / "cut", clock, lambda step: A_STEP * (5 if step >= 50 else 1), dies)
+        train(dataset, tmp_path / "cut", clock, lambda step: A_STEP * (5 if step >= 50 else 1), dies, evaluate=weights)
     before = Plan.read(tmp_path / "cut")
     speed = {"slow": lambda step: A_STEP * 4, "fast": lambda step: A_STEP}[after]
-    cut, model, *_ = train(dataset, tmp_path / "cut", clock, speed)
+    cut, model, *_ = train(dataset, tmp_path / "cut", clock, speed, evaluate=weights)
     assert cut.plan.revisions[: len(before.revisions)] == before.revisions
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "plan.json").write_bytes((tmp_path / "cut" / "plan.json").read_bytes())
-    whole, other, said, _ = train(dataset, tmp_path / "whole", clock, lambda step: A_STEP * 9)
+    whole, other, said, _ = train(dataset, tmp_path / "whole", clock, lambda step: A_STEP * 9, evaluate=weights)
     assert same(model, other) and losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert rates(tmp_path / "cut") == rates(tmp_path / "whole")
+    assert evaluations(tmp_path / "cut") == evaluations(tmp_path / "whole") and cut.best == whole.best
+    assert saved[tmp_path / "cut"] == saved[tmp_path / "whole"]
     assert whole.plan == cut.plan and not said  # what has ended is done again as it was
 
 

@@ -148,6 +148,9 @@ def dedup_files(
 ) -> Deduplicated:
     """Read files, decide what goes, write what stays.
 
+    The report takes its name last and is on the disk, with the folder's entries, when this returns. The contents of
+    many output files are on the disk once the system has written them back: waiting for each would take far longer.
+
     Args:
         paths: files, folders or patterns.
         method: a corpus stage, see `METHODS`. patches: of its fields.
@@ -285,8 +288,6 @@ def _write_all(
                         _write(document, outcome, text, kept, dropped, counts)
                         bar.advance()
                 name, pairs = next(by_file, (None, iter(())))
-    if hasattr(os, "sync"):
-        os.sync()  # the report, which says that all is there, is written after it
     return counts
 
 

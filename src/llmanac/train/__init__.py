@@ -24,7 +24,7 @@ class TrainSpec(Spec):
         dtype: what matrices are multiplied in; weights and optimizer state stay float32.
         attention: how attention is computed; all forms give the same result.
         compile: whether torch.compile is used; `auto` does for runs above ten minutes where there is a C++ compiler.
-        checkpoint_every: steps between checkpoints; None for a tenth of the run.
+        checkpoint_every: steps between checkpoints; None for a tenth of those that were planned first.
         keep: how many of the newest checkpoints stay; the best one stays too.
     """
 

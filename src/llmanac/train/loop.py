@@ -168,6 +168,7 @@ class _Run:
         flops = _flops_per_token(self.model, spec.length)
         result, rate, steps = None, _Rate(), spec.steps or 0
         clock = pace.Pace(budget, self._elapsed()) if budget and made.open else None
+        every = made.checkpoint_every
         metrics = Metrics(self.folder, step=self.step)
         try:
             with interruptible() as interrupted, progress(label, steps, "steps") as bar:
@@ -183,7 +184,6 @@ class _Run:
                     used = rate.value() * flops / made.gemm if flops and made.gemm else None
                     self._log(metrics, result, share, seconds, used)
                     bar.advance(1, loss=result.loss, **{"tok/s": f"{rate.value():,.0f}"}, **_mfu_note(used))
-                    every = spec.checkpoint_every or max(1, steps // 10)
                     better, begin = False, pace.now()
                     if evaluate and (self.step % (evaluate_every or every) == 0 or self.step == steps):
                         better = self._evaluate(evaluate, metrics)

@@ -63,6 +63,11 @@ class Plan:
         return self.revisions[0].before if self.revisions else self.spec.steps or 0
 
     @property
+    def checkpoint_every(self) -> int:
+        """Steps between checkpoints. No revision moves them: a run done again stops at the same ones."""
+        return self.spec.checkpoint_every or max(1, self.first_steps // 10)
+
+    @property
     def open(self) -> bool:
         """Whether the number of steps came from a budget, and may still be revised."""
         return "budget_seconds" in self.measured and not self.ended

@@ -28,7 +28,8 @@ def atomic_writer(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Write a file piece by piece under a temporary name; it takes its own on success and leaves nothing on failure.
 
     Args:
-        durable: wait until the disk has it. Whoever writes thousands of small files waits once, for all of them.
+        durable: wait until the disk has it. For thousands of small files that takes too long: the system then writes
+            them back when it sees fit, and after a power cut some may be missing or empty.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
