@@ -129,7 +129,7 @@ CHATML = (
 def chatting(**options):
     tokenizer = train_tokenizer("utf8", [])
     tokenizer.chat_template = CHATML
-    with running(Engine(HistoryModel(), tokenizer), **options) as found:
+    with running(Engine(HistoryModel(max_length=None), tokenizer), **options) as found:
         yield found
 
 
