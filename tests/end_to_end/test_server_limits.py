@@ -16,6 +16,8 @@ from _servers import ASK, running, wait_until
 
 from llmanac.core.errors import LlmanacError, TokenizerError
 from llmanac.generate.engine import Engine
+from llmanac.tokenizers import _sandbox, _sandbox_child
+from llmanac.tokenizers.load import train_tokenizer
 from llmanac.web import _http
 from llmanac.web._hosts import Hosts
 
@@ -112,6 +114,70 @@ def test_errors_of_tokenizers_and_templates_are_the_requests(error, path, body, 
     with running(Engine(HistoryModel(), Failing())) as server:
         answer = httpx.post(f"{server.url}{path}", json=body)
         assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+# ---------------------------------------------------------------- chat templates
+
+CHATML = (
+    "{% for m in messages %}{% if m.content == 'endless' %}{% for i in range(99999) %}{% for j in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@contextlib.contextmanager
+def chatting(**options):
+    tokenizer = train_tokenizer("utf8", [])
+    tokenizer.chat_template = CHATML
+    with running(Engine(HistoryModel(max_length=None), tokenizer), **options) as found:
+        yield found
+
+
+def said(content, turns=0):
+    earlier = [{"role": role, "content": "a"} for role in ("user", "assistant")] * turns
+    return {"messages": [*earlier, {"role": "user", "content": content}], "max_tokens": 2}
+
+
+def test_templates_that_never_end_hold_up_chats_only(monkeypatch):
+    monkeypatch.setattr(_sandbox, "SECONDS", 600.0)  # what ends them is the deadline that the pool hands down
+    monkeypatch.setattr(_sandbox, "MOST_SECONDS", 600.0)
+    with chatting(max_queue=2) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        chats = server.service.chats
+        chats.seconds = 4.0
+        url = f"{server.url}/v1/chat/completions"
+        asked = [pool.submit(httpx.post, url, json=said("endless"), timeout=60) for _ in range(6)]
+        wait_until(lambda: chats._inside == 3)
+        quick = httpx.post(f"{server.url}/v1/completions", json={"prompt": "abc", "max_tokens": 2})
+        assert quick.status_code == 200 and not all(a.done() for a in asked)
+        codes = sorted(a.result().status_code for a in asked)
+        assert set(codes) == {400, 429} and codes.count(429) >= 3  # beyond the one that runs and the two that wait
+        wait_until(lambda: chats._inside == 0)
+        assert httpx.post(url, json=said("hello")).status_code == 200
+
+
+def test_ids_without_spans_take_one_rendering(monkeypatch):
+    runs = []
+    run = _sandbox_child.Template._run
+    monkeypatch.setattr(_sandbox_child.Template, "_run", lambda *given: (runs.append(1), run(*given))[1])
+    template = _sandbox_child.Template(CHATML, 1 << 24)
+    messages = said("hello", 50)["messages"]
+    text = template.rendered(messages, True, {}, ["<|im_end|>"], [], False)["text"]
+    assert len(runs) == 1
+    assert template.rendered(messages, True, {}, ["<|im_end|>"], [], True)["text"] == text and len(runs) > 50
+
+
+def test_a_long_chat_is_rendered_in_one_pass(monkeypatch):
+    asked = []
+    ask = _sandbox.HELPER.ask
+    monkeypatch.setattr(_sandbox.HELPER, "ask", lambda data, seconds: (asked.append(data), ask(data, seconds))[1])
+    with chatting() as server:
+        url = f"{server.url}/v1/chat/completions"
+        answer = httpx.post(url, json=said("hello", 2000), timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert len(asked) == 1 and b'"spans": false' in asked[0]
+        answer = httpx.post(url, json=said("hello", 2048))
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "messages"
+        assert len(asked) == 1
 
 
 # ---------------------------------------------------------------- clients that send slowly, or never

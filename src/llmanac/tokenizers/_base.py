@@ -297,6 +297,27 @@ class Tokenizer:
         [(ids, mask)] = self.encode_chats([(messages, add_generation_prompt)], **variables)
         return ids, mask
 
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = False,
+        until: float = float("inf"),
+        **variables: Any,
+    ) -> list[int]:
+        """The ids of `encode_chat` without who wrote them, which takes no rendering for each turn.
+
+        Args:
+            until: time of `time.monotonic` at which rendering is ended.
+
+        Raises:
+            TokenizerError: no template, or the template fails or is not done in time.
+        """
+        given = self._chat_variables(variables)
+        chats, theirs = [(messages, add_generation_prompt)], given.keys() - variables.keys()
+        [chat] = self._chat.rendered(chats, given, self.special_tokens, roles=theirs, spans=False, until=until)
+        return self._encode_rendered(chat)[0]
+
     def encode_chats(
         self, chats: Iterable[tuple[Sequence[Mapping[str, Any]], bool]], **variables: Any
     ) -> Iterator[tuple[list[int], list[bool]]]:

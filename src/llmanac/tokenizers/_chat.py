@@ -80,20 +80,29 @@ class ChatTemplate:
         return text
 
     def rendered(
-        self, chats: Iterable[Chat], variables: Mapping[str, Any], special: Iterable[str], *, roles: set[str]
+        self,
+        chats: Iterable[Chat],
+        variables: Mapping[str, Any],
+        special: Iterable[str],
+        *,
+        roles: set[str],
+        spans: bool = True,
+        until: float = float("inf"),
     ) -> Iterator[Rendered]:
         """The text of each conversation with its control tokens told from spelled ones, and who wrote what.
 
         Args:
             special: texts of the control tokens.
             roles: variables that hold the tokenizer's own tokens (`bos_token`, ...): theirs are not exchanged.
+            spans: whether to find what the assistant wrote; without, `assistant` is all 0.
+            until: time of `time.monotonic` at which rendering is ended.
 
         Raises:
             TokenizerError: when it comes to a conversation for which the template fails, or does not show where the
                 assistant speaks.
         """
         plain = _plain_chats(chats, _plain(variables, "variables"))
-        for answer in answers(self.source, plain, special=[*special], roles=[*roles]):
+        for answer in answers(self.source, plain, special=[*special], roles=[*roles], spans=spans, until=until):
             assistant = bytearray(len(answer["text"]))
             for start, stop in answer["spans"]:
                 assistant[start:stop] = b"\1" * (stop - start)

@@ -28,6 +28,7 @@ from typing import IO, Any
 from llmanac.core.errors import TokenizerError
 
 SECONDS, A_MESSAGE = 5.0, 0.05  # that a conversation may take to be rendered, and for each of its messages
+MOST_SECONDS = 30.0  # however many messages it has
 TO_START = 60.0  # seconds
 MEMORY = 1 << 29  # bytes of address space
 SOURCE = 1 << 18  # characters of a template
@@ -248,7 +249,7 @@ def _is_over(until: float) -> bool:
 
 
 def _late(seconds: float) -> str:
-    return f"chat template: it takes more than {seconds:g} s for a conversation"
+    return f"chat template: it takes more than {seconds:.3g} s for a conversation"
 
 
 HELPER = Helper()
@@ -263,6 +264,8 @@ def answers(
     *,
     special: Sequence[str] | None = None,
     roles: Sequence[str] = (),
+    spans: bool = True,
+    until: float = float("inf"),
 ) -> Iterator[dict[str, Any]]:
     """What a template makes of each conversation: `{"text": ...}` and, where `special` is given, more.
 
@@ -270,14 +273,19 @@ def answers(
         conversations: messages, whether the assistant is to speak next, and the template's variables: plain data.
         special: control tokens that messages must not spell.
         roles: the variables that hold tokens of the tokenizer.
+        spans: whether to find what the assistant wrote.
+        until: time of `time.monotonic` after which nobody waits for the answers: rendering is then ended.
 
     Raises:
         TokenizerError: when it comes to a conversation that fails, with those before it handed out.
     """
     if len(source) > SOURCE:
         raise TokenizerError(f"chat template: {len(source):,} characters are more than the {SOURCE:,} it may have")
-    head = _encoded({"source": source, "special": special, "roles": list(roles)})[:-1] + b', "conversations": ['
-    for waiting, seconds in _requests(conversations):
+    head = (
+        _encoded({"source": source, "special": special, "roles": list(roles), "spans": spans})[:-1]
+        + b', "conversations": ['
+    )
+    for waiting, seconds in _requests(conversations, until):
         while waiting:
             replies = HELPER.ask(head + b",".join(waiting) + b"]}", seconds)
             del waiting[: len(replies)], seconds[: len(replies)]
@@ -288,7 +296,7 @@ def answers(
 
 
 def _requests(
-    conversations: Iterable[tuple[list[dict[str, Any]], bool, Mapping[str, Any]]],
+    conversations: Iterable[tuple[list[dict[str, Any]], bool, Mapping[str, Any]]], until: float
 ) -> Iterator[tuple[list[bytes], list[float]]]:
     """Conversations as JSON, some at a time, with the seconds that each may take."""
     waiting: list[bytes] = []
@@ -296,7 +304,7 @@ def _requests(
     size = 0
     try:
         for messages, prompt, variables in conversations:
-            allowed = SECONDS + A_MESSAGE * len(messages)
+            allowed = min(MOST_SECONDS, SECONDS + A_MESSAGE * len(messages), max(0.001, until - time.monotonic()))
             data = _encoded({"messages": messages, "prompt": prompt, "variables": variables, "seconds": allowed})
             if len(data) > INPUT:
                 raise TokenizerError(f"messages: {len(data):,} bytes are more than the {INPUT:,} of a conversation")

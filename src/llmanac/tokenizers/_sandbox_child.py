@@ -191,8 +191,12 @@ class Template:
         variables: Mapping[str, Any],
         special: Iterable[str],
         roles: Iterable[str],
+        spans: bool,
     ) -> dict[str, Any]:
-        """`text` with control tokens of messages exchanged, `restore` to undo that, and the assistant's `spans`."""
+        """`text` with control tokens of messages exchanged, `restore` to undo that, and the assistant's `spans`.
+
+        Without `{% generation %}` the spans take further renderings for each turn.
+        """
         theirs = set(roles)
         outside = {k: v for k, v in variables.items() if k not in theirs}
         held = "".join(_strings([*messages, outside]))
@@ -201,11 +205,13 @@ class Template:
         tokens, pattern = _tokens(tuple(special))
         plain, given, marked, restore = self._guarded(messages, prompt, variables, theirs, tokens, held)
         text = marked.replace(OPEN, "").replace(CLOSE, "")
+        if not spans:
+            return {"text": text, "restore": restore, "spans": []}
         found = _marked_spans(marked) if self._marks else self._turns(plain, given, text, pattern)
-        spans = [[start, stop] for start, stop in found if start < stop]
-        if len(spans) > MOST_SPANS:
+        parts = [[start, stop] for start, stop in found if start < stop]
+        if len(parts) > MOST_SPANS:
             raise Failure(f"chat template: it marks more than {MOST_SPANS:,} parts as the assistant's")
-        return {"text": text, "restore": restore, "spans": spans}
+        return {"text": text, "restore": restore, "spans": parts}
 
     def _guarded(
         self,
@@ -317,7 +323,7 @@ def answer(request: Mapping[str, Any], conversation: Mapping[str, Any], longest:
     given = conversation["messages"], conversation["prompt"], conversation["variables"]
     if request["special"] is None:
         return {"text": template.text(*given)}
-    return template.rendered(*given, request["special"], request["roles"])
+    return template.rendered(*given, request["special"], request["roles"], request["spans"])
 
 
 def _encoded(reply: Mapping[str, Any], most: int) -> bytes:

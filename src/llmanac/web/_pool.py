@@ -8,8 +8,10 @@ when the tokenizer's or the template's own deadline ends it. The threads are dae
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,11 +24,19 @@ T = TypeVar("T")
 class _Call:
     """One function to run, and where its result goes. It is waiting, then running, then over."""
 
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[[float], Any], seconds: float) -> None:
         self.loop = asyncio.get_running_loop()
         self.result: asyncio.Future[Any] = self.loop.create_future()
+        self.limit: asyncio.Timeout
         self.function = function
+        self.seconds = seconds
+        self.until = float("inf")  # of `time.monotonic`; known once it runs
         self.state = "waiting"
+
+    def begun(self) -> None:
+        """Its time starts now: what it waited does not count."""
+        with contextlib.suppress(RuntimeError):  # nobody waits any more
+            self.limit.reschedule(self.loop.time() + max(0.0, self.until - time.monotonic()))
 
     def deliver(self, value: Any, error: BaseException | None) -> None:
         if self.result.done():
@@ -43,11 +53,12 @@ class Pool:
     Args:
         threads: how many run at once.
         waiting: how many may wait for a thread.
-        seconds: after so long a caller gets an error, whether the function was reached or not.
+        seconds: that a call may wait for a thread, and then that it may run.
+        name: of the threads.
     """
 
-    def __init__(self, *, threads: int = 4, waiting: int = 64, seconds: float = 30.0) -> None:
-        self.threads, self.waiting, self.seconds = threads, waiting, seconds
+    def __init__(self, *, threads: int = 4, waiting: int = 64, seconds: float = 30.0, name: str = "reading") -> None:
+        self.threads, self.waiting, self.seconds, self.name = threads, waiting, seconds, name
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._inside = 0
@@ -56,31 +67,34 @@ class Pool:
     def start(self) -> None:
         self._started = True
         for number in range(self.threads):
-            threading.Thread(target=self._run, name=f"llmanac-reading-{number}", daemon=True).start()
+            threading.Thread(target=self._run, name=f"llmanac-{self.name}-{number}", daemon=True).start()
 
     def close(self) -> None:
         """Let the threads end once they are through with what they do; nobody waits for them."""
         for _ in range(self.threads if self._started else 0):
             self._calls.put(None)
 
-    async def run(self, function: Callable[[], T]) -> T:
+    async def run(self, function: Callable[[float], T]) -> T:
         """The function's result, or what it raised.
+
+        The function gets the time of `time.monotonic` after which nobody waits for it.
 
         Raises:
             Busy: too many calls wait, or this one waited too long.
-            ApiError: the function takes longer than `seconds` (400).
+            ApiError: the function runs longer than `seconds` (400).
         """
         with self._lock:
             if self._inside >= self.threads + self.waiting:
                 raise Busy(f"the server is busy: {self._inside} requests are being read; try again in a moment")
             self._inside += 1
-        call = _Call(function)
-        self._calls.put(call)
+        call = _Call(function, self.seconds)
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.seconds) as limit:
+                call.limit = limit
+                self._calls.put(call)
                 return await call.result
         except TimeoutError:
-            if self._left(call):
+            if self._left(call) or time.monotonic() < call.until - 0.1:  # it has only just begun
                 raise Busy("the server is busy reading other requests; try again in a moment") from None
             raise ApiError(
                 400,
@@ -104,10 +118,11 @@ class Pool:
             with self._lock:
                 if call.state != "waiting":
                     continue
-                call.state = "running"
+                call.state, call.until = "running", time.monotonic() + call.seconds
             value, error = None, None
             try:
-                value = call.function()
+                call.loop.call_soon_threadsafe(call.begun)
+                value = call.function(call.until)
             except BaseException as raised:  # whatever it is belongs to the caller, not to this thread
                 error = raised
             with self._lock:

@@ -63,7 +63,7 @@ def blaming(name: str) -> Iterator[None]:
         raise ApiError(400, f"{name}: {message}", param=name, code=code) from error
 
 
-def completion(service: Service, data: bytes) -> Prepared:
+def completion(service: Service, data: bytes, until: float) -> Prepared:
     """What POST /v1/completions asks for."""
     engine = service.engine
     body = CompletionBody.model_validate_json(data)
@@ -83,8 +83,8 @@ def completion(service: Service, data: bytes) -> Prepared:
     return Prepared(body, requests, reply, body.ignored())
 
 
-def chat(service: Service, data: bytes) -> Prepared:
-    """What POST /v1/chat/completions asks for."""
+def chat(service: Service, data: bytes, until: float) -> Prepared:
+    """What POST /v1/chat/completions asks for; rendering ends at `until` (of `time.monotonic`)."""
     engine, assistant = service.engine, service.assistant
     body = ChatBody.model_validate_json(data)
     service.check_model(body.model)
@@ -100,7 +100,7 @@ def chat(service: Service, data: bytes) -> Prepared:
             limit = sys.maxsize if limit is None else limit  # the answer is as long as it is
             ids = prompt_of(assistant, engine, messages)
         else:
-            ids = _chat_ids(engine.tokenizer, messages)
+            ids = _chat_ids(engine.tokenizer, messages, until)
             options["logprobs"] = alternatives
     options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit
     with blaming("messages"):
@@ -110,7 +110,7 @@ def chat(service: Service, data: bytes) -> Prepared:
     return Prepared(body, [request], reply, ignored, questions)
 
 
-def tokens(service: Service, data: bytes) -> tuple[dict[str, Any], list[str]]:
+def tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
     """The reply to POST /tokenize, and what of the request was ignored."""
     body = TokenizeBody.model_validate_json(data)
     body.check()
@@ -131,11 +131,11 @@ def _text(prompt: str | list[int], texts: TokenTexts) -> str:
     return prompt if isinstance(prompt, str) else b"".join(map(texts.bytes_of, prompt)).decode("utf-8", "replace")
 
 
-def _chat_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+def _chat_ids(tokenizer: Any, messages: list[dict[str, str]], until: float) -> list[int]:
     """The conversation as token ids, ready for the assistant's turn."""
     if tokenizer is None or tokenizer.chat_template is None:
         raise ApiError(400, f"messages: {NO_CHAT}", param="messages", code="no_chat_template")
-    return list(tokenizer.encode_chat(messages, add_generation_prompt=True)[0])
+    return list(tokenizer.chat_ids(messages, add_generation_prompt=True, until=until))
 
 
 def _room(engine: Engine, prompt_tokens: int) -> int:

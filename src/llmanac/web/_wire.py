@@ -229,12 +229,15 @@ class Message(Sent):
         return self.content or ""
 
 
+MAX_MESSAGES = 4096  # of one conversation
+
+
 class ChatBody(Body):
     """POST /v1/chat/completions."""
 
     unsupported: ClassVar = {**UNSUPPORTED, **UNSUPPORTED_CHAT}
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None

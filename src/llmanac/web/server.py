@@ -54,6 +54,7 @@ class Service:
         self.examples = examples_of(assistant)
         self.worker = Worker(engine, max_queue=max_queue)
         self.pool = Pool(waiting=max_queue)
+        self.chats = Pool(threads=1, waiting=max_queue, name="chats")  # one process renders templates, one at a time
         self.created = int(time.time())
 
     @property
@@ -80,7 +81,7 @@ class Service:
             },
         }
 
-    async def read(self, http: Request, prepare: Callable[[Service, bytes], T]) -> T:
+    async def read(self, http: Request, prepare: Callable[[Service, bytes, float], T]) -> T:
         """What `prepare` makes of the request's body, in a thread.
 
         Raises ApiError or ValidationError (400), Busy (429), or ClientDisconnect where nobody waits any more.
@@ -89,7 +90,9 @@ class Service:
         if sent != "application/json":  # a page of another site cannot send this without being asked first
             raise ApiError(415, "send the body as JSON, with the header content-type: application/json")
         data = await http.body()
-        done = await unless_disconnected(http.receive, self.pool.run(lambda: (prepare(self, data),)))
+        renders = prepare is _prepare.chat and self.assistant is None and self.can_chat
+        pool = self.chats if renders else self.pool
+        done = await unless_disconnected(http.receive, pool.run(lambda until: (prepare(self, data, until),)))
         if done is None:
             raise ClientDisconnect
         return done[0]
@@ -170,8 +173,10 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
         service.pool.start()
+        service.chats.start()
         yield
         service.pool.close()
+        service.chats.close()
         service.worker.close()
 
     app = FastAPI(title="llmanac", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
