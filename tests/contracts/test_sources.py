@@ -384,3 +384,20 @@ def test_python_docs_takes_packages_on_request_and_names_unknown_ones() -> None:
         list(make_method("source", {"name": "python-docs", "packages": ["safetensor"]}).documents())
     with pytest.raises(SpecError, match="parts"):
         make_method("source", {"name": "python-docs", "parts": []})
+
+
+def test_folders_of_any_depth_are_read(tmp_path):
+    """`os.walk` calls itself a level at a time, and ends in a traceback."""
+    (tmp_path / "a.txt").write_text("some text")
+    deep = tmp_path.joinpath(*["d"] * 1200)
+    here = tmp_path
+    for part in deep.relative_to(tmp_path).parts:
+        here = here / part
+        here.mkdir()
+    try:
+        found = list(make_method("source", {"name": "files", "paths": [str(tmp_path)]}).documents())
+    finally:
+        while here != tmp_path:  # what removes the folders of tests calls itself too
+            here.rmdir()
+            here = here.parent
+    assert [document.text for document in found] == ["some text"]

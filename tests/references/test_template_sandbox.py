@@ -392,3 +392,11 @@ def test_any_text_passes_the_pipe_unchanged() -> None:
     template = "{{ messages[0].content }}|{{ n }}|{{ big }}|{{ yes }}|{{ table }}"
     found = ChatTemplate(template).render([{"role": "user", "content": text}], False, given)
     assert found == f"{text}|-1.5|{2**70}|True|{given['table']}"
+
+
+def test_what_a_template_raises_is_printable() -> None:
+    """No escape reaches a terminal, and no lone surrogate a JSON document."""
+    template = ChatTemplate("{{ raise_exception('\\x1b[31mred\\x07\\ud800') }}")
+    with pytest.raises(TokenizerError, match="red") as caught:
+        template.render([{"role": "user", "content": "a"}], False, {})
+    assert str(caught.value).isprintable() and str(caught.value).encode("utf-8")

@@ -49,3 +49,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`'; did you mean 'rope'?'`, or nothing when no known name is close."""
     match = difflib.get_close_matches(name, list(known), n=1) if len(name) < 200 else []
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def printable(text: str) -> str:
+    """Text of others for a message: control characters and lone surrogates are written as `\\x1b`, `\\ud800`."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

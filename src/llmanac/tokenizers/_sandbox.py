@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from llmanac.core.errors import TokenizerError
+from llmanac.core.errors import TokenizerError, printable
 
 SECONDS, A_MESSAGE = 5.0, 0.05  # that a conversation may take to be rendered, and for each of its messages
 MOST_SECONDS = 30.0  # however many messages it has
@@ -291,7 +291,7 @@ def answers(
             del waiting[: len(replies)], seconds[: len(replies)]
             for reply in replies:
                 if "error" in reply:
-                    raise TokenizerError(str(reply["error"]))
+                    raise TokenizerError(printable(str(reply["error"])))
                 yield reply
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -264,7 +264,7 @@ def _walk(root: Path, include: tuple[str, ...]) -> Iterator[Found]:
         path = Path(error.filename)
         found.append(Found(path, _below(path, root), "unreadable", f"the folder cannot be read ({error.strerror})"))
 
-    for folder, folders, names in os.walk(root, onerror=unreadable):
+    for folder, folders, names in _tree(root, unreadable):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__pycache__")))
         for name in folders:
             if (path := Path(folder) / name).is_symlink():
@@ -287,12 +287,33 @@ def _walk(root: Path, include: tuple[str, ...]) -> Iterator[Found]:
     yield from sorted(found, key=lambda item: item.shown)
 
 
+def _tree(
+    root: Path, onerror: Callable[[OSError], None] = lambda error: None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk` without links, for folders of any depth: that of Python 3.11 calls itself a level at a time."""
+    pending = [str(root)]
+    while pending:
+        folder = pending.pop()
+        folders: list[str] = []
+        names: list[str] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    (folders if entry.is_dir() else names).append(entry.name)
+        except OSError as error:
+            onerror(error)
+            continue
+        yield folder, folders, names
+        below = (os.path.join(folder, name) for name in reversed(folders))
+        pending += [path for path in below if not os.path.islink(path)]
+
+
 def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
 def _suffixes(root: Path) -> set[str]:
-    return {Path(name).suffix.lower() or name for _, _, names in os.walk(root) for name in names if name[0] != "."}
+    return {Path(name).suffix.lower() or name for _, _, names in _tree(root) for name in names if name[0] != "."}
 
 
 def _empty(paths: tuple[str, ...], problems: Problems) -> DataError:
