@@ -129,7 +129,7 @@ def test_mistakes_get_one_sentence(folder, words, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"fine\n\xff\xfe\n")
     (tmp_path / "rows.jsonl").write_text('{"a": "x"}\n')
     for message, arguments in {
-        "bad.txt:2: byte 1 is not UTF-8": ["score", folder, tmp_path / "bad.txt"],
+        "bad.txt:2: not UTF-8 at byte": ["score", folder, tmp_path / "bad.txt"],
         "no text in the column 'text' (has: a); name it with --column": ["score", folder, tmp_path / "rows.jsonl"],
         "none.txt: no such file": ["score", folder, tmp_path / "none.txt"],
         "give either --text or a file": ["score", folder, tmp_path / "bad.txt", "--text", "a"],

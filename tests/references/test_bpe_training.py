@@ -192,7 +192,7 @@ def test_errors_say_what_to_do(tmp_path):
         with pytest.raises(kind, match=match):
             train_tokenizer("bpe", *arguments, **choices)
 
-    fails(SpecError, r"vocab_size: 260 is less than 256 bytes \+ special tokens = 261", ["a"], vocab_size=270)
+    fails(SpecError, r"vocab_size: 260 is less than 256 bytes \+ special tokens = 261", ["a"], vocab_size=260)
     fails(SpecError, "no split pattern named 'gpt5'; did you mean 'gpt", ["a"], pattern="gpt5")
     fails(SpecError, r"pattern.*a '\)' is missing", ["a"], pattern="(a")
     fails(SpecError, "special_tokens.1: '<x>' is given twice", ["a"], special_tokens=("<x>", "<x>"))
