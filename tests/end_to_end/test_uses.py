@@ -130,7 +130,7 @@ def test_mistakes_get_one_sentence(folder, words, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": "x"}\n')
     for message, arguments in {
         "bad.txt:2: not UTF-8 at byte": ["score", folder, tmp_path / "bad.txt"],
-        "no text in the column 'text' (has: a); name it with --column": ["score", folder, tmp_path / "rows.jsonl"],
+        "no column 'text' (has: a)": ["score", folder, tmp_path / "rows.jsonl"],
         "none.txt: no such file": ["score", folder, tmp_path / "none.txt"],
         "give either --text or a file": ["score", folder, tmp_path / "bad.txt", "--text", "a"],
         "'a,' has an empty label": ["score", folder, "--labels", "a,", "--text", "x"],
