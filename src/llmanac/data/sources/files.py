@@ -21,6 +21,7 @@ from llmanac.core.files import readable
 from llmanac.data import readers, unpack
 from llmanac.data.command_problems import up_to_damage
 from llmanac.data.documents import Document, Names
+from llmanac.data.pages import INSTALL, missing_library
 from llmanac.data.quarantine import OnError, Problems
 from llmanac.data.sources import SourceSpec
 from llmanac.data.unpack import KNOWN, TABLES, Span, format_of
@@ -94,7 +95,11 @@ class Spec(SourceSpec):
         for found in self.found():
             if found.why == "unreadable":
                 raise DataError(f"{found.path}: {found.detail}; mend its rights, or take it out")
-            if not found.why:
+            module = "" if found.why or str(found.path) in self.paths else missing_library(format_of(found.path))
+            if module and problems is not None:  # of a folder; a file that is named is refused where it is read
+                detail = f"{module} is not installed, which reads {format_of(found.path)} files; run `{INSTALL}`"
+                problems.pass_over(found.path, detail, code="not-installed")
+            elif not found.why:
                 yield found.path, found.shown
             elif problems is not None:
                 problems.pass_over(found.path, found.detail, code=found.why)
@@ -278,7 +283,7 @@ def _walk(root: Path, include: tuple[str, ...]) -> Iterator[Found]:
             why, detail = (path.is_symlink() and _leads_out(path, real)) or _no_file(path)
             if not why and not include and format_of(path) not in KNOWN:
                 why = "unknown-format"
-                detail = f"{path.suffix or 'no suffix'} is no known format; name the file, or choose it with include"
+                detail = f"{format_of(path) or 'no suffix'} is no known format; name it, or choose it with include"
             found.append(Found(path, below.as_posix(), why, detail))
     if all(item.why for item in found):
         what = f"matches {', '.join(include)}" if include else "has a known format"
@@ -294,15 +299,16 @@ def _tree(
     pending = [str(root)]
     while pending:
         folder = pending.pop()
-        folders: list[str] = []
-        names: list[str] = []
         try:
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    (folders if entry.is_dir() else names).append(entry.name)
+                found = list(entries)
         except OSError as error:
             onerror(error)
             continue
+        folders: list[str] = []
+        names: list[str] = []
+        for entry in found:
+            (folders if os.path.isdir(entry.path) else names).append(entry.name)
         yield folder, folders, names
         below = (os.path.join(folder, name) for name in reversed(folders))
         pending += [path for path in below if not os.path.islink(path)]
