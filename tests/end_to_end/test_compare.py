@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -231,7 +232,10 @@ def test_whole_recipes_are_marked_as_such(recipe: dict[str, Any], store: Path, t
         "plain": {"model.position": "learned", "train.length": 16, "train.optimizer": "adamw"},
         "ours": {"train.optimizer.lr": 1e-3, "model.blocks.*.mixer": {"name": "multi-query", "heads": 2}},
     }
-    found = ask("recipe", arms, recipe, tmp_path, store, hold="time", seeds=1)
+    for _ in range(4):  # speeds are measured: beside other work one arm may seem too slow for two steps
+        with contextlib.suppress(SpecError):
+            found = ask("recipe", arms, recipe, tmp_path, store, hold="time", seeds=1)
+            break
     assert "Whole-recipe comparison" in found.page.read_text()
     plan = found.data["plan"]  # the baseline keeps the stated steps, the other arm gets as much time
     ratio = plan["speed"]["plain"]["step_seconds"] / plan["speed"]["ours"]["step_seconds"]
