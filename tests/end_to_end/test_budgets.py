@@ -95,8 +95,9 @@ def test_a_training_beside_busy_processes_ends_within_its_share(text: Path, tmp_
     assert seconds["pretrain"] < 1.25 * made.measured["budget_seconds"]
     if took < 1.1 * BUDGET:
         assert OVER not in printed
-    if took > 1.1 * BUDGET + loading:
-        assert OVER in printed  # a run that is over its budget says so
+    # the run cannot count the start and the end of its process: a loading each is allowed for them
+    if sum(seconds.values()) > 1.11 * BUDGET or took > 1.1 * BUDGET + 2 * loading:
+        assert OVER in printed
     assert said.count("steps instead of") >= 1
     assert said.count("steps instead of") == len(made.revisions)  # each was said
     decayed(tmp_path)
