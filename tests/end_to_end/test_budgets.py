@@ -78,12 +78,11 @@ def decayed(place: Path) -> None:
 def test_a_training_beside_busy_processes_ends_within_its_share(text: Path, tmp_path: Path) -> None:
     """Its training does. What cannot be cut (loading, text, tokenizer, the least that is measured) may take longer
     than all of the budget where other programs have the cores; then the run says that it was over."""
-    begin = time.monotonic()
+    begin = time.time()
     process = start(text, tmp_path)
     wait_for(process, lambda: len(rates(tmp_path)) > 20)
     with busy(2 * cores()):  # the plan was made on a machine that had nothing else to do
         printed, said = process.communicate(timeout=300)
-        took = time.monotonic() - begin
         loading = seconds_to_load()
     assert process.returncode == 0, said
     made = plan_of(tmp_path)
@@ -93,10 +92,11 @@ def test_a_training_beside_busy_processes_ends_within_its_share(text: Path, tmp_
     share = max(timetable.SHORTEST_SHARE * BUDGET, timetable.TRAINING_SHARE * (BUDGET - before))
     assert made.measured["budget_seconds"] <= share
     assert seconds["pretrain"] < 1.25 * made.measured["budget_seconds"]
+    # a run looks at the clock right after it wrote run.json; the start of its process it cannot see: a loading at most
+    took = (tmp_path / "run" / "run.json").stat().st_mtime - begin
     if took < 1.1 * BUDGET:
         assert OVER not in printed
-    # the run cannot count the start and the end of its process: a loading each is allowed for them
-    if sum(seconds.values()) > 1.11 * BUDGET or took > 1.1 * BUDGET + 2 * loading:
+    if took > 1.1 * BUDGET + loading:
         assert OVER in printed
     assert said.count("steps instead of") >= 1
     assert said.count("steps instead of") == len(made.revisions)  # each was said
