@@ -18,6 +18,7 @@ from _runs import command, recipe
 
 from llmanac.core import files, spec
 from llmanac.core.device import cores
+from llmanac.recipes import timetable
 from llmanac.train.metrics import read_metrics
 from llmanac.train.pace import revised
 from llmanac.train.plan import Plan
@@ -74,26 +75,29 @@ def decayed(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_beside_busy_processes_ends_within_its_budget(text: Path, tmp_path: Path) -> None:
-    """Whatever else runs: what loading and exiting take is measured beside the same processes, and allowed on top."""
-    begin = time.monotonic()
+def test_a_training_beside_busy_processes_ends_within_its_share(text: Path, tmp_path: Path) -> None:
+    """Its training does. What cannot be cut (loading, text, tokenizer, the least that is measured) may take longer
+    than all of the budget where other programs have the cores; then the run says that it was over."""
+    begin = time.time()
     process = start(text, tmp_path)
     wait_for(process, lambda: len(rates(tmp_path)) > 20)
     with busy(2 * cores()):  # the plan was made on a machine that had nothing else to do
         printed, said = process.communicate(timeout=300)
-        took = time.monotonic() - begin
         loading = seconds_to_load()
     assert process.returncode == 0, said
     made = plan_of(tmp_path)
     assert made is not None and made.revisions and made.spec.steps < made.first_steps
-    assert (
-        files.read_json(tmp_path / "run" / "run.json")["seconds"]["pretrain"] < 1.25 * made.measured["budget_seconds"]
-    )
-    assert took < 1.25 * BUDGET + loading
+    seconds = files.read_json(tmp_path / "run" / "run.json")["seconds"]
+    before = sum(taken for stage, taken in seconds.items() if stage not in ("pretrain", "measure"))
+    share = max(timetable.SHORTEST_SHARE * BUDGET, timetable.TRAINING_SHARE * (BUDGET - before))
+    assert made.measured["budget_seconds"] <= share
+    assert seconds["pretrain"] < 1.25 * made.measured["budget_seconds"]
+    # a run looks at the clock right after it wrote run.json; the start of its process it cannot see: a loading at most
+    took = (tmp_path / "run" / "run.json").stat().st_mtime - begin
     if took < 1.1 * BUDGET:
         assert OVER not in printed
     if took > 1.1 * BUDGET + loading:
-        assert OVER in printed  # a run that is over its budget says so
+        assert OVER in printed
     assert said.count("steps instead of") >= 1
     assert said.count("steps instead of") == len(made.revisions)  # each was said
     decayed(tmp_path)
