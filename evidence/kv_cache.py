@@ -22,10 +22,11 @@ from typing import Any
 import torch
 
 from llmanac.core.spec import make_method
+from llmanac.core.types import LAST
 from llmanac.generate.engine import Engine
 from llmanac.lab.report import Section, table
-from llmanac.models._block_pool import BlockPool
-from llmanac.models._paged import PagedState
+from llmanac.models.state.paged import PagedState
+from llmanac.models.state.pool import BlockPool
 
 ROWS = ("serve/kv-cache",)
 CLAIM = "a key-value cache trades memory for speed"
@@ -80,7 +81,7 @@ def decode(model: Any, prompt: torch.Tensor, state: Any) -> list[int]:
     """NEW greedy tokens after a prompt; with a state only what is new is computed."""
     row, read = prompt, prompt
     for _ in range(NEW):
-        logits = model(row if state is None else read, state, "last").logits
+        logits = model(row if state is None else read, state, LAST).logits
         read = logits[:, -1].argmax(-1, keepdim=True)
         row = torch.cat([row, read], 1)
     return row[0, prompt.shape[1] :].tolist()

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from llmanac.core.types import Batch, Output
+from llmanac.core.types import ALL, Batch, Output
 
 EOS, USER, ASSISTANT, BOS = 256, 257, 258, 259
 VOCABULARY = 260
@@ -98,7 +98,7 @@ class HistoryModel:
                 logits[token] += 60
         return logits
 
-    def forward(self, batch: Batch | Tensor, state=None, want="all") -> Output:
+    def forward(self, batch: Batch | Tensor, state=None, want=ALL) -> Output:
         self.calls += 1
         time.sleep(self.seconds)
         batch = batch if isinstance(batch, Batch) else Batch(ids=batch)

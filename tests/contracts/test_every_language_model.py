@@ -14,7 +14,7 @@ from _small_models import VOCABULARY, randomise, shifted, tokens
 from llmanac.core import registry
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.spec import dump, make_method, to_toml
-from llmanac.core.types import Batch, LanguageModel
+from llmanac.core.types import HIDDEN, LAST, Batch, LanguageModel
 from llmanac.generate.engine import Engine
 from llmanac.models.load import load_model
 
@@ -52,9 +52,9 @@ def test_it_is_a_language_model(name: str) -> None:
     assert isinstance(model, LanguageModel) and model.vocab_size == VOCABULARY
     logits = model(ids).logits
     assert logits.shape == (2, 9, VOCABULARY) and logits.isfinite().all()
-    torch.testing.assert_close(model(ids, want="last").logits, logits[:, -1:])
-    assert model(ids, want="hidden").hidden.shape[:2] == (2, 9)
-    last = model(Batch(ids=ids, lengths=torch.tensor([9, 4])), want="last").logits
+    torch.testing.assert_close(model(ids, want=LAST).logits, logits[:, -1:])
+    assert model(ids, want=HIDDEN).hidden.shape[:2] == (2, 9)
+    last = model(Batch(ids=ids, lengths=torch.tensor([9, 4])), want=LAST).logits
     torch.testing.assert_close(last[1, 0], logits[1, 3])
     batch = shifted(ids)
     rows = torch.nn.functional.cross_entropy(
@@ -93,7 +93,7 @@ def test_states_are_selected_joined_and_rewound_at_ragged_lengths(name: str) -> 
         full = model(ids).logits
         a, b = model.start(2), model.start(2)
         model(ids[:2, :9], a)
-        model(Batch(ids=ids[2:, :7], lengths=torch.tensor([7, 4])), b, "hidden")
+        model(Batch(ids=ids[2:, :7], lengths=torch.tensor([7, 4])), b, HIDDEN)
         joined = a.join(b)
         assert joined.lengths.tolist() == [9, 9, 7, 4]
         order = torch.tensor([3, 0, 2, 0])
@@ -103,7 +103,7 @@ def test_states_are_selected_joined_and_rewound_at_ragged_lengths(name: str) -> 
         for i, r in enumerate(order):
             start = int(joined.lengths[r])
             torch.testing.assert_close(found[i], full[r, start : start + 3], rtol=0, atol=1e-10)
-        joined.rewind(torch.tensor([4, 9, 0, 3]))
+        joined.rewind(None, torch.tensor([4, 9, 0, 3]))
         joined.reserve(40)
         for starts in ([4, 9, 0, 3],):
             rest = torch.stack([ids[r, s : s + 8] for r, s in enumerate(starts)])

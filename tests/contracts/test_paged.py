@@ -9,13 +9,15 @@ import random
 import pytest
 import torch
 from _small_models import VOCABULARY, randomise, tokens
-from test_models import every, model_of
+from test_models import CASES, claims, model_of
 
 from llmanac.core.errors import RequestError
-from llmanac.core.types import Batch
-from llmanac.models._block_pool import BlockPool, pageable
-from llmanac.models._paged import PagedState
+from llmanac.core.types import ALL, LAST, Batch
+from llmanac.models.state.paged import PagedState
+from llmanac.models.state.pool import BlockPool, pageable
 
+PAGED = [case for case in CASES if claims(model_of(*case), "page")]
+every = pytest.mark.parametrize("kind, name", PAGED, ids=[f"{k}/{n}" for k, n in PAGED])
 CLOSE = {"rtol": 0, "atol": 1e-10}
 
 
@@ -56,10 +58,10 @@ def test_paged_equals_contiguous_through_ragged_rows_forks_joins_and_rewinds(kin
                 if move == "ragged":
                     lengths = torch.tensor([rng.randrange(1, ids.shape[1] + 1) for _ in range(rows)])
                 batch = Batch(ids=ids, lengths=lengths)
-                want = rng.choice(["all", "last"])
+                want = rng.choice([ALL, LAST])
                 ours, theirs = model(batch, paged, want).logits, model(batch, plain, want).logits
                 for row in range(rows):
-                    count = ids.shape[1] if lengths is None or want == "last" else int(lengths[row])
+                    count = ids.shape[1] if lengths is None or want == LAST else int(lengths[row])
                     torch.testing.assert_close(ours[row, :count], theirs[row, :count], **CLOSE)
             elif move == "select":
                 order = torch.tensor([rng.randrange(rows) for _ in range(rng.randrange(1, 4))])
@@ -73,8 +75,8 @@ def test_paged_equals_contiguous_through_ragged_rows_forks_joins_and_rewinds(kin
                     other.close()
             elif move == "rewind":
                 back = torch.tensor([rng.randrange(int(n) + 1) for n in plain.lengths])
-                plain.rewind(back)
-                paged.rewind(back)
+                plain.rewind(None, back)
+                paged.rewind(None, back)
                 paged.reserve(9)
             assert paged.lengths.tolist() == plain.lengths.tolist() == paged.counts
             del rows
@@ -96,7 +98,7 @@ def test_registered_beginnings_are_found_and_never_changed(kind, name):
         first = PagedState.start(pool, 1)
         model(ids[:, :18], first)
         pool.register(first.blocks[0], text[:18])
-        first.rewind(torch.tensor([6]))  # in the middle of a registered block ...
+        first.rewind(None, torch.tensor([6]))  # in the middle of a registered block ...
         model(tokens(1, 5, seed=8), first)  # ... which it must not overwrite
         first.close()
         found = pool.find(text[:18])
@@ -249,7 +251,7 @@ def test_refusals():
     with pytest.raises(RequestError, match="two pools"):
         a.join(model.start(1))
     with pytest.raises(RequestError, match="cannot rewind"):
-        a.rewind(torch.tensor([3]))
+        a.rewind(None, torch.tensor([3]))
     with pytest.raises(RequestError, match="block_tokens"):
         BlockPool(model.start(1), block_tokens=0)
     with pytest.raises(RequestError, match="cannot be kept in blocks"):

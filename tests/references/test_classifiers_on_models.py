@@ -20,7 +20,7 @@ from transformers import (
 
 from llmanac.core import registry
 from llmanac.core.errors import CheckpointError, DataError, SpecError
-from llmanac.core.types import Batch, Output
+from llmanac.core.types import ALL, HIDDEN, Batch, Output
 from llmanac.data.examples import ExampleStream, batch_of
 from llmanac.models.load import load_model
 from llmanac.recipes.classification import small_language_model
@@ -69,7 +69,7 @@ def test_the_loss_curve_is_that_of_a_plain_pytorch_loop(tokenizer, tmp_path, poo
         rows = next(stream)
         scores = []
         for i in range(len(rows)):  # one text at a time: no padding
-            states = lm(Batch(ids=torch.from_numpy(rows[i].ids)[None]), want="hidden").hidden[0]
+            states = lm(Batch(ids=torch.from_numpy(rows[i].ids)[None]), want=HIDDEN).hidden[0]
             scores.append(F.linear(states[-1] if pool == "last" else states.mean(0), head))
         loss = F.cross_entropy(torch.stack(scores), torch.from_numpy(rows.classes))
         optimizer.zero_grad()
@@ -147,7 +147,7 @@ class Counts:
     def start(self, batch):
         return None
 
-    def forward(self, batch, state=None, want="all"):
+    def forward(self, batch, state=None, want=ALL):
         ids = batch.ids if isinstance(batch, Batch) else batch
         return Output(logits=torch.zeros(*ids.shape, 300))
 

@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from llmanac.core.errors import RequestError
-from llmanac.core.types import Batch
+from llmanac.core.types import ALL, Batch
 from llmanac.generate.engine import Engine
 from llmanac.generate.scheduler import Scheduler
 from llmanac.generate.ties import agreement, near_ties
@@ -175,7 +175,7 @@ def test_cached_equals_uncached_for_every_chunking(pair):
     for cuts in itertools.product([False, True], repeat=6):
         edges = [0, *[i + 1 for i, cut in enumerate(cuts) if cut], 7]
         state = model.start(2)
-        parts = [model(Batch(ids=ids[:, a:b]), state, "all").logits for a, b in itertools.pairwise(edges)]
+        parts = [model(Batch(ids=ids[:, a:b]), state, ALL).logits for a, b in itertools.pairwise(edges)]
         assert float((torch.cat(parts, 1) - full).abs().max()) <= close * scale
     assert not torch.allclose(full[:, 3:], model(ids[:, 3:]).logits, atol=1e-2)  # the cache does matter
 
@@ -249,7 +249,7 @@ def test_an_engine_that_ignored_the_padding_would_be_caught(pair):
         start = staticmethod(model.start)
 
         @staticmethod
-        def forward(batch, state=None, want="all"):
+        def forward(batch, state=None, want=ALL):
             return model(Batch(ids=batch.ids), state, want)
 
     prompts = prompts_of(9)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from _small_models import shifted, tokens, transformer
 
-from llmanac.core.types import IGNORE, Batch
+from llmanac.core.types import HIDDEN, IGNORE, Batch
 
 
 def written_out(model, batch):
     """log p over the vocabulary, token by token in plain loops, from the head's own projections."""
-    hidden = model(batch, want="hidden").hidden
+    hidden = model(batch, want=HIDDEN).hidden
     head, ids = model.lm_head, batch.ids
     unit = torch.nn.functional.normalize
     scale = 2.0 * head.width**0.5
@@ -46,7 +46,7 @@ def test_nll_is_the_mixture_written_out(packed):
         picked = -logits.gather(2, batch.targets[..., None]).squeeze(-1)
         torch.testing.assert_close(rows, picked, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(model.nll(batch), rows.sum())
-    vocabulary_alone = torch.log_softmax(model(batch, want="hidden").hidden @ model.lm_head.weight.T, -1)
+    vocabulary_alone = torch.log_softmax(model(batch, want=HIDDEN).hidden @ model.lm_head.weight.T, -1)
     assert (logits - vocabulary_alone).abs().max() > 0.1
 
 

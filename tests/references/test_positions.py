@@ -148,13 +148,13 @@ def test_no_positions_are_blind_to_order_in_both_directions():
     """Without positions and without a causal mask, permuting the input permutes the output."""
     model, ids = transformer(position="none"), tokens(1, 12)
     order = torch.randperm(12)
-    straight = model(Batch(ids=ids, visibility="bidirectional")).logits
-    turned = model(Batch(ids=ids[:, order], visibility="bidirectional")).logits
+    straight = model(Batch(ids=ids, mask="bidirectional")).logits
+    turned = model(Batch(ids=ids[:, order], mask="bidirectional")).logits
     torch.testing.assert_close(turned, straight[:, order], rtol=1e-10, atol=1e-10)
     rope = transformer(position="rope")
     assert (
-        rope(Batch(ids=ids[:, order], visibility="bidirectional")).logits
-        - rope(Batch(ids=ids, visibility="bidirectional")).logits[:, order]
+        rope(Batch(ids=ids[:, order], mask="bidirectional")).logits
+        - rope(Batch(ids=ids, mask="bidirectional")).logits[:, order]
     ).abs().max() > 0.1
 
 

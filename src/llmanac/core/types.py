@@ -3,44 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from llmanac.core.errors import RequestError
+
 IGNORE = -100  # a target that carries no loss; the value that every peer uses
 
-Visibility = Literal["causal", "prefix", "bidirectional"]
-Want = Literal["all", "last", "hidden"]
+MaskKind = Literal["causal", "prefix", "bidirectional"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a model reads.
+    """What a model reads: token ids, or embeddings in place of ids.
 
     Attributes:
-        ids: (B, T) token ids.
+        ids: (B, T) token ids; None where `embeddings` are given.
+        embeddings: (B, T, D) vectors in the place of token embeddings (soft prompts, images).
         targets: (B, T) the token to predict at each place, `IGNORE` where there is none.
         positions: (B, T) position of each token in its own document; `None` counts from the state's length.
-        segments: (B, T) which document of a packed row a token belongs to; attention never crosses segments.
+        segments: (B, T) which document of a packed row a token belongs to; nothing passes from one to the next.
         lengths: (B,) how many tokens of each row are real; `None` means all of them (padding is on the right).
-        visibility: what a token may see: the past, the whole row, or a whole prefix and then the past.
-        prefix: (B,) prefix length of each row, for `visibility="prefix"`.
+        mask: what a token may see: the past, the whole row, or a whole prefix and then the past.
+        prefix: (B,) prefix length of each row, for `mask="prefix"`.
+        source: the sequence that an encoder reads, for encoder-decoders and cross-attention. With a state it is given
+            once, with the first tokens.
     """
 
-    ids: Tensor
+    ids: Tensor | None = None
+    embeddings: Tensor | None = None
     targets: Tensor | None = None
     positions: Tensor | None = None
     segments: Tensor | None = None
     lengths: Tensor | None = None
-    visibility: Visibility = "causal"
+    mask: MaskKind = "causal"
     prefix: Tensor | None = None
+    source: Batch | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device`."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, (Tensor, Batch))}
         return replace(self, **moved)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, T). Raises RequestError where there is neither ids nor embeddings, both, or no token."""
+        if (self.ids is None) == (self.embeddings is None):
+            raise RequestError("batch: give either ids or embeddings")
+        given, name, axes = (self.ids, "ids", 2) if self.ids is not None else (self.embeddings, "embeddings", 3)
+        assert given is not None
+        if given.ndim != axes or not given.shape[1]:
+            what = "(batch, at least one token)" if axes == 2 else "(batch, at least one token, width)"
+            raise RequestError(f"{name}: expected {what}, got shape {tuple(given.shape)}")
+        return given.shape[0], given.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        given = self.ids if self.ids is not None else self.embeddings
+        assert given is not None
+        return given.device
 
     @property
     def units(self) -> int:
@@ -49,37 +74,101 @@ class Batch:
             return 0
         return int((self.targets != IGNORE).sum())
 
+    @property
+    def last(self) -> Tensor:
+        """(B,) the index of each row's last real token (0 where it has none)."""
+        rows, length = self.shape
+        if self.lengths is None:
+            return torch.full((rows,), length - 1, device=self.device)
+        return (self.lengths - 1).clamp(min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Want:
+    """What a forward pass is asked for; several things at once cost one pass.
+
+    Attributes:
+        logits: of all places, of each row's last real token, or None.
+        hidden: whether to return the final normed hidden states.
+        layers: numbers of blocks whose outputs are returned (0: the embeddings, n: after block n).
+        nll: negative log-likelihoods of the targets: their sum, or one a place.
+        entropy: whether to return the entropy of each place's distribution.
+
+    `nll` and `entropy` are computed in chunks; full logits are held only where `logits` asks for them.
+    """
+
+    logits: Literal["all", "last"] | None = None
+    hidden: bool = False
+    layers: tuple[int, ...] = ()
+    nll: Literal["sum", "none"] | None = None
+    entropy: bool = False
+
+
+ALL = Want(logits="all")
+LAST = Want(logits="last")
+HIDDEN = Want(hidden=True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a model gives back: `logits` (B, T, V) or (B, 1, V), or only `hidden` (B, T, D), as `want` asked."""
+    """What a model returns, as `Want` asked; the rest is None.
+
+    Attributes:
+        logits: (B, T, V) or (B, 1, V).
+        hidden: (B, T, D), what the head reads.
+        layers: a (B, T, D) for each number of `Want.layers`.
+        nll: nats; () the sum, or (B, T) with 0 where there is no target.
+        entropy: (B, T), nats.
+        aux: losses of parts by name (a load-balance loss), each () and already weighted; where gradients are computed.
+    """
 
     logits: Tensor | None = None
     hidden: Tensor | None = None
+    layers: tuple[Tensor, ...] = ()
+    nll: Tensor | None = None
+    entropy: Tensor | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
 
 
 class State(Protocol):
-    """What decoding remembers, one row a sequence.
+    """What decoding remembers, one row a sequence; see `models/state`.
 
     Attributes:
-        lengths: (B,) tokens seen by each row.
+        lengths: (B,) tokens seen by each row; counts: the same on the host.
     """
 
-    lengths: Tensor
-
+    @property
+    def lengths(self) -> Tensor: ...
+    @property
+    def counts(self) -> list[int]: ...
     @property
     def nbytes(self) -> int: ...
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` more tokens a row, so that appending does not reallocate."""
 
     def select(self, rows: Tensor) -> State:
-        """A state of the given rows (repeats allowed: this is how beams and samples fork)."""
+        """An independent state of the given rows (repeats allowed: this is how beams and samples fork)."""
 
-    def join(self, other: State) -> State:
-        """The rows of both states in one."""
+    def join(self, other: Any) -> State:
+        """An independent state of the rows of both."""
 
-    def rewind(self, lengths: Tensor) -> None:
-        """Forget every row's tokens past its new length (B,)."""
+    def extend(self, rows: int = 1) -> None:
+        """Add empty rows at the end."""
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Row i becomes what row `order[i]` was; repeats copy, rows not named are dropped."""
+
+    def view(self, start: int, stop: int) -> State:
+        """A range of rows as a state over the same memory."""
+
+    def mark(self) -> Any:
+        """This moment, for `rewind`."""
+
+    def rewind(self, mark: Any, lengths: Any = None) -> None:
+        """Forget each row's tokens past its new length. Raises RequestError where a layer cannot."""
+
+    def close(self) -> None:
+        """Return what it holds, where others may use it."""
 
 
 @runtime_checkable
@@ -92,8 +181,8 @@ class LanguageModel(Protocol):
     def start(self, batch: int) -> State:
         """An empty state for `batch` rows."""
 
-    def forward(self, batch: Batch | Tensor, state: State | None = None, want: Want = "all") -> Output:
-        """Logits (or hidden states) for a batch; with a state, for the tokens that follow what the state holds."""
+    def forward(self, batch: Batch | Tensor, state: State | None = None, want: Want = ALL) -> Output:
+        """What `want` asks for; with a state, for the tokens that follow what the state holds."""
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target."""

@@ -25,7 +25,7 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
-from llmanac.core.types import IGNORE, Batch, State
+from llmanac.core.types import ALL, IGNORE, LAST, Batch, State, Want
 from llmanac.evaluate.bits_per_byte import WINDOW, _batch, start_token, windows
 from llmanac.generate.engine import evaluating
 from llmanac.generate.scheduler import device_of
@@ -185,7 +185,7 @@ def _after(
         heads = [ids[:-1] for ids in group]
         part = batch_tokens if len(group) == 1 else max(map(len, heads))
         for at in range(0, max(map(len, heads)), part):
-            _read(model, [head[at : at + part] for head in heads], state, "last")
+            _read(model, [head[at : at + part] for head in heads], state, LAST)
     tails = sorted(((row, read) for row, ids in enumerate(group) for read in contexts[ids]), key=lambda t: len(t[1]))
     most = max(1, min(batch_tokens, LOGITS // model.vocab_size))
     at = 0
@@ -198,14 +198,14 @@ def _after(
         inputs = [(group[row][-1], *read) for row, read in chosen]
         longest = max(map(len, inputs))
         part = most if len(inputs) == 1 else longest
-        logits = [_read(model, [x[i : i + part] for x in inputs], own, "all") for i in range(0, longest, part)]
+        logits = [_read(model, [x[i : i + part] for x in inputs], own, ALL) for i in range(0, longest, part)]
         for place, (row, read) in enumerate(chosen):
             mine = torch.cat([part[place] for part in logits])[: len(read) + 1]
             best = tuple(mine.argmax(dim=-1).tolist())
             yield (group[row], read), mine.double().log_softmax(dim=-1).cpu().numpy(), best
 
 
-def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: Any) -> torch.Tensor:
+def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: Want) -> torch.Tensor:
     """Logits (B, T, V) or (B, 1, V) of rows that follow what the state holds."""
     lengths = [len(row) for row in rows]
     ids = torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in rows], device=device_of(model))
@@ -224,7 +224,7 @@ def _in_windows(model: Any, start: list[int], rest: list[int]) -> Likelihood:
         state, targets = model.start(1), torch.from_numpy(y)
         for at in range(0, len(x), part):
             asked = targets[at : at + part]
-            logits = _read(model, [x[at : at + part].tolist()], state, "all")[0].cpu()[asked != IGNORE]
+            logits = _read(model, [x[at : at + part].tolist()], state, ALL)[0].cpu()[asked != IGNORE]
             asked = asked[asked != IGNORE]
             values += logits.double().log_softmax(dim=-1).gather(1, asked[:, None])[:, 0].tolist()
             best += logits.argmax(dim=-1).tolist()

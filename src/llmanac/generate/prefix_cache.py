@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from llmanac.core.errors import RequestError
-from llmanac.models._block_pool import BLOCK_TOKENS, BlockPool, pageable
-from llmanac.models._paged import PagedState
+from llmanac.models.state.paged import PagedState
+from llmanac.models.state.pool import BLOCK_TOKENS, BlockPool, pageable
 
 DEFAULT_BYTES = 256 * 2**20  # what a server keeps where nothing else is said
 

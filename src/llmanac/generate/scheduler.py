@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.core.types import Batch, LanguageModel, State, Want
+from llmanac.core.types import ALL, LAST, Batch, LanguageModel, State, Want
 from llmanac.generate._requests import Request, Score, Sequence
 from llmanac.generate._sampling import choose, score_prompt
 from llmanac.generate.prefix_cache import PrefixCache
@@ -88,7 +88,7 @@ class Scheduler:
         if not moved:
             return moved
         ids = torch.tensor([[s.scores[-1].id] for s in moved], device=self._device)
-        logits = self._logits(Batch(ids=ids), self._state, "last")
+        logits = self._logits(Batch(ids=ids), self._state, LAST)
         for sequence, score in zip(moved, choose(logits[:, -1], moved), strict=True):
             sequence.push(score)
         self._keep([s.finish_reason is None for s in moved])
@@ -96,7 +96,7 @@ class Scheduler:
 
     def _logits(self, batch: Batch, state: State | None, want: Want) -> Tensor:
         logits = self._call(batch, state, want).logits
-        assert logits is not None  # only want="hidden" gives none
+        assert logits is not None  # it was asked for
         return logits
 
     def _keep(self, keep: list[bool]) -> None:
@@ -180,7 +180,7 @@ class Scheduler:
             request.prompt_scores = [Score(request.prompt[0], None)] if scored else []
         for start in range(0, longest, part):
             batch = _padded([prompt[start : start + part] for prompt in prompts], self._device)
-            out = self._logits(batch, state, "all" if scored else "last")
+            out = self._logits(batch, state, ALL if scored else LAST)
             if scored:
                 self._score(group, out, start)
         if self.prefix_cache is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from llmanac.core.device import DTYPES
+from llmanac.core.types import LAST
 from llmanac.generate.scheduler import device_of
 from llmanac.lab.stats import Metric
 from llmanac.train._step import Stepper
@@ -57,7 +58,7 @@ def state_bytes(model: Any) -> float | None:
     except (AttributeError, NotImplementedError):
         return None
     with torch.no_grad():
-        model(torch.zeros(1, context, dtype=torch.long, device=device_of(model)), state, want="last")
+        model(torch.zeros(1, context, dtype=torch.long, device=device_of(model)), state, want=LAST)
     return state.nbytes / context
 
 

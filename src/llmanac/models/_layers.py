@@ -84,6 +84,6 @@ def linear_all(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     return tuple(layer(x) for layer in layers)
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """`x` in at least float32: what norms, softmax and losses are computed in."""
     return x if x.dtype == torch.float64 else x.float()

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.core.types import IGNORE, Batch
+from llmanac.core.types import IGNORE, Batch, Want
 from llmanac.data.pack import PADDING, Row
+
+SUM = Want(nll="sum")
 
 
 class BaseObjective:
@@ -82,8 +84,13 @@ class NextToken(BaseObjective):
         return ids, None
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
-        """The model's own sum of negative log-likelihoods, which never holds all logits."""
-        return model.nll(batch, "sum"), batch.units, {}
+        """The model's sum of negative log-likelihoods, and its layers' own losses once a unit."""
+        output = (model if isinstance(model, nn.Module) else model.forward)(batch, want=SUM)
+        units = batch.units
+        total = output.nll
+        for value in output.aux.values():
+            total = total + value * units
+        return total, units, {name: float(value.detach()) * units for name, value in output.aux.items()}
 
 
 def collate_packed(rows: Sequence[Row]) -> Batch:

@@ -95,7 +95,7 @@ class Stepper:
             if count:
                 loss.backward()
             total += loss.detach().to(total)
-            units, tokens = units + count, tokens + batch.ids.numel()
+            units, tokens = units + count, tokens + math.prod(batch.shape)
             for key, value in metrics.items():
                 sums[key] = sums.get(key, 0.0) + value
             self._last = batch
@@ -130,7 +130,7 @@ class Stepper:
         top = sorted(set(largest) - set(broken), key=lambda name: -largest[name])[:10]
         with atomic_folder(folder) as target:
             save_file(tensors, target / "batch.safetensors")
-            report = {"step": step, "why": why, "visibility": batch.visibility, "weights_not_finite": broken}
+            report = {"step": step, "why": why, "mask": batch.mask, "weights_not_finite": broken}
             write_json(target / "report.json", report | {"largest_weights": {name: largest[name] for name in top}})
         return TrainingError(
             f"step {step}: {why}; the batch is in {folder}, the weights are as they were before it. "

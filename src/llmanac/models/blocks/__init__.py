@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from llmanac.core.spec import Spec
+from llmanac.models._context import Context
 from llmanac.models.mixers import MixerSpec
+from llmanac.models.state import LayerState
+from llmanac.models.state.composite import CompositeState
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSpec(Spec):
-    """`build(dim=, norm=) -> nn.Module` with a `self_attn` mixer, called with (x, context, state)."""
+    """`build(dim=, norm=, max_length=) -> Block`."""
 
     kind = "block"
 
@@ -20,10 +26,67 @@ class BlockSpec(Spec):
         """The mixers inside, in order."""
         raise NotImplementedError
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What its blocks need besides the tokens: `source` for cross-attention."""
+        return frozenset({"source"}) if getattr(self, "cross", None) is not None else frozenset()
+
+    @property
+    def shares_position(self) -> bool:
+        """Whether its blocks use the model's position module."""
+        return getattr(self, "position", None) is None
+
     def resolved(self, dim: int) -> BlockSpec:
         """The same block with every size that was left open filled in, for a model of width `dim`."""
         return self
 
     def build(self, *args: Any, **dims: Any) -> Any:
-        """dim: width of the model; norm: the NormSpec that the whole model uses."""
+        """dim: width of the model; norm: the model's NormSpec; max_length: the context it is built for."""
         raise NotImplementedError
+
+
+class Block(nn.Module):
+    """A block of one mixer, an optional cross-attention and an optional feed-forward layer; subclasses place the norms.
+
+    Attributes:
+        self_attn, encoder_attn, mlp: the parts; the last two may be None.
+        position: a position method of the block's own, or None for the model's.
+        supports: see `Mixer.supports`.
+    """
+
+    def __init__(self, spec: Any, dim: int, max_length: int) -> None:
+        super().__init__()
+        self.self_attn = spec.mixer.build(dim=dim)
+        self.encoder_attn = None if spec.cross is None else spec.cross.build(dim=dim)
+        self.mlp = spec.ffn.build(dim=dim)
+        self.position: Any = None
+        if spec.position is not None:
+            heads, head_dim = spec.mixer.head_shape(dim) or (1, dim)
+            self.position = spec.position.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length)
+        self.supports: frozenset[str] = self.self_attn.supports | {"source"} if spec.cross else self.self_attn.supports
+
+    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
+        """An empty state for `batch` rows."""
+        own: LayerState = self.self_attn.start(batch, dtype=dtype, device=device)
+        if self.encoder_attn is None:
+            return own
+        return CompositeState(own=own, source=self.encoder_attn.start(batch, dtype=dtype, device=device))
+
+    def states(self, state: Any) -> tuple[Any, Any]:
+        """The states of the mixer and of cross-attention in what `start` gave."""
+        return (state["own"], state["source"]) if isinstance(state, CompositeState) else (state, None)
+
+    def placed(self, x: Tensor, context: Context) -> Context:
+        """The context with the block's own positions where it has some."""
+        return context if self.position is None else context.at(self.position, x.dtype)
+
+    def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        raise NotImplementedError
+
+    def flops(self, keys: float) -> float:
+        """Matrix-product FLOPs of one token, forward, where a query sees `keys` keys on average."""
+        parts = [self.self_attn, self.encoder_attn]
+        return sum(p.flops(keys) for p in parts if p is not None) + (
+            0.0 if self.mlp is None else float(self.mlp.flops())
+        )

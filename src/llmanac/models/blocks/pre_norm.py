@@ -11,17 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmanac.models._context import Context
-from llmanac.models._state import LayerState
-from llmanac.models.blocks import BlockSpec
+from llmanac.models.blocks import Block, BlockSpec
 from llmanac.models.ffn import FFNSpec
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.mixers import MixerSpec
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms import NormSpec
+from llmanac.models.positions import PositionSpec
 
 CARD = {
     "title": "Pre-norm block",
@@ -32,40 +31,45 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(BlockSpec):
-    """mixer: between tokens; ffn: within a token."""
+    """mixer: between tokens; ffn: within a token; cross: attention to a source sequence, after the mixer, or None.
+
+    position: a position method of this block's own, in place of the model's rotation and bias.
+    """
 
     mixer: MixerSpec = field(default_factory=Softmax)
     ffn: FFNSpec = field(default_factory=Gated)
+    cross: MixerSpec | None = None
+    position: PositionSpec | None = None
 
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:
         return (self.mixer,)
 
     def resolved(self, dim: int) -> Spec:
-        return replace(self, mixer=self.mixer.resolved(dim), ffn=self.ffn.resolved(dim))
+        cross = None if self.cross is None else self.cross.resolved(dim)
+        return replace(self, mixer=self.mixer.resolved(dim), ffn=self.ffn.resolved(dim), cross=cross)
 
-    def build(self, *, dim: int, norm: NormSpec, **dims: Any) -> PreNorm:
-        return PreNorm(self, dim, norm)
+    def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> PreNorm:
+        return PreNorm(self, dim, norm, max_length)
 
 
-class PreNorm(nn.Module):
+class PreNorm(Block):
     """See the module."""
 
-    def __init__(self, spec: Spec, dim: int, norm: NormSpec) -> None:
-        super().__init__()
+    def __init__(self, spec: Spec, dim: int, norm: NormSpec, max_length: int) -> None:
+        super().__init__(spec, dim, max_length)
         self.input_layernorm = norm.build(dim=dim)
-        self.self_attn = spec.mixer.build(dim=dim)
-        self.post_attention_layernorm = norm.build(dim=dim)
-        self.mlp = spec.ffn.build(dim=dim)
+        self.encoder_layernorm = None if self.encoder_attn is None else norm.build(dim=dim)
+        self.post_attention_layernorm = None if self.mlp is None else norm.build(dim=dim)
 
-    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
-        return self.self_attn.start(batch, dtype=dtype, device=device)
-
-    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), context, state)
-        y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return y
-
-    def flops(self, keys: float) -> float:
-        """Matrix-product FLOPs of one token, forward, where a query sees `keys` keys on average."""
-        return self.self_attn.flops(keys) + float(self.mlp.flops())
+    def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
+        own, source = self.states(state)
+        context = self.placed(x, context)
+        x = x + self.self_attn(self.input_layernorm(x), context, own)
+        if self.encoder_attn is not None:
+            assert self.encoder_layernorm is not None
+            x = x + self.encoder_attn(self.encoder_layernorm(x), context, source)
+        if self.mlp is not None:
+            assert self.post_attention_layernorm is not None
+            x = x + self.mlp(self.post_attention_layernorm(x), context)
+        return x

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.rng import parameter_generator
-from llmanac.core.types import Batch
+from llmanac.core.types import HIDDEN, Batch
 from llmanac.data.examples import Examples, batch_of
 from llmanac.models._layers import Linear
 from llmanac.models.classifiers import ClassifierSpec
@@ -105,7 +105,7 @@ class Headed(nn.Module):
 
 def hidden_states(lm: Any, batch: Batch) -> Tensor:
     """(B, T, D). Raises SpecError for a language model that has none (an n-gram model, say)."""
-    hidden = lm.forward(batch, want="hidden").hidden
+    hidden = lm.forward(batch, want=HIDDEN).hidden
     if hidden is None:
         raise SpecError(f"model: {type(lm).__name__} gives no hidden states to put a head on; use prompting with it")
     return hidden

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
+from llmanac.models._context import Context
 
 Activation = Literal["relu", "gelu", "gelu-tanh", "silu", "identity"]
 ACTIVATIONS = {
@@ -23,16 +24,16 @@ ACTIVATIONS = {
 
 
 class FFN(Protocol):
-    """A module that maps (B, T, D) to (B, T, D), each token alone."""
+    """A module that maps (..., D) to (..., D), each token alone; losses of its own go to the context."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, context: Context) -> Tensor: ...
     def flops(self) -> float:
         """Matrix-product FLOPs of one token, forward."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FFNSpec(Spec):
-    """`build(dim=) -> FFN`."""
+    """`build(dim=) -> FFN`, or None for no layer."""
 
     kind = "ffn"
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from llmanac.models._context import Context
 from llmanac.models._layers import Linear
 from llmanac.models.ffn import Activation, FFNSpec, activate, check_width
 
@@ -58,8 +59,8 @@ class MLP(nn.Module):
         self.up_proj = Linear(dim, width, bias=bias)
         self.down_proj = Linear(width, dim, bias=bias, std=0.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """(..., D) -> (..., D)."""
         y: Tensor = self.down_proj(activate(self.activation, self.up_proj(x)))
         return y
 

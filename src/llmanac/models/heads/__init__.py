@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from llmanac.core.spec import Spec
 from llmanac.models._context import Context
-from llmanac.models._state import LayerState
+from llmanac.models.state import LayerState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Head(nn.Module):
     """Has a `weight` (V, D), which a tied model replaces by its embedding's."""
 
     weight: nn.Parameter
+    remembers: ClassVar[bool] = False  # whether it looks at earlier tokens, and so has a state
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState | None:
         """What the head remembers while decoding; None for a head that looks at one token alone."""
@@ -42,6 +43,10 @@ class Head(nn.Module):
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
         """Negative log-likelihood of `targets` (B, T): the sum, or (B, T) with 0 where there is no target."""
+        raise NotImplementedError
+
+    def entropy(self, hidden: Tensor, context: Context) -> Tensor:
+        """Entropy in nats of each place's distribution: (B, T, D) -> (B, T), in chunks, with a gradient."""
         raise NotImplementedError
 
     def flops(self, keys: float) -> float:

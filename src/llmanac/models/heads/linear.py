@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.kernels.cross_entropy import fused_cross_entropy
+from llmanac.kernels.entropy import chunked_entropy
 from llmanac.models._context import Context
-from llmanac.models._layers import fill, wide
+from llmanac.models._layers import fill, upcast
 from llmanac.models.heads import Head, HeadSpec, pick
 
 CARD = {
@@ -44,11 +45,14 @@ class LinearHead(Head):
 
     def logits(self, hidden: Tensor, context: Context, state: Any = None, last: Tensor | None = None) -> Tensor:
         hidden = pick(hidden, last)
-        return wide(F.linear(hidden, self.weight.to(hidden.dtype)))
+        return upcast(F.linear(hidden, self.weight.to(hidden.dtype)))
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
         values = fused_cross_entropy(hidden.flatten(0, 1), self.weight, targets.flatten(), reduction=reduction)
         return values if reduction == "sum" else values.view(targets.shape)
+
+    def entropy(self, hidden: Tensor, context: Context) -> Tensor:
+        return chunked_entropy(hidden.flatten(0, 1), self.weight).view(hidden.shape[:2])
 
     def flops(self, keys: float) -> float:
         return 2.0 * self.weight.numel()

@@ -24,11 +24,15 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.rng import parameter_generator
-from llmanac.core.types import Batch, Output, Want
+from llmanac.core.types import ALL, LAST, Batch, Output, Want
 from llmanac.kernels.cross_entropy import fused_cross_entropy
-from llmanac.models._layers import Embedding, Linear, wide
-from llmanac.models._state import Buffers, DecodingState
+from llmanac.kernels.entropy import chunked_entropy
+from llmanac.models._layers import Embedding, Linear, upcast
+from llmanac.models._pass import check_targets, place
+from llmanac.models.heads import pick
 from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.state import DecodingState
+from llmanac.models.state.kv import KVCache
 
 CARD = {
     "title": "Feed-forward neural language model",
@@ -105,45 +109,60 @@ class FeedForward(nn.Module):
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows: the tokens seen."""
-        ids = Buffers([torch.zeros(batch, 0, dtype=torch.long, device=self.device)], dim=1)
-        return DecodingState([ids], torch.zeros(batch, dtype=torch.long, device=self.device))
+        ids = KVCache([torch.zeros(batch, 0, dtype=torch.long, device=self.device)], dim=1)
+        return DecodingState([ids], batch, self.device)
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = "all") -> Output:
-        """Logits (B, T, V), the last real token's (B, 1, V), or the hidden layer (B, T, hidden).
+    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+        """What `want` asks for; `hidden` is the hidden layer (B, T, hidden).
 
         Raises:
-            RequestError: ids outside the vocabulary, or a visibility other than causal.
+            RequestError: ids outside the vocabulary, attention other than causal, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
+        check_targets(batch, want)
+        if want.layers:
+            raise RequestError("layers: this model has no blocks; ask for hidden")
         windows = self._windows(batch, state)
         if state is not None:
-            state.advance(batch.ids.shape[1], batch.lengths)
-        if want == "last":
-            last = self._last(batch)
-            windows = windows.gather(1, last[:, None, None].expand(-1, 1, windows.shape[-1]))
+            state.advance(batch.shape[1], batch.lengths)
+        if want == LAST:
+            windows = windows.gather(1, batch.last[:, None, None].expand(-1, 1, windows.shape[-1]))
         x, h = self._layers(windows)
-        if want == "hidden":
-            return Output(hidden=h)
-        logits = self.lm_head(h) if self.direct is None else self.lm_head(h) + self.direct(x)
-        return Output(logits=wide(logits))
+        logits = nll = entropy = None
+        if want.logits is not None:
+            at = None if want == LAST or want.logits == "all" else batch.last
+            logits = self._logits(pick(x, at), pick(h, at))
+        if want.nll is not None:
+            nll = self._nll(x.flatten(0, 1), h.flatten(0, 1), batch, want.nll)
+        if want.entropy:
+            entropy = chunked_entropy(*self._joined(x.flatten(0, 1), h.flatten(0, 1)), self.lm_head.bias)
+        entropy = None if entropy is None else entropy.view(batch.shape)
+        return Output(logits=logits, hidden=h if want.hidden else None, nll=nll, entropy=entropy)
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
 
         The logits are never held. Raises RequestError for a batch without targets.
         """
-        targets = batch.targets
-        if targets is None:
-            raise RequestError("targets: nll needs a batch with targets")
-        if targets.shape != batch.ids.shape:
-            shapes = f"{tuple(targets.shape)} for ids of {tuple(batch.ids.shape)}"
-            raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
-        x, h = self._layers(self._windows(batch, None).flatten(0, 1))
-        weight: Tensor = self.lm_head.weight
-        if self.direct is not None:  # U h + W x = [U W] [h; x]: one product
-            h, weight = torch.cat([h, x], -1), torch.cat([weight, self.direct.weight], -1)
-        values = fused_cross_entropy(h, weight, targets.flatten(), bias=self.lm_head.bias, reduction=reduction)
-        return values if reduction == "sum" else values.view(targets.shape)
+        value = self.forward(batch, want=Want(nll=reduction)).nll
+        assert value is not None
+        return value
+
+    def _logits(self, x: Tensor, h: Tensor) -> Tensor:
+        return upcast(self.lm_head(h) if self.direct is None else self.lm_head(h) + self.direct(x))
+
+    def _joined(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """What one product with the vocabulary is made of: U h + W x = [U W] [h; x]."""
+        if self.direct is None:
+            return h, self.lm_head.weight
+        return torch.cat([h, x], -1), torch.cat([self.lm_head.weight, self.direct.weight], -1)
+
+    def _nll(self, x: Tensor, h: Tensor, batch: Batch, reduction: Literal["sum", "none"]) -> Tensor:
+        assert batch.targets is not None
+        joined, weight = self._joined(x, h)
+        targets = batch.targets.flatten()
+        values = fused_cross_entropy(joined, weight, targets, bias=self.lm_head.bias, reduction=reduction)
+        return values if reduction == "sum" else values.view(batch.shape)
 
     def _layers(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """x (..., (n - 1) m) and h (..., hidden) of windows (..., n - 1)."""
@@ -153,14 +172,15 @@ class FeedForward(nn.Module):
     def _windows(self, batch: Batch, state: DecodingState | None) -> Tensor:
         """(B, T, n - 1) the last n - 1 tokens up to each place, nearest first; V before the start of a document."""
         ids = batch.ids
-        if ids.ndim != 2 or not ids.shape[1]:
-            raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
-        if batch.visibility != "causal":
-            raise RequestError(f"visibility: this model sees the past alone, not {batch.visibility!r}; use causal")
+        if ids is None:
+            raise RequestError("embeddings: this model reads token ids")
+        length = batch.shape[1]
+        if batch.mask != "causal":
+            raise RequestError(f"mask: this model sees the past alone, not {batch.mask!r}; use causal")
         if not torch.compiler.is_compiling() and bool(((ids < 0) | (ids >= self.vocab_size)).any()):
             wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
             raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}")
-        reach, length = self.spec.order - 1, ids.shape[1]
+        reach = self.spec.order - 1
         if state is None:
             padded = F.pad(ids, (reach - 1, 0), value=self.vocab_size)
             windows = padded.unfold(1, reach, 1).flip(-1)
@@ -168,23 +188,13 @@ class FeedForward(nn.Module):
                 segments = F.pad(batch.segments, (reach - 1, 0), value=-1).unfold(1, reach, 1).flip(-1)
                 windows = windows.masked_fill(segments != segments[..., :1], self.vocab_size)
             return windows
-        if batch.segments is not None:
-            raise RequestError("segments: a state continues one document a row; leave segments out")
-        place = state.place(length)
-        if len(place.offsets) != len(ids):
-            raise RequestError(f"state: holds {len(place.offsets)} rows, the batch has {len(ids)}")
-        held = state.layers[0]
-        assert isinstance(held, Buffers)
-        whole = held.append(place, ids)[0]
+        slots, _ = place(batch, state)
+        assert slots is not None
+        whole = state.layers[0].append(slots, ids)[0]
         steps = torch.arange(length, device=ids.device)[:, None] - torch.arange(reach, device=ids.device)
-        columns = place.offsets[:, None, None] + steps
+        columns = slots.offsets[:, None, None] + steps
         found = whole.gather(1, columns.clamp(min=0).flatten(1)).view(columns.shape)
         return found.masked_fill(columns < 0, self.vocab_size)
-
-    def _last(self, batch: Batch) -> Tensor:
-        if batch.lengths is None:
-            return torch.full((len(batch.ids),), batch.ids.shape[1] - 1, device=batch.ids.device)
-        return (batch.lengths - 1).clamp(min=0)
 
     def flops_per_token(self, length: int) -> float:
         """FLOPs of training on one token: forward and twice that backward, each product as 2 m n k."""

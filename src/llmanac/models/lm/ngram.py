@@ -26,9 +26,9 @@ import llmanac
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
 from llmanac.core.spec import dump
-from llmanac.core.types import IGNORE, Batch, Output, Want
+from llmanac.core.types import ALL, IGNORE, Batch, Output, Want
 from llmanac.models._folder import FORMAT_VERSION, RECORD, read_generation, read_record
-from llmanac.models._state import Buffers, DecodingState
+from llmanac.models._pass import check_targets, place
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.ngrams.binary import read_binary, write_binary
 from llmanac.models.ngrams.counts import check_order, count
@@ -36,6 +36,8 @@ from llmanac.models.ngrams.estimate import estimate
 from llmanac.models.ngrams.trie import Trie, places, untrained
 from llmanac.models.smoothing import SmoothingSpec
 from llmanac.models.smoothing.modified_kneser_ney import Spec as ModifiedKneserNey
+from llmanac.models.state import DecodingState
+from llmanac.models.state.kv import KVCache
 
 CARD = {
     "title": "N-gram by counting",
@@ -114,34 +116,47 @@ class Ngram(nn.Module):
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows: the tokens seen, so that any of them can be taken back."""
-        ids = Buffers([torch.zeros(batch, 0, dtype=torch.long)], dim=1)
-        return DecodingState([ids], torch.zeros(batch, dtype=torch.long))
+        ids = KVCache([torch.zeros(batch, 0, dtype=torch.long)], dim=1)
+        return DecodingState([ids], batch)
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = "all") -> Output:
-        """Log-probabilities as logits (B, T, V) or (B, 1, V); for "hidden" the trie's nodes (B, T, order - 1), int64.
+    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+        """What `want` asks for; logits are log-probabilities, `hidden` the trie's nodes (B, T, order - 1), int64.
 
         Args:
             batch: token ids (B, T), or a Batch of them.
             state: what `start` gave; the tokens then follow what it holds.
 
         Raises:
-            RequestError: ids outside the vocabulary, or a visibility other than causal.
+            RequestError: ids outside the vocabulary, attention other than causal, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
-        device = batch.ids.device
-        tokens, place = self._stream(batch, state)
-        nodes, depth = self._contexts(tokens, place, batch.ids.shape)
+        check_targets(batch, want)
+        if want.layers:
+            raise RequestError("layers: an n-gram has no blocks")
+        device = batch.device
+        tokens, before = self._stream(batch, state)
+        nodes, depth = self._contexts(tokens, before, batch.shape)
         if state is not None:
-            state.advance(batch.ids.shape[1], None if batch.lengths is None else batch.lengths.cpu())
-        if want == "hidden":
-            return Output(hidden=torch.from_numpy(nodes).to(device))
-        if want == "last":
-            rows, last = np.arange(len(nodes)), self._last(batch)
+            state.advance(batch.shape[1], None if batch.lengths is None else batch.lengths.cpu())
+        found: dict[str, Any] = {}
+        if want.hidden:
+            found["hidden"] = torch.from_numpy(nodes).to(device)
+        if want.nll is not None:
+            found["nll"] = self._nll(nodes, depth, batch, want.nll)
+        if want.entropy:
+            log_p = self._logits(nodes, depth)
+            found["entropy"] = -(log_p.exp() * log_p.clamp(min=-1e300)).sum(-1).to(device)
+        if want.logits == "last":
+            rows, last = np.arange(len(nodes)), batch.last.cpu().numpy()
             nodes, depth = nodes[rows, last][:, None], depth[rows, last][:, None]
-        shape = (*nodes.shape[:2], self.vocab_size)
+        if want.logits is not None:
+            found["logits"] = self._logits(nodes, depth).to(device)
+        return Output(**found)
+
+    def _logits(self, nodes: np.ndarray, depth: np.ndarray) -> Tensor:
         flat = np.ascontiguousarray(nodes.reshape(depth.size, self.spec.order - 1))
         logits = self.trie.distributions(flat, np.ascontiguousarray(depth.reshape(-1)))
-        return Output(logits=torch.from_numpy(logits.reshape(shape)).to(device))
+        return torch.from_numpy(logits.reshape((*nodes.shape[:2], self.vocab_size)))
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood in nats of `batch.targets` in float64: the sum, or (B, T) with 0 where there is none.
@@ -149,13 +164,12 @@ class Ngram(nn.Module):
         Raises:
             RequestError: a batch without targets, or ids outside the vocabulary.
         """
-        if batch.targets is None:
-            raise RequestError("targets: nll needs a batch with targets")
-        if batch.targets.shape != batch.ids.shape:
-            shapes = f"{tuple(batch.targets.shape)} for ids of {tuple(batch.ids.shape)}"
-            raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
-        tokens, place = self._stream(batch, None)
-        nodes, depth = self._contexts(tokens, place, batch.ids.shape)
+        value = self.forward(batch, want=Want(nll=reduction)).nll
+        assert value is not None
+        return value
+
+    def _nll(self, nodes: np.ndarray, depth: np.ndarray, batch: Batch, reduction: Literal["sum", "none"]) -> Tensor:
+        assert batch.targets is not None
         targets = batch.targets.detach().cpu().numpy().reshape(-1)
         wrong = (targets >= self.vocab_size) | ((targets < 0) & (targets != IGNORE))
         if wrong.any():
@@ -164,15 +178,16 @@ class Ngram(nn.Module):
         scores = self.trie.score_targets(flat, depth.reshape(-1), targets) * -math.log(10)
         if reduction == "sum":
             return torch.tensor(float(scores.sum()), dtype=torch.float64)
-        return torch.from_numpy(scores.reshape(tuple(batch.ids.shape)))
+        return torch.from_numpy(scores.reshape(batch.shape))
 
     def _stream(self, batch: Batch, state: DecodingState | None) -> tuple[np.ndarray, np.ndarray]:
         """(B, before + T) tokens, with as much of what the state holds before them as matters, and their places."""
         ids = batch.ids
-        if ids.ndim != 2 or not ids.shape[1]:
-            raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
-        if batch.visibility != "causal":
-            raise RequestError(f"visibility: an n-gram sees the past alone, not {batch.visibility!r}; use causal")
+        if ids is None:
+            raise RequestError("embeddings: an n-gram reads token ids")
+        length = batch.shape[1]
+        if batch.mask != "causal":
+            raise RequestError(f"mask: an n-gram sees the past alone, not {batch.mask!r}; use causal")
         new = ids.detach().cpu()
         low, high = int(new.min()), int(new.max())
         if low < 0 or high >= self.vocab_size:
@@ -180,22 +195,19 @@ class Ngram(nn.Module):
             raise RequestError(f"ids: {wrong} is not a token id below {self.vocab_size}")
         if state is None:
             return new.numpy().astype(np.int32), self._places(batch)
-        if batch.segments is not None:
-            raise RequestError("segments: a state continues one document a row; leave segments out")
-        if state.lengths.shape[0] != len(new):
-            raise RequestError(f"state: holds {state.lengths.shape[0]} rows, the batch has {len(new)}")
-        where = state.place(new.shape[1])
-        held: Any = state.layers[0]  # buffers, or blocks of a pool
-        whole = held.append(where, new)[0]
+        slots, _ = place(batch, state)
+        assert slots is not None
+        held: Any = state.layers[0]  # a cache, or blocks of a pool
+        whole = held.append(slots, new)[0]
         before = self.spec.order - 1
-        columns = where.offsets[:, None] + torch.arange(-before, new.shape[1])
+        columns = slots.offsets[:, None] + torch.arange(-before, length)
         tokens = whole.gather(1, columns.clamp(min=0)).numpy().astype(np.int32)
         inside = np.arange(tokens.shape[1])
         return tokens, np.clip(np.minimum(columns.numpy(), inside), 0, 255).astype(np.uint8)
 
     def _places(self, batch: Batch) -> np.ndarray:
         """(B, T) uint8: how many tokens of its own document stand before each."""
-        rows, length = batch.ids.shape
+        rows, length = batch.shape
         place = np.broadcast_to(np.arange(length), (rows, length))
         if batch.segments is not None:
             segments = batch.segments.detach().cpu().numpy()
@@ -210,11 +222,6 @@ class Ngram(nn.Module):
         length = shape[1]
         nodes = nodes.reshape(*tokens.shape, self.spec.order - 1)[:, -length:]
         return nodes, place[:, -length:].astype(np.int64) + 1
-
-    def _last(self, batch: Batch) -> np.ndarray:
-        if batch.lengths is None:
-            return np.full(len(batch.ids), batch.ids.shape[1] - 1)
-        return (batch.lengths - 1).clamp(min=0).cpu().numpy()
 
     def flops_per_token(self, length: int) -> float:
         """0: there is no matrix product."""

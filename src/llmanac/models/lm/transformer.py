@@ -9,6 +9,7 @@ of Llama checkpoints. Vaswani et al. 2017; Radford et al. 2018 for the decoder a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.rng import parameter_generator
-from llmanac.core.types import Batch, Output, Want
-from llmanac.models import _visibility
+from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
-from llmanac.models._state import DecodingState
+from llmanac.models._masks import AttentionMask
+from llmanac.models._pass import check_supported, check_targets, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.heads import HeadSpec
@@ -30,8 +31,9 @@ from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
-from llmanac.models.positions import PositionSpec
+from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.positions.rope import Spec as RoPE
+from llmanac.models.state import DecodingState
 
 CARD = {
     "title": "Transformer (decoder)",
@@ -77,21 +79,31 @@ def resolved(spec: Spec) -> Spec:
     return replace(spec, blocks=blocks, position=spec.position.resolved(spec.max_length))
 
 
+def build_position(spec: PositionSpec, blocks: Sequence[BlockSpec], dim: int, max_length: int) -> Position:
+    """The one position module that blocks share. Raises SpecError where their heads differ and it cannot serve all."""
+    found = {m.head_shape(dim) for block in blocks if block.shares_position for m in block.mixers}
+    shapes = [shape for shape in found if shape is not None]
+    sizes = sorted({size for _, size in shapes})
+    if len(sizes) > 1 and not spec.any_head_dim:
+        raise SpecError(f"position: {spec.name} needs one head_dim in all blocks, not {sizes}")
+    heads, head_dim = max(shapes, default=(1, dim))
+    return spec.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length)
+
+
+def build_blocks(blocks: Sequence[BlockSpec], layers: int, dim: int, norm: NormSpec, max_length: int) -> nn.ModuleList:
+    """The pattern of blocks repeated to `layers`."""
+    pattern = [blocks[i % len(blocks)] for i in range(layers)]
+    return nn.ModuleList(block.build(dim=dim, norm=norm, max_length=max_length) for block in pattern)
+
+
 class Decoder(nn.Module):
     """All but the head; apart so that parameter names are Llama's."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
         super().__init__()
-        found = {m.head_shape(spec.dim) for block in spec.blocks for m in block.mixers}
-        shapes = [shape for shape in found if shape is not None]
-        sizes = sorted({size for _, size in shapes})
-        if len(sizes) > 1 and not spec.position.any_head_dim:
-            raise SpecError(f"position: {spec.position.name} needs one head_dim in all blocks, not {sizes}")
-        heads, head_dim = max(shapes, default=(1, spec.dim))
-        self.position = spec.position.build(dim=spec.dim, heads=heads, head_dim=head_dim, max_length=spec.max_length)
+        self.position = build_position(spec.position, spec.blocks, spec.dim, spec.max_length)
         self.embed_tokens = Embedding(vocab_size, spec.dim, std=self.position.embedding_std)
-        pattern = [spec.blocks[i % len(spec.blocks)] for i in range(spec.layers)]
-        self.layers: Any = nn.ModuleList(block.build(dim=spec.dim, norm=spec.norm) for block in pattern)
+        self.layers: Any = build_blocks(spec.blocks, spec.layers, spec.dim, spec.norm, spec.max_length)
         self.norm = spec.norm.build(dim=spec.dim)
 
 
@@ -106,12 +118,16 @@ class Transformer(nn.Module):
         generation: what generation_config.json holds (bos_token_id, eos_token_id, ...).
     """
 
-    def __init__(self, spec: Spec, vocab_size: int) -> None:
+    def __init__(
+        self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module]] | None = None
+    ) -> None:
         super().__init__()
         if vocab_size < 1:
             raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
         self.spec, self.vocab_size = spec, vocab_size
         self.model = Decoder(spec, vocab_size)
+        for name, make in (stacks or {}).items():
+            self.add_module(name, make())
         self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size)
         if spec.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -163,31 +179,35 @@ class Transformer(nn.Module):
         """An empty state for `batch` rows."""
         kinds: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         parts = [layer.start(batch, **kinds) for layer in self.model.layers]
-        lengths = torch.zeros(batch, dtype=torch.long, device=self.device)
-        return DecodingState([*parts, self.lm_head.start(batch, **kinds)], lengths)
+        return DecodingState([*parts, self.lm_head.start(batch, **kinds)], batch, self.device)
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = "all") -> Output:
-        """Logits (B, T, V), the last real token's (B, 1, V), or the normed hidden states (B, T, D).
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings (B, T, D) of ids (B, T), as `Batch.embeddings` takes them. Raises RequestError."""
+        try:
+            return self.model.embed_tokens(ids).to(self.dtype)
+        except IndexError:
+            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
+            raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}") from None
+
+    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+        """What `want` asks for; see `core.types`.
 
         Args:
-            batch: token ids (B, T), or a Batch of them.
+            batch: token ids (B, T), or a Batch.
             state: what `start` gave; the tokens then follow what it holds, and it holds them afterwards.
-            want: "all", "last" or "hidden".
 
         Raises:
-            RequestError: ids, positions or a visibility that the model cannot take.
+            RequestError: ids, positions or a kind of attention that the model cannot take, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
-        hidden, context = self._hidden(batch, state)
-        memory = None if state is None else state.layers[-1]
-        logits = None
-        if want == "hidden":
-            self.lm_head.remember(hidden, context, memory)
-        else:
-            logits = self.lm_head.logits(hidden, context, memory, self._last(batch) if want == "last" else None)
+        check_targets(batch, want)
+        x, context = self._enter(batch, state)
+        x, layers = run_layers(self.model.layers, x, context, None if state is None else state.layers, want.layers)
+        hidden = self.model.norm(x)
+        output = read_head(self.lm_head, hidden, batch, context, None if state is None else state.layers[-1], want)
         if state is not None:
-            state.advance(batch.ids.shape[1], batch.lengths)
-        return Output(logits=logits) if want != "hidden" else Output(hidden=hidden)
+            state.advance(batch.shape[1], batch.lengths)
+        return replace(output, layers=layers, aux=context.aux())
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
@@ -197,74 +217,60 @@ class Transformer(nn.Module):
         Raises:
             RequestError: a batch without targets.
         """
-        if batch.targets is None:
-            raise RequestError("targets: nll needs a batch with targets")
-        if batch.targets.shape != batch.ids.shape:
-            shapes = f"{tuple(batch.targets.shape)} for ids of {tuple(batch.ids.shape)}"
-            raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
-        hidden, context = self._hidden(batch, None)
-        value: Tensor = self.lm_head.nll(hidden, batch.targets, context, reduction)
+        value = self.forward(batch, want=Want(nll=reduction)).nll
+        assert value is not None
         return value
 
-    def _hidden(self, batch: Batch, state: DecodingState | None) -> tuple[Tensor, Context]:
-        ids = batch.ids
-        if ids.ndim != 2 or not ids.shape[1]:
-            raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
-        place = None if state is None else state.place(ids.shape[1])
-        if place is None:
-            visibility = _visibility.of_batch(batch)
-        else:
-            if len(place.offsets) != len(ids):
-                raise RequestError(f"state: holds {len(place.offsets)} rows, the batch has {len(ids)}")
-            visibility = _visibility.of_continuation(batch, place.offsets, place.start, place.keys)
-        positions = self._positions(batch, visibility)
+    def _enter(self, batch: Batch, state: DecodingState | None) -> tuple[Tensor, Context]:
+        """The embedded tokens and the context that all layers see."""
+        check_supported(self.model.layers, batch)
+        slots, mask = place(batch, state)
         position = self.model.position
-        try:
-            x = self.model.embed_tokens(ids).to(self.dtype)
-        except IndexError:
-            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-            raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}") from None
-        x = position.embed(x, positions)
-        keys = positions if place is None else torch.arange(visibility.keys, device=ids.device)[None]
+        positions = self._positions(batch, mask)
+        x = position.embed(self._tokens(batch), positions)
         context = Context(
-            ids=ids,
-            visibility=visibility,
+            ids=batch.ids,
+            positions=positions,
+            segments=batch.segments,
+            mask=mask,
             position=position,
             prepared=position.prepare(positions, x.dtype),
-            bias=position.bias(positions, keys),
+            bias=position.bias(positions, positions if slots is None else slots.key_positions),
             form=self._form,
-            place=place,
+            slots=slots,
             lengths=batch.lengths,
         )
-        for index, layer in enumerate(self.model.layers):
-            x = layer(x, context, None if state is None else state.layers[index])
-        return self.model.norm(x), context
+        return x, context
 
-    def _positions(self, batch: Batch, visibility: _visibility.Visibility) -> Tensor:
+    def _tokens(self, batch: Batch) -> Tensor:
+        """(B, T, D): the embeddings of the ids, or those that were given."""
+        if batch.embeddings is None:
+            assert batch.ids is not None
+            return self.embed(batch.ids)
+        if batch.embeddings.shape[-1] != self.spec.dim:
+            raise RequestError(f"embeddings: width {batch.embeddings.shape[-1]}, but the model's is {self.spec.dim}")
+        return batch.embeddings.to(self.dtype)
+
+    def _positions(self, batch: Batch, mask: AttentionMask) -> Tensor:
         """(B or 1, T): the batch's own, else counted from what the state holds."""
-        positions = visibility.rows if batch.positions is None else batch.positions
+        positions = mask.queries if batch.positions is None else batch.positions
         limit = self.model.position.limit
         if limit is None or torch.compiler.is_compiling():
             return positions
         if batch.positions is None and batch.lengths is None:
-            longest = visibility.keys
+            longest = mask.keys.shape[-1]
         elif batch.lengths is None:
             longest = int(positions.max()) + 1
         else:
-            last = positions.expand(len(batch.ids), -1).gather(1, self._last(batch)[:, None])
+            last = positions.expand(len(batch.lengths), -1).gather(1, batch.last[:, None])
             longest = int(last.where(batch.lengths[:, None] > 0, -1).max()) + 1
-            positions = positions.clamp(max=limit - 1)  # padding may stand further out, and nobody reads it
+            positions = positions.clamp(max=limit - 1)  # padding may be further out, and nobody reads it
         if longest > limit:
             raise RequestError(
                 f"positions: {longest} tokens, but only {limit} positions were learned; shorten the input, or train "
                 "with more rows"
             )
         return positions
-
-    def _last(self, batch: Batch) -> Tensor:
-        if batch.lengths is None:
-            return torch.full((len(batch.ids),), batch.ids.shape[1] - 1, device=batch.ids.device)
-        return (batch.lengths - 1).clamp(min=0)
 
     def flops_per_token(self, length: int) -> float:
         """FLOPs of training on one token of a row of `length`: forward and twice that backward.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from llmanac.core.spec import Spec
 from llmanac.models._context import Context
-from llmanac.models._state import LayerState
+from llmanac.models.state import LayerState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,15 @@ class MixerSpec(Spec):
 
 
 class Mixer(nn.Module):
-    """What every mixer offers."""
+    """What every mixer offers.
+
+    Attributes:
+        supports: what it can do: kinds of attention (`causal`, `prefix`, `bidirectional`), `packed` rows, `rewind` of its
+            state to any length, `page` (its state can be kept in blocks), `source` (it reads an encoder's output).
+            What is not named is refused with a sentence.
+    """
+
+    supports: ClassVar[frozenset[str]] = frozenset({"causal"})
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
         """An empty state for `batch` rows."""

@@ -12,7 +12,7 @@ tokens, itself included (Beltagy et al. 2020). Normed queries and keys: Henry et
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, linear_all
-from llmanac.models._state import Buffers, kv_cache
 from llmanac.models.mixers import Mixer, MixerSpec
 from llmanac.models.norms import NormSpec
 from llmanac.models.scores import ScoreSpec
 from llmanac.models.scores.scaled_dot import Spec as ScaledDot
+from llmanac.models.state import LayerState
+from llmanac.models.state.kv import kv_cache
+from llmanac.models.state.ring import RingCache
 
 CARD = {
     "title": "Softmax attention",
@@ -81,6 +83,8 @@ class Spec(MixerSpec):
 class SoftmaxAttention(Mixer):
     """See the module."""
 
+    supports: ClassVar[frozenset[str]] = frozenset({"causal", "prefix", "bidirectional", "packed", "rewind", "page"})
+
     def __init__(self, spec: Spec, dim: int) -> None:
         super().__init__()
         self.heads, self.head_dim = spec.head_shape(dim)
@@ -96,7 +100,9 @@ class SoftmaxAttention(Mixer):
         self.k_norm = spec.qk_norm.build(dim=self.head_dim) if spec.qk_norm else None
         self.score = spec.score.build(heads=self.heads, head_dim=self.head_dim)
 
-    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> Buffers:
+    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
+        if self.window is not None:
+            return RingCache(batch, self.kv_heads, self.head_dim, self.window, dtype=dtype, device=device)
         return kv_cache(batch, self.kv_heads, self.head_dim, dtype=dtype, device=device)
 
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
@@ -105,10 +111,13 @@ class SoftmaxAttention(Mixer):
         q = self._place(q.view(batch, length, self.heads, self.head_dim), self.q_norm, context)
         k = self._place(k.view(batch, length, self.kv_heads, self.head_dim), self.k_norm, context)
         v = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        if state is not None and context.place is not None:
-            k, v = state.append(context.place, k, v)
-        visibility = context.visibility.within(self.window)
-        read = self.score.attend(q, k, v, visibility, bias=context.bias, form=context.form)
+        mask, bias = context.mask, context.bias
+        if state is not None and context.slots is not None:
+            k, v, keys = state.append(context.slots, k, v)
+            mask = mask.over(keys)
+            if bias is not None and keys is not context.slots.key_positions:
+                bias = context.position.bias(context.positions, keys)
+        read = self.score.attend(q, k, v, mask.within(self.window), bias=bias, form=context.form)
         y: Tensor = self.o_proj(read.transpose(1, 2).reshape(batch, length, -1))
         return y
 

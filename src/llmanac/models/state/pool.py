@@ -2,8 +2,7 @@
 
 A block is counted by how many rows hold it. A full one may be registered under the hash of its tokens and of all tokens
 before them; it outlives its rows, idle, until a row with the same beginning takes it up again or the room is needed:
-the least recently used goes first. (The idea: vLLM, Kwon et al. 2023, arXiv:2309.06180.) `_paged.py` makes a state of
-them.
+the least recently used goes first. (The idea: vLLM, Kwon et al. 2023, arXiv:2309.06180.) `paged.py` makes a state of them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
-from llmanac.models._state import Buffers, DecodingState, Place
+from llmanac.models.state import DecodingState, SlotMapping
+from llmanac.models.state.kv import KVCache
 
 BLOCK_TOKENS = 16
 SMALLEST = 8  # blocks of a first allocation
@@ -30,27 +30,26 @@ ZEROS = 0  # a block of zeros that pads the tables; nobody writes to it
 
 def pageable(state: Any) -> bool:
     """Whether a model's (contiguous) state can be kept in blocks: all it remembers grows token by token."""
-    layers = getattr(state, "layers", None)
-    return type(state) is DecodingState and all(x is None or type(x) is Buffers for x in layers or [])
+    return type(state) is DecodingState and all(x is None or hasattr(x, "growing") for x in state.layers)
 
 
 @dataclass(frozen=True)
-class PagedPlace(Place):
-    """A `Place` that knows the blocks too.
+class PagedSlots(SlotMapping):
+    """A `SlotMapping` that knows the blocks too.
 
     Attributes:
-        slots: (B * T,) where each new token goes in a store seen as one row of slots.
+        places: (B * T,) where each new token goes in a store seen as one row of slots.
         table: (B, blocks) the blocks of each row, `ZEROS` past its end.
     """
 
-    slots: Tensor
+    places: Tensor
     table: Tensor
 
 
 class PagedLayer:
-    """What one layer remembers, for all rows of all states of a pool; see `_state.LayerState`."""
+    """What one layer remembers, for all rows of all states of a pool; see `LayerState`."""
 
-    def __init__(self, like: Buffers, block_tokens: int) -> None:
+    def __init__(self, like: KVCache, block_tokens: int) -> None:
         self.dim = like.dim
         self.stores: list[Tensor] = []
         for tensor in like.tensors:
@@ -58,18 +57,24 @@ class PagedLayer:
             del shape[self.dim], shape[0]
             self.stores.append(tensor.new_zeros((1, block_tokens, *shape)))
 
-    def append(self, place: PagedPlace, *new: Tensor) -> list[Tensor]:
-        """Write the new tokens and return each buffer, gathered, up to the longest row's end."""
+    def append(self, slots: PagedSlots, *new: Tensor) -> tuple[Tensor, ...]:
+        """Write the new tokens and return each tensor, gathered, up to the longest row's end, and the key positions."""
         out = []
         for store, value in zip(self.stores, new, strict=True):
             by_token = value.detach() if self.dim == 1 else value.detach().transpose(1, 2)
             flat = store.view(-1, *store.shape[2:])
-            flat.index_copy_(0, place.slots, by_token.reshape(-1, *store.shape[2:]).to(store.dtype))
-            rows, blocks = place.table.shape
-            read = store.index_select(0, place.table.flatten()).view(rows, blocks * store.shape[1], *store.shape[2:])
-            read = read[:, : place.keys]
+            flat.index_copy_(0, slots.places, by_token.reshape(-1, *store.shape[2:]).to(store.dtype))
+            rows, blocks = slots.table.shape
+            read = store.index_select(0, slots.table.flatten()).view(rows, blocks * store.shape[1], *store.shape[2:])
+            read = read[:, : slots.keys]
             out.append(read if self.dim == 1 else read.transpose(1, 2))
-        return out
+        return (*out, slots.key_positions)
+
+    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """The lengths say it all."""
+
+    def mark(self, counts: Sequence[int]) -> None:
+        """The lengths say it all."""
 
 
 class BlockPool:
@@ -90,9 +95,9 @@ class BlockPool:
             raise RequestError("state: this model remembers more than growing buffers; it cannot be kept in blocks")
         if block_tokens < 1:
             raise RequestError(f"block_tokens: {block_tokens} is not at least 1")
-        self.block_tokens, self.device = block_tokens, like.lengths.device
+        self.block_tokens, self.device = block_tokens, like.device
         with torch.inference_mode(False):  # so that the stores can be written in any mode
-            self.layers = [None if x is None else PagedLayer(x, block_tokens) for x in like.layers]
+            self.layers = [None if x is None else PagedLayer(x.growing(), block_tokens) for x in like.layers]
         self.block_bytes = sum(store.nbytes for store in self._stores())
         self.most = None if budget is None else budget // max(1, self.block_bytes)  # blocks that the budget allows
         self.evictions = 0

@@ -1,0 +1,179 @@
+"""Which keys each query sees. One object a forward pass; every layer of the model reads the same masks, built at most once.
+
+Masks are built from the positions of queries and keys in their row, not from where keys are stored, so that a ring of the
+last keys or a compacted cache needs no rule of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import RequestError
+from llmanac.core.types import Batch, MaskKind
+from llmanac.models.state import SlotMapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What decides whether a query sees a key.
+
+    Attributes:
+        kind: causal, prefix or bidirectional.
+        prefix: (B,) length of each row's prefix, for `prefix`.
+        end: (B,) keys from this position on are padding; None where no padding is in the way.
+        window: only keys nearer than this, the query's own included; None for all.
+        strict: whether a query does not see its own place.
+        segments: (B, T), where queries and keys are the same packed tokens.
+    """
+
+    kind: MaskKind
+    prefix: Tensor | None = None
+    end: Tensor | None = None
+    window: int | None = None
+    strict: bool = False
+    segments: Tensor | None = None
+
+    def allowed(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Positions (B or 1, T) and (B or 1, S) -> (B or 1, T, S) bool; keys at negative positions are not there."""
+        q, k = queries[:, :, None], keys[:, None, :]
+        seen = (k <= q) & (k >= 0) if self.kind != "bidirectional" else k.expand(-1, q.shape[1], -1) >= 0
+        if self.kind == "prefix":
+            assert self.prefix is not None
+            seen = seen | ((k >= 0) & (k < self.prefix[:, None, None]))
+        if self.segments is not None:
+            seen = seen & (self.segments[:, :, None] == self.segments[:, None, :])
+        if self.end is not None:
+            # a padded query still sees itself, so that its softmax has something to sum to one over
+            seen = (seen & (k < self.end[:, None, None])) | (k == q)
+        if self.window is not None:
+            seen = seen & ((q - k).abs() < self.window)
+        return seen & (k < q) if self.strict else seen
+
+
+class AttentionMask:
+    """Which keys each query may attend to.
+
+    Attributes:
+        causal: query t sees keys 0..t and queries and keys are the same tokens; a score may skip the rest.
+        window: only the last `window` keys, the query's own included; None for all.
+        queries: (B or 1, T) and keys (B or 1, S): positions in their row.
+    """
+
+    def __init__(self, rule: Rule | None, queries: Tensor, keys: Tensor, *, causal: bool, mask: bool) -> None:
+        self.rule, self.queries, self.keys = rule, queries, keys
+        self.causal, self._masks = causal, mask
+        self._allowed: Tensor | None = None
+        self._additive: dict[torch.dtype, Tensor | None] = {}
+        self._derived: dict[object, AttentionMask] = {}
+
+    @property
+    def window(self) -> int | None:
+        return None if self.rule is None else self.rule.window
+
+    @property
+    def allowed(self) -> Tensor | None:
+        """(B or 1, 1, T, S) bool, or None where `causal`, or that every key is seen, says it all."""
+        return self.mask() if self._masks else None
+
+    def mask(self) -> Tensor:
+        """(B or 1, 1, T, S) bool, always."""
+        if self._allowed is None:
+            assert self.rule is not None
+            self._allowed = self.rule.allowed(self.queries, self.keys)[:, None]
+        return self._allowed
+
+    def additive(self, dtype: torch.dtype) -> Tensor | None:
+        """(B or 1, 1, T, S): 0 where a key is seen and -inf where not; None where every key is seen."""
+        if dtype not in self._additive:
+            self._additive[dtype] = None
+            if self._masks or self.causal:
+                mask = self.mask()
+                zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+                self._additive[dtype] = zeros.masked_fill_(~mask, float("-inf"))
+        return self._additive[dtype]
+
+    def within(self, window: int | None) -> AttentionMask:
+        """The same, narrowed to keys nearer than `window` (on both sides, where later keys are seen at all)."""
+        if window is None or window >= self.keys.shape[-1]:
+            return self
+        assert self.rule is not None
+        return self._derive(("window", window), replace(self.rule, window=window))
+
+    def strictly_before(self) -> AttentionMask:
+        """The same without each query's own place (what a pointer may copy from); a row may then see nothing."""
+        assert self.rule is not None
+        return self._derive("strict", replace(self.rule, strict=True))
+
+    def _derive(self, key: object, rule: Rule) -> AttentionMask:
+        if key not in self._derived:
+            self._derived[key] = AttentionMask(rule, self.queries, self.keys, causal=self.causal, mask=True)
+        return self._derived[key]
+
+    def over(self, keys: Tensor) -> AttentionMask:
+        """The same queries over keys at other positions (B or 1, S), as a layer's state gives them."""
+        if keys is self.keys:
+            return self
+        assert self.rule is not None
+        return AttentionMask(self.rule, self.queries, keys, causal=False, mask=True)
+
+    @classmethod
+    def of_source(cls, real: Tensor, queries: int) -> AttentionMask:
+        """Every query sees every real place (B, S) of a source."""
+        rows = torch.zeros(1, queries, dtype=torch.long, device=real.device)
+        made = cls(None, rows, torch.arange(real.shape[1], device=real.device)[None], causal=False, mask=True)
+        # a row without a source sees its padding, which is zero
+        made._allowed = (real | ~real.any(1, keepdim=True))[:, None, None].expand(-1, 1, queries, -1)
+        return made
+
+
+def of_batch(batch: Batch) -> AttentionMask:
+    """The mask of a batch that no state precedes."""
+    steps = torch.arange(batch.shape[1], device=batch.device)[None]
+    causal = batch.mask == "causal"
+    # padding is on the right, where no real token looks
+    end = None if causal else batch.lengths
+    rule = Rule(kind=batch.mask, prefix=_prefix(batch), end=end, segments=batch.segments)
+    plain = batch.segments is None and end is None and batch.mask != "prefix"
+    return AttentionMask(rule, steps, steps, causal=causal, mask=not plain)
+
+
+def of_continuation(batch: Batch, slots: SlotMapping) -> AttentionMask:
+    """The mask of tokens that follow what a state holds.
+
+    Raises:
+        RequestError: attention that cannot be extended token by token.
+    """
+    if batch.mask == "bidirectional" and slots.start != 0:
+        raise RequestError("mask: bidirectional tokens cannot follow what a state holds; use causal or prefix")
+    if batch.segments is not None:
+        raise RequestError("segments: a packed row cannot be decoded with a state; give each document its own row")
+    start, length = slots.start, slots.tokens
+    steps = torch.arange(length, device=batch.device)
+    queries = (start + steps)[None] if start is not None else slots.offsets[:, None] + steps
+    keys = slots.key_positions
+    if start == 0 and batch.mask != "prefix":
+        causal = batch.mask == "causal"
+        end = None if causal else batch.lengths
+        rule = Rule(kind=batch.mask, end=end)
+        return AttentionMask(rule, queries, keys, causal=causal, mask=end is not None)
+    prefix = _prefix(batch)
+    if prefix is None:
+        # the newest token of rows of one length sees all
+        everything = start is not None and length == 1
+        return AttentionMask(Rule(kind="causal"), queries, keys, causal=False, mask=not everything)
+    new = batch.lengths if batch.lengths is not None else torch.full_like(slots.offsets, length)
+    if bool(((slots.offsets < prefix) & ((slots.offsets > 0) | (slots.offsets + new < prefix))).any()):
+        raise RequestError("prefix: its tokens see one another, so all of a row's prefix must come in one piece")
+    rule = Rule(kind="prefix", prefix=prefix, end=slots.offsets + new)
+    return AttentionMask(rule, queries, keys, causal=False, mask=True)
+
+
+def _prefix(batch: Batch) -> Tensor | None:
+    if batch.mask != "prefix":
+        return None
+    if batch.prefix is None:
+        raise RequestError('prefix: mask="prefix" needs the prefix length of each row')
+    return batch.prefix

@@ -1,0 +1,84 @@
+"""The steps of a forward pass that all models of blocks share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from llmanac.core.errors import RequestError
+from llmanac.core.types import Batch, Output, Want
+from llmanac.models import _masks
+from llmanac.models._context import Context
+from llmanac.models._masks import AttentionMask
+from llmanac.models.state import DecodingState, SlotMapping
+
+
+def check_targets(batch: Batch, want: Want) -> None:
+    """Raises RequestError where nll is wanted and the batch has no targets of its shape."""
+    if want.nll is None:
+        return
+    if batch.targets is None:
+        raise RequestError("targets: nll needs a batch with targets")
+    if tuple(batch.targets.shape) != batch.shape:
+        shapes = f"{tuple(batch.targets.shape)} for ids of {batch.shape}"
+        raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
+
+
+def check_supported(layers: Iterable[Any], batch: Batch) -> None:
+    """Raises RequestError where a layer's mixer cannot do what the batch asks for."""
+    needs = {batch.mask} | ({"packed"} if batch.segments is not None else set())
+    for layer in layers:
+        missing = needs - layer.supports
+        if missing:
+            what = "segments (packed rows)" if "packed" in missing else f"mask={batch.mask!r}"
+            raise RequestError(f"{what}: not supported by {type(layer).__name__}'s mixer; it is causal only")
+
+
+def place(batch: Batch, state: DecodingState | None) -> tuple[SlotMapping | None, AttentionMask]:
+    """Where the batch's tokens go in the state, and which keys they see."""
+    rows, length = batch.shape
+    if state is None:
+        return None, _masks.of_batch(batch)
+    if state.batch != rows:
+        raise RequestError(f"state: holds {state.batch} rows, the batch has {rows}")
+    slots = state.slots(length, batch.lengths)
+    return slots, _masks.of_continuation(batch, slots)
+
+
+def run_layers(
+    layers: Iterable[Any], x: Tensor, context: Context, states: Sequence[Any] | None, wanted: tuple[int, ...] = ()
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The residual stream after the last block, and what it was after the `wanted` ones (0: before the first).
+
+    Raises:
+        RequestError: a block that does not exist.
+    """
+    kept = {0: x} if 0 in wanted else {}
+    count = 0
+    for count, layer in enumerate(layers, 1):
+        x = layer(x, context, None if states is None else states[count - 1])
+        if count in wanted:
+            kept[count] = x
+    missing = [n for n in wanted if n not in kept]
+    if missing:
+        raise RequestError(f"layers: {missing[0]} is not a block; there are 1 to {count}, and 0 for the embeddings")
+    return x, tuple(kept[n] for n in wanted)
+
+
+def read_head(head: Any, hidden: Tensor, batch: Batch, context: Context, state: Any, want: Want) -> Output:
+    """What the head makes of the final hidden states (B, T, D); see `Want`."""
+    logits = nll = entropy = None
+    if want.logits is not None:
+        logits = head.logits(hidden, context, state, batch.last if want.logits == "last" else None)
+    else:
+        head.remember(hidden, context, state)
+    if want.nll is not None:
+        assert batch.targets is not None
+        if state is not None and head.remembers:
+            raise RequestError("nll: this head looks back, so it scores whole rows only; leave the state out")
+        nll = head.nll(hidden, batch.targets, context, want.nll)
+    if want.entropy:
+        entropy = head.entropy(hidden, context)
+    return Output(logits=logits, hidden=hidden if want.hidden else None, nll=nll, entropy=entropy)

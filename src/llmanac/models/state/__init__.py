@@ -1,0 +1,253 @@
+"""What decoding remembers. A `DecodingState` has one row a sequence and one `LayerState` a layer.
+
+A layer's state is one of a few kinds: a growing or paged key-value cache (`kv.py`, `paged.py`), a ring of the last keys
+(`ring.py`), a recurrent state (`recurrent.py`), the keys of an encoder's output (`cross.py`), several of these
+(`composite.py`), or None. What a kind cannot do it refuses with a sentence; nothing is silently wrong.
+
+Rows are added at the end (`extend`), reordered, copied or dropped (`arrange`), and a range of them is a state of its own
+over the same memory (`view`), so rows that join or leave a batch copy nothing but the rows that change their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import RequestError
+
+
+@dataclass(frozen=True)
+class SlotMapping:
+    """Where the next tokens of a forward pass are stored.
+
+    Attributes:
+        offsets: (B,) tokens that each row holds already: the position of its first new token.
+        start: the same as one number where all rows agree, else None.
+        tokens: T, new tokens a row (a padded batch counts its padding).
+        keys: S, tokens of the longest row with the new ones.
+        lengths: (B,) new tokens of each row that are real, or None for all T.
+        key_positions: (1, S), the positions of the keys of a cache that holds a row's tokens in order.
+    """
+
+    offsets: Tensor
+    start: int | None
+    tokens: int
+    keys: int
+    lengths: Tensor | None
+    key_positions: Tensor
+
+    def positions(self) -> Tensor:
+        """(B, T): positions of the new tokens."""
+        return self.offsets[:, None] + torch.arange(self.tokens, device=self.offsets.device)
+
+    def real(self) -> Tensor:
+        """(B, T) bool: which of the new tokens are real."""
+        steps = torch.arange(self.tokens, device=self.offsets.device)
+        if self.lengths is None:
+            return steps.new_ones((len(self.offsets), self.tokens), dtype=torch.bool)
+        return steps < self.lengths[:, None]
+
+
+class LayerState:
+    """What one layer (or the head) remembers; rows are sequences.
+
+    Attributes:
+        kind: what it is called in error messages.
+    """
+
+    kind: ClassVar[str] = "layer"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, unused capacity included."""
+        raise NotImplementedError
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` tokens a row in all."""
+
+    def append(self, slots: SlotMapping, *new: Tensor) -> tuple[Tensor, ...]:
+        """Store new tensors and return `(*tensors, key positions (B or 1, S))`: all that a query may attend to.
+
+        Key positions equal to `slots.key_positions` are that very tensor.
+        """
+        raise RequestError(f"state: a {self.kind} state cannot be appended to")
+
+    def mark(self, counts: Sequence[int]) -> Any:
+        """What `rewind` needs to return to this moment, in which rows have `counts` tokens; None for nothing."""
+        return None
+
+    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Forget each row's tokens past `lengths`; `counts` are the lengths before.
+
+        Raises:
+            RequestError: the state cannot return there.
+        """
+        raise RequestError(f"state: a {self.kind} state cannot be rewound")
+
+    def extend(self, rows: int) -> None:
+        """Add empty rows at the end."""
+        raise NotImplementedError
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Row i becomes what row `order[i]` was; repeats copy, rows not named are dropped."""
+        raise NotImplementedError
+
+    def view(self, start: int, stop: int) -> Any:
+        """A range of rows as a state over the same memory."""
+        raise NotImplementedError
+
+    def select(self, rows: Tensor) -> Any:
+        """An independent copy of these rows (repeats allowed)."""
+        raise NotImplementedError
+
+    def join(self, other: Any) -> Any:
+        """An independent state of the rows of both."""
+        raise NotImplementedError
+
+
+@dataclass
+class Row:
+    """One sequence of a state. Views of a state hold the same objects."""
+
+    count: int = 0  # tokens seen
+    blocks: list[int] = field(default_factory=list)  # of a paged state
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment to return to: the lengths, and what each layer needs."""
+
+    lengths: tuple[int, ...]
+    layers: tuple[Any, ...]
+
+
+class DecodingState:
+    """The state of a model; contiguous storage. See `core.types.State`.
+
+    Attributes:
+        layers: one LayerState a layer, and one for the head (None where nothing is remembered).
+        rows: one Row a sequence.
+    """
+
+    def __init__(self, layers: Sequence[Any], rows: int | Sequence[Row], device: torch.device | str = "cpu") -> None:
+        self.layers = list(layers)
+        self.rows = [Row() for _ in range(rows)] if isinstance(rows, int) else list(rows)
+        self.device = torch.device(device)
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens that each row has seen, on the host."""
+        return [row.count for row in self.rows]
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) int64: the same on the device."""
+        return torch.tensor(self.counts, dtype=torch.long, device=self.device)
+
+    @property
+    def batch(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, unused capacity included."""
+        return sum(layer.nbytes for layer in self.layers if layer is not None)
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` more tokens a row."""
+        for layer in self.layers:
+            if layer is not None:
+                layer.reserve(max(self.counts, default=0) + tokens)
+
+    def slots(self, tokens: int, lengths: Tensor | None = None) -> SlotMapping:
+        """Where the next `tokens` tokens of every row go, `lengths` (B,) of them real."""
+        counts = self.counts
+        longest = max(counts, default=0)
+        keys = longest + tokens
+        start = longest if min(counts, default=0) == longest else None
+        return SlotMapping(self.lengths, start, tokens, keys, lengths, torch.arange(keys, device=self.device)[None])
+
+    def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
+        """Count `tokens` new tokens a row, or `lengths` (B,) of them where rows were padded."""
+        new = [tokens] * len(self.rows) if lengths is None else lengths.tolist()
+        for row, count in zip(self.rows, new, strict=True):
+            row.count += count
+
+    def mark(self) -> Mark:
+        """This moment, for `rewind`."""
+        counts = self.counts
+        return Mark(tuple(counts), tuple(None if layer is None else layer.mark(counts) for layer in self.layers))
+
+    def rewind(self, mark: Mark | None, lengths: Sequence[int] | Tensor | None = None) -> None:
+        """Forget each row's tokens past `lengths` (by default the mark's).
+
+        Args:
+            mark: from `mark`, taken on the same rows; None is enough for growing caches.
+            lengths: between 0 and each row's own.
+
+        Raises:
+            RequestError: a row would become longer than it is or negative, or a layer cannot return there.
+        """
+        if lengths is None:
+            if mark is None:
+                raise RequestError("state: rewind needs a mark or lengths")
+            lengths = mark.lengths
+        new = [int(n) for n in lengths]
+        counts = self.counts
+        if len(new) != len(counts) or any(not 0 <= n <= m for n, m in zip(new, counts, strict=True)):
+            raise RequestError(
+                f"state: cannot rewind rows of {counts} tokens to {new}; give every row a length between 0 and its own"
+            )
+        if mark is not None and len(mark.lengths) != len(counts):
+            raise RequestError(f"state: the mark has {len(mark.lengths)} rows, the state {len(counts)}")
+        held = (None,) * len(self.layers) if mark is None else mark.layers
+        for layer, kept in zip(self.layers, held, strict=True):
+            if layer is not None:
+                layer.rewind(kept, new, counts)
+        for row, count in zip(self.rows, new, strict=True):
+            row.count = count
+
+    def extend(self, rows: int = 1) -> None:
+        """Add empty rows at the end."""
+        for layer in self.layers:
+            if layer is not None:
+                layer.extend(rows)
+        self.rows += [Row() for _ in range(rows)]
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Row i becomes what row `order[i]` was; repeats copy, rows not named are dropped."""
+        if list(order) == list(range(len(self.rows))):
+            return
+        for layer in self.layers:
+            if layer is not None:
+                layer.arrange(order)
+        self.rows = [Row(self.rows[i].count) for i in order]
+
+    def view(self, start: int, stop: int) -> DecodingState:
+        """Rows `start` to `stop` as a state over the same memory, until rows are next added or arranged."""
+        layers = [None if layer is None else layer.view(start, stop) for layer in self.layers]
+        return DecodingState(layers, self.rows[start:stop], self.device)
+
+    def select(self, rows: Tensor) -> DecodingState:
+        """An independent copy of these rows (indices, repeats allowed)."""
+        rows = rows.to(self.device)
+        layers = [None if layer is None else layer.select(rows) for layer in self.layers]
+        return DecodingState(layers, [Row(self.rows[i].count) for i in rows.tolist()], self.device)
+
+    def join(self, other: DecodingState) -> DecodingState:
+        """An independent state of the rows of both, these first.
+
+        Raises:
+            RequestError: the two states belong to models of different depth.
+        """
+        if type(other) is not DecodingState or len(self.layers) != len(other.layers):
+            raise RequestError("state: cannot join states of two models; both must come from the same model")
+        layers = [None if a is None or b is None else a.join(b) for a, b in zip(self.layers, other.layers, strict=True)]
+        return DecodingState(layers, [Row(row.count) for row in (*self.rows, *other.rows)], self.device)
+
+    def close(self) -> None:
+        """Return what others could use; a contiguous state holds nothing of the kind."""

@@ -1,0 +1,170 @@
+"""The same state in pages: keys and values are held in blocks of a few tokens, which rows share and requests find again.
+
+    pool = BlockPool(model.start(1));  state = PagedState.start(pool, rows);  model(ids, state)
+
+A row is a list of blocks; row b's token t is in slot t % N of block t // N (N tokens a block). A fork copies no tokens,
+and a row that writes into a block which others hold too copies that block first.
+
+Attention gathers a layer's blocks into one tensor and continues as it always does, so every model whose layers remember
+growing caches can be paged and gives the same values. The gathering is the price; shared beginnings are the gain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import RequestError
+from llmanac.models.state import DecodingState, Mark, Row
+from llmanac.models.state.pool import ZEROS, BlockPool, PagedSlots
+
+
+class PagedState(DecodingState):
+    """Rows of blocks; see `core.types.State` and the module. `close` returns its blocks to the pool (so does its end).
+
+    Args:
+        blocks: of each row; the state holds them from now on.
+        counts: tokens of each row.
+    """
+
+    def __init__(self, pool: BlockPool, blocks: Sequence[list[int]], counts: Sequence[int]) -> None:
+        rows = [Row(count, own) for count, own in zip(counts, blocks, strict=True)]
+        super().__init__(pool.layers, rows, pool.device)
+        self.pool = pool
+        self._table: Tensor | None = None
+        self._owner = True
+
+    @classmethod
+    def start(cls, pool: BlockPool, batch: int) -> PagedState:
+        """Empty rows."""
+        return cls(pool, [[] for _ in range(batch)], [0] * batch)
+
+    @property
+    def blocks(self) -> list[list[int]]:
+        """The blocks of each row."""
+        return [row.blocks for row in self.rows]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks that its rows hold; a block that several hold counts once."""
+        return len({block for row in self.rows for block in row.blocks}) * self.pool.block_bytes
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` more tokens a row."""
+        self.pool.reserve(sum(max(0, self._blocks_for(r.count + tokens) - len(r.blocks)) for r in self.rows))
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.pool.block_tokens)
+
+    def slots(self, tokens: int, lengths: Tensor | None = None) -> PagedSlots:
+        """Where the next tokens go; takes the blocks for them, and copies those that others hold too."""
+        pool, size = self.pool, self.pool.block_tokens
+        for row in self.rows:
+            first = row.count // size
+            if row.count % size and pool.shared(row.blocks[first]):
+                old = row.blocks[first]
+                row.blocks[first] = pool.copy(old)
+                pool.release([old])
+                self._table = None
+            missing = self._blocks_for(row.count + tokens) - len(row.blocks)
+            if missing > 0:
+                row.blocks += pool.take(missing)
+                self._table = None
+        if self._table is None:
+            longest = max((len(row.blocks) for row in self.rows), default=0)
+            padded = [[*row.blocks, *[ZEROS] * (longest - len(row.blocks))] for row in self.rows]
+            self._table = torch.tensor(padded, dtype=torch.long, device=pool.device).view(len(padded), longest)
+        plain = super().slots(tokens, lengths)
+        where = plain.positions()
+        places = self._table.gather(1, where // size) * size + where % size
+        table = self._table[:, : self._blocks_for(plain.keys)]
+        return PagedSlots(**vars(plain), places=places.flatten(), table=table)
+
+    def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
+        """Count the new tokens, and return the blocks that only held padding."""
+        super().advance(tokens, lengths)
+        if lengths is not None:
+            self._drop_past_end()
+
+    def _drop_past_end(self) -> None:
+        """Return blocks past the rows' ends: of padding, of what was forgotten, of a call that failed."""
+        for row in self.rows:
+            keep = self._blocks_for(row.count)
+            if len(row.blocks) > keep:
+                self.pool.release(row.blocks[keep:])
+                del row.blocks[keep:]
+                self._table = None
+
+    def rewind(self, mark: Mark | None, lengths: Sequence[int] | Tensor | None = None) -> None:
+        """Forget each row's tokens past `lengths` (B,). Raises RequestError as `DecodingState.rewind` does."""
+        super().rewind(mark, lengths)
+        self._drop_past_end()
+
+    def extend(self, rows: int = 1) -> None:
+        """Add empty rows at the end."""
+        self.rows += [Row() for _ in range(rows)]
+        self._table = None
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Row i becomes what row `order[i]` was; no token is copied."""
+        self._drop_past_end()
+        old, self.rows = self.rows, self._rows(order)
+        for row in old:
+            self.pool.release(row.blocks)
+        self._table = None
+
+    def _rows(self, order: Sequence[int]) -> list[Row]:
+        """New rows that hold the blocks of these rows too."""
+        rows = [Row(self.rows[i].count, list(self.rows[i].blocks)) for i in order]
+        for row in rows:
+            self.pool.hold(row.blocks)
+        return rows
+
+    def view(self, start: int, stop: int) -> PagedState:
+        """A range of rows as a state over the same blocks."""
+        part = PagedState(self.pool, [], [])
+        part.rows, part._owner = self.rows[start:stop], False
+        self._table = None
+        return part
+
+    def select(self, rows: Tensor) -> PagedState:
+        """A state of these rows (repeats allowed), which shares their blocks until one of them is written to."""
+        self._drop_past_end()
+        chosen = PagedState(self.pool, [], [])
+        chosen.rows = self._rows(rows.tolist())
+        return chosen
+
+    def fork(self) -> PagedState:
+        """Another state of the same rows, which shares all blocks."""
+        return self.select(torch.arange(len(self.rows)))
+
+    def join(self, other: DecodingState) -> PagedState:
+        """The rows of both, these first; all blocks are shared.
+
+        Raises:
+            RequestError: the other state keeps its blocks elsewhere, or in none.
+        """
+        if not isinstance(other, PagedState) or other.pool is not self.pool:
+            raise RequestError("state: cannot join states of two pools; start both from the same one")
+        joined, more = self.fork(), other.fork()
+        joined.rows += more.rows
+        more.rows = []
+        return joined
+
+    def close(self) -> None:
+        """Return all blocks; the state is empty afterwards. Closing twice does nothing."""
+        with self.pool.lock:
+            if not self._owner:
+                return
+            self._owner = False
+            for row in self.rows:
+                self.pool.release(row.blocks)
+            self.rows, self._table = [], None
+            self.pool.trim()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # an interpreter that shuts down has no modules left
+            self.close()

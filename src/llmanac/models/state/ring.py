@@ -1,0 +1,87 @@
+"""A ring of the last W tokens a row: all that attention with a window of W can see, in memory that does not grow.
+
+The token at position p is stored in slot p mod W; the slots' positions are kept beside them (-1 for an empty slot), and
+masks are built from these positions. A piece of several tokens attends to the ring as it was and to its own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import RequestError
+from llmanac.models.state import SlotMapping
+from llmanac.models.state._store import StoredState
+from llmanac.models.state.kv import KVCache
+
+
+class RingCache(StoredState):
+    """Keys and values (B, H_kv, W, d) of the last W positions, and the positions (B, W)."""
+
+    kind: ClassVar[str] = "ring"
+
+    def __init__(
+        self, batch: int, heads: int, head_dim: int, window: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        kv = [torch.zeros(batch, heads, window, head_dim, dtype=dtype, device=device) for _ in range(2)]
+        super().__init__([*kv, torch.full((batch, window), -1, dtype=torch.long, device=device)])
+        self.window = window
+
+    def extend(self, rows: int) -> None:
+        super().extend(rows)
+        self.tensors[-1][-rows:] = -1
+
+    def append(self, slots: SlotMapping, *new: Tensor) -> tuple[Tensor, ...]:
+        *held, ring = self.tensors
+        positions = slots.positions()
+        single = slots.tokens == 1 and slots.lengths is None
+        if not single:  # the piece's first queries still see what its last tokens will overwrite
+            before = [torch.cat([old, fresh.to(old.dtype)], dim=2) for old, fresh in zip(held, new, strict=True)]
+            seen = torch.cat([ring, positions], dim=1)
+        keep = slots.real()
+        if slots.tokens > self.window:  # two tokens of one piece must not meet in a slot
+            length = keep.sum(1, keepdim=True)
+            keep = keep & (torch.arange(slots.tokens, device=keep.device) >= length - self.window)
+        rows, columns = keep.nonzero(as_tuple=True)
+        places = positions[rows, columns] % self.window
+        for tensor, value in zip(held, new, strict=True):
+            tensor[rows, :, places] = value[rows, :, columns].to(tensor.dtype)
+        ring[rows, places] = positions[rows, columns]
+        return (*held, ring) if single else (*before, seen)
+
+    def mark(self, counts: Sequence[int]) -> list[Tensor]:
+        return [t.clone() for t in self.tensors]
+
+    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Slots written since come from the mark. Raises RequestError where what was overwritten is not kept there."""
+        *held, ring = self.tensors
+        target = torch.tensor(lengths, device=ring.device)[:, None]
+        stale = ring >= target
+        if not bool(stale.any()):
+            return
+        first = [max(0, n - self.window) for n in lengths]  # the oldest position that must be there afterwards
+        if mark is None:
+            if any(n > self.window and n != m for n, m in zip(counts, lengths, strict=True)):
+                raise RequestError(
+                    f"state: a ring of {self.window} tokens has overwritten what came before; rewind it to a mark"
+                )
+            ring.masked_fill_(stale, -1)
+            return
+        *old, places = mark
+        usable = stale & (places < target) & (places >= 0)
+        found = torch.where(stale, torch.where(usable, places, -1), ring)
+        need = torch.tensor([n - f for n, f in zip(lengths, first, strict=True)], device=ring.device)
+        floor = torch.tensor(first, device=ring.device)[:, None]
+        if bool((((found >= floor) & (found < target)).sum(1) < need).any()):
+            raise RequestError(f"state: a ring of {self.window} tokens cannot return to {list(lengths)} from this mark")
+        for tensor, kept in zip(held, old, strict=True):
+            tensor.copy_(torch.where(usable[:, None, :, None], kept, tensor))
+        ring.copy_(found)
+
+    def growing(self) -> KVCache:
+        """The cache of all tokens that stands in for it in a pool of blocks."""
+        keys, values, _ = self.tensors
+        return KVCache([keys[:, :, :0].contiguous(), values[:, :, :0].contiguous()], dim=2)
