@@ -11,7 +11,7 @@ from torch import Tensor
 
 IGNORE = -100  # a target that carries no loss; the value that every peer uses
 
-Visibility = Literal["causal", "prefix", "bidirectional"]
+MaskKind = Literal["causal", "prefix", "bidirectional"]
 Want = Literal["all", "last", "hidden"]
 
 
@@ -25,8 +25,8 @@ class Batch:
         positions: (B, T) position of each token in its own document; `None` counts from the state's length.
         segments: (B, T) which document of a packed row a token belongs to; attention never crosses segments.
         lengths: (B,) how many tokens of each row are real; `None` means all of them (padding is on the right).
-        visibility: what a token may see: the past, the whole row, or a whole prefix and then the past.
-        prefix: (B,) prefix length of each row, for `visibility="prefix"`.
+        mask: what a token may see: the past, the whole row, or a whole prefix and then the past.
+        prefix: (B,) prefix length of each row, for `mask="prefix"`.
     """
 
     ids: Tensor
@@ -34,7 +34,7 @@ class Batch:
     positions: Tensor | None = None
     segments: Tensor | None = None
     lengths: Tensor | None = None
-    visibility: Visibility = "causal"
+    mask: MaskKind = "causal"
     prefix: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:

@@ -26,8 +26,8 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import Batch, Output, Want
 from llmanac.kernels.cross_entropy import fused_cross_entropy
-from llmanac.models._layers import Embedding, Linear, wide
-from llmanac.models._state import Buffers, DecodingState
+from llmanac.models._layers import Embedding, Linear, upcast
+from llmanac.models._state import DecodingState, KVCache
 from llmanac.models.lm import LanguageModelSpec
 
 CARD = {
@@ -100,19 +100,19 @@ class FeedForward(nn.Module):
         for name, parameter in self.named_parameters():
             owner, _, own = name.rpartition(".")
             module: Any = self.get_submodule(owner)
-            module.draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+            module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
         return self
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows: the tokens seen."""
-        ids = Buffers([torch.zeros(batch, 0, dtype=torch.long, device=self.device)], dim=1)
+        ids = KVCache([torch.zeros(batch, 0, dtype=torch.long, device=self.device)], dim=1)
         return DecodingState([ids], torch.zeros(batch, dtype=torch.long, device=self.device))
 
     def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = "all") -> Output:
         """Logits (B, T, V), the last real token's (B, 1, V), or the hidden layer (B, T, hidden).
 
         Raises:
-            RequestError: ids outside the vocabulary, or a visibility other than causal.
+            RequestError: ids outside the vocabulary, or a mask other than causal.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
         windows = self._windows(batch, state)
@@ -125,7 +125,7 @@ class FeedForward(nn.Module):
         if want == "hidden":
             return Output(hidden=h)
         logits = self.lm_head(h) if self.direct is None else self.lm_head(h) + self.direct(x)
-        return Output(logits=wide(logits))
+        return Output(logits=upcast(logits))
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
@@ -155,8 +155,8 @@ class FeedForward(nn.Module):
         ids = batch.ids
         if ids.ndim != 2 or not ids.shape[1]:
             raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
-        if batch.visibility != "causal":
-            raise RequestError(f"visibility: this model sees the past alone, not {batch.visibility!r}; use causal")
+        if batch.mask != "causal":
+            raise RequestError(f"mask: this model sees the past alone, not {batch.mask!r}; use causal")
         if not torch.compiler.is_compiling() and bool(((ids < 0) | (ids >= self.vocab_size)).any()):
             wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
             raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}")
@@ -170,14 +170,14 @@ class FeedForward(nn.Module):
             return windows
         if batch.segments is not None:
             raise RequestError("segments: a state continues one document a row; leave segments out")
-        place = state.place(length)
-        if len(place.offsets) != len(ids):
-            raise RequestError(f"state: holds {len(place.offsets)} rows, the batch has {len(ids)}")
+        slot_mapping = state.slot_mapping(length)
+        if len(slot_mapping.offsets) != len(ids):
+            raise RequestError(f"state: holds {len(slot_mapping.offsets)} rows, the batch has {len(ids)}")
         held = state.layers[0]
-        assert isinstance(held, Buffers)
-        whole = held.append(place, ids)[0]
+        assert isinstance(held, KVCache)
+        whole = held.append(slot_mapping, ids)[0]
         steps = torch.arange(length, device=ids.device)[:, None] - torch.arange(reach, device=ids.device)
-        columns = place.offsets[:, None, None] + steps
+        columns = slot_mapping.offsets[:, None, None] + steps
         found = whole.gather(1, columns.clamp(min=0).flatten(1)).view(columns.shape)
         return found.masked_fill(columns < 0, self.vocab_size)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import Batch, Output, Want
-from llmanac.models import _visibility
+from llmanac.models import _masks
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
 from llmanac.models._state import DecodingState
@@ -156,7 +156,7 @@ class Transformer(nn.Module):
         for name, parameter in self.named_parameters():
             owner, _, own = name.rpartition(".")
             module: Any = self.get_submodule(owner)
-            module.draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+            module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
         return self
 
     def start(self, batch: int) -> DecodingState:
@@ -175,7 +175,7 @@ class Transformer(nn.Module):
             want: "all", "last" or "hidden".
 
         Raises:
-            RequestError: ids, positions or a visibility that the model cannot take.
+            RequestError: ids, positions or a mask that the model cannot take.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
         hidden, context = self._hidden(batch, state)
@@ -210,14 +210,14 @@ class Transformer(nn.Module):
         ids = batch.ids
         if ids.ndim != 2 or not ids.shape[1]:
             raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
-        place = None if state is None else state.place(ids.shape[1])
-        if place is None:
-            visibility = _visibility.of_batch(batch)
+        slot_mapping = None if state is None else state.slot_mapping(ids.shape[1])
+        if slot_mapping is None:
+            mask = _masks.of_batch(batch)
         else:
-            if len(place.offsets) != len(ids):
-                raise RequestError(f"state: holds {len(place.offsets)} rows, the batch has {len(ids)}")
-            visibility = _visibility.of_continuation(batch, place.offsets, place.start, place.keys)
-        positions = self._positions(batch, visibility)
+            if len(slot_mapping.offsets) != len(ids):
+                raise RequestError(f"state: holds {len(slot_mapping.offsets)} rows, the batch has {len(ids)}")
+            mask = _masks.of_continuation(batch, slot_mapping.offsets, slot_mapping.start, slot_mapping.keys)
+        positions = self._positions(batch, mask)
         position = self.model.position
         try:
             x = self.model.embed_tokens(ids).to(self.dtype)
@@ -225,29 +225,29 @@ class Transformer(nn.Module):
             wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
             raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}") from None
         x = position.embed(x, positions)
-        keys = positions if place is None else torch.arange(visibility.keys, device=ids.device)[None]
+        keys = positions if slot_mapping is None else torch.arange(mask.keys, device=ids.device)[None]
         context = Context(
             ids=ids,
-            visibility=visibility,
+            mask=mask,
             position=position,
             prepared=position.prepare(positions, x.dtype),
             bias=position.bias(positions, keys),
             form=self._form,
-            place=place,
+            slot_mapping=slot_mapping,
             lengths=batch.lengths,
         )
         for index, layer in enumerate(self.model.layers):
             x = layer(x, context, None if state is None else state.layers[index])
         return self.model.norm(x), context
 
-    def _positions(self, batch: Batch, visibility: _visibility.Visibility) -> Tensor:
+    def _positions(self, batch: Batch, mask: _masks.AttentionMask) -> Tensor:
         """(B or 1, T): the batch's own, else counted from what the state holds."""
-        positions = visibility.rows if batch.positions is None else batch.positions
+        positions = mask.rows if batch.positions is None else batch.positions
         limit = self.model.position.limit
         if limit is None or torch.compiler.is_compiling():
             return positions
         if batch.positions is None and batch.lengths is None:
-            longest = visibility.keys
+            longest = mask.keys
         elif batch.lengths is None:
             longest = int(positions.max()) + 1
         else:
