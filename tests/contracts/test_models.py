@@ -402,7 +402,7 @@ def test_every_pair_of_parts_decodes_as_it_trains():
 
 
 @every
-def test_prefix_and_bidirectional_visibility(kind, name):
+def test_prefix_and_bidirectional_masks(kind, name):
     """Prefix tokens see each other and never what follows; all see all when bidirectional."""
     model, ids = model_of(kind, name), tokens(2, 16)
     prefix = torch.tensor([6, 9])

@@ -1,4 +1,4 @@
-"""Attention: the score's three forms against torch's SDPA, head sharing, windows, and every kind of visibility."""
+"""Attention: the score's three forms against torch's SDPA, head sharing, windows, and every kind of mask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def qkv(heads=4, kv_heads=2, length=37, dim=16, dtype=torch.float64, batch=3):
 
 
 def batches(length=37):
-    """Every kind of visibility, with the boolean mask that it stands for, written out."""
+    """Every kind of mask, with the boolean mask that it stands for, written out."""
     index = torch.arange(length)
     past = index <= index[:, None]
     segments = torch.tensor([[0] * 10 + [1] * (length - 10), [0] * length, [0] * 5 + [1] * 5 + [2] * (length - 10)])

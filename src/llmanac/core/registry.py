@@ -144,7 +144,8 @@ def build(kind: str, name: str, /, **choices: Any) -> Any:
     from llmanac.core import spec
 
     method = find(kind, name)
-    own = {f.name for f in fields(method.module().Spec)}
+    cls = method.module().Spec
+    own = {f.name for f in fields(cls)} | cls.renamed.keys()
     chosen = {k: v for k, v in choices.items() if k in own}
     dims = {k: v for k, v in choices.items() if k not in own}
     made = spec.make_method(kind, {"name": name, **chosen}, path=f"{kind}/{name}")

@@ -1,7 +1,7 @@
-"""Which keys each query sees. One object a forward pass; every layer of the model reads the same masks, built at most once.
+"""Which keys each query sees. One object a forward pass: all layers read the same masks, each built at most once.
 
-Masks are built from the positions of queries and keys in their row, not from where keys are stored, so that a ring of the
-last keys or a compacted cache needs no rule of its own.
+Masks are built from the positions of queries and keys in their row, not from where keys are stored, so that a ring of
+the last keys needs no rule of its own.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class DecodingTrial:
             "trial": "decoding",
             "measure": MEASURE_VERSION,
             "decoding": dump(arm.spec),
-            "seed": seed if arm.spec.draws else 0,
+            "seed": seed if arm.spec.stochastic else 0,
             "artefact": self.artefact.sha256,
             "passages": digest([[list(p.prompt), list(p.reference), p.document] for p in self.passages]),
             "sources": fingerprint([arm.spec, *([model] if model is not None else [])], CODE),
@@ -195,7 +195,8 @@ class DecodingTrial:
             done = engine.generate(whole, max_new_tokens=0, prompt_logprobs=0, stop_ids=())
             new = len(self.passages[0].reference)
             self._reference = [
-                math.fsum(s.logprob for s in c.prompt_scores[-new:] if s.logprob is not None) / new for c in done
+                math.fsum(s.logprob for s in c.prompt_token_logprobs[-new:] if s.logprob is not None) / new
+                for c in done
             ]
         return self._reference
 

@@ -42,7 +42,7 @@ FIELDS = {
     "tied": "tie_word_embeddings",
     "heads": "num_attention_heads",
     "kv_heads": "num_key_value_heads and num_attention_heads",
-    "share": "head_dim",
+    "rotary_fraction": "head_dim",
     "theta": "rope_theta",
     "low_frequency_factor": "low_freq_factor and high_freq_factor",
     "eps": "rms_norm_eps",
@@ -136,7 +136,10 @@ def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:
     need(isinstance(ffn, Gated), f"the feed-forward layer is {ffn.name}, Llama's is gated")
     assert isinstance(position, RoPE) and isinstance(mixer, Softmax) and isinstance(ffn, Gated)
     assert isinstance(spec.norm, RMSNorm)
-    need(position.share == 1, f"rope turns a share of {position.share} of each head, Llama's turns all of it")
+    need(
+        position.rotary_fraction == 1,
+        f"rope rotates {position.rotary_fraction} of each head, Llama's rotates all of it",
+    )
     need(spec.norm.offset == 0, "rmsnorm has an offset, Llama's has none")
     need(isinstance(mixer.score, ScaledDot), f"the score is {mixer.score.name}, Llama's is scaled-dot")
     need(mixer.qk_norm is None, "queries and keys are normed, Llama's are not")

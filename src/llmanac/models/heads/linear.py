@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llmanac.kernels.cross_entropy import fused_cross_entropy
 from llmanac.kernels.entropy import chunked_entropy
 from llmanac.models._context import Context
-from llmanac.models._layers import fill, upcast
+from llmanac.models._layers import init_normal, upcast
 from llmanac.models.heads import Head, HeadSpec, pick
 
 CARD = {
@@ -58,5 +58,5 @@ class LinearHead(Head):
         return 2.0 * self.weight.numel()
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        fill(parameter, 0.02, generator)
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        init_normal(parameter, 0.02, generator)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.kernels.cross_entropy import fused_cross_entropy
 from llmanac.models._context import Context
-from llmanac.models._layers import Linear, fill, upcast
+from llmanac.models._layers import Linear, init_normal, upcast
 from llmanac.models._masks import AttentionMask
 from llmanac.models.heads import Head, HeadSpec, pick
 from llmanac.models.state.kv import KVCache
@@ -122,8 +122,8 @@ class PointerHead(Head):
         return 2.0 * self.weight.numel() + small + 2.0 * self.width * keys
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        fill(parameter, 0.02, generator)
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        init_normal(parameter, 0.02, generator)
 
 
 class Gate(nn.Module):
@@ -139,7 +139,7 @@ class Gate(nn.Module):
         return hidden @ self.weight.to(hidden.dtype) + self.bias.to(hidden.dtype)
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         parameter.fill_(0.0 if name == "weight" else self.start)
 
 

@@ -1,9 +1,9 @@
 """The encoder-decoder Transformer: an encoder reads a source both ways, a decoder writes with an eye on it.
 
-    m = norm_e(encoder blocks(E[source]))        x = decoder blocks(E[ids], m)        p(next | ids, source) = head(norm(x))
+    m = norm_e(encoder blocks(E[source]))    x = decoder blocks(E[ids], m)    p(next | ids, source) = head(norm(x))
 
-m (B, S, D), x (B, T, D). Encoder blocks are bidirectional; decoder blocks are causal and have cross-attention (`cross`) to
-m, whose keys and values are computed once a source. Both read the same embeddings. As the engine uses it, a prompt is the
+m (B, S, D), x (B, T, D). Encoder blocks are bidirectional; decoder blocks are causal and have cross-attention (`cross`)
+to m, whose keys and values are computed once a source. Both read the same embeddings. In the engine a prompt is the
 source, and the answer begins with `start_id`. Vaswani et al. 2017; Raffel et al. 2019 for one model of all tasks.
 """
 

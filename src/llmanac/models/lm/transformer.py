@@ -172,7 +172,7 @@ class Transformer(nn.Module):
         for name, parameter in self.named_parameters():
             owner, _, own = name.rpartition(".")
             module: Any = self.get_submodule(owner)
-            module.draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+            module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
         return self
 
     def start(self, batch: int) -> DecodingState:

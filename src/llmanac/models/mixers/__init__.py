@@ -36,9 +36,9 @@ class Mixer(nn.Module):
     """What every mixer offers.
 
     Attributes:
-        supports: what it can do: kinds of attention (`causal`, `prefix`, `bidirectional`), `packed` rows, `rewind` of its
-            state to any length, `page` (its state can be kept in blocks), `source` (it reads an encoder's output).
-            What is not named is refused with a sentence.
+        supports: masks (`causal`, `prefix`, `bidirectional`), `packed` rows, `rewind` of its state to any length after a
+            mark, `page` (its state can be kept in blocks), `source` (it reads an encoder's output). What is not named
+            is refused with a sentence.
     """
 
     supports: ClassVar[frozenset[str]] = frozenset({"causal"})

@@ -1,9 +1,9 @@
 """Cross-attention: queries come from the tokens, keys and values from a source sequence.
 
-    Q = x W_q        K = m W_k        V = m W_v        y = softmax(Q K^T / sqrt(d)) V W_o        x (B, T, D), m (B, S, D)
+    Q = x W_q    K = m W_k    V = m W_v    y = softmax(Q K^T / sqrt(d)) V W_o        x (B, T, D), m (B, S, D)
 
-m is an encoder's output. Every token sees all real places of the source; keys and values do not change while decoding, so
-the state keeps them. Vaswani et al. 2017, section 3.2.3 (encoder-decoder attention).
+m is an encoder's output. Every token sees all real places of the source; keys and values do not change while decoding,
+so the state keeps them. Vaswani et al. 2017, section 3.2.3 (encoder-decoder attention).
 """
 
 from __future__ import annotations

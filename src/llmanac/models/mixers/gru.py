@@ -3,8 +3,8 @@
     r = sigmoid(W_r x + b_r + U_r h + c_r)        z = sigmoid(W_z x + b_z + U_z h + c_z)
     n = tanh(W_n x + b_n + r (U_n h + c_n))       h' = (1 - z) n + z h        x (B, D), h (B, H)
 
-Where z is 1 the state passes unchanged, and so does its gradient. Three matrices where an LSTM has four. Cho et al. 2014,
-section 2.3, in cuDNN's form (the reset gate is applied after the product), which torch.nn.GRU has too.
+Where z is 1 the state passes unchanged, and so does its gradient. Three matrices where an LSTM has four. Cho et al.
+2014, section 2.3, in cuDNN's form (the reset gate is applied after the product), which torch.nn.GRU has too.
 """
 
 from __future__ import annotations

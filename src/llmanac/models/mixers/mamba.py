@@ -109,7 +109,7 @@ class Mamba(Mixer):
         return 2.0 * sum(p.weight.numel() for p in parts)
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         if name == "A_log":  # A = -1 .. -N: one decay rate a state, the paper's S4D-real
             parameter.copy_(torch.arange(1, self.states + 1, dtype=torch.float64).log().expand_as(parameter))
         else:
@@ -161,7 +161,7 @@ class Convolution(nn.Module):
         return total
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         if name == "bias":
             parameter.zero_()
         else:
@@ -177,9 +177,9 @@ class StepSize(Linear):
         super().__init__(rank, inner, bias=True)
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         if name == "weight":
-            super().draw(name, parameter, generator)
+            super().init_parameter(name, parameter, generator)
             return
         drawn = torch.empty(parameter.shape, dtype=torch.float64).uniform_(generator=generator)
         step = torch.exp(drawn * math.log(100) + math.log(0.001))

@@ -56,7 +56,7 @@ class RMSNorm(nn.Module):
         return y
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         parameter.fill_(1.0 - self.offset)
 
 

@@ -14,7 +14,7 @@ S = TypeVar("S", bound="StoredState")
 
 
 class Store:
-    """Tensors (rows, ...) that grow along their first axis by doubling, so adding rows one by one copies O(n) in all."""
+    """Tensors (rows, ...) that grow along their first axis by doubling: adding rows one by one copies O(n) in all."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.tensors = list(tensors)

@@ -1,7 +1,7 @@
 """A growing cache: each row's tokens in order, every row at its own length.
 
-New tokens of row b are written at its length, and a mask hides what lies past a row's end. While every row is as long as
-the others (the usual case) writing is one slice and no mask is built. Capacity doubles, so appending token by token
+New tokens of row b are written at its length, and a mask hides what is past a row's end. While all rows are of one
+length (the usual case) writing is one slice and no mask is built. Capacity doubles, so appending token by token
 copies O(n) in all.
 """
 

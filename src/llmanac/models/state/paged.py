@@ -1,4 +1,4 @@
-"""The same state in pages: keys and values are held in blocks of a few tokens, which rows share and requests find again.
+"""The same state in pages: keys and values in blocks of a few tokens, which rows share and requests find again.
 
     pool = BlockPool(model.start(1));  state = PagedState.start(pool, rows);  model(ids, state)
 

@@ -2,7 +2,8 @@
 
 A block is counted by how many rows hold it. A full one may be registered under the hash of its tokens and of all tokens
 before them; it outlives its rows, idle, until a row with the same beginning takes it up again or the room is needed:
-the least recently used goes first. (The idea: vLLM, Kwon et al. 2023, arXiv:2309.06180.) `paged.py` makes a state of them.
+the least recently used goes first. (The idea: vLLM, Kwon et al. 2023, arXiv:2309.06180.) `paged.py` makes a state
+of them.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class RecurrentState(StoredState):
         marked, tensors = mark or ([-1] * len(counts), self.tensors)
         if any(lengths[i] != marked[i] for i in back):
             raise RequestError(
-                f"state: a recurrent state holds its last token only; it cannot return to {list(lengths)}. Rewind it to "
-                "a mark and read the tokens after it again"
+                f"state: a recurrent state holds its last token only; it cannot return to {list(lengths)}. Rewind it "
+                "to a mark and read the tokens after it again"
             )
         for tensor, kept in zip(self.tensors, tensors, strict=True):
             if back:

@@ -1,4 +1,4 @@
-"""What every optimizer has: parameters in groups by role, a step at a share of the base rate, a state of plain tensors.
+"""What every optimizer has: parameters in groups by role, steps at a scaled learning rate, a state of plain tensors.
 
 The role of a parameter decides its learning rate, its weight decay and, for Muon, its rule:
 
@@ -85,11 +85,11 @@ class Optimizer:
                 parameter.grad = None
 
     @torch.no_grad()
-    def step(self, rate: float = 1.0, scale: float = 1.0) -> None:
+    def step(self, lr_scale: float = 1.0, scale: float = 1.0) -> None:
         """Update every parameter that has a gradient.
 
         Args:
-            rate: the schedule's share of each group's learning rate.
+            lr_scale: the schedule's factor on each group's learning rate.
             scale: what gradients are multiplied by first (1 / tokens, and the clipping factor).
         """
         for group in self.groups:
@@ -97,7 +97,7 @@ class Optimizer:
             if live:
                 for name, _ in live:
                     self.steps[name] = self.steps.get(name, 0) + 1
-                self.update(group, [n for n, _ in live], [p for _, p in live], group.lr * rate, scale)
+                self.update(group, [n for n, _ in live], [p for _, p in live], group.lr * lr_scale, scale)
 
     def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
         """One step of `group`'s rule for these parameters."""
@@ -140,7 +140,7 @@ def check_positive(**values: float) -> None:
             raise SpecError(f"{name}: {value} is not above 0")
 
 
-def check_share(**values: float) -> None:
+def check_fraction(**values: float) -> None:
     """Raise SpecError for the first value outside [0, 1)."""
     for name, value in values.items():
         if not 0 <= value < 1:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.train.optimizers import OptimizerSpec
-from llmanac.train.optimizers._base import Group, Optimizer, Parameters, check_positive, check_share, parameter_roles
+from llmanac.train.optimizers._base import Group, Optimizer, Parameters, check_fraction, check_positive, parameter_roles
 
 CARD = {
     "title": "AdamW",
@@ -59,7 +59,7 @@ class Spec(OptimizerSpec):
 
     def __post_init__(self) -> None:
         check_positive(lr=self.lr, eps=self.eps)
-        check_share(beta1=self.beta1, beta2=self.beta2)
+        check_fraction(beta1=self.beta1, beta2=self.beta2)
         if self.weight_decay < 0:
             raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
 

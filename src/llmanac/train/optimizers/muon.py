@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from llmanac.core.device import bfloat16_is_faster
 from llmanac.core.errors import SpecError
 from llmanac.train.optimizers import OptimizerSpec
-from llmanac.train.optimizers._base import Group, Parameters, check_positive, check_share, parameter_roles
+from llmanac.train.optimizers._base import Group, Parameters, check_fraction, check_positive, parameter_roles
 from llmanac.train.optimizers.adamw import AdamW, Form, groups
 
 CARD = {
@@ -69,7 +69,7 @@ class Spec(OptimizerSpec):
 
     def __post_init__(self) -> None:
         check_positive(lr=self.lr, embedding_lr=self.embedding_lr, eps=self.eps, iterations=self.iterations)
-        check_share(momentum=self.momentum, beta1=self.beta1, beta2=self.beta2)
+        check_fraction(momentum=self.momentum, beta1=self.beta1, beta2=self.beta2)
         if self.weight_decay < 0:
             raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
 
