@@ -84,6 +84,30 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bags:
+    """Lists of ids without an order, as bag-of-words models read them.
+
+    Attributes:
+        ids: (N,) all lists one after the other.
+        lengths: (B,) how many ids each list has.
+        targets: (B,) the class of each list.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    targets: Tensor | None = None
+
+    def to(self, device: torch.device) -> Bags:
+        """The same with every tensor on `device`."""
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(1, N)."""
+        return 1, len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Want:
     """What a forward pass is asked for; several things at once cost one pass.
 

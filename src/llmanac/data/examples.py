@@ -14,7 +14,7 @@ import torch
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
-from llmanac.core.types import Batch
+from llmanac.core.types import Bags, Batch
 from llmanac.data.pack import Shuffled
 
 Form = Literal["bag", "padded"]
@@ -105,15 +105,14 @@ class ExampleStream(Shuffled):
         return self.examples.pick(np.concatenate(numbers))
 
 
-def batch_of(examples: Examples, form: Form) -> Batch:
+def batch_of(examples: Examples, form: Form) -> Batch | Bags:
     """Examples as a model reads them, targets the classes (B,).
 
-    As a `bag` ids are (1, total), one list after the other; `padded` they are (B, T), zeros after each list's end.
-    `lengths` (B,) are always there.
+    As a `bag` they are `Bags`; `padded` a `Batch` with ids (B, T), zeros after each list's end, and lengths (B,).
     """
     classes, lengths = torch.from_numpy(examples.classes), torch.from_numpy(examples.lengths)
     if form == "bag":
-        return Batch(ids=torch.from_numpy(examples.ids)[None], lengths=lengths, targets=classes)
+        return Bags(ids=torch.from_numpy(examples.ids), lengths=lengths, targets=classes)
     longest = max(1, int(examples.lengths.max(initial=1)))
     ids = np.zeros((len(examples), longest), np.int64)
     ids[np.arange(longest)[None] < examples.lengths[:, None]] = examples.ids

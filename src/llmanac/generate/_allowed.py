@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Allowed(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         index = torch.tensor(self.ids)
 
-        def keep(logits: Tensor) -> Tensor:
+        def keep(logits: Tensor, sequences: Sequences = ()) -> Tensor:
             at = index.to(logits.device)
             return torch.full_like(logits, -torch.inf).index_copy(-1, at, logits.index_select(-1, at))
 

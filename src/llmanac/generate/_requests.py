@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
@@ -14,6 +16,7 @@ from llmanac.core.errors import RequestError, nearest
 from llmanac.core.rng import torch_generator
 from llmanac.generate._allowed import Allowed
 from llmanac.generate._text import TextStream
+from llmanac.generate.constraint import Constraint
 from llmanac.generate.decoding import DecodingSpec, greedy, temperature, top_k, top_p
 
 FinishReason = Literal["stop", "length"]
@@ -36,6 +39,7 @@ class Options(TypedDict, total=False):
     logprobs: how many alternatives to report beside each generated token's own log-probability.
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
     decoding: decoding methods in order, in place of temperature, top_k and top_p.
+    constraint: makes a new `Constraint` for each sample; only what it allows is generated.
     """
 
     max_new_tokens: int
@@ -50,6 +54,7 @@ class Options(TypedDict, total=False):
     logprobs: int | None
     prompt_logprobs: int | None
     decoding: Items[DecodingSpec] | None
+    constraint: Callable[[], Constraint] | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class TokenLogprob:
     Attributes:
         logprob: `None` for the first token of a prompt, which nothing predicts.
         top: the most probable tokens there, best first.
+        sampled: its log-probability under the distribution that it was drawn from (after constraint, temperature and
+            cuts); 0 where the best token was taken.
         margin: by how much the token won over the runner-up in the score that decided (logits, plus the random draw
             when sampling) among the tokens that no method cut; 0 where it was not chosen by the engine.
     """
@@ -67,6 +74,7 @@ class TokenLogprob:
     logprob: float | None
     top: dict[int, float] = field(default_factory=dict)
     margin: float = 0.0
+    sampled: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +102,14 @@ class Request:
     """
 
     def __init__(
-        self, prompt: Items[int], options: Options, *, stop_ids: frozenset[int], context: int | None, tokenizer: Any
+        self,
+        prompt: Items[int],
+        options: Options,
+        *,
+        stop_ids: frozenset[int],
+        context: int | None,
+        tokenizer: Any,
+        source_length: int | None = None,
     ):
         self.prompt = tuple(prompt)
         self.context = context
@@ -102,6 +117,8 @@ class Request:
         self.logprobs = _optional("logprobs", options.get("logprobs"), least=0, most=LARGEST_TOP)
         self.prompt_logprobs = _optional("prompt_logprobs", options.get("prompt_logprobs"), least=0, most=LARGEST_TOP)
         self.decoding = decoding_of(options)
+        self.constraint = options.get("constraint")
+        self.first = len(self.prompt) if source_length is None else source_length
         self.stop_ids = stop_ids
         self.prompt_token_logprobs: list[TokenLogprob] = []
         self.cached_tokens: int | None = None
@@ -136,13 +153,29 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         seed, key, number = stream
         self.generator = torch_generator(seed, "sample", key, number) if request.stochastic else None
+        self.constraint = request.constraint() if request.constraint is not None else None
         self._taken = 0
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.request.prompt
+
+    @property
+    def ids(self) -> list[int]:
+        """The generated tokens."""
+        return [token.id for token in self.token_logprobs]
+
+    def forced(self) -> int | None:
+        """The token that a constraint leaves no choice about, or None."""
+        return None if self.constraint is None else self.constraint.forced()
 
     def push(self, token: TokenLogprob) -> None:
         """Add a token and decide whether the sequence ends with it."""
         request = self.request
         self.token_logprobs.append(token)
-        read = len(request.prompt) + len(self.token_logprobs)  # how long the context must be to go on from here
+        if self.constraint is not None and token.id not in request.stop_ids:
+            self.constraint.advance(token.id)
+        read = request.first + len(self.token_logprobs)  # how long the context must be to go on from here
         if token.id in request.stop_ids or self.text.push(token.id):
             self.finish("stop")
         elif len(self.token_logprobs) >= request.max_new_tokens or (
@@ -157,8 +190,13 @@ class Sequence:
 
     def take(self) -> Piece:
         """What the sequence gained since the last call."""
-        gained, self._taken = tuple(self.token_logprobs[self._taken :]), len(self.token_logprobs)
-        return Piece(text=self.text.take(), token_logprobs=gained, index=self.index, finish_reason=self.finish_reason)
+        gained = self.token_logprobs[self._taken :]
+        if self.finish_reason is None:  # forced tokens wait until the model has scored them
+            gained = list(itertools.takewhile(lambda token: token.logprob is not None, gained))
+        self._taken += len(gained)
+        return Piece(
+            text=self.text.take(), token_logprobs=tuple(gained), index=self.index, finish_reason=self.finish_reason
+        )
 
 
 def check_names(options: dict[str, Any]) -> None:

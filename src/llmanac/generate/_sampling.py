@@ -29,39 +29,58 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> list[TokenLogprob]:
     log_total = logits.logsumexp(dim=-1, keepdim=True)
     if not bool(torch.isfinite(log_total).all()):
         raise LlmanacError("the model gave logits that are not finite numbers; its weights are damaged or overflowed")
-    scores = _decision_scores(logits, sequences)
-    best, margin = _best_two(scores)
+    processed = _processed(_constrained(logits, sequences), sequences)
+    drawing = [row for row, sequence in enumerate(sequences) if sequence.generator is not None]
+    best, margin = _best_two(_with_noise(processed, sequences, drawing))
     counts = [s.request.logprobs or 0 for s in sequences]
     own = logits.gather(-1, best) - log_total
+    sampled = torch.zeros_like(own)  # a row that takes its best token draws from a distribution of one token
+    if drawing:
+        index = torch.tensor(drawing, device=logits.device)
+        rows = processed[index]
+        sampled[index] = rows.gather(-1, best[index]) - rows.logsumexp(dim=-1, keepdim=True)
     tops = _tops(logits - log_total, counts) if any(counts) else [{}] * len(sequences)
-    return [
-        TokenLogprob(*row) for row in zip(best[:, 0].tolist(), own[:, 0].tolist(), tops, margin.tolist(), strict=True)
-    ]
+    columns = (best[:, 0].tolist(), own[:, 0].tolist(), tops, margin.tolist(), sampled[:, 0].tolist())
+    return [TokenLogprob(*row) for row in zip(*columns, strict=True)]
 
 
-def _decision_scores(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
-    """(B, V): decoded logits, with Gumbel noise on the rows that sample; the largest of a row is its token."""
+def _constrained(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
+    """-inf where a row's constraint does not allow a token."""
+    held = [(row, s.constraint) for row, s in enumerate(sequences) if s.constraint is not None]
+    if not held:
+        return logits
+    masked = logits.clone()
+    for row, constraint in held:
+        masked[row].masked_fill_(~constraint.mask().to(logits.device), -torch.inf)
+    return masked
+
+
+def _processed(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
+    """(B, V): logits after each row's own decoding methods, the one that takes the best left out."""
     groups: dict[tuple[DecodingSpec, ...], list[int]] = {}
     for row, sequence in enumerate(sequences):
         groups.setdefault(sequence.request.decoding, []).append(row)
     if len(groups) == 1:
-        scores = _scoring(next(iter(groups)))(logits)
-    else:
-        scores = torch.empty_like(logits)
-        for specs, rows in groups.items():
-            index = torch.tensor(rows, device=logits.device)
-            scores[index] = _scoring(specs)(logits[index])
-    drawing = [row for row, sequence in enumerate(sequences) if sequence.generator is not None]
+        return _processor(next(iter(groups)))(logits, sequences)
+    processed = torch.empty_like(logits)
+    for specs, rows in groups.items():
+        index = torch.tensor(rows, device=logits.device)
+        processed[index] = _processor(specs)(logits[index], [sequences[row] for row in rows])
+    return processed
+
+
+def _with_noise(logits: Tensor, sequences: Items[Sequence], drawing: Items[int]) -> Tensor:
+    """Gumbel noise on the rows that sample; the largest of a row is then its token."""
     if not drawing:
-        return scores
-    noise = torch.zeros(scores.shape, dtype=torch.float64)
+        return logits
+    noise = torch.zeros(logits.shape, dtype=torch.float64)
     for row in drawing:
         noise[row].exponential_(generator=sequences[row].generator).log_().neg_()
-    return scores + noise.to(scores.device)
+    return logits + noise.to(logits.device)
 
 
-def _scoring(specs: tuple[DecodingSpec, ...]) -> LogitsProcessor:
-    """The methods before the one that only takes the best: `choose` takes the best too, and wants the runner-up."""
+def _processor(specs: tuple[DecodingSpec, ...]) -> LogitsProcessor:
+    """The methods before the one that only takes the best: `choose` takes the best too, and needs the runner-up."""
     return compose(tuple(itertools.takewhile(lambda spec: spec.stochastic, specs)))
 
 
@@ -91,3 +110,12 @@ def score_prompt(logits: Tensor, targets: Items[int], alternatives: int) -> list
     own = logprobs.gather(-1, torch.tensor(targets, device=logits.device)[:, None])[:, 0].tolist()
     tops = _tops(logprobs, [alternatives] * len(targets)) if alternatives else [{}] * len(targets)
     return [TokenLogprob(token, value, top) for token, value, top in zip(targets, own, tops, strict=True)]
+
+
+def score_given(sequence: Sequence, read: Items[int], logits: Tensor) -> None:
+    """Fill in the log-probabilities of tokens that were forced: the last of `read`, whose logits are (T, V)."""
+    if len(read) < 2:
+        return
+    alternatives = sequence.request.logprobs or 0
+    first = len(sequence.token_logprobs) - len(read) + 1
+    sequence.token_logprobs[first:] = score_prompt(logits[: len(read) - 1], read[1:], alternatives)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,17 @@ if TYPE_CHECKING:
 __all__ = ["Completion", "Engine", "Options", "Piece", "Request", "TokenLogprob"]
 
 Prompt = str | Sequence[int]
+
+
+class Arrays(NamedTuple):
+    """Generated tokens: ids (T,) int64, and natural log-probabilities (T,) float64.
+
+    `logprobs` are the model's own; `sampled_logprobs` are of the distribution that each token was drawn from.
+    """
+
+    ids: np.ndarray
+    logprobs: np.ndarray
+    sampled_logprobs: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +79,16 @@ class Completion:
     def logprobs(self) -> list[float]:
         """The natural log-probability of each generated token under the model (before temperature and cuts)."""
         return [cast(float, s.logprob) for s in self.token_logprobs]
+
+    @property
+    def arrays(self) -> Arrays:
+        """The generated tokens as arrays."""
+        given = (
+            [t.id for t in self.token_logprobs],
+            [np.nan if t.logprob is None else t.logprob for t in self.token_logprobs],
+            [t.sampled for t in self.token_logprobs],
+        )
+        return Arrays(*[np.array(x, kind) for x, kind in zip(given, (np.int64, np.float64, np.float64), strict=True)])
 
     @property
     def prompt_tokens(self) -> int:
@@ -154,7 +175,12 @@ class Engine:
             raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
         chosen = options.get("stop_ids")
         stop_ids = self.eos_ids if chosen is None else frozenset(int(i) for i in chosen)
-        made = Request(ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer)
+        source_length = 1 if getattr(self.model, "reads_source", False) else None  # answers have a row of their own
+        if source_length is not None and options.get("prompt_logprobs") is not None:
+            raise RequestError("prompt_logprobs: an encoder-decoder reads its prompt as a whole and gives it no score")
+        made = Request(
+            ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer, source_length=source_length
+        )
         for method in made.decoding:
             if isinstance(method, Allowed) and method.ids[-1] >= self.model.vocab_size:
                 size = self.model.vocab_size

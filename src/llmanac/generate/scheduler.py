@@ -1,29 +1,28 @@
-"""Which sequences share the model's next call: requests wait, are read (prefill), run together, and leave one by one.
+"""The loop of the engine: requests wait, are read, run together, and leave one by one.
 
-Every running sequence is one row of one `State`. A prompt is read together with others of its wave, padded on the
-right; its samples fork from the row (`State.select` with repeats); the rows join those that run (`State.join`); and a
-row that ends leaves at once (`State.select`), so nothing is computed for it again. With a prefix cache the state is
-paged, and what an earlier prompt or answer began with is not read again (`prefix_cache.py`).
+`schedule.py` decides what is computed, a runner computes it, `_sampling.py` turns logits into tokens; this file keeps the
+rows. A prompt's samples fork from its row once it is read; a row that ends leaves at once, and only rows that change
+their place are copied. With a prefix cache the state is paged, and what an earlier prompt or answer began with is not
+read again (`prefix_cache.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmanac.core.types import ALL, LAST, Batch, LanguageModel, State, Want
+from llmanac.core.types import LanguageModel
 from llmanac.generate._requests import Request, Sequence, TokenLogprob
-from llmanac.generate._sampling import choose, score_prompt
+from llmanac.generate._sampling import choose, score_given, score_prompt
 from llmanac.generate.prefix_cache import PrefixCache
+from llmanac.generate.runner import ROOM, Runner, TorchRunner, device_of
+from llmanac.generate.schedule import Call, Row, admit, schedule
 
-PREFILL_TOKENS = 2048  # padded tokens read in one call; a longer prompt is read alone, in parts
-SCORED_LOGITS = 2**25  # logits held at once while a prompt's own tokens are scored (128 MiB in float32)
-ROOM = 256  # tokens of room made ahead a row, so that appending rarely reallocates
+__all__ = ["Scheduler", "device_of"]
 
 
 class Scheduler:
@@ -32,21 +31,31 @@ class Scheduler:
     Args:
         rows: how many sequences run at once; a single request with more samples than that runs alone.
         prefix_cache: where the states of prompts and answers are kept for later ones; None keeps nothing.
+        runner: computes the model; torch by default.
     """
 
-    def __init__(self, model: LanguageModel, *, rows: int = 32, prefix_cache: PrefixCache | None = None) -> None:
-        self.model = model
-        self.rows = rows
-        self.prefix_cache = prefix_cache
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        rows: int = 32,
+        prefix_cache: PrefixCache | None = None,
+        runner: Runner | None = None,
+    ) -> None:
+        self.model, self.rows, self.prefix_cache = model, rows, prefix_cache
+        self.runner: Runner = runner or TorchRunner(model, prefix_cache)
         self.waiting: deque[Request] = deque()
-        self.running: list[Sequence] = []
-        self._state: State | None = None
-        self._call = model if isinstance(model, torch.nn.Module) else model.forward  # a call runs a module's hooks too
-        self._device = device_of(model)
+        self.table: list[Row] = []
+        self._start_id: int | None = getattr(model, "start_id", None) if getattr(model, "reads_source", False) else None
+
+    @property
+    def running(self) -> list[Sequence]:
+        """The sequences that decode."""
+        return [row.sequence for row in self.table if row.sequence is not None]
 
     @property
     def busy(self) -> bool:
-        return bool(self.waiting or self.running)
+        return bool(self.waiting or self.table)
 
     def submit(self, request: Request) -> None:
         """Queue a request; it starts as soon as there are rows for it, first come first served."""
@@ -57,177 +66,144 @@ class Scheduler:
         if request in self.waiting:
             self.waiting.remove(request)
         with self._lock():
-            self._keep([s.request is not request for s in self.running])
+            self._keep([row.request is not request for row in self.table])
 
     def reset(self) -> None:
         """Forget everything, after an error in the model."""
         self.waiting.clear()
-        self.running = []
-        self._become(None)
+        self.table = []
+        self.runner.reset()
 
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
-        """Advance every running sequence by a token and start what fits; returns the sequences that moved."""
+        """Advance every running sequence by a token and read what fits of the prompts; returns what moved."""
         with self._lock():
-            moved = self._decode()
-            for group in self._admit():
-                moved += self._start(group)
+            moved: list[Sequence] = []
+            finished: list[tuple[Row, Tensor]] = []
+            self._admit()
+            for call in schedule(self.table, self.model.vocab_size):
+                rows = self.table[call.start : call.stop]
+                if rows[0].sequence is not None:
+                    moved += self._decode(call, rows)
+                else:
+                    finished += self._read(call, rows)
+            moved += self._begin(finished)
+            self._keep([row.sequence is None or row.sequence.finish_reason is None for row in self.table])
             return moved
 
     def _lock(self) -> Any:
         """Held while blocks change hands: a prefix cache may serve another thread's scheduler too."""
         return contextlib.nullcontext() if self.prefix_cache is None else self.prefix_cache.lock
 
-    def _become(self, state: State | None) -> None:
-        """Take a state in place of the one there is, whose blocks (if it is paged) are free from now on."""
-        _close(self._state)
-        self._state = state
+    def _admit(self) -> None:
+        """Give the requests that start now a row each, behind all others."""
+        used = sum(1 if row.sequence is not None else len(row.request.sequences) for row in self.table)
+        taken = admit(self.waiting, self.rows, self.rows - used)
+        if not taken:
+            return
+        cached = [r.prompt if r.prompt_logprobs is None else None for r in taken]
+        longest = max(len(r.prompt) + min(ROOM, r.max_new_tokens) for r in taken)
+        held = self.runner.extend(cached if self._start_id is None else [None] * len(taken), longest)
+        for request, count in zip(taken, held, strict=True):
+            if self.prefix_cache is not None:
+                request.cached_tokens = count
+            scored = request.prompt_logprobs is not None
+            request.prompt_token_logprobs = [TokenLogprob(request.prompt[0], None)] if scored else []
+            pending = list(request.prompt[count:]) if self._start_id is None else [self._start_id]
+            self.table.append(Row(request, pending, read=count))
 
-    def _decode(self) -> list[Sequence]:
-        moved = list(self.running)
-        if not moved:
-            return moved
-        ids = torch.tensor([[s.token_logprobs[-1].id] for s in moved], device=self._device)
-        logits = self._logits(Batch(ids=ids), self._state, LAST)
-        for sequence, score in zip(moved, choose(logits[:, -1], moved), strict=True):
-            sequence.push(score)
-        self._keep([s.finish_reason is None for s in moved])
-        return moved
+    def _run(self, call: Call, rows: list[Row]) -> tuple[Tensor, list[list[int]]]:
+        """The logits of a call, and the tokens that each row read."""
+        tokens = [row.pending[: call.tokens] for row in rows]
+        # an encoder-decoder reads the prompts as sources, with the first token of its answers
+        source = None
+        if self._start_id is not None and rows[0].sequence is None:
+            source = [row.request.prompt for row in rows]
+        logits = self.runner.read(call.start, tokens, every=call.scored, source=source)
+        for row, given in zip(rows, tokens, strict=True):
+            row.pending = row.pending[len(given) :]
+            row.read += len(given)
+        return logits, tokens
 
-    def _logits(self, batch: Batch, state: State | None, want: Want) -> Tensor:
-        logits = self._call(batch, state, want).logits
-        assert logits is not None  # it was asked for
-        return logits
+    def _decode(self, call: Call, rows: list[Row]) -> list[Sequence]:
+        logits, tokens = self._run(call, rows)
+        sequences = [row.sequence for row in rows if row.sequence is not None]
+        if call.scored:  # forced tokens were read too: their own log-probabilities are known now
+            for sequence, given, row in zip(sequences, tokens, logits, strict=True):
+                score_given(sequence, given, row)
+            ends = torch.tensor([len(given) - 1 for given in tokens], device=logits.device)
+            logits = logits.gather(1, ends[:, None, None].expand(-1, 1, logits.shape[-1]))
+        for row, chosen in zip(rows, choose(logits[:, -1], sequences), strict=True):
+            row.pending += self._push(row.sequence, chosen)
+        return sequences
+
+    def _push(self, sequence: Any, chosen: TokenLogprob) -> list[int]:
+        """Add a token and those that its constraint forces after it; returns them as what is to be read."""
+        sequence.push(chosen)
+        new = [chosen.id]
+        while sequence.finish_reason is None and (forced := sequence.forced()) is not None:
+            sequence.push(TokenLogprob(forced, None))
+            new.append(forced)
+        return new
+
+    def _read(self, call: Call, rows: list[Row]) -> list[tuple[Row, Tensor]]:
+        """Read a piece of some prompts; the rows whose prompts end with it, and the logits (V,) of what follows."""
+        before = [row.read for row in rows]
+        logits, tokens = self._run(call, rows)
+        if call.scored:
+            for row, start, own in zip(rows, before, logits, strict=True):
+                prompt = row.request.prompt
+                targets = prompt[start + 1 : start + 1 + len(own)]
+                if targets:
+                    alternatives = row.request.prompt_logprobs or 0
+                    row.request.prompt_token_logprobs += score_prompt(own[: len(targets)], targets, alternatives)
+        last = [len(given) - 1 if call.scored else 0 for given in tokens]
+        return [(row, logits[i, last[i]]) for i, row in enumerate(rows) if not row.pending]
+
+    def _begin(self, finished: list[tuple[Row, Tensor]]) -> list[Sequence]:
+        """Fork a row for each sample of the prompts that were read, and choose their first tokens."""
+        if not finished:
+            return []
+        done = {id(row): logits for row, logits in finished}
+        order, table, starting = [], [], []
+        for index, row in enumerate(self.table):
+            if id(row) not in done:
+                order.append(index)
+                table.append(row)
+                continue
+            self.runner.keep(index, row.request.prompt)
+            for sequence in row.request.sequences:
+                order.append(index)
+                table.append(Row(row.request, [], sequence, row.read))
+                starting.append((table[-1], done[id(row)]))
+        self.runner.arrange(order)
+        self.table = table
+        going = [(row, logits) for row, logits in starting if row.request.max_new_tokens]
+        if going:
+            sequences = [row.sequence for row, _ in going if row.sequence is not None]
+            chosen = choose(torch.stack([logits for _, logits in going]), sequences)
+            for (row, _), token in zip(going, chosen, strict=True):
+                row.pending = self._push(row.sequence, token)
+        for row, _ in starting:
+            if not row.request.max_new_tokens and row.sequence is not None:
+                row.sequence.finish("length")
+        return [row.sequence for row, _ in starting if row.sequence is not None]
 
     def _keep(self, keep: list[bool]) -> None:
-        """Drop the running rows that are not kept."""
+        """Drop the rows that are not kept; the last rows of the same kind take their places."""
         if all(keep):
             return
-        rows = [row for row, kept in enumerate(keep) if kept]
-        if self.prefix_cache is not None:
-            for row, sequence in enumerate(self.running):
-                if not keep[row]:
-                    read = (*sequence.request.prompt, *(score.id for score in sequence.token_logprobs))
-                    self.prefix_cache.keep(self._state, row, read)
-        self.running = [self.running[row] for row in rows]
-        if self._state is not None:
-            self._become(self._state.select(torch.tensor(rows, device=self._device)) if rows else None)
-
-    def _admit(self) -> Iterator[list[Request]]:
-        """Groups of waiting requests to read in one call each."""
-        free = self.rows - len(self.running)
-        wave: list[Request] = []
-        while self.waiting and (len(self.waiting[0].sequences) <= free or not (self.running or wave)):
-            wave.append(self.waiting.popleft())
-            free -= len(wave[-1].sequences)
-        group: list[Request] = []
-        for request in sorted(wave, key=lambda r: (r.prompt_logprobs is not None, len(r.prompt))):
-            mixed = group and (group[0].prompt_logprobs is None) != (request.prompt_logprobs is None)
-            if mixed or ((len(group) + 1) * len(request.prompt) > self._budget(request) and group):
-                yield group
-                group = []
-            group.append(request)
-        if group:
-            yield group
-
-    def _budget(self, request: Request) -> int:
-        if request.prompt_logprobs is None:
-            return PREFILL_TOKENS
-        return max(1, min(PREFILL_TOKENS, SCORED_LOGITS // self.model.vocab_size))
-
-    def _start(self, group: list[Request]) -> list[Sequence]:
-        """Read a group's prompts, give each sequence its first token, and let those that go on join the batch."""
-        state, logits = self._prefill(group)
-        fork = [row for row, request in enumerate(group) for _ in request.sequences]
-        moved = [sequence for request in group for sequence in request.sequences]
-        going = [i for i, s in enumerate(moved) if s.request.max_new_tokens]
-        if going:
-            last = logits[torch.tensor([fork[i] for i in going], device=logits.device)]
-            for i, score in zip(going, choose(last, [moved[i] for i in going]), strict=True):
-                moved[i].push(score)
-        for sequence in moved:
-            if not sequence.request.max_new_tokens:
-                sequence.finish("length")
-        rows = [i for i, s in enumerate(moved) if s.finish_reason is None]
-        if rows:
-            chosen = [fork[i] for i in rows]
-            if chosen != list(range(len(group))):
-                forked = state.select(torch.tensor(chosen, device=self._device))
-                _close(state)
-                state = forked
-            if self._state is None:
-                self._state = state
-            else:
-                self._become(self._state.join(state))
-                _close(state)
-            self.running += [moved[i] for i in rows]
-        else:
-            _close(state)
-        return moved
-
-    def _prefill(self, group: list[Request]) -> tuple[State, Tensor]:
-        """The state after the prompts of a group, and the logits (B, V) of what follows each.
-
-        A group of several fits one call; a single prompt may take several.
-        """
-        scored = group[0].prompt_logprobs is not None
-        state, prompts = self._begin(group)
-        longest = max(map(len, prompts))
-        ahead = min(ROOM, max(r.max_new_tokens for r in group))
-        state.reserve(longest + ahead if self.model.max_length is None else min(longest + ahead, self.model.max_length))
-        part = self._budget(group[0]) if len(group) == 1 else longest
-        for request in group:
-            request.prompt_token_logprobs = [TokenLogprob(request.prompt[0], None)] if scored else []
-        for start in range(0, longest, part):
-            batch = _padded([prompt[start : start + part] for prompt in prompts], self._device)
-            out = self._logits(batch, state, ALL if scored else LAST)
-            if scored:
-                self._score(group, out, start)
-        if self.prefix_cache is not None:
-            for row, request in enumerate(group):
-                self.prefix_cache.keep(state, row, request.prompt)
-        if not scored:
-            return state, out[:, -1]
-        ends = torch.tensor([(len(prompt) - 1) % part for prompt in prompts], device=out.device)
-        return state, out[torch.arange(len(group), device=out.device), ends]
-
-    def _begin(self, group: list[Request]) -> tuple[State, list[tuple[int, ...]]]:
-        """A state for a group, and what of each prompt it does not hold yet (all of it without a prefix cache)."""
-        if self.prefix_cache is None:
-            return self.model.start(len(group)), [r.prompt for r in group]
-        state, held = self.prefix_cache.start([r.prompt if r.prompt_logprobs is None else None for r in group])
-        for request, count in zip(group, held, strict=True):
-            request.cached_tokens = count
-        return state, [r.prompt[count:] for r, count in zip(group, held, strict=True)]
-
-    def _score(self, group: list[Request], logits: Tensor, start: int) -> None:
-        """Score the prompt tokens that follow the places `start` to `start + T` of each row; logits (B, T, V)."""
-        for request, row in zip(group, logits, strict=True):
-            targets = request.prompt[start + 1 : start + 1 + len(row)]
-            if targets:
-                alternatives = request.prompt_logprobs or 0
-                request.prompt_token_logprobs += score_prompt(row[: len(targets)], targets, alternatives)
+        for index, row in enumerate(self.table):
+            if not keep[index] and row.sequence is not None:
+                self.runner.keep(index, (*row.request.prompt, *(t.id for t in row.sequence.token_logprobs)))
+        order = _compact([row.sequence is not None for row in self.table], keep)
+        self.runner.arrange(order)
+        self.table = [self.table[i] for i in order]
 
 
-def _padded(rows: list[tuple[int, ...]], device: torch.device) -> Batch:
-    """Rows of ids as one batch, padded on the right with 0."""
-    lengths = [len(row) for row in rows]
-    longest = max(lengths)
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
-    ragged = min(lengths) < longest
-    return Batch(ids=ids, lengths=torch.tensor(lengths, device=device) if ragged else None)
-
-
-def _close(state: Any) -> None:
-    """Give back what a state that is no longer needed holds, where it holds anything that others may have."""
-    close = getattr(state, "close", None)
-    if close is not None:
-        close()
-
-
-def device_of(model: Any) -> torch.device:
-    """Where a model's parameters are; the CPU for a model without any."""
-    if isinstance(model, torch.nn.Module):
-        for parameter in model.parameters():
-            return parameter.device
-    return torch.device("cpu")
+def _compact(decoding: list[bool], keep: list[bool]) -> list[int]:
+    """The order of the kept rows that moves the fewest: rows that decode first, holes filled from the end."""
+    running, reading = ([i for i, kept in enumerate(keep) if kept and decoding[i] is kind] for kind in (True, False))
+    moving = [i for i in running if i >= len(running)]
+    filled = [i if keep[i] and decoding[i] else moving.pop() for i in range(len(running))]
+    return [*filled, *reading]  # prompts keep their order of arrival

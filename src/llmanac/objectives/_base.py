@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.core.types import IGNORE, Batch, Want
+from llmanac.core.types import IGNORE, Bags, Batch, Want
 from llmanac.data.pack import PADDING, Row
 
 SUM = Want(nll="sum")
@@ -37,7 +37,7 @@ class BaseObjective:
             if name not in self.trainable:
                 model.requires_grad_(False).eval()
 
-    def collate(self, rows: Sequence[Any]) -> Batch:
+    def collate(self, rows: Sequence[Any]) -> Batch | Bags:
         """Rows of the source -> one batch."""
         raise NotImplementedError
 

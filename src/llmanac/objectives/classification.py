@@ -7,8 +7,8 @@ else one against the rest). The penalty is that of the mean loss, l2 / 2 |w|^2, 
 the trainer's division gives it back whole; it covers what the model lists as `penalised` (by default its matrices, not
 its biases). With l2 = 1 / (c N) over N rows, a linear model has scikit-learn's LogisticRegression(C=c) as its optimum.
 
-Rows are `data.examples.Examples`. As a `bag` they go to the model as ids (1, N) one list after the other with lengths
-(B,); `padded` as ids (B, T) with lengths (B,). Targets are the classes (B,). The model gives scores (B, K).
+Rows are `data.examples.Examples`. As a `bag` they go to the model as `Bags`, ids (N,) one list after the other
+with lengths (B,); `padded` as ids (B, T) with lengths (B,). Targets are the classes (B,), the model's scores (B, K).
 
 Paper: Cox 1958 and Bridle 1990 for the losses; Radford et al. 2018, section 3.2, for the head on a language model.
 """
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.types import Batch
+from llmanac.core.types import Bags, Batch
 from llmanac.data.examples import Examples, Form, batch_of
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import BaseObjective
@@ -63,7 +63,7 @@ class Classification(BaseObjective):
         super().__init__()
         self.spec, self.criterion = spec, spec.loss.build()
 
-    def collate(self, rows: Sequence[Any]) -> Batch:
+    def collate(self, rows: Sequence[Any]) -> Batch | Bags:
         """`Examples` to one batch. Raises DataError for other rows, or rows without a class."""
         if not isinstance(rows, Examples):
             raise DataError(f"classification: rows are {type(rows).__name__}; give Examples (data/examples.py)")
@@ -71,7 +71,7 @@ class Classification(BaseObjective):
             raise DataError("classification: a row has no class, so there is nothing to learn from it")
         return batch_of(rows, self.spec.form)
 
-    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+    def loss(self, model: Any, batch: Batch | Bags) -> tuple[Tensor, int, dict[str, float]]:
         """The summed loss, the rows, and how many of them have their highest score in the right place."""
         scores = model(batch)
         classes = batch.targets

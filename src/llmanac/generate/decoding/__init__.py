@@ -1,6 +1,6 @@
 """Decoding methods: each reshapes the logits of the next token; the engine then draws one token from what is left.
 
-A method is a closure `(B, V) -> (B, V)` over float logits, built once and composed once (`compose`), never rebuilt in
+A method is a closure `(logits (B, V), sequences) -> (B, V)` over float logits; `sequences` are the B rows' texts so far, built once and composed once (`compose`), never rebuilt in
 the loop. A token that a method rules out gets `-inf`; every row keeps at least one finite logit.
 
 Order. Methods apply from left to right, and the order matters: temperature before top-k or top-p means that the cut is
@@ -11,15 +11,27 @@ that transformers uses.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from llmanac.core.spec import Spec
 
-LogitsProcessor = Callable[[Tensor], Tensor]
+
+class Tokens(Protocol):
+    """A row's text so far."""
+
+    @property
+    def prompt_ids(self) -> Sequence[int]: ...
+    @property
+    def ids(self) -> Sequence[int]:
+        """The generated tokens."""
+
+
+Sequences = Sequence[Tokens]
+LogitsProcessor = Callable[..., Tensor]  # (logits (B, V), sequences) -> (B, V)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +45,18 @@ class DecodingSpec(Spec):
     stochastic: ClassVar[bool] = True
 
     def build(self, **dims: Any) -> LogitsProcessor:
-        """The closure `logits (B, V) -> logits (B, V)`."""
+        """The closure `(logits (B, V), sequences) -> logits (B, V)`."""
         raise NotImplementedError
 
 
 @functools.lru_cache(maxsize=1024)
 def compose(specs: tuple[DecodingSpec, ...]) -> LogitsProcessor:
     """One closure that applies the methods from left to right; without methods, the identity."""
-    warps = [spec.build() for spec in specs]
+    processors = [spec.build() for spec in specs]
 
-    def apply(logits: Tensor) -> Tensor:
-        for warp in warps:
-            logits = warp(logits)
+    def apply(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+        for processor in processors:
+            logits = processor(logits, sequences)
         return logits
 
     return apply

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
     "title": "Greedy decoding",
@@ -34,7 +34,7 @@ class Spec(DecodingSpec):
         return keep_best
 
 
-def keep_best(logits: Tensor) -> Tensor:
+def keep_best(logits: Tensor, sequences: Sequences = ()) -> Tensor:
     """Logits (B, V) with everything but each row's first maximum at `-inf`."""
     best = logits.argmax(dim=-1, keepdim=True)
     return torch.full_like(logits, -torch.inf).scatter(-1, best, logits.gather(-1, best))

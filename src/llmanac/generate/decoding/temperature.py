@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
     "title": "Temperature sampling",
@@ -38,7 +38,7 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         temperature = self.temperature
 
-        def scale(logits: Tensor) -> Tensor:
+        def scale(logits: Tensor, sequences: Sequences = ()) -> Tensor:
             return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
 
         return scale

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
     "title": "Top-k sampling",
@@ -38,7 +38,7 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         k = self.k
 
-        def cut(logits: Tensor) -> Tensor:
+        def cut(logits: Tensor, sequences: Sequences = ()) -> Tensor:
             if k >= logits.shape[-1]:
                 return logits
             smallest_kept = logits.topk(k, dim=-1).values[..., -1:]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
     "title": "Top-p (nucleus) sampling",
@@ -42,7 +42,7 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         p = self.p
 
-        def cut(logits: Tensor) -> Tensor:
+        def cut(logits: Tensor, sequences: Sequences = ()) -> Tensor:
             if p == 1:
                 return logits
             if logits.shape[-1] <= 2 * HEAD:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.rng import parameter_generator
-from llmanac.core.types import Batch
+from llmanac.core.types import Bags
 from llmanac.data.examples import Examples, batch_of
 from llmanac.kernels.embedding import bag
 from llmanac.models._layers import Embedding, Linear
@@ -77,14 +77,13 @@ class BagNetwork(nn.Module):
         self.hidden = nn.ModuleList(Linear(a, b, bias=True) for a, b in pairwise(widths))
         self.head = Linear(widths[-1], outputs, bias=True)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Bags) -> Tensor:
         """Scores (B, K)."""
         return self.scores(self.pooled(batch))
 
-    def pooled(self, batch: Batch) -> Tensor:
+    def pooled(self, batch: Bags) -> Tensor:
         """(B, D): each text's words, pooled; 0 for a text without known words."""
-        ids, lengths = batch.ids[0], batch.lengths
-        assert lengths is not None
+        ids, lengths = batch.ids, batch.lengths
         if self.training and self.dropout:
             kept = torch.rand(len(ids)) >= self.dropout
             rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.core.types import Batch
+from llmanac.core.types import Bags
 from llmanac.kernels.embedding import bag
 from llmanac.models._layers import init_normal
 from llmanac.models.classifiers import ClassifierSpec
@@ -81,10 +81,9 @@ class WordWeights(nn.Module):
         """The weights, not the bias."""
         return [self.weight]
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Bags) -> Tensor:
         """Scores (B, K)."""
-        assert batch.lengths is not None
-        return bag(batch.ids[0], batch.lengths, self.weight) + self.bias
+        return bag(batch.ids, batch.lengths, self.weight) + self.bias
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:

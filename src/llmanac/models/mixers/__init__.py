@@ -36,8 +36,8 @@ class Mixer(nn.Module):
     """What every mixer offers.
 
     Attributes:
-        supports: masks (`causal`, `prefix`, `bidirectional`), `packed` rows, `rewind` of its state to any length after a
-            mark, `page` (its state can be kept in blocks), `source` (it reads an encoder's output). What is not named
+        supports: masks (`causal`, `prefix`, `bidirectional`), `packed` rows, `rewind` of its state to any length after
+            a mark, `page` (its state can be kept in blocks), `source` (it reads an encoder's output). What is not named
             is refused with a sentence.
     """
 
@@ -47,7 +47,7 @@ class Mixer(nn.Module):
         """An empty state for `batch` rows."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         """(B, T, D) -> (B, T, D); with a state, for tokens that follow what it holds, and it then holds them too."""
         raise NotImplementedError
 

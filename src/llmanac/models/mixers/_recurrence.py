@@ -8,7 +8,7 @@ At the first token of a packed document h starts from 0 again; at padding it sta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class Recurrence(Mixer):
         zeros = [torch.zeros(batch, self.hidden, dtype=dtype, device=device) for _ in range(self.memories)]
         return RecurrentState(zeros)
 
-    def forward(self, x: Tensor, context: Context, state: RecurrentState | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         held = None if state is None or context.slots is None else state.tensors
         h = tuple(held) if held else tuple(x.new_zeros(len(x), self.hidden) for _ in range(self.memories))
         begins, real = context.document_starts(), context.real()

@@ -85,7 +85,7 @@ class CrossAttention(Mixer):
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> CrossState:
         return CrossState(batch, self.kv_heads, self.head_dim, dtype=dtype, device=device)
 
-    def forward(self, x: Tensor, context: Context, state: CrossState | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
         keys, values, real = self._source(context, state)

@@ -79,7 +79,7 @@ class Mamba(Mixer):
             torch.zeros(batch, self.inner, self.states, dtype=memory, device=device),
         ])  # fmt: skip
 
-    def forward(self, x: Tensor, context: Context, state: RecurrentState | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         held = None if state is None or context.slots is None else state.tensors
         u, z = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)
         before = u.new_zeros(*u.shape[:2], self.kernel - 1) if held is None else held[0]

@@ -108,6 +108,13 @@ class PagedState(DecodingState):
         self.rows += [Row() for _ in range(rows)]
         self._table = None
 
+    def take(self, other: PagedState) -> None:
+        """Add the rows of a state of the same pool, which is empty afterwards. Raises RequestError as `join` does."""
+        if other.pool is not self.pool:
+            raise RequestError("state: cannot join states of two pools; start both from the same one")
+        self.rows += other.rows
+        other.rows, self._table = [], None
+
     def arrange(self, order: Sequence[int]) -> None:
         """Row i becomes what row `order[i]` was; no token is copied."""
         self._drop_past_end()

@@ -1,0 +1,26 @@
+"""What a request may be constrained by: which tokens may come next, as a state that follows the text."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Constraint(Protocol):
+    """One sequence's constraint (a regular expression, a JSON Schema, a grammar); the engine makes one a sample."""
+
+    def mask(self) -> Tensor:
+        """(V,) bool: tokens that may come next; at least one. End-of-text is allowed where the text may end."""
+
+    def forced(self) -> int | None:
+        """The one token that may come next, where there is no choice and none has to be drawn; else None."""
+
+    def advance(self, token: int) -> None:
+        """Take a token that the mask allowed."""
+
+    def accepting(self) -> bool:
+        """Whether the text may end here."""
+
+    def rewind(self, tokens: int) -> None:
+        """Forget the last tokens."""

@@ -1,0 +1,115 @@
+"""Runners: who computes what the schedule decided. `TorchRunner` runs any `LanguageModel` on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from llmanac.core.types import ALL, LAST, Batch, LanguageModel, Want
+from llmanac.generate.prefix_cache import PrefixCache
+
+ROOM = 256  # tokens of room made ahead a row, so that appending rarely reallocates
+
+
+class Runner(Protocol):
+    """Holds the state of all rows and computes logits; `schedule.py` says which rows and how many tokens."""
+
+    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int) -> list[int]:
+        """Add a row for each prompt; returns how many of its tokens the row holds already (a prefix cache's).
+
+        A prompt of None is one of which nothing may be taken from a cache. `reserve` is how many tokens a row will read.
+        """
+
+    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
+        """Append tokens to the rows from `start` on.
+
+        Returns:
+            logits of what follows each row's last token (B, 1, V), or of `every` token (B, T, V).
+        """
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Row i becomes what row `order[i]` was; repeats fork, rows not named end."""
+
+    def keep(self, row: int, tokens: Sequence[int]) -> None:
+        """Let later prompts that begin with the row's tokens find them."""
+
+    def reset(self) -> None:
+        """Forget all rows."""
+
+
+class TorchRunner:
+    """Runs a model in torch.
+
+    Args:
+        prefix_cache: where beginnings are kept; the state is then paged.
+    """
+
+    def __init__(self, model: LanguageModel, prefix_cache: PrefixCache | None = None) -> None:
+        self.model, self.prefix_cache = model, prefix_cache
+        self.device = device_of(model)
+        self.reads_source = bool(getattr(model, "reads_source", False))
+        self._state: Any = None
+        self._call: Any = model if isinstance(model, torch.nn.Module) else model.forward  # a call runs a module's hooks
+
+    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int) -> list[int]:
+        held = [0] * len(prompts)
+        if self.prefix_cache is not None:
+            found, held = self.prefix_cache.start(prompts)
+            if self._state is None or not self._state.rows:
+                self._state = found
+            else:
+                self._state.take(found)
+        elif self._state is None:
+            self._state = self.model.start(len(prompts))
+        else:
+            self._state.extend(len(prompts))
+        limit = self.model.max_length
+        self._state.view(self._state.batch - len(prompts), self._state.batch).reserve(
+            reserve if limit is None else min(reserve, limit)
+        )
+        return held
+
+    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
+        state, stop = self._state, start + len(tokens)
+        if (start, stop) != (0, state.batch):
+            state = state.view(start, stop)
+        batch = padded(tokens, self.device, source)
+        want: Want = ALL if every else LAST
+        logits: Tensor = self._call(batch, state, want).logits
+        return logits
+
+    def arrange(self, order: Sequence[int]) -> None:
+        if order:
+            self._state.arrange(order)
+        else:
+            self.reset()
+
+    def keep(self, row: int, tokens: Sequence[int]) -> None:
+        if self.prefix_cache is not None:
+            self.prefix_cache.keep(self._state, row, tokens)
+
+    def reset(self) -> None:
+        if self._state is not None:
+            self._state.close()
+        self._state = None
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device, source: Any = None) -> Batch:
+    """Rows of ids as one batch, padded on the right with 0."""
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    ragged = min(lengths) < longest
+    given = None if source is None else padded(source, device)
+    return Batch(ids=ids, lengths=torch.tensor(lengths, device=device) if ragged else None, source=given)
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model's parameters are; the CPU for a model without any."""
+    if isinstance(model, torch.nn.Module):
+        for parameter in model.parameters():
+            return parameter.device
+    return torch.device("cpu")
