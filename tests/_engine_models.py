@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from llmanac.core.types import ALL, Batch, Output
+from llmanac.core.types import ALL, LAST, Batch, Output
 
 EOS, USER, ASSISTANT, BOS = 256, 257, 258, 259
 VOCABULARY = 260
@@ -56,7 +56,17 @@ class HistoryState:
 
     nbytes = 0
 
+    @property
+    def counts(self):
+        return [len(r) for r in self.rows]
+
+    @property
+    def batch(self):
+        return len(self.rows)
+
     def reserve(self, tokens): ...
+
+    def close(self): ...
 
     def select(self, rows):
         return HistoryState([list(self.rows[i]) for i in rows.tolist()])
@@ -64,8 +74,21 @@ class HistoryState:
     def join(self, other):
         return HistoryState(self.rows + other.rows)
 
-    def rewind(self, lengths):
-        self.rows = [r[:n] for r, n in zip(self.rows, lengths.tolist(), strict=True)]
+    def extend(self, rows=1):
+        self.rows += [[] for _ in range(rows)]
+
+    def arrange(self, order):
+        self.rows = [list(self.rows[i]) for i in order]
+
+    def view(self, start, stop):
+        return HistoryState(self.rows[start:stop])  # the same lists
+
+    def mark(self):
+        return self.counts
+
+    def rewind(self, mark, lengths=None):
+        for row, n in zip(self.rows, mark if lengths is None else lengths, strict=True):
+            del row[int(n) :]
 
 
 class HistoryModel:
@@ -110,9 +133,9 @@ class HistoryModel:
             for place in range(length):
                 state.rows[row].append(ids[place])
                 self.tokens_read += 1
-                if want == "all" or place == length - 1:
+                if want == ALL or place == length - 1:
                     out[row, place] = self.logits_of(state.rows[row])
-        if want == "last":
+        if want == LAST:
             out = out[torch.arange(rows), torch.tensor(lengths) - 1][:, None]
         return Output(logits=out)
 

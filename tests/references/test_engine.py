@@ -260,11 +260,11 @@ def test_logprobs_are_those_of_the_raw_model():
 
 @pytest.mark.parametrize("length", [1, 2, 7, 150])
 def test_prompt_logprobs_and_exact_equality_of_the_best(length, monkeypatch):
-    from llmanac.generate import scheduler
+    from llmanac.generate import schedule
 
     model, prompt = HistoryModel(), [(i * 37) % 250 for i in range(length)]
     for room in (2**25, 260 * 4):  # in one call, and four tokens at a time
-        monkeypatch.setattr(scheduler, "SCORED_LOGITS", room)
+        monkeypatch.setattr(schedule, "SCORED_LOGITS", room)
         engine = Engine(model, ByteTokenizer())
         done = engine.generate([prompt, prompt[:1], "mixed in"], prompt_logprobs=1, max_new_tokens=1, logprobs=1)[0]
         assert [s.id for s in done.prompt_token_logprobs] == prompt

@@ -20,7 +20,7 @@ class Runner(Protocol):
     def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int) -> list[int]:
         """Add a row for each prompt; returns how many of its tokens the row holds already (a prefix cache's).
 
-        A prompt of None is one of which nothing may be taken from a cache. `reserve` is how many tokens a row will read.
+        A prompt of None is one of which nothing may be taken from a cache; `reserve` is the tokens a row will read.
         """
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:

@@ -1,9 +1,9 @@
 """What the model computes next, decided without a tensor.
 
 Every running sequence is one row of the runner's state: rows that decode come first, then rows whose prompts are being
-read, in the order of their arrival. A step is at most two kinds of calls: one for the rows that decode (each has one
-pending token, or several where tokens were forced), and, within a budget of padded tokens, calls that read the next piece
-of the prompts. So a long prompt delays those that decode by one piece, not by its whole length.
+read, in the order of their arrival. A step has two kinds of calls: one for the rows that decode (each has one pending
+token, or several where tokens were forced), and, within a budget of padded tokens, calls that read the next piece of
+the prompts. So a long prompt delays those that decode by one piece, not by its whole length.
 """
 
 from __future__ import annotations

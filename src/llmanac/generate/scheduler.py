@@ -1,8 +1,8 @@
 """The loop of the engine: requests wait, are read, run together, and leave one by one.
 
-`schedule.py` decides what is computed, a runner computes it, `_sampling.py` turns logits into tokens; this file keeps the
-rows. A prompt's samples fork from its row once it is read; a row that ends leaves at once, and only rows that change
-their place are copied. With a prefix cache the state is paged, and what an earlier prompt or answer began with is not
+`schedule.py` decides what is computed, a runner computes it, `_sampling.py` turns logits into tokens; this file keeps
+the rows. A prompt's samples fork from its row once it is read; a row that ends leaves at once, and only rows that
+change their place are copied. With a prefix cache the state is paged, and what an earlier prompt or answer began with is not
 read again (`prefix_cache.py`).
 """
 

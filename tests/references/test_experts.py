@@ -1,0 +1,85 @@
+"""Mixture of experts against Mixtral's block, its load-balance loss, and the plain layer that it must become."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from _small_models import VOCABULARY, randomise, shifted, tokens
+from test_recurrent import context_of
+
+from llmanac.core.spec import make_method
+from llmanac.core.types import Batch, Want
+from llmanac.objectives.autoregressive import Spec as Autoregressive
+
+DIM = 16
+
+
+def layer(**choices):
+    torch.manual_seed(0)
+    made = make_method("ffn", {"name": "experts", "expert": {"name": "gated", "width": 24}, **choices}).build(dim=DIM)
+    made = made.double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(0, 0.2)
+    return made
+
+
+def test_experts_equal_mixtral():
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.mixtral import modeling_mixtral as mixtral
+
+    ours = layer(experts=5, top_k=2)
+    config = transformers.MixtralConfig(
+        hidden_size=DIM, intermediate_size=24, num_local_experts=5, num_experts_per_tok=2, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, vocab_size=11,
+    )  # fmt: skip
+    config._experts_implementation = "eager"
+    peer = mixtral.MixtralSparseMoeBlock(config).double()
+    with torch.no_grad():
+        peer.gate.weight.copy_(ours.router.weight)
+        for i, expert in enumerate(ours.experts):
+            peer.experts.gate_up_proj[i].copy_(torch.cat([expert.gate_proj.weight, expert.up_proj.weight]))
+            peer.experts.down_proj[i].copy_(expert.down_proj.weight)
+    x = torch.randn(2, 13, DIM, dtype=torch.float64, requires_grad=True)
+    context = context_of(x)
+    actual = ours(x, context)
+    found = peer(x)
+    expected = found[0] if isinstance(found, tuple) else found
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)  # Mixtral's router works in float32
+    router = ours.router(x.flatten(0, 1))
+    balance = mixtral.load_balancing_loss_func((router,), num_experts=5, top_k=2)
+    torch.testing.assert_close(context.aux()["load-balance"], 0.01 * balance.double(), rtol=0, atol=1e-8)
+    actual.sum().backward()
+    assert all(p.grad is not None for p in ours.parameters())
+
+
+def test_one_expert_is_the_plain_layer_and_a_shared_one_is_added():
+    one = layer(experts=1, top_k=1)
+    x = torch.randn(2, 7, DIM, dtype=torch.float64)
+    torch.testing.assert_close(one(x, context_of(x)), one.experts[0](x), rtol=0, atol=1e-12)
+    both = layer(experts=3, top_k=3, shared={"name": "gated", "width": 8})
+    weights = both.router(x).softmax(-1)
+    expected = sum(weights[..., i, None] * e(x) for i, e in enumerate(both.experts)) + both.shared(x)
+    torch.testing.assert_close(both(x, context_of(x)), expected, rtol=0, atol=1e-12)
+
+
+def test_balance_is_part_of_the_loss_and_leaves_padding_out():
+    spec = {
+        "name": "transformer", "dim": 16, "layers": 2,
+        "blocks": [{"name": "pre-norm", "ffn": {"name": "experts", "experts": 4, "balance": 0.5}}],
+    }  # fmt: skip
+    model = randomise(make_method("lm", spec).build(vocab_size=VOCABULARY)).double()
+    batch = shifted(tokens(3, 12))
+    output = model(batch, want=Want(nll="sum"))
+    total, units, metrics = Autoregressive().build().loss(model, batch)
+    assert units == 33
+    torch.testing.assert_close(total, output.nll + 33 * output.aux["load-balance"])
+    assert metrics["load-balance"] == pytest.approx(33 * output.aux["load-balance"].item())
+    assert output.aux["load-balance"].item() >= 2 * 0.5 * 2 * (1 - 1e-9)  # k at perfect balance, for each layer
+    padded = Batch(
+        ids=torch.cat([batch.ids, tokens(3, 5, seed=4)], 1), lengths=torch.full((3,), 11),
+        targets=torch.cat([batch.targets, torch.full((3, 5), -100)], 1),
+    )  # fmt: skip
+    again = model(padded, want=Want(nll="sum"))
+    torch.testing.assert_close(again.nll, output.nll)
+    torch.testing.assert_close(again.aux["load-balance"], output.aux["load-balance"])
