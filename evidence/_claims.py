@@ -176,7 +176,7 @@ def _right(weights: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> float:
 
 def mean_vectors(texts: Sequence[str], tokenizer: Any, table: torch.Tensor) -> np.ndarray:
     """(N, D): the mean of each text's token vectors."""
-    from llmanac.kernels.embedding import bag
+    from llmanac.kernels.nn.embedding import bag
 
     lists = [tokenizer.encode(text) for text in texts]
     ids = torch.tensor([i for one in lists for i in one], dtype=torch.long)

@@ -22,7 +22,7 @@ from evidence import _claims as claims
 from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled, read_labelled
-from llmanac.kernels.embedding import one_hot
+from llmanac.kernels.nn.embedding import one_hot
 from llmanac.lab.classification import page
 from llmanac.lab.classification.classifiers import make_classifier
 from llmanac.lab.classification.experiments import copied, sample

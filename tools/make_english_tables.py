@@ -1,4 +1,4 @@
-"""Make `src/llmanac/kernels/english_classes.npz`: what the reference's English tokenization does with each character.
+"""Make `src/llmanac/kernels/english/classes.npz`: what the reference's English tokenization does with each character.
 
 The words that a filter counts must be its reference's, which are spaCy's. So the classes are probed: each character is
 put to the rules in the place where a class decides. What Python itself says of a character (white space, letter, line
@@ -21,7 +21,7 @@ from datatrove.utils.text import PUNCTUATION_SET, TERMINAL_PUNCTUATION
 from spacy.pipeline import Sentencizer
 
 from llmanac.core.files import write_bytes
-from llmanac.kernels import english_classes as flags
+from llmanac.kernels.english import classes as flags
 from llmanac.kernels.unicode import CODE_POINTS
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import regex
 
-from llmanac.kernels import bpe_encode, unicode, words
+from llmanac.kernels import unicode
+from llmanac.kernels.bpe import encode as bpe_encode
+from llmanac.kernels.split import words
 from llmanac.kernels.text import cached, pack
 from llmanac.kernels.unicode import CODE_POINTS, in_categories, newer_characters, split_classes, table
 from llmanac.tokenizers import _bpe

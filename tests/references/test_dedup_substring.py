@@ -14,7 +14,7 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.deduplicate import deduplicate
 from llmanac.data.stages.substring import PARTS, Spec
-from llmanac.kernels import suffix_array as kernel
+from llmanac.kernels.dedup import suffix_array as kernel
 
 
 def array_of(data: bytes) -> np.ndarray:

@@ -20,7 +20,7 @@ from llmanac.core.spec import make_method
 from llmanac.data import near_duplicates
 from llmanac.data.stages._signatures import Signer, best_bands, plain_signature, unit_tables, units_of
 from llmanac.data.stages.minhash import Spec
-from llmanac.kernels import minhash as kernel
+from llmanac.kernels.dedup import minhash as kernel
 
 ODD = [
     "", " ", "a", "a b", "one two three four five six", "x " * 5000, "Hello, wörld! foo_bar 12 — “x”  日本語 ok",

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.kernels.ngram_count import plain_counts as plain_kernel_form
-from llmanac.kernels.ngram_query import plain_score
+from llmanac.kernels.ngrams.count import plain_counts as plain_kernel_form
+from llmanac.kernels.ngrams.query import plain_score
 from llmanac.models.ngrams import counts as counting
 from llmanac.models.ngrams import words
 from llmanac.models.ngrams.counts import count

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import LlmanacError, TokenizerError
-from llmanac.kernels.unigram_trie import child, longest, trie_of, value_of
+from llmanac.kernels.sentencepiece.trie import child, longest, trie_of, value_of
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._spm_normalizer import compile_charsmap, read_charsmap
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer

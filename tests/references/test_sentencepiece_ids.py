@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from _spm import PHRASES, differing, texts, trained
 
-from llmanac.kernels.unigram_viterbi import viterbi
+from llmanac.kernels.sentencepiece.viterbi import viterbi
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers.load import load_tokenizer
 

@@ -13,7 +13,7 @@ import pytest
 from _spm import PHRASES, code, differing, texts
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.kernels import unigram_train
+from llmanac.kernels.sentencepiece import unigram_train
 from llmanac.kernels.text import pack
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._spm_normalizer import compile_charsmap, read_charsmap

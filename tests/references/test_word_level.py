@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, SpecError, TokenizerError
 from llmanac.core.spec import make_method
-from llmanac.kernels import unicode, word_level
+from llmanac.kernels import unicode
+from llmanac.kernels.split import word_level
 from llmanac.tokenizers.load import extend, load_tokenizer, train_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")

@@ -23,8 +23,10 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.data.evaluation_items import Item
-from llmanac.kernels import minhash, ngram_overlap, unicode
-from llmanac.kernels.units import plain_units, with_bytes
+from llmanac.kernels import unicode
+from llmanac.kernels.dedup import minhash
+from llmanac.kernels.dedup import overlap as ngram_overlap
+from llmanac.kernels.dedup.units import plain_units, with_bytes
 
 _RUN = re.compile(r"\s+|\S+")
 PIECE = 1 << 16  # units of a text looked up at a time

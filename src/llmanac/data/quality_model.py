@@ -21,8 +21,8 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.core.files import MOST_SETTINGS, atomic_folder, open_regular, read_table, write_bytes, write_json
 from llmanac.core.progress import progress
-from llmanac.kernels.english import code_points, tables
-from llmanac.kernels.ngram_features import features, linear, train_epoch
+from llmanac.kernels.documents.ngram_features import features, linear, train_epoch
+from llmanac.kernels.english.words import code_points, tables
 
 WEIGHTS, SETTINGS = "model.safetensors", "quality.json"
 MAX_BITS = 26

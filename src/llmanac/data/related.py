@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmanac.data.stages._signatures import Signer
-from llmanac.kernels import minhash as kernel
+from llmanac.kernels.dedup import minhash as kernel
 
 WORDS = 8  # units of a sequence
 KEPT = 4_000_000  # hashes held; below it every sequence counts

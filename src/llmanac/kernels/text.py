@@ -31,7 +31,7 @@ _COMPILING: list[bool] = []  # whether a kernel is being compiled, and its parts
 EXACT_KEY_BYTES = 16  # a key holds the bytes of a word up to this length themselves
 
 
-_KERNELS = sorted(Path(__file__).parent.glob("*.py"))
+_KERNELS = sorted(Path(__file__).parent.rglob("*.py"))
 _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _KERNELS)).hexdigest()
 
 

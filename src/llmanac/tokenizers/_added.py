@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels.word_level import WORD, run_classes
+from llmanac.kernels.split.word_level import WORD, run_classes
 from llmanac.tokenizers._normal import SURROGATE
 
 _SPACES = [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import bpe_dropout, bpe_encode
+from llmanac.kernels.bpe import dropout as bpe_dropout
+from llmanac.kernels.bpe import encode as bpe_encode
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._byte_level import read
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import unigram_encode, unigram_merge, unigram_trie
+from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import merge as unigram_merge
+from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import pack
 from llmanac.tokenizers import _unigram_steps as steps
 from llmanac.tokenizers._added import AddedToken

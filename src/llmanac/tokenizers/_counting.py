@@ -9,7 +9,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
-from llmanac.kernels.words import WordCounts
+from llmanac.kernels.split.words import WordCounts
 from llmanac.tokenizers._normal import mend_surrogates
 
 CHUNK = 1 << 23  # bytes of text that are counted at a time

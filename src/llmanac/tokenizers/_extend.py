@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import bpe_extend
+from llmanac.kernels.bpe import extend as bpe_extend
+from llmanac.kernels.split.words import GIVEN
 from llmanac.kernels.text import pack
-from llmanac.kernels.words import GIVEN
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._counting import count_pieces
 

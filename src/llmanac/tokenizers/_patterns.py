@@ -16,7 +16,7 @@ import numpy as np
 import regex
 
 from llmanac.core.errors import SpecError, TokenizerError, nearest
-from llmanac.kernels import words
+from llmanac.kernels.split import words
 from llmanac.kernels.text import pack
 from llmanac.kernels.unicode import newer_characters, split_classes
 from llmanac.tokenizers._oniguruma import translated

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from llmanac.kernels.split.words import GIVEN, piece_ends
 from llmanac.kernels.text import pack
-from llmanac.kernels.words import GIVEN, piece_ends
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError, TokenizerError
 from llmanac.core.progress import progress
-from llmanac.kernels import unigram_train
+from llmanac.kernels.sentencepiece import unigram_train
 from llmanac.kernels.text import pack
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers import _unigram_train as training

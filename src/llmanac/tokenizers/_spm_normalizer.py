@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import unigram_normalize, unigram_trie
+from llmanac.kernels.sentencepiece import normalize as unigram_normalize
+from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import pack
 from llmanac.tokenizers._spm_model import SPACE, Rules
 

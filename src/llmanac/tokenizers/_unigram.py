@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import unigram_encode, unigram_random, unigram_sample
+from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import random as unigram_random
+from llmanac.kernels.sentencepiece import sample as unigram_sample
 from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._base import Special, Tokenizer
 from llmanac.tokenizers._ids import id_list

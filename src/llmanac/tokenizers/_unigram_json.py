@@ -18,7 +18,8 @@ import numpy as np
 
 from llmanac.core.errors import TokenizerError
 from llmanac.core.files import write_json
-from llmanac.kernels import unigram_encode, unigram_trie
+from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import pack
 from llmanac.tokenizers import _unigram_steps as steps
 from llmanac.tokenizers._added import AddedToken

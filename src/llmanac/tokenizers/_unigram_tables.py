@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.kernels import unigram_encode, unigram_merge, unigram_trie
+from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import merge as unigram_merge
+from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.tokenizers import _spm_model as spm
 
 UNKNOWN_PENALTY = np.float32(10.0)  # how much worse than the worst piece an unknown character is

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmanac.core.progress import progress
-from llmanac.kernels import unigram_train, unigram_trie
-from llmanac.kernels.words import GIVEN, WordCounts
+from llmanac.kernels.sentencepiece import trie as unigram_trie
+from llmanac.kernels.sentencepiece import unigram_train
+from llmanac.kernels.split.words import GIVEN, WordCounts
 from llmanac.tokenizers._scripts import script_of
 
 LONGEST_PIECE = 16  # characters

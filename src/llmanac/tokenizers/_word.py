@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import word_level
+from llmanac.kernels.split import word_level
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import CHUNK, whole_tokens

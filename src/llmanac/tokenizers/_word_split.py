@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmanac.core.errors import SpecError, nearest
-from llmanac.kernels import word_level, words
+from llmanac.kernels.split import word_level, words
 from llmanac.kernels.text import pack
 from llmanac.tokenizers._patterns import NAMED, Splitter, pattern_of
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmanac.core.errors import SpecError, TokenizerError
-from llmanac.kernels import bpe_train
+from llmanac.kernels.bpe import train as bpe_train
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE

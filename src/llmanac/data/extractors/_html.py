@@ -1,8 +1,8 @@
 """From the bytes of a page to a tree, in bounded time and memory: encodings, and pages made to do harm.
 
 lxml's parser is linear in the page but for one thing, attributes of one tag, which are compared with each other; so
-tags are counted before (`kernels/html.py`). It cuts a page off below 256 levels; such a page is refused rather than
-used in part.
+tags are counted before (`kernels/documents/html.py`). It cuts a page off below 256 levels; such a page is refused
+rather than used in part.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from llmanac.data.extractors import Unusable, backend
 from llmanac.data.floods import page_flood
 from llmanac.data.pages import ENCODINGS
-from llmanac.kernels.html import scan_tags
+from llmanac.kernels.documents.html import scan_tags
 
 if TYPE_CHECKING:
     from lxml.etree import _Element

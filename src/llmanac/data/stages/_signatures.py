@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from llmanac.kernels import minhash as kernel
 from llmanac.kernels import unicode
-from llmanac.kernels.units import plain_units, with_bytes
+from llmanac.kernels.dedup import minhash as kernel
+from llmanac.kernels.dedup.units import plain_units, with_bytes
 
 Unit = Literal["words", "spaced", "characters"]
 Letters = Literal["as-is", "lower", "nfkc-lower"]

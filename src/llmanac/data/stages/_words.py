@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmanac.kernels import english
+from llmanac.kernels.english import words as english
 
 
 class Words(NamedTuple):

@@ -15,8 +15,8 @@ from typing import Any
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped, Stage, StageSpec
 from llmanac.data.stages._words import code_points
-from llmanac.kernels.c4_lines import CURLY_BRACKET, LOREM_IPSUM, kept_lines
-from llmanac.kernels.english import sentences, tables
+from llmanac.kernels.documents.c4_lines import CURLY_BRACKET, LOREM_IPSUM, kept_lines
+from llmanac.kernels.english.words import sentences, tables
 
 CARD = {
     "title": "C4 line and page rules",

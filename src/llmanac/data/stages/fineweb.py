@@ -13,8 +13,8 @@ from typing import Any
 from llmanac.data.stages import Stage, StageSpec
 from llmanac.data.stages._filter import Filter, check_positive
 from llmanac.data.stages._words import code_points, words_of
-from llmanac.kernels.english import tables
-from llmanac.kernels.filters import line_counts
+from llmanac.kernels.documents.filters import line_counts
+from llmanac.kernels.english.words import tables
 
 CARD = {
     "title": "FineWeb quality rules",

@@ -3,7 +3,7 @@
 A document stays if it has 50 to 100,000 words, of 3 to 10 characters on average, at most one `#` or ellipsis to ten
 words, at most 90% of lines that start with a bullet and 30% that end in an ellipsis, a letter in 80% of its words, and
 two of the stop words *the, be, to, of, and, that, have, with* (Rae et al. 2021, appendix A.1.1). Rules are asked in
-that order, and the first that is broken is the reason. Words are those of the reference (`kernels/english.py`); a
+that order, and the first that is broken is the reason. Words are those of the reference (`kernels/english/words.py`); a
 word of punctuation alone does not count towards number and length.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from llmanac.data.stages import Stage, StageSpec
 from llmanac.data.stages._filter import Filter, check_positive
 from llmanac.data.stages._words import words_of
-from llmanac.kernels.english import code_points, tables
-from llmanac.kernels.english_affixes import hash_of
-from llmanac.kernels.filters import quality_counts
+from llmanac.kernels.documents.filters import quality_counts
+from llmanac.kernels.english.affixes import hash_of
+from llmanac.kernels.english.words import code_points, tables
 
 CARD = {
     "title": "Gopher quality rules",

@@ -18,8 +18,8 @@ from llmanac.core.errors import SpecError
 from llmanac.data.stages import Stage, StageSpec
 from llmanac.data.stages._filter import Filter, check_positive
 from llmanac.data.stages._words import code_points, words_of
-from llmanac.kernels.english import tables
-from llmanac.kernels.filters import repeated_lines, repeated_n_grams
+from llmanac.kernels.documents.filters import repeated_lines, repeated_n_grams
+from llmanac.kernels.english.words import tables
 
 CARD = {
     "title": "Gopher repetition rules",

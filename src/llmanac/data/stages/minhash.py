@@ -42,7 +42,7 @@ from llmanac.data.stages._clusters import find_clusters, representatives
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
 from llmanac.data.stages._signatures import Hashing, Letters, Signer, Unit, best_bands
 from llmanac.data.stages._similarity import Pairs
-from llmanac.kernels import minhash as kernel
+from llmanac.kernels.dedup import minhash as kernel
 
 if TYPE_CHECKING:
     from llmanac.data.documents import Document

@@ -27,7 +27,7 @@ from llmanac.core.progress import progress
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockReader, BlockWriter, opened
 from llmanac.data.stages._cuts import Cuts, write_cuts
-from llmanac.kernels import suffix_array as kernel
+from llmanac.kernels.dedup import suffix_array as kernel
 
 if TYPE_CHECKING:
     from llmanac.data.documents import Document

@@ -18,7 +18,7 @@ from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import Batch
 from llmanac.data.examples import Examples, batch_of
-from llmanac.kernels.embedding import bag
+from llmanac.kernels.nn.embedding import bag
 from llmanac.models._layers import Embedding, Linear
 from llmanac.models.classifiers._base import WEIGHTS, Classifier, Explanation, Part, check_texts
 from llmanac.models.classifiers._words import Vocabulary, with_ngrams, words_of

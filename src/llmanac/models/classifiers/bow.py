@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
-from llmanac.kernels.embedding import bag
+from llmanac.kernels.nn.embedding import bag
 from llmanac.models._layers import fill
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._bags import BagClassifier, Loss, check_choices, explain_linear, features_of

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.kernels.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, fill, wide
 from llmanac.models._state import Buffers

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import Batch, Output, Want
-from llmanac.kernels.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.models._layers import Embedding, Linear, wide
 from llmanac.models._state import Buffers, DecodingState
 from llmanac.models.lm import LanguageModelSpec

@@ -192,7 +192,7 @@ class Transformer(nn.Module):
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
 
-        The logits are never held: see `kernels/cross_entropy.py`.
+        The logits are never held: see `kernels/nn/cross_entropy.py`.
 
         Raises:
             RequestError: a batch without targets.

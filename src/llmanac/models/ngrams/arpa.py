@@ -26,8 +26,10 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.core.files import atomic_file
 from llmanac.core.progress import progress
-from llmanac.kernels import arpa, ngram_count, ngram_text
-from llmanac.kernels.ngram_query import ZERO
+from llmanac.kernels.ngrams import arpa
+from llmanac.kernels.ngrams import count as ngram_count
+from llmanac.kernels.ngrams import text as ngram_text
+from llmanac.kernels.ngrams.query import ZERO
 from llmanac.kernels.text import PADDING
 from llmanac.models.ngrams.checks import LARGEST_WEIGHT
 from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER, Trie

@@ -15,7 +15,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.progress import progress
-from llmanac.kernels import ngram_count
+from llmanac.kernels.ngrams import count as ngram_count
 from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER
 
 TOKEN_BYTES, GRAM_BYTES, KEPT_BYTES = 14, 64, 32

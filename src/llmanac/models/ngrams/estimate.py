@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.kernels.ngram_query import ZERO
+from llmanac.kernels.ngrams.query import ZERO
 from llmanac.models.ngrams.counts import Counts
 from llmanac.models.ngrams.trie import Trie
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.kernels import ngram_count, ngram_query
+from llmanac.kernels.ngrams import count as ngram_count
+from llmanac.kernels.ngrams import query as ngram_query
 
 MAX_ORDER = 20
 MAX_NODES = 2**31 - 1  # nodes are numbered in 32 bits

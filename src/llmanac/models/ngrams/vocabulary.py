@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from llmanac.core.errors import DataError
-from llmanac.kernels import ngram_text
+from llmanac.kernels.ngrams import text as ngram_text
 from llmanac.kernels.text import PADDING
 
 MARKS = (b"<unk>", b"<s>", b"</s>")
@@ -21,7 +21,7 @@ class Vocabulary:
     Attributes:
         count: how many there are.
         blob, offsets: their bytes one after the other (with room behind), and where each begins.
-        table: see `kernels/ngram_text.py`.
+        table: see `kernels/ngrams/text.py`.
     """
 
     def __init__(self, words: Iterable[bytes] = MARKS) -> None:

@@ -19,7 +19,8 @@ from llmanac.core.progress import Progress, progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.sources.files import Spec as Files
 from llmanac.data.texts import byte_lines, files_of
-from llmanac.kernels import ngram_query, ngram_text
+from llmanac.kernels.ngrams import query as ngram_query
+from llmanac.kernels.ngrams import text as ngram_text
 from llmanac.kernels.text import PADDING
 from llmanac.models.ngrams.counts import count
 from llmanac.models.ngrams.estimate import estimate

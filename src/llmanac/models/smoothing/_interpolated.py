@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmanac.kernels import ngram_count
+from llmanac.kernels.ngrams import count as ngram_count
 from llmanac.models.ngrams.counts import Counts
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.kernels import ngram_count
+from llmanac.kernels.ngrams import count as ngram_count
 from llmanac.models.ngrams.counts import Counts
 from llmanac.models.smoothing import SmoothingSpec
 

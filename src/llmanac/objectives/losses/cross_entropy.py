@@ -7,7 +7,7 @@
 e is the label smoothing, w a weight a class. The slope of nll_i is softmax(z_i) - 1[c = y].
 
 The fused form takes the hidden states and the head, z = h W^T + b, and never holds the (N, C) scores: `nll` comes chunk
-by chunk from `kernels/cross_entropy.py`, and smoothing needs none either, since the sum of a row's scores is itself a
+by chunk from `kernels/nn/cross_entropy.py`, and smoothing needs none either: the sum of a row's scores is itself a
 product, sum_c w_c z_ic = h_i . (sum_c w_c W_c) + sum_c w_c b_c.
 
 Papers: Bridle 1990 for softmax with cross-entropy; Szegedy et al. 2016 (https://arxiv.org/abs/1512.00567), section 7,
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE
-from llmanac.kernels.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.objectives.losses import Loss, LossSpec, Reduction
 
 CARD = {

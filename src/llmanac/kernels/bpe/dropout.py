@@ -17,9 +17,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.bpe_encode import HALF, LOW, _find_pair, _sift_down, _sift_up
+from llmanac.kernels.bpe.encode import HALF, LOW, _find_pair, _sift_down, _sift_up
+from llmanac.kernels.split.words import GIVEN, TEXT_END, piece_end
 from llmanac.kernels.text import ALL_ONES, ONE, cached, load_byte
-from llmanac.kernels.words import GIVEN, TEXT_END, piece_end
 
 SHORT, STRETCH = 64, 512  # bytes: scanned below it; scanned in stretches where the heap would be slow
 MANY_DROPPED = np.uint64(0xF000000000000000)  # p above 15/16: the heap would put back more than 16 merges a step

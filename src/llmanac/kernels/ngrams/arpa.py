@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmanac.kernels.ngram_query import ZERO, child
-from llmanac.kernels.ngram_text import (
+from llmanac.kernels.ngrams.query import ZERO, child
+from llmanac.kernels.ngrams.text import (
     AGAIN,
     CONTEXT,
     DONE,

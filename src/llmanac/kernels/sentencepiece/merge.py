@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.bpe_encode import HALF, LOW, _find_pair, _insert_pair, _sift_down, _sift_up
+from llmanac.kernels.bpe.encode import HALF, LOW, _find_pair, _insert_pair, _sift_down, _sift_up
+from llmanac.kernels.sentencepiece.random import drawn
+from llmanac.kernels.sentencepiece.trie import longest, step
 from llmanac.kernels.text import ALL_ONES, cached
-from llmanac.kernels.unigram_random import drawn
-from llmanac.kernels.unigram_trie import longest, step
 
 GONE = np.int32(-2)  # merged into the symbol before it
 NO_SYMBOL = np.int32(-1)  # a character that no piece holds

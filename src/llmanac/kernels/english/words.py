@@ -15,9 +15,9 @@ import functools
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.english_affixes import find_prefix, find_suffix, hash_of, infixes, is_url, special_at, table_of
-from llmanac.kernels.english_classes import ENDS_SENTENCE, PUNCTUATION, SPACE, table
-from llmanac.kernels.english_rules import UNITS, special_cases
+from llmanac.kernels.english.affixes import find_prefix, find_suffix, hash_of, infixes, is_url, special_at, table_of
+from llmanac.kernels.english.classes import ENDS_SENTENCE, PUNCTUATION, SPACE, table
+from llmanac.kernels.english.rules import UNITS, special_cases
 from llmanac.kernels.text import cached
 
 BLANK = 32

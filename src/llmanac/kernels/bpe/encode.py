@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from llmanac.kernels.split.words import GIVEN, TEXT_END, piece_end
 from llmanac.kernels.text import (
     ALL_ONES,
     ONE,
@@ -25,7 +26,6 @@ from llmanac.kernels.text import (
     same_bytes,
     word_key,
 )  # fmt: skip
-from llmanac.kernels.words import GIVEN, TEXT_END, piece_end
 
 SHORT = 48  # bytes; above it the heap is faster
 CACHED = 64  # bytes; longer pieces are merged anew each time

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.english_affixes import hash_of
-from llmanac.kernels.english_classes import LETTER, LINE_END, SPACE, SYMBOL, TERMINAL
+from llmanac.kernels.english.affixes import hash_of
+from llmanac.kernels.english.classes import LETTER, LINE_END, SPACE, SYMBOL, TERMINAL
 from llmanac.kernels.text import cached
 
 NEWLINE, RETURN, DOT, HASH, BULLET, DASH, ELLIPSIS = 10, 13, 46, 35, 0x2022, 45, 0x2026

@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.english_classes import DIGIT, SPACE
-from llmanac.kernels.filters import line_end, stripped
+from llmanac.kernels.documents.filters import line_end, stripped
+from llmanac.kernels.english.classes import DIGIT, SPACE
 from llmanac.kernels.text import cached
 
 KEPT, LOREM_IPSUM, CURLY_BRACKET = 0, 1, 2

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.progress import progress
-from llmanac.kernels.bpe_train_parts import (
+from llmanac.kernels.bpe.parts import (
     BOUNDARY,
     KEY,
     LIST_NEXT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmanac.kernels import minhash
+from llmanac.kernels.dedup import minhash
 
 
 def with_bytes(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

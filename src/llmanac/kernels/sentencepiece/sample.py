@@ -17,13 +17,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.bpe_encode import HALF, LOW
+from llmanac.kernels.bpe.encode import HALF, LOW
+from llmanac.kernels.sentencepiece.encode import BPE, TEXT_END, _emit, word_end
+from llmanac.kernels.sentencepiece.merge import merge
+from llmanac.kernels.sentencepiece.random import drawn
+from llmanac.kernels.sentencepiece.trie import step
+from llmanac.kernels.sentencepiece.viterbi import character_length
 from llmanac.kernels.text import ONE, cached, grown, hash_of, word_key
-from llmanac.kernels.unigram_encode import BPE, TEXT_END, _emit, word_end
-from llmanac.kernels.unigram_merge import merge
-from llmanac.kernels.unigram_random import drawn
-from llmanac.kernels.unigram_trie import step
-from llmanac.kernels.unigram_viterbi import character_length
 
 EXACT = 16  # bytes; longer words are not kept (their key would be a hash)
 WORDS, FILLED = 0, 1

@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from llmanac.kernels.bpe_train import Learned, _index_pairs, _index_tokens, _learn, _watched
-from llmanac.kernels.bpe_train_parts import BOUNDARY, INSIDE
+from llmanac.kernels.bpe.parts import BOUNDARY, INSIDE
+from llmanac.kernels.bpe.train import Learned, _index_pairs, _index_tokens, _learn, _watched
 
 
 def learn_further(

@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from llmanac.kernels.sentencepiece.trie import step
+from llmanac.kernels.sentencepiece.viterbi import character_length, viterbi
 from llmanac.kernels.text import ONE, cached, grown, hash_of, same_bytes, word_key
-from llmanac.kernels.unigram_trie import step
-from llmanac.kernels.unigram_viterbi import character_length, viterbi
 
 TEXT_END, BLANK = np.uint8(0xFF), np.uint8(0x20)
 LONGEST_WORD = 4096  # bytes; what is longer is cut, so that memory stays bounded

@@ -14,9 +14,9 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels import unicode
+from llmanac.kernels.split.words import TEXT_END, _class_at
 from llmanac.kernels.text import ONE, cached, hash_of, load_byte, same_bytes, word_key
 from llmanac.kernels.unicode import END, MULTIBYTE, SPACE
-from llmanac.kernels.words import TEXT_END, _class_at
 
 WORD, OTHER = 1, 0
 HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmanac.kernels.unicode import CODE_POINTS
 
-TABLE = "english_classes.npz"
+TABLE = "classes.npz"
 SPACE = 1 << 0  # white space, as `str.isspace` has it
 LETTER = 1 << 1  # `str.isalpha`
 LINE_END = 1 << 2  # ends a line for `str.splitlines`

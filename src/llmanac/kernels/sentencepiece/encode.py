@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from llmanac.kernels.sentencepiece.merge import merge
+from llmanac.kernels.sentencepiece.viterbi import ROUNDING, path, viterbi, viterbi_with_lead
 from llmanac.kernels.text import ONE, cached, hash_of, load_byte, prefetch, same_bytes, word_key
-from llmanac.kernels.unigram_merge import merge
-from llmanac.kernels.unigram_viterbi import ROUNDING, path, viterbi, viterbi_with_lead
 
 TEXT_END, BLANK = np.uint8(0xFF), np.uint8(0x20)
 CACHED = 64  # bytes; longer words are worked out anew each time

@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.bpe_train_parts import KEY, NUMBER, rehashed, slot_of
+from llmanac.kernels.bpe.parts import KEY, NUMBER, rehashed, slot_of
+from llmanac.kernels.sentencepiece.unigram_train import _code_point
+from llmanac.kernels.sentencepiece.viterbi import character_length
 from llmanac.kernels.text import ONE, cached, grown, hash_of, same_bytes, word_key
-from llmanac.kernels.unigram_train import _code_point
-from llmanac.kernels.unigram_viterbi import character_length
 
 LEFT, RIGHT, COUNT, HEAD, CHARACTERS, LISTED = 0, 1, 2, 3, 4, 5  # columns of a pair; HEAD: its last place
 NONE = -1

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.unigram_trie import step
+from llmanac.kernels.sentencepiece.trie import step
 
 ROUNDING = (2.0**-52, 2.0**-23)  # relative error of one addition, twice over; of 64- and of 32-bit floats
 MINUS_INFINITY = -np.inf

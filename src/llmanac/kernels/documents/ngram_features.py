@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.english_classes import SPACE, WORD
+from llmanac.kernels.english.classes import SPACE, WORD
 from llmanac.kernels.text import cached
 
 ONE, MIX = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)

@@ -1,6 +1,6 @@
 """Looking up the n-grams of a text in a table of known ones, several lengths in one pass, in numba.
 
-An n-gram's hash is the polynomial of its units' hashes (as in `kernels/minhash.py`), which rolls, mixed with its
+An n-gram's hash is the polynomial of its units' hashes (as in `kernels/dedup/minhash.py`), which rolls, mixed with its
 length. The hash alone decides nothing: whoever calls compares the words of each hit.
 """
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from llmanac.kernels.sentencepiece.trie import longest
 from llmanac.kernels.text import cached, grown
-from llmanac.kernels.unigram_trie import longest
 
 TEXT_END, BLANK = np.uint8(0xFF), np.uint8(0x20)
 # Bits of `mode`.

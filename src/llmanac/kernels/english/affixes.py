@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.english_classes import (
+from llmanac.kernels.english.classes import (
     AFTER_DIGIT,
     ALPHA,
     BEFORE_PERIOD,
