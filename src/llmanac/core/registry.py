@@ -11,7 +11,7 @@ import ast
 import functools
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -139,15 +139,12 @@ def build(kind: str, name: str, /, **choices: Any) -> Any:
 
     Choices that are fields of the method's Spec set them; all others are dimensions, passed to `Spec.build`.
     """
-    from dataclasses import fields
-
-    from llmanac.core import spec
-
     method = find(kind, name)
-    own = {f.name for f in fields(method.module().Spec)}
+    spec = method.module().Spec
+    own = {f.name for f in fields(spec)}
     chosen = {k: v for k, v in choices.items() if k in own}
     dims = {k: v for k, v in choices.items() if k not in own}
-    made = spec.make_method(kind, {"name": name, **chosen}, path=f"{kind}/{name}")
+    made = spec.from_data({**method.defaults, **chosen}, f"{kind}/{name}")
     try:
         return made.build(**dims)
     except TypeError as error:

@@ -68,7 +68,7 @@ def prepare(recipe: Any, root: Path) -> Prepared:
     from llmanac.tokenizers.load import load_tokenizer
 
     corpus = recipe.data.collect(recipe.seed)
-    sources = fingerprint([recipe.tokenizer], ["llmanac.data.tokens"])
+    sources = fingerprint([recipe.tokenizer], [TokenDataset.__module__])
     key = digest(
         {
             "train": corpus.manifest["train"]["sha256"],

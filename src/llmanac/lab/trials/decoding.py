@@ -39,7 +39,7 @@ from llmanac.lab.study import Measurement
 MEASURE_VERSION = 1
 PROMPT_TOKENS, NEW_TOKENS = 32, 64
 FEWEST_GROUPS = 10  # with fewer documents than this, each passage is a replicate of its own and the page says so
-CODE = ("llmanac.generate.engine", "llmanac.evaluate.answers")
+CODE = (Engine.__module__, f1.__module__)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import dump
+from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts, start_token
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import versions
@@ -21,7 +22,7 @@ from llmanac.lab.prepare import Prepared
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Measurement
 
-CODE = ("llmanac.data.tokens", "llmanac.evaluate.bits_per_byte")
+CODE = (TokenDataset.__module__, score_texts.__module__)
 
 
 def is_estimated(arm: Arm) -> bool:

@@ -16,6 +16,7 @@ import torch
 from llmanac.core.device import resolve_device
 from llmanac.core.spec import dump
 from llmanac.data.pack import PackedStream
+from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
@@ -34,7 +35,7 @@ BITS_PER_BYTE = Metric("bits_per_byte", "bit/B", "lower", "bits per byte, held o
 MEASURE_VERSION = 2  # raise it when what is measured below changes its meaning
 CURVE_POINTS = 8
 CURVE_BYTES = 12_000  # of held-out text that the learning curve is measured on
-CODE = ("llmanac.train.loop", "llmanac.data.pack", "llmanac.data.tokens", "llmanac.evaluate.bits_per_byte")
+CODE = (train.__module__, PackedStream.__module__, TokenDataset.__module__, score_texts.__module__)
 
 
 class TrainingTrial:
