@@ -17,22 +17,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.bpe.encode import HALF, LOW, _find_pair, _sift_down, _sift_up
+from llmanac.kernels.bpe.encode import LOW, _find_pair, _sift_down, _sift_up
 from llmanac.kernels.split.words import GIVEN, TEXT_END, piece_end
-from llmanac.kernels.text import ALL_ONES, ONE, cached, load_byte
+from llmanac.kernels.text import ALL_ONES, ONE, cached, load_byte, random_bits
 
 SHORT, STRETCH = 64, 512  # bytes: scanned below it; scanned in stretches where the heap would be slow
 MANY_DROPPED = np.uint64(0xF000000000000000)  # p above 15/16: the heap would put back more than 16 merges a step
-
-
-@njit(forceinline=True)
-def _draw(state):
-    """The next 64 random bits (splitmix64 of Steele et al. 2014, a counter put through a mixer)."""
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
-    bits = state[0]
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
 
 
 @njit
@@ -46,7 +36,7 @@ def _scan(address, length, byte_ids, pairs, dropped, state, out, filled, ranks):
     while left > 1:
         best, at = ALL_ONES, -1
         for i in range(left - 1):
-            if ranks[i] < best and _draw(state) >= dropped:
+            if ranks[i] < best and random_bits(state) >= dropped:
                 best, at = ranks[i], i
         if at < 0:
             break
@@ -95,7 +85,7 @@ def _queue(address, length, byte_ids, pairs, dropped, state, out, filled):
         value = _find_pair(pairs, ids[at], ids[right])
         if value == ALL_ONES or value & ~LOW != key & ~LOW:
             continue  # one of the two has been merged with another since: no merge at hand, so nothing is drawn
-        if _draw(state) < dropped:
+        if random_bits(state) < dropped:
             waiting[kept_back] = key
             kept_back += 1
             continue
@@ -158,6 +148,3 @@ def sample(buffer, used, byte_classes, classes, mode, ends, byte_ids, pairs, dro
                 filled += _scan(at + np.uint64(start), size, byte_ids, pairs, dropped, state, out, filled, ranks)
         at = end
     return out[:filled], np.int64(0)
-
-
-assert int(HALF) == 32

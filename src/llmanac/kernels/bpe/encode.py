@@ -16,7 +16,6 @@ from llmanac.kernels.split.words import GIVEN, TEXT_END, piece_end
 from llmanac.kernels.text import (
     ALL_ONES,
     ONE,
-    SIXTEEN,
     cached,
     grown,
     hash_of,
@@ -24,6 +23,7 @@ from llmanac.kernels.text import (
     mix,
     prefetch,
     same_bytes,
+    slots_for,
     word_key,
 )  # fmt: skip
 
@@ -61,10 +61,7 @@ def _find_pair(pairs, left, right):
 @cached
 def pair_table(left, right, merged):
     """(2^k, 2) uint64 table of merges in rank order; a repeated pair keeps its last rank, as in `tokenizers`."""
-    size = 16
-    while size < 2 * left.shape[0] + 2:
-        size *= 2
-    pairs = np.full((size, 2), ALL_ONES, np.uint64)
+    pairs = np.full((slots_for(left.shape[0]), 2), ALL_ONES, np.uint64)
     for rank in range(left.shape[0]):
         _insert_pair(pairs, left[rank], right[rank], (np.uint64(rank) << HALF) | np.uint64(merged[rank]))
     return pairs
@@ -196,11 +193,8 @@ def _merge(address, length, byte_ids, pairs, whole, token_bytes, ids, ranks, cou
 @cached
 def whole_table(token_bytes, starts, lengths, ids):
     """(2^k, 4) uint64 table of tokens by their bytes: first key, second key, length | (id + 1) << 32, start."""
-    size = 16
-    while size < 2 * ids.shape[0]:
-        size *= 2
-    whole = np.zeros((size, 4), np.uint64)
-    base, mask = np.uint64(token_bytes.ctypes.data), np.uint64(size - 1)
+    whole = np.zeros((slots_for(ids.shape[0]), 4), np.uint64)
+    base, mask = np.uint64(token_bytes.ctypes.data), np.uint64(whole.shape[0] - 1)
     for i in range(ids.shape[0]):
         length = np.uint64(lengths[i])
         first, second = word_key(base + np.uint64(starts[i]), length)
@@ -335,10 +329,7 @@ def merges_of_ranks(token_bytes, starts, lengths, byte_ids, ranked):
     A token's merge is how the tokens before it split its bytes in two. `ranked` holds ids in rank order; the arrays
     are by id. Returns `(left, right, merged)` and how many tokens no merge reaches.
     """
-    size = 16
-    while size < 2 * ranked.shape[0] + 2:
-        size *= 2
-    pairs = np.full((size, 2), ALL_ONES, np.uint64)
+    pairs = np.full((slots_for(ranked.shape[0]), 2), ALL_ONES, np.uint64)
     longest = max(lengths.max(), 2)
     ids, ranks, counters = np.empty(longest + 2, np.int32), np.empty(longest + 2, np.uint64), np.zeros(4, np.int64)
     made = np.empty((3, ranked.shape[0]), np.int32)
@@ -361,6 +352,3 @@ def merges_of_ranks(token_bytes, starts, lengths, byte_ids, ranked):
         made[0, merges], made[1, merges], made[2, merges] = ids[0], ids[1], token
         merges += 1
     return made[0, :merges], made[1, :merges], made[2, :merges], unreached
-
-
-assert int(SIXTEEN) == 16

@@ -1,15 +1,13 @@
-"""Going on with byte-pair encoding where a vocabulary left off: the trainer's loop, started from words that are cut
-into tokens already instead of into bytes."""
+"""More merges for an existing byte-pair vocabulary: the trainer's loop, started from words cut into its tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from llmanac.kernels.bpe.parts import BOUNDARY, INSIDE
-from llmanac.kernels.bpe.train import Learned, _index_pairs, _index_tokens, _learn, _watched
+from llmanac.kernels.bpe.train import Learned, learn
 
 
 def learn_further(
@@ -32,10 +30,6 @@ def learn_further(
     lengths[: len(tokens)] = [len(data) for data in tokens]
     starts = np.zeros(room, np.int64)
     starts[: len(tokens)] = np.cumsum(lengths[: len(tokens)], dtype=np.int64) - lengths[: len(tokens)]
-    letters = np.frombuffer(b"".join(tokens), np.uint8)
-    letters, used = np.concatenate([letters, np.empty(16 * (extra + 1), np.uint8)]), len(letters)
-    token_index = np.zeros((max(1024, 1 << (4 * room).bit_length()), 2), np.int64)
-    _index_tokens(letters, starts, lengths, token_index, first_free)
 
     per_word = np.diff(word_ends, prepend=0)
     word = np.repeat(np.arange(len(counts)), per_word)
@@ -62,12 +56,7 @@ def learn_further(
     places = np.empty(len(joined) + 2 * len(symbols) + 16, np.int32)
     places[: len(joined)] = places_of[joined[np.argsort(which, kind="stable")]]
 
-    pair_index = np.zeros((max(1 << 16, 1 << (4 * len(pairs)).bit_length()), 2), np.int64)
-    _index_pairs(pair_index, pairs)
-    status = np.zeros(2, np.int64)
-    learn = partial(
-        _learn, symbols, word_of, word_start, counts, letters, used, starts, lengths, first_free, token_index, pairs,
-        pair_index, lists, places, len(joined), first_free + extra, 0, status,
-    )  # fmt: skip
-    merges, visited = _watched(learn, status, first_free, first_free + extra)
-    return Learned(merges, int(visited))
+    layout = symbols, word_of, word_start, counts
+    return learn(
+        layout, b"".join(tokens), starts, lengths, pairs, lists, places, len(joined), first_free, first_free + extra, 0
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.text import grown, mix
+from llmanac.kernels.text import grown, grown_rows, mix
 
 BOUNDARY, INSIDE = -1, -2
 ZERO, ONE = np.int64(0), np.int64(1)  # typed: a plain 0 would be compiled for apart
@@ -24,16 +24,6 @@ LIST_PAIR, LIST_START, LIST_SIZE, LIST_NEXT = 0, 1, 2, 3  # lists of places; the
 HEAP_COUNT, HEAP_KEY, HEAP_LIST = 0, 1, 2
 AT, BEFORE, AFTER = 0, 1, 2  # one merge: its place and the tokens on either side
 LOST, WON, PLACES, SEEN = 0, 1, 2, 3  # what a merge does to the pairs of one neighbouring token
-
-
-@njit
-def grown_rows(table, needed):
-    """A copy of a table with room for `needed` rows, at least doubled."""
-    larger = np.empty((max(table.shape[0] * 2, needed), table.shape[1]), np.int64)
-    for i in range(table.shape[0]):
-        for column in range(table.shape[1]):
-            larger[i, column] = table[i, column]
-    return larger
 
 
 @njit(forceinline=True)

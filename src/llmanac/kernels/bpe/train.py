@@ -37,7 +37,6 @@ from llmanac.kernels.bpe.parts import (
     PAIR_LISTS,
     ZERO,
     file_list,
-    grown_rows,
     lose,
     magnitude,
     merge_places,
@@ -52,7 +51,7 @@ from llmanac.kernels.bpe.parts import (
     token_slot,
     win,
 )
-from llmanac.kernels.text import cached, grown
+from llmanac.kernels.text import cached, grown, grown_rows
 
 
 @cached
@@ -168,24 +167,39 @@ def train(
     word_of, word_start = np.full(len(symbols), -1, np.int32), np.empty(n_words, np.int32)
     pairs, lists, places = _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start)
 
-    letters = np.frombuffer(bytes(range(256)) + b"".join(reserved), np.uint8)
-    letters, used = np.concatenate([letters, np.empty(16 * room, np.uint8)]), len(letters)
+    data = bytes(range(256)) + b"".join(reserved)
     starts, lengths = np.zeros(room, np.int64), np.zeros(room, np.int32)
-    lengths[: len(reserved)] = [len(data) for data in reserved]
+    lengths[: len(reserved)] = [len(token) for token in reserved]
     starts[: len(reserved)] = 256 + np.cumsum(lengths[: len(reserved)]) - lengths[: len(reserved)]
     starts[byte_ids], lengths[byte_ids] = np.arange(256), 1
+    placed = int(lists[:, LIST_SIZE].sum())
+    layout = symbols, word_of, word_start, counts
+    return learn(layout, data, starts, lengths, pairs, lists, places, placed, first_free, vocab_size, min_count)
+
+
+def learn(
+    layout: tuple[np.ndarray, ...], data: bytes, starts: np.ndarray, lengths: np.ndarray, pairs: np.ndarray,
+    lists: np.ndarray, places: np.ndarray, placed: int, first_free: int, vocab_size: int, min_count: int,
+) -> Learned:  # fmt: skip
+    """Learn merges from words laid out in tokens and the pairs that occur in them.
+
+    Args:
+        layout: `symbols`, `word_of`, `word_start` and the words' counts.
+        data: bytes of the tokens; `starts` and `lengths` (vocab_size + 1,) say where each token's are.
+        pairs, lists, places: each pair, its list of places, and `placed` places with room for more.
+    """
+    room = len(starts)
+    letters = np.concatenate([np.frombuffer(data, np.uint8), np.empty(16 * (room - first_free), np.uint8)])
     token_index = np.zeros((max(1024, 1 << (4 * room).bit_length()), 2), np.int64)
     _index_tokens(letters, starts, lengths, token_index, first_free)
-
     pair_index = np.zeros((max(1 << 16, 1 << (4 * len(pairs)).bit_length()), 2), np.int64)
     _index_pairs(pair_index, pairs)
-    placed = int(lists[:, LIST_SIZE].sum())
     status = np.zeros(2, np.int64)
-    learn = partial(
-        _learn, symbols, word_of, word_start, counts, letters, used, starts, lengths, first_free, token_index, pairs,
-        pair_index, lists, places, placed, vocab_size, min_count, status,
+    run = partial(
+        _learn, *layout, letters, len(data), starts, lengths, first_free, token_index, pairs, pair_index, lists,
+        places, placed, vocab_size, min_count, status,
     )  # fmt: skip
-    merges, visited = _watched(learn, status, first_free, vocab_size)
+    merges, visited = _watched(run, status, first_free, vocab_size)
     return Learned(merges, int(visited))
 
 

@@ -15,7 +15,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.text import ALL_ONES, EIGHT, ONE, cached, load_byte, load_word, trailing_zeros
+from llmanac.kernels.text import (
+    ALL_ONES,
+    EIGHT,
+    ONE,
+    cached,
+    character_length,
+    code_point,
+    load_byte,
+    load_word,
+    trailing_zeros,
+)
 
 # What a character is to the splitter.
 APART, JOINED, ALONE = 0, 1, 2  # between units; part of a longer unit; a unit by itself
@@ -44,28 +54,6 @@ def _scatter(value):
     value ^= value >> np.uint64(33)
     value *= np.uint64(0xC4CEB9FE1A85EC53)
     return value ^ (value >> np.uint64(33))
-
-
-@njit(forceinline=True)
-def _character(buffer, at):
-    """`(code point, bytes)` of the character at `at`, whose first byte is 0x80 or more."""
-    first = np.int64(buffer[at])
-    if first < 0xE0:
-        return (first & 31) << 6 | np.int64(buffer[at + 1]) & 63, 2
-    middle = (np.int64(buffer[at + 1]) & 63) << 6 | np.int64(buffer[at + 2]) & 63
-    if first < 0xF0:
-        return (first & 15) << 12 | middle, 3
-    return (first & 7) << 18 | middle << 6 | np.int64(buffer[at + 3]) & 63, 4
-
-
-@njit(forceinline=True)
-def _kind(buffer, at, by_byte, by_code_point):
-    """`(what the character at `at` is, its bytes)`."""
-    kind = by_byte[buffer[at]]
-    if kind == LONGER:
-        code, length = _character(buffer, at)
-        return by_code_point[code], length
-    return kind, 1
 
 
 @njit(forceinline=True)
@@ -108,8 +96,7 @@ def _next_unit(buffer, at, stop, by_byte, by_code_point):
     while at < stop:
         kind, length = by_byte[buffer[at]], 1
         if kind == LONGER:
-            code, length = _character(buffer, at)
-            kind = by_code_point[code]
+            kind, length = by_code_point[code_point(buffer, at)], character_length(buffer[at])
             if kind == APART and begin == at:
                 at += length
                 begin = at

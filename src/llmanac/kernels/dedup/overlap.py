@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.text import cached, mix
+from llmanac.kernels.text import cached, grown_rows, mix, slots_for
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 LENGTHS = np.uint64(0xD6E8FEB86659FD93)
@@ -45,9 +45,7 @@ def make_table(keys):
     A slot holds a key's index, or -1, and at most half of them are used. The filter has sixteen bits a slot; a key
     whose bit is not set is not in the table, which is answered from the cache nearly always.
     """
-    size = 16
-    while size < 2 * keys.shape[0]:
-        size *= 2
+    size = slots_for(keys.shape[0])
     slots = np.full(size, -1, np.int32)
     mask = np.uint64(size - 1)
     bits = np.zeros(size // 4, np.uint64)
@@ -95,11 +93,7 @@ def find_grams(units, fresh, widths, slots, bits, keys):
             while slots[slot] >= 0:
                 if keys[slots[slot]] == key:
                     if count == out.shape[0]:
-                        larger = np.empty((2 * count, 3), np.int64)
-                        for row in range(count):
-                            for column in range(3):
-                                larger[row, column] = out[row, column]
-                        out = larger
+                        out = grown_rows(out, 2 * count)
                     out[count, 0], out[count, 1], out[count, 2] = i + 1 - width, width, slots[slot]
                     count += 1
                     break

@@ -130,15 +130,6 @@ def _name_blocks(text, small, leftmost, suffixes):
     return names, name + 1
 
 
-@cached
-def _place_names(names):
-    """The suffix array of names that are all different."""
-    out = np.empty(names.shape[0], np.int32)
-    for i in range(names.shape[0]):
-        out[names[i]] = i
-    return out
-
-
 def suffix_array(text: np.ndarray, letters: int = 255) -> np.ndarray:
     """(n,) int32: where the suffixes of a text start, in lexicographic order.
 
@@ -153,7 +144,11 @@ def suffix_array(text: np.ndarray, letters: int = 255) -> np.ndarray:
     _induce(text, small, small_starts, large_starts, leftmost, suffixes)
     if len(leftmost):
         names, distinct = _name_blocks(text, small, leftmost, suffixes)
-        shorter = _place_names(names) if distinct == len(names) else suffix_array(names, distinct - 1)
+        if distinct == len(names):  # the names are their order
+            shorter = np.empty(distinct, np.int32)
+            shorter[names] = np.arange(distinct, dtype=np.int32)
+        else:
+            shorter = suffix_array(names, distinct - 1)
         _induce(text, small, small_starts, large_starts, leftmost[shorter], suffixes)
     return suffixes
 

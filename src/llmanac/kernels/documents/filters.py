@@ -13,7 +13,7 @@ from numba import njit
 
 from llmanac.kernels.english.affixes import hash_of
 from llmanac.kernels.english.classes import LETTER, LINE_END, SPACE, SYMBOL, TERMINAL
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, slots_for
 
 NEWLINE, RETURN, DOT, HASH, BULLET, DASH, ELLIPSIS = 10, 13, 46, 35, 0x2022, 45, 0x2026
 ONE, MIX = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
@@ -114,17 +114,9 @@ def _is_new(keys, key):
 
 
 @njit
-def _slots(entries):
-    size = 16
-    while size < 2 * entries + 2:
-        size *= 2
-    return size
-
-
-@njit
 def _repeated(text, starts, ends):
     """`(how many spans repeat an earlier one, their characters)`."""
-    keys = np.zeros(_slots(starts.shape[0]), np.uint64)
+    keys = np.zeros(slots_for(starts.shape[0]), np.uint64)
     count, characters = 0, 0
     for i in range(starts.shape[0]):
         if not _is_new(keys, hash_of(text, starts[i], ends[i]) ^ (np.uint64(ends[i] - starts[i]) << S31)):
@@ -242,7 +234,7 @@ def repeated_n_grams(text, starts, ends, top_limits, repeat_limits):
         n is 0 where no rule is broken.
     """
     words, size = starts.shape[0], text.shape[0]
-    slots = _slots(words)
+    slots = slots_for(words)
     keys = np.empty(slots, np.uint64)
     counts, first = np.empty(slots, np.int32), np.empty(slots, np.int32)
     hashes = np.empty(words, np.uint64)

@@ -152,22 +152,13 @@ def find_suffix(text, start, end, classes, special):
 def _hyphen(text, at, end, classes):
     """The length of a hyphen, a dash or a row of them that has a letter behind it, or 0."""
     first = text[at]
-    if first == MINUS:
-        for length in range(1, 4):
+    if first in (MINUS, EM_DASH):
+        for length in range(1, 4 if first == MINUS else 3):
             if at + length >= end:
                 return 0
             if classes[text[at + length]] & ALPHA:
                 return length
-            if text[at + length] != MINUS:
-                return 0
-        return 0
-    if first == EM_DASH:
-        for length in range(1, 3):
-            if at + length >= end:
-                return 0
-            if classes[text[at + length]] & ALPHA:
-                return length
-            if text[at + length] != EM_DASH:
+            if text[at + length] != first:
                 return 0
         return 0
     if first in (EN_DASH, TILDE) and at + 1 < end and classes[text[at + 1]] & ALPHA:

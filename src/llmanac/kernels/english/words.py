@@ -1,7 +1,7 @@
 """English words and sentences as spaCy's blank English pipeline finds them, at native speed, in numba over UTF-32.
 
 A text is cut at white space; from each piece prefixes and suffixes come off until none is left or a special case is
-(`english_rules.py`), what remains is split at infixes unless it is a URL, and at last neighbouring words that together
+(`rules.py`), what remains is split at infixes unless it is a URL, and at last neighbouring words that together
 spell a special case are joined. Filters that must decide as their reference does count these words.
 `tests/references/test_english_words.py` compares them with spaCy's.
 """
@@ -98,6 +98,16 @@ def _split(text, start, end, classes, starts, ends, count):
 
 
 @njit
+def _span(text, start, end, in_space, classes, special, starts, ends, count, held):
+    """Add a run of white space as one word, or the words of a piece of text."""
+    if start >= end:
+        return count
+    if in_space:
+        return _emit(starts, ends, count, start, end)
+    return _piece(text, start, end, classes, special, starts, ends, count, held)
+
+
+@njit
 def tokenize(text, start, end, classes, special, starts, ends, held):
     """The words and runs of white space of `text[start:end]`, before special cases across words; returns their count.
 
@@ -109,20 +119,11 @@ def tokenize(text, start, end, classes, special, starts, ends, held):
     in_space = classes[text[start]] & SPACE != 0
     while at < end:
         if (classes[text[at]] & SPACE != 0) != in_space:
-            if begin < at:
-                if in_space:
-                    count = _emit(starts, ends, count, begin, at)
-                else:
-                    count = _piece(text, begin, at, classes, special, starts, ends, count, held)
+            count = _span(text, begin, at, in_space, classes, special, starts, ends, count, held)
             begin = at + 1 if text[at] == BLANK else at
             in_space = not in_space
         at += 1
-    if begin < end:
-        if in_space:
-            count = _emit(starts, ends, count, begin, end)
-        else:
-            count = _piece(text, begin, end, classes, special, starts, ends, count, held)
-    return count
+    return _span(text, begin, end, in_space, classes, special, starts, ends, count, held)
 
 
 @njit

@@ -6,25 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from llmanac.kernels.ngrams import text as lines
 from llmanac.kernels.ngrams.query import ZERO, child
-from llmanac.kernels.ngrams.text import (
-    AGAIN,
-    CONTEXT,
-    DONE,
-    END,
-    FIELDS,
-    LAST_WEIGHT,
-    NUMBER,
-    POSITIVE,
-    ROOM,
-    WEIGHT,
-    WORD,
-    add_word,
-    find_word,
-    is_space,
-    parse_number,
-    write_number,
-)
 from llmanac.kernels.text import cached
 
 LARGEST = 3.4028234e38
@@ -49,65 +32,65 @@ def read_grams(
     base = np.uint64(text.ctypes.data)
     while at < end:
         if filled >= wanted:
-            return DONE, at, filled, known
+            return lines.DONE, at, filled, known
         stop = at
         fields = 0
         while stop < end and text[stop] != 10:  # the fields of the line
-            if is_space(text[stop]):
+            if lines.is_space(text[stop]):
                 stop += 1
                 continue
             begin = stop
-            while stop < end and not is_space(text[stop]):
+            while stop < end and not lines.is_space(text[stop]):
                 stop += 1
             if fields < starts.shape[0]:
                 starts[fields], stops[fields] = begin, stop
             fields += 1
         if stop >= end:
-            return DONE, at, filled, known  # a line that the text cuts off
+            return lines.DONE, at, filled, known  # a line that the text cuts off
         if fields == 0 or (fields <= 2 and text[starts[0]] == 92):
-            return END, at, filled, known
+            return lines.END, at, filled, known
         if fields != length + 1 and fields != length + 2:
-            return FIELDS, at, filled, known
+            return lines.FIELDS, at, filled, known
         if filled >= logs.shape[0] or 2 * (known + 1) > table.shape[0] or known + 2 > offsets.shape[0]:
-            return ROOM, at, filled, known
-        value, good = parse_number(text, starts[0], stops[0])
+            return lines.ROOM, at, filled, known
+        value, good = lines.parse_number(text, starts[0], stops[0])
         if not good or not value < np.inf:
-            return NUMBER, at, filled, known
+            return lines.NUMBER, at, filled, known
         if value > 0.0:
-            return POSITIVE, at, filled, known
+            return lines.POSITIVE, at, filled, known
         weight = 0.0
         if fields == length + 2:
-            weight, good = parse_number(text, starts[length + 1], stops[length + 1])
+            weight, good = lines.parse_number(text, starts[length + 1], stops[length + 1])
             if not good or not weight < LARGEST:
-                return NUMBER, at, filled, known
+                return lines.NUMBER, at, filled, known
             if weight > largest:
-                return WEIGHT, at, filled, known
+                return lines.WEIGHT, at, filled, known
             if last and weight != 0.0:
-                return LAST_WEIGHT, at, filled, known
+                return lines.LAST_WEIGHT, at, filled, known
         node = np.int64(-1)
         own = np.int64(-1)
         for k in range(1, length + 1):
             address, size = base + np.uint64(starts[k]), stops[k] - starts[k]
-            own, slot = find_word(table, blob, offsets, address, size)
+            own, slot = lines.find_word(table, blob, offsets, address, size)
             if length == 1:
                 if own >= 0:
-                    return AGAIN, at, filled, known
+                    return lines.AGAIN, at, filled, known
                 if offsets[known] + size + 32 > blob.shape[0]:
-                    return ROOM, at, filled, known
-                add_word(table, blob, offsets, known, slot, address, size)
+                    return lines.ROOM, at, filled, known
+                lines.add_word(table, blob, offsets, known, slot, address, size)
                 own, known = known, known + 1
                 break
             if own < 0:
-                return WORD, at, filled, known
+                return lines.WORD, at, filled, known
             if k < length:
                 node = own if k == 1 else child(words, first, inner, node, own)
                 if node < 0:
-                    return CONTEXT, at, filled, known
+                    return lines.CONTEXT, at, filled, known
         owner[filled], word[filled] = node, own
         logs[filled] = value if value > -LARGEST else ZERO
         weights[filled] = weight if weight > -LARGEST else ZERO
         filled, at = filled + 1, stop + 1
-    return DONE, at, filled, known
+    return lines.DONE, at, filled, known
 
 
 @cached
@@ -136,7 +119,7 @@ def write_grams(words, first, logs, weights, path, at, stop, blob, offsets, long
         log = uniform if inside and length < order else logs[at]
         if length == 1 and words[at] == bos and log <= ZERO:  # never predicted: lmplz gives it 1
             log = 0.0
-        used = write_number(log, out, used)
+        used = lines.write_number(log, out, used)
         for k in range(length):
             out[used] = 9 if k == 0 else 32
             used += 1
@@ -146,7 +129,7 @@ def write_grams(words, first, logs, weights, path, at, stop, blob, offsets, long
                 used += 1
         if length < order:
             out[used] = 9
-            used = write_number(0.0 if inside and length < order - 1 else weights[at], out, used + 1)
+            used = lines.write_number(0.0 if inside and length < order - 1 else weights[at], out, used + 1)
         out[used] = 10
         used, at = used + 1, at + 1
     return used, at

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmanac.kernels.text import cached, hash_of, prefetch, same_bytes, word_key
+from llmanac.kernels.text import cached, hash_of, load_byte, prefetch, same_bytes, word_key
 
 KEY_BYTES = 16
 BATCH = 64  # words whose table slots are fetched together
@@ -58,14 +58,8 @@ def add_word(table, blob, offsets, count, slot, address, length):
     at = offsets[count]
     source = np.uint64(address)
     for i in range(length):
-        blob[at + i] = _byte(source + np.uint64(i))
+        blob[at + i] = load_byte(source + np.uint64(i))
     offsets[count + 1] = at + length
-
-
-@cached
-def _byte(address):
-    first, _ = word_key(address, np.uint64(1))
-    return np.uint8(first)
 
 
 @cached

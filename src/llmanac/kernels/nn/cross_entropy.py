@@ -44,7 +44,7 @@ def fused_cross_entropy(
         chunk: rows of logits held at a time; by default what makes 2^21 logits, at least 256.
         reduction: the sum () or each row's value (N,), 0 where the target is IGNORE.
         mixture: (a, b), each (N,): the target's log-probability becomes log(exp(a + log p) + exp(b)), how a pointer
-            head joins what it copies (b) with the vocabulary (a is the log of the vocabulary's share).
+            head joins what it copies (b) with the vocabulary (a is the log of its probability).
 
     Raises:
         LlmanacError: a target that is neither IGNORE nor below V, or shapes that do not fit.
@@ -67,19 +67,19 @@ def fused_cross_entropy(
         mixture = None if mixture is None else (mixture[0][rows], mixture[1][rows])
     if not torch.is_grad_enabled():  # a Function is told which inputs want gradients even where none will be asked for
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    share, other = (None, None) if mixture is None else mixture
+    gate, other = (None, None) if mixture is None else mixture
     size = chunk or min(max(CHUNK_ELEMENTS // len(weight), CHUNK_ROWS[0]), CHUNK_ROWS[1])
     with torch.autocast(hidden.device.type, enabled=False):
         if reduction == "sum":
-            total: Tensor = _Sum.apply(hidden, weight, bias, kept, share, other, size)
+            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size)
             return total
-        values: Tensor = _Rows.apply(hidden, weight, bias, kept, share, other, size)
+        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size)
     if everything:
         return values
     return values.new_zeros(targets.shape).index_copy(0, rows, values)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _upcast(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -89,8 +89,8 @@ class _Chunks:
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, size: int) -> None:
         self.hidden, self.targets, self.size = hidden, targets, size
         self.weight = weight.to(hidden.dtype)
-        self.bias = None if bias is None else bias.to(_wide(hidden.dtype))
-        self.shape, self.dtype = weight.shape, _wide(hidden.dtype)
+        self.bias = None if bias is None else bias.to(_upcast(hidden.dtype))
+        self.shape, self.dtype = weight.shape, _upcast(hidden.dtype)
         # every chunk is worked out in the same memory: one of these is the largest tensor of a small model's step
         rows = min(size, len(hidden))
         self.products = hidden.new_empty(rows, len(weight))
@@ -129,10 +129,10 @@ class _Grads:
 
     def __init__(self, chunks: _Chunks, wanted: tuple[bool, bool, bool]) -> None:
         self.chunks = chunks
-        wide, device = chunks.dtype, chunks.hidden.device
+        dtype, device = chunks.dtype, chunks.hidden.device
         self.hidden = torch.empty_like(chunks.hidden) if wanted[0] else None
-        self.weight = torch.zeros(chunks.shape, dtype=wide, device=device) if wanted[1] else None
-        self.bias = torch.zeros(chunks.shape[0], dtype=wide, device=device) if wanted[2] else None
+        self.weight = torch.zeros(chunks.shape, dtype=dtype, device=device) if wanted[1] else None
+        self.bias = torch.zeros(chunks.shape[0], dtype=dtype, device=device) if wanted[2] else None
 
     def add(self, rows: slice, slopes: Tensor) -> None:
         if self.hidden is not None:
@@ -149,33 +149,33 @@ class _Grads:
             self.bias += slopes.sum(dim=0, dtype=self.bias.dtype)
 
 
-def _mixed(values: Tensor, share: Tensor | None, other: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _mixed(values: Tensor, gate: Tensor | None, other: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The mixture's values, and how much of each target's probability the vocabulary carries."""
-    if share is None or other is None:
+    if gate is None or other is None:
         return values, None
-    total = torch.logaddexp(share - values, other)
-    return -total, (share - values - total).exp()
+    total = torch.logaddexp(gate - values, other)
+    return -total, (gate - values - total).exp()
+
+
+def _mixture_gradients(carried: Tensor | None, above: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    if carried is None:
+        return None, None
+    return -carried * above, (carried - 1) * above
 
 
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        share: Tensor | None,
-        other: Tensor | None,
-        size: int,
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
+        other: Tensor | None, size: int,
+    ) -> Tensor:  # fmt: skip
         chunks = _Chunks(hidden, weight, bias, targets, size)
         wanted = ctx.needs_input_grad[:3]
         grads = _Grads(chunks, wanted)
         total = torch.zeros((), dtype=chunks.dtype, device=hidden.device)
-        carried = None if share is None else torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
+        carried = None if gate is None else torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
         for rows, exponentials, sums, values in chunks:
-            part = None if share is None else share[rows]
+            part = None if gate is None else gate[rows]
             values, weights = _mixed(values, part, None if other is None else other[rows])
             total += values.sum()
             if carried is not None and weights is not None:
@@ -199,29 +199,22 @@ class _Sum(torch.autograd.Function):
         hidden = None if hidden is None else hidden.mul_(above)
         weight = None if weight is None else weight.mul_(above).to(weight_dtype)
         bias = None if bias is None else bias.mul_(above).to(bias_dtype)
-        share = None if carried is None else -carried * above
-        other = None if carried is None else (carried - 1) * above
-        return hidden, weight, bias, None, share, other, None
+        gate, other = _mixture_gradients(carried, above)
+        return hidden, weight, bias, None, gate, other, None
 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        share: Tensor | None,
-        other: Tensor | None,
-        size: int,
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
+        other: Tensor | None, size: int,
+    ) -> Tensor:  # fmt: skip
         chunks = _Chunks(hidden, weight, bias, targets, size)
         values = torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
         for rows, _, _, part in chunks:
             values[rows] = part
         ctx.size = size
-        values, carried = _mixed(values, share, other)
+        values, carried = _mixed(values, gate, other)
         ctx.save_for_backward(hidden, weight, bias, targets, carried)
         return values
 
@@ -234,8 +227,7 @@ class _Rows(torch.autograd.Function):
         scale = above.to(chunks.dtype) if carried is None else above.to(chunks.dtype) * carried
         for rows, exponentials, sums, _ in chunks:
             found.add(rows, chunks.slopes(rows, exponentials, sums, scale[rows]))
-        share = None if carried is None else -carried * above
-        other = None if carried is None else (carried - 1) * above
+        gate, other = _mixture_gradients(carried, above)
         bias_grad = None if found.bias is None else found.bias.to(bias.dtype)
         weight_grad = None if found.weight is None else found.weight.to(weight.dtype)
-        return found.hidden, weight_grad, bias_grad, None, share, other, None
+        return found.hidden, weight_grad, bias_grad, None, gate, other, None

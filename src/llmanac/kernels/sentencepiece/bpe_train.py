@@ -12,9 +12,18 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels.bpe.parts import KEY, NUMBER, rehashed, slot_of
-from llmanac.kernels.sentencepiece.unigram_train import _code_point
-from llmanac.kernels.sentencepiece.viterbi import character_length
-from llmanac.kernels.text import ONE, cached, grown, hash_of, same_bytes, word_key
+from llmanac.kernels.text import (
+    ONE,
+    cached,
+    character_length,
+    code_point,
+    grown,
+    grown_rows,
+    hash_of,
+    same_bytes,
+    slots_for,
+    word_key,
+)
 
 LEFT, RIGHT, COUNT, HEAD, CHARACTERS, LISTED = 0, 1, 2, 3, 4, 5  # columns of a pair; HEAD: its last place
 NONE = -1
@@ -55,10 +64,7 @@ def _goes_before(one, count, other, other_count, pairs, letters, starts, lengths
 @njit
 def _push(heap, size, pair, count, pairs, letters, starts, lengths):
     if size == heap.shape[0]:
-        larger = np.empty((2 * size, 2), np.int64)
-        for i in range(size):
-            larger[i, 0], larger[i, 1] = heap[i, 0], heap[i, 1]
-        heap = larger
+        heap = grown_rows(heap, 2 * size)
     at = size
     while at > 0:
         parent = (at - 1) >> 1
@@ -123,14 +129,12 @@ def learn(words, offsets, counts, symbol_of, letters, starts, lengths, widths, a
     for word in range(counts.shape[0]):
         at = offsets[word]
         while at < offsets[word + 1]:
-            symbols[n], word_of[n] = symbol_of[_code_point(words, at)], word
+            symbols[n], word_of[n] = symbol_of[code_point(words, at)], word
             after[n], before[n] = n + 1, n - 1
             n += 1
             at += character_length(words[at])
         n += 1
-    known = np.zeros(1 << 10, np.int64)
-    while known.shape[0] < 4 * (alphabet + most):
-        known = np.zeros(2 * known.shape[0], np.int64)
+    known = np.zeros(slots_for(2 * (alphabet + most)), np.int64)
     for symbol in range(alphabet):
         known[_text_slot(known, letters, starts[symbol], lengths[symbol], starts, lengths)] = symbol + 1
     index, pairs, n_pairs = np.zeros((1 << 16, 2), np.int64), np.empty((1 << 15, 6), np.int64), np.int64(0)
@@ -222,11 +226,7 @@ def _gain(
     slot = slot_of(index, key)
     if index[slot, NUMBER] == 0:
         if n_pairs == pairs.shape[0]:
-            larger = np.empty((2 * n_pairs, 6), np.int64)
-            for i in range(n_pairs):
-                for column in range(6):
-                    larger[i, column] = pairs[i, column]
-            pairs = larger
+            pairs = grown_rows(pairs, 2 * n_pairs)
         pairs[n_pairs, LEFT], pairs[n_pairs, RIGHT], pairs[n_pairs, COUNT], pairs[n_pairs, HEAD] = left, right, 0, NONE
         pairs[n_pairs, CHARACTERS], pairs[n_pairs, LISTED] = characters[left] + characters[right], NONE
         n_pairs += 1

@@ -15,7 +15,7 @@ from numba import njit
 from llmanac.kernels.bpe.encode import HALF, LOW, _find_pair, _insert_pair, _sift_down, _sift_up
 from llmanac.kernels.sentencepiece.random import drawn
 from llmanac.kernels.sentencepiece.trie import longest, step
-from llmanac.kernels.text import ALL_ONES, cached
+from llmanac.kernels.text import ALL_ONES, cached, character_length, grown, slots_for
 
 GONE = np.int32(-2)  # merged into the symbol before it
 NO_SYMBOL = np.int32(-1)  # a character that no piece holds
@@ -25,10 +25,7 @@ NOT_UNUSED, NOT_JOINED = -1, -2
 @cached
 def ranked_pairs(left, right, merged, ranks):
     """(2^k, 2) uint64 table of `rank << 32 | merged id` by pair; pairs of one rank are equally good."""
-    size = 16
-    while size < 2 * left.shape[0] + 2:
-        size *= 2
-    pairs = np.full((size, 2), ALL_ONES, np.uint64)
+    pairs = np.full((slots_for(left.shape[0]), 2), ALL_ONES, np.uint64)
     for i in range(left.shape[0]):
         _insert_pair(pairs, left[i], right[i], (np.uint64(ranks[i]) << HALF) | np.uint64(merged[i]))
     return pairs
@@ -78,9 +75,7 @@ def merge(buffer, start, stop, nodes, kept, pairs, halves, vocabulary, unknown, 
             width, _ = longest(kept, buffer, at, stop)
         frozen[count] = width > 0
         if width == 0:
-            byte = buffer[at]
-            width = np.int64(1 if byte < 0xC0 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4)
-            width = min(width, stop - at)
+            width = min(np.int64(character_length(buffer[at])), stop - at)
         symbols[count] = _symbol(buffer, at, at + width, nodes)
         starts[count], after[count], before[count] = at - start, count + 1, count - 1
         count += 1
@@ -142,10 +137,7 @@ def _read_out(count, symbols, after, starts, halves, vocabulary, unknown, nodes,
                 symbol = stack[depth]
                 if halves[symbol, 0] >= 0:
                     if depth + 2 > stack.shape[0]:
-                        larger = np.empty(2 * stack.shape[0], np.int32)
-                        for i in range(depth):
-                            larger[i] = stack[i]
-                        stack = larger
+                        stack = grown(stack, depth + 2)
                     stack[depth], stack[depth + 1] = halves[symbol, 1], halves[symbol, 0]
                     depth += 2
                     continue

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels.sentencepiece.trie import longest
-from llmanac.kernels.text import cached, grown
+from llmanac.kernels.text import cached, character_length, grown
 
 TEXT_END, BLANK = np.uint8(0xFF), np.uint8(0x20)
 # Bits of `mode`.
@@ -40,15 +40,7 @@ def _match(buffer, at, stop, units, blob, kept):
             while end < blob.shape[0] and blob[end] != 0:
                 end += 1
             return True, value, end, length
-    byte = buffer[at]
-    length = np.int64(1)
-    if byte >= 0xF0:
-        length = np.int64(4)
-    elif byte >= 0xE0:
-        length = np.int64(3)
-    elif byte >= 0xC0:
-        length = np.int64(2)
-    length = min(length, stop - at)
+    length = min(np.int64(character_length(buffer[at])), stop - at)
     return False, at, at + length, length
 
 

@@ -14,6 +14,8 @@ draws, so drawing it again is a few comparisons.
 # (numba types these functions itself)
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 import numpy as np
 from numba import njit
 
@@ -22,8 +24,7 @@ from llmanac.kernels.sentencepiece.encode import BPE, TEXT_END, _emit, word_end
 from llmanac.kernels.sentencepiece.merge import merge
 from llmanac.kernels.sentencepiece.random import drawn
 from llmanac.kernels.sentencepiece.trie import step
-from llmanac.kernels.sentencepiece.viterbi import character_length
-from llmanac.kernels.text import ONE, cached, grown, hash_of, word_key
+from llmanac.kernels.text import ONE, cached, character_length, grown, hash_of, word_key
 
 EXACT = 16  # bytes; longer words are not kept (their key would be a hash)
 WORDS, FILLED = 0, 1
@@ -31,8 +32,8 @@ MOST_HYPOTHESES = 1 << 22
 
 
 @njit
-def _filter(buffer, start, stop, nodes, scores, unknown_score, alpha, rest):
-    """Fill `rest[i]` with b(i) for each character of a word."""
+def _filter(buffer, start, stop, nodes, scores, unknown_score, alpha, rest, best):
+    """Fill `rest[i]` with b(i) for each character of a word; with `best`, with the highest score of any path."""
     length = stop - start
     rest[length] = 0.0
     at = length
@@ -56,14 +57,16 @@ def _filter(buffer, start, stop, nodes, scores, unknown_score, alpha, rest):
                     continue
                 alone = alone or end - at == width
                 value = alpha * scores[piece] + rest[end]
-            if value <= highest:
+            if best:
+                highest = max(highest, value)
+            elif value <= highest:
                 total += np.exp(value - highest)
             else:
                 total = total * np.exp(highest - value) + 1.0 if total > 0 else 1.0
                 highest = value
             if node < 0:
                 break
-        rest[at] = highest + np.log(total)
+        rest[at] = highest if best else highest + np.log(total)
 
 
 @njit
@@ -175,7 +178,7 @@ def sample(
                         cache[i, 2] = np.uint64(0)
                     counters[WORDS], counters[FILLED] = 0, 0
                     slot = hash_of(first, other, np.uint64(length)) & mask
-                _filter(buffer, at, stop, nodes, scores, unknown_score, alpha, rest)
+                _filter(buffer, at, stop, nodes, scores, unknown_score, alpha, rest, False)
                 rows = _table(
                     buffer, at, stop, nodes, scores, unknown, unknown_score, alpha, rest, places, chances,
                     counters[FILLED],
@@ -203,7 +206,7 @@ def sample(
                 at = stop
                 continue
         else:
-            _filter(buffer, at, stop, nodes, scores, unknown_score, alpha, rest)
+            _filter(buffer, at, stop, nodes, scores, unknown_score, alpha, rest, False)
             count = _draw(buffer, at, stop, nodes, scores, unknown, unknown_score, alpha, rest, random, ids, ends)
         filled, was_unknown = _emit(
             buffer, at, count, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled
@@ -213,68 +216,6 @@ def sample(
 
 
 # ------------------------------------------------------------------------------------------------ the n best
-@njit
-def _push(heap, size, value, number):
-    if size == heap.shape[0]:
-        larger = np.empty((2 * size, 2), np.float64)
-        for i in range(size):
-            larger[i, 0], larger[i, 1] = heap[i, 0], heap[i, 1]
-        heap = larger
-    at = size
-    while at > 0:
-        parent = (at - 1) >> 1
-        if heap[parent, 0] > value or (heap[parent, 0] == value and heap[parent, 1] > number):
-            break
-        heap[at, 0], heap[at, 1] = heap[parent, 0], heap[parent, 1]
-        at = parent
-    heap[at, 0], heap[at, 1] = value, number
-    return heap
-
-
-@njit
-def _pop(heap, size):
-    """Take the top off a heap of `size`; the last entry moves down."""
-    value, number = heap[size - 1, 0], heap[size - 1, 1]
-    at, last = 0, size - 1
-    while 2 * at + 1 < last:
-        child = 2 * at + 1
-        if child + 1 < last and (
-            heap[child + 1, 0] > heap[child, 0]
-            or (heap[child + 1, 0] == heap[child, 0] and heap[child + 1, 1] > heap[child, 1])
-        ):
-            child += 1
-        if value > heap[child, 0] or (value == heap[child, 0] and number > heap[child, 1]):
-            break
-        heap[at, 0], heap[at, 1] = heap[child, 0], heap[child, 1]
-        at = child
-    heap[at, 0], heap[at, 1] = value, number
-
-
-@njit
-def _best_rest(buffer, stop, nodes, scores, unknown_score, rest):
-    """Fill `rest[i]` with the highest score of any path from a character on."""
-    rest[stop] = 0.0
-    at = stop
-    while at > 0:
-        at -= 1
-        while at > 0 and buffer[at] & 0xC0 == 0x80:
-            at -= 1
-        width = min(np.int64(character_length(buffer[at])), stop - at)
-        node, end, alone, highest = np.int64(0), at, False, -np.inf
-        while end < stop:
-            node = step(nodes, node, buffer[end])
-            if node < 0:
-                break
-            end += 1
-            piece = nodes[node, 1]
-            if piece >= 0:
-                highest = max(highest, scores[piece] + rest[end])
-                alone = alone or end - at == width
-        if not alone:
-            highest = max(highest, unknown_score + rest[at + width])
-        rest[at] = highest
-
-
 @cached
 def n_best(buffer, stop, nodes, scores, unknown, unknown_score, most):
     """The `most` best paths of `buffer[:stop]` by A*: `(found, scores, starts, ids, ends)`.
@@ -283,18 +224,15 @@ def n_best(buffer, stop, nodes, scores, unknown, unknown_score, most):
     have, so paths come out best first. The search ends early with the paths it has after `MOST_HYPOTHESES` steps.
     """
     rest = np.empty(stop + 1, np.float64)
-    _best_rest(buffer, stop, nodes, scores, unknown_score, rest)
+    _filter(buffer, 0, stop, nodes, scores, unknown_score, 1.0, rest, True)
     place, piece_of = np.empty(1024, np.int64), np.empty(1024, np.int32)
     parent, sums = np.empty(1024, np.int64), np.empty(1024, np.float64)
     place[0], piece_of[0], parent[0], sums[0] = 0, -1, -1, 0.0
-    made, size, heap = 1, 1, np.empty((1024, 2), np.float64)
-    heap[0, 0], heap[0, 1] = rest[0], 0.0
+    made, heap = 1, [(-rest[0], np.int64(0))]  # the top has the highest estimate and, of equal ones, was made last
     totals, starts, found = np.empty(most, np.float64), np.zeros(most + 1, np.int64), 0
     ids, ends = np.empty(1024, np.int32), np.empty(1024, np.int64)
-    while size > 0 and found < most and (made < MOST_HYPOTHESES or found == 0):
-        number = np.int64(heap[0, 1])
-        _pop(heap, size)
-        size -= 1
+    while len(heap) > 0 and found < most and (made < MOST_HYPOTHESES or found == 0):
+        number = -heappop(heap)[1]
         at = place[number]
         if at == stop:
             count, one = 0, number
@@ -331,8 +269,7 @@ def n_best(buffer, stop, nodes, scores, unknown, unknown_score, most):
                 place, piece_of = grown(place, 2 * made), grown(piece_of, 2 * made)
                 parent, sums = grown(parent, 2 * made), grown(sums, 2 * made)
             place[made], piece_of[made], parent[made], sums[made] = reached, piece, number, sums[number] + score
-            heap = _push(heap, size, sums[made] + rest[reached], np.float64(made))
-            size += 1
+            heappush(heap, (-(sums[made] + rest[reached]), np.int64(-made)))
             made += 1
             if node < 0:
                 break

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.text import MIX_A, MIX_B, cached, grown, mix
+from llmanac.kernels.text import MIX_A, MIX_B, cached, grown, grown_rows, mix, slots_for
 
 BLOCK = 256
 OPEN_BLOCKS = 16  # blocks behind the last that are still searched for room
@@ -103,13 +103,16 @@ def _shared_slot(shared, first, second):
     return np.int64(slot)
 
 
-@njit
-def _build(letters, offsets, values, share):
+@cached
+def build(letters, offsets, values, share):
+    """(n,) uint32 units of the trie of `keys + 1` offsets into the keys' bytes, sorted, distinct, without NUL.
+
+    With `share`, nodes below which the same tails lead to the same values have their children in common.
+    """
     keys = values.shape[0]
     size = BLOCK
-    room = 16  # rows of the table of what is there already: hashes of a node's tails, and 1 + the base they hang from
-    while share and room < 2 * letters.shape[0] + 2:
-        room *= 2
+    # the nodes that exist already: two hashes of a node's tails, and 1 + the base of its children
+    room = slots_for(letters.shape[0] if share else 0)
     shared, slot = np.zeros((room, 3), np.uint64), np.int64(0)
     units = np.zeros(size, np.uint32)
     taken, used = np.zeros(size, np.uint8), np.zeros(size, np.uint8)  # units that are nodes; bases that have children
@@ -182,11 +185,7 @@ def _build(letters, offsets, values, share):
         units[node] |= np.uint32(offset << 10) if offset < NEAR else np.uint32((offset << 2) | FAR)
         begin = low
         if depth + count > stack.shape[0]:
-            larger_stack = np.empty((2 * (depth + count), 4), np.int64)
-            for i in range(depth):
-                for j in range(4):
-                    larger_stack[i, j] = stack[i, j]
-            stack = larger_stack
+            stack = grown_rows(stack, 2 * (depth + count))
         for i in range(count):
             place = base ^ labels[i]
             taken[place] = 1
@@ -202,15 +201,6 @@ def _build(letters, offsets, values, share):
     for i in range(size):
         out[i] = units[i]
     return out
-
-
-@cached
-def build(letters, offsets, values, share):
-    """(n,) uint32 units of the trie of `keys + 1` offsets into the keys' bytes, sorted, distinct, without NUL.
-
-    With `share`, nodes below which the same tails lead to the same values have their children in common.
-    """
-    return _build(letters, offsets, values, share)
 
 
 @cached

@@ -10,11 +10,21 @@ products near 1; every path over a stretch has the same number of characters, so
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.sentencepiece.trie import step
-from llmanac.kernels.sentencepiece.viterbi import character_length, viterbi
-from llmanac.kernels.text import ONE, cached, grown, hash_of, same_bytes, word_key
+from llmanac.kernels.sentencepiece.viterbi import viterbi
+from llmanac.kernels.text import (
+    ONE,
+    cached,
+    character_length,
+    code_point,
+    grown,
+    grown_rows,
+    hash_of,
+    same_bytes,
+    slots_for,
+    word_key,
+)
 
 TEXT_END, BLANK = np.uint8(0xFF), np.uint8(0x20)
 LONGEST_WORD = 4096  # bytes; what is longer is cut, so that memory stays bounded
@@ -46,21 +56,6 @@ def space_words(buffer, used):
     return ends[:words]
 
 
-@njit(forceinline=True)
-def _code_point(letters, at):
-    byte = np.int64(letters[at])
-    if byte < 0x80:
-        return byte
-    if byte < 0xE0:
-        return (byte & 0x1F) << 6 | np.int64(letters[at + 1]) & 0x3F
-    value = np.int64(letters[at + 1]) & 0x3F
-    if byte < 0xF0:
-        return (byte & 0x0F) << 12 | value << 6 | np.int64(letters[at + 2]) & 0x3F
-    return (
-        (byte & 0x07) << 18 | value << 12 | (np.int64(letters[at + 2]) & 0x3F) << 6 | np.int64(letters[at + 3]) & 0x3F
-    )
-
-
 @cached
 def count_characters(letters, offsets, counts):
     """(0x110000,) int64 how often each character occurs in the words."""
@@ -68,7 +63,7 @@ def count_characters(letters, offsets, counts):
     for word in range(counts.shape[0]):
         at = offsets[word]
         while at < offsets[word + 1]:
-            found[_code_point(letters, at)] += counts[word]
+            found[code_point(letters, at)] += counts[word]
             at += character_length(letters[at])
     return found
 
@@ -87,16 +82,13 @@ def stretches(letters, offsets, counts, classes):
         while at <= offsets[word + 1]:
             width, sort = np.int64(1), np.int64(NEVER)
             if at < offsets[word + 1]:
-                width, sort = np.int64(character_length(letters[at])), np.int64(classes[_code_point(letters, at)])
+                width, sort = np.int64(character_length(letters[at])), np.int64(classes[code_point(letters, at)])
             cut = sort == NEVER or (sort == SPACE and at > start)
             cut = cut or (sort >= FIRST_SCRIPT and script >= 0 and sort != script)
             if cut:
                 if at > start:
                     if n == total.shape[0]:
-                        larger = np.empty((2 * n, 2), np.int64)
-                        for i in range(n):
-                            larger[i, 0], larger[i, 1] = found[i, 0], found[i, 1]
-                        found, total = larger, grown(total, 2 * n)
+                        found, total = grown_rows(found, 2 * n), grown(total, 2 * n)
                     found[n, 0], found[n, 1], total[n] = start, at, counts[word]
                     n += 1
                 start, script = at, np.int64(-1)
@@ -111,9 +103,7 @@ def stretches(letters, offsets, counts, classes):
 @cached
 def distinct(letters, spans, counts):
     """`(letters, offsets, counts)` of the distinct stretches, in order of first occurrence; 32 bytes of padding."""
-    size = 1024
-    while size < 2 * counts.shape[0] + 2:
-        size *= 2
+    size = slots_for(counts.shape[0])
     table, mask = np.zeros((size, 3), np.uint64), np.uint64(size - 1)
     base = np.uint64(letters.ctypes.data)
     first_of, total, n = np.empty(counts.shape[0], np.int64), np.zeros(counts.shape[0], np.int64), 0
@@ -182,11 +172,7 @@ def repeated(text, order, weights, longest):
             top -= 1
             if depth >= 2 and total >= 2:
                 if n == found.shape[0]:
-                    larger = np.empty((2 * n, 3), np.int64)
-                    for j in range(n):
-                        for column in range(3):
-                            larger[j, column] = found[j, column]
-                    found = larger
+                    found = grown_rows(found, 2 * n)
                 found[n, 0], found[n, 1], found[n, 2] = start, depth, total
                 n += 1
             if depths[top] < common:

@@ -8,20 +8,11 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels.sentencepiece.trie import step
+from llmanac.kernels.text import character_length
 
 ROUNDING = (2.0**-52, 2.0**-23)  # relative error of one addition, twice over; of 64- and of 32-bit floats
 MINUS_INFINITY = -np.inf
 RESET = 100000.0  # a 32-bit sum beyond this is taken off all paths at hand, as the library does
-
-
-@njit(forceinline=True)
-def character_length(byte):
-    """Bytes of the UTF-8 character that a byte begins."""
-    if byte < 0xC0:
-        return 1
-    if byte < 0xE0:
-        return 2
-    return 3 if byte < 0xF0 else 4
 
 
 @njit
