@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from _harness import Benchmark, Result, find_peer, interleave
 
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.load import train_tokenizer
+from llmanac.tokenizers.spm import model as spm
 
 CPU = time.process_time
 VOCABULARY = 8000

@@ -14,9 +14,9 @@ from _patterns_at_random import random_pattern, random_text
 from _two_readers import difference
 
 from llmanac.core.errors import LlmanacError, SpecError, TokenizerError
-from llmanac.tokenizers import _patterns
-from llmanac.tokenizers._patterns import Patience, Pattern, shown
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.tokenizers.patterns import splitter as _patterns
+from llmanac.tokenizers.patterns.splitter import Patience, Pattern, shown
 
 tokenizers = pytest.importorskip("tokenizers")
 

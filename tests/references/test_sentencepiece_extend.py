@@ -11,9 +11,9 @@ from _catalogues import messages
 from _spm import ODD, PHRASES, differing, scrambled, texts, trained
 
 from llmanac.core.errors import DataError, TokenizerError
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.load import extend, load_tokenizer, train_tokenizer
+from llmanac.tokenizers.spm import model as spm
 
 sentencepiece = pytest.importorskip("sentencepiece")
 KINDS = ("unigram", "bpe")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from llmanac.core.errors import LlmanacError, TokenizerError
 from llmanac.kernels.unigram_trie import child, longest, trie_of, value_of
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._spm_normalizer import compile_charsmap, read_charsmap
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.tokenizers.spm import model as spm
 
 sentencepiece = pytest.importorskip("sentencepiece")
 tokenizers = pytest.importorskip("tokenizers")

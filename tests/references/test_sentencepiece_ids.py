@@ -7,8 +7,8 @@ import pytest
 from _spm import PHRASES, differing, texts, trained
 
 from llmanac.kernels.unigram_viterbi import viterbi
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers.load import load_tokenizer
+from llmanac.tokenizers.spm import model as spm
 
 sentencepiece = pytest.importorskip("sentencepiece")
 RULES = ("identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf")

@@ -9,9 +9,9 @@ import random
 import pytest
 
 from llmanac.core.errors import LlmanacError, TokenizerError
-from llmanac.tokenizers import _patterns
 from llmanac.tokenizers._word import WordLevel
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.tokenizers.patterns import splitter as _patterns
 
 tokenizers = pytest.importorskip("tokenizers")
 TEXTS = ["the theatre there, these others 12 123", "naïve café, it's 中文 x = 1;\n\n  y", "<s> the İstanbul ΣΑΣ"] * 5

@@ -14,9 +14,9 @@ import numpy as np
 
 from llmanac.core.errors import TokenizerError, nearest
 from llmanac.tokenizers._added import AddedToken, AddedTokens
-from llmanac.tokenizers._chat import ChatTemplate, Rendered
 from llmanac.tokenizers._ids import id_list
 from llmanac.tokenizers._normal import Placed, mend_surrogates
+from llmanac.tokenizers.chat.template import ChatTemplate, Rendered
 
 Special = Literal["never", "all"] | frozenset[str]
 PlainEncoder = Callable[[Sequence[str]], list[np.ndarray]]
@@ -30,7 +30,7 @@ class Tokenizer:
         special_tokens: text -> id. In text given to `encode` they are plain text unless `special` names them.
         bos_id, eos_id, pad_id: ids that begin a text, end it, and fill a batch; None where there is none.
         adds_bos: whether this tokenizer's texts begin with `bos_id` by convention (`encode` itself never adds it).
-        chat_template: Jinja source, rendered in a process of its own (`_sandbox`); None where there is none.
+        chat_template: Jinja source, rendered in a process of its own (`chat`); None where there is none.
         unknown_id: the id that stands for what the vocabulary lacks; None where nothing is ever unknown.
         lossless: whether `decode(encode(text)) == text` for every text (half surrogate pairs apart). Where not, the
             class says what is kept.

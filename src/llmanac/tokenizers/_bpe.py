@@ -1,4 +1,4 @@
-"""A byte-level BPE at work: encoding, decoding, its identity. `bpe.py` learns one, `_tokenizer_json.py` and
+"""A byte-level BPE at work: encoding, decoding, its identity. `bpe.py` learns one, `hf` and
 `_tiktoken.py` read one."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._byte_level import read
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
 from llmanac.tokenizers._normal_tokens import NormalTokens
-from llmanac.tokenizers._patterns import Splitter
+from llmanac.tokenizers.patterns.splitter import Splitter
 
 _ENCODE: Any = bpe_encode.encode
 _SAMPLE: Any = bpe_dropout.sample  # numba checks its arguments, mypy cannot
@@ -220,7 +220,7 @@ class BPE(Tokenizer):
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
-        from llmanac.tokenizers._tokenizer_json import write
+        from llmanac.tokenizers.hf.document import write
 
         write(self, Path(folder))
 

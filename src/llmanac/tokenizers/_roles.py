@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmanac.core.errors import SpecError
-from llmanac.tokenizers._chat import default_template
 from llmanac.tokenizers._normal import SURROGATE
+from llmanac.tokenizers.chat.template import default_template
 
 BEGINS = ("<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<|begin|>", "<s>", "<bos>", "[BOS]")
 ENDS = ("<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<|eos|>", "</s>", "<eos>", "[EOS]")

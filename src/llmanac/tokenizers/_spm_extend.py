@@ -19,12 +19,12 @@ from llmanac.core.errors import DataError, TokenizerError
 from llmanac.core.progress import progress
 from llmanac.kernels import unigram_train
 from llmanac.kernels.text import pack
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers import _unigram_train as training
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._counting import chunks
 from llmanac.tokenizers._spm_bpe_train import merge
 from llmanac.tokenizers._unigram_tables import inner
+from llmanac.tokenizers.spm import model as spm
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._unigram import SentencePiece

@@ -1,6 +1,6 @@
 """A SentencePiece tokenizer at work: normalising, cutting, decoding, sampling, its identity.
 
-`sentencepiece.py` learns one, `_spm_model.py` reads its files, `_unigram_json.py` the `tokenizer.json` of such models.
+`sentencepiece.py` learns one, `spm` reads its files, `hf` the `tokenizer.json` of such models.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 from llmanac.core.errors import TokenizerError
 from llmanac.kernels import unigram_encode, unigram_random, unigram_sample
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._base import Special, Tokenizer
 from llmanac.tokenizers._ids import id_list
 from llmanac.tokenizers._normal import mend_surrogates
 from llmanac.tokenizers._spm_normalizer import Normalizer
 from llmanac.tokenizers._unigram_tables import Tables
+from llmanac.tokenizers.spm import model as spm
 
 _ENCODE: Any = unigram_encode.encode  # numba checks its arguments, mypy cannot
 _SAMPLE: Any = unigram_sample.sample
@@ -239,7 +239,7 @@ class SentencePiece(Tokenizer):
 
         A path that ends in `.model` gets that file alone, as the sentencepiece library reads it.
         """
-        from llmanac.tokenizers._unigram_files import save
+        from llmanac.tokenizers.spm.files import save
 
         save(self, Path(folder))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.kernels import unigram_encode, unigram_merge, unigram_trie
-from llmanac.tokenizers import _spm_model as spm
+from llmanac.tokenizers.spm import model as spm
 
 UNKNOWN_PENALTY = np.float32(10.0)  # how much worse than the worst piece an unknown character is
 LARGEST = np.float32(3.4028234663852886e38)

@@ -11,7 +11,7 @@ import numpy as np
 from llmanac.core.errors import TokenizerError
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE, NO_MERGES
-from llmanac.tokenizers._patterns import Splitter
+from llmanac.tokenizers.patterns.splitter import Splitter
 
 BYT5_SPECIAL = 3
 

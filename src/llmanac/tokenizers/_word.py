@@ -1,4 +1,4 @@
-"""A word-level tokenizer at work: ids by look-up, unknown words, offsets. `word.py` learns one, `_word_json.py` reads
+"""A word-level tokenizer at work: ids by look-up, unknown words, offsets. `word.py` learns one, `hf` reads
 one."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llmanac.tokenizers._counting import count_pieces
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
 from llmanac.tokenizers._normal_tokens import NormalTokens
 from llmanac.tokenizers._unicode_normal import lowered
-from llmanac.tokenizers._word_split import WordSplitter
+from llmanac.tokenizers.patterns.words import WordSplitter
 
 Normal = Literal["none", "nfc", "lowercase"]
 
@@ -179,7 +179,7 @@ class WordLevel(Tokenizer):
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
-        from llmanac.tokenizers._word_json import write
+        from llmanac.tokenizers.hf.word import write
 
         write(self, Path(folder))
 

@@ -45,8 +45,8 @@ def load_tokenizer(
     if (path / "run.json").is_file() and (path / "tokenizer").is_dir():
         path = path / "tokenizer"
     if path.is_dir():
-        from llmanac.tokenizers import _byt5_files
-        from llmanac.tokenizers._unigram_files import model_in
+        from llmanac.tokenizers.hf import byt5 as _byt5_files
+        from llmanac.tokenizers.spm.files import model_in
 
         found = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else model_in(path)
         if found is None and _byt5_files.is_byt5(path):
@@ -54,9 +54,9 @@ def load_tokenizer(
         if found is None:
             raise TokenizerError(f"{path}: has no tokenizer.json and no tokenizer.model")
         if found.suffix == ".model" and pattern is None and special_tokens is None:
-            from llmanac.tokenizers import _tokenizer_json
+            from llmanac.tokenizers.hf import document
 
-            return _tokenizer_json.load_beside(found)
+            return document.load_beside(found)
         path = found
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file or folder")
@@ -67,14 +67,14 @@ def load_tokenizer(
     if pattern is not None or special_tokens is not None:
         raise TokenizerError(f"{path}: pattern and special_tokens are for .tiktoken files; this one has its own")
     if path.suffix == ".model":
-        from llmanac.tokenizers import _unigram_files
+        from llmanac.tokenizers.spm import files as _unigram_files
 
         return _unigram_files.load(path)
     if path.suffix != ".json":
         raise TokenizerError(f"{path}: expected a folder, a tokenizer.json, a .model or a .tiktoken file")
-    from llmanac.tokenizers import _tokenizer_json
+    from llmanac.tokenizers.hf import document
 
-    return _tokenizer_json.load(path)
+    return document.load(path)
 
 
 def train_tokenizer(

@@ -28,14 +28,14 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.tokenizers import TokenizerSpec
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._chat import default_template
 from llmanac.tokenizers._counting import chunks
 from llmanac.tokenizers._normal import SURROGATE
 from llmanac.tokenizers._roles import BEGINS, ENDS, PADS, check_roles, usual
 from llmanac.tokenizers._spm_normalizer import Normalizer, compile_charsmap
 from llmanac.tokenizers._unigram import SentencePiece
+from llmanac.tokenizers.chat.template import default_template
+from llmanac.tokenizers.spm import model as spm
 
 CARD = {
     "title": "SentencePiece: unigram and BPE with byte fallback",

@@ -21,9 +21,9 @@ from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import NO_MERGES
 from llmanac.tokenizers._byte_level import BYTES
-from llmanac.tokenizers._patterns import Splitter
 from llmanac.tokenizers._roles import check_roles, check_special_tokens, roles_of
 from llmanac.tokenizers._utf8 import UTF8
+from llmanac.tokenizers.patterns.splitter import Splitter
 
 CARD = {
     "title": "UTF-8 bytes",

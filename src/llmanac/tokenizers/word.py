@@ -21,7 +21,7 @@ from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._counting import count_pieces
 from llmanac.tokenizers._roles import check_roles, check_special_tokens, roles_of
 from llmanac.tokenizers._word import WordLevel, ranked_words, special_first
-from llmanac.tokenizers._word_split import WordSplitter
+from llmanac.tokenizers.patterns.words import WordSplitter
 
 CARD = {
     "title": "Words with a frequency cut-off",

@@ -20,17 +20,17 @@ from llmanac.core.errors import TokenizerError
 from llmanac.core.files import write_json
 from llmanac.kernels import unigram_encode, unigram_trie
 from llmanac.kernels.text import pack
-from llmanac.tokenizers import _unigram_steps as steps
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import PlainEncoder, Special, Tokenizer
 from llmanac.tokenizers._ids import id_list
-from llmanac.tokenizers._json_files import switch_of
 from llmanac.tokenizers._normal import Placed, compose, mend_surrogates
 from llmanac.tokenizers._normal_tokens import Normalised, NormalTokens
-from llmanac.tokenizers._spm_model import byte_of
 from llmanac.tokenizers._unigram import CACHE_PLACES, CACHE_WORDS, CHUNK, SampleCache, refuse_others, sampled
-from llmanac.tokenizers._unigram_decoders import decoder
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, UNKNOWN_PENALTY, Tables, joins_of
+from llmanac.tokenizers.hf import steps
+from llmanac.tokenizers.hf.decoders import decoder
+from llmanac.tokenizers.hf.fields import switch_of
+from llmanac.tokenizers.spm.model import byte_of
 
 _ENCODE: Any = unigram_encode.encode
 LARGEST = float(np.finfo(np.float32).max)

@@ -17,11 +17,11 @@ import regex
 
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.tokenizers._added import WHITE_SPACE
-from llmanac.tokenizers._json_files import MOST_STEPS
 from llmanac.tokenizers._normal import SURROGATE, Placed, compose, in_form
-from llmanac.tokenizers._patterns import Patience, Pattern, shown
 from llmanac.tokenizers._spm_normalizer import read_charsmap
 from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
+from llmanac.tokenizers.hf.fields import MOST_STEPS
+from llmanac.tokenizers.patterns.splitter import Patience, Pattern, shown
 
 SPACE = "\u2581"
 Normalize = Callable[[str, Patience], Placed]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.tokenizers._base import Tokenizer
-from llmanac.tokenizers._json_files import read_config
-from llmanac.tokenizers._tokenizer_json import CONFIG, added_tokens, shared_parts, template_of
 from llmanac.tokenizers._utf8 import from_byt5
+from llmanac.tokenizers.hf.document import CONFIG, added_tokens, shared_parts, template_of
+from llmanac.tokenizers.hf.fields import read_config
 
 
 def is_byt5(folder: Path) -> bool:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers._patterns import Patience
-from llmanac.tokenizers._spm_model import byte_of
-from llmanac.tokenizers._unigram_steps import MOST_GROWTH, SPACE, grown, nodes_of, pattern_of, substituted, text_field
+from llmanac.tokenizers.hf.steps import MOST_GROWTH, SPACE, grown, nodes_of, pattern_of, substituted, text_field
+from llmanac.tokenizers.patterns.splitter import Patience
+from llmanac.tokenizers.spm.model import byte_of
 
 Join = Callable[[Sequence[str]], str]
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")

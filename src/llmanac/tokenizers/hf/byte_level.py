@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmanac.core.errors import SpecError, TokenizerError
-from llmanac.tokenizers._json_files import steps_of
-from llmanac.tokenizers._patterns import DIGIT, DIGITS, GPT2, Pattern, Splitter
+from llmanac.tokenizers.hf.fields import steps_of
+from llmanac.tokenizers.patterns.splitter import DIGIT, DIGITS, GPT2, Pattern, Splitter
 
 
 def is_byte_level(document: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """How text is cut into pieces before BPE: patterns by name or as a regex, with a numba kernel for the usual ones.
 
 A pattern has the meaning that it has in a `tokenizer.json`: Oniguruma's. Without a kernel it runs in the `regex`
-module, written anew (`_oniguruma.py`). Its Unicode version is newer than the one that tiktoken and Hugging Face
+module, written anew (`oniguruma.py`). Its Unicode version is newer than the one that tiktoken and Hugging Face
 tokenizers are built with, so characters assigned since then are shown to it as unassigned.
 """
 
@@ -19,7 +19,7 @@ from llmanac.core.errors import SpecError, TokenizerError, nearest
 from llmanac.kernels import words
 from llmanac.kernels.text import pack
 from llmanac.kernels.unicode import newer_characters, split_classes
-from llmanac.tokenizers._oniguruma import translated
+from llmanac.tokenizers.patterns.oniguruma import translated
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # cl100k as tiktoken has it today: unlike Llama-3's, white space at the very end is one piece.
@@ -81,7 +81,7 @@ class Pattern:
     """A pattern of a `tokenizer.json`.
 
     Raises:
-        SpecError: it is none, or has something that `_oniguruma.py` does not know.
+        SpecError: it is none, or has something that `oniguruma.py` does not know.
     """
 
     def __init__(self, source: str) -> None:

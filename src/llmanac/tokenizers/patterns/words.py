@@ -14,7 +14,7 @@ import numpy as np
 from llmanac.core.errors import SpecError, nearest
 from llmanac.kernels import word_level, words
 from llmanac.kernels.text import pack
-from llmanac.tokenizers._patterns import NAMED, Splitter, pattern_of
+from llmanac.tokenizers.patterns.splitter import NAMED, Splitter, pattern_of
 
 WHITESPACE, WHITESPACE_SPLIT = "whitespace", "whitespace-split"
 DROPPING = (WHITESPACE, WHITESPACE_SPLIT)

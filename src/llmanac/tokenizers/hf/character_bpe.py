@@ -19,14 +19,14 @@ import numpy as np
 from llmanac.core.errors import TokenizerError
 from llmanac.kernels import unigram_encode, unigram_merge, unigram_trie
 from llmanac.kernels.text import pack
-from llmanac.tokenizers import _unigram_steps as steps
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import _last_of_each
-from llmanac.tokenizers._json_files import switch_of
-from llmanac.tokenizers._spm_model import byte_of
-from llmanac.tokenizers._unigram_json import PARTS, UnigramJson
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, Tables, joins_of
+from llmanac.tokenizers.hf import steps
+from llmanac.tokenizers.hf.fields import switch_of
+from llmanac.tokenizers.hf.unigram import PARTS, UnigramJson
+from llmanac.tokenizers.spm.model import byte_of
 
 
 class _Shortened(str):

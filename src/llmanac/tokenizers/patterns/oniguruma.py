@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from llmanac.tokenizers._oniguruma_sets import (
+from llmanac.tokenizers.patterns.sets import (
     ANY,
     LETTERS_THAT_JOIN,
     Flags,

@@ -1,4 +1,4 @@
-"""The program that renders chat templates. `_sandbox` starts it as a process and says what it may take.
+"""The program that renders chat templates. `process.py` starts it as a process and says what it may take.
 
 It is not imported by llmanac and imports nothing of it, so that it starts in a twentieth of a second. Before it reads
 anything it limits its own memory; it ignores Ctrl-C, which is its parent's to answer; it ends when its input closes.

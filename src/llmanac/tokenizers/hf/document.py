@@ -1,5 +1,5 @@
 """Hugging Face's `tokenizer.json` and `tokenizer_config.json` for byte-level BPE, read strictly and written.
-`_word_json.py` has what is different for words.
+`word.py` has what is different for words.
 
 What the file asks for and this package cannot do is refused by its name, never passed over: a tokenizer that cuts text
 a little differently gives wrong ids without any sign of it. Its `truncation` and `padding` are the caller's business
@@ -17,13 +17,13 @@ import numpy as np
 
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.core.files import MOST_SETTINGS, read_text, write_json
-from llmanac.tokenizers import _unigram_files
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import read, written
-from llmanac.tokenizers._byte_level_steps import check_decoder, is_byte_level, split_steps, wants_nfc
-from llmanac.tokenizers._json_files import (
+from llmanac.tokenizers._utf8 import UTF8, is_bytes_only
+from llmanac.tokenizers.hf.byte_level import check_decoder, is_byte_level, split_steps, wants_nfc
+from llmanac.tokenizers.hf.fields import (
     flags_of,
     id_of,
     items_of,
@@ -33,8 +33,8 @@ from llmanac.tokenizers._json_files import (
     switch_of,
     table,
 )
-from llmanac.tokenizers._patterns import Splitter
-from llmanac.tokenizers._utf8 import UTF8, is_bytes_only
+from llmanac.tokenizers.patterns.splitter import Splitter
+from llmanac.tokenizers.spm import files as _unigram_files
 
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
@@ -94,16 +94,16 @@ def _made(
     chat_template: str | None,
 ) -> Tokenizer:
     if model.get("type") == "WordLevel":
-        from llmanac.tokenizers import _word_json
+        from llmanac.tokenizers.hf import word as _word_json
 
         return _word_json.from_model(model, **shared_parts(document, config, added, chat_template))
     if model.get("type") == "Unigram":
-        from llmanac.tokenizers import _unigram_json
+        from llmanac.tokenizers.hf import unigram as _unigram_json
 
         return _unigram_json.from_document(document, added, **_roles(document, config, added, chat_template))
     _refuse_unsupported(model)
     if not is_byte_level(document):
-        from llmanac.tokenizers import _bpe_json
+        from llmanac.tokenizers.hf import character_bpe as _bpe_json
 
         entries, _ = vocabulary_entries(model, added, lambda text: text.encode("utf-8", "replace"))
         found, unknown = _merges(model, entries, None), _unknown(model, entries, added)

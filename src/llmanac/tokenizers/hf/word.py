@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers._byte_level_steps import split_pattern
-from llmanac.tokenizers._json_files import steps_of
 from llmanac.tokenizers._normal import SURROGATE
-from llmanac.tokenizers._tokenizer_json import vocabulary_entries, write_files
 from llmanac.tokenizers._word import Normal, WordLevel
-from llmanac.tokenizers._word_split import WHITESPACE, WHITESPACE_SPLIT, WordSplitter
+from llmanac.tokenizers.hf.byte_level import split_pattern
+from llmanac.tokenizers.hf.document import vocabulary_entries, write_files
+from llmanac.tokenizers.hf.fields import steps_of
+from llmanac.tokenizers.patterns.words import WHITESPACE, WHITESPACE_SPLIT, WordSplitter
 
 PRE_TOKENIZERS = {"Whitespace": WHITESPACE, "WhitespaceSplit": WHITESPACE_SPLIT}
 NORMALIZERS: dict[str, Normal] = {"NFC": "nfc", "Lowercase": "lowercase"}
@@ -20,7 +20,7 @@ SPARE_IDS = 1024  # ids without an entry that a vocabulary may have, so that a h
 
 
 def from_model(model: Mapping[str, Any], **parts: Any) -> WordLevel:
-    """The tokenizer of a parsed file; `parts` are what `_tokenizer_json.shared_parts` gives.
+    """The tokenizer of a parsed file; `parts` are what `document.shared_parts` gives.
 
     Raises:
         TokenizerError: what is broken in it, or what it asks for and this package cannot do.

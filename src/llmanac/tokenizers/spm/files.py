@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmanac.core.errors import LlmanacError, TokenizerError
 from llmanac.core.files import read_bytes, write_bytes, write_json
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._json_files import MOST, flags_of, id_of
+from llmanac.tokenizers.hf.fields import MOST, flags_of, id_of
+from llmanac.tokenizers.spm import model as spm
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._unigram import SentencePiece
