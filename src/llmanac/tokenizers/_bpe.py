@@ -7,7 +7,6 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from llmanac.tokenizers.patterns.splitter import Splitter
 
 _ENCODE: Any = bpe_encode.encode
 _SAMPLE: Any = bpe_dropout.sample  # numba checks its arguments, mypy cannot
-CHUNK = 1 << 23  # characters of text that are encoded at a time
 NO_MERGES = np.empty((3, 0), np.int32)
 CACHE_WORDS, CACHE_IDS = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and ids beside it (4 MB)
 
@@ -41,6 +39,8 @@ class BPE(Tokenizer):
         document: the `tokenizer.json` it came from, whose other parts `save` keeps.
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
+
+    _guarded_tables = ("_tables",)
 
     def __init__(
         self,
@@ -98,12 +98,9 @@ class BPE(Tokenizer):
         """The ids that merges and bytes lead to."""
         return frozenset([*self.merges[2].tolist(), *self._byte_ids.tolist()])
 
+    @cached_property
     def _guards(self) -> bool:
-        held = {id for id in self._special_ids - self._reached if id < len(self.tokens)}
-        return self.whole_pieces and bool(held)
-
-    def _forget_tables(self) -> None:
-        self.__dict__.pop("_tables", None)
+        return self.whole_pieces and any(id < len(self.tokens) for id in self._special_ids - self._reached)
 
     def forget_words(self) -> None:
         """Empty the word cache (it is bounded, and empties itself when it is full)."""
@@ -135,21 +132,10 @@ class BPE(Tokenizer):
         clean = self._normal_form(text)[0]
         return self._prefix(clean) + clean
 
-    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
-        out: list[np.ndarray] = []
-        start = 0
-        while start < len(texts):
-            stop, size = start, 0
-            while stop < len(texts) and (size < CHUNK or stop == start):
-                size += len(texts[stop])
-                stop += 1
-            buffer, used, ends = self.splitter.pack([self._prepared(text) for text in texts[start:stop]])
-            text_ends = np.empty(stop - start, np.int64)
-            ids = self._encode_packed(buffer, used, self.splitter.mode, ends, text_ends)
-            firsts = [0, *text_ends[:-1].tolist()]
-            out += [ids[a:b] for a, b in zip(firsts, text_ends.tolist(), strict=True)]
-            start = stop
-        return out
+    def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        buffer, used, ends = self.splitter.pack([self._prepared(text) for text in texts])
+        text_ends = np.empty(len(texts), np.int64)
+        return self._encode_packed(buffer, used, self.splitter.mode, ends, text_ends), text_ends
 
     def _encode_packed(
         self, buffer: np.ndarray, used: int, mode: int, ends: np.ndarray, text_ends: np.ndarray
@@ -164,11 +150,16 @@ class BPE(Tokenizer):
             raise TokenizerError(_no_token(byte))
         return ids
 
-    def extended(self, texts: Iterable[str], extra: int) -> BPE:
-        """This tokenizer with up to `extra` further tokens; see `_extend.py`."""
-        from llmanac.tokenizers._extend import extend_bpe
+    def _extended(self, texts: Iterable[str], extra: int) -> BPE:
+        from llmanac.tokenizers._extend import learn_further
 
-        return extend_bpe(self, texts, extra)
+        tokens, merges = learn_further(self, texts, extra)
+        gap: list[bytes | None] = [None] * (self.vocab_size - len(self.tokens))
+        return BPE(
+            tokens=[*self.tokens, *gap, *tokens], merges=np.concatenate([self.merges, merges], axis=1),
+            splitter=self.splitter, compose_nfc=self.compose_nfc, prefix_space=self.prefix_space,
+            whole_pieces=self.whole_pieces, unknown=self.unknown_id, document=self.document, **self._settings(),
+        )  # fmt: skip
 
     def sample(self, text: str, *, seed: int, dropout: float = 0.1, **choices: Any) -> list[int]:
         """Ids of one segmentation by BPE-dropout (Provilkov et al. 2020).
@@ -217,12 +208,6 @@ class BPE(Tokenizer):
             digest.update(b"\xff" if data is None else len(data).to_bytes(4, "little") + data)
         rules = [self.compose_nfc, self.prefix_space, self.whole_pieces, self.unknown_id]
         return [digest.hexdigest(), list(self.splitter.steps), rules]
-
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
-        from llmanac.tokenizers.hf.document import write
-
-        write(self, Path(folder))
 
 
 def _no_token(byte: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from llmanac.core.progress import progress
 from llmanac.kernels.words import WordCounts
 from llmanac.tokenizers._normal import mend_surrogates
 
+BOUNDARY = "\0"  # stands for what is not ordinary text; no piece may contain it
 CHUNK = 1 << 23  # bytes of text that are counted at a time
 
 
@@ -63,4 +64,12 @@ def chunks(texts: Iterable[str], method: str) -> Iterator[list[str]]:
             yield held
             held, size = [], 0
     if held:
+        yield held
+
+
+def bounded_chunks(texts: Iterable[str], symbols: Sequence[str], method: str) -> Iterator[list[str]]:
+    """`chunks` with a `BOUNDARY` for each of the symbols in them, which are not ordinary text."""
+    for held in chunks(texts, method):
+        for symbol in symbols:
+            held = [text.replace(symbol, BOUNDARY) for text in held]
         yield held

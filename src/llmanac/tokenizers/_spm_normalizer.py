@@ -16,7 +16,7 @@ import numpy as np
 from llmanac.core.errors import TokenizerError
 from llmanac.kernels import unigram_normalize, unigram_trie
 from llmanac.kernels.text import pack
-from llmanac.tokenizers.spm.model import SPACE, Rules
+from llmanac.tokenizers._pieces import SPACE, Rules
 
 LARGEST_TRIE = 1 << 21  # units; the library's own maps have 50,000
 LONGEST_KEY, LONGEST_REPLACEMENT = 256, 1024  # bytes

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.kernels import unigram_encode, unigram_merge, unigram_trie
-from llmanac.tokenizers.spm import model as spm
+from llmanac.tokenizers import _pieces as spm
 
 UNKNOWN_PENALTY = np.float32(10.0)  # how much worse than the worst piece an unknown character is
 LARGEST = np.float32(3.4028234663852886e38)
@@ -50,7 +50,7 @@ class Tables:
     def of(cls, model: spm.Model) -> Tables:
         """The tables of a `.model` file."""
         escape, pieces = model.rules.escape_whitespaces, model.pieces
-        is_bpe = model.trainer["model_type"] == spm.BPE
+        is_bpe = model.setting("model_type") == spm.BPE
         types = np.array([piece.type for piece in pieces])
         scores = np.array([piece.score for piece in pieces], np.float32)
         normal = scores[types == spm.NORMAL]
@@ -67,7 +67,7 @@ class Tables:
         ids, keys = [ids[i] for i in taken], [keys[i] for i in taken]
         kept = [inner(piece.text, escape) for piece in pieces if piece.type == spm.USER_DEFINED]
         byte_ids = NO_IDS
-        if model.trainer["byte_fallback"]:
+        if model.setting("byte_fallback"):
             byte_ids = np.empty(256, np.int32)
             for id in np.flatnonzero(types == spm.BYTE).tolist():
                 byte_ids[spm.byte_of(pieces[id].text)] = id

@@ -20,7 +20,7 @@ where a space is written U+2581 and `decode` gives back the normalised text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,14 +28,14 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.tokenizers import TokenizerSpec
+from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._counting import chunks
+from llmanac.tokenizers._counting import bounded_chunks
 from llmanac.tokenizers._normal import SURROGATE
 from llmanac.tokenizers._roles import BEGINS, ENDS, PADS, check_roles, usual
 from llmanac.tokenizers._spm_normalizer import Normalizer, compile_charsmap
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.chat.template import default_template
-from llmanac.tokenizers.spm import model as spm
 
 CARD = {
     "title": "SentencePiece: unigram and BPE with byte fallback",
@@ -45,7 +45,6 @@ CARD = {
 }
 
 UNKNOWN = "<unk>"
-BOUNDARY = "\0"  # stands for what is no ordinary text; no piece may hold it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +119,8 @@ class Spec(TokenizerSpec):
             escape_whitespaces=squeezed,
         )
         normalizer = Normalizer(rules, kept=self.user_defined_symbols)
-        words = _unigram_train.gather(normalizer.pack(chunk) for chunk in _bounded(texts, self._symbols))
+        chunks = bounded_chunks(texts, self._symbols, "tokenizer/sentencepiece")
+        words = _unigram_train.gather(normalizer.pack(chunk) for chunk in chunks)
         room = self.vocab_size - self._reserved
         never = "" if squeezed else spm.SPACE  # the library would decode it to a space
         found = words.stretches(self.character_coverage, room, never)
@@ -160,7 +160,8 @@ class Spec(TokenizerSpec):
             trainer[f"{role}_id"] = -1 if text is None else 1 + special.index(text)
             if text is not None:
                 trainer[f"{role}_piece"] = text
-        model = spm.parse(spm.serialize(pieces, trainer, rules))
+        model = spm.Model(tuple(pieces), trainer, rules)
+        spm.validate(model)
         return SentencePiece(
             model,
             added=[AddedToken(id=1 + i, text=text) for i, text in enumerate(special)],
@@ -169,11 +170,3 @@ class Spec(TokenizerSpec):
             ),
             **roles,
         )
-
-
-def _bounded(texts: Iterable[str], symbols: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in lists, with a boundary for each symbol in them."""
-    for held in chunks(texts, "tokenizer/sentencepiece"):
-        for symbol in symbols:
-            held = [text.replace(symbol, BOUNDARY) for text in held]
-        yield held

@@ -22,11 +22,10 @@ from llmanac.kernels.text import pack
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import _last_of_each
+from llmanac.tokenizers._pieces import byte_of
 from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, Tables, joins_of
-from llmanac.tokenizers.hf import steps
-from llmanac.tokenizers.hf.fields import switch_of
-from llmanac.tokenizers.hf.unigram import PARTS, UnigramJson
-from llmanac.tokenizers.spm.model import byte_of
+from llmanac.tokenizers.hf.fields import PARTS, require_text, switch_of
+from llmanac.tokenizers.hf.unigram import UnigramJson
 
 
 class _Shortened(str):
@@ -47,6 +46,7 @@ class CharacterBPE(UnigramJson):
         **parts: byte_fallback, document, added tokens and roles, as `UnigramJson` takes them.
     """
 
+    _guarded_tables = (*UnigramJson._guarded_tables, "_plain")
     unknown_is_fused = False
 
     def __init__(
@@ -79,10 +79,6 @@ class CharacterBPE(UnigramJson):
     def _plain(self) -> dict[str, int]:
         """The entries that plain text may become: a control token is none of them."""
         return {text: id for text, id in self.entries.items() if id not in self._guarded_ids}
-
-    def _forget_tables(self) -> None:
-        self.__dict__.pop("_plain", None)
-        super()._forget_tables()
 
     @cached_property
     def tables(self) -> Tables:
@@ -175,17 +171,6 @@ class CharacterBPE(UnigramJson):
         digest.update(self.merges.tobytes())
         return [digest.hexdigest(), [self.document.get(part) for part in ("normalizer", "pre_tokenizer")]]
 
-    def _model(self) -> dict[str, Any]:
-        text_of = {id: text for text, id in self.entries.items()}
-        texts = {token.id: token.text for token in self.added.tokens}
-        return {
-            "type": "BPE", "dropout": None,
-            "unk_token": None if self.unknown is None else text_of.get(self.unknown, texts.get(self.unknown)),
-            "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": self.fuse_unknown,
-            "byte_fallback": self.byte_fallback, "ignore_merges": self.whole_words, "vocab": self.entries,
-            "merges": [[text_of[left], text_of[right]] for left, right in self.merges[:2].T.tolist()],
-        }  # fmt: skip
-
 
 def from_model(
     document: Mapping[str, Any],
@@ -204,7 +189,7 @@ def from_model(
     byte_fallback = switch_of(model, "byte_fallback", "model")
     given = {token.id for token in added}
     for text, id in entries.items():
-        steps.require_text(text, f"model.vocab (id {id})")
+        require_text(text, f"model.vocab (id {id})")
         if "\0" in text and id not in given:
             raise TokenizerError(f"model.vocab: {text[:40]!r} (id {id}) holds a NUL character, which is not supported")
     highest, room = max(entries.values()), len(entries) + len(given)

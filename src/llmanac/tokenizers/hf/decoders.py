@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers.hf.steps import MOST_GROWTH, SPACE, grown, nodes_of, pattern_of, substituted, text_field
+from llmanac.tokenizers._pieces import byte_of
+from llmanac.tokenizers.hf.fields import pattern_of, prepend_scheme, steps_of, text_field
+from llmanac.tokenizers.hf.steps import MOST_GROWTH, SPACE, grown, substituted
 from llmanac.tokenizers.patterns.splitter import Patience
-from llmanac.tokenizers.spm.model import byte_of
 
 Join = Callable[[Sequence[str]], str]
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -23,7 +24,7 @@ def decoder(part: Any) -> Join:
     """How tokens become a text; without a decoder they are joined by spaces, as `tokenizers` does."""
     if part is None:
         return " ".join
-    nodes = nodes_of(part, "decoder", "decoders")
+    nodes = steps_of(part, "decoder", "decoders")
     made = [_join_step(node, f"decoder[{i}]") for i, node in enumerate(nodes)]
     product = math.prod(max(1.0, grown(node)) for node in nodes)
     if product > MOST_GROWTH:
@@ -61,9 +62,7 @@ def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], lis
         return lambda tokens: [_strip_token(token, character, start, stop) for token in tokens]
     if kind == "Metaspace":
         mark = str(node.get("replacement", SPACE))
-        scheme = node.get("prepend_scheme", "always")
-        if "prepend_scheme" not in node and node.get("add_prefix_space") is False:
-            scheme = "never"
+        scheme = prepend_scheme(node)
         return lambda tokens: [
             token.replace(mark, "" if i == 0 and scheme != "never" else " ") for i, token in enumerate(tokens)
         ]

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError, TokenizerError
-from llmanac.core.files import MOST_SETTINGS, read_text, write_json
+from llmanac.core.files import MOST_SETTINGS, read_text
 from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._base import ROLES, Tokenizer
 from llmanac.tokenizers._bpe import BPE
-from llmanac.tokenizers._byte_level import read, written
-from llmanac.tokenizers._utf8 import UTF8, is_bytes_only
+from llmanac.tokenizers._byte_level import read
 from llmanac.tokenizers.hf.byte_level import check_decoder, is_byte_level, split_steps, wants_nfc
 from llmanac.tokenizers.hf.fields import (
+    CONFIG,
+    PARTS,
+    TEMPLATE,
+    content,
     flags_of,
     id_of,
     items_of,
@@ -32,40 +35,26 @@ from llmanac.tokenizers.hf.fields import (
     steps_of,
     switch_of,
     table,
+    vocabulary_entries,
 )
 from llmanac.tokenizers.patterns.splitter import Splitter
-from llmanac.tokenizers.spm import files as _unigram_files
-
-PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
-DOCUMENT, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+from llmanac.tokenizers.utf8 import UTF8
 
 
-def load(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`, and the `tokenizer_config.json` and `chat_template.jinja` beside it where they are.
-
-    Where the configuration names a SentencePiece model as what decides, that is read instead.
+def load(path: Path, config: Any, chat_template: str | None) -> Tokenizer:
+    """Read a `tokenizer.json`; `beside` gives the configuration and the chat template.
 
     Raises:
         TokenizerError: anything in the file that is broken or that cannot be honoured; the message names it.
     """
-    document, (config, template) = read_strictly(path), _beside(path)
-    decides = config.get(_unigram_files.DECIDES) if isinstance(config, Mapping) else None
-    if isinstance(decides, str) and decides and Path(decides).name == decides and path.with_name(decides).is_file():
-        return _unigram_files.load(path.with_name(decides), config, template)
+    document = read_strictly(path)
     try:
-        return from_document(document, config, template)
+        return from_document(document, config, chat_template)
     except (TokenizerError, SpecError) as error:
         raise TokenizerError(f"{path}: {error}") from None
 
 
-def load_beside(path: Path) -> Tokenizer:
-    """Read a SentencePiece model with what the files beside it say. Raises TokenizerError as `load` does."""
-    config, template = _beside(path)
-    return _unigram_files.load(path, table(config, str(path.with_name(CONFIG))), template)
-
-
-def _beside(path: Path) -> tuple[Any, str | None]:
+def beside(path: Path) -> tuple[Any, str | None]:
     """`(the configuration, the chat template)` in the folder of a file."""
     config = read_config(path.with_name(CONFIG))
     source = path.with_name(TEMPLATE)
@@ -93,23 +82,23 @@ def _made(
     added: list[AddedToken],
     chat_template: str | None,
 ) -> Tokenizer:
+    parts = {part: _writable(document[part], part) for part in PARTS if part in document}
+    roles = roles_of(document, config, added, chat_template)
     if model.get("type") == "WordLevel":
-        from llmanac.tokenizers.hf import word as _word_json
+        from llmanac.tokenizers.hf import word
 
-        return _word_json.from_model(model, **shared_parts(document, config, added, chat_template))
+        return word.from_model(model, document=parts, added=added, **roles)
     if model.get("type") == "Unigram":
-        from llmanac.tokenizers.hf import unigram as _unigram_json
+        from llmanac.tokenizers.hf import unigram
 
-        return _unigram_json.from_document(document, added, **_roles(document, config, added, chat_template))
+        return unigram.from_document(document, added, **roles)
     _refuse_unsupported(model)
     if not is_byte_level(document):
-        from llmanac.tokenizers.hf import character_bpe as _bpe_json
+        from llmanac.tokenizers.hf import character_bpe
 
         entries, _ = vocabulary_entries(model, added, lambda text: text.encode("utf-8", "replace"))
         found, unknown = _merges(model, entries, None), _unknown(model, entries, added)
-        return _bpe_json.from_model(
-            document, entries, found, unknown, added, **_roles(document, config, added, chat_template)
-        )
+        return character_bpe.from_model(document, entries, found, unknown, added, **roles)
     if switch_of(model, "byte_fallback", "model"):
         raise TokenizerError("model.byte_fallback: is not supported beside a ByteLevel step, whose letters are bytes")
     tokens, ids = _vocabulary(model, added)
@@ -118,7 +107,7 @@ def _made(
     if switch_of(model, "fuse_unk", "model") and model.get("unk_token"):
         raise TokenizerError("model.fuse_unk: is not supported beside a ByteLevel step; set it to false")
     merges, whole_pieces = _merges(model, ids), switch_of(model, "ignore_merges", "model")
-    return (UTF8 if is_bytes_only(tokens, merges, whole_pieces) else BPE)(
+    return (UTF8 if _is_bytes_only(tokens, merges, whole_pieces) else BPE)(
         tokens=tokens,
         merges=merges,
         splitter=Splitter(steps),
@@ -126,31 +115,27 @@ def _made(
         prefix_space=prefix_space,
         whole_pieces=whole_pieces,
         unknown=_unknown(model, ids, added),
-        **shared_parts(document, config, added, chat_template),
+        document=parts,
+        added=added,
+        **roles,
     )
 
 
-def shared_parts(
+def _is_bytes_only(tokens: Sequence[bytes | None], merges: np.ndarray, whole_pieces: bool) -> bool:
+    """Whether every byte is a token, and there is no way to make a longer one."""
+    single = {data for data in tokens if data is not None and len(data) == 1}
+    return merges.shape[1] == 0 and len(single) == 256 and not whole_pieces
+
+
+def roles_of(
     document: dict[str, Any], config: dict[str, Any], added: list[AddedToken], chat_template: str | None
 ) -> dict[str, Any]:
-    """What every kind of model takes from the files in the same way: added tokens, roles, the parts to write back."""
-    roles = {role: _unigram_files.content(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
+    """What every kind of model takes from the files in the same way: bos, eos, pad, adds_bos, the chat template."""
     known = {token.text for token in added}
-    roles = {role: text if text in known else None for role, text in roles.items()}
-    return {
-        "document": {part: _writable(document[part], part) for part in PARTS if part in document},
-        "added": added,
-        "adds_bos": _adds_bos(document.get("post_processor"), config, roles["bos"]),
-        "chat_template": chat_template,
-        **roles,
-    }
-
-
-def _roles(
-    document: dict[str, Any], config: dict[str, Any], added: list[AddedToken], chat_template: str | None
-) -> dict[str, Any]:
-    parts = shared_parts(document, config, added, chat_template)
-    return {key: parts[key] for key in ("adds_bos", "chat_template", "bos", "eos", "pad")}
+    named = {role: content(config.get(f"{role}_token")) for role in ROLES}
+    roles = {role: text if text in known else None for role, text in named.items()}
+    adds_bos = _adds_bos(document.get("post_processor"), config, roles["bos"])
+    return {"adds_bos": adds_bos, "chat_template": chat_template, **roles}
 
 
 def _writable(value: Any, where: str) -> Any:
@@ -189,34 +174,6 @@ def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[
         if tokens[id] is None and given.get(id) != text:
             raise TokenizerError(f"model.vocab: {text!r} (id {id}) is not written in the byte-level alphabet")
     return tokens, vocab
-
-
-def vocabulary_entries(
-    model: Mapping[str, Any], added: Sequence[AddedToken], spelled: Callable[[str], bytes | None]
-) -> tuple[dict[str, int], dict[int, str]]:
-    """`(id of each entry, entry of each id)`, checked, and agreeing with the added tokens' ids.
-
-    `spelled` says which bytes an entry writes.
-    """
-    vocab = table(model.get("vocab"), "model.vocab")
-    if not vocab:
-        raise TokenizerError("model.vocab: is empty")
-    entries: dict[int, str] = {}
-    for text, id in vocab.items():
-        if type(id) is not int or not 0 <= id < 1 << 30:
-            raise TokenizerError(f"model.vocab: {text!r} has the id {id!r}, which is no number from 0 on")
-        if id in entries:
-            raise TokenizerError(f"model.vocab: {entries[id]!r} and {text!r} both have the id {id}")
-        if not text:
-            raise TokenizerError(f"model.vocab: the entry with the id {id} is empty")
-        entries[id] = text
-    for token in added:
-        if vocab.get(token.text, token.id) != token.id:
-            raise TokenizerError(f"added token {token.text!r}: id {token.id}, but {vocab[token.text]} in model.vocab")
-        held = entries.get(token.id, token.text)
-        if held != token.text and spelled(held) != token.text.encode("utf-8"):
-            raise TokenizerError(f"added token {token.text!r}: has the id {token.id}, which is {held!r} in model.vocab")
-    return vocab, entries
 
 
 def _unknown(model: Mapping[str, Any], ids: Mapping[str, int], added: list[AddedToken]) -> int | None:
@@ -268,7 +225,7 @@ def added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list
             raise TokenizerError(f"{where}: needs an `id` and a `content`, got {str(item)[:60]}")
         if id in found and found[id].text != content:
             raise TokenizerError(f"{where}: {found[id].text!r} and {content!r} both have the id {id}")
-        found[id] = AddedToken(id=id, text=content, **flags_of(token, FLAGS, where))
+        found[id] = AddedToken(id=id, text=content, **flags_of(token, where))
     return list(found.values())
 
 
@@ -306,8 +263,6 @@ def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> boo
         return False
     if isinstance(config.get("add_bos_token"), bool):
         return bool(config["add_bos_token"])
-    if processor is None:
-        return False
     for node in steps_of(processor, "post_processor", "processors"):
         single = (
             items_of(node.get("single"), "post_processor.single") if node.get("type") == "TemplateProcessing" else []
@@ -324,63 +279,3 @@ def template_of(config: Any) -> str | None:
         default = [item for item in template if isinstance(item, Mapping) and item.get("name") == "default"]
         template = default[0].get("template") if default else None
     return _writable(template, "chat_template") if isinstance(template, str) else None
-
-
-def write(tokenizer: BPE, folder: Path) -> None:
-    """Write both files; each is whole or absent."""
-    added = [token.as_json() for token in tokenizer.added.tokens]
-    texts = {token.id: token.text for token in tokenizer.added.tokens}
-    spelled = [written(data) if data is not None else texts.get(id) for id, data in enumerate(tokenizer.tokens)]
-    for id, text in texts.items():  # a special token of ours stands in the vocabulary under its own text
-        if id < len(spelled) and spelled[id] is not None and tokenizer.tokens[id] == text.encode("utf-8"):
-            spelled[id] = text
-    gaps = tokenizer.vocab_size > len(spelled) + sum(id >= len(spelled) for id in texts)
-    beyond = {text: id for id, text in texts.items() if gaps and id >= len(spelled)}  # else readers number them anew
-    unknown = (
-        None
-        if tokenizer.unknown_id is None
-        else texts.get(tokenizer.unknown_id, written(tokenizer.token_bytes(tokenizer.unknown_id)))
-    )
-    document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
-    document |= tokenizer.document or _own_parts(tokenizer)
-    document["model"] = {
-        "type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None,
-        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-        "ignore_merges": tokenizer.whole_pieces,
-        "vocab": {text: id for id, text in enumerate(spelled) if text is not None} | beyond,
-        "merges": [[spelled[left], spelled[right]] for left, right in tokenizer.merges[:2].T.tolist()],
-    }  # fmt: skip
-    write_files(tokenizer, folder, document)
-
-
-def write_files(tokenizer: Tokenizer, folder: Path, document: dict[str, Any]) -> None:
-    """Write a `tokenizer.json` and the `tokenizer_config.json` that goes with it; each is whole or absent."""
-    added = document["added_tokens"]
-    texts = {token.id: token.text for token in tokenizer.added.tokens}
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    config |= {"model_max_length": int(1e30), "add_bos_token": tokenizer.adds_bos}
-    config["added_tokens_decoder"] = {
-        str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in added
-    }
-    for role, role_id in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("pad", tokenizer.pad_id)):
-        if role_id is not None:
-            config[f"{role}_token"] = texts[role_id]
-    if tokenizer.chat_template is not None:
-        config["chat_template"] = tokenizer.chat_template
-    write_json(folder / DOCUMENT, document)
-    write_json(folder / CONFIG, config)
-
-
-def _own_parts(tokenizer: BPE) -> dict[str, Any]:
-    """The parts of a `tokenizer.json` around the model, for a tokenizer that came from no such file."""
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    splits = [
-        {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
-        for step in tokenizer.splitter.steps
-    ]
-    return {
-        "normalizer": {"type": "NFC"} if tokenizer.compose_nfc else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
-        "post_processor": byte_level | {"use_regex": True},
-        "decoder": byte_level | {"use_regex": True},
-    }

@@ -8,62 +8,25 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import regex
 
-from llmanac.core.errors import SpecError, TokenizerError
+from llmanac.core.errors import TokenizerError
 from llmanac.tokenizers._added import WHITE_SPACE
-from llmanac.tokenizers._normal import SURROGATE, Placed, compose, in_form
+from llmanac.tokenizers._normal import Placed, compose, in_form
 from llmanac.tokenizers._spm_normalizer import read_charsmap
 from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
-from llmanac.tokenizers.hf.fields import MOST_STEPS
+from llmanac.tokenizers.hf.fields import pattern_of, prepend_scheme, steps_of, text_field
 from llmanac.tokenizers.patterns.splitter import Patience, Pattern, shown
 
 SPACE = "\u2581"
 Normalize = Callable[[str, Patience], Placed]
 Split = Callable[[str, bool], list[tuple[str, np.ndarray]]]
-MOST_GROWTH, ROOM, LONGEST = (
-    64,
-    4096,
-    20_000,
-)  # times that a text may grow, characters that it may anyway, and of a field
+MOST_GROWTH, ROOM = 64, 4096  # how many times as long a text may become, and characters that it may anyway
 SHORT_CLUSTER = 6  # bytes; longer grapheme clusters are looked up a character at a time
-
-
-def require_text(text: str, where: str) -> None:
-    """Refuse a text that no UTF-8 can hold."""
-    if SURROGATE.search(text):
-        raise TokenizerError(f"{where}: holds a surrogate, which no text can")
-
-
-def nodes_of(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
-    if part is None:
-        return []
-    if not isinstance(part, Mapping):
-        raise TokenizerError(f"{where}: expected a JSON object, got {type(part).__name__}")
-    items = part.get(inner) if part.get("type") == "Sequence" else [part]
-    if not isinstance(items, list):
-        raise TokenizerError(f"{where}.{inner}: expected a JSON list")
-    if len(items) > MOST_STEPS:
-        raise TokenizerError(f"{where}.{inner}: has {len(items)} steps; more than {MOST_STEPS} are not supported")
-    for i, item in enumerate(items):
-        if not isinstance(item, Mapping) or item.get("type") == "Sequence":
-            raise TokenizerError(f"{where}[{i}]: expected a JSON object that is no Sequence, got {str(item)[:40]!r}")
-    return items
-
-
-def text_field(node: Mapping[str, Any], key: str, where: str) -> str:
-    value = node.get(key)
-    if not isinstance(value, str):
-        raise TokenizerError(f"{where}.{key}: expected text, got {repr(value)[:40]}")
-    if len(value) > LONGEST:
-        raise TokenizerError(f"{where}.{key}: has {len(value):,} characters; more than {LONGEST:,} are not supported")
-    require_text(value, f"{where}.{key}")
-    return value
 
 
 # ------------------------------------------------------------------------------------------------ normalisers
@@ -71,7 +34,7 @@ class Normalizer:
     """The normaliser of a file. Raises TokenizerError for a step that is not supported, by its name."""
 
     def __init__(self, part: Any) -> None:
-        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(nodes_of(part, "normalizer", "normalizers"))]
+        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(steps_of(part, "normalizer", "normalizers"))]
         self._steps = [_normal_step(node, where) for node, where in nodes]
         self._quick = [_quick_step(node) for node, _ in nodes]
         product = math.prod(max(1.0, grown(node)) for node, _ in nodes)
@@ -168,18 +131,6 @@ def _each(text: str, change: Callable[[str], str]) -> Placed:
     return _pieced([(change(c), i) for i, c in enumerate(text)], len(text))
 
 
-def pattern_of(node: Mapping[str, Any], where: str) -> Pattern:
-    given = node.get("pattern")
-    if not isinstance(given, Mapping) or len(given) != 1 or not ({"String", "Regex"} & given.keys()):
-        raise TokenizerError(f"{where}.pattern: expected a String or a Regex")
-    [key] = given
-    text = text_field(given, key, f"{where}.pattern")
-    try:
-        return Pattern(re.escape(text) if "String" in given else text)
-    except SpecError as error:
-        raise TokenizerError(f"{where}.pattern: {text[:60]!r}: {error}") from None
-
-
 def substituted(text: str, pattern: Pattern, new: str, patience: Patience) -> Placed:
     parts: list[tuple[str, int]] = []
     done = 0
@@ -253,7 +204,7 @@ class Precompiled:
 def pre_tokenizer(part: Any) -> Split:
     """How a text is cut: `split(text, first)` gives each word and where its characters start in the text."""
     made = [
-        _split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(nodes_of(part, "pre_tokenizer", "pretokenizers"))
+        _split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(steps_of(part, "pre_tokenizer", "pretokenizers"))
     ]
 
     def run(text: str, first: bool) -> list[tuple[str, np.ndarray]]:
@@ -272,7 +223,7 @@ def check_first(normalizer: Any, pre_tokenizer: Any) -> None:
     `tokenizers` goes by where a word's characters stood in the text given, and counts on after what was taken away.
     """
     taken = None
-    for i, node in enumerate(nodes_of(normalizer, "normalizer", "normalizers")):
+    for i, node in enumerate(steps_of(normalizer, "normalizer", "normalizers")):
         kind, pattern = node.get("type"), node.get("pattern")
         single = isinstance(pattern, Mapping) and len(str(pattern.get("String", ""))) == 1 and node.get("content")
         if (
@@ -281,7 +232,7 @@ def check_first(normalizer: Any, pre_tokenizer: Any) -> None:
             or (kind == "Replace" and not single)
         ):
             taken = taken or f"normalizer[{i}] ({kind})"
-    for i, node in enumerate(nodes_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
+    for i, node in enumerate(steps_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
         if node.get("type") != "Metaspace" or node.get("prepend_scheme") != "first":
             continue
         beside = taken or ("a normalizer and another step before it" if i and normalizer is not None else None)
@@ -299,9 +250,7 @@ def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple
         mark = node.get("replacement", SPACE)
         if not isinstance(mark, str) or len(mark) != 1:
             raise TokenizerError(f"{where}.replacement: {mark!r} is not one character")
-        scheme = node.get("prepend_scheme", "always")
-        if "prepend_scheme" not in node and node.get("add_prefix_space") is False:
-            scheme = "never"
+        scheme = prepend_scheme(node)
         if scheme not in ("always", "never", "first"):
             raise TokenizerError(f"{where}.prepend_scheme: {scheme!r} is not one of always, first, never")
         return Metaspace(mark, scheme, node.get("split", True) is not False)

@@ -59,7 +59,7 @@ _KERNELS = {
 # How tiktoken writes cl100k's pattern for an engine to which `{1,3}+` and `$` mean something else.
 _OF_TIKTOKEN = {
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
-    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4,
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4
 }
 _TRUSTED = frozenset([*NAMED.values(), *_KERNELS, DIGIT, DIGITS])
 PATIENCE, SLOWEST = 2.0, 4e5  # CPU seconds, and characters a CPU second, that strangers' patterns may take over a text
