@@ -15,7 +15,7 @@ import numpy as np
 from llmanac.core.errors import TokenizerError, nearest
 from llmanac.tokenizers._added import AddedToken, AddedTokens, Part
 from llmanac.tokenizers._checks import id_list, require_texts
-from llmanac.tokenizers._normal import Placed, mend_surrogates
+from llmanac.tokenizers._normal import Placed, replace_surrogates
 from llmanac.tokenizers.chat.template import ChatTemplate, Rendered
 
 Special = Literal["never", "all"] | frozenset[str]
@@ -33,10 +33,10 @@ class Tokenizer:
         special_tokens: text -> id. In text given to `encode` they are plain text unless `special` names them.
         bos_id, eos_id, pad_id: ids that begin a text, end it, and fill a batch; None where there is none.
         adds_bos: whether this tokenizer's texts begin with `bos_id` by convention (`encode` itself never adds it).
-        chat_template: Jinja source, rendered in a process of its own (`chat`); None where there is none.
-        unknown_id: the id that stands for what the vocabulary lacks; None where nothing is ever unknown.
+        chat_template: Jinja source, rendered in a helper process (`chat`); None where there is none.
+        unknown_id: the id of everything that the vocabulary lacks; None where nothing is ever unknown.
         lossless: whether `decode(encode(text)) == text` for every text (half surrogate pairs apart). Where not, the
-            class says what is kept.
+            class documents what is preserved.
         separator: what `decode` puts between two tokens.
     """
 
@@ -88,7 +88,7 @@ class Tokenizer:
 
     def _normal_form(self, text: str) -> Placed:
         """The text as it is split, and where each of its characters starts in `text` (None: same place)."""
-        return mend_surrogates(text)
+        return replace_surrogates(text)
 
     def _identity(self) -> Any:
         """JSON data that decides which ids come out."""
@@ -219,7 +219,7 @@ class Tokenizer:
         return list(zip(first.tolist(), last.tolist(), strict=True))
 
     def _lengths(self, ids: np.ndarray, data: bytes) -> np.ndarray:
-        """How many bytes of `data` each id stands for."""
+        """How many bytes of `data` each id covers."""
         return np.array([len(self._bytes[i] or b"") for i in ids.tolist()], np.int64)
 
     def _prefix(self, text: str) -> str:
@@ -252,7 +252,7 @@ class Tokenizer:
         raise TokenizerError("extend: this tokenizer cannot learn further tokens")
 
     def unknown_rate(self, texts: Iterable[str]) -> float:
-        """Share of the texts' tokens that stand for something unknown; for words, the out-of-vocabulary rate."""
+        """Fraction of the texts' tokens that are the unknown token; for words, the out-of-vocabulary rate."""
         total = unknown = 0
         for text in texts:
             ids = self.encode_array(text)

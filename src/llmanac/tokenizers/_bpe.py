@@ -1,4 +1,4 @@
-"""A byte-level BPE at work: encoding, decoding, its identity. `bpe.py` learns one, `hf` and
+"""The byte-level BPE tokenizer: encoding, decoding, its identity. `bpe.py` learns one, `hf` and
 `_tiktoken.py` read one."""
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from llmanac.core.errors import TokenizerError
 from llmanac.kernels import bpe_dropout, bpe_encode
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._byte_level import read
-from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._normal import Placed, compose, nfc, replace_surrogates
 from llmanac.tokenizers._normal_tokens import NormalTokens
 from llmanac.tokenizers.patterns.splitter import Splitter
 
 _ENCODE: Any = bpe_encode.encode
 _SAMPLE: Any = bpe_dropout.sample  # numba checks its arguments, mypy cannot
 NO_MERGES = np.empty((3, 0), np.int32)
-CACHE_WORDS, CACHE_IDS = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and ids beside it (4 MB)
+CACHE_WORDS, CACHE_IDS = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and ids in it (4 MB)
 
 
 class BPE(Tokenizer):
@@ -33,9 +33,9 @@ class BPE(Tokenizer):
         merges: (3, n) int32 ids `left, right, merged` in rank order.
         splitter: how text is cut into pieces.
         compose_nfc: whether text is put into Normalization Form C first (Qwen).
-        prefix_space: whether a text gets a blank in front that does not start with one.
+        prefix_space: whether a text that does not start with a space gets one in front.
         unknown: the token for a byte that the vocabulary lacks (few lack any); without it such a text is an error.
-        whole_pieces: whether a piece that is a token as it stands is not merged (tiktoken, Llama-3).
+        whole_pieces: whether a piece that is itself a token is not merged (tiktoken, Llama-3).
         document: the `tokenizer.json` it came from, whose other parts `save` keeps.
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
@@ -108,22 +108,22 @@ class BPE(Tokenizer):
         cache[:], counters[:] = 0, 0
 
     def _normal_form(self, text: str) -> Placed:
-        mended = mend_surrogates(text)
-        return compose(mended, nfc(mended[0])) if self.compose_nfc else mended
+        clean = replace_surrogates(text)
+        return compose(clean, nfc(clean[0])) if self.compose_nfc else clean
 
     def _lengths(self, ids: np.ndarray, data: bytes) -> np.ndarray:
         lengths = super()._lengths(ids, data)
         name = (self._bytes[self.unknown_id] if self.unknown_id is not None else None) or b""
         if not self._lacks_bytes or not (ids == self.unknown_id).any():
             return lengths
-        for may_be_written in (False, True):  # the unknown token stands for one byte, or is written out
+        for may_be_written in (False, True):  # the unknown token is one byte, or its own text
             at, found = 0, lengths.copy()
             for i in np.flatnonzero(ids == self.unknown_id).tolist():
                 at = int(found[:i].sum())
                 found[i] = len(name) if may_be_written and data.startswith(name, at) else 1
             if int(found.sum()) == len(data):
                 return found
-        raise TokenizerError(f"offsets: {name!r} in the text cannot be told from bytes that have no token")
+        raise TokenizerError(f"offsets: {name!r} in the text cannot be distinguished from bytes that have no token")
 
     def _prefix(self, text: str) -> str:
         return " " if self.prefix_space and text and not text.startswith(" ") else ""
@@ -215,7 +215,7 @@ def _no_token(byte: int) -> str:
 
 
 def scrambled(number: int) -> int:
-    """A whole number as 64 well-mixed bits, so that neighbouring seeds have nothing in common."""
+    """An integer hashed to 64 bits, so that neighbouring seeds give independent draws."""
     return int.from_bytes(hashlib.blake2b(str(number).encode(), digest_size=8).digest(), "little")
 
 

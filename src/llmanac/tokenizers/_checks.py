@@ -12,10 +12,10 @@ from llmanac.core.errors import TokenizerError
 
 
 def id_list(ids: Iterable[Any], caller: str = "decode") -> list[int]:
-    """The ids of a list, a one-dimensional array or tensor, or whatever else gives whole numbers.
+    """The ids of a list, a one-dimensional array or tensor, or another iterable of integers.
 
     Raises:
-        TokenizerError: no such list, or an item that is no whole number; the message says which.
+        TokenizerError: not such a list, or an item that is not an integer; the message says which.
     """
     if hasattr(ids, "tolist"):
         found = ids.tolist()

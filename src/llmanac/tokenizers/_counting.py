@@ -10,7 +10,7 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
 from llmanac.kernels.words import WordCounts
-from llmanac.tokenizers._normal import mend_surrogates
+from llmanac.tokenizers._normal import replace_surrogates
 
 BOUNDARY = "\0"  # stands for what is not ordinary text; no piece may contain it
 CHUNK = 1 << 23  # bytes of text that are counted at a time
@@ -50,7 +50,7 @@ def count_pieces(texts: Iterable[str], splitter: Cuts, method: str) -> tuple[np.
 
 
 def chunks(texts: Iterable[str], method: str) -> Iterator[list[str]]:
-    """The texts, mended, in lists of about `CHUNK` characters. Raises DataError for what is no text."""
+    """The texts without lone surrogates, in lists of about `CHUNK` characters. Raises DataError for a non-text."""
     if isinstance(texts, str):
         raise DataError(f"{method}: expected many texts, got one; put it into a list")
     held: list[str] = []
@@ -58,7 +58,7 @@ def chunks(texts: Iterable[str], method: str) -> Iterator[list[str]]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{method}: text {i} is {type(text).__name__}, not str")
-        held.append(mend_surrogates(text)[0])
+        held.append(replace_surrogates(text)[0])
         size += len(text)
         if size >= CHUNK:
             yield held

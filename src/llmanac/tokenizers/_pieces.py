@@ -73,7 +73,7 @@ def require(condition: bool, where: str, what: str) -> None:
 
 
 def byte_of(text: str) -> int:
-    """The byte that a piece `<0x41>` stands for, or -1."""
+    """The byte of a piece such as `<0x41>`, or -1."""
     if len(text) == 6 and text.startswith("<0x") and text[5] == ">":
         digits = text[3:5]
         if all(c in "0123456789ABCDEF" for c in digits):

@@ -1,4 +1,4 @@
-"""Special tokens by their usual names, and the checks of them that every tokenizer's Spec shares."""
+"""Special tokens by their usual names, and the checks that every tokenizer's Spec makes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_roles(spec: Any) -> None:
 def roles_of(spec: Any, special: Sequence[str], *no_roles: str) -> dict[str, Any]:
     """`bos`, `eos`, `pad` and `chat_template` of a Spec, those left open by the usual names among the special tokens.
 
-    `no_roles` are special tokens that stand for no speaker in a chat.
+    `no_roles` are special tokens that are not a speaker's in a chat.
     """
     eos = spec.eos or usual(ENDS, special)
     template = default_template(special, eos=eos, no_roles=(*BEGINS, *ENDS, *PADS, spec.bos, spec.pad, *no_roles))

@@ -2,7 +2,7 @@
 
 A **BPE** model's new pieces are merges of what its old merges leave of the new text, with scores below all old ones: so
 the old merges of a text are done before any new one, as before. A **unigram** model's new pieces are learned as in a
-training, EM and pruning in turn, beside the old pieces with the scores that they have; a new piece's score is how often
+training, EM and pruning in turn, while the old pieces keep their scores; a new piece's score is how often
 it is expected to be used among all pieces of the new text, and not below the lowest old one, from which the score of
 what is unknown is reckoned. In both, characters without a piece come first, the most frequent ones before others.
 """
@@ -27,8 +27,8 @@ from llmanac.tokenizers._unigram_tables import inner
 if TYPE_CHECKING:
     from llmanac.tokenizers._unigram import SentencePiece
 
-COVERAGE = 0.9995  # share of the new text whose characters may get a piece; rarer ones are left to the bytes
-FIRST_SYMBOL = 0x10000  # the code point that stands for the first symbol of a BPE where its words are cut already
+COVERAGE = 0.9995  # fraction of the new text whose characters may get a piece; rarer ones are left to the bytes
+FIRST_SYMBOL = 0x10000  # the code point of the first symbol of a BPE whose words are already cut
 MOST_SYMBOLS = 0x110000 - FIRST_SYMBOL - 1
 
 
@@ -132,7 +132,7 @@ def _further_merges(
     lowest = min((score for _, score in old.values()), default=0.0)
     scores = np.float32(lowest) - np.arange(1, len(new) + 1).astype(np.float32)
     if not np.isfinite(scores).all() or (np.diff(scores, prepend=np.float32(lowest)) >= 0).any():
-        raise TokenizerError(f"extend: the lowest score is {lowest}, below which no {len(new)} more can be told apart")
+        raise TokenizerError(f"extend: the lowest score is {lowest}, below which no {len(new)} more are distinct")
     return list(zip(new, scores.tolist(), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""A SentencePiece tokenizer at work: normalising, cutting, decoding, sampling, its identity.
+"""The SentencePiece tokenizer: normalising, cutting, decoding, sampling, its identity.
 
 `sentencepiece.py` learns one, `spm` reads its files, `hf` the `tokenizer.json` of such models.
 """
@@ -18,16 +18,16 @@ from llmanac.kernels import unigram_encode, unigram_random, unigram_sample
 from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._base import Special, Tokenizer
 from llmanac.tokenizers._checks import id_list
-from llmanac.tokenizers._normal import mend_surrogates
+from llmanac.tokenizers._normal import replace_surrogates
 from llmanac.tokenizers._spm_normalizer import Normalizer
 from llmanac.tokenizers._unigram_tables import Tables
 
 _ENCODE: Any = unigram_encode.encode  # numba checks its arguments, mypy cannot
 _SAMPLE: Any = unigram_sample.sample
-CACHE_WORDS, CACHE_PLACES = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and places beside it (4 MB)
+CACHE_WORDS, CACHE_PLACES = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and places in it (4 MB)
 DRAWN_WORDS, DRAWS = 1 << 16, 1 << 21  # words whose draws are kept (2 MB), and rows of draws (32 MB at most)
 MOST_BEST = 512
-FEW = 64  # ids; so few are not worth the detour of `_numbers`
+FEW = 64  # ids; below this, `_numbers` does not pay
 EACH_BYTE = "llmanac_each_byte"
 
 
@@ -114,7 +114,7 @@ class SentencePiece(Tokenizer):
         return self._numbers.take(ids).tolist() if len(ids) > FEW else ids.tolist()
 
     def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        buffer, used = self.normalizer.pack([mend_surrogates(text)[0] for text in texts])
+        buffer, used = self.normalizer.pack([replace_surrogates(text)[0] for text in texts])
         text_ends = np.empty(len(texts), np.int64)
         return self._cut(buffer, used, text_ends, False)[0], text_ends
 
@@ -122,7 +122,7 @@ class SentencePiece(Tokenizer):
         return _ENCODE(buffer, used, *self.tables.arguments, *self._cache, text_ends, placed)
 
     def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
-        clean, places = mend_surrogates(text)
+        clean, places = replace_surrogates(text)
         buffer, used, where = self.normalizer.placed(clean)
         _, spans = self._cut(buffer, used, np.empty(1, np.int64), True)
         raw = np.frombuffer(clean.encode("utf-8"), np.uint8)
@@ -149,7 +149,7 @@ class SentencePiece(Tokenizer):
         refuse_others(choices)
         if not isinstance(text, str):
             return self.encode(text)  # says what it is
-        buffer, used = self.normalizer.pack([mend_surrogates(text)[0]])
+        buffer, used = self.normalizer.pack([replace_surrogates(text)[0]])
         if nbest in (0, 1) and self.kind == "unigram":
             sampled(self.tables, self._draws, buffer, 0, seed, alpha, nbest)  # checks the settings
             return self.encode(text)

@@ -105,7 +105,7 @@ def inner(text: str, escape: bool) -> bytes:
 
 
 def joins_of(keys: Iterable[bytes]) -> np.ndarray:
-    """(65536,) bool by two bytes: whether they stand together in some piece, or within a character."""
+    """(65536,) bool by two bytes: whether they are neighbours in some piece, or within a character."""
     joins = np.zeros(65536, np.bool_)
     joins.reshape(256, 256)[:, 0x80:0xC0] = True
     letters = np.frombuffer(b"\xff".join(keys) + b"\xff", np.uint8).astype(np.int64)

@@ -1,6 +1,6 @@
 """Learning the pieces of a unigram model: seeds from a suffix array, then EM and pruning in turn (Kudo 2018).
 
-The corpus is reduced to the distinct stretches within which pieces may lie: a space and what follows it up to the next,
+The corpus is reduced to the distinct stretches that a piece may be part of: a space and the text up to the next one,
 cut where the script changes. All later steps run over those with their counts.
 """
 
@@ -19,7 +19,7 @@ from llmanac.kernels.words import GIVEN, WordCounts
 from llmanac.tokenizers._scripts import script_of
 
 LONGEST_PIECE = 16  # characters
-SHRINK = 0.75  # share of the pieces that a round of pruning keeps
+SHRINK = 0.75  # fraction of the pieces that a round of pruning keeps
 ROUNDS = 2  # of EM between prunings
 LEAST_USE = 0.5  # expected uses below which a piece is dropped at once
 UNKNOWN_PENALTY = 10.0
@@ -55,7 +55,7 @@ class Words:
         """Cut the words where no piece may reach across.
 
         Args:
-            coverage: the share of the text that the alphabet must cover; rarer characters get no piece.
+            coverage: the fraction of the text that the alphabet must cover; rarer characters get no piece.
             room: how many characters there may be at most.
             never: characters that no piece may hold.
         """
@@ -80,7 +80,7 @@ class Words:
 def _class_of(character: str, scripts: dict[str, int]) -> int:
     """A character's class: by Unicode's property Script, Chinese and Japanese as one.
 
-    What is Inherited goes with what stands before it; Common is a script like the others.
+    Inherited characters take the class of the one before; Common is a script like the others.
     """
     if character in (" ", "\u2581"):
         return unigram_train.SPACE
@@ -223,17 +223,17 @@ def fitted(pieces: Pieces, new: np.ndarray, found: Stretches, goal: int) -> tupl
     with progress("learn pieces", unit="pieces") as bar:
         while True:
             for _ in range(ROUNDS):
-                pieces, new = _reckoned(pieces, new, words)
+                pieces, new = _em_round(pieces, new, words)
                 bar.update(int(new.sum()), goal=goal)
             before = int(new.sum())
-            kept = _worth_keeping(pieces, new, words, goal)
+            kept = _pruned(pieces, new, words, goal)
             pieces, new = pieces.only(kept), new[kept]
             bar.update(int(new.sum()), goal=goal)
             if int(new.sum()) <= goal or int(new.sum()) == before:  # what is left cannot be done without
                 return pieces, new
 
 
-def _reckoned(pieces: Pieces, new: np.ndarray, words: tuple[np.ndarray, ...]) -> tuple[Pieces, np.ndarray]:
+def _em_round(pieces: Pieces, new: np.ndarray, words: tuple[np.ndarray, ...]) -> tuple[Pieces, np.ndarray]:
     """One round of EM: new pieces that are used get the score of their use, others go; the old ones stay as is."""
     expected = np.zeros(len(pieces.texts), np.float64)
     unigram_train.expectations(*words, pieces.nodes, pieces.scores, pieces.widths, pieces.unknown_score, expected)
@@ -245,7 +245,7 @@ def _reckoned(pieces: Pieces, new: np.ndarray, words: tuple[np.ndarray, ...]) ->
     return pieces.rescored(scores) if len(chosen) == len(expected) else pieces.only(chosen, scores), new
 
 
-def _worth_keeping(pieces: Pieces, new: np.ndarray, words: tuple[np.ndarray, ...], goal: int) -> np.ndarray:
+def _pruned(pieces: Pieces, new: np.ndarray, words: tuple[np.ndarray, ...], goal: int) -> np.ndarray:
     """Places of the old pieces, and of the new ones that are kept in a round of pruning."""
     used = unigram_train.usage(*words, pieces.nodes, pieces.scores, pieces.unknown_score)
     state, loss = pieces.losses(used)

@@ -1,4 +1,4 @@
-"""A word-level tokenizer at work: ids by look-up, unknown words, offsets. `word.py` learns one, `hf` reads
+"""The word-level tokenizer: ids by look-up, unknown words, offsets. `word.py` learns one, `hf` reads
 one."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import whole_tokens
 from llmanac.tokenizers._counting import count_pieces
-from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._normal import Placed, compose, nfc, replace_surrogates
 from llmanac.tokenizers._normal_tokens import NormalTokens
 from llmanac.tokenizers._unicode_normal import lowered
 from llmanac.tokenizers.patterns.words import WordSplitter
@@ -26,17 +26,17 @@ Normal = Literal["none", "nfc", "lowercase"]
 
 
 class WordLevel(Tokenizer):
-    """A tokenizer whose tokens are whole words.
+    """A tokenizer whose tokens are words.
 
     A word outside the vocabulary becomes the unknown token, and where the pattern drops white space, it is gone: so
-    decoding gives back the words that are known, with one blank between them, and the unknown token for the others.
+    decoding returns the known words, with one blank between them, and the unknown token for the others.
 
     Args:
         tokens: bytes of each id of the vocabulary proper; None where an id is unused.
         splitter: how text is cut into words.
         unknown: the id for words that the vocabulary lacks; without it such a text is an error.
         normal: what is done to the text first, in order.
-        separator: what stands between two words when they are decoded; a blank where the pattern drops white space.
+        separator: what decoding puts between two words; a blank where the pattern drops white space.
         document: the `tokenizer.json` it came from, whose other parts `save` keeps.
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
@@ -74,7 +74,7 @@ class WordLevel(Tokenizer):
         return table
 
     def _normal_form(self, text: str) -> Placed:
-        placed = mend_surrogates(text)
+        placed = replace_surrogates(text)
         for step in self.normal:
             placed = compose(placed, nfc(placed[0]) if step == "nfc" else lowercase(placed[0]))
         return placed

@@ -17,7 +17,7 @@ from llmanac.tokenizers._mixture import Mixture, Unit
 
 BLOCK = 1 << 24  # bytes of a file read at a time
 STRETCH = 1 << 12  # characters of a file that count as one document of a mixture
-# A place where every pattern of NAMED ends a piece whatever stands around it, so cutting there changes no count.
+# A place where every pattern of NAMED ends a piece in any context, so cutting there changes no count.
 CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
 NOT_TEXT = {  # formats whose syntax is not to be learned
     ".gz", ".bz2", ".xz", ".zst", ".zip", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".html", ".htm",
@@ -168,7 +168,7 @@ def extend(tokenizer: Tokenizer, files_or_texts: str | Path | Iterable[str | Pat
 
 
 def texts_of(files_or_texts: str | Path | Iterable[str | Path], stretch: int | None = None) -> Iterator[str]:
-    """The texts, files read in blocks so that none is ever held whole, or in stretches of about so many characters."""
+    """The texts, files read in blocks so that none is held in memory, or in stretches of about so many characters."""
     if isinstance(files_or_texts, (str, Path)):
         files_or_texts = [Path(files_or_texts)]
     if isinstance(files_or_texts, (list, tuple)) and files_or_texts:

@@ -1,6 +1,6 @@
-"""SentencePiece: text as it stands, spaces included, cut by a unigram model (Kudo 2018; Kudo, Richardson 2018) or BPE.
+"""SentencePiece: raw text, spaces included, cut by a unigram model (Kudo 2018; Kudo, Richardson 2018) or BPE.
 
-Nothing is split into words first, so it asks nothing of a language. A **unigram** model gives each piece x a
+Nothing is split into words first, so it needs no knowledge of a language. A **unigram** model gives each piece x a
 probability p(x) and a segmentation x1...xn of a text the product of theirs; the text's segmentation is the best one,
 
     argmax over x1...xn of  sum over i of log p(xi),
@@ -15,7 +15,7 @@ Ids: `<unk>` first, then special tokens, user-defined symbols, 256 bytes, and th
 
 With the defaults every text comes back exactly: no rule changes it, no space is added or taken, spaces stay spaces in
 the pieces. Any other `normalizer`, `add_dummy_prefix` or `remove_extra_whitespaces` gives the library's usual form,
-where a space is written U+2581 and `decode` gives back the normalised text.
+where a space is written U+2581 and `decode` returns the normalised text.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Spec(TokenizerSpec):
         byte_fallback: whether a character without a piece becomes bytes; without it, `<unk>`.
         add_dummy_prefix: put a space before each text, so that a word is the same piece there as elsewhere.
         remove_extra_whitespaces: make runs of spaces one, and take those at both ends away.
-        character_coverage: share of the text whose characters get a piece each; rarer ones are left to the bytes.
+        character_coverage: fraction of the text whose characters get a piece each; rarer ones are left to the bytes.
         special_tokens: control tokens, which text never becomes by itself.
-        user_defined_symbols: strings that are always one token, wherever a text holds them.
+        user_defined_symbols: strings that are always one token where a text contains them.
         bos, eos, pad: which special token begins a text, ends it, fills a batch; unset, the one with a usual name.
     """
 
@@ -92,7 +92,7 @@ class Spec(TokenizerSpec):
             raise SpecError(f"character_coverage: {self.character_coverage} is no share between 0 and 1")
         least = self._reserved + 2
         if self.vocab_size < least:
-            raise SpecError(f"vocab_size: {self.vocab_size} leaves no piece beside what is reserved; at least {least}")
+            raise SpecError(f"vocab_size: {self.vocab_size} leaves no piece after what is reserved; at least {least}")
         if self.vocab_size >= 1 << 30:
             raise SpecError(f"vocab_size: {self.vocab_size} is more than ids can number ({1 << 30})")
         check_roles(self)

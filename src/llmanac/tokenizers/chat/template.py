@@ -89,7 +89,7 @@ class ChatTemplate:
         spans: bool = True,
         until: float = float("inf"),
     ) -> Iterator[Rendered]:
-        """The text of each conversation with its control tokens told from spelled ones, and who wrote what.
+        """The text of each conversation, with control tokens distinguished from text that spells them.
 
         Args:
             special: texts of the control tokens.

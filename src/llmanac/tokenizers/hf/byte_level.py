@@ -1,4 +1,4 @@
-"""What stands around a byte-level BPE in a `tokenizer.json`: how text is cut, whether it is composed first."""
+"""The steps around a byte-level BPE in a `tokenizer.json`: how text is cut, whether NFC comes first."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A word starts as its characters; a character that is no entry becomes the entries of its UTF-8 bytes, `<0x00>` to
 `<0xFF>` (byte fallback), else the unknown token (a run of them one where `fuse_unk` is on), else nothing. Then the
 pairs of the merge list are merged, the first of the list first, leftmost first. Only what the list has is merged: a
-`.model` merges whatever spells a piece. What stands around the model is read as for the Unigram kind.
+`.model` merges whatever spells a piece. The parts around the model are read as for the Unigram kind.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llmanac.tokenizers.hf.unigram import UnigramJson
 
 
 class _Shortened(str):
-    """A word without the characters that have no entry: it is no entry as it stands, whatever it spells now."""
+    """A word without the characters that have no entry: it is not an entry, whatever it spells now."""
 
     __slots__ = ()
 
@@ -42,7 +42,7 @@ class CharacterBPE(UnigramJson):
         merges: (3, n) int32 ids `left, right, merged` in rank order.
         unknown: the id of what is unknown; None leaves such characters out.
         fuse_unknown: whether a run of unknown characters is one token.
-        whole_words: whether a word that is an entry as it stands is not merged (`ignore_merges`).
+        whole_words: whether a word that is itself an entry is not merged (`ignore_merges`).
         **parts: byte_fallback, document, added tokens and roles, as `UnigramJson` takes them.
     """
 
@@ -77,7 +77,7 @@ class CharacterBPE(UnigramJson):
 
     @cached_property
     def _plain(self) -> dict[str, int]:
-        """The entries that plain text may become: a control token is none of them."""
+        """The entries that plain text may become: control tokens are not among them."""
         return {text: id for text, id in self.entries.items() if id not in self._guarded_ids}
 
     @cached_property

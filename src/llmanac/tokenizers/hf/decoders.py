@@ -1,6 +1,6 @@
 """How the tokens of a Unigram model, or of a BPE over characters, become a text by a `tokenizer.json`.
 
-Each decoder follows Hugging Face `tokenizers`; one that is not here is refused by its name.
+Each decoder follows Hugging Face `tokenizers`; an unsupported one is refused by name.
 """
 
 from __future__ import annotations

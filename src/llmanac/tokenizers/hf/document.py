@@ -1,8 +1,7 @@
-"""Hugging Face's `tokenizer.json` and `tokenizer_config.json` for byte-level BPE, read strictly and written.
-`word.py` has what is different for words.
+"""Hugging Face's `tokenizer.json` and `tokenizer_config.json` : read strictly; `write.py` writes them.
 
-What the file asks for and this package cannot do is refused by its name, never passed over: a tokenizer that cuts text
-a little differently gives wrong ids without any sign of it. Its `truncation` and `padding` are the caller's business
+What the file asks for and this package cannot do is refused by name, never ignored: a tokenizer that cuts text a
+little differently gives wrong ids without any sign of it. Its `truncation` and `padding` are the caller's business
 here and not applied; its `post_processor` only tells whether texts begin with a BOS token.
 """
 

@@ -39,9 +39,9 @@ def table(value: Any, where: str) -> dict[str, Any]:
 
 
 def flags_of(token: Mapping[str, Any], where: str) -> dict[str, bool]:
-    """The flags of an added token, off where they are left out. Raises TokenizerError for one that is no true or false.
+    """The flags of an added token, off where they are left out. Raises TokenizerError for one that is not a boolean.
 
-    The text "false" would else count as true, and what a user may not write as text become what he may.
+    The text "false" would otherwise count as true, and user text could then spell a control token.
     """
     found = {flag: token.get(flag, False) for flag in FLAGS}
     for flag, value in found.items():
@@ -51,7 +51,7 @@ def flags_of(token: Mapping[str, Any], where: str) -> dict[str, bool]:
 
 
 def switch_of(model: Mapping[str, Any], name: str, where: str) -> bool:
-    """A switch of the model, off where it is null or left out. Raises TokenizerError for what is no true or false."""
+    """A switch of the model, off where it is null or left out. Raises TokenizerError if not a boolean."""
     value = model.get(name)
     if value is not None and not isinstance(value, bool):
         raise TokenizerError(f"{where}.{name}: expected true or false, got {repr(value)[:40]}")
@@ -59,7 +59,7 @@ def switch_of(model: Mapping[str, Any], name: str, where: str) -> bool:
 
 
 def id_of(value: Any) -> int | None:
-    """An id below 2^30, as a number or in digits; None for what is none."""
+    """An id below 2^30, as a number or in digits; None for anything else."""
     if isinstance(value, str) and value.isdecimal() and len(value) <= 10:
         value = int(value)
     return value if type(value) is int and 0 <= value < 1 << 30 else None

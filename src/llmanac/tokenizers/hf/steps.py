@@ -1,6 +1,6 @@
-"""What stands before a Unigram model in a `tokenizer.json`: normalisers and pre-tokenizers.
+"""The steps before a Unigram or character BPE model in a `tokenizer.json`: normalisers and pre-tokenizers.
 
-Each follows Hugging Face `tokenizers`; one that is not here is refused by its name. A normaliser returns the text and
+Each follows Hugging Face `tokenizers`; an unsupported one is refused by name. A normaliser returns the text and
 where each of its characters starts in the old one.
 """
 
@@ -150,7 +150,7 @@ def _stripped(text: str, left: bool, right: bool) -> Placed:
 
 
 class Precompiled:
-    """A compiled map as `tokenizers` applies it: to short grapheme clusters as a whole, else character by character.
+    """A compiled map as `tokenizers` applies it: to short grapheme clusters at once, else character by character.
 
     The first key along the trie counts, not the longest; a cluster is replaced even if the key is only its start.
     """
@@ -235,9 +235,9 @@ def check_first(normalizer: Any, pre_tokenizer: Any) -> None:
     for i, node in enumerate(steps_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
         if node.get("type") != "Metaspace" or node.get("prepend_scheme") != "first":
             continue
-        beside = taken or ("a normalizer and another step before it" if i and normalizer is not None else None)
-        if beside is not None:
-            raise TokenizerError(f"pre_tokenizer[{i}].prepend_scheme: 'first' beside {beside} is not supported")
+        other = taken or ("a normalizer and another step before it" if i and normalizer is not None else None)
+        if other is not None:
+            raise TokenizerError(f"pre_tokenizer[{i}].prepend_scheme: 'first' beside {other} is not supported")
 
 
 def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple[str, np.ndarray]]]:

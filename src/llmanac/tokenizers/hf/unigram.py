@@ -21,7 +21,7 @@ from llmanac.kernels.text import pack
 from llmanac.tokenizers._added import AddedToken, Part
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._checks import id_list
-from llmanac.tokenizers._normal import Placed, compose, mend_surrogates
+from llmanac.tokenizers._normal import Placed, compose, replace_surrogates
 from llmanac.tokenizers._normal_tokens import Normalised, NormalTokens
 from llmanac.tokenizers._pieces import byte_of
 from llmanac.tokenizers._unigram import SampleCache, new_cache, refuse_others, sampled
@@ -85,7 +85,7 @@ class UnigramJson(Tokenizer):
         keys = [self.vocab[id][0].encode("utf-8") for id in ids]
         scores = np.array([score for _, score in self.vocab], np.float64)
         lowest = float(scores.min())
-        if self.unknown in ids and self.byte_fallback:  # written out, it is told apart from what is unknown
+        if self.unknown in ids and self.byte_fallback:  # written out, it is distinguished from unknown text
             ids[ids.index(self.unknown)] = len(self.vocab)
             scores = np.append(scores, self.vocab[self.unknown][1])
         missing = len(self.vocab) if self.unknown is None else self.unknown
@@ -120,11 +120,11 @@ class UnigramJson(Tokenizer):
     def _normal_form(self, text: str) -> Placed:
         if isinstance(text, Normalised):
             return text, None
-        mended = mend_surrogates(text)
-        return compose(mended, self._normalize(mended[0]))
+        clean = replace_surrogates(text)
+        return compose(clean, self._normalize(clean[0]))
 
     def _normal_text(self, text: str) -> str:
-        return text if isinstance(text, Normalised) else self._normalize.text(mend_surrogates(text)[0])
+        return text if isinstance(text, Normalised) else self._normalize.text(replace_surrogates(text)[0])
 
     def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         return self._encode_words([self._words(text, True) for text in texts])
@@ -167,7 +167,7 @@ class UnigramJson(Tokenizer):
     def _unknown_written(
         self, ids: np.ndarray, ends: np.ndarray, spans: np.ndarray, written: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The unknown token's name as the token, or as bytes where something unknown stands beside it."""
+        """The unknown token's name as the token, or as bytes where something unknown is next to it."""
         unknown = written | (np.isin(ids, self.tables.byte_ids) & (spans[:, 1] - spans[:, 0] < len("<0x00>")))
         touches = spans[1:, 0] <= spans[:-1, 1]
         joined = np.zeros(len(ids), np.bool_)
@@ -175,8 +175,8 @@ class UnigramJson(Tokenizer):
         joined[:-1] |= unknown[1:] & touches
         name = self.tables.byte_ids[list(self.vocab[self.unknown or 0][0].encode("utf-8"))]
         parts = [
-            [id] if not named else name.tolist() if beside else [self.unknown]
-            for id, named, beside in zip(ids.tolist(), written.tolist(), joined.tolist(), strict=True)
+            [id] if not named else name.tolist() if touched else [self.unknown]
+            for id, named, touched in zip(ids.tolist(), written.tolist(), joined.tolist(), strict=True)
         ]
         sizes = np.array([len(part) for part in parts], np.int64)
         new = np.array([id for part in parts for id in part], np.int32)
@@ -203,7 +203,7 @@ class UnigramJson(Tokenizer):
         return ids, [(a, b) for a, b in found.tolist()]
 
     def _whole_unknown(self, ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
-        """The spans where each byte of a run of unknown characters has the whole run's."""
+        """The spans where each byte of a run of unknown characters has the run's."""
         fallback = np.isin(ids, self.tables.byte_ids) & (spans[:, 1] - spans[:, 0] < len("<0x00>"))
         joins = fallback[1:] & fallback[:-1] & (spans[1:, 0] <= spans[:-1, 1])
         runs = np.concatenate([[0], np.cumsum(~joins)]) if len(ids) else np.zeros(0, np.int64)

@@ -1,7 +1,7 @@
 """How text is cut into pieces before BPE: patterns by name or as a regex, with a numba kernel for the usual ones.
 
 A pattern has the meaning that it has in a `tokenizer.json`: Oniguruma's. Without a kernel it runs in the `regex`
-module, written anew (`oniguruma.py`). Its Unicode version is newer than the one that tiktoken and Hugging Face
+module, rewritten (`oniguruma.py`). Its Unicode version is newer than the one that tiktoken and Hugging Face
 tokenizers are built with, so characters assigned since then are shown to it as unassigned.
 """
 
@@ -62,18 +62,18 @@ _OF_TIKTOKEN = {
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4
 }
 _TRUSTED = frozenset([*NAMED.values(), *_KERNELS, DIGIT, DIGITS])
-PATIENCE, SLOWEST = 2.0, 4e5  # CPU seconds, and characters a CPU second, that strangers' patterns may take over a text
+PATIENCE, SLOWEST = 2.0, 4e5  # CPU seconds, and characters per CPU second, that untrusted patterns may take for a text
 
 
 class Patience:
-    """The CPU time that strangers' patterns have for one text."""
+    """The CPU time that untrusted patterns have for one text."""
 
     def __init__(self, characters: int) -> None:
         self.characters, self.seconds = characters, PATIENCE + characters / SLOWEST
         self._end = time.process_time() + self.seconds
 
     def left(self) -> float:
-        """What is left of it, in seconds."""
+        """The remaining time in seconds."""
         return max(1e-3, self._end - time.process_time())
 
 
@@ -81,7 +81,7 @@ class Pattern:
     """A pattern of a `tokenizer.json`.
 
     Raises:
-        SpecError: it is none, or has something that `oniguruma.py` does not know.
+        SpecError: it is not a valid pattern, or has a construct that `oniguruma.py` does not know.
     """
 
     def __init__(self, source: str) -> None:
@@ -95,10 +95,10 @@ class Pattern:
     def spans(self, text: str, patience: Patience | None) -> Iterator[tuple[int, int]]:
         """Where the matches of a text start and end, one after the other; `shown` says which text to give.
 
-        An empty match counts unless it stands where the match before ended.
+        An empty match counts unless it is where the previous match ended.
 
         Raises:
-            TokenizerError: no patience is left.
+            TokenizerError: the time is used up.
         """
         try:
             if self.least:
@@ -138,7 +138,7 @@ def pattern_of(name: str) -> str:
     """The regex of a pattern given by name, or the regex itself.
 
     Raises:
-        SpecError: a name that is none of the known ones and has nothing of a regex about it.
+        SpecError: an unknown name that does not look like a regex.
     """
     if name in NAMED:
         return NAMED[name]
@@ -155,7 +155,7 @@ class Splitter:
     What a pattern does not match is a piece of its own, so nothing of the text is ever lost.
 
     Raises:
-        SpecError: a pattern that is none, or has something that is not known here, by its name.
+        SpecError: an invalid pattern, or a construct that is not supported, by its name.
     """
 
     def __init__(self, steps: Sequence[str]) -> None:

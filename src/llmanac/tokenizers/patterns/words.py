@@ -38,7 +38,7 @@ class WordSplitter:
 
     @classmethod
     def named(cls, pattern: str) -> WordSplitter:
-        """By one of the names, or by a regex. Raises SpecError for a name that is none."""
+        """By one of the names, or by a regex. Raises SpecError for an unknown name."""
         if pattern in DROPPING:
             return cls(dropping=pattern)
         try:

@@ -41,7 +41,7 @@ def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
 
 
 def fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int | bytes]]:
-    """`(number, wire type, value)` of each field of a message that lies in `data[at:stop]`."""
+    """`(number, wire type, value)` of each field of the message `data[at:stop]`."""
     while at < stop:
         tag, at = _varint(data, at, stop)
         number, wire = tag >> 3, tag & 7
