@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,13 @@ class Tables:
     scores: np.ndarray
     node_scores: np.ndarray
     unknown: int
-    unknown_score: float
-    single: bool
-    byte_ids: np.ndarray
-    escape: bool
-    kept: np.ndarray
-    pairs: np.ndarray
-    halves: np.ndarray
+    unknown_score: float = 0.0
+    single: bool = False
+    byte_ids: np.ndarray = field(default_factory=lambda: NO_IDS)
+    escape: bool = False
+    kept: np.ndarray = field(default_factory=lambda: NO_UNITS)
+    pairs: np.ndarray = field(default_factory=lambda: NO_PAIRS)
+    halves: np.ndarray = field(default_factory=lambda: NO_HALVES)
 
     @property
     def arguments(self) -> tuple[Any, ...]:

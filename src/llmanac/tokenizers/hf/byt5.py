@@ -7,8 +7,8 @@ from pathlib import Path
 
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.tokenizers._bpe import NO_MERGES
-from llmanac.tokenizers.hf.document import CONFIG, added_tokens, roles_of, template_of
-from llmanac.tokenizers.hf.fields import read_config
+from llmanac.tokenizers.hf.document import added_tokens, roles_of, template_of
+from llmanac.tokenizers.hf.fields import CONFIG, read_config
 from llmanac.tokenizers.patterns.splitter import Splitter
 from llmanac.tokenizers.utf8 import BYT5, UTF8
 

@@ -23,8 +23,8 @@ from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import _last_of_each
 from llmanac.tokenizers._pieces import byte_of
-from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, Tables, joins_of
-from llmanac.tokenizers.hf.fields import PARTS, require_text, switch_of
+from llmanac.tokenizers._unigram_tables import NO_IDS, NO_PAIRS, Tables, joins_of
+from llmanac.tokenizers.hf.fields import PARTS, byte_fallback_of, require_text, switch_of
 from llmanac.tokenizers.hf.unigram import UnigramJson
 
 
@@ -99,8 +99,7 @@ class CharacterBPE(UnigramJson):
             joins=joins_of([self.vocab[id][0].encode("utf-8") for id in set(merged[kept].tolist())]),
             nodes=unigram_trie.walkable(unigram_trie.trie_of(list(single) or [b"\xfe"], list(single.values()) or [0])),
             scores=np.zeros(len(self.vocab), np.float64), node_scores=np.zeros(len(self.vocab), np.float32),
-            unknown=len(self.vocab) if self.unknown is None else self.unknown, unknown_score=0.0, single=False,
-            byte_ids=byte_ids, escape=False, kept=NO_UNITS, pairs=pairs, halves=NO_HALVES,
+            unknown=len(self.vocab) if self.unknown is None else self.unknown, byte_ids=byte_ids, pairs=pairs,
         )  # fmt: skip
 
     def _split_words(self, text: str, first: bool) -> list[tuple[str, np.ndarray]]:
@@ -186,7 +185,7 @@ def from_model(
         TokenizerError: what the file asks for and this package cannot do, by its name; a vocabulary that is broken.
     """
     model = document["model"]
-    byte_fallback = switch_of(model, "byte_fallback", "model")
+    byte_fallback = byte_fallback_of(model, entries)
     given = {token.id for token in added}
     for text, id in entries.items():
         require_text(text, f"model.vocab (id {id})")
@@ -195,9 +194,6 @@ def from_model(
     highest, room = max(entries.values()), len(entries) + len(given)
     if highest >= 2 * room + 1024:
         raise TokenizerError(f"model.vocab: {len(entries)} entries, but ids up to {highest}; too many have no entry")
-    absent = next((b for b in range(256) if f"<0x{b:02X}>" not in entries), None)
-    if byte_fallback and absent is not None:
-        raise TokenizerError(f"model.byte_fallback: is on, but the vocabulary has no entry <0x{absent:02X}>")
     text_of = {id: text for text, id in entries.items()}
     for rank, (left, right, merged) in enumerate(merges.T.tolist()):
         if merged == unknown or unknown in (left, right):

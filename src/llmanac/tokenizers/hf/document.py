@@ -20,22 +20,8 @@ from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import ROLES, Tokenizer
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import read
+from llmanac.tokenizers.hf import fields
 from llmanac.tokenizers.hf.byte_level import check_decoder, is_byte_level, split_steps, wants_nfc
-from llmanac.tokenizers.hf.fields import (
-    CONFIG,
-    PARTS,
-    TEMPLATE,
-    content,
-    flags_of,
-    id_of,
-    items_of,
-    read_config,
-    read_strictly,
-    steps_of,
-    switch_of,
-    table,
-    vocabulary_entries,
-)
 from llmanac.tokenizers.patterns.splitter import Splitter
 from llmanac.tokenizers.utf8 import UTF8
 
@@ -46,7 +32,7 @@ def load(path: Path, config: Any, chat_template: str | None) -> Tokenizer:
     Raises:
         TokenizerError: anything in the file that is broken or that cannot be honoured; the message names it.
     """
-    document = read_strictly(path)
+    document = fields.read_strictly(path)
     try:
         return from_document(document, config, chat_template)
     except (TokenizerError, SpecError) as error:
@@ -55,20 +41,20 @@ def load(path: Path, config: Any, chat_template: str | None) -> Tokenizer:
 
 def beside(path: Path) -> tuple[Any, str | None]:
     """`(the configuration, the chat template)` in the folder of a file."""
-    config = read_config(path.with_name(CONFIG))
-    source = path.with_name(TEMPLATE)
+    config = fields.read_config(path.with_name(fields.CONFIG))
+    source = path.with_name(fields.TEMPLATE)
     if source.exists():
         return config, read_text(source, most=MOST_SETTINGS, error=TokenizerError)
     try:
         return config, template_of(config)
     except TokenizerError as error:
-        raise TokenizerError(f"{path.with_name(CONFIG)}: {error}") from None
+        raise TokenizerError(f"{path.with_name(fields.CONFIG)}: {error}") from None
 
 
 def from_document(document: Any, config: Any, chat_template: str | None = None) -> Tokenizer:
     """The tokenizer that the parsed files describe."""
-    document, config = table(document, "the file"), table(config, CONFIG)
-    model = table(document.get("model"), "model")
+    document, config = fields.table(document, "the file"), fields.table(config, fields.CONFIG)
+    model = fields.table(document.get("model"), "model")
     made = _made(document, config, model, added_tokens(document, config), chat_template)
     _check_numbering(document, model)
     return made
@@ -81,7 +67,7 @@ def _made(
     added: list[AddedToken],
     chat_template: str | None,
 ) -> Tokenizer:
-    parts = {part: _writable(document[part], part) for part in PARTS if part in document}
+    parts = {part: _writable(document[part], part) for part in fields.PARTS if part in document}
     roles = roles_of(document, config, added, chat_template)
     if model.get("type") == "WordLevel":
         from llmanac.tokenizers.hf import word
@@ -95,17 +81,17 @@ def _made(
     if not is_byte_level(document):
         from llmanac.tokenizers.hf import character_bpe
 
-        entries, _ = vocabulary_entries(model, added, lambda text: text.encode("utf-8", "replace"))
+        entries, _ = fields.vocabulary_entries(model, added, lambda text: text.encode("utf-8", "replace"))
         found, unknown = _merges(model, entries, None), _unknown(model, entries, added)
         return character_bpe.from_model(document, entries, found, unknown, added, **roles)
-    if switch_of(model, "byte_fallback", "model"):
+    if fields.switch_of(model, "byte_fallback", "model"):
         raise TokenizerError("model.byte_fallback: is not supported beside a ByteLevel step, whose letters are bytes")
     tokens, ids = _vocabulary(model, added)
     steps, prefix_space = split_steps(document.get("pre_tokenizer"))
     check_decoder(document.get("decoder"))
-    if switch_of(model, "fuse_unk", "model") and model.get("unk_token"):
+    if fields.switch_of(model, "fuse_unk", "model") and model.get("unk_token"):
         raise TokenizerError("model.fuse_unk: is not supported beside a ByteLevel step; set it to false")
-    merges, whole_pieces = _merges(model, ids), switch_of(model, "ignore_merges", "model")
+    merges, whole_pieces = _merges(model, ids), fields.switch_of(model, "ignore_merges", "model")
     return (UTF8 if _is_bytes_only(tokens, merges, whole_pieces) else BPE)(
         tokens=tokens,
         merges=merges,
@@ -131,7 +117,7 @@ def roles_of(
 ) -> dict[str, Any]:
     """What every kind of model takes from the files in the same way: bos, eos, pad, adds_bos, the chat template."""
     known = {token.text for token in added}
-    named = {role: content(config.get(f"{role}_token")) for role in ROLES}
+    named = {role: fields.content(config.get(f"{role}_token")) for role in ROLES}
     roles = {role: text if text in known else None for role, text in named.items()}
     adds_bos = _adds_bos(document.get("post_processor"), config, roles["bos"])
     return {"adds_bos": adds_bos, "chat_template": chat_template, **roles}
@@ -156,7 +142,7 @@ def _refuse_unsupported(model: Mapping[str, Any]) -> None:
 
 def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[list[bytes | None], dict[str, int]]:
     """`(bytes of each id, id of each entry as the file writes it)`."""
-    vocab, entries = vocabulary_entries(model, added, read)
+    vocab, entries = fields.vocabulary_entries(model, added, read)
     given = {token.id: token.text for token in added}
     # An added token may have its entry beyond all others, and ids may be missing there (cl100k has such gaps).
     size = 1 + max((id for id, text in entries.items() if given.get(id) != text), default=-1)
@@ -210,21 +196,20 @@ def _merges(
 
 def added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list[AddedToken]:
     found: dict[int, AddedToken] = {}
-    listed = [
-        (f"added_tokens[{i}]", token) for i, token in enumerate(items_of(document.get("added_tokens"), "added_tokens"))
-    ]
+    items = fields.items_of(document.get("added_tokens"), "added_tokens")
+    listed = [(f"added_tokens[{i}]", token) for i, token in enumerate(items)]
     if not listed:  # older folders keep them in the configuration only
-        where = f"{CONFIG}: added_tokens_decoder"
-        older = table(config.get("added_tokens_decoder") or {}, where)
-        listed = [(f"{where}.{k}", {"id": k, **table(v, f"{where}.{k}")}) for k, v in older.items()]
+        where = f"{fields.CONFIG}: added_tokens_decoder"
+        older = fields.table(config.get("added_tokens_decoder") or {}, where)
+        listed = [(f"{where}.{k}", {"id": k, **fields.table(v, f"{where}.{k}")}) for k, v in older.items()]
     for where, item in listed:
-        token = table(item, where)
-        id, content = id_of(token.get("id")), token.get("content")
+        token = fields.table(item, where)
+        id, content = fields.id_of(token.get("id")), token.get("content")
         if id is None or not isinstance(content, str):
             raise TokenizerError(f"{where}: needs an `id` and a `content`, got {str(item)[:60]}")
         if id in found and found[id].text != content:
             raise TokenizerError(f"{where}: {found[id].text!r} and {content!r} both have the id {id}")
-        found[id] = AddedToken(id=id, text=content, **flags_of(token, where))
+        found[id] = AddedToken(id=id, text=content, **fields.flags_of(token, where))
     return list(found.values())
 
 
@@ -243,14 +228,14 @@ def _check_numbering(document: Mapping[str, Any], model: Mapping[str, Any]) -> N
     else:
         return
     size = len(vocab)
-    for i, token in enumerate(items_of(document.get("added_tokens"), "added_tokens")):
+    for i, token in enumerate(fields.items_of(document.get("added_tokens"), "added_tokens")):
         text = token.get("content") if isinstance(token, Mapping) else None
         if not isinstance(text, str):
             continue
         if text not in ids:
             ids[text] = size
             size += 1
-        if id_of(token.get("id")) not in (ids[text], None):
+        if fields.id_of(token.get("id")) not in (ids[text], None):
             raise TokenizerError(
                 f"added_tokens[{i}]: {text!r} has the id {token['id']}, but it is number {ids[text]} by the vocabulary "
                 "and the order of the list, which is what readers go by"
@@ -262,10 +247,10 @@ def _adds_bos(processor: Any, config: Mapping[str, Any], bos: str | None) -> boo
         return False
     if isinstance(config.get("add_bos_token"), bool):
         return bool(config["add_bos_token"])
-    for node in steps_of(processor, "post_processor", "processors"):
-        single = (
-            items_of(node.get("single"), "post_processor.single") if node.get("type") == "TemplateProcessing" else []
-        )
+    for node in fields.steps_of(processor, "post_processor", "processors"):
+        if node.get("type") != "TemplateProcessing":
+            continue
+        single = fields.items_of(node.get("single"), "post_processor.single")
         first = single[0] if single and isinstance(single[0], Mapping) else {}
         if isinstance(first.get("SpecialToken"), Mapping) and first["SpecialToken"].get("id") == bos:
             return True

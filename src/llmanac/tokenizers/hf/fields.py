@@ -58,6 +58,16 @@ def switch_of(model: Mapping[str, Any], name: str, where: str) -> bool:
     return bool(value)
 
 
+def byte_fallback_of(model: Mapping[str, Any], entries: Mapping[str, int]) -> bool:
+    """Whether the model has byte fallback. Raises TokenizerError where an entry `<0x00>` to `<0xFF>` is missing."""
+    on = switch_of(model, "byte_fallback", "model")
+    absent = next((byte for byte in range(256) if f"<0x{byte:02X}>" not in entries), None)
+    if on and absent is not None:
+        what = "piece" if model.get("type") == "Unigram" else "entry"
+        raise TokenizerError(f"model.byte_fallback: is on, but the vocabulary has no {what} <0x{absent:02X}>")
+    return on
+
+
 def id_of(value: Any) -> int | None:
     """An id below 2^30, as a number or in digits; None for anything else."""
     if isinstance(value, str) and value.isdecimal() and len(value) <= 10:

@@ -25,10 +25,10 @@ from llmanac.tokenizers._normal import Placed, compose, replace_surrogates
 from llmanac.tokenizers._normal_tokens import Normalised, NormalTokens
 from llmanac.tokenizers._pieces import byte_of
 from llmanac.tokenizers._unigram import SampleCache, new_cache, refuse_others, sampled
-from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, UNKNOWN_PENALTY, Tables, joins_of
+from llmanac.tokenizers._unigram_tables import NO_IDS, UNKNOWN_PENALTY, Tables, joins_of
 from llmanac.tokenizers.hf import steps
 from llmanac.tokenizers.hf.decoders import decoder
-from llmanac.tokenizers.hf.fields import PARTS, require_text, switch_of
+from llmanac.tokenizers.hf.fields import PARTS, byte_fallback_of, require_text
 
 _ENCODE: Any = unigram_encode.encode
 LARGEST = float(np.finfo(np.float32).max)
@@ -99,8 +99,7 @@ class UnigramJson(Tokenizer):
             kind=unigram_encode.UNIGRAM, joins=joins_of(keys),
             nodes=unigram_trie.walkable(unigram_trie.trie_of(keys or [b"\xfe"], ids or [0])),
             scores=scores, node_scores=scores.astype(np.float32), unknown=missing,
-            unknown_score=lowest - float(UNKNOWN_PENALTY), single=False, byte_ids=byte_ids, escape=False,
-            kept=NO_UNITS, pairs=NO_PAIRS, halves=NO_HALVES,
+            unknown_score=lowest - float(UNKNOWN_PENALTY), byte_ids=byte_ids,
         )  # fmt: skip
 
     def forget_words(self) -> None:
@@ -274,10 +273,7 @@ def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **ro
     unknown = model.get("unk_id")
     if unknown is not None and (type(unknown) is not int or not 0 <= unknown < len(vocab)):
         raise TokenizerError(f"model.unk_id: {unknown!r} is no id of the vocabulary of {len(vocab)}")
-    byte_fallback = switch_of(model, "byte_fallback", "model")
-    absent = next((b for b in range(256) if f"<0x{b:02X}>" not in ids), None)
-    if byte_fallback and absent is not None:
-        raise TokenizerError(f"model.byte_fallback: is on, but the vocabulary has no piece <0x{absent:02X}>")
+    byte_fallback = byte_fallback_of(model, ids)
     for token in added:
         if token.id < len(vocab) and vocab[token.id][0] != token.text:
             raise TokenizerError(
