@@ -14,7 +14,7 @@ from llmanac.core.errors import TokenizerError
 from llmanac.tokenizers._pieces import byte_of
 from llmanac.tokenizers.hf.fields import pattern_of, prepend_scheme, steps_of, text_field
 from llmanac.tokenizers.hf.steps import MOST_GROWTH, SPACE, grown, substituted
-from llmanac.tokenizers.patterns.splitter import Patience
+from llmanac.tokenizers.patterns.splitter import TimeBudget
 
 Join = Callable[[Sequence[str]], str]
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -51,8 +51,8 @@ def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], lis
         pattern, new = pattern_of(node, where), text_field(node, "content", where)
 
         def replaced(tokens: list[str]) -> list[str]:
-            patience = Patience(sum(map(len, tokens)))
-            return [substituted(token, pattern, new, patience)[0] for token in tokens]
+            budget = TimeBudget(sum(map(len, tokens)))
+            return [substituted(token, pattern, new, budget)[0] for token in tokens]
 
         return replaced
     if kind == "Strip":

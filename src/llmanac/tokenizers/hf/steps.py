@@ -20,10 +20,10 @@ from llmanac.tokenizers._normal import Placed, compose, in_form
 from llmanac.tokenizers._spm_normalizer import read_charsmap
 from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
 from llmanac.tokenizers.hf.fields import pattern_of, prepend_scheme, steps_of, text_field
-from llmanac.tokenizers.patterns.splitter import Patience, Pattern, shown
+from llmanac.tokenizers.patterns.splitter import Pattern, TimeBudget, shown
 
 SPACE = "\u2581"
-Normalize = Callable[[str, Patience], Placed]
+Normalize = Callable[[str, TimeBudget], Placed]
 Split = Callable[[str, bool], list[tuple[str, np.ndarray]]]
 MOST_GROWTH, ROOM = 64, 4096  # how many times as long a text may become, and characters that it may anyway
 SHORT_CLUSTER = 6  # bytes; longer grapheme clusters are looked up a character at a time
@@ -45,17 +45,17 @@ class Normalizer:
 
     def __call__(self, text: str) -> Placed:
         placed: Placed = (text, None)
-        patience = Patience(len(text))
+        budget = TimeBudget(len(text))
         for i, step in enumerate(self._steps):
-            placed = compose(placed, step(placed[0], patience))
+            placed = compose(placed, step(placed[0], budget))
             self._check_growth(i, placed[0], text)
         return placed
 
     def text(self, text: str) -> str:
         """The normal form alone, without where its characters come from."""
-        given, patience = text, Patience(len(text))
+        given, budget = text, TimeBudget(len(text))
         for i, (step, quick) in enumerate(zip(self._steps, self._quick, strict=True)):
-            text = quick(text) if quick is not None else step(text, patience)[0]
+            text = quick(text) if quick is not None else step(text, budget)[0]
             self._check_growth(i, text, given)
         return text
 
@@ -102,7 +102,7 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
         return Precompiled(data)
     if kind == "Replace":
         pattern, new = pattern_of(node, where), text_field(node, "content", where)
-        return lambda text, patience: substituted(text, pattern, new, patience)
+        return lambda text, budget: substituted(text, pattern, new, budget)
     if kind == "Prepend":
         new = text_field(node, "prepend", where)
         return lambda text, _: (
@@ -131,10 +131,10 @@ def _each(text: str, change: Callable[[str], str]) -> Placed:
     return _pieced([(change(c), i) for i, c in enumerate(text)], len(text))
 
 
-def substituted(text: str, pattern: Pattern, new: str, patience: Patience) -> Placed:
+def substituted(text: str, pattern: Pattern, new: str, budget: TimeBudget) -> Placed:
     parts: list[tuple[str, int]] = []
     done = 0
-    for start, stop in pattern.spans(shown(text), patience) if text else ():
+    for start, stop in pattern.spans(shown(text), budget) if text else ():
         parts += [(text[i], i) for i in range(done, start)]
         parts.append((new, start))
         done = stop
@@ -160,7 +160,7 @@ class Precompiled:
         self._units, self._blob = units.tolist(), blob.tobytes()
         self._known: dict[str, str | None] = {}
 
-    def __call__(self, text: str, _: Patience | None = None) -> Placed:
+    def __call__(self, text: str, _: TimeBudget | None = None) -> Placed:
         parts: list[tuple[str, int]] = []
         changed, at = False, 0
         clusters = regex.findall(r"\X", text) if not text.isascii() or "\r\n" in text else text
@@ -209,9 +209,9 @@ def pre_tokenizer(part: Any) -> Split:
 
     def run(text: str, first: bool) -> list[tuple[str, np.ndarray]]:
         words = [(text, np.arange(len(text) + 1))] if text else []
-        patience = Patience(len(text))
+        budget = TimeBudget(len(text))
         for step in made:
-            words = [new for word, where in words for new in step(word, where, first, patience)]
+            words = [new for word, where in words for new in step(word, where, first, budget)]
         return [(word, where) for word, where in words if word]
 
     return run
@@ -269,10 +269,10 @@ class Parted:
             raise TokenizerError(f"{where}: Split with behavior {behavior!r} is not supported")
         self.pattern, self.behavior, self.invert = pattern, behavior, invert
 
-    def __call__(self, word: str, places: np.ndarray, first: bool, patience: Patience) -> list[tuple[str, np.ndarray]]:
+    def __call__(self, word: str, places: np.ndarray, first: bool, budget: TimeBudget) -> list[tuple[str, np.ndarray]]:
         spans: list[tuple[int, int, bool]] = []
         done = 0
-        for start, stop in self.pattern.spans(shown(word), patience):
+        for start, stop in self.pattern.spans(shown(word), budget):
             spans += [(done, start, self.invert)] * (start > done) + [(start, stop, not self.invert)]
             done = stop
         spans += [(done, len(word), self.invert)] * (done < len(word))
@@ -299,7 +299,7 @@ class Metaspace:
     def __init__(self, mark: str, scheme: str, split: bool) -> None:
         self.mark, self.scheme, self.split = mark, scheme, split
 
-    def __call__(self, word: str, places: np.ndarray, first: bool, _: Patience) -> list[tuple[str, np.ndarray]]:
+    def __call__(self, word: str, places: np.ndarray, first: bool, _: TimeBudget) -> list[tuple[str, np.ndarray]]:
         text = word.replace(" ", self.mark)
         begins = first and places[0] == 0
         if not text.startswith(self.mark) and (self.scheme == "always" or (self.scheme == "first" and begins)):

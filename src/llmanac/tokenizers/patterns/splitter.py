@@ -62,17 +62,20 @@ _OF_TIKTOKEN = {
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4
 }
 _TRUSTED = frozenset([*NAMED.values(), *_KERNELS, DIGIT, DIGITS])
-PATIENCE, SLOWEST = 2.0, 4e5  # CPU seconds, and characters per CPU second, that untrusted patterns may take for a text
+BASE_SECONDS, CHARACTERS_PER_SECOND = (
+    2.0,
+    4e5,
+)  # CPU seconds, and characters per CPU second, that untrusted patterns may take for a text
 
 
-class Patience:
+class TimeBudget:
     """The CPU time that untrusted patterns have for one text."""
 
     def __init__(self, characters: int) -> None:
-        self.characters, self.seconds = characters, PATIENCE + characters / SLOWEST
+        self.characters, self.seconds = characters, BASE_SECONDS + characters / CHARACTERS_PER_SECOND
         self._end = time.process_time() + self.seconds
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """The remaining time in seconds."""
         return max(1e-3, self._end - time.process_time())
 
@@ -92,7 +95,7 @@ class Pattern:
         except (regex.error, RecursionError, MemoryError, OverflowError) as error:
             raise SpecError(f"not a pattern ({error})") from None
 
-    def spans(self, text: str, patience: Patience | None) -> Iterator[tuple[int, int]]:
+    def spans(self, text: str, budget: TimeBudget | None) -> Iterator[tuple[int, int]]:
         """Where the matches of a text start and end, one after the other; `shown` says which text to give.
 
         An empty match counts unless it is where the previous match ended.
@@ -102,13 +105,13 @@ class Pattern:
         """
         try:
             if self.least:
-                limit = {} if patience is None else {"timeout": patience.left()}
+                limit = {} if budget is None else {"timeout": budget.remaining()}
                 for match in self._compiled.finditer(text, **limit):
                     yield match.span()
                 return
             at, last = 0, -1
             while at <= len(text):
-                limit = {} if patience is None else {"timeout": patience.left()}
+                limit = {} if budget is None else {"timeout": budget.remaining()}
                 match = self._compiled.search(text, at, **limit)
                 if match is None:
                     return
@@ -119,10 +122,10 @@ class Pattern:
                 yield start, stop
                 at = last = stop
         except TimeoutError:
-            assert patience is not None
+            assert budget is not None
             raise TokenizerError(
-                f"pattern {self.source[:60]!r}: takes more than {patience.seconds:.0f} s over a text of "
-                f"{patience.characters} characters; rewrite it without nested repeats"
+                f"pattern {self.source[:60]!r}: takes more than {budget.seconds:.0f} s over a text of "
+                f"{budget.characters} characters; rewrite it without nested repeats"
             ) from None
 
 
@@ -191,10 +194,10 @@ class Splitter:
         """Where each piece of a text ends, in characters, by `regex`."""
         text = shown(text)
         spans = [(0, len(text))] if text else []
-        patience = Patience(len(text))
+        budget = TimeBudget(len(text))
         for step, pattern in zip(self.steps, self._compiled, strict=True):
             following: list[tuple[int, int]] = []
-            limit = None if step in _TRUSTED else patience
+            limit = None if step in _TRUSTED else budget
             for start, stop in spans:
                 at = start
                 whole = start == 0 and stop == len(text)
