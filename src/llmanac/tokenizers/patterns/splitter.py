@@ -62,10 +62,7 @@ _OF_TIKTOKEN = {
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4
 }
 _TRUSTED = frozenset([*NAMED.values(), *_KERNELS, DIGIT, DIGITS])
-BASE_SECONDS, CHARACTERS_PER_SECOND = (
-    2.0,
-    4e5,
-)  # CPU seconds, and characters per CPU second, that untrusted patterns may take for a text
+BASE_SECONDS, CHARACTERS_PER_SECOND = 2.0, 4e5  # the CPU time of untrusted patterns for one text
 
 
 class TimeBudget:
