@@ -15,8 +15,8 @@ from llmanac.kernels.split import words
 from llmanac.kernels.text import cached, pack
 from llmanac.kernels.unicode import CODE_POINTS, in_categories, newer_characters, split_classes, table
 from llmanac.tokenizers import _bpe
-from llmanac.tokenizers._patterns import DIGIT, GPT2, NAMED, Splitter
 from llmanac.tokenizers.load import train_tokenizer
+from llmanac.tokenizers.patterns.splitter import DIGIT, GPT2, NAMED, Splitter
 
 tiktoken = pytest.importorskip("tiktoken")
 tokenizers = pytest.importorskip("tokenizers")

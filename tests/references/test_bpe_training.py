@@ -18,8 +18,8 @@ from llmanac.kernels.split.words import GPT2, WordCounts
 from llmanac.kernels.text import pack
 from llmanac.kernels.unicode import split_classes
 from llmanac.tokenizers._byte_level import written
-from llmanac.tokenizers._patterns import NAMED
 from llmanac.tokenizers.load import texts_of, train_tokenizer
+from llmanac.tokenizers.patterns.splitter import NAMED
 
 tokenizers = pytest.importorskip("tokenizers")
 

@@ -26,7 +26,7 @@ def pre_tokenizer(pattern: str):
         return tokenizers.pre_tokenizers.Whitespace()
     if pattern == "whitespace-split":
         return tokenizers.pre_tokenizers.WhitespaceSplit()
-    from llmanac.tokenizers._patterns import pattern_of
+    from llmanac.tokenizers.patterns.splitter import pattern_of
 
     return tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern_of(pattern)), "isolated")
 

@@ -14,7 +14,7 @@ import numpy as np
 from llmanac.core.errors import SpecError, nearest
 from llmanac.kernels.split import word_level, words
 from llmanac.kernels.text import pack
-from llmanac.tokenizers._patterns import NAMED, Splitter, pattern_of
+from llmanac.tokenizers.patterns.splitter import NAMED, Splitter, pattern_of
 
 WHITESPACE, WHITESPACE_SPLIT = "whitespace", "whitespace-split"
 DROPPING = (WHITESPACE, WHITESPACE_SPLIT)
@@ -38,7 +38,7 @@ class WordSplitter:
 
     @classmethod
     def named(cls, pattern: str) -> WordSplitter:
-        """By one of the names, or by a regex. Raises SpecError for a name that is none."""
+        """By one of the names, or by a regex. Raises SpecError for an unknown name."""
         if pattern in DROPPING:
             return cls(dropping=pattern)
         try:

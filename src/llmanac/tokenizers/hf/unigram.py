@@ -11,31 +11,28 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.core.files import write_json
 from llmanac.kernels.sentencepiece import encode as unigram_encode
 from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import pack
-from llmanac.tokenizers import _unigram_steps as steps
-from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._base import PlainEncoder, Special, Tokenizer
-from llmanac.tokenizers._ids import id_list
-from llmanac.tokenizers._json_files import switch_of
-from llmanac.tokenizers._normal import Placed, compose, mend_surrogates
+from llmanac.tokenizers._added import AddedToken, Part
+from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._checks import id_list
+from llmanac.tokenizers._normal import Placed, compose, replace_surrogates
 from llmanac.tokenizers._normal_tokens import Normalised, NormalTokens
-from llmanac.tokenizers._spm_model import byte_of
-from llmanac.tokenizers._unigram import CACHE_PLACES, CACHE_WORDS, CHUNK, SampleCache, refuse_others, sampled
-from llmanac.tokenizers._unigram_decoders import decoder
-from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, UNKNOWN_PENALTY, Tables, joins_of
+from llmanac.tokenizers._pieces import byte_of
+from llmanac.tokenizers._unigram import SampleCache, new_cache, refuse_others, sampled
+from llmanac.tokenizers._unigram_tables import NO_IDS, UNKNOWN_PENALTY, Tables, joins_of
+from llmanac.tokenizers.hf import steps
+from llmanac.tokenizers.hf.decoders import decoder
+from llmanac.tokenizers.hf.fields import PARTS, byte_fallback_of, require_text
 
 _ENCODE: Any = unigram_encode.encode
 LARGEST = float(np.finfo(np.float32).max)
-PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
 class UnigramJson(Tokenizer):
@@ -48,6 +45,7 @@ class UnigramJson(Tokenizer):
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
 
+    _guarded_tables: tuple[str, ...] = ("tables", "_cache", "_draws")
     unknown_is_fused = True  # one run of unknown characters, whose bytes all have its place
     lossless = False  # what its normaliser and its marks for spaces leave is the text's normal form
 
@@ -60,30 +58,26 @@ class UnigramJson(Tokenizer):
         **roles: Any,
     ) -> None:
         super().__init__(**roles)
-        self.vocab, self.unknown, self.byte_fallback, self.document = (
-            list(vocab),
-            unknown,
-            byte_fallback,
-            dict(document),
-        )
+        self.vocab, self.unknown = list(vocab), unknown
+        self.byte_fallback, self.document = byte_fallback, dict(document)
         self._normalize = steps.Normalizer(document.get("normalizer"))
         self.added = NormalTokens(self.added.tokens, self._normalize.text)
         self._split = steps.pre_tokenizer(document.get("pre_tokenizer"))
         steps.check_first(document.get("normalizer"), document.get("pre_tokenizer"))
         self._join = decoder(document.get("decoder"))
         self.vocab_size = self.added.vocab_size(len(self.vocab))
-        self._new_caches()
 
-    def _new_caches(self) -> None:
-        self._cache = np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_PLACES, np.int32), np.zeros(2, np.int64)
-        self._draws = SampleCache()
+    @cached_property
+    def _cache(self) -> tuple[np.ndarray, ...]:
+        return new_cache()
 
+    @cached_property
+    def _draws(self) -> SampleCache:
+        return SampleCache()
+
+    @cached_property
     def _guards(self) -> bool:
         return any(id < len(self.vocab) and self.vocab[id][0] for id in self.special_tokens.values())
-
-    def _forget_tables(self) -> None:
-        self.__dict__.pop("tables", None)
-        self._new_caches()
 
     @cached_property
     def tables(self) -> Tables:
@@ -92,7 +86,7 @@ class UnigramJson(Tokenizer):
         keys = [self.vocab[id][0].encode("utf-8") for id in ids]
         scores = np.array([score for _, score in self.vocab], np.float64)
         lowest = float(scores.min())
-        if self.unknown in ids and self.byte_fallback:  # written out, it is told apart from what is unknown
+        if self.unknown in ids and self.byte_fallback:  # written out, it is distinguished from unknown text
             ids[ids.index(self.unknown)] = len(self.vocab)
             scores = np.append(scores, self.vocab[self.unknown][1])
         missing = len(self.vocab) if self.unknown is None else self.unknown
@@ -106,8 +100,7 @@ class UnigramJson(Tokenizer):
             kind=unigram_encode.UNIGRAM, joins=joins_of(keys),
             nodes=unigram_trie.walkable(unigram_trie.trie_of(keys or [b"\xfe"], ids or [0])),
             scores=scores, node_scores=scores.astype(np.float32), unknown=missing,
-            unknown_score=lowest - float(UNKNOWN_PENALTY), single=False, byte_ids=byte_ids, escape=False,
-            kept=NO_UNITS, pairs=NO_PAIRS, halves=NO_HALVES,
+            unknown_score=lowest - float(UNKNOWN_PENALTY), byte_ids=byte_ids,
         )  # fmt: skip
 
     def forget_words(self) -> None:
@@ -127,33 +120,23 @@ class UnigramJson(Tokenizer):
     def _normal_form(self, text: str) -> Placed:
         if isinstance(text, Normalised):
             return text, None
-        mended = mend_surrogates(text)
-        return compose(mended, self._normalize(mended[0]))
+        clean = replace_surrogates(text)
+        return compose(clean, self._normalize(clean[0]))
 
     def _normal_text(self, text: str) -> str:
-        return text if isinstance(text, Normalised) else self._normalize.text(mend_surrogates(text)[0])
+        return text if isinstance(text, Normalised) else self._normalize.text(replace_surrogates(text)[0])
 
-    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self._encode_parts(texts, [True] * len(texts))
+    def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return self._encode_words([self._words(text, True) for text in texts])
 
-    def _encode_parts(self, texts: Sequence[str], first: Sequence[bool]) -> list[np.ndarray]:
-        """Ids of stretches of plain text; `first` tells which of them begin a text."""
-        out: list[np.ndarray] = []
-        start = 0
-        while start < len(texts):
-            stop, size = start, 0
-            while stop < len(texts) and (size < CHUNK or stop == start):
-                size += len(texts[stop])
-                stop += 1
-            words = [self._words(texts[i], first[i]) for i in range(start, stop)]
-            ids, ends, _ = self._cut([word for group in words for word in group], False)
-            bounds = [0, *ends.tolist()]
-            at = 0
-            for group in words:
-                out.append(ids[bounds[at] : bounds[at + len(group)]])
-                at += len(group)
-            start = stop
-        return out
+    def _encode_parts(self, parts: Sequence[Part]) -> list[np.ndarray]:
+        ids, ends = self._encode_words([self._words(part.text, part.start == 0) for part in parts])
+        return np.split(ids, ends[:-1]) if parts else []
+
+    def _encode_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """`(ids, where those of each text end)` of the pre-tokens of texts."""
+        ids, ends, _ = self._cut([word for group in words for word in group], False)
+        return ids, np.append(0, ends)[np.cumsum([len(group) for group in words], dtype=np.int64)]
 
     def _words(self, text: str, first: bool) -> list[str]:
         """The pre-tokens of a text."""
@@ -184,7 +167,7 @@ class UnigramJson(Tokenizer):
     def _unknown_written(
         self, ids: np.ndarray, ends: np.ndarray, spans: np.ndarray, written: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The unknown token's name as the token, or as bytes where something unknown stands beside it."""
+        """The unknown token's name as the token, or as bytes where something unknown is next to it."""
         unknown = written | (np.isin(ids, self.tables.byte_ids) & (spans[:, 1] - spans[:, 0] < len("<0x00>")))
         touches = spans[1:, 0] <= spans[:-1, 1]
         joined = np.zeros(len(ids), np.bool_)
@@ -192,44 +175,20 @@ class UnigramJson(Tokenizer):
         joined[:-1] |= unknown[1:] & touches
         name = self.tables.byte_ids[list(self.vocab[self.unknown or 0][0].encode("utf-8"))]
         parts = [
-            [id] if not named else name.tolist() if beside else [self.unknown]
-            for id, named, beside in zip(ids.tolist(), written.tolist(), joined.tolist(), strict=True)
+            [id] if not named else name.tolist() if touched else [self.unknown]
+            for id, named, touched in zip(ids.tolist(), written.tolist(), joined.tolist(), strict=True)
         ]
         sizes = np.array([len(part) for part in parts], np.int64)
         new = np.array([id for part in parts for id in part], np.int32)
         return new, np.concatenate([[0], np.cumsum(sizes)])[ends], np.repeat(spans, sizes, axis=0)
 
-    def _encode(self, text: str, special: Special, plainly: PlainEncoder | None = None) -> np.ndarray:
-        if plainly is not None or not isinstance(text, str) or (special == "never" and not self.added.has_plain):
-            return super()._encode(text, special, plainly)
-        parts = self.added.split(text, self._allowed(special), self._normal_form)
-        plain = [part for part in parts if part.token is None]
-        reader = cast(UnigramJson, self._reader(special))
-        found = iter(reader._encode_parts([part.text for part in plain], [part.start == 0 for part in plain]))
-        ids = [next(found) if part.token is None else np.array([part.token.id], np.int32) for part in parts]
-        return np.concatenate(ids) if ids else np.empty(0, np.int32)
-
-    def encode_with_offsets(self, text: str, *, special: Special = "never") -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids, and for each the `(start, stop)` characters of `text` that it covers, even in part."""
-        if not isinstance(text, str):
-            return super().encode_with_offsets(text, special=special)
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        reader = cast(UnigramJson, self._reader(special))
-        for part in self.added.split(text, self._allowed(special), self._normal_form):
-            if part.token is not None:
-                ids.append(part.token.id)
-                offsets.append((part.start, part.stop))
-                continue
-            found, spans = reader._placed(part.text, part.start == 0)
-            ids += found
-            offsets += [(part.place(a), part.place(b)) for a, b in spans]
-        return ids, offsets
+    def _encode_placed(self, part: Part) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        return self._placed(part.text, part.start == 0)
 
     def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
         return self._placed(text, True)[1]
 
-    def _placed(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    def _placed(self, text: str, first: bool) -> tuple[np.ndarray, list[tuple[int, int]]]:
         clean, places = self._normal_form(text)
         words = self._split_words(clean, first)
         ids, _, spans = self._cut([word for word, _ in words], True)
@@ -241,10 +200,10 @@ class UnigramJson(Tokenizer):
         found = byte_place[self._whole_unknown(ids, spans) if self.byte_fallback and self.unknown_is_fused else spans]
         if places is not None:
             found = places[found]
-        return ids.tolist(), [(a, b) for a, b in found.tolist()]
+        return ids, [(a, b) for a, b in found.tolist()]
 
     def _whole_unknown(self, ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
-        """The spans where each byte of a run of unknown characters has the whole run's."""
+        """The spans where each byte of a run of unknown characters has the run's."""
         fallback = np.isin(ids, self.tables.byte_ids) & (spans[:, 1] - spans[:, 0] < len("<0x00>"))
         joins = fallback[1:] & fallback[:-1] & (spans[1:, 0] <= spans[:-1, 1])
         runs = np.concatenate([[0], np.cumsum(~joins)]) if len(ids) else np.zeros(0, np.int64)
@@ -261,8 +220,7 @@ class UnigramJson(Tokenizer):
         buffer, used = pack([word.encode("utf-8") for word in words])
         return sampled(self.tables, self._draws, buffer, used if words else 0, seed, alpha, nbest)
 
-    def extended(self, texts: Iterable[str], extra: int) -> Tokenizer:
-        """Raises TokenizerError: what this file is made from can be extended, and it cannot."""
+    def _extended(self, texts: Iterable[str], extra: int) -> Tokenizer:
         raise TokenizerError(
             "extend: this kind of tokenizer.json learns no further pieces; extend the .model it was made from"
         )
@@ -284,30 +242,6 @@ class UnigramJson(Tokenizer):
     def _identity(self) -> Any:
         digest = hashlib.sha256(json.dumps([self.vocab, self.unknown, self.byte_fallback]).encode())
         return [digest.hexdigest(), [self.document.get(part) for part in ("normalizer", "pre_tokenizer")]]
-
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
-        folder = Path(folder)
-        if folder.suffix == ".model":
-            raise TokenizerError(f"{folder}: a tokenizer read from a tokenizer.json cannot be written as a .model")
-        tokens = [token.as_json() for token in self.added.tokens]
-        document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens}
-        document |= {part: self.document.get(part) for part in PARTS}
-        document["model"] = self._model()
-        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": self.adds_bos}
-        config["added_tokens_decoder"] = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in tokens}
-        for role in ("bos", "eos", "pad"):
-            id = getattr(self, f"{role}_id")
-            if id is not None:
-                config[f"{role}_token"] = self.token_bytes(id).decode("utf-8")
-        if self.chat_template is not None:
-            config["chat_template"] = self.chat_template
-        write_json(folder / "tokenizer.json", document)
-        write_json(folder / "tokenizer_config.json", config)
-
-    def _model(self) -> dict[str, Any]:
-        vocab = [list(item) for item in self.vocab]
-        return {"type": "Unigram", "unk_id": self.unknown, "vocab": vocab, "byte_fallback": self.byte_fallback}
 
 
 def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **roles: Any) -> UnigramJson:
@@ -332,7 +266,7 @@ def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **ro
             )
         if text in ids:
             raise TokenizerError(f"model.vocab: the entries {ids[text]} and {i} are both {text[:40]!r}")
-        steps.require_text(text, f"model.vocab[{i}]")
+        require_text(text, f"model.vocab[{i}]")
         if "\0" in text:
             raise TokenizerError(f"model.vocab[{i}]: {text[:40]!r} holds a NUL character, which is not supported")
         ids[text] = i
@@ -340,10 +274,7 @@ def from_document(document: Mapping[str, Any], added: Sequence[AddedToken], **ro
     unknown = model.get("unk_id")
     if unknown is not None and (type(unknown) is not int or not 0 <= unknown < len(vocab)):
         raise TokenizerError(f"model.unk_id: {unknown!r} is no id of the vocabulary of {len(vocab)}")
-    byte_fallback = switch_of(model, "byte_fallback", "model")
-    absent = next((b for b in range(256) if f"<0x{b:02X}>" not in ids), None)
-    if byte_fallback and absent is not None:
-        raise TokenizerError(f"model.byte_fallback: is on, but the vocabulary has no piece <0x{absent:02X}>")
+    byte_fallback = byte_fallback_of(model, ids)
     for token in added:
         if token.id < len(vocab) and vocab[token.id][0] != token.text:
             raise TokenizerError(

@@ -1,10 +1,10 @@
 """Where chat templates run: one helper process with a limit on its memory, and a clock that ends it.
 
-A template is code from a stranger. Jinja's sandbox keeps it from our objects, not from running for ever or filling the
-memory, and no rule over what it may write does. So every template, our own too, is rendered by `_sandbox_child`, a
+A template is untrusted code. Jinja's sandbox keeps it from our objects, not from running for ever or filling the
+memory, and no rule over what it may write does. So every template, our own too, is rendered by `child.py`, a
 process that is started when first needed and used again. It may have `MEMORY` bytes of address space (where the system
 has such limits: on macOS and Windows the clock alone holds); a thread of ours kills it when a conversation takes too
-long. Whoever asks gets one sentence, and the next one a new process.
+long. The caller gets a one-sentence error; the next request gets a new process.
 
 Any thread may ask; requests come one after the other. A forked process starts a helper of its own. The helper ends when
 its input closes: at our exit, and when we are killed.
@@ -75,7 +75,7 @@ class _Child:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", "-B"),  # no site-packages, no settings of the user
-                str(Path(__file__).with_name("_sandbox_child.py").resolve()),
+                str(Path(__file__).with_name("child.py").resolve()),
                 json.dumps(limits),
             ],
             stdin=subprocess.PIPE,

@@ -3,7 +3,7 @@
 A word starts as its characters; a character that is no entry becomes the entries of its UTF-8 bytes, `<0x00>` to
 `<0xFF>` (byte fallback), else the unknown token (a run of them one where `fuse_unk` is on), else nothing. Then the
 pairs of the merge list are merged, the first of the list first, leftmost first. Only what the list has is merged: a
-`.model` merges whatever spells a piece. What stands around the model is read as for the Unigram kind.
+`.model` merges whatever spells a piece. The parts around the model are read as for the Unigram kind.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from llmanac.kernels.sentencepiece import encode as unigram_encode
 from llmanac.kernels.sentencepiece import merge as unigram_merge
 from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import pack
-from llmanac.tokenizers import _unigram_steps as steps
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import _last_of_each
-from llmanac.tokenizers._json_files import switch_of
-from llmanac.tokenizers._spm_model import byte_of
-from llmanac.tokenizers._unigram_json import PARTS, UnigramJson
-from llmanac.tokenizers._unigram_tables import NO_HALVES, NO_IDS, NO_PAIRS, NO_UNITS, Tables, joins_of
+from llmanac.tokenizers._pieces import byte_of
+from llmanac.tokenizers._unigram_tables import NO_IDS, NO_PAIRS, Tables, joins_of
+from llmanac.tokenizers.hf.fields import PARTS, byte_fallback_of, require_text, switch_of
+from llmanac.tokenizers.hf.unigram import UnigramJson
 
 
 class _Shortened(str):
-    """A word without the characters that have no entry: it is no entry as it stands, whatever it spells now."""
+    """A word without the characters that have no entry: it is not an entry, whatever it spells now."""
 
     __slots__ = ()
 
@@ -45,10 +44,11 @@ class CharacterBPE(UnigramJson):
         merges: (3, n) int32 ids `left, right, merged` in rank order.
         unknown: the id of what is unknown; None leaves such characters out.
         fuse_unknown: whether a run of unknown characters is one token.
-        whole_words: whether a word that is an entry as it stands is not merged (`ignore_merges`).
+        whole_words: whether a word that is itself an entry is not merged (`ignore_merges`).
         **parts: byte_fallback, document, added tokens and roles, as `UnigramJson` takes them.
     """
 
+    _guarded_tables = (*UnigramJson._guarded_tables, "_plain")
     unknown_is_fused = False
 
     def __init__(
@@ -79,12 +79,8 @@ class CharacterBPE(UnigramJson):
 
     @cached_property
     def _plain(self) -> dict[str, int]:
-        """The entries that plain text may become: a control token is none of them."""
+        """The entries that plain text may become: control tokens are not among them."""
         return {text: id for text, id in self.entries.items() if id not in self._guarded_ids}
-
-    def _forget_tables(self) -> None:
-        self.__dict__.pop("_plain", None)
-        super()._forget_tables()
 
     @cached_property
     def tables(self) -> Tables:
@@ -105,8 +101,7 @@ class CharacterBPE(UnigramJson):
             joins=joins_of([self.vocab[id][0].encode("utf-8") for id in set(merged[kept].tolist())]),
             nodes=unigram_trie.walkable(unigram_trie.trie_of(list(single) or [b"\xfe"], list(single.values()) or [0])),
             scores=np.zeros(len(self.vocab), np.float64), node_scores=np.zeros(len(self.vocab), np.float32),
-            unknown=len(self.vocab) if self.unknown is None else self.unknown, unknown_score=0.0, single=False,
-            byte_ids=byte_ids, escape=False, kept=NO_UNITS, pairs=pairs, halves=NO_HALVES,
+            unknown=len(self.vocab) if self.unknown is None else self.unknown, byte_ids=byte_ids, pairs=pairs,
         )  # fmt: skip
 
     def _split_words(self, text: str, first: bool) -> list[tuple[str, np.ndarray]]:
@@ -177,17 +172,6 @@ class CharacterBPE(UnigramJson):
         digest.update(self.merges.tobytes())
         return [digest.hexdigest(), [self.document.get(part) for part in ("normalizer", "pre_tokenizer")]]
 
-    def _model(self) -> dict[str, Any]:
-        text_of = {id: text for text, id in self.entries.items()}
-        texts = {token.id: token.text for token in self.added.tokens}
-        return {
-            "type": "BPE", "dropout": None,
-            "unk_token": None if self.unknown is None else text_of.get(self.unknown, texts.get(self.unknown)),
-            "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": self.fuse_unknown,
-            "byte_fallback": self.byte_fallback, "ignore_merges": self.whole_words, "vocab": self.entries,
-            "merges": [[text_of[left], text_of[right]] for left, right in self.merges[:2].T.tolist()],
-        }  # fmt: skip
-
 
 def from_model(
     document: Mapping[str, Any],
@@ -203,18 +187,15 @@ def from_model(
         TokenizerError: what the file asks for and this package cannot do, by its name; a vocabulary that is broken.
     """
     model = document["model"]
-    byte_fallback = switch_of(model, "byte_fallback", "model")
+    byte_fallback = byte_fallback_of(model, entries)
     given = {token.id for token in added}
     for text, id in entries.items():
-        steps.require_text(text, f"model.vocab (id {id})")
+        require_text(text, f"model.vocab (id {id})")
         if "\0" in text and id not in given:
             raise TokenizerError(f"model.vocab: {text[:40]!r} (id {id}) holds a NUL character, which is not supported")
     highest, room = max(entries.values()), len(entries) + len(given)
     if highest >= 2 * room + 1024:
         raise TokenizerError(f"model.vocab: {len(entries)} entries, but ids up to {highest}; too many have no entry")
-    absent = next((b for b in range(256) if f"<0x{b:02X}>" not in entries), None)
-    if byte_fallback and absent is not None:
-        raise TokenizerError(f"model.byte_fallback: is on, but the vocabulary has no entry <0x{absent:02X}>")
     text_of = {id: text for text, id in entries.items()}
     for rank, (left, right, merged) in enumerate(merges.T.tolist()):
         if merged == unknown or unknown in (left, right):

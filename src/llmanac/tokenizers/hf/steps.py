@@ -1,6 +1,6 @@
-"""What stands before a Unigram model in a `tokenizer.json`: normalisers and pre-tokenizers.
+"""The steps before a Unigram or character BPE model in a `tokenizer.json`: normalisers and pre-tokenizers.
 
-Each follows Hugging Face `tokenizers`; one that is not here is refused by its name. A normaliser returns the text and
+Each follows Hugging Face `tokenizers`; an unsupported one is refused by name. A normaliser returns the text and
 where each of its characters starts in the old one.
 """
 
@@ -8,62 +8,25 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import regex
 
-from llmanac.core.errors import SpecError, TokenizerError
+from llmanac.core.errors import TokenizerError
 from llmanac.tokenizers._added import WHITE_SPACE
-from llmanac.tokenizers._json_files import MOST_STEPS
-from llmanac.tokenizers._normal import SURROGATE, Placed, compose, in_form
-from llmanac.tokenizers._patterns import Patience, Pattern, shown
+from llmanac.tokenizers._normal import Placed, compose, in_form
 from llmanac.tokenizers._spm_normalizer import read_charsmap
 from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
+from llmanac.tokenizers.hf.fields import pattern_of, prepend_scheme, steps_of, text_field
+from llmanac.tokenizers.patterns.splitter import Pattern, TimeBudget, shown
 
 SPACE = "\u2581"
-Normalize = Callable[[str, Patience], Placed]
+Normalize = Callable[[str, TimeBudget], Placed]
 Split = Callable[[str, bool], list[tuple[str, np.ndarray]]]
-MOST_GROWTH, ROOM, LONGEST = (
-    64,
-    4096,
-    20_000,
-)  # times that a text may grow, characters that it may anyway, and of a field
+MOST_GROWTH, ROOM = 64, 4096  # how many times as long a text may become, and characters that it may anyway
 SHORT_CLUSTER = 6  # bytes; longer grapheme clusters are looked up a character at a time
-
-
-def require_text(text: str, where: str) -> None:
-    """Refuse a text that no UTF-8 can hold."""
-    if SURROGATE.search(text):
-        raise TokenizerError(f"{where}: holds a surrogate, which no text can")
-
-
-def nodes_of(part: Any, where: str, inner: str) -> list[Mapping[str, Any]]:
-    if part is None:
-        return []
-    if not isinstance(part, Mapping):
-        raise TokenizerError(f"{where}: expected a JSON object, got {type(part).__name__}")
-    items = part.get(inner) if part.get("type") == "Sequence" else [part]
-    if not isinstance(items, list):
-        raise TokenizerError(f"{where}.{inner}: expected a JSON list")
-    if len(items) > MOST_STEPS:
-        raise TokenizerError(f"{where}.{inner}: has {len(items)} steps; more than {MOST_STEPS} are not supported")
-    for i, item in enumerate(items):
-        if not isinstance(item, Mapping) or item.get("type") == "Sequence":
-            raise TokenizerError(f"{where}[{i}]: expected a JSON object that is no Sequence, got {str(item)[:40]!r}")
-    return items
-
-
-def text_field(node: Mapping[str, Any], key: str, where: str) -> str:
-    value = node.get(key)
-    if not isinstance(value, str):
-        raise TokenizerError(f"{where}.{key}: expected text, got {repr(value)[:40]}")
-    if len(value) > LONGEST:
-        raise TokenizerError(f"{where}.{key}: has {len(value):,} characters; more than {LONGEST:,} are not supported")
-    require_text(value, f"{where}.{key}")
-    return value
 
 
 # ------------------------------------------------------------------------------------------------ normalisers
@@ -71,7 +34,7 @@ class Normalizer:
     """The normaliser of a file. Raises TokenizerError for a step that is not supported, by its name."""
 
     def __init__(self, part: Any) -> None:
-        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(nodes_of(part, "normalizer", "normalizers"))]
+        nodes = [(node, f"normalizer[{i}]") for i, node in enumerate(steps_of(part, "normalizer", "normalizers"))]
         self._steps = [_normal_step(node, where) for node, where in nodes]
         self._quick = [_quick_step(node) for node, _ in nodes]
         product = math.prod(max(1.0, grown(node)) for node, _ in nodes)
@@ -82,17 +45,17 @@ class Normalizer:
 
     def __call__(self, text: str) -> Placed:
         placed: Placed = (text, None)
-        patience = Patience(len(text))
+        budget = TimeBudget(len(text))
         for i, step in enumerate(self._steps):
-            placed = compose(placed, step(placed[0], patience))
+            placed = compose(placed, step(placed[0], budget))
             self._check_growth(i, placed[0], text)
         return placed
 
     def text(self, text: str) -> str:
         """The normal form alone, without where its characters come from."""
-        given, patience = text, Patience(len(text))
+        given, budget = text, TimeBudget(len(text))
         for i, (step, quick) in enumerate(zip(self._steps, self._quick, strict=True)):
-            text = quick(text) if quick is not None else step(text, patience)[0]
+            text = quick(text) if quick is not None else step(text, budget)[0]
             self._check_growth(i, text, given)
         return text
 
@@ -139,7 +102,7 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
         return Precompiled(data)
     if kind == "Replace":
         pattern, new = pattern_of(node, where), text_field(node, "content", where)
-        return lambda text, patience: substituted(text, pattern, new, patience)
+        return lambda text, budget: substituted(text, pattern, new, budget)
     if kind == "Prepend":
         new = text_field(node, "prepend", where)
         return lambda text, _: (
@@ -168,22 +131,10 @@ def _each(text: str, change: Callable[[str], str]) -> Placed:
     return _pieced([(change(c), i) for i, c in enumerate(text)], len(text))
 
 
-def pattern_of(node: Mapping[str, Any], where: str) -> Pattern:
-    given = node.get("pattern")
-    if not isinstance(given, Mapping) or len(given) != 1 or not ({"String", "Regex"} & given.keys()):
-        raise TokenizerError(f"{where}.pattern: expected a String or a Regex")
-    [key] = given
-    text = text_field(given, key, f"{where}.pattern")
-    try:
-        return Pattern(re.escape(text) if "String" in given else text)
-    except SpecError as error:
-        raise TokenizerError(f"{where}.pattern: {text[:60]!r}: {error}") from None
-
-
-def substituted(text: str, pattern: Pattern, new: str, patience: Patience) -> Placed:
+def substituted(text: str, pattern: Pattern, new: str, budget: TimeBudget) -> Placed:
     parts: list[tuple[str, int]] = []
     done = 0
-    for start, stop in pattern.spans(shown(text), patience) if text else ():
+    for start, stop in pattern.spans(shown(text), budget) if text else ():
         parts += [(text[i], i) for i in range(done, start)]
         parts.append((new, start))
         done = stop
@@ -199,7 +150,7 @@ def _stripped(text: str, left: bool, right: bool) -> Placed:
 
 
 class Precompiled:
-    """A compiled map as `tokenizers` applies it: to short grapheme clusters as a whole, else character by character.
+    """A compiled map as `tokenizers` applies it: to short grapheme clusters at once, else character by character.
 
     The first key along the trie counts, not the longest; a cluster is replaced even if the key is only its start.
     """
@@ -209,7 +160,7 @@ class Precompiled:
         self._units, self._blob = units.tolist(), blob.tobytes()
         self._known: dict[str, str | None] = {}
 
-    def __call__(self, text: str, _: Patience | None = None) -> Placed:
+    def __call__(self, text: str, _: TimeBudget | None = None) -> Placed:
         parts: list[tuple[str, int]] = []
         changed, at = False, 0
         clusters = regex.findall(r"\X", text) if not text.isascii() or "\r\n" in text else text
@@ -253,14 +204,14 @@ class Precompiled:
 def pre_tokenizer(part: Any) -> Split:
     """How a text is cut: `split(text, first)` gives each word and where its characters start in the text."""
     made = [
-        _split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(nodes_of(part, "pre_tokenizer", "pretokenizers"))
+        _split_step(n, f"pre_tokenizer[{i}]") for i, n in enumerate(steps_of(part, "pre_tokenizer", "pretokenizers"))
     ]
 
     def run(text: str, first: bool) -> list[tuple[str, np.ndarray]]:
         words = [(text, np.arange(len(text) + 1))] if text else []
-        patience = Patience(len(text))
+        budget = TimeBudget(len(text))
         for step in made:
-            words = [new for word, where in words for new in step(word, where, first, patience)]
+            words = [new for word, where in words for new in step(word, where, first, budget)]
         return [(word, where) for word, where in words if word]
 
     return run
@@ -272,7 +223,7 @@ def check_first(normalizer: Any, pre_tokenizer: Any) -> None:
     `tokenizers` goes by where a word's characters stood in the text given, and counts on after what was taken away.
     """
     taken = None
-    for i, node in enumerate(nodes_of(normalizer, "normalizer", "normalizers")):
+    for i, node in enumerate(steps_of(normalizer, "normalizer", "normalizers")):
         kind, pattern = node.get("type"), node.get("pattern")
         single = isinstance(pattern, Mapping) and len(str(pattern.get("String", ""))) == 1 and node.get("content")
         if (
@@ -281,12 +232,12 @@ def check_first(normalizer: Any, pre_tokenizer: Any) -> None:
             or (kind == "Replace" and not single)
         ):
             taken = taken or f"normalizer[{i}] ({kind})"
-    for i, node in enumerate(nodes_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
+    for i, node in enumerate(steps_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")):
         if node.get("type") != "Metaspace" or node.get("prepend_scheme") != "first":
             continue
-        beside = taken or ("a normalizer and another step before it" if i and normalizer is not None else None)
-        if beside is not None:
-            raise TokenizerError(f"pre_tokenizer[{i}].prepend_scheme: 'first' beside {beside} is not supported")
+        other = taken or ("a normalizer and another step before it" if i and normalizer is not None else None)
+        if other is not None:
+            raise TokenizerError(f"pre_tokenizer[{i}].prepend_scheme: 'first' beside {other} is not supported")
 
 
 def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple[str, np.ndarray]]]:
@@ -299,9 +250,7 @@ def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple
         mark = node.get("replacement", SPACE)
         if not isinstance(mark, str) or len(mark) != 1:
             raise TokenizerError(f"{where}.replacement: {mark!r} is not one character")
-        scheme = node.get("prepend_scheme", "always")
-        if "prepend_scheme" not in node and node.get("add_prefix_space") is False:
-            scheme = "never"
+        scheme = prepend_scheme(node)
         if scheme not in ("always", "never", "first"):
             raise TokenizerError(f"{where}.prepend_scheme: {scheme!r} is not one of always, first, never")
         return Metaspace(mark, scheme, node.get("split", True) is not False)
@@ -320,10 +269,10 @@ class Parted:
             raise TokenizerError(f"{where}: Split with behavior {behavior!r} is not supported")
         self.pattern, self.behavior, self.invert = pattern, behavior, invert
 
-    def __call__(self, word: str, places: np.ndarray, first: bool, patience: Patience) -> list[tuple[str, np.ndarray]]:
+    def __call__(self, word: str, places: np.ndarray, first: bool, budget: TimeBudget) -> list[tuple[str, np.ndarray]]:
         spans: list[tuple[int, int, bool]] = []
         done = 0
-        for start, stop in self.pattern.spans(shown(word), patience):
+        for start, stop in self.pattern.spans(shown(word), budget):
             spans += [(done, start, self.invert)] * (start > done) + [(start, stop, not self.invert)]
             done = stop
         spans += [(done, len(word), self.invert)] * (done < len(word))
@@ -350,7 +299,7 @@ class Metaspace:
     def __init__(self, mark: str, scheme: str, split: bool) -> None:
         self.mark, self.scheme, self.split = mark, scheme, split
 
-    def __call__(self, word: str, places: np.ndarray, first: bool, _: Patience) -> list[tuple[str, np.ndarray]]:
+    def __call__(self, word: str, places: np.ndarray, first: bool, _: TimeBudget) -> list[tuple[str, np.ndarray]]:
         text = word.replace(" ", self.mark)
         begins = first and places[0] == 0
         if not text.startswith(self.mark) and (self.scheme == "always" or (self.scheme == "first" and begins)):

@@ -1,18 +1,15 @@
-"""Hugging Face's `tokenizer.json` with a `WordLevel` model, read strictly and written."""
+"""Hugging Face's `tokenizer.json` with a `WordLevel` model, read strictly."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers._byte_level_steps import split_pattern
-from llmanac.tokenizers._json_files import steps_of
-from llmanac.tokenizers._normal import SURROGATE
-from llmanac.tokenizers._tokenizer_json import vocabulary_entries, write_files
 from llmanac.tokenizers._word import Normal, WordLevel
-from llmanac.tokenizers._word_split import WHITESPACE, WHITESPACE_SPLIT, WordSplitter
+from llmanac.tokenizers.hf.byte_level import split_pattern
+from llmanac.tokenizers.hf.fields import require_text, steps_of, vocabulary_entries
+from llmanac.tokenizers.patterns.words import WHITESPACE, WHITESPACE_SPLIT, WordSplitter
 
 PRE_TOKENIZERS = {"Whitespace": WHITESPACE, "WhitespaceSplit": WHITESPACE_SPLIT}
 NORMALIZERS: dict[str, Normal] = {"NFC": "nfc", "Lowercase": "lowercase"}
@@ -20,7 +17,7 @@ SPARE_IDS = 1024  # ids without an entry that a vocabulary may have, so that a h
 
 
 def from_model(model: Mapping[str, Any], **parts: Any) -> WordLevel:
-    """The tokenizer of a parsed file; `parts` are what `_tokenizer_json.shared_parts` gives.
+    """The tokenizer of a parsed file; `parts` are the document's parts around the model, added tokens and roles.
 
     Raises:
         TokenizerError: what is broken in it, or what it asks for and this package cannot do.
@@ -32,8 +29,7 @@ def from_model(model: Mapping[str, Any], **parts: Any) -> WordLevel:
         raise TokenizerError(f"model.vocab: {len(vocab)} entries, but ids up to {size - 1}; number them without gaps")
     tokens: list[bytes | None] = [None] * size
     for id, text in entries.items():
-        if SURROGATE.search(text):
-            raise TokenizerError(f"model.vocab: {text!r} (id {id}) holds a surrogate, which no text can")
+        require_text(text, f"model.vocab: {text!r} (id {id})")
         tokens[id] = text.encode("utf-8")
     unknown = model.get("unk_token", "<unk>")
     if not isinstance(unknown, str):
@@ -50,8 +46,6 @@ def from_model(model: Mapping[str, Any], **parts: Any) -> WordLevel:
 
 
 def _splitter(pre_tokenizer: Any) -> WordSplitter:
-    if pre_tokenizer is None:
-        return WordSplitter()
     steps = steps_of(pre_tokenizer, "pre_tokenizer", "pretokenizers")
     kinds = [str(step.get("type")) for step in steps]
     for i, kind in enumerate(kinds):
@@ -66,8 +60,6 @@ def _splitter(pre_tokenizer: Any) -> WordSplitter:
 
 
 def _normal(normalizer: Any) -> list[Normal]:
-    if normalizer is None:
-        return []
     kinds = [str(step.get("type")) for step in steps_of(normalizer, "normalizer", "normalizers")]
     for kind in kinds:
         if kind not in NORMALIZERS:
@@ -83,40 +75,3 @@ def _separator(decoder: Any) -> bytes:
         odd = next(kind for kind in kinds if kind != "Fuse")
         raise TokenizerError(f"decoder: {odd!r} is not supported for words (only Fuse, or none)")
     return b""
-
-
-def write(tokenizer: WordLevel, folder: Path) -> None:
-    """Write both files; each is whole or absent."""
-    words = {id: data.decode("utf-8") for id, data in enumerate(tokenizer.tokens) if data is not None}
-    unknown = tokenizer.unknown_id
-    document: dict[str, Any] = {
-        "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [token.as_json() for token in tokenizer.added.tokens],
-    }  # fmt: skip
-    document |= tokenizer.document or _own_parts(tokenizer)
-    document["model"] = {
-        "type": "WordLevel",
-        "vocab": {text: id for id, text in words.items()},
-        "unk_token": "<unk>" if unknown is None else words[unknown],
-    }
-    write_files(tokenizer, folder, document)
-
-
-def _own_parts(tokenizer: WordLevel) -> dict[str, Any]:
-    """The parts around the model, for a tokenizer that came from no such file."""
-    splitter = tokenizer.splitter
-    if splitter.dropping:
-        kind = next(kind for kind, name in PRE_TOKENIZERS.items() if name == splitter.dropping)
-        pre_tokenizer: dict[str, Any] | None = {"type": kind}
-    else:
-        splits = [
-            {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
-            for step in splitter.steps
-        ]
-        pre_tokenizer = {"type": "Sequence", "pretokenizers": splits} if splits else None
-    return {
-        "normalizer": None,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
-        "decoder": {"type": "Fuse"} if tokenizer.separator == b"" else None,
-    }

@@ -8,64 +8,20 @@ they are and written back.
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from llmanac.core.errors import TokenizerError
+from llmanac.tokenizers._pieces import DEFAULTS, NORMAL, TRAINER, Model, Piece, Rules, require, validate
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-UNIGRAM, BPE, WORD, CHAR = range(1, 5)
-TYPES = {UNIGRAM: "unigram", BPE: "bpe", WORD: "word", CHAR: "char"}
-LONGEST_PIECE = 8000  # bytes; the library refuses longer ones too
-SPACE = "\u2581"  # how a file writes a space
-UNK_SURFACE = " \u2047 "
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5
 
-# number -> (name, default) of the fields of TrainerSpec that decide anything here.
-TRAINER: dict[int, tuple[str, Any]] = {
-    3: ("model_type", UNIGRAM), 4: ("vocab_size", 8000), 24: ("treat_whitespace_as_suffix", False),
-    35: ("byte_fallback", False), 44: ("unk_surface", UNK_SURFACE), 45: ("unk_piece", "<unk>"),
-    46: ("bos_piece", "<s>"), 47: ("eos_piece", "</s>"), 48: ("pad_piece", "<pad>"),
-}  # fmt: skip
 # What a training writes besides, so that other readers know how it was done.
 WRITTEN: dict[str, int] = {
     "character_coverage": 10, "max_sentencepiece_length": 20, "control_symbols": 30, "user_defined_symbols": 31,
     "unk_id": 40, "bos_id": 41, "eos_id": 42, "pad_id": 43,
 } | {name: number for number, (name, _) in TRAINER.items()}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One entry of the vocabulary; its id is its place."""
-
-    text: str
-    score: float = 0.0
-    type: int = NORMAL
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How text is normalised before it is cut (`NormalizerSpec`); `charsmap` is the compiled rule map or empty."""
-
-    name: str = ""
-    charsmap: bytes = b""
-    add_dummy_prefix: bool = True
-    remove_extra_whitespaces: bool = True
-    escape_whitespaces: bool = True
-
-
-@dataclass(frozen=True)
-class Model:
-    """A `.model` file. `trainer` holds the fields named in `TRAINER`; `source` is the file, where there is one."""
-
-    pieces: tuple[Piece, ...]
-    trainer: dict[str, Any]
-    rules: Rules
-    denormalizer: Rules | None = None
-    source: bytes = field(default=b"", repr=False)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -85,7 +41,7 @@ def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
 
 
 def fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int | bytes]]:
-    """`(number, wire type, value)` of each field of a message that lies in `data[at:stop]`."""
+    """`(number, wire type, value)` of each field of the message `data[at:stop]`."""
     while at < stop:
         tag, at = _varint(data, at, stop)
         number, wire = tag >> 3, tag & 7
@@ -109,13 +65,8 @@ def fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int | by
         yield number, wire, value
 
 
-def _require(condition: bool, where: str, what: str) -> None:
-    if not condition:
-        raise TokenizerError(f"{where}: {what}")
-
-
 def _text(value: int | bytes, where: str) -> str:
-    _require(isinstance(value, bytes), where, "expected text, got a number")
+    require(isinstance(value, bytes), where, "expected text, got a number")
     try:
         return bytes(value).decode("utf-8")
     except UnicodeDecodeError:
@@ -126,9 +77,9 @@ def _typed(value: int | bytes, default: Any, where: str) -> Any:
     if isinstance(default, str):
         return _text(value, where)
     if isinstance(default, bytes):
-        _require(isinstance(value, bytes), where, "expected bytes, got a number")
+        require(isinstance(value, bytes), where, "expected bytes, got a number")
         return value
-    _require(isinstance(value, int), where, "expected a number, got bytes")
+    require(isinstance(value, int), where, "expected a number, got bytes")
     return bool(value) if isinstance(default, bool) else value
 
 
@@ -138,10 +89,10 @@ def _piece(data: bytes, where: str) -> Piece:
         if number == 1:
             text = _text(value, f"{where}: its text")
         elif number == 2:
-            _require(wire == FOUR_BYTES, where, "its score is not a 32-bit float")
+            require(wire == FOUR_BYTES, where, "its score is not a 32-bit float")
             score = struct.unpack("<f", value)[0]  # type: ignore[arg-type]
         elif number == 3:
-            _require(wire == VARINT and value in range(1, 7), where, f"its type {value!r} is not one of 1 to 6")
+            require(wire == VARINT and value in range(1, 7), where, f"its type {value!r} is not one of 1 to 6")
             kind = int(value)
     return Piece(text, score, kind)
 
@@ -167,15 +118,15 @@ def parse(data: bytes) -> Model:
     parts: dict[int, list[bytes]] = {2: [], 3: [], 5: []}
     for number, wire, value in fields(data, 0, len(data)):
         if number in (1, 2, 3, 5):
-            _require(wire == BYTES, f"field {number}", "expected a message; this is no SentencePiece model")
+            require(wire == BYTES, f"field {number}", "expected a message; this is no SentencePiece model")
             if number == 1:
                 pieces.append(_piece(value, f"piece {len(pieces)}"))  # type: ignore[arg-type]
             else:
                 parts[number].append(value)  # type: ignore[arg-type]
-    _require(bool(pieces), "the file", "holds no piece; this is no SentencePiece model")
+    require(bool(pieces), "the file", "holds no piece; this is no SentencePiece model")
     for number, name in ((2, "trainer_spec"), (3, "normalizer_spec")):
-        _require(bool(parts[number]), "the file", f"has no {name}; it is truncated or no SentencePiece model")
-    trainer = dict(TRAINER.values())
+        require(bool(parts[number]), "the file", f"has no {name}; it is truncated or no SentencePiece model")
+    trainer = dict(DEFAULTS)
     merged = b"".join(parts[2])
     for number, _, value in fields(merged, 0, len(merged)):
         if number in TRAINER:
@@ -185,64 +136,9 @@ def parse(data: bytes) -> Model:
     denormalizer = _rules(b"".join(parts[5]), "denormalizer_spec") if parts[5] else None
     if denormalizer is not None and not denormalizer.charsmap:
         denormalizer = None
-    model = Model(tuple(pieces), trainer, rules, denormalizer, data)
+    model = Model(tuple(pieces), trainer, rules, denormalizer, data, len(pieces))
     validate(model)
     return model
-
-
-def byte_of(text: str) -> int:
-    """The byte that a piece `<0x41>` stands for, or -1."""
-    if len(text) == 6 and text.startswith("<0x") and text[5] == ">":
-        digits = text[3:5]
-        if all(c in "0123456789ABCDEF" for c in digits):
-            return int(digits, 16)
-    return -1
-
-
-def validate(model: Model) -> None:
-    """Refuse a vocabulary that the library would refuse too, and scores that no comparison can order.
-
-    Raises:
-        TokenizerError: one sentence that names the piece.
-    """
-    kind = model.trainer["model_type"]
-    if kind not in (UNIGRAM, BPE):
-        raise TokenizerError(
-            f"trainer_spec.model_type: {TYPES.get(kind, kind)!r} is not supported, only unigram and bpe"
-        )
-    seen: dict[str, int] = {}
-    found: set[int] = set()
-    unknown = -1
-    for id, piece in enumerate(model.pieces):
-        text = piece.text
-        _require(text != "", f"piece {id}", "is empty")
-        if text == "\0" and piece.type == UNUSED:  # how the library fills up a vocabulary
-            continue
-        _require("\0" not in text, f"piece {id}", f"{text[:40]!r} holds a NUL character")
-        _require(
-            len(text) < LONGEST_PIECE and len(text.encode()) < LONGEST_PIECE, f"piece {id}", "is 8000 bytes or more"
-        )
-        if text in seen:
-            raise TokenizerError(f"pieces {seen[text]} and {id}: both are {text[:40]!r}")
-        seen[text] = id
-        _require(
-            math.isfinite(piece.score), f"piece {id} ({text[:40]!r})", f"its score is {piece.score}, no finite number"
-        )
-        if piece.type == UNKNOWN:
-            _require(unknown < 0, f"pieces {unknown} and {id}", "both stand for what is unknown; there must be one")
-            unknown = id
-        elif piece.type == BYTE:
-            _require(model.trainer["byte_fallback"], f"piece {id} ({text})", "is a byte, but byte_fallback is off")
-            _require(
-                byte_of(text) >= 0,
-                f"piece {id}",
-                f"{text[:40]!r} is marked as a byte, which is written <0x00> to <0xFF>",
-            )
-            found.add(byte_of(text))
-    _require(unknown >= 0, "the file", "has no piece of type UNKNOWN (<unk>), which every model needs")
-    if model.trainer["byte_fallback"] and len(found) < 256:
-        missing = min(set(range(256)) - found)
-        raise TokenizerError(f"byte_fallback is on, but there is no piece for the byte <0x{missing:02X}>")
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -282,8 +178,7 @@ def serialize(pieces: Sequence[Piece], trainer: dict[str, Any], rules: Rules) ->
     Raises:
         TokenizerError: the vocabulary is one that no reader accepts.
     """
-    known = dict(TRAINER.values())
-    validate(Model(tuple(pieces), known | {k: v for k, v in trainer.items() if k in known}, rules))
+    validate(Model(tuple(pieces), trainer, rules))
     out = bytearray()
     for piece in pieces:
         out += _field(1, _piece_bytes(piece))
@@ -296,14 +191,14 @@ def serialize(pieces: Sequence[Piece], trainer: dict[str, Any], rules: Rules) ->
     return bytes(out + _field(2, bytes(written)) + _field(3, _rules_bytes(rules)))
 
 
-def appended(model: Model, pieces: Sequence[Piece]) -> Model:
-    """The model with more pieces behind its own; all else that its file holds stays as it is.
-
-    Raises:
-        TokenizerError: the vocabulary is one that no reader accepts.
-    """
-    out = bytearray(model.source)  # repeated fields may stand anywhere, and a message given twice is merged
-    for piece in pieces:
+def written(model: Model) -> bytes:
+    """The bytes of a model's file: those that it was read from, and its further pieces."""
+    if not model.source:
+        return serialize(model.pieces, model.trainer, model.rules)
+    new = model.pieces[model.filed :]
+    if not new:
+        return model.source
+    out = bytearray(model.source)  # repeated fields may be anywhere, and a message given twice is merged
+    for piece in new:
         out += _field(1, _piece_bytes(piece))
-    out += _field(2, _field(WRITTEN["vocab_size"], len(model.pieces) + len(pieces)))
-    return parse(bytes(out))
+    return bytes(out + _field(2, _field(WRITTEN["vocab_size"], len(model.pieces))))

@@ -1,15 +1,15 @@
 r"""Patterns of a `tokenizer.json`, which Hugging Face `tokenizers` gives to Oniguruma, as patterns of `regex`.
 
-Both have most signs in common, but not their meaning: in Oniguruma `^` and `$` stand at the ends of lines, `{1,3}+`
-repeats a repeat, `{e<=3}` is text, `\h` is a hexadecimal digit. A pattern is parsed once and written anew from
-constructs that mean one thing; what is not known here is refused by its name.
+Both share most of the syntax, but not its meaning: in Oniguruma `^` and `$` match at the ends of lines, `{1,3}+`
+repeats a repeat, `{e<=3}` is text, `\h` is a hexadecimal digit. A pattern is parsed once and rewritten with
+constructs that mean one thing; other constructs are refused by name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from llmanac.tokenizers._oniguruma_sets import (
+from llmanac.tokenizers.patterns.sets import (
     ANY,
     LETTERS_THAT_JOIN,
     Flags,
@@ -87,7 +87,7 @@ class Reader:
         if len(nodes) == 1:
             return nodes[0]
         letters = frozenset().union(*(node.letters for node in nodes))
-        parts = [node.text if node.whole or "|" not in node.text else f"(?:{node.text})" for node in nodes]
+        parts = [node.text if node.unit or "|" not in node.text else f"(?:{node.text})" for node in nodes]
         return Node("".join(parts), sum(node.width for node in nodes), False, letters)
 
     def option(self) -> Node | None:
@@ -104,7 +104,7 @@ class Reader:
         before, self.flags = self.flags, self.with_options(signs)
         inner = self.alternatives()
         self.flags = before
-        return replace(inner, text=f"(?:{inner.text})", whole=True, single=False)
+        return replace(inner, text=f"(?:{inner.text})", unit=True, single=False)
 
     def with_options(self, signs: str) -> Flags:
         flags, value = self.flags, True
@@ -130,7 +130,7 @@ class Reader:
         return node
 
     def bounds(self) -> tuple[int, int | None, str] | None:
-        """`(least, most, how)` of a quantifier that stands here; `how` is "", "?" (lazy) or "+" (possessive)."""
+        """`(least, most, how)` of a quantifier at this place; `how` is "", "?" (lazy) or "+" (possessive)."""
         sign = self.peek()
         if sign and sign in "?*+":
             self.take()
@@ -175,7 +175,7 @@ class Reader:
         signs = {(0, 1): "?", (0, None): "*", (1, None): "+"}.get((least, most))
         if signs is None:
             signs = f"{{{least}}}" if least == most else f"{{{least},{'' if most is None else most}}}"
-        text = node.text if node.whole else f"(?:{node.text})"
+        text = node.text if node.unit else f"(?:{node.text})"
         return Node(f"{text}{signs}{how}", node.width * least, False, node.letters)
 
     # ---------------------------------------------------------------------------- atoms
@@ -254,7 +254,7 @@ class Reader:
             return Node(simple, 0, repeatable=False)
         if sign in ("b", "B"):
             self.take()
-            word = property_set("word", wide=True).text
+            word = property_set("word", outside=True).text
             inside = f"(?:(?<={word})(?={word})|(?<!{word})(?!{word}))"
             outside = f"(?:(?<={word})(?!{word})|(?<!{word})(?={word}))"
             return Node(outside if sign == "b" else inside, 0, repeatable=False)
@@ -274,18 +274,18 @@ class Reader:
         return Node(found.text, 1, single=True)
 
     def escaped_set(self, bracket: bool = False) -> Set | str:
-        """What an escape stands for that may also stand in brackets: a set, or one character."""
+        """The meaning of an escape that is also allowed in brackets: a set, or one character."""
         sign = self.take()
         if sign in "wWsSdDhH":
             name = {"w": "word", "s": "space", "d": "digit", "h": "xdigit"}[sign.lower()]
-            found = property_set(name, wide=not bracket)
+            found = property_set(name, outside=not bracket)
             return found.negated() if sign.isupper() else found
         if sign in "pP":
             if not self.skip("{"):
                 raise PatternError(rf"\{sign} without braces is not supported")
             name = self.until("}")
             negative = (sign == "P") != name.startswith("^")
-            found = property_set(name.removeprefix("^"), wide=not bracket)
+            found = property_set(name.removeprefix("^"), outside=not bracket)
             return found.negated() if negative else found
         if sign in CONTROLS:
             return CONTROLS[sign]
@@ -347,7 +347,7 @@ class Reader:
             name = self.until(":")
             if not self.skip("]"):
                 raise PatternError(f"[:{name[:20]} is not closed")
-            found = property_set(name.removeprefix("^"), wide=False, posix=True)
+            found = property_set(name.removeprefix("^"), outside=False, posix=True)
             return found.negated() if name.startswith("^") else found
         if self.skip("["):
             return self.bracket()
@@ -387,7 +387,7 @@ def translated(pattern: str) -> tuple[str, int]:
     """`(the pattern for regex's V1, how many characters a match has at least)`.
 
     Raises:
-        PatternError: it is no pattern, or has something that is not known here, by its name.
+        PatternError: it is not a valid pattern, or has a construct that is not supported, by its name.
     """
     if len(pattern) > LONGEST:
         raise PatternError(f"has {len(pattern):,} characters; more than {LONGEST:,} are not supported")

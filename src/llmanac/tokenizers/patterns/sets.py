@@ -39,11 +39,11 @@ NUMERALS = r"\xb2\xb3\xb9\xbc-\xbe"  # of Latin-1, which \w has outside brackets
 
 
 class PatternError(SpecError):
-    """What a pattern asks for and cannot have; the caller names the pattern."""
+    """A construct that is not supported; the caller names the pattern."""
 
 
 def escaped(character: str) -> str:
-    """A character as it stands for itself, in brackets and outside."""
+    """A character as a literal, in brackets and outside."""
     if character.isascii():
         return character if character.isalnum() or character in " '" else f"\\x{ord(character):02x}"
     return f"\\u{ord(character):04x}" if character <= "\uffff" else f"\\U{ord(character):08x}"
@@ -54,7 +54,7 @@ class Node:
     """A part of a pattern, written for `regex`.
 
     Attributes:
-        text: the part; `whole` tells whether a quantifier may follow as it stands.
+        text: the part; `unit` tells whether a quantifier may follow without a group.
         width: how many characters it takes at least.
         letters: the ASCII letters that it may match without regard to case, next to those of its neighbours.
         repeatable: whether it may be repeated; an assertion may not.
@@ -62,7 +62,7 @@ class Node:
 
     text: str
     width: int
-    whole: bool = True
+    unit: bool = True
     letters: frozenset[str] = frozenset()
     repeatable: bool = True
     single: bool = False
@@ -158,11 +158,11 @@ ANY = Set((), (r"[\x00-\U0010ffff]",))
 
 
 @functools.cache
-def property_set(name: str, *, wide: bool, posix: bool = False) -> Set:
+def property_set(name: str, *, outside: bool, posix: bool = False) -> Set:
     r"""The characters of a property.
 
     Args:
-        wide: outside brackets, where `\w` has six characters more.
+        outside: outside brackets, where `\w` has six characters more.
         posix: a name of `[:…:]`, of which there are fewer.
 
     Raises:
@@ -170,7 +170,7 @@ def property_set(name: str, *, wide: bool, posix: bool = False) -> Set:
     """
     key = re.sub(r"[\s_-]", "", name.lower())
     if key == "word":
-        return Set((), (WORD + NUMERALS if wide else WORD,))
+        return Set((), (WORD + NUMERALS if outside else WORD,))
     found = {re.sub("_", "", known): written for known, written in NAMED.items()}.get(key)
     if found is not None:
         return Set((), (found,), key not in ("upper", "uppercase"))

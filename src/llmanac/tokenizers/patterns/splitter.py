@@ -1,7 +1,7 @@
 """How text is cut into pieces before BPE: patterns by name or as a regex, with a numba kernel for the usual ones.
 
 A pattern has the meaning that it has in a `tokenizer.json`: Oniguruma's. Without a kernel it runs in the `regex`
-module, written anew (`_oniguruma.py`). Its Unicode version is newer than the one that tiktoken and Hugging Face
+module, rewritten (`oniguruma.py`). Its Unicode version is newer than the one that tiktoken and Hugging Face
 tokenizers are built with, so characters assigned since then are shown to it as unassigned.
 """
 
@@ -19,7 +19,7 @@ from llmanac.core.errors import SpecError, TokenizerError, nearest
 from llmanac.kernels.split import words
 from llmanac.kernels.text import pack
 from llmanac.kernels.unicode import newer_characters, split_classes
-from llmanac.tokenizers._oniguruma import translated
+from llmanac.tokenizers.patterns.oniguruma import translated
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # cl100k as tiktoken has it today: unlike Llama-3's, white space at the very end is one piece.
@@ -59,21 +59,21 @@ _KERNELS = {
 # How tiktoken writes cl100k's pattern for an engine to which `{1,3}+` and `$` mean something else.
 _OF_TIKTOKEN = {
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
-    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4,
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4
 }
 _TRUSTED = frozenset([*NAMED.values(), *_KERNELS, DIGIT, DIGITS])
-PATIENCE, SLOWEST = 2.0, 4e5  # CPU seconds, and characters a CPU second, that strangers' patterns may take over a text
+BASE_SECONDS, CHARACTERS_PER_SECOND = 2.0, 4e5  # the CPU time of untrusted patterns for one text
 
 
-class Patience:
-    """The CPU time that strangers' patterns have for one text."""
+class TimeBudget:
+    """The CPU time that untrusted patterns have for one text."""
 
     def __init__(self, characters: int) -> None:
-        self.characters, self.seconds = characters, PATIENCE + characters / SLOWEST
+        self.characters, self.seconds = characters, BASE_SECONDS + characters / CHARACTERS_PER_SECOND
         self._end = time.process_time() + self.seconds
 
-    def left(self) -> float:
-        """What is left of it, in seconds."""
+    def remaining(self) -> float:
+        """The remaining time in seconds."""
         return max(1e-3, self._end - time.process_time())
 
 
@@ -81,7 +81,7 @@ class Pattern:
     """A pattern of a `tokenizer.json`.
 
     Raises:
-        SpecError: it is none, or has something that `_oniguruma.py` does not know.
+        SpecError: it is not a valid pattern, or has a construct that `oniguruma.py` does not know.
     """
 
     def __init__(self, source: str) -> None:
@@ -92,23 +92,23 @@ class Pattern:
         except (regex.error, RecursionError, MemoryError, OverflowError) as error:
             raise SpecError(f"not a pattern ({error})") from None
 
-    def spans(self, text: str, patience: Patience | None) -> Iterator[tuple[int, int]]:
+    def spans(self, text: str, budget: TimeBudget | None) -> Iterator[tuple[int, int]]:
         """Where the matches of a text start and end, one after the other; `shown` says which text to give.
 
-        An empty match counts unless it stands where the match before ended.
+        An empty match counts unless it is where the previous match ended.
 
         Raises:
-            TokenizerError: no patience is left.
+            TokenizerError: the time is used up.
         """
         try:
             if self.least:
-                limit = {} if patience is None else {"timeout": patience.left()}
+                limit = {} if budget is None else {"timeout": budget.remaining()}
                 for match in self._compiled.finditer(text, **limit):
                     yield match.span()
                 return
             at, last = 0, -1
             while at <= len(text):
-                limit = {} if patience is None else {"timeout": patience.left()}
+                limit = {} if budget is None else {"timeout": budget.remaining()}
                 match = self._compiled.search(text, at, **limit)
                 if match is None:
                     return
@@ -119,10 +119,10 @@ class Pattern:
                 yield start, stop
                 at = last = stop
         except TimeoutError:
-            assert patience is not None
+            assert budget is not None
             raise TokenizerError(
-                f"pattern {self.source[:60]!r}: takes more than {patience.seconds:.0f} s over a text of "
-                f"{patience.characters} characters; rewrite it without nested repeats"
+                f"pattern {self.source[:60]!r}: takes more than {budget.seconds:.0f} s over a text of "
+                f"{budget.characters} characters; rewrite it without nested repeats"
             ) from None
 
 
@@ -138,7 +138,7 @@ def pattern_of(name: str) -> str:
     """The regex of a pattern given by name, or the regex itself.
 
     Raises:
-        SpecError: a name that is none of the known ones and has nothing of a regex about it.
+        SpecError: an unknown name that does not look like a regex.
     """
     if name in NAMED:
         return NAMED[name]
@@ -155,7 +155,7 @@ class Splitter:
     What a pattern does not match is a piece of its own, so nothing of the text is ever lost.
 
     Raises:
-        SpecError: a pattern that is none, or has something that is not known here, by its name.
+        SpecError: an invalid pattern, or a construct that is not supported, by its name.
     """
 
     def __init__(self, steps: Sequence[str]) -> None:
@@ -191,10 +191,10 @@ class Splitter:
         """Where each piece of a text ends, in characters, by `regex`."""
         text = shown(text)
         spans = [(0, len(text))] if text else []
-        patience = Patience(len(text))
+        budget = TimeBudget(len(text))
         for step, pattern in zip(self.steps, self._compiled, strict=True):
             following: list[tuple[int, int]] = []
-            limit = None if step in _TRUSTED else patience
+            limit = None if step in _TRUSTED else budget
             for start, stop in spans:
                 at = start
                 whole = start == 0 and stop == len(text)

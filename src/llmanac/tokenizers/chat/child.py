@@ -1,4 +1,4 @@
-"""The program that renders chat templates. `_sandbox` starts it as a process and says what it may take.
+"""The program that renders chat templates. `process.py` starts it as a process and says what it may take.
 
 It is not imported by llmanac and imports nothing of it, so that it starts in a twentieth of a second. Before it reads
 anything it limits its own memory; it ignores Ctrl-C, which is its parent's to answer; it ends when its input closes.
@@ -53,7 +53,7 @@ MOST_OF_AN_ERROR = 500  # characters
 
 
 class Failure(Exception):
-    """A sentence for the user."""
+    """An error for the user, one sentence."""
 
 
 class _Generation(jinja2.ext.Extension):
@@ -225,8 +225,8 @@ class Template:
         """Messages and variables with characters exchanged, what the template makes of them, and how to undo it.
 
         Exchanging single characters is the stronger guard: nothing that is joined or filtered out of messages can then
-        spell a token. A template that looks at such a character writes something else for its stand-in; then each token
-        is guarded by another of its characters, and only where it has none that will do, by its whole spelling.
+        spell a token. A template that looks at such a character writes something else for its replacement; then each
+        token is guarded by another of its characters, and only if none of them works, by all of its text.
         """
         written = self._run(plain, prompt, given)
         free = [c for c in NONCHARACTERS if c not in held]
@@ -264,7 +264,7 @@ class Template:
     def _turns(
         self, messages: list[dict[str, Any]], given: Mapping[str, Any], text: str, special: re.Pattern[str]
     ) -> Iterable[tuple[int, int]]:
-        """Where the assistant's turns stand in the text of a template without `{% generation %}`."""
+        """Where the assistant's turns are in the text of a template without `{% generation %}`."""
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
@@ -368,7 +368,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, *, memory: int, longest: int, m
                     raise
                 except Failure as error:
                     data = _encoded({"error": str(error)}, most)
-                except Exception as error:  # of what stands around the template: messages that nest too deep
+                except Exception as error:  # outside the template: messages that nest too deep
                     data = _encoded({"error": f"chat template: {_words(error)}"}, most)
                 last = _held(statm) > memory // 2
                 replies.write(_frame(data[:-1] + b', "last": true}' if last else data))

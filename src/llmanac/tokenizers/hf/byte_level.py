@@ -1,22 +1,20 @@
-"""What stands around a byte-level BPE in a `tokenizer.json`: how text is cut, whether it is composed first."""
+"""The steps around a byte-level BPE in a `tokenizer.json`: how text is cut, whether NFC comes first."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmanac.core.errors import SpecError, TokenizerError
-from llmanac.tokenizers._json_files import steps_of
-from llmanac.tokenizers._patterns import DIGIT, DIGITS, GPT2, Pattern, Splitter
+from llmanac.core.errors import TokenizerError
+from llmanac.tokenizers.hf.fields import pattern_of, steps_of
+from llmanac.tokenizers.patterns.splitter import DIGIT, DIGITS, GPT2, Splitter
 
 
 def is_byte_level(document: Mapping[str, Any]) -> bool:
     """Whether the vocabulary is of bytes, each written as a letter, rather than of characters."""
     kinds = []
     for part, inner in (("pre_tokenizer", "pretokenizers"), ("decoder", "decoders")):
-        if document.get(part) is not None:
-            kinds += [step.get("type") for step in steps_of(document[part], part, inner)]
+        kinds += [step.get("type") for step in steps_of(document.get(part), part, inner)]
     return "ByteLevel" in kinds
 
 
@@ -50,18 +48,10 @@ def split_steps(pre_tokenizer: Any) -> tuple[list[str], bool]:
 
 
 def split_pattern(step: Mapping[str, Any], i: int) -> str:
-    pattern = step.get("pattern")
-    if not isinstance(pattern, Mapping) or not ({"Regex", "String"} & pattern.keys()):
-        raise TokenizerError(f"pre_tokenizer[{i}]: Split has no pattern")
-    regex = pattern.get("Regex", pattern.get("String"))
-    if not isinstance(regex, str) or not regex:
-        raise TokenizerError(f"pre_tokenizer[{i}]: Split's pattern is {str(regex)[:40]!r}, not text")
-    if "Regex" not in pattern:
-        regex = re.escape(regex)
-    try:
-        Pattern(regex)
-    except SpecError as error:
-        raise TokenizerError(f"pre_tokenizer[{i}].pattern: {regex[:60]!r}: {error}") from None
+    """The regex of a Split that keeps all of the text."""
+    regex = pattern_of(step, f"pre_tokenizer[{i}]").source
+    if not regex:
+        raise TokenizerError(f"pre_tokenizer[{i}]: Split's pattern is empty")
     behavior, invert = step.get("behavior"), bool(step.get("invert"))
     keeps_all = behavior == "Isolated"
     if behavior == "Removed" and invert:  # keeps the matches only: the same, for patterns that match everything
@@ -72,8 +62,6 @@ def split_pattern(step: Mapping[str, Any], i: int) -> str:
 
 
 def wants_nfc(normalizer: Any) -> bool:
-    if normalizer is None:
-        return False
     nodes = steps_of(normalizer, "normalizer", "normalizers")
     for item in nodes:
         if item.get("type") != "NFC":

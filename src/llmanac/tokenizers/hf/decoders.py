@@ -1,6 +1,6 @@
 """How the tokens of a Unigram model, or of a BPE over characters, become a text by a `tokenizer.json`.
 
-Each decoder follows Hugging Face `tokenizers`; one that is not here is refused by its name.
+Each decoder follows Hugging Face `tokenizers`; an unsupported one is refused by name.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers._patterns import Patience
-from llmanac.tokenizers._spm_model import byte_of
-from llmanac.tokenizers._unigram_steps import MOST_GROWTH, SPACE, grown, nodes_of, pattern_of, substituted, text_field
+from llmanac.tokenizers._pieces import byte_of
+from llmanac.tokenizers.hf.fields import pattern_of, prepend_scheme, steps_of, text_field
+from llmanac.tokenizers.hf.steps import MOST_GROWTH, SPACE, grown, substituted
+from llmanac.tokenizers.patterns.splitter import TimeBudget
 
 Join = Callable[[Sequence[str]], str]
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -23,7 +24,7 @@ def decoder(part: Any) -> Join:
     """How tokens become a text; without a decoder they are joined by spaces, as `tokenizers` does."""
     if part is None:
         return " ".join
-    nodes = nodes_of(part, "decoder", "decoders")
+    nodes = steps_of(part, "decoder", "decoders")
     made = [_join_step(node, f"decoder[{i}]") for i, node in enumerate(nodes)]
     product = math.prod(max(1.0, grown(node)) for node in nodes)
     if product > MOST_GROWTH:
@@ -50,8 +51,8 @@ def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], lis
         pattern, new = pattern_of(node, where), text_field(node, "content", where)
 
         def replaced(tokens: list[str]) -> list[str]:
-            patience = Patience(sum(map(len, tokens)))
-            return [substituted(token, pattern, new, patience)[0] for token in tokens]
+            budget = TimeBudget(sum(map(len, tokens)))
+            return [substituted(token, pattern, new, budget)[0] for token in tokens]
 
         return replaced
     if kind == "Strip":
@@ -61,9 +62,7 @@ def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], lis
         return lambda tokens: [_strip_token(token, character, start, stop) for token in tokens]
     if kind == "Metaspace":
         mark = str(node.get("replacement", SPACE))
-        scheme = node.get("prepend_scheme", "always")
-        if "prepend_scheme" not in node and node.get("add_prefix_space") is False:
-            scheme = "never"
+        scheme = prepend_scheme(node)
         return lambda tokens: [
             token.replace(mark, "" if i == 0 and scheme != "never" else " ") for i, token in enumerate(tokens)
         ]

@@ -1,9 +1,9 @@
-"""What `decode` is given: whole numbers, in whatever holds them."""
+"""The arguments of `encode` and `decode`: texts, and ids in a list, an array or a tensor."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from llmanac.core.errors import TokenizerError
 
 
 def id_list(ids: Iterable[Any], caller: str = "decode") -> list[int]:
-    """The ids of a list, a one-dimensional array or tensor, or whatever else gives whole numbers.
+    """The ids of a list, a one-dimensional array or tensor, or another iterable of integers.
 
     Raises:
-        TokenizerError: no such list, or an item that is no whole number; the message says which.
+        TokenizerError: not such a list, or an item that is not an integer; the message says which.
     """
     if hasattr(ids, "tolist"):
         found = ids.tolist()
@@ -47,3 +47,12 @@ def _whole(id: Any, place: int, caller: str) -> int:
     raise TokenizerError(
         f"{caller}: ids[{place}] is {type(id).__name__} {repr(id)[:40]}, not a whole number; give the ids of one text"
     )
+
+
+def require_texts(texts: Sequence[str]) -> None:
+    """Raises TokenizerError unless every item is a text."""
+    if isinstance(texts, str):
+        raise TokenizerError("encode_batch: expected a list of texts, got one text; use encode")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TokenizerError(f"encode: expected str, got {type(text).__name__} {str(text)[:40]!r}")

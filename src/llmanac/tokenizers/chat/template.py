@@ -1,9 +1,9 @@
 """Chat templates: Jinja in its sandbox, configured as `transformers` configures it, and who wrote which character.
 
-A template is code from a stranger and messages are text from another one. So the template runs in a process of its own
-with a clock (`_sandbox`) and sees plain data only. And while it runs, the characters that control tokens begin with (or
-end with, where the template looks at the former) are exchanged for noncharacters in all that messages say, so that only
-what the template itself writes becomes a token, however it joins or filters the messages.
+A template is untrusted code and messages are untrusted text. So the template runs in a helper process with a time limit
+(`process.py`) and sees plain data only. While it runs, the characters that control tokens begin with (or end with,
+where the template looks at the former) are replaced by noncharacters in everything that messages say, so that only what
+the template itself writes becomes a token, however it joins or filters the messages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers._sandbox import answers
+from llmanac.tokenizers.chat.process import answers
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 DEEPEST = 200  # of tables and lists in each other
@@ -89,7 +89,7 @@ class ChatTemplate:
         spans: bool = True,
         until: float = float("inf"),
     ) -> Iterator[Rendered]:
-        """The text of each conversation with its control tokens told from spelled ones, and who wrote what.
+        """The text of each conversation, with control tokens distinguished from text that spells them.
 
         Args:
             special: texts of the control tokens.
