@@ -121,22 +121,12 @@ def _sum(model: Any, pieces: list[tuple[np.ndarray, np.ndarray]], batch_tokens: 
             longest = len(pieces[at][0])
             rows = pieces[at : at + max(1, batch_tokens // longest)]
             at += len(rows)
-            batch = _batch(rows, longest)
-            total += float(model.nll(batch if device is None else batch.to(device), "sum"))
+            batch = Batch.padded([x for x, _ in rows], [y for _, y in rows], device=device)
+            total += float(model.nll(batch, "sum"))
     finally:
         if training:
             model.train()
     return total
-
-
-def _batch(rows: list[tuple[np.ndarray, np.ndarray]], longest: int) -> Batch:
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    targets = torch.full((len(rows), longest), IGNORE, dtype=torch.long)
-    for i, (x, y) in enumerate(rows):
-        ids[i, : len(x)] = torch.from_numpy(np.ascontiguousarray(x))
-        targets[i, : len(y)] = torch.from_numpy(y)
-    lengths = torch.tensor([len(x) for x, _ in rows])
-    return Batch(ids=ids, targets=targets, lengths=None if int(lengths.min()) == longest else lengths)
 
 
 def bits_per_byte(model: Any, tokenizer: Any, texts: Iterable[str], **how: Any) -> float:

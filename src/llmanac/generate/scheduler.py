@@ -179,7 +179,7 @@ class Scheduler:
         for request in group:
             request.prompt_token_logprobs = [TokenLogprob(request.prompt[0], None)] if scored else []
         for start in range(0, longest, part):
-            batch = _padded([prompt[start : start + part] for prompt in prompts], self._device)
+            batch = Batch.padded([prompt[start : start + part] for prompt in prompts], device=self._device)
             out = self._logits(batch, state, "all" if scored else "last")
             if scored:
                 self._score(group, out, start)
@@ -207,15 +207,6 @@ class Scheduler:
             if targets:
                 alternatives = request.prompt_logprobs or 0
                 request.prompt_token_logprobs += score_prompt(row[: len(targets)], targets, alternatives)
-
-
-def _padded(rows: list[tuple[int, ...]], device: torch.device) -> Batch:
-    """Rows of ids as one batch, padded on the right with 0."""
-    lengths = [len(row) for row in rows]
-    longest = max(lengths)
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
-    ragged = min(lengths) < longest
-    return Batch(ids=ids, lengths=torch.tensor(lengths, device=device) if ragged else None)
 
 
 def _close(state: Any) -> None:

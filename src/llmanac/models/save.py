@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +22,9 @@ from llmanac.core.spec import dump
 from llmanac.models._folder import FORMAT_VERSION
 from llmanac.models._weights import INDEX, WEIGHTS
 from llmanac.models.families import FAMILIES, Misfit, family
-from llmanac.models.lm.transformer import Transformer
+
+if TYPE_CHECKING:
+    from llmanac.models.lm.transformer import Transformer
 
 SHARD_BYTES = 5_000_000_000
 STAGED = f"{files.TEMPORARY}weights"

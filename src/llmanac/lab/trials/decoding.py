@@ -67,13 +67,12 @@ class Artefact:
         Raises:
             LlmanacError: nothing that can be loaded is there.
         """
-        from llmanac.generate.load import locate
         from llmanac.models.load import load_model
-        from llmanac.models.load import locate as locate_model
+        from llmanac.models.locate import locate, model_folder
         from llmanac.tokenizers.load import load_tokenizer
 
         model, tokenizer = locate(path)
-        folder = locate_model(model)
+        folder = model_folder(model)
         tokens = Path(tokenizer) if Path(tokenizer).exists() else folder
         document = tokens / "tokenizer.json" if tokens.is_dir() else tokens
         if not document.is_file():

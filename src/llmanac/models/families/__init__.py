@@ -1,21 +1,22 @@
 """Families: checkpoints of other projects, their config.json as our Spec and their parameter names as ours.
 
-A family is one module with `MODEL_TYPE`, `to_spec`, `to_config` and `source`; `FAMILIES` lists them. A Spec is the
+A family is one module with `MODEL_TYPE`, `FIELDS` (their names of what AXES and PRESENT name, of the layers, and of
+fields of our Specs), `IGNORED` (endings of names in their files that are no parameters), `to_spec(config)`,
+`to_config(spec, vocab_size)` (raises Misfit) and `source(name)`; `FAMILIES` lists them. A Spec is the
 authority on what a model is: what a config says and no Spec field can hold is refused by name, never dropped.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from llmanac.core.errors import CheckpointError, nearest, shown
 from llmanac.models._folder import MOST
-from llmanac.models.lm.transformer import Spec
 
 FAMILIES = ("llama", "gpt2")
 LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
@@ -106,23 +107,6 @@ class Source:
         return whole[::-1] if self.transposed else whole
 
 
-class Family(Protocol):
-    """What a family's module offers."""
-
-    MODEL_TYPE: str
-    FIELDS: Mapping[str, str]  # of their config, for what AXES and PRESENT name, the layers, and fields of our Specs
-    IGNORED: tuple[str, ...]  # endings of names in their files that are no parameters (stored masks and frequencies)
-
-    def to_spec(self, config: Config) -> tuple[Spec, int]:
-        """Their config -> (our Spec, vocabulary size)."""
-
-    def to_config(self, spec: Spec, vocab_size: int) -> dict[str, Any]:
-        """Our Spec -> their config. Raises Misfit where they have no form for it."""
-
-    def source(self, name: str) -> Source:
-        """Where our parameter `name` stands in their file."""
-
-
 class Misfit(CheckpointError):
     """A model that a family cannot hold; the message says why."""
 
@@ -206,6 +190,3 @@ def only(values: Iterable[Any], what: str) -> Any:
     found = list(dict.fromkeys(values))
     need(len(found) == 1, f"layers differ in {what}")
     return found[0]
-
-
-Locate = Callable[[str], Source]
