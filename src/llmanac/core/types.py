@@ -68,6 +68,13 @@ class Batch:
         return replace(self, **moved)
 
     @property
+    def last(self) -> Tensor:
+        """(B,) where the last real token of each row is."""
+        if self.lengths is None:
+            return torch.full((len(self.ids),), self.ids.shape[1] - 1, device=self.ids.device)
+        return (self.lengths - 1).clamp(min=0)
+
+    @property
     def units(self) -> int:
         """How many places carry loss."""
         if self.targets is None:

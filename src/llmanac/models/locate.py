@@ -40,7 +40,7 @@ def locate(path: str | Path) -> tuple[str, str]:
             own = (model / "tokenizer.json").exists()
             return str(model), str(model if own else folder / "tokenizer")
     if not (folder / CONFIG).exists():
-        raise CheckpointError(f"{folder / CONFIG}: no such file; this is neither a finished run (model/{CONFIG}) nor a model")
+        raise CheckpointError(f"{folder / CONFIG}: no such file; neither a finished run nor a model is there")
     return str(folder), str(folder)
 
 

@@ -20,15 +20,15 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.rng import parameter_generator
 from llmanac.core.types import Batch, Output, Want
 from llmanac.kernels.cross_entropy import fused_cross_entropy
 from llmanac.models._layers import Embedding, Linear, upcast
 from llmanac.models._state import DecodingState, KVCache
 from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.lm._base import TrainedModel, check_ids, targets_of
 
 CARD = {
     "title": "Feed-forward neural language model",
@@ -60,48 +60,28 @@ class Spec(LanguageModelSpec):
         return FeedForward(self, vocab_size)
 
 
-class FeedForward(nn.Module):
+class FeedForward(TrainedModel):
     """See the module.
 
     Attributes:
         embed_tokens: C; hidden_layer: H and d; lm_head: U and b; direct: W, or None.
         max_length: None; a window is all that is ever seen.
-        compute_dtype: what activations are computed in; None for the weights' own dtype.
-        generation: what generation_config.json holds.
     """
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
-        super().__init__()
-        if vocab_size < 1:
-            raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
-        self.spec, self.vocab_size = spec, vocab_size
+        super().__init__(spec, vocab_size)
         width = (spec.order - 1) * spec.dim
         self.embed_tokens = Embedding(vocab_size + 1, spec.dim, std=1.0)
         self.hidden_layer = Linear(width, spec.hidden, bias=True)
         self.lm_head = Linear(spec.hidden, vocab_size, bias=True, std=0.1 * spec.hidden**-0.5)
         self.direct = Linear(width, vocab_size, std=0.1 * width**-0.5) if spec.direct else None
         self.max_length: int | None = None
-        self.compute_dtype: torch.dtype | None = None
-        self.generation: dict[str, Any] = {}
         if self.device.type != "meta":
             self.initialise(0)
 
     @property
-    def device(self) -> torch.device:
-        return self.embed_tokens.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What activations are computed in."""
-        return self.compute_dtype or self.embed_tokens.weight.dtype
-
-    def initialise(self, seed: int) -> FeedForward:
-        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
-        for name, parameter in self.named_parameters():
-            owner, _, own = name.rpartition(".")
-            module: Any = self.get_submodule(owner)
-            module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
-        return self
+    def embedding(self) -> Embedding:
+        return self.embed_tokens
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows: the tokens seen."""
@@ -119,8 +99,7 @@ class FeedForward(nn.Module):
         if state is not None:
             state.advance(batch.ids.shape[1], batch.lengths)
         if want == "last":
-            last = self._last(batch)
-            windows = windows.gather(1, last[:, None, None].expand(-1, 1, windows.shape[-1]))
+            windows = windows.gather(1, batch.last[:, None, None].expand(-1, 1, windows.shape[-1]))
         x, h = self._layers(windows)
         if want == "hidden":
             return Output(hidden=h)
@@ -132,12 +111,7 @@ class FeedForward(nn.Module):
 
         The logits are never held. Raises RequestError for a batch without targets.
         """
-        targets = batch.targets
-        if targets is None:
-            raise RequestError("targets: nll needs a batch with targets")
-        if targets.shape != batch.ids.shape:
-            shapes = f"{tuple(targets.shape)} for ids of {tuple(batch.ids.shape)}"
-            raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
+        targets = targets_of(batch)
         x, h = self._layers(self._windows(batch, None).flatten(0, 1))
         weight: Tensor = self.lm_head.weight
         if self.direct is not None:  # U h + W x = [U W] [h; x]: one product
@@ -153,13 +127,11 @@ class FeedForward(nn.Module):
     def _windows(self, batch: Batch, state: DecodingState | None) -> Tensor:
         """(B, T, n - 1) the last n - 1 tokens up to each place, nearest first; V before the start of a document."""
         ids = batch.ids
-        if ids.ndim != 2 or not ids.shape[1]:
-            raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
+        check_ids(ids)
         if batch.mask != "causal":
             raise RequestError(f"mask: this model sees the past alone, not {batch.mask!r}; use causal")
         if not torch.compiler.is_compiling() and bool(((ids < 0) | (ids >= self.vocab_size)).any()):
-            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-            raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}")
+            raise self.wrong_id(ids)
         reach, length = self.spec.order - 1, ids.shape[1]
         if state is None:
             padded = F.pad(ids, (reach - 1, 0), value=self.vocab_size)
@@ -181,24 +153,15 @@ class FeedForward(nn.Module):
         found = whole.gather(1, columns.clamp(min=0).flatten(1)).view(columns.shape)
         return found.masked_fill(columns < 0, self.vocab_size)
 
-    def _last(self, batch: Batch) -> Tensor:
-        if batch.lengths is None:
-            return torch.full((len(batch.ids),), batch.ids.shape[1] - 1, device=batch.ids.device)
-        return (batch.lengths - 1).clamp(min=0)
-
     def flops_per_token(self, length: int) -> float:
         """FLOPs of training on one token: forward and twice that backward, each product as 2 m n k."""
         direct = 0 if self.direct is None else self.direct.weight.numel()
         return 6.0 * (self.hidden_layer.weight.numel() + self.lm_head.weight.numel() + direct)
-
-    def parameter_count(self) -> int:
-        """Numbers that are trained."""
-        return sum(p.numel() for p in self.parameters())
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""
         from llmanac.models import save
 
         config = {"architectures": ["FeedForward"], "model_type": "llmanac", "vocab_size": self.vocab_size}
-        state = save.canonical_state(self)  # type: ignore[arg-type]
-        return save._write(self, Path(folder), config, state, save.SHARD_BYTES)  # type: ignore[arg-type]
+        state = save.canonical_state(self)
+        return save.write_model(self, Path(folder), config, state)
