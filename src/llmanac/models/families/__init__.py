@@ -17,6 +17,10 @@ from torch import Tensor
 
 from llmanac.core.errors import CheckpointError, nearest, shown
 from llmanac.models._folder import MOST
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.heads.linear import Spec as LinearHead
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 
 FAMILIES = ("llama", "gpt2")
 LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
@@ -183,6 +187,35 @@ def need(condition: bool, reason: str) -> None:
     """Raises Misfit with the reason where the condition does not hold."""
     if not condition:
         raise Misfit(reason)
+
+
+def parts_of(spec: Any, family: str, **wanted: type) -> tuple[Any, Any]:
+    """The mixer and feed-forward Specs of a pre-norm model with a linear head. Raises Misfit for any other.
+
+    Args:
+        spec: resolved; family: its name in messages; wanted: the Specs' classes of `position`, `norm` and `ffn`.
+    """
+    block = only(spec.blocks, "their blocks")
+    mixer, ffn = getattr(block, "mixer", None), getattr(block, "ffn", None)
+    kinds = {
+        "blocks are": (block, PreNorm),
+        "the head is": (spec.head, LinearHead),
+        "positions are": (spec.position, wanted["position"]),
+        "norms are": (spec.norm, wanted["norm"]),
+        "the mixer is": (mixer, Softmax),
+        "the feed-forward layer is": (ffn, wanted["ffn"]),
+        "the score is": (getattr(mixer, "score", None), ScaledDot),
+    }
+    for what, (part, kind) in kinds.items():
+        name = kind.__module__.rpartition(".")[2].replace("_", "-")
+        need(
+            isinstance(part, kind),
+            f"{what} {getattr(part, 'name', None)}, {family}'s {what.rpartition(' ')[2]} {name}",
+        )
+    assert isinstance(mixer, Softmax)
+    need(mixer.qk_norm is None, f"queries and keys are normed, {family}'s are not")
+    need(mixer.window is None, f"attention has a window, {family}'s has none")
+    return mixer, ffn
 
 
 def only(values: Iterable[Any], what: str) -> Any:

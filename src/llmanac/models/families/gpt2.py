@@ -9,14 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families import Config, Source, need, only
+from llmanac.models.families import Config, Source, need, parts_of
 from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm.transformer import Spec, resolved
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.learned import Spec as Learned
-from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 
 MODEL_TYPE = "gpt2"
 IGNORED = (".attn.bias", ".attn.masked_bias")
@@ -91,21 +89,11 @@ def to_spec(config: Config) -> tuple[Spec, int]:
 def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:
     """Our Spec -> their config.json. Raises Misfit that says what GPT-2 has no form for."""
     spec = resolved(spec)
-    block = only(spec.blocks, "their blocks")
-    need(isinstance(block, PreNorm), f"blocks are {block.name}, GPT-2's are pre-norm")
-    mixer, ffn, position = block.mixer, block.ffn, spec.position
-    need(isinstance(spec.head, LinearHead), f"the head is {spec.head.name}, GPT-2's is linear")
-    need(isinstance(position, Learned), f"positions are {position.name}, GPT-2's are learned")
-    need(isinstance(spec.norm, LayerNorm), f"norms are {spec.norm.name}, GPT-2's are layernorm")
-    need(isinstance(mixer, Softmax), f"the mixer is {mixer.name}, GPT-2's is softmax attention")
-    need(isinstance(ffn, MLP), f"the feed-forward layer is {ffn.name}, GPT-2's is mlp")
-    assert isinstance(position, Learned) and isinstance(mixer, Softmax) and isinstance(ffn, MLP)
-    assert isinstance(spec.norm, LayerNorm)
+    mixer, ffn = parts_of(spec, "GPT-2", position=Learned, norm=LayerNorm, ffn=MLP)
+    position = spec.position
+    assert isinstance(position, Learned) and isinstance(spec.norm, LayerNorm)
     need(mixer.kv_heads == mixer.heads, "heads share keys and values, GPT-2's do not")
     need(mixer.heads * (mixer.head_dim or 0) == spec.dim, "head_dim is not dim / heads")
-    need(isinstance(mixer.score, ScaledDot), f"the score is {mixer.score.name}, GPT-2's is scaled-dot")
-    need(mixer.qk_norm is None, "queries and keys are normed, GPT-2's are not")
-    need(mixer.window is None, "attention has a window, GPT-2's has none")
     need(mixer.biases == "all" and ffn.biases == "all", "GPT-2 has biases in every product (biases = all)")
     need(ffn.activation in WRITTEN, f"activation {ffn.activation} is not one of GPT-2's")
     return {
