@@ -19,6 +19,7 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
+from llmanac.generate.engine import evaluating
 
 WINDOW = 1024  # for a model without a limit of its own
 
@@ -111,21 +112,15 @@ def score_texts(
 
 def _sum(model: Any, pieces: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int) -> float:
     device = next((p.device for p in model.parameters()), None) if hasattr(model, "parameters") else None
-    training = getattr(model, "training", False)
-    if training:
-        model.eval()
     pieces = sorted(pieces, key=lambda piece: -len(piece[0]))  # windows of like length share a batch
     total, at = 0.0, 0
-    try:
+    with evaluating(model):
         while at < len(pieces):
             longest = len(pieces[at][0])
             rows = pieces[at : at + max(1, batch_tokens // longest)]
             at += len(rows)
             batch = Batch.padded([x for x, _ in rows], [y for _, y in rows], device=device)
             total += float(model.nll(batch, "sum"))
-    finally:
-        if training:
-            model.train()
     return total
 
 

@@ -9,8 +9,10 @@ authority on what a model is: what a config says and no Spec field can hold is r
 from __future__ import annotations
 
 import importlib
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -25,66 +27,9 @@ from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 FAMILIES = ("llama", "gpt2")
 LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
 
-# keys that say how a model is run, trained or labelled, not what it computes
-_NEUTRAL = """
-_attn_implementation _attn_implementation_autoset _name_or_path architectures attention_dropout attn_pdrop
-bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward cls_token_id decoder_start_token_id dtype
-embd_pdrop eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-gradient_checkpointing hidden_dropout id2label initializer_range label2id llmanac_version max_length min_length
-model_type n_ctx num_labels output_attentions output_hidden_states output_past output_scores pad_token_id prefix
-problem_type remove_invalid_values resid_pdrop return_dict return_dict_in_generate sep_token_id suppress_tokens
-task_specific_params tokenizer_class torch_dtype torchscript is_llama_config model_max_length pretraining_tp
-transformers.js_config transformers_version unk_token_id use_bfloat16 use_cache summary_activation
-summary_first_dropout summary_proj_to_labels summary_type summary_use_proj do_sample early_stopping length_penalty
-no_repeat_ngram_size num_beam_groups num_beams num_return_sequences repetition_penalty temperature top_k top_p
-typical_p diversity_penalty encoder_no_repeat_ngram_size
-"""
-NEUTRAL = frozenset(_NEUTRAL.split())
-
-
-# the size that each axis of a parameter follows from, by the end of the parameter's name
-AXES = {
-    "embed_tokens.weight": ("vocabulary", "dim"),
-    "lm_head.weight": ("vocabulary", "dim"),
-    "position.embeddings.weight": ("rows", "dim"),
-    "layernorm.weight": ("dim",),
-    "layernorm.bias": ("dim",),
-    "model.norm.weight": ("dim",),
-    "model.norm.bias": ("dim",),
-    "q_proj.weight": ("queries", "dim"),
-    "q_proj.bias": ("queries",),
-    "k_proj.weight": ("keys", "dim"),
-    "k_proj.bias": ("keys",),
-    "v_proj.weight": ("keys", "dim"),
-    "v_proj.bias": ("keys",),
-    "o_proj.weight": ("dim", "queries"),
-    "o_proj.bias": ("dim",),
-    "gate_proj.weight": ("width", "dim"),
-    "gate_proj.bias": ("width",),
-    "up_proj.weight": ("width", "dim"),
-    "up_proj.bias": ("width",),
-    "down_proj.weight": ("dim", "width"),
-    "down_proj.bias": ("dim",),
-}
-# the choice that a parameter is there by
-PRESENT = {
-    "self_attn.q_proj.bias": "attention biases",
-    "mlp.up_proj.bias": "feed-forward biases",
-    "lm_head.weight": "tied",
-}
-# llmanac.json's own names of them
-OWN_FIELDS = {
-    "attention biases": "spec.blocks.*.mixer.biases",
-    "feed-forward biases": "spec.blocks.*.ffn.biases",
-    "tied": "spec.tied",
-    "layers": "spec.layers",
-    "vocabulary": "vocab_size",
-    "dim": "spec.dim",
-    "rows": "spec.position.rows or spec.max_length",
-    "queries": "spec.blocks.*.mixer.heads x head_dim",
-    "keys": "spec.blocks.*.mixer.kv_heads x head_dim",
-    "width": "spec.blocks.*.ffn.width",
-}
+TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
+NEUTRAL = frozenset(TABLES["neutral"].split())
+AXES, PRESENT, OWN_FIELDS = TABLES["axes"], TABLES["present"], TABLES["own_fields"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families import Config, Source, need, parts_of
+from llmanac.models.families import TABLES, Config, Source, need, parts_of
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.transformer import Spec, resolved
 from llmanac.models.mixers.softmax import Spec as Softmax
@@ -19,45 +19,8 @@ from llmanac.models.positions.learned import Spec as Learned
 MODEL_TYPE = "gpt2"
 IGNORED = (".attn.bias", ".attn.masked_bias")
 PREFIX = "transformer."  # of every name but the head's; hub files may lack it
-ACTIVATIONS = {
-    "gelu_new": "gelu-tanh",
-    "gelu_pytorch_tanh": "gelu-tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-FIELDS = {
-    "layers": "n_layer",
-    "vocabulary": "vocab_size",
-    "dim": "n_embd",
-    "rows": "n_positions",
-    "queries": "n_embd",
-    "keys": "n_embd",
-    "width": "n_inner",
-    "tied": "tie_word_embeddings",
-    "heads": "n_head and n_embd",
-    "eps": "layer_norm_epsilon",
-}
-WRITTEN = {"gelu-tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
-
-TOP = {
-    "model.embed_tokens.weight": "transformer.wte.weight",
-    "model.position.embeddings.weight": "transformer.wpe.weight",
-    "model.norm.weight": "transformer.ln_f.weight",
-    "model.norm.bias": "transformer.ln_f.bias",
-    "lm_head.weight": "lm_head.weight",
-}
-LAYER = {
-    "input_layernorm": ("ln_1", 0, 1),
-    "post_attention_layernorm": ("ln_2", 0, 1),
-    "self_attn.q_proj": ("attn.c_attn", 0, 3),
-    "self_attn.k_proj": ("attn.c_attn", 1, 3),
-    "self_attn.v_proj": ("attn.c_attn", 2, 3),
-    "self_attn.o_proj": ("attn.c_proj", 0, 1),
-    "mlp.up_proj": ("mlp.c_fc", 0, 1),
-    "mlp.down_proj": ("mlp.c_proj", 0, 1),
-}
+ACTIVATIONS, FIELDS, WRITTEN = (TABLES["gpt2"][name] for name in ("activations", "fields", "written"))
+TOP, LAYER = TABLES["gpt2"]["top"], TABLES["gpt2"]["layer"]  # names of parameters outside and in the layers
 
 
 def to_spec(config: Config) -> tuple[Spec, int]:

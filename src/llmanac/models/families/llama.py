@@ -10,7 +10,7 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families import Config, Source, need, parts_of
+from llmanac.models.families import TABLES, Config, Source, need, parts_of
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.lm.transformer import Spec, resolved
 from llmanac.models.mixers.softmax import Spec as Softmax
@@ -20,32 +20,7 @@ from llmanac.models.positions.rope import Spec as RoPE
 
 MODEL_TYPE = "llama"
 IGNORED = (".rotary_emb.inv_freq",)
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu-tanh",
-    "gelu_pytorch_tanh": "gelu-tanh",
-    "relu": "relu",
-}
-FIELDS = {
-    "layers": "num_hidden_layers",
-    "vocabulary": "vocab_size",
-    "dim": "hidden_size",
-    "queries": "num_attention_heads x head_dim",
-    "keys": "num_key_value_heads x head_dim",
-    "width": "intermediate_size",
-    "attention biases": "attention_bias",
-    "feed-forward biases": "mlp_bias",
-    "tied": "tie_word_embeddings",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads and num_attention_heads",
-    "rotary_fraction": "head_dim",
-    "theta": "rope_theta",
-    "low_frequency_factor": "low_freq_factor and high_freq_factor",
-    "eps": "rms_norm_eps",
-}
-WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "relu": "relu"}
+ACTIVATIONS, FIELDS, WRITTEN = (TABLES["llama"][name] for name in ("activations", "fields", "written"))
 
 
 def to_spec(config: Config) -> tuple[Spec, int]:
