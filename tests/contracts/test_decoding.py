@@ -75,7 +75,7 @@ def test_it_does_something(spec):
 
 def test_a_method_that_says_it_does_not_draw_leaves_one_token(spec):
     left = (spec.build()(logits_of()) > -torch.inf).sum(-1)
-    assert spec.draws or bool((left == 1).all())
+    assert spec.stochastic or bool((left == 1).all())
 
 
 def test_compose_applies_from_left_to_right():

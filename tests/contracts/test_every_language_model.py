@@ -155,7 +155,7 @@ def test_the_engine_generates_with_it(name: str) -> None:
         assert token == int(logp[4 + i].argmax())
     drawn = engine.generate([[1, 2]], max_new_tokens=5, temperature=1.0, seed=3, n=3, stop_ids=(), prompt_logprobs=2)
     different = len({tuple(c.ids) for c in drawn}) > 1
-    assert len(drawn[0].prompt_scores) == 2 and (different or name == "ngram with mle")  # which knows one way on
+    assert len(drawn[0].prompt_token_logprobs) == 2 and (different or name == "ngram with mle")
 
 
 @every

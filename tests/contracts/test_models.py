@@ -285,18 +285,18 @@ def test_every_pair_of_parts_decodes_as_it_trains():
 
 
 @every
-def test_prefix_and_bidirectional_visibility(kind, name):
+def test_prefix_and_bidirectional_masks(kind, name):
     """Prefix tokens see each other and never what follows; all see all when bidirectional."""
     model, ids = model_of(kind, name), tokens(2, 16)
     prefix = torch.tensor([6, 9])
-    both = model(Batch(ids=ids, visibility="prefix", prefix=prefix), want="hidden").hidden
-    whole = model(Batch(ids=ids[:1, :6], visibility="bidirectional"), want="hidden").hidden
+    both = model(Batch(ids=ids, mask="prefix", prefix=prefix), want="hidden").hidden
+    whole = model(Batch(ids=ids[:1, :6], mask="bidirectional"), want="hidden").hidden
     torch.testing.assert_close(both[0, :6], whole[0], rtol=0, atol=1e-10)
     causal = model(Batch(ids=ids), want="hidden").hidden
     assert (both - causal)[:, 0].abs().max() > 1e-6
     state = model.start(2)
     parts = [
-        model(Batch(ids=chunk, visibility="prefix", prefix=prefix), state, "hidden").hidden
+        model(Batch(ids=chunk, mask="prefix", prefix=prefix), state, "hidden").hidden
         for chunk in ids.split((11, 1, 4), 1)
     ]
     torch.testing.assert_close(torch.cat(parts, 1), both, rtol=0, atol=1e-10)

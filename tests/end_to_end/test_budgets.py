@@ -55,7 +55,7 @@ def plan_of(place: Path) -> Plan | None:
 
 
 def rates(place: Path) -> list[float]:
-    return [line["rate"] for line in read_metrics(place / "run" / "pretrain") if "rate" in line]
+    return [line["lr_scale"] for line in read_metrics(place / "run" / "pretrain") if "lr_scale" in line]
 
 
 def evaluations(run: Path) -> list[dict[str, float]]:

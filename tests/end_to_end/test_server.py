@@ -90,7 +90,7 @@ def test_chat_logprobs(server, engine, stream):
     else:
         content = server.client.chat.completions.create(**ask).choices[0].logprobs.content
     assert len(content) == len(expected.ids)
-    for entry, score in zip(content, expected.scores, strict=True):
+    for entry, score in zip(content, expected.token_logprobs, strict=True):
         assert bytes(entry.bytes) == ByteTokenizer().token_bytes(score.id)
         assert entry.logprob == pytest.approx(score.logprob)
         assert [t.logprob for t in entry.top_logprobs] == pytest.approx(list(score.top.values()))

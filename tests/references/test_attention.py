@@ -1,4 +1,4 @@
-"""Attention: the score's three forms against torch's SDPA, head sharing, windows, and every kind of visibility."""
+"""Attention: the score's three forms against torch's SDPA, head sharing, windows, and every kind of mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from _small_models import block, randomise, tokens, transformer
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.registry import build
 from llmanac.core.types import Batch
-from llmanac.models import _visibility
+from llmanac.models import _masks
 from llmanac.models.scores import scaled_dot
 from llmanac.models.scores._blocks import BlockAttention
 
@@ -24,7 +24,7 @@ def qkv(heads=4, kv_heads=2, length=37, dim=16, dtype=torch.float64, batch=3):
 
 
 def batches(length=37):
-    """Every kind of visibility, with the boolean mask that it stands for, written out."""
+    """Every kind of mask, with the boolean mask that it stands for, written out."""
     index = torch.arange(length)
     past = index <= index[:, None]
     segments = torch.tensor([[0] * 10 + [1] * (length - 10), [0] * length, [0] * 5 + [1] * 5 + [2] * (length - 10)])
@@ -35,10 +35,10 @@ def batches(length=37):
     seen = {
         "causal": ({}, past[None]),
         "packed": ({"segments": segments}, past & same),
-        "prefix": ({"visibility": "prefix", "prefix": prefix}, past | (index < prefix[:, None, None])),
-        "bidirectional": ({"visibility": "bidirectional"}, torch.ones(1, length, length, dtype=torch.bool)),
-        "padded": ({"visibility": "bidirectional", "lengths": lengths}, real | own),
-        "packed both ways": ({"visibility": "bidirectional", "segments": segments}, same),
+        "prefix": ({"mask": "prefix", "prefix": prefix}, past | (index < prefix[:, None, None])),
+        "bidirectional": ({"mask": "bidirectional"}, torch.ones(1, length, length, dtype=torch.bool)),
+        "padded": ({"mask": "bidirectional", "lengths": lengths}, real | own),
+        "packed both ways": ({"mask": "bidirectional", "segments": segments}, same),
     }
     return {name: (Batch(ids=tokens(3, length), **extra), mask) for name, (extra, mask) in seen.items()}
 
@@ -57,7 +57,7 @@ def test_every_form_equals_torch(form, kv_heads, window, kind, monkeypatch):
     repeated = [x.repeat_interleave(4 // kv_heads, dim=1) for x in (k, v)]
     expected = F.scaled_dot_product_attention(q, *repeated, attn_mask=mask[:, None])
     score = build("score", "scaled-dot", heads=4, head_dim=16)
-    actual = score.attend(q, k, v, _visibility.of_batch(batch).within(window), form=form)
+    actual = score.attend(q, k, v, _masks.of_batch(batch).within(window), form=form)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     above = torch.randn_like(expected)
     for a, b in zip(
@@ -75,7 +75,7 @@ def test_a_bias_is_added_to_the_scores(form):
     batch, mask = batches()["causal"]
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.masked_fill(~mask[:, None], -float("inf")))
     score = build("score", "scaled-dot", heads=4, head_dim=16)
-    actual = score.attend(q, k, v, _visibility.of_batch(batch), bias=bias, form=form)
+    actual = score.attend(q, k, v, _masks.of_batch(batch), bias=bias, form=form)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -97,7 +97,7 @@ def test_bfloat16_is_near_float64(form):
     exact = F.scaled_dot_product_attention(q, *(x.repeat_interleave(2, 1) for x in (k, v)), attn_mask=mask[:, None])
     low = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
     score = build("score", "scaled-dot", heads=4, head_dim=16)
-    actual = score.attend(*low, _visibility.of_batch(batch), form=form)
+    actual = score.attend(*low, _masks.of_batch(batch), form=form)
     assert actual.dtype == torch.bfloat16
     assert (actual.double() - exact).norm() < 0.01 * exact.norm()
     above = torch.randn_like(exact)
@@ -192,4 +192,4 @@ def test_errors_name_the_field():
     with pytest.raises(SpecError, match="attention: 'flash' is not one of sdpa, plain, blocks"):
         model.attention_form = "flash"
     with pytest.raises(RequestError, match="needs the prefix length"):
-        model(Batch(ids=tokens(1, 3), visibility="prefix"))
+        model(Batch(ids=tokens(1, 3), mask="prefix"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from _engine_models import EOS, USER, ByteTokenizer, HistoryModel, script_of
+from _ties import agreement, near_ties
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.decoding import greedy, temperature, top_k
 from llmanac.generate.engine import Engine
 from llmanac.generate.scheduler import Scheduler
-from llmanac.generate.ties import agreement, near_ties
 
 PROMPTS = ["The first prompt", "second", "x", "A rather longer prompt than the others, with more bytes in it", "five5"]
 
@@ -87,7 +87,7 @@ def test_requests_of_different_kinds_share_a_batch():
         scheduler.step()
     for prompt, kind, request in zip(PROMPTS, kinds, requests, strict=False):
         alone = engine.generate(prompt, max_new_tokens=12, seed=1, **kind)[0]
-        assert [s.id for s in request.sequences[0].scores] == alone.ids
+        assert [s.id for s in request.sequences[0].token_logprobs] == alone.ids
 
 
 def test_cancel_frees_the_rows_and_leaves_the_others_alone():
@@ -102,9 +102,9 @@ def test_cancel_frees_the_rows_and_leaves_the_others_alone():
     assert len(scheduler.running) == 1 and len(scheduler.waiting) == 1
     while scheduler.busy:
         scheduler.step()
-    assert [len(r.sequences[0].scores) for r in requests] == [1, 10, 10, 0]
+    assert [len(r.sequences[0].token_logprobs) for r in requests] == [1, 10, 10, 0]
     expected = engine.generate(PROMPTS[1:3], max_new_tokens=10, stop_ids=())
-    assert [[s.id for s in r.sequences[0].scores] for r in requests[1:3]] == [c.ids for c in expected]
+    assert [[s.id for s in r.sequences[0].token_logprobs] for r in requests[1:3]] == [c.ids for c in expected]
 
 
 # ---------------------------------------------------------------- text
@@ -249,7 +249,7 @@ def test_logprobs_are_those_of_the_raw_model():
     options = {"temperature": 0.5, "top_k": 3, "max_new_tokens": 8, "seed": 2}
     done = Engine(model, ByteTokenizer()).generate("second", logprobs=5, **options)[0]
     ids = list(b"second")
-    for score in done.scores:
+    for score in done.token_logprobs:
         expected = model.logits_of(ids).log_softmax(0)
         assert score.logprob == pytest.approx(float(expected[score.id]), abs=1e-12)
         values, best = expected.topk(5)
@@ -267,15 +267,15 @@ def test_prompt_logprobs_and_exact_equality_of_the_best(length, monkeypatch):
         monkeypatch.setattr(scheduler, "SCORED_LOGITS", room)
         engine = Engine(model, ByteTokenizer())
         done = engine.generate([prompt, prompt[:1], "mixed in"], prompt_logprobs=1, max_new_tokens=1, logprobs=1)[0]
-        assert [s.id for s in done.prompt_scores] == prompt
-        assert done.prompt_scores[0].logprob is None
-        for i, score in enumerate(done.prompt_scores[1:], 1):
+        assert [s.id for s in done.prompt_token_logprobs] == prompt
+        assert done.prompt_token_logprobs[0].logprob is None
+        for i, score in enumerate(done.prompt_token_logprobs[1:], 1):
             expected = model.logits_of(prompt[:i]).log_softmax(0)
             assert score.logprob == pytest.approx(float(expected[score.id]), abs=1e-12)
             assert (score.logprob == max(score.top.values())) == (int(expected.argmax()) == score.id)
         assert done.ids == engine.generate([prompt], max_new_tokens=1)[0].ids
     scored = engine.generate([prompt], prompt_logprobs=0, max_new_tokens=0)[0]
-    assert scored.ids == [] and scored.finish_reason == "length" and len(scored.prompt_scores) == length
+    assert scored.ids == [] and scored.finish_reason == "length" and len(scored.prompt_token_logprobs) == length
 
 
 def test_decoding_methods_can_be_given_as_specs():
@@ -298,14 +298,14 @@ def test_ties_are_counted_and_real_differences_are_not_excused():
     assert (same.holds, same.near_ties, same.tokens) == (True, 0, 50)
     changed = [c.ids for c in done]
     changed[1] = [*changed[1][:4], (changed[1][4] + 1) % 256, *changed[1][5:]]
-    margin = done[1].scores[4].margin
+    margin = done[1].token_logprobs[4].margin
     assert agreement(done, changed, tolerance=margin * 0.99).differences == 1
     assert agreement(done, changed, tolerance=margin * 1.01).near_ties == 1
     assert not agreement(done, [*changed[:1], changed[1][:4], *changed[2:]], tolerance=1e-9).holds
     assert near_ties(done, tolerance=1e9) == 50 and near_ties(done, tolerance=0) == 0
     for completion in done:  # the margin is the gap of the two best logits
         ids = list(completion.prompt_ids)
-        for score in completion.scores:
+        for score in completion.token_logprobs:
             best = model_top_two(engine.model, ids)
             assert score.margin == pytest.approx(best, abs=1e-12)
             ids.append(score.id)

@@ -156,8 +156,8 @@ def test_wrong_requests_and_choices_are_named() -> None:
     for bad, reason in ((torch.tensor([[VOCABULARY]]), "61 is not"), (torch.tensor([3]), "expected")):
         with pytest.raises(RequestError, match=reason):
             model(bad)
-    with pytest.raises(RequestError, match="visibility"):
-        model(Batch(ids=tokens(1, 3), visibility="bidirectional"))
+    with pytest.raises(RequestError, match="mask"):
+        model(Batch(ids=tokens(1, 3), mask="bidirectional"))
     with pytest.raises(RequestError, match="targets"):
         model.nll(Batch(ids=tokens(1, 3)))
     for field in ("order", "dim", "hidden"):

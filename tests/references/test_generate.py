@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from _ties import agreement, near_ties
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
 from llmanac.generate.scheduler import Scheduler
-from llmanac.generate.ties import agreement, near_ties
 from llmanac.models.load import load_model
 
 VOCABULARY, CONTEXT = 211, 96
@@ -156,7 +156,7 @@ def test_log_probabilities_equal_theirs(pair):
         ids = [*done.prompt_ids, *done.ids]
         with torch.no_grad():
             exact = peer(torch.tensor([ids])).logits[0].log_softmax(-1)
-        for place, score in enumerate([*done.prompt_scores, *done.scores]):
+        for place, score in enumerate([*done.prompt_token_logprobs, *done.token_logprobs]):
             if place == 0:
                 assert score.logprob is None
                 continue
@@ -191,7 +191,7 @@ def logits_by_place(model, prompts, rows, seed):
 
     def watching(logits, sequences):
         for row, sequence in zip(logits, sequences, strict=True):
-            seen[requests.index(sequence.request), len(sequence.scores)] = row.clone()
+            seen[requests.index(sequence.request), len(sequence.token_logprobs)] = row.clone()
         return real(logits, sequences)
 
     module.choose = watching
@@ -205,7 +205,7 @@ def logits_by_place(model, prompts, rows, seed):
             scheduler.step()
     finally:
         module.choose = real
-    return seen, [[s.id for s in r.sequences[0].scores] for r in requests]
+    return seen, [[s.id for s in r.sequences[0].token_logprobs] for r in requests]
 
 
 def test_batch_mates_change_nothing_that_matters(pair, record_property):

@@ -129,11 +129,11 @@ def test_states_that_do_not_fit_are_explained():
     with pytest.raises(RequestError, match="state of 3 parts with one of 4"):
         state.join(transformer(layers=3).start(1))
     with pytest.raises(RequestError, match="bidirectional tokens cannot follow"):
-        model(Batch(ids=tokens(2, 2), visibility="bidirectional"), state)
+        model(Batch(ids=tokens(2, 2), mask="bidirectional"), state)
     with pytest.raises(RequestError, match="a packed row cannot be decoded"):
         model(Batch(ids=tokens(2, 2), segments=torch.zeros(2, 2)), state)
     with pytest.raises(RequestError, match="all of a row's prefix must come in one piece"):
-        model(Batch(ids=tokens(2, 2), visibility="prefix", prefix=torch.tensor([5, 5])), state)
+        model(Batch(ids=tokens(2, 2), mask="prefix", prefix=torch.tensor([5, 5])), state)
 
 
 def test_capacity_grows_by_doubling_and_reserve_avoids_it():

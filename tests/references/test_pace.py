@@ -97,7 +97,7 @@ def saved(monkeypatch):
 
 
 def rates(folder: Path) -> list[float]:
-    return [line["rate"] for line in read_metrics(folder) if "rate" in line]
+    return [line["lr_scale"] for line in read_metrics(folder) if "lr_scale" in line]
 
 
 @pytest.mark.parametrize("slow", [1.5, 3, 8, 40])

@@ -113,7 +113,7 @@ def test_rope_scores_depend_on_distance_alone():
 
 
 def test_rope_gradient_and_share():
-    position = build("position", "rope", share=0.5, **SHAPE)
+    position = build("position", "rope", rotary_fraction=0.5, **SHAPE)
     x = torch.randn(1, 3, 2, 16, dtype=torch.float64, requires_grad=True)
     prepared = position.prepare(torch.arange(3)[None], torch.float64)
     assert torch.equal(position.rotate(x, prepared)[..., 8:], x[..., 8:])
@@ -148,13 +148,13 @@ def test_no_positions_are_blind_to_order_in_both_directions():
     """Without positions and without a causal mask, permuting the input permutes the output."""
     model, ids = transformer(position="none"), tokens(1, 12)
     order = torch.randperm(12)
-    straight = model(Batch(ids=ids, visibility="bidirectional")).logits
-    turned = model(Batch(ids=ids[:, order], visibility="bidirectional")).logits
+    straight = model(Batch(ids=ids, mask="bidirectional")).logits
+    turned = model(Batch(ids=ids[:, order], mask="bidirectional")).logits
     torch.testing.assert_close(turned, straight[:, order], rtol=1e-10, atol=1e-10)
     rope = transformer(position="rope")
     assert (
-        rope(Batch(ids=ids[:, order], visibility="bidirectional")).logits
-        - rope(Batch(ids=ids, visibility="bidirectional")).logits[:, order]
+        rope(Batch(ids=ids[:, order], mask="bidirectional")).logits
+        - rope(Batch(ids=ids, mask="bidirectional")).logits[:, order]
     ).abs().max() > 0.1
 
 
@@ -175,8 +175,8 @@ def test_learned_positions_end():
 
 
 def test_errors_name_the_field():
-    with pytest.raises(SpecError, match=r"position/rope\.share: 0\.0 must be above 0"):
-        build("position", "rope", share=0.0, **SHAPE)
+    with pytest.raises(SpecError, match=r"position/rope\.rotary_fraction: 0\.0 must be above 0"):
+        build("position", "rope", rotary_fraction=0.0, **SHAPE)
     with pytest.raises(SpecError, match=r"scaling.type: 'yarn' is not one of 'linear', 'llama3'"):
         build("position", "rope", scaling={"type": "yarn", "factor": 2.0}, **SHAPE)
     with pytest.raises(SpecError, match=r"scaling\.factor: 0\.5 must be at least 1"):

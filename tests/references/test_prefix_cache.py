@@ -44,8 +44,8 @@ def assert_equal(ours, theirs):
     for a, b in zip(ours, theirs, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-10)
         assert a.finish_reason == b.finish_reason and a.prompt_ids == b.prompt_ids
-        assert [s.logprob for s in a.prompt_scores[1:]] == pytest.approx(
-            [s.logprob for s in b.prompt_scores[1:]], abs=1e-10
+        assert [s.logprob for s in a.prompt_token_logprobs[1:]] == pytest.approx(
+            [s.logprob for s in b.prompt_token_logprobs[1:]], abs=1e-10
         )
 
 
@@ -90,7 +90,7 @@ def test_arrivals_and_departures_at_any_time(model):
         if request in gone:
             continue
         expected = plain.generate(list(request.prompt), max_new_tokens=request.max_new_tokens, stop_ids=())[0]
-        assert [s.id for s in request.sequences[0].scores] == expected.ids
+        assert [s.id for s in request.sequences[0].token_logprobs] == expected.ids
     assert cached.prefix_cache.report()["blocks_in_use"] == 0
 
 
@@ -175,7 +175,7 @@ def test_nothing_of_another_request_is_seen(model):
             scheduler.step()
         assert request.cached_tokens == place // 16 * 16
         expected = Engine(model).generate(other, max_new_tokens=4, stop_ids=())[0]
-        assert [s.logprob for s in request.sequences[0].scores] == pytest.approx(expected.logprobs, abs=1e-10)
+        assert [s.logprob for s in request.sequences[0].token_logprobs] == pytest.approx(expected.logprobs, abs=1e-10)
 
 
 def test_a_failure_gives_everything_back(model):

@@ -141,7 +141,7 @@ def build(kind: str, name: str, /, **choices: Any) -> Any:
     """
     method = find(kind, name)
     spec = method.module().Spec
-    own = {f.name for f in fields(spec)}
+    own = {f.name for f in fields(spec)} | spec.renamed.keys()
     chosen = {k: v for k, v in choices.items() if k in own}
     dims = {k: v for k, v in choices.items() if k not in own}
     made = spec.from_data({**method.defaults, **chosen}, f"{kind}/{name}")

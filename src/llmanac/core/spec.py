@@ -28,10 +28,12 @@ S = TypeVar("S", bound="Spec")
 class Spec:
     """Plain, hashable data that describes one component; subclasses add at most 12 fields and a `build(**dims)`.
 
-    `kind` is set by the base Spec of a kind; a concrete Spec's name is the name of its file.
+    `kind` is set by the base Spec of a kind; a concrete Spec's name is the name of its file. `renamed` maps the
+    fields' former names to those of today: files and patches that use them are still read.
     """
 
     kind: ClassVar[str] = ""
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     @property
     def name(self) -> str:
@@ -42,6 +44,10 @@ class Spec:
     def from_data(cls, data: Mapping[str, Any], path: str = "") -> Self:
         """The Spec with these fields as plain data. Raises SpecError that names the field, below `path`."""
         hints = _hints(cls)
+        for old, new in cls.renamed.items():
+            if old in data and new in data:
+                raise SpecError(f"{_join(path, old)}: is the former name of {new}, which is set too")
+        data = {cls.renamed.get(key, key): value for key, value in data.items()}
         for key in data:
             _check_field(key, hints, path)
         values = {k: make(hints[k], v, _join(path, k)) for k, v in data.items()}
@@ -193,6 +199,8 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
     hints = _hints(type(node))
     if step == "name" and node.kind and not rest:
         return _rename(node, type(node), value, path)
+    step = node.renamed.get(step, step)
+    here = _join(path, step)
     _check_field(step, hints, path)
     old = getattr(node, step)
     if rest:
@@ -236,7 +244,9 @@ def _rename(old: Any, hint: Any, value: Any, path: str) -> Any:
         data = {"name": value} if isinstance(value, str) else dict(value)
         data.setdefault("name", old.name)
         method = _find(old.kind, data["name"], path)
-        new_hints, old_hints = _hints(method.module().Spec), _hints(type(old))
+        cls = method.module().Spec
+        data = {cls.renamed.get(key, key): value for key, value in data.items()}
+        new_hints, old_hints = _hints(cls), _hints(type(old))
         kept = {k: getattr(old, k) for k, h in new_hints.items() if old_hints.get(k) == h}
         return make_method(old.kind, {**kept, **method.defaults, **data}, path)
     return make(hint, value, path)

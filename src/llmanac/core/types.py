@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 IGNORE = -100  # a target that carries no loss; the value that every peer uses
 
-Visibility = Literal["causal", "prefix", "bidirectional"]
+MaskKind = Literal["causal", "prefix", "bidirectional"]
 Want = Literal["all", "last", "hidden"]
 
 
@@ -25,8 +26,8 @@ class Batch:
         positions: (B, T) position of each token in its own document; `None` counts from the state's length.
         segments: (B, T) which document of a packed row a token belongs to; attention never crosses segments.
         lengths: (B,) how many tokens of each row are real; `None` means all of them (padding is on the right).
-        visibility: what a token may see: the past, the whole row, or a whole prefix and then the past.
-        prefix: (B,) prefix length of each row, for `visibility="prefix"`.
+        mask: what a token may see: the past, the whole row, or a whole prefix and then the past.
+        prefix: (B,) prefix length of each row, for `mask="prefix"`.
     """
 
     ids: Tensor
@@ -34,13 +35,44 @@ class Batch:
     positions: Tensor | None = None
     segments: Tensor | None = None
     lengths: Tensor | None = None
-    visibility: Visibility = "causal"
+    mask: MaskKind = "causal"
     prefix: Tensor | None = None
+
+    @classmethod
+    def padded(
+        cls, rows: Sequence[Any], targets: Sequence[Any] | None = None, *, device: torch.device | str | None = None
+    ) -> Batch:
+        """Rows of token ids (lists or arrays of any lengths), padded on the right with 0; their targets with `IGNORE`.
+
+        `lengths` is set only where they differ.
+        """
+        lengths = torch.tensor([len(row) for row in rows])
+        shape = (len(rows), int(lengths.max()))
+
+        def filled(values: Sequence[Any], padding: int) -> Tensor:
+            out = np.full(shape, padding, np.int64)
+            for line, row in zip(out, values, strict=True):
+                line[: len(row)] = row
+            return torch.from_numpy(out)
+
+        batch = cls(
+            ids=filled(rows, 0),
+            targets=None if targets is None else filled(targets, IGNORE),
+            lengths=None if int(lengths.min()) == shape[1] else lengths,
+        )
+        return batch if device is None else batch.to(torch.device(device))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device`."""
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+    @property
+    def last(self) -> Tensor:
+        """(B,) where the last real token of each row is."""
+        if self.lengths is None:
+            return torch.full((len(self.ids),), self.ids.shape[1] - 1, device=self.ids.device)
+        return (self.lengths - 1).clamp(min=0)
 
     @property
     def units(self) -> int:

@@ -19,6 +19,7 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
+from llmanac.generate.engine import evaluating
 
 WINDOW = 1024  # for a model without a limit of its own
 
@@ -111,32 +112,16 @@ def score_texts(
 
 def _sum(model: Any, pieces: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int) -> float:
     device = next((p.device for p in model.parameters()), None) if hasattr(model, "parameters") else None
-    training = getattr(model, "training", False)
-    if training:
-        model.eval()
     pieces = sorted(pieces, key=lambda piece: -len(piece[0]))  # windows of like length share a batch
     total, at = 0.0, 0
-    try:
+    with evaluating(model):
         while at < len(pieces):
             longest = len(pieces[at][0])
             rows = pieces[at : at + max(1, batch_tokens // longest)]
             at += len(rows)
-            batch = _batch(rows, longest)
-            total += float(model.nll(batch if device is None else batch.to(device), "sum"))
-    finally:
-        if training:
-            model.train()
+            batch = Batch.padded([x for x, _ in rows], [y for _, y in rows], device=device)
+            total += float(model.nll(batch, "sum"))
     return total
-
-
-def _batch(rows: list[tuple[np.ndarray, np.ndarray]], longest: int) -> Batch:
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    targets = torch.full((len(rows), longest), IGNORE, dtype=torch.long)
-    for i, (x, y) in enumerate(rows):
-        ids[i, : len(x)] = torch.from_numpy(np.ascontiguousarray(x))
-        targets[i, : len(y)] = torch.from_numpy(y)
-    lengths = torch.tensor([len(x) for x, _ in rows])
-    return Batch(ids=ids, targets=targets, lengths=None if int(lengths.min()) == longest else lengths)
 
 
 def bits_per_byte(model: Any, tokenizer: Any, texts: Iterable[str], **how: Any) -> float:

@@ -26,7 +26,7 @@ import torch
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
 from llmanac.core.types import IGNORE, Batch, State
-from llmanac.evaluate.bits_per_byte import WINDOW, _batch, start_token, windows
+from llmanac.evaluate.bits_per_byte import WINDOW, start_token, windows
 from llmanac.generate.engine import evaluating
 from llmanac.generate.scheduler import device_of
 from llmanac.metrics.log_likelihood import log_likelihood
@@ -50,7 +50,7 @@ def batches(
         longest = len(pieces[order[at]][0])
         chosen = order[at : at + max(1, batch_tokens // longest)]
         at += len(chosen)
-        yield chosen, _batch([pieces[i] for i in chosen], longest).to(device)
+        yield chosen, Batch.padded([pieces[i][0] for i in chosen], [pieces[i][1] for i in chosen], device=device)
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,8 @@ def _after(
 
 def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: Any) -> torch.Tensor:
     """Logits (B, T, V) or (B, 1, V) of rows that follow what the state holds."""
-    lengths = [len(row) for row in rows]
-    ids = torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in rows], device=device_of(model))
-    ragged = torch.tensor(lengths, device=ids.device) if min(lengths) < max(lengths) else None
     call = model if isinstance(model, torch.nn.Module) else model.forward
-    logits: torch.Tensor = call(Batch(ids=ids, lengths=ragged), state, want).logits
+    logits: torch.Tensor = call(Batch.padded(rows, device=device_of(model)), state, want).logits
     return logits
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.generate.decoding import DecodingSpec, Warp
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Allowed(DecodingSpec):
 
     ids: tuple[int, ...]
 
-    def build(self, **dims: Any) -> Warp:
+    def build(self, **dims: Any) -> LogitsProcessor:
         index = torch.tensor(self.ids)
 
         def keep(logits: Tensor) -> Tensor:

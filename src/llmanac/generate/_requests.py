@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Score:
+class TokenLogprob:
     """One token and what the model thought of it: natural log-probabilities of the raw distribution (no temperature).
 
     Attributes:
@@ -74,13 +74,13 @@ class Piece:
     """What a sequence gained: text that is safe to show, and the tokens behind it (text may lag behind tokens)."""
 
     text: str
-    scores: tuple[Score, ...]
+    token_logprobs: tuple[TokenLogprob, ...]
     index: int = 0
     finish_reason: FinishReason | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
-        return tuple(s.id for s in self.scores)
+        return tuple(s.id for s in self.token_logprobs)
 
 
 class Request:
@@ -88,7 +88,7 @@ class Request:
 
     Attributes:
         prompt: token ids, at least one.
-        prompt_scores: one Score a prompt token, once prefilled, if `prompt_logprobs` asked for them.
+        prompt_token_logprobs: one TokenLogprob a prompt token, once prefilled, if `prompt_logprobs` asked for them.
         context: the most tokens that the model can read, or `None`.
         cached_tokens: how many prompt tokens were not computed; `None` without a prefix cache.
     """
@@ -103,7 +103,7 @@ class Request:
         self.prompt_logprobs = _optional("prompt_logprobs", options.get("prompt_logprobs"), least=0, most=LARGEST_TOP)
         self.decoding = decoding_of(options)
         self.stop_ids = stop_ids
-        self.prompt_scores: list[Score] = []
+        self.prompt_token_logprobs: list[TokenLogprob] = []
         self.cached_tokens: int | None = None
         stops = stop_strings(options.get("stop", ()))
         if stops and tokenizer is None:
@@ -116,9 +116,9 @@ class Request:
         self.sequences = [Sequence(self, i, (seed, key, i), TextStream(tokenizer, stops)) for i in range(count)]
 
     @property
-    def draws(self) -> bool:
+    def stochastic(self) -> bool:
         """Whether any random number is used."""
-        return all(spec.draws for spec in self.decoding)
+        return all(spec.stochastic for spec in self.decoding)
 
     @property
     def finished(self) -> bool:
@@ -131,21 +131,23 @@ class Sequence:
     def __init__(self, request: Request, index: int, stream: tuple[int, str, int], text: TextStream) -> None:
         self.request = request
         self.index = index
-        self.scores: list[Score] = []
+        self.token_logprobs: list[TokenLogprob] = []
         self.text = text
         self.finish_reason: FinishReason | None = None
         seed, key, number = stream
-        self.generator = torch_generator(seed, "sample", key, number) if request.draws else None
+        self.generator = torch_generator(seed, "sample", key, number) if request.stochastic else None
         self._taken = 0
 
-    def push(self, score: Score) -> None:
+    def push(self, token: TokenLogprob) -> None:
         """Add a token and decide whether the sequence ends with it."""
         request = self.request
-        self.scores.append(score)
-        read = len(request.prompt) + len(self.scores)  # how long the context must be to go on from here
-        if score.id in request.stop_ids or self.text.push(score.id):
+        self.token_logprobs.append(token)
+        read = len(request.prompt) + len(self.token_logprobs)  # how long the context must be to go on from here
+        if token.id in request.stop_ids or self.text.push(token.id):
             self.finish("stop")
-        elif len(self.scores) >= request.max_new_tokens or (request.context is not None and read > request.context):
+        elif len(self.token_logprobs) >= request.max_new_tokens or (
+            request.context is not None and read > request.context
+        ):
             self.finish("length")
 
     def finish(self, reason: FinishReason) -> None:
@@ -155,8 +157,8 @@ class Sequence:
 
     def take(self) -> Piece:
         """What the sequence gained since the last call."""
-        scores, self._taken = tuple(self.scores[self._taken :]), len(self.scores)
-        return Piece(text=self.text.take(), scores=scores, index=self.index, finish_reason=self.finish_reason)
+        gained, self._taken = tuple(self.token_logprobs[self._taken :]), len(self.token_logprobs)
+        return Piece(text=self.text.take(), token_logprobs=gained, index=self.index, finish_reason=self.finish_reason)
 
 
 def check_names(options: dict[str, Any]) -> None:

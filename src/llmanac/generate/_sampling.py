@@ -3,7 +3,7 @@
 The draw is the Gumbel-max trick (Gumbel 1954): argmax_v (z_v + g_v) with independent g_v = -log E_v, E_v exponential,
 is an exact draw from softmax(z). A row's g come from its own stream, V numbers a token whatever was cut, so its batch
 cannot change them; and when rounding moves a logit by d, the token changes only if the two best scores were within 2 d
-(a near-tie, counted by `ties.py`), while an inverse of the cumulative sum would move every one of its V boundaries.
+(a near-tie), while an inverse of the cumulative sum would move every one of its V boundaries.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import LlmanacError
-from llmanac.generate._requests import Score, Sequence
-from llmanac.generate.decoding import DecodingSpec, Warp, compose
+from llmanac.generate._requests import Sequence, TokenLogprob
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, compose
 
 
-def choose(logits: Tensor, sequences: Items[Sequence]) -> list[Score]:
+def choose(logits: Tensor, sequences: Items[Sequence]) -> list[TokenLogprob]:
     """One token for each row of logits (B, V), as each row's own request asks.
 
     Raises:
@@ -34,7 +34,9 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> list[Score]:
     counts = [s.request.logprobs or 0 for s in sequences]
     own = logits.gather(-1, best) - log_total
     tops = _tops(logits - log_total, counts) if any(counts) else [{}] * len(sequences)
-    return [Score(*row) for row in zip(best[:, 0].tolist(), own[:, 0].tolist(), tops, margin.tolist(), strict=True)]
+    return [
+        TokenLogprob(*row) for row in zip(best[:, 0].tolist(), own[:, 0].tolist(), tops, margin.tolist(), strict=True)
+    ]
 
 
 def _decision_scores(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
@@ -58,9 +60,9 @@ def _decision_scores(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
     return scores + noise.to(scores.device)
 
 
-def _scoring(specs: tuple[DecodingSpec, ...]) -> Warp:
+def _scoring(specs: tuple[DecodingSpec, ...]) -> LogitsProcessor:
     """The methods before the one that only takes the best: `choose` takes the best too, and wants the runner-up."""
-    return compose(tuple(itertools.takewhile(lambda spec: spec.draws, specs)))
+    return compose(tuple(itertools.takewhile(lambda spec: spec.stochastic, specs)))
 
 
 def _best_two(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +80,7 @@ def _tops(logprobs: Tensor, counts: Items[int]) -> list[dict[int, float]]:
     return [dict(zip(i[:count], v[:count], strict=True)) for i, v, count in rows]
 
 
-def score_prompt(logits: Tensor, targets: Items[int], alternatives: int) -> list[Score]:
+def score_prompt(logits: Tensor, targets: Items[int], alternatives: int) -> list[TokenLogprob]:
     """Score given tokens: `logits` (T, V) at the places before them, `targets` T ids.
 
     A token's log-probability and its alternatives are read from the same numbers, so that a token which is the best
@@ -88,4 +90,4 @@ def score_prompt(logits: Tensor, targets: Items[int], alternatives: int) -> list
     logprobs = logits.log_softmax(dim=-1)
     own = logprobs.gather(-1, torch.tensor(targets, device=logits.device)[:, None])[:, 0].tolist()
     tops = _tops(logprobs, [alternatives] * len(targets)) if alternatives else [{}] * len(targets)
-    return [Score(token, value, top) for token, value, top in zip(targets, own, tops, strict=True)]
+    return [TokenLogprob(token, value, top) for token, value, top in zip(targets, own, tops, strict=True)]

@@ -28,14 +28,14 @@ from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
-from llmanac.generate._requests import FinishReason, Options, Piece, Request, Score
+from llmanac.generate._requests import FinishReason, Options, Piece, Request, TokenLogprob
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._base import Tokenizer
 
-__all__ = ["Completion", "Engine", "Options", "Piece", "Request", "Score"]
+__all__ = ["Completion", "Engine", "Options", "Piece", "Request", "TokenLogprob"]
 
 Prompt = str | Sequence[int]
 
@@ -46,28 +46,28 @@ class Completion:
 
     Attributes:
         text: without the stop string or stop token that ended it; special tokens have no text.
-        scores: a Score (id, log-probability, alternatives, margin) for each generated token.
+        token_logprobs: a TokenLogprob (id, log-probability, alternatives, margin) for each generated token.
         finish_reason: "stop" (a stop token or stop string) or "length" (max_new_tokens, or the context is full).
-        prompt_scores: one Score a prompt token where `prompt_logprobs` was asked for, else empty.
+        prompt_token_logprobs: one TokenLogprob a prompt token where `prompt_logprobs` was asked for, else empty.
         index: which of the prompt's `n` samples this is.
     """
 
     text: str
-    scores: tuple[Score, ...]
+    token_logprobs: tuple[TokenLogprob, ...]
     finish_reason: FinishReason
     prompt_ids: tuple[int, ...]
-    prompt_scores: tuple[Score, ...] = ()
+    prompt_token_logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
 
     @property
     def ids(self) -> list[int]:
         """The generated token ids."""
-        return [s.id for s in self.scores]
+        return [s.id for s in self.token_logprobs]
 
     @property
     def logprobs(self) -> list[float]:
         """The natural log-probability of each generated token under the model (before temperature and cuts)."""
-        return [cast(float, s.logprob) for s in self.scores]
+        return [cast(float, s.logprob) for s in self.token_logprobs]
 
     @property
     def prompt_tokens(self) -> int:
@@ -142,7 +142,7 @@ class Engine:
             while scheduler.busy:
                 for sequence in scheduler.step():
                     piece = sequence.take()
-                    if piece.text or piece.scores or piece.finish_reason:
+                    if piece.text or piece.token_logprobs or piece.finish_reason:
                         yield piece
 
     def request(self, prompt: Prompt, **options: Unpack[Options]) -> Request:
@@ -196,10 +196,10 @@ def completions(request: Request) -> list[Completion]:
     return [
         Completion(
             text=sequence.text.text,
-            scores=tuple(sequence.scores),
+            token_logprobs=tuple(sequence.token_logprobs),
             finish_reason=cast(FinishReason, sequence.finish_reason),
             prompt_ids=request.prompt,
-            prompt_scores=tuple(request.prompt_scores),
+            prompt_token_logprobs=tuple(request.prompt_token_logprobs),
             index=sequence.index,
         )
         for sequence in request.sequences

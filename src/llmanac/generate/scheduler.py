@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.types import Batch, LanguageModel, State, Want
-from llmanac.generate._requests import Request, Score, Sequence
+from llmanac.generate._requests import Request, Sequence, TokenLogprob
 from llmanac.generate._sampling import choose, score_prompt
 from llmanac.generate.prefix_cache import PrefixCache
 
@@ -87,7 +87,7 @@ class Scheduler:
         moved = list(self.running)
         if not moved:
             return moved
-        ids = torch.tensor([[s.scores[-1].id] for s in moved], device=self._device)
+        ids = torch.tensor([[s.token_logprobs[-1].id] for s in moved], device=self._device)
         logits = self._logits(Batch(ids=ids), self._state, "last")
         for sequence, score in zip(moved, choose(logits[:, -1], moved), strict=True):
             sequence.push(score)
@@ -107,7 +107,7 @@ class Scheduler:
         if self.prefix_cache is not None:
             for row, sequence in enumerate(self.running):
                 if not keep[row]:
-                    read = (*sequence.request.prompt, *(score.id for score in sequence.scores))
+                    read = (*sequence.request.prompt, *(score.id for score in sequence.token_logprobs))
                     self.prefix_cache.keep(self._state, row, read)
         self.running = [self.running[row] for row in rows]
         if self._state is not None:
@@ -177,9 +177,9 @@ class Scheduler:
         state.reserve(longest + ahead if self.model.max_length is None else min(longest + ahead, self.model.max_length))
         part = self._budget(group[0]) if len(group) == 1 else longest
         for request in group:
-            request.prompt_scores = [Score(request.prompt[0], None)] if scored else []
+            request.prompt_token_logprobs = [TokenLogprob(request.prompt[0], None)] if scored else []
         for start in range(0, longest, part):
-            batch = _padded([prompt[start : start + part] for prompt in prompts], self._device)
+            batch = Batch.padded([prompt[start : start + part] for prompt in prompts], device=self._device)
             out = self._logits(batch, state, "all" if scored else "last")
             if scored:
                 self._score(group, out, start)
@@ -206,16 +206,7 @@ class Scheduler:
             targets = request.prompt[start + 1 : start + 1 + len(row)]
             if targets:
                 alternatives = request.prompt_logprobs or 0
-                request.prompt_scores += score_prompt(row[: len(targets)], targets, alternatives)
-
-
-def _padded(rows: list[tuple[int, ...]], device: torch.device) -> Batch:
-    """Rows of ids as one batch, padded on the right with 0."""
-    lengths = [len(row) for row in rows]
-    longest = max(lengths)
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
-    ragged = min(lengths) < longest
-    return Batch(ids=ids, lengths=torch.tensor(lengths, device=device) if ragged else None)
+                request.prompt_token_logprobs += score_prompt(row[: len(targets)], targets, alternatives)
 
 
 def _close(state: Any) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
-from llmanac.models._state import Buffers, DecodingState, Place
+from llmanac.models._state import DecodingState, KVCache, SlotMapping
 
 BLOCK_TOKENS = 16
 SMALLEST = 8  # blocks of a first allocation
@@ -31,12 +31,12 @@ ZEROS = 0  # a block of zeros that pads the tables; nobody writes to it
 def pageable(state: Any) -> bool:
     """Whether a model's (contiguous) state can be kept in blocks: all it remembers grows token by token."""
     layers = getattr(state, "layers", None)
-    return type(state) is DecodingState and all(x is None or type(x) is Buffers for x in layers or [])
+    return type(state) is DecodingState and all(x is None or type(x) is KVCache for x in layers or [])
 
 
 @dataclass(frozen=True)
-class PagedPlace(Place):
-    """A `Place` that knows the blocks too.
+class PagedSlotMapping(SlotMapping):
+    """A `SlotMapping` that knows the blocks too.
 
     Attributes:
         slots: (B * T,) where each new token goes in a store seen as one row of slots.
@@ -50,7 +50,7 @@ class PagedPlace(Place):
 class PagedLayer:
     """What one layer remembers, for all rows of all states of a pool; see `_state.LayerState`."""
 
-    def __init__(self, like: Buffers, block_tokens: int) -> None:
+    def __init__(self, like: KVCache, block_tokens: int) -> None:
         self.dim = like.dim
         self.stores: list[Tensor] = []
         for tensor in like.tensors:
@@ -58,16 +58,18 @@ class PagedLayer:
             del shape[self.dim], shape[0]
             self.stores.append(tensor.new_zeros((1, block_tokens, *shape)))
 
-    def append(self, place: PagedPlace, *new: Tensor) -> list[Tensor]:
+    def append(self, slot_mapping: PagedSlotMapping, *new: Tensor) -> list[Tensor]:
         """Write the new tokens and return each buffer, gathered, up to the longest row's end."""
         out = []
         for store, value in zip(self.stores, new, strict=True):
             by_token = value.detach() if self.dim == 1 else value.detach().transpose(1, 2)
             flat = store.view(-1, *store.shape[2:])
-            flat.index_copy_(0, place.slots, by_token.reshape(-1, *store.shape[2:]).to(store.dtype))
-            rows, blocks = place.table.shape
-            read = store.index_select(0, place.table.flatten()).view(rows, blocks * store.shape[1], *store.shape[2:])
-            read = read[:, : place.keys]
+            flat.index_copy_(0, slot_mapping.slots, by_token.reshape(-1, *store.shape[2:]).to(store.dtype))
+            rows, blocks = slot_mapping.table.shape
+            read = store.index_select(0, slot_mapping.table.flatten()).view(
+                rows, blocks * store.shape[1], *store.shape[2:]
+            )
+            read = read[:, : slot_mapping.keys]
             out.append(read if self.dim == 1 else read.transpose(1, 2))
         return out
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from llmanac.models._state import Place
-    from llmanac.models._visibility import Visibility
+    from llmanac.models._masks import AttentionMask
+    from llmanac.models._state import SlotMapping
     from llmanac.models.positions import Position
 
 AttentionForm = Literal["sdpa", "plain", "blocks"]
@@ -22,22 +22,22 @@ class Context:
 
     Attributes:
         ids: (B, T) the token ids.
-        visibility: which keys each query sees.
+        mask: which keys each query sees.
         position: the model's one position module.
         prepared: what the position module worked out once for these tokens (RoPE: cosines and sines).
         bias: (B or 1, H, T, S) added to attention scores, or None.
         form: how attention is computed; all forms give the same values.
-        place: where these tokens go in the state; None without one.
+        slot_mapping: where these tokens go in the state; None without one.
         lengths: (B,) how many of the T tokens are real, or None for all.
     """
 
     ids: Tensor
-    visibility: Visibility
+    mask: AttentionMask
     position: Position
     prepared: Any = None
     bias: Tensor | None = None
     form: AttentionForm = "sdpa"
-    place: Place | None = None
+    slot_mapping: SlotMapping | None = None
     lengths: Tensor | None = None
 
     def rotate(self, x: Tensor) -> Tensor:

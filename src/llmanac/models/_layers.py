@@ -7,18 +7,10 @@ weights to it. So the one cast at the embedding sets the precision of the whole 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-class Drawn(Protocol):
-    """A module that draws its own parameters, so that initial values depend on their name and shape alone."""
-
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """Fill `parameter`, called `name` in this module, in place."""
 
 
 class Linear(nn.Module):
@@ -43,8 +35,8 @@ class Linear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype), bias)
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        fill(parameter, self.std if name == "weight" else 0.0, generator)
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        init_normal(parameter, self.std if name == "weight" else 0.0, generator)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
@@ -62,12 +54,12 @@ class Embedding(nn.Module):
         return F.embedding(ids, self.weight)
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        fill(parameter, self.std, generator)
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        init_normal(parameter, self.std, generator)
 
 
 @torch.no_grad()
-def fill(parameter: Tensor, std: float, generator: torch.Generator) -> None:
+def init_normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
     """Normal numbers with this standard deviation (zeros for 0), drawn on the CPU in float32 whatever the parameter."""
     if std == 0.0:
         parameter.zero_()
@@ -84,6 +76,6 @@ def linear_all(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     return tuple(layer(x) for layer in layers)
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """`x` in at least float32: what norms, softmax and losses are computed in."""
     return x if x.dtype == torch.float64 else x.float()

@@ -6,7 +6,7 @@ A row is a list of blocks; row b's token t stands in slot t % N of block t // N 
 `join`) copies no tokens, and a row that writes into a block which others hold too copies that block first.
 
 Attention gathers a layer's blocks into one tensor and goes on as it always does, so every model whose layers remember
-`Buffers` can be paged, and gives the same values. The gathering is the price; shared beginnings are the gain.
+`KVCache` can be paged, and gives the same values. The gathering is the price; shared beginnings are the gain.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
-from llmanac.models._block_pool import ZEROS, BlockPool, PagedPlace
+from llmanac.models._block_pool import ZEROS, BlockPool, PagedSlotMapping
 from llmanac.models._state import DecodingState
 
 
@@ -49,7 +49,7 @@ class PagedState(DecodingState):
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.pool.block_tokens)
 
-    def place(self, tokens: int) -> PagedPlace:
+    def slot_mapping(self, tokens: int) -> PagedSlotMapping:
         """Where the next tokens go; takes the blocks for them, and copies those that others hold too."""
         pool, size = self.pool, self.pool.block_tokens
         for row, count in zip(self.blocks, self.counts, strict=True):
@@ -67,11 +67,13 @@ class PagedState(DecodingState):
             longest = max(map(len, self.blocks), default=0)
             padded = [[*row, *[ZEROS] * (longest - len(row))] for row in self.blocks]
             self._table = torch.tensor(padded, dtype=torch.long, device=pool.device).view(len(padded), longest)
-        place = super().place(tokens)
-        where = place.offsets[:, None] + torch.arange(tokens, device=pool.device)
+        slot_mapping = super().slot_mapping(tokens)
+        where = slot_mapping.offsets[:, None] + torch.arange(tokens, device=pool.device)
         slots = self._table.gather(1, where // size) * size + where % size
-        table = self._table[:, : self._blocks_for(place.keys)]
-        return PagedPlace(place.offsets, place.start, place.tokens, place.keys, slots.flatten(), table)
+        table = self._table[:, : self._blocks_for(slot_mapping.keys)]
+        return PagedSlotMapping(
+            slot_mapping.offsets, slot_mapping.start, slot_mapping.tokens, slot_mapping.keys, slots.flatten(), table
+        )
 
     def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
         """Count the new tokens, and give back the blocks that only held padding."""

@@ -20,7 +20,7 @@ SMALLEST = 16  # tokens of a first allocation
 
 
 @dataclass(frozen=True)
-class Place:
+class SlotMapping:
     """Where the next tokens of a forward pass go.
 
     Attributes:
@@ -60,7 +60,7 @@ class LayerState(Protocol):
     def join(self, other: Any) -> Any: ...
 
 
-class Buffers:
+class KVCache:
     """Named buffers that grow along their token axis together; the base of the KV cache and of the pointer's memory.
 
     Args:
@@ -87,20 +87,20 @@ class Buffers:
             size *= 2
         self.tensors = [_grown(t, size, self.dim) for t in self.tensors]
 
-    def append(self, place: Place, *new: Tensor) -> list[Tensor]:
+    def append(self, slot_mapping: SlotMapping, *new: Tensor) -> list[Tensor]:
         """Write the new tokens and return each buffer up to the longest row's end."""
-        self.reserve(place.keys)
+        self.reserve(slot_mapping.keys)
         for buffer, value in zip(self.tensors, new, strict=True):
-            place.write(buffer, value, self.dim)
-        return [t.narrow(self.dim, 0, place.keys) for t in self.tensors]
+            slot_mapping.write(buffer, value, self.dim)
+        return [t.narrow(self.dim, 0, slot_mapping.keys) for t in self.tensors]
 
-    def select(self, rows: Tensor) -> Buffers:
-        return Buffers([t.index_select(0, rows) for t in self.tensors], self.dim)
+    def select(self, rows: Tensor) -> KVCache:
+        return KVCache([t.index_select(0, rows) for t in self.tensors], self.dim)
 
-    def join(self, other: Buffers) -> Buffers:
+    def join(self, other: KVCache) -> KVCache:
         size = max(self.capacity, other.capacity)
         pairs = zip(self.tensors, other.tensors, strict=True)
-        return Buffers([torch.cat([_grown(a, size, self.dim), _grown(b, size, self.dim)]) for a, b in pairs], self.dim)
+        return KVCache([torch.cat([_grown(a, size, self.dim), _grown(b, size, self.dim)]) for a, b in pairs], self.dim)
 
 
 def _grown(x: Tensor, size: int, dim: int) -> Tensor:
@@ -113,9 +113,9 @@ def _grown(x: Tensor, size: int, dim: int) -> Tensor:
     return grown
 
 
-def kv_cache(batch: int, heads: int, head_dim: int, *, dtype: torch.dtype, device: torch.device) -> Buffers:
+def kv_cache(batch: int, heads: int, head_dim: int, *, dtype: torch.dtype, device: torch.device) -> KVCache:
     """An empty cache of keys and values, each (B, H_kv, capacity, head_dim)."""
-    return Buffers([torch.zeros(batch, heads, 0, head_dim, dtype=dtype, device=device) for _ in range(2)], dim=2)
+    return KVCache([torch.zeros(batch, heads, 0, head_dim, dtype=dtype, device=device) for _ in range(2)], dim=2)
 
 
 class DecodingState:
@@ -147,10 +147,10 @@ class DecodingState:
             if layer is not None:
                 layer.reserve(self._longest + tokens)
 
-    def place(self, tokens: int) -> Place:
+    def slot_mapping(self, tokens: int) -> SlotMapping:
         """Where the next `tokens` tokens of every row go."""
         start = self._longest if self._level else None
-        return Place(self.lengths, start, tokens, self._longest + tokens)
+        return SlotMapping(self.lengths, start, tokens, self._longest + tokens)
 
     def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
         """Count `tokens` new tokens a row, or `lengths` (B,) of them where rows were padded."""

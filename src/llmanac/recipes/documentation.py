@@ -14,7 +14,8 @@ from llmanac.core.progress import progress
 from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.tokens import TokenDataset
 from llmanac.generate.engine import Engine
-from llmanac.generate.load import ASSISTANT, load_engine
+from llmanac.generate.load import load_engine
+from llmanac.models.locate import ASSISTANT
 from llmanac.recipes.assistant import PROMPT_TOKENS, Assistant
 from llmanac.recipes.pairs import write_examples
 from llmanac.recipes.quickstart_evaluation import evaluate_assistant

@@ -23,8 +23,8 @@ from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.pipeline.build import OtherBuild
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
-from llmanac.generate.load import ASSISTANT
 from llmanac.models.load import load_model
+from llmanac.models.locate import ASSISTANT
 from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.plan import fastest_threads, plan_size
 from llmanac.recipes.report import write_report

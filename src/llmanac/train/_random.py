@@ -74,7 +74,7 @@ def restore(state: Mapping[str, Any], generators: Mapping[str, Generator] | None
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """What runs inside draws random numbers without moving any of the global generators."""
     state = capture()
     try:

@@ -101,8 +101,8 @@ class Stepper:
             self._last = batch
         return total, units, tokens, sums
 
-    def __call__(self, rows: Sequence[Any], rate: float, step: int) -> StepResult:
-        """Do one step at `rate` times the base learning rates.
+    def __call__(self, rows: Sequence[Any], lr_scale: float, step: int) -> StepResult:
+        """Do one step at `lr_scale` times the base learning rates.
 
         A step in which nothing carries loss changes nothing and is reported with 0 units.
 
@@ -117,7 +117,7 @@ class Stepper:
         if not math.isfinite(norm):
             raise self._stopped(step, self._last, f"the gradient's norm is {norm} though the loss is finite")
         clipped = 1.0 if not self.clip else min(1.0, self.clip / (norm + 1e-6))
-        self.optimizer.step(rate, clipped / units)
+        self.optimizer.step(lr_scale, clipped / units)
         self.optimizer.zero_grad()
         return StepResult(float(total) / units, units, tokens, norm, {k: v / units for k, v in sums.items()})
 
@@ -130,7 +130,7 @@ class Stepper:
         top = sorted(set(largest) - set(broken), key=lambda name: -largest[name])[:10]
         with atomic_folder(folder) as target:
             save_file(tensors, target / "batch.safetensors")
-            report = {"step": step, "why": why, "visibility": batch.visibility, "weights_not_finite": broken}
+            report = {"step": step, "why": why, "mask": batch.mask, "weights_not_finite": broken}
             write_json(target / "report.json", report | {"largest_weights": {name: largest[name] for name in top}})
         return TrainingError(
             f"step {step}: {why}; the batch is in {folder}, the weights are as they were before it. "

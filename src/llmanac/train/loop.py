@@ -18,7 +18,7 @@ from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
 from llmanac.train import TrainSpec, pace
 from llmanac.train._memory import keep_freed_memory
-from llmanac.train._random import Generator, capture, restore, seed_everything, undisturbed
+from llmanac.train._random import Generator, capture, preserve_random_state, restore, seed_everything
 from llmanac.train._signals import interruptible
 from llmanac.train._step import Stepper, StepResult
 from llmanac.train.checkpoint import Checkpoint, Checkpoints, fingerprint, load_model_tensors, model_tensors
@@ -101,7 +101,7 @@ def train(
     """
     keep_freed_memory()
     run = _Run(model, source, objective, Path(folder), seed, generators, watch, report)
-    with undisturbed():
+    with preserve_random_state():
         return run.train(spec, resume, evaluate, evaluate_every, budget, label)
 
 
@@ -175,14 +175,14 @@ class _Run:
                 bar.done = self.step
                 while self.step < steps and not interrupted.is_set():
                     begin = pace.now()
-                    share = schedule(self.step)
-                    result = stepper(next(self.source), share, self.step)
+                    lr_scale = schedule(self.step)
+                    result = stepper(next(self.source), lr_scale, self.step)
                     self.step, self.tokens = self.step + 1, self.tokens + result.tokens
                     seconds = pace.now() - begin
                     self.seconds += seconds
                     rate.add(result.tokens, seconds)
                     used = rate.value() * flops / made.gemm if flops and made.gemm else None
-                    self._log(metrics, result, share, seconds, used)
+                    self._log(metrics, result, lr_scale, seconds, used)
                     bar.advance(1, loss=result.loss, **{"tok/s": f"{rate.value():,.0f}"}, **_mfu_note(used))
                     better, begin = False, pace.now()
                     if evaluate and (self.step % (evaluate_every or every) == 0 or self.step == steps):
@@ -262,12 +262,12 @@ class _Run:
             return
         compile_model(self.model)
 
-    def _log(self, metrics: Metrics, result: StepResult, share: float, seconds: float, mfu: float | None) -> None:
+    def _log(self, metrics: Metrics, result: StepResult, lr_scale: float, seconds: float, mfu: float | None) -> None:
         values: dict[str, Any] = {
             "loss": result.loss,
             "units": result.units,
             "tokens": self.tokens,
-            "rate": share,
+            "lr_scale": lr_scale,
             "grad_norm": result.grad_norm,
             "seconds": round(seconds, 4),
             **result.metrics,
@@ -277,7 +277,7 @@ class _Run:
     def _evaluate(self, evaluate: Evaluate, metrics: Metrics) -> bool:
         """Evaluate without disturbing the training; returns whether the watched metric is the best so far."""
         self.trained.eval()
-        with undisturbed(), torch.no_grad():
+        with preserve_random_state(), torch.no_grad():
             self.evaluated = {k: float(v) for k, v in evaluate(self.model).items()}
         self.trained.train()
         metrics.write(self.step, {f"evaluate_{k}": v for k, v in self.evaluated.items()})

@@ -13,6 +13,7 @@ from llmanac.core.errors import LlmanacError
 from llmanac.core.files import write_text
 
 FILE = "metrics.jsonl"
+RENAMED = {"rate": "lr_scale"}  # former names in files of earlier versions
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
@@ -25,9 +26,10 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
-            yield json.loads(line)
+            values = json.loads(line)
         except (ValueError, RecursionError):
             return
+        yield {RENAMED.get(key, key): value for key, value in values.items()}
 
 
 class Metrics:

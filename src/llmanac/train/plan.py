@@ -23,7 +23,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table, write_json
 from llmanac.core.spec import dump, make
 from llmanac.train import TrainSpec
-from llmanac.train._random import undisturbed
+from llmanac.train._random import preserve_random_state
 from llmanac.train._step import Stepper
 from llmanac.train.autotune import attention_form, synchronize
 from llmanac.train.pace import SPARE, Revision, as_json
@@ -120,7 +120,7 @@ def plan(
     dtype = resolve_dtype(spec.dtype, device)
     cursor = copy.deepcopy(source.cursor())
     limit = CALIBRATION_SECONDS if budget is None else min(CALIBRATION_SECONDS, CALIBRATION_SHARE * budget)
-    with undisturbed():
+    with preserve_random_state():
         rows = next(source)
         couples = getattr(objective, "couples_batch", False)
         micro = spec.micro_batch or (len(rows) if couples else max(1, min(len(rows), MICRO_TOKENS // spec.length)))

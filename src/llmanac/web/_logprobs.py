@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from llmanac.generate.engine import Score
+from llmanac.generate.engine import TokenLogprob
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._base import Tokenizer
@@ -47,7 +47,7 @@ class CompletionLogprobs:
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def render(self, scores: Iterable[Score]) -> dict[str, list[Any]]:
+    def render(self, scores: Iterable[TokenLogprob]) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for score in scores:
             out["tokens"].append(self._texts.text_of(score.id))
@@ -57,7 +57,7 @@ class CompletionLogprobs:
             self._offset += len(self._decoder.decode(self._texts.bytes_of(score.id)))
         return out
 
-    def _top(self, score: Score, own: float) -> dict[str, float]:
+    def _top(self, score: TokenLogprob, own: float) -> dict[str, float]:
         """The alternatives and always the token itself; two tokens of one text are told apart by their ids."""
         top: dict[str, float] = {}
         for token, value in {**score.top, score.id: own}.items():
@@ -66,7 +66,7 @@ class CompletionLogprobs:
         return top
 
 
-def chat_logprobs(scores: Iterable[Score], texts: TokenTexts, alternatives: int) -> dict[str, Any]:
+def chat_logprobs(scores: Iterable[TokenLogprob], texts: TokenTexts, alternatives: int) -> dict[str, Any]:
     """`choices[].logprobs` of /v1/chat/completions."""
 
     def entry(token: int, value: float | None) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmanac import __version__
-from llmanac.generate.engine import Piece, Request, Score, completions
+from llmanac.generate.engine import Piece, Request, TokenLogprob, completions
 from llmanac.web._logprobs import CompletionLogprobs, TokenTexts, chat_logprobs
 
 
 def usage_of(requests: list[Request]) -> dict[str, Any]:
     """Tokens read and written; and, with a prefix cache, how many of those read were not computed again."""
     prompt = sum(len(r.prompt) for r in requests)
-    written = sum(len(s.scores) for r in requests for s in r.sequences)
+    written = sum(len(s.token_logprobs) for r in requests for s in r.sequences)
     usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
     cached = [r.cached_tokens for r in requests if r.cached_tokens is not None]
     if cached:
@@ -89,12 +89,12 @@ class CompletionReply(Reply):
         super().__init__(model_name, requests, texts)
         self.echo, self.logprobs = echo, logprobs
         self._logs: dict[int, CompletionLogprobs] = {}
-        self._late: dict[int, tuple[str, list[Score]]] = {}
+        self._late: dict[int, tuple[str, list[TokenLogprob]]] = {}
 
     def choice(self, index: int, request: Request, sample: int) -> dict[str, Any]:
         done = completions(request)[sample]
         echo = self.echo[index // self.per_prompt] if self.echo is not None else ""
-        scores = [*(done.prompt_scores if self.echo is not None else ()), *done.scores]
+        scores = [*(done.prompt_token_logprobs if self.echo is not None else ()), *done.token_logprobs]
         return {
             "index": index,
             "text": echo + done.text,
@@ -106,10 +106,12 @@ class CompletionReply(Reply):
         index = prompt * self.per_prompt + piece.index
         if index not in self._logs:
             self._logs[index] = CompletionLogprobs(self.texts)
-            echoed = (self.echo[prompt], self.requests[prompt].prompt_scores) if self.echo is not None else ("", [])
+            echoed = (
+                (self.echo[prompt], self.requests[prompt].prompt_token_logprobs) if self.echo is not None else ("", [])
+            )
             self._late[index] = (echoed[0], list(echoed[1]))
         text, scores = self._late[index]
-        text, scores = text + piece.text, [*scores, *piece.scores]
+        text, scores = text + piece.text, [*scores, *piece.token_logprobs]
         shown = bool(text or piece.finish_reason)
         self._late[index] = ("", []) if shown else (text, scores)
         if shown:
@@ -127,14 +129,14 @@ class ChatReply(Reply):
     ) -> None:
         super().__init__(model_name, requests, texts)
         self.alternatives = alternatives
-        self._late: dict[int, list[Score]] = {}
+        self._late: dict[int, list[TokenLogprob]] = {}
 
     def choice(self, index: int, request: Request, sample: int) -> dict[str, Any]:
         done = completions(request)[sample]
         return {
             "index": index,
             "message": {"role": "assistant", "content": done.text, "refusal": None},
-            "logprobs": self._logprobs(list(done.scores)),
+            "logprobs": self._logprobs(list(done.token_logprobs)),
             "finish_reason": done.finish_reason,
         }
 
@@ -143,7 +145,7 @@ class ChatReply(Reply):
             yield self._delta(index, {"role": "assistant", "content": ""}, [])
 
     def chunks(self, prompt: int, piece: Piece, extra: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        scores = [*self._late.pop(piece.index, []), *piece.scores]
+        scores = [*self._late.pop(piece.index, []), *piece.token_logprobs]
         if piece.text or (piece.finish_reason and self.alternatives is not None):
             yield self._delta(piece.index, {"content": piece.text}, scores)
         else:
@@ -153,10 +155,10 @@ class ChatReply(Reply):
             yield {**last, **({"llmanac": extra} if extra else {})}
 
     def _delta(
-        self, index: int, delta: dict[str, Any], scores: list[Score], finish_reason: str | None = None
+        self, index: int, delta: dict[str, Any], scores: list[TokenLogprob], finish_reason: str | None = None
     ) -> dict[str, Any]:
         logprobs = self._logprobs(scores) if scores else None
         return self.chunk({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason})
 
-    def _logprobs(self, scores: list[Score]) -> dict[str, Any] | None:
+    def _logprobs(self, scores: list[TokenLogprob]) -> dict[str, Any] | None:
         return None if self.alternatives is None else chat_logprobs(scores, self.texts, self.alternatives)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmanac.generate.answers import Answer, Assistant, ask, citation_texts, nearest_texts
-from llmanac.generate.engine import Engine, Request, Score
+from llmanac.generate.engine import Engine, Request, TokenLogprob
 from llmanac.web._errors import ApiError
 from llmanac.web.worker import Job, Pieces
 
@@ -44,7 +44,7 @@ def answering_job(engine: Engine, request: Request, assistant: Assistant, questi
         ids = [int(i) for i in tokenizer.encode(answer.text)]
         for sequence in request.sequences:
             for token in ids if request.max_new_tokens else ():
-                sequence.push(Score(token, None))
+                sequence.push(TokenLogprob(token, None))
                 if sequence.finish_reason:
                     break
                 yield 0, sequence.take()

@@ -19,27 +19,26 @@ from torch import Tensor
 
 from llmanac.core.spec import Spec
 
-Warp = Callable[[Tensor], Tensor]
+LogitsProcessor = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingSpec(Spec):
     """A decoding method's choices.
 
-    `draws` is False for a method that leaves each row the best token of what it was given, so that no random number is
-    used.
+    `stochastic` is False for a method that keeps only each row's best token, so that no random number is used.
     """
 
     kind: ClassVar[str] = "decoding"
-    draws: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
 
-    def build(self, **dims: Any) -> Warp:
+    def build(self, **dims: Any) -> LogitsProcessor:
         """The closure `logits (B, V) -> logits (B, V)`."""
         raise NotImplementedError
 
 
 @functools.lru_cache(maxsize=1024)
-def compose(specs: tuple[DecodingSpec, ...]) -> Warp:
+def compose(specs: tuple[DecodingSpec, ...]) -> LogitsProcessor:
     """One closure that applies the methods from left to right; without methods, the identity."""
     warps = [spec.build() for spec in specs]
 

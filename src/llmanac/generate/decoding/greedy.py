@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from llmanac.generate.decoding import DecodingSpec, Warp
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
 
 CARD = {
     "title": "Greedy decoding",
@@ -28,9 +28,9 @@ CARD = {
 class Spec(DecodingSpec):
     """Greedy decoding has no choices."""
 
-    draws: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
 
-    def build(self, **dims: Any) -> Warp:
+    def build(self, **dims: Any) -> LogitsProcessor:
         return keep_best
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.generate.decoding import DecodingSpec, Warp
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
 
 CARD = {
     "title": "Temperature sampling",
@@ -35,7 +35,7 @@ class Spec(DecodingSpec):
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise SpecError(f"temperature: {self.temperature} is not above 0; for T = 0 use greedy")
 
-    def build(self, **dims: Any) -> Warp:
+    def build(self, **dims: Any) -> LogitsProcessor:
         temperature = self.temperature
 
         def scale(logits: Tensor) -> Tensor:

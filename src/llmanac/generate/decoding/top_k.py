@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.generate.decoding import DecodingSpec, Warp
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
 
 CARD = {
     "title": "Top-k sampling",
@@ -35,7 +35,7 @@ class Spec(DecodingSpec):
         if self.k < 1:
             raise SpecError(f"k: {self.k} is not at least 1")
 
-    def build(self, **dims: Any) -> Warp:
+    def build(self, **dims: Any) -> LogitsProcessor:
         k = self.k
 
         def cut(logits: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.generate.decoding import DecodingSpec, Warp
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor
 
 CARD = {
     "title": "Top-p (nucleus) sampling",
@@ -39,7 +39,7 @@ class Spec(DecodingSpec):
         if not 0 <= self.p <= 1:
             raise SpecError(f"p: {self.p} is not between 0 and 1")
 
-    def build(self, **dims: Any) -> Warp:
+    def build(self, **dims: Any) -> LogitsProcessor:
         p = self.p
 
         def cut(logits: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
 
 def open_language_model(path: str) -> tuple[Any, Any]:
     """Model and tokenizer of a run's folder, a model's folder or a hub model."""
-    from llmanac.generate.load import locate
     from llmanac.models.load import load_model
+    from llmanac.models.locate import locate
     from llmanac.tokenizers.load import load_tokenizer
 
     where, tokenizer = locate(path)

@@ -67,13 +67,12 @@ class Artefact:
         Raises:
             LlmanacError: nothing that can be loaded is there.
         """
-        from llmanac.generate.load import locate
         from llmanac.models.load import load_model
-        from llmanac.models.load import locate as locate_model
+        from llmanac.models.locate import locate, model_folder
         from llmanac.tokenizers.load import load_tokenizer
 
         model, tokenizer = locate(path)
-        folder = locate_model(model)
+        folder = model_folder(model)
         tokens = Path(tokenizer) if Path(tokenizer).exists() else folder
         document = tokens / "tokenizer.json" if tokens.is_dir() else tokens
         if not document.is_file():
@@ -154,7 +153,7 @@ class DecodingTrial:
             "trial": "decoding",
             "measure": MEASURE_VERSION,
             "decoding": dump(arm.spec),
-            "seed": seed if arm.spec.draws else 0,
+            "seed": seed if arm.spec.stochastic else 0,
             "artefact": self.artefact.sha256,
             "passages": digest([[list(p.prompt), list(p.reference), p.document] for p in self.passages]),
             "sources": fingerprint([arm.spec, *([model] if model is not None else [])], CODE),
@@ -195,7 +194,8 @@ class DecodingTrial:
             done = engine.generate(whole, max_new_tokens=0, prompt_logprobs=0, stop_ids=())
             new = len(self.passages[0].reference)
             self._reference = [
-                math.fsum(s.logprob for s in c.prompt_scores[-new:] if s.logprob is not None) / new for c in done
+                math.fsum(s.logprob for s in c.prompt_token_logprobs[-new:] if s.logprob is not None) / new
+                for c in done
             ]
         return self._reference
 

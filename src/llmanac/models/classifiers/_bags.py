@@ -107,7 +107,7 @@ def initialise(network: nn.Module, seed: int) -> None:
     for name, parameter in network.named_parameters():
         owner, _, own = name.rpartition(".")
         module: Any = network.get_submodule(owner)
-        module.draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+        module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
 
 
 class BagClassifier(Classifier):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
 from llmanac.kernels.nn.embedding import bag
-from llmanac.models._layers import fill
+from llmanac.models._layers import init_normal
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._bags import BagClassifier, Loss, check_choices, explain_linear, features_of
 from llmanac.models.classifiers._base import Explanation, Training
@@ -87,9 +87,9 @@ class WordWeights(nn.Module):
         return bag(batch.ids[0], batch.lengths, self.weight) + self.bias
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Everything starts at 0: the loss is convex, so no start is better than another."""
-        fill(parameter, 0.0, generator)
+        init_normal(parameter, 0.0, generator)
 
 
 class BagOfWords(BagClassifier):

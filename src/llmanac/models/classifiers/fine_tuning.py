@@ -128,7 +128,7 @@ class FineTuning(Classifier):
         self._network = self._headed()
         head = self._network.head
         for name, parameter in head.named_parameters():
-            head.draw(name, parameter, parameter_generator(seed, f"head.{name}", tuple(parameter.shape)))
+            head.init_parameter(name, parameter, parameter_generator(seed, f"head.{name}", tuple(parameter.shape)))
 
     def _headed(self) -> Headed:
         spec: Any = self.spec

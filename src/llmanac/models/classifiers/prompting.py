@@ -142,7 +142,7 @@ class Prompting(Classifier):
             longest = len(encoded[order[at]][0]) - 1
             rows = order[at : at + max(1, TOKENS // longest)]
             at += len(rows)
-            out[rows] = _score(model, [encoded[i] for i in rows], longest)
+            out[rows] = _score(model, [encoded[i] for i in rows])
         return out
 
     def _encode(self, context: str, continuation: str) -> tuple[list[int], int]:
@@ -209,16 +209,10 @@ class Prompting(Classifier):
 
 
 @torch.no_grad()
-def _score(model: Any, rows: Sequence[tuple[list[int], int]], longest: int) -> np.ndarray:
+def _score(model: Any, rows: Sequence[tuple[list[int], int]]) -> np.ndarray:
     """(N,) log-likelihoods of the last tokens of each row."""
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    targets = torch.full((len(rows), longest), IGNORE, dtype=torch.long)
-    lengths = torch.tensor([len(tokens) - 1 for tokens, _ in rows])
-    for i, (tokens, said) in enumerate(rows):
-        sequence = torch.tensor(tokens)
-        ids[i, : len(tokens) - 1] = sequence[:-1]
-        targets[i, len(tokens) - 1 - said : len(tokens) - 1] = sequence[-said:]
-    batch = Batch(ids=ids, targets=targets, lengths=None if int(lengths.min()) == longest else lengths)
+    targets = [[IGNORE] * (len(tokens) - 1 - said) + tokens[-said:] for tokens, said in rows]
+    batch = Batch.padded([tokens[:-1] for tokens, _ in rows], targets)
     if isinstance(model, nn.Module):
         model.eval()
         device = next((p.device for p in model.parameters()), None)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.models._context import Context
-from llmanac.models._layers import fill, wide
+from llmanac.models._layers import init_normal, upcast
 from llmanac.models.heads import Head, HeadSpec, pick
 
 CARD = {
@@ -44,7 +44,7 @@ class LinearHead(Head):
 
     def logits(self, hidden: Tensor, context: Context, state: Any = None, last: Tensor | None = None) -> Tensor:
         hidden = pick(hidden, last)
-        return wide(F.linear(hidden, self.weight.to(hidden.dtype)))
+        return upcast(F.linear(hidden, self.weight.to(hidden.dtype)))
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
         values = fused_cross_entropy(hidden.flatten(0, 1), self.weight, targets.flatten(), reduction=reduction)
@@ -54,5 +54,5 @@ class LinearHead(Head):
         return 2.0 * self.weight.numel()
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        fill(parameter, 0.02, generator)
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        init_normal(parameter, 0.02, generator)

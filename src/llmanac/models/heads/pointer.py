@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.models._context import Context
-from llmanac.models._layers import Linear, fill, wide
-from llmanac.models._state import Buffers
-from llmanac.models._visibility import Visibility
+from llmanac.models._layers import Linear, init_normal, upcast
+from llmanac.models._masks import AttentionMask
+from llmanac.models._state import KVCache
 from llmanac.models.heads import Head, HeadSpec, pick
 
 CARD = {
@@ -63,26 +63,26 @@ class PointerHead(Head):
         self.key = Linear(dim, width)
         self.gate = Gate(dim, gate)
 
-    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> Buffers:
+    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> KVCache:
         keys = torch.zeros(batch, 0, self.width, dtype=dtype, device=device)
-        return Buffers([keys, torch.zeros(batch, 0, dtype=torch.long, device=device)], dim=1)
+        return KVCache([keys, torch.zeros(batch, 0, dtype=torch.long, device=device)], dim=1)
 
     def remember(self, hidden: Tensor, context: Context, state: Any) -> None:
-        if state is not None and context.place is not None:
-            state.append(context.place, _unit(self.key(hidden)), context.ids)
+        if state is not None and context.slot_mapping is not None:
+            state.append(context.slot_mapping, _unit(self.key(hidden)), context.ids)
 
     def logits(self, hidden: Tensor, context: Context, state: Any = None, last: Tensor | None = None) -> Tensor:
         keys, ids = _unit(self.key(hidden)), context.ids
-        if state is not None and context.place is not None:
-            keys, ids = state.append(context.place, keys, ids)
+        if state is not None and context.slot_mapping is not None:
+            keys, ids = state.append(context.slot_mapping, keys, ids)
         asked = pick(hidden, last)
-        weights, gate, plain = self._point(asked, keys, context.visibility, last)
-        vocabulary = F.log_softmax(wide(F.linear(asked, self.weight.to(asked.dtype))), dim=-1) + plain[..., None]
+        weights, gate, plain = self._point(asked, keys, context.mask, last)
+        vocabulary = F.log_softmax(upcast(F.linear(asked, self.weight.to(asked.dtype))), dim=-1) + plain[..., None]
         copied = torch.zeros_like(vocabulary).scatter_add(2, _followers(ids)[:, None].expand_as(weights), weights)
         return torch.logaddexp(vocabulary, gate[..., None] + _safe_log(copied))
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
-        weights, gate, plain = self._point(hidden, _unit(self.key(hidden)), context.visibility, None)
+        weights, gate, plain = self._point(hidden, _unit(self.key(hidden)), context.mask, None)
         hits = (weights * (_followers(context.ids)[:, None] == targets[..., None])).sum(-1)
         values = fused_cross_entropy(
             hidden.flatten(0, 1),
@@ -94,18 +94,18 @@ class PointerHead(Head):
         return values if reduction == "sum" else values.view(targets.shape)
 
     def _point(
-        self, hidden: Tensor, keys: Tensor, visibility: Visibility, last: Tensor | None
+        self, hidden: Tensor, keys: Tensor, mask: AttentionMask, last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Copy weights (B, T, S), log g and log (1 - g), each (B, T)."""
-        before = visibility.strictly_before().mask()[:, 0]
+        before = mask.strictly_before().boolean()[:, 0]
         if last is not None:
             before = before.expand(len(hidden), -1, -1)
             before = before.gather(1, last[:, None, None].expand(-1, 1, before.shape[-1]))
-        scores = wide(_unit(self.query(hidden)) @ keys.transpose(1, 2)) * (SHARPNESS * self.width**-0.5)
+        scores = upcast(_unit(self.query(hidden)) @ keys.transpose(1, 2)) * (SHARPNESS * self.width**-0.5)
         # finite, so that a row which sees nothing has no NaN; its gate is shut instead
         weights = scores.masked_fill(~before, torch.finfo(scores.dtype).min).softmax(-1)
         some = before.any(-1)
-        signal = wide(self.gate(hidden))
+        signal = upcast(self.gate(hidden))
         shut = signal.new_full((), float("-inf"))
         gate = torch.where(some, F.logsigmoid(signal), shut)
         plain = torch.where(some, F.logsigmoid(-signal), signal.new_zeros(()))
@@ -116,8 +116,8 @@ class PointerHead(Head):
         return 2.0 * self.weight.numel() + small + 2.0 * self.width * keys
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        fill(parameter, 0.02, generator)
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        init_normal(parameter, 0.02, generator)
 
 
 class Gate(nn.Module):
@@ -133,13 +133,13 @@ class Gate(nn.Module):
         return hidden @ self.weight.to(hidden.dtype) + self.bias.to(hidden.dtype)
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         parameter.fill_(0.0 if name == "weight" else self.start)
 
 
 def _unit(x: Tensor) -> Tensor:
     """Vectors (..., d) scaled to length sqrt(d)."""
-    y = wide(x)
+    y = upcast(x)
     return (y * (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
 
 

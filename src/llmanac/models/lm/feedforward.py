@@ -20,15 +20,15 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.rng import parameter_generator
 from llmanac.core.types import Batch, Output, Want
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
-from llmanac.models._layers import Embedding, Linear, wide
-from llmanac.models._state import Buffers, DecodingState
+from llmanac.models._layers import Embedding, Linear, upcast
+from llmanac.models._state import DecodingState, KVCache
 from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.lm._base import TrainedModel, check_ids, targets_of
 
 CARD = {
     "title": "Feed-forward neural language model",
@@ -60,84 +60,58 @@ class Spec(LanguageModelSpec):
         return FeedForward(self, vocab_size)
 
 
-class FeedForward(nn.Module):
+class FeedForward(TrainedModel):
     """See the module.
 
     Attributes:
         embed_tokens: C; hidden_layer: H and d; lm_head: U and b; direct: W, or None.
         max_length: None; a window is all that is ever seen.
-        compute_dtype: what activations are computed in; None for the weights' own dtype.
-        generation: what generation_config.json holds.
     """
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
-        super().__init__()
-        if vocab_size < 1:
-            raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
-        self.spec, self.vocab_size = spec, vocab_size
+        super().__init__(spec, vocab_size)
         width = (spec.order - 1) * spec.dim
         self.embed_tokens = Embedding(vocab_size + 1, spec.dim, std=1.0)
         self.hidden_layer = Linear(width, spec.hidden, bias=True)
         self.lm_head = Linear(spec.hidden, vocab_size, bias=True, std=0.1 * spec.hidden**-0.5)
         self.direct = Linear(width, vocab_size, std=0.1 * width**-0.5) if spec.direct else None
         self.max_length: int | None = None
-        self.compute_dtype: torch.dtype | None = None
-        self.generation: dict[str, Any] = {}
         if self.device.type != "meta":
             self.initialise(0)
 
     @property
-    def device(self) -> torch.device:
-        return self.embed_tokens.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What activations are computed in."""
-        return self.compute_dtype or self.embed_tokens.weight.dtype
-
-    def initialise(self, seed: int) -> FeedForward:
-        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
-        for name, parameter in self.named_parameters():
-            owner, _, own = name.rpartition(".")
-            module: Any = self.get_submodule(owner)
-            module.draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
-        return self
+    def embedding(self) -> Embedding:
+        return self.embed_tokens
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows: the tokens seen."""
-        ids = Buffers([torch.zeros(batch, 0, dtype=torch.long, device=self.device)], dim=1)
+        ids = KVCache([torch.zeros(batch, 0, dtype=torch.long, device=self.device)], dim=1)
         return DecodingState([ids], torch.zeros(batch, dtype=torch.long, device=self.device))
 
     def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = "all") -> Output:
         """Logits (B, T, V), the last real token's (B, 1, V), or the hidden layer (B, T, hidden).
 
         Raises:
-            RequestError: ids outside the vocabulary, or a visibility other than causal.
+            RequestError: ids outside the vocabulary, or a mask other than causal.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
         windows = self._windows(batch, state)
         if state is not None:
             state.advance(batch.ids.shape[1], batch.lengths)
         if want == "last":
-            last = self._last(batch)
-            windows = windows.gather(1, last[:, None, None].expand(-1, 1, windows.shape[-1]))
+            windows = windows.gather(1, batch.last[:, None, None].expand(-1, 1, windows.shape[-1]))
         x, h = self._layers(windows)
         if want == "hidden":
             return Output(hidden=h)
         logits = self.lm_head(h) if self.direct is None else self.lm_head(h) + self.direct(x)
-        return Output(logits=wide(logits))
+        return Output(logits=upcast(logits))
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
 
         The logits are never held. Raises RequestError for a batch without targets.
         """
-        targets = batch.targets
-        if targets is None:
-            raise RequestError("targets: nll needs a batch with targets")
-        if targets.shape != batch.ids.shape:
-            shapes = f"{tuple(targets.shape)} for ids of {tuple(batch.ids.shape)}"
-            raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
+        targets = targets_of(batch)
         x, h = self._layers(self._windows(batch, None).flatten(0, 1))
         weight: Tensor = self.lm_head.weight
         if self.direct is not None:  # U h + W x = [U W] [h; x]: one product
@@ -153,13 +127,11 @@ class FeedForward(nn.Module):
     def _windows(self, batch: Batch, state: DecodingState | None) -> Tensor:
         """(B, T, n - 1) the last n - 1 tokens up to each place, nearest first; V before the start of a document."""
         ids = batch.ids
-        if ids.ndim != 2 or not ids.shape[1]:
-            raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
-        if batch.visibility != "causal":
-            raise RequestError(f"visibility: this model sees the past alone, not {batch.visibility!r}; use causal")
+        check_ids(ids)
+        if batch.mask != "causal":
+            raise RequestError(f"mask: this model sees the past alone, not {batch.mask!r}; use causal")
         if not torch.compiler.is_compiling() and bool(((ids < 0) | (ids >= self.vocab_size)).any()):
-            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-            raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}")
+            raise self.wrong_id(ids)
         reach, length = self.spec.order - 1, ids.shape[1]
         if state is None:
             padded = F.pad(ids, (reach - 1, 0), value=self.vocab_size)
@@ -170,35 +142,26 @@ class FeedForward(nn.Module):
             return windows
         if batch.segments is not None:
             raise RequestError("segments: a state continues one document a row; leave segments out")
-        place = state.place(length)
-        if len(place.offsets) != len(ids):
-            raise RequestError(f"state: holds {len(place.offsets)} rows, the batch has {len(ids)}")
+        slot_mapping = state.slot_mapping(length)
+        if len(slot_mapping.offsets) != len(ids):
+            raise RequestError(f"state: holds {len(slot_mapping.offsets)} rows, the batch has {len(ids)}")
         held = state.layers[0]
-        assert isinstance(held, Buffers)
-        whole = held.append(place, ids)[0]
+        assert isinstance(held, KVCache)
+        whole = held.append(slot_mapping, ids)[0]
         steps = torch.arange(length, device=ids.device)[:, None] - torch.arange(reach, device=ids.device)
-        columns = place.offsets[:, None, None] + steps
+        columns = slot_mapping.offsets[:, None, None] + steps
         found = whole.gather(1, columns.clamp(min=0).flatten(1)).view(columns.shape)
         return found.masked_fill(columns < 0, self.vocab_size)
-
-    def _last(self, batch: Batch) -> Tensor:
-        if batch.lengths is None:
-            return torch.full((len(batch.ids),), batch.ids.shape[1] - 1, device=batch.ids.device)
-        return (batch.lengths - 1).clamp(min=0)
 
     def flops_per_token(self, length: int) -> float:
         """FLOPs of training on one token: forward and twice that backward, each product as 2 m n k."""
         direct = 0 if self.direct is None else self.direct.weight.numel()
         return 6.0 * (self.hidden_layer.weight.numel() + self.lm_head.weight.numel() + direct)
 
-    def parameter_count(self) -> int:
-        """Numbers that are trained."""
-        return sum(p.numel() for p in self.parameters())
-
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""
         from llmanac.models import save
 
         config = {"architectures": ["FeedForward"], "model_type": "llmanac", "vocab_size": self.vocab_size}
-        state = save.canonical_state(self)  # type: ignore[arg-type]
-        return save._write(self, Path(folder), config, state, save.SHARD_BYTES)  # type: ignore[arg-type]
+        state = save.canonical_state(self)
+        return save.write_model(self, Path(folder), config, state)

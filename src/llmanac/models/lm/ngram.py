@@ -28,7 +28,7 @@ from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecEr
 from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE, Batch, Output, Want
 from llmanac.models._folder import FORMAT_VERSION, RECORD, read_generation, read_record
-from llmanac.models._state import Buffers, DecodingState
+from llmanac.models._state import DecodingState, KVCache
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.ngrams.binary import read_binary, write_binary
 from llmanac.models.ngrams.counts import check_order, count
@@ -114,7 +114,7 @@ class Ngram(nn.Module):
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows: the tokens seen, so that any of them can be taken back."""
-        ids = Buffers([torch.zeros(batch, 0, dtype=torch.long)], dim=1)
+        ids = KVCache([torch.zeros(batch, 0, dtype=torch.long)], dim=1)
         return DecodingState([ids], torch.zeros(batch, dtype=torch.long))
 
     def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = "all") -> Output:
@@ -125,7 +125,7 @@ class Ngram(nn.Module):
             state: what `start` gave; the tokens then follow what it holds.
 
         Raises:
-            RequestError: ids outside the vocabulary, or a visibility other than causal.
+            RequestError: ids outside the vocabulary, or a mask other than causal.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
         device = batch.ids.device
@@ -171,8 +171,8 @@ class Ngram(nn.Module):
         ids = batch.ids
         if ids.ndim != 2 or not ids.shape[1]:
             raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
-        if batch.visibility != "causal":
-            raise RequestError(f"visibility: an n-gram sees the past alone, not {batch.visibility!r}; use causal")
+        if batch.mask != "causal":
+            raise RequestError(f"mask: an n-gram sees the past alone, not {batch.mask!r}; use causal")
         new = ids.detach().cpu()
         low, high = int(new.min()), int(new.max())
         if low < 0 or high >= self.vocab_size:
@@ -184,7 +184,7 @@ class Ngram(nn.Module):
             raise RequestError("segments: a state continues one document a row; leave segments out")
         if state.lengths.shape[0] != len(new):
             raise RequestError(f"state: holds {state.lengths.shape[0]} rows, the batch has {len(new)}")
-        where = state.place(new.shape[1])
+        where = state.slot_mapping(new.shape[1])
         held: Any = state.layers[0]  # buffers, or blocks of a pool
         whole = held.append(where, new)[0]
         before = self.spec.order - 1

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError, nearest
-from llmanac.core.rng import parameter_generator
 from llmanac.core.types import Batch, Output, Want
-from llmanac.models import _visibility
+from llmanac.models import _masks
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
 from llmanac.models._state import DecodingState
@@ -28,6 +27,7 @@ from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.lm._base import TrainedModel, check_ids, targets_of
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions import PositionSpec
@@ -95,28 +95,20 @@ class Decoder(nn.Module):
         self.norm = spec.norm.build(dim=spec.dim)
 
 
-class Transformer(nn.Module):
+class Transformer(TrainedModel):
     """See the module.
 
     Attributes:
         spec, vocab_size, max_length: what it was built from.
         attention_form: how attention is computed: sdpa, plain or blocks. All give the same values; settable.
-        compute_dtype: what activations are computed in, None for the weights' own dtype; settable. Weights keep their
-            dtype; norms, softmax and losses are computed in float32 at least.
-        generation: what generation_config.json holds (bos_token_id, eos_token_id, ...).
     """
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
-        super().__init__()
-        if vocab_size < 1:
-            raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
-        self.spec, self.vocab_size = spec, vocab_size
+        super().__init__(spec, vocab_size)
         self.model = Decoder(spec, vocab_size)
         self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size)
         if spec.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.compute_dtype: torch.dtype | None = None
-        self.generation: dict[str, Any] = {}
         self._form: AttentionForm = "sdpa"
         if self.device.type != "meta":
             self.initialise(0)
@@ -127,13 +119,8 @@ class Transformer(nn.Module):
         return self.spec.max_length
 
     @property
-    def device(self) -> torch.device:
-        return self.model.embed_tokens.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What activations are computed in."""
-        return self.compute_dtype or self.model.embed_tokens.weight.dtype
+    def embedding(self) -> Embedding:
+        return self.model.embed_tokens
 
     @property
     def attention_form(self) -> AttentionForm:
@@ -153,11 +140,7 @@ class Transformer(nn.Module):
         What writes to the residual stream starts at 0, so that every block starts as the identity. Norms start at 1,
         biases at 0.
         """
-        for name, parameter in self.named_parameters():
-            owner, _, own = name.rpartition(".")
-            module: Any = self.get_submodule(owner)
-            module.draw(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
-        return self
+        return super().initialise(seed)
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows."""
@@ -175,7 +158,7 @@ class Transformer(nn.Module):
             want: "all", "last" or "hidden".
 
         Raises:
-            RequestError: ids, positions or a visibility that the model cannot take.
+            RequestError: ids, positions or a mask that the model cannot take.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
         hidden, context = self._hidden(batch, state)
@@ -184,7 +167,7 @@ class Transformer(nn.Module):
         if want == "hidden":
             self.lm_head.remember(hidden, context, memory)
         else:
-            logits = self.lm_head.logits(hidden, context, memory, self._last(batch) if want == "last" else None)
+            logits = self.lm_head.logits(hidden, context, memory, batch.last if want == "last" else None)
         if state is not None:
             state.advance(batch.ids.shape[1], batch.lengths)
         return Output(logits=logits) if want != "hidden" else Output(hidden=hidden)
@@ -197,61 +180,55 @@ class Transformer(nn.Module):
         Raises:
             RequestError: a batch without targets.
         """
-        if batch.targets is None:
-            raise RequestError("targets: nll needs a batch with targets")
-        if batch.targets.shape != batch.ids.shape:
-            shapes = f"{tuple(batch.targets.shape)} for ids of {tuple(batch.ids.shape)}"
-            raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
+        targets = targets_of(batch)
         hidden, context = self._hidden(batch, None)
-        value: Tensor = self.lm_head.nll(hidden, batch.targets, context, reduction)
+        value: Tensor = self.lm_head.nll(hidden, targets, context, reduction)
         return value
 
     def _hidden(self, batch: Batch, state: DecodingState | None) -> tuple[Tensor, Context]:
         ids = batch.ids
-        if ids.ndim != 2 or not ids.shape[1]:
-            raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
-        place = None if state is None else state.place(ids.shape[1])
-        if place is None:
-            visibility = _visibility.of_batch(batch)
+        check_ids(ids)
+        slot_mapping = None if state is None else state.slot_mapping(ids.shape[1])
+        if slot_mapping is None:
+            mask = _masks.of_batch(batch)
         else:
-            if len(place.offsets) != len(ids):
-                raise RequestError(f"state: holds {len(place.offsets)} rows, the batch has {len(ids)}")
-            visibility = _visibility.of_continuation(batch, place.offsets, place.start, place.keys)
-        positions = self._positions(batch, visibility)
+            if len(slot_mapping.offsets) != len(ids):
+                raise RequestError(f"state: holds {len(slot_mapping.offsets)} rows, the batch has {len(ids)}")
+            mask = _masks.of_continuation(batch, slot_mapping.offsets, slot_mapping.start, slot_mapping.keys)
+        positions = self._positions(batch, mask)
         position = self.model.position
         try:
             x = self.model.embed_tokens(ids).to(self.dtype)
         except IndexError:
-            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-            raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}") from None
+            raise self.wrong_id(ids) from None
         x = position.embed(x, positions)
-        keys = positions if place is None else torch.arange(visibility.keys, device=ids.device)[None]
+        keys = positions if slot_mapping is None else torch.arange(mask.keys, device=ids.device)[None]
         context = Context(
             ids=ids,
-            visibility=visibility,
+            mask=mask,
             position=position,
             prepared=position.prepare(positions, x.dtype),
             bias=position.bias(positions, keys),
             form=self._form,
-            place=place,
+            slot_mapping=slot_mapping,
             lengths=batch.lengths,
         )
         for index, layer in enumerate(self.model.layers):
             x = layer(x, context, None if state is None else state.layers[index])
         return self.model.norm(x), context
 
-    def _positions(self, batch: Batch, visibility: _visibility.Visibility) -> Tensor:
+    def _positions(self, batch: Batch, mask: _masks.AttentionMask) -> Tensor:
         """(B or 1, T): the batch's own, else counted from what the state holds."""
-        positions = visibility.rows if batch.positions is None else batch.positions
+        positions = mask.rows if batch.positions is None else batch.positions
         limit = self.model.position.limit
         if limit is None or torch.compiler.is_compiling():
             return positions
         if batch.positions is None and batch.lengths is None:
-            longest = visibility.keys
+            longest = mask.keys
         elif batch.lengths is None:
             longest = int(positions.max()) + 1
         else:
-            last = positions.expand(len(batch.ids), -1).gather(1, self._last(batch)[:, None])
+            last = positions.expand(len(batch.ids), -1).gather(1, batch.last[:, None])
             longest = int(last.where(batch.lengths[:, None] > 0, -1).max()) + 1
             positions = positions.clamp(max=limit - 1)  # padding may stand further out, and nobody reads it
         if longest > limit:
@@ -260,11 +237,6 @@ class Transformer(nn.Module):
                 "with more rows"
             )
         return positions
-
-    def _last(self, batch: Batch) -> Tensor:
-        if batch.lengths is None:
-            return torch.full((len(batch.ids),), batch.ids.shape[1] - 1, device=batch.ids.device)
-        return (batch.lengths - 1).clamp(min=0)
 
     def flops_per_token(self, length: int) -> float:
         """FLOPs of training on one token of a row of `length`: forward and twice that backward.
@@ -275,10 +247,6 @@ class Transformer(nn.Module):
         keys = (length + 1) / 2
         layers = sum(float(layer.flops(keys)) for layer in self.model.layers)
         return 3 * (layers + float(self.lm_head.flops(keys)))
-
-    def parameter_count(self) -> int:
-        """Numbers that are trained; a tied matrix counts once."""
-        return sum(p.numel() for p in self.parameters())
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""

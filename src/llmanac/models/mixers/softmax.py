@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, linear_all
-from llmanac.models._state import Buffers, kv_cache
+from llmanac.models._state import KVCache, kv_cache
 from llmanac.models.mixers import Mixer, MixerSpec
 from llmanac.models.norms import NormSpec
 from llmanac.models.scores import ScoreSpec
@@ -96,7 +96,7 @@ class SoftmaxAttention(Mixer):
         self.k_norm = spec.qk_norm.build(dim=self.head_dim) if spec.qk_norm else None
         self.score = spec.score.build(heads=self.heads, head_dim=self.head_dim)
 
-    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> Buffers:
+    def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> KVCache:
         return kv_cache(batch, self.kv_heads, self.head_dim, dtype=dtype, device=device)
 
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
@@ -105,10 +105,10 @@ class SoftmaxAttention(Mixer):
         q = self._place(q.view(batch, length, self.heads, self.head_dim), self.q_norm, context)
         k = self._place(k.view(batch, length, self.kv_heads, self.head_dim), self.k_norm, context)
         v = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        if state is not None and context.place is not None:
-            k, v = state.append(context.place, k, v)
-        visibility = context.visibility.within(self.window)
-        read = self.score.attend(q, k, v, visibility, bias=context.bias, form=context.form)
+        if state is not None and context.slot_mapping is not None:
+            k, v = state.append(context.slot_mapping, k, v)
+        mask = context.mask.within(self.window)
+        read = self.score.attend(q, k, v, mask, bias=context.bias, form=context.form)
         y: Tensor = self.o_proj(read.transpose(1, 2).reshape(batch, length, -1))
         return y
 

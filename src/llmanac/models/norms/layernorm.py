@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from llmanac.models._layers import wide
+from llmanac.models._layers import upcast
 from llmanac.models.norms import NormSpec, check_eps
 
 CARD = {
@@ -54,13 +54,13 @@ class LayerNorm(nn.Module):
         return y
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         parameter.fill_(1.0 if name == "weight" else 0.0)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """The formula as it stands: (..., D), (D,), (D,) -> (..., D)."""
-    y = wide(x)
+    y = upcast(x)
     centred = y - y.mean(-1, keepdim=True)
     return (centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() * weight + bias).to(x.dtype)
 
@@ -73,7 +73,7 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        y = wide(x)
+        y = upcast(x)
         mean = y.mean(-1, keepdim=True)
         centred = y - mean
         scale = centred.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
@@ -84,8 +84,8 @@ class _LayerNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, mean, scale = ctx.saved_tensors
-        normed = (wide(x) - mean).mul_(scale)
-        grad = wide(grad)
+        normed = (upcast(x) - mean).mul_(scale)
+        grad = upcast(grad)
         product = (grad * normed).reshape(-1, x.shape[-1])
         dim = x.shape[-1]
         along = (product @ weight.to(product.dtype)).view(scale.shape).div_(dim)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from llmanac.models._layers import wide
+from llmanac.models._layers import upcast
 from llmanac.models.norms import NormSpec, check_eps
 
 CARD = {
@@ -56,13 +56,13 @@ class RMSNorm(nn.Module):
         return y
 
     @torch.no_grad()
-    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         parameter.fill_(1.0 - self.offset)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The formula as it stands: (..., D), (D,) -> (..., D)."""
-    y = wide(x)
+    y = upcast(x)
     return (y * (y.square().mean(-1, keepdim=True) + eps).rsqrt() * weight).to(x.dtype)
 
 
@@ -74,7 +74,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        y = wide(x)
+        y = upcast(x)
         scale = y.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (y * scale).mul_(weight).to(x.dtype)
@@ -83,8 +83,8 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, scale = ctx.saved_tensors
-        normed = wide(x) * scale
-        grad = wide(grad)
+        normed = upcast(x) * scale
+        grad = upcast(grad)
         product = (grad * normed).reshape(-1, x.shape[-1])
         along = (product @ weight.to(product.dtype)).view(scale.shape).div_(x.shape[-1])
         dx = (grad * weight).sub_(normed.mul_(along)).mul_(scale)

@@ -13,7 +13,7 @@ arXiv:2306.15595); `llama3` divides only the slow frequencies and blends in betw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -59,30 +59,31 @@ class Scaling(DataSpec):
             return frequencies / self.factor
         wavelengths = 2 * math.pi / frequencies
         low, high = self.low_frequency_factor, self.high_frequency_factor
-        share = ((self.original_length / wavelengths - low) / (high - low)).clamp(0, 1)
-        return (1 - share) * frequencies / self.factor + share * frequencies
+        blend = ((self.original_length / wavelengths - low) / (high - low)).clamp(0, 1)
+        return (1 - blend) * frequencies / self.factor + blend * frequencies
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(PositionSpec):
-    """theta: base of the wavelengths; share: part of each head that is turned; scaling: for longer contexts."""
+    """theta: base of the wavelengths; rotary_fraction: of each head is rotated; scaling: for longer contexts."""
 
     any_head_dim: ClassVar[bool] = False
+    renamed: ClassVar[Mapping[str, str]] = {"share": "rotary_fraction"}
 
     theta: float = 10_000.0
-    share: float = 1.0
+    rotary_fraction: float = 1.0
     scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
         if self.theta <= 0:
             raise SpecError(f"theta: {self.theta} must be above 0")
-        if not 0 < self.share <= 1:
-            raise SpecError(f"share: {self.share} must be above 0 and at most 1")
+        if not 0 < self.rotary_fraction <= 1:
+            raise SpecError(f"rotary_fraction: {self.rotary_fraction} must be above 0 and at most 1")
 
     def build(self, *, head_dim: int, **dims: Any) -> Rotary:
-        turned = int(head_dim * self.share)
+        turned = int(head_dim * self.rotary_fraction)
         if turned % 2:
-            raise SpecError(f"share: turns {turned} of {head_dim} numbers a head, which must be even")
+            raise SpecError(f"rotary_fraction: rotates {turned} of {head_dim} numbers a head, which must be even")
         return Rotary(turned, self.theta, self.scaling)
 
 

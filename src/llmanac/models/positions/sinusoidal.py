@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.models._layers import wide
+from llmanac.models._layers import upcast
 from llmanac.models.positions import Position, PositionSpec
 
 CARD = {
@@ -58,4 +58,4 @@ class Sinusoidal(Position):
         self.embedding_std = dim**-0.5
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x * self.dim**0.5 + sinusoids(positions, self.dim, self.theta).to(wide(x).dtype).to(x.dtype)
+        return x * self.dim**0.5 + sinusoids(positions, self.dim, self.theta).to(upcast(x).dtype).to(x.dtype)

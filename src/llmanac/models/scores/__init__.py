@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llmanac.core.spec import Spec
 from llmanac.models._context import AttentionForm
-from llmanac.models._visibility import Visibility
+from llmanac.models._masks import AttentionMask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Score(nn.Module):
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        visibility: Visibility,
+        mask: AttentionMask,
         *,
         bias: Tensor | None = None,
         form: AttentionForm = "plain",

@@ -72,10 +72,10 @@ class BlockAttention(torch.autograd.Function):
         bound, scale, block = ctx.settings
         batch, kv_heads, group, length, dim = q.shape
         grad = grads[0].reshape(q.shape)
-        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         dq = torch.empty_like(q)
-        dk = torch.zeros(k.shape, dtype=wide, device=k.device)
-        dv = torch.zeros(v.shape, dtype=wide, device=v.device)
+        dk = torch.zeros(k.shape, dtype=dtype, device=k.device)
+        dv = torch.zeros(v.shape, dtype=dtype, device=v.device)
         for (first, last, start, stop), weights in zip(_spans(length, k.shape[2], block, bound), kept, strict=True):
             rows = last - first
             part = grad[:, :, :, first:last].reshape(batch, kv_heads, -1, dim)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.models._context import AttentionForm
-from llmanac.models._visibility import Visibility
+from llmanac.models._masks import AttentionMask
 from llmanac.models.scores import Score, ScoreSpec
 from llmanac.models.scores._blocks import BlockAttention
 
@@ -54,39 +54,39 @@ class ScaledDot(Score):
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        visibility: Visibility,
+        mask: AttentionMask,
         *,
         bias: Tensor | None = None,
         form: AttentionForm = "plain",
     ) -> Tensor:
         if form == "sdpa":
-            return self._sdpa(queries, keys, values, visibility, bias)
+            return self._sdpa(queries, keys, values, mask, bias)
         if form == "blocks" and bias is None and queries.shape[2] > 1:
-            causal_only = visibility.causal and visibility.allowed is None
-            mask = None if causal_only else visibility.additive(queries.dtype)
-            bound = (visibility.causal, visibility.window)
-            return BlockAttention.apply(queries, keys, values, mask, bound, self.scale, BLOCK)
-        return self._plain(queries, keys, values, visibility, bias)
+            causal_only = mask.causal and mask.allowed is None
+            additive = None if causal_only else mask.additive(queries.dtype)
+            bound = (mask.causal, mask.window)
+            return BlockAttention.apply(queries, keys, values, additive, bound, self.scale, BLOCK)
+        return self._plain(queries, keys, values, mask, bias)
 
-    def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, bias: Tensor | None) -> Tensor:
+    def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, bias: Tensor | None) -> Tensor:
         grouped = q.shape[1] != k.shape[1]
-        if bias is None and visibility.causal and visibility.allowed is None:
+        if bias is None and mask.causal and mask.allowed is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped, scale=self.scale)
-        mask: Tensor | None = visibility.allowed
+        allowed: Tensor | None = mask.allowed
         if bias is not None:
-            additive = visibility.additive(q.dtype)
-            mask = bias.to(q.dtype) if additive is None else additive + bias.to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped, scale=self.scale)
+            additive = mask.additive(q.dtype)
+            allowed = bias.to(q.dtype) if additive is None else additive + bias.to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=grouped, scale=self.scale)
 
-    def _plain(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, bias: Tensor | None) -> Tensor:
+    def _plain(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, bias: Tensor | None) -> Tensor:
         batch, heads, length, dim = q.shape
         kv_heads, keys = k.shape[1], k.shape[2]
         # the query heads that share a key-value head become further rows of one product
         folded = (q * self.scale).reshape(batch, kv_heads, -1, dim)
         scores = (folded @ k.transpose(-1, -2)).view(batch, heads, length, keys)
-        mask = visibility.additive(scores.dtype)
-        if mask is not None:
-            scores = scores + mask
+        additive = mask.additive(scores.dtype)
+        if additive is not None:
+            scores = scores + additive
         if bias is not None:
             scores = scores + bias.to(scores.dtype)
         weights = torch.softmax(scores, dim=-1)  # torch accumulates it in float32 for bfloat16 scores

@@ -1,4 +1,4 @@
-"""What every optimizer has: parameters in groups by role, a step at a share of the base rate, a state of plain tensors.
+"""What every optimizer has: parameters in groups by role, steps at a scaled learning rate, a state of plain tensors.
 
 The role of a parameter decides its learning rate, its weight decay and, for Muon, its rule:
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,13 @@ def parameter_roles(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
     return out
 
 
+def parameters_of(model: nn.Module | None, parameters: Parameters | None) -> Parameters:
+    """Those given, else all of the model's. Raises SpecError for neither."""
+    if parameters is None and model is None:
+        raise SpecError("optimizer: build needs a model or parameters")
+    return parameter_roles(model) if model is not None and parameters is None else parameters or ()
+
+
 @dataclass
 class Group:
     """Parameters that share a rule, a learning rate and a weight decay."""
@@ -58,6 +65,25 @@ class Group:
     parameters: list[nn.Parameter]
     lr: float
     weight_decay: float
+
+
+class Coefficients(NamedTuple):
+    """The numbers of one AdamW step.
+
+    Attributes:
+        keep: 1 - lr * weight decay.
+        size: lr / (1 - beta1^t).
+        root: sqrt(1 - beta2^t).
+        scale: what gradients are multiplied by first.
+    """
+
+    keep: float
+    beta1: float
+    beta2: float
+    size: float
+    root: float
+    eps: float
+    scale: float
 
 
 class Optimizer:
@@ -85,11 +111,11 @@ class Optimizer:
                 parameter.grad = None
 
     @torch.no_grad()
-    def step(self, rate: float = 1.0, scale: float = 1.0) -> None:
+    def step(self, lr_scale: float = 1.0, scale: float = 1.0) -> None:
         """Update every parameter that has a gradient.
 
         Args:
-            rate: the schedule's share of each group's learning rate.
+            lr_scale: the schedule's factor on each group's learning rate.
             scale: what gradients are multiplied by first (1 / tokens, and the clipping factor).
         """
         for group in self.groups:
@@ -97,7 +123,7 @@ class Optimizer:
             if live:
                 for name, _ in live:
                     self.steps[name] = self.steps.get(name, 0) + 1
-                self.update(group, [n for n, _ in live], [p for _, p in live], group.lr * rate, scale)
+                self.update(group, [n for n, _ in live], [p for _, p in live], group.lr * lr_scale, scale)
 
     def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
         """One step of `group`'s rule for these parameters."""
@@ -140,7 +166,7 @@ def check_positive(**values: float) -> None:
             raise SpecError(f"{name}: {value} is not above 0")
 
 
-def check_share(**values: float) -> None:
+def check_fraction(**values: float) -> None:
     """Raise SpecError for the first value outside [0, 1)."""
     for name, value in values.items():
         if not 0 <= value < 1:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a function of the step that gives the share of the base rate."""
+"""Learning-rate schedules: a function of the step that gives the factor on the base rate."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
 
-# Step (from 0) -> share of the base rate. A training whose number of steps is revised asks between two steps as well.
+# Step (from 0) -> factor on the base rate. A training whose number of steps is revised asks between two steps as well.
 Schedule = Callable[[float], float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSpec(Spec):
-    """Describes a schedule. Shares of a run (`warmup`, `decay`) keep their meaning when the number of steps changes."""
+    """Describes a schedule. `warmup` and `decay` are fractions of the run, whatever its number of steps."""
 
     kind = "schedule"
 
@@ -29,10 +29,10 @@ def warm(step: float, steps: int) -> float:
     return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
-def check_shares(**values: float) -> None:
+def check_fractions(**values: float) -> None:
     """Raise SpecError unless every value is in [0, 1] and they sum to at most 1."""
     for name, value in values.items():
         if not 0 <= value <= 1:
-            raise SpecError(f"{name}: {value} is not a share of the run, between 0 and 1")
+            raise SpecError(f"{name}: {value} is not a fraction of the run, between 0 and 1")
     if sum(values.values()) > 1 + 1e-9:
         raise SpecError(f"{' and '.join(values)}: together more than the whole run")

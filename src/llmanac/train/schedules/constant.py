@@ -1,6 +1,6 @@
 """A constant rate after a linear warm-up.
 
-    share(s) = min(1, (s + 1) / w)
+    lr_scale(s) = min(1, (s + 1) / w)
 
 The baseline of every schedule, and what fine-tuning for a few steps needs.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.train.schedules import Schedule, ScheduleSpec, check_shares, warm
+from llmanac.train.schedules import Schedule, ScheduleSpec, check_fractions, warm
 
 CARD = {
     "title": "Constant",
@@ -24,12 +24,12 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(ScheduleSpec):
-    """Attributes: warmup: share of the run spent on warming up."""
+    """Attributes: warmup: fraction of the run spent on warming up."""
 
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        check_shares(warmup=self.warmup)
+        check_fractions(warmup=self.warmup)
 
     def build(self, *, steps: int, **dims: Any) -> Schedule:
         """The schedule of a run of `steps` steps."""

@@ -1,7 +1,7 @@
 """Cosine decay after a linear warm-up.
 
-    share(s) = (s + 1) / w                                            for s < w
-    share(s) = floor + (1 - floor) (1 + cos(pi (s - w) / (n - w))) / 2    after
+    lr_scale(s) = (s + 1) / w                                            for s < w
+    lr_scale(s) = floor + (1 - floor) (1 + cos(pi (s - w) / (n - w))) / 2    after
 
 The rate falls slowly at both ends. Its length has to be known beforehand: a run that stops early has not cooled down.
 
@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.train.schedules import Schedule, ScheduleSpec, check_shares, warm
+from llmanac.train.schedules import Schedule, ScheduleSpec, check_fractions, warm
 
 CARD = {
     "title": "Cosine decay",
@@ -26,23 +26,23 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(ScheduleSpec):
-    """Attributes: warmup: share of the run spent on warming up. floor: the share of the rate where the decay ends."""
+    """Attributes: warmup: fraction of the run for warm-up. floor: fraction of the rate at which the decay ends."""
 
     warmup: float = 0.03
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        check_shares(warmup=self.warmup)
-        check_shares(floor=self.floor)
+        check_fractions(warmup=self.warmup)
+        check_fractions(floor=self.floor)
 
     def build(self, *, steps: int, **dims: Any) -> Schedule:
         """The schedule of a run of `steps` steps."""
         first = round(self.warmup * steps)
 
-        def share(step: float) -> float:
+        def lr_scale(step: float) -> float:
             if step < first:
                 return warm(step, first)
             done = min(1.0, (step - first) / max(1, steps - first))
             return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
 
-        return share
+        return lr_scale

@@ -1,8 +1,8 @@
 """Warm-up, stable, decay: the full rate for most of the run, then a straight line down.
 
-    share(s) = (s + 1) / w                                   for s < w
-    share(s) = 1                                             until s = n - d
-    share(s) = floor + (1 - floor) (n - s) / d                   after
+    lr_scale(s) = (s + 1) / w                                   for s < w
+    lr_scale(s) = 1                                             until s = n - d
+    lr_scale(s) = floor + (1 - floor) (n - s) / d                   after
 
 Every checkpoint of the stable part can be gone on from, and any number of tokens can be ended with a short decay: the
 length of the run need not be known when it starts.
@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.train.schedules import Schedule, ScheduleSpec, check_shares, warm
+from llmanac.train.schedules import Schedule, ScheduleSpec, check_fractions, warm
 
 CARD = {
     "title": "Warm-up, stable, decay",
@@ -28,22 +28,22 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(ScheduleSpec):
-    """Attributes: warmup, decay: shares of the run. floor: the share of the rate where the decay ends."""
+    """Attributes: warmup, decay: fractions of the run. floor: the fraction of the rate where the decay ends."""
 
     warmup: float = 0.03
     decay: float = 0.4
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        check_shares(warmup=self.warmup, decay=self.decay)
-        check_shares(floor=self.floor)
+        check_fractions(warmup=self.warmup, decay=self.decay)
+        check_fractions(floor=self.floor)
 
     def build(self, *, steps: int, **dims: Any) -> Schedule:
         """The schedule of a run of `steps` steps."""
         first, last = round(self.warmup * steps), round(self.decay * steps)
 
-        def share(step: float) -> float:
+        def lr_scale(step: float) -> float:
             left = (steps - step) / last if last else 1.0
             return min(warm(step, first), self.floor + (1 - self.floor) * max(0.0, min(1.0, left)))
 
-        return share
+        return lr_scale

@@ -51,7 +51,7 @@ def agreement(ours: Iterable[Completion], theirs: Iterable[Sequence[int]], *, to
             continue
         place = min(len(ids), len(other)) if place is None else place
         tokens += place + 1
-        if place < len(ids) and completion.scores[place].margin <= tolerance:
+        if place < len(ids) and completion.token_logprobs[place].margin <= tolerance:
             near += 1
         else:
             real += 1
@@ -60,4 +60,4 @@ def agreement(ours: Iterable[Completion], theirs: Iterable[Sequence[int]], *, to
 
 def near_ties(completions: Iterable[Completion], *, tolerance: float = 1e-4) -> int:
     """How many generated tokens won by at most `tolerance`: the places where rounding could have changed them."""
-    return sum(score.margin <= tolerance for completion in completions for score in completion.scores)
+    return sum(score.margin <= tolerance for completion in completions for score in completion.token_logprobs)

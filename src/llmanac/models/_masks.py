@@ -9,7 +9,7 @@ from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch
 
 
-class Visibility:
+class AttentionMask:
     """Which keys each query may attend to.
 
     Attributes:
@@ -28,13 +28,13 @@ class Visibility:
         self.keys = keys
         self.rows = rows  # (B or 1, T): where each query stands among the keys
         self._additive: dict[torch.dtype, Tensor | None] = {}
-        self._narrowed: dict[tuple[int | None, bool], Visibility] = {}
+        self._narrowed: dict[tuple[int | None, bool], AttentionMask] = {}
 
     @property
     def queries(self) -> int:
         return self.rows.shape[-1]
 
-    def within(self, window: int | None) -> Visibility:
+    def within(self, window: int | None) -> AttentionMask:
         """The same, narrowed to keys nearer than `window` (on both sides, where later keys are seen at all)."""
         if window is None or window >= self.keys:
             return self
@@ -42,23 +42,23 @@ class Visibility:
         if key not in self._narrowed:
             distance = self.rows[:, None, :, None] - torch.arange(self.keys, device=self.rows.device)
             near = distance.abs() < window
-            allowed = near & self.mask()
-            self._narrowed[key] = Visibility(
+            allowed = near & self.boolean()
+            self._narrowed[key] = AttentionMask(
                 causal=self.causal, allowed=allowed, rows=self.rows, keys=self.keys, window=window
             )
         return self._narrowed[key]
 
-    def strictly_before(self) -> Visibility:
+    def strictly_before(self) -> AttentionMask:
         """The same without each query's own place (what a pointer may copy from); a row may then see nothing."""
         key = (None, True)
         if key not in self._narrowed:
             before = self.rows[:, None, :, None] > torch.arange(self.keys, device=self.rows.device)
-            self._narrowed[key] = Visibility(
-                causal=self.causal, allowed=before & self.mask(), rows=self.rows, keys=self.keys
+            self._narrowed[key] = AttentionMask(
+                causal=self.causal, allowed=before & self.boolean(), rows=self.rows, keys=self.keys
             )
         return self._narrowed[key]
 
-    def mask(self) -> Tensor:
+    def boolean(self) -> Tensor:
         """(B or 1, 1, T, S) bool, always."""
         if self.allowed is not None:
             return self.allowed
@@ -73,41 +73,41 @@ class Visibility:
             if self.allowed is None and not self.causal:
                 self._additive[dtype] = None
             else:
-                mask = self.mask()
+                mask = self.boolean()
                 zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
                 self._additive[dtype] = zeros.masked_fill_(~mask, float("-inf"))
         return self._additive[dtype]
 
 
-def of_batch(batch: Batch) -> Visibility:
-    """The visibility of a batch that no state precedes."""
+def of_batch(batch: Batch) -> AttentionMask:
+    """The mask of a batch that no state precedes."""
     length = batch.ids.shape[1]
     device = batch.ids.device
     rows = torch.arange(length, device=device)[None]
-    if batch.visibility == "causal" and batch.segments is None:
+    if batch.mask == "causal" and batch.segments is None:
         # padding is on the right, where no real token looks
-        return Visibility(causal=True, allowed=None, rows=rows, keys=length)
+        return AttentionMask(causal=True, allowed=None, rows=rows, keys=length)
     columns = torch.arange(length, device=device)
     past = columns <= columns[:, None]
-    if batch.visibility == "causal":
+    if batch.mask == "causal":
         allowed = past[None]
-    elif batch.visibility == "prefix":
+    elif batch.mask == "prefix":
         allowed = past[None] | (columns < _prefix(batch)[:, None, None])
     elif batch.lengths is None and batch.segments is None:
-        return Visibility(causal=False, allowed=None, rows=rows, keys=length)
+        return AttentionMask(causal=False, allowed=None, rows=rows, keys=length)
     else:
         allowed = torch.ones(1, length, length, dtype=torch.bool, device=device)
     if batch.segments is not None:
         allowed = allowed & (batch.segments[:, :, None] == batch.segments[:, None, :])
-    if batch.lengths is not None and batch.visibility != "causal":
+    if batch.lengths is not None and batch.mask != "causal":
         real = columns < batch.lengths[:, None]
         # a padded query still sees itself, so that its softmax has something to sum to one over
         allowed = (allowed & real[:, None, :]) | (columns == columns[:, None])
-    return Visibility(causal=batch.visibility == "causal", allowed=allowed[:, None], rows=rows, keys=length)
+    return AttentionMask(causal=batch.mask == "causal", allowed=allowed[:, None], rows=rows, keys=length)
 
 
-def of_continuation(batch: Batch, offsets: Tensor, start: int | None, keys: int) -> Visibility:
-    """The visibility of tokens that follow what a state holds.
+def of_continuation(batch: Batch, offsets: Tensor, start: int | None, keys: int) -> AttentionMask:
+    """The mask of tokens that follow what a state holds.
 
     Args:
         offsets: (B,) tokens that each row holds already.
@@ -115,22 +115,22 @@ def of_continuation(batch: Batch, offsets: Tensor, start: int | None, keys: int)
         keys: S, keys in the longest row once these tokens are in.
 
     Raises:
-        RequestError: a visibility that cannot be extended token by token.
+        RequestError: a mask that cannot be extended token by token.
     """
     length, device = batch.ids.shape[1], batch.ids.device
-    if batch.visibility == "bidirectional" and not (start == 0):
-        raise RequestError("visibility: bidirectional tokens cannot follow what a state holds; use causal or prefix")
+    if batch.mask == "bidirectional" and not (start == 0):
+        raise RequestError("mask: bidirectional tokens cannot follow what a state holds; use causal or prefix")
     if batch.segments is not None:
         raise RequestError("segments: a packed row cannot be decoded with a state; give each document its own row")
-    if start == 0 and batch.visibility != "prefix":
+    if start == 0 and batch.mask != "prefix":
         return of_batch(batch)
     steps = torch.arange(length, device=device)
     rows = (start + steps)[None] if start is not None else offsets[:, None] + steps
-    if start is not None and length == 1 and batch.visibility == "causal":
-        return Visibility(causal=False, allowed=None, rows=rows, keys=keys)  # the newest token sees all
+    if start is not None and length == 1 and batch.mask == "causal":
+        return AttentionMask(causal=False, allowed=None, rows=rows, keys=keys)  # the newest token sees all
     columns = torch.arange(keys, device=device)
     allowed = rows[:, None, :, None] >= columns
-    if batch.visibility == "prefix":
+    if batch.mask == "prefix":
         prefix = _prefix(batch)
         new = batch.lengths if batch.lengths is not None else torch.full_like(offsets, length)
         if bool(((offsets < prefix) & ((offsets > 0) | (offsets + new < prefix))).any()):
@@ -139,10 +139,10 @@ def of_continuation(batch: Batch, offsets: Tensor, start: int | None, keys: int)
         written = rows[:, -1] + 1 if batch.lengths is None else rows[:, 0] + batch.lengths
         # a padded query still sees itself, so that its softmax has something to sum to one over
         allowed = (allowed & (columns < written[:, None, None, None])) | (rows[:, None, :, None] == columns)
-    return Visibility(causal=False, allowed=allowed, rows=rows, keys=keys)
+    return AttentionMask(causal=False, allowed=allowed, rows=rows, keys=keys)
 
 
 def _prefix(batch: Batch) -> Tensor:
     if batch.prefix is None:
-        raise RequestError('prefix: visibility="prefix" needs the prefix length of each row')
+        raise RequestError('prefix: mask="prefix" needs the prefix length of each row')
     return batch.prefix
