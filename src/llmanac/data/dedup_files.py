@@ -19,11 +19,13 @@ from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, make_method, parse_patches
-from llmanac.data import readers
+from llmanac.data.columns import no_column
 from llmanac.data.command_problems import CommandProblems, asked, command_bounds, save_and_tell, up_to_damage
 from llmanac.data.deduplicate import Shard, build_corpus_stage, run_corpus_stage
 from llmanac.data.documents import Document
+from llmanac.data.lines import text_pieces
 from llmanac.data.quarantine import SHOWN, Problems
+from llmanac.data.readers import table_rows
 from llmanac.data.sources.files import Spec as FilesSpec
 from llmanac.data.sources.files import documents_of
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
@@ -49,14 +51,14 @@ def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[D
         return
     if format_of(path) not in TABLES:
         # a file is one document: where a second piece begins, there is more than a document may have
-        pieces = list(itertools.islice(readers.text_pieces(path, problems, limit=problems.bounds.document), 2))
+        pieces = list(itertools.islice(text_pieces(path, problems, limit=problems.bounds.document), 2))
         if len(pieces) > 1 or (pieces and _too_long(pieces[0], problems)):
             what = f"a document of more than {problems.bounds.document:,} bytes ({problems.bounds.longer})"
             problems.report(path, None, what, code="too-large")
         elif pieces:
             yield Document(shown, pieces[0], shown, {"row": {"id": shown}})
         return
-    for row in readers.table_rows(path, problems):
+    for row in table_rows(path, problems):
         text = row.values.get(column)
         if isinstance(text, str) and _too_long(text, problems):
             what = f"a text of more than {problems.bounds.document:,} bytes ({problems.bounds.longer})"
@@ -66,7 +68,7 @@ def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[D
             yield Document(f"{shown}:{row.line}", text, shown, {"row": dict(row.values)})
             continue
         what = f"column {column!r} holds {type(text).__name__} where text was expected"
-        reason = what if column in row.values else readers.no_column(column, row.values)
+        reason = what if column in row.values else no_column(column, row.values)
         problems.report(path, row.line, reason, repr(row.values), code="no-text")
 
 

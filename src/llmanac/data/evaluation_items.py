@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmanac.core.errors import DataError
-from llmanac.data import readers
-from llmanac.data.columns import column_places
+from llmanac.data.columns import Row, column_places, no_column
 from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
+from llmanac.data.lines import lines
 from llmanac.data.quarantine import Problems
+from llmanac.data.readers import table_rows
 from llmanac.data.texts import check_plain_or_table
 from llmanac.data.unpack import TABLES, format_of
 
@@ -74,13 +75,13 @@ def _rows(
     check_packed(path, problems)
     kind = format_of(path)
     if kind not in TABLES:
-        yield from ((line, (text,)) for line, text in readers.lines(path, problems) if text.strip())
+        yield from ((line, (text,)) for line, text in lines(path, problems) if text.strip())
         return
     places = column_places(columns) if kind in (".csv", ".tsv") else None
     if places is not None:
         yield from _headless(path, places, "\t" if kind == ".tsv" else ",", problems)
         return
-    for row in readers.table_rows(path, problems):
+    for row in table_rows(path, problems):
         values = _chosen(path, row, columns, unseen, problems) if columns else [dict(row.values)]
         fields = tuple(text for value in values for text in _texts(value))
         if any(text.strip() for text in fields):
@@ -95,7 +96,7 @@ def _headless(
     path: Path, places: Sequence[int], delimiter: str, problems: Problems
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     csv.field_size_limit(min(1 << 30, problems.bounds.line))
-    reader = csv.reader((line + "\n" for _, line in readers.lines(path, problems)), delimiter=delimiter)
+    reader = csv.reader((line + "\n" for _, line in lines(path, problems)), delimiter=delimiter)
     try:
         for row in reader:
             if row and max(places) >= len(row):
@@ -107,14 +108,14 @@ def _headless(
         problems.report(path, reader.line_num, f"not CSV ({error}); the rest of it is left out", code="not-csv")
 
 
-def _chosen(path: Path, row: readers.Row, columns: Sequence[str], unseen: set[str], problems: Problems) -> list[Any]:
+def _chosen(path: Path, row: Row, columns: Sequence[str], unseen: set[str], problems: Problems) -> list[Any]:
     found = {}
     for column in columns:
         with contextlib.suppress(KeyError, TypeError):
             found[column] = row.values[column] if column in row.values else _inside(row.values, column.split("."))
     if not found:
         others = "".join(f", nor {column!r}" for column in columns[1:])
-        reason = f"{readers.no_column(columns[0], row.values)}{others}"
+        reason = f"{no_column(columns[0], row.values)}{others}"
         problems.report(path, row.line, reason, repr(row.values))
     unseen.difference_update(found)
     return list(found.values())

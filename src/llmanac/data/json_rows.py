@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmanac.data.columns import Row
+from llmanac.data.lines import lines, not_utf8, text_pieces
 from llmanac.data.quarantine import SHOWN, Problems
-from llmanac.data.readers import Row, lines, not_utf8, text_pieces
 from llmanac.data.unpack import BLOCK, Span, blocks
 
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError
-from llmanac.data.columns import column_places
+from llmanac.data.columns import check_columns, column_places, no_column
 from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
+from llmanac.data.lines import lines as numbered_lines
 from llmanac.data.quarantine import Problems
-from llmanac.data.readers import check_columns, no_column, table_rows
-from llmanac.data.readers import lines as numbered_lines
+from llmanac.data.readers import table_rows
 from llmanac.data.texts import check_plain_or_table
 from llmanac.data.unpack import TABLES, format_of
 

@@ -18,11 +18,14 @@ from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.files import readable
-from llmanac.data import readers, unpack
+from llmanac.data import unpack
+from llmanac.data.columns import Row, no_column
 from llmanac.data.command_problems import up_to_damage
 from llmanac.data.documents import Document, Names
+from llmanac.data.lines import text_pieces
 from llmanac.data.pages import INSTALL, missing_library
 from llmanac.data.quarantine import OnError, Problems
+from llmanac.data.readers import table_rows
 from llmanac.data.sources import SourceSpec
 from llmanac.data.unpack import KNOWN, TABLES, Span, format_of
 
@@ -150,7 +153,7 @@ def documents_of(path: Path, shown: str, spec: Any, problems: Problems, span: Sp
         blank = True
         most = problems.bounds.text_line
         limit = spec.piece if most is None else min(spec.piece, most)
-        pieces = readers.text_pieces(path, problems, limit=limit, most=most)
+        pieces = text_pieces(path, problems, limit=limit, most=most)
         for number, piece in enumerate(pieces):
             if piece.strip():
                 blank = False
@@ -159,7 +162,7 @@ def documents_of(path: Path, shown: str, spec: Any, problems: Problems, span: Sp
             problems.blank(path, None)
         return
     columns = [spec.text] + ([spec.group] if spec.group else [])
-    for row in readers.table_rows(path, problems, columns=present(path, columns), span=span):
+    for row in table_rows(path, problems, columns=present(path, columns), span=span):
         text = row_text(path, row, spec.text, problems)
         if text is None:
             continue
@@ -184,14 +187,14 @@ def present(path: Path, columns: list[str]) -> list[str] | None:
     return columns if set(columns) <= set(have) else None
 
 
-def _value(path: Path, row: readers.Row, column: str, problems: Problems) -> Any:
+def _value(path: Path, row: Row, column: str, problems: Problems) -> Any:
     if column in row.values:
         return row.values[column]
-    problems.report(path, row.line, readers.no_column(column, row.values), code="no-text")
+    problems.report(path, row.line, no_column(column, row.values), code="no-text")
     return None
 
 
-def row_text(path: Path, row: readers.Row, column: str, problems: Problems) -> str | None:
+def row_text(path: Path, row: Row, column: str, problems: Problems) -> str | None:
     """The text of a table's row, perhaps blank; None, and a problem, where the column holds none."""
     if column not in row.values:
         return _value(path, row, column, problems)
