@@ -19,9 +19,9 @@ from llmanac.data.stages import CorpusStage, Dropped
 # What a stage needs set to have something to do on `shards`; a stage that is not named is built as it is.
 CHOICES: dict[str, dict[str, Any]] = {
     "minhash": {"threshold": 0.6, "width": 2},
-    "lines": {"minimum": 8},
-    "paragraphs": {"minimum": 8},
-    "substring": {"minimum": 20},
+    "lines": {"min_length": 8},
+    "paragraphs": {"min_length": 8},
+    "substring": {"min_length": 20},
 }
 
 

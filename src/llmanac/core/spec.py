@@ -30,6 +30,7 @@ class Spec:
     """
 
     kind: ClassVar[str] = ""
+    RENAMED: ClassVar[Mapping[str, str]] = {}  # former names of fields -> the names now, which files may still have
 
     @property
     def name(self) -> str:
@@ -68,6 +69,7 @@ def make_method(kind: str, value: Mapping[str, Any] | str, path: str = "") -> An
 
 def _construct(cls: type[S], data: Mapping[str, Any], path: str) -> S:
     hints = _hints(cls)
+    data = {cls.RENAMED.get(key, key): value for key, value in data.items()}
     for key in data:
         if key not in hints:
             has = ", ".join(sorted(hints)) or "no fields"
@@ -175,6 +177,7 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
     if not isinstance(node, Spec):
         raise SpecError(f"{path}: {type(node).__name__} has no fields to set ({step!r} asked for)")
     hints = _hints(type(node))
+    step = node.RENAMED.get(step, step)
     if step == "name" and node.kind and not rest:
         return _rename(node, type(node), value, path)
     if step not in hints:

@@ -3,9 +3,9 @@
 An evaluation item is found in a document if they share `n` words in a row (13, as for GPT-3), or, for an item of fewer
 words, all of it in a row; `data/overlap.py` says how words are compared and which items are too short. Every hit is
 compared word by word. With `action = "cut"` the hit goes with `context` characters on both sides; what is left between
-cuts stays if it has `smallest` characters, joined by a blank line; a document in more than `pieces` pieces is dropped,
-as by GPT-3. `common` ignores n-grams that stand in more than that many documents (GPT-3 had 10), which takes phrases of
-law and liturgy out of the reckoning, and also an item that leaked that often; it is off unless set.
+cuts stays if it has `min_piece` characters, joined by a blank line; a document in more than `max_pieces` pieces is
+dropped, as by GPT-3. `max_documents` ignores n-grams that occur in more documents than that (GPT-3: 10): phrases of law
+and liturgy, but also an item that leaked that often. It is off unless set.
 
 The report names every item that was found and in how many documents. Memory: the index, about 55 bytes a word of the
 evaluation set, in every process that summarises; a document's own words are looked up in pieces.
@@ -20,10 +20,10 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -60,10 +60,14 @@ class Spec(StageSpec):
         shortest: an item of fewer than `n` words is looked for whole if it has this many.
         action: "drop" the document, or "cut" the found text out of it.
         context: characters that are cut on both sides of what was found.
-        smallest: characters that a piece between cuts needs to stay.
-        pieces: a document that cuts leave in more pieces is dropped.
-        common: ignore n-grams that are found in more documents than this.
+        min_piece: characters that a piece between cuts needs to stay.
+        max_pieces: a document that cuts leave in more pieces is dropped.
+        max_documents: ignore n-grams that are found in more documents than this.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "smallest": "min_piece", "pieces": "max_pieces", "common": "max_documents",
+    }  # fmt: skip
 
     evaluation: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
@@ -71,18 +75,18 @@ class Spec(StageSpec):
     shortest: int = 4
     action: Literal["drop", "cut"] = "drop"
     context: int = 200
-    smallest: int = 200
-    pieces: int = 10
-    common: int | None = None
+    min_piece: int = 200
+    max_pieces: int = 10
+    max_documents: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.n <= 1000:
             raise SpecError(f"shortest: {self.shortest} and n: {self.n} are not 1 <= shortest <= n <= 1000")
-        for name in ("context", "smallest", "pieces"):
+        for name in ("context", "min_piece", "max_pieces"):
             if getattr(self, name) < 0:
                 raise SpecError(f"{name}: {getattr(self, name)} is below 0")
-        if self.common is not None and self.common < 1:
-            raise SpecError(f"common: {self.common} is below 1")
+        if self.max_documents is not None and self.max_documents < 1:
+            raise SpecError(f"max_documents: {self.max_documents} is below 1")
 
     def build(self, **dims: Any) -> Decontamination:
         return Decontamination(self)
@@ -162,7 +166,7 @@ class Decontamination(CorpusStage):
     def _ignored(self, readers: Sequence[BlockReader]) -> np.ndarray:
         """(n-grams,) bool: which stand in too many documents to count."""
         counts = np.zeros(self.index.grams, np.int64)
-        if self.spec.common is None:
+        if self.spec.max_documents is None:
             return counts > 0
         for reader in readers:
             for _, blocks in _hits(reader):
@@ -170,7 +174,7 @@ class Decontamination(CorpusStage):
                 for rows in blocks:
                     own[rows[:, 2]] = True
                 counts += own
-        return counts > self.spec.common
+        return counts > self.spec.max_documents
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
         for document, decision in matched(documents, decisions, "decontamination"):
@@ -190,8 +194,8 @@ class Decontamination(CorpusStage):
             pieces.append(document.text[end : max(end, start - self.spec.context)])
             end = max(end, stop + self.spec.context)
         pieces.append(document.text[end:])
-        pieces = [piece for piece in pieces if len(piece) >= self.spec.smallest and piece.strip()]
-        if not pieces or len(pieces) > self.spec.pieces:
+        pieces = [piece for piece in pieces if len(piece) >= self.spec.min_piece and piece.strip()]
+        if not pieces or len(pieces) > self.spec.max_pieces:
             return Dropped(document, "contaminated", f"{detail}; {len(pieces)} pieces left")
         return document.with_text("\n\n".join(pieces))
 

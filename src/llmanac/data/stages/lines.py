@@ -1,12 +1,12 @@
 """Duplicate lines and paragraphs: of all equal ones in the corpus, the first stays and every later one is cut out.
 
 A line ends with `\\n`; a paragraph is a run of lines up to and with the blank lines after it. Two are equal if they are
-so without the white space at their ends. Only those of at least `minimum` characters (without that white space) are
-looked at, so that short lines which any text may have (`}`, `return`) stay. Later ones go wherever they stand, also in
-the document that has the first.
+so without the white space at their ends. Only those of at least `min_length` characters (without that white space) are
+compared, so that short lines which any text may have (`}`, `return`) stay. Later ones are cut, also in the document
+that has the first.
 
-What is left is joined as it stood. A document that lost more than `most` of its characters is dropped, and so is one of
-which nothing but white space is left.
+A document that lost more than `max_removed` of its characters is dropped, and so is one of which only white space is
+left.
 
 Records `(hash, position)` are sorted as in `exact`, 16 bytes of BLAKE2b each; cost O(L log L) for L lines, in files
 where memory is short. Compare the line-level deduplication of CCNet (Wenzek et al. 2020) and C4 (Raffel et al. 2020).
@@ -15,10 +15,10 @@ where memory is short. Compare the line-level deduplication of CCNet (Wenzek et 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -48,19 +48,21 @@ class Spec(StageSpec):
 
     Attributes:
         unit: "line" or "paragraph".
-        minimum: characters that a line needs to be looked at.
-        most: share of its characters that a document may lose; one that loses more is dropped. 1 drops none.
+        min_length: characters that a line needs to be looked at.
+        max_removed: fraction of its characters that a document may lose; one that loses more is dropped. 1 drops none.
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"minimum": "min_length", "most": "max_removed"}
+
     unit: Literal["line", "paragraph"] = "line"
-    minimum: int = 30
-    most: float = 1.0
+    min_length: int = 30
+    max_removed: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.minimum < 1:
-            raise SpecError(f"minimum: {self.minimum} is below 1")
-        if not 0 <= self.most <= 1:
-            raise SpecError(f"most: {self.most} is not from 0 to 1")
+        if self.min_length < 1:
+            raise SpecError(f"min_length: {self.min_length} is below 1")
+        if not 0 <= self.max_removed <= 1:
+            raise SpecError(f"max_removed: {self.max_removed} is not from 0 to 1")
 
     def build(self, **dims: Any) -> Lines:
         return Lines(self)
@@ -71,7 +73,7 @@ class Lines(CorpusStage):
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self._what = f"lines {spec.unit} {spec.minimum}"
+        self._what = f"lines {spec.unit} {spec.min_length}"
 
     def pieces(self, text: str) -> list[str]:
         """The lines or paragraphs of a text; joined they are the text."""
@@ -88,7 +90,7 @@ class Lines(CorpusStage):
                 count += 1
                 for piece in self.pieces(document.text):
                     bare = piece.strip()
-                    if len(bare) >= self.spec.minimum:
+                    if len(bare) >= self.spec.min_length:
                         keys.append(text_key(bare))
                         if len(keys) == BLOCK:
                             writer.add(keys=_array(keys))
@@ -126,7 +128,7 @@ class Lines(CorpusStage):
         for document in documents:
             count += 1
             pieces = self.pieces(document.text)
-            long = [i for i, piece in enumerate(pieces) if len(piece.strip()) >= self.spec.minimum]
+            long = [i for i, piece in enumerate(pieces) if len(piece.strip()) >= self.spec.min_length]
             gone = {long[i] for (i,) in cuts.within(looked_at, looked_at + len(long))}
             looked_at += len(long)
             yield self._left(document, pieces, gone) if gone else document
@@ -136,7 +138,7 @@ class Lines(CorpusStage):
         text = "".join(piece for i, piece in enumerate(pieces) if i not in gone)
         share = 1 - len(text) / len(document.text)
         detail = f"{len(gone)} of {len(pieces)} {self.spec.unit}s, {share:.1%} of the characters"
-        if share > self.spec.most:
+        if share > self.spec.max_removed:
             return Dropped(document, "mostly-duplicate-lines", detail)
         return document.with_text(text) if text.strip() else Dropped(document, "nothing-left", detail)
 
