@@ -246,3 +246,9 @@ def test_a_path_without_a_name_is_refused(place: str, tmp_path: Path, monkeypatc
     with pytest.raises(LlmanacError, match="name a file or a folder inside it"):
         files.write_bytes(place, b"x")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["below", "in"]
+
+
+def test_the_former_name_of_a_field_is_still_read() -> None:
+    made = spec.make_method("stage", {"name": "lines", "minimum": 7, "max_removed": 0.5})
+    assert (made.min_length, made.max_removed) == (7, 0.5)
+    assert spec.patch(made, {"most": 0.25}).max_removed == 0.25

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from llmanac.core.errors import DataError
 from llmanac.core.spec import Spec
+from llmanac.data.ranges import POSITIVE, check_ranges
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,18 @@ class Extractor:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorSpec(Spec):
-    """`build() -> Extractor`."""
+    """`build() -> Extractor`.
+
+    Attributes:
+        max_bytes: a longer page is refused.
+    """
 
     kind: ClassVar[str] = "extractor"
+
+    max_bytes: int = 20_000_000
+
+    def __post_init__(self) -> None:
+        check_ranges(self, max_bytes=POSITIVE)
 
     def build(self, **dims: Any) -> Extractor:
         """An extractor has no dimensions. Raises DataError where a library it stands on is not installed."""

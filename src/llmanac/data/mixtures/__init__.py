@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
+from llmanac.data.ranges import POSITIVE, check_ranges
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ class MixtureSpec(Spec):
     def __post_init__(self) -> None:
         if not self.epochs > 0:
             raise SpecError(f"epochs: {self.epochs} is not positive")
-        if self.documents is not None and self.documents < 1:
-            raise SpecError(f"documents: {self.documents} is not at least 1")
+        check_ranges(self, documents=POSITIVE)
 
     def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
         """Each domain's share of `unit`: positive, summing to 1.

@@ -17,6 +17,7 @@ from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec
 from llmanac.data.mixtures import MixtureSpec
 from llmanac.data.quarantine import Bounds, OnError
+from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 
@@ -57,8 +58,7 @@ class OutputSpec(Spec):
     dropped: Literal["reasons", "texts"] = "reasons"
 
     def __post_init__(self) -> None:
-        if self.shard_bytes < 1:
-            raise SpecError(f"shard_bytes: {self.shard_bytes} is not at least 1")
+        check_ranges(self, shard_bytes=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,7 @@ class BuildSpec(Spec):
     def __post_init__(self) -> None:
         if not self.inputs:
             raise SpecError("inputs: nothing to read; name files or folders, or give an [[inputs]] table with a source")
-        if self.shard_bytes < 1:
-            raise SpecError(f"shard_bytes: {self.shard_bytes} is not at least 1")
+        check_ranges(self, shard_bytes=POSITIVE)
         domains: dict[str, float] = {}
         for number, item in enumerate(self.inputs):
             if domains.setdefault(item.domain, item.weight) != item.weight:

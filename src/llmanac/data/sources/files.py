@@ -10,13 +10,14 @@ followed; a file that is named, or that a pattern names, is read wherever it lie
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, SpecError, nearest
+from llmanac.core.errors import DataError, nearest
 from llmanac.core.files import readable
 from llmanac.data import unpack
 from llmanac.data.columns import Row, no_column
@@ -25,6 +26,7 @@ from llmanac.data.documents import Document, Names
 from llmanac.data.lines import text_pieces
 from llmanac.data.pages import INSTALL, missing_library
 from llmanac.data.quarantine import OnError, Problems
+from llmanac.data.ranges import check_ranges
 from llmanac.data.readers import table_rows
 from llmanac.data.sources import SourceSpec
 from llmanac.data.unpack import KNOWN, TABLES, Span, format_of
@@ -67,8 +69,7 @@ class Spec(SourceSpec):
     license: str = ""
 
     def __post_init__(self) -> None:
-        if self.piece < 1000:
-            raise SpecError(f"piece: {self.piece} is too short; use 1000 characters or more")
+        check_ranges(self, piece=(1000, math.inf))
 
     def problems(self) -> Problems:
         return Problems(self.on_error, self.quarantine)

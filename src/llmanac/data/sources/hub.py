@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, SpecError, nearest
+from llmanac.core.errors import DataError, nearest
 from llmanac.data.documents import Document
 from llmanac.data.quarantine import OnError, Problems
+from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.sources import SourceSpec
 from llmanac.data.unpack import TABLES, format_of
 
@@ -52,8 +53,7 @@ class Spec(SourceSpec):
     piece: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise SpecError(f"limit: {self.limit} documents is nothing; leave it out or use 1 or more")
+        check_ranges(self, limit=POSITIVE)
 
     def problems(self) -> Problems:
         return Problems(self.on_error, self.quarantine)

@@ -12,12 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from llmanac.core.spec import Spec
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
+from llmanac.data.documents import Document
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,14 @@ import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from llmanac.core.errors import DataError
+from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped
 from llmanac.data.stages._blocks import BlockReader, atomic_writer
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
 
 
 def pack_names(names: Sequence[str]) -> dict[str, np.ndarray]:

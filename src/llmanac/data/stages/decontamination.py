@@ -19,24 +19,24 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import dump
+from llmanac.data.documents import Document
 from llmanac.data.evaluation_items import read_items
 from llmanac.data.overlap import ItemIndex, original_ranges
+from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockReader, BlockWriter, atomic_writer, opened
 from llmanac.data.stages._positions import decision_line, matched
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
 
 CARD = {
     "title": "Decontamination: n-grams shared with evaluation sets",
@@ -82,11 +82,8 @@ class Spec(StageSpec):
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.n <= 1000:
             raise SpecError(f"shortest: {self.shortest} and n: {self.n} are not 1 <= shortest <= n <= 1000")
-        for name in ("context", "min_piece", "max_pieces"):
-            if getattr(self, name) < 0:
-                raise SpecError(f"{name}: {getattr(self, name)} is below 0")
-        if self.max_documents is not None and self.max_documents < 1:
-            raise SpecError(f"max_documents: {self.max_documents} is below 1")
+        least = (0, math.inf)
+        check_ranges(self, context=least, min_piece=least, max_pieces=least, max_documents=POSITIVE)
 
     def build(self, **dims: Any) -> Decontamination:
         return Decontamination(self)

@@ -14,18 +14,16 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from llmanac.data.dedup import text_key
+from llmanac.data.documents import Document
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
 from llmanac.data.stages._sorting import later_copies, sorted_rows
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
 
 CARD = {
     "title": "Exact duplicates of whole documents",

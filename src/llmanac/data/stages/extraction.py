@@ -7,15 +7,16 @@ reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmanac.core.errors import SpecError
 from llmanac.data.documents import Document
 from llmanac.data.extractors import Extractor, ExtractorSpec, Unusable
 from llmanac.data.extractors.structured import Spec as Structured
 from llmanac.data.floods import text_flood
+from llmanac.data.ranges import check_ranges
 from llmanac.data.stages import Dropped, Stage, StageSpec
 
 CARD = {
@@ -40,8 +41,7 @@ class Spec(StageSpec):
     min_characters: int = 1
 
     def __post_init__(self) -> None:
-        if self.min_characters < 0:
-            raise SpecError(f"min_characters: {self.min_characters} is negative")
+        check_ranges(self, min_characters=(0, math.inf))
 
     def build(self, **dims: Any) -> Stage:
         return Extraction(self)

@@ -30,12 +30,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import dump
+from llmanac.data.documents import Document
+from llmanac.data.ranges import FRACTION, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._clusters import find_clusters, representatives
@@ -43,9 +45,6 @@ from llmanac.data.stages._positions import Positions, drop_matched, pack_names, 
 from llmanac.data.stages._signatures import Hashing, Letters, Signer, Unit, best_bands
 from llmanac.data.stages._similarity import Pairs
 from llmanac.kernels import minhash as kernel
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
 
 CARD = {
     "title": "Near-duplicates by MinHash and locality-sensitive hashing",
@@ -93,14 +92,8 @@ class Spec(StageSpec):
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise SpecError(f"threshold: {self.threshold} is not above 0 and at most 1")
-        if not 2 <= self.permutations <= 4096:
-            raise SpecError(f"permutations: {self.permutations} is not from 2 to 4096")
-        if not 0 <= self.false_positive_weight <= 1:
-            raise SpecError(f"false_positive_weight: {self.false_positive_weight} is not from 0 to 1")
-        if not 1 <= self.width <= 1000:
-            raise SpecError(f"width: {self.width} is not from 1 to 1000")
-        if not 0 <= self.seed < 1 << 32:
-            raise SpecError(f"seed: {self.seed} is not from 0 to {(1 << 32) - 1}")
+        check_ranges(self, permutations=(2, 4096), false_positive_weight=FRACTION, width=(1, 1000))
+        check_ranges(self, seed=(0, (1 << 32) - 1))
         if (self.bands is None) != (self.rows is None):
             raise SpecError("bands: set bands and rows together, or neither")
         bands, rows = self.bands or 0, self.rows or 0

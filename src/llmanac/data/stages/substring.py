@@ -17,19 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
+from llmanac.data.documents import Document
+from llmanac.data.ranges import FRACTION, POSITIVE, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockReader, BlockWriter, opened
 from llmanac.data.stages._cuts import Cuts, write_cuts
 from llmanac.kernels import suffix_array as kernel
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
 
 CARD = {
     "title": "Repeated substrings across documents, by suffix array",
@@ -60,10 +59,7 @@ class Spec(StageSpec):
     max_removed: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.min_length < 1:
-            raise SpecError(f"min_length: {self.min_length} is below 1")
-        if not 0 <= self.max_removed <= 1:
-            raise SpecError(f"max_removed: {self.max_removed} is not from 0 to 1")
+        check_ranges(self, min_length=POSITIVE, max_removed=FRACTION)
 
     def build(self, **dims: Any) -> Substring:
         return Substring(self)
