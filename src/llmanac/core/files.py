@@ -111,22 +111,29 @@ def readable(name: str | bytes | Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write piece by piece; on success it takes the name `path`, on failure nothing is left of it.
+
+    Args:
+        durable: wait until the disk has it. For thousands of small files that takes too long: without it the system
+            writes them when it likes, and after a power cut some may be missing or empty.
 
     Raises:
         LlmanacError: the disk refused a write; the message names the file, and what was there before is untouched.
     """
     path = Path(path)
-    temporary = _beside(path)
+    # a file system takes names of 255 bytes, and ours is longer by a few
+    temporary = _beside(path if len(os.fsencode(path.name)) <= 200 else path.with_name(path.name[-40:]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

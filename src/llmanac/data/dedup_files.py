@@ -29,7 +29,6 @@ from llmanac.data.readers import table_rows
 from llmanac.data.sources.files import Spec as FilesSpec
 from llmanac.data.sources.files import documents_of
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
-from llmanac.data.stages._blocks import atomic_writer
 from llmanac.data.texts import files_of, is_plain
 from llmanac.data.unpack import COMPRESSED, TABLES, TEXTS, format_of
 
@@ -274,16 +273,16 @@ def _write_all(
     counts: Counter[str] = Counter()
     with (
         contextlib.ExitStack() as together,
-        atomic_writer(places.dropped) as dropped,
+        files.atomic_file(places.dropped) as dropped,
         progress("write", total=total, unit="documents") as bar,
     ):
         one = len(set(places.kept)) < len(places.kept)
-        shared = together.enter_context(atomic_writer(places.kept[0])) if one else None
+        shared = together.enter_context(files.atomic_file(places.kept[0])) if one else None
         for group, shard, result in zip(groups, shards, results, strict=True):
             by_file = itertools.groupby(zip(shard(), result, strict=True), key=lambda pair: pair[0].group)
             name, pairs = next(by_file, (None, iter(())))
             for (_, shown), place in group:
-                with contextlib.nullcontext(shared) if shared else atomic_writer(place, durable=False) as kept:
+                with contextlib.nullcontext(shared) if shared else files.atomic_file(place, durable=False) as kept:
                     if name != shown:  # no document came out of it
                         continue
                     for document, outcome in pairs:

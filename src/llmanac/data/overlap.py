@@ -122,11 +122,9 @@ class ItemIndex:
                 starts.append(np.arange(words_before, words_before + len(found)))
                 widths.append(np.full(len(found), width, np.int32))
                 owners.append(np.full(len(found), number, np.int32))
-                bytes_before, words_before, rows = (
-                    bytes_before + len(buffer),
-                    words_before + len(units),
-                    rows + len(found),
-                )
+                bytes_before += len(buffer)
+                words_before += len(units)
+                rows += len(found)
             self.looked.append(Looked(by, rows))
         self._text = b"".join(texts)
         self._spans = _joined(spans, np.int64).reshape(-1, 2)
@@ -148,17 +146,7 @@ class ItemIndex:
     @property
     def nbytes(self) -> int:
         """Bytes that the index holds."""
-        arrays = (
-            self._spans,
-            self.row_items,
-            self._row_words,
-            self._row_widths,
-            self._keys,
-            self._row_starts,
-            self._slots,
-            self._filter,
-        )
-        return len(self._text) + sum(array.nbytes for array in arrays)
+        return len(self._text) + sum(held.nbytes for held in vars(self).values() if isinstance(held, np.ndarray))
 
     def items_of(self, grams: np.ndarray) -> list[int]:
         """The numbers of the items that have one of these n-grams, in order.

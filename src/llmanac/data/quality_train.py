@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.core.files import write_bytes, write_json
@@ -81,25 +80,19 @@ def train(
     points, area = precision_recall(labels, scores), auc(labels, scores)
     model.about |= {"held_out": {"positive": len(test[1]), "negative": len(test[0]), "auc": round(area, 6)}}
     model.save(folder)
-    save_curve(folder, {"classifier": points}, area)
+    save_curve(folder, points, area)
     return Trained(points, area, len(labels), folder / PICTURE)
 
 
-def save_curve(folder: Path, curves: dict[str, Sequence[Point]], area: float, single: dict[str, Point] | None = None
-               ) -> None:  # fmt: skip
-    """Write precision against recall as JSON and as a picture; `single` are methods that have one point only."""
-    data: dict[str, Any] = {"auc": area, "curves": {}, "single": {}}
-    for name, points in curves.items():
-        step = max(1, len(points) // 200)
-        chosen = [*points[::step], points[-1]]
-        data["curves"][name] = [[round(v, 6) for v in (p.threshold, p.precision, p.recall)] for p in chosen]
-    for name, point in (single or {}).items():
-        data["single"][name] = [round(point.precision, 6), round(point.recall, 6)]
-    write_json(folder / CURVE, data)
-    write_bytes(folder / PICTURE, draw(curves, single or {}))
+def save_curve(folder: Path, points: Sequence[Point], area: float) -> None:
+    """Write precision against recall as JSON and as a picture."""
+    chosen = [*points[:: max(1, len(points) // 200)], points[-1]]
+    rounded = [[round(v, 6) for v in (p.threshold, p.precision, p.recall)] for p in chosen]
+    write_json(folder / CURVE, {"auc": area, "curves": {"classifier": rounded}, "single": {}})
+    write_bytes(folder / PICTURE, draw(points))
 
 
-def draw(curves: dict[str, Sequence[Point]], single: dict[str, Point]) -> bytes:
+def draw(points: Sequence[Point]) -> bytes:
     """Precision against recall, as SVG."""
     import io
 
@@ -111,11 +104,8 @@ def draw(curves: dict[str, Sequence[Point]], single: dict[str, Point]) -> bytes:
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, points in curves.items():
-        axes.plot([p.recall for p in points], [p.precision for p in points], label=name)
-    for (name, point), mark in zip(single.items(), "os^Dv<>PX*", strict=False):
-        axes.plot([point.recall], [point.precision], mark, label=name)
-    axes.set(xlabel="recall: share of the wanted texts that stay", ylabel="precision: how much of the rest is wanted",
+    axes.plot([p.recall for p in points], [p.precision for p in points], label="classifier")
+    axes.set(xlabel="recall: fraction of the wanted texts that stay", ylabel="precision: fraction of the rest wanted",
              xlim=(0, 1.01), ylim=(0, 1.01))  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")

@@ -121,11 +121,8 @@ def choose_files(names: list[str], subset: str | None, split: str, dataset: str)
 
 
 def _is_metadata(name: str) -> bool:
-    return Path(name).name.startswith(".") or Path(name).name in (
-        "dataset_infos.json",
-        "dataset_info.json",
-        "croissant.json",
-    )
+    bare = Path(name).name
+    return bare.startswith(".") or bare in ("dataset_infos.json", "dataset_info.json", "croissant.json")
 
 
 def _words(name: str) -> set[str]:

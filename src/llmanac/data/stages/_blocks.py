@@ -13,41 +13,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import DataError, LlmanacError
-from llmanac.core.files import TEMPORARY
+from llmanac.core.errors import DataError
+from llmanac.core.files import atomic_file
 
 MARK = b"llmanac1"
-
-
-@contextlib.contextmanager
-def atomic_writer(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Write a file piece by piece under a temporary name; it takes its own on success and leaves nothing on failure.
-
-    Args:
-        durable: wait until the disk has it. For thousands of small files that takes too long: the system then writes
-            them back when it sees fit, and after a power cut some may be missing or empty.
-    """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as handle:
-            yield handle
-            handle.flush()
-            if durable:
-                os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise LlmanacError(
-                f"{path}: cannot write ({error.strerror or error}); free some space or choose another folder"
-            ) from error
-        raise
 
 
 class BlockWriter:
@@ -60,7 +33,7 @@ class BlockWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> BlockWriter:
-        self._handle = self._stack.enter_context(atomic_writer(self.path))
+        self._handle = self._stack.enter_context(atomic_file(self.path))
         return self
 
     def add(self, **arrays: np.ndarray) -> None:

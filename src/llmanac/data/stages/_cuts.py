@@ -24,8 +24,6 @@ def write_cuts(
     Returns:
         How many rows were written.
     """
-    if len(paths) != len(sizes):
-        raise DataError(f"decisions: {len(paths)} files for {len(sizes)} shards; give one a shard")
     blocks = iter(numbers)
     held = np.empty((0, 1), np.int64)
     start = total = 0

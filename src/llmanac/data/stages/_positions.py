@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError
+from llmanac.core.files import atomic_file
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped
-from llmanac.data.stages._blocks import BlockReader, atomic_writer
+from llmanac.data.stages._blocks import BlockReader
 
 
 def pack_names(names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -39,6 +40,12 @@ class Positions:
         first = np.searchsorted([s for s, _ in self.places], np.arange(len(readers) + 1))
         self.shards = self.starts[first]  # where each shard starts, and the end
         self._names = functools.lru_cache(maxsize=8)(self._read_names)
+
+    def keyed(self) -> Iterator[np.ndarray]:
+        """Records `(key ..., position)` of the array `keys`, block by block."""
+        for reader, block, start in self.blocks():
+            keys = reader.read(block, "keys")
+            yield np.column_stack([keys, np.arange(start, start + len(keys), dtype=np.uint64)])
 
     def blocks(self) -> Iterator[tuple[BlockReader, int, int]]:
         """`(reader, block, position of its first document)` in order."""
@@ -69,13 +76,11 @@ def write_drops(
     paths: Sequence[Path], stage: str, positions: Positions, drops: Iterable[tuple[int, dict[str, Any]]]
 ) -> None:
     """Write each shard's decisions; `drops` are `(position, what to note)` in order of position."""
-    if len(paths) != len(positions.readers):
-        raise DataError(f"decisions: {len(paths)} files for {len(positions.readers)} shards; give one a shard")
     waiting = iter(drops)
     drop = next(waiting, None)
-    for shard, path in enumerate(paths):
+    for shard, path in zip(range(len(positions.readers)), paths, strict=True):
         start, stop = int(positions.shards[shard]), int(positions.shards[shard + 1])
-        with atomic_writer(Path(path)) as handle:
+        with atomic_file(Path(path)) as handle:
             handle.write(decision_line({"stage": stage, "documents": stop - start}))
             while drop is not None and drop[0] < stop:
                 handle.write(decision_line({"document": drop[0] - start} | drop[1]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,12 @@ import numpy as np
 from llmanac.core.errors import DataError
 
 SMALLEST = 64  # records a run's buffer holds at least while merging
+
+
+def scratch(decisions: Sequence[Path], name: str) -> Path:
+    """A folder beside a stage's decisions, for runs that are sorted there."""
+    first = decisions[0] if decisions else Path("decisions")
+    return first.with_name(f"{first.name}.{name}")
 
 
 def in_order(rows: np.ndarray) -> np.ndarray:

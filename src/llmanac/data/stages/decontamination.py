@@ -29,13 +29,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.files import atomic_file
 from llmanac.core.spec import dump
 from llmanac.data.documents import Document
 from llmanac.data.evaluation_items import read_items
 from llmanac.data.overlap import ItemIndex, original_ranges
 from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
-from llmanac.data.stages._blocks import BlockReader, BlockWriter, atomic_writer, opened
+from llmanac.data.stages._blocks import BlockReader, BlockWriter, opened
 from llmanac.data.stages._positions import decision_line, matched
 
 CARD = {
@@ -129,7 +130,7 @@ class Decontamination(CorpusStage):
         with opened(summaries, self._what) as readers:
             ignored = self._ignored(readers)
             for reader, path in zip(readers, decisions, strict=True):
-                with atomic_writer(Path(path)) as handle:
+                with atomic_file(Path(path)) as handle:
                     handle.write(decision_line({"stage": "decontamination", "documents": reader.facts["documents"]}))
                     for number, ranges, items in self._documents(reader, ignored):
                         found.update(items)

@@ -23,7 +23,7 @@ from llmanac.data.documents import Document
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
-from llmanac.data.stages._sorting import later_copies, sorted_rows
+from llmanac.data.stages._sorting import later_copies, scratch, sorted_rows
 
 CARD = {
     "title": "Exact duplicates of whole documents",
@@ -57,17 +57,12 @@ class Exact(CorpusStage):
         """Raises DataError for summaries that are not of this stage, or a memory that is too small to sort in."""
         with opened(summaries, "exact") as readers:
             positions = Positions(readers, "keys")
-            beside = Path(decisions[0]) if decisions else Path("exact")
-            folder = beside.with_name(beside.name + ".sorting")
-            pairs = later_copies(
-                _records(positions), 2, memory=memory // 4, folder=folder.with_name(folder.name + "-1")
-            )
+            pairs = later_copies(positions.keyed(), 2, memory=memory // 4, folder=scratch(decisions, "sorting-1"))
             dropped = 0
 
             def drops() -> Iterator[tuple[int, dict[str, Any]]]:
                 nonlocal dropped
-                ordered = sorted_rows(pairs, 2, memory=memory // 4, folder=folder.with_name(folder.name + "-2"))
-                for rows in ordered:
+                for rows in sorted_rows(pairs, 2, memory=memory // 4, folder=scratch(decisions, "sorting-2")):
                     for position, first in rows.tolist():
                         dropped += 1
                         yield position, {"kept": positions.name(first)}
@@ -77,9 +72,3 @@ class Exact(CorpusStage):
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
         return drop_matched(documents, decisions, "exact", "exact-duplicate", "of {kept}")
-
-
-def _records(positions: Positions) -> Iterator[np.ndarray]:
-    for reader, block, start in positions.blocks():
-        keys = reader.read(block, "keys")
-        yield np.column_stack([keys, np.arange(start, start + len(keys), dtype=np.uint64)])

@@ -26,9 +26,10 @@ from llmanac.data.dedup import text_key
 from llmanac.data.documents import Document
 from llmanac.data.ranges import FRACTION, POSITIVE, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
-from llmanac.data.stages._blocks import BlockReader, BlockWriter, opened
+from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._cuts import Cuts, write_cuts
-from llmanac.data.stages._sorting import later_copies, sorted_rows
+from llmanac.data.stages._positions import Positions
+from llmanac.data.stages._sorting import later_copies, scratch, sorted_rows
 
 CARD = {
     "title": "Duplicate lines or paragraphs across documents",
@@ -38,6 +39,7 @@ CARD = {
 }
 
 BLOCK = 1 << 15  # lines
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +74,7 @@ class Lines(CorpusStage):
 
     def pieces(self, text: str) -> list[str]:
         """The lines or paragraphs of a text; joined they are the text."""
-        if self.spec.unit == "line":
-            return re.findall(r"[^\n]*\n|[^\n]+", text)
-        return _paragraphs(text)
+        return _LINE.findall(text) if self.spec.unit == "line" else _paragraphs(text)
 
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """16 bytes for each line that is long enough."""
@@ -96,25 +96,17 @@ class Lines(CorpusStage):
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
         """Raises DataError for summaries that are not of this stage and choice, or a memory too small to sort in."""
-        beside = Path(decisions[0]) if decisions else Path("lines")
         with opened(summaries, self._what) as readers:
-            sizes = [sum(reader.shape(b, "keys")[0] for b in range(len(reader))) for reader in readers]
-            pairs = later_copies(
-                _records(readers), 2, memory=memory // 4, folder=beside.with_name(beside.name + ".sorting-1")
-            )
+            positions = Positions(readers, "keys")  # of lines
+            sizes, documents = np.diff(positions.shards).tolist(), [r.facts["documents"] for r in readers]
+            pairs = later_copies(positions.keyed(), 2, memory=memory // 4, folder=scratch(decisions, "sorting-1"))
             later = sorted_rows(
-                (rows[:, :1] for rows in pairs), 1,
-                memory=memory // 4, folder=beside.with_name(beside.name + ".sorting-2"),
-            )  # fmt: skip
-            cut = write_cuts(decisions, self._what, sizes, later, [reader.facts["documents"] for reader in readers])
+                (rows[:, :1] for rows in pairs), 1, memory=memory // 4, folder=scratch(decisions, "sorting-2")
+            )
+            cut = write_cuts(decisions, self._what, sizes, later, documents)
         looked_at = sum(sizes)
         share = round(cut / looked_at, 4) if looked_at else 0.0
-        return {
-            "documents": sum(r.facts["documents"] for r in readers),
-            "looked_at": looked_at,
-            "cut": cut,
-            "share": share,
-        }
+        return {"documents": sum(documents), "looked_at": looked_at, "cut": cut, "share": share}
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
         cuts = Cuts(decisions, self._what)
@@ -141,7 +133,7 @@ class Lines(CorpusStage):
 def _paragraphs(text: str) -> list[str]:
     pieces: list[str] = []
     open_piece = False  # whether the next line still belongs to the last paragraph
-    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
+    for line in _LINE.findall(text):
         blank = not line.strip()
         if pieces and (open_piece or blank):
             pieces[-1] += line
@@ -153,12 +145,3 @@ def _paragraphs(text: str) -> list[str]:
 
 def _array(keys: list[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(keys), np.uint64).reshape(-1, 2)
-
-
-def _records(readers: Sequence[BlockReader]) -> Iterator[np.ndarray]:
-    start = 0
-    for reader in readers:
-        for block in range(len(reader)):
-            keys = reader.read(block, "keys")
-            yield np.column_stack([keys, np.arange(start, start + len(keys), dtype=np.uint64)])
-            start += len(keys)

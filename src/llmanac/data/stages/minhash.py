@@ -44,6 +44,7 @@ from llmanac.data.stages._clusters import find_clusters, representatives
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
 from llmanac.data.stages._signatures import Hashing, Letters, Signer, Unit, best_bands
 from llmanac.data.stages._similarity import Pairs
+from llmanac.data.stages._sorting import scratch
 from llmanac.kernels import minhash as kernel
 
 CARD = {
@@ -147,7 +148,6 @@ class MinHash(CorpusStage):
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
         """Raises DataError for summaries made with other choices, or a memory too small for so many documents."""
         spec = self.spec
-        beside = Path(decisions[0]) if decisions else Path("minhash")
         with opened(summaries, self._what) as readers:
             positions = Positions(readers, "counts")
             pairs = Pairs(positions, "exact" if spec.verify == "exact" else "signature", spec.threshold)
@@ -155,7 +155,7 @@ class MinHash(CorpusStage):
                 positions,
                 self.bands,
                 memory=memory,
-                folder=beside.with_name(beside.name + ".sorting"),
+                folder=scratch(decisions, "sorting"),
                 similarity=None if spec.verify == "none" else pairs.similarity,
                 threshold=spec.threshold,
                 ordered=self._ordered,
