@@ -146,7 +146,8 @@ class ItemIndex:
     @property
     def nbytes(self) -> int:
         """Bytes that the index holds."""
-        return len(self._text) + sum(held.nbytes for held in vars(self).values() if isinstance(held, np.ndarray))
+        rows = (self._spans, self.row_items, self._row_words, self._row_widths, self._keys, self._row_starts)
+        return len(self._text) + sum(array.nbytes for array in (*rows, self._slots, self._filter))
 
     def items_of(self, grams: np.ndarray) -> list[int]:
         """The numbers of the items that have one of these n-grams, in order.

@@ -16,9 +16,7 @@ Brown et al. 2020, "Language models are few-shot learners", appendix C.
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +28,6 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import atomic_file
-from llmanac.core.spec import dump
 from llmanac.data.documents import Document
 from llmanac.data.evaluation_items import read_items
 from llmanac.data.overlap import ItemIndex, original_ranges
@@ -103,14 +100,9 @@ class Decontamination(CorpusStage):
             raise DataError("evaluation: no file; name the evaluation sets to look for")
         return ItemIndex(read_items(self.spec.evaluation, self.spec.columns), self.spec.n, self.spec.shortest)
 
-    @functools.cached_property
-    def _what(self) -> str:
-        items = hashlib.sha256(json.dumps([item.fields for item in self.index.items]).encode("ascii")).hexdigest()
-        return f"decontamination {json.dumps(dump(self.spec), sort_keys=True)} {items}"
-
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """For each document with hits a block or more: rows `(start, stop, n-gram)`, in bytes of the prepared text."""
-        with BlockWriter(summary, self._what) as writer:
+        with BlockWriter(summary) as writer:
             blocks: list[list[int]] = []  # of each document with hits: its number, and how many blocks it has
             count = 0
             for count, document in enumerate(documents, 1):
@@ -124,14 +116,13 @@ class Decontamination(CorpusStage):
             writer.facts |= {"documents": count, "blocks": blocks}
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
-        """Raises DataError for summaries made with other items or choices."""
         found: Counter[int] = Counter()
         contaminated = 0
-        with opened(summaries, self._what) as readers:
+        with opened(summaries) as readers:
             ignored = self._ignored(readers)
             for reader, path in zip(readers, decisions, strict=True):
-                with atomic_file(Path(path)) as handle:
-                    handle.write(decision_line({"stage": "decontamination", "documents": reader.facts["documents"]}))
+                with atomic_file(path) as handle:
+                    handle.write(decision_line({"documents": reader.facts["documents"]}))
                     for number, ranges, items in self._documents(reader, ignored):
                         found.update(items)
                         contaminated += 1
@@ -175,7 +166,7 @@ class Decontamination(CorpusStage):
         return counts > self.spec.max_documents
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
-        for document, decision in matched(documents, decisions, "decontamination"):
+        for document, decision in matched(documents, decisions):
             if decision is None:
                 yield document
                 continue

@@ -47,15 +47,15 @@ class Exact(CorpusStage):
 
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """16 bytes a document, and its id."""
-        with BlockWriter(summary, "exact") as writer:
+        with BlockWriter(summary) as writer:
             waiting = iter(documents)
             while batch := list(itertools.islice(((d.id, text_key(d.text)) for d in waiting), BLOCK)):
                 keys = np.frombuffer(b"".join(key for _, key in batch), np.uint64).reshape(-1, 2)
                 writer.add(keys=keys, **pack_names([name for name, _ in batch]))
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
-        """Raises DataError for summaries that are not of this stage, or a memory that is too small to sort in."""
-        with opened(summaries, "exact") as readers:
+        """Raises DataError for a memory that is too small to sort in."""
+        with opened(summaries) as readers:
             positions = Positions(readers, "keys")
             pairs = later_copies(positions.keyed(), 2, memory=memory // 4, folder=scratch(decisions, "sorting-1"))
             dropped = 0
@@ -67,8 +67,8 @@ class Exact(CorpusStage):
                         dropped += 1
                         yield position, {"kept": positions.name(first)}
 
-            write_drops(decisions, "exact", positions, drops())
+            write_drops(decisions, positions, drops())
             return {"documents": positions.total, "dropped": dropped, "kept": positions.total - dropped}
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
-        return drop_matched(documents, decisions, "exact", "exact-duplicate", "of {kept}")
+        return drop_matched(documents, decisions, "exact-duplicate", "of {kept}")

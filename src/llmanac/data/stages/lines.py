@@ -70,7 +70,6 @@ class Lines(CorpusStage):
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self._what = f"lines {spec.unit} {spec.min_length}"
 
     def pieces(self, text: str) -> list[str]:
         """The lines or paragraphs of a text; joined they are the text."""
@@ -78,7 +77,7 @@ class Lines(CorpusStage):
 
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """16 bytes for each line that is long enough."""
-        with BlockWriter(summary, self._what) as writer:
+        with BlockWriter(summary) as writer:
             keys: list[bytes] = []
             count = 0
             for document in documents:
@@ -95,21 +94,21 @@ class Lines(CorpusStage):
             writer.facts["documents"] = count
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
-        """Raises DataError for summaries that are not of this stage and choice, or a memory too small to sort in."""
-        with opened(summaries, self._what) as readers:
+        """Raises DataError for a memory that is too small to sort in."""
+        with opened(summaries) as readers:
             positions = Positions(readers, "keys")  # of lines
             sizes, documents = np.diff(positions.shards).tolist(), [r.facts["documents"] for r in readers]
             pairs = later_copies(positions.keyed(), 2, memory=memory // 4, folder=scratch(decisions, "sorting-1"))
             later = sorted_rows(
                 (rows[:, :1] for rows in pairs), 1, memory=memory // 4, folder=scratch(decisions, "sorting-2")
             )
-            cut = write_cuts(decisions, self._what, sizes, later, documents)
+            cut = write_cuts(decisions, sizes, later, documents)
         looked_at = sum(sizes)
         share = round(cut / looked_at, 4) if looked_at else 0.0
         return {"documents": sum(documents), "looked_at": looked_at, "cut": cut, "share": share}
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
-        cuts = Cuts(decisions, self._what)
+        cuts = Cuts(decisions)
         looked_at = 0
         count = 0
         for document in documents:

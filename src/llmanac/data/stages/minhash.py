@@ -35,7 +35,6 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.core.spec import dump
 from llmanac.data.documents import Document
 from llmanac.data.ranges import FRACTION, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
@@ -117,7 +116,6 @@ class MinHash(CorpusStage):
             if chosen[0] and chosen[1]
             else best_bands(spec.threshold, spec.permutations, spec.false_positive_weight)
         )
-        self._what = "minhash " + json.dumps(dump(spec), sort_keys=True)
         self._ordered = spec.keep != "first"
 
     def band_keys(self, signatures: np.ndarray) -> np.ndarray:
@@ -126,7 +124,7 @@ class MinHash(CorpusStage):
 
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """Signatures and band keys; the shingle sets where candidates are verified exactly."""
-        with BlockWriter(summary, self._what) as writer:
+        with BlockWriter(summary) as writer:
             for batch in _batches(documents, max(8, SIGNED // (4 * self.spec.permutations))):
                 texts = [document.text for document in batch]
                 signatures, counts = self.signer.sign(texts)
@@ -146,9 +144,9 @@ class MinHash(CorpusStage):
         return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
-        """Raises DataError for summaries made with other choices, or a memory too small for so many documents."""
+        """Raises DataError for a memory that is too small for so many documents."""
         spec = self.spec
-        with opened(summaries, self._what) as readers:
+        with opened(summaries) as readers:
             positions = Positions(readers, "counts")
             pairs = Pairs(positions, "exact" if spec.verify == "exact" else "signature", spec.threshold)
             found = find_clusters(
@@ -161,7 +159,7 @@ class MinHash(CorpusStage):
                 ordered=self._ordered,
             )
             kept = representatives(positions, found.parents, self._ordered)
-            write_drops(decisions, "minhash", positions, pairs.drops(kept))
+            write_drops(decisions, positions, pairs.drops(kept))
             sizes = np.bincount(found.parents, minlength=1)
             sizes = np.sort(sizes[sizes > 1])[::-1]
             dropped = int((kept != np.arange(len(kept))).sum())
@@ -180,9 +178,7 @@ class MinHash(CorpusStage):
             return report
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
-        return drop_matched(
-            documents, decisions, "minhash", "near-duplicate", "of {kept}, Jaccard similarity {similarity}"
-        )
+        return drop_matched(documents, decisions, "near-duplicate", "of {kept}, Jaccard similarity {similarity}")
 
 
 def _batches(documents: Iterable[Document], most: int) -> Iterator[list[Document]]:

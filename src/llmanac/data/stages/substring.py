@@ -70,11 +70,10 @@ class Substring(CorpusStage):
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self._what = f"substring {spec.min_length} {spec.overlaps}"
 
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """The texts one after another."""
-        with BlockWriter(summary, "texts") as writer:
+        with BlockWriter(summary) as writer:
             held: list[bytes] = []
             size = count = 0
             for document in documents:
@@ -90,7 +89,7 @@ class Substring(CorpusStage):
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
         """Raises DataError where even `PARTS` parts need more memory; the message says how much they need."""
-        with opened(summaries, "texts") as readers:
+        with opened(summaries) as readers:
             stream = _Stream(readers)
             size, parts = self._parts(stream.total, memory)
             cut = 0
@@ -102,7 +101,7 @@ class Substring(CorpusStage):
                     yield rows
 
             documents = [reader.facts["documents"] for reader in readers]
-            count = write_cuts(decisions, self._what, stream.sizes, ranges(), documents)
+            count = write_cuts(decisions, stream.sizes, ranges(), documents)
             letters = stream.total - sum(documents)
             return {
                 "documents": sum(documents), "bytes": letters, "cut_bytes": cut, "ranges": count,
@@ -148,7 +147,7 @@ class Substring(CorpusStage):
                 yield kernel.covered(copies, minimum) + start
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
-        cuts = Cuts(decisions, self._what)
+        cuts = Cuts(decisions)
         at = count = 0
         for document in documents:
             data = _bytes(document.text)
