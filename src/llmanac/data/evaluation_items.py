@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
+import functools
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from llmanac.data.columns import Row, column_places, no_column
 from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
 from llmanac.data.lines import lines
 from llmanac.data.quarantine import Problems
-from llmanac.data.readers import table_rows
+from llmanac.data.readers import csv_rows, table_rows
 from llmanac.data.texts import check_plain_or_table
 from llmanac.data.unpack import TABLES, format_of
 
@@ -79,7 +80,7 @@ def _rows(
         return
     places = column_places(columns) if kind in (".csv", ".tsv") else None
     if places is not None:
-        yield from _headless(path, places, "\t" if kind == ".tsv" else ",", problems)
+        yield from _headless(path, places, problems)
         return
     for row in table_rows(path, problems):
         values = _chosen(path, row, columns, unseen, problems) if columns else [dict(row.values)]
@@ -92,27 +93,21 @@ def _rows(
             problems.report(path, row.line, f"column {which} holds {what} where the item's text was expected")
 
 
-def _headless(
-    path: Path, places: Sequence[int], delimiter: str, problems: Problems
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    csv.field_size_limit(min(1 << 30, problems.bounds.line))
-    reader = csv.reader((line + "\n" for _, line in lines(path, problems)), delimiter=delimiter)
-    try:
-        for row in reader:
-            if row and max(places) >= len(row):
-                reason = f"no column {max(places) + 1}; this row has {len(row)}"
-                problems.report(path, reader.line_num, reason, delimiter.join(row))
-            elif fields := tuple(row[place] for place in places if row and row[place].strip()):
-                yield reader.line_num, fields
-    except csv.Error as error:
-        problems.report(path, reader.line_num, f"not CSV ({error}); the rest of it is left out", code="not-csv")
+def _headless(path: Path, places: Sequence[int], problems: Problems) -> Iterator[tuple[int, tuple[str, ...]]]:
+    for line, row in csv_rows(path, problems):
+        if row and max(places) >= len(row):
+            reason = f"no column {max(places) + 1}; this row has {len(row)}"
+            problems.report(path, line, reason, ",".join(row))
+        elif fields := tuple(row[place] for place in places if row and row[place].strip()):
+            yield line, fields
 
 
 def _chosen(path: Path, row: Row, columns: Sequence[str], unseen: set[str], problems: Problems) -> list[Any]:
     found = {}
     for column in columns:
         with contextlib.suppress(KeyError, TypeError):
-            found[column] = row.values[column] if column in row.values else _inside(row.values, column.split("."))
+            steps = [column] if column in row.values else column.split(".")
+            found[column] = functools.reduce(operator.getitem, steps, row.values)
     if not found:
         others = "".join(f", nor {column!r}" for column in columns[1:])
         reason = f"{no_column(columns[0], row.values)}{others}"
@@ -123,12 +118,6 @@ def _chosen(path: Path, row: Row, columns: Sequence[str], unseen: set[str], prob
 
 def _shown(value: Any) -> str:
     return "null" if value is None else repr(value)[:60]
-
-
-def _inside(value: Any, steps: Sequence[str]) -> Any:
-    for step in steps:
-        value = value[step]
-    return value
 
 
 def _texts(value: Any) -> Iterator[str]:

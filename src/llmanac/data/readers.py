@@ -21,28 +21,31 @@ from llmanac.data.unpack import TABLES, Span, format_of, unpacked
 PARQUET_ROWS = 64  # rows that are held at once; a row may be as long as a document may be
 
 
-def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Iterator[Row]:
+def csv_rows(path: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a .csv or .tsv as lists, each with the number of its last line; a header is a row like any other."""
     csv.field_size_limit(min(1 << 30, problems.bounds.line))
-    reader = csv.reader(
-        (line + "\n" for _, line in lines(path, problems)), delimiter="\t" if format_of(path) == ".tsv" else ","
-    )
+    delimiter = "\t" if format_of(path) == ".tsv" else ","
+    reader = csv.reader((line + "\n" for _, line in lines(path, problems)), delimiter=delimiter)
     try:
-        header = next(reader, None)
-        if header is not None:
-            # separators at a line's end make columns without a name: each is kept under its number
-            blank = {*[number for number, name in enumerate(header) if not name][1:]}
-            header = [f"column {number + 1}" if number in blank else name for number, name in enumerate(header)]
-            check_columns(path, header, columns)
         for values in reader:
-            if header is None or not values:
-                continue
-            if len(values) != len(header):
-                reason = f"{len(values)} fields where the header has {len(header)}"
-                problems.report(path, reader.line_num, reason, ",".join(values), code="not-csv")
-                continue
-            yield Row(dict(zip(header, values, strict=True)), reader.line_num)
+            yield reader.line_num, values
     except csv.Error as error:
         problems.report(path, reader.line_num, f"not CSV ({error}); the rest of it is left out", code="not-csv")
+
+
+def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Iterator[Row]:
+    rows = csv_rows(path, problems)
+    _, header = next(rows, (0, []))
+    # separators at a line's end make columns without a name: each is kept under its number
+    blank = {*[number for number, name in enumerate(header) if not name][1:]}
+    header = [f"column {number + 1}" if number in blank else name for number, name in enumerate(header)]
+    check_columns(path, header, columns)
+    for line, values in rows:
+        if len(values) == len(header):
+            yield Row(dict(zip(header, values, strict=True)), line)
+        elif values:
+            reason = f"{len(values)} fields where the header has {len(header)}"
+            problems.report(path, line, reason, ",".join(values), code="not-csv")
 
 
 def _parquet(path: Path, columns: Sequence[str] | None, problems: Problems, span: Span | None) -> Iterator[Row]:

@@ -124,9 +124,18 @@ class _Process:
         )
 
 
-def error_of(said: dict[str, Any]) -> type[LlmanacError]:
-    """The class of an error that a process answered with."""
-    return getattr(errors, said.get("type", ""), LlmanacError)
+def was_slow(task: Task, said: dict[str, Any], slowed: Slowed, hint: str = "") -> bool:
+    """Take a worker's answer: whether the task has to start again without a document that was too slow.
+
+    Raises:
+        LlmanacError: the error that the worker answered with; `hint` is added to one that is no LlmanacError.
+    """
+    if "error" in said:
+        kind = getattr(errors, said.get("type", ""), LlmanacError)
+        raise kind(f"{said['error']}{hint if said.get('unexpected') else ''}")
+    if "slow" in said:
+        slowed(task, said["slow"][0], said["slow"][1], True)
+    return "slow" in said
 
 
 def _cpu_seconds(process: int) -> float | None:
@@ -174,12 +183,8 @@ class Engine:
                 raise LlmanacError(f"{process.obituary()}; run the same command again to go on")
             task, process.task = process.task, None
             assert task is not None
-            if "slow" in said:
-                slowed(task, said["slow"][0], said["slow"][1], True)
+            if was_slow(task, said, slowed, f" (the traceback is in {process.log})"):
                 waiting.appendleft(task)
-            elif "error" in said:
-                report = f" (the whole report is in {process.log})" if said.get("unexpected") else ""
-                raise error_of(said)(f"{said['error']}{report}")
             else:
                 left -= 1
                 done(task)

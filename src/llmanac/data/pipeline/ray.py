@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import LlmanacError
-from llmanac.data.pipeline.local import Slowed, error_of
+from llmanac.data.pipeline.local import Slowed, was_slow
 from llmanac.data.pipeline.tasks import Task
 
 _WORKERS: dict[str, Any] = {}
@@ -66,12 +66,8 @@ class Engine:
                     done(None)
                 for found in ready:
                     task = running.pop(found)
-                    said = self._answer(found, task)
-                    if "slow" in said:
-                        slowed(task, said["slow"][0], said["slow"][1], True)
+                    if was_slow(task, self._answer(found, task), slowed):
                         waiting.appendleft(task)
-                    elif "error" in said:
-                        raise error_of(said)(said["error"])
                     else:
                         done(task)
         finally:

@@ -19,7 +19,8 @@ from typing import Any
 
 from llmanac.core.errors import DataError, nearest
 from llmanac.core.files import readable
-from llmanac.data import unpack
+from llmanac.data import pages, unpack
+from llmanac.data.archives import zip_documents
 from llmanac.data.columns import Row, no_column
 from llmanac.data.command_problems import up_to_damage
 from llmanac.data.documents import Document, Names
@@ -31,8 +32,10 @@ from llmanac.data.readers import table_rows
 from llmanac.data.sources import SourceSpec
 from llmanac.data.unpack import KNOWN, TABLES, Span, format_of
 
-# how a file that is no plain text and no table is read: a function of data/pages.py
-PAGES = dict.fromkeys(unpack.PAGES, "html_documents") | {".warc": "warc_documents", ".pdf": "pdf_documents"}
+# how files that are neither plain text nor tables are read
+PAGES = dict.fromkeys(unpack.PAGES, pages.html_documents) | {
+    ".warc": pages.warc_documents, ".pdf": pages.pdf_documents,
+}  # fmt: skip
 CARD = {
     "title": "Files: text, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, .zip, or folders of them",
     "aliases": {
@@ -141,14 +144,10 @@ def documents_of(path: Path, shown: str, spec: Any, problems: Problems, span: Sp
     meta = {"input": shown, "license": spec.license}
     kind = format_of(path)
     if kind == ".zip":
-        from llmanac.data.archives import zip_documents
-
         yield from zip_documents(path, shown, problems, lambda p, name, found: documents_of(p, name, spec, found))
         return
     if kind in PAGES:
-        from llmanac.data import pages
-
-        yield from getattr(pages, PAGES[kind])(path, shown, meta, problems)
+        yield from PAGES[kind](path, shown, meta, problems)
         return
     if kind not in TABLES:
         blank = True
