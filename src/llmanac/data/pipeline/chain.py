@@ -44,6 +44,16 @@ class Counts:
     changed: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
+    def enter(self, size: int) -> None:
+        """A document of `size` bytes came to the stage."""
+        self.documents_in += 1
+        self.bytes_in += size
+
+    def leave(self, size: int) -> None:
+        """A document of `size` bytes was let through."""
+        self.documents_out += 1
+        self.bytes_out += size
+
     def add(self, other: dict[str, Any]) -> None:
         """Add the counts of another shard, as JSON."""
         for name in ("documents_in", "documents_out", "bytes_in", "bytes_out", "changed"):
@@ -88,8 +98,7 @@ class Ledger:
         if data is None:
             self.drop(key, after.id, "not-unicode", "its text holds half a surrogate pair")
             return None
-        counts.documents_out += 1
-        counts.bytes_out += len(data)
+        counts.leave(len(data))
         counts.changed += not same
         return Item(before.number, after, data)
 
@@ -151,8 +160,8 @@ class Chain:
 
     def _stage(self, key: str, stage: Stage, batch: list[Item]) -> list[Item]:
         counts = self.ledger.of(key)
-        counts.documents_in += len(batch)
-        counts.bytes_in += sum(len(item.data) for item in batch)
+        for item in batch:
+            counts.enter(len(item.data))
         out: list[Item] = []
         size = self._sizes[key]
         for start in range(0, len(batch), size):

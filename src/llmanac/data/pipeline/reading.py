@@ -13,6 +13,7 @@ from llmanac.data.pipeline.chain import Item, Ledger
 from llmanac.data.pipeline.inputs import is_same, prefixes
 from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.recipe import BuildSpec
+from llmanac.data.pipeline.records import encoded
 from llmanac.data.quarantine import Problems
 from llmanac.data.sources.files import documents_of
 from llmanac.data.unpack import Span
@@ -131,10 +132,8 @@ class Reader:
             raise DataError(f"{part['path']}: it changed while the build read it; build anew when it is finished")
 
     def _item(self, index: int, document: Document) -> Item | None:
-        counts, limit = self.ledger.of(KEY), self.recipe.limits.max_bytes
-        try:
-            data = document.text.encode("utf-8")
-        except UnicodeEncodeError:
+        counts, limit, data = self.ledger.of(KEY), self.recipe.limits.max_bytes, encoded(document)
+        if data is None:
             self.aside(document.id, "not-unicode", "its text holds half a surrogate pair")
             return None
         if len(data) > limit:
@@ -144,10 +143,8 @@ class Reader:
         if not data:
             self.aside(document.id, "empty", "there is no text in it")
             return None
-        counts.documents_in += 1
-        counts.documents_out += 1
-        counts.bytes_in += len(data)
-        counts.bytes_out += len(data)
+        counts.enter(len(data))
+        counts.leave(len(data))
         meta = dict(document.meta)
         if self.input.domain:
             meta["domain"] = self.input.domain

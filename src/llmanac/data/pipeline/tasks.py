@@ -118,8 +118,7 @@ class Worker:
 
         def feed() -> Iterator[Document]:
             for index, (document, data) in enumerate(read_records(self.root / task["shard"])):
-                counts.documents_in += 1
-                counts.bytes_in += len(data)
+                counts.enter(len(data))
                 waiting.append(Item(index, document, data))
                 yield document
 
@@ -174,8 +173,7 @@ class Worker:
         key = "" if task["summarise"] is None else self.keys[task["summarise"] + 1]
         for item in stream:
             if skip and (key, item.number) in skip:
-                counts = ledger.of(key)
-                counts.documents_in, counts.bytes_in = counts.documents_in + 1, counts.bytes_in + len(item.data)
+                ledger.of(key).enter(len(item.data))
                 detail = f"more than {self.limit.seconds:g} s of CPU (limits.timeout)"
                 ledger.drop(key, item.document.id, "timeout", detail, item.document.text)
             else:

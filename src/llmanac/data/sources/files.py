@@ -10,6 +10,7 @@ followed; a file that is named, or that a pattern names, is read wherever it lie
 from __future__ import annotations
 
 import glob
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -87,6 +88,7 @@ class Spec(SourceSpec):
                 given += 1
                 yield document
         problems.save()
+        problems.tell_passed()
         if not given:
             raise _empty(self.paths, problems)
 
@@ -162,7 +164,14 @@ def documents_of(path: Path, shown: str, spec: Any, problems: Problems, span: Sp
             problems.blank(path, None)
         return
     columns = [spec.text] + ([spec.group] if spec.group else [])
-    for row in table_rows(path, problems, columns=present(path, columns), span=span):
+    rows = table_rows(path, problems, columns=present(path, columns), span=span)
+    if kind == ".json" and str(path) not in getattr(spec, "paths", ()):  # in a folder: perhaps settings, no data
+        first = list(itertools.islice(rows, 2))
+        if len(first) == 1 and spec.text not in first[0].values:
+            problems.pass_over(path, f"it is one object with {no_column(spec.text, first[0].values)}", code="no-text")
+            return
+        rows = itertools.chain(first, rows)
+    for row in rows:
         text = row_text(path, row, spec.text, problems)
         if text is None:
             continue

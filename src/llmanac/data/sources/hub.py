@@ -184,19 +184,13 @@ def _hub_error(what: str, error: Exception) -> DataError:
     """The hub client's many errors as one sentence that says what to do."""
     from huggingface_hub import errors
 
-    if isinstance(error, errors.GatedRepoError):
-        return DataError(f"{what}: this dataset is gated; accept its terms on the hub and log in with `hf auth login`")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return DataError(f"{what}: no such revision on the hub; check revision=")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return DataError(f"{what}: no such dataset on the hub, or it is private; check the name (owner/name)")
-    if isinstance(error, errors.EntryNotFoundError):
-        return DataError(f"{what}: no such file in the dataset")
-    if isinstance(error, errors.HFValidationError):
-        return DataError(
-            f"{what}: not a hub dataset name; give it as owner/name, or a path that exists for local files"
-        )
+    advice = {
+        errors.GatedRepoError: "this dataset is gated; accept its terms on the hub and log in with `hf auth login`",
+        errors.RevisionNotFoundError: "no such revision on the hub; check revision=",
+        errors.RepositoryNotFoundError: "no such dataset on the hub, or it is private; check the name (owner/name)",
+        errors.EntryNotFoundError: "no such file in the dataset",
+        errors.HFValidationError: "not a hub dataset name; give it as owner/name, or local files by a path that exists",
+    }
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    return DataError(
-        f"{what}: cannot reach the hub ({first}); check the network, or give local files with source `files`"
-    )
+    other = f"cannot reach the hub ({first}); check the network, or give local files with source `files`"
+    return DataError(f"{what}: {next((said for kind, said in advice.items() if isinstance(error, kind)), other)}")
