@@ -23,7 +23,7 @@ class Row:
 
 
 def column_places(columns: Sequence[str]) -> list[int] | None:
-    """Where columns given by number stand in a row, from 0 on; None where one of them is a name, or there is none.
+    """The places of columns given by number in a row, from 0 on; None where one of them is a name, or there is none.
 
     Raises:
         DataError: the number 0.

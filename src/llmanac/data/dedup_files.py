@@ -90,7 +90,7 @@ class Layout:
 
 
 def layout(out: Path, shown: Sequence[str]) -> Layout:
-    """A folder with a file an input, or, for an `out` that ends in `.jsonl`, that file and two beside it.
+    """A folder with a file an input, or, for an `out` that ends in `.jsonl`, that file and two next to it.
 
     Raises:
         DataError: `out` is a file that is no `.jsonl`, or a folder with other files in it.
@@ -158,7 +158,7 @@ def dedup_files(
         out: see `layout`.
         text: the column of the text, in tables.
         memory: bytes that may be held at once.
-        on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl` beside the report.
+        on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl` next to the report.
         max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` if nothing is said.
         include: patterns that files of folders must match, all of them if nothing is said.
 

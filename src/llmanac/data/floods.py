@@ -3,7 +3,7 @@
 Natural text is far from all three: its most frequent letter is below a fifth of it, and it compresses three to one,
 tables of numbers ten to one. So a text is a flood where one symbol makes nine tenths of what is not space, or where it
 is long and compresses fifty to one. In a page the symbol may be written as an entity (`&amp;`); and entities that are
-declared out of other entities (`<!ENTITY a "&b;&b;">`) are made to swell and for nothing else.
+declared out of other entities (`<!ENTITY a "&b;&b;">`) serve only to expand without end.
 """
 
 from __future__ import annotations

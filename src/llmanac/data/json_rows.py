@@ -97,14 +97,14 @@ class _Text:
 
     @property
     def line(self) -> int:
-        """The line that `at` stands in, 1-based."""
+        """The line of `at`, 1-based."""
         return self._passed + self._held.count("\n", 0, self.at)
 
     def shown(self) -> str:
         return self._held[self.at : self.at + SHOWN]
 
     def peek(self) -> str:
-        """The next character that is no space, where `at` then stands; nothing at the end of the file."""
+        """The next character that is no space, which `at` then points to; nothing at the end of the file."""
         while True:
             found = _SPACE.match(self._held, self.at)
             self.at = found.end() if found else self.at

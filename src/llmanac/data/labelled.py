@@ -5,9 +5,9 @@
     anything else                   `label text`, one example a line (the form of SST-2's stsa files)
 
 All but .tsv and lines go through `readers.py`. A .tsv is read line by line, and a quotation mark in it is an ordinary
-character unless it stands around a whole field: as CSV, one stray mark would swallow all lines up to the next.
+character unless it encloses a field: as CSV, one stray mark would swallow all lines up to the next.
 
-Labels are texts. A whole number is taken as its digits (1 and 1.0, which tables make of whole numbers beside gaps, are
+Labels are texts. A whole number is taken as its digits (1 and 1.0, which tables make of whole numbers next to gaps, are
 both "1") and a boolean as "true" or "false"; a file in which a text and a number, or a text and a boolean, would so
 become one label is refused. Anything else (null, NaN, 1.5, a list) is no label.
 """

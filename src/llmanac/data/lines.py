@@ -133,7 +133,7 @@ def lines(path: Path, problems: Problems, span: Span | None = None, *, ends: str
     """Lines with their numbers; one that is not UTF-8, or longer than `Bounds.line`, is a problem of its own.
 
     Args:
-        ends: characters that are taken off the end of a line beside its newline.
+        ends: characters that are taken off the end of a line with its newline.
     """
     limit = problems.bounds.line
     number, offset = (1, 0) if span is None else (span.line, span.start)

@@ -3,7 +3,7 @@
 A row has `length` + 1 tokens, so that `length` of them are inputs and each has its next token as a target. Several
 documents share a row; `segments` tells them apart and `positions` counts from each one's first token in the row.
 
-Where a stream stands is two numbers (epoch, rows taken): the order of an epoch is drawn from a generator named after
+A stream's place is two numbers (epoch, rows taken): the order of an epoch is drawn from a generator named after
 (seed, epoch), never from one that has been running, so a stream resumes exactly and in no time.
 """
 
@@ -96,7 +96,7 @@ class Shuffled:
         return self.take(self.rows)
 
     def cursor(self) -> dict[str, Any]:
-        """Where the stream stands, as JSON."""
+        """The stream's place, as JSON."""
         return {"epoch": self.epoch, "taken": self.taken, "of": self.identity()}
 
     def seek(self, cursor: dict[str, Any]) -> None:

@@ -202,7 +202,7 @@ def _prepare(records: Any) -> None:
 def _record(record: Any, bounds: Bounds) -> tuple[tuple[str, str, dict[str, str]] | None, str, str]:
     """`(page, "", "")` with a page's address, text and meta; `(None, reason, code)` for what is none.
 
-    Both are empty for a record that is whole and of a type that holds no page (a request, the archive's own note).
+    Both are empty for a complete record of a type that holds no page (a request, the archive's own note).
     """
     said = record.rec_headers.get_header
     if not record.rec_type or not (said("Content-Length") or "").strip().isdigit():

@@ -55,7 +55,7 @@ def train(
     Args:
         positive, negative: files or folders of texts that are wanted, and that are not. text: their column, in tables.
         bits, longest: see `Features`.
-        held_out: share of the texts to measure on.
+        held_out: fraction of the texts to measure on.
         include: patterns that files of folders must match, all of them if nothing is said.
 
     Raises:

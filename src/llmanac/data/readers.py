@@ -81,14 +81,14 @@ def _row_groups(path: Path, columns: Sequence[str] | None, problems: Problems, s
 
 
 def _row_count(path: Path, group: Any, problems: Problems) -> int:
-    """How many rows to hold at once. Raises Unreadable for a row group that swells past the bounds."""
+    """How many rows to hold at once. Raises Unreadable for a row group that decompresses to too much."""
     columns = [group.column(i) for i in range(group.num_columns)]
     packed = sum(c.total_compressed_size for c in columns)
     size = sum(c.total_uncompressed_size for c in columns)
     if size > problems.bounds.free and size > problems.bounds.ratio * packed:
         raise Unreadable(
             f"{path}: a row group of {packed:,} bytes becomes {size:,}, more than {problems.bounds.ratio:g} times as "
-            f"many; {problems.bounds.swollen}",
+            f"many; {problems.bounds.ratio_advice}",
             code="bomb",
         )
     return max(1, min(PARQUET_ROWS, (16 << 20) // max(1, size // max(1, group.num_rows))))

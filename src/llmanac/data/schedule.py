@@ -73,7 +73,7 @@ class Schedule:
         return self
 
     def cursor(self) -> dict[str, Any]:
-        """Where the sequence stands, as JSON."""
+        """The sequence's place, as JSON."""
         return {"drawn": dict(zip(self.names, self.counts, strict=True)), "weights": list(self.weights)}
 
     def seek(self, cursor: Mapping[str, Any]) -> None:

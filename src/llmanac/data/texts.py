@@ -59,7 +59,7 @@ def lines(source: Files, problems: Problems, *, ends: str = "\r") -> Iterator[Li
     """Lines and rows, blank ones too, each file as often as it is named.
 
     Args:
-        ends: characters that are taken off a line's end beside its newline.
+        ends: characters that are taken off a line's end with its newline.
 
     Raises:
         DataError: what cannot be read; it names file and line.

@@ -2,7 +2,7 @@
 
 A data set is a folder:
 
-    manifest.json            format, dtype, counts, the tokenizer's fingerprint, a hash of every file and of the whole
+    manifest.json            format, dtype, counts, the tokenizer's fingerprint, a hash of every file and of all
     offsets.npy              (documents + 1,) int64: where each document starts in the run of all tokens
     tokens-00000.bin ...     the tokens, uint16 where the vocabulary fits, else uint32; a document never spans two files
     loss-00000.bin ...       only for examples with a loss mask: one byte a token, 1 where the token carries loss
@@ -191,7 +191,7 @@ class TokenDataset:
         Memory is bounded by a shard.
 
         Args:
-            folder: where to write; replaced as a whole, or left as it was when anything fails.
+            folder: where to write; replaced at once, or left as it was when anything fails.
             advance: called with the number of documents of each piece of work, for a progress bar.
 
         Raises:

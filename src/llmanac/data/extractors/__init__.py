@@ -65,12 +65,12 @@ class ExtractorSpec(Spec):
         check_ranges(self, max_bytes=POSITIVE)
 
     def build(self, **dims: Any) -> Extractor:
-        """An extractor has no dimensions. Raises DataError where a library it stands on is not installed."""
+        """An extractor has no dimensions. Raises DataError where a library it needs is not installed."""
         raise NotImplementedError
 
 
 def backend(module: str, name: str) -> ModuleType:
-    """A library that an extractor stands on. Raises DataError with what to install where it is missing."""
+    """A library that an extractor needs. Raises DataError with what to install where it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError:

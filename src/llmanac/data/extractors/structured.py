@@ -37,7 +37,7 @@ class Spec(ExtractorSpec):
     """What is kept.
 
     Attributes:
-        heading: "inside" keeps the headings that stand in the content; one above it, or that repeats the page's title,
+        heading: "inside" keeps the headings in the content; one above it, or that repeats the page's title,
             is left to the title. "always" keeps that one too.
     """
 

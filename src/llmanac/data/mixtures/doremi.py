@@ -46,7 +46,7 @@ class Spec(MixtureSpec):
 
     Attributes:
         file: what `llmanac data weights` wrote.
-        unit: the weights are learned on equally long rows of tokens, so that they are shares of text, not of documents.
+        unit: the weights are learned on rows of equal length, so that they are fractions of text, not of documents.
     """
 
     file: str = ""

@@ -48,7 +48,7 @@ class Segment:
 
 
 def segments(recipe: BuildSpec, corpus: list[int]) -> list[Segment]:
-    """The passes of a recipe, whose stages `corpus` are over the whole corpus."""
+    """The passes of a recipe, whose stages `corpus` are over the corpus."""
     starts, ends = [None, *corpus], [*corpus, None]
     found = []
     for decided, summarise in zip(starts, ends, strict=True):

@@ -113,7 +113,7 @@ class Chain:
         stages: `(key, stage)` in order.
         fatal: stop at the first document that a stage fails on.
         skip: documents known to take too long: `{(key, index)}`.
-        beat: told before each call what is being worked on: `(key, index, count, id)`.
+        beat: called before each call with what is being worked on: `(key, index, count, id)`.
         batch: documents a call; 1 while the document that blocks a process is looked for.
     """
 
@@ -211,14 +211,14 @@ class Chain:
 
     def _fail(self, key: str, item: Item, reason: str, detail: str) -> list[Item]:
         if self.fatal:
-            raise DataError(f"{key}: {item.document.id}: {detail}; mend it, or leave on_error at 'skip' to drop it")
+            raise DataError(f"{key}: {item.document.id}: {detail}; fix it, or leave on_error at 'skip' to drop it")
         self.ledger.drop(key, item.document.id, reason, detail, item.document.text)
         if reason == "error" and self._failures.get(key, 0) >= 0:
             self._failures[key] = self._failures.get(key, 0) + 1
             if self._failures[key] >= FAILING:
                 raise LlmanacError(
                     f"stage {key} failed on each of the first {FAILING} documents of a shard, the last time with "
-                    f"{detail!r}; mend the stage or its fields"
+                    f"{detail!r}; fix the stage or its fields"
                 )
         return []
 

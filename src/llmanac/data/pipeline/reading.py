@@ -1,4 +1,4 @@
-"""A unit of input as documents: whatever cannot be read is set aside with its reason, and the rest goes on."""
+"""A unit of input as documents: whatever cannot be read is set aside with its reason, and the rest is used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Recorder(Problems):
     def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
         if self.reader.recipe.on_error == "fatal":
             where = f"{file}{'' if line is None else f':{line}'}"
-            raise DataError(f'{where}: {reason}; mend it, or set on_error="skip" to set such input aside')
+            raise DataError(f'{where}: {reason}; fix it, or set on_error="skip" to set such input aside')
         self.counts[str(file)] += 1
         self.reader.aside(self._name(file, line), code, reason, raw)
 
@@ -93,7 +93,7 @@ class Reader:
         shown = part["shown"]
         if "aside" in part:
             if self.recipe.on_error == "fatal" and part["aside"][0] == "unreadable":
-                raise DataError(f"{part['path']}: {part['aside'][1]}; mend its rights, or take it out of the input")
+                raise DataError(f"{part['path']}: {part['aside'][1]}; fix its permissions, or take it out of the input")
             self.aside(shown, *part["aside"])
             return
         problems = _Recorder(self, part["path"], shown)
@@ -103,7 +103,7 @@ class Reader:
             path = Path(part["path"])
             span = Span(*part["span"]) if part["span"] else None
             documents = documents_of(path, shown, self.input.source, problems, span)
-        # one document of a source that is no file may take as long as it likes: it reads a whole library, or a network
+        # one document of a source that is no file may take as long as it likes: it reads a library, or a network
         limit: contextlib.AbstractContextManager[Any] = self.limit if part["path"] else contextlib.nullcontext()
         while True:
             self.beat(KEY, number, 1 if part["path"] else 0, shown)
@@ -116,7 +116,7 @@ class Reader:
                 self.aside(shown, "timeout", f"reading it {self._late()}; the rest of it is left out")
                 break
             except DataError as error:
-                if not part["path"] or self.recipe.on_error == "fatal":  # a whole source is for the user to mend
+                if not part["path"] or self.recipe.on_error == "fatal":  # a source that fails is for the user to fix
                     raise
                 self.aside(shown, getattr(error, "code", "unreadable"), str(error).removeprefix(f"{part['path']}: "))
                 break

@@ -31,7 +31,7 @@ class InputSpec(Spec):
     Attributes:
         source: where its documents come from.
         domain: the part of the mixture that it belongs to; inputs may share one.
-        weight: its domain's share, on any positive scale, for mixtures that go by stated weights.
+        weight: its domain's proportion, on any positive scale, for mixtures that go by stated weights.
     """
 
     source: SourceSpec
@@ -71,7 +71,7 @@ class LimitSpec(Spec):
         timeout: CPU seconds that one document may take in one stage, or to be read.
         ratio: bytes that one byte of a compressed file may become.
         expanded: bytes that may come out of one compressed file.
-        memory: bytes that a stage over the whole corpus may hold at once.
+        memory: bytes that a stage over the corpus may hold at once.
     """
 
     max_bytes: int = 10_000_000
@@ -93,7 +93,7 @@ class LimitSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSpec(Spec):
-    """A whole build.
+    """A build.
 
     Attributes:
         inputs: where documents come from, in the order of the output.
@@ -135,7 +135,7 @@ def make_recipe(data: Mapping[str, Any], folder: Path | None = None) -> BuildSpe
     """Plain data -> a build. Three short forms are filled out:
 
     - an input that is a text is the path of files or a folder;
-    - an input with a `name` is its source, `domain` and `weight` aside;
+    - an input with a `name` is its source, without `domain` and `weight`;
     - a stage whose name ends in `.py` is that file (below `folder`): a stage of the user's own.
     """
     data = dict(data)

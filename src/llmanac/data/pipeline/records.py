@@ -36,7 +36,7 @@ class RecordWriter:
         try:
             head = json.dumps([document.id, document.group, dict(document.meta), len(data)], default=str)
         except (TypeError, ValueError, RecursionError) as error:
-            raise DataError(f"{document.id}: its meta is no JSON data ({error}); mend the stage that set it") from None
+            raise DataError(f"{document.id}: its meta is no JSON data ({error}); fix the stage that set it") from None
         self._handle.write(b"".join((head.encode("ascii"), b"\n", data, b"\n")))
         self.documents += 1
         self.bytes += len(data)
@@ -46,7 +46,7 @@ class RecordWriter:
 
 
 class Record(NamedTuple):
-    """A document as it lies on disk, its text in UTF-8."""
+    """A document as it is on disk, its text in UTF-8."""
 
     id: str
     group: str

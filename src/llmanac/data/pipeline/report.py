@@ -31,7 +31,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    again = "delete it, and run `llmanac data build` with its recipe again, which keeps what is whole"
+    again = "delete it, and run `llmanac data build` with its recipe again, which keeps what is complete"
     try:
         found = files.read_json(path)
     except DataError as error:
@@ -108,9 +108,7 @@ def fate(folder: Path, name: str) -> dict[str, Any]:
             if row is not None:
                 return {"id": name, "kept": True, "file": f"data/{path.name}", "meta": row["meta"], "text": row["text"]}
             bar.advance()
-    hint = (
-        f"; {manifest['output']['documents']:,} documents were written, the dropped ones stand in {folder / 'dropped'}"
-    )
+    hint = f"; {manifest['output']['documents']:,} documents were written, the dropped ones are in {folder / 'dropped'}"
     left = sum((manifest["output"].get("mixture") or {"not_drawn": {}})["not_drawn"].values())
     if left and not any(path.stem.endswith("-mixture") for path in _dropped(folder)):  # built before that list
         hint += f", and {left:,} that passed every stage were not drawn by the mixture"

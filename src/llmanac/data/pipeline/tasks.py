@@ -52,7 +52,7 @@ class Worker:
 
     Args:
         root: the build's folder.
-        beat: told what is being worked on, `(place, index, count, id)`; once a batch.
+        beat: called with what is being worked on, `(place, index, count, id)`; once a batch.
     """
 
     def __init__(self, root: Path, recipe: BuildSpec, beat: Beat) -> None:

@@ -1,7 +1,7 @@
 """One process of the local engine: `python -m llmanac.data.pipeline.worker FOLDER PULSE`.
 
 Tasks come as lines of JSON on standard input, answers go as lines of JSON to standard output. When standard input
-closes, which it does when whoever started the process dies, the process ends at once: every task is whole or absent.
+closes, which it does when whoever started the process dies, the process ends at once: every task is complete or absent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def answer(worker: Worker, task: Task) -> dict[str, Any]:
 
 
 def make_worker(root: Path, beat: Any) -> Worker:
-    """A worker of the build in `root`, whose resolved recipe lies there."""
+    """A worker of the build in `root`, whose resolved recipe is there."""
     return Worker(root, make_recipe(files.read_json(root / "build.json")["recipe"]), beat)
 
 

@@ -95,7 +95,7 @@ def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def _definitions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Classes and functions, also those that stand under an `if` or `try`."""
+    """Classes and functions, also those under an `if` or `try`."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node
@@ -167,7 +167,7 @@ def split_signature(name: str, signature: str, doc: str) -> tuple[str, str]:
     match = re.match(rf"(?:[\w.]+\.)?{re.escape(bare)}(\([^\n]*\))(?:\s*(?:->|--|-)\s*([^\n]*))?$", first.strip())
     if not match:
         return signature, doc
-    if re.match(rf"\s*{re.escape(bare)}\(", rest):  # several signatures, a line each: leave them as they stand
+    if re.match(rf"\s*{re.escape(bare)}\(", rest):  # several signatures, a line each: leave them
         return signature, doc
     arrow, said = "->" in first, (match.group(2) or "").strip()
     rest = rest.lstrip("\n- ")

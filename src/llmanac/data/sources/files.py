@@ -4,7 +4,7 @@ A text file is one document (cut into pieces only where it is longer than `piece
 file need not fit in memory); a row of a table (JSON Lines, JSON, CSV, Parquet) is one document, its text in the column
 named by `text`; so is an HTML file, a page of a WARC archive, and a PDF (`data/pages.py`). Files are taken in the order
 of their paths, so two runs read the same stream. In a folder, links to folders and links that lead out of it are not
-followed; a file that is named, or that a pattern names, is read wherever it lies.
+followed; a file that is named, or that a pattern names, is read wherever it is.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Spec(SourceSpec):
         """
         for found in self.found():
             if found.why == "unreadable":
-                raise DataError(f"{found.path}: {found.detail}; mend its rights, or take it out")
+                raise DataError(f"{found.path}: {found.detail}; fix its permissions, or take it out")
             module = "" if found.why or str(found.path) in self.paths else missing_library(format_of(found.path))
             if module and problems is not None:  # of a folder; a file that is named is refused where it is read
                 detail = f"{module} is not installed, which reads {format_of(found.path)} files; run `{INSTALL}`"

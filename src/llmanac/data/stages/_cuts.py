@@ -18,7 +18,7 @@ def write_cuts(
 
     Args:
         sizes: how many numbers each shard has; shard s has those from `sum(sizes[:s])` on.
-        numbers: (n, columns) blocks in ascending order of their first column; all columns lie in one shard.
+        numbers: (n, columns) blocks in ascending order of their first column; all columns are of one shard.
         documents: how many documents each shard has.
 
     Returns:

@@ -1,6 +1,6 @@
 """Positions of documents in a corpus of shards, and the files of decisions that drop some of them.
 
-A document's position is its number in the whole corpus, shard after shard. A file of decisions is JSON Lines: how
+A document's position is its number in the corpus, shard after shard. A file of decisions is JSON Lines: how
 many documents were decided over, then one line for each document that is dropped or cut, in order.
 """
 
@@ -29,7 +29,7 @@ def pack_names(names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 class Positions:
-    """Where the document at each position lies; every block has an array `counted` with one entry a document."""
+    """Where the document at each position is; every block has an array `counted` with one entry a document."""
 
     def __init__(self, readers: Sequence[BlockReader], counted: str) -> None:
         self.readers = readers

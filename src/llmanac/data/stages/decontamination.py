@@ -153,7 +153,7 @@ class Decontamination(CorpusStage):
                 yield number, ranges, self.index.items_of(np.array(sorted(grams)))
 
     def _ignored(self, readers: Sequence[BlockReader]) -> np.ndarray:
-        """(n-grams,) bool: which stand in too many documents to count."""
+        """(n-grams,) bool: which are in too many documents to count."""
         counts = np.zeros(self.index.grams, np.int64)
         if self.spec.max_documents is None:
             return counts > 0

@@ -32,7 +32,7 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(StageSpec):
-    """The limits; 0 is no limit. The shares are of words or lines."""
+    """The limits; 0 is no limit. The fractions are of words or lines."""
 
     min_words: int = 50
     max_words: int = 100_000

@@ -44,7 +44,7 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(StageSpec):
-    """What is compared, and when a document goes as a whole.
+    """What is compared, and when a document is dropped.
 
     Attributes:
         unit: "line" or "paragraph".

@@ -2,7 +2,7 @@
 
 A document is the set of its shingles (runs of `width` words). The Jaccard similarity of two sets is
 `s = |A & B| / |A | B|`. For a random order of all shingles, the first of A and the first of B are the same with
-probability s; a signature holds the first under each of `permutations` orders, so the share of equal values estimates s
+probability s. A signature holds the first under each of `permutations` orders: the fraction of equal values estimates s
 with a standard error of at most `0.5 / sqrt(permutations)`. A signature is cut into `bands` bands of `rows` values; two
 documents that agree in one band are candidates, which happens with probability
 
@@ -11,7 +11,7 @@ documents that agree in one band are candidates, which happens with probability
 an S-curve that is steep near the threshold. Candidates are joined, and of each connected cluster one document stays.
 
 Choices of ours that another implementation may make otherwise: a document without a shingle (no word in it) is nobody's
-duplicate; a document of fewer words than `width` has one shingle, all of it; text is compared as it stands unless
+duplicate; a document of fewer words than `width` has one shingle, all of it; text is compared as it is unless
 `letters` says otherwise. Words are runs of letters, numbers, marks and connectors; scripts that write no spaces are
 better compared by `unit = "characters"`. The permutations, the mixing and the choice of bands are datasketch's
 (scheme "affine32"): given the same shingle hashes the candidate pairs are the same, and with `hashing = "sha1"` the

@@ -5,7 +5,7 @@ copies cover is cut, and so is every longer repeat, since all its windows are co
 character is shortened to whole ones. With `overlaps = "keep"` an earlier window counts only if it ends before this one
 starts: of a run of one letter the first `min_length` stay instead of one.
 
-Copies are found in a suffix array: equal windows stand next to each other in it. Building it takes 20 bytes a byte of
+Copies are found in a suffix array: equal windows are next to each other in it. Building it takes 20 bytes a byte of
 text. Where that is more than the memory given, the corpus is cut into parts that fit two at a time, and each part is
 compared with each one before it: the same cuts, in time that grows with the square of the parts (at most `PARTS`).
 
@@ -44,7 +44,7 @@ APART = bytes([kernel.APART])
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(StageSpec):
-    """What counts as a repeat, and when a document goes as a whole.
+    """What counts as a repeat, and when a document is dropped.
 
     Attributes:
         min_length: length of a repeat in bytes (50 tokens of English are about 200).
