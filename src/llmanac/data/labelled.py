@@ -89,18 +89,6 @@ def read_labelled(
     return out
 
 
-def read_texts(path: str | Path, *, text: str = "text", problems: Problems | None = None) -> list[str]:
-    """The texts of a file, labelled or not; a file that is no table has one text a line. Empty ones are kept.
-
-    Raises:
-        DataError: a file that cannot be read, a row without the column, or no text at all.
-    """
-    path, problems = Path(path), CommandProblems() if problems is None else problems
-    if format_of(path) not in TABLES:
-        return [content for _, content in read_lines(path, problems)]
-    return [content for content, _ in read_rows(path, text=text, problems=problems)]
-
-
 def read_rows(path: Path, *, text: str, problems: Problems) -> list[tuple[str, dict[str, Any]]]:
     """`(text, row)` of every row of a table, with all its columns; those of a .tsv without a header are numbers.
 

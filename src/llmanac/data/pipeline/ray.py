@@ -27,7 +27,7 @@ def _work(root: str, build: str, paths: list[str], task: Task) -> dict[str, Any]
     if build not in _WORKERS:
         _WORKERS.clear()
         _WORKERS[build] = make_worker(Path(root), lambda key, index, count, name: None)
-    return answer(_WORKERS[build], task)
+    return answer(lambda: _WORKERS[build], task)
 
 
 class Engine:

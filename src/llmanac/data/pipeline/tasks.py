@@ -123,11 +123,8 @@ class Worker:
                 yield document
 
         for answer in stage.apply(feed(), self.root / task["decisions"]):
-            if not waiting:
-                check_answers(key, [], [answer_id(answer)])
+            check_answers(key, [waiting[0].document.id] if waiting else [], [answer_id(answer)])
             item = waiting.popleft()
-            if item.document.id != answer_id(answer):
-                check_answers(key, [item.document.id], [answer_id(answer)])
             self.beat(key, item.number, 1, item.document.id)
             if isinstance(answer, Dropped):
                 ledger.drop(key, item.document.id, answer.reason, answer.detail, answer.document.text)
@@ -193,11 +190,8 @@ class Worker:
             for item in feed:
                 last = item.number
                 self.beat(key, last, 1, item.document.id)
-                try:
-                    self.limit.__enter__()
+                with self.limit:
                     yield item.document
-                finally:
-                    self.limit.__exit__(None, None, None)
             self.beat(key, -1, 0, "")  # what it does with all of them together has no limit
 
         try:

@@ -141,8 +141,10 @@ class Found:
     detail: str = ""
 
 
-def documents_of(path: Path, shown: str, spec: Any, problems: Problems, span: Span | None = None) -> Iterator[Document]:
-    """The documents of one file, whatever its format; `spec` has `text`, `group`, `piece` and `license`."""
+def documents_of(
+    path: Path, shown: str, spec: Spec, problems: Problems, span: Span | None = None
+) -> Iterator[Document]:
+    """The documents of one file, whatever its format; of `spec` `text`, `group`, `piece` and `license` count."""
     meta = {"input": shown, "license": spec.license}
     kind = format_of(path)
     if kind == ".zip":
@@ -165,7 +167,7 @@ def documents_of(path: Path, shown: str, spec: Any, problems: Problems, span: Sp
         return
     columns = [spec.text] + ([spec.group] if spec.group else [])
     rows = table_rows(path, problems, columns=present(path, columns), span=span)
-    if kind == ".json" and str(path) not in getattr(spec, "paths", ()):  # in a folder: perhaps settings, no data
+    if kind == ".json" and str(path) not in spec.paths:  # in a folder: perhaps settings, no data
         first = list(itertools.islice(rows, 2))
         if len(first) == 1 and spec.text not in first[0].values:
             problems.pass_over(path, f"it is one object with {no_column(spec.text, first[0].values)}", code="no-text")

@@ -7,6 +7,7 @@ a time into the hub's own cache and read row by row; a file already there is not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from llmanac.data.documents import Document
 from llmanac.data.quarantine import OnError, Problems
 from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.sources import SourceSpec
+from llmanac.data.sources.files import Spec as Files
+from llmanac.data.sources.files import documents_of
 from llmanac.data.unpack import TABLES, format_of
 
 CARD = {
@@ -59,16 +62,15 @@ class Spec(SourceSpec):
         return Problems(self.on_error, self.quarantine)
 
     def documents(self, problems: Problems | None = None) -> Iterator[Document]:
-        from llmanac.data.sources.files import documents_of
-
         if not self.dataset:
             raise DataError("dataset: no name; give it as owner/name")
         problems = self.problems() if problems is None else problems
         revision, license, names = _listing(self)
+        columns = Files(text=self.text, group=self.group, piece=self.piece, license=license)
         given = 0
         for name in choose_files(names, self.subset, self.split, self.dataset):
             path = _fetch(self.dataset, name, revision)
-            for document in documents_of(path, name, _Columns(self.text, self.group, self.piece, license), problems):
+            for document in documents_of(path, name, columns, problems):
                 meta = {**document.meta, "input": f"{self.dataset}@{revision[:12]}/{name}"}
                 yield Document(f"{self.dataset}/{document.id}", document.text, document.group, meta)
                 given += 1
@@ -78,14 +80,6 @@ class Spec(SourceSpec):
         problems.save()
         if not given:
             raise DataError(f"{self.dataset}: no usable text in column {self.text!r} ({problems.total} rows set aside)")
-
-
-@dataclass(frozen=True)
-class _Columns:
-    text: str
-    group: str | None
-    piece: int
-    license: str
 
 
 def choose_files(names: list[str], subset: str | None, split: str, dataset: str) -> list[str]:
@@ -127,8 +121,6 @@ def _is_metadata(name: str) -> bool:
 
 def _words(name: str) -> set[str]:
     """The parts of a path that can name a subset or split: `en/train-00000-of-00002.parquet` -> en, train, …"""
-    import re
-
     parts = Path(name).parts
     return set(parts[:-1]) | set(re.split(r"[-_.]", parts[-1])) | {parts[-1].split(".")[0]}
 
