@@ -300,7 +300,8 @@ def _output_names(shown: Sequence[str]) -> list[str]:
         for suffix in (*COMPRESSED, *TABLES, *TEXTS):
             stem = stem.removesuffix(suffix) or stem
         # a name may hold anything, also a line break: what cannot be printed is no part of ours
-        bare.append("".join(letter if letter.isprintable() else "_" for letter in stem))
+        printable = "".join(letter if letter.isprintable() else "_" for letter in stem)
+        bare.append(printable.encode()[:240].decode("utf-8", "ignore"))  # a name with its ending has 255 bytes at most
     taken = Counter([*bare, Path(DROPPED).stem, Path(QUARANTINE).stem])
     return [f"{stem}.jsonl" if taken[stem] == 1 else f"{number:05}-{stem}.jsonl" for number, stem in enumerate(bare)]
 
