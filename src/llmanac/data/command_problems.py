@@ -137,6 +137,6 @@ def save_and_tell(problems: Problems) -> dict[str, int | str] | None:
     return None if place is None else {"set_aside": problems.total, "quarantine": str(place)}
 
 
-def left_out(told: dict[str, int | str]) -> str:
+def left_out(saved: dict[str, int | str]) -> str:
     """What `save_and_tell` returned, in a sentence."""
-    return f"{told['set_aside']:,} unusable rows were left out; {told['quarantine']} lists them with the reason"
+    return f"{saved['set_aside']:,} unusable rows were left out; {saved['quarantine']} lists them with the reason"

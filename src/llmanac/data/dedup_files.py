@@ -213,7 +213,7 @@ def _deduplicate(
                 raise DataError(f"{', '.join(source.paths)}: no usable text; all was set aside: {seen_before.kept[0]}")
             counts = _write_all(groups, counted, results, places, text, report.get("documents"))
             places.quarantine.unlink(missing_ok=True)  # of a run before
-            told = save_and_tell(problems)
+            left_out = save_and_tell(problems)
         finally:
             shutil.rmtree(places.work, ignore_errors=True)
         document = {
@@ -223,9 +223,9 @@ def _deduplicate(
             "dropped": {k.removeprefix("dropped "): n for k, n in sorted(counts.items()) if k.startswith("dropped ")},
             "bytes_in": counts["bytes in"], "bytes_out": counts["bytes out"], "stage": report,
         }  # fmt: skip
-        document |= told or {}
+        document |= left_out or {}
         files.write_json(places.report, document)
-    return Deduplicated(document, places.dropped, told)
+    return Deduplicated(document, places.dropped, left_out)
 
 
 def _check_apart(inputs: Sequence[tuple[Path, str]], places: Layout) -> None:

@@ -62,8 +62,10 @@ def read_items(
         rows = up_to_damage(_rows(path, columns, unseen, problems), path, problems)
         items += (Item(f"{shown}:{line}", fields) for line, fields in rows)
         if len(items) == before:
-            aside = f"; {problems.total - bad} rows were set aside: {problems.kept[-1]}" if problems.total > bad else ""
-            raise DataError(f"{path}: no item with any text in it{aside}; name other columns or another file")
+            skipped = (
+                f"; {problems.total - bad} rows were set aside: {problems.kept[-1]}" if problems.total > bad else ""
+            )
+            raise DataError(f"{path}: no item with any text in it{skipped}; name other columns or another file")
     if unseen and len(unseen) < len(set(columns)):
         raise DataError(f"{named}: no row of {', '.join(map(str, paths))} has a column {sorted(unseen)[0]!r}")
     return items

@@ -363,12 +363,12 @@ class _Build:
             {"kind": "write", "folder": f"work/write/{n:05d}", "name": f"{n:05d}.{self.recipe.output.format}", **plan}
             for n, plan in enumerate(plans)
         ]
-        aside = finish.plan_list(self.recipe, shards, drawn) if drawn else []
-        self._run("write", [*tasks, *aside], [1] * (len(tasks) + len(aside)))
+        undrawn = finish.plan_list(self.recipe, shards, drawn) if drawn else []
+        self._run("write", [*tasks, *undrawn], [1] * (len(tasks) + len(undrawn)))
         written = [files.read_json(self.folder / task["folder"] / "done.json") for task in tasks]
         finish.gather([(self.folder / t["folder"] / t["name"], t["name"]) for t in tasks], self.folder)
-        dropped += [self.folder / task["folder"] / f"dropped-{task['key']}.jsonl" for task in aside]
-        finish.gather_lists(self.folder, [*self.keys, *(task["key"] for task in aside)], dropped)
+        dropped += [self.folder / task["folder"] / f"dropped-{task['key']}.jsonl" for task in undrawn]
+        finish.gather_lists(self.folder, [*self.keys, *(task["key"] for task in undrawn)], dropped)
         stages = [
             {"key": key, "name": key[3:], **counts[key].as_json(), **({"found": found[key]} if key in found else {})}
             for key in self.keys

@@ -104,8 +104,8 @@ class _Process:
         self.process.kill()
         self.process.wait()
 
-    def obituary(self) -> str:
-        """One sentence on its death."""
+    def how_it_ended(self) -> str:
+        """One sentence on how the process ended."""
         code = self.process.wait()
         at = self.at()
         where = f" while stage {at[0]} was at {at[3]!r}" if at and at[3] else ""
@@ -180,7 +180,7 @@ class Engine:
             if process.ended:
                 continue
             if said is None:
-                raise LlmanacError(f"{process.obituary()}; run the same command again to go on")
+                raise LlmanacError(f"{process.how_it_ended()}; run the same command again to go on")
             task, process.task = process.task, None
             assert task is not None
             if was_slow(task, said, slowed, f" (the traceback is in {process.log})"):

@@ -33,14 +33,14 @@ class _Recorder(Problems):
             where = f"{file}{'' if line is None else f':{line}'}"
             raise DataError(f'{where}: {reason}; fix it, or set on_error="skip" to set such input aside')
         self.counts[str(file)] += 1
-        self.reader.aside(self._name(file, line), code, reason, raw)
+        self.reader.leave_out(self._name(file, line), code, reason, raw)
 
     def blank(self, file: object, line: int | None) -> None:
         self.counts[str(file)] += 1
-        self.reader.aside(self._name(file, line), "empty", "there is no text in it")
+        self.reader.leave_out(self._name(file, line), "empty", "there is no text in it")
 
     def pass_over(self, file: object, detail: str, *, code: str) -> None:
-        self.reader.aside(self._name(file, None), code, detail)
+        self.reader.leave_out(self._name(file, None), code, detail)
 
     def _name(self, file: object, line: int | None) -> str:
         inside = str(file).removeprefix(self.path) if str(file).startswith(f"{self.path}/") else ""
@@ -69,7 +69,7 @@ class Reader:
         self.prefix = prefixes(recipe)[task["input"]]
         self.skip = {index for key, index in task.get("skip", ()) if key == KEY}
 
-    def aside(self, name: str, reason: str, detail: str, text: str | None = None) -> None:
+    def leave_out(self, name: str, reason: str, detail: str, text: str | None = None) -> None:
         """Input that does not become a document."""
         self.ledger.of(KEY).documents_in += 1
         self.ledger.drop(KEY, self.prefix + name, reason, detail, text)
@@ -79,7 +79,7 @@ class Reader:
         index = 0
         for number, part in enumerate(self.task["parts"]):
             if number in self.skip:
-                self.aside(part["shown"], "timeout", f"reading it {self._late()}")
+                self.leave_out(part["shown"], "timeout", f"reading it {self._late()}")
                 continue
             for document in self._part(number, part):
                 if item := self._item(index, document):
@@ -94,7 +94,7 @@ class Reader:
         if "aside" in part:
             if self.recipe.on_error == "fatal" and part["aside"][0] == "unreadable":
                 raise DataError(f"{part['path']}: {part['aside'][1]}; fix its permissions, or take it out of the input")
-            self.aside(shown, *part["aside"])
+            self.leave_out(shown, *part["aside"])
             return
         problems = _Recorder(self, part["path"], shown)
         if not part["path"]:
@@ -113,17 +113,19 @@ class Reader:
             except TimeLimit:
                 if self.recipe.on_error == "fatal":
                     raise DataError(f"{shown}: reading it {self._late()}; raise it, or take the file out") from None
-                self.aside(shown, "timeout", f"reading it {self._late()}; the rest of it is left out")
+                self.leave_out(shown, "timeout", f"reading it {self._late()}; the rest of it is left out")
                 break
             except DataError as error:
                 if not part["path"] or self.recipe.on_error == "fatal":  # a source that fails is for the user to fix
                     raise
-                self.aside(shown, getattr(error, "code", "unreadable"), str(error).removeprefix(f"{part['path']}: "))
+                self.leave_out(
+                    shown, getattr(error, "code", "unreadable"), str(error).removeprefix(f"{part['path']}: ")
+                )
                 break
             except (MemoryError, RecursionError, ValueError, OSError) as error:
                 if self.recipe.on_error == "fatal":
                     raise DataError(f"{shown}: cannot read it ({type(error).__name__}: {error})") from error
-                self.aside(shown, "unreadable", f"{type(error).__name__}: {error}")
+                self.leave_out(shown, "unreadable", f"{type(error).__name__}: {error}")
                 break
             if document is None:
                 break
@@ -134,14 +136,14 @@ class Reader:
     def _item(self, index: int, document: Document) -> Item | None:
         counts, limit, data = self.ledger.of(KEY), self.recipe.limits.max_bytes, encoded(document)
         if data is None:
-            self.aside(document.id, "not-unicode", "its text holds half a surrogate pair")
+            self.leave_out(document.id, "not-unicode", "its text holds half a surrogate pair")
             return None
         if len(data) > limit:
             detail = f"{len(data):,} bytes of text, more than {limit:,} (limits.max_bytes)"
-            self.aside(document.id, "too-large", detail)
+            self.leave_out(document.id, "too-large", detail)
             return None
         if not data:
-            self.aside(document.id, "empty", "there is no text in it")
+            self.leave_out(document.id, "empty", "there is no text in it")
             return None
         counts.enter(len(data))
         counts.leave(len(data))
