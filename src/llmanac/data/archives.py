@@ -1,6 +1,6 @@
 """Zip archives: each file in one is read like any other, under the name `archive.zip/name`.
 
-A file is unpacked to a temporary one, as far as the bounds allow: what an archive says of its sizes is not believed.
+A file is unpacked to a temporary one, as far as the bounds allow: the sizes that an archive states are not trusted.
 Archives in archives are not opened.
 """
 

@@ -37,7 +37,7 @@ def column_places(columns: Sequence[str]) -> list[int] | None:
 
 
 def check_columns(path: Path, names: Sequence[str], wanted: Sequence[str] | None) -> None:
-    """Raise Unreadable for a column that is there twice and looked at: which of the two is meant, nobody can say."""
+    """Raise Unreadable for a column that is there twice and looked at: it is not known which of the two is meant."""
     seen: set[str] = set()
     for name in names:
         if name in seen and (wanted is None or name in wanted):

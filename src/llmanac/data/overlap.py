@@ -5,9 +5,8 @@ white space only separate them. In scripts that write no spaces (Han, kana, Thai
 is a word of its own.
 
 An item has one or more fields. A field of `n` words or more is looked for by all its n-grams. An item whose fields are
-all shorter is looked for by its longest field, whole, if that has `shortest` words or more; a shorter one cannot be
-told from chance and is never found. Hits are found by a 64-bit hash and then compared word by word, so none is a
-collision.
+all shorter is looked for by its longest field, in full, if that has `shortest` words or more; a shorter one would match
+by chance and is never found. Hits are found by a 64-bit hash and then compared word by word, so none is a collision.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train a classifier of text quality on two heaps of texts and measure it on some of them."""
+"""Train a classifier of text quality on two sets of texts and evaluate it on held-out ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN = (SETTINGS, WEIGHTS, CURVE, PICTURE)  # what a model's folder has, the file
 
 @dataclass(frozen=True)
 class Trained:
-    """What the texts that were held out say of a model.
+    """The evaluation of a model on held-out texts.
 
     Attributes:
         points: precision and recall by threshold. auc: the area under the ROC curve. count: the texts.
@@ -65,20 +65,20 @@ def train(
         raise DataError(f"--held-out: {held_out} is not a share above 0 and at most 0.5")
     check_own_folder(folder, "--folder", OWN, [*positive, *negative], what="a quality model")
     settings = Features(bits=bits, longest=longest)
-    taught: dict[int, list[str]] = {0: [], 1: []}
-    test: dict[int, list[str]] = {0: [], 1: []}
+    train_texts: dict[int, list[str]] = {0: [], 1: []}
+    test_texts: dict[int, list[str]] = {0: [], 1: []}
     for label, paths, flag in ((1, positive, "--positive"), (0, negative, "--negative")):
         documents = read(paths, text, flag, include)
         for document in documents:
-            side = test if fraction(document.group, seed) < held_out else taught
+            side = test_texts if fraction(document.group, seed) < held_out else train_texts
             side[label].append(document.text)
-        if not taught[label] or not test[label]:
+        if not train_texts[label] or not test_texts[label]:
             raise DataError(f"{flag}: {len(documents)} texts are too few to train on some and measure on others")
-    model = train_quality(taught[1], taught[0], settings, epochs=epochs, seed=seed)
-    labels = [1] * len(test[1]) + [0] * len(test[0])
-    scores = [model.score(one) for one in (*test[1], *test[0])]
+    model = train_quality(train_texts[1], train_texts[0], settings, epochs=epochs, seed=seed)
+    labels = [1] * len(test_texts[1]) + [0] * len(test_texts[0])
+    scores = [model.score(one) for one in (*test_texts[1], *test_texts[0])]
     points, area = precision_recall(labels, scores), auc(labels, scores)
-    model.about |= {"held_out": {"positive": len(test[1]), "negative": len(test[0]), "auc": round(area, 6)}}
+    model.about |= {"held_out": {"positive": len(test_texts[1]), "negative": len(test_texts[0]), "auc": round(area, 6)}}
     model.save(folder)
     save_curve(folder, points, area)
     return Trained(points, area, len(labels), folder / PICTURE)

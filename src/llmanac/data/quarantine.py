@@ -100,13 +100,13 @@ class Problems:
             self.kept.append(problem)
 
     def blank(self, file: object, line: int | None) -> None:
-        """A row or file without any text: no problem, but whoever accounts for every row wants to know."""
+        """A row or file without any text: no problem; builds count it."""
 
     def pass_over(self, file: object, detail: str, *, code: str) -> None:
         """A file that is not read because it is no text: no problem either, and to be accounted for."""
 
     def tell_passed(self) -> None:
-        """Say what was passed over, once all files are known; nothing here, where nobody looks on."""
+        """Report what was skipped, once all files are known; commands print it."""
 
     @property
     def total(self) -> int:

@@ -100,7 +100,7 @@ def _choose(sizes: Counter[str], draw: Callable[[str], float], share: float) -> 
     names = [name for name in order if draw(name) < share]
     if names and sum(sizes[name] for name in names) <= half:
         return frozenset(names)
-    # the hash took none, or one that is most of the corpus: take groups in hash order, as far as the share allows
+    # the hash took none, or one that is most of the corpus: take groups in hash order, up to the fraction
     chosen: list[str] = []
     taken = 0
     for name in order:

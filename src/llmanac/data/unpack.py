@@ -90,7 +90,7 @@ def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator
         if span is not None:
             handle.seek(span.start)
         try:
-            # read1 hands over what it has before it meets the damage, where read would lose it
+            # read1 returns the data before the damage, where read would lose it
             while block := handle.read1(BLOCK if span is None else min(BLOCK, span.stop - span.start - out)):  # type: ignore[union-attr]
                 if not out and format_of(path) not in (".parquet", *CONTAINERS):
                     check_text(path, block[:16])

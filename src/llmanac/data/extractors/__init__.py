@@ -1,4 +1,4 @@
-"""How the text of a page is got out of its HTML: what is said goes on, with its structure; the site around it does not.
+"""Text out of HTML pages: the content stays, with its structure; the site around it does not.
 
 An extractor looks at one page and knows nothing of the others. Text out of a page is light Markdown (`# heading`,
 `- item`, `| cell | cell |`, fenced code, a blank line between paragraphs) where the extractor keeps structure at all.
@@ -25,7 +25,7 @@ class Extracted:
 
 
 class Unusable(DataError):
-    """A page nothing can be got out of: `reason` is one of a few fixed words, `detail` what was measured."""
+    """A page that no text can be extracted from: `reason` is one of a few fixed words, `detail` what was measured."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")

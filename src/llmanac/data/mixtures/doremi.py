@@ -59,7 +59,7 @@ class Spec(MixtureSpec):
         weights = found.get("weights") if isinstance(found, dict) else None
         if not isinstance(weights, dict):
             raise DataError(f"{self.file}: has no weights; make it with `llmanac data weights FOLDER`")
-        learned = found.get("unit", self.unit)  # a file written by hand need not say it
+        learned = found.get("unit", self.unit)  # a file written by hand may leave it out
         if learned != self.unit:
             raise SpecError(
                 f"mixture.unit: is {self.unit!r}, and the weights in {self.file} are shares of {learned}; set "

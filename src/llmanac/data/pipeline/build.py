@@ -40,7 +40,7 @@ class OtherBuild(DataError):
 
 @dataclass(frozen=True)
 class Segment:
-    """Stages that one pass runs: a stage over the corpus that has decided, those that follow, and who looks on."""
+    """What one pass runs: a corpus stage that has decided, the stages after it, the next corpus stage's summaries."""
 
     decided: int | None
     stages: tuple[int, ...]
@@ -233,7 +233,7 @@ class _Build:
         return [*([] if part.decided is None else [part.decided]), *part.stages]
 
     def _corpus_stages(self) -> list[int]:
-        """Which stages are over the corpus. A process that will need them builds them, so that this one need not."""
+        """Which stages are over the corpus. A worker builds them, not this process."""
         task: Task = {"kind": "describe", "folder": "work/describe"}
         self._run("load the stages", [task], [1])
         return list(files.read_json(self.folder / task["folder"] / "done.json")["corpus"])
@@ -318,7 +318,7 @@ class _Build:
             self.engine.run(left, advance, self._slowed)
 
     def _slowed(self, task: Task, key: str, index: int, exact: bool) -> None:
-        """Remember that a document held a task up, here and for whoever goes on with this build."""
+        """Remember that a document was too slow, here and for a later process that resumes this build."""
         if exact:
             task["skip"] = [*task.get("skip", []), [key, index]]
         else:

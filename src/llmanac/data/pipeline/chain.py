@@ -1,4 +1,4 @@
-"""Documents through stages in small batches; each document is accounted for, and each stage is held to its time.
+"""Documents through stages in small batches; each document is accounted for, and each stage has a time limit.
 
 A batch goes through a stage in one call, which costs little. Where the stage fails on it or takes too long, the batch
 goes through again document by document, so that one document is dropped and its neighbours are not. Batches never

@@ -55,7 +55,7 @@ def plan_list(recipe: BuildSpec, shards: list[dict[str, Any]], drawn: dict[str, 
 def gather(finished: list[tuple[Path, str]], root: Path) -> None:
     """Move the output's files into `data/`, which takes its name when all are in it; goes on where it was stopped.
 
-    Where `data/` is there already (the build goes on, or makes lost files again) they take their places in it.
+    Where `data/` is there already (a resumed build, or lost files made again) they are moved into it.
     """
     there = (root / "data").exists()
     gathered = root / "data" if there else root / "work" / "data"

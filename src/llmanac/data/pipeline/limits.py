@@ -1,7 +1,7 @@
 """The time one document may take: CPU seconds of this process, so that a busy machine changes nothing.
 
 Python code, also `re`, stops at the limit. Compiled code that does not come back to Python cannot be stopped from
-inside; whoever started the process ends it (`local.py`).
+inside; the parent process ends it (`local.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The local engine: a few processes that live as long as the build, each with one task at a time.
 
-A process that dies is named, with what it was working on. One that is held up by a document past its time (compiled
+A process that dies is named, with what it was working on. One that exceeds the time of a document (compiled
 code that cannot be stopped from inside) is ended, and its task starts again: first one document at a time, to find out
 which it is, then without it.
 """
@@ -114,9 +114,9 @@ class _Process:
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-code).name
                 hint = (
-                    "most often for want of memory: use fewer --workers or a smaller limits.max_bytes"
+                    "most often for lack of memory: use fewer --workers or a smaller limits.max_bytes"
                     if name == "SIGKILL"
-                    else f"its last words are in {self.log}"
+                    else f"its output is in {self.log}"
                 )
                 return f"worker {self.number} (process {self.process.pid}) was killed by {name}{where}{task}; {hint}"
         return (

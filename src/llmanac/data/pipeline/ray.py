@@ -1,6 +1,6 @@
 """The Ray engine: the same tasks on a Ray cluster whose machines see the build's folder under the same path.
 
-A document's time limit holds here for Python code only: nobody watches the processes from outside.
+A document's time limit holds here for Python code only: the processes are not watched from outside.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _work(root: str, build: str, paths: list[str], task: Task) -> dict[str, Any]
 
 
 class Engine:
-    """Runs tasks on the cluster that `RAY_ADDRESS` names, or on one made of this machine for the while."""
+    """Runs tasks on the cluster that `RAY_ADDRESS` names, or on one started on this machine."""
 
     def __init__(self, root: Path, *, workers: int, limit: float) -> None:
         try:

@@ -103,7 +103,7 @@ class Reader:
             path = Path(part["path"])
             span = Span(*part["span"]) if part["span"] else None
             documents = documents_of(path, shown, self.input.source, problems, span)
-        # one document of a source that is no file may take as long as it likes: it reads a library, or a network
+        # one document of a source that is no file has no limit: it reads a library, or a network
         limit: contextlib.AbstractContextManager[Any] = self.limit if part["path"] else contextlib.nullcontext()
         while True:
             self.beat(KEY, number, 1 if part["path"] else 0, shown)

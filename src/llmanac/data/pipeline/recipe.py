@@ -136,7 +136,7 @@ def make_recipe(data: Mapping[str, Any], folder: Path | None = None) -> BuildSpe
 
     - an input that is a text is the path of files or a folder;
     - an input with a `name` is its source, without `domain` and `weight`;
-    - a stage whose name ends in `.py` is that file (below `folder`): a stage of the user's own.
+    - a stage whose name ends in `.py` is that file (below `folder`), written by the user.
     """
     data = dict(data)
     for key in ("inputs", "stages"):
@@ -180,7 +180,7 @@ def _stage(item: Any, path: str, folder: Path | None) -> Any:
 
 @functools.cache
 def _load(file: Path, path: str) -> type[StageSpec]:
-    """The Spec of a stage in a file of the user's own."""
+    """The Spec of a stage in a user's file."""
     if not file.is_file():
         raise SpecError(f"{path}.name: {file} is no file")
     name = f"llmanac_stage_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}.{file.stem}"

@@ -198,7 +198,7 @@ class Worker:
             stage.summarise(documents(), summary)
         except TimeLimit:
             raise Slow(key, last) from None
-        for _ in feed:  # what the stage did not want to see belongs to the shard all the same
+        for _ in feed:  # documents that the stage did not look at belong to the shard too
             pass
         if not summary.is_file():
             raise LlmanacError(f"stage {key}: summarise wrote no file {summary.name}")

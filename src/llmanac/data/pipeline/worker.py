@@ -1,7 +1,7 @@
 """One process of the local engine: `python -m llmanac.data.pipeline.worker FOLDER PULSE`.
 
 Tasks come as lines of JSON on standard input, answers go as lines of JSON to standard output. When standard input
-closes, which it does when whoever started the process dies, the process ends at once: every task is complete or absent.
+closes, as it does when the parent process dies, the process ends at once: every task is complete or absent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llmanac.data.pipeline.tasks import Slow, Task, Worker
 
 
 def answer(worker: Callable[[], Worker], task: Task) -> dict[str, Any]:
-    """Do a task, with the worker that the function returns; what there is to say of it as plain data."""
+    """Do a task, with the worker that the function returns; the answer as plain data."""
     try:
         worker().do(task)
     except Slow as slow:

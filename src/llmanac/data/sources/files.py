@@ -59,7 +59,7 @@ class Spec(SourceSpec):
         include: glob patterns on the path below a folder (`*.md`, `docs/*`); empty takes every known format.
         on_error: "fatal" stops at the first unusable file or row, "skip" sets it aside and counts it.
         quarantine: the file that lists what was set aside.
-        piece: characters after which a long text file goes on as a further document.
+        piece: characters after which a long text file continues as a further document.
         license: what the manifest says of the text's licence; unknown where it is empty.
     """
 
@@ -235,7 +235,7 @@ def _expand(given: str, include: tuple[str, ...]) -> Iterator[Found]:
         yield from _walk(path, include)
     elif path.is_file():
         yield Found(path, path.name)
-    elif path.exists():  # a pipe would wait for whoever writes to it, a device may never end
+    elif path.exists():  # a pipe would wait for its writer, a device may never end
         raise DataError(f"{given}: is no regular file; copy what comes out of it to one")
     elif glob.has_magic(given):
         found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir())

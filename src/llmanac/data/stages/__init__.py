@@ -31,7 +31,7 @@ class Stage:
     """Looks at documents one by one; what happens to one never depends on another."""
 
     def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        """For each document, in order: the document that goes on (perhaps with another text or meta), or `Dropped`."""
+        """For each document, in order: the document that is kept (perhaps with another text or meta), or `Dropped`."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""The files that corpus stages hand from step to step: named arrays in blocks, so that no reader holds a whole file.
+"""The files between the steps of corpus stages: named arrays in blocks, so that no reader holds a complete file.
 
 A file is the arrays' bytes one after another, then a JSON index (facts about the file, and the place of each array of
 each block), then the index's length in eight bytes. The bytes depend on what was written only. A file takes its name

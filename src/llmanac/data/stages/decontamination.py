@@ -55,7 +55,7 @@ class Spec(StageSpec):
         evaluation: files with the items (JSON Lines, JSON, CSV, Parquet; of plain text, each line is an item).
         columns: which columns hold an item; empty takes every text of a row.
         n: words in a row that an item and a document must share.
-        shortest: an item of fewer than `n` words is looked for whole if it has this many.
+        shortest: an item of fewer than `n` words is searched in full if it has this many.
         action: "drop" the document, or "cut" the found text out of it.
         context: characters that are cut on both sides of what was found.
         min_piece: characters that a piece between cuts needs to stay.

@@ -1,6 +1,6 @@
 """Exact duplicates: of all documents with one and the same text, the first stays.
 
-A text is stood for by 16 bytes of BLAKE2b over its UTF-8, so two different texts are taken for one with probability
+A text is compared by 16 bytes of BLAKE2b over its UTF-8, so two different texts are taken for one with probability
 2^-128 a pair. Nothing is normalised first: texts that differ in a space, in case or in Unicode form are different; put
 a cleaning stage before this one, or use `minhash`.
 

@@ -1,7 +1,7 @@
 """Text out of pages: documents that are HTML go through an extractor, all others pass as they are.
 
 A document is a page when its `meta["format"]` is "html". What comes out is text with `meta["format"]` "markdown", the
-name of the extractor and the page's title. A page that yields nothing, or that is made to do harm, is dropped with the
+name of the extractor and the page's title. A page without text, or one built to exhaust a parser, is dropped with the
 reason.
 """
 

@@ -10,7 +10,7 @@ documents that agree in one band are candidates, which happens with probability
 
 an S-curve that is steep near the threshold. Candidates are joined, and of each connected cluster one document stays.
 
-Choices of ours that another implementation may make otherwise: a document without a shingle (no word in it) is nobody's
+Our choices, which other implementations may make otherwise: a document without a shingle (no word in it) is no
 duplicate; a document of fewer words than `width` has one shingle, all of it; text is compared as it is unless
 `letters` says otherwise. Words are runs of letters, numbers, marks and connectors; scripts that write no spaces are
 better compared by `unit = "characters"`. The permutations, the mixing and the choice of bands are datasketch's
