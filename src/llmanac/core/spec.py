@@ -26,11 +26,12 @@ S = TypeVar("S", bound="Spec")
 class Spec:
     """Plain, hashable data that describes one component; subclasses add at most 12 fields and a `build(**dims)`.
 
-    `kind` is set by the base Spec of a kind; a concrete Spec's name is the name of its file.
+    `kind` is set by the base Spec of a kind; a concrete Spec's name is the name of its file. `renamed` maps the
+    fields' former names to those of today: files and patches that use them are still read.
     """
 
     kind: ClassVar[str] = ""
-    RENAMED: ClassVar[Mapping[str, str]] = {}  # former names of fields -> the names now, which files may still have
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     @property
     def name(self) -> str:
@@ -69,7 +70,10 @@ def make_method(kind: str, value: Mapping[str, Any] | str, path: str = "") -> An
 
 def _construct(cls: type[S], data: Mapping[str, Any], path: str) -> S:
     hints = _hints(cls)
-    data = {cls.RENAMED.get(key, key): value for key, value in data.items()}
+    for old, new in cls.renamed.items():
+        if old in data and new in data:
+            raise SpecError(f"{_join(path, old)}: is the former name of {new}, which is set too")
+    data = {cls.renamed.get(key, key): value for key, value in data.items()}
     for key in data:
         if key not in hints:
             has = ", ".join(sorted(hints)) or "no fields"
@@ -177,9 +181,10 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
     if not isinstance(node, Spec):
         raise SpecError(f"{path}: {type(node).__name__} has no fields to set ({step!r} asked for)")
     hints = _hints(type(node))
-    step = node.RENAMED.get(step, step)
     if step == "name" and node.kind and not rest:
         return _rename(node, type(node), value, path)
+    step = node.renamed.get(step, step)
+    here = _join(path, step)
     if step not in hints:
         has = ", ".join(sorted(hints)) or "no fields"
         raise SpecError(f"{here}: no such field{nearest(step, hints)} (has: {has})")
@@ -228,7 +233,9 @@ def _rename(old: Any, hint: Any, value: Any, path: str) -> Any:
             method = registry.find(old.kind, data["name"])
         except SpecError as error:
             raise SpecError(f"{path}: {error}") from None
-        new_hints, old_hints = _hints(method.module().Spec), _hints(type(old))
+        cls = method.module().Spec
+        data = {cls.renamed.get(key, key): value for key, value in data.items()}
+        new_hints, old_hints = _hints(cls), _hints(type(old))
         kept = {k: getattr(old, k) for k, h in new_hints.items() if old_hints.get(k) == h}
         return make_method(old.kind, {**kept, **method.defaults, **data}, path)
     return make(hint, value, path)

@@ -63,7 +63,7 @@ class Spec(StageSpec):
         max_documents: ignore n-grams that are found in more documents than this.
     """
 
-    RENAMED: ClassVar[Mapping[str, str]] = {
+    renamed: ClassVar[Mapping[str, str]] = {
         "smallest": "min_piece", "pieces": "max_pieces", "common": "max_documents",
     }  # fmt: skip
 

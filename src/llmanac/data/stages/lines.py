@@ -52,7 +52,7 @@ class Spec(StageSpec):
         max_removed: fraction of its characters that a document may lose; one that loses more is dropped. 1 drops none.
     """
 
-    RENAMED: ClassVar[Mapping[str, str]] = {"minimum": "min_length", "most": "max_removed"}
+    renamed: ClassVar[Mapping[str, str]] = {"minimum": "min_length", "most": "max_removed"}
 
     unit: Literal["line", "paragraph"] = "line"
     min_length: int = 30
