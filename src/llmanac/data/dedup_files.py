@@ -38,12 +38,8 @@ SHARDS = 128
 Input = tuple[tuple[Path, str], Path]  # a file, the name it is shown under, and where its rows that stay go
 
 
-def rows_of(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
-    """The documents of a file, each with the row it came from in `meta["row"]`; bad rows are problems."""
-    return up_to_damage(_rows(path, shown, column, problems), path, problems)
-
-
 def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
+    """The documents of a file, each with the row it came from in `meta["row"]`; bad rows are problems."""
     if not is_plain(path) and format_of(path) not in TABLES:
         for document in documents_of(path, shown, FilesSpec(text=column), problems):
             yield replace(document, group=shown, meta={"row": {"id": document.id}})
@@ -259,7 +255,7 @@ def _grouped(inputs: Sequence[Input]) -> list[Sequence[Input]]:
 
 def _rows_of_all(group: Sequence[Input], column: str, problems: Problems) -> Iterator[Document]:
     for (path, shown), _ in group:
-        yield from rows_of(path, shown, column, problems)
+        yield from up_to_damage(_rows(path, shown, column, problems), path, problems)
 
 
 def _write_all(

@@ -41,7 +41,7 @@ def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Itera
     header = [f"column {number + 1}" if number in blank else name for number, name in enumerate(header)]
     check_columns(path, header, columns)
     for line, values in rows:
-        if len(values) == len(header):
+        if values and len(values) == len(header):
             yield Row(dict(zip(header, values, strict=True)), line)
         elif values:
             reason = f"{len(values)} fields where the header has {len(header)}"
