@@ -93,8 +93,8 @@ def layout(out: Path, shown: Sequence[str]) -> Layout:
     """
     if out.suffix == ".jsonl" and not out.is_dir():
         ends = (".dropped.jsonl", ".report.json", ".work", ".jsonl.lock", ".quarantine.jsonl")
-        beside = [out.with_name(out.stem + end) for end in ends]
-        return Layout([out] * len(shown), *beside)
+        others = [out.with_name(out.stem + end) for end in ends]
+        return Layout([out] * len(shown), *others)
     if out.is_file():
         raise DataError(f"--out: {out} is a file; name a folder, or a file that ends in .jsonl")
     if out.is_dir() and not _begun(out / REPORT, out / WORK, out / LOCK):

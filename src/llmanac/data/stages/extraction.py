@@ -22,7 +22,7 @@ from llmanac.data.stages import Dropped, Stage, StageSpec
 CARD = {
     "title": "Extraction: the text of HTML pages, without the site around it",
     "paper": "Barbaresi 2021, Trafilatura (ACL demo)",
-    "reference": "F1 by the article extraction benchmark, beside trafilatura and resiliparse",
+    "reference": "F1 by the article extraction benchmark, next to trafilatura and resiliparse",
     "aliases": {},
     "test": "tests/references/test_extraction.py",
 }

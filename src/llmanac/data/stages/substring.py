@@ -112,11 +112,11 @@ class Substring(CorpusStage):
         """`(bytes a part, parts)`."""
         if total * kernel.BYTES_A_BYTE <= memory and total <= kernel.LONGEST:
             return max(1, total), 1
-        beside = self.spec.min_length  # a part's last window reaches this far into the next
-        size = min(memory // (2 * kernel.BYTES_A_BYTE), kernel.LONGEST // 2) - beside
+        reach = self.spec.min_length  # a part's last window reaches this far into the next
+        size = min(memory // (2 * kernel.BYTES_A_BYTE), kernel.LONGEST // 2) - reach
         if size < 1 or -(-total // size) > PARTS:
-            need = 2 * kernel.BYTES_A_BYTE * (-(-total // PARTS) + beside)
-            limit = (kernel.LONGEST // 2 - beside) * PARTS
+            need = 2 * kernel.BYTES_A_BYTE * (-(-total // PARTS) + reach)
+            limit = (kernel.LONGEST // 2 - reach) * PARTS
             if total > limit:
                 raise DataError(f"substring: {total} bytes of text are more than {limit}; split the corpus")
             raise DataError(f"memory: {memory} bytes are too few for {total} bytes of text; give {need} or more")
