@@ -3,7 +3,7 @@
 Three domains of real text that this machine has: the documentation of the Python standard library, its source code, and
 the message catalogues of Django in eight European languages (`pip install 'llmanac[bench]'`); {sizes} to train on. One
 model of {millions:.2f} M parameters a mixture and seed, {tokens:.2f} M tokens each; rows of the domains in exact
-proportion (`data/proportional.py`). Scored on held-out text of each domain (other modules, other catalogues).
+proportion (`data/pack.py`). Scored on held-out text of each domain (other modules, other catalogues).
 
 {findings}
 """

@@ -262,3 +262,9 @@ def test_former_names_of_fields_are_still_read(tmp_path):
 
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "rate": 0.5}\n')
     assert read_metrics(tmp_path) == [{"step": 1, "lr_scale": 0.5}]
+
+
+def test_the_former_name_of_a_field_is_still_read() -> None:
+    made = spec.make_method("stage", {"name": "lines", "minimum": 7, "max_removed": 0.5})
+    assert (made.min_length, made.max_removed) == (7, 0.5)
+    assert spec.patch(made, {"most": 0.25}).max_removed == 0.25

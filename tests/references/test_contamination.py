@@ -151,7 +151,7 @@ def test_decontamination_leaves_nothing(tmp_path: Path, action: Any) -> None:
     for number in hit:
         at = texts[number].index("\n")
         texts[number] = texts[number][:at] + " " + disguised(rng, items[number]) + texts[number][at:]
-    spec = Spec(evaluation=(path,), action=action, context=50, smallest=30)
+    spec = Spec(evaluation=(path,), action=action, context=50, min_piece=30)
     out, report = deduplicate(texts, spec)
     assert set(report["found"]) == {f"items.jsonl:{number + 1}" for number in hit}
     assert report["contaminated"] == 12 and report["index_bytes"] > 0
@@ -174,14 +174,14 @@ def test_cutting_drops_small_pieces_and_documents_in_too_many(tmp_path: Path) ->
     path = write_items(tmp_path / "items.jsonl", [item])
     between = [sentence(rng, 60) for _ in range(5)]
     text = f" {item} ".join(between)
-    kept = {"evaluation": (path,), "action": "cut", "context": 0, "smallest": 10}
+    kept = {"evaluation": (path,), "action": "cut", "context": 0, "min_piece": 10}
     assert deduplicate([text], Spec(**kept))[0] == [
         "\n\n".join([between[0] + " ", *(f" {b} " for b in between[1:4]), " " + between[4]])
     ]
-    assert deduplicate([text], Spec(**kept, pieces=4))[0] == [None]
+    assert deduplicate([text], Spec(**kept, max_pieces=4))[0] == [None]
     assert deduplicate([item + " tail", "other text"], Spec(**kept))[0] == [None, "other text"]
-    assert deduplicate([text] * 3, Spec(**kept, common=2))[0] == [text] * 3
-    assert deduplicate([text] * 3, Spec(**kept, common=3))[1]["contaminated"] == 3
+    assert deduplicate([text] * 3, Spec(**kept, max_documents=2))[0] == [text] * 3
+    assert deduplicate([text] * 3, Spec(**kept, max_documents=3))[1]["contaminated"] == 3
 
 
 def test_items_out_of_every_format(tmp_path: Path) -> None:

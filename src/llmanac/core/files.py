@@ -52,7 +52,9 @@ def _temporary(path: Path, mark: str = "") -> Path:
     """The temporary name next to a path. Raises LlmanacError for a path that has no name."""
     if not has_name(path):
         raise LlmanacError(f"{path}: cannot be written in place of a whole folder; name a file or a folder inside it")
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{mark}{path.name}")
+    # a file system takes names of 255 bytes, and ours is longer by a few
+    name = path.name if len(os.fsencode(path.name)) <= 200 else path.name[-40:]
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{mark}{name}")
 
 
 def _sync_folder(path: Path) -> None:
@@ -109,8 +111,12 @@ def _writing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write in pieces; on success it is renamed to `path`, on failure it is removed.
+
+    Args:
+        durable: wait until the disk has it. For thousands of small files that takes too long: without it the system
+            writes them when it likes, and after a power cut some may be missing or empty.
 
     Raises:
         LlmanacError: the disk refused a write; the message names the file, and an earlier file is unchanged.
@@ -121,9 +127,11 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         with open(temporary, "wb") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ class QualityModel:
         return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, logit))))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the two files; the folder is whole or absent."""
+        """Write the two files; the folder is complete or absent."""
         from safetensors.numpy import save
 
         with atomic_folder(folder) as made:

@@ -24,10 +24,9 @@ from llmanac.core.types import IGNORE, Batch
 from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
 from llmanac.data.mixtures.doremi import reweighted
-from llmanac.data.pack import PackedStream
+from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.pipeline.records import read_output
 from llmanac.data.pipeline.report import load_manifest
-from llmanac.data.proportional import Proportional
 from llmanac.data.split import split
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
@@ -137,7 +136,7 @@ def train_on(
     model: nn.Module = setting.model(domains.tokenizer.vocab_size)
     model.initialise(seed)  # type: ignore[operator]
     streams = {name: stream for name, stream in domains.streams(setting, seed).items() if name in weights}
-    source = Proportional(streams, weights, rows=setting.batch_tokens // setting.length)
+    source = Mixture(streams, weights, rows=setting.batch_tokens // setting.length, draws="exact")
     train(model, source, NextToken(), setting.training(), folder, seed=seed, label=label, report=lambda text: None)
     return model
 
@@ -233,7 +232,7 @@ def doremi(domains: Domains, setting: Setting, folder: Path, *, seed: int = 0) -
     names = sorted(domains.data)
     streams = domains.streams(setting, seed)
     tagged = {name: _Tagged(streams[name], place) for place, name in enumerate(names)}
-    source = Proportional(tagged, dict.fromkeys(names, 1), rows=setting.batch_tokens // setting.length)
+    source = Mixture(tagged, dict.fromkeys(names, 1), rows=setting.batch_tokens // setting.length, draws="exact")
     proxy = setting.model(domains.tokenizer.vocab_size)
     proxy.initialise(seed)
     objective = GroupRobust(names, reference)

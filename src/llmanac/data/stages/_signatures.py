@@ -123,18 +123,6 @@ class Signer:
         return signatures, counts
 
 
-def plain_signature(hashes: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """One document's signature the plain way: (shingles,) uint32 hashes to (permutations,) uint32 minima."""
-    mixed = hashes.astype(np.uint32)
-    mixed ^= mixed >> np.uint32(16)
-    mixed *= np.uint32(0x85EBCA6B)
-    mixed ^= mixed >> np.uint32(13)
-    mixed *= np.uint32(0xC2B2AE35)
-    mixed ^= mixed >> np.uint32(16)
-    values = mixed[:, None] * a[None, :] + b[None, :]
-    return values.min(axis=0, initial=np.uint32(0xFFFFFFFF))
-
-
 @functools.lru_cache(maxsize=64)
 def best_bands(threshold: float, permutations: int, false_positive_weight: float) -> tuple[int, int]:
     """`(bands, rows)` with the least weighted error at a threshold, as datasketch's MinHashLSH chooses them.

@@ -30,9 +30,9 @@ class Spec(StageSpec):
     """The limits.
 
     Attributes:
-        min_closed_lines: lowest share of lines that end in terminal punctuation.
-        max_short_lines: highest share of lines of at most `short_line` characters.
-        max_repeated: highest share of characters in lines that repeat an earlier one.
+        min_closed_lines: lowest fraction of lines that end in terminal punctuation.
+        max_short_lines: highest fraction of lines of at most `short_line` characters.
+        max_repeated: highest fraction of characters in lines that repeat an earlier one.
         max_newlines: most newlines a word.
     """
 

@@ -32,7 +32,7 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(StageSpec):
-    """The limits; 0 is no limit. The shares are of words or lines."""
+    """The limits; 0 is no limit. The fractions are of words or lines."""
 
     min_words: int = 50
     max_words: int = 100_000
@@ -74,14 +74,14 @@ class GopherQuality(Filter):
             return "gopher_below_avg_threshold", f"{mean:.2f} characters a word"
         if s.max_word_length and mean > s.max_word_length:
             return "gopher_above_avg_threshold", f"{mean:.2f} characters a word"
-        if s.max_symbols and hashes / total > s.max_symbols:
-            return "gopher_too_many_hashes", f"{hashes / total:.3f} # a word"
-        if s.max_symbols and ellipses / total > s.max_symbols:
-            return "gopher_too_many_ellipsis", f"{ellipses / total:.3f} ellipses a word"
-        if s.max_bullet_lines and bullets / lines > s.max_bullet_lines:
-            return "gopher_too_many_bullets", f"{bullets / lines:.3f} of lines"
-        if s.max_ellipsis_lines and ends / lines > s.max_ellipsis_lines:
-            return "gopher_too_many_end_ellipsis", f"{ends / lines:.3f} of lines"
+        for name, limit, ratio, what in (
+            ("gopher_too_many_hashes", s.max_symbols, hashes / total, "# a word"),
+            ("gopher_too_many_ellipsis", s.max_symbols, ellipses / total, "ellipses a word"),
+            ("gopher_too_many_bullets", s.max_bullet_lines, bullets / lines, "of lines"),
+            ("gopher_too_many_end_ellipsis", s.max_ellipsis_lines, ends / lines, "of lines"),
+        ):
+            if limit and ratio > limit:
+                return name, f"{ratio:.3f} {what}"
         if letters / total < s.min_letter_words:
             return "gopher_below_alpha_threshold", f"{letters / total:.3f} of words have a letter"
         if stops < s.min_stop_words:
