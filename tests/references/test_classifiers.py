@@ -27,7 +27,13 @@ def rules_of(vectorizer, model, **choices):
     names = vectorizer.get_feature_names_out()
     weights = dict(zip(names, model.coef_[0], strict=True))
     return registry.build(
-        "classifier", "rules", find="words", weights=weights, bias=model.intercept_[0], labels=model.classes_, **choices
+        "classifier",
+        "rules",
+        extractor="words",
+        weights=weights,
+        bias=model.intercept_[0],
+        labels=model.classes_,
+        **choices,
     )
 
 

@@ -16,7 +16,8 @@ from llmanac.evaluate.classify import Template, classify
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.evaluate.score import score
 from llmanac.metrics._auc import area as metric_area
-from llmanac.metrics._auc import auc, share
+from llmanac.metrics._auc import auc
+from llmanac.metrics._intervals import wilson_interval
 from llmanac.tokenizers.load import train_tokenizer
 
 TEXTS = ["a great film", "a dull film, and long", "naïve 日本 🙂", "x"]
@@ -243,10 +244,10 @@ def test_auc_equals_sklearn_and_its_interval_the_slow_delong():
             metric_area(*scores)
 
 
-def test_share_is_wilsons_interval():
+def test_wilson_interval_equals_scipy():
     stats = pytest.importorskip("scipy.stats")
     for hits, total in ((0, 10), (3, 10), (10, 10), (250, 1000)):
         expected = stats.binomtest(hits, total).proportion_ci(method="wilson")
-        assert share(hits, total)[1:] == pytest.approx((expected.low, expected.high), abs=1e-9)
+        assert wilson_interval(hits, total)[1:] == pytest.approx((expected.low, expected.high), abs=1e-9)
     with pytest.raises(DataError):
-        share(1, 0)
+        wilson_interval(1, 0)

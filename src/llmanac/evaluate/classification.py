@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import DataError
-from llmanac.metrics._auc import share
+from llmanac.metrics._intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Report:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% interval of the accuracy over texts like these."""
-        return share(self.right, self.rows)[1:]
+        return wilson_interval(self.right, self.rows)[1:]
 
     def of(self, label: str) -> dict[str, float]:
         """Precision, recall, F1 and support of a label; a share of nothing is 0."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-Splitting = Literal["code", "plain"]
+Analyzer = Literal["code", "plain"]
 _CHUNK = re.compile(r"\w+(?:\.\w+)*")
 _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\dA-Za-z_]+")
 _WORD = re.compile(r"\w+")
@@ -45,4 +45,4 @@ def plain_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-WORDS: dict[Splitting, Callable[[str], list[str]]] = {"code": code_words, "plain": plain_words}
+WORDS: dict[Analyzer, Callable[[str], list[str]]] = {"code": code_words, "plain": plain_words}

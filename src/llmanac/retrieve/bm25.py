@@ -28,7 +28,7 @@ import numpy as np
 from llmanac.core.errors import SpecError
 from llmanac.retrieve import Hit, RetrieverSpec
 from llmanac.retrieve._index import load_index, save_index
-from llmanac.retrieve._words import WORDS, Splitting
+from llmanac.retrieve._words import WORDS, Analyzer
 
 CARD = {
     "title": "BM25 over an inverted index",
@@ -49,14 +49,14 @@ class Spec(RetrieverSpec):
         b: how much long texts are held back (0: not at all, 1: in full).
         variant: the idf, see above.
         epsilon: what share of the mean idf a negative one becomes, for okapi.
-        words: how text is split: "code" also gives the parts of a_name and aName, "plain" does not.
+        analyzer: how text is split into words: "code" also gives the parts of a_name and aName, "plain" does not.
     """
 
     k1: float = 1.5
     b: float = 0.75
     variant: Literal["lucene", "okapi"] = "lucene"
     epsilon: float = 0.25
-    words: Splitting = "code"
+    analyzer: Analyzer = "code"
 
     def __post_init__(self) -> None:
         if self.k1 < 0 or not 0 <= self.b <= 1:
@@ -77,7 +77,7 @@ class BM25:
 
     def __init__(self, texts: Iterable[str | Sequence[str]], spec: Spec | None = None) -> None:
         self.spec = spec or Spec()
-        split = WORDS[self.spec.words]
+        split = WORDS[self.spec.analyzer]
         self._own = threading.local()
         self.vocabulary: dict[str, int] = {}
         ids, lengths = array("i"), array("i")
@@ -117,7 +117,7 @@ class BM25:
 
     def _known(self, query: str | Sequence[str]) -> np.ndarray:
         """(M,) int64: the numbers of the query's words that the index holds, repeats included."""
-        words = WORDS[self.spec.words](query) if isinstance(query, str) else query
+        words = WORDS[self.spec.analyzer](query) if isinstance(query, str) else query
         return np.array([self.vocabulary[word] for word in words if word in self.vocabulary], np.int64)
 
     def scores(self, query: str | Sequence[str]) -> np.ndarray:

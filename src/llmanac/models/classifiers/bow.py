@@ -6,8 +6,8 @@ K is 1 for two labels (the score speaks for the second; this is logistic regress
 words is lost, and each weight is learned from that word's own occurrences alone: what is learned about "great" says
 nothing about "superb". `ngrams = 2` counts pairs of words as further features ("not good").
 
-Trained with a penalty l2 / 2 |W|^2, l2 = 1 / (strength N) over N examples, so that its optimum is the one of
-scikit-learn's LogisticRegression(C=strength) over the same features.
+Trained with a penalty l2 / 2 |W|^2, l2 = 1 / (C N) over N examples, so that its optimum is the one of scikit-learn's
+LogisticRegression(C) over the same features; C is `inverse_regularization`.
 
 Papers: Cox 1958; McCallum & Nigam 1998 for words as events.
 """
@@ -44,7 +44,7 @@ class Spec(ClassifierSpec):
         ngrams: the longest runs of words that are features. min_count: how often a feature must occur in training.
         max_words: how many features there may be. loss: a method of the kind `loss`; "auto" is bce for two
             labels, else cross-entropy.
-        strength: how weak the penalty is; 0 for none.
+        inverse_regularization: the inverse of the penalty, scikit-learn's C; 0 for no penalty.
         epochs, batch, lr: of training. A batch of None is all examples, up to 8192.
     """
 
@@ -52,15 +52,15 @@ class Spec(ClassifierSpec):
     min_count: int = 1
     max_words: int | None = None
     loss: Loss = "auto"
-    strength: float = 1.0
+    inverse_regularization: float = 1.0
     epochs: int = 200
     batch: int | None = None
     lr: float = 0.1
 
     def __post_init__(self) -> None:
         check_choices(self, "ngrams", "min_count", "max_words", "epochs", "batch")
-        if not 0 <= self.strength < float("inf"):
-            raise SpecError(f"strength: {self.strength} is not a number from 0 on")
+        if not 0 <= self.inverse_regularization < float("inf"):
+            raise SpecError(f"inverse_regularization: {self.inverse_regularization} is not a number from 0 on")
 
     def build(self, *args: Any, **dims: Any) -> BagOfWords:
         """A classifier that has seen no example yet."""
@@ -100,7 +100,7 @@ class BagOfWords(BagClassifier):
 
     def training(self, examples: int) -> Training:
         spec: Any = self.spec
-        l2 = 1.0 / (spec.strength * examples) if spec.strength else 0.0
+        l2 = 1.0 / (spec.inverse_regularization * examples) if spec.inverse_regularization else 0.0
         return Training(loss=self.loss(), epochs=spec.epochs, lr=spec.lr, batch=spec.batch, l2=l2)
 
     def explain(self, text: str) -> Explanation:

@@ -3,9 +3,9 @@
     score(y | x) = sum_j log p(v(y)_j | template(x), v(y)_<j)            v(y): the words that stand for label y
     label = argmax_y score(y | x)
 
-`template` says how the text is shown, and `words` what is said for each label (the verbaliser). Several tokens of a
-word are summed; `compare = "length"` divides by the word's characters, and "unconditional" takes away what the model
-says of the word after the start token alone, so that no label wins only because its word is frequent. `shots` puts the
+`template` is the prompt, and `verbalizer` the words for each label. The log-probabilities of a word's tokens are summed;
+`normalization = "length"` divides the sum by the word's characters, and "unconditional" subtracts the word's
+log-likelihood after the start token alone, so that no label wins only because its word is frequent. `shots` puts the
 first examples given to `fit`, taken in turn from each label, before the text (in-context learning).
 
 Papers: Brown et al. 2020 (https://arxiv.org/abs/2005.14165), section 2.4 and appendix G for the three ways to compare;
@@ -47,32 +47,33 @@ class Spec(ClassifierSpec):
 
     Attributes:
         path: of the language model's folder (with its tokenizer), where `build` is not given the objects.
-        template: what is shown; `{text}` is the text. words: (label, what is said for it) pairs; by default a blank
-            and the label itself.
-        compare: by the sum of log-likelihoods, by "length" (a character), or less the "unconditional" one.
-        shots: examples shown first. between: what stands between them.
+        template: what is shown; `{text}` is the text. verbalizer: (label, its words) pairs; by default a blank and
+            the label itself.
+        normalization: of the log-likelihoods: their "sum", the sum per character ("length"), or the sum less that
+            without the context ("unconditional").
+        shots: examples shown first. separator: the text between them.
     """
 
     path: str | None = None
     template: str = "{text}\nLabel:"
-    words: tuple[tuple[str, ...], ...] = ()
-    compare: Literal["sum", "length", "unconditional"] = "sum"
+    verbalizer: tuple[tuple[str, ...], ...] = ()
+    normalization: Literal["sum", "length", "unconditional"] = "sum"
     shots: int = 0
-    between: str = "\n\n"
+    separator: str = "\n\n"
 
     def __post_init__(self) -> None:
         if self.template.count(TEXT) != 1:
             raise SpecError(f"template: {self.template!r} must have {TEXT} in one place, where the text goes")
-        for pair in self.words:
+        for pair in self.verbalizer:
             if len(pair) != 2 or not all(pair):
-                raise SpecError(f"words: {list(pair)} is not a label and what is said for it")
-        if len({label for label, *_ in self.words}) != len(self.words):
-            raise SpecError("words: a label is there twice")
+                raise SpecError(f"verbalizer: {list(pair)} is not a label and what is said for it")
+        if len({label for label, *_ in self.verbalizer}) != len(self.verbalizer):
+            raise SpecError("verbalizer: a label is there twice")
         if self.shots < 0:
             raise SpecError(f"shots: {self.shots} is below 0")
 
     def build(self, *args: Any, model: Any = None, tokenizer: Any = None, **dims: Any) -> Prompting:
-        """A classifier that asks this language model; with `words` it can answer at once."""
+        """A classifier that asks this language model; with a `verbalizer` it can answer at once."""
         return Prompting(self, *open_model(model, tokenizer, self.path))
 
 
@@ -88,7 +89,7 @@ class Prompting(Classifier):
     def __init__(self, spec: Spec, model: Any, tokenizer: Any, path: str | None) -> None:
         super().__init__(spec)
         self.model, self.tokenizer, self.path = model, tokenizer, path
-        self.labels = tuple(label for label, _ in spec.words) if len(spec.words) > 1 else ()
+        self.labels = tuple(label for label, _ in spec.verbalizer) if len(spec.verbalizer) > 1 else ()
         self.examples_shown: list[tuple[str, str]] = []
 
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
@@ -99,11 +100,11 @@ class Prompting(Classifier):
         """
         spec: Any = self.spec
         names = tuple(sorted(set(labels)))
-        if spec.words:
-            known = tuple(label for label, _ in spec.words)
+        if spec.verbalizer:
+            known = tuple(label for label, _ in spec.verbalizer)
             for name in names:
                 if name not in known:
-                    raise DataError(f"labels: {name!r} has no words (has: {', '.join(known)}); add it to `words`")
+                    raise DataError(f"labels: {name!r} has no words (has: {', '.join(known)}); add it to `verbalizer`")
             names = known
         self.labels = names
         waiting = {name: [t for t, label in zip(texts, labels, strict=True) if label == name] for name in names}
@@ -116,13 +117,13 @@ class Prompting(Classifier):
 
     def word(self, label: str) -> str:
         """What is said for a label."""
-        return dict(self.spec.words).get(label, f" {label}")  # type: ignore[attr-defined]
+        return dict(self.spec.verbalizer).get(label, f" {label}")  # type: ignore[attr-defined]
 
     def prompt(self, text: str) -> str:
         """What the model reads before the label."""
         spec: Any = self.spec
         shown = [spec.template.replace(TEXT, t) + self.word(label) for t, label in self.examples_shown]
-        return spec.between.join([*shown, spec.template.replace(TEXT, text)])
+        return spec.separator.join([*shown, spec.template.replace(TEXT, text)])
 
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """(N,) log p(continuation | context) in nats of each (context, continuation), summed over its tokens.
@@ -159,11 +160,13 @@ class Prompting(Classifier):
         else:
             ids, said = [start_id(self.tokenizer), *whole], len(whole)
         if said < 1:
-            raise SpecError(f"words: {continuation!r} adds no token to the prompt; say something else for that label")
+            raise SpecError(
+                f"verbalizer: {continuation!r} adds no token to the prompt; say something else for that label"
+            )
         limit = getattr(self.model, "max_length", None)
         if limit is not None:
             if said > limit:
-                raise SpecError(f"words: {continuation[:40]!r} has {said} tokens, the model reads at most {limit}")
+                raise SpecError(f"verbalizer: {continuation[:40]!r} has {said} tokens, the model reads at most {limit}")
             ids = ids[-(limit + 1) :]
         return ids, min(said, len(ids) - 1)
 
@@ -177,10 +180,10 @@ class Prompting(Classifier):
         prompts = [self.prompt(text[:CHARACTERS]) for text in checked]
         found = self.log_likelihoods([(prompt, word) for prompt in prompts for word in words])
         out = found.reshape(len(checked), len(words))
-        compare = self.spec.compare  # type: ignore[attr-defined]
-        if compare == "length":
+        normalization = self.spec.normalization  # type: ignore[attr-defined]
+        if normalization == "length":
             out = out / np.array([len(word) for word in words])
-        elif compare == "unconditional":
+        elif normalization == "unconditional":
             out = out - self.log_likelihoods([("", word) for word in words])
         return out
 

@@ -17,7 +17,7 @@ follows within a few words, and words that make it stronger or weaker.
     [strength]  very = 1.5
 
 With more than two labels each group and weight names its own: `label = "sport"`, `[weights.sport]`. A trailing * stands
-for any ending. With `find = "words"` f is every word's count, so that w can be any linear model's.
+for any ending. With `extractor = "words"` f is every word's count, so that w can be any linear model's.
 
 Papers: Taboada et al. 2011, "Lexicon-Based Methods for Sentiment Analysis" (https://aclanthology.org/J11-2001).
 """
@@ -55,12 +55,12 @@ class Spec(ClassifierSpec):
 
     Attributes:
         rules: the name of a rulebook that comes with the package, or the path of a TOML file.
-        find: "lexicon" finds the rulebook's words with what negates and strengthens them; "words" counts words.
-        pattern: what a word is for find = "words", a regular expression; None for this package's words.
+        extractor: "lexicon" finds the rulebook's words with what negates and strengthens them; "words" counts words.
+        pattern: what a word is for extractor = "words", a regular expression; None for this package's words.
     """
 
     rules: str = "english-sentiment"
-    find: Literal["lexicon", "words"] = "lexicon"
+    extractor: Literal["lexicon", "words"] = "lexicon"
     pattern: str | None = None
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class Rules(Classifier):
         """h = f(x), by name."""
         if self._features is not None:
             return self._features(text)
-        if self.spec.find == "lexicon":  # type: ignore[attr-defined]
+        if self.spec.extractor == "lexicon":  # type: ignore[attr-defined]
             return self.book.find(words_of(text))
         found: dict[str, float] = {}
         words = words_of(text) if self._pattern is None else self._pattern.findall(text.lower())
