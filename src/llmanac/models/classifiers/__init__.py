@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from llmanac.core.spec import Spec
 
@@ -13,7 +12,3 @@ class ClassifierSpec(Spec):
     """`build() -> Classifier`; `build(model=, tokenizer=)` for methods that stand on a language model."""
 
     kind = "classifier"
-
-    def build(self, *args: Any, **dims: Any) -> Any:
-        """A classifier that has seen no example yet."""
-        raise NotImplementedError

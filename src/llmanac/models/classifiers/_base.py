@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+import llmanac
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError
 from llmanac.core.spec import dump
 from llmanac.data.examples import Form
 from llmanac.models.classifiers import ClassifierSpec
+from llmanac.models.classifiers._explain import Explanation, explain_by_leaving_out
+from llmanac.models.classifiers.load import FILE, FORMAT_VERSION, load_classifier
 
-FORMAT_VERSION = 1
-FILE, WEIGHTS = "classifier.json", "model.safetensors"
-TRAINER = ("llmanac.recipes.classification", "train_classifier")
 MANY_LABELS = 50  # more than these, and more than half as many as texts, are taken for another column
 SHOWN = 60  # characters of a value that a message shows
-
-Trainer = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -50,82 +46,22 @@ class Training:
     form: Form = "bag"
 
 
-@dataclass(frozen=True)
-class Part:
-    """One feature's part in a decision: `value` of the feature, its `weight`, and what both add to the score."""
-
-    feature: str
-    value: float
-    weight: float
-    effect: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why a text gets its label.
-
-    Attributes:
-        label: the label chosen; `against`: the label it is weighed against, the next best.
-        scores: every label's score.
-        parts: what each feature adds to score(label) - score(against), largest effect first.
-        exact: whether `rest` and the effects add up to that difference; else each effect is what leaving the feature
-            out changes.
-        rest: what no feature adds (biases).
-    """
-
-    text: str
-    label: str
-    against: str
-    scores: Mapping[str, float]
-    parts: Sequence[Part]
-    exact: bool
-    rest: float = 0.0
-    notes: Sequence[str] = field(default_factory=tuple)
-
-    @property
-    def margin(self) -> float:
-        """score(label) - score(against)."""
-        return self.scores[self.label] - self.scores[self.against]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        own = {"text": self.text, "label": self.label, "against": self.against, "scores": dict(self.scores)}
-        parts = [vars(part) for part in self.parts]
-        return own | {"parts": parts, "exact": self.exact, "rest": self.rest, "notes": list(self.notes)}
-
-    def lines(self, most: int = 12) -> list[str]:
-        """The explanation for a terminal."""
-        shown = self.text if len(self.text) <= 200 else self.text[:200] + " ..."
-        out = [f"text   {shown}", f"label  {self.label}   (against {self.against}: ahead by {self.margin:.4g})"]
-        width = max((len(part.feature) for part in self.parts[:most]), default=0)
-        for part in self.parts[:most]:
-            sign = "for" if part.effect >= 0 else "against"
-            made = f"  = {part.value:g} x {part.weight:+.4g}" if self.exact else ""
-            out.append(f"  {part.feature:<{width}}  {part.effect:+.4g}{made}   {sign} {self.label}")
-        if len(self.parts) > most:
-            others = math.fsum(part.effect for part in self.parts[most:])
-            out.append(f"  {len(self.parts) - most} more features: {others:+.4g} together")
-        if self.exact:
-            out.append(f"  no feature: {self.rest:+.4g}")
-        else:
-            out.append("  each number is what leaving the word out takes away; they need not add up")
-        return out + [f"  {note}" for note in self.notes]
-
-
 class Classifier:
     """Base of all classifiers.
 
     Attributes:
         spec: its choices.
         labels: what it can answer, in the order of its scores; empty until it was fitted or loaded.
+        network: what is trained; None before `fit`, and for methods that learn nothing.
         learned: whether `fit` trains anything; else it only takes the labels' names.
     """
 
     learned: ClassVar[bool] = True
 
     def __init__(self, spec: ClassifierSpec) -> None:
-        self.spec = spec
+        self.spec: Any = spec
         self.labels: tuple[str, ...] = ()
+        self.network: Any = None
 
     def fit(
         self,
@@ -134,7 +70,6 @@ class Classifier:
         *,
         seed: int = 0,
         folder: str | Path | None = None,
-        trainer: Trainer | None = None,
         **how: Any,
     ) -> Any:
         """Learn from examples; returns the classifier itself.
@@ -143,28 +78,18 @@ class Classifier:
             texts, labels: N examples; labels may be texts, whole numbers or booleans.
             seed: of everything random.
             folder: where the training keeps its metrics and checkpoints; nowhere by default.
-            trainer: what trains; by default the package's one training loop.
-            how: further arguments of the trainer (`patches` for its TrainSpec, `report`).
+            how: further arguments of `llmanac.train_classifier` (`patches` for its TrainSpec, `report`).
 
         Raises:
             DataError: no example, an empty text, one label only, or labels that are none.
         """
         checked, names = check_examples(texts, labels)
-        if trainer is None:
-            # looked up by name when it is needed: models know no training, and one that is loaded needs none
-            module, name = TRAINER
-            trainer = getattr(importlib.import_module(module), name)
-        trainer(self, checked, names, seed=seed, folder=folder, **how)
+        llmanac.train_classifier(self, checked, names, seed=seed, folder=folder, **how)
         return self
 
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
         """Take from checked examples what is needed before training: labels, vocabulary, initial weights."""
         self.labels = tuple(sorted(set(labels)))
-
-    @property
-    def network(self) -> Any:
-        """What is trained; None for methods that learn nothing."""
-        return None
 
     def training(self, examples: int) -> Training:
         """How to train on so many examples; for methods that have a network."""
@@ -188,8 +113,9 @@ class Classifier:
         return found / found.sum(1, keepdims=True)
 
     def explain(self, text: str) -> Explanation:
-        """Why this text gets its label."""
-        raise NotImplementedError
+        """Why this text gets its label: by default, what leaving out each of its words changes."""
+        self.check_fitted()
+        return explain_by_leaving_out(self, text, text.split())
 
     def save(self, folder: str | Path) -> Path:
         """Write classifier.json and the weights; the folder is whole or as it was. Returns it."""
@@ -202,8 +128,6 @@ class Classifier:
     @staticmethod
     def load(folder: str | Path) -> Any:
         """The classifier that `save` wrote; see `load.load_classifier`."""
-        from llmanac.models.classifiers.load import load_classifier
-
         return load_classifier(folder)
 
     def write(self, folder: Path) -> dict[str, Any]:
@@ -219,9 +143,18 @@ class Classifier:
         if not self.labels:
             raise CheckpointError(f"classifier {self.spec.name}: has not been fitted; call fit, or load a saved one")
 
-    def against(self, scores: np.ndarray) -> tuple[int, int]:
-        """Of one text's scores (C,), the best label's number and the next best's."""
-        best = int(scores.argmax())
+    def classes(self, labels: Sequence[str] | None) -> list[int] | None:
+        """Labels as their numbers."""
+        numbers = {name: i for i, name in enumerate(self.labels)}
+        return None if labels is None else [numbers[name] for name in labels]
+
+    def columns(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """(K,) -> (C,): a single score for two labels is that of the second, the first has 0."""
+        return np.array([0.0, values[0]] if len(values) == 1 else values)
+
+    def against(self, scores: np.ndarray, best: int | None = None) -> tuple[int, int]:
+        """Of one text's scores (C,), the number of the label chosen (the best if None), and of the best other one."""
+        best = int(scores.argmax()) if best is None else best
         others = np.where(np.arange(len(scores)) == best, -np.inf, scores)
         return best, int(others.argmax())
 

@@ -26,8 +26,9 @@ from llmanac.core.types import Batch
 from llmanac.kernels.embedding import bag
 from llmanac.models._layers import fill
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import BagClassifier, Loss, check_choices, explain_linear, features_of
-from llmanac.models.classifiers._base import Explanation, Training
+from llmanac.models.classifiers._bags import BagClassifier, Loss, check_choices
+from llmanac.models.classifiers._base import Training
+from llmanac.models.classifiers._explain import Explanation
 
 CARD = {
     "title": "Bag-of-words classifier",
@@ -99,7 +100,7 @@ class BagOfWords(BagClassifier):
         return WordWeights(vocabulary, outputs)
 
     def training(self, examples: int) -> Training:
-        spec: Any = self.spec
+        spec = self.spec
         l2 = 1.0 / (spec.inverse_regularization * examples) if spec.inverse_regularization else 0.0
         return Training(loss=self.loss(), epochs=spec.epochs, lr=spec.lr, batch=spec.batch, l2=l2)
 
@@ -107,13 +108,7 @@ class BagOfWords(BagClassifier):
         """Exact: a word's part is its count times its weight."""
         self.check_fitted()
         weight, bias = (p.detach().double().numpy() for p in (self.network.weight, self.network.bias))
-        numbers = self.vocabulary.numbers
-
-        def weights(word: str) -> np.ndarray | None:
-            number = numbers.get(word)
-            return None if number is None else self.columns(weight[number])
-
-        return explain_linear(self, text, weights, features_of(text, self.vocabulary), 1.0, self.columns(bias))
+        return self.explain_sum(text, weight.__getitem__, bias, mean=False)
 
     def weights(self) -> dict[str, dict[str, float]]:
         """Each label's weight for each word; for one score, that of the second label, and 0 for the first."""

@@ -11,8 +11,9 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.models._weights import Weights, check_finite
-from llmanac.models.classifiers._base import FILE, FORMAT_VERSION
 
+FORMAT_VERSION = 1
+FILE, WEIGHTS = "classifier.json", "model.safetensors"
 # Spec fields by the names that folders of earlier versions have for them.
 RENAMED = {
     "bow": {"strength": "inverse_regularization"},
@@ -56,7 +57,7 @@ def load_classifier(folder: str | Path) -> Any:
 
 def _current(spec: Any) -> Any:
     """A saved Spec with today's names of its fields."""
-    names = RENAMED.get(spec.get("name"), {}) if isinstance(spec, dict) else {}
+    names = RENAMED.get(str(spec.get("name")), {}) if isinstance(spec, dict) else {}
     return {names.get(key, key): value for key, value in spec.items()} if names else spec
 
 

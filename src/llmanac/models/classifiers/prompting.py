@@ -3,8 +3,8 @@
     score(y | x) = sum_j log p(v(y)_j | template(x), v(y)_<j)            v(y): the words that stand for label y
     label = argmax_y score(y | x)
 
-`template` is the prompt, and `verbalizer` the words for each label. The log-probabilities of a word's tokens are summed;
-`normalization = "length"` divides the sum by the word's characters, and "unconditional" subtracts the word's
+`template` is the prompt, and `verbalizer` the words for each label. The log-probabilities of a word's tokens are
+summed; `normalization = "length"` divides the sum by the word's characters, and "unconditional" subtracts the word's
 log-likelihood after the start token alone, so that no label wins only because its word is frequent. `shots` puts the
 first examples given to `fit`, taken in turn from each label, before the text (in-context learning).
 
@@ -26,8 +26,7 @@ from torch import nn
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.types import IGNORE, Batch
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import explain_by_leaving_out
-from llmanac.models.classifiers._base import Classifier, Explanation, check_texts
+from llmanac.models.classifiers._base import Classifier, check_texts
 from llmanac.models.classifiers._text_model import need, open_model, read_model, start_id, write_model
 
 CARD = {
@@ -98,7 +97,7 @@ class Prompting(Classifier):
         Raises:
             DataError: a label without words, where words are given.
         """
-        spec: Any = self.spec
+        spec = self.spec
         names = tuple(sorted(set(labels)))
         if spec.verbalizer:
             known = tuple(label for label, _ in spec.verbalizer)
@@ -117,11 +116,11 @@ class Prompting(Classifier):
 
     def word(self, label: str) -> str:
         """What is said for a label."""
-        return dict(self.spec.verbalizer).get(label, f" {label}")  # type: ignore[attr-defined]
+        return dict(self.spec.verbalizer).get(label, f" {label}")
 
     def prompt(self, text: str) -> str:
         """What the model reads before the label."""
-        spec: Any = self.spec
+        spec = self.spec
         shown = [spec.template.replace(TEXT, t) + self.word(label) for t, label in self.examples_shown]
         return spec.separator.join([*shown, spec.template.replace(TEXT, text)])
 
@@ -180,17 +179,12 @@ class Prompting(Classifier):
         prompts = [self.prompt(text[:CHARACTERS]) for text in checked]
         found = self.log_likelihoods([(prompt, word) for prompt in prompts for word in words])
         out = found.reshape(len(checked), len(words))
-        normalization = self.spec.normalization  # type: ignore[attr-defined]
+        normalization = self.spec.normalization
         if normalization == "length":
             out = out / np.array([len(word) for word in words])
         elif normalization == "unconditional":
             out = out - self.log_likelihoods([("", word) for word in words])
         return out
-
-    def explain(self, text: str) -> Explanation:
-        """Each word of the text is left out in turn."""
-        self.check_fitted()
-        return explain_by_leaving_out(self, text, text.split())
 
     def write(self, folder: Path) -> dict[str, Any]:
         """The examples shown, and the language model, unless `path` names the folder that it came from."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,8 @@ import numpy as np
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._base import Classifier, Explanation, Part, check_texts
+from llmanac.models.classifiers._base import Classifier, check_texts
+from llmanac.models.classifiers._explain import Explanation, explain_linear
 from llmanac.models.classifiers._rulebook import Rulebook
 from llmanac.models.classifiers._words import words_of
 
@@ -120,7 +121,7 @@ class Rules(Classifier):
         """h = f(x), by name."""
         if self._features is not None:
             return self._features(text)
-        if self.spec.extractor == "lexicon":  # type: ignore[attr-defined]
+        if self.spec.extractor == "lexicon":
             return self.book.find(words_of(text))
         found: dict[str, float] = {}
         words = words_of(text) if self._pattern is None else self._pattern.findall(text.lower())
@@ -172,22 +173,12 @@ class Rules(Classifier):
     def explain(self, text: str) -> Explanation:
         """Exact: the rules that fired, each with its count and its weight."""
         found = self.features(text)
-        scores = self.scores([text])[0]
         label = self.decide(self.score(found))
-        best = self.labels.index(label) if label in self.labels else int(scores.argmax())
-        other = self.against(np.where(np.arange(len(scores)) == best, np.inf, scores))[1]
-        parts = []
-        for name, value in found.items():
-            weight = self.weight(name)
-            column = weight if len(weight) > 1 else (0.0, weight[0])
-            parts.append(Part(name, value, column[best] - column[other], value * (column[best] - column[other])))
-        parts = sorted((part for part in parts if part.weight), key=lambda part: -abs(part.effect))
-        bias = self.book.bias if len(self.book.bias) > 1 else (0.0, self.book.bias[0])
-        notes = [] if parts else ["no rule fired"]
-        named = dict(zip(self.labels, map(float, scores), strict=True))
-        return Explanation(
-            text, self.labels[best], self.labels[other], named, parts, True, bias[best] - bias[other], notes
-        )
+        best = self.labels.index(label) if label in self.labels else None
+        bias = self.columns(self.book.bias)
+        explanation = explain_linear(self, text, found, lambda name: self.columns(self.weight(name)), bias, best)
+        parts = [part for part in explanation.parts if part.weight]
+        return replace(explanation, parts=parts, notes=[] if parts else ["no rule fired"])
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write rules.toml.
