@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _ngrams import model_of, sentences
+from _ngrams import grams, model_of, sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,12 +83,12 @@ def test_kenlm_style_infinite_and_unusual_numbers(tmp_path: Path) -> None:
     head = "\\data\\\nngram 1=6\nngram 2=1\n\n\\1-grams:\n"
     text = head + "\n".join(unigrams) + "\n\n\\2-grams:\n-1e-3\ta b\t0\n\n\\end\\\n"
     model = read_arpa(write(tmp_path / "k.arpa", text.replace("\n", "\r\n")))
-    logs = {model.vocabulary[g[0]]: v for g, v in model.trie.grams().items() if len(g) == 1}
+    logs = {model.vocabulary[g[0]]: v for g, v in grams(model.trie).items() if len(g) == 1}
     assert logs[b"<s>"] == (0.0, pytest.approx(-0.3)) and logs[b"</s>"] == (-99.0, 0.0)
     assert logs[b"a"] == (-0.5, 0.25) and logs[b"b"] == (-1.0, -99.0) and logs["é".encode()] == (-2.0, 0.0)
     assert model.unk == 2 and model.vocabulary[model.unk] == b"<UNK>"
     packed = write(tmp_path / "k", gzip.compress(text.encode()))  # told by its content, whatever its name
-    assert read_arpa(packed).trie.grams() == model.trie.grams()
+    assert grams(read_arpa(packed).trie) == grams(model.trie)
 
 
 HEAD = "\\data\\\nngram 1=3\nngram 2=2\n\n\\1-grams:\n-1\t<s>\t-1\n-1\t</s>\n-1\ta\t0\n\n\\2-grams:\n"
