@@ -148,7 +148,7 @@ def test_bow_reaches_the_optimum_of_logistic_regression():
     theirs = model.decision_function(vectorizer.transform(test.texts))
     ours = bow.scores(test.texts)[:, 1]
     assert np.abs(ours - theirs).max() < 0.01 and np.abs(theirs).max() > 2
-    weights = np.array(list(bow.weights()["1"].values()))
+    weights = bow.network.weight.detach().double().numpy()[:, 0]
     assert np.abs(weights - model.coef_[0]).max() < 0.005 and np.abs(model.coef_).max() > 0.5
 
 
