@@ -10,7 +10,7 @@ those of the first window sees at least `window - stride` tokens before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
+from llmanac.generate.engine import evaluating
+from llmanac.generate.scheduler import device_of
 
 WINDOW = 1024  # for a model without a limit of its own
 
@@ -105,28 +107,25 @@ def score_texts(
         pieces += windows(ids, window, stride)
     if not size:
         raise DataError("bits per byte: the texts are empty")
-    nats = _sum(model, pieces, batch_tokens)
+    with evaluating(model):
+        nats = sum(float(model.nll(batch, "sum")) for _, batch in batches(model, pieces, batch_tokens))
     return TextScore(nats, tokens, size)
 
 
-def _sum(model: Any, pieces: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int) -> float:
-    device = next((p.device for p in model.parameters()), None) if hasattr(model, "parameters") else None
-    training = getattr(model, "training", False)
-    if training:
-        model.eval()
-    pieces = sorted(pieces, key=lambda piece: -len(piece[0]))  # windows of like length share a batch
-    total, at = 0.0, 0
-    try:
-        while at < len(pieces):
-            longest = len(pieces[at][0])
-            rows = pieces[at : at + max(1, batch_tokens // longest)]
-            at += len(rows)
-            batch = _batch(rows, longest)
-            total += float(model.nll(batch if device is None else batch.to(device), "sum"))
-    finally:
-        if training:
-            model.train()
-    return total
+def batches(
+    model: Any, pieces: Sequence[tuple[np.ndarray, np.ndarray]], batch_tokens: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """`(which pieces, batch)` on the model's device: pieces (inputs, targets) of similar length share a padded batch.
+
+    Every piece comes once; a batch has about `batch_tokens` positions, and at least one piece.
+    """
+    device = device_of(model)
+    order, at = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][0])), 0
+    while at < len(order):
+        longest = len(pieces[order[at]][0])
+        chosen = order[at : at + max(1, batch_tokens // longest)]
+        at += len(chosen)
+        yield chosen, _batch([pieces[i] for i in chosen], longest).to(device)
 
 
 def _batch(rows: list[tuple[np.ndarray, np.ndarray]], longest: int) -> Batch:

@@ -43,14 +43,13 @@ class Report:
         return wilson_interval(self.right, self.rows)[1:]
 
     def of(self, label: str) -> dict[str, float]:
-        """Precision, recall, F1 and support of a label; a share of nothing is 0."""
+        """Precision, recall, F1 and support of a label; 0 where there is nothing to divide by."""
         i = self.labels.index(label)
-        right, there = self.confusion[i][i], sum(self.confusion[i])
-        given = sum(row[i] for row in self.confusion)
+        right, there, given = self.confusion[i][i], sum(self.confusion[i]), sum(row[i] for row in self.confusion)
         return {
-            "precision": right / given if given else 0.0,
-            "recall": right / there if there else 0.0,
-            "f1": 2 * right / (given + there) if given + there else 0.0,
+            "precision": right / max(given, 1),
+            "recall": right / max(there, 1),
+            "f1": 2 * right / max(given + there, 1),
             "support": there,
         }
 
@@ -58,7 +57,9 @@ class Report:
     def macro_f1(self) -> float:
         """The mean F1 over the labels that are there or were given."""
         seen = [
-            name for i, name in enumerate(self.labels) if sum(self.confusion[i]) or any(r[i] for r in self.confusion)
+            name
+            for row, column, name in zip(self.confusion, zip(*self.confusion, strict=True), self.labels, strict=True)
+            if any(row) or any(column)
         ]
         return sum(self.of(label)["f1"] for label in seen) / len(seen)
 
@@ -69,11 +70,10 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        low, high = self.interval
         return {
             "rows": self.rows,
             "accuracy": self.accuracy,
-            "interval": [low, high],
+            "interval": list(self.interval),
             "macro_f1": self.macro_f1,
             "majority": self.majority,
             "labels": {label: self.of(label) for label in self.labels},

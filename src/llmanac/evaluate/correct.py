@@ -14,6 +14,7 @@ of your own before you trust it (`docs/evidence/uses/`).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -113,7 +114,7 @@ class Corrector:
                 group = pieces[at : at + TOGETHER]
                 found = self._sentences([texts[owner][start:stop] for owner, start, stop in group])
                 for (owner, start, _), changes in zip(group, found, strict=True):
-                    made[owner] += [_moved(change, start) for change in changes]
+                    made[owner] += [replace(c, start=c.start + start, stop=c.stop + start) for c in changes]
                 bar.advance(len(group))
         return [
             Corrected(text, applied(text, changes), tuple(changes)) for text, changes in zip(texts, made, strict=True)
@@ -163,8 +164,6 @@ class Corrector:
 
 def token_words(tokenizer: Any) -> Words:
     """The tokens that are whole words of four letters or more: common words of the text the tokenizer comes from."""
-    from collections import Counter
-
     counts: Counter[str] = Counter()
     for id in range(tokenizer.vocab_size):
         try:
@@ -206,10 +205,6 @@ def applied(text: str, changes: Sequence[Change]) -> str:
         out += [text[done : change.start], change.new]
         done = change.stop
     return "".join([*out, text[done:]])
-
-
-def _moved(change: Change, by: int) -> Change:
-    return replace(change, start=change.start + by, stop=change.stop + by)
 
 
 def _with(original: str, changes: list[Change], now: str, edit: Edit, gain: float) -> list[Change]:

@@ -26,7 +26,7 @@ import torch
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
 from llmanac.core.types import IGNORE, Batch, State
-from llmanac.evaluate.bits_per_byte import WINDOW, _batch, start_token, windows
+from llmanac.evaluate.bits_per_byte import WINDOW, batches, start_token, windows
 from llmanac.generate.engine import evaluating
 from llmanac.generate.scheduler import device_of
 from llmanac.metrics.log_likelihood import log_likelihood
@@ -35,22 +35,6 @@ BATCH_TOKENS = 4096
 LOGITS = 2**23  # logits held at once (64 MiB in float64)
 
 Ids = tuple[int, ...]
-
-
-def batches(
-    model: Any, pieces: Sequence[tuple[np.ndarray, np.ndarray]], batch_tokens: int
-) -> Iterator[tuple[list[int], Batch]]:
-    """`(which pieces, batch)` on the model's device: pieces (inputs, targets) of like length share a padded batch.
-
-    Every piece comes once; a batch has about `batch_tokens` places, and at least one piece.
-    """
-    device = device_of(model)
-    order, at = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][0])), 0
-    while at < len(order):
-        longest = len(pieces[order[at]][0])
-        chosen = order[at : at + max(1, batch_tokens // longest)]
-        at += len(chosen)
-        yield chosen, _batch([pieces[i] for i in chosen], longest).to(device)
 
 
 @dataclass(frozen=True)

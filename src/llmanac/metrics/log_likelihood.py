@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._texts import UNITS, sizes
 
@@ -35,10 +35,6 @@ class Spec(MetricSpec):
     """per: what the sum is divided by: the text as a whole (nothing), its tokens, characters, UTF-8 bytes or words."""
 
     per: Per = "text"
-
-    def __post_init__(self) -> None:
-        if self.per not in ("text", "token", *UNITS):
-            raise SpecError(f"per: {self.per!r} is not one of text, token, {', '.join(UNITS)}")
 
     def build(self, **dims: Any) -> Callable[..., np.ndarray]:
         def metric(logprobs: Sequence[np.ndarray], texts: Sequence[str] | None = None) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._texts import sizes
 
@@ -43,22 +43,13 @@ class Spec(MetricSpec):
     unit: Unit = "token"
     form: Form = "perplexity"
 
-    def __post_init__(self) -> None:
-        if self.unit not in ("token", "word", "byte"):
-            raise SpecError(f"unit: {self.unit!r} is not one of token, word, byte")
-        if self.form not in ("perplexity", "bits"):
-            raise SpecError(f"form: {self.form!r} is not one of perplexity, bits")
-
     def build(self, **dims: Any) -> Callable[..., float]:
         def metric(log_likelihoods: Any, *, tokens: Any = None, texts: Sequence[str] | None = None) -> float:
             """Of a corpus: (N,) log-likelihoods in nats with each text's tokens, or with the texts."""
-            if self.unit == "token":
-                units = tokens
-            else:
-                units = None if texts is None else sizes(texts, self.unit)
-            if units is None:
-                raise DataError(f"perplexity: needs {'tokens' if self.unit == 'token' else 'texts'} to divide by")
-            bits = bits_per_unit(log_likelihoods, units)
+            given, name = (tokens, "tokens") if self.unit == "token" else (texts, "texts")
+            if given is None:
+                raise DataError(f"perplexity: needs {name} to divide by")
+            bits = bits_per_unit(log_likelihoods, tokens if self.unit == "token" else sizes(given, self.unit))
             return bits if self.form == "bits" else power(bits)
 
         return metric

@@ -1,6 +1,6 @@
 """The inner loops of lexical retrieval, compiled: add up the weights of a query's postings, keep the best texts.
 
-Both equal the array forms in `bm25.py` (`plain_scores`, `plain_top`), which the tests hold them to.
+Both equal the array forms in `tests/references/test_bm25.py`.
 """
 
 from __future__ import annotations

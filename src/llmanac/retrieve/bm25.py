@@ -38,6 +38,7 @@ CARD = {
     "test": "tests/references/test_bm25.py::test_okapi_scores_equal_rank_bm25",
 }
 FORMAT = "bm25"
+ARRAYS = ("starts", "texts", "weights", "idf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,20 +149,6 @@ class BM25:
             held = self._own.scores = np.zeros(self.size)
         return held
 
-    def plain_scores(self, query: str | Sequence[str]) -> np.ndarray:
-        """What `scores` gives, in array operations."""
-        slices = [slice(self.starts[i], self.starts[i + 1]) for i in self._known(query)]
-        if not slices:
-            return np.zeros(self.size)
-        texts = np.concatenate([self.texts[s] for s in slices])
-        return np.bincount(texts, np.concatenate([self.weights[s] for s in slices]), minlength=self.size)
-
-    def plain_top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
-        """What `top` gives, by sorting all scores."""
-        scores = self.plain_scores(query)
-        order = np.lexsort((np.arange(self.size), -scores))[: max(0, k)]
-        return [Hit(int(i), float(scores[i])) for i in order if scores[i] != 0]
-
     def weight(self, word: str) -> float:
         """The idf of a word; that of a word in no text where it is unknown."""
         known = self.vocabulary.get(word)
@@ -169,12 +156,7 @@ class BM25:
 
     def save(self, folder: str | Path) -> None:
         """Write `index.json` and `index.safetensors` (atomic)."""
-        arrays: dict[str, np.ndarray] = {
-            "starts": self.starts,
-            "texts": self.texts,
-            "weights": self.weights,
-            "idf": self.idf,
-        }
+        arrays = {name: getattr(self, name) for name in ARRAYS}
         save_index(folder, FORMAT, self.spec, arrays, {"size": self.size, "vocabulary": list(self.vocabulary)})
 
     @classmethod
@@ -184,6 +166,6 @@ class BM25:
         index = cls([], spec)
         index.size = int(data["size"])
         index.vocabulary = {word: i for i, word in enumerate(data["vocabulary"])}
-        index.starts, index.texts = arrays["starts"], arrays["texts"]
-        index.weights, index.idf = arrays["weights"], arrays["idf"]
+        for name in ARRAYS:
+            setattr(index, name, arrays[name])
         return index

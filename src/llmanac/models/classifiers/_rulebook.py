@@ -206,9 +206,7 @@ class _Reader:
         window = negation.get("window", 3)
         if not isinstance(window, int) or not 0 <= window <= LONGEST_WINDOW:
             raise self.wrong("negation.window", f"{window!r} is not a whole number from 0 to {LONGEST_WINDOW}")
-        strength = self.data.get("strength", {})
-        if not isinstance(strength, Mapping):
-            raise self.wrong("strength", "expected words with numbers")
+        strength = self.mapping("strength")
         return Rulebook(
             self.labels,
             self.weights(),

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.models.load import load_model
+from llmanac.tokenizers.load import load_tokenizer
 
 MODEL = "model"  # the folder of a saved classifier that holds its language model and tokenizer
 
@@ -30,9 +32,6 @@ def open_model(model: Any, tokenizer: Any, path: str | None) -> tuple[Any, Any, 
     if model is None:
         if path is None:
             return None, None, None
-        from llmanac.models.load import load_model
-        from llmanac.tokenizers.load import load_tokenizer
-
         model, tokenizer = load_model(path, device="cpu"), load_tokenizer(path)
     if tokenizer.vocab_size > model.vocab_size:
         raise SpecError(
@@ -62,8 +61,5 @@ def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def read_model(folder: Path, record: Mapping[str, Any]) -> tuple[Any, Any]:
     """Model and tokenizer of a saved classifier, in float32 or as they were saved in float64."""
-    from llmanac.models.load import load_model
-    from llmanac.tokenizers.load import load_tokenizer
-
     target = folder / MODEL
     return load_model(target, dtype=record.get("dtype"), device="cpu"), load_tokenizer(target)

@@ -73,11 +73,9 @@ class _Lines:
 
     def peek(self) -> bytes | None:
         """The line at the front without its end, or None at the end of the file."""
-        stop = self.data.find(b"\n", self.at)
-        while stop < 0:
+        while (stop := self.data.find(b"\n", self.at)) < 0:
             if not self.more():
                 return None
-            stop = self.data.find(b"\n", self.at)
         return self.data[self.at : stop].strip()
 
     def take(self) -> bytes | None:
@@ -193,12 +191,7 @@ def _section(lines: _Lines, built: _Builder, length: int, last: bool, wanted: in
     """The n-grams of a section as columns, and the line of the first."""
     vocabulary, first_line = built.vocabulary, lines.line
     room = min(wanted, 1 << 16)
-    columns = [
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.empty(room, np.float32),
-        np.empty(room, np.float32),
-    ]
+    columns = [np.empty(room, dtype) for dtype in (np.int32, np.int32, np.float32, np.float32)]
     starts, stops = np.empty(length + 2, np.int64), np.empty(length + 2, np.int64)
     filled, inner = 0, built.starts[-1]
     first = built.first if length > 2 else np.zeros(inner + 1, np.int32)
@@ -266,31 +259,22 @@ def _shown(line: bytes) -> str:
 def _model(built: _Builder, path: Path) -> WordModel:
     """The model, with the marks that the file leaves out."""
     vocabulary = built.vocabulary
-    ids: list[int] = []
-    for mark, other in zip(MARKS, (b"<UNK>", b"", b""), strict=True):
-        known = vocabulary.get(mark)
-        if known is None and other:
-            known = vocabulary.get(other)
-        ids.append(-1 if known is None else known)
-    missing = [mark for mark, known in zip(MARKS, ids, strict=True) if known < 0]
-    logs, weights, words = np.concatenate(built.logs), np.concatenate(built.weights), built.words
-    first, starts, extra = built.first, list(built.starts), len(missing)
-    order = len(starts) - 1
-    inner = starts[-2] if order > 1 else 0
-    weights = weights[:inner]
-    if extra:  # further unigrams at the end of their level; what stands behind moves along
-        size = starts[1]
-        added = np.array([MISSING_UNK if mark == MARKS[0] else ZERO for mark in missing], np.float32)
-        words = np.concatenate([words[:size], np.arange(size, size + extra, dtype=np.int32), words[size:]])
-        logs = np.concatenate([logs[:size], added, logs[size:]])
-        starts = [0, *(n + extra for n in starts[1:])]
-        if order > 1:
-            weights = np.concatenate([weights[:size], np.zeros(extra, np.float32), weights[size:]])
-            moved = first + np.int32(extra)
-            first = np.concatenate([moved[:size], np.full(extra, moved[size], np.int32), moved[size:]])
-        else:
-            first = first + np.int32(extra)
-        ids = [vocabulary.add(mark) if known < 0 else known for mark, known in zip(MARKS, ids, strict=True)]
+    known = [vocabulary.get(mark) for mark in MARKS]
+    if known[0] is None:
+        known[0] = vocabulary.get(b"<UNK>")
+    missing = [mark for mark, id in zip(MARKS, known, strict=True) if id is None]
+    starts, words, first = built.starts, built.words, built.first
+    inner = starts[-2] if len(starts) > 2 else 0
+    logs, weights = np.concatenate(built.logs), np.concatenate(built.weights)[:inner]
+    if missing:  # further unigrams at the end of their level; the nodes after them move
+        size, extra = starts[1], len(missing)
+        words = np.insert(words, size, np.arange(size, size + extra))
+        logs = np.insert(logs, size, [MISSING_UNK if mark == MARKS[0] else ZERO for mark in missing])
+        starts, first = [0, *(n + extra for n in starts[1:])], first + np.int32(extra)
+        if inner:
+            weights = np.insert(weights, size, np.zeros(extra))
+            first = np.insert(first, size, np.full(extra, first[size]))
+    ids = [vocabulary.add(mark) if id is None else id for mark, id in zip(MARKS, known, strict=True)]
     about: dict[str, Any] = {"kind": "words", "from": path.name}
     trie = Trie(tuple(starts), words, logs, weights, first, start=ids[1], about=about)
     return WordModel(trie, vocabulary, *ids)

@@ -106,18 +106,6 @@ class Trie:
         ngram_query.distributions(self.words, self.first, self.logs, self.weights, self.uniform, nodes, depth, out)
         return out
 
-    def grams(self) -> dict[tuple[int, ...], tuple[float, float]]:
-        """Every n-gram with log10 p and log10 weight (0 at the highest order). For tests: it takes a walk in Python."""
-        found: dict[tuple[int, ...], tuple[float, float]] = {}
-        paths: dict[int, tuple[int, ...]] = {i: (i,) for i in range(self.vocab_size)}
-        for node in range(len(self.logs)):
-            weight = float(self.weights[node]) if node < len(self.weights) else 0.0
-            found[paths[node]] = (float(self.logs[node]), weight)
-            if node < len(self.weights):
-                for child in range(int(self.first[node]), int(self.first[node + 1])):
-                    paths[child] = (*paths[node], int(self.words[child]))
-        return found
-
 
 def places(lengths: np.ndarray) -> np.ndarray:
     """(N,) uint8: the place of every token in its sequence, from the sequences' lengths; far ones are 255."""

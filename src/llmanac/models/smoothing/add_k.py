@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.kernels import ngram_count
 from llmanac.models.ngrams.counts import Counts
-from llmanac.models.smoothing import SmoothingSpec
+from llmanac.models.smoothing import Smoothing, SmoothingSpec, totals
 
 CARD = {
     "title": "Add-k smoothing (Lidstone)",
@@ -45,18 +44,17 @@ class Spec(SmoothingSpec):
         return AddK(self.k)
 
 
-class AddK:
+class AddK(Smoothing):
     """See the module."""
 
     without_backoff = True
 
     def __init__(self, k: float) -> None:
+        super().__init__()
         self.k = k
-        self.discounts: list[list[float]] = []
 
     def level(self, counts: Counts, level: int, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own, size = counts.levels[level], self.k * counts.vocab_size
-        total = np.empty(len(own.starts) - 1)
-        ngram_count.sums_by_owner(own.starts, own.counts, total)
+        total = totals(own, own.counts)
         p = (own.counts + self.k) / (np.repeat(total, np.diff(own.starts)) + size)
         return p, size / (total + size)

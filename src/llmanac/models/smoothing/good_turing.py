@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.kernels import ngram_count
 from llmanac.models.ngrams.counts import Counts
-from llmanac.models.smoothing import SmoothingSpec
+from llmanac.models.smoothing import Smoothing, SmoothingSpec, totals
 from llmanac.models.smoothing._interpolated import counts_of_counts
 
 CARD = {
@@ -50,14 +49,12 @@ class Spec(SmoothingSpec):
         return GoodTuring(self.largest)
 
 
-class GoodTuring:
+class GoodTuring(Smoothing):
     """See the module."""
 
-    without_backoff = False
-
     def __init__(self, largest: int) -> None:
+        super().__init__()
         self.largest = largest
-        self.discounts: list[list[float]] = []
 
     def level(self, counts: Counts, level: int, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own = counts.levels[level]
@@ -67,9 +64,7 @@ class GoodTuring:
         self.discounts.append([float(r - k) for r, k in enumerate(kept) if r])
         left = np.where(own.counts < len(kept), kept[np.minimum(own.counts, len(kept) - 1)], own.counts)
         before = lower[own.suffix] if level else np.zeros(len(own))
-        total, seen, shorter = (np.empty(len(own.starts) - 1) for _ in range(3))
-        for values, out in ((own.counts, total), (left, seen), (before, shorter)):
-            ngram_count.sums_by_owner(own.starts, values, out)
+        total, seen, shorter = (totals(own, values) for values in (own.counts, left, before))
         if level == 0:
             return _unigrams(counts, left, total[0], seen[0]), np.ones(1)
         open_ = 1.0 - shorter
