@@ -50,7 +50,6 @@ from llmanac.core.rng import seed_of
 from llmanac.evaluate import _english as english
 from llmanac.evaluate._edits import KINDS, like, words_of
 from llmanac.evaluate._words import LETTERS, Words
-from llmanac.evaluate.bits_per_byte import start_token
 from llmanac.evaluate.classify import TEMPLATES, classify
 from llmanac.evaluate.correct import Corrector
 from llmanac.evaluate.score import score
@@ -59,6 +58,7 @@ from llmanac.lab.report import Section
 from llmanac.metrics._auc import auc
 from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics.log_likelihood import log_likelihood, token_logprobs
+from llmanac.models._pairs import start_token
 from llmanac.recipes.classification import small_language_model
 from llmanac.recipes.run import run
 

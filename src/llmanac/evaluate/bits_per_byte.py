@@ -21,6 +21,7 @@ from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
 from llmanac.generate.engine import evaluating
 from llmanac.generate.scheduler import device_of
+from llmanac.models._pairs import start_token
 
 WINDOW = 1024  # for a model without a limit of its own
 
@@ -45,11 +46,6 @@ class TextScore:
     def loss(self) -> float:
         """Mean nats a token."""
         return self.nats / max(1, self.tokens)
-
-
-def start_token(tokenizer: Any) -> int | None:
-    """The token that stands before a document: the tokenizer's bos, else its eos, else none."""
-    return tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
 
 
 def windows(ids: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -26,8 +26,8 @@ from llmanac.core.progress import progress
 from llmanac.evaluate._edits import KINDS, Edit, Kind, candidates
 from llmanac.evaluate._words import WORD, plain
 from llmanac.evaluate._words import Words as Words  # what a Corrector takes
-from llmanac.evaluate.bits_per_byte import start_token
 from llmanac.evaluate.likelihood import BATCH_TOKENS, text_logprobs
+from llmanac.models._pairs import start_token
 
 MARGIN = 5.0  # nats: the edit makes the sentence 150 times as probable; about the best of docs/evidence/uses
 OPERATION_MARGINS = {"replace": 0.0, "insert": 0.0, "delete": 3.0}
@@ -119,10 +119,6 @@ class Corrector:
         return [
             Corrected(text, applied(text, changes), tuple(changes)) for text, changes in zip(texts, made, strict=True)
         ]
-
-    def gains(self, sentence: str) -> list[tuple[Edit, float]]:
-        """Every candidate edit of a sentence with what it gains beyond its margin, best first."""
-        return self._gains([sentence])[0]
 
     def _sentences(self, texts: list[str]) -> list[list[Change]]:
         """The changes of each sentence, by place."""

@@ -4,9 +4,7 @@
 
 The rules, so that figures can be compared with published ones:
 
-- Context and continuation are encoded as one text; the continuation's tokens are those past as many as the context has
-  by itself. White space at the end of the context belongs to the continuation, where tokenizers put it.
-- An empty context is the start token (bos, else eos). Where the tokenizer's texts begin with bos, a context does too.
+- Context and continuation become token ids by `models/_pairs.py`.
 - What is too long for the model loses tokens on the left. (A continuation too long by itself, which lm-eval refuses, is
   read in windows.)
 - Whole texts are read in windows: each token is predicted once, and every window after the first sees `context`
@@ -26,10 +24,11 @@ import torch
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
 from llmanac.core.types import IGNORE, Batch, State
-from llmanac.evaluate.bits_per_byte import WINDOW, batches, start_token, windows
+from llmanac.evaluate.bits_per_byte import WINDOW, batches, windows
 from llmanac.generate.engine import evaluating
 from llmanac.generate.scheduler import device_of
 from llmanac.metrics.log_likelihood import log_likelihood
+from llmanac.models._pairs import encode, encode_pair, start_token
 
 BATCH_TOKENS = 4096
 LOGITS = 2**23  # logits held at once (64 MiB in float64)
@@ -68,33 +67,6 @@ def check_texts(texts: Sequence[Any]) -> None:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"texts: item {number} is {type(text).__name__}, not a text")
-
-
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text, begun with bos where the tokenizer's texts begin so."""
-    ids = [int(i) for i in tokenizer.encode(text)]
-    return [tokenizer.bos_id, *ids] if getattr(tokenizer, "adds_bos", False) else ids
-
-
-def encode_pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Token ids of a context (at least one) and of its continuation. See the module for the rules.
-
-    Raises:
-        DataError: an empty context and no start token, or a continuation that melts into the context's last token.
-    """
-    bare = context.rstrip()
-    before, after = bare, context[len(bare) :] + continuation
-    if before:
-        start = encode(tokenizer, before)
-        rest = encode(tokenizer, before + after)[len(start) :]
-    else:
-        first, ids = start_token(tokenizer), [int(i) for i in tokenizer.encode(after)]
-        if first is None:
-            raise DataError("context: it is empty, and this tokenizer has no bos or eos token to begin with")
-        start, rest = ([first], ids) if ids[:1] != [first] else (ids[:1], ids[1:])
-    if continuation and not rest:
-        raise DataError(f"continuation: {continuation[:40]!r} has no token of its own after {context[-40:]!r}")
-    return start, rest
 
 
 @torch.inference_mode()

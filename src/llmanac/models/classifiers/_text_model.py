@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.models._pairs import start_token
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import load_tokenizer
 
@@ -15,10 +16,10 @@ MODEL = "model"  # the folder of a saved classifier that holds its language mode
 
 def start_id(tokenizer: Any) -> int:
     """The token that stands before a text: bos, else eos. Raises SpecError for a tokenizer with neither."""
-    found = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    found = start_token(tokenizer)
     if found is None:
         raise SpecError("tokenizer: has neither a bos nor an eos token to start a text with; give it one of them")
-    return int(found)
+    return found
 
 
 def open_model(model: Any, tokenizer: Any, path: str | None) -> tuple[Any, Any, str | None]:

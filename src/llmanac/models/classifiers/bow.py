@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,13 +108,3 @@ class BagOfWords(BagClassifier):
         self.check_fitted()
         weight, bias = (p.detach().double().numpy() for p in (self.network.weight, self.network.bias))
         return self.explain_sum(text, weight.__getitem__, bias, mean=False)
-
-    def weights(self) -> dict[str, dict[str, float]]:
-        """Each label's weight for each word; for one score, that of the second label, and 0 for the first."""
-        self.check_fitted()
-        table = self.network.weight.detach().double().numpy()
-        columns = np.stack([self.columns(row) for row in table])
-        return {
-            label: dict(zip(self.vocabulary.words, columns[:, i].tolist(), strict=True))
-            for i, label in enumerate(self.labels)
-        }

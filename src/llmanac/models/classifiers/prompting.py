@@ -25,9 +25,10 @@ from torch import nn
 
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.types import IGNORE, Batch
+from llmanac.models._pairs import encode_pair
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._base import Classifier, check_texts
-from llmanac.models.classifiers._text_model import need, open_model, read_model, start_id, write_model
+from llmanac.models.classifiers._text_model import need, open_model, read_model, write_model
 
 CARD = {
     "title": "Classification by prompting",
@@ -127,11 +128,11 @@ class Prompting(Classifier):
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """(N,) log p(continuation | context) in nats of each (context, continuation), summed over its tokens.
 
-        Blanks at a context's end belong to the continuation, whose tokens are those that the two texts together have
-        beyond the context's own; an empty context is the start token. A context too long for the model loses its start.
+        See `models/_pairs.py` for the tokens; a context too long for the model loses its start.
 
         Raises:
-            SpecError: a continuation of no tokens, or longer than the model can read.
+            SpecError: a continuation longer than the model can read.
+            DataError: a continuation of no tokens.
         """
         model = need(self.model, "prompting")
         encoded = [self._encode(context, continuation) for context, continuation in pairs]
@@ -147,21 +148,8 @@ class Prompting(Classifier):
 
     def _encode(self, context: str, continuation: str) -> tuple[list[int], int]:
         """`(ids of both, how many of them are the continuation)`."""
-        blanks = len(context) - len(context.rstrip())
-        if blanks:
-            context, continuation = context[:-blanks], context[-blanks:] + continuation
-        whole = self.tokenizer.encode_array(context + continuation).tolist()
-        if context:
-            # as lm-eval does: also where a merge crosses the boundary, the context keeps the tokens it has alone
-            own = self.tokenizer.encode_array(context).tolist()
-            first = [self.tokenizer.bos_id] if self.tokenizer.adds_bos else []
-            ids, said = [*first, *own, *whole[len(own) :]], len(whole) - len(own)
-        else:
-            ids, said = [start_id(self.tokenizer), *whole], len(whole)
-        if said < 1:
-            raise SpecError(
-                f"verbalizer: {continuation!r} adds no token to the prompt; say something else for that label"
-            )
+        start, rest = encode_pair(self.tokenizer, context, continuation)
+        ids, said = [*start, *rest], len(rest)
         limit = getattr(self.model, "max_length", None)
         if limit is not None:
             if said > limit:

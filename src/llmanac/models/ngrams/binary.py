@@ -25,13 +25,9 @@ from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
 from llmanac.models.ngrams.words import WordModel
 
 FORMAT, VERSION = "llmanac-ngram", 1
-DTYPES: dict[str, np.dtype] = {
-    "I32": np.dtype("<i4"),
-    "I64": np.dtype("<i8"),
-    "F32": np.dtype("<f4"),
-    "U8": np.dtype("u1"),
-}
+DTYPES = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ARRAYS = ("words", "logs", "weights", "first")  # of a trie
 LONGEST_HEADER = 1 << 24
 PIECE = 1 << 24
 AGAIN = "convert or train it again"
@@ -50,7 +46,7 @@ def write_binary(trie: Trie, path: str | Path, words: WordModel | None = None) -
         blob, offsets = words.vocabulary.packed()
         arrays["offsets"] = offsets
         record["marks"] = [words.unk, words.bos, words.eos]
-    arrays |= {"words": trie.words, "logs": trie.logs, "weights": trie.weights, "first": trie.first}
+    arrays |= {name: getattr(trie, name) for name in ARRAYS}
     if words is not None:
         arrays["blob"] = blob
     header: dict[str, Any] = {
@@ -92,16 +88,9 @@ def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
         record = json.loads(meta["model"])
         _check_apart(header)
         arrays = {name: _map(path, entry, data_at, size) for name, entry in header.items()}
-        trie = Trie(
-            tuple(_whole(n) for n in record["starts"]),
-            arrays["words"],
-            arrays["logs"],
-            arrays["weights"],
-            arrays["first"],
-            bool(record["without_backoff"]),
-            _whole(record["start"]),
-            dict(record["about"]),
-        )
+        starts, start = tuple(map(_whole, record["starts"])), _whole(record["start"])
+        own = [arrays[name] for name in ARRAYS]
+        trie = Trie(starts, *own, bool(record["without_backoff"]), start, dict(record["about"]))
         _check(trie)
         check_levels(trie)
         check_values(trie, whole)

@@ -79,8 +79,7 @@ class Vocabulary:
         known = self.get(word)
         if known is not None:
             return known
-        if 2 * (self.count + 2) > len(self.table) or self.count + 3 > len(self.offsets):
-            self.grow()
+        self.grow()
         self.room_for(len(word))
         data = np.frombuffer(word + bytes(PADDING), np.uint8)
         address = np.uint64(data.ctypes.data)
