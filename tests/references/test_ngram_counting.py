@@ -156,7 +156,7 @@ def test_words_are_split_as_kenlm_does_however_the_text_is_cut(text: bytes, cut:
         if not learn:
             for word in {w for line in lines for w in line if len(w) % 2}:
                 vocabulary.add(word)
-        found = list(words._tokens(iter(pieces), vocabulary, learn=learn, marks=words.TAKE))
+        found = list(words._Reader(vocabulary, learn, words.TAKE).pieces(iter(pieces)))
         ids = np.concatenate([f[0] for f in found]) if found else np.zeros(0, np.int32)
         place = np.concatenate([f[1] for f in found]) if found else np.zeros(0, np.uint8)
         said = [vocabulary[i] for i in ids]

@@ -30,7 +30,7 @@ def join(texts: Iterable[str]) -> bytes:
 
 def _xz(data: bytes) -> int:
     """Bytes of `xz -9e`, with a window that spans all of the data."""
-    window = max(1 << 26, 1 << max(12, (len(data) - 1).bit_length())) if len(data) > 1 << 26 else 1 << 26
+    window = max(1 << 26, 1 << (len(data) - 1).bit_length())
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": min(window, 1536 << 20)}]
     return len(lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=filters))
 

@@ -167,15 +167,13 @@ def check_texts(texts: Any) -> list[str]:
     for number, text in enumerate(out):
         if not isinstance(text, str):
             raise DataError(f"texts: number {number} is {type(text).__name__} {str(text)[:SHOWN]!r}, not text")
-        if not whole(text):
+        if not encodable(text):
             raise DataError(f"texts: number {number} holds half of a character (a lone surrogate); mend or drop it")
     return out
 
 
-def whole(text: str) -> bool:
-    """Whether a text can be written as UTF-8: JSON's escapes can make halves of characters, which no file can hold."""
-    if text.isascii():
-        return True
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON's escapes can make lone surrogates, which no file can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -189,7 +187,7 @@ def label_name(label: Any) -> str | None:
     The fractions 1.0 and 0.0, which tables make out of whole numbers beside gaps, are whole numbers here.
     """
     if isinstance(label, str):
-        return (label.strip() or None) if whole(label) else None
+        return (label.strip() or None) if encodable(label) else None
     if isinstance(label, (bool, np.bool_)):
         return str(bool(label)).lower()
     if isinstance(label, (int, np.integer)):

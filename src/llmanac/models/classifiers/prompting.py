@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,13 +108,9 @@ class Prompting(Classifier):
                     raise DataError(f"labels: {name!r} has no words (has: {', '.join(known)}); add it to `verbalizer`")
             names = known
         self.labels = names
-        waiting = {name: [t for t, label in zip(texts, labels, strict=True) if label == name] for name in names}
-        shown: list[tuple[str, str]] = []
-        while len(shown) < spec.shots and any(waiting.values()):
-            for name in names:
-                if waiting[name] and len(shown) < spec.shots:
-                    shown.append((waiting[name].pop(0), name))
-        self.examples_shown = shown
+        of_label = ([pair for pair in zip(texts, labels, strict=True) if pair[1] == name] for name in names)
+        in_turn = (pair for row in zip_longest(*of_label) for pair in row if pair is not None)
+        self.examples_shown = list(islice(in_turn, spec.shots))
 
     def word(self, label: str) -> str:
         """What is said for a label."""

@@ -25,7 +25,12 @@ from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
 from llmanac.models.ngrams.words import WordModel
 
 FORMAT, VERSION = "llmanac-ngram", 1
-DTYPES = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+DTYPES: dict[str, np.dtype] = {
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+    "U8": np.dtype("u1"),
+}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ARRAYS = ("words", "logs", "weights", "first")  # of a trie
 LONGEST_HEADER = 1 << 24
@@ -89,7 +94,7 @@ def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
         _check_apart(header)
         arrays = {name: _map(path, entry, data_at, size) for name, entry in header.items()}
         starts, start = tuple(map(_whole, record["starts"])), _whole(record["start"])
-        own = [arrays[name] for name in ARRAYS]
+        own: list[Any] = [arrays[name] for name in ARRAYS]
         trie = Trie(starts, *own, bool(record["without_backoff"]), start, dict(record["about"]))
         _check(trie)
         check_levels(trie)
