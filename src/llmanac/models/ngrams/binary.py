@@ -95,7 +95,8 @@ def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
         arrays = {name: _map(path, entry, data_at, size) for name, entry in header.items()}
         starts, start = tuple(map(_whole, record["starts"])), _whole(record["start"])
         own: list[Any] = [arrays[name] for name in ARRAYS]
-        trie = Trie(starts, *own, bool(record["without_backoff"]), start, dict(record["about"]))
+        about = dict(record["about"])
+        trie = Trie(starts, *own, without_backoff=bool(record["without_backoff"]), start=start, about=about)
         _check(trie)
         check_levels(trie)
         check_values(trie, whole)
