@@ -101,14 +101,14 @@ def test_arguments_in_another_order_are_refused_in_one_sentence(model, tmp_path)
     assert named[0].log_likelihood == score(model, texts, tokenizer)[0].log_likelihood
     with pytest.raises(SpecError, match=r"^texts: is a tokenizer; call score\(model, texts, tokenizer\)$"):
         llmanac.score(model, tokenizer, texts)
-    with pytest.raises(SpecError, match="tokenizer: str is none"):
+    with pytest.raises(SpecError, match="^tokenizer: str"):
         score(model, texts, "runs/quickstart")
     labels = ["good", "bad"]
     one = classify(labels=labels, texts=texts, tokenizer=tokenizer, model=model)[0]
     assert one == classify(model, tokenizer, texts, labels)[0]
     with pytest.raises(SpecError, match=r"^texts: is a tokenizer; call classify"):
         classify(model, texts, tokenizer, labels)
-    with pytest.raises(SpecError, match=r"^tokenizer: NoneType is none"):
+    with pytest.raises(SpecError, match=r"^tokenizer: NoneType"):
         classify(model, texts=texts, labels=labels)
     with pytest.raises(SpecError, match=r"^labels: missing"):
         classify(model, tokenizer, texts)
@@ -206,8 +206,8 @@ def test_refusals_name_what_is_wrong(model):
         "at least two": {"labels": ["one"]},
         "all different": {"labels": ["a", "a"]},
         "one text 'ab'": {"labels": "ab"},
-        "needs words": {"labels": {"a": "x", "b": " "}},
-        "stands for more than one": {"labels": {"a": "x", "b": "x"}},
+        "labels: 'b'": {"labels": {"a": "x", "b": " "}},
+        "labels: 'x'": {"labels": {"a": "x", "b": "x"}},
         "each once": {"template": "{text} {text} {label}"},
         "must hold": {"template": "nothing"},
         r"\{label\} comes before": {"template": "{text} {label}", "way": "channel"},

@@ -94,9 +94,9 @@ def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
         _check_apart(header)
         arrays = {name: _map(path, entry, data_at, size) for name, entry in header.items()}
         starts, start = tuple(map(_whole, record["starts"])), _whole(record["start"])
-        own: list[Any] = [arrays[name] for name in ARRAYS]
-        about = dict(record["about"])
-        trie = Trie(starts, *own, without_backoff=bool(record["without_backoff"]), start=start, about=about)
+        words, logs, weights, first = (arrays[name] for name in ARRAYS)
+        without_backoff, about = bool(record["without_backoff"]), dict(record["about"])
+        trie = Trie(starts, words, logs, weights, first, without_backoff, start, about)
         _check(trie)
         check_levels(trie)
         check_values(trie, whole)
