@@ -265,9 +265,9 @@ def test_values_that_no_model_has_are_refused(tmp_path: Path, monkeypatch: pytes
     for reason, arrays in cases.items():
         bad = dataclasses.replace(trie, **arrays)
         path = write_binary(bad, tmp_path / "bad.ngram", dataclasses.replace(model, trie=bad))
-        for whole in (False, True):
+        for full in (False, True):
             with pytest.raises(CheckpointError, match=rf"bad\.ngram: is damaged .*{reason.strip()}.*train it again"):
-                read_binary(path, whole=whole)
+                read_binary(path, full=full)
     # only a sample of a long level is looked at, whatever its length, unless all is asked for
     monkeypatch.setattr(checks, "SAMPLES", 2)
     monkeypatch.setattr(checks, "STRETCH", 8)
@@ -281,7 +281,7 @@ def test_values_that_no_model_has_are_refused(tmp_path: Path, monkeypatch: pytes
     read_binary(path)
     assert sum(seen) == one + 2 * 2 * 8
     with pytest.raises(CheckpointError, match="2-gram's probability"):
-        read_binary(path, whole=True)
+        read_binary(path, full=True)
 
 
 @settings(max_examples=40, deadline=None)

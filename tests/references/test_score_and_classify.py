@@ -101,7 +101,7 @@ def test_arguments_in_another_order_are_refused_in_one_sentence(model, tmp_path)
     assert named[0].log_likelihood == score(model, texts, tokenizer)[0].log_likelihood
     with pytest.raises(SpecError, match=r"^texts: is a tokenizer; call score\(model, texts, tokenizer\)$"):
         llmanac.score(model, tokenizer, texts)
-    with pytest.raises(SpecError, match="^tokenizer: str"):
+    with pytest.raises(SpecError, match=r"^tokenizer: str"):
         score(model, texts, "runs/quickstart")
     labels = ["good", "bad"]
     one = classify(labels=labels, texts=texts, tokenizer=tokenizer, model=model)[0]

@@ -1,4 +1,4 @@
-"""What could be changed in a sentence: candidate edits by rule, each with its kind and a reason in words.
+"""Candidate edits of a sentence by rule, each with its kind and a reason.
 
 Rules only propose; the language model decides. So a rule may be generous: a candidate costs one more sentence to score.
 """
@@ -66,7 +66,7 @@ def candidates(text: str, known: Words, kinds: frozenset[str]) -> list[Edit]:
 
 def _edits_of(text: str, word: _Word, before: _Word | None, known: Words) -> Iterator[Edit]:
     if before is not None and before.plain == word.plain and text[before.stop : word.start].isspace():
-        yield Edit(before.stop, word.stop, "", "repetition", f"{word.text!r} stands there twice")
+        yield Edit(before.stop, word.stop, "", "repetition", f"{word.text!r} appears twice")
     yield from _swaps(word)
     yield from _articles(text, word, before)
     yield from _prepositions(text, word, before)
@@ -121,7 +121,7 @@ def _prepositions(text: str, word: _Word, before: _Word | None) -> Iterator[Edit
 
 
 def _delete(text: str, word: _Word, kind: Kind, why: str) -> Edit:
-    """Without the word and one space beside it; the next word takes over a capital letter."""
+    """Without the word and one space next to it; a capital letter moves to the next word."""
     rest = text[word.stop :]
     space = re.match(r"\s+\w?", rest)
     if word.first and word.text[:1].isupper() and space:

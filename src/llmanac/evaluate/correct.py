@@ -1,10 +1,11 @@
-"""Correcting grammar and spelling with a language model: propose edits by rule, keep what makes the sentence likelier.
+"""Correcting grammar and spelling with a language model: rules propose edits, and those that make the
+sentence more probable are kept.
 
     gain(edit) = ln P(sentence with the edit) - ln P(sentence);   kept where gain > margin + the operation's own margin
 
 The most gainful edit of a sentence is made, then its candidates are proposed and scored again, until none gains enough.
 Probability falls with every word, so an insertion starts at a disadvantage and a deletion at an advantage: each
-operation has a margin of its own beside the common one. (Scoring edits with a language model and no training:
+operation has its own margin in addition to the common one. (Scoring edits with a language model and no training:
 Bryant and Briscoe 2018, doi:10.18653/v1/W18-0529.)
 
 What a rule does not propose cannot be corrected, and what the model knows badly it corrects badly: measure it on text
@@ -58,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Corrected:
-    """A text, what became of it, and the changes in the order of their places."""
+    """A text, its correction, and the changes in order of position."""
 
     text: str
     corrected: str
@@ -73,7 +74,7 @@ class Corrector:
     """Corrects texts with any `LanguageModel`.
 
     Args:
-        words: known words; the tokenizer's own whole words count as known too.
+        words: known words; words that are one token count as known too.
         margin: nats that an edit must gain, before its operation's own margin.
         kinds: which kinds of edits are considered, all where it is not given.
 
@@ -159,12 +160,12 @@ class Corrector:
 
 
 def token_words(tokenizer: Any) -> Words:
-    """The tokens that are whole words of four letters or more: common words of the text the tokenizer comes from."""
+    """The tokens that are complete words of four letters or more: common words of the text the tokenizer comes from."""
     counts: Counter[str] = Counter()
     for id in range(tokenizer.vocab_size):
         try:
             text = tokenizer.token_bytes(id).decode("utf-8")
-        except (ValueError, KeyError):  # no token, or no whole character
+        except (ValueError, KeyError):  # not a token, or an incomplete character
             continue
         word = text.strip(" ▁")
         if text != word and len(word) >= 4 and WORD.fullmatch(word):

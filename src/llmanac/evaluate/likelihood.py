@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations and of whole texts under any `LanguageModel`, by the rules of lm-eval.
+"""Log-likelihoods of continuations and of texts under any `LanguageModel`, by the rules of lm-eval.
 
     log P(continuation | context) = sum over its tokens of ln p(token | all before it)
 
@@ -7,7 +7,7 @@ The rules, so that figures can be compared with published ones:
 - Context and continuation become token ids by `models/_pairs.py`.
 - What is too long for the model loses tokens on the left. (A continuation too long by itself, which lm-eval refuses, is
   read in windows.)
-- Whole texts are read in windows: each token is predicted once, and every window after the first sees `context`
+- Texts are read in windows: each token is predicted once, and every window after the first sees `context`
   tokens before its first prediction. lm-eval's is 1, the least that is possible; more is slower and fairer.
 """
 
@@ -38,13 +38,13 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What a model thinks of one continuation.
+    """The likelihood of one continuation.
 
     Attributes:
         ids: its tokens.
         logprobs: the natural log-probability of each.
-        greedy: whether each was the most probable token, so that greedy decoding would have said just this.
-        seen: tokens of context that were read; fewer than there are where the whole was too long for the model.
+        greedy: whether each was the most probable token, so that greedy decoding generates it.
+        seen: tokens of context that were read; fewer than there are if the pair is too long for the model.
     """
 
     ids: Ids
@@ -58,7 +58,7 @@ class Likelihood:
         return log_likelihood(self.logprobs)
 
     def __iter__(self) -> Iterator[Any]:
-        """`total, greedy = one`: the pair that lm-eval gives."""
+        """`total, greedy = one`: the pair that lm-eval returns."""
         return iter((self.total, self.greedy))
 
 
@@ -120,7 +120,7 @@ def loglikelihood(
 
 
 def _groups(contexts: dict[Ids, list[Ids]], batch_tokens: int) -> Iterator[list[Ids]]:
-    """Contexts of like length that are read together; those of one token have nothing to read beforehand."""
+    """Contexts of similar length that are read together; those of one token need no reading ahead."""
     group: list[Ids] = []
     for ids in sorted(contexts, key=len):
         full = (len(group) + 1) * len(ids) > batch_tokens or (group and len(group[0]) == 1 < len(ids))
@@ -217,7 +217,7 @@ def text_logprobs(
     batch_tokens: int = BATCH_TOKENS,
     label: str | None = "score",
 ) -> list[np.ndarray]:
-    """ln p of every token of each text (ids without a start token), in float64; `first` stands before each text.
+    """ln p of every token of each text (ids without a start token), in float64; `first` is put before each text.
 
     Args:
         window: places of a window; the model's own limit where it is not given.
@@ -252,7 +252,7 @@ def text_logprobs(
 
 
 def loglikelihood_rolling(model: Any, tokenizer: Any, texts: Iterable[str], **how: Any) -> list[float]:
-    """Log-likelihood in nats of each whole text; equal to lm-eval's rolling one for the same model.
+    """Log-likelihood in nats of each text; equal to lm-eval's rolling one for the same model.
 
     As there, a tokenizer whose texts begin with bos has that bos predicted too, after the start token; `score` and
     `bits_per_byte` take it for the start token itself.

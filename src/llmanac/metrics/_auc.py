@@ -18,7 +18,7 @@ from llmanac.metrics._intervals import Z
 
 
 def _midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties sharing their mean."""
+    """Ranks from 1, ties get their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return ((last - (counts - 1) / 2)[inverse]).astype(np.float64)

@@ -4,9 +4,9 @@
 
 A longer text is less probable whatever it says, so choices of different length are compared by the sum divided by a
 length: tokens, characters, bytes or words. Against how common a choice is by itself, the log-likelihood that it has
-without its context is taken off (pointwise mutual information; Holtzman et al. 2021).
+without its context is subtracted (pointwise mutual information; Holtzman et al. 2021).
 
-Shapes: `logprobs` (T,) gives a number; a list of such arrays, ragged, gives (N,).
+Shapes: `logprobs` (T,) -> a number; a ragged list of N such arrays -> (N,).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Per = Literal["text", "token", "character", "byte", "word"]
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(MetricSpec):
-    """per: what the sum is divided by: the text as a whole (nothing), its tokens, characters, UTF-8 bytes or words."""
+    """per: what the sum is divided by: nothing ("text"), its tokens, characters, UTF-8 bytes or words."""
 
     per: Per = "text"
 
@@ -65,7 +65,7 @@ def log_likelihoods(
         logprobs: for each text its token log-probabilities (T_i,), ragged.
         per: what each sum is divided by. A text without a single unit keeps its sum (which is then 0).
         texts: the texts; needed for characters, bytes and words.
-        without: (N,) log-likelihoods without the context, to take off before the division.
+        without: (N,) log-likelihoods without the context, to subtract before the division.
 
     Raises:
         DataError: an unknown `per`, or texts that are missing or of another number.

@@ -1,10 +1,10 @@
-"""Perplexity: among how many equally probable continuations a model hesitates, a token, a word or a byte at a time.
+"""Perplexity: the number of equally probable continuations with the same entropy, per token, word or byte.
 
     H   = - (1 / N) sum over t of log2 p(x_t | x_1 .. x_(t-1))        bits a unit, N units
     PPL = 2^H                                                          lower is better; V for a uniform guess of V
 
-N counts tokens, words or UTF-8 bytes of the whole corpus: the sums are divided once, at the end, so a long text weighs
-more than a short one. Per token, two models can be compared only where they share a tokenizer; per byte (or as bits per
+N counts tokens, words or UTF-8 bytes of the corpus: the sums are divided once, at the end, so a long text weighs
+more than a short one. Per token, two models can be compared only with the same tokenizer; per byte (or as bits per
 byte, which is H itself with N in bytes) any two can. Jelinek et al. 1977.
 """
 

@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Spec)
 def save_index(
     folder: str | Path, format: str, spec: Spec, arrays: Mapping[str, np.ndarray], data: Mapping[str, Any]
 ) -> None:
-    """Write an index's two files; the folder appears whole or not at all."""
+    """Write an index's two files; the folder is written completely or not at all."""
     content = {"format": format, "format_version": VERSION, "spec": dump(spec), **data}
     with files.atomic_folder(folder) as temporary:
         files.write_json(temporary / "index.json", content, indent=None)

@@ -13,9 +13,9 @@ _WORD = re.compile(r"\w+")
 
 
 def code_words(text: str) -> list[str]:
-    """Words in lower case; a dotted, underscored or camel-cased name gives itself and its parts.
+    """Words in lower case; a dotted, underscored or camel-cased name yields itself and its parts.
 
-    `shutil.copyTree` -> `shutil.copytree, shutil, copytree, copy, tree`. A plural or third-person -s is taken off, so
+    `shutil.copyTree` -> `shutil.copytree, shutil, copytree, copy, tree`. A plural or third-person -s is removed, so
     that `raises` meets `raise`.
     """
     out: list[str] = []

@@ -7,7 +7,7 @@ For a query q and a text d of |d| words, f = count of word t in d, N texts of wh
     variant "lucene": idf = ln(1 + (N - n + 0.5) / (n + 0.5)),  g = 1
     variant "okapi":  idf = ln(N - n + 0.5) - ln(n + 0.5), negative ones replaced by epsilon * mean idf,  g = k1 + 1
 
-A word that stands twice in the query counts twice. The inverted index holds the finished weight of every (word, text)
+A word that is twice in the query counts twice. The inverted index holds the finished weight of every (word, text)
 pair: `starts` (V+1,), `texts` (P,) int32 and `weights` (P,) float32, ordered by word and then by text, so that a query
 is a sum over a few slices.
 
@@ -49,8 +49,8 @@ class Spec(RetrieverSpec):
         k1: how fast repeats of a word stop counting (0: they never count).
         b: how much long texts are held back (0: not at all, 1: in full).
         variant: the idf, see above.
-        epsilon: what share of the mean idf a negative one becomes, for okapi.
-        analyzer: how text is split into words: "code" also gives the parts of a_name and aName, "plain" does not.
+        epsilon: the fraction of the mean idf that replaces a negative one, for okapi.
+        analyzer: how text is split into words: "code" also yields the parts of a_name and aName, "plain" does not.
     """
 
     k1: float = 1.5
@@ -70,7 +70,7 @@ class Spec(RetrieverSpec):
 
 
 class BM25:
-    """An index over texts. `scores` gives every text's score, `top` the best ones.
+    """An index over texts. `scores` returns every text's score, `top` the best ones.
 
     Args:
         texts: the texts, or lists of words where they are already split.
@@ -130,7 +130,7 @@ class BM25:
         return scores
 
     def top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
-        """The `k` best texts that hold a word of the query, best first; ties go to the text that stands first."""
+        """The `k` best texts that hold a word of the query, best first; ties go to the first text."""
         from llmanac.retrieve._kernel import add_postings, take_best
 
         k = min(k, self.size)

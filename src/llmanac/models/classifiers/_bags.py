@@ -173,7 +173,7 @@ class BagClassifier(Classifier):
         self.check_fitted()
         number = self.vocabulary.numbers.get(word.lower())
         if number is None:
-            raise CheckpointError(f"{word!r}: is not one of the {len(self.vocabulary)} words that were learned")
+            raise CheckpointError(f"{word!r}: is not one of the {len(self.vocabulary)} learned words")
         vectors = self.word_vectors()
         lengths = np.linalg.norm(vectors, axis=1)
         cosines = vectors @ vectors[number] / np.maximum(lengths * lengths[number], 1e-300)

@@ -1,4 +1,4 @@
-"""What every classifier has: fit, predict, scores, explain, save and load, and the checks of what they are given."""
+"""The base class of all classifiers (fit, predict, scores, explain, save, load), and checks of texts and labels."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SHOWN = 60  # characters of a value that a message shows
 
 @dataclass(frozen=True)
 class Training:
-    """How a learned classifier asks to be trained; the trainer makes a TrainSpec of it.
+    """How a classifier is trained; the trainer makes a TrainSpec of it.
 
     Attributes:
         loss: a method of the kind `loss`. l2: penalty on the mean loss. form: how rows go to the network.
         epochs, batch, lr, weight_decay: as everywhere; batch None is all examples, up to what the trainer takes.
-        least_steps: what few examples are trained for at least, however many epochs that makes.
+        least_steps: the minimum number of steps, however many epochs that is.
         schedule: a method of the kind `schedule` with its fields.
     """
 
@@ -51,9 +51,9 @@ class Classifier:
 
     Attributes:
         spec: its choices.
-        labels: what it can answer, in the order of its scores; empty until it was fitted or loaded.
+        labels: the labels in the order of the scores; empty until it was fitted or loaded.
         network: what is trained; None before `fit`, and for methods that learn nothing.
-        learned: whether `fit` trains anything; else it only takes the labels' names.
+        learned: whether `fit` trains anything; else it only stores the labels' names.
     """
 
     learned: ClassVar[bool] = True
@@ -75,20 +75,20 @@ class Classifier:
         """Learn from examples; returns the classifier itself.
 
         Args:
-            texts, labels: N examples; labels may be texts, whole numbers or booleans.
+            texts, labels: N examples; labels may be texts, integers or booleans.
             seed: of everything random.
             folder: where the training keeps its metrics and checkpoints; nowhere by default.
             how: further arguments of `llmanac.train_classifier` (`patches` for its TrainSpec, `report`).
 
         Raises:
-            DataError: no example, an empty text, one label only, or labels that are none.
+            DataError: no example, an empty text, one label only, or invalid labels.
         """
         checked, names = check_examples(texts, labels)
         llmanac.train_classifier(self, checked, names, seed=seed, folder=folder, **how)
         return self
 
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
-        """Take from checked examples what is needed before training: labels, vocabulary, initial weights."""
+        """Set what training needs from checked examples: labels, vocabulary, initial weights."""
         self.labels = tuple(sorted(set(labels)))
 
     def training(self, examples: int) -> Training:
@@ -96,7 +96,7 @@ class Classifier:
         raise NotImplementedError
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, C) one score a label, the highest wins; differences are log-odds for methods that learned them."""
+        """(N, C) one score per label, the highest wins; differences are log-odds for methods that learned them."""
         raise NotImplementedError
 
     def predict(self, texts: Sequence[str]) -> list[str]:
@@ -118,7 +118,7 @@ class Classifier:
         return explain_by_leaving_out(self, text, text.split())
 
     def save(self, folder: str | Path) -> Path:
-        """Write classifier.json and the weights; the folder is whole or as it was. Returns it."""
+        """Write classifier.json and the weights; the folder is complete or unchanged. Returns it."""
         self.check_fitted()
         with files.atomic_folder(folder) as temporary:
             record = {"format_version": FORMAT_VERSION, "spec": dump(self.spec), "labels": list(self.labels)}
@@ -131,7 +131,7 @@ class Classifier:
         return load_classifier(folder)
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the method's own files; returns what goes into classifier.json beside spec and labels."""
+        """Write the method's own files; returns further fields of classifier.json."""
         raise NotImplementedError
 
     def read(self, folder: Path, record: Mapping[str, Any]) -> None:
@@ -160,7 +160,7 @@ class Classifier:
 
 
 def check_texts(texts: Any) -> list[str]:
-    """Texts as a list. Raises DataError for one text instead of several, or something that is no text."""
+    """Texts as a list. Raises DataError for one text instead of several, or an item that is not a text."""
     if isinstance(texts, (str, bytes)):
         raise DataError("texts: expected several texts, got one; put it into a list")
     out = list(texts)
@@ -168,7 +168,7 @@ def check_texts(texts: Any) -> list[str]:
         if not isinstance(text, str):
             raise DataError(f"texts: number {number} is {type(text).__name__} {str(text)[:SHOWN]!r}, not text")
         if not encodable(text):
-            raise DataError(f"texts: number {number} holds half of a character (a lone surrogate); mend or drop it")
+            raise DataError(f"texts: number {number} has half of a character (a lone surrogate); fix or drop it")
     return out
 
 
@@ -182,9 +182,9 @@ def encodable(text: str) -> bool:
 
 
 def label_name(label: Any) -> str | None:
-    """A label's name: texts as they are, whole numbers and booleans in words; None for what is no label (NaN, a list).
+    """A label's name: a text as it is, an integer or boolean as text; None for an invalid label (NaN, a list).
 
-    The fractions 1.0 and 0.0, which tables make out of whole numbers beside gaps, are whole numbers here.
+    Floats such as 1.0, which tables make of integers in a column with gaps, count as integers.
     """
     if isinstance(label, str):
         return (label.strip() or None) if encodable(label) else None
@@ -201,7 +201,7 @@ def check_examples(texts: Any, labels: Any) -> tuple[list[str], list[str]]:
     """Texts and label names.
 
     Raises:
-        DataError: unequal numbers, none, an empty text, something that is no label, or fewer than two labels.
+        DataError: unequal numbers, none, an empty text, an invalid label, or fewer than two labels.
     """
     checked, given = check_texts(texts), list(labels)
     if len(checked) != len(given):
@@ -213,7 +213,7 @@ def check_examples(texts: Any, labels: Any) -> tuple[list[str], list[str]]:
         name = label_name(label)
         if name is None:
             raise DataError(
-                f"labels: number {number} is {str(label)[:SHOWN]!r}, which is no label; mend or drop the row"
+                f"labels: number {number} is {str(label)[:SHOWN]!r}, which is not a valid label; fix or drop the row"
             )
         if not text.strip():
             raise DataError(f"texts: number {number} is empty; drop the row")

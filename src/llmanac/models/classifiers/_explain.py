@@ -16,7 +16,7 @@ MOST_LEFT_OUT = 200  # different words that it leaves out, one by one
 
 @dataclass(frozen=True)
 class Part:
-    """One feature's part in a decision: `value` of the feature, its `weight`, and what both add to the score."""
+    """One feature of a decision: its `value`, its `weight`, and `effect`, their product, which it adds to the score."""
 
     feature: str
     value: float
@@ -29,7 +29,7 @@ class Explanation:
     """Why a text gets its label.
 
     Attributes:
-        label: the label chosen; `against`: the label it is weighed against, the next best.
+        label: the label chosen; `against`: the label it is compared with, the next best.
         scores: every label's score.
         parts: what each feature adds to score(label) - score(against), largest effect first.
         exact: whether `rest` and the effects add up to that difference; else each effect is what leaving the feature

@@ -1,4 +1,4 @@
-"""What fine-tuning and prompting share: a language model with its tokenizer, and where it is kept."""
+"""The language model of fine-tuning and prompting, with its tokenizer and its folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL = "model"  # the folder of a saved classifier that holds its language mode
 
 
 def start_id(tokenizer: Any) -> int:
-    """The token that stands before a text: bos, else eos. Raises SpecError for a tokenizer with neither."""
+    """The token before a text: bos, else eos. Raises SpecError for a tokenizer with neither."""
     found = start_token(tokenizer)
     if found is None:
         raise SpecError("tokenizer: has neither a bos nor an eos token to start a text with; give it one of them")

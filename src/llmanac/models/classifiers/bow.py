@@ -2,7 +2,7 @@
 
     h = counts of the words (V,)        s = h W + b        W (V, K), b (K,)        label = argmax s
 
-K is 1 for two labels (the score speaks for the second; this is logistic regression), else one a label. The order of
+K is 1 for two labels (the score is that of the second; this is logistic regression), else one per label. The order of
 words is lost, and each weight is learned from that word's own occurrences alone: what is learned about "great" says
 nothing about "superb". `ngrams = 2` counts pairs of words as further features ("not good").
 
@@ -88,7 +88,7 @@ class WordWeights(nn.Module):
 
     @torch.no_grad()
     def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """Everything starts at 0: the loss is convex, so no start is better than another."""
+        """Everything starts at 0: the loss is convex, so the start does not matter."""
         fill(parameter, 0.0, generator)
 
 

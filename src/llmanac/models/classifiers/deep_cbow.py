@@ -2,8 +2,8 @@
 
     x = 1/n sum_i E[w_i]     h_1 = g(W_1 x + b_1) ... h_L = g(W_L h_(L-1) + b_L)     s = W h_L + b
 
-g is not linear, so a hidden number can stand for a combination ("don't" and "love" together) and what a word adds
-depends on the others. Without g the layers are one matrix, W W_L ... W_1, and the model is cbow: `collapsed` gives it.
+g is not linear, so a hidden unit can represent a combination ("don't" and "love" together) and what a word adds
+depends on the others. Without g the layers are one matrix, W W_L ... W_1, and the model is cbow: see `collapsed`.
 
 Paper: Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods" (https://aclanthology.org/P15-1162).
 """
@@ -70,14 +70,16 @@ class DeepBagOfWords(cbow.ContinuousBagOfWords):
 
     @torch.no_grad()
     def collapsed(self) -> cbow.ContinuousBagOfWords:
-        """The cbow that this is, where `activation` is "none": its layers multiplied into one matrix.
+        """The equivalent cbow where `activation` is "none": its layers multiplied into one matrix.
 
         Raises:
             SpecError: with a nonlinearity the layers are no single matrix.
         """
         spec = self.spec
         if spec.activation != "none":
-            raise SpecError(f"activation: with {spec.activation} the layers are not one matrix; only none collapses")
+            raise SpecError(
+                f"activation: with {spec.activation} the layers are not one matrix; only none can be collapsed"
+            )
         self.check_fitted()
         linear = cbow.Spec(**{field.name: getattr(spec, field.name) for field in fields(cbow.Spec)}).build()
         linear.labels, linear.vocabulary = self.labels, self.vocabulary

@@ -4,8 +4,8 @@
 
 The model has already learned what words mean and how they combine from text without labels; the labelled pairs only
 have to say which of it matters. Every weight moves (`trained = "all"`), or only the head (`"head"`: a linear probe, for
-which the model is a fixed feature extractor). A causal model has read the whole text only at its last token, so `pool`
-is "last" by default. Any language model that gives hidden states will do.
+which the model is a fixed feature extractor). A causal model has read all of the text only at its last token, so `pool`
+is "last" by default. Any language model with hidden states works.
 
 Papers: Radford et al. 2018, section 3.2; Howard & Ruder 2018 (https://arxiv.org/abs/1801.06146).
 """
@@ -49,7 +49,7 @@ class Spec(ClassifierSpec):
 
     Attributes:
         path: of the language model's folder (with its tokenizer), where `build` is not given the objects.
-        trained: every weight, or the head alone. pool: which hidden state stands for the text.
+        trained: every weight, or the head alone. pool: which hidden state represents the text.
         length: tokens of a text that are read; the rest of a longer one is left out.
         epochs, batch, lr, weight_decay: of training.
     """
@@ -107,7 +107,7 @@ def hidden_states(lm: Any, batch: Batch) -> Tensor:
     """(B, T, D). Raises SpecError for a language model that has none (an n-gram model, say)."""
     hidden = lm.forward(batch, want="hidden").hidden
     if hidden is None:
-        raise SpecError(f"model: {type(lm).__name__} gives no hidden states to put a head on; use prompting with it")
+        raise SpecError(f"model: {type(lm).__name__} has no hidden states to put a head on; use prompting with it")
     return hidden
 
 
@@ -159,7 +159,7 @@ class FineTuning(Classifier):
 
     @torch.no_grad()
     def scores(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, C) float64. Texts of like length are scored together."""
+        """(N, C) float64. Texts of similar length are scored together."""
         self.check_fitted()
         examples = self.examples(check_texts(texts))
         out = np.zeros((len(texts), len(self.labels)))

@@ -1,6 +1,6 @@
-"""Prompting: ask a language model which label it would go on with. Nothing is trained.
+"""Prompting: ask a language model which label continues the text. Nothing is trained.
 
-    score(y | x) = sum_j log p(v(y)_j | template(x), v(y)_<j)            v(y): the words that stand for label y
+    score(y | x) = sum_j log p(v(y)_j | template(x), v(y)_<j)            v(y): the words for label y
     label = argmax_y score(y | x)
 
 `template` is the prompt, and `verbalizer` the words for each label. The log-probabilities of a word's tokens are
@@ -67,14 +67,14 @@ class Spec(ClassifierSpec):
             raise SpecError(f"template: {self.template!r} must have {TEXT} in one place, where the text goes")
         for pair in self.verbalizer:
             if len(pair) != 2 or not all(pair):
-                raise SpecError(f"verbalizer: {list(pair)} is not a label and what is said for it")
+                raise SpecError(f"verbalizer: {list(pair)} is not a label and its words")
         if len({label for label, *_ in self.verbalizer}) != len(self.verbalizer):
-            raise SpecError("verbalizer: a label is there twice")
+            raise SpecError("verbalizer: a label appears twice")
         if self.shots < 0:
             raise SpecError(f"shots: {self.shots} is below 0")
 
     def build(self, *args: Any, model: Any = None, tokenizer: Any = None, **dims: Any) -> Prompting:
-        """A classifier that asks this language model; with a `verbalizer` it can answer at once."""
+        """A classifier on this language model; with a `verbalizer` it can predict without `fit`."""
         return Prompting(self, *open_model(model, tokenizer, self.path))
 
 
@@ -82,7 +82,7 @@ class Prompting(Classifier):
     """See the module.
 
     Attributes:
-        examples_shown: (text, label) pairs that stand before each text.
+        examples_shown: (text, label) pairs shown before each text.
     """
 
     learned = False
@@ -94,7 +94,7 @@ class Prompting(Classifier):
         self.examples_shown: list[tuple[str, str]] = []
 
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
-        """Take the labels' names, and the examples to show.
+        """Set the labels' names, and the examples to show.
 
         Raises:
             DataError: a label without words, where words are given.
@@ -113,7 +113,7 @@ class Prompting(Classifier):
         self.examples_shown = list(islice(in_turn, spec.shots))
 
     def word(self, label: str) -> str:
-        """What is said for a label."""
+        """The words for a label."""
         return dict(self.spec.verbalizer).get(label, f" {label}")
 
     def prompt(self, text: str) -> str:

@@ -2,10 +2,10 @@
 
     h = f(x)        s = w . h + b        label = g(s)
 
-f counts what the rules look for in a text, w says what each find is worth, g chooses. Each is visible and can be
-replaced: `features(text)` gives h by name, `weight(feature)` and `weights` w, `decide(scores)` is g. Nothing is
-learned, so no examples are needed, and a decision is explained by the rules that fired. What no rule foresaw counts
-nothing.
+f counts what the rules look for in a text, w is the weight of each match, g chooses. Each is visible and can be
+replaced: `features(text)` returns h by name, `weight(feature)` and `weights` w, `decide(scores)` is g. Nothing is
+learned, so no examples are needed, and a decision is explained by the rules that fired. Words that match no rule are
+ignored.
 
 The rules are one readable TOML file (`rulebooks/` has ours): words and phrases with weights, words that negate what
 follows within a few words, and words that make it stronger or weaker.
@@ -16,8 +16,8 @@ follows within a few words, and words that make it stronger or weaker.
     [negation]  words = "not never" window = 3 factor = -0.7 stops = ". , but"
     [strength]  very = 1.5
 
-With more than two labels each group and weight names its own: `label = "sport"`, `[weights.sport]`. A trailing * stands
-for any ending. With `extractor = "words"` f is every word's count, so that w can be any linear model's.
+With more than two labels each group and weight names its own: `label = "sport"`, `[weights.sport]`. A trailing *
+matches any ending. With `extractor = "words"` f is every word's count, so that w can be any linear model's.
 
 Papers: Taboada et al. 2011, "Lexicon-Based Methods for Sentiment Analysis" (https://aclanthology.org/J11-2001).
 """
@@ -68,7 +68,7 @@ class Spec(ClassifierSpec):
         try:
             re.compile(self.pattern or "")
         except re.error as error:
-            raise SpecError(f"pattern: {self.pattern!r} is no regular expression ({error})") from None
+            raise SpecError(f"pattern: {self.pattern!r} is not a regular expression ({error})") from None
 
     def build(
         self,
@@ -83,8 +83,8 @@ class Spec(ClassifierSpec):
         """The classifier.
 
         Args:
-            features, decide: f and g of one's own.
-            weights, bias, labels: a w of one's own (for two labels, what speaks for the second), instead of a rulebook.
+            features, decide: functions that replace f and g.
+            weights, bias, labels: w and b to use instead of a rulebook (for two labels, those of the second).
         """
         if weights is None:
             return Rules(self, Rulebook.read(self.rules), features, decide)
@@ -112,7 +112,7 @@ class Rules(Classifier):
 
     @property
     def weights(self) -> dict[str, float] | dict[str, tuple[float, ...]]:
-        """w: what each feature is worth to the second of two labels, or to each of more."""
+        """w: each feature's weight for the second of two labels, or for each of more."""
         if len(self.labels) == 2:
             return {name: values[0] for name, values in self.book.weights.items()}
         return dict(self.book.weights)
@@ -130,7 +130,7 @@ class Rules(Classifier):
         return found
 
     def weight(self, feature: str) -> tuple[float, ...]:
-        """What a feature is worth, one number for two labels, else one a label; 0 for what no rule knows."""
+        """A feature's weight, one number for two labels, else one per label; 0 for an unknown feature."""
         return self.book.weight(feature)
 
     def score(self, features: Mapping[str, float]) -> np.ndarray:
@@ -184,7 +184,7 @@ class Rules(Classifier):
         """Write rules.toml.
 
         Raises:
-            CheckpointError: with features or a decision of one's own, which are code and stay where they are.
+            CheckpointError: with features or decide given as functions, which are code.
         """
         if self._features is not None or self._decide is not None:
             raise CheckpointError(

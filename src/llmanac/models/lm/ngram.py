@@ -60,7 +60,7 @@ class Spec(LanguageModelSpec):
         check_order(self.order)
 
     def build(self, *, vocab_size: int, **dims: Any) -> Ngram:
-        """A model that has counted nothing: every token is equally likely."""
+        """A model without counts: every token is equally likely."""
         return Ngram(self, vocab_size)
 
 
@@ -93,7 +93,7 @@ class Ngram(nn.Module):
 
         Args:
             documents: token ids (T,) each; no n-gram spans two.
-            start: the token that stands before each document; put there where it is missing.
+            start: the token before each document; inserted where it is missing.
             memory: bytes that counting may take; four fifths of what is free by default.
 
         Raises:
@@ -186,15 +186,15 @@ class Ngram(nn.Module):
             raise RequestError(f"state: holds {state.lengths.shape[0]} rows, the batch has {len(new)}")
         where = state.place(new.shape[1])
         held: Any = state.layers[0]  # buffers, or blocks of a pool
-        whole = held.append(where, new)[0]
+        everything = held.append(where, new)[0]
         before = self.spec.order - 1
         columns = where.offsets[:, None] + torch.arange(-before, new.shape[1])
-        tokens = whole.gather(1, columns.clamp(min=0)).numpy().astype(np.int32)
+        tokens = everything.gather(1, columns.clamp(min=0)).numpy().astype(np.int32)
         inside = np.arange(tokens.shape[1])
         return tokens, np.clip(np.minimum(columns.numpy(), inside), 0, 255).astype(np.uint8)
 
     def _places(self, batch: Batch) -> np.ndarray:
-        """(B, T) uint8: how many tokens of its own document stand before each."""
+        """(B, T) uint8: how many tokens of its own document precede each."""
         rows, length = batch.ids.shape
         place = np.broadcast_to(np.arange(length), (rows, length))
         if batch.segments is not None:

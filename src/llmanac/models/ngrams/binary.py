@@ -3,9 +3,9 @@
     header length (8 bytes), JSON header, then  words  logs  weights  first  [blob  offsets]
 
 Any safetensors reader opens it; the header's metadata say `llmanac-ngram` and the version. Opening a model takes the
-header and the list of words; the trie's pages come in as they are asked for. A file that was cut off, whose arrays do
-not fit each other, or whose values no model has is refused (`checks.py` says how many are looked at); whatever else a
-damaged one holds, no index is followed out of its array.
+header and the list of words; the trie's pages are loaded on access. A file that is cut off, has arrays that do not fit
+each other, or has impossible values is refused (`checks.py` says how many values are checked); in any other damaged
+file, no index is followed out of its array.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ def write_binary(trie: Trie, path: str | Path, words: WordModel | None = None) -
     return Path(path)
 
 
-def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
+def read_binary(path: str | Path, *, full: bool = False) -> Trie | WordModel:
     """Map a model that `write_binary` wrote: a WordModel where it has words, else its trie.
 
     Args:
-        whole: check every value, which reads the whole file, and not a sample of them.
+        full: check every value, which reads the complete file, not a sample of them.
 
     Raises:
         CheckpointError: a file that is missing, cut off, of another format or version, or that contradicts itself.
@@ -99,7 +99,7 @@ def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
         trie = Trie(starts, words, logs, weights, first, without_backoff, start, about)
         _check(trie)
         check_levels(trie)
-        check_values(trie, whole)
+        check_values(trie, full)
         if "marks" not in record:
             return trie
         vocabulary = Vocabulary.of(np.array(arrays["blob"]), np.array(arrays["offsets"]))
@@ -135,12 +135,12 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
 
 def _whole(value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"{repr(value)[:40]} is no whole number")
+        raise ValueError(f"{repr(value)[:40]} is not an integer")
     return value
 
 
 def _check_apart(entries: dict[str, Any]) -> None:
-    """Two arrays that share bytes cannot both be what was written."""
+    """Two arrays that share bytes cannot both be intact."""
     at = 0
     for start, stop in sorted(
         (_whole(start), _whole(stop)) for start, stop in (e["data_offsets"] for e in entries.values())

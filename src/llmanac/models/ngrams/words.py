@@ -1,7 +1,7 @@
 """An n-gram model of words: text in, counts and scores out, as KenLM's `lmplz` and `query` do it.
 
-A line is a sentence, `<s>` w1 ... wn `</s>`; words stand between white space (NUL, tab, line feed, carriage return,
-space) and are bytes. `<s>` is context only; what the vocabulary does not hold is `<unk>`.
+A line is a sentence, `<s>` w1 ... wn `</s>`; words are separated by white space (NUL, tab, line feed, carriage return,
+space) and are bytes. `<s>` is context only; a word outside the vocabulary is `<unk>`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
 UNK, BOS, EOS = range(3)
 LONGEST = 1 << 28  # bytes of a line that is scored, or of a word
 Text = Sequence[str | Path] | Files
-REFUSE, SKIP, TAKE = range(3)  # what a word of the text that is a mark does, for `ngram_text.read_words`
+REFUSE, SKIP, TAKE = range(3)  # how `ngram_text.read_words` treats a special word in the text
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ def _power(total: float, tokens: int) -> float:
 
 @dataclass(frozen=True)
 class WordModel:
-    """A trie and the words that its ids stand for; ids 0, 1, 2 need not be <unk>, `<s>`, `</s>` in what others wrote.
+    """A trie and the words of its ids; in files of other toolkits ids 0, 1, 2 need not be <unk>, `<s>`, `</s>`.
 
     Attributes:
-        unk, bos, eos: the ids of the three marks.
+        unk, bos, eos: the ids of the three special words.
     """
 
     trie: Trie
@@ -89,7 +89,7 @@ class WordModel:
         """The sums over all lines of a text (bytes, or pieces of them).
 
         Args:
-            each: called with the scores of every line, as `sentence_scores` gives them, some lines at a time.
+            each: called with the scores of every line, some lines at a time, as `sentence_scores` returns them.
         """
         total = known = 0.0
         tokens = unknown = sentences = 0
@@ -109,8 +109,8 @@ class WordModel:
         return np.concatenate(out) if out else np.zeros(0)
 
     def scored(self, text: bytes | Iterable[bytes]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Whole lines in pieces: (word ids, places, log10 p, length of the n-gram found), the last two as `Trie` gives
-        them; each line begins with `bos` at place 0, whose score counts for nothing.
+        """Complete lines in pieces: (word ids, positions, log10 p, length of the n-gram found), see `Trie`; each line
+        begins with `bos` at position 0, whose score is not counted.
         """
         for ids, place in _Reader(self.vocabulary, names=(self.unk, self.bos, self.eos)).pieces(text):
             yield (ids, place, *self.trie.score_stream(ids, place))
@@ -135,13 +135,13 @@ def train(
     """Count and estimate a model of the words of text files.
 
     Args:
-        text: files, folders or patterns, or a source that says more (`data/texts.py`); a row of a table is a line.
+        text: files, folders or patterns, or a source with options (`data/texts.py`); a row of a table is a line.
         smoothing: what a Spec of kind `smoothing` builds.
         skip_symbols: leave out words that are `<s>`, `</s>` or `<unk>` instead of refusing them.
         memory: bytes that counting may take, four fifths of what is free by default.
 
     Raises:
-        DataError: a file that cannot be read, no words, a mark among the words, or too much for the memory.
+        DataError: a file that cannot be read, no words, a special word in the text, or too much for the memory.
     """
     with progress("read text", None, "MB") as bar:
         vocabulary, ids, place = read_text(text, skip_symbols=skip_symbols, memory=memory, bar=bar)
@@ -154,7 +154,7 @@ def train(
 def read_text(
     text: Text, *, skip_symbols: bool = False, memory: int | None = None, bar: Progress | None = None
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
-    """The words of files: a vocabulary, (N,) int32 ids and (N,) uint8 places in the sentence."""
+    """The words of files: a vocabulary, (N,) int32 ids and (N,) uint8 positions in the sentence."""
     vocabulary = Vocabulary()
     parts, tokens = [], 0
     blocks = Located(text, bar)
@@ -177,7 +177,7 @@ def read_text_bytes(text: bytes) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
 
 
 def known_ids(text: bytes, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, places) of a text; a word that the vocabulary does not hold is `UNK`."""
+    """(ids, positions) of a text; a word outside the vocabulary is `UNK`."""
     return _joined(_Reader(vocabulary).pieces(text))
 
 
@@ -222,7 +222,7 @@ class _Reader:
     place: int = 0  # of the next word in its sentence
 
     def pieces(self, text: bytes | Iterable[bytes]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(ids, places) piece by piece: complete sentences, or where words are learned complete words."""
+        """(ids, positions) piece by piece: complete sentences, or where words are learned complete words."""
         held = b""
         for piece in [text] if isinstance(text, bytes) else text:
             data = held + piece
@@ -237,7 +237,7 @@ class _Reader:
             yield self._read(held + b"\n")
 
     def _read(self, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, places) of a piece that does not end inside a word."""
+        """(ids, positions) of a piece that does not end inside a word."""
         vocabulary, source = self.vocabulary, self.source
         text = np.frombuffer(data + bytes(PADDING), np.uint8)
         lines, at, filled = data.count(b"\n"), 0, 0
@@ -255,7 +255,7 @@ class _Reader:
                 line = (source.line if source else 1) + data.count(b"\n", 0, at)
                 word = re.split(rb"[\0\t\n\r ]", data[at : at + 8])[0].decode("utf-8", "replace")
                 raise DataError(
-                    f"{source.path if source else 'text'}:{line}: the word {word} is a mark of the model's own; "
+                    f"{source.path if source else 'text'}:{line}: the word {word} is one of the model's special words; "
                     "take it out, or pass --skip-symbols"
                 )
             if filled + 2 > len(ids):

@@ -1,10 +1,10 @@
-"""How counts become probabilities: what is taken from n-grams that were seen, and who gets it.
+"""How counts become probabilities: how much is subtracted from seen n-grams, and which n-grams receive it.
 
-A smoothing gives one order at a time, from the counts and the order below:
+A smoothing estimates one order at a time, from the counts and the order below:
 
     p_k(w | h)   for every n-gram hw that was seen         gamma_k(h)   for every context h that was seen
 
-and what was not seen gets gamma_k(h) p_{k-1}(w | h') (`estimate` in `models/ngrams/estimate.py` puts them together).
+and an unseen n-gram gets gamma_k(h) p_{k-1}(w | h') (`estimate` in `models/ngrams/estimate.py` puts them together).
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Add-k (Lidstone; Laplace for k = 1): every n-gram is taken to have been seen k times more than it was.
+"""Add-k (Lidstone; Laplace for k = 1): k is added to the count of every n-gram.
 
     p(w | h) = (c(h w) + k) / (c(h .) + k V)
 
-No shorter context is asked: what was not seen after h is as likely as anything else that was not, and a context that
-was never seen gives 1/V. With a vocabulary of thousands this takes far too much from what was seen; it stands here as
-what the others improve on.
+Shorter contexts are not used: all tokens not seen after h are equally likely, and an unseen context gives 1/V. With a
+vocabulary of thousands this subtracts far too much from what was seen; it is the baseline of the other methods.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Lidstone 1920; Gale & Church 1994.
 """

@@ -1,11 +1,11 @@
-"""Good-Turing with Katz's back-off: counts below a threshold are lowered to what their neighbours say they are worth.
+"""Good-Turing with Katz's back-off: small counts are replaced by estimates from the counts of counts.
 
     r* = (r + 1) n_{r+1} / n_r          d_r = (r* / r - A) / (1 - A),   A = (K + 1) n_{K+1} / n_1,   1 <= r <= K = 5
     p(w | h) = d_r r / c(h .)  for r = c(h w) > 0 (d_r = 1 above K)
     p(w | h) = gamma(h) p(w | h')  else,   gamma(h) = (1 - sum_seen p(w | h)) / (1 - sum_seen p(w | h'))
 
 n_r is how many n-grams of the order occur r times. The mass taken is what Good and Turing give to all that never
-occurred, n_1 / N; here shorter contexts share it out, at the first order every token that was not seen alike. Where the
+occurred, n_1 / N; here shorter contexts distribute it, at the first order equally among unseen tokens. Where the
 counts of counts do not allow it, K is lowered to the largest that they allow; where none is, half an occurrence is
 taken off every n-gram that occurs at most K times. What cannot be handed on (nothing is unseen) is not taken; a context
 from which nothing was taken counts as one larger, so that what it never saw is not impossible.
@@ -69,11 +69,11 @@ class GoodTuring(Smoothing):
             return _unigrams(counts, left, total[0], seen[0]), np.ones(1)
         open_ = 1.0 - shorter
         closed = open_ <= NOTHING  # every token was seen here: what was taken goes back
-        whole = np.where(closed, seen, np.where(total - seen > NOTHING, total, total + 1.0))
-        whole = np.where(total > 0, whole, 1.0)
-        gamma = np.where(closed, 0.0, (whole - seen) / whole / np.where(closed, 1.0, open_))
+        mass = np.where(closed, seen, np.where(total - seen > NOTHING, total, total + 1.0))
+        mass = np.where(total > 0, mass, 1.0)
+        gamma = np.where(closed, 0.0, (mass - seen) / mass / np.where(closed, 1.0, open_))
         gamma = np.where(total > 0, gamma, 1.0)
-        return left / np.repeat(whole, np.diff(own.starts)), gamma
+        return left / np.repeat(mass, np.diff(own.starts)), gamma
 
 
 def _unigrams(counts: Counts, left: np.ndarray, total: float, seen: float) -> np.ndarray:

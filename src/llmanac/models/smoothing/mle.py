@@ -1,9 +1,9 @@
-"""Maximum likelihood: relative frequencies, and nothing for what was never seen.
+"""Maximum likelihood: relative frequencies, and 0 for unseen n-grams.
 
     p(w | h) = c(h w) / c(h .)
 
 The probabilities under which the training text is most likely. What did not occur in a context h that did gets 0
-(written as 10^-99, as ARPA files do); a context that never occurred says nothing, and its shorter one is asked.
+(written as 10^-99, as ARPA files do); for a context that never occurred the shorter one is used.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Jelinek 1976; Jurafsky & Martin, chapter 3.
 """
