@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import bm25s
@@ -180,3 +181,13 @@ def test_code_words_give_names_and_their_parts() -> None:
     assert code_words("a_b x2 this class has") == ["a_b", "a", "b", "x2", "x", "2", "this", "class", "has"]
     assert code_words("naïve Größe") == ["naïve", "größe"]
     assert plain_words("a_b.C d") == ["a_b", "c", "d"]
+
+
+def test_an_index_with_the_old_name_of_a_field_opens(tmp_path) -> None:
+    index = BM25(["a b", "b c"], Spec(analyzer="plain"))
+    index.save(tmp_path / "index")
+    record = tmp_path / "index" / "index.json"
+    content = json.loads(record.read_text())
+    content["spec"]["words"] = content["spec"].pop("analyzer")
+    record.write_text(json.dumps(content))
+    assert BM25.load(tmp_path / "index").spec == index.spec

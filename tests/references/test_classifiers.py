@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from llmanac.core import registry
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.data.examples import Examples, ExampleStream, batch_of
 from llmanac.models.classifiers._words import words_of
+from llmanac.models.classifiers.load import load_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,7 +113,7 @@ def test_rules_of_ones_own(tmp_path):
         ('labels = ["a", "b"]', "group: "),
         ('labels = ["a", "b"]\n[weights]\ngood = nan', "weights.good: nan is not a number"),
         ('labels = ["a", "b"]\n[weights]\ngood = "x"', "weights.good: 'x' is not a number"),
-        ('labels = ["a", "b"]\n[[group]]\nlabel = "c"\nwords = "x"', "label 'c' is none of a, b"),
+        ('labels = ["a", "b"]\n[[group]]\nlabel = "c"\nwords = "x"', "group 1: label 'c'"),
         ('labels = ["a", "b", "c"]\n[weights]\ngood = 1', "'good' needs a label"),
         ('labels = ["a", "b"]\nweigths = 1', "weigths: no such key; did you mean 'weights'"),
         ('labels = ["a", "b"]\n[negation]\nwindow = 1000', "negation.window: 1000"),
@@ -319,3 +322,24 @@ def test_a_stream_of_examples_visits_each_once_an_epoch_and_resumes():
     assert np.array_equal(next(resumed).ids, seen[8:12])
     with pytest.raises(DataError, match="resume with the same data"):
         ExampleStream(examples, rows=4, seed=2).seek(cursor)
+
+
+def test_folders_with_the_old_names_of_fields_open(tmp_path):
+    """Spec fields that were renamed: a saved folder has them under either name."""
+    for name, old, new in (("rules", "find", "extractor"), ("bow", "strength", "inverse_regularization")):
+        classifier = registry.build("classifier", name)
+        if name == "bow":
+            classifier.prepare(["good film", "bad film"], ["yes", "no"], 0)
+        record = classifier.save(tmp_path / name) / "classifier.json"
+        content = json.loads(record.read_text())
+        content["spec"][old] = content["spec"].pop(new)
+        record.write_text(json.dumps(content))
+        assert load_classifier(tmp_path / name).spec == classifier.spec
+    own = registry.find("classifier", "prompting").module().Spec
+    words = (("no", " bad"), ("yes", " good"))
+    (tmp_path / "prompting").mkdir()
+    spec = {"name": "prompting", "words": [list(pair) for pair in words], "compare": "length", "between": " "}
+    record = {"format_version": 1, "spec": spec, "labels": ["no", "yes"], "examples": []}
+    (tmp_path / "prompting" / "classifier.json").write_text(json.dumps(record))
+    opened = load_classifier(tmp_path / "prompting")
+    assert opened.spec == own(verbalizer=words, normalization="length", separator=" ")

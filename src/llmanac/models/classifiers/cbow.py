@@ -5,8 +5,8 @@
     for a loss with slope r = dL/ds:    dL/dW = x r^T    dL/db = r    dL/dE[v] = (count of v / n) W r
 
 Words of texts with the same labels get similar vectors, since all of them are pulled along W. The scores are still a
-sum over words, so a word adds the same in any context: E W is a table of weights like that of a bag of words (of rank D at
-most), learned in another way. `pool = "sum"` takes the sum instead of the mean.
+sum over words, so a word adds the same in any context: E W is a table of weights like that of a bag of words (of rank
+D at most), learned in another way. `pool = "sum"` takes the sum instead of the mean.
 
 The name is older than its use here: Mikolov et al. 2013 (https://arxiv.org/abs/1301.3781), section 3.1, predicted a
 word from the mean of its neighbours' vectors; for labels, Iyyer et al. 2015 (https://aclanthology.org/P15-1162).
