@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,7 @@ class Explanation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        own = {"text": self.text, "label": self.label, "against": self.against, "scores": dict(self.scores)}
-        parts = [vars(part) for part in self.parts]
-        return own | {"parts": parts, "exact": self.exact, "rest": self.rest, "notes": list(self.notes)}
+        return asdict(self)
 
     def lines(self, most: int = 12) -> list[str]:
         """The explanation for a terminal."""

@@ -124,12 +124,12 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
             if not 2 <= length <= min(LONGEST_HEADER, size - 8):
                 raise CheckpointError(f"{path}: is not an n-gram model of llmanac, or is cut off")
             header = json.loads(handle.read(length).decode("utf-8"))
+            if not isinstance(header, dict):
+                raise ValueError("not a table")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read it ({error.strerror or error})") from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: is not an n-gram model of llmanac") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: is not an n-gram model of llmanac")
     return header, 8 + length, size
 
 
