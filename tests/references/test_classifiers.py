@@ -261,7 +261,7 @@ def test_without_the_nonlinearity_deep_cbow_is_cbow(hidden):
     ours, theirs = deep.scores(texts), linear.scores(texts)
     assert np.abs(ours - theirs).max() < 1e-14 * max(1.0, np.abs(theirs).max()) * 8
     curved = registry.build("classifier", "deep-cbow", hidden=hidden, epochs=2).fit(texts, labels)
-    with pytest.raises(SpecError, match="only none collapses"):
+    with pytest.raises(SpecError, match="activation: with relu"):
         curved.collapsed()
 
 
