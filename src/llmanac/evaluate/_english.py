@@ -1,4 +1,4 @@
-"""English word forms by rule: what a word could have been, had the writer chosen another form of it."""
+"""English word forms by rule: the other forms of a word."""
 
 from __future__ import annotations
 

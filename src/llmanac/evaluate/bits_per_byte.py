@@ -23,7 +23,7 @@ from llmanac.generate.engine import evaluating
 from llmanac.generate.scheduler import device_of
 from llmanac.models._pairs import start_token
 
-WINDOW = 1024  # for a model without a limit of its own
+WINDOW = 1024  # for a model without a limit
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TextScore:
 
 
 def windows(ids: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(inputs, targets) for ids (T,), each of at most `window` places; targets not scored here are `IGNORE`.
+    """(inputs, targets) for ids (T,), each of at most `window` positions; targets not scored here are `IGNORE`.
 
     Over all windows, each of `ids[1:]` is a target exactly once.
     """
@@ -77,8 +77,8 @@ def score_texts(
     """Score texts with any `LanguageModel`.
 
     Args:
-        window: places a window has; the model's own limit where it is not given.
-        stride: new tokens a window scores; half the window where it is not given.
+        window: positions of a window; the model's limit by default.
+        stride: new tokens a window scores; half the window by default.
         batch_tokens: about how many tokens go through the model at once.
         start: the token before each document, see `start_token`.
 

@@ -1,4 +1,4 @@
-"""How good a classifier is on labelled texts: accuracy, precision, recall and F1 a label, and who is taken for whom.
+"""How good a classifier is on labelled texts: accuracy, precision, recall and F1 per label, and the confusion table.
 
 precision = right / predicted        recall = right / there        F1 = 2 right / (predicted + there)
 """
@@ -55,7 +55,7 @@ class Report:
 
     @property
     def macro_f1(self) -> float:
-        """The mean F1 over the labels that are there or were given."""
+        """The mean F1 over the labels that occur or were predicted."""
         seen = [
             name
             for row, column, name in zip(self.confusion, zip(*self.confusion, strict=True), self.labels, strict=True)
@@ -85,7 +85,7 @@ def report(labels: Sequence[str], truth: Sequence[str], predicted: Sequence[str]
     """Count predictions against the truth.
 
     Args:
-        labels: what the classifier can answer.
+        labels: the labels of the classifier.
 
     Raises:
         DataError: no rows, unequal numbers, or a true label that the classifier cannot answer.

@@ -6,7 +6,7 @@
 The direct way asks for the label after the text; the noisy channel is the reverse: how well each label explains
 every word of the text (Min et al. 2022, arXiv:2108.04106), which varies less with the wording of the prompt.
 
-A model likes some labels better than others whatever the text. Calibration corrects for that: the score that each label
+A model prefers some labels whatever the text. Calibration corrects for that: the score that each label
 gets for a text without content, "N/A" say, is subtracted (Zhao et al. 2021, arXiv:2102.09690; for the direct way this
 is the pointwise mutual information of Holtzman et al. 2021).
 
@@ -41,7 +41,7 @@ class Classified:
 
     Attributes:
         scores: label -> log P(label | text) or log P(text | label), plus the log prior, less the calibration.
-        log_likelihoods: label -> the model's own number before anything was added, taken off or divided.
+        log_likelihoods: label -> the model's log-likelihood before prior, calibration and division.
     """
 
     text: str
@@ -81,7 +81,7 @@ class Template:
         return cls(before, first, between, second, after)
 
     def pair(self, text: str, label: str) -> tuple[str, str]:
-        """(context, continuation): all up to the field that is scored, and that field with what follows it."""
+        """(context, continuation): the text before the scored field, and the field with the text after it."""
         values = {"text": text, "label": label}
         return self.before + values[self.first] + self.between, values[self.second] + self.after
 
@@ -117,7 +117,7 @@ def classify(
     Args:
         model: any `LanguageModel`.
         labels: the labels; or label -> its words in the template (the verbalizer).
-        template: text with one {text} and one {label}; one for each way is there where none is given.
+        template: text with one {text} and one {label}; each way has a default.
         way: "direct" scores the label after the text, "channel" the text after the label.
         calibrate: a text without content (such as "N/A"), whose scores are subtracted.
         prior: label -> P(label), scaled to sum to 1; all alike where it is not given.

@@ -51,7 +51,7 @@ def contamination_files(
     """Look for the items of evaluation files in training files; write a row an item to `out`.
 
     Args:
-        columns: of an item, all texts if none are named. text: the column of the training text.
+        columns: of an item; all texts by default. text: the column of the training text.
         n, shortest: see `contamination`.
         on_error: "skip" writes rows that cannot be used to `quarantine.jsonl`, or next to `out`.
         force: write over an `out` that is there, unless it is an input.
@@ -59,7 +59,7 @@ def contamination_files(
         include: patterns that files of folders must match, all of them by default.
 
     Raises:
-        LlmanacError: files that cannot be read, lack a column, or hold nothing; an `out` that may not be written.
+        LlmanacError: files that cannot be read, lack a column, or are empty; an `out` that may not be written.
     """
     if not train or not evaluation:
         raise DataError(f"{'--eval' if train else '--train'}: no file; name files, a folder or a glob pattern")

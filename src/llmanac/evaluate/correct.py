@@ -8,7 +8,7 @@ Probability falls with every word, so an insertion starts at a disadvantage and 
 operation has its own margin in addition to the common one. (Scoring edits with a language model and no training:
 Bryant and Briscoe 2018, doi:10.18653/v1/W18-0529.)
 
-What a rule does not propose cannot be corrected, and what the model knows badly it corrects badly: measure it on text
+What a rule does not propose cannot be corrected, and a weak model corrects badly: measure it on text
 of your own before you trust it (`docs/evidence/uses/`).
 """
 
@@ -26,7 +26,7 @@ from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.progress import progress
 from llmanac.evaluate._edits import KINDS, Edit, Kind, candidates
 from llmanac.evaluate._words import WORD, plain
-from llmanac.evaluate._words import Words as Words  # what a Corrector takes
+from llmanac.evaluate._words import Words as Words  # an argument of Corrector
 from llmanac.evaluate.likelihood import BATCH_TOKENS, text_logprobs
 from llmanac.models._pairs import start_token
 
@@ -35,13 +35,13 @@ OPERATION_MARGINS = {"replace": 0.0, "insert": 0.0, "delete": 3.0}
 KIND_MARGINS: dict[str, float] = {"spelling": -2.0, "repetition": -3.0}
 MOST_EDITS = 6  # of one sentence
 BREAK = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)\]])\s+|\n+")
-LONGEST = 240  # characters that are judged as one sentence: what it costs grows with their square
+LONGEST = 240  # characters that are scored as one sentence: the cost grows with their square
 TOGETHER = 32  # sentences whose candidates are scored at once
 
 
 @dataclass(frozen=True)
 class Change:
-    """One edit that was made: `text[start:stop]` of the text as it came, `old`, became `new`.
+    """One edit that was made: `text[start:stop]` of the original text, `old`, became `new`.
 
     Attributes:
         gain: by how many nats it raised the sentence's log-likelihood.
@@ -76,7 +76,7 @@ class Corrector:
     Args:
         words: known words; words that are one token count as known too.
         margin: nats that an edit must gain, before its operation's own margin.
-        kinds: which kinds of edits are considered, all where it is not given.
+        kinds: which kinds of edits are considered; all by default.
 
     Raises:
         SpecError: an unknown kind.
@@ -146,7 +146,7 @@ class Corrector:
         for own in edits:
             base = next(scores)
             gains = [(edit, next(scores) - base - self._needed(edit)) for edit in own]
-            # nothing can be said of a sentence that the model holds impossible, whatever is changed in it
+            # a sentence of probability 0 has no gains
             out.append(sorted(((e, g) for e, g in gains if g == g), key=lambda pair: -pair[1]))
         return out
 
@@ -187,12 +187,10 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _trimmed(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    while start < stop and text[start].isspace():
-        start += 1
-    while stop > start and text[stop - 1].isspace():
-        stop -= 1
-    if start < stop:
-        yield start, stop
+    piece = text[start:stop]
+    if stripped := piece.strip():
+        start += piece.index(stripped)
+        yield start, start + len(stripped)
 
 
 def applied(text: str, changes: Sequence[Change]) -> str:

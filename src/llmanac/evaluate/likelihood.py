@@ -79,7 +79,7 @@ def loglikelihood(
     differs (the letters of a multiple choice). Sums are in float64, of logits in the model's own dtype.
 
     Args:
-        pairs: (context, continuation); either may be empty, and nothing has the log-likelihood 0.
+        pairs: (context, continuation); either may be empty; an empty continuation has the log-likelihood 0.
         batch_tokens: about how many tokens go through the model at once; changes no figure but for rounding.
 
     Raises:
@@ -162,7 +162,7 @@ def _after(
 
 
 def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: Any) -> torch.Tensor:
-    """Logits (B, T, V) or (B, 1, V) of rows that follow what the state holds."""
+    """Logits (B, T, V) or (B, 1, V) of rows that continue the state."""
     lengths = [len(row) for row in rows]
     ids = torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in rows], device=device_of(model))
     ragged = torch.tensor(lengths, device=ids.device) if min(lengths) < max(lengths) else None
@@ -220,10 +220,10 @@ def text_logprobs(
     """ln p of every token of each text (ids without a start token), in float64; `first` is put before each text.
 
     Args:
-        window: places of a window; the model's own limit where it is not given.
-        context: tokens that every window after a text's first repeats; 1 where it is not given (half a window for a
-            model without a limit of its own).
-        label: what the progress line says; None shows none, for callers with a line of their own.
+        window: positions of a window; the model's limit by default.
+        context: tokens that every window after a text's first repeats; 1 by default (half a window for a
+            model without a limit).
+        label: of the progress line; None shows none.
 
     Raises:
         RequestError: a window beyond the model's limit, or a context that does not fit the window.

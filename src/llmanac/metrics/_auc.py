@@ -28,7 +28,7 @@ def area(positive: Any, negative: Any) -> float:
     """The AUC alone, for scores (P,) and (N,), one of each at least.
 
     Raises:
-        DataError: no item on either side, or a score that is no number.
+        DataError: no item on either side, or a score that is NaN.
     """
     x, y = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
     if not len(x) or not len(y) or np.isnan(x).any() or np.isnan(y).any():
@@ -41,7 +41,7 @@ def auc(positive: Any, negative: Any) -> tuple[float, float, float]:
     """`(AUC, low, high)` with the 95% interval, for scores (P,) and (N,).
 
     Raises:
-        DataError: fewer than two items on either side, or a score that is no number.
+        DataError: fewer than two items on either side, or a score that is NaN.
     """
     x, y = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
     if len(x) < 2 or len(y) < 2 or np.isnan(x).any() or np.isnan(y).any():

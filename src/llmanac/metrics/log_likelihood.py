@@ -2,7 +2,7 @@
 
     log P(x) = sum over t of ln p(x_t | x_1 .. x_(t-1))          nats, at most 0; higher is better
 
-A longer text is less probable whatever it says, so choices of different length are compared by the sum divided by a
+A longer text is less probable in any case, so choices of different length are compared by the sum divided by a
 length: tokens, characters, bytes or words. Against how common a choice is by itself, the log-likelihood that it has
 without its context is subtracted (pointwise mutual information; Holtzman et al. 2021).
 
@@ -32,7 +32,7 @@ Per = Literal["text", "token", "character", "byte", "word"]
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(MetricSpec):
-    """per: what the sum is divided by: nothing ("text"), its tokens, characters, UTF-8 bytes or words."""
+    """per: the unit that the sum is divided by: nothing ("text"), its tokens, characters, UTF-8 bytes or words."""
 
     per: Per = "text"
 
@@ -44,7 +44,7 @@ class Spec(MetricSpec):
 
 
 def log_likelihood(logprobs: Any) -> float:
-    """The sum of token log-probabilities (T,), in nats and in float64 whatever came in; 0 for no token.
+    """The sum of token log-probabilities (T,), in nats, in float64; 0 for no token.
 
     Raises:
         DataError: a number above 0 (beyond rounding), or none at all (NaN): not the logarithm of a probability.
@@ -63,7 +63,7 @@ def log_likelihoods(
 
     Args:
         logprobs: for each text its token log-probabilities (T_i,), ragged.
-        per: what each sum is divided by. A text without a single unit keeps its sum (which is then 0).
+        per: the unit that each sum is divided by. A text without a single unit keeps its sum (which is then 0).
         texts: the texts; needed for characters, bytes and words.
         without: (N,) log-likelihoods without the context, to subtract before the division.
 
@@ -88,7 +88,7 @@ def log_likelihoods(
 
 
 def token_logprobs(logits: Any, ids: Any) -> np.ndarray:
-    """ln p of given tokens: `logits` (..., V) at the places before them and `ids` (...) -> (...), in float64.
+    """ln p of given tokens: `logits` (..., V) at the positions before them and `ids` (...) -> (...), in float64.
 
     The log-softmax is computed as z - max - ln(sum of exp(z - max)), so no logit is too large for it.
     """

@@ -1,4 +1,4 @@
-"""An index on disk: `index.json` (what it is, its choices, its words) and `index.safetensors` (its arrays)."""
+"""An index on disk: `index.json` (format, Spec, vocabulary) and `index.safetensors` (its arrays)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def take_best(scores: np.ndarray, places: np.ndarray, kept: np.ndarray) -> int:
     """The k largest scores other than 0, best first, of equal ones the first; every score is set back to 0.
 
     Args:
-        places, kept: (k,) where the places and their scores go.
+        places, kept: (k,) for the positions and their scores.
 
     Returns:
         how many there are.

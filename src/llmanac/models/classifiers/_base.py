@@ -19,7 +19,7 @@ from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._explain import Explanation, explain_by_leaving_out
 from llmanac.models.classifiers.load import FILE, FORMAT_VERSION, load_classifier
 
-MANY_LABELS = 50  # more than these, and more than half as many as texts, are taken for another column
+MANY_LABELS = 50  # more than these, and more than half as many as texts, suggest that it is another column
 SHOWN = 60  # characters of a value that a message shows
 
 
@@ -29,7 +29,7 @@ class Training:
 
     Attributes:
         loss: a method of the kind `loss`. l2: penalty on the mean loss. form: how rows go to the network.
-        epochs, batch, lr, weight_decay: as everywhere; batch None is all examples, up to what the trainer takes.
+        epochs, batch, lr, weight_decay: as everywhere; batch None is all examples, up to the limit of the trainer.
         least_steps: the minimum number of steps, however many epochs that is.
         schedule: a method of the kind `schedule` with its fields.
     """

@@ -39,7 +39,7 @@ def with_ngrams(words: Sequence[str], longest: int) -> list[str]:
 
 
 class Vocabulary:
-    """The words (or runs of words) that are features, each with its number; unknown ones are left out.
+    """The words (or runs of words) that are features, each with its number; unknown ones are dropped.
 
     Attributes:
         words: by number, in alphabetical order.

@@ -3,8 +3,8 @@
     h = counts of the words (V,)        s = h W + b        W (V, K), b (K,)        label = argmax s
 
 K is 1 for two labels (the score is that of the second; this is logistic regression), else one per label. The order of
-words is lost, and each weight is learned from that word's own occurrences alone: what is learned about "great" says
-nothing about "superb". `ngrams = 2` counts pairs of words as further features ("not good").
+words is lost, and each weight is learned from that word's own occurrences alone: what is learned about "great" does
+not carry over to "superb". `ngrams = 2` counts pairs of words as further features ("not good").
 
 Trained with a penalty l2 / 2 |W|^2, l2 = 1 / (C N) over N examples, so that its optimum is the one of scikit-learn's
 LogisticRegression(C) over the same features; C is `inverse_regularization`.

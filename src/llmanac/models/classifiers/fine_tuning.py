@@ -50,7 +50,7 @@ class Spec(ClassifierSpec):
     Attributes:
         path: of the language model's folder (with its tokenizer), where `build` is not given the objects.
         trained: every weight, or the head alone. pool: which hidden state represents the text.
-        length: tokens of a text that are read; the rest of a longer one is left out.
+        length: tokens of a text that are read; a longer one is cut.
         epochs, batch, lr, weight_decay: of training.
     """
 

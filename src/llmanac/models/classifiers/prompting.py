@@ -48,7 +48,7 @@ class Spec(ClassifierSpec):
 
     Attributes:
         path: of the language model's folder (with its tokenizer), where `build` is not given the objects.
-        template: what is shown; `{text}` is the text. verbalizer: (label, its words) pairs; by default a blank and
+        template: of the prompt; `{text}` is the text. verbalizer: (label, its words) pairs; by default a blank and
             the label itself.
         normalization: of the log-likelihoods: their "sum", the sum per character ("length"), or the sum less that
             without the context ("unconditional").

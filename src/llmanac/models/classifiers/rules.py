@@ -2,7 +2,7 @@
 
     h = f(x)        s = w . h + b        label = g(s)
 
-f counts what the rules look for in a text, w is the weight of each match, g chooses. Each is visible and can be
+f counts the matches of the rules in a text, w is the weight of each match, g chooses. Each is visible and can be
 replaced: `features(text)` returns h by name, `weight(feature)` and `weights` w, `decide(scores)` is g. Nothing is
 learned, so no examples are needed, and a decision is explained by the rules that fired. Words that match no rule are
 ignored.
@@ -57,7 +57,7 @@ class Spec(ClassifierSpec):
     Attributes:
         rules: the name of a rulebook that comes with the package, or the path of a TOML file.
         extractor: "lexicon" finds the rulebook's words with what negates and strengthens them; "words" counts words.
-        pattern: what a word is for extractor = "words", a regular expression; None for this package's words.
+        pattern: the regular expression of a word for extractor = "words"; None for this package's words.
     """
 
     rules: str = "english-sentiment"

@@ -5,7 +5,7 @@
     ngram 2=2
 
     \\1-grams:
-    -0.30103<TAB>the<TAB>-0.22185         log10 p, the words, log10 back-off weight (0 where it is left out)
+    -0.30103<TAB>the<TAB>-0.22185         log10 p, the words, log10 back-off weight (0 where it is missing)
     ...
     \\end\\
 

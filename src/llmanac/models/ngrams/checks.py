@@ -18,7 +18,7 @@ from llmanac.models.ngrams.trie import Trie
 SAMPLES, STRETCH = 16, 4096
 WHOLE = 1 << 20  # nodes that are checked together in a full check
 # A back-off weight divides by the probability that longer n-grams leave over. Files give probabilities to about seven
-# digits, so what is left over is no smaller than 1e-7 or it is nothing: no weight is above 10^7.
+# digits, so the rest is at least 1e-7 or 0: no weight is above 10^7.
 LARGEST_WEIGHT = 7.0
 ROUNDED = 1e-3  # log10 p above 0 that rounding explains
 
@@ -52,7 +52,7 @@ def _check_nodes(trie: Trie, level: int, start: int, stop: int) -> None:
     """The nodes from `start` to `stop`, all of one level."""
     logs = trie.logs[start:stop]
     if not (np.isfinite(logs).all() and logs.max() <= ROUNDED):
-        raise ValueError(f"a {level}-gram's probability is no number up to 1")
+        raise ValueError(f"a {level}-gram's probability is not a number up to 1")
     if level < trie.order:
         weights, first = trie.weights[start:stop], trie.first[start : stop + 1]
         if not (np.isfinite(weights).all() and weights.max() <= LARGEST_WEIGHT):

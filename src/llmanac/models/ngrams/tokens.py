@@ -22,7 +22,7 @@ def train_tokens(
 
     Args:
         tokenizer: a folder or file of one.
-        memory: bytes that counting may take, most of what is free if nothing is said.
+        memory: bytes that counting may take; most of the free memory by default.
     """
     known = load_tokenizer(tokenizer)
     after = [] if known.eos_id is None else [known.eos_id]
@@ -35,5 +35,5 @@ def train_tokens(
     model.estimate((np.array(r, np.int32) for r in rows), start=start_token(known), memory=memory)
     if known.eos_id is not None:
         model.generation = {"eos_token_id": known.eos_id}
-    known.chat_template = None  # counts continue text; they were not taught to chat
+    known.chat_template = None  # counts continue text; they were not trained on chats
     return model, known

@@ -138,7 +138,7 @@ def train(
         text: files, folders or patterns, or a source with options (`data/texts.py`); a row of a table is a line.
         smoothing: what a Spec of kind `smoothing` builds.
         skip_symbols: leave out words that are `<s>`, `</s>` or `<unk>` instead of refusing them.
-        memory: bytes that counting may take, four fifths of what is free by default.
+        memory: bytes that counting may take, four fifths of the free memory by default.
 
     Raises:
         DataError: a file that cannot be read, no words, a special word in the text, or too much for the memory.

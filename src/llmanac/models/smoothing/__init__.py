@@ -20,10 +20,10 @@ from llmanac.models.ngrams.counts import Counts, Level
 
 
 class Smoothing:
-    """The base of what a Spec builds.
+    """Base of all smoothings.
 
     Attributes:
-        without_backoff: what follows a context unseen gets gamma(h) / V, whatever shorter contexts say.
+        without_backoff: a token unseen after a context gets gamma(h) / V; shorter contexts are not used.
         discounts: what was subtracted from n-grams by their count, order by order, of those that subtract.
     """
 

@@ -4,11 +4,11 @@
     p(w | h) = d_r r / c(h .)  for r = c(h w) > 0 (d_r = 1 above K)
     p(w | h) = gamma(h) p(w | h')  else,   gamma(h) = (1 - sum_seen p(w | h)) / (1 - sum_seen p(w | h'))
 
-n_r is how many n-grams of the order occur r times. The mass taken is what Good and Turing give to all that never
-occurred, n_1 / N; here shorter contexts distribute it, at the first order equally among unseen tokens. Where the
-counts of counts do not allow it, K is lowered to the largest that they allow; where none is, half an occurrence is
-taken off every n-gram that occurs at most K times. What cannot be handed on (nothing is unseen) is not taken; a context
-from which nothing was taken counts as one larger, so that what it never saw is not impossible.
+n_r is how many n-grams of the order occur r times. The probability subtracted is what Good and Turing assign to all
+unseen n-grams, n_1 / N; here shorter contexts distribute it, at the first order equally among unseen tokens. Where the
+counts of counts do not allow it, K is lowered to the largest that they allow; if they allow none, 1/2 is subtracted
+from every count up to K. Nothing is subtracted where no token is unseen; a context from which nothing was subtracted has
+its total raised by one, so that unseen tokens are possible after it.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Good 1953; Katz 1987.
 """
