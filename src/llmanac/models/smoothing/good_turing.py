@@ -7,8 +7,8 @@
 n_r is how many n-grams of the order occur r times. The probability subtracted is what Good and Turing assign to all
 unseen n-grams, n_1 / N; here shorter contexts distribute it, at the first order equally among unseen tokens. Where the
 counts of counts do not allow it, K is lowered to the largest that they allow; if they allow none, 1/2 is subtracted
-from every count up to K. Nothing is subtracted where no token is unseen; a context from which nothing was subtracted has
-its total raised by one, so that unseen tokens are possible after it.
+from every count up to K. Nothing is subtracted where no token is unseen; a context from which nothing was subtracted
+has its total raised by one, so that unseen tokens are possible after it.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Good 1953; Katz 1987.
 """
