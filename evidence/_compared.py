@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmanac.evaluate.bits_per_byte import score_texts, start_token
+from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
@@ -20,6 +20,7 @@ from llmanac.lab.prepare import prepare
 from llmanac.lab.report import Section, sections, subtitle
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import TrainingTrial
+from llmanac.models._pairs import start_token
 from llmanac.recipes.spec import load_recipe
 from llmanac.train.loop import train
 

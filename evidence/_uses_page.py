@@ -7,7 +7,7 @@ from typing import Any
 
 from llmanac.evaluate._edits import KINDS
 from llmanac.lab.report import Section, table
-from llmanac.metrics._auc import share
+from llmanac.metrics._intervals import wilson_interval
 
 Found = Mapping[str, Any]
 
@@ -74,7 +74,8 @@ def corrections(found: Found) -> list[dict[str, Any]]:
     rows = [
         [
             name, str(part["made errors"]["pairs"]), *(f"{part['made errors'][key]:.3f}" for key in rates),
-            interval(share(*part["clean sentences changed"])), interval(share(*part["unacceptable flagged"])),
+            interval(wilson_interval(*part["clean sentences changed"])),
+            interval(wilson_interval(*part["unacceptable flagged"])),
             ", ".join(f"{part['detection'][key]:.3f}" for key in rates),
         ]
         for name, part in parts.items()
@@ -99,7 +100,10 @@ def facts(result: Found) -> dict[str, Any]:
     works = all(trained[way]["templates"][0]["accuracy"][1] > 0.5 for way in ("direct", "channel"))
     chance = all(e["accuracy"][1] < 0.5 < e["accuracy"][2] for w in untrained.values() for e in w["templates"])
     parts = correct["parts"].values()
-    above = all(share(*p["unacceptable flagged"])[1] > share(*p["clean sentences changed"])[2] for p in parts)
+    above = all(
+        wilson_interval(*p["unacceptable flagged"])[1] > wilson_interval(*p["clean sentences changed"])[2]
+        for p in parts
+    )
     return {
         "formula": result["formula"], "token": token, "byte": byte, "margin": correct["margin"],
         "orders": "The claim holds: the two orders contradict each other. " if token > 1 < 1 + byte else "",

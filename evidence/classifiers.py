@@ -199,12 +199,12 @@ def _pairs(train: Labelled, test: Labelled, lm: tuple[Any, Any], size: Size) -> 
 def _prompts(train: Labelled, test: Labelled, lm: tuple[Any, Any]) -> dict[str, dict[str, float]]:
     """Prompting by each way to compare, with and without examples shown; how often it gives the second label."""
     out = {}
-    for compare, shots in (("sum", 0), ("length", 0), ("unconditional", 0), ("sum", 4)):
-        patches = [*prompt_choices(train.labels), f"compare={compare}", f"shots={shots}"]
+    for normalization, shots in (("sum", 0), ("length", 0), ("unconditional", 0), ("sum", 4)):
+        patches = [*prompt_choices(train.labels), f"normalization={normalization}", f"shots={shots}"]
         build = builders(["prompting"], train, language_model=lm, patches={"prompting": patches})["prompting"]
         classifier = build().fit(train.texts, train.labels)
         given = classifier.predict(test.texts)
-        out[f"{compare}, {shots} shown"] = {
+        out[f"{normalization}, {shots} shown"] = {
             "accuracy": float(np.mean([g == label for g, label in zip(given, test.labels, strict=True)])),
             "second_label": given.count(classifier.labels[1]) / len(given),
         }

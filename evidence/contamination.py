@@ -135,11 +135,12 @@ def leaks(texts: Sequence[str], name: str, items: Sequence[Item], seed: int) -> 
         others = [k for k, r in enumerate(dirty.items) if r.found and k not in planted]
         row[n] = {
             "too_short": sum(r.looked.by == "too short" for r in dirty.items), "planted_able": len(able),
-            "found_of_planted": sum(dirty.items[k].share == 1.0 for k in able),
+            "found_of_planted": sum(dirty.items[k].fraction == 1.0 for k in able),
             "found_before_planting": len(clean.found()), "found_before_wholly": len(clean.found(1 - 1e-9)),
             "found_beside_planted": len(others),
             "of_them_wholly_inside_a_planted_item": sum(
-                dirty.items[k].share == 1.0 and f" {' '.join(words(longest(items[k])))} " in f" {own} " for k in others
+                dirty.items[k].fraction == 1.0 and f" {' '.join(words(longest(items[k])))} " in f" {own} "
+                for k in others
             ),
         }  # fmt: skip
     return row

@@ -50,14 +50,15 @@ from llmanac.core.rng import seed_of
 from llmanac.evaluate import _english as english
 from llmanac.evaluate._edits import KINDS, like, words_of
 from llmanac.evaluate._words import LETTERS, Words
-from llmanac.evaluate.bits_per_byte import start_token
 from llmanac.evaluate.classify import TEMPLATES, classify
 from llmanac.evaluate.correct import Corrector
 from llmanac.evaluate.score import score
 from llmanac.generate.load import load_engine
 from llmanac.lab.report import Section
-from llmanac.metrics._auc import auc, share
+from llmanac.metrics._auc import auc
+from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics.log_likelihood import log_likelihood, token_logprobs
+from llmanac.models._pairs import start_token
 from llmanac.recipes.classification import small_language_model
 from llmanac.recipes.run import run
 
@@ -202,7 +203,7 @@ def measure_score(engine: Any, parts: dict[str, tuple[list[str], list[str]]]) ->
             "per byte": auc([-s.bits_per_byte for s in yes], [-s.bits_per_byte for s in no]),
             "length alone": auc([-s.tokens for s in yes], [-s.tokens for s in no]),
         }
-        found[name] = {"pairs": len(long), "natural above shuffled": share(wins, len(long)), "auc": areas,
+        found[name] = {"pairs": len(long), "natural above shuffled": wilson_interval(wins, len(long)), "auc": areas,
                        "acceptable": len(good), "unacceptable": len(bad)}  # fmt: skip
     return found
 
@@ -244,7 +245,7 @@ def measure_classify(
                 how: dict[str, Any] = {"template": template, "way": way, "calibrate": calibrate}
                 labelled_ = classify(engine.model, engine.tokenizer, texts, labels, **how)
                 hits = sum(one.label == truth for one, (truth, _) in zip(labelled_, rows, strict=True))
-                shares.append({"template": template, "accuracy": share(hits, len(rows))})
+                shares.append({"template": template, "accuracy": wilson_interval(hits, len(rows))})
             values = [entry["accuracy"][0] for entry in shares]
             spread = statistics.stdev(values) if len(values) > 1 else None
             found[f"{way}{', calibrated' if calibrate else ''}"] = {

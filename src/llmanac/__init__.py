@@ -19,6 +19,7 @@ _PUBLIC = {
     "load_model": "llmanac.models.load",
     "load_tokenizer": "llmanac.tokenizers.load",
     "train_tokenizer": "llmanac.tokenizers.load",
+    "train_classifier": "llmanac.recipes.classification",
     "build": "llmanac.core.registry",
     "Engine": "llmanac.generate.engine",
     "run": "llmanac.recipes.run",
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Engine
     from llmanac.lab.compare import compare
     from llmanac.models.load import load_model
+    from llmanac.recipes.classification import train_classifier
     from llmanac.recipes.run import run
     from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 __all__ = [
     "Corrector", "Engine", "build", "classify", "compare", "load_model", "load_tokenizer", "run", "score",
-    "train_tokenizer",
+    "train_classifier", "train_tokenizer",
 ]  # fmt: skip
 
 

@@ -67,8 +67,8 @@ def test_every_planted_item_is_found_and_no_other(seed: int) -> None:
         texts[where] += "\n" + disguised(rng, items[number].fields[0]) + "\n" + sentence(rng, 20)
     report = contamination(documents(texts), items)
     long_enough = {k for k, item in enumerate(items) if len(item.fields[0].split()) >= 4}
-    assert {k for k, r in enumerate(report.items) if r.share == 1.0} == planted & long_enough
-    assert [r.share for r in report.items] == pytest.approx(plain_shares(texts, items, 13, 4))
+    assert {k for k, r in enumerate(report.items) if r.fraction == 1.0} == planted & long_enough
+    assert [r.fraction for r in report.items] == pytest.approx(plain_shares(texts, items, 13, 4))
     assert {k for k, r in enumerate(report.items) if r.looked.by == "too short"} == set(range(300)) - long_enough
     assert all((r.document is not None) == (r.found > 0) for r in report.items)
 
@@ -84,7 +84,7 @@ def test_shares_equal_the_plain_way(texts: list[str], fields: list[list[str]], n
     shortest = data.draw(st.integers(1, n))
     items = [Item(str(i), tuple(f)) for i, f in enumerate(fields)]
     found = contamination(documents(texts), items, n=n, shortest=shortest)
-    assert [r.share for r in found.items] == pytest.approx(plain_shares(texts, items, n, shortest))
+    assert [r.fraction for r in found.items] == pytest.approx(plain_shares(texts, items, n, shortest))
 
 
 def test_words() -> None:
@@ -227,7 +227,7 @@ def test_real_sets(shared_data: Path) -> None:
     for number in sorted(planted):
         texts[rng.randrange(len(texts))] += "\n" + disguised(rng, items[number].fields[0]) + "\n"
     report = contamination(documents(texts), items)
-    wholly = {k for k, r in enumerate(report.items) if r.share == 1.0}
+    wholly = {k for k, r in enumerate(report.items) if r.fraction == 1.0}
     assert {k for k in planted if report.items[k].looked.by != "too short"} <= wholly
     own = "\n".join(f" {' '.join(words(items[k].fields[0]))} " for k in planted)
     for k in {k for k, r in enumerate(report.items) if r.found} - planted:

@@ -118,10 +118,10 @@ def print_contamination(found: Found, out: Path | None) -> None:
         rows.append((name, *(f"{cell:,}" for cell in cells), share))
     heads = ("evaluation set", "items", "looked for", "found", "wholly", "mean share")
     print_table("", heads, rows, left=range(len(heads)))
-    worst = sorted(found.result.found(), key=lambda report: -report.share)
+    worst = sorted(found.result.found(), key=lambda report: -report.fraction)
     if worst:
         items = [
-            (one.item.id, one.looked.by, str(one.looked.grams), f"{one.share:.2%}", one.document or "")
+            (one.item.id, one.looked.by, str(one.looked.grams), f"{one.fraction:.2%}", one.document or "")
             for one in worst[:SHOWN]
         ]
         print_table("", ["item", "by", "n-grams", "share", "first met in"], items, left=range(5))

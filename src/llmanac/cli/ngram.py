@@ -162,7 +162,7 @@ def convert_command(
     from llmanac.models.ngrams.load import load, save
 
     check_free(target, "the target", force, inputs=[source])
-    model = load(source, whole=True)
+    model = load(source, full=True)
     save(model, target)
     _describe(model.trie, f"{model.trie.order}-gram")
     print(f"wrote {target} ({target.stat().st_size / 1e6:,.1f} MB)")

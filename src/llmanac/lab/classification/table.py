@@ -16,7 +16,7 @@ from llmanac.lab.classification.classifiers import ON_A_MODEL, make_classifier, 
 from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
 from llmanac.lab.classification.slices import PARTS, Slice, sentiment_slices
 from llmanac.lab.stats import interval, mean
-from llmanac.metrics._auc import share
+from llmanac.metrics._intervals import wilson_interval
 from llmanac.recipes.classification import check_sizes, small_language_model
 
 DEFAULT = ("rules", "bow", "cbow", "deep-cbow")
@@ -100,7 +100,7 @@ def prompt_choices(labels: Sequence[str]) -> list[str]:
     negative, positive = _tones(labels)
     return [
         'template="{text}\\nthe film is"',
-        f'words=[["{negative}", " bad"], ["{positive}", " good"]]',
+        f'verbalizer=[["{negative}", " bad"], ["{positive}", " good"]]',
     ]
 
 
@@ -193,7 +193,7 @@ def _row(name: str, one: Measured, tested: int, chance: float, rules: Measured |
         "accuracy": means[last],
         "accuracies": values,
         "interval_over_seeds": list(interval(values)) if len(values) > 1 else None,
-        "interval_over_texts": list(share(round(means[last] * tested), tested)[1:]),
+        "interval_over_texts": list(wilson_interval(round(means[last] * tested), tested)[1:]),
         "trained": bool(last),
         "curve": {str(size): one.accuracy[size] for size in sorted(one.accuracy)},
         "rows_to_beat_rules": over_rules,

@@ -14,13 +14,14 @@ from typing import Any
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import dump
 from llmanac.data.tokens import TokenDataset
-from llmanac.evaluate.bits_per_byte import score_texts, start_token
+from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import versions
 from llmanac.lab.costs import decode_speed, model_bytes, state_bytes
 from llmanac.lab.prepare import Prepared
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Measurement
+from llmanac.models._pairs import start_token
 
 CODE = (TokenDataset.__module__, score_texts.__module__)
 

@@ -3,8 +3,8 @@
     p(w | x_1 .. x_t) = p(w | x_{t-n+2} .. x_t)        by the counts of n-grams and a smoothing (kind `smoothing`)
 
 Nothing is trained step by step: one pass over the text counts, one pass over the counts estimates. A token costs n
-look-ups, whatever the size of the model; memory grows with the number of different n-grams, and a context never seen
-is answered from a shorter one. A bigram by relative frequencies is order 2 with `mle`.
+look-ups, whatever the size of the model; memory grows with the number of different n-grams, and an unseen context
+falls back to a shorter one. A bigram by relative frequencies is order 2 with `mle`.
 
 The model reads the token ids of any tokenizer. Before its first token a sequence has no context; give it the
 tokenizer's start token, as training did. Shannon 1948; Jelinek 1976; Chen & Goodman 1998.
@@ -60,7 +60,7 @@ class Spec(LanguageModelSpec):
         check_order(self.order)
 
     def build(self, *, vocab_size: int, **dims: Any) -> Ngram:
-        """A model that has counted nothing: every token is equally likely."""
+        """A model without counts: every token is equally likely."""
         return Ngram(self, vocab_size)
 
 
@@ -68,7 +68,7 @@ class Ngram(nn.Module):
     """See the module. It has no parameters that a gradient could reach; the trie stays on the CPU.
 
     Attributes:
-        trie: what was estimated.
+        trie: the estimated model.
         max_length: None; any length can be read.
         generation: what generation_config.json holds.
     """
@@ -93,8 +93,8 @@ class Ngram(nn.Module):
 
         Args:
             documents: token ids (T,) each; no n-gram spans two.
-            start: the token that stands before each document; put there where it is missing.
-            memory: bytes that counting may take; four fifths of what is free by default.
+            start: the token before each document; inserted where it is missing.
+            memory: bytes that counting may take; four fifths of the free memory by default.
 
         Raises:
             DataError: no tokens, ids outside the vocabulary, or too many for the memory.
@@ -122,7 +122,7 @@ class Ngram(nn.Module):
 
         Args:
             batch: token ids (B, T), or a Batch of them.
-            state: what `start` gave; the tokens then follow what it holds.
+            state: from `start`; the tokens continue it.
 
         Raises:
             RequestError: ids outside the vocabulary, or a mask other than causal.
@@ -167,7 +167,7 @@ class Ngram(nn.Module):
         return torch.from_numpy(scores.reshape(tuple(batch.ids.shape)))
 
     def _stream(self, batch: Batch, state: DecodingState | None) -> tuple[np.ndarray, np.ndarray]:
-        """(B, before + T) tokens, with as much of what the state holds before them as matters, and their places."""
+        """(B, before + T) tokens, preceded by the tokens of the state that matter, and their positions."""
         ids = batch.ids
         if ids.ndim != 2 or not ids.shape[1]:
             raise RequestError(f"ids: expected (batch, at least one token), got shape {tuple(ids.shape)}")
@@ -186,15 +186,15 @@ class Ngram(nn.Module):
             raise RequestError(f"state: holds {state.lengths.shape[0]} rows, the batch has {len(new)}")
         where = state.slot_mapping(new.shape[1])
         held: Any = state.layers[0]  # buffers, or blocks of a pool
-        whole = held.append(where, new)[0]
+        everything = held.append(where, new)[0]
         before = self.spec.order - 1
         columns = where.offsets[:, None] + torch.arange(-before, new.shape[1])
-        tokens = whole.gather(1, columns.clamp(min=0)).numpy().astype(np.int32)
+        tokens = everything.gather(1, columns.clamp(min=0)).numpy().astype(np.int32)
         inside = np.arange(tokens.shape[1])
         return tokens, np.clip(np.minimum(columns.numpy(), inside), 0, 255).astype(np.uint8)
 
     def _places(self, batch: Batch) -> np.ndarray:
-        """(B, T) uint8: how many tokens of its own document stand before each."""
+        """(B, T) uint8: how many tokens of its own document precede each."""
         rows, length = batch.ids.shape
         place = np.broadcast_to(np.arange(length), (rows, length))
         if batch.segments is not None:
@@ -205,7 +205,7 @@ class Ngram(nn.Module):
         return np.minimum(place, 255).astype(np.uint8)
 
     def _contexts(self, tokens: np.ndarray, place: np.ndarray, shape: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(B, T, order - 1) nodes and (B, T) context tokens of the last T places of each row."""
+        """(B, T, order - 1) nodes and (B, T) context tokens of the last T positions of each row."""
         nodes = self.trie.contexts(np.ascontiguousarray(tokens.reshape(-1)), np.ascontiguousarray(place.reshape(-1)))
         length = shape[1]
         nodes = nodes.reshape(*tokens.shape, self.spec.order - 1)[:, -length:]
