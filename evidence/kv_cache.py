@@ -141,7 +141,7 @@ def overhead(model: Any) -> dict[str, dict[str, float]]:
             {
                 "buffers": lambda p=prompts, e=plain, o=options: e.generate(p, **o),
                 "pages": lambda p=prompts, e=paged, o=options: e.generate(p, **o),
-            },
+            }
         )
     return found
 

@@ -97,10 +97,7 @@ class Study:
     initial: Callable[[Arm, int], Mapping[str, Any]] | None = None
 
     def run(
-        self,
-        cache: Cache,
-        advance: Callable[[str, int, bool], None] | None = None,
-        deadline: Deadline | None = None,
+        self, cache: Cache, advance: Callable[[str, int, bool], None] | None = None, deadline: Deadline | None = None
     ) -> dict[str, Any]:
         """Try every arm under every seed and conclude; returns the study's result as plain data.
 

@@ -187,7 +187,7 @@ def sections(result: Result) -> list[Section]:
             "Rules beside what is learned",
             [
                 f"{data['train_rows']:,} training rows, {data['test_rows']:,} test rows, labels "
-                f"{', '.join(data['labels'][:12])}; the most frequent label is right on {share(data['chance'])}.",
+                f"{', '.join(data['labels'][:12])}; the most frequent label is right on {share(data['chance'])}."
             ],
             [table(HEADS, rows_of(result))],
         ),

@@ -98,10 +98,7 @@ def prompt_choices(labels: Sequence[str]) -> list[str]:
     if not slices:
         return []
     negative, positive = _tones(labels)
-    return [
-        'template="{text}\\nthe film is"',
-        f'words=[["{negative}", " bad"], ["{positive}", " good"]]',
-    ]
+    return ['template="{text}\\nthe film is"', f'words=[["{negative}", " bad"], ["{positive}", " good"]]']
 
 
 def _tones(labels: Sequence[str]) -> tuple[str, ...]:

@@ -53,13 +53,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def fit(
-    classifier: Any,
-    examples: Labelled,
-    target: Path,
-    *,
-    seed: int,
-    resume: bool,
-    report: Report = lambda line: None,
+    classifier: Any, examples: Labelled, target: Path, *, seed: int, resume: bool, report: Report = lambda line: None
 ) -> None:
     """Fit a classifier and save it in `target`; its work folder is there only as long as something is left to do.
 
