@@ -148,7 +148,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         f"SST-2, {data['train_rows']:,} training and {data['test_rows']:,} test sentences, {found['seeds']} seeds. "
         f"{page.lead(table)}"
     )
-    parts = [part for part in page.sections(table) if part.title != page.AGAIN]
+    parts = page.sections(table)
     flat = {**found, "table": table["methods"], "data": data}
     return [Section("", [about]), *parts, *_claim_pages.claims(flat)]
 

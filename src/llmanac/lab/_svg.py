@@ -99,6 +99,16 @@ class Frame:
         return f'<svg {box} role="img" aria-label="{words}"><title>{words}</title>{body}</svg>'
 
 
+STYLE = "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#e3e6e9}.axis{stroke:#444}</style>"
+
+
+def standalone(svg: str) -> str:
+    """An inline chart as a file of its own."""
+    first, _, rest = svg.partition(">")
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {first.removeprefix("<svg ")}>'
+    return f'{head}{STYLE}<rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+
+
 def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
     """The range of values with some room on both sides."""
     low, high = min(values), max(values)

@@ -85,11 +85,12 @@ class Arm:
         """The differences in one line; what another kind of model does not have is left out."""
         another = "model.name" in self.diff
         shown = {p: pair for p, pair in self.diff.items() if not (another and pair[1] is None)}
-        parts = [f"{path}: {_short(old)} -> {_short(new)}" for path, (old, new) in shown.items()]
+        parts = [f"{path}: {short(old)} -> {short(new)}" for path, (old, new) in shown.items()]
         return "; ".join(parts) or "as the base"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value of a difference for a reader."""
     return "unset" if value is None else str(value)
 
 

@@ -28,7 +28,7 @@ from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.smaller import smaller_base
 from llmanac.lab.sources import fingerprint
-from llmanac.lab.study import Study
+from llmanac.lab.study import Study, Trial
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate
 from llmanac.lab.tune import tune
@@ -64,6 +64,14 @@ class Question:
     artefact: str | None = None
     text_of_base: bool = False
 
+    def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
+        """The study of these arms under every seed."""
+        seeds = more.pop("seeds", self.seeds)
+        return Study(
+            self.axis.name, self.axis, tuple(arms), self.baseline, tuple(range(seeds)), trial, self.margin,
+            about=about, **more,
+        )  # fmt: skip
+
 
 Say = Callable[[str], None]
 
@@ -89,8 +97,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
         arms = [_settle_arm(arm, base, record.settled_train(arm.label), trial, cache.root) for arm in arms]
     if question.hold == "params":
         arms = hold_parameters(arms, base, question.axis, question.baseline, vocabulary)
-    for arm in arms:
-        say(f"{arm.label}{' (baseline)' if arm.label == question.baseline else ''}: {arm.describe()}")
+    announce(arms, question.baseline, say)
     plan = record.reusable(question, say)
     if plan is None:
         plan = _plan(question, trial, arms, cache, started, vocabulary)
@@ -100,29 +107,16 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     tuned = None
     if question.factors:
         tuning = TrainingTrial(prepared, question.base.device, tuning=True)
-        swept, tuned = tune(tuning, estimating.trained(arms), question.factors, cache, _progress(say))
+        swept, tuned = tune(tuning, estimating.trained(arms), question.factors, cache, progress(say))
         best = {arm.label: arm for arm in swept}
         arms = [best.get(arm.label, arm) for arm in arms]
-    study = Study(
-        question.axis.name,
-        question.axis,
-        tuple(arms),
-        question.baseline,
-        tuple(range(question.seeds)),
-        trial,
-        question.margin,
-        about={
-            "hold": question.hold,
-            "tune": tuned,
-            "plan": plan.as_json(),
-            "base": dump(base),
-            "data": prepared.record(),
-            "min_steps": question.min_steps,
-        },
-        initial=trial.initial,
-    )
+    about = {
+        "hold": question.hold, "tune": tuned, "plan": plan.as_json(), "base": dump(base), "data": prepared.record(),
+        "min_steps": question.min_steps,
+    }  # fmt: skip
+    study = question.study(arms, trial, about, initial=trial.initial)
     expected = {label: plan.seconds_of(label) for label in plan.steps}
-    return study.run(cache, _progress(say), Deadline(question.budget, started, say, expected))
+    return study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
 
 
 def _base_words(base: Any, prepared: Prepared) -> str:
@@ -135,11 +129,15 @@ def _base_words(base: Any, prepared: Prepared) -> str:
     )
 
 
-def _progress(say: Say) -> Callable[[str, int, bool], None]:
-    def advance(arm: str, seed: int, cached: bool) -> None:
-        say(f"seed {seed}, {arm}: {'from the cache' if cached else 'done'}")
+def announce(arms: Sequence[Arm], baseline: str, say: Say) -> None:
+    """Say how each arm differs from the base."""
+    for arm in arms:
+        say(f"{arm.label}{' (baseline)' if arm.label == baseline else ''}: {arm.describe()}")
 
-    return advance
+
+def progress(say: Say) -> Callable[[str, int, bool], None]:
+    """Says what is done, a run at a time."""
+    return lambda arm, seed, cached: say(f"seed {seed}, {arm}: {'from the cache' if cached else 'done'}")
 
 
 def with_steps(arm: Arm, steps: int, baseline: int | None = None) -> Arm:
@@ -198,16 +196,11 @@ def _plan(
 
     def fit(speed: Mapping[str, Speed]) -> Plan:
         seconds = {label: s.step_seconds for label, s in speed.items()}
+        ratios = step_ratios(question.hold, arms, question.baseline, vocabulary, seconds)
         return make_plan(
-            question.budget,
-            time.monotonic() - started,
-            question.seeds,
-            speed,
-            step_ratios(question.hold, arms, question.baseline, vocabulary, seconds),
-            tuning_runs=len(question.factors),
-            min_steps=question.min_steps,
-            stated=question.base.train.steps,
-        )
+            question.budget, time.monotonic() - started, question.seeds, speed, ratios,
+            tuning_runs=len(question.factors), min_steps=question.min_steps, stated=question.base.train.steps,
+        )  # fmt: skip
 
     try:
         # A budget that is far too small is refused after a glance, not after a calibration that takes longer than it.
@@ -242,23 +235,16 @@ class _Record:
 
     def __init__(self, folder: Path, question: Question, data: str, code: Mapping[str, str]) -> None:
         self.path = folder / PLAN
-        self.definition = digest(
-            {
-                "axis": [question.axis.name, question.axis.path],
-                "arms": [[t.label, t.value, list(t.patches or ())] for t in question.texts],
-                "base": dump(question.base),
-                "baseline": question.baseline,
-                "hold": question.hold,
-                "factors": list(question.factors),
-                "min_steps": question.min_steps,
-                "data": data,
-                "code": dict(code),  # other code takes other times
-                "threads": torch.get_num_threads(),
-            }
-        )
-        self._found = read_json(self.path) if self.path.is_file() else None
-        if self._found is not None and self._found.get("definition") != self.definition:
-            self._found = None
+        self.definition = digest({
+            "axis": [question.axis.name, question.axis.path],
+            "arms": [[t.label, t.value, list(t.patches or ())] for t in question.texts],
+            "base": dump(question.base), "baseline": question.baseline, "hold": question.hold,
+            "factors": list(question.factors), "min_steps": question.min_steps, "data": data,
+            "code": dict(code),  # other code takes other times
+            "threads": torch.get_num_threads(),
+        })  # fmt: skip
+        found = read_json(self.path) if self.path.is_file() else {}
+        self._found = found if found.get("definition") == self.definition else None
 
     @property
     def settled_base(self) -> Any:

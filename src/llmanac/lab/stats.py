@@ -42,10 +42,6 @@ class Metric:
     better: Literal["lower", "higher"]
     title: str = ""
 
-    @property
-    def label(self) -> str:
-        return self.title or self.name.replace("_", " ")
-
 
 @dataclass(frozen=True)
 class Comparison:

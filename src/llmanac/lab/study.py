@@ -156,15 +156,9 @@ class Study:
             for metric in self.trial.metrics
         }
         return {
-            "format_version": FORMAT_VERSION,
-            "name": self.name,
-            "kind": self.axis.name,
-            "path": self.axis.path,
-            "replicate": self.trial.replicate,
-            "baseline": self.baseline,
-            "seeds": list(self.seeds),
-            "margin": self.margin,
-            "alpha": self.alpha,
+            "format_version": FORMAT_VERSION, "name": self.name, "kind": self.axis.name, "path": self.axis.path,
+            "replicate": self.trial.replicate, "baseline": self.baseline, "seeds": list(self.seeds),
+            "margin": self.margin, "alpha": self.alpha,
             "arms": [{"label": a.label, "diff": _pairs(a.diff), "held": _pairs(a.held)} for a in self.arms],
             "metrics": [dataclasses.asdict(m) for m in self.trial.metrics],
             "cost_units": [dataclasses.asdict(m) for m in self.trial.costs],
@@ -175,21 +169,16 @@ class Study:
             "pairing": self._pairing(measured),
             "failed": {arm: messages for arm, messages in failed.items() if messages},
             **self.about,
-        }
+        }  # fmt: skip
 
     def _pairing(self, measured: Mapping[str, Mapping[int, Measurement]]) -> dict[str, Any]:
         hashes = {
             seed: {arm: by[seed].pairing for arm, by in measured.items() if seed in by and by[seed].pairing}
             for seed in self.seeds
         }
-        by_label = {arm.label: arm for arm in self.arms}
-        start = self.initial
-        return pairing_record(
-            hashes,
-            same_start=self.axis.same_start,
-            same_rows=self.axis.same_rows,
-            initial=None if start is None else lambda label, seed: start(by_label[label], seed),
-        )
+        by_label, start = {arm.label: arm for arm in self.arms}, self.initial
+        initial = None if start is None else lambda label, seed: start(by_label[label], seed)
+        return pairing_record(hashes, same_start=self.axis.same_start, same_rows=self.axis.same_rows, initial=initial)
 
     def _replicates(self, by_seed: Mapping[int, Measurement], metric: str) -> list[float]:
         """One number a replicate: by seed for what is trained; else the mean over seeds, by prompt or document."""

@@ -85,6 +85,11 @@ def title(result: Result) -> str:
     return f"{result['kind']}: {labels}"
 
 
+def label(metric: Mapping[str, Any]) -> str:
+    """The name of a metric or a cost for a reader."""
+    return str(metric["title"] or metric["name"].replace("_", " "))
+
+
 def primary(result: Result) -> Mapping[str, Any]:
     """The metric that the verdict is on."""
     return result["metrics"][0]
@@ -112,9 +117,8 @@ def held_words(result: Result) -> str:
 
 def sentences(result: Result) -> list[str]:
     """One sentence an arm, on the first metric."""
-    metric = primary(result)
-    name = metric["title"] or metric["name"]
-    out = []
+    metric, out = primary(result), []
+    name = label(metric)
     for c in result["comparisons"].get(metric["name"], []):
         what = f"{c['arm']} against {result['baseline']}: {verdict(c, result['replicate'])}"
         out.append(f"{what}, {name} {difference(c)} (95% interval {interval(c)}).")
@@ -182,7 +186,6 @@ def _unequal(result: Result) -> list[str]:
 def summary(result: Result) -> str:
     """The study in one line."""
     metric = primary(result)
-    name = metric["title"] or metric["name"]
     values = result["values"].get(metric["name"], {})
     parts = [f"{arm} {sum(v) / len(v):.4g}" for arm, v in values.items()]
     count = len(next(iter(values.values()), []))
@@ -190,6 +193,6 @@ def summary(result: Result) -> str:
         f"{c['arm']} {verdict(c, result['replicate'])} ({difference(c)})"
         for c in result["comparisons"].get(metric["name"], [])
     )
-    return f"{result['kind']} ({held_words(result)}, {plural(count, result['replicate'])}): {name} " + (
+    return f"{result['kind']} ({held_words(result)}, {plural(count, result['replicate'])}): {label(metric)} " + (
         f"{', '.join(parts)}. Against {result['baseline']}: {said}."
     )

@@ -11,6 +11,7 @@ from llmanac.core import files
 from llmanac.core.device import machine
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.labelled import Labelled
+from llmanac.lab._svg import standalone
 from llmanac.lab.classification import experiments, page
 from llmanac.lab.classification.classifiers import ON_A_MODEL, make_classifier, open_language_model
 from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
@@ -214,6 +215,6 @@ def best(result: dict[str, Any]) -> str:
 def write(folder: Path, result: dict[str, Any]) -> Path:
     """Write table.json, table.html, table.svg and table.md; returns the page's path."""
     files.write_json(folder / RESULT, result)
-    files.write_text(folder / PICTURE, page.picture(result))
+    files.write_text(folder / PICTURE, standalone(page.learning_curves(result)))
     files.write_text(folder / LINES, page.markdown(result) + "\n")
     return files.write_text(folder / PAGE, page.render(result))
