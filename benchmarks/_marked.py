@@ -48,7 +48,7 @@ def marked(name: str) -> Pages | None:
         return pages() or None
     if name == "news-unseen":
         return _news()
-    return _readability(aside=name == "readability-unseen")
+    return _readability(unseen=name == "readability-unseen")
 
 
 def _folder(variable: str, inside: str) -> Path | None:
@@ -75,13 +75,13 @@ def _news() -> Pages | None:
     }
 
 
-def _readability(*, aside: bool) -> Pages | None:
+def _readability(*, unseen: bool) -> Pages | None:
     folder = _folder("LLMANAC_READABILITY", "test/test-pages")
     if folder is None:
         return None
     out = {}
     for page in sorted((folder / "test" / "test-pages").iterdir()):
-        if (int(hashlib.sha256(page.name.encode()).hexdigest(), 16) % 3 == 0) == aside:
+        if (int(hashlib.sha256(page.name.encode()).hexdigest(), 16) % 3 == 0) == unseen:
             html = (page / "source.html").read_bytes().decode("utf-8", "replace")
             out[page.name] = html, text_of_html((page / "expected.html").read_text("utf-8"))
     return out

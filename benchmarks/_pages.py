@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def data_folder() -> Path | None:
-    """Real data: the folder that LLMANAC_SHARED_DATA names, else `../shared/data` beside the checkout."""
+    """Real data: the folder that LLMANAC_SHARED_DATA names, else `../shared/data` next to the checkout."""
     named = os.environ.get("LLMANAC_SHARED_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     return folder if folder.is_dir() else None
@@ -59,7 +59,7 @@ def sources(longest: int = 40_000) -> list[str]:
 
 
 def library() -> list[str]:
-    """Every module of the standard library, whole."""
+    """Every module of the standard library."""
     paths = [p for p in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")) if "site-packages" not in p.parts]
     return [path.read_text("utf-8", errors="replace") for path in paths]
 

@@ -1,4 +1,4 @@
-"""Extraction beside trafilatura and Resiliparse, one thread, on marked pages seen in development and not seen.
+"""Extraction against trafilatura and Resiliparse, one thread, on marked pages seen in development and not seen.
 
     LLMANAC_NEWS=CHECKOUT LLMANAC_READABILITY=CHECKOUT python benchmarks/extract.py [--only NAME]
 
@@ -25,10 +25,10 @@ from benchmarks import _marked
 from benchmarks._marked import SETS, UNSEEN, extractors, interval, marked, matches, ours
 from llmanac.data.extractors._score import Match, score
 
-bench = Benchmark("extract", "Text out of pages, beside trafilatura and Resiliparse, one thread.")
+bench = Benchmark("extract", "Text extraction, against trafilatura and Resiliparse, one thread.")
 
 
-def beside(names: tuple[str, ...]) -> tuple[list[Match], list[Match] | None, list[dict[str, Any]]]:
+def matched(names: tuple[str, ...]) -> tuple[list[Match], list[Match] | None, list[dict[str, Any]]]:
     """Ours and trafilatura's matches on sets that are there, and how it was asked on each."""
     mine, theirs, asked = [], [], []
     for name in names:
@@ -48,7 +48,7 @@ def f1_on(title: str, names: tuple[str, ...]) -> Result:
     absent = [name for name, found in sets.items() if found is None]
     if absent:
         return Result(title, "F1", None, peer, None, "higher", more | {"not_there": ", ".join(absent)})
-    mine, theirs, asked = beside(names)
+    mine, theirs, asked = matched(names)
     one = score(mine)
     more |= {"fingerprints": [_marked.fingerprint(found or {}) for found in sets.values()]}
     more |= {"interval": _short(interval(mine)), "precision": one.precision, "recall": one.recall}

@@ -1,7 +1,7 @@
 """What the study of classifiers shows: each claim, the numbers with their intervals, and the verdict.
 
 A claim is a function: the first line of its docstring is its title and what is claimed, the rest the verdict, with the
-numbers that the function gives; below it stands what was measured.
+numbers that the function returns; below it the measurements.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def _slices(found: Found, *names: str) -> Section:
 def _rules(found: Found) -> Claim:
     """Rules: no training data, interpretable; fails on conjugation, synonyms, negation, metaphor, a second language.
 
-    Without one training row the rules are right on {rules}; {best}, the best of what is learned, on {learned} and
-    passes the rules with {beaten} rows. They fail, as claimed, on: {falls}. Against the claim they do not fail on:
-    {holds}; what the rulebook foresaw is no failure.
+    Without training rows the rules are right on {rules}; {best}, the best learned method, on {learned}, and it passes
+    the rules with {beaten} rows. They fail, as claimed, on: {falls}. Against the claim they do not fail on: {holds};
+    the rulebook covers these.
     """
     rules = found["table"]["rules"]
     parts = {name: (mean(p["plain"]), mean(p["changed"])) for name, p in rules["slices"].items()}
@@ -88,9 +88,9 @@ def _rules(found: Found) -> Claim:
 def _bow(found: Found) -> Claim:
     """Bag of words: improves with more data; no shared strength between similar words.
 
-    From {first} to {last:,} rows the bag of words goes from {low} to {high}{steps}: more data {helps}. A word that
-    training did not show counts nothing, whatever it resembles, and one that it showed has only the weight of its
-    own texts: no strength is shared between similar words, by construction.
+    From {first} to {last:,} rows the bag of words goes from {low} to {high}{steps}: more data {helps}. A word that is
+    not in the training text counts nothing, whatever it resembles, and a word that is has only the weight of its own
+    texts: no strength is shared between similar words, by construction.
     """
     curve = {int(size): mean(values) for size, values in found["table"]["bow"]["curve"].items()}
     sizes = sorted(curve)
@@ -111,8 +111,8 @@ def _rare(found: Found, *names: str) -> Section:
     words = found["table"][names[0]]["extra"]["rare"][0]
     heads = ["right label", *(f"{t}× ({words[t]['words']} words)" for t in times)]
     return Section(
-        "Words of clear sentiment that training showed a few times",
-        ["Each word as a text of its own, by how many training sentences hold it; right is what our rulebook says."],
+        "Words of clear sentiment that are rare in training",
+        ["Each word as a text of its own, by its number of training sentences; the true label is that of the rulebook."],
         [table(heads, rows)],
     )  # fmt: skip
 
@@ -121,10 +121,10 @@ def _cbow(found: Found) -> Claim:
     """Continuous bag of words: similar words get close vectors and share strength.
 
     Similar words get {close}: those of one group are closer than others in {ranked} of the comparisons (one-hot
-    vectors: {ties}, all ties), and closer than words of the opposite tone in {opposed}{kind}. On SST-2 cbow is
-    right on {level}: {over:+.1f} points against bow ({low:+.1f} to {high:+.1f} over seeds), so it is {above} bow.
-    That similar words share strength {shares} here: of the words shown once, cbow labels {once[cbow]} rightly, bow
-    {once[bow]}; trained on labels alone, a word's vector is moved by its own texts only.
+    vectors: {ties}, all ties), and closer than words of the opposite tone in {opposed}{kind}. On SST-2 cbow is right
+    on {level}: {over:+.1f} points against bow ({low:+.1f} to {high:+.1f} over seeds), so it is {above} bow. That
+    similar words share strength {shares} here: of the words that occur once, cbow labels {once[cbow]} correctly, bow
+    {once[bow]}; trained on labels alone, a word's vector changes through its own texts only.
     """
     cbow, bow, one_hot = found["table"]["cbow"], found["table"]["bow"], found["one_hot_similarity"]
     own = {key: mean([one[key] for one in cbow["extra"]["similarity"]]) for key in one_hot}
@@ -161,10 +161,10 @@ def _cbow(found: Found) -> Claim:
 def _deep(found: Found) -> Claim:
     """Deep continuous bag of words: hidden layers learn combination features ("don't love") that cbow cannot.
 
-    On sentences whose label is an exclusive or of a verb and a denial, deep-cbow is right on {deep} of held-out
-    ones; cbow on {cbow}, bow on {bow}, and deep-cbow without its nonlinearity on {linear}: {solved}. (Pairs of
-    words as features solve it too: {pairs}.) {learned}: after training on it, denied verdicts are labelled rightly
-    by deep-cbow in {denied[deep-cbow]}, by cbow in {denied[cbow]}, by bow in {denied[bow]}.
+    On held-out sentences whose label is an exclusive or of a verb and a negation, deep-cbow is right on {deep}; cbow
+    on {cbow}, bow on {bow}, and deep-cbow without its nonlinearity on {linear}: {solved}. (Pairs of words as features
+    solve it too: {pairs}.) {learned}: after training on it, negated verdicts are labelled correctly by deep-cbow in
+    {denied[deep-cbow]}, by cbow in {denied[cbow]}, by bow in {denied[bow]}.
     """
     own = {name: mean(values) for name, values in found["exclusive_or"].items()}
     denied = {name: mean(found["table"][name]["slices"]["negation"]["changed"]) for name in BAGS}
@@ -185,9 +185,9 @@ def _deep(found: Found) -> Claim:
 def _prompting(found: Found) -> Claim:
     """Prompting: classification with no training.
 
-    No label was used, and prompting is right on {level}; always saying the most frequent label is right on
-    {chance}. That is {above}, for a language model of {parameters} parameters that has read only {read}. Prompting
-    needs a model pretrained on far more text; the scores themselves equal lm-eval's.
+    No label was used, and prompting is right on {level}; the most frequent label is right on {chance}. That is
+    {above}, for a language model of {parameters} parameters that has read only {read}. Prompting needs a model
+    pretrained on far more text; the scores equal lm-eval's.
     """
     row, lm, chance = found["table"]["prompting"], found["language_model"], found["data"]["chance"]
     better = row["interval_over_texts"][0] > chance
@@ -202,10 +202,9 @@ def _prompting(found: Found) -> Claim:
 def _fine_tuning(found: Found) -> Claim:
     """Fine-tuning: learns from paired <X, Y>.
 
-    On 1,000 pairs fine-tuning reaches {true}; with the same labels dealt out anew {dealt}: {learns}. From the same
-    model untrained it reaches {fresh}. On all rows: {level}; {best}, which reads no text beforehand, {words}. The
-    model has {parameters} parameters and has read only {read}; one that was pretrained on more text is another
-    matter, and was not at hand.
+    On 1,000 pairs fine-tuning reaches {true}; with the same labels shuffled {dealt}: {learns}. From the same model
+    untrained it reaches {fresh}. On all rows: {level}; {best}, without pretraining, {words}. The model has
+    {parameters} parameters and has read only {read}; a model pretrained on more text was not available.
     """
     pairs, lm = found["pairs"], found["language_model"]
     best = max(BAGS, key=lambda name: found["table"][name]["accuracy"])
@@ -224,7 +223,7 @@ def _fine_tuning(found: Found) -> Claim:
 def _embedding(found: Found) -> Claim:
     """Embedding lookup: one-hot cosine is 0 between distinct words; linear-probe accuracy, dense against sparse.
 
-    Between one-hot vectors of {words:.0f} different words the largest cosine is {cosine:g}; 0 is claimed. A linear
+    Between one-hot vectors of {words:.0f} different words the largest cosine is {cosine:g}; the claim is 0. A linear
     probe on {last:,} rows is right on {late[0]} with the mean of dense vectors learned from text and on {late[1]}
     with sparse counts; on {first} rows on {early[0]} and {early[1]}. {verdict}
     """
@@ -234,7 +233,7 @@ def _embedding(found: Found) -> Claim:
         [mean(probes[name][str(size)]) for name in ("dense, learned from text", "sparse, counts of words")]
         for size in (sizes[0], sizes[-1])
     )
-    lose = "Dense vectors this small, learned from this little text, lose."
+    lose = "Dense vectors this small, learned from so little text, lose."
     facts = {
         "words": one_hot["words"], "cosine": one_hot["largest_cosine"], "first": sizes[0], "last": sizes[-1],
         "early": [share(value) for value in early], "late": [share(value) for value in late],
@@ -253,8 +252,8 @@ def _bce(found: Found) -> Claim:
 
     Over {grid:,} scores from -120 to 120 and three targets, the loss differs from torch's by at most
     {largest_difference:.1e} and its slope from sigmoid(z) - y by at most {slope_difference:.1e}: the formula as
-    given. Written out directly in float32 the formula stops being finite at |z| = {formula_breaks_at:.1f}; the
-    stable form never does.
+    given. Written out directly in float32 the formula stops being finite at |z| = {formula_breaks_at:.1f}; the stable
+    form never does.
     """
     return found["bce"], []
 

@@ -122,13 +122,13 @@ def exclusive_or() -> tuple[Labelled, Labelled]:
 
 
 def accuracy(classifier: Any, held: Labelled) -> float:
-    """The share right."""
+    """Accuracy."""
     given = classifier.predict(held.texts)
     return float(np.mean([g == label for g, label in zip(given, held.labels, strict=True)]))
 
 
 def shuffled(train: Labelled, seed: int) -> Labelled:
-    """The same texts with the labels dealt out anew: pairs that say nothing."""
+    """The same texts with shuffled labels: pairs without information."""
     order = numpy_generator(seed, "shuffled labels").permutation(len(train))
     return Labelled(train.texts, [train.labels[i] for i in order], train.lines)
 

@@ -1,4 +1,4 @@
-"""The one form of a page: Markdown made of the lab's sections, with its charts as SVG files beside it."""
+"""The form of a page: Markdown made of the lab's sections, with its charts as SVG files next to it."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ROWS = (
     "classify/fine-tuning", "embedding/lookup", "loss/bce", "loss/cross-entropy",
 )  # fmt: skip
 CLAIM = "rules need no training data and fail where the rulebook does; what is learned improves with more data"
-SEEDS, REPLICATE = 1, "measurement"  # of three seeds each: learning curves stand on all of them
+SEEDS, REPLICATE = 1, "measurement"  # of three seeds each: learning curves use all of them
 TIMED = (
     "seconds", "cpu_seconds", "texts_per_second", "started", "machine", "nearest", "explained", "torch",
 )  # fmt: skip
@@ -53,7 +53,7 @@ class Size:
     Attributes:
         sizes, rows: of learning curves, and of the smaller experiments.
         patches: choices of classifiers, by name. arms: of the exclusive or, all of them where empty.
-        lm: the language model that fine-tuning and prompting stand on.
+        lm: the language model of fine-tuning and prompting.
     """
 
     seeds: int = 3
@@ -174,7 +174,7 @@ def _exclusive_or(size: Size) -> dict[str, list[float]]:
 
 
 def _pairs(train: Labelled, test: Labelled, lm: tuple[Any, Any], size: Size) -> dict[str, list[float]]:
-    """Fine-tuning on true pairs, on pairs dealt out anew, and on true pairs from an untrained model."""
+    """Fine-tuning on true pairs, on shuffled pairs, and on true pairs from an untrained model."""
     tuned = builders(["fine-tuning"], train, language_model=lm)["fine-tuning"]
     fresh_model = lm[0].spec.build(vocab_size=lm[0].vocab_size)
     fresh = copied(

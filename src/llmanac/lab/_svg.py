@@ -109,10 +109,10 @@ def standalone(svg: str) -> str:
     return f'{head}{STYLE}<rect width="100%" height="100%" fill="#fff"/>{rest}\n'
 
 
-def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
+def padded(values: Sequence[float], fraction: float = 0.08) -> tuple[float, float]:
     """The range of values with some room on both sides."""
     low, high = min(values), max(values)
-    room = (high - low) * share or abs(high) * share or 1.0
+    room = (high - low) * fraction or abs(high) * fraction or 1.0
     return low - room, high + room
 
 

@@ -1,7 +1,7 @@
-"""A study of what is trained: settle, calibrate, plan, tune, and hand the arms to `Study`.
+"""A study of models that are trained: settle, calibrate, plan, tune, then run the arms as a `Study`.
 
-What is measured once is written to `plan.json` before the first run and used again: the precision, the attention form
-and the steps never depend on how busy the machine is when a study goes on.
+What is measured is written to `plan.json` before the first run and reused: when a study is continued, precision,
+attention form and steps do not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ GLANCE = 3  # steps of the first look at how long a step takes
 
 @dataclass(frozen=True)
 class Question:
-    """What the user asked for.
+    """The request.
 
     Attributes:
         baseline: the arm that the others are compared with.
         factors: the sweep of `--tune`, empty where there is none.
         min_steps: fewer steps than this for any arm are refused.
         artefact: the run or model that a post-hoc axis is applied to.
-        text_of_base: whether its text is the base's, where the artefact is a run that has text of its own.
+        text_of_base: use the base's text even if the artefact is a run with its own text.
     """
 
     axis: Axis
@@ -77,13 +77,15 @@ Say = Callable[[str], None]
 
 
 def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
-    """The whole study; returns its result as plain data.
+    """Run the study; returns its result as plain data.
 
     Raises:
-        SpecError: arms that differ off the axis, a hold that cannot be met, a budget that is too small.
+        SpecError: arms that differ outside the axis, a hold that cannot be met, a budget that is too small.
     """
     started = time.monotonic()
-    asked = resolve(question.base, question.axis, question.texts)  # what cannot be asked is refused before any work
+    asked = resolve(
+        question.base, question.axis, question.texts
+    )  # a request that cannot be met is refused before any work
     estimating.refuse(asked, question.hold)
     prepared = prepare(question.base, cache.root / "data")
     trial = TrainingTrial(prepared, question.base.device)
@@ -120,7 +122,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
 
 
 def _base_words(base: Any, prepared: Prepared) -> str:
-    """The size of what everything but the axis comes from."""
+    """The base in a line: its name and sizes."""
     size = prepared.tokenizer.vocab_size
     model = "" if getattr(base.model, "estimated", False) else f"{parameters_of(base.model, size):,} parameters, "
     return (
@@ -171,7 +173,7 @@ def _settle_base(question: Question, trial: TrainingTrial, root: Path) -> Any:
 
 
 def _settle_arm(arm: Arm, base: Any, known: TrainSpec | None, trial: TrainingTrial, root: Path) -> Arm:
-    """Whole recipes settle for themselves what they leave open, once."""
+    """Choose, once, the settings that a complete recipe leaves open."""
     if estimating.is_estimated(arm):
         return arm
     settled = known or _settled(arm.spec.train, trial, arm, root)
@@ -203,7 +205,7 @@ def _plan(
         )  # fmt: skip
 
     try:
-        # A budget that is far too small is refused after a glance, not after a calibration that takes longer than it.
+        # A budget that is far too small is refused after a few steps, not after a calibration longer than the budget.
         glance = {arm.label: min(trial.rehearse(arm, GLANCE, work)) for arm in estimating.trained(short)}
         speed = {arm.label: Speed(glance.get(arm.label, 0.0), 0.0) for arm in short}
         fit(speed)
@@ -227,10 +229,10 @@ def _say_plan(plan: Plan, say: Say) -> None:
 
 
 class _Record:
-    """`plan.json`: what was measured for a question, so that asking it again does not measure again.
+    """`plan.json`: what was measured for a question, so that the same question is not measured again.
 
-    A question with more seeds keeps the steps, and its budget is what the further seeds may take: that is how an
-    inconclusive study goes on. Another budget for the same seeds is another plan.
+    A question with more seeds keeps the steps, and its budget is for the additional seeds: this continues an
+    inconclusive study. Another budget for the same seeds makes a new plan.
     """
 
     def __init__(self, folder: Path, question: Question, data: str, code: Mapping[str, str]) -> None:
@@ -256,11 +258,11 @@ class _Record:
         return make(RecipeSpec, self._found["base"], "base")
 
     def settled_train(self, label: str) -> TrainSpec | None:
-        """How an arm of whole recipes was settled, or None."""
+        """The settings chosen for an arm that is a complete recipe, or None."""
         return None if self._found is None else make(TrainSpec, self._found["trains"][label], "train")
 
     def reusable(self, question: Question, say: Say) -> Plan | None:
-        """The plan made before, where it still answers the question.
+        """The earlier plan, if it still fits the question.
 
         Raises:
             SpecError: more seeds than the budget has time for.
@@ -284,7 +286,7 @@ class _Record:
         return plan
 
     def write(self, base: Any, arms: Sequence[Arm], plan: Plan) -> None:
-        """Keep the plan before the first run."""
+        """Write the plan before the first run."""
         trains = {arm.label: dump(arm.spec.train) for arm in arms}
         known = {"definition": self.definition, "base": dump(base), "trains": trains}
         write_json(self.path, known | {"plan": plan.as_json()})

@@ -1,4 +1,4 @@
-"""Studies of what is applied to something finished: decoding methods to one model, tokenizers to the same text."""
+"""Studies of methods applied to a finished artefact: decoding methods to one model, tokenizers to the same text."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _text(question: Question) -> tuple[Any, Corpus]:
         if any(then[side]["sha256"] != corpus.manifest[side]["sha256"] for side in ("train", "held_out")):
             raise DataError(
                 f"{run}: its text or its split is not what the model was trained on, so that documents held out now "
-                "may be documents that it has seen; restore the text, or name another with --base"
+                "may be in its training text; restore the text, or name another with --base"
             )
     return recipe, corpus
 
@@ -63,7 +63,7 @@ def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> 
     about = {
         "hold": None,
         "tune": None,
-        "plan": {"words": f"Each arm is trained once and encodes {len(texts.held_out)} documents held out whole."},
+        "plan": {"words": f"Each arm is trained once and encodes {len(texts.held_out)} held-out documents."},
         "data": {
             "source": dump(recipe.data.source),
             "train_bytes": corpus.manifest["train"]["bytes"],

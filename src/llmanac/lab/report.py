@@ -52,7 +52,7 @@ def render(result: Result) -> str:
 def render_page(
     title: str, subtitle: str, lead: Sequence[str], sections: Sequence[Section], warnings: Sequence[str] = ()
 ) -> str:
-    """Any page of sections as one HTML file; `lead` is what stands on top, one line each."""
+    """A page of sections as one HTML file; `lead` has the lines on top."""
     page = {"title": title, "subtitle": subtitle, "warnings": warnings, "lead": lead, "sections": sections}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
@@ -183,7 +183,7 @@ def _all_equal(numbers: Sequence[float], within: float = 0.0) -> bool:
 
 
 def _shades(result: Result) -> dict[str, int]:
-    """One colour per arm on the whole page."""
+    """One colour per arm, the same in every chart."""
     return {arm["label"]: index for index, arm in enumerate(result["arms"])}
 
 
@@ -276,7 +276,7 @@ def _plan(result: Result) -> Section | None:
         + (f" and {words.plural(plan['tuning_runs'], 'tuning run')}" if plan["tuning_runs"] else "")
         + f" for each arm; expected {format_duration(plan['expected_seconds'])} in all."
     )
-    return Section("The plan", [said], [table(["arm", "steps", "a step", "beside the steps"], rows)])
+    return Section("The plan", [said], [table(["arm", "steps", "a step", "outside the steps"], rows)])
 
 
 def _steps(steps: int, seconds: float) -> list[str]:

@@ -1,8 +1,8 @@
 """The statistics of a comparison: paired differences, their intervals, and the four verdicts.
 
 The unit of replication is what was repeated: seeds for what is trained, documents or prompts for what is applied to one
-finished artefact. Evaluation windows inside a run are never taken for replicates; their spread is many times smaller
-than that between seeds, and an interval from them would be far too sure of itself.
+finished artefact. Evaluation windows inside a run are never replicates; their spread is many times smaller than
+that between seeds, and an interval from them would be far too narrow.
 
     d_i = arm_i - baseline_i,   t = mean(d) / (sd(d) / sqrt(n)),   df = n - 1                       (paired t test)
     equivalent at margin m:  mean(d_i - m|b_i|) < 0  and  mean(d_i + m|b_i|) > 0, each one-sided     (Schuirmann 1987)
@@ -14,7 +14,7 @@ at most `alpha` however many arms it has. Verdicts:
     better, worse  else, when the difference is not zero
     inconclusive   else; with the number of further replicates that would settle it at four chances in five
     none           fewer than three replicates
-    loses text     the arm (or the baseline) does not give its text back, so its numbers are not those of that text
+    loses text     the arm (or the baseline) does not reproduce its text, so its numbers are not about that text
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def two_sided_p(differences: Sequence[float]) -> float:
 
 def equivalence_p(differences: Sequence[float], margins: Sequence[float]) -> float:
     """p of the two one-sided tests: the larger of both. `margins` are absolute, one a pair."""
-    if not any(differences):  # the same outcome every time, even where the margin is a share of zero
+    if not any(differences):  # the same outcome every time, even where the margin is a fraction of zero
         return 0.0
     df = len(differences) - 1
     above = _statistic([d + m for d, m in zip(differences, margins, strict=True)])

@@ -39,7 +39,7 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
     own = registry.find("classifier", method).path.stem.replace("_", "-")
     if own not in ON_A_MODEL:
         if model is not None:
-            raise SpecError(f"--model: {method} stands on no language model; leave it out")
+            raise SpecError(f"--model: {method} uses no language model; leave it out")
         return spec.build()
     if model is None:
         if spec.path is None:
@@ -85,7 +85,7 @@ class Trained:
         folder: where it is saved. replaced: whether another one was there.
         held: the texts to evaluate on, if any were given.
         seconds: of training.
-        left_out: what was set aside, if anything was.
+        left_out: what was skipped, if anything was.
     """
 
     classifier: Any
@@ -119,8 +119,8 @@ def train(
         test: labelled texts to evaluate on; read before training, so that a label that is never seen is known.
         text, label: their columns, in tables.
         resume: go on with an interrupted training.
-        on_error: "skip" sets rows that cannot be used aside beside the folder.
-        report: what lines about the training are given to.
+        on_error: "skip" writes rows that cannot be used to a quarantine file next to the folder.
+        report: called with each line about the training.
 
     Raises:
         LlmanacError: bad input or choices, a folder that holds something else.
@@ -130,8 +130,8 @@ def train(
     target = folder or Path("classifiers") / method
     inputs = [data, *([test] if test else []), *([Path(model)] if model else [])]
     check_own_folder(target, "--folder", SAVED, inputs, what="a classifier")
-    aside = target.with_name(f"{target.name}.quarantine.jsonl")
-    problems = asked(on_error, aside, inputs=inputs, bounds=BOUNDS)
+    quarantine = target.with_name(f"{target.name}.quarantine.jsonl")
+    problems = asked(on_error, quarantine, inputs=inputs, bounds=BOUNDS)
     examples = read_labelled(data, text=text, label=label, problems=problems)
     held = read_labelled(test, text=text, label=label, problems=problems) if test else None
     if held is not None and test is not None and not hasattr(classifier, "book"):
@@ -156,7 +156,7 @@ def check_known(known: set[str], held: Labelled, path: Path) -> None:
     for line, name in zip(held.lines, held.labels, strict=True):
         if name not in known:
             raise DataError(
-                f"{path}:{line}: label {name[:60]!r} is none that the classifier knows "
+                f"{path}:{line}: label {name[:60]!r} is unknown to the classifier "
                 f"({', '.join(sorted(known)[:10])}); drop such rows, or train with them"
             )
 

@@ -1,4 +1,4 @@
-"""What the table is made of: every method trained over seeds and sizes, and measured."""
+"""Measurements of the table: every method trained over seeds and sizes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def measure(
     out = {name: Measured() for name in builders}
     trained = {name: build().learned for name, build in builders.items()}
     total = sum((len(sizes) * seeds) if trained[name] else 1 for name in builders)
-    # the first training of a process compiles and imports: no method shall pay for that
+    # the first training of a process compiles and imports; that is not part of any method's time
     make_method("classifier", "bow").build().fit(["a b", "c d"], ["1", "2"])
     with progress("classify table", total, "trainings") as bar:
         for name, build in builders.items():
@@ -100,8 +100,8 @@ def measure(
                     begin = time.process_time()
                     classifier.fit([train.texts[i] for i in chosen], [train.labels[i] for i in chosen], seed=seed)
                     spent = time.process_time() - begin
-                    whole = size == sizes[-1]
-                    _take(out[name], classifier, size, test, slices if whole else [], [spent] if whole else [])
+                    last = size == sizes[-1]
+                    _take(out[name], classifier, size, test, slices if last else [], [spent] if last else [])
                     bar.advance(1, method=name)
                 if not seed:
                     _explain(out[name], classifier, example)

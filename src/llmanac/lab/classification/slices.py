@@ -35,7 +35,7 @@ class Slice:
         return [text for own, text, _ in self.items if own == part]
 
     def accuracies(self, classifier: Any) -> dict[str, float]:
-        """The share right of each part."""
+        """The accuracy on each part."""
         given = classifier.predict([text for _, text, _ in self.items])
         out = {}
         for part in PARTS:
@@ -67,7 +67,7 @@ def sentiment_slices(labels: Sequence[str]) -> list[Slice]:
 
 
 def read_slices(path: Path) -> list[Slice]:
-    """Slices of one's own: JSON lines with `slice`, `part` ("plain" or "changed"), `text` and `label`.
+    """Custom slices: JSON lines with `slice`, `part` ("plain" or "changed"), `text` and `label`.
 
     Raises:
         DataError: a line that is something else, or a slice with one part only.

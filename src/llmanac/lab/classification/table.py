@@ -1,4 +1,4 @@
-"""Rules beside what is learned, on one labelled set, from measurements alone."""
+"""Rules and learned classifiers on one labelled set, from measurements alone."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from llmanac.recipes.classification import check_sizes, small_language_model
 
 DEFAULT = ("rules", "bow", "cbow", "deep-cbow")
 FILES = RESULT, PAGE, PICTURE, LINES = ("table.json", "table.html", "table.svg", "table.md")
-NEAR = 0.95  # a method "needs" the rows that bring it this share of the way from chance to its best
+NEAR = 0.95  # a method "needs" the rows that bring it this fraction of the way from chance to its best
 
 
 def parse_sizes(text: str | None) -> list[int] | None:
-    """`10,100,1000`. Raises SpecError for what is no list of whole numbers from 2 on."""
+    """`10,100,1000`. Raises SpecError unless it is a list of integers from 2 on."""
     if text is None:
         return None
     try:
         sizes = [int(part) for part in text.split(",")]
     except ValueError:
-        raise SpecError(f"--sizes: {text!r} is not a list of whole numbers, such as 10,100,1000") from None
+        raise SpecError(f"--sizes: {text!r} is not a list of integers, such as 10,100,1000") from None
     if min(sizes) < 2:
         raise SpecError(f"--sizes: {min(sizes)} rows are too few to learn from; begin with 2 or more")
     return sizes
 
 
 def our_slices(labels: Sequence[str]) -> list[Slice]:
-    """The slices that come along, where the labels are those of sentiment; else none."""
+    """The built-in slices if the labels are those of sentiment; else none."""
     try:
         return sentiment_slices(set_of(labels))
     except DataError:

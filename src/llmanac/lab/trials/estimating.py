@@ -1,7 +1,7 @@
 """A trial of a model that is estimated, not trained: it reads the training text once, and nothing in it is random.
 
-It shares text, tokenizer, measure and costs with `TrainingTrial`, so that both stand in one comparison. It takes no
-part in what is settled, planned or tuned for training, has no steps, and every seed gives the same numbers.
+It shares text, tokenizer, measure and costs with `TrainingTrial`, so that both can be in one comparison. It has no
+steps, so nothing is settled, planned or tuned for it, and every seed gives the same numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def trained(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def refuse(arms: Sequence[Arm], hold: str) -> None:
-    """Raise SpecError where `--hold` asks for what a model without steps cannot be given."""
+    """Raise SpecError if `--hold` needs steps and an arm has none."""
     found = [arm.label for arm in arms if is_estimated(arm)]
     if found and hold != "tokens":
         raise SpecError(
@@ -58,7 +58,7 @@ def parts(prepared: Prepared, arm: Arm, measure: int, tuning: bool) -> dict[str,
 
 
 def measure(prepared: Prepared, arm: Arm, texts: Sequence[str], prompt: list[int]) -> Measurement:
-    """Estimate and measure. Memory is what a second estimate allocates at the most: counting it takes time."""
+    """Estimate and measure. Peak memory is measured in a second estimate, since counting slows it down."""
     start = time.perf_counter()
     model = _estimated(prepared, arm)
     seconds = time.perf_counter() - start

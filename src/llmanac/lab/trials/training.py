@@ -40,7 +40,7 @@ CODE = ("llmanac.train.loop", "llmanac.data.pack", "llmanac.data.tokens", "llman
 class TrainingTrial:
     """Trains an arm under a seed, or estimates it where its model has no steps (`trials/estimating.py`).
 
-    `tuning` reads the result off the tuning texts instead.
+    With `tuning`, the result is measured on the tuning texts.
     """
 
     metrics: tuple[Metric, ...] = (BITS_PER_BYTE,)
@@ -167,10 +167,10 @@ def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
 def calibrate(
     trial: TrainingTrial, arms: list[Arm], work: Path, *, steps: int = 20, turns: int = 2
 ) -> dict[str, Speed]:
-    """Each arm's step time, measured in turns there and back again, and what a run costs beside its steps.
+    """Each arm's step time, measured in interleaved rounds, and what a run costs outside its steps.
 
-    The fixed part is a whole short trial, measured once for each arm: it evaluates as often as a long one does. An arm
-    that is estimated has no steps, and is all fixed part.
+    The fixed part is a complete short trial, measured once for each arm: it evaluates as often as a long one. An
+    estimated arm has no steps, so all its time is fixed.
     """
     import time
 
