@@ -112,7 +112,7 @@ def _rare(found: Found, *names: str) -> Section:
     heads = ["right label", *(f"{t}× ({words[t]['words']} words)" for t in times)]
     return Section(
         "Words of clear sentiment that are rare in training",
-        ["Each word as a text of its own, by its number of training sentences; the true label is that of the rulebook."],
+        ["Each word as a text of its own, by its number of training sentences; the rulebook gives the true label."],
         [table(heads, rows)],
     )  # fmt: skip
 
