@@ -3,8 +3,8 @@
 Each loop lives in a process of its own and takes a step when its turn comes, so that all see the same machine, each has
 the memory allocator that its users would have (ours tunes it, see `train/_memory.py`; the figures with the same tuning
 for the peer are in `more`), and memory can be measured for each. A Llama shape of 5.8M parameters, 2048 tokens a step,
-AdamW, clipping, one thread; a step's time is the CPU time of its process. Ours is what `llmanac run` would do here: precision
-and attention form are chosen by the same measurement.
+AdamW, clipping, one thread; a step's time is the CPU time of its process. Ours is what `llmanac run` would do here:
+precision and attention form are chosen by the same measurement.
 """
 
 from __future__ import annotations

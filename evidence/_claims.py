@@ -56,13 +56,10 @@ def similarity(vectors: Callable[[str], np.ndarray | None]) -> dict[str, Any]:
         if g != h and TONE.get(g, 0) * TONE.get(h, 0) < 0:
             opposed.append(cosine)
     return {
-        "words": len(known),
-        "alike": float(np.mean(inside)),
-        "unlike": float(np.mean(across)),
-        "opposed": float(np.mean(opposed)),
-        "ranked_right": _above(inside, across),
+        "words": len(known), "alike": float(np.mean(inside)), "unlike": float(np.mean(across)),
+        "opposed": float(np.mean(opposed)), "ranked_right": _above(inside, across),
         "against_opposed": _above(inside, opposed),
-    }
+    }  # fmt: skip
 
 
 def _above(high: Sequence[float], low: Sequence[float]) -> float:

@@ -23,13 +23,10 @@ def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, st
     made += [*(f"{name} {version}" for name, version in versions.items()), result["made"]]
     rows = f"Rows: {', '.join(f'`{row}`' for row in result['rows'])}. " if result["rows"] else ""
     lines = [
-        f"# {title.rstrip('.')}",
-        "",
-        f"Claim: {study.CLAIM}",
-        "",
+        f"# {title.rstrip('.')}", "", f"Claim: {study.CLAIM}", "",
         f"{rows}Made by `{result['command']}`: {', '.join(filter(None, made))}.",
         *(unwrapped(text.rstrip().format(**facts)) if text.strip() else []),
-    ]
+    ]  # fmt: skip
     charts: dict[str, str] = {}
     for section in study.show(result["seeds"]):
         if section.title:  # one that begins with # is below the section before it

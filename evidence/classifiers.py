@@ -25,7 +25,7 @@ from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.kernels.embedding import one_hot
 from llmanac.lab.classification import page
 from llmanac.lab.classification.classifiers import make_classifier
-from llmanac.lab.classification.experiments import copied, sample
+from llmanac.lab.classification.experiments import sample
 from llmanac.lab.classification.slices import sentiment_slices
 from llmanac.lab.classification.table import builders, make_table, prompt_choices
 from llmanac.lab.report import Section
@@ -111,16 +111,9 @@ def _measured(train: Labelled, test: Labelled, size: Size) -> dict[str, Any]:
 
     slices = sentiment_slices(sorted(set(train.labels)))
     result = make_table(
-        train,
-        test,
-        size.methods,
-        seeds=size.seeds,
-        sizes=size.sizes,
-        slices=slices,
-        language_model=lm,
-        after=after,
+        train, test, size.methods, seeds=size.seeds, sizes=size.sizes, slices=slices, language_model=lm, after=after,
         patches=dict(size.patches),
-    )
+    )  # fmt: skip
     return {
         "table": {key: value for key, value in result.items() if key not in ("machine", "started", "seconds")},
         "seeds": size.seeds,
@@ -177,9 +170,7 @@ def _pairs(train: Labelled, test: Labelled, lm: tuple[Any, Any], size: Size) -> 
     """Fine-tuning on true pairs, on shuffled pairs, and on true pairs from an untrained model."""
     tuned = builders(["fine-tuning"], train, language_model=lm)["fine-tuning"]
     fresh_model = lm[0].spec.build(vocab_size=lm[0].vocab_size)
-    fresh = copied(
-        lambda m, t: make_method("classifier", "fine-tuning").build(model=m, tokenizer=t), fresh_model, lm[1]
-    )
+    fresh = builders(["fine-tuning"], train, language_model=(fresh_model, lm[1]))["fine-tuning"]
     out: dict[str, list[float]] = {}
     for seed in range(size.seeds):
         chosen = sample(train.labels, size.rows, seed)

@@ -55,15 +55,12 @@ CLAIM = "a benchmark should measure generalisation, not memorisation: shared n-g
 SEEDS = 1  # one draw of planted items a set
 
 SETS: dict[str, tuple[str, list[str]]] = {
-    "gsm8k": ("gsm8k/test.jsonl", ["question"]),
-    "mmlu": ("mmlu/test/*.csv", ["question"]),
-    "math500": ("math/math500.jsonl", ["problem"]),
-    "mbpp": ("mbpp/mbpp.jsonl", ["text"]),
+    "gsm8k": ("gsm8k/test.jsonl", ["question"]), "mmlu": ("mmlu/test/*.csv", ["question"]),
+    "math500": ("math/math500.jsonl", ["problem"]), "mbpp": ("mbpp/mbpp.jsonl", ["text"]),
     "humaneval": ("humaneval/HumanEval.jsonl.gz", ["prompt"]),
-    "hellaswag": ("hellaswag/hellaswag_val_full.txt.bz2", []),
-    "piqa": ("piqa/valid.jsonl", ["goal"]),
+    "hellaswag": ("hellaswag/hellaswag_val_full.txt.bz2", []), "piqa": ("piqa/valid.jsonl", ["goal"]),
     "nq_open": ("nq_open/NQ-open.dev.jsonl", ["question"]),
-}
+}  # fmt: skip
 TITLES = {
     "gsm8k": "GSM8K test", "mmlu": "MMLU test, questions", "math500": "MATH-500", "mbpp": "MBPP",
     "humaneval": "HumanEval", "hellaswag": "HellaSwag, lines", "piqa": "PIQA, goals", "nq_open": "NQ-open",

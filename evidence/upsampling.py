@@ -66,12 +66,8 @@ def learned(
         groups[name] = [text for key, text in found.items() if key not in set(held)]
         size[name] = bytes_of(groups[name])
     out: dict[str, Any] = {
-        "messages": len(shared),
-        "bytes": size,
-        "shares": {},
-        "bytes per token": {},
-        "over English": {},
-    }
+        "messages": len(shared), "bytes": size, "shares": {}, "bytes per token": {}, "over English": {},
+    }  # fmt: skip
     for alpha in alphas:
         mixed, key = mixture(groups, alpha=alpha), str(alpha)
         out["shares"][key] = {group.name: group.share for group in mixed.groups}

@@ -183,13 +183,9 @@ def interval_chart(
     ends = [v for r in rows for v in (r.low, r.high) if v is not None]
     extra = [0.0] + ([-margin, margin] if margin else []) if zero else []
     frame = Frame(
-        padded([*values, *ends, *extra]),
-        (0, len(rows)),
-        x_label,
-        "",
-        height=TOP + BOTTOM + 34 * len(rows),
+        padded([*values, *ends, *extra]), (0, len(rows)), x_label, "", height=TOP + BOTTOM + 34 * len(rows),
         left=min(230, 24 + 8 * max(len(r.label) for r in rows)),
-    )
+    )  # fmt: skip
     if zero and margin:
         left, right = frame.x(-margin), frame.x(margin)
         frame.add(

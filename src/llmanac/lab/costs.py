@@ -21,17 +21,14 @@ from llmanac.train._step import Stepper
 DECODED = 64  # tokens decoded to measure the speed
 ROUNDS = 3
 TRAINING_COSTS = (
-    Metric("parameters", "", "lower"),
-    Metric("train_flops", "FLOP", "lower", "training FLOPs"),
-    Metric("tokens", "", "lower", "training tokens"),
-    Metric("seconds", "s", "lower", "training time"),
-    Metric("steps", "", "lower"),
-    Metric("train_tokens_per_second", "token/s", "higher", "training speed"),
+    Metric("parameters", "", "lower"), Metric("train_flops", "FLOP", "lower", "training FLOPs"),
+    Metric("tokens", "", "lower", "training tokens"), Metric("seconds", "s", "lower", "training time"),
+    Metric("steps", "", "lower"), Metric("train_tokens_per_second", "token/s", "higher", "training speed"),
     Metric("decode_tokens_per_second", "token/s", "higher", "decoding speed"),
     Metric("peak_memory", "B", "lower", "peak memory of a step"),
     Metric("model_bytes", "B", "lower", "size of the model"),
     Metric("state_bytes_per_token", "B", "lower", "decoding state a token"),
-)
+)  # fmt: skip
 
 
 def decode_speed(model: Any, prompt: list[int]) -> float:
@@ -75,14 +72,9 @@ def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) 
     """
     optimizer = spec.optimizer.build(model=model)
     stepper = Stepper(
-        model,
-        objective,
-        optimizer,
-        micro_batch=spec.micro_batch or len(rows),
-        clip=spec.clip,
-        dtype=DTYPES[spec.dtype],
-        folder=folder,
-    )
+        model, objective, optimizer, micro_batch=spec.micro_batch or len(rows), clip=spec.clip,
+        dtype=DTYPES[spec.dtype], folder=folder,
+    )  # fmt: skip
     model.train()
     stepper(rows, 1.0, 0)  # the optimizer makes its state in the first step
     resident = sum(p.nbytes for p in model.parameters()) + optimizer.nbytes()

@@ -74,16 +74,9 @@ def subtitle(result: Result) -> str:
 def sections(result: Result) -> list[Section]:
     """The page's parts below its lead."""
     found = [
-        *[_verdicts(result, metric) for metric in result["metrics"]],
-        _costs(result),
-        _curves(result),
-        _trade(result),
-        _arms(result),
-        _plan(result),
-        _tuning(result),
-        _pairing(result),
-        _how(result),
-    ]
+        *[_verdicts(result, metric) for metric in result["metrics"]], _costs(result), _curves(result), _trade(result),
+        _arms(result), _plan(result), _tuning(result), _pairing(result), _how(result),
+    ]  # fmt: skip
     return [section for section in found if section]
 
 

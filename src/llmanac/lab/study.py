@@ -130,14 +130,10 @@ class Study:
             self._pairing(measured)  # after every seed: stop a study whose arms do not start equal
         result = dataclasses.replace(self, seeds=self.seeds[:done]).conclude(measured)
         return result | {
-            "asked_seeds": len(self.seeds),
-            "stopped": stopped,
-            "runs": runs,
-            "sources": dict(sorted(sources.items())),
-            "seconds": time.time() - started,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "asked_seeds": len(self.seeds), "stopped": stopped, "runs": runs, "sources": dict(sorted(sources.items())),
+            "seconds": time.time() - started, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "load": {"before": load, "after": system_load(), "cores": os.cpu_count()},
-        }
+        }  # fmt: skip
 
     def conclude(self, measured: Mapping[str, Mapping[int, Measurement]]) -> dict[str, Any]:
         """Values, costs, curves and verdicts from the measurements."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.command_problems import asked, command_bounds, save_and_tell
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.evaluate import classification
+from llmanac.generate.load import load_engine
 from llmanac.lab.classification import training
 from llmanac.models.classifiers.load import load_classifier
 from llmanac.recipes.classification import check_sizes
@@ -28,8 +30,18 @@ BOUNDS = command_bounds(longer="cut it into several")
 ON_A_MODEL = ("fine-tuning", "prompting")
 
 
-def make_classifier(method: str, patches: Sequence[str] = (), model: str | None = None) -> Any:
+def make_classifier(
+    method: str,
+    patches: Sequence[str] = (),
+    model: str | None = None,
+    language_model: tuple[Any, Any] | None = None,
+) -> Any:
     """A classifier by name, with its choices patched, on a language model where it needs one.
+
+    Args:
+        model: the folder of a language model.
+        language_model: a model and its tokenizer, in place of `model`; the classifier gets a copy of the model, since
+            fine-tuning changes it.
 
     Raises:
         SpecError: an unknown method or choice, or a method that needs a model and has none.
@@ -41,22 +53,14 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
         if model is not None:
             raise SpecError(f"--model: {method} uses no language model; leave it out")
         return spec.build()
-    if model is None:
-        if spec.path is None:
-            raise SpecError(f"{method}: needs a language model; give --model with a run's or a model's folder")
-        return spec.build()
-    lm, tokenizer = open_language_model(model)
-    return spec.build(model=lm, tokenizer=tokenizer)
-
-
-def open_language_model(path: str) -> tuple[Any, Any]:
-    """Model and tokenizer of a run's folder, a model's folder or a hub model."""
-    from llmanac.generate.load import locate
-    from llmanac.models.load import load_model
-    from llmanac.tokenizers.load import load_tokenizer
-
-    where, tokenizer = locate(path)
-    return load_model(where, device="cpu"), load_tokenizer(tokenizer)
+    if language_model is not None:
+        return spec.build(model=copy.deepcopy(language_model[0]), tokenizer=language_model[1])
+    if model is not None:
+        engine = load_engine(model, device="cpu")
+        return spec.build(model=engine.model, tokenizer=engine.tokenizer)
+    if spec.path is None:
+        raise SpecError(f"{method}: needs a language model; give --model with a run's or a model's folder")
+    return spec.build()
 
 
 def open_classifier(folder: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,11 +129,6 @@ def _take(
 def _explain(found: Measured, classifier: Any, example: str) -> None:
     explanation = classifier.explain(example)
     found.explained, found.exact = explanation.lines(8), explanation.exact
-
-
-def copied(build: Callable[[Any, Any], Any], model: Any, tokenizer: Any) -> Build:
-    """A builder that gives each classifier a language model of its own, since fine-tuning changes it."""
-    return lambda: build(copy.deepcopy(model), tokenizer)
 
 
 def rows_needed(found: Measured, target: float) -> int | None:

@@ -44,15 +44,18 @@ class Slice:
         return out
 
 
+def tone_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """What a data set calls negative and positive. Raises DataError unless its labels are those of sentiment."""
+    return Rulebook.read("english-sentiment").names_for(sorted(set(labels)))
+
+
 def sentiment_slices(labels: Sequence[str]) -> list[Slice]:
     """Our own slices, with the labels as a data set calls positive and negative.
 
     Raises:
         DataError: labels that are not those of sentiment.
     """
-    names = dict(
-        zip(("negative", "positive"), Rulebook.read("english-sentiment").names_for(sorted(labels)), strict=True)
-    )
+    names = dict(zip(("negative", "positive"), tone_names(labels), strict=True))
     data = files.read_toml(FILE)
     subjects = data.pop("subjects")
     out = []

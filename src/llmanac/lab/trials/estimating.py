@@ -46,15 +46,10 @@ def refuse(arms: Sequence[Arm], hold: str) -> None:
 def parts(prepared: Prepared, arm: Arm, measure: int, tuning: bool) -> dict[str, Any]:
     """Everything that decides the numbers; no seed does."""
     return {
-        "trial": "estimating",
-        "measure": measure,
-        "model": dump(arm.spec.model),
-        "length": arm.spec.train.length,
-        "data": prepared.identity,
-        "tuning": tuning,
-        "sources": fingerprint([arm.spec.model], CODE),
+        "trial": "estimating", "measure": measure, "model": dump(arm.spec.model), "length": arm.spec.train.length,
+        "data": prepared.identity, "tuning": tuning, "sources": fingerprint([arm.spec.model], CODE),
         "versions": versions(),
-    }
+    }  # fmt: skip
 
 
 def measure(prepared: Prepared, arm: Arm, texts: Sequence[str], prompt: list[int]) -> Measurement:
@@ -71,15 +66,10 @@ def measure(prepared: Prepared, arm: Arm, texts: Sequence[str], prompt: list[int
     score = score_texts(model, prepared.tokenizer, texts, window=arm.spec.train.length)
     tokens = len(prepared.dataset)
     costs: dict[str, float | None] = {
-        "parameters": model.parameter_count(),
-        "tokens": tokens,
-        "seconds": seconds,
-        "train_tokens_per_second": tokens / seconds,
-        "decode_tokens_per_second": decode_speed(model, prompt),
-        "state_bytes_per_token": state_bytes(model),
-        "model_bytes": model_bytes(model),
-        "peak_memory": peak,
-    }
+        "parameters": model.parameter_count(), "tokens": tokens, "seconds": seconds,
+        "train_tokens_per_second": tokens / seconds, "decode_tokens_per_second": decode_speed(model, prompt),
+        "state_bytes_per_token": state_bytes(model), "model_bytes": model_bytes(model), "peak_memory": peak,
+    }  # fmt: skip
     return Measurement({"bits_per_byte": [score.bits_per_byte]}, costs)
 
 

@@ -98,13 +98,9 @@ class TokenizerTrial:
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers; no seed does."""
         return {
-            "trial": "tokenizers",
-            "measure": MEASURE_VERSION,
-            "tokenizer": dump(arm.spec),
-            "texts": self.texts.identity,
-            "sources": fingerprint([arm.spec]),
-            "versions": versions(),
-        }
+            "trial": "tokenizers", "measure": MEASURE_VERSION, "tokenizer": dump(arm.spec),
+            "texts": self.texts.identity, "sources": fingerprint([arm.spec]), "versions": versions(),
+        }  # fmt: skip
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Train, encode every document, and count those that decoding restores exactly."""
@@ -125,13 +121,10 @@ class TokenizerTrial:
         }
         lost = sum(lost_bytes(tokenizer, text) for text in changed) / sum(sizes)
         costs: dict[str, float | None] = {
-            "vocabulary": tokenizer.vocab_size,
-            "train_seconds": trained,
-            "lossless": 1 - len(changed) / len(counts),
-            "lost": lost,
-            "unknown": tokenizer.unknown_rate(self.texts.held_out),
+            "vocabulary": tokenizer.vocab_size, "train_seconds": trained, "lossless": 1 - len(changed) / len(counts),
+            "lost": lost, "unknown": tokenizer.unknown_rate(self.texts.held_out),
             "encode_rate": sum(sizes) / _encode_seconds(tokenizer, self.texts.held_out),
-        }
+        }  # fmt: skip
         for name in self.apart:
             own = [i for i, label in enumerate(self.texts.labels) if label == name]
             size = sum(sizes[i] for i in own)

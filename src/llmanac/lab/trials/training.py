@@ -99,31 +99,19 @@ class TrainingTrial:
         model, source, objective = self.build(arm, seed)
         parameters = hash_parameters(model)
         done = train(
-            model,
-            source,
-            objective,
-            spec,
-            work,
-            seed=seed,
-            evaluate=lambda model: self._curve_score(model, spec.length),
-            evaluate_every=every,
-            watch="bits_per_byte",
+            model, source, objective, spec, work, seed=seed,
+            evaluate=lambda model: self._curve_score(model, spec.length), evaluate_every=every, watch="bits_per_byte",
             label=f"{arm.label}, seed {seed}",
-        )
+        )  # fmt: skip
         model.eval()
         score = score_texts(model, self.prepared.tokenizer, self.texts, window=spec.length)
         flops = model.flops_per_token(spec.length) * done.tokens
         costs: dict[str, float | None] = {
-            "parameters": model.parameter_count(),
-            "train_flops": flops,
-            "tokens": done.tokens,
-            "seconds": done.seconds,
-            "steps": done.steps,
-            "train_tokens_per_second": done.tokens / done.seconds,
+            "parameters": model.parameter_count(), "train_flops": flops, "tokens": done.tokens, "seconds": done.seconds,
+            "steps": done.steps, "train_tokens_per_second": done.tokens / done.seconds,
             "decode_tokens_per_second": decode_speed(model, self._prompt()),
-            "state_bytes_per_token": state_bytes(model),
-            "model_bytes": model_bytes(model),
-        }
+            "state_bytes_per_token": state_bytes(model), "model_bytes": model_bytes(model),
+        }  # fmt: skip
         curve = _curve(read_metrics(work))
         pairing = {"parameters": parameters, "rows": source.hashes}
         costs["peak_memory"] = peak_memory(model, objective, done.spec, next(self.build(arm, seed)[1]), work)

@@ -76,15 +76,11 @@ def train(
     tokenizer = made.train(counted)
     seconds = time.perf_counter() - start
     about = {
-        "tokenizer": spec.dump(made),
-        "files": {label: list(paths) for label, paths in groups.items()},
+        "tokenizer": spec.dump(made), "files": {label: list(paths) for label, paths in groups.items()},
         "places": seen.places(path for paths in groups.values() for path in paths),
-        "mixture": stream.as_json() if isinstance(stream, Mixture) else None,
-        "texts": counted.texts,
-        "bytes": counted.bytes,
-        "seconds": round(seconds, 3),
-        "fingerprint": tokenizer.fingerprint(),
-    }
+        "mixture": stream.as_json() if isinstance(stream, Mixture) else None, "texts": counted.texts,
+        "bytes": counted.bytes, "seconds": round(seconds, 3), "fingerprint": tokenizer.fingerprint(),
+    }  # fmt: skip
     with atomic_folder(folder) as target:
         tokenizer.save(target)
         write_json(target / seen.TRAINING, about)
