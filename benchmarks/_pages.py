@@ -10,6 +10,7 @@ import random
 import sysconfig
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +35,16 @@ def pages() -> dict[str, tuple[str, str]]:
         page = gzip.decompress((folder / "html" / f"{name}.html.gz").read_bytes()).decode("utf-8")
         out[name] = page, marked[name].get("articleBody") or ""
     return out
+
+
+def visible(page: str) -> Any:
+    """The root of a page's HTML, without scripts and styles."""
+    import lxml.html
+
+    root = lxml.html.document_fromstring(page.encode("utf-8"), parser=lxml.html.HTMLParser(encoding="utf-8"))
+    for element in root.xpath("//script|//style|//noscript"):
+        element.drop_tree()
+    return root
 
 
 def articles() -> list[str]:

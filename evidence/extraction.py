@@ -45,6 +45,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _marked
+from benchmarks._pages import visible
 from evidence._page import bullets
 from llmanac.core.errors import DataError
 from llmanac.core.registry import build
@@ -89,13 +90,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 
 
 def all_text(page: str) -> str:
-    """The text of a page without any choice."""
-    import lxml.html
-
-    root = lxml.html.document_fromstring(page.encode("utf-8"), parser=lxml.html.HTMLParser(encoding="utf-8"))
-    for element in root.xpath("//script|//style|//noscript"):
-        element.drop_tree()
-    return str(root.text_content())
+    """All visible text of a page."""
+    return str(visible(page).text_content())
 
 
 def rows_of(name: str) -> dict[str, Any]:

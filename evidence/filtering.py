@@ -33,7 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks._pages import articles, pages, sources
+from benchmarks._pages import articles, pages, sources, visible
 from evidence._messages import passages
 from evidence._page import bullets
 from llmanac.core.errors import DataError
@@ -127,13 +127,8 @@ def shuffled(text: str, rng: random.Random) -> str:
 
 def around(page: str, marked: str) -> str:
     """The text of a page that a person did not mark: menus, teasers, notices, comments."""
-    import lxml.html
-
-    root = lxml.html.document_fromstring(page.encode("utf-8"), parser=lxml.html.HTMLParser(encoding="utf-8"))
-    for element in root.xpath("//script|//style|//noscript"):
-        element.drop_tree()
     inside = " ".join(marked.split())
-    lines = [" ".join(line.split()) for line in "\n".join(root.itertext()).split("\n")]
+    lines = [" ".join(line.split()) for line in "\n".join(visible(page).itertext()).split("\n")]
     return "\n".join(line for line in lines if line and line not in inside)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import statistics
 import sys
@@ -91,14 +92,8 @@ def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) 
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen,
     ):
         stepper(rows, 1.0, 1)
-    changes = _allocations(seen)
-    if changes is None:
-        return None
-    held = peak = 0
-    for change in changes:
-        held += change
-        peak = max(peak, held)
-    return float(resident + peak)
+    peak = peak_bytes(seen)
+    return None if peak is None else float(resident + peak)
 
 
 @contextlib.contextmanager
@@ -115,10 +110,9 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _allocations(profiler: Any) -> list[int] | None:
-    """Bytes taken and given back, in order; None where this release of torch does not tell."""
+def peak_bytes(profiler: Any) -> int | None:
+    """The most bytes allocated at a time under a memory profiler; None if this release of torch has no events."""
     results = getattr(getattr(profiler, "profiler", None), "kineto_results", None)
-    if results is None:
-        return None
-    events = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
-    return [size for _, size in sorted(events, key=lambda event: event[0])] or None
+    events = [] if results is None else [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+    sizes = [size for _, size in sorted(events, key=lambda event: event[0])]
+    return max(0, *itertools.accumulate(sizes)) if sizes else None
