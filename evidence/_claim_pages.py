@@ -14,7 +14,7 @@ from typing import Any
 
 from evidence._page import unwrapped
 from llmanac.lab._svg import nice_number
-from llmanac.lab.classification.page import between, curve_chart, share, spread
+from llmanac.lab.classification.page import between, curve_chart, percent, spread
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 
@@ -37,13 +37,13 @@ def claims(found: Found) -> list[Section]:
 
 
 def _accuracies(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    return table(ACCURACY, [[name, share(mean(own)), spread(own)] for name, own in values.items()])
+    return table(ACCURACY, [[name, percent(mean(own)), spread(own)] for name, own in values.items()])
 
 
 def _curve(found: Found, *names: str) -> Section:
     lines = {name: {float(size): values for size, values in found["table"][name]["curve"].items()} for name in names}
     sizes = sorted({int(size) for points in lines.values() for size in points})
-    rows = [[name, *(share(mean(points[size])) for size in sizes)] for name, points in lines.items()]
+    rows = [[name, *(percent(mean(points[size])) for size in sizes)] for name, points in lines.items()]
     chart = curve_chart(lines, "training rows", "accuracy", "Accuracy over training rows")
     return Section(
         "Accuracy over training rows", [], [table(["rows", *(f"{size:,}" for size in sizes)], rows)],
@@ -52,7 +52,7 @@ def _curve(found: Found, *names: str) -> Section:
 
 
 def _level(row: Mapping[str, Any]) -> str:
-    return f"{share(row['accuracy'])} ({between(row['interval_over_texts'])} over texts)"
+    return f"{percent(row['accuracy'])} ({between(row['interval_over_texts'])} over texts)"
 
 
 def _slices(found: Found, *names: str) -> Section:
@@ -95,7 +95,7 @@ def _bow(found: Found) -> Claim:
     curve = {int(size): mean(values) for size, values in found["table"]["bow"]["curve"].items()}
     sizes = sorted(curve)
     facts = {
-        "first": sizes[0], "last": sizes[-1], "low": share(curve[sizes[0]]), "high": share(curve[sizes[-1]]),
+        "first": sizes[0], "last": sizes[-1], "low": percent(curve[sizes[0]]), "high": percent(curve[sizes[-1]]),
         "steps": "" if all(curve[b] >= curve[a] - 0.01 for a, b in pairwise(sizes)) else ", not at every step",
         "helps": "helps, as claimed" if curve[sizes[-1]] > curve[sizes[0]] else "does not help, against the claim",
     }  # fmt: skip
@@ -107,7 +107,7 @@ def _rare(found: Found, *names: str) -> Section:
     rows = []
     for name in names:
         own = found["table"][name]["extra"]["rare"]
-        rows.append([name, *(share(mean([one[t]["right"] for one in own])) for t in times)])
+        rows.append([name, *(percent(mean([one[t]["right"] for one in own])) for t in times)])
     words = found["table"][names[0]]["extra"]["rare"][0]
     heads = ["right label", *(f"{t}× ({words[t]['words']} words)" for t in times)]
     return Section(
@@ -135,18 +135,18 @@ def _cbow(found: Found) -> Claim:
     }
     facts = {
         "close": "close vectors, as claimed" if own["ranked_right"] > 0.6 else "hardly closer vectors",
-        "ranked": share(own["ranked_right"]), "ties": share(one_hot["ranked_right"]),
-        "opposed": share(own["against_opposed"]), "level": _level(cbow), "over": mean(differences),
+        "ranked": percent(own["ranked_right"]), "ties": percent(one_hot["ranked_right"]),
+        "opposed": percent(own["against_opposed"]), "level": _level(cbow), "over": mean(differences),
         "low": low, "high": high,
         "kind": ": close by label rather than by meaning" if own["against_opposed"] > own["ranked_right"] else "",
         "above": "above" if low > 0 else "below" if high < 0 else "not shown to differ from",
         "shares": "is borne out" if rare["cbow"] > rare["bow"] + 0.02 else "is not borne out",
-        "once": {name: share(value) for name, value in rare.items()},
+        "once": {name: percent(value) for name, value in rare.items()},
     }  # fmt: skip
     nearest = [[word, ", ".join(f"{w} {c:.2f}" for w, c in near)] for word, near in found["nearest"].items()]
     rows = [
         [name, *(f"{one[key]:.2f}" for key in ("alike", "unlike", "opposed")),
-         *(share(one[key]) for key in ("ranked_right", "against_opposed"))]
+         *(percent(one[key]) for key in ("ranked_right", "against_opposed"))]
         for name, one in (("one-hot", one_hot), ("cbow", own))
     ]  # fmt: skip
     words = f"{own['words']:.0f} words in eight groups; mean cosines, and how often an alike pair is the closer one."
@@ -171,8 +171,8 @@ def _deep(found: Found) -> Claim:
     named = {"deep": "deep-cbow", "linear": "deep-cbow without its nonlinearity", "pairs": "bow, pairs of words"}
     linear = max(own[name] for name in ("cbow", "bow", named["linear"]))
     facts = {
-        **{key: share(own[name]) for key, name in {**named, "cbow": "cbow", "bow": "bow"}.items()},
-        "denied": {name: share(value) for name, value in denied.items()},
+        **{key: percent(own[name]) for key, name in {**named, "cbow": "cbow", "bow": "bow"}.items()},
+        "denied": {name: percent(value) for name, value in denied.items()},
         "solved": "the hidden layer learns the combination" if own["deep-cbow"] > linear + 0.2 else "against the claim",
         "learned": "On SST-2, where such pairs are rare, it does not show" if denied["deep-cbow"] < 0.6 else "On "
         "SST-2 too",
@@ -192,11 +192,17 @@ def _prompting(found: Found) -> Claim:
     row, lm, chance = found["table"]["prompting"], found["language_model"], found["data"]["chance"]
     better = row["interval_over_texts"][0] > chance
     above = "above chance, as claimed" if better else "not above chance, which contradicts the claim"
-    rows = [[name, share(one["accuracy"]), share(one["second_label"])] for name, one in found["prompts"].items()]
-    facts = {"level": _level(row), "chance": share(chance), "above": above, "parameters": nice_number(lm["parameters"])}
+    rows = [[name, percent(one["accuracy"]), percent(one["second_label"])] for name, one in found["prompts"].items()]
+    facts = {
+        "level": _level(row),
+        "chance": percent(chance),
+        "above": above,
+        "parameters": nice_number(lm["parameters"]),
+    }
     ways = "Test accuracy, and how often the second label is given."
     compared = [table(["compared by", "accuracy", "second label"], rows)]
-    return {**facts, "read": lm["read"]}, [Section("Ways to compare", [ways], compared)]
+    about = {"parameters": nice_number(lm["parameters"]), "read": lm["read"]}
+    return {**facts, **about}, [Section("Ways to compare", [ways], compared)]
 
 
 def _fine_tuning(found: Found) -> Claim:
@@ -212,7 +218,7 @@ def _fine_tuning(found: Found) -> Claim:
         mean(pairs[name]) for name in ("true pairs", "labels dealt out anew", "true pairs, untrained model")
     )
     facts = {
-        "true": share(true), "dealt": share(dealt), "fresh": share(fresh), "best": best, "read": lm["read"],
+        "true": percent(true), "dealt": percent(dealt), "fresh": percent(fresh), "best": best, "read": lm["read"],
         "level": _level(found["table"]["fine-tuning"]), "words": _level(found["table"][best]),
         "parameters": nice_number(lm["parameters"]),
         "learns": "what it learns is in the pairs, as claimed" if true > dealt + 0.05 else "against the claim",
@@ -236,11 +242,11 @@ def _embedding(found: Found) -> Claim:
     lose = "Dense vectors this small, learned from so little text, lose."
     facts = {
         "words": one_hot["words"], "cosine": one_hot["largest_cosine"], "first": sizes[0], "last": sizes[-1],
-        "early": [share(value) for value in early], "late": [share(value) for value in late],
+        "early": [percent(value) for value in early], "late": [percent(value) for value in late],
         "verdict": "Dense vectors win." if late[0] > late[1] else lose,
     }  # fmt: skip
     lines = {name: {float(size): values for size, values in points.items()} for name, points in probes.items()}
-    rows = [[name, *(f"{share(mean(points[str(s)]))} ({spread(points[str(s)])})" for s in sizes)]
+    rows = [[name, *(f"{percent(mean(points[str(s)]))} ({spread(points[str(s)])})" for s in sizes)]
             for name, points in probes.items()]  # fmt: skip
     chart = {"svg": curve_chart(lines, "training rows", "accuracy", "Linear probes"), "caption": "A dot a seed."}
     said = "Test accuracy of logistic regression on fixed features (95% over seeds)."

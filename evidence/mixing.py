@@ -37,7 +37,7 @@ LANGUAGES = ("de", "fr", "es", "it", "nl", "pt_BR", "sv", "pl")
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
-    """Bits per byte of each domain, by mixture. A full run that was stopped goes on in `studies/mixing`."""
+    """Bits per byte of each domain, by mixture. An interrupted full run continues from `studies/mixing`."""
     if size == "small":
         with tempfile.TemporaryDirectory() as folder:
             setting = Setting(dim=16, layers=1, heads=2, vocab_size=300, length=32, batch_tokens=128, steps=4)

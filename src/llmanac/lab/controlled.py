@@ -83,9 +83,8 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
         SpecError: arms that differ outside the axis, a hold that cannot be met, a budget that is too small.
     """
     started = time.monotonic()
-    asked = resolve(
-        question.base, question.axis, question.texts
-    )  # a request that cannot be met is refused before any work
+    # a request that cannot be met is refused before any work
+    asked = resolve(question.base, question.axis, question.texts)
     estimating.refuse(asked, question.hold)
     prepared = prepare(question.base, cache.root / "data")
     trial = TrainingTrial(prepared, question.base.device)

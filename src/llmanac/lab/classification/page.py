@@ -106,7 +106,7 @@ def rows_of(result: Result) -> list[list[str]]:
         elif "rules" not in result["methods"]:
             beat = NONE
         out.append([
-            name, share(row["accuracy"]), spread(row["accuracies"]), between(row["interval_over_texts"]), beat,
+            name, percent(row["accuracy"]), spread(row["accuracies"]), between(row["interval_over_texts"]), beat,
             f"{row['rows_for_most']:,}", f"{row['seconds']:.1f} s" if row["trained"] else "0",
             f"{row['texts_per_second']:,.0f}", "exact sum" if row["exact"] else "by leaving out",
         ])  # fmt: skip
@@ -119,7 +119,7 @@ HEADS = (
 )  # fmt: skip
 
 
-def share(value: float) -> str:
+def percent(value: float) -> str:
     return f"{value:.1%}"
 
 
@@ -151,9 +151,9 @@ def lead(result: Result) -> str:
     """The finding, in two sentences."""
     rows = result["methods"]
     top = max(rows, key=lambda name: rows[name]["accuracy"])
-    said = [f"{top} is right on {share(rows[top]['accuracy'])} of {result['data']['test_rows']:,} test texts"]
+    said = [f"{top} is right on {percent(rows[top]['accuracy'])} of {result['data']['test_rows']:,} test texts"]
     if "rules" in rows and top != "rules":
-        said.append(f"the rules, with no training data, on {share(rows['rules']['accuracy'])}")
+        said.append(f"the rules, with no training data, on {percent(rows['rules']['accuracy'])}")
         needed = rows[top]["rows_to_beat_rules"]
         if needed:
             said.append(f"{top} needed {needed:,} labelled rows to pass them")
@@ -165,7 +165,7 @@ def sections(result: Result) -> list[Section]:
     data, curves = result["data"], learning_curves(result)
     about = (
         f"{data['train_rows']:,} training rows, {data['test_rows']:,} test rows, labels "
-        f"{', '.join(data['labels'][:12])}; the most frequent label is right on {share(data['chance'])}."
+        f"{', '.join(data['labels'][:12])}; the most frequent label is right on {percent(data['chance'])}."
     )
     dots = "Every dot is one training on a random sample of the training rows; lines join the means."
     chart = {"svg": curves, "caption": "Accuracy over training rows; dashed: needs no training."}
@@ -192,10 +192,8 @@ def _slice_table(result: Result) -> dict[str, Any]:
 
 def _curve_table(result: Result) -> dict[str, Any]:
     sizes = [str(size) for size in result["sizes"]]
-    rows = []
-    for name, row in result["methods"].items():
-        if row["trained"]:
-            rows.append([name, *(share(mean(row["curve"][size])) if size in row["curve"] else NONE for size in sizes)])
+    curves = {name: row["curve"] for name, row in result["methods"].items() if row["trained"]}
+    rows = [[name, *(percent(mean(c[size])) if size in c else NONE for size in sizes)] for name, c in curves.items()]
     return table(["rows", *(f"{int(size):,}" for size in sizes)], rows)
 
 
