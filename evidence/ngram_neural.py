@@ -350,13 +350,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         [label, *(f"{m['swap'][k]:.3f}" for k in ("original", "like", "random")), saved(m, 3)]
         for label, m in models.items()
     ]
-    gapped = [
-        table(
-            [f"nearer words {near}", *(f"d = {d}" for d in DISTANCES)],
-            [[label, *(information_at(m, d, near) for d in DISTANCES)] for label, m in models.items()],
-        )
-        for near in ("kept", "random")
-    ]
+    gapped = []
+    for near in ("kept", "random"):
+        rows = [[label, *(information_at(m, d, near) for d in DISTANCES)] for label, m in models.items()]
+        gapped.append(table([f"nearer words {near}", *(f"d = {d}" for d in DISTANCES)], rows))
     classes = [f"{k}-gram seen ({n:,})" for k, n in result["tokens_of_class"].items()]
     pairs = "Pairs such as " + ", ".join("/".join(pair) for pair in result["pairs"][:5]) + "."
     after = ["", "original", "similar word", "random word", "saved by similarity"]
