@@ -1,4 +1,4 @@
-"""The unigram measurements of `benchmarks/tokenizer.py`: learning, encoding and sampling beside sentencepiece.
+"""The unigram measurements of `benchmarks/tokenizer.py`: learning, encoding and sampling against sentencepiece.
 
 Both learn 8000 ids with byte fallback from the lines of the corpus, text unchanged. Encoding and sampling then use the
 model that the library learned, in both, over whole files, one call a file, and hand out Python lists.

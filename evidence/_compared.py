@@ -1,4 +1,4 @@
-"""What the studies made of `llmanac compare` share: comparisons that come with the package, and how they are shown."""
+"""Shared by the studies made of `llmanac compare`: built-in comparisons, and how they are shown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def compared(*names: str, **overrides: Any) -> dict[str, Any]:
 
 
 def comparisons(*names: str) -> tuple[Callable[[int, str], Any], Callable[[Sequence[Any]], list[Section]]]:
-    """`measure` and `show` of a study of comparisons that train; small, the first of them stands for all."""
+    """`measure` and `show` of a study of comparisons that train; the small measurement runs the first only."""
 
     def measure(seed: int, size: str) -> dict[str, Any]:
         return {names[0]: trained(names[0], seed)} if size == "small" else compared(*names)

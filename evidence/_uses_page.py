@@ -87,7 +87,7 @@ def corrections(found: Found) -> list[dict[str, Any]]:
     return [
         table(["margin", "precision", "recall", "F0.5", "clean sentences changed"], margins),
         table(head, rows),
-        table(["mended, by kind of error", *parts], kinds),
+        table(["corrected, by kind of error", *parts], kinds),
     ]
 
 
@@ -108,7 +108,7 @@ def facts(result: Found) -> dict[str, Any]:
         "formula": result["formula"], "token": token, "byte": byte, "margin": correct["margin"],
         "orders": "The claim holds: the two orders contradict each other. " if token > 1 < 1 + byte else "",
         "natural": min(part["natural above shuffled"][1] for part in score),
-        "apart": {k: "tells them apart, a little" if v > 0.5 else "does not tell them apart" for k, v in low.items()},
+        "apart": {k: "separates them, a little" if v > 0.5 else "does not separate them" for k, v in low.items()},
         "holds": "holds" if works else "does not hold both ways",
         "chance": "no better than guessing" if chance else "weak",
         "flagged": "flagged more often" if above else "not clearly flagged more often",

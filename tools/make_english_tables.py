@@ -2,7 +2,7 @@
 
 The words that a filter counts must be its reference's, which are spaCy's. So the classes are probed: each character is
 put to the rules in the place where a class decides. What Python itself says of a character (white space, letter, line
-end) is kept beside it, so that a filter decides alike under every Python.
+end) is kept too, so that a filter decides alike under every Python.
 
     python tools/make_english_tables.py          # needs the [test] extra (spacy, datatrove)
 """

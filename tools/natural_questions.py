@@ -4,7 +4,7 @@
 
 Prints one row for each kind of question, and the same as one line of JSON; no question and no answer is shown. What
 the columns count is said in `llmanac/recipes/natural_questions.py`. With --json the scores are put into that file,
-beside those of other question files, with 95% intervals.
+with those of other question files, with 95% intervals.
 """
 
 from __future__ import annotations

@@ -122,11 +122,7 @@ def picture(found: list[dict[str, Any]]) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.1))
     scores, answers = pictured(found)
     for axis, values, title in (
-        (
-            left,
-            dict(sorted(scores.items(), key=lambda i: i[1])),
-            "bits per byte, held-out modules (lower is better)",
-        ),
+        (left, dict(sorted(scores.items(), key=lambda i: i[1])), "bits per byte, held-out modules (lower is better)"),
         (right, answers, "answers: F1, unseen question forms"),
     ):
         draw_bars(axis, values, title)

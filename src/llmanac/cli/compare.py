@@ -112,7 +112,7 @@ def _verdict_table(result: Any, metric: Any, *, wide: bool) -> Table:
     from llmanac.lab import words
     from llmanac.lab.stats import mean
 
-    label = metric["title"] or metric["name"].replace("_", " ")
+    label = words.label(metric)
     heads = ("", "verdict", "mean", "difference", "95% interval", *(["p"] if wide else []))
     title = f"{label} ({metric['better']} is better), {words.held_words(result)}"
     table = make_table(title, heads, left=(0, 1))
@@ -159,5 +159,5 @@ def _cost_table(result: Any, arms: list[str], *, wide: bool) -> Table:
         column.overflow = "fold"
     for unit in result["cost_units"]:
         cells = [words.quantity(result["costs"][arm].get(unit["name"]), unit["unit"]) for arm in arms]
-        table.add_row(unit["title"] or unit["name"].replace("_", " "), *cells)
+        table.add_row(words.label(unit), *cells)
     return table

@@ -1,7 +1,7 @@
 """A trial of a model that is estimated, not trained: it reads the training text once, and nothing in it is random.
 
-It shares text, tokenizer, measure and costs with `TrainingTrial`, so that both stand in one comparison. It takes no
-part in what is settled, planned or tuned for training, has no steps, and every seed gives the same numbers.
+It shares text, tokenizer, measure and costs with `TrainingTrial`, so that both can be in one comparison. It has no
+steps, so nothing is settled, planned or tuned for it, and every seed gives the same numbers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def trained(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def refuse(arms: Sequence[Arm], hold: str) -> None:
-    """Raise SpecError where `--hold` asks for what a model without steps cannot be given."""
+    """Raise SpecError if `--hold` needs steps and an arm has none."""
     found = [arm.label for arm in arms if is_estimated(arm)]
     if found and hold != "tokens":
         raise SpecError(
@@ -48,19 +48,14 @@ def refuse(arms: Sequence[Arm], hold: str) -> None:
 def parts(prepared: Prepared, arm: Arm, measure: int, tuning: bool) -> dict[str, Any]:
     """Everything that decides the numbers; no seed does."""
     return {
-        "trial": "estimating",
-        "measure": measure,
-        "model": dump(arm.spec.model),
-        "length": arm.spec.train.length,
-        "data": prepared.identity,
-        "tuning": tuning,
-        "sources": fingerprint([arm.spec.model], CODE),
+        "trial": "estimating", "measure": measure, "model": dump(arm.spec.model), "length": arm.spec.train.length,
+        "data": prepared.identity, "tuning": tuning, "sources": fingerprint([arm.spec.model], CODE),
         "versions": versions(),
-    }
+    }  # fmt: skip
 
 
 def measure(prepared: Prepared, arm: Arm, texts: Sequence[str], prompt: list[int]) -> Measurement:
-    """Estimate and measure. Memory is what a second estimate allocates at the most: counting it takes time."""
+    """Estimate and measure. Peak memory is measured in a second estimate, since counting slows it down."""
     start = time.perf_counter()
     model = _estimated(prepared, arm)
     seconds = time.perf_counter() - start
@@ -73,15 +68,10 @@ def measure(prepared: Prepared, arm: Arm, texts: Sequence[str], prompt: list[int
     score = score_texts(model, prepared.tokenizer, texts, window=arm.spec.train.length)
     tokens = len(prepared.dataset)
     costs: dict[str, float | None] = {
-        "parameters": model.parameter_count(),
-        "tokens": tokens,
-        "seconds": seconds,
-        "train_tokens_per_second": tokens / seconds,
-        "decode_tokens_per_second": decode_speed(model, prompt),
-        "state_bytes_per_token": state_bytes(model),
-        "model_bytes": model_bytes(model),
-        "peak_memory": peak,
-    }
+        "parameters": model.parameter_count(), "tokens": tokens, "seconds": seconds,
+        "train_tokens_per_second": tokens / seconds, "decode_tokens_per_second": decode_speed(model, prompt),
+        "state_bytes_per_token": state_bytes(model), "model_bytes": model_bytes(model), "peak_memory": peak,
+    }  # fmt: skip
     return Measurement({"bits_per_byte": [score.bits_per_byte]}, costs)
 
 
