@@ -70,8 +70,8 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
 
 def chat_command(path: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")]) -> None:
     """Talk to a run: it retrieves, answers and shows its source."""
+    from llmanac.apps.docs_assistant.documentation import open_assistant
     from llmanac.generate.load import load_engine
-    from llmanac.recipes.documentation import open_assistant
 
     engine = load_engine(path)
     assistant = open_assistant(path, engine)
@@ -179,8 +179,8 @@ def serve_command(
     from llmanac.web.serve import serve
 
     def load() -> tuple[Engine, Assistant | None]:
+        from llmanac.apps.docs_assistant.documentation import open_assistant
         from llmanac.generate.load import load_engine
-        from llmanac.recipes.documentation import open_assistant
 
         engine = load_engine(path)
         return engine, open_assistant(Path(path), engine)

@@ -26,7 +26,7 @@ HELD_OUT = 0.05
 def load_pairs(run: Any) -> Any:
     """What `finetune.pairs` names: the documentation's own questions, or a file."""
     if run.spec.finetune.pairs == "docstrings":
-        from llmanac.recipes.documentation import Documentation
+        from llmanac.apps.docs_assistant.documentation import Documentation
 
         return Documentation(run)
     return FilePairs(run)
@@ -67,7 +67,7 @@ def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:
 def special_tokens(pairs_name: str) -> tuple[str, ...]:
     """The special tokens that the rows of what `finetune.pairs` names are written with."""
     if pairs_name == "docstrings":
-        from llmanac.recipes.quickstart_prompt import SPECIAL
+        from llmanac.apps.docs_assistant.prompt import SPECIAL
 
         return SPECIAL
     return ()

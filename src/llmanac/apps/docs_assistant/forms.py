@@ -1,6 +1,6 @@
 """The many ways to ask. Forms for training and forms for evaluation are different sentences, and never meet.
 
-`quickstart_training_forms` has those for training. `(a|b)` in a pattern is a choice; `{n}` is the name asked about,
+`training_forms` has those for training. `(a|b)` in a pattern is a choice; `{n}` is the name asked about,
 `{p}` a parameter, `{s}` a wish ("copy a file").
 """
 
@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from llmanac.recipes.quickstart_facts import Kind
-from llmanac.recipes.quickstart_training_forms import TRAINING
+from llmanac.apps.docs_assistant.facts import Kind
+from llmanac.apps.docs_assistant.training_forms import TRAINING
 
 FormSet = Literal["training", "held_out"]
 _CHOICE = re.compile(r"\(([^()]*)\)")

@@ -18,15 +18,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from llmanac.apps.docs_assistant.assistant import Answer, Assistant
+from llmanac.apps.docs_assistant.index import DocumentationIndex
+from llmanac.apps.docs_assistant.material import Material, answers
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.prompt import Asked
+from llmanac.apps.docs_assistant.questions import UNANSWERABLE, Pair
 from llmanac.core.progress import progress
 from llmanac.core.rng import seed_of
 from llmanac.evaluate.answers import exact_match, f1
-from llmanac.recipes.assistant import Answer, Assistant
-from llmanac.recipes.questions import UNANSWERABLE, Pair
-from llmanac.recipes.quickstart_index import DocumentationIndex
-from llmanac.recipes.quickstart_material import Material, answers
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import Asked
 
 EXAMPLES = 10
 MISSED = 0.5  # F1 below which an answer is not what was wanted

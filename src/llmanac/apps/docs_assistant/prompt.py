@@ -22,10 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llmanac.apps.docs_assistant.facts import KINDS, parameters
+from llmanac.apps.docs_assistant.forms import form_words
+from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.core.errors import TokenizerError, nearest
-from llmanac.recipes.quickstart_facts import KINDS, parameters
-from llmanac.recipes.quickstart_forms import form_words
-from llmanac.recipes.quickstart_passages import Passage
 
 USER, ASSISTANT, END, NOT_SHOWN = "<|user|>", "<|assistant|>", "<|end|>", "<|?|>"
 LETTERS = tuple(f"<|{letter}|>" for letter in string.ascii_uppercase[:8])

@@ -15,16 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import DataError
-from llmanac.core.progress import progress
-from llmanac.core.rng import seed_of
-from llmanac.data.collect import Corpus
-from llmanac.data.sources._docstrings import Entry
-from llmanac.recipes.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
-from llmanac.recipes.questions import REFUSAL, Pair, QuestionMaker, entry_calls, entry_passages, known_names
-from llmanac.recipes.quickstart_index import DocumentationIndex, Found
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import (
+from llmanac.apps.docs_assistant.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
+from llmanac.apps.docs_assistant.index import DocumentationIndex, Found
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.prompt import (
     Asked,
     Sheet,
     check_marks,
@@ -33,6 +27,12 @@ from llmanac.recipes.quickstart_prompt import (
     query_ids,
     question_ids,
 )
+from llmanac.apps.docs_assistant.questions import REFUSAL, Pair, QuestionMaker, entry_calls, entry_passages, known_names
+from llmanac.core.errors import DataError
+from llmanac.core.progress import progress
+from llmanac.core.rng import seed_of
+from llmanac.data.collect import Corpus
+from llmanac.data.sources._docstrings import Entry
 
 CALIBRATION = 600  # questions of each sort that the threshold is read off from
 ASSOCIATION = 6000  # training pairs that the word associations are counted over

@@ -1,10 +1,10 @@
-"""The forms that training questions are put into; `quickstart_forms` has those for evaluation and the rest."""
+"""The forms that training questions are put into; `forms` has those for evaluation and the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from llmanac.recipes.quickstart_facts import Kind
+from llmanac.apps.docs_assistant.facts import Kind
 
 TRAINING: Mapping[Kind, Sequence[str]] = {
     "what": (

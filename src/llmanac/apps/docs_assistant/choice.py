@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmanac.recipes.quickstart_ranking import MOST_TELLING, RELATED, EntryRanking
-from llmanac.recipes.quickstart_words import holds, related, stems
+from llmanac.apps.docs_assistant.ranking import MOST_TELLING, RELATED, EntryRanking
+from llmanac.apps.docs_assistant.words import holds, related, stems
 
 SPREAD = 0.5  # how much less a word tells that several lines hold, by the logarithm of how many do
 LENGTH, USUAL = 0.3, 60  # what a line gains that is longer than usual, by the logarithm; characters

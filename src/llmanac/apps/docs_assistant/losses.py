@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from llmanac.apps.docs_assistant.material import Example, Material, Turn, said, said_bare
+from llmanac.apps.docs_assistant.prompt import Sheet, prompt, question_ids
+from llmanac.apps.docs_assistant.questions import REFUSAL
 from llmanac.core.types import IGNORE, Batch
-from llmanac.recipes.questions import REFUSAL
-from llmanac.recipes.quickstart_material import Example, Material, Turn, said, said_bare
-from llmanac.recipes.quickstart_prompt import Sheet, prompt, question_ids
 
 FRESH = 97  # salt of rows that training has not drawn
 UNDERSTAND = "what is asked, nothing shown"

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_words import content, holds, related, stems
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.words import content, holds, related, stems
 from llmanac.retrieve.bm25 import BM25, Spec
 
 NAME, SUMMARY, BODY = 0.9, 1.0, 0.8  # weights of the fields

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from llmanac.apps.docs_assistant.forms import asking_words, form_words
+from llmanac.apps.docs_assistant.names import Known, KnownNames
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.prompt import Asked
+from llmanac.apps.docs_assistant.ranking import EntryRanking
+from llmanac.apps.docs_assistant.words import stems
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.recipes.quickstart_forms import asking_words, form_words
-from llmanac.recipes.quickstart_names import Known, KnownNames
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import Asked
-from llmanac.recipes.quickstart_ranking import EntryRanking
-from llmanac.recipes.quickstart_words import stems
 from llmanac.retrieve._words import code_words
 from llmanac.retrieve.bm25 import BM25, Spec
 

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Container, Iterable
 
-from llmanac.recipes.quickstart_forms import form_words
+from llmanac.apps.docs_assistant.forms import form_words
 from llmanac.retrieve._words import code_words
 
 _STOP = """

@@ -1,6 +1,6 @@
 """Questions with answers made from real documentation, and questions it cannot answer.
 
-A pair is a fact of the documentation (`quickstart_facts`) put into one of many forms (`quickstart_forms`), then made
+A pair is a fact of the documentation (`facts`) put into one of many forms (`forms`), then made
 as rough as people type: lower case, no question mark, a greeting, a bare name, a slip of the finger in a small word.
 Pairs for evaluation use forms that training never shows, about modules that training never shows.
 """
@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from llmanac.apps.docs_assistant.facts import KINDS, Fact, Kind, facts_of, not_stated
+from llmanac.apps.docs_assistant.forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS, FormSet, expand, near_held_out
+from llmanac.apps.docs_assistant.names import Known
+from llmanac.apps.docs_assistant.passages import Passage, passages_of
+from llmanac.apps.docs_assistant.prompt import REFUSAL
 from llmanac.core.rng import seed_of
 from llmanac.data.sources._docstrings import Entry
 from llmanac.data.sources._public import Name
-from llmanac.recipes.quickstart_facts import KINDS, Fact, Kind, facts_of, not_stated
-from llmanac.recipes.quickstart_forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS, FormSet, expand, near_held_out
-from llmanac.recipes.quickstart_names import Known
-from llmanac.recipes.quickstart_passages import Passage, passages_of
-from llmanac.recipes.quickstart_prompt import REFUSAL
 from llmanac.retrieve._words import code_words
 
 Unanswerable = Literal["unknown name", "not stated", "off topic"]

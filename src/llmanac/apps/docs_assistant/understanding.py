@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llmanac.recipes.quickstart_facts import parameters
-from llmanac.recipes.quickstart_index import DocumentationIndex
-from llmanac.recipes.quickstart_names import CERTAIN, Known
-from llmanac.recipes.quickstart_prompt import Asked
-from llmanac.recipes.quickstart_words import QUOTED, STOP, content, stems
+from llmanac.apps.docs_assistant.facts import parameters
+from llmanac.apps.docs_assistant.index import DocumentationIndex
+from llmanac.apps.docs_assistant.names import CERTAIN, Known
+from llmanac.apps.docs_assistant.prompt import Asked
+from llmanac.apps.docs_assistant.words import QUOTED, STOP, content, stems
 
 _NAME = re.compile(r"`?(?<![\w.\\/@-])([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\()?")
 _CODE = re.compile(r"[a-z]_[a-z]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")

@@ -1,8 +1,8 @@
 """The documentation assistant: look passages up, let the model read the answer out of them, cite, or refuse.
 
-What a question is about is found out in `quickstart_understanding`; what the model sees and says is in
-`quickstart_prompt`. The model does the reading: what is asked, which line of the passages answers it, or that none
-does. Where the question has words that it was not trained on, they have a say in which line (`quickstart_choice`). The
+What a question is about is found out in `understanding`; what the model sees and says is in
+`prompt`. The model does the reading: what is asked, which line of the passages answers it, or that none
+does. Where the question has words that it was not trained on, they have a say in which line (`choice`). The
 line is the answer, word for word. Beside a refusal, and an answer that is not sure, stand the nearest entries. The
 model knows nothing by itself; a question for which nothing is found never reaches it.
 """
@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.core import files
-from llmanac.core.errors import CheckpointError, DataError, RequestError
-from llmanac.recipes import quickstart_choice as chosen
-from llmanac.recipes.questions import REFUSAL
-from llmanac.recipes.quickstart_examples import example_questions
-from llmanac.recipes.quickstart_facts import parameters
-from llmanac.recipes.quickstart_forms import form_words
-from llmanac.recipes.quickstart_index import DocumentationIndex, Found
-from llmanac.recipes.quickstart_names import Known
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import (
+from llmanac.apps.docs_assistant import choice as chosen
+from llmanac.apps.docs_assistant.examples import example_questions
+from llmanac.apps.docs_assistant.facts import parameters
+from llmanac.apps.docs_assistant.forms import form_words
+from llmanac.apps.docs_assistant.index import DocumentationIndex, Found
+from llmanac.apps.docs_assistant.names import Known
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.prompt import (
     ASKED,
     MARKS,
     PARAMETERS,
@@ -36,7 +33,10 @@ from llmanac.recipes.quickstart_prompt import (
     split_completion,
     stated_defaults,
 )
-from llmanac.recipes.quickstart_understanding import Understood, understand
+from llmanac.apps.docs_assistant.questions import REFUSAL
+from llmanac.apps.docs_assistant.understanding import Understood, understand
+from llmanac.core import files
+from llmanac.core.errors import CheckpointError, DataError, RequestError
 
 PASSAGES = 3
 NEAREST = 3  # entries shown beside an answer that is not sure, or a refusal

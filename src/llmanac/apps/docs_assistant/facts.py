@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from llmanac.apps.docs_assistant.passages import Passage, title_of
 from llmanac.data.sources._docstrings import Entry
-from llmanac.recipes.quickstart_passages import Passage, title_of
 
 Kind = Literal["what", "arguments", "returns", "raises", "default", "parameter", "which"]
 KINDS: tuple[Kind, ...] = ("what", "arguments", "returns", "raises", "default", "parameter", "which")

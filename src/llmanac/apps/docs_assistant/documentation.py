@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmanac.apps.docs_assistant.assistant import PROMPT_TOKENS, Assistant
+from llmanac.apps.docs_assistant.evaluation import evaluate_assistant
+from llmanac.apps.docs_assistant.losses import losses
+from llmanac.apps.docs_assistant.material import Material, Row
 from llmanac.core import files
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
@@ -15,11 +19,7 @@ from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.tokens import TokenDataset
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import ASSISTANT, load_engine
-from llmanac.recipes.assistant import PROMPT_TOKENS, Assistant
 from llmanac.recipes.pairs import write_examples
-from llmanac.recipes.quickstart_evaluation import evaluate_assistant
-from llmanac.recipes.quickstart_losses import losses
-from llmanac.recipes.quickstart_material import Material, Row
 from llmanac.recipes.timetable import questions_asked
 
 LENGTH = 512  # of a row: the longest prompt, its answer, and further questions about what it shows
@@ -32,7 +32,7 @@ FEWEST_QUESTIONS = 35
 
 
 class Documentation:
-    """Questions about documented names, answered from retrieved passages; see `quickstart_material`."""
+    """Questions about documented names, answered from retrieved passages; see `material`."""
 
     length = LENGTH
     chats = False  # rows are sheets of lines, without the chat template; it is the assistant that answers

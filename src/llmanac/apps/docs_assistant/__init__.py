@@ -1,0 +1,1 @@
+"""The documentation assistant of the quickstart (docs/assistant.md)."""
