@@ -25,7 +25,7 @@ from llmanac.core.errors import DataError
 from llmanac.data.sources import _public
 from llmanac.data.sources._public import Name, package_names
 from llmanac.data.sources.python_docs import Spec
-from tools.natural_questions import KINDS, Question, interval, read_questions, score_answer, table
+from tools.natural_questions import KINDS, Question, read_questions, score_answer, table
 
 FILES = Path(__file__).resolve().parents[2] / "evidence" / "docs_assistant"
 WAIT = entry(
@@ -116,8 +116,6 @@ def test_scores_follow_their_rule() -> None:
     assert not score_answer(question, Answer("No.", (), True, (Near("a.c", "a.c()", ""),)), text).entry
     rows = table([question, question], [first, refusal])
     assert (rows["named"]["questions"], rows["naming"]["entry"], rows["answerable"]["refused"]) == (2, 2, 1)
-    low, high = interval(9, 12)
-    assert 0.46 < low < 0.75 < high < 0.92
 
 
 def test_public_names_lead_to_entries() -> None:
