@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from llmanac.core.errors import DataError
 from llmanac.data.sources.python_docs import Spec
 from llmanac.evaluate.answers import f1
 from llmanac.generate.load import load_engine
+from llmanac.metrics._auc import share as proportion
 
 KINDS = ("named", "unnamed", "typo", "followup", "unanswerable")
 NAMING = ("named", "typo", "followup")
@@ -173,15 +173,6 @@ def table(questions: Sequence[Question], scores: Sequence[Score]) -> dict[str, d
     }
 
 
-def interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95% interval of a share."""
-    if not count:
-        return 0.0, 1.0
-    share, square = right / count, z * z / count
-    centre, half = share + square / 2, z * math.sqrt(share * (1 - share) / count + square / count / 4)
-    return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
-
-
 COLUMNS = tuple(Score.__dataclass_fields__)
 
 
@@ -208,7 +199,7 @@ def main() -> None:
         kept["files"][choices.questions.stem] = {
             kind: row
             | {
-                f"{name} interval": [round(x, 3) for x in interval(int(row[name]), int(row["questions"]))]
+                f"{name} interval": [round(x, 3) for x in proportion(int(row[name]), int(row["questions"]))[1:]]
                 for name in COLUMNS
             }
             for kind, row in found.items()
