@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmanac.apps.docs_assistant.passages import Passage, title_of
+from llmanac.apps.docs_assistant.tables import words
 from llmanac.data.sources._docstrings import Entry
 
 Kind = Literal["what", "arguments", "returns", "raises", "default", "parameter", "which"]
@@ -163,13 +164,7 @@ def wish_of(summary: str) -> str:
     return f"{verb} {rest}"
 
 
-_NO_VERBS = """
-a an the this that these those it if when as in on for to true false none base class function method same like
-alias abstract internal helper wrapper used one all any each use number size called version object please at
-thi subclass simple generic note two see default optional similar equivalent represent ha string event list
-name
-"""
-_NOT_VERBS = frozenset(_NO_VERBS.split())
+_NOT_VERBS = words("not_verbs")
 
 
 def not_stated(entry: Entry, passages: Sequence[Passage], known: Sequence[Fact]) -> list[tuple[Kind, str]]:

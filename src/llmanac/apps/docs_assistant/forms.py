@@ -1,7 +1,6 @@
-"""The many ways to ask. Forms for training and forms for evaluation are different sentences, and never meet.
+"""How questions are worded (`forms.toml`). Forms for training and forms for evaluation are different sentences.
 
-`training_forms` has those for training. `(a|b)` in a pattern is a choice; `{n}` is the name asked about,
-`{p}` a parameter, `{s}` a wish ("copy a file").
+`(a|b)` in a pattern is a choice; `{n}` is the name asked about, `{p}` a parameter, `{s}` a wish ("copy a file").
 """
 
 from __future__ import annotations
@@ -13,173 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from llmanac.apps.docs_assistant.facts import Kind
-from llmanac.apps.docs_assistant.training_forms import TRAINING
+from llmanac.apps.docs_assistant.tables import FORMS as TABLE
+from llmanac.apps.docs_assistant.tables import words
 
 FormSet = Literal["training", "held_out"]
 _CHOICE = re.compile(r"\(([^()]*)\)")
 
-HELD_OUT: Mapping[Kind, Sequence[str]] = {
-    "what": (
-        "Could you explain what {n} is doing?",
-        "What's the point of {n}?",
-        "Give a short explanation of {n}.",
-        "I came across {n}; what is that for?",
-        "Say in one sentence what {n} does.",
-        "What is the purpose of {n}?",
-        "Please summarize the function {n}.",
-        "What would calling {n} do for me?",
-        "Help me understand {n}.",
-        "{n} does what?",
-    ),
-    "arguments": (
-        "Which parameters are accepted by {n}?",
-        "Can you show the signature for {n}?",
-        "I need to call {n}: what are its arguments?",
-        "What are the parameters of {n}?",
-        "Name all arguments that {n} takes.",
-        "How is {n} called?",
-        "What must be passed to {n}?",
-        "Tell me the call signature of {n}.",
-        "To use {n}, which arguments do I give?",
-        "The argument list of {n}, please.",
-    ),
-    "returns": (
-        "What kind of value is returned from {n}?",
-        "When {n} is called, what does it give back?",
-        "What gets returned by {n}?",
-        "I call {n}; what is the result?",
-        "Say what {n} returns.",
-        "What should I expect as the return value from {n}?",
-        "Could you tell me what comes back from {n}?",
-        "On success, what does {n} return?",
-        "The output of {n} is what?",
-        "{n}: what does it return?",
-    ),
-    "raises": (
-        "Under what circumstances does {n} raise an error?",
-        "Which exceptions might be raised by {n}?",
-        "When will {n} throw?",
-        "What kind of exception could {n} raise?",
-        "I call {n}; which errors can occur?",
-        "Does {n} ever raise anything?",
-        "List the exceptions raised in {n}.",
-        "What errors should I expect from {n}?",
-        "In which case is an exception raised by {n}?",
-        "{n}: what does it raise?",
-    ),
-    "default": (
-        "When {p} is not given, which default does {n} take?",
-        "Which value is the default for the {p} parameter of {n}?",
-        "Calling {n} without {p}: what is its default?",
-        "Say what {p} is by default when {n} is called.",
-        "What default value does {n} give {p}?",
-        "For {n}, the default of {p} is what?",
-        "Could you look up the default value for {p} in {n}?",
-        "What would {p} be by default for {n}?",
-    ),
-    "parameter": (
-        "Can you explain what {p} means for {n}?",
-        "What role does the {p} argument play in {n}?",
-        "What is the meaning of the parameter {p} in {n}?",
-        "When calling {n}, what do I give as {p}?",
-        "Say what the {p} parameter of {n} does.",
-        "Help me understand the option {p} of {n}.",
-        "The argument {p} of {n} does what?",
-        "Which effect has {p} on {n}?",
-    ),
-    "which": (
-        "What should I call to {s}?",
-        "I am looking for a way to {s}.",
-        "What is the name of the function to {s}?",
-        "Can you tell me how to {s}?",
-        "Is it possible to {s}? With what?",
-        "Which call lets me {s}?",
-        "Help me {s}.",
-        "My program has to {s}; what do I use?",
-    ),
-}
-
-OPENERS: Mapping[FormSet, Sequence[str]] = {
-    "training": (
-        "In Python, ",
-        "Please: ",
-        "Hi, ",
-        "Hello there! ",
-        "Question: ",
-        "Quick question, ",
-        "Another question: ",
-        "I want to know: ",
-        "Tell me, ",
-        "Can you help me? ",
-        "For a program of mine, ",
-        "I wonder: ",
-        "Sorry, ",
-        "Now, ",
-    ),
-    "held_out": ("Hey there, ", "One more thing: ", "For my script, ", "Could you help? ", "Python question: "),
-}
-CLOSERS: Mapping[FormSet, Sequence[str]] = {
-    "training": (
-        " Thanks.",
-        " in python",
-        " Please answer.",
-        " (Python)",
-        " Be brief.",
-        " Thanks a lot!",
-        " I am on Python 3.11",
-        " Please",
-        " in the library",
-        " Bye",
-    ),
-    "held_out": (" Thank you!", " I use Python 3.", " Cheers", " in the standard library"),
-}
-OFF_TOPIC: Mapping[FormSet, Sequence[str]] = {
-    "training": (
-        "What is the (capital|population|currency|flag) of (France|Japan|Brazil|Egypt|Norway|Peru)?",
-        "Will it (rain|snow) (today|tomorrow|on Sunday)?",
-        "Who (wrote|painted|composed) (Hamlet|the Mona Lisa|the Ninth Symphony|Faust)?",
-        "Tell me a (joke|story|secret).",
-        "What is the best (pizza|restaurant|hotel) in (Rome|Paris|Chicago)?",
-        "How (tall|old|heavy) is (the Eiffel Tower|an elephant|the moon|my dog)?",
-        "Who won the (election|match|world cup) in (1998|2006|2014)?",
-        "What should I (eat|cook|wear) (tonight|tomorrow)?",
-        "How do I (bake bread|grow tomatoes|tie a tie|learn to swim|lose weight)?",
-        "(Do you love me|Are you alive|Who are you|How are you)?",
-        "When (was|did) (the second world war|Napoleon|Mozart) (end|die|born)?",
-        "What (is|are) (photosynthesis|black holes|volcanoes|vitamins)?",
-        "Translate (good morning|thank you|cheese) into (German|Spanish|Latin).",
-        "Which (team|horse|party) will win?",
-        "What is the (meaning|purpose) of life?",
-        "Recommend me a (film|novel|song).",
-        "How far is (Berlin from Madrid|the sun|the next station)?",
-        "What did the (president|pope|queen) say?",
-        "Is (chocolate|coffee|sugar) healthy?",
-        "Play some (jazz|music).",
-    ),
-    "held_out": (
-        "How is the weather in London?",
-        "Who is the king of Sweden?",
-        "Where can I buy cheap shoes?",
-        "Which planet is the largest?",
-        "What time does the train to Vienna leave?",
-        "How many legs does a spider have?",
-        "Write a poem about autumn.",
-        "Why is the sky blue?",
-        "What is the recipe for pancakes?",
-        "Should I invest in gold?",
-        "Who discovered penicillin?",
-        "What is my name?",
-        "Do cats dream?",
-        "How much does a house cost in Denver?",
-        "Who scored the most goals last season?",
-        "Sing me a lullaby.",
-        "What language do they speak in Chile?",
-        "Is there life on Mars?",
-        "How long should I boil an egg?",
-        "Which airline is the safest?",
-    ),
-}
-FORMS: Mapping[FormSet, Mapping[Kind, Sequence[str]]] = {"training": TRAINING, "held_out": HELD_OUT}
+_SIDES: tuple[FormSet, ...] = ("training", "held_out")
+FORMS: Mapping[FormSet, Mapping[Kind, Sequence[str]]] = {side: TABLE[side]["kinds"] for side in _SIDES}
+TRAINING, HELD_OUT = FORMS["training"], FORMS["held_out"]
+OPENERS: Mapping[FormSet, Sequence[str]] = {side: TABLE[side]["openers"] for side in _SIDES}
+CLOSERS: Mapping[FormSet, Sequence[str]] = {side: TABLE[side]["closers"] for side in _SIDES}
+OFF_TOPIC: Mapping[FormSet, Sequence[str]] = {side: TABLE[side]["off_topic"] for side in _SIDES}
+_SMALL = words("form_words")
 
 
 def expand(pattern: str, rng: random.Random) -> str:
@@ -253,11 +98,3 @@ def _kinds_of_words() -> dict[str, set[str]]:
         for word in re.findall(r"[a-z']+", re.sub(r"\{\w\}", " ", " ".join(patterns)).lower()):
             found.setdefault(word, set()).add(kind)
     return found
-
-
-_SMALL_WORDS = """
-a an the and or of in on at to for from with by as is are was be been it its this that these those there here
-i me my you your we us our they he she do does did can could will would shall should may might must not no yes
-so if then
-"""
-_SMALL = frozenset(_SMALL_WORDS.split())

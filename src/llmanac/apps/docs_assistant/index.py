@@ -24,6 +24,7 @@ from llmanac.apps.docs_assistant.names import Known, KnownNames
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import Asked
 from llmanac.apps.docs_assistant.ranking import EntryRanking
+from llmanac.apps.docs_assistant.tables import words
 from llmanac.apps.docs_assistant.words import stems
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError
@@ -34,9 +35,8 @@ _NAME = re.compile(r"`?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\(\))?`?")
 _CODE = re.compile(r"[._\d]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
 _TOPIC = re.compile(r"(?i)\btopic (\S+?)[?.!,]?(?:\s|$)|\bthe [`'\"]?([\w-]+)[`'\"]? (?:statement|topic|keyword)\b")
 _CERTAIN = 2.8  # strength of a name from which it stands even beside an unknown one
-_SMALL = "a an the of in on to for is it i me my do does and or what when which how with from"
 _SENTENCE = re.compile(r"(?<![^ (])[a-z]+(?=[ ,;:)]|[.?!](?: |$))")  # a word that is not written as code
-_EMPTY = frozenset(_SMALL.split())
+_EMPTY = words("empty")
 _SAID_TO_BE = re.compile(r"(?i) (?:function|method|class|attribute) (?:of|in|from) ")
 _ARTICLE = re.compile(r"(?i)\b(?:an?|any|some|all|each|every|its|his|their|my|your|this|these) $")
 LONGEST_ARTICLE = 8  # characters that end with an article and a blank, the one before them too

@@ -20,6 +20,7 @@ from llmanac.apps.docs_assistant.forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS
 from llmanac.apps.docs_assistant.names import Known
 from llmanac.apps.docs_assistant.passages import Passage, passages_of
 from llmanac.apps.docs_assistant.prompt import REFUSAL
+from llmanac.apps.docs_assistant.tables import words
 from llmanac.core.rng import seed_of
 from llmanac.data.sources._docstrings import Entry
 from llmanac.data.sources._public import Name
@@ -27,11 +28,8 @@ from llmanac.retrieve._words import code_words
 
 Unanswerable = Literal["unknown name", "not stated", "off topic"]
 UNANSWERABLE: tuple[Unanswerable, ...] = ("unknown name", "not stated", "off topic")
-_SMALL = """what does which the when will would can tell about give show explain with from that have this is do me a
-of to it i"""
-_SMALL_WORDS = frozenset(_SMALL.split())
-_FILLER = "a an the of to in on for from with by and or is are be this that its it"
-_FILLERS = frozenset(_FILLER.split())
+_SMALL_WORDS = words("small")
+_FILLERS = words("filler")
 
 
 @dataclass(frozen=True)

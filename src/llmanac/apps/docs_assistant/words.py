@@ -11,192 +11,15 @@ import re
 from collections.abc import Container, Iterable
 
 from llmanac.apps.docs_assistant.forms import form_words
+from llmanac.apps.docs_assistant.tables import GROUPS, words
 from llmanac.retrieve._words import code_words
 
-_STOP = """
-a an the this that these those there here of to in on at by for from with without into onto out up down off over
-as is are was were be been being am do does did done doing have has had having will would can could should shall may
-might must need let lets i me my mine we us our you your he she it its they them their one ones some any all each
-and or but if then than so not no nor only just also too very really still yet ever even much more most
-what which who whom whose when where why how whats hows wheres anybody somebody someone something anything
-please thanks hi hello hey ok okay well hm hmm tell explain describe say show know want wanna like use used using
-thing things way get gets got give gives go goes going come comes happen happens mean means work works python
-about again back because before after between both during through until while which whether exactly actually
-don doesn didn isn aren wasn won can't couldn t s re ve ll d m function method class module call parameter argument
-short summary docs documentation purpose good point idea reason role effect meaning part play sense detail brief briefly
-came across occur occurs happened understand sentence summarize circumstance condition situation success successful
-kind sort example case cases possible possibly ever certain certainly question help cheers simple simply plain plainly
-expect expected suppose supposed need needed wonder wondering curious remember forgot believe think guess maybe perhaps
-library standard code program my own inside somehow somewhere
-"""
 QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^'\s]*'(?!\w)")  # an example's text, not what is asked
 _PYTHON = re.compile(r"(?i)\bpython ?[\d.]*\d")  # `in Python 3.11`: everything here is
 _NEGATIVE = re.compile(r"(?<![\w.)\]-])-\d[\d.]*\b")  # `comb(-1, 2)`
 _NUMBER = re.compile(r"(?<![\w.])\d[\d.,]*(?!\w)")  # an example's
-STOP = frozenset([*_STOP.split(), *code_words(_STOP)])  # words are looked up without their -s
-
-_GROUPS = """
-error exception raise throw fail failure crash traceback complain
-invalid illegal malformed garbage bad wrong incorrect incorrectly corrupt broken
-missing exist nonexistent absent unknown lack found present such none
-overwrite clobber replace destroy existing already
-delete remove erase unlink drop discard clean cleanup rid purge
-strip trim leading trailing whitespace space indentation indent margin
-folder directory dir
-create make build generate construct new
-return give yield result output produce hand
-default initial omit omitted unless unspecified unspecified initially preset left without
-otherwise else unless
-count number many amount occurrence total frequency often size
-frequent common frequency often
-tie multiple several many various
-core cpu processor
-change modify mutate alter edit unchanged affect untouched unaltered original
-keep preserve retain remain maintain intact
-convert turn transform translate cast
-text string str
-second once twice again repeat repeatedly
-nested recursive recursively within deep deeply
-empty blank nothing zero
-check verify test determine validate assert enforce
-order sort sorted ordering arrange rank ascending descending arbitrary
-largest biggest maximum max highest greatest top most
-smallest minimum min lowest least
-average mean median
-wait block blocking sleep pause hang
-timeout expire elapse timer
-second duration delay timeout timer
-password passwd secret token
-hidden invisible echo visible
-random unguessable unpredictable secure
-random shuffle
-similar close nearest match fuzzy resemble
-ordering permutation arrangement
-disk storage space usage
-url link uri web
-allow permit possible able permission
-read load parse
-write save store dump persist
-save commit flush pending uncommitted transaction
-list sequence iterable array collection
-item element member entry value
-dict dictionary mapping map
-function callable callback handler
-run execute invoke launch start spawn
-stop finish quit exit terminate kill cancel end close
-afterward afterwards after done finish later exit upon
-begin start beginning initial first
-end last final ending
-join combine merge concatenate concat append glue
-split divide separate break cut chunk
-separator sep delimiter delim
-equal same identical equivalent
-different unequal uneven vary
-symlink symbolic link
-compress zip archive pack gzip
-uncompress decompress unpack extract unzip
-copy duplicate clone
-duplicate repeated unique distinct
-compare difference diff differ
-print display show render
-user login account owner
-email mail smtp message
-executable program command binary
-character letter char
-digit decimal number numeric
-integer int whole
-boolean bool flag
-week weekday day
-sum total add plus
-find search locate lookup look
-lower lowercase uppercase upper capital case
-escape quote special
-extension suffix ext
-import load module
-readable writable mode access permission
-temporary temp tmp
-process subprocess child program
-parent ancestor subpath
-size length long
-path filename pathname file
-choice pick choose sample draw
-hash digest checksum fingerprint
-encode encoding charset unicode utf
-reverse reversed backwards
-pretty readable nicely formatted format indent
-log logging logger
-repeat cycle forever loop endless infinite
-coroutine async awaitable
-thread concurrent parallel background
-nan infinity finite
-divisor gcd multiple
-round truncate floor ceil integer
-lock mutex semaphore
-group grouped consecutive
-timezone utc tz zone
-newline linebreak eol
-shell terminal tty console
-percent quantile percentile cut
-entire complete full
-environment variable env
-fill pad padding
-host hostname machine computer platform
-version release
-cache memoize remember
-skip ignore silently ignored suppress
-stdin stdout stderr
-capture output stdout
-queue fifo
-docstring comment
-bigger greater larger above exceed exceeding
-smaller less below fewer short shorter
-negative minus
-required mandatory must
-optional omit
-become happen
-unit millisecond microsecond
-fast quick efficient speed
-subfolder subdirectory subfolders recursive tree
-redirect send reroute
-identifier id uuid
-cartesian product pair combination
-ceil ceiling
-installed available locate
-literal expression evaluate
-dependency depend prerequisite topological
-exclusive lock acquire
-cron schedule job
-reflow wrap paragraph width
-bit binary
-composed decomposed combining accent normalize
-unsafe dangerous insecure race security
-regardless irrelevant
-browser webpage web
-spreadsheet csv row column
-interval range span
-flatten chain nested
-anonymous lambda
-abort cancel interrupt
-peek look without
-rename move
-rotate shift
-interleave zip together
-sliding pairwise window adjacent successive
-accumulate running cumulative total
-slice chunk batch part
-permission mode chmod
-attribute property field
-inherit subclass parent base
-decorator wrapper wrap
-profile measure timing benchmark elapsed
-seed reproducible
-weighted weight probability
-signal handler interrupt
-subtract minus remove
-approximate close tolerance
-plural singular
-safe secure
-"""
+_STOP = words("stop")
+STOP = frozenset([*_STOP, *code_words(" ".join(_STOP))])  # words are looked up without their -s
 
 
 def stem(word: str) -> str:
@@ -219,7 +42,7 @@ def stem(word: str) -> str:
 def _groups() -> dict[str, frozenset[str]]:
     """By stem: the stems that say much the same."""
     out: dict[str, set[str]] = {}
-    for line in _GROUPS.split("\n"):
+    for line in GROUPS:
         stems = {stem(word) for word in line.split()}
         for one in stems:
             out.setdefault(one, set()).update(stems - {one})
