@@ -28,12 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.apps.docs_assistant.documentation import open_assistant
 from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.data.sources.python_docs import Spec
 from llmanac.evaluate.answers import f1
-from llmanac.generate.load import load_engine
+from llmanac.generate.load import load_assistant, load_engine
 from llmanac.metrics._auc import share as proportion
 
 KINDS = ("named", "unnamed", "typo", "followup", "unanswerable")
@@ -183,7 +182,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file to put the scores into")
     choices = parser.parse_args()
     questions = read_questions(choices.questions)
-    assistant = open_assistant(choices.run, load_engine(choices.run))
+    assistant = load_assistant(choices.run, load_engine(choices.run))
     if assistant is None:
         parser.error(f"{choices.run}: this run has no assistant")
     spec = Spec()

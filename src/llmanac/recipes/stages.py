@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from llmanac import __version__
 from llmanac.core import files, spec
-from llmanac.core.device import machine, resolve_device
+from llmanac.core.device import resolve_device
 from llmanac.core.errors import DataError
 from llmanac.core.progress import Report
 from llmanac.data.collect import Corpus
@@ -23,11 +21,12 @@ from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.pipeline.build import OtherBuild
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
-from llmanac.generate.load import ASSISTANT
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs, timetable
+from llmanac.recipes.application import find_application
 from llmanac.recipes.plan import fastest_threads, plan_size
 from llmanac.recipes.report import write_report
+from llmanac.recipes.results import FORMAT_VERSION, counts, write_results
 from llmanac.recipes.spec import Recipe, RecipeSpec, plans_size
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
@@ -35,7 +34,6 @@ from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
 from llmanac.train.plan import CALIBRATION_SHARE
 
-FORMAT_VERSION = 1
 RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
@@ -80,7 +78,7 @@ class Pipeline:
                 stage()
                 self.seconds[name] = self.seconds.get(name, 0.0) + self.time.stage
                 self.save()
-            results = self.results()
+            results = write_results(self)
         finally:
             torch.set_num_threads(threads)
         write_report(self.folder, results)
@@ -122,7 +120,7 @@ class Pipeline:
             ) from None
         self._refuse_other_text()
         files.write_json(self.folder / "manifest.json", self.corpus.manifest)
-        self.report(_counts(self.corpus.manifest))
+        self.report(counts(self.corpus.manifest))
         if sum(self.corpus.manifest["dropped"].values()):
             self.report(f"what was left out, and why: {self.folder / 'text' / 'dropped'}")
 
@@ -154,8 +152,8 @@ class Pipeline:
         """What the pairs are written with becomes part of the vocabulary."""
         known = getattr(self.spec.tokenizer, "special_tokens", None)
         if self.spec.finetune is not None and known is not None:
-            wanted = pairs.special_tokens(self.spec.finetune.pairs)
-            every = list(dict.fromkeys((*known, *wanted)))
+            application = find_application(self.spec.finetune.pairs)
+            every = list(dict.fromkeys((*known, *(application.special_tokens if application else ()))))
             self.spec = dataclasses.replace(
                 self.spec, tokenizer=spec.patch(self.spec.tokenizer, {"special_tokens": every})
             )
@@ -344,55 +342,3 @@ class Pipeline:
         self.measured = measures.language(self, held_out)
         if self.spec.finetune is not None:
             self.measured |= self.practice.measure(self)
-
-    def results(self) -> dict[str, Any]:
-        """Everything the report says, from what the stages left behind."""
-        shards = {side: int(np.asarray(data.offsets)[-1]) for side, data in self.data.items()}
-        out: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
-            "name": self.spec.name,
-            "version": __version__,
-            "seed": self.spec.seed,
-            "budget": self.spec.budget,
-            "machine": machine(),
-            "seconds": self.seconds,
-            "data": self.corpus.manifest,
-            "tokens": {**shards, "vocabulary": self.tokenizer.vocab_size},
-            "model": {"parameters": sum(p.numel() for p in self.model.parameters()), **spec.dump(self.spec.model)},
-        }
-        for stage in ("pretrain", "finetune"):
-            if stage in self.planned:
-                out[stage] = self._stage(stage)
-        out |= self.measured
-        out["tokens"]["bytes_per_token"] = self.measured["bytes_per_token"]
-        out["next"] = self._next()
-        files.write_json(self.folder / "results.json", out)
-        return out
-
-    def _stage(self, stage: str) -> dict[str, Any]:
-        known = self.planned[stage]
-        chosen, curve = known["train"], measures.loss_curve(self.folder / stage)
-        return {**known, "dtype": chosen["dtype"], "attention": chosen["attention"], "curve": curve}
-
-    def _next(self) -> list[str]:
-        chats = self.spec.finetune is not None and ((self.folder / ASSISTANT).is_dir() or self.practice.chats)
-        begin = next(iter(self.measured["completions"]), {"prompt": "The"})["prompt"].split("\n")[0][:40]
-        return [
-            *([f"llmanac chat {self.folder}"] if chats else []),
-            f"llmanac generate {self.folder} --prompt {shlex.quote(begin or 'The')}",
-            f"llmanac serve {self.folder}",
-            "llmanac compare position --arms rope,learned,none --budget 10m",
-        ]
-
-
-def _counts(manifest: dict[str, Any]) -> str:
-    train, held_out = manifest["train"], manifest["held_out"]
-    left_out = "".join(f", {count:,} {reason}" for reason, count in manifest["dropped"].items() if count)
-    return (
-        f"{train['documents']:,} documents, {train['bytes'] / 1e6:.2f} MB to train on; "
-        f"{held_out['documents']:,} held out, {held_out['bytes'] / 1e3:.0f} kB"
-        + (f"; left out{left_out[1:]}" if left_out else "")
-    )
-
-
-__all__ = ["Pipeline"]

@@ -43,6 +43,7 @@ NEAREST = 3  # entries shown beside an answer that is not sure, or a refusal
 PROMPT_TOKENS = 416
 ANSWER_TOKENS = 6  # what is asked, of which parameter, a mark; and a little over
 LONGEST_QUESTION = 4000  # characters
+APP = "docs-assistant"
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ class Assistant:
         """Write `assistant.json` and the index into a folder; the model and tokenizer are saved by the run."""
         folder = Path(folder)
         self.index.save(folder)
-        choices = {"format_version": 1, "passages": self.passages, "prompt_tokens": self.prompt_tokens}
+        choices = {"format_version": 1, "app": APP, "passages": self.passages, "prompt_tokens": self.prompt_tokens}
         files.write_json(folder / "assistant.json", choices)
 
     @classmethod

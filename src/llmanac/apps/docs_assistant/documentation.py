@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from llmanac.apps.docs_assistant.assistant import PROMPT_TOKENS, Assistant
@@ -18,7 +17,8 @@ from llmanac.core.progress import progress
 from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.tokens import TokenDataset
 from llmanac.generate.engine import Engine
-from llmanac.generate.load import ASSISTANT, load_engine
+from llmanac.generate.load import ASSISTANT
+from llmanac.recipes.application import Pairs
 from llmanac.recipes.pairs import write_examples
 from llmanac.recipes.timetable import questions_asked
 
@@ -31,7 +31,7 @@ QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly eva
 FEWEST_QUESTIONS = 35
 
 
-class Documentation:
+class Documentation(Pairs):
     """Questions about documented names, answered from retrieved passages; see `material`."""
 
     length = LENGTH
@@ -86,22 +86,6 @@ class Documentation:
             "answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions),
             "row_losses": losses(run.model, run.tokenizer, self.material, limit=PROMPT_TOKENS, count=rows),
         }
-
-
-def open_assistant(folder: Path, engine: Engine) -> Assistant | None:
-    """The assistant that a run left in its folder, with the run's fine-tuned model; None where it has none.
-
-    Args:
-        engine: the run's own, which continues text; its tokenizer and device serve the assistant too.
-
-    Raises:
-        CheckpointError: a damaged assistant or model, by its file.
-    """
-    place = folder / ASSISTANT
-    if not place.is_dir():
-        return None
-    reader = load_engine(folder / "model", device=str(getattr(engine.model, "device", "auto")))
-    return Assistant.load(place, reader, reader.tokenizer)
 
 
 def counted(

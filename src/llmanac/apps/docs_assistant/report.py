@@ -1,0 +1,90 @@
+"""The assistant's part of a run's report, from `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmanac.recipes.application import ReportPart, Section, table
+
+WHAT_IT_IS = (
+    "A demonstration of the whole pipeline on one small machine: text, tokenizer, pretraining, fine-tuning, retrieval "
+    "and measurement, in minutes. It answers one question at a time about what the docstrings of Python say: it looks "
+    "up passages, points at the line that answers, or finds it by the question's words, and quotes it with its source. "
+    "It knows nothing by itself: what its language model guesses without a passage is worthless, as the table below "
+    "shows."
+)
+KEPT_WEIGHTS = (
+    "Fine-tuning keeps its own copy of the weights: text is continued by the base weights, which stay at {base}; the "
+    "copy that only answers is at {tuned}."
+)
+WHICH = (
+    '"which" asks for a name by what it is for ("how do I copy a directory tree?") and wants the one function whose '
+    "summary the question was made from; the others name their function, so that it is found at once."
+)
+NEAR_MISSES = (
+    '"right passage among near misses" is retrieval helped where it missed, with its order taken away: the passages '
+    "stand in any order. A question that names nothing then leaves the model nothing to go by but its reading, whereas "
+    "a user's question comes with the best passage first; so this score can be below the one with retrieval."
+)
+
+
+def report(results: Mapping[str, Any]) -> ReportPart:
+    """Scores beside those of simpler ways of answering, examples, and what fails."""
+    found = results["answers"]
+    lines = "\n".join(f"| {k} | {s['f1']:.3f} | {s['exact']:.3f} |" for k, s in found["scores"].items())
+    return ReportPart(
+        what_it_is=WHAT_IT_IS,
+        kept_weights=KEPT_WEIGHTS,
+        scores={name: score["f1"] for name, score in found["scores"].items()},
+        scores_title="answers about held-out modules, F1\n(higher is better)",
+        scores_caption="F1 of the assistant's answers beside what the same model, or the same retrieval, gives alone.",
+        sections=tuple(section for section in (_answers(found), _examples(found), _wrong(found)) if section),
+        training=_by_kind(results),
+        card=f"\n## Answers on held-out modules\n\n| | F1 | exact |\n|---|---|---|\n{lines}\n",
+    )
+
+
+def _answers(found: Mapping[str, Any]) -> Section:
+    head = ["held-out modules, question forms never seen in training", "F1", "exact", "questions"]
+    rows = [[name, f"{s['f1']:.3f}", f"{s['exact']:.3f}", s["questions"]] for name, s in found["scores"].items()]
+    by_sort = ", ".join(f"{sort} {share:.0%}" for sort, share in found["refused"].items())
+    kinds = [[k, f"{s['f1']:.3f}", f"{s['exact']:.3f}", s["questions"]] for k, s in found["kinds"].items()]
+    return Section(
+        "Answers",
+        [
+            "Each question is about a function of a module that was held out whole; the passages shown to the model "
+            "include near misses. F1 counts the words an answer shares with the documentation's own.",
+            f"Questions the documentation cannot answer are refused {found['refused_unanswerable']:.0%} of the time; "
+            f"answerable ones are refused {found['refused_answerable']:.0%}. By sort: {by_sort}.",
+            WHICH,
+            NEAR_MISSES,
+        ],
+        [table(head, rows, 0), table(["by kind, with retrieval", "F1", "exact", "questions"], kinds)],
+    )
+
+
+def _examples(found: Mapping[str, Any]) -> Section | None:
+    examples = [_shown(example) for example in found["examples"]]
+    return Section("Some answers, with their sources", answers=examples) if examples else None
+
+
+def _wrong(found: Mapping[str, Any]) -> Section | None:
+    """Two answers that miss, and two refusals, as they came."""
+    shown = [
+        {**_shown(example), "verdict": verdict}
+        for key, verdict in (("misses", "not what was wanted"), ("refusals", "refused"))
+        for example in found.get(key, ())
+    ]
+    words = "Misses of this evaluation, and refusals: of a question that it cannot answer, and of one that it could."
+    return Section("Where it fails, and where it refuses", [words], answers=shown) if shown else None
+
+
+def _shown(example: Mapping[str, Any]) -> dict[str, Any]:
+    expected = example.get("expected")
+    return {**example, "note": f"In the documentation: {expected}" if expected else ""}
+
+
+def _by_kind(results: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    rows = [[kind, f"{row['loss']:.3f}", row["tokens"]] for kind, row in results.get("row_losses", {}).items()]
+    return (table(["fine-tuned, by kind of row", "nats a token", "tokens"], rows),) if rows else ()
