@@ -80,15 +80,14 @@ class FinetuneSpec(Spec):
     """Fine-tuning of the pretrained model on pairs.
 
     Attributes:
-        pairs: "docstrings" makes question/answer pairs from the Python documentation, answered from retrieved
-            passages; anything else is a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
+        pairs: the name of an application (`recipes/application.py`): "docstrings" is the documentation assistant. Anything
+            else is a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
         objective: instruction, chat, ...
         steps: planned from the budget where it is not set.
         time_share: which share of the training time goes to fine-tuning.
         learning_rate_scale: of the pretraining rates.
         language_share: which share of the rows is plain text again, so that the model keeps its language.
-        practice_share: with "docstrings", which share of the pretraining rows are questions with their passages: a
-            small model needs to see copying early.
+        practice_share: the fraction of the pretraining rows that an application may replace by rows of its own.
     """
 
     pairs: str = "docstrings"

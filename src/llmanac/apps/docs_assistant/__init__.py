@@ -4,7 +4,4 @@ docs/assistant.md says how it works and how good it is. It shows how an applicat
 is what a run, the report and the server call; everything else is the application's own.
 """
 
-CARD = {
-    "title": "questions about Python, answered by quoting its documentation",
-    "aliases": ["docstrings"],
-}
+CARD = {"title": "questions about Python, answered by quoting its documentation", "aliases": ["docstrings"]}
