@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from llmanac.core import registry
 from llmanac.core.errors import DataError
 from llmanac.core.types import IGNORE
+from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
 from llmanac.data.split import fraction
@@ -39,6 +40,18 @@ def write_examples(run: Any, name: str, examples: Iterable[Any]) -> None:
         TokenDataset.write_examples(
             place, examples, vocab_size=tokenizer.vocab_size, fingerprint=tokenizer.fingerprint()
         )
+
+
+def pairs_stream(run: Any, *, length: int, rows: int, name: str) -> PackedStream:
+    """The rows that `write_examples` wrote to `data/pairs`; no row is cut."""
+    data = TokenDataset(run.folder / "data" / "pairs")
+    return PackedStream(data, length=length, rows=rows, seed=run.spec.seed, packing="whole", name=name)
+
+
+def mixture(run: Any, parts: Mapping[str, Any], fraction: float, *, rows: int) -> Mixture:
+    """Two streams by name; `fraction` of the rows are of the second."""
+    weights = dict(zip(parts, (1 - fraction, fraction), strict=True))
+    return Mixture(dict(parts), weights, rows=rows, seed=run.spec.seed)
 
 
 def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:

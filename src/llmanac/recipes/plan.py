@@ -22,32 +22,14 @@ TOKENS_PER_PARAMETER = 2.5
 USED = 0.27  # share of the measured matrix-product rate that an uncompiled training step of this size reaches
 TURNS = 6  # steps that each number of threads is tried for; the first only allocates
 SHAPES = (  # (dim, layers, heads, kv_heads), in order of size
-    (64, 2, 2, 1),
-    (96, 3, 2, 1),
-    (128, 3, 2, 1),
-    (128, 4, 2, 1),
-    (160, 4, 5, 1),
-    (192, 4, 3, 1),
-    (192, 6, 3, 1),
-    (256, 6, 4, 2),
-    (320, 6, 5, 1),
-    (384, 6, 6, 2),
-    (384, 8, 6, 2),
-    (512, 8, 8, 2),
-    (640, 10, 10, 2),
-    (768, 12, 12, 4),
-    (1024, 16, 16, 4),
-    (1536, 20, 24, 8),
-)
+    (64, 2, 2, 1), (96, 3, 2, 1), (128, 3, 2, 1), (128, 4, 2, 1), (160, 4, 5, 1), (192, 4, 3, 1), (192, 6, 3, 1),
+    (256, 6, 4, 2), (320, 6, 5, 1), (384, 6, 6, 2), (384, 8, 6, 2), (512, 8, 8, 2), (640, 10, 10, 2),
+    (768, 12, 12, 4), (1024, 16, 16, 4), (1536, 20, 24, 8),
+)  # fmt: skip
 
 
 def plan_size(model: Any, vocab_size: int, seconds: float, device: torch.device) -> tuple[Any, dict[str, float]]:
-    """A transformer Spec of the size that suits `seconds` of training, and what the choice was made from.
-
-    A model of another kind is left as it is, and so is a transformer whose mixers have no `heads`.
-    """
-    if model.name != "transformer" or not all(hasattr(block, "mixer") for block in model.blocks):
-        return model, {}
+    """A transformer Spec of the size that suits `seconds` of training, and what the choice was made from."""
     rate = USED * measure_gemm(resolve_dtype("auto", device), device)
     wanted = math.sqrt(rate * seconds / (6 * TOKENS_PER_PARAMETER))
     chosen = min((shaped(model, shape) for shape in SHAPES), key=lambda spec: _distance(spec, vocab_size, wanted))

@@ -29,16 +29,20 @@ def write_report(folder: Path, results: dict[str, Any]) -> Path:
     """Write `report.html` and `MODEL_CARD.md` into a run's folder; returns the report's path."""
     part = _part(results)
     page = {
+        **results,
+        "part": part,
         "title": f"{results['name']}: report of a run",
         "subtitle": _subtitle(results),
-        "what_it_is": part.what_it_is,
         "sections": [section for section in _sections(results, part) if section],
     }
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     path = files.write_text(folder / "report.html", environment.get_template("report.html").render(page))
-    files.write_text(folder / "MODEL_CARD.md", model_card(results, part))
+    files.write_text(folder / "MODEL_CARD.md", environment.get_template("MODEL_CARD.md").render(page) + "\n")
     return path
 
 
@@ -173,39 +177,3 @@ def _completions(results: dict[str, Any]) -> Section | None:
         return None
     words = ["Greedy continuations by the base weights, unedited; a model of this size soon repeats itself."]
     return Section("Completions", words, blocks=[f"{c['prompt']}⟶{c['text']}" for c in found])
-
-
-def model_card(results: dict[str, Any], part: ReportPart) -> str:
-    """The model card as Markdown with the metadata block that model hubs read."""
-    data = results["data"]
-    scores = "\n".join(f"| {k} | {v:.3f} |" for k, v in sorted(results["bits_per_byte"].items(), key=lambda i: i[1]))
-    licences = "\n".join(f"- {k}: {v:,} bytes" for k, v in data["train"]["licenses"].items())
-    return f"""---
-library_name: llmanac
-pipeline_tag: text-generation
----
-
-# {results["name"]}
-
-{part.what_it_is}
-
-- Parameters: {results["model"]["parameters"]:,}
-- Trained on {results["pretrain"]["tokens"]:,} tokens, seed {results["seed"]}
-- llmanac {results["version"]}, checkpoint format {results["format_version"]}
-
-## Training text
-
-{data["train"]["documents"]:,} documents, {data["train"]["bytes"]:,} bytes; every input is named in `manifest.json`.
-
-{licences}
-
-## Bits per byte on {data["held_out"]["documents"]:,} held-out documents
-
-| | bits per byte |
-|---|---|
-{scores}
-{part.card}
-## Limits
-
-Small, trained for minutes, and only on the text above. It repeats itself in free text.
-"""

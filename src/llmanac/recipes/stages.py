@@ -17,7 +17,7 @@ from llmanac.core.device import resolve_device
 from llmanac.core.errors import DataError
 from llmanac.core.progress import Report
 from llmanac.data.collect import Corpus
-from llmanac.data.pack import Mixture, PackedStream
+from llmanac.data.pack import PackedStream
 from llmanac.data.pipeline.build import OtherBuild
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
@@ -256,20 +256,11 @@ class Pipeline:
             return
         self.model = load_model(self.folder / "base", device=str(self.device))
         chosen = pairs.finetune_spec(self.spec, self.practice.length)
-        length = chosen.length
-        stream: Any = PackedStream(
-            TokenDataset(self.folder / "data" / "pairs"),
-            length=length,
-            rows=chosen.rows,
-            seed=self.spec.seed,
-            packing="whole",
-            name="pairs",
-        )
-        share = asked.language_share
-        if share > 0:
-            text = PackedStream(self.data["train"], length=length, rows=chosen.rows, seed=self.spec.seed, name="text")
-            parts, weights = {"pairs": stream, "text": text}, {"pairs": 1 - share, "text": share}
-            stream = Mixture(parts, weights, rows=chosen.rows, seed=self.spec.seed)
+        length, rows = chosen.length, chosen.rows
+        stream: Any = pairs.pairs_stream(self, length=length, rows=rows, name="pairs")
+        if asked.language_share > 0:
+            text = PackedStream(self.data["train"], length=length, rows=rows, seed=self.spec.seed, name="text")
+            stream = pairs.mixture(self, {"pairs": stream, "text": text}, asked.language_share, rows=rows)
         budget = self.time.finetuning(self.before_training, asked.time_share)
         if chosen.steps is None:
             chosen = dataclasses.replace(chosen, steps=self._steps_at_the_rate_of_pretraining(budget, chosen))

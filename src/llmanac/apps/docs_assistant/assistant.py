@@ -93,14 +93,10 @@ class Reading:
 
     Attributes:
         query: what is asked, as it understood it, in its plainest form (`parameter length`).
-        mark: of the line it points at.
-        block, line: where that stands and what it says; None where it points at nothing shown.
-        sheet: what was shown to it.
+        block, line: the block and the line that it points at; None where it points at nothing shown.
     """
 
     query: str
-    mark: str | None
-    sheet: Sheet
     block: Block | None = None
     line: str | None = None
 
@@ -260,7 +256,7 @@ class Assistant:
     def _reading(self, ids: Sequence[int], sheet: Sheet) -> Reading:
         query, mark = split_completion(self.tokenizer, ids, sheet)
         block, line = (sheet.read(mark) if mark else None) or (None, None)
-        return Reading(query, mark, sheet, block, line)
+        return Reading(query, block, line)
 
     def _passages(self, found: Found) -> list[Passage]:
         return [self.index.passages[p] for p in found.passages]

@@ -14,12 +14,10 @@ from llmanac.apps.docs_assistant.material import Material, Row
 from llmanac.core import files
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
-from llmanac.data.pack import Mixture, PackedStream
-from llmanac.data.tokens import TokenDataset
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import ASSISTANT
 from llmanac.recipes.application import Pairs
-from llmanac.recipes.pairs import write_examples
+from llmanac.recipes.pairs import mixture, pairs_stream, write_examples
 from llmanac.recipes.timetable import questions_asked
 
 LENGTH = 512  # of a row: the longest prompt, its answer, and further questions about what it shows
@@ -58,16 +56,8 @@ class Documentation(Pairs):
         share = self.run.spec.finetune.practice_share
         if not share:
             return stream
-        practice = PackedStream(
-            TokenDataset(self.run.folder / "data" / "pairs"),
-            length=stream.length,
-            rows=stream.rows,
-            seed=stream.seed,
-            packing="whole",
-            name="practice",
-        )
-        parts, weights = {"text": stream, "practice": practice}, {"text": 1 - share, "practice": share}
-        return Mixture(parts, weights, rows=stream.rows, seed=stream.seed)
+        practice = pairs_stream(self.run, length=stream.length, rows=stream.rows, name="practice")
+        return mixture(self.run, {"text": stream, "practice": practice}, share, rows=stream.rows)
 
     def measure(self, run: Any) -> dict[str, Any]:
         """Ask about held-out modules; leaves the assistant's files in the run's folder."""

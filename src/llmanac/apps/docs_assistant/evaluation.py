@@ -51,9 +51,9 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
     asked = maker.examination(questions)
     strange = maker.unanswerable(questions, UNANSWERABLE)
     with progress("ask", 4 * len(asked), "questions") as bar:
-        given = [answer for part in _parts(asked) for answer in _asked(assistant, part, bar)]
+        given = _ask(assistant, asked, bar)
         texts = [answer.line for answer in given]
-        declined = [answer for part in _parts(strange) for answer in _asked(assistant, part, bar)]
+        declined = _ask(assistant, strange, bar)
         helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
         read = [reading.text for reading in helped]
         bar.advance(len(asked))
@@ -68,7 +68,7 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
             "without retrieval": _score(asked, closed),
             "first-sentence rule": _score(asked, rule),
         },
-        "kinds": {kind: _score(*_only(asked, texts, kind)) for kind in maker.kinds},
+        "kinds": {kind: _score(asked, texts, kind) for kind in maker.kinds},
         "refused_unanswerable": sum(a * n for a, n in refused.values()) / max(1, len(strange)),
         "refused_answerable": sum(answer.refused for answer in given) / max(1, len(asked)),
         "refused": {sort: share for sort, (share, _) in refused.items()},
@@ -92,14 +92,13 @@ def _some(
     return found[:count]
 
 
-def _parts(pairs: Sequence[Pair], size: int = 25) -> list[Sequence[Pair]]:
-    return [pairs[i : i + size] for i in range(0, len(pairs), size)]
-
-
-def _asked(assistant: Assistant, pairs: Sequence[Pair], bar: Any) -> list[Answer]:
-    answers = assistant.answers([pair.question for pair in pairs])
-    bar.advance(len(pairs))
-    return answers
+def _ask(assistant: Assistant, pairs: Sequence[Pair], bar: Any, size: int = 25) -> list[Answer]:
+    given: list[Answer] = []
+    for start in range(0, len(pairs), size):
+        part = [pair.question for pair in pairs[start : start + size]]
+        given += assistant.answers(part)
+        bar.advance(len(part))
+    return given
 
 
 def _guesses(engine: Any, questions: Sequence[str]) -> list[str]:
@@ -108,18 +107,15 @@ def _guesses(engine: Any, questions: Sequence[str]) -> list[str]:
     return [next((line for line in one.text.split("\n") if line.strip()), "") for one in said]
 
 
-def _score(pairs: Sequence[Pair], texts: Sequence[str]) -> dict[str, float | int]:
-    count = max(1, len(pairs))
+def _score(pairs: Sequence[Pair], texts: Sequence[str], kind: str = "") -> dict[str, float | int]:
+    """Mean scores, of the pairs of one kind where it is given."""
+    chosen = [(text, pair.answer) for pair, text in zip(pairs, texts, strict=True) if kind in ("", pair.sort)]
+    count = max(1, len(chosen))
     return {
-        "f1": sum(f1(t, p.answer) for p, t in zip(pairs, texts, strict=True)) / count,
-        "exact": sum(exact_match(t, p.answer) for p, t in zip(pairs, texts, strict=True)) / count,
-        "questions": len(pairs),
+        "f1": sum(f1(text, answer) for text, answer in chosen) / count,
+        "exact": sum(exact_match(text, answer) for text, answer in chosen) / count,
+        "questions": len(chosen),
     }
-
-
-def _only(pairs: Sequence[Pair], texts: Sequence[str], sort: str) -> tuple[list[Pair], list[str]]:
-    chosen = [(p, t) for p, t in zip(pairs, texts, strict=True) if p.sort == sort]
-    return [p for p, _ in chosen], [t for _, t in chosen]
 
 
 def _helped(index: DocumentationIndex, pair: Pair, number: int, seed: int) -> tuple[Asked, list[Passage]]:

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from llmanac.apps.docs_assistant.passages import Passage, title_of
@@ -65,8 +66,8 @@ def facts_of(entry: Entry, number: int, passages: Sequence[Passage]) -> Iterator
         found = next((line for pattern in patterns if (line := _first_line(passages, pattern))), None)
         if found and entry.kind == "function":
             yield Fact(kind, number, found[0], found[1])  # type: ignore[arg-type]
-    yield from _defaults(entry, number, title)
-    yield from _parameters(entry, number, passages)
+    yield from islice(_defaults(entry, number, title), 2)
+    yield from islice(_parameters(entry, number, passages), 2)
     wish = wish_of(summary or "") if entry.kind == "function" else ""
     if wish:
         yield Fact("which", number, 0, title, wish)
@@ -110,24 +111,16 @@ def parameters(signature: str) -> dict[str, str | None]:
 
 
 def _defaults(entry: Entry, number: int, title: str) -> Iterator[Fact]:
-    given = 0
     for name, value in parameters(entry.signature).items():
         if value is not None and len(value) <= 40 and f"{name}={value}" in title:
             yield Fact("default", number, 0, f"{name}={value}", name)
-            given += 1
-            if given == 2:
-                return
 
 
 def _parameters(entry: Entry, number: int, passages: Sequence[Passage]) -> Iterator[Fact]:
-    given = 0
     for name in parameters(entry.signature):
         found = _line_about(name, passages)
         if found and SHORTEST <= len(found[1]) <= LONGEST:
             yield Fact("parameter", number, found[0], found[1], name)
-            given += 1
-            if given == 2:
-                return
 
 
 def _line_about(name: str, passages: Sequence[Passage]) -> tuple[int, str] | None:

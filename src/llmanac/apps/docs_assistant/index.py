@@ -101,9 +101,6 @@ class DocumentationIndex:
         postings = np.diff(self.bm25.starts)
         self._share = {word: postings[i] / max(1, len(self.passages)) for word, i in self.bm25.vocabulary.items()}
 
-    def __len__(self) -> int:
-        return len(self.passages)
-
     # ------------------------------------------------------------------ entries
     @functools.cached_property
     def known_names(self) -> KnownNames:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from llmanac.apps.docs_assistant.material import Example, Material, Turn, said, said_bare
-from llmanac.apps.docs_assistant.prompt import Sheet, prompt, question_ids
+from llmanac.apps.docs_assistant.material import Example, Material, Turn, said
+from llmanac.apps.docs_assistant.prompt import Sheet, prompt, query_ids, question_ids
 from llmanac.apps.docs_assistant.questions import REFUSAL
 from llmanac.core.types import IGNORE, Batch
 
@@ -47,7 +47,7 @@ def _row(tokenizer: Any, material: Material, example: Example, limit: int) -> tu
     asked, entry, query, answer = first
     if not passages:
         sheet = Sheet.of([material.practice.first_passage(entry)] if entry >= 0 else [])
-        return UNDERSTAND, question_ids(tokenizer, asked, sheet), said_bare(tokenizer, sheet, entry, query)
+        return UNDERSTAND, question_ids(tokenizer, asked, sheet), query_ids(tokenizer, sheet, entry, query)
     ids, sheet = prompt(tokenizer, asked, Sheet.of(passages), limit=limit)
     return _kind(query, answer), ids, said(tokenizer, sheet, first)
 

@@ -137,7 +137,7 @@ class Material:
                     shown = question_ids(tokenizer, asked, sheet)
                 else:
                     shown, sheet = prompt(tokenizer, asked, Sheet.of(passages), limit=limit)
-                text = said(tokenizer, sheet, turn) if passages else said_bare(tokenizer, sheet, entry, query)
+                text = said(tokenizer, sheet, turn) if passages else query_ids(tokenizer, sheet, entry, query)
                 if ids and len(ids) + len(shown) + len(text) > length:
                     break
                 ids += shown + text
@@ -229,11 +229,6 @@ def said(tokenizer: Any, sheet: Sheet, turn: Turn) -> list[int]:
     """What the model is to say; a line that did not fit on the sheet cannot be pointed at."""
     _, entry, query, answer = turn
     return completion_ids(tokenizer, sheet, entry, query, None if answer == REFUSAL else sheet.mark(entry, answer))
-
-
-def said_bare(tokenizer: Any, sheet: Sheet, entry: int, query: str) -> list[int]:
-    """What the model is to say where nothing is shown: what is asked."""
-    return query_ids(tokenizer, sheet, entry, query)
 
 
 Turn = tuple[Asked, int, str, str]

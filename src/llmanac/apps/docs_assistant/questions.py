@@ -263,11 +263,9 @@ class QuestionMaker:
         if rng.random() < 0.08:
             form = form + rng.choice(CLOSERS[self.forms])
         question = form.format(**slots) if slots else form
-        return (
-            question[:1].upper() + question[1:]
-            if rng.random() < 0.5 and not slots.get("n", " ")[:1].islower()
-            else question
-        )
+        if rng.random() < 0.5 and not slots.get("n", " ")[:1].islower():
+            return question[:1].upper() + question[1:]
+        return question
 
 
 def _loosen(form: str, rng: random.Random) -> str:

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from llmanac.core.files import read_toml
 from llmanac.recipes.application import ReportPart, Section, table
 
-WHAT_IT_IS = (
-    "A demonstration of the whole pipeline on one small machine: text, tokenizer, pretraining, fine-tuning, retrieval "
-    "and measurement, in minutes. It answers one question at a time about what the docstrings of Python say: it looks "
-    "up passages, points at the line that answers, or finds it by the question's words, and quotes it with its source. "
-    "It knows nothing by itself: what its language model guesses without a passage is worthless, as the table below "
-    "shows."
-)
-KEPT_WEIGHTS = (
-    "Fine-tuning keeps its own copy of the weights: text is continued by the base weights, which stay at {base}; the "
-    "copy that only answers is at {tuned}."
-)
-WHICH = (
-    '"which" asks for a name by what it is for ("how do I copy a directory tree?") and wants the one function whose '
-    "summary the question was made from; the others name their function, so that it is found at once."
-)
-NEAR_MISSES = (
-    '"right passage among near misses" is retrieval helped where it missed, with its order taken away: the passages '
-    "stand in any order. A question that names nothing then leaves the model nothing to go by but its reading, whereas "
-    "a user's question comes with the best passage first; so this score can be below the one with retrieval."
-)
+TEXTS = {name: " ".join(text.split()) for name, text in read_toml(Path(__file__).with_name("report.toml")).items()}
 
 
 def report(results: Mapping[str, Any]) -> ReportPart:
@@ -34,8 +17,8 @@ def report(results: Mapping[str, Any]) -> ReportPart:
     found = results["answers"]
     lines = "\n".join(f"| {k} | {s['f1']:.3f} | {s['exact']:.3f} |" for k, s in found["scores"].items())
     return ReportPart(
-        what_it_is=WHAT_IT_IS,
-        kept_weights=KEPT_WEIGHTS,
+        what_it_is=TEXTS["what_it_is"],
+        kept_weights=TEXTS["kept_weights"],
         scores={name: score["f1"] for name, score in found["scores"].items()},
         scores_title="answers about held-out modules, F1\n(higher is better)",
         scores_caption="F1 of the assistant's answers beside what the same model, or the same retrieval, gives alone.",
@@ -53,12 +36,11 @@ def _answers(found: Mapping[str, Any]) -> Section:
     return Section(
         "Answers",
         [
-            "Each question is about a function of a module that was held out whole; the passages shown to the model "
-            "include near misses. F1 counts the words an answer shares with the documentation's own.",
+            TEXTS["answers"],
             f"Questions the documentation cannot answer are refused {found['refused_unanswerable']:.0%} of the time; "
             f"answerable ones are refused {found['refused_answerable']:.0%}. By sort: {by_sort}.",
-            WHICH,
-            NEAR_MISSES,
+            TEXTS["which"],
+            TEXTS["near_misses"],
         ],
         [table(head, rows, 0), table(["by kind, with retrieval", "F1", "exact", "questions"], kinds)],
     )
@@ -76,8 +58,7 @@ def _wrong(found: Mapping[str, Any]) -> Section | None:
         for key, verdict in (("misses", "not what was wanted"), ("refusals", "refused"))
         for example in found.get(key, ())
     ]
-    words = "Misses of this evaluation, and refusals: of a question that it cannot answer, and of one that it could."
-    return Section("Where it fails, and where it refuses", [words], answers=shown) if shown else None
+    return Section("Where it fails, and where it refuses", [TEXTS["failures"]], answers=shown) if shown else None
 
 
 def _shown(example: Mapping[str, Any]) -> dict[str, Any]:
