@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from llmanac.core import files
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.outputs import check_pages
-from llmanac.core.spec import make, make_method
+from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch
 from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
@@ -59,14 +59,11 @@ class Setting:
 
     def training(self) -> TrainSpec:
         """How it is trained; everything is settled, so that no run is planned differently from another."""
-        values = {
-            "steps": self.steps, "batch_tokens": self.batch_tokens, "length": self.length, "dtype": "float32",
-            "micro_batch": self.batch_tokens // self.length, "attention": "sdpa", "compile": "never", "keep": 1,
-            "optimizer": {"name": "adamw", "lr": self.learning_rate},
-        }  # fmt: skip
-        made = make(TrainSpec, values)
-        assert isinstance(made, TrainSpec)
-        return made
+        return TrainSpec(
+            steps=self.steps, batch_tokens=self.batch_tokens, length=self.length, dtype="float32", compile="never",
+            micro_batch=self.batch_tokens // self.length, attention="sdpa", keep=1,
+            optimizer=make_method("optimizer", {"name": "adamw", "lr": self.learning_rate}),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,9 @@ def plan_size(model: Any, vocab_size: int, seconds: float, device: torch.device)
     """A transformer Spec of the size that suits `seconds` of training, and what the choice was made from."""
     rate = USED * measure_gemm(resolve_dtype("auto", device), device)
     wanted = math.sqrt(rate * seconds / (6 * TOKENS_PER_PARAMETER))
-    chosen = min((shaped(model, shape) for shape in SHAPES), key=lambda spec: _distance(spec, vocab_size, wanted))
+    shapes = [shaped(model, shape) for shape in SHAPES]
+    chosen = min(shapes, key=lambda spec: abs(math.log(parameter_count(spec, vocab_size) / wanted)))
     return chosen, {"planned_flops_per_second": rate, "wanted_parameters": wanted}
-
-
-def _distance(spec: Any, vocab_size: int, wanted: float) -> float:
-    return abs(math.log(parameter_count(spec, vocab_size) / wanted))
 
 
 def fastest_threads(

@@ -36,10 +36,7 @@ def write_report(folder: Path, results: dict[str, Any]) -> Path:
         "sections": [section for section in _sections(results, part) if section],
     }
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
     path = files.write_text(folder / "report.html", environment.get_template("report.html").render(page))
     files.write_text(folder / "MODEL_CARD.md", environment.get_template("MODEL_CARD.md").render(page) + "\n")
@@ -59,13 +56,14 @@ def _duration(seconds: float) -> str:
 
 
 def _sections(results: dict[str, Any], part: ReportPart) -> list[Section | None]:
+    times = [[name, _duration(value)] for name, value in results["seconds"].items()]
     return [
         _bars(results, part),
         _quality(results, part),
         *part.sections,
         _curve(results, part),
         _data(results),
-        _time(results),
+        Section("Where the time went", tables=[table(["stage", "time"], times)]),
         _completions(results),
         Section("Next", blocks=["\n".join(results["next"])]),
     ]
@@ -164,11 +162,6 @@ def _data(results: dict[str, Any]) -> Section:
         ],
         [table(["", "training", "held out"], rows), *([table(heads, passed)] if passed else [])],
     )
-
-
-def _time(results: dict[str, Any]) -> Section:
-    rows = [[name, _duration(value)] for name, value in results["seconds"].items()]
-    return Section("Where the time went", tables=[table(["stage", "time"], rows)])
 
 
 def _completions(results: dict[str, Any]) -> Section | None:

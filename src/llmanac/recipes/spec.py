@@ -80,8 +80,8 @@ class FinetuneSpec(Spec):
     """Fine-tuning of the pretrained model on pairs.
 
     Attributes:
-        pairs: the name of an application (`recipes/application.py`): "docstrings" is the documentation assistant. Anything
-            else is a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
+        pairs: the name of an application (`recipes/application.py`; "docstrings" is the documentation assistant), else
+            a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
         objective: instruction, chat, ...
         steps: planned from the budget where it is not set.
         time_share: which share of the training time goes to fine-tuning.

@@ -159,10 +159,7 @@ class Pipeline:
             )
 
     def encode(self) -> None:
-        self.data = {
-            side: self._tokens(side, part)
-            for side, part in (("train", self.corpus.train), ("held_out", self.corpus.held_out))
-        }
+        self.data = {side: self._tokens(side, getattr(self.corpus, side)) for side in ("train", "held_out")}
 
     def _tokens(self, side: str, documents: Any) -> TokenDataset:
         place = self.folder / "data" / side
@@ -312,8 +309,8 @@ class Pipeline:
         return losses[-1]
 
     def _keep_model(self, model: Any, name: str) -> None:
-        model.generation = {"eos_token_id": self.tokenizer.eos_id, "bos_token_id": self.tokenizer.bos_id}
-        model.generation = {k: v for k, v in model.generation.items() if v is not None}
+        ids = {"eos_token_id": self.tokenizer.eos_id, "bos_token_id": self.tokenizer.bos_id}
+        model.generation = {k: v for k, v in ids.items() if v is not None}
         tokenizer = copy.copy(self.tokenizer)
         taught = model is not self.base and self.practice.chats
         if not taught and getattr(self.spec.tokenizer, "chat_template", None) is None:

@@ -22,15 +22,12 @@ from llmanac.apps.docs_assistant.index import DocumentationIndex, Found
 from llmanac.apps.docs_assistant.names import Known
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import (
-    ASKED,
-    MARKS,
-    PARAMETERS,
     Asked,
     Block,
     Sheet,
-    check_marks,
     prompt,
     split_completion,
+    spoken_ids,
     stated_defaults,
 )
 from llmanac.apps.docs_assistant.questions import REFUSAL
@@ -127,9 +124,7 @@ class Assistant:
         self.engine, self.index, self.tokenizer = engine, index, tokenizer
         self.passages, self.prompt_tokens = passages, prompt_tokens
         self._common = chosen.common_stems(sorted(form_words()))
-        check_marks(tokenizer)
-        self._marks = [tokenizer.special_tokens[token] for token in MARKS]
-        self._words = [*self._marks, *(tokenizer.special_tokens[token] for token in (*ASKED.values(), *PARAMETERS))]
+        self._marks, self._words = spoken_ids(tokenizer)
 
     def answer(self, question: str, history: Sequence[str] = ()) -> Answer:
         """Answer one question.

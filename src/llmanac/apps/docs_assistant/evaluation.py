@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llmanac.apps.docs_assistant.assistant import Answer, Assistant
@@ -61,6 +61,9 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
         bar.advance(len(asked))
     refused = _refused(strange, declined)
     rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
+    missed = [(p, a) for p, a in zip(asked, given, strict=True) if not a.refused and f1(a.line, p.answer) < MISSED]
+    rightly = [(p, a) for p, a in zip(strange, declined, strict=True) if a.refused]
+    wrongly = [(p, a) for p, a in zip(asked, given, strict=True) if a.refused]
     return {
         "scores": {
             "retrieved, with near misses": _score(asked, texts),
@@ -74,22 +77,9 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
         "refused": {sort: share for sort, (share, _) in refused.items()},
         "retrieval": _retrieval(assistant.index, asked),
         "examples": [_example(pair, answer) for pair, answer in zip(asked[:EXAMPLES], given, strict=False)],
-        "misses": _some(
-            asked, given, lambda pair, answer: not answer.refused and f1(answer.line, pair.answer) < MISSED, 2
-        ),
-        "refusals": [
-            *_some(strange, declined, lambda pair, answer: answer.refused, 1),
-            *_some(asked, given, lambda pair, answer: answer.refused, 1),
-        ],
+        "misses": [_example(*one) for one in missed[:2]],
+        "refusals": [_example(*one) for one in (*rightly[:1], *wrongly[:1])],
     }
-
-
-def _some(
-    pairs: Sequence[Pair], given: Sequence[Answer], wanted: Callable[[Pair, Answer], bool], count: int
-) -> list[dict[str, Any]]:
-    """The first questions whose answers are as wanted."""
-    found = [_example(p, a) for p, a in zip(pairs, given, strict=True) if wanted(p, a)]
-    return found[:count]
 
 
 def _ask(assistant: Assistant, pairs: Sequence[Pair], bar: Any, size: int = 25) -> list[Answer]:

@@ -49,8 +49,5 @@ def _row(tokenizer: Any, material: Material, example: Example, limit: int) -> tu
         sheet = Sheet.of([material.practice.first_passage(entry)] if entry >= 0 else [])
         return UNDERSTAND, question_ids(tokenizer, asked, sheet), query_ids(tokenizer, sheet, entry, query)
     ids, sheet = prompt(tokenizer, asked, Sheet.of(passages), limit=limit)
-    return _kind(query, answer), ids, said(tokenizer, sheet, first)
-
-
-def _kind(query: str, answer: str) -> str:
-    return REFUSE if answer == REFUSAL else query.partition(" ")[0]
+    kind = REFUSE if answer == REFUSAL else query.partition(" ")[0]
+    return kind, ids, said(tokenizer, sheet, first)

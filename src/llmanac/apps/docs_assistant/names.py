@@ -142,7 +142,7 @@ class KnownNames:
         if not modules:
             return same
         inside = _alike(modules, path)
-        if inside < 0.7 and same >= 0.98 and len(own) >= SHORTEST_MISPLACED and self._known(modules):
+        if inside < 0.7 and same >= 0.98 and len(own) >= SHORTEST_MISPLACED and self.modules.issuperset(modules):
             inside = MISPLACED if self._only(candidate) else inside
         return same * inside
 
@@ -153,9 +153,6 @@ class KnownNames:
         own = candidate.parts[-1]
         outside = [c for c in alike if len(c.parts) == MODULE_LEVEL and c.parts[-1] == own and own not in self.modules]
         return any(len({c.entry for c in some}) == 1 and candidate in some for some in (alike, outside))
-
-    def _known(self, modules: Sequence[str]) -> bool:
-        return all(part in self.modules for part in modules)
 
     def _candidates(self, last: str) -> list[Known]:
         word = squeezed(last)

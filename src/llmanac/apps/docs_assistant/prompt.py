@@ -190,6 +190,17 @@ def check_marks(tokenizer: Any) -> None:
             )
 
 
+def spoken_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """`(marks, all that the model may say)` as token ids.
+
+    Raises:
+        TokenizerError: the tokenizer lacks one of them.
+    """
+    check_marks(tokenizer)
+    marks = [tokenizer.special_tokens[token] for token in MARKS]
+    return marks, [*marks, *(tokenizer.special_tokens[token] for token in (*ASKED.values(), *PARAMETERS))]
+
+
 def question_ids(tokenizer: Any, asked: Asked, sheet: Sheet, *, limit: int | None = None) -> list[int]:
     """A question as a turn, at most `limit` tokens of its text; its name and parameter as letters, where shown."""
     special = tokenizer.special_tokens

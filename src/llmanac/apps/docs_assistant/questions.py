@@ -58,11 +58,6 @@ class Pair:
         """What is asked, and of which parameter: the question in its plainest form, but for the name."""
         return " ".join(part for part in (self.asks or "nothing", self.subject) if part)
 
-    @property
-    def answerable(self) -> bool:
-        """Whether the documentation holds the answer."""
-        return self.sort in KINDS
-
 
 @functools.cache
 def _read(entry: Entry, number: int) -> tuple[tuple[Fact, ...], tuple[tuple[Kind, str], ...]]:

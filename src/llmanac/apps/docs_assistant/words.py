@@ -55,13 +55,9 @@ def related(one: str) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=200_000)
-def _stems(text: str) -> tuple[str, ...]:
-    return tuple(stem(word) for word in code_words(text))
-
-
 def stems(text: str) -> tuple[str, ...]:
     """Every word of a text, names with their parts, as stems."""
-    return _stems(text)
+    return tuple(stem(word) for word in code_words(text))
 
 
 def content(text: str, known: Container[str] | None = None) -> list[str]:
