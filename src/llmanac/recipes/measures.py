@@ -1,4 +1,4 @@
-"""What a run measures of its language model: bits per byte beside every baseline, and a few continuations."""
+"""What a run measures of its language model: bits per byte next to every baseline, and a few continuations."""
 
 from __future__ import annotations
 

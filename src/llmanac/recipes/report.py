@@ -15,7 +15,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 PLAIN = ReportPart(
     what_it_is="This is a small language model trained from nothing on the text named below. It continues text in that "
     "style; it was not made to answer questions, and what it says is not to be relied on.",
-    kept_weights="The base weights are kept beside the fine-tuned ones: {base} and {tuned} bits per byte of text.",
+    kept_weights="The base weights are kept next to the fine-tuned ones: {base} and {tuned} bits per byte of text.",
 )
 
 
@@ -72,7 +72,7 @@ def _sections(results: dict[str, Any], part: ReportPart) -> list[Section | None]
 def _bars(results: dict[str, Any], part: ReportPart) -> Section:
     scores = dict(sorted(results["bits_per_byte"].items(), key=lambda item: item[1]))
     figures = [bars_figure(scores, "bits per byte, held-out documents\n(lower is better)", "this model")]
-    caption = f"Bits per byte of the language model beside its baselines. {part.scores_caption}".rstrip()
+    caption = f"Bits per byte of the language model next to its baselines. {part.scores_caption}".rstrip()
     if part.scores:
         figures.append(bars_figure(part.scores, part.scores_title, next(iter(part.scores))))
     return Section("In short", figures=figures, caption=caption)

@@ -1,4 +1,4 @@
-"""The stages of a run. Each leaves its result in the folder whole or not at all, so a killed run finds what is done."""
+"""The stages of a run. Each writes its result atomically, so a killed run resumes after the last finished stage."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
 class Pipeline:
-    """A run in its folder: what it knows so far, and the stages in their order. `report` gets lines for the user."""
+    """A run in its folder: its state so far, and the stages in their order. `report` is called with lines for the user."""
 
     def __init__(self, recipe: Recipe, folder: Path, began: float | None = None, report: Report = print) -> None:
         self.recipe, self.spec, self.folder, self.report = recipe, recipe.spec, folder, report
@@ -50,11 +50,11 @@ class Pipeline:
         if (folder / "run.json").is_file():
             state = files.read_table(folder / "run.json")
             self.seconds, self.planned = state["seconds"], state["planned"]
-            if spec.make(RecipeSpec, state["recipe"], "recipe") != self.spec:  # mended before a step was planned
+            if spec.make(RecipeSpec, state["recipe"], "recipe") != self.spec:  # changed before a step was planned
                 self.planned = {}
                 self._drop_pairs()
             settled = {"model": self.planned["model"]} if "model" in self.planned else {}
-            if "pretrain" in self.planned:  # what was measured before the first step is never measured again
+            if "pretrain" in self.planned:  # what was measured before the first step is not measured again
                 settled["train"] = self.planned["pretrain"]["train"]
             if "finetune_steps" in self.planned:
                 settled["finetune"] = {**spec.dump(self.spec.finetune), "steps": self.planned["finetune_steps"]}
@@ -125,7 +125,7 @@ class Pipeline:
             self.report(f"what was left out, and why: {self.folder / 'text' / 'dropped'}")
 
     def _refuse_other_text(self) -> None:
-        """Hold the text to the manifest that its tokens were made with."""
+        """Compare the text with the manifest that its tokens were made with."""
         if not (self.folder / "manifest.json").is_file():
             return
         before, now = files.read_table(self.folder / "manifest.json"), self.corpus.manifest
@@ -135,7 +135,7 @@ class Pipeline:
             raise DataError(f"{self.folder}: the {sides} text changed since this run began, or its split; {RESTORE}")
 
     def _drop_pairs(self) -> None:
-        """Rows that were written by a recipe that has been mended since."""
+        """Delete rows that were written by a recipe that has changed since."""
         for place in (self.folder / "data").glob("*"):
             if place.name not in ("train", "held_out"):
                 shutil.rmtree(place, ignore_errors=True)
@@ -149,7 +149,7 @@ class Pipeline:
         self.tokenizer = load_tokenizer(place)
 
     def _name_special_tokens(self) -> None:
-        """What the pairs are written with becomes part of the vocabulary."""
+        """Add the special tokens of the pairs to the vocabulary."""
         known = getattr(self.spec.tokenizer, "special_tokens", None)
         if self.spec.finetune is not None and known is not None:
             application = find_application(self.spec.finetune.pairs)
@@ -214,7 +214,7 @@ class Pipeline:
         self.save()
 
     def _plan_threads(self, budget: float) -> None:
-        """How many threads the training takes; a resumed run takes as many, since sums depend on it."""
+        """How many threads the training uses; a resumed run uses as many, since sums depend on it."""
         if "threads" not in self.planned:
             train = self.spec.train
             rows = max(1, train.batch_tokens // train.length)
@@ -279,7 +279,7 @@ class Pipeline:
         self._keep_model(self.model, "model")
 
     def _steps_at_the_rate_of_pretraining(self, budget: float, chosen: TrainSpec) -> int:
-        """How many steps a time is good for: minutes of pretraining say it better than a second of trying."""
+        """Steps that fit a time, at the speed of pretraining: minutes of it say more than a second of trying."""
         known = self.planned["pretrain"]
         return max(1, round(budget * known["tokens"] / max(known["seconds"], 1e-3) / chosen.batch_tokens))
 
@@ -314,7 +314,7 @@ class Pipeline:
         tokenizer = copy.copy(self.tokenizer)
         taught = model is not self.base and self.practice.chats
         if not taught and getattr(self.spec.tokenizer, "chat_template", None) is None:
-            tokenizer.chat_template = None  # a model that never read a chat cannot chat; its files do not say it can
+            tokenizer.chat_template = None  # a model that never read a chat cannot chat
         with files.atomic_folder(self.folder / name) as folder:
             model.save_pretrained(folder)
             tokenizer.save(folder)

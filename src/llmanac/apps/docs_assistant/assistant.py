@@ -1,10 +1,10 @@
 """The documentation assistant: look passages up, let the model read the answer out of them, cite, or refuse.
 
-What a question is about is found out in `understanding`; what the model sees and says is in
-`prompt`. The model does the reading: what is asked, which line of the passages answers it, or that none
-does. Where the question has words that it was not trained on, they have a say in which line (`choice`). The
-line is the answer, word for word. Beside a refusal, and an answer that is not sure, stand the nearest entries. The
-model knows nothing by itself; a question for which nothing is found never reaches it.
+`understanding` finds what a question is about; `prompt` is what the model sees and says. The model reads: it says what
+the question asks for and which line of the passages answers it, or that none does. Where the question has words that
+the model was not trained on, `choice` scores the lines by these words too. The line is the answer, word for word. A
+refusal, or an answer that is not certain, comes with the nearest entries. The model knows nothing by itself; a question
+for which no passage is found never reaches it.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
 
 PASSAGES = 3
-NEAREST = 3  # entries shown beside an answer that is not sure, or a refusal
+NEAREST = 3  # entries shown with an answer that is not certain, or with a refusal
 PROMPT_TOKENS = 416
-ANSWER_TOKENS = 6  # what is asked, of which parameter, a mark; and a little over
+ANSWER_TOKENS = 6  # the kind of question, its parameter, a mark, and some spare
 LONGEST_QUESTION = 4000  # characters
 APP = "docs-assistant"
 
 
 @dataclass(frozen=True)
 class Citation:
-    """Where an answer was read: the documented name with its signature, its summary, and the text shown of it."""
+    """The source of an answer: the documented name with its signature, its summary, and the text shown of it."""
 
     title: str
     text: str
@@ -67,10 +67,10 @@ class Answer:
     """An answer.
 
     Attributes:
-        text: lines of the documentation as they stand there, the one that answers first, or why there are none.
-        citations: where it was read; nowhere, for a refusal.
+        text: lines of the documentation, unchanged, the one that answers first; or why there are none.
+        citations: the sources; none for a refusal.
         refused: whether it is a refusal.
-        nearest: where to look: the entries nearest to the question, of one that is refused or names nothing for sure.
+        nearest: the entries nearest to the question, where it is refused or names nothing for certain.
     """
 
     text: str
@@ -89,7 +89,7 @@ class Reading:
     """What the model said to a question and a sheet.
 
     Attributes:
-        query: what is asked, as it understood it, in its plainest form (`parameter length`).
+        query: what it understood, in the plainest form (`parameter length`).
         block, line: the block and the line that it points at; None where it points at nothing shown.
     """
 
@@ -130,7 +130,7 @@ class Assistant:
         """Answer one question.
 
         Args:
-            history: the user's earlier questions, oldest first: the name that the last of them named is still meant
+            history: the user's earlier questions, oldest first: the name in the last of them still applies
                 where the question names none.
 
         Raises:

@@ -1,14 +1,13 @@
-"""How good the assistant is, on modules held out whole and on forms of questions that training never shows.
+"""How good the assistant is, on modules and forms of questions that training never shows.
 
-- retrieved: as a user gets it: retrieval, near misses beside the right passage, refusing.
-- right passage among near misses: retrieval is helped where it failed, and its order is taken away; what is left is
-  reading.
-- without retrieval: the language model alone continues the question; the line it writes is its answer.
+- retrieved: as a user gets it: retrieval, near misses next to the right passage, refusals.
+- right passage among near misses: retrieval is corrected where it failed, and the passages are shuffled; this
+  measures reading alone.
+- without retrieval: the language model alone continues the question; its first line is the answer.
 - first-sentence rule: the first statement of the first passage that the same retrieval finds.
 
-Every score is of the line that answers, without further ones, over answerable questions, the same number of each kind
-as far as nothing is asked more than twice; a refusal scores what the words of the refusal score. Unanswerable questions
-are counted apart.
+Scores are of the first line of each answer, over answerable questions, the same number of each kind as far as no fact
+is asked for more than twice; a refusal is scored by its words. Unanswerable questions are counted separately.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from llmanac.core.rng import seed_of
 from llmanac.evaluate.answers import exact_match, f1
 
 EXAMPLES = 10
-MISSED = 0.5  # F1 below which an answer is not what was wanted
+MISSED = 0.5  # F1 below which an answer counts as a miss
 GUESS_TOKENS = 32
 
 
@@ -42,27 +41,27 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
     Returns:
         scores: by way of answering: f1, exact, questions.
         kinds: by kind of question, as a user gets it.
-        refused_unanswerable, refused_answerable: shares; `refused` has them by sort.
-        retrieval: share of questions for which a passage with the answer is found, and stands first.
-        examples: question, answer, expected, citations; misses, refusals: the same, two of each: of answers that share
-            little with what is expected, and of a refusal that is wanted and one that is not.
+        refused_unanswerable, refused_answerable: fractions; `refused` has them by sort.
+        retrieval: fraction of questions for which a passage with the answer is found, and is first.
+        examples: question, answer, expected, citations; misses, refusals: the same, two of each: answers below
+            `MISSED`, and a refusal that is right and one that is wrong.
     """
     maker = material.maker(held_out=True)
     asked = maker.examination(questions)
-    strange = maker.unanswerable(questions, UNANSWERABLE)
+    unanswerable = maker.unanswerable(questions, UNANSWERABLE)
     with progress("ask", 4 * len(asked), "questions") as bar:
         given = _ask(assistant, asked, bar)
         texts = [answer.line for answer in given]
-        declined = _ask(assistant, strange, bar)
+        declined = _ask(assistant, unanswerable, bar)
         helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
         read = [reading.text for reading in helped]
         bar.advance(len(asked))
         closed = _guesses(alone, [pair.question for pair in asked])
         bar.advance(len(asked))
-    refused = _refused(strange, declined)
+    refused = _refused(unanswerable, declined)
     rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
     missed = [(p, a) for p, a in zip(asked, given, strict=True) if not a.refused and f1(a.line, p.answer) < MISSED]
-    rightly = [(p, a) for p, a in zip(strange, declined, strict=True) if a.refused]
+    rightly = [(p, a) for p, a in zip(unanswerable, declined, strict=True) if a.refused]
     wrongly = [(p, a) for p, a in zip(asked, given, strict=True) if a.refused]
     return {
         "scores": {
@@ -72,7 +71,7 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
             "first-sentence rule": _score(asked, rule),
         },
         "kinds": {kind: _score(asked, texts, kind) for kind in maker.kinds},
-        "refused_unanswerable": sum(a * n for a, n in refused.values()) / max(1, len(strange)),
+        "refused_unanswerable": sum(a * n for a, n in refused.values()) / max(1, len(unanswerable)),
         "refused_answerable": sum(answer.refused for answer in given) / max(1, len(asked)),
         "refused": {sort: share for sort, (share, _) in refused.items()},
         "retrieval": _retrieval(assistant.index, asked),
@@ -109,7 +108,7 @@ def _score(pairs: Sequence[Pair], texts: Sequence[str], kind: str = "") -> dict[
 
 
 def _helped(index: DocumentationIndex, pair: Pair, number: int, seed: int) -> tuple[Asked, list[Passage]]:
-    """The question and its passages; the right one replaces the last where retrieval missed it; in a random order."""
+    """The question and its passages in random order; the right one replaces the last where retrieval missed it."""
     found = index.find(pair.question)
     shown = [index.passages[n] for n in found.passages]
     if not any(answers(passage, pair) for passage in shown):
@@ -126,7 +125,7 @@ def _first_sentence(index: DocumentationIndex, question: str) -> str:
 
 
 def _refused(pairs: Sequence[Pair], given: Sequence[Answer]) -> dict[str, tuple[float, int]]:
-    """By sort: the share that is refused, of how many."""
+    """By sort: `(fraction refused, questions)`."""
     by: dict[str, list[bool]] = defaultdict(list)
     for pair, answer in zip(pairs, given, strict=True):
         by[pair.sort].append(answer.refused)

@@ -1,4 +1,4 @@
-"""What a passage states, as facts that a question can ask for: the answer is always a line of it, or a part of one."""
+"""What a passage states, as facts that a question can ask for: an answer is always a line of it, or part of one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmanac.data.sources._docstrings import Entry
 Kind = Literal["what", "arguments", "returns", "raises", "default", "parameter", "which"]
 KINDS: tuple[Kind, ...] = ("what", "arguments", "returns", "raises", "default", "parameter", "which")
 SHORTEST, LONGEST = 12, 220  # characters of an answer that is a line
-# the surest way of saying it first; a line that only mentions it ("as returned by tell()") answers nothing
+# the most certain pattern first; a line that only mentions it ("as returned by tell()") is no answer
 _RETURN = tuple(
     re.compile(pattern, re.I)
     for pattern in (r"^(?:returns?|yields?)\b", r"\breturns\b|\b(?:is|are) returned\b", r"\breturn\b(?! value)")

@@ -1,4 +1,4 @@
-"""The fine-tuning loss by kind of row: which things that the model is to say it has learned to say."""
+"""The fine-tuning loss by kind of row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def losses(model: Any, tokenizer: Any, material: Material, *, limit: int, count:
         count: how many rows; the first question of each is scored.
 
     Returns:
-        by kind: `loss`, nats a token of what is to be said; `tokens`, how many those were.
+        by kind: `loss`, nats a token of the completion; `tokens`, their number.
     """
     total: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     device = next(model.parameters()).device
@@ -41,7 +41,7 @@ def losses(model: Any, tokenizer: Any, material: Material, *, limit: int, count:
 
 
 def _row(tokenizer: Any, material: Material, example: Example, limit: int) -> tuple[str, list[int], list[int]]:
-    """A row's kind, what the model is given, and what it is to say."""
+    """A row's kind, its prompt and its completion."""
     passages, turns = example
     first: Turn = next(iter(turns))
     asked, entry, query, answer = first

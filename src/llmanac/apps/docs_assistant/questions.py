@@ -1,8 +1,8 @@
 """Questions with answers made from real documentation, and questions it cannot answer.
 
-A pair is a fact of the documentation (`facts`) put into one of many forms (`forms`), then made
-as rough as people type: lower case, no question mark, a greeting, a bare name, a slip of the finger in a small word.
-Pairs for evaluation use forms that training never shows, about modules that training never shows.
+A pair is a fact of the documentation (`facts`) put into one of many forms (`forms`), then made as rough as what people
+type: lower case, no question mark, a greeting, a bare name, a typo in a small word. Pairs for evaluation use forms and
+modules that training never shows.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Pair:
 
     Attributes:
         sort: a kind of fact, or why the documentation cannot answer.
-        entry, passage: where the answer stands; -1 where it stands nowhere.
-        asks: the kind of fact that is asked for, also where the answer is a refusal; empty off topic.
+        entry, passage: where the answer is; -1 where there is none.
+        asks: the kind of fact in question, also where the answer is a refusal; empty off topic.
         name: the name that the question asks about, in full; of a wish, the function that fulfils it.
         subject: the parameter that is asked about.
     """
@@ -55,13 +55,13 @@ class Pair:
 
     @property
     def query(self) -> str:
-        """What is asked, and of which parameter: the question in its plainest form, but for the name."""
+        """The kind of fact and the parameter: the question in its plainest form, without the name."""
         return " ".join(part for part in (self.asks or "nothing", self.subject) if part)
 
 
 @functools.cache
 def _read(entry: Entry, number: int) -> tuple[tuple[Fact, ...], tuple[tuple[Kind, str], ...]]:
-    """What an entry states and what it leaves open; read once, asked about often."""
+    """The facts of an entry, and the questions that it leaves open; computed once."""
     passages = list(passages_of(entry, number))
     known = tuple(facts_of(entry, number, passages))
     return known, tuple(not_stated(entry, passages, known))
@@ -200,7 +200,7 @@ class QuestionMaker:
         return self.ask_in_vain(*self.rng.choice(self.open[kind]), kind)
 
     def ask_in_vain(self, number: int, subject: str, kind: Kind) -> Pair:
-        """A question for what the documentation of an entry leaves open."""
+        """A question for what the documentation of an entry does not say."""
         form = self._form(FORMS[self.forms][kind])
         question = self._ask(form, n=self._spell(self.entries[number]), p=self._mark(subject, 0.2), s="")
         name = written(self.entries[number])
@@ -264,7 +264,7 @@ class QuestionMaker:
 
 
 def _loosen(form: str, rng: random.Random) -> str:
-    """Leave a word out, or say the words in another order: what is asked hangs on few of them, in no fixed order."""
+    """Leave a word out, or change the order of the words: few of them decide what the question asks for."""
     words = form.split(" ")
     plain = [i for i, word in enumerate(words) if "{" not in word and word.lower().strip("?.,") in _SMALL_WORDS]
     draw = rng.random()
@@ -325,7 +325,7 @@ def known_names(entries: Sequence[Entry], names: Sequence[Name]) -> list[Known]:
 
 
 def entry_calls(entries: Sequence[Entry], calls: Mapping[str, int]) -> dict[int, float]:
-    """How often programs call each entry: the calls of its last name, shared among all entries that end with it."""
+    """How often programs call each entry: the calls of its last name, divided by the number of entries with that name."""
     last = [entry.name.rpartition(".")[2] for entry in entries]
     bearers = Counter(name for name, entry in zip(last, entries, strict=True) if entry.kind != "topic")
     return {

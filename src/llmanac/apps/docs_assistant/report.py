@@ -13,7 +13,7 @@ TEXTS = {name: " ".join(text.split()) for name, text in read_toml(Path(__file__)
 
 
 def report(results: Mapping[str, Any]) -> ReportPart:
-    """Scores beside those of simpler ways of answering, examples, and what fails."""
+    """Scores next to those of simpler ways of answering, examples, and failures."""
     found = results["answers"]
     lines = "\n".join(f"| {k} | {s['f1']:.3f} | {s['exact']:.3f} |" for k, s in found["scores"].items())
     return ReportPart(

@@ -1,7 +1,7 @@
-"""Words of questions and of documentation, brought together: stems, and groups of words that say much the same.
+"""Words of questions and of documentation matched: stems, and groups of near synonyms (`words.toml`).
 
 People ask whether a call "clobbers" a file where the documentation says "overwritten". The groups are general English
-of programming, written down once; nothing in them knows a particular name of the documentation.
+of programming; no name of the documentation is in them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def stem(word: str) -> str:
 
 @functools.cache
 def _groups() -> dict[str, frozenset[str]]:
-    """By stem: the stems that say much the same."""
+    """By stem: the stems of its near synonyms."""
     out: dict[str, set[str]] = {}
     for line in GROUPS:
         stems = {stem(word) for word in line.split()}
@@ -50,7 +50,7 @@ def _groups() -> dict[str, frozenset[str]]:
 
 
 def related(one: str) -> frozenset[str]:
-    """Stems that say much the same as a stem; not itself."""
+    """The near synonyms of a stem, without itself."""
     return _groups().get(one, frozenset())
 
 
@@ -61,11 +61,11 @@ def stems(text: str) -> tuple[str, ...]:
 
 
 def content(text: str, known: Container[str] | None = None) -> list[str]:
-    """The stems of a question that are not among the words every question has, each once.
+    """The stems of a question without the stop words, each once.
 
     Args:
-        known: stems of the documentation; a word that is not there, and is a slip away from a word that every question
-            has, is taken for that (`hte`).
+        known: stems of the documentation; a word that is not there, and has two letters swapped in a stop word,
+            is taken for that (`hte`).
     """
     text = re.sub(r"(?<=\w)['’](?=\w)", "", _PYTHON.sub(" ", text))
     text = _NUMBER.sub(" ", _NEGATIVE.sub(" negative ", QUOTED.sub(" ", text)))
@@ -76,13 +76,13 @@ def content(text: str, known: Container[str] | None = None) -> list[str]:
 
 @functools.lru_cache(maxsize=10_000)
 def _slip(word: str) -> bool:
-    """Whether a word is one that every question has, with two neighbouring letters swapped."""
+    """Whether a word is a stop word with two neighbouring letters swapped."""
     swapped = (word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1))
     small = STOP | form_words()
     return any(other in small for other in swapped)
 
 
 def holds(there: Iterable[str], wanted: str, weight: float = 0.6) -> float:
-    """1 where a stem is there, `weight` where one that says much the same is, else 0."""
+    """1 where a stem is there, `weight` where a near synonym is, else 0."""
     there = there if isinstance(there, (set, frozenset)) else set(there)
     return 1.0 if wanted in there else weight if related(wanted) & there else 0.0
