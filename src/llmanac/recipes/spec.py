@@ -40,8 +40,8 @@ class DataSpec(Spec):
         stages: what is done to it on the way in, in order: those of `llmanac list stage` (a stage in a file of your own
             is for `llmanac data build`, whose output can then be the source).
         held_out: about which fraction of the groups (modules, files, ...) is kept out of training.
-        related: groups of which one has at least this fraction of another's eight-word sequences stay on one side of that
-            split; 0 looks for none.
+        related: groups of which one has at least this fraction of another's eight-word sequences stay on one side of
+            that split; 0 looks for none.
         vocabulary: how much of each language or domain the tokenizer learns from; all the text as it is, if not set.
     """
 

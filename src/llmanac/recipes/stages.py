@@ -39,7 +39,7 @@ WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
 class Pipeline:
-    """A run in its folder: its state so far, and the stages in their order. `report` is called with lines for the user."""
+    """A run in its folder: its state, and the stages in their order. `report` is called with lines for the user."""
 
     def __init__(self, recipe: Recipe, folder: Path, began: float | None = None, report: Report = print) -> None:
         self.recipe, self.spec, self.folder, self.report = recipe, recipe.spec, folder, report

@@ -18,7 +18,7 @@ from llmanac.recipes.measures import some_texts
 TRAINING_SHARE = 0.93  # of the time that is left once text and tokenizer are there; the rest is for measuring
 FLOOR = 0.1  # of the budget: what the trainings get at least, together
 LEAST = 0.04  # of the budget: what fine-tuning and measuring get at least, each
-SHORTEST, SHORTEST_SHARE = 10.0, 0.15  # seconds, and fraction of the budget: the shortest time that steps are planned for
+SHORTEST, SHORTEST_SHARE = 10.0, 0.15  # seconds, fraction of the budget: the shortest time to plan steps for
 ENDING = 0.5  # of the time that loading took: what the report and the end of the process take
 PROBE_BYTES = 6_000  # of held-out text, to see how fast a model reads
 FEWEST_BYTES = 20_000  # of held-out text that are scored, whatever the time
@@ -84,7 +84,7 @@ class Timetable:
         return max(least, LEAST * self.budget, (1 - later) * self.training(before) - self.stage)
 
     def finetuning(self, before: Sequence[str], share: float) -> float:
-        """Seconds for fine-tuning from here on: its fraction of the training, or what the run has left if that is less."""
+        """Seconds for fine-tuning from here on: its fraction of the training, or what is left if that is less."""
         left = self.budget - self.spent - ENDING * self._start - (1 - TRAINING_SHARE) * self._left(before)
         return max(LEAST * self.budget, min(left, share * self.training(before)))
 

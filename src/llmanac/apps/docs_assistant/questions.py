@@ -325,7 +325,7 @@ def known_names(entries: Sequence[Entry], names: Sequence[Name]) -> list[Known]:
 
 
 def entry_calls(entries: Sequence[Entry], calls: Mapping[str, int]) -> dict[int, float]:
-    """How often programs call each entry: the calls of its last name, divided by the number of entries with that name."""
+    """How often programs call each entry: the calls of its last name, divided by the entries with that name."""
     last = [entry.name.rpartition(".")[2] for entry in entries]
     bearers = Counter(name for name, entry in zip(last, entries, strict=True) if entry.kind != "topic")
     return {
