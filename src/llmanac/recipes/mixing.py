@@ -1,7 +1,7 @@
 """How a mixture of domains changes what a small model learns: training on one, and DoReMi's weights.
 
 `doremi` trains a reference model on the domains as they are, then a proxy whose weights on its domains' losses grow
-where its loss is still above the reference's (`data/mixtures/doremi.py` has the formula). Both go through the one training
+where its loss is still above the reference's (`data/mixtures/doremi.py` has the formula). Both use the one training
 loop: the proxy is an objective like any other, and a resumed run keeps its weights.
 """
 

@@ -18,6 +18,8 @@ PLAIN = ReportPart(
     kept_weights="The base weights are kept next to the fine-tuned ones: {base} and {tuned} bits per byte of text.",
 )
 
+GREEDY = "Greedy continuations by the base weights, unedited; a model of this size soon repeats itself."
+
 
 def _part(results: dict[str, Any]) -> ReportPart:
     """The part of the application whose results these are."""
@@ -56,6 +58,7 @@ def _duration(seconds: float) -> str:
 
 
 def _sections(results: dict[str, Any], part: ReportPart) -> list[Section | None]:
+    completions = [f"{c['prompt']}⟶{c['text']}" for c in results.get("completions") or ()]
     times = [[name, _duration(value)] for name, value in results["seconds"].items()]
     return [
         _bars(results, part),
@@ -64,7 +67,7 @@ def _sections(results: dict[str, Any], part: ReportPart) -> list[Section | None]
         _curve(results, part),
         _data(results),
         Section("Where the time went", tables=[table(["stage", "time"], times)]),
-        _completions(results),
+        Section("Completions", [GREEDY], blocks=completions) if completions else None,
         Section("Next", blocks=["\n".join(results["next"])]),
     ]
 
@@ -162,11 +165,3 @@ def _data(results: dict[str, Any]) -> Section:
         ],
         [table(["", "training", "held out"], rows), *([table(heads, passed)] if passed else [])],
     )
-
-
-def _completions(results: dict[str, Any]) -> Section | None:
-    found = results.get("completions")
-    if not found:
-        return None
-    words = ["Greedy continuations by the base weights, unedited; a model of this size soon repeats itself."]
-    return Section("Completions", words, blocks=[f"{c['prompt']}⟶{c['text']}" for c in found])

@@ -21,15 +21,7 @@ from llmanac.apps.docs_assistant.forms import form_words
 from llmanac.apps.docs_assistant.index import DocumentationIndex, Found
 from llmanac.apps.docs_assistant.names import Known
 from llmanac.apps.docs_assistant.passages import Passage
-from llmanac.apps.docs_assistant.prompt import (
-    Asked,
-    Block,
-    Sheet,
-    prompt,
-    split_completion,
-    spoken_ids,
-    stated_defaults,
-)
+from llmanac.apps.docs_assistant.prompt import Asked, Block, Sheet, prompt, said_ids, split_completion, stated_defaults
 from llmanac.apps.docs_assistant.questions import REFUSAL
 from llmanac.apps.docs_assistant.understanding import Understood, understand
 from llmanac.core import files
@@ -124,7 +116,7 @@ class Assistant:
         self.engine, self.index, self.tokenizer = engine, index, tokenizer
         self.passages, self.prompt_tokens = passages, prompt_tokens
         self._common = chosen.common_stems(sorted(form_words()))
-        self._marks, self._words = spoken_ids(tokenizer)
+        self._marks, self._words = said_ids(tokenizer)
 
     def answer(self, question: str, history: Sequence[str] = ()) -> Answer:
         """Answer one question.

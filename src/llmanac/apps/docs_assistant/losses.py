@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from llmanac.apps.docs_assistant.material import Example, Material, Turn, said
-from llmanac.apps.docs_assistant.prompt import Sheet, prompt, query_ids, question_ids
+from llmanac.apps.docs_assistant.material import Example, Material
+from llmanac.apps.docs_assistant.prompt import Sheet, Turn, prompt, query_ids, question_ids, said
 from llmanac.apps.docs_assistant.questions import REFUSAL
 from llmanac.core.types import IGNORE, Batch
 

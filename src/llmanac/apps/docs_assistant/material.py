@@ -18,15 +18,7 @@ import numpy as np
 from llmanac.apps.docs_assistant.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
 from llmanac.apps.docs_assistant.index import DocumentationIndex, Found
 from llmanac.apps.docs_assistant.passages import Passage
-from llmanac.apps.docs_assistant.prompt import (
-    Asked,
-    Sheet,
-    check_marks,
-    completion_ids,
-    prompt,
-    query_ids,
-    question_ids,
-)
+from llmanac.apps.docs_assistant.prompt import Sheet, Turn, check_marks, prompt, query_ids, question_ids, said
 from llmanac.apps.docs_assistant.questions import REFUSAL, Pair, QuestionMaker, entry_calls, entry_passages, known_names
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
@@ -225,13 +217,6 @@ def answers(passage: Passage, pair: Pair) -> bool:
     return passage.entry == pair.entry and pair.answer in passage.text
 
 
-def said(tokenizer: Any, sheet: Sheet, turn: Turn) -> list[int]:
-    """The completion; a line that did not fit on the sheet has no mark."""
-    _, entry, query, answer = turn
-    return completion_ids(tokenizer, sheet, entry, query, None if answer == REFUSAL else sheet.mark(entry, answer))
-
-
-Turn = tuple[Asked, int, str, str]
 Example = tuple[list[Passage], list[Turn]]
 Row = tuple[np.ndarray, np.ndarray]
 

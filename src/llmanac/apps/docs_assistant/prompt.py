@@ -61,6 +61,9 @@ class Asked:
         return self.before + self.name + self.after
 
 
+Turn = tuple[Asked, int, str, str]  # a question, the entry that answers it or -1, its query, its answer
+
+
 @dataclass(frozen=True)
 class Block:
     """One entry in a prompt: its title, its lines, and the letters of its parameters."""
@@ -189,7 +192,7 @@ def check_marks(tokenizer: Any) -> None:
             )
 
 
-def spoken_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
+def said_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
     """`(marks, all that the model may say)` as token ids.
 
     Raises:
@@ -266,6 +269,12 @@ def completion_ids(tokenizer: Any, sheet: Sheet, entry: int, query: str, mark: s
     """The completion: the query, the mark of the line that answers (None: no line does), the end."""
     special = tokenizer.special_tokens
     return [*query_ids(tokenizer, sheet, entry, query), special[mark or NOT_SHOWN], special[END]]
+
+
+def said(tokenizer: Any, sheet: Sheet, turn: Turn) -> list[int]:
+    """The completion; a line that did not fit on the sheet has no mark."""
+    _, entry, query, answer = turn
+    return completion_ids(tokenizer, sheet, entry, query, None if answer == REFUSAL else sheet.mark(entry, answer))
 
 
 def split_completion(tokenizer: Any, ids: Sequence[int], sheet: Sheet) -> tuple[str, str | None]:
