@@ -70,11 +70,10 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
 
 def chat_command(path: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")]) -> None:
     """Talk to a run: it retrieves, answers and shows its source."""
-    from llmanac.generate.load import load_engine
-    from llmanac.recipes.documentation import open_assistant
+    from llmanac.generate.load import load_assistant, load_engine
 
     engine = load_engine(path)
-    assistant = open_assistant(path, engine)
+    assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
     chat(engine, assistant)
@@ -179,11 +178,10 @@ def serve_command(
     from llmanac.web.serve import serve
 
     def load() -> tuple[Engine, Assistant | None]:
-        from llmanac.generate.load import load_engine
-        from llmanac.recipes.documentation import open_assistant
+        from llmanac.generate.load import load_assistant, load_engine
 
         engine = load_engine(path)
-        return engine, open_assistant(Path(path), engine)
+        return engine, load_assistant(path, engine)
 
     serve(
         load,

@@ -151,3 +151,26 @@ def build(kind: str, name: str, /, **choices: Any) -> Any:
         if "argument" not in str(error):
             raise
         raise SpecError(f"{kind}/{name}: {error} (choices: {', '.join(sorted(own)) or 'none'})") from error
+
+
+@functools.cache
+def applications() -> dict[str, str]:
+    """Every application (`apps/NAME/`) by name and by the aliases of the CARD in its `__init__.py`: its package."""
+    found: dict[str, str] = {}
+    for path in sorted((PACKAGE / "apps").glob("*/__init__.py")):
+        package = path.parent.name
+        for name in (package.replace("_", "-"), *read_card(path).get("aliases", ())):
+            found[name] = package
+    return found
+
+
+def application(name: str) -> Any:
+    """The object `APPLICATION` of the module `apps/NAME/app.py`, imported only now.
+
+    Raises:
+        SpecError: there is no such application; the message names the nearest known one.
+    """
+    known = applications()
+    if name not in known:
+        raise SpecError(f"no application named {shown(name)}{nearest(name, known)} (known: {', '.join(known)})")
+    return importlib.import_module(".".join(["llmanac", "apps", known[name], "app"])).APPLICATION

@@ -7,9 +7,12 @@ from typing import cast
 
 import torch
 
+from llmanac.core import files, registry
+from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.types import LanguageModel
+from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
-from llmanac.models.locate import locate
+from llmanac.models.locate import ASSISTANT, locate
 
 
 def load_engine(
@@ -22,3 +25,28 @@ def load_engine(
     model, tokenizer = locate(path)
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device))
     return Engine(loaded, load_tokenizer(tokenizer), rows=rows)
+
+
+def load_assistant(path: str | Path, engine: Engine) -> Assistant | None:
+    """The assistant that a run left in its folder; None where it has none.
+
+    `assistant/assistant.json` names its application; in runs of earlier versions the recipe in `run.json` does.
+
+    Args:
+        engine: the run's own, which continues text; its device serves the assistant too.
+
+    Raises:
+        CheckpointError: a damaged assistant or model, by its file.
+    """
+    folder = Path(path)
+    place = folder / ASSISTANT / "assistant.json"
+    if not place.parent.is_dir():
+        return None
+    try:
+        name = (
+            files.read_table(place).get("app") or files.read_table(folder / "run.json")["recipe"]["finetune"]["pairs"]
+        )
+        application = registry.application(name)
+    except (DataError, SpecError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{place}: cannot be read ({error}); this run has no assistant") from None
+    return cast(Assistant, application.assistant(folder, engine))

@@ -1,4 +1,4 @@
-"""The fine-tuning loss by kind of row: which things that the model is to say it has learned to say."""
+"""The fine-tuning loss by kind of row."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from llmanac.apps.docs_assistant.material import Example, Material
+from llmanac.apps.docs_assistant.prompt import Sheet, Turn, prompt, query_ids, question_ids, said
+from llmanac.apps.docs_assistant.questions import REFUSAL
 from llmanac.core.types import IGNORE, Batch
-from llmanac.recipes.questions import REFUSAL
-from llmanac.recipes.quickstart_material import Example, Material, Turn, said, said_bare
-from llmanac.recipes.quickstart_prompt import Sheet, prompt, question_ids
 
 FRESH = 97  # salt of rows that training has not drawn
 UNDERSTAND = "what is asked, nothing shown"
@@ -25,7 +25,7 @@ def losses(model: Any, tokenizer: Any, material: Material, *, limit: int, count:
         count: how many rows; the first question of each is scored.
 
     Returns:
-        by kind: `loss`, nats a token of what is to be said; `tokens`, how many those were.
+        by kind: `loss`, nats a token of the completion; `tokens`, their number.
     """
     total: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     device = next(model.parameters()).device
@@ -41,16 +41,13 @@ def losses(model: Any, tokenizer: Any, material: Material, *, limit: int, count:
 
 
 def _row(tokenizer: Any, material: Material, example: Example, limit: int) -> tuple[str, list[int], list[int]]:
-    """A row's kind, what the model is given, and what it is to say."""
+    """A row's kind, its prompt and its completion."""
     passages, turns = example
     first: Turn = next(iter(turns))
     asked, entry, query, answer = first
     if not passages:
         sheet = Sheet.of([material.practice.first_passage(entry)] if entry >= 0 else [])
-        return UNDERSTAND, question_ids(tokenizer, asked, sheet), said_bare(tokenizer, sheet, entry, query)
+        return UNDERSTAND, question_ids(tokenizer, asked, sheet), query_ids(tokenizer, sheet, entry, query)
     ids, sheet = prompt(tokenizer, asked, Sheet.of(passages), limit=limit)
-    return _kind(query, answer), ids, said(tokenizer, sheet, first)
-
-
-def _kind(query: str, answer: str) -> str:
-    return REFUSE if answer == REFUSAL else query.partition(" ")[0]
+    kind = REFUSE if answer == REFUSAL else query.partition(" ")[0]
+    return kind, ids, said(tokenizer, sheet, first)

@@ -1,10 +1,10 @@
-"""Which lines of the entry that is asked about answer, or that none does.
+"""Which lines of an entry answer a question, or that none does.
 
-One score for a line: how much its words tell of what is asked (by idf, by stem, a word that says much the same counting
-for less), and whether the model points at it. The model has learned what is asked from a few hundred forms of question,
-so its word counts by the share of the question that is made of words it was trained on; where all of it is, the model
-decides. Whether anything is quoted at all goes by one score too: the share of the question that the entry speaks of,
-and how much the entry says.
+A line has one score: the idf of the question's words in it (compared by stem; a synonym counts for less), and whether
+the model points at it. The model was trained on a few hundred forms of question, so its choice is weighed by the
+fraction of the question that consists of words it was trained on; where all of them are, the model decides. Another
+score decides whether anything is quoted: the fraction of the question that the entry covers, and the length of the
+entry.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmanac.recipes.quickstart_ranking import MOST_TELLING, RELATED, EntryRanking
-from llmanac.recipes.quickstart_words import holds, related, stems
+from llmanac.apps.docs_assistant.ranking import MOST_TELLING, RELATED, EntryRanking
+from llmanac.apps.docs_assistant.words import holds, related, stems
 
-SPREAD = 0.5  # how much less a word tells that several lines hold, by the logarithm of how many do
-LENGTH, USUAL = 0.3, 60  # what a line gains that is longer than usual, by the logarithm; characters
-SUMMARY = 0.3  # what the summary loses: it is shown in any case
-ENOUGH, SAYS_MORE = 0.3, 0.2  # of a question that is spoken of; what each doubling of an entry's lines adds to it
-DOUBTED = 0.6  # the same where the model, trained on all of the question's words, says that no line answers
+SPREAD = 0.5  # how much less a word counts that several lines hold, by the logarithm of their number
+LENGTH, USUAL = 0.3, 60  # what a line longer than usual gains, by the logarithm; characters
+SUMMARY = 0.3  # taken from the summary, which is shown in any case
+ENOUGH, SAYS_MORE = 0.3, 0.2  # of a question that an entry must cover; what each doubling of the entry's lines adds
+DOUBTED = 0.6  # the same where the model knows every word of the question and says that no line answers
 ALSO = 0.5  # of the best score, from which a further line is quoted
 MOST_LINES, MOST_CHARACTERS = 3, 400  # of a quotation
 _OPINION = re.compile(
     r"(?i)\b(?:better|best|worse|worst|fast(?:er|est)|quick(?:er|est)|slow(?:er|est)|prefer\w*|recommend\w*|popular|"
     r"opinion|worth|you think|would you|should (?:i|we) (?:go|use|pick|choose|prefer))\b"
 )
-_VITAL = frozenset(stems("exception raise throw version release"))  # asked for, these have to be spoken of
+_VITAL = frozenset(stems("exception raise throw version release"))  # in a question, these must be in the entry too
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of an entry.
+    """A question about an entry.
 
     Attributes:
-        question: as it was asked.
+        question: as the user wrote it.
         wanted: stems of its words, without the name and the words that every question has.
         known: stems that the model can read: the words of training questions, and the entry's parameters.
-        kind: what the model understood is asked.
+        kind: the kind of fact that the model understood.
         pointed: the line that it points at, or None.
         denied: whether it says that no line answers.
     """
@@ -54,7 +54,7 @@ class Asked:
 
 
 def opinion(question: str, there: frozenset[str] = frozenset()) -> bool:
-    """Whether a question wants a judgement, and in words that are not `there`."""
+    """Whether a question asks for a judgement, in words that are not in `there`."""
     return any(not set(stems(match.group())) <= there for match in _OPINION.finditer(question))
 
 
@@ -89,7 +89,7 @@ def choose(ranking: EntryRanking, asked: Asked, title: Sequence[str], lines: Seq
 
 
 def _says(ranking: EntryRanking, asked: Asked, there: frozenset[str], lines: int, new: Sequence[str]) -> bool:
-    """Whether an entry says anything of what is asked."""
+    """Whether an entry says anything about the question."""
     if opinion(asked.question, there) or any(not holds(there, word) for word in asked.wanted if word in _VITAL):
         return False
     spoken = ranking.coverage(asked.wanted, there)
@@ -121,7 +121,7 @@ def _first(
 def _score(
     ranking: EntryRanking, wanted: Iterable[str], there: frozenset[str], spread: Counter[str], length: int
 ) -> float:
-    """How much a line's words tell of what is asked."""
+    """How well a line's words match the question."""
     score = 0.0
     for word in wanted:
         match = holds(there, word, RELATED)

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from llmanac.recipes.quickstart_passages import Passage
+from llmanac.apps.docs_assistant.passages import Passage
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
 _PLAIN = re.compile(r"[a-z][a-z0-9]*\.[a-z][a-z0-9_]*")  # a function of a module with a short name

@@ -1,9 +1,9 @@
-"""What the documentation assistant is made from: entries on both sides of the split, the index, questions, rows.
+"""The assistant's material: the entries on both sides of the split, the index, questions and training rows.
 
-Rows for training are built as the assistant will work: the training question goes through the same retrieval (over
-training modules only) and the answer is the mark of a line of what was found. Half of the rows whose question names
-its entry show the passages in another order than they were found in. Some rows lack the passage that answers, some ask
-what the passage leaves open, and all of those are answered by the refusal.
+Training rows are built as the assistant will work: a training question goes through the same retrieval (over training
+modules only), and the answer is the mark of a line that was found. Half of the rows whose question names its entry
+show the passages in random order. Some rows lack the passage that answers, some ask what the passage does not say; the
+answer to all of those is the refusal.
 """
 
 from __future__ import annotations
@@ -15,44 +15,36 @@ from typing import Any
 
 import numpy as np
 
+from llmanac.apps.docs_assistant.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
+from llmanac.apps.docs_assistant.index import DocumentationIndex, Found
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.prompt import Sheet, Turn, check_marks, prompt, query_ids, question_ids, said
+from llmanac.apps.docs_assistant.questions import REFUSAL, Pair, QuestionMaker, entry_calls, entry_passages, known_names
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
 from llmanac.core.rng import seed_of
 from llmanac.data.collect import Corpus
 from llmanac.data.sources._docstrings import Entry
-from llmanac.recipes.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
-from llmanac.recipes.questions import REFUSAL, Pair, QuestionMaker, entry_calls, entry_passages, known_names
-from llmanac.recipes.quickstart_index import DocumentationIndex, Found
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import (
-    Asked,
-    Sheet,
-    check_marks,
-    completion_ids,
-    prompt,
-    query_ids,
-    question_ids,
-)
 
-CALIBRATION = 600  # questions of each sort that the threshold is read off from
+CALIBRATION = 600  # questions of each sort that the threshold is calibrated on
 ASSOCIATION = 6000  # training pairs that the word associations are counted over
 TRIES = 1000  # questions that retrieval may miss, one after the other
 FURTHER = 14  # questions about the same passages, at most
 SHUFFLED = 0.5  # of the rows whose question names its entry show the passages in any order, not the best first
 BARE = 20  # questions of a row without passages
-# what a row is: the answer stands in a passage; nothing is shown (and nothing can be answered: this practises
-# understanding what is asked); the passage with the answer is taken away; the three sorts of unanswerable questions
+# the kinds of rows: the answer is in a passage; no passage is shown (this trains understanding of the question); the
+# passage with the answer is removed; the three sorts of unanswerable questions
 SHARES = {"read": 0.66, "bare": 0.14, "removed": 0.05, "not stated": 0.08, "unknown name": 0.05, "off topic": 0.02}
-# kinds whose lines are hard to find are asked for more often
+# kinds whose lines are hard to find are more frequent
 WEIGHTS = {"what": 1.0, "arguments": 0.7, "returns": 1.2, "raises": 2.2, "default": 0.8, "parameter": 1.3, "which": 1.8}
-# most functions say nothing of errors; were they asked about as often as that, "nothing is stated" were the best guess
+# most functions do not document errors; in their true proportion, "nothing is stated" would be the best guess
 VAIN = {"raises": 0.3, "returns": 0.6, "default": 0.6, "parameter": 0.8}
-HARD = ("returns", "raises", "parameter")  # asked for first about what is shown
+HARD = ("returns", "raises", "parameter")  # the first of the further questions about the same passages
 
 
 @dataclass(frozen=True)
 class Material:
-    """Entries, who is on which side, and the index over all of them (its threshold learned from training modules).
+    """Entries, their side of the split, and the index over all of them (its threshold learned from training modules).
 
     Attributes:
         train, held_out: numbers of the entries of training and of held-out modules.
@@ -104,8 +96,8 @@ class Material:
             self.practice.associate((pair.question, pair.answer) for pair in pairs)
             bar.advance()
             wishes = [p.question for p in pairs if p.sort in ("which", "what")][:CALIBRATION]
-            strange = maker.unanswerable(CALIBRATION, ["unknown name", "off topic"])
-            self.practice.calibrate(wishes, [p.question for p in strange])
+            unanswerable = maker.unanswerable(CALIBRATION, ["unknown name", "off topic"])
+            self.practice.calibrate(wishes, [p.question for p in unanswerable])
             bar.advance()
         self.index.associations, self.index.threshold = self.practice.associations, self.practice.threshold
 
@@ -131,13 +123,13 @@ class Material:
             sheet = Sheet()
             for turn in turns:
                 asked, entry, query, _ = turn
-                if not passages:  # the sheet is thought of, not shown
+                if not passages:  # the sheet gives the letters, but is not shown
                     sheet = Sheet.of([self.practice.first_passage(entry)] if entry >= 0 else [])
                 if ids or not passages:
                     shown = question_ids(tokenizer, asked, sheet)
                 else:
                     shown, sheet = prompt(tokenizer, asked, Sheet.of(passages), limit=limit)
-                text = said(tokenizer, sheet, turn) if passages else said_bare(tokenizer, sheet, entry, query)
+                text = said(tokenizer, sheet, turn) if passages else query_ids(tokenizer, sheet, entry, query)
                 if ids and len(ids) + len(shown) + len(text) > length:
                     break
                 ids += shown + text
@@ -225,18 +217,6 @@ def answers(passage: Passage, pair: Pair) -> bool:
     return passage.entry == pair.entry and pair.answer in passage.text
 
 
-def said(tokenizer: Any, sheet: Sheet, turn: Turn) -> list[int]:
-    """What the model is to say; a line that did not fit on the sheet cannot be pointed at."""
-    _, entry, query, answer = turn
-    return completion_ids(tokenizer, sheet, entry, query, None if answer == REFUSAL else sheet.mark(entry, answer))
-
-
-def said_bare(tokenizer: Any, sheet: Sheet, entry: int, query: str) -> list[int]:
-    """What the model is to say where nothing is shown: what is asked."""
-    return query_ids(tokenizer, sheet, entry, query)
-
-
-Turn = tuple[Asked, int, str, str]
 Example = tuple[list[Passage], list[Turn]]
 Row = tuple[np.ndarray, np.ndarray]
 

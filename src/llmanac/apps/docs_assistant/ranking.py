@@ -1,9 +1,8 @@
 """Entries by what they are for.
 
-A word of a question counts for an entry by BM25 in each of three fields, the name, the summary and all of the text; or
-by a word that says much the same, if that counts for more, but less than in full. The sum is multiplied by a power of
-the share of the words that count at all, and by how often programs call the name: `os.listdir` before a method of a
-mailbox.
+A word of a question scores for an entry by BM25 in each of three fields: the name, the summary and all of the text. A
+synonym scores instead where that is more, at a lower weight. The sum is multiplied by a power of the fraction of the
+words that score, and by a factor for how often programs call the name: `os.listdir` before a method of a mailbox.
 
 Paper: Robertson et al. 2004, Simple BM25 extension to multiple weighted fields (why fields are weighed).
 """
@@ -14,17 +13,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_words import content, holds, related, stems
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.words import content, holds, related, stems
 from llmanac.retrieve.bm25 import BM25, Spec
 
 NAME, SUMMARY, BODY = 0.9, 1.0, 0.8  # weights of the fields
-RELATED = 0.6  # what a word that says much the same counts
-SHARE = 0.5  # the power of the share of words that count
+RELATED = 0.6  # weight of a synonym
+SHARE = 0.5  # the power of the fraction of words that score
 CALLED, MOST = 0.12, 64  # what each doubling of the calls of a name adds, up to so many calls
 DEEP = 0.93  # for each part of the shortest name after the second
-MOST_TELLING = 6.0  # of a word that is hardly there at all: it may as well be anything
-TOPIC = 0.6  # a chapter of the language reference speaks of everything
+MOST_TELLING = 6.0  # idf of a very rare word: it may be noise
+TOPIC = 0.6  # a chapter of the language reference has words of every subject
 
 
 class EntryRanking:
@@ -32,7 +31,7 @@ class EntryRanking:
 
     Args:
         entries: the passages of each entry, its first one first.
-        shortest: by entry, the parts of the shortest name it goes by.
+        shortest: by entry, the number of parts of its shortest name.
         calls: by entry, how often programs call it.
     """
 
@@ -51,7 +50,7 @@ class EntryRanking:
         self.prior = DEEP ** np.maximum(0, np.array(shortest, np.int64) - 2) * np.where(topic, TOPIC, 1.0) * known
 
     def best(self, question: str, k: int) -> list[tuple[int, float]]:
-        """`(place of the entry, how much of the question it speaks of)`, best first."""
+        """`(place of the entry, how much of the question it covers)`, best first."""
         wanted = content(question)
         total, counted = np.zeros(len(self._held)), np.zeros(len(self._held))
         for word in wanted:
@@ -73,7 +72,7 @@ class EntryRanking:
         return total
 
     def weight(self, stem: str) -> float:
-        """How much a word tells: its idf among the entries, at most `MOST_TELLING`."""
+        """The idf of a word among the entries, at most `MOST_TELLING`."""
         return min(MOST_TELLING, self.body.weight(stem))
 
     def coverage(self, wanted: Sequence[str], there: frozenset[str]) -> float:

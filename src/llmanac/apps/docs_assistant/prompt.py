@@ -1,16 +1,15 @@
-"""The sheet that the model reads from: lines with marks, so that it can say which line answers.
+"""The sheet that the model reads: lines with marks, so that it can say which line answers.
 
     <|A|> shutil.copyfileobj(<|a|>, <|b|>, <|c|>=0)<|A|><|1|><|c|>=0<|c|><|1|><|2|> Copy data from <|a|> to <|b|>.<|2|>
     <|B|> shutil.copymode(<|d|>, <|e|>, *, <|f|>=True)<|B|><|3|><|f|>=True<|f|><|3|><|4|> Copy mode bits ...<|4|>
     <|user|> what is<|c|> in<|A|> by default<|assistant|><|default|><|c|><|1|><|end|>
 
-A capital letter a documented name, which is also the mark of its title; a number a line; a small letter a parameter.
-Defaults of a signature are lines of their own, and a line that speaks of one parameter ends with its letter. Looking
-names up is the index's part: a name or a parameter of the question is written as its letter, so a small model need not
-match spellings. Understanding and reading are the model's: it says what is asked (and of which parameter) and points at
-the line that answers. Where a line ends, the model knows what the line said, and copies its mark from there. `<|?|>`
-says that nothing shown answers. The line is quoted as it stands in the documentation, so an answer is what that says,
-to the letter.
+A capital letter is a documented name and the mark of its title, a number is a line, a small letter is a parameter.
+Defaults of a signature are lines of their own, and a line about one parameter ends with its letter. The index looks
+names up: a name or a parameter in the question is written as its letter, so a small model need not match spellings. The
+model says what the question asks for (and of which parameter) and points at the line that answers. A line's mark is
+repeated at its end, where the model knows what the line said and can copy the mark. `<|?|>` says that no line answers.
+The line is quoted unchanged, so an answer is what the documentation says, to the letter.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llmanac.apps.docs_assistant.facts import KINDS, parameters
+from llmanac.apps.docs_assistant.forms import form_words
+from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.core.errors import TokenizerError, nearest
-from llmanac.recipes.quickstart_facts import KINDS, parameters
-from llmanac.recipes.quickstart_forms import form_words
-from llmanac.recipes.quickstart_passages import Passage
 
 USER, ASSISTANT, END, NOT_SHOWN = "<|user|>", "<|assistant|>", "<|end|>", "<|?|>"
 LETTERS = tuple(f"<|{letter}|>" for letter in string.ascii_uppercase[:8])
@@ -62,9 +61,12 @@ class Asked:
         return self.before + self.name + self.after
 
 
+Turn = tuple[Asked, int, str, str]  # a question, the entry that answers it or -1, its query, its answer
+
+
 @dataclass(frozen=True)
 class Block:
-    """What is shown of one entry: its title, its lines, and the letters that stand for its parameters."""
+    """One entry in a prompt: its title, its lines, and the letters of its parameters."""
 
     entry: int
     title: str
@@ -74,13 +76,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Everything that is shown, in the order it is shown in."""
+    """All blocks of a prompt, in their order."""
 
     blocks: tuple[Block, ...] = ()
 
     @classmethod
     def of(cls, passages: Sequence[Passage]) -> Sheet:
-        """Passages of one entry become one block, which stands where the first of them stood."""
+        """Passages of one entry become one block, in the place of the first of them."""
         titles: dict[int, str] = {}
         lines: dict[int, list[str]] = {}
         for passage in sorted(passages, key=lambda p: not p.first):
@@ -112,7 +114,7 @@ class Sheet:
         return whole or next((mark for mark, line in found if answer in line), None)
 
     def read(self, mark: str) -> tuple[Block, str] | None:
-        """The block and the line that a mark stands for; None where it stands for none."""
+        """The block and the line of a mark; None where there is none."""
         return next(((block, line) for other, block, line in self.marked() if other == mark), None)
 
     def fitted(self, tokenizer: Any, room: int) -> Sheet:
@@ -175,7 +177,7 @@ def _encoded(tokenizer: Any, line: str, names: Mapping[str, str]) -> list[int]:
 
 
 def _piece(tokenizer: Any, text: str, *, first: bool = False) -> list[int]:
-    """Text beside a special token: what stands before one has no space at its end."""
+    """Text next to a special token: before one it has no space at its end."""
     text = (f" {text}" if first else text).rstrip()
     return list(tokenizer.encode(text)) if text else []
 
@@ -188,6 +190,17 @@ def check_marks(tokenizer: Any) -> None:
             raise TokenizerError(
                 f"the tokenizer has no {name!r}{nearest(name, known)}; train it with the assistant's marks"
             )
+
+
+def said_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """`(marks, all that the model may say)` as token ids.
+
+    Raises:
+        TokenizerError: the tokenizer lacks one of them.
+    """
+    check_marks(tokenizer)
+    marks = [tokenizer.special_tokens[token] for token in MARKS]
+    return marks, [*marks, *(tokenizer.special_tokens[token] for token in (*ASKED.values(), *PARAMETERS))]
 
 
 def question_ids(tokenizer: Any, asked: Asked, sheet: Sheet, *, limit: int | None = None) -> list[int]:
@@ -234,17 +247,17 @@ def prompt(tokenizer: Any, asked: Asked, sheet: Sheet, *, limit: int) -> tuple[l
     """`(ids, the sheet as far as it is shown)`: at most `limit` tokens, the question about half of them at most."""
     question = question_ids(tokenizer, asked, sheet, limit=limit // 2)
     shown = sheet.fitted(tokenizer, limit - len(question))
-    if len(shown.blocks) < len(sheet.blocks):  # the name's own block may have gone
+    if len(shown.blocks) < len(sheet.blocks):  # the block of the name may have been cut
         question = question_ids(tokenizer, asked, shown, limit=limit // 2)
         shown = shown.fitted(tokenizer, limit - len(question))
     return shown.ids(tokenizer) + question, shown
 
 
 def query_ids(tokenizer: Any, sheet: Sheet, entry: int, query: str) -> list[int]:
-    """What is asked, in its plainest form.
+    """The query as token ids: the question in its plainest form.
 
     Args:
-        entry: the entry that is asked about, or -1.
+        entry: the entry of the question, or -1.
         query: a kind of fact and, with a space between, a parameter (`default length`).
     """
     kind, _, subject = query.partition(" ")
@@ -253,13 +266,19 @@ def query_ids(tokenizer: Any, sheet: Sheet, entry: int, query: str) -> list[int]
 
 
 def completion_ids(tokenizer: Any, sheet: Sheet, entry: int, query: str, mark: str | None) -> list[int]:
-    """What the model is to say: what is asked, the mark of the line that answers (None: no line does), the end."""
+    """The completion: the query, the mark of the line that answers (None: no line does), the end."""
     special = tokenizer.special_tokens
     return [*query_ids(tokenizer, sheet, entry, query), special[mark or NOT_SHOWN], special[END]]
 
 
+def said(tokenizer: Any, sheet: Sheet, turn: Turn) -> list[int]:
+    """The completion; a line that did not fit on the sheet has no mark."""
+    _, entry, query, answer = turn
+    return completion_ids(tokenizer, sheet, entry, query, None if answer == REFUSAL else sheet.mark(entry, answer))
+
+
 def split_completion(tokenizer: Any, ids: Sequence[int], sheet: Sheet) -> tuple[str, str | None]:
-    """`(query, mark)` of what the model said: the first mark, and what stands before it; None where it gave none."""
+    """`(query, mark)` of what the model said: the first mark, and the query before it; None where it gave none."""
     known = {tokenizer.special_tokens[token]: token for token in SPECIAL}
     said = [known.get(token, "") for token in ids]
     at = next((i for i, token in enumerate(said) if token in MARKS), len(said))

@@ -1,35 +1,34 @@
-"""How good the assistant is, on modules held out whole and on forms of questions that training never shows.
+"""How good the assistant is, on modules and forms of questions that training never shows.
 
-- retrieved: as a user gets it: retrieval, near misses beside the right passage, refusing.
-- right passage among near misses: retrieval is helped where it failed, and its order is taken away; what is left is
-  reading.
-- without retrieval: the language model alone continues the question; the line it writes is its answer.
+- retrieved: as a user gets it: retrieval, near misses next to the right passage, refusals.
+- right passage among near misses: retrieval is corrected where it failed, and the passages are shuffled; this
+  measures reading alone.
+- without retrieval: the language model alone continues the question; its first line is the answer.
 - first-sentence rule: the first statement of the first passage that the same retrieval finds.
 
-Every score is of the line that answers, without further ones, over answerable questions, the same number of each kind
-as far as nothing is asked more than twice; a refusal scores what the words of the refusal score. Unanswerable questions
-are counted apart.
+Scores are of the first line of each answer, over answerable questions, the same number of each kind as far as no fact
+is asked for more than twice; a refusal is scored by its words. Unanswerable questions are counted separately.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from llmanac.apps.docs_assistant.assistant import Answer, Assistant
+from llmanac.apps.docs_assistant.index import DocumentationIndex
+from llmanac.apps.docs_assistant.material import Material, answers
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.prompt import Asked
+from llmanac.apps.docs_assistant.questions import UNANSWERABLE, Pair
 from llmanac.core.progress import progress
 from llmanac.core.rng import seed_of
 from llmanac.evaluate.answers import exact_match, f1
-from llmanac.recipes.assistant import Answer, Assistant
-from llmanac.recipes.questions import UNANSWERABLE, Pair
-from llmanac.recipes.quickstart_index import DocumentationIndex
-from llmanac.recipes.quickstart_material import Material, answers
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import Asked
 
 EXAMPLES = 10
-MISSED = 0.5  # F1 below which an answer is not what was wanted
+MISSED = 0.5  # F1 below which an answer counts as a miss
 GUESS_TOKENS = 32
 
 
@@ -42,25 +41,28 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
     Returns:
         scores: by way of answering: f1, exact, questions.
         kinds: by kind of question, as a user gets it.
-        refused_unanswerable, refused_answerable: shares; `refused` has them by sort.
-        retrieval: share of questions for which a passage with the answer is found, and stands first.
-        examples: question, answer, expected, citations; misses, refusals: the same, two of each: of answers that share
-            little with what is expected, and of a refusal that is wanted and one that is not.
+        refused_unanswerable, refused_answerable: fractions; `refused` has them by sort.
+        retrieval: fraction of questions for which a passage with the answer is found, and is first.
+        examples: question, answer, expected, citations; misses, refusals: the same, two of each: answers below
+            `MISSED`, and a refusal that is right and one that is wrong.
     """
     maker = material.maker(held_out=True)
     asked = maker.examination(questions)
-    strange = maker.unanswerable(questions, UNANSWERABLE)
+    unanswerable = maker.unanswerable(questions, UNANSWERABLE)
     with progress("ask", 4 * len(asked), "questions") as bar:
-        given = [answer for part in _parts(asked) for answer in _asked(assistant, part, bar)]
+        given = _ask(assistant, asked, bar)
         texts = [answer.line for answer in given]
-        declined = [answer for part in _parts(strange) for answer in _asked(assistant, part, bar)]
+        declined = _ask(assistant, unanswerable, bar)
         helped = assistant.read([_helped(assistant.index, pair, i, material.seed) for i, pair in enumerate(asked)])
         read = [reading.text for reading in helped]
         bar.advance(len(asked))
         closed = _guesses(alone, [pair.question for pair in asked])
         bar.advance(len(asked))
-    refused = _refused(strange, declined)
+    refused = _refused(unanswerable, declined)
     rule = [_first_sentence(assistant.index, pair.question) for pair in asked]
+    missed = [(p, a) for p, a in zip(asked, given, strict=True) if not a.refused and f1(a.line, p.answer) < MISSED]
+    rightly = [(p, a) for p, a in zip(unanswerable, declined, strict=True) if a.refused]
+    wrongly = [(p, a) for p, a in zip(asked, given, strict=True) if a.refused]
     return {
         "scores": {
             "retrieved, with near misses": _score(asked, texts),
@@ -68,38 +70,24 @@ def evaluate_assistant(assistant: Assistant, material: Material, *, alone: Any, 
             "without retrieval": _score(asked, closed),
             "first-sentence rule": _score(asked, rule),
         },
-        "kinds": {kind: _score(*_only(asked, texts, kind)) for kind in maker.kinds},
-        "refused_unanswerable": sum(a * n for a, n in refused.values()) / max(1, len(strange)),
+        "kinds": {kind: _score(asked, texts, kind) for kind in maker.kinds},
+        "refused_unanswerable": sum(a * n for a, n in refused.values()) / max(1, len(unanswerable)),
         "refused_answerable": sum(answer.refused for answer in given) / max(1, len(asked)),
         "refused": {sort: share for sort, (share, _) in refused.items()},
         "retrieval": _retrieval(assistant.index, asked),
         "examples": [_example(pair, answer) for pair, answer in zip(asked[:EXAMPLES], given, strict=False)],
-        "misses": _some(
-            asked, given, lambda pair, answer: not answer.refused and f1(answer.line, pair.answer) < MISSED, 2
-        ),
-        "refusals": [
-            *_some(strange, declined, lambda pair, answer: answer.refused, 1),
-            *_some(asked, given, lambda pair, answer: answer.refused, 1),
-        ],
+        "misses": [_example(*one) for one in missed[:2]],
+        "refusals": [_example(*one) for one in (*rightly[:1], *wrongly[:1])],
     }
 
 
-def _some(
-    pairs: Sequence[Pair], given: Sequence[Answer], wanted: Callable[[Pair, Answer], bool], count: int
-) -> list[dict[str, Any]]:
-    """The first questions whose answers are as wanted."""
-    found = [_example(p, a) for p, a in zip(pairs, given, strict=True) if wanted(p, a)]
-    return found[:count]
-
-
-def _parts(pairs: Sequence[Pair], size: int = 25) -> list[Sequence[Pair]]:
-    return [pairs[i : i + size] for i in range(0, len(pairs), size)]
-
-
-def _asked(assistant: Assistant, pairs: Sequence[Pair], bar: Any) -> list[Answer]:
-    answers = assistant.answers([pair.question for pair in pairs])
-    bar.advance(len(pairs))
-    return answers
+def _ask(assistant: Assistant, pairs: Sequence[Pair], bar: Any, size: int = 25) -> list[Answer]:
+    given: list[Answer] = []
+    for start in range(0, len(pairs), size):
+        part = [pair.question for pair in pairs[start : start + size]]
+        given += assistant.answers(part)
+        bar.advance(len(part))
+    return given
 
 
 def _guesses(engine: Any, questions: Sequence[str]) -> list[str]:
@@ -108,22 +96,19 @@ def _guesses(engine: Any, questions: Sequence[str]) -> list[str]:
     return [next((line for line in one.text.split("\n") if line.strip()), "") for one in said]
 
 
-def _score(pairs: Sequence[Pair], texts: Sequence[str]) -> dict[str, float | int]:
-    count = max(1, len(pairs))
+def _score(pairs: Sequence[Pair], texts: Sequence[str], kind: str = "") -> dict[str, float | int]:
+    """Mean scores, of the pairs of one kind where it is given."""
+    chosen = [(text, pair.answer) for pair, text in zip(pairs, texts, strict=True) if kind in ("", pair.sort)]
+    count = max(1, len(chosen))
     return {
-        "f1": sum(f1(t, p.answer) for p, t in zip(pairs, texts, strict=True)) / count,
-        "exact": sum(exact_match(t, p.answer) for p, t in zip(pairs, texts, strict=True)) / count,
-        "questions": len(pairs),
+        "f1": sum(f1(text, answer) for text, answer in chosen) / count,
+        "exact": sum(exact_match(text, answer) for text, answer in chosen) / count,
+        "questions": len(chosen),
     }
 
 
-def _only(pairs: Sequence[Pair], texts: Sequence[str], sort: str) -> tuple[list[Pair], list[str]]:
-    chosen = [(p, t) for p, t in zip(pairs, texts, strict=True) if p.sort == sort]
-    return [p for p, _ in chosen], [t for _, t in chosen]
-
-
 def _helped(index: DocumentationIndex, pair: Pair, number: int, seed: int) -> tuple[Asked, list[Passage]]:
-    """The question and its passages; the right one replaces the last where retrieval missed it; in a random order."""
+    """The question and its passages in random order; the right one replaces the last where retrieval missed it."""
     found = index.find(pair.question)
     shown = [index.passages[n] for n in found.passages]
     if not any(answers(passage, pair) for passage in shown):
@@ -140,7 +125,7 @@ def _first_sentence(index: DocumentationIndex, question: str) -> str:
 
 
 def _refused(pairs: Sequence[Pair], given: Sequence[Answer]) -> dict[str, tuple[float, int]]:
-    """By sort: the share that is refused, of how many."""
+    """By sort: `(fraction refused, questions)`."""
     by: dict[str, list[bool]] = defaultdict(list)
     for pair, answer in zip(pairs, given, strict=True):
         by[pair.sort].append(answer.refused)

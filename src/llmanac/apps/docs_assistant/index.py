@@ -1,9 +1,9 @@
 """Finding the passages that a question is about: names first, then words.
 
 1. A name in the question (`shutil.copytree`, `copytree()`, "the copytree function in shutil") is looked up exactly.
-   What was found is put in its place, so that the reader need not match spellings.
-2. BM25 ranks passages by the question's words; passages of a named entry stand first.
-3. How much of the question the best passage covers, weighed by rarity, says whether anything was found at all; the
+   The full name replaces it, so that the model need not match spellings.
+2. BM25 ranks passages by the question's words; passages of a named entry come first.
+3. How much of the question the best passage covers, weighted by rarity, decides whether anything was found; the
    threshold is calibrated on training questions.
 """
 
@@ -19,39 +19,39 @@ from pathlib import Path
 
 import numpy as np
 
+from llmanac.apps.docs_assistant.forms import asking_words, form_words
+from llmanac.apps.docs_assistant.names import Known, KnownNames
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.prompt import Asked
+from llmanac.apps.docs_assistant.ranking import EntryRanking
+from llmanac.apps.docs_assistant.tables import words
+from llmanac.apps.docs_assistant.words import stems
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.recipes.quickstart_forms import asking_words, form_words
-from llmanac.recipes.quickstart_names import Known, KnownNames
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import Asked
-from llmanac.recipes.quickstart_ranking import EntryRanking
-from llmanac.recipes.quickstart_words import stems
 from llmanac.retrieve._words import code_words
 from llmanac.retrieve.bm25 import BM25, Spec
 
 _NAME = re.compile(r"`?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\(\))?`?")
 _CODE = re.compile(r"[._\d]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
 _TOPIC = re.compile(r"(?i)\btopic (\S+?)[?.!,]?(?:\s|$)|\bthe [`'\"]?([\w-]+)[`'\"]? (?:statement|topic|keyword)\b")
-_CERTAIN = 2.8  # strength of a name from which it stands even beside an unknown one
-_SMALL = "a an the of in on to for is it i me my do does and or what when which how with from"
+_CERTAIN = 2.8  # strength from which a name counts even next to an unknown one
 _SENTENCE = re.compile(r"(?<![^ (])[a-z]+(?=[ ,;:)]|[.?!](?: |$))")  # a word that is not written as code
-_EMPTY = frozenset(_SMALL.split())
+_EMPTY = words("empty")
 _SAID_TO_BE = re.compile(r"(?i) (?:function|method|class|attribute) (?:of|in|from) ")
 _ARTICLE = re.compile(r"(?i)\b(?:an?|any|some|all|each|every|its|his|their|my|your|this|these) $")
 LONGEST_ARTICLE = 8  # characters that end with an article and a blank, the one before them too
-_PLACE = "\x00"  # stands for the name while the words around it are looked at
+_PLACE = "\x00"  # a placeholder for the name while the words around it are examined
 DISTANCE = 6  # words between a bare name and the module that it is said to be in
 
 
 @dataclass(frozen=True)
 class Found:
-    """What retrieval made of a question.
+    """The result of retrieval.
 
     Attributes:
         asked: the question, with the name in it looked up.
         passages: numbers of the passages, best first.
-        coverage: between 0 and 1, how much of the question the best passage speaks of; 1 where a name was found.
+        coverage: between 0 and 1, how much of the question the best passage covers; 1 where a name was found.
     """
 
     asked: Asked
@@ -70,7 +70,7 @@ class DocumentationIndex:
     Args:
         passages: as `questions.entry_passages` gives them.
         names: further names under which programs know entries, and names that have no docstring.
-        calls: by entry, how often programs call it; of entries that bear one name, the share of each.
+        calls: by entry, how often programs call it; entries with the same name split the calls of that name.
     """
 
     def __init__(
@@ -101,9 +101,6 @@ class DocumentationIndex:
         postings = np.diff(self.bm25.starts)
         self._share = {word: postings[i] / max(1, len(self.passages)) for word, i in self.bm25.vocabulary.items()}
 
-    def __len__(self) -> int:
-        return len(self.passages)
-
     # ------------------------------------------------------------------ entries
     @functools.cached_property
     def known_names(self) -> KnownNames:
@@ -122,7 +119,7 @@ class DocumentationIndex:
         return EntryRanking(entries, [shortest[entry] for entry in self._of], calls)
 
     def best(self, question: str, k: int) -> list[tuple[int, float]]:
-        """`(entry, how much of the question it speaks of)` of the entries that are for what a question is after."""
+        """`(entry, how much of the question it covers)` of the entries that serve the purpose in a question."""
         entries = list(self._of)
         return [(entries[place], share) for place, share in self.ranking.best(question, k)]
 
@@ -135,12 +132,12 @@ class DocumentationIndex:
         return [self.passages[number] for number in self._of[entry]]
 
     def stems_of(self, entry: int) -> frozenset[str]:
-        """The stems of all that is said of an entry."""
+        """The stems of all words of an entry."""
         return frozenset(stem for passage in self.of(entry) for stem in stems(passage.text))
 
     @functools.cached_property
     def prose(self) -> frozenset[str]:
-        """Words that sentences use of something else than the name they belong to."""
+        """Words that sentences use outside the names they are part of."""
         found: set[str] = set()
         for passage in self.passages:
             own = set(re.findall(r"[a-z]+", passage.name.lower()))
@@ -149,12 +146,12 @@ class DocumentationIndex:
         return frozenset(found)
 
     def ordinary(self, word: str) -> bool:
-        """Whether a word is one that sentences are made of, though it may be the last part of a name too."""
+        """Whether a word is ordinary English, though it may be the last part of a name too."""
         lower = word.lower()
         return bool({lower, lower.removesuffix("s"), f"{lower}s"} & self.prose)
 
     def first_passage(self, entry: int) -> Passage:
-        """The passage that stands under an entry's full title."""
+        """The passage with an entry's full title."""
         return self.passages[self._of[entry][0]]
 
     # ------------------------------------------------------------------ names
@@ -176,7 +173,7 @@ class DocumentationIndex:
                 candidates.append((strength, entry, name, match.span()))
         if topic := self._topic(question):
             candidates.append(topic)
-        if any(self._unknown(word) for word in words):  # the name that is asked for is not there; no other one will do
+        if any(self._unknown(word) for word in words):  # the name in the question does not exist; no other one will do
             candidates = [c for c in candidates if c[0] >= _CERTAIN]
         if not candidates:
             return None
@@ -295,10 +292,10 @@ class DocumentationIndex:
 
     # ------------------------------------------------------------------ learned from training questions
     def associate(self, examples: Iterable[tuple[str, str]]) -> None:
-        """Learn which words an answer holds when a question holds a word that says what is asked.
+        """Learn which words of an answer go with which words of a question.
 
         `errors` and `throw` in a question then lead to a passage that says `raises`. A word pair counts where the
-        answer's word is at least e times as common beside the question's word as it is elsewhere.
+        answer's word is at least e times as common with the question's word as it is elsewhere.
 
         Args:
             examples: (question, answer) of training pairs.
@@ -323,9 +320,9 @@ class DocumentationIndex:
     def calibrate(self, answerable: Iterable[str], unanswerable: Iterable[str]) -> float:
         """Set the coverage below which a question without a known name is refused, from training questions only.
 
-        The lowest threshold within 0.02 of the best (share of answerable kept + share of unanswerable refused), as
-        people's own words cover a passage less than questions made from it do. Questions that name an entry play no
-        part.
+        The lowest threshold within 0.02 of the best (fraction of answerable kept + fraction of unanswerable refused):
+        people's own words cover a passage less than questions made from it do. Questions that name an entry do not
+        count.
         """
         good = np.sort([f.coverage for f in map(self.find, answerable) if f.entry < 0])
         bad = np.sort([f.coverage for f in map(self.find, unanswerable) if f.entry < 0])

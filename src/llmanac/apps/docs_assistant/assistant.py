@@ -1,10 +1,10 @@
 """The documentation assistant: look passages up, let the model read the answer out of them, cite, or refuse.
 
-What a question is about is found out in `quickstart_understanding`; what the model sees and says is in
-`quickstart_prompt`. The model does the reading: what is asked, which line of the passages answers it, or that none
-does. Where the question has words that it was not trained on, they have a say in which line (`quickstart_choice`). The
-line is the answer, word for word. Beside a refusal, and an answer that is not sure, stand the nearest entries. The
-model knows nothing by itself; a question for which nothing is found never reaches it.
+`understanding` finds what a question is about; `prompt` is what the model sees and says. The model reads: it says what
+the question asks for and which line of the passages answers it, or that none does. Where the question has words that
+the model was not trained on, `choice` scores the lines by these words too. The line is the answer, word for word. A
+refusal, or an answer that is not certain, comes with the nearest entries. The model knows nothing by itself; a question
+for which no passage is found never reaches it.
 """
 
 from __future__ import annotations
@@ -14,40 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmanac.apps.docs_assistant import choice as chosen
+from llmanac.apps.docs_assistant.examples import example_questions
+from llmanac.apps.docs_assistant.facts import parameters
+from llmanac.apps.docs_assistant.forms import form_words
+from llmanac.apps.docs_assistant.index import DocumentationIndex, Found
+from llmanac.apps.docs_assistant.names import Known
+from llmanac.apps.docs_assistant.passages import Passage
+from llmanac.apps.docs_assistant.prompt import Asked, Block, Sheet, prompt, said_ids, split_completion, stated_defaults
+from llmanac.apps.docs_assistant.questions import REFUSAL
+from llmanac.apps.docs_assistant.understanding import Understood, understand
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
-from llmanac.recipes import quickstart_choice as chosen
-from llmanac.recipes.questions import REFUSAL
-from llmanac.recipes.quickstart_examples import example_questions
-from llmanac.recipes.quickstart_facts import parameters
-from llmanac.recipes.quickstart_forms import form_words
-from llmanac.recipes.quickstart_index import DocumentationIndex, Found
-from llmanac.recipes.quickstart_names import Known
-from llmanac.recipes.quickstart_passages import Passage
-from llmanac.recipes.quickstart_prompt import (
-    ASKED,
-    MARKS,
-    PARAMETERS,
-    Asked,
-    Block,
-    Sheet,
-    check_marks,
-    prompt,
-    split_completion,
-    stated_defaults,
-)
-from llmanac.recipes.quickstart_understanding import Understood, understand
 
 PASSAGES = 3
-NEAREST = 3  # entries shown beside an answer that is not sure, or a refusal
+NEAREST = 3  # entries shown with an answer that is not certain, or with a refusal
 PROMPT_TOKENS = 416
-ANSWER_TOKENS = 6  # what is asked, of which parameter, a mark; and a little over
+ANSWER_TOKENS = 6  # the kind of question, its parameter, a mark, and some spare
 LONGEST_QUESTION = 4000  # characters
+APP = "docs-assistant"
 
 
 @dataclass(frozen=True)
 class Citation:
-    """Where an answer was read: the documented name with its signature, its summary, and the text shown of it."""
+    """The source of an answer: the documented name with its signature, its summary, and the text shown of it."""
 
     title: str
     text: str
@@ -69,10 +59,10 @@ class Answer:
     """An answer.
 
     Attributes:
-        text: lines of the documentation as they stand there, the one that answers first, or why there are none.
-        citations: where it was read; nowhere, for a refusal.
+        text: lines of the documentation, unchanged, the one that answers first; or why there are none.
+        citations: the sources; none for a refusal.
         refused: whether it is a refusal.
-        nearest: where to look: the entries nearest to the question, of one that is refused or names nothing for sure.
+        nearest: the entries nearest to the question, where it is refused or names nothing for certain.
     """
 
     text: str
@@ -91,15 +81,11 @@ class Reading:
     """What the model said to a question and a sheet.
 
     Attributes:
-        query: what is asked, as it understood it, in its plainest form (`parameter length`).
-        mark: of the line it points at.
-        block, line: where that stands and what it says; None where it points at nothing shown.
-        sheet: what was shown to it.
+        query: what it understood, in the plainest form (`parameter length`).
+        block, line: the block and the line that it points at; None where it points at nothing shown.
     """
 
     query: str
-    mark: str | None
-    sheet: Sheet
     block: Block | None = None
     line: str | None = None
 
@@ -130,15 +116,13 @@ class Assistant:
         self.engine, self.index, self.tokenizer = engine, index, tokenizer
         self.passages, self.prompt_tokens = passages, prompt_tokens
         self._common = chosen.common_stems(sorted(form_words()))
-        check_marks(tokenizer)
-        self._marks = [tokenizer.special_tokens[token] for token in MARKS]
-        self._words = [*self._marks, *(tokenizer.special_tokens[token] for token in (*ASKED.values(), *PARAMETERS))]
+        self._marks, self._words = said_ids(tokenizer)
 
     def answer(self, question: str, history: Sequence[str] = ()) -> Answer:
         """Answer one question.
 
         Args:
-            history: the user's earlier questions, oldest first: the name that the last of them named is still meant
+            history: the user's earlier questions, oldest first: the name in the last of them still applies
                 where the question names none.
 
         Raises:
@@ -259,7 +243,7 @@ class Assistant:
     def _reading(self, ids: Sequence[int], sheet: Sheet) -> Reading:
         query, mark = split_completion(self.tokenizer, ids, sheet)
         block, line = (sheet.read(mark) if mark else None) or (None, None)
-        return Reading(query, mark, sheet, block, line)
+        return Reading(query, block, line)
 
     def _passages(self, found: Found) -> list[Passage]:
         return [self.index.passages[p] for p in found.passages]
@@ -268,7 +252,7 @@ class Assistant:
         """Write `assistant.json` and the index into a folder; the model and tokenizer are saved by the run."""
         folder = Path(folder)
         self.index.save(folder)
-        choices = {"format_version": 1, "passages": self.passages, "prompt_tokens": self.prompt_tokens}
+        choices = {"format_version": 1, "app": APP, "passages": self.passages, "prompt_tokens": self.prompt_tokens}
         files.write_json(folder / "assistant.json", choices)
 
     @classmethod

@@ -1,8 +1,8 @@
-"""Names in questions: known under another name, misspelt, in the wrong module, or not there at all.
+"""Names in questions: known under another name, misspelt, in the wrong module, or unknown.
 
-A name is compared in a plain form (`move_to_end`, `moveToEnd` and `movetoend` are one); what is left is counted in
-letters inserted, dropped, changed or swapped. A candidate's score is the likeness of its last part times that of the
-module or class it is said to be in. From `CERTAIN` it is taken for what was meant; below, it is only shown as near.
+A name is compared in a plain form (`move_to_end`, `moveToEnd` and `movetoend` are one); then by the edit distance:
+letters inserted, dropped, changed or swapped. A candidate's score is the likeness of its last part times that of
+its module or class in the question. From `CERTAIN` it is taken for what was meant; below, it is only shown as near.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CERTAIN = 0.78  # of a name that is taken for what was meant
 SHOWN = 0.45  # of one that is shown as near
 CLOSEST = 48  # spellings that are compared letter by letter
 MISPLACED = 0.85  # likeness of a module that exists and is not where the name is
-MODULE_LEVEL = 2  # parts of a name that stands in a module itself
+MODULE_LEVEL = 2  # parts of a name that is defined in a module itself
 SHORTEST_MISPLACED = 5  # letters of a name that is known without its module
 
 
@@ -142,20 +142,17 @@ class KnownNames:
         if not modules:
             return same
         inside = _alike(modules, path)
-        if inside < 0.7 and same >= 0.98 and len(own) >= SHORTEST_MISPLACED and self._known(modules):
+        if inside < 0.7 and same >= 0.98 and len(own) >= SHORTEST_MISPLACED and self.modules.issuperset(modules):
             inside = MISPLACED if self._only(candidate) else inside
         return same * inside
 
     def _only(self, candidate: Known) -> bool:
         """Whether a name's last part says alone which one is meant: all of that name document one entry, or it is the
-        only one that stands in a module (`shutil.copyfile`) and not in a class."""
+        only one in a module (`shutil.copyfile`) and not in a class."""
         alike = [c for c in self.last[squeezed(candidate.parts[-1])] if c.entry >= 0]
         own = candidate.parts[-1]
         outside = [c for c in alike if len(c.parts) == MODULE_LEVEL and c.parts[-1] == own and own not in self.modules]
         return any(len({c.entry for c in some}) == 1 and candidate in some for some in (alike, outside))
-
-    def _known(self, modules: Sequence[str]) -> bool:
-        return all(part in self.modules for part in modules)
 
     def _candidates(self, last: str) -> list[Known]:
         word = squeezed(last)

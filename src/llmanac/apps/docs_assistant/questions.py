@@ -1,8 +1,8 @@
 """Questions with answers made from real documentation, and questions it cannot answer.
 
-A pair is a fact of the documentation (`quickstart_facts`) put into one of many forms (`quickstart_forms`), then made
-as rough as people type: lower case, no question mark, a greeting, a bare name, a slip of the finger in a small word.
-Pairs for evaluation use forms that training never shows, about modules that training never shows.
+A pair is a fact of the documentation (`facts`) put into one of many forms (`forms`), then made as rough as what people
+type: lower case, no question mark, a greeting, a bare name, a typo in a small word. Pairs for evaluation use forms and
+modules that training never shows.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from llmanac.apps.docs_assistant.facts import KINDS, Fact, Kind, facts_of, not_stated
+from llmanac.apps.docs_assistant.forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS, FormSet, expand, near_held_out
+from llmanac.apps.docs_assistant.names import Known
+from llmanac.apps.docs_assistant.passages import Passage, passages_of
+from llmanac.apps.docs_assistant.prompt import REFUSAL
+from llmanac.apps.docs_assistant.tables import words
 from llmanac.core.rng import seed_of
 from llmanac.data.sources._docstrings import Entry
 from llmanac.data.sources._public import Name
-from llmanac.recipes.quickstart_facts import KINDS, Fact, Kind, facts_of, not_stated
-from llmanac.recipes.quickstart_forms import CLOSERS, FORMS, OFF_TOPIC, OPENERS, FormSet, expand, near_held_out
-from llmanac.recipes.quickstart_names import Known
-from llmanac.recipes.quickstart_passages import Passage, passages_of
-from llmanac.recipes.quickstart_prompt import REFUSAL
 from llmanac.retrieve._words import code_words
 
 Unanswerable = Literal["unknown name", "not stated", "off topic"]
 UNANSWERABLE: tuple[Unanswerable, ...] = ("unknown name", "not stated", "off topic")
-_SMALL = """what does which the when will would can tell about give show explain with from that have this is do me a
-of to it i"""
-_SMALL_WORDS = frozenset(_SMALL.split())
-_FILLER = "a an the of to in on for from with by and or is are be this that its it"
-_FILLERS = frozenset(_FILLER.split())
+_SMALL_WORDS = words("small")
+_FILLERS = words("filler")
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class Pair:
 
     Attributes:
         sort: a kind of fact, or why the documentation cannot answer.
-        entry, passage: where the answer stands; -1 where it stands nowhere.
-        asks: the kind of fact that is asked for, also where the answer is a refusal; empty off topic.
+        entry, passage: where the answer is; -1 where there is none.
+        asks: the kind of fact in question, also where the answer is a refusal; empty off topic.
         name: the name that the question asks about, in full; of a wish, the function that fulfils it.
         subject: the parameter that is asked about.
     """
@@ -57,18 +55,13 @@ class Pair:
 
     @property
     def query(self) -> str:
-        """What is asked, and of which parameter: the question in its plainest form, but for the name."""
+        """The kind of fact and the parameter: the question in its plainest form, without the name."""
         return " ".join(part for part in (self.asks or "nothing", self.subject) if part)
-
-    @property
-    def answerable(self) -> bool:
-        """Whether the documentation holds the answer."""
-        return self.sort in KINDS
 
 
 @functools.cache
 def _read(entry: Entry, number: int) -> tuple[tuple[Fact, ...], tuple[tuple[Kind, str], ...]]:
-    """What an entry states and what it leaves open; read once, asked about often."""
+    """The facts of an entry, and the questions that it leaves open; computed once."""
     passages = list(passages_of(entry, number))
     known = tuple(facts_of(entry, number, passages))
     return known, tuple(not_stated(entry, passages, known))
@@ -207,7 +200,7 @@ class QuestionMaker:
         return self.ask_in_vain(*self.rng.choice(self.open[kind]), kind)
 
     def ask_in_vain(self, number: int, subject: str, kind: Kind) -> Pair:
-        """A question for what the documentation of an entry leaves open."""
+        """A question for what the documentation of an entry does not say."""
         form = self._form(FORMS[self.forms][kind])
         question = self._ask(form, n=self._spell(self.entries[number]), p=self._mark(subject, 0.2), s="")
         name = written(self.entries[number])
@@ -265,15 +258,13 @@ class QuestionMaker:
         if rng.random() < 0.08:
             form = form + rng.choice(CLOSERS[self.forms])
         question = form.format(**slots) if slots else form
-        return (
-            question[:1].upper() + question[1:]
-            if rng.random() < 0.5 and not slots.get("n", " ")[:1].islower()
-            else question
-        )
+        if rng.random() < 0.5 and not slots.get("n", " ")[:1].islower():
+            return question[:1].upper() + question[1:]
+        return question
 
 
 def _loosen(form: str, rng: random.Random) -> str:
-    """Leave a word out, or say the words in another order: what is asked hangs on few of them, in no fixed order."""
+    """Leave a word out, or change the order of the words: few of them decide what the question asks for."""
     words = form.split(" ")
     plain = [i for i, word in enumerate(words) if "{" not in word and word.lower().strip("?.,") in _SMALL_WORDS]
     draw = rng.random()
@@ -334,7 +325,7 @@ def known_names(entries: Sequence[Entry], names: Sequence[Name]) -> list[Known]:
 
 
 def entry_calls(entries: Sequence[Entry], calls: Mapping[str, int]) -> dict[int, float]:
-    """How often programs call each entry: the calls of its last name, shared among all entries that end with it."""
+    """How often programs call each entry: the calls of its last name, divided by the entries with that name."""
     last = [entry.name.rpartition(".")[2] for entry in entries]
     bearers = Counter(name for name, entry in zip(last, entries, strict=True) if entry.kind != "topic")
     return {

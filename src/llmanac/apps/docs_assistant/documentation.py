@@ -5,38 +5,35 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from llmanac.apps.docs_assistant.assistant import PROMPT_TOKENS, Assistant
+from llmanac.apps.docs_assistant.evaluation import evaluate_assistant
+from llmanac.apps.docs_assistant.losses import losses
+from llmanac.apps.docs_assistant.material import Material, Row
 from llmanac.core import files
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
-from llmanac.data.pack import Mixture, PackedStream
-from llmanac.data.tokens import TokenDataset
 from llmanac.generate.engine import Engine
-from llmanac.generate.load import load_engine
 from llmanac.models.locate import ASSISTANT
-from llmanac.recipes.assistant import PROMPT_TOKENS, Assistant
-from llmanac.recipes.pairs import write_examples
-from llmanac.recipes.quickstart_evaluation import evaluate_assistant
-from llmanac.recipes.quickstart_losses import losses
-from llmanac.recipes.quickstart_material import Material, Row
+from llmanac.recipes.application import Pairs
+from llmanac.recipes.pairs import mixture, pairs_stream, write_examples
 from llmanac.recipes.timetable import questions_asked
 
-LENGTH = 512  # of a row: the longest prompt, its answer, and further questions about what it shows
-ROWS_A_SECOND = 20  # examples made for each second of the budget: more than two cores read in it
+LENGTH = 512  # of a row: the longest prompt, its answer, and further questions about the same passages
+ROWS_A_SECOND = 20  # examples written for each second of the budget: more than two cores train on in it
 FEWEST_ROWS, MOST_ROWS = 500, 40_000
 WAYS = 4  # of asking a held-out question: `evaluate_assistant`
-PAIRS_SHARE = 0.1  # of the budget: where writing them takes longer, there are fewer of them
+PAIRS_SHARE = 0.1  # of the budget, for writing the rows; where that takes longer, there are fewer
 QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
 FEWEST_QUESTIONS = 35
 
 
-class Documentation:
-    """Questions about documented names, answered from retrieved passages; see `quickstart_material`."""
+class Documentation(Pairs):
+    """Questions about documented names, answered from retrieved passages; see `material`."""
 
     length = LENGTH
-    chats = False  # rows are sheets of lines, without the chat template; it is the assistant that answers
+    chats = False  # rows are sheets of lines, without the chat template
 
     def __init__(self, run: Any) -> None:
         if run.spec.finetune.practice_share and run.spec.train.length < LENGTH:
@@ -55,23 +52,15 @@ class Documentation:
         write_examples(self.run, "pairs", counted("write questions", rows, count, fewest=FEWEST_ROWS, seconds=most))
 
     def mixed_in(self, stream: Any) -> Any:
-        """Pretraining rows with practice among them: a small model has to see copying early."""
+        """Pretraining rows mixed with questions and their passages: a small model must see copying early."""
         share = self.run.spec.finetune.practice_share
         if not share:
             return stream
-        practice = PackedStream(
-            TokenDataset(self.run.folder / "data" / "pairs"),
-            length=stream.length,
-            rows=stream.rows,
-            seed=stream.seed,
-            packing="whole",
-            name="practice",
-        )
-        parts, weights = {"text": stream, "practice": practice}, {"text": 1 - share, "practice": share}
-        return Mixture(parts, weights, rows=stream.rows, seed=stream.seed)
+        practice = pairs_stream(self.run, length=stream.length, rows=stream.rows, name="practice")
+        return mixture(self.run, {"text": stream, "practice": practice}, share, rows=stream.rows)
 
     def measure(self, run: Any) -> dict[str, Any]:
-        """Ask about held-out modules; leaves the assistant's files in the run's folder."""
+        """Ask about held-out modules; writes the assistant's files into the run's folder."""
         assistant = Assistant(Engine(run.model, run.tokenizer), self.material.index, run.tokenizer)
         with files.atomic_folder(run.folder / ASSISTANT) as folder:
             assistant.save(folder)
@@ -89,26 +78,10 @@ class Documentation:
         }
 
 
-def open_assistant(folder: Path, engine: Engine) -> Assistant | None:
-    """The assistant that a run left in its folder, with the run's fine-tuned model; None where it has none.
-
-    Args:
-        engine: the run's own, which continues text; its tokenizer and device serve the assistant too.
-
-    Raises:
-        CheckpointError: a damaged assistant or model, by its file.
-    """
-    place = folder / ASSISTANT
-    if not place.is_dir():
-        return None
-    reader = load_engine(folder / "model", device=str(getattr(engine.model, "device", "auto")))
-    return Assistant.load(place, reader, reader.tokenizer)
-
-
 def counted(
     label: str, rows: Iterator[Row], total: int, *, fewest: int = 0, seconds: float = math.inf
 ) -> Iterator[Row]:
-    """The same rows, with progress; after `seconds` no more than `fewest` of them, and that is said."""
+    """The same rows, with a progress bar; after `seconds` it stops at `fewest` rows and prints that."""
     begin = time.monotonic()
     with progress(label, total, "rows") as bar:
         for number, row in enumerate(rows):

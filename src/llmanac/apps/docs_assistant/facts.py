@@ -1,4 +1,4 @@
-"""What a passage states, as facts that a question can ask for: the answer is always a line of it, or a part of one."""
+"""What a passage states, as facts that a question can ask for: an answer is always a line of it, or part of one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
+from llmanac.apps.docs_assistant.passages import Passage, title_of
+from llmanac.apps.docs_assistant.tables import words
 from llmanac.data.sources._docstrings import Entry
-from llmanac.recipes.quickstart_passages import Passage, title_of
 
 Kind = Literal["what", "arguments", "returns", "raises", "default", "parameter", "which"]
 KINDS: tuple[Kind, ...] = ("what", "arguments", "returns", "raises", "default", "parameter", "which")
 SHORTEST, LONGEST = 12, 220  # characters of an answer that is a line
-# the surest way of saying it first; a line that only mentions it ("as returned by tell()") answers nothing
+# the most certain pattern first; a line that only mentions it ("as returned by tell()") is no answer
 _RETURN = tuple(
     re.compile(pattern, re.I)
     for pattern in (r"^(?:returns?|yields?)\b", r"\breturns\b|\b(?:is|are) returned\b", r"\breturn\b(?! value)")
@@ -64,8 +66,8 @@ def facts_of(entry: Entry, number: int, passages: Sequence[Passage]) -> Iterator
         found = next((line for pattern in patterns if (line := _first_line(passages, pattern))), None)
         if found and entry.kind == "function":
             yield Fact(kind, number, found[0], found[1])  # type: ignore[arg-type]
-    yield from _defaults(entry, number, title)
-    yield from _parameters(entry, number, passages)
+    yield from islice(_defaults(entry, number, title), 2)
+    yield from islice(_parameters(entry, number, passages), 2)
     wish = wish_of(summary or "") if entry.kind == "function" else ""
     if wish:
         yield Fact("which", number, 0, title, wish)
@@ -109,24 +111,16 @@ def parameters(signature: str) -> dict[str, str | None]:
 
 
 def _defaults(entry: Entry, number: int, title: str) -> Iterator[Fact]:
-    given = 0
     for name, value in parameters(entry.signature).items():
         if value is not None and len(value) <= 40 and f"{name}={value}" in title:
             yield Fact("default", number, 0, f"{name}={value}", name)
-            given += 1
-            if given == 2:
-                return
 
 
 def _parameters(entry: Entry, number: int, passages: Sequence[Passage]) -> Iterator[Fact]:
-    given = 0
     for name in parameters(entry.signature):
         found = _line_about(name, passages)
         if found and SHORTEST <= len(found[1]) <= LONGEST:
             yield Fact("parameter", number, found[0], found[1], name)
-            given += 1
-            if given == 2:
-                return
 
 
 def _line_about(name: str, passages: Sequence[Passage]) -> tuple[int, str] | None:
@@ -163,13 +157,7 @@ def wish_of(summary: str) -> str:
     return f"{verb} {rest}"
 
 
-_NO_VERBS = """
-a an the this that these those it if when as in on for to true false none base class function method same like
-alias abstract internal helper wrapper used one all any each use number size called version object please at
-thi subclass simple generic note two see default optional similar equivalent represent ha string event list
-name
-"""
-_NOT_VERBS = frozenset(_NO_VERBS.split())
+_NOT_VERBS = words("not_verbs")
 
 
 def not_stated(entry: Entry, passages: Sequence[Passage], known: Sequence[Fact]) -> list[tuple[Kind, str]]:

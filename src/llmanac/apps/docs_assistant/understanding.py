@@ -1,4 +1,4 @@
-"""What a question is about: a name that stands in it, however spelt, else the one that the conversation was about."""
+"""What a question is about: a name in it, whatever its spelling, else the name that the conversation was about."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llmanac.recipes.quickstart_facts import parameters
-from llmanac.recipes.quickstart_index import DocumentationIndex
-from llmanac.recipes.quickstart_names import CERTAIN, Known
-from llmanac.recipes.quickstart_prompt import Asked
-from llmanac.recipes.quickstart_words import QUOTED, STOP, content, stems
+from llmanac.apps.docs_assistant.facts import parameters
+from llmanac.apps.docs_assistant.index import DocumentationIndex
+from llmanac.apps.docs_assistant.names import CERTAIN, Known
+from llmanac.apps.docs_assistant.prompt import Asked
+from llmanac.apps.docs_assistant.words import QUOTED, STOP, content, stems
 
 _NAME = re.compile(r"`?(?<![\w.\\/@-])([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\()?")
 _CODE = re.compile(r"[a-z]_[a-z]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
@@ -22,7 +22,7 @@ _AFTER = re.compile(
 )
 _FILE = re.compile(r"(?i)\.(?:txt|csv|py|json|html?|xml|zip|gz|tar|log|ini|toml|cfg|png|jpe?g|pdf|exe|com|org|md)$")
 _BACK = re.compile(r"(?i)\b(?:it|its|that|this|those|these|them|they|there|then|one|ones|and|ok|okay|so|else)\b")
-_ASPECT = re.compile(  # what an entry is asked for, whatever it is about
+_ASPECT = re.compile(  # what questions ask about any entry
     r"(?i)\b(?:returns?|raises?|exceptions?|errors?|defaults?|arguments?|args?|parameters?|params?|signature|types?|"
     r"version|deprecated|thread.?safe|what about|how about|same for|why)\b"
 )
@@ -31,9 +31,9 @@ _TASK = re.compile(
 )
 _IT = re.compile(r"(?i)\b(?:does|do|did|can|will|would|could|should|is) (it|that|this)\b")
 TWIN = 0.9  # likeness of a documented name that is taken for one without docstring
-SHORT = 4  # letters of a name that is not told from a word by the one before it
+SHORT = 4  # letters of a name that is too short to be recognised by the word before it
 FEW = 4  # words of content up to which a question in a conversation says too little to stand for itself
-STANDS_ALONE, CLEARLY = 0.75, 2.0  # of its words that another entry speaks of, and how much more than the one before
+STANDS_ALONE, CLEARLY = 0.75, 2.0  # coverage of its words by another entry, and how many times that of the entry before
 
 How = Literal["named", "spelt", "carried", "nothing"]
 
@@ -44,11 +44,11 @@ class Understood:
 
     Attributes:
         asked: the question taken apart at the name; for a name that was carried over, the name set before it.
-        how: the name stands in the question; stands there in another spelling; is carried over; there is none.
+        how: the name is in the question; is there in another spelling; is carried over; there is none.
         known: the name; None where there is none.
-        unknown: a name that stands in the question and is nowhere in the documentation.
-        near: further names like the one that stands in the question, the likeliest first.
-        wanted: the stems of what is asked, without the name.
+        unknown: a name in the question that is nowhere in the documentation.
+        near: further names similar to the one in the question, the most similar first.
+        wanted: the stems of the question, without the name.
     """
 
     asked: Asked
@@ -61,7 +61,7 @@ class Understood:
 
 @dataclass(frozen=True)
 class _Mention:
-    """A name in a question: its span, how surely it is one, what it stands for, and what it resembles."""
+    """A name in a question: its span, how certain it is that it is one, and the names that it resembles."""
 
     span: tuple[int, int]
     strength: float
@@ -71,7 +71,7 @@ class _Mention:
 
     @property
     def known(self) -> Known | None:
-        """What it stands for, where that is certain; for a name without docstring, its documented twin
+        """The name it is taken for, where that is certain; for a name without docstring, its documented twin
         (`assertAlmostEquals`: `assertAlmostEqual`)."""
         if not self.ranked or self.score < CERTAIN:
             return None
@@ -147,7 +147,7 @@ def _wanted(index: DocumentationIndex, text: str, known: Known | None = None) ->
 
 
 def _carried(index: DocumentationIndex, question: str, known: Known) -> Asked:
-    """The question with the name in the place of a word that stands for it, else before it."""
+    """The question with the name in place of a pronoun, else before the question."""
     own = index.known(known.entry)
     name = own.name if own else known.name
     if match := _IT.search(question):
@@ -215,7 +215,7 @@ def _mention(index: DocumentationIndex, question: str) -> _Mention | None:
 
 
 def _strength(index: DocumentationIndex, word: str, *, called: bool, quoted: bool) -> float:
-    """How surely a word is written as a name; 0 where it is a word like others."""
+    """How certainly a word is written as a name; 0 where it is an ordinary word."""
     if "." in word:
         return 4.0
     if called:
@@ -226,5 +226,5 @@ def _strength(index: DocumentationIndex, word: str, *, called: bool, quoted: boo
 
 
 def _exception(mention: _Mention) -> float:
-    """An exception is named for what may come of a call more often than for itself."""
+    """Exceptions are mostly mentioned as the result of a call, not as the subject."""
     return 1.5 if mention.word.endswith(("Error", "Exception", "Warning")) else 0.0
