@@ -78,6 +78,11 @@ def test_every_link_leads_somewhere(root: Path) -> None:
             assert target.startswith("https://") or (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def test_the_map_names_files_that_exist(root: Path) -> None:
+    for path in re.findall(r"`((?:\w+/)+\w+\.\w+)`", (root / "docs" / "architecture.md").read_text("utf-8")):
+        assert any((base / path).exists() for base in (root, root / "src" / "llmanac")), path
+
+
 def test_the_numbers_are_those_of_the_evidence(root: Path) -> None:
     done = subprocess.run([sys.executable, root / "tools" / "readme.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
