@@ -82,9 +82,7 @@ def score_command(
     as_json: LineAsJson = False,
     column: Column = "text",
     include: Include = None,
-    context: Annotated[
-        int | None, typer.Option(min=1, help="Overlap of the windows of a long text, in tokens [1].")
-    ] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens that windows of a long text share [1].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
     labels: Annotated[str | None, typer.Option(help="Classify: positive,negative or pos=good,neg=bad.")] = None,
     template: Annotated[str | None, typer.Option(help="Prompt with {text} and {label}.")] = None,

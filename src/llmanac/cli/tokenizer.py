@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = group("Train, extend, use, inspect and compare tokenizers.")
 Folder = Annotated[Path, typer.Option("--folder", "-o", help="Output folder.")]
 Paths = Annotated[list[str], typer.Argument(help="Files or folders (.txt, .jsonl, .parquet, ...), or label=path.")]
-Given = Annotated[str, typer.Argument(help="A tokenizer.json, .model or .tiktoken file, or a folder with one.")]
+SomeTokenizer = Annotated[str, typer.Argument(help="A tokenizer.json, .model or .tiktoken file, or a folder with one.")]
 DEFAULT_SENTENCE = (
     "The quick brown fox doesn't jump over 13 lazy dogs; die Füchsin springt über Hunde. 狐狸跳过懒狗。 x += y[0]"
 )
@@ -90,7 +90,7 @@ def _print_groups(mixture: Mixture) -> None:
 
 @app.command("extend")
 def extend_command(
-    tokenizer: Given,
+    tokenizer: SomeTokenizer,
     text: Paths,
     folder: Folder,
     tokens: Annotated[int, typer.Option(min=1, help="The most tokens to add.")] = 1000,
@@ -116,7 +116,7 @@ def extend_command(
 
 @app.command("encode")
 def encode_command(
-    tokenizer: Given,
+    tokenizer: SomeTokenizer,
     files: Annotated[list[str] | None, typer.Argument(help="Files or folders; a line or row is a text.")] = None,
     text: Annotated[str | None, typer.Option("--text", help="One text instead of files.")] = None,
     form: Annotated[str, typer.Option(help="Output: ids, pieces or json.")] = "ids",
@@ -151,7 +151,7 @@ def encode_command(
 
 @app.command("inspect")
 def inspect_command(
-    tokenizer: Given,
+    tokenizer: SomeTokenizer,
     text: Annotated[str, typer.Option(help="A sentence to tokenize.")] = DEFAULT_SENTENCE,
     as_json: AsJson = False,
 ) -> None:
