@@ -178,7 +178,7 @@ def dump(value: Any) -> Any:
 def patch(spec: S, changes: Mapping[str, Any], path: str = "") -> S:
     """Apply `{"model.blocks.*.mixer": "multi-query", "train.steps": 200}` in order; returns a new Spec.
 
-    Naming another method keeps the fields that both methods have under one name and type. `*` stands for every item
+    Naming another method keeps the fields that both methods have under one name and type. `*` means every item
     of a list.
 
     Raises:

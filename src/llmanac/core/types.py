@@ -84,7 +84,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a model gives back: `logits` (B, T, V) or (B, 1, V), or only `hidden` (B, T, D), as `want` asked."""
+    """A model's output: `logits` (B, T, V) or (B, 1, V), or only `hidden` (B, T, D), as `want` requests."""
 
     logits: Tensor | None = None
     hidden: Tensor | None = None

@@ -22,7 +22,6 @@ from llmanac.data.pipeline.build import OtherBuild
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.models.load import load_model
-from llmanac.models.locate import ASSISTANT
 from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.application import find_application
 from llmanac.recipes.plan import fastest_threads, plan_size

@@ -15,8 +15,8 @@ import numpy as np
 
 from llmanac.core.errors import TokenizerError
 from llmanac.kernels.bpe import extend as bpe_extend
-from llmanac.kernels.text import pack
 from llmanac.kernels.split.words import GIVEN
+from llmanac.kernels.text import pack
 from llmanac.tokenizers._counting import count_pieces
 
 if TYPE_CHECKING:

@@ -120,7 +120,7 @@ class CompletionReply(Reply):
 
 
 class ChatReply(Reply):
-    """/v1/chat/completions. `alternatives` is how many to show beside each token; None shows no log-probabilities."""
+    """/v1/chat/completions. `alternatives` is how many to show with each token; None shows no log-probabilities."""
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 

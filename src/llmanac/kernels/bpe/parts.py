@@ -195,7 +195,7 @@ def token_of(letters, used, starts, lengths, index, left, right, free):
 # ------------------------------------------------------------------------------------------------ one merge
 @njit
 def rescan(places, start, size, symbols, word_of, word_start, lengths, left, right, stamps, stamp):
-    """Every place of a pair in the words that the given places lie in, and how many."""
+    """Every place of a pair in the words that hold the given places, and how many."""
     found, n = np.empty(64, np.int32), 0
     for i in range(start, start + size):
         word = word_of[places[i]]

@@ -19,7 +19,7 @@ from llmanac.kernels.text import cached
 
 BYTES_A_BYTE = 20  # what `suffix_array` and `mark_copies` hold at most for each byte of text
 LONGEST = (1 << 31) - 2
-APART = 0xFF  # stands between texts; never inside a repeat
+APART = 0xFF  # separates texts; never inside a repeat
 
 
 @cached
@@ -107,7 +107,7 @@ def _same_block(text, left, right, left_end, right_end):
 
 @cached
 def _name_blocks(text, small, leftmost, suffixes):
-    """`(names (m,) int32 in text order, distinct names)` of the blocks, which stand sorted in `suffixes`."""
+    """`(names (m,) int32 in text order, distinct names)` of the blocks, which are sorted in `suffixes`."""
     n, m = text.shape[0], leftmost.shape[0]
     number = np.empty(n // 2 + 1, np.int32)  # of the block that starts at 2 i or 2 i + 1: two never start so close
     for i in range(m):

@@ -60,7 +60,7 @@ def _citation(text, at, end, classes):
 
 @njit
 def _phrase(out, at, end):
-    """The number of the phrase that stands at a place in any case, or -1."""
+    """The number of the phrase at a place, in upper or lower case, or -1."""
     first = _lower(out[at])
     for row in range(PHRASES.shape[0]):
         size = PHRASE_SIZES[row]

@@ -57,7 +57,7 @@ def quality_counts(text, starts, ends, classes, stop_words):
     bullet, lines that end in an ellipsis, words with a letter, different stop words.
 
     Args:
-        starts, ends: (words,) where the words of the text lie.
+        starts, ends: (words,) where the words of the text are.
         stop_words: (stop words,) uint64 hashes.
     """
     out = np.zeros(9, np.int64)

@@ -215,7 +215,7 @@ def _number(text, start, end):
 
 @njit
 def _octet(text, start, end, classes, place):
-    """Whether `text[start:end]` may stand at a place (0 to 3) of an address."""
+    """Whether `text[start:end]` is a valid part (0 to 3) of an address."""
     size = end - start
     if size < 1 or size > 3:
         return False

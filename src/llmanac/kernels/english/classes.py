@@ -21,9 +21,9 @@ TERMINAL = 1 << 8  # a line that ends with it is a sentence, by FineWeb's rules
 PREFIX, SUFFIX = 1 << 9, 1 << 10  # comes off the start, the end of a word
 AFTER_DIGIT = 1 << 11  # comes off the end after a digit: a currency, a unit
 BEFORE_PERIOD = 1 << 12  # a period after it comes off
-INFIX = 1 << 13  # splits a word wherever it stands
+INFIX = 1 << 13  # splits a word at any place
 ALPHA, LOWER, UPPER, QUOTE = 1 << 14, 1 << 15, 1 << 16, 1 << 17  # the reference's own classes of letters and quotes
-TOP_LEVEL, HOST = 1 << 18, 1 << 19  # may stand in the last part of a host's name, in the others
+TOP_LEVEL, HOST = 1 << 18, 1 << 19  # allowed in the last part of a host's name, in the other parts
 
 
 @functools.cache

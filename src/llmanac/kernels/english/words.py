@@ -179,7 +179,7 @@ def join(text, starts, ends, count, special, new_starts, new_ends):
         start, end = starts[at], ends[at + words - 1]
         which = -1
         if chosen[at]:
-            which = special_at(text, start, end, special)  # not one where a blank stands between the words
+            which = special_at(text, start, end, special)  # none where a blank is between the words
         if which >= 0:
             made = _emit_special(new_starts, new_ends, made, start, which, special)
         else:
@@ -216,7 +216,7 @@ def sentences(text, line_starts, line_ends, classes, special):
     """How many sentences each line has: one starts with the first word after `.`, `!`, `?` that is not punctuation.
 
     Args:
-        line_starts, line_ends: (lines,) where each line lies in the text.
+        line_starts, line_ends: (lines,) where each line is in the text.
     """
     size = 0
     for line in range(line_starts.shape[0]):

@@ -18,7 +18,7 @@ from llmanac.kernels.text import cached, prefetch
 
 ONE, TWO = np.uint64(1), np.uint64(2)
 BLOCK = 2048  # tokens whose intermediate results stay in the cache
-ZERO = -99.0  # what stands for the logarithm of 0, as in ARPA files
+ZERO = -99.0  # the logarithm of 0, as in ARPA files
 
 
 def plain_score(table: Mapping[tuple[int, ...], tuple[float, float]], context: Sequence[int], token: int) -> float:

@@ -209,7 +209,7 @@ def parse_number(text, at, end):
 
 @cached
 def write_number(value, out, at):
-    """Write a number as decimal digits that give back its float32 (for sizes above 1e-4); returns where it ends."""
+    """Write a number as decimal digits that read back as its float32 (for sizes above 1e-4); returns where it ends."""
     if value < 0.0:
         out[at] = 45
         at += 1

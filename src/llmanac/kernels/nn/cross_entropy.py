@@ -65,7 +65,7 @@ def fused_cross_entropy(
     if not everything:
         hidden = hidden.index_select(0, rows)
         mixture = None if mixture is None else (mixture[0][rows], mixture[1][rows])
-    if not torch.is_grad_enabled():  # a Function is told which inputs want gradients even where none will be asked for
+    if not torch.is_grad_enabled():  # needs_input_grad is set even where no gradient will be computed
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     gate, other = (None, None) if mixture is None else mixture
     size = chunk or min(max(CHUNK_ELEMENTS // len(weight), CHUNK_ROWS[0]), CHUNK_ROWS[1])

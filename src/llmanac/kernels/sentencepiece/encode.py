@@ -2,7 +2,7 @@
 
 A unigram model takes the path of highest total score (Viterbi). The library adds scores up in 32-bit floats from the
 start of the text (and starts again from 0 beyond RESET), so where two paths are nearly equal its choice depends on how
-large the sum has grown. Words repeat, though, and no piece reaches across two bytes that stand together in no piece:
+large the sum has grown. Words repeat, though, and no piece spans two bytes that no piece has next to each other:
 text is cut there, and each word's path is kept with the largest sum up to which its lead over every other path is more
 than rounding can undo. Beyond that sum the word is worked out again, rounding as the library does.
 
@@ -157,7 +157,7 @@ def _learn_word(
     buffer, at, stop, kind, nodes, scores, unknown, unknown_score, single, kept, pairs, halves, cache, arena, counters,
     slot, first, other, best, second, came, what, ids, ends,
 ):  # fmt: skip
-    """Put a word into the cache; one with an unknown character beside others only as one to be worked out each time."""
+    """Put a word into the cache; one with an unknown character among others is marked to be computed each time."""
     if kind == UNIGRAM:
         unit = ROUNDING[1] if single else ROUNDING[0]
         limit = viterbi_with_lead(

@@ -154,7 +154,7 @@ def normalize(buffer, used, units, blob, kept, plain, pairs, mode, placed):
     Args:
         units, blob: the trie of rules and its replacement strings, each ended by a NUL; empty for none.
         kept: the trie of strings that stay as they are whatever the rules say; empty for none.
-        plain: (256,) uint8: COPIED for bytes that stand for themselves, with which no rule and no kept string starts,
+        plain: (256,) uint8: COPIED for bytes that are copied unchanged, with which no rule and no kept string starts,
             SPACE for a space of which that is true, BY_PAIR where it takes the next byte to tell, else LOOKED_UP.
         pairs: (65536,) uint8 by two bytes: COPIED or LOOKED_UP, for the first of them.
         mode: ESCAPE | PREFIX | SUFFIX | SQUEEZE.

@@ -79,7 +79,7 @@ def _fits(base, node, labels, count, taken, used):
 
 @njit
 def _tail_hash(letters, offsets, values, low, high, at):
-    """Two hashes of what lies below a node: the rest of each of its keys, and their values."""
+    """Two hashes of the subtree of a node: the rest of each of its keys, and their values."""
     first, second = np.uint64(high - low), np.uint64(0x243F6A8885A308D3)
     for key in range(low, high):
         for i in range(offsets[key] + at, offsets[key + 1]):
@@ -205,7 +205,7 @@ def build(letters, offsets, values, share):
 
 @cached
 def walkable(units):
-    """(n, 2) int32: each unit, and beside it the value of the key that ends there (-1: none), for one load a byte."""
+    """(n, 2) int32: each unit with the value of the key that ends there (-1: none), for one load a byte."""
     out = np.empty((units.shape[0], 2), np.int32)
     for node in range(units.shape[0]):
         out[node, 0] = np.int32(units[node])

@@ -1,6 +1,6 @@
 """Training a unigram model in numba: words and their stretches, seed pieces, expected counts, what a piece is worth.
 
-Texts are reduced to the distinct stretches within which pieces may lie, with counts, so the work follows those and not
+Texts are reduced to the distinct stretches that pieces may not leave, with counts, so the work follows those and not
 the corpus. Probabilities are multiplied as they are, with `PER_CHARACTER` for each character of a piece to keep the
 products near 1; every path over a stretch has the same number of characters, so it divides out.
 """
@@ -31,7 +31,7 @@ LONGEST_WORD = 4096  # bytes; what is longer is cut, so that memory stays bounde
 PER_CHARACTER = 8.0  # what is added to a piece's log probability for each of its characters
 SMALL, LARGE = 1e-100, 1e100
 LEAST_EXPONENT = -400.0  # keeps a product of two from vanishing; learned scores are above -40
-# Classes of characters: never in a piece, a space, a mark that goes with what stands before it; then the scripts.
+# Classes of characters: never in a piece, a space, a mark that goes with the character before it; then the scripts.
 NEVER, SPACE, MARK, FIRST_SCRIPT = 0, 1, 2, 3
 DROPPED, KEPT, CANDIDATE = 0, 1, 2
 
@@ -70,7 +70,7 @@ def count_characters(letters, offsets, counts):
 
 @cached
 def stretches(letters, offsets, counts, classes):
-    """`(n, 2) starts and ends, (n,) counts` of the stretches of words within which a piece may lie.
+    """`(n, 2) starts and ends, (n,) counts` of the stretches of words that a piece may not leave.
 
     A piece holds characters of one script only, after at most one space.
     """
@@ -143,7 +143,7 @@ def repeated(text, order, weights, longest):
         text: code points of the stretches, each ended by a 0. order: the suffix array of `text`, which has to be right
             for the first `longest` characters only. weights: (len(text),) how often each place's stretch occurs.
 
-    Only the longest of substrings that always occur together is told: the inner nodes of the suffix tree, and its
+    Of substrings that always occur together only the longest is returned: the inner nodes of the suffix tree, and its
     leaves where their stretch itself occurs more than once.
     """
     found, n = np.empty((1024, 3), np.int64), 0
@@ -261,7 +261,7 @@ def expectations(letters, offsets, counts, nodes, scores, widths, unknown_score,
 # ------------------------------------------------------------------------------------------------ pruning
 @cached
 def usage(letters, offsets, counts, nodes, scores, unknown_score):
-    """(pieces,) float64 how often each piece stands on the best paths."""
+    """(pieces,) float64 how often each piece is on the best paths."""
     longest = np.int64(0)
     for word in range(counts.shape[0]):
         longest = max(longest, offsets[word + 1] - offsets[word])
@@ -281,11 +281,11 @@ def usage(letters, offsets, counts, nodes, scores, unknown_score):
 
 @cached
 def losses(letters, offsets, nodes, scores, unknown_score, used, total):
-    """`(state, loss)` of each piece: DROPPED if better cut or never used, KEPT if nothing can stand for it, else
+    """`(state, loss)` of each piece: DROPPED if better cut or never used, KEPT if nothing can replace it, else
     CANDIDATE, and how much log likelihood a token is lost when it is replaced by the best path without it.
 
     Args:
-        letters, offsets: bytes of the pieces. used: how often each stands on the best paths, `total` in all.
+        letters, offsets: bytes of the pieces. used: how often each is on the best paths, `total` in all.
     """
     n = scores.shape[0]
     state, loss = np.zeros(n, np.int8), np.zeros(n, np.float64)

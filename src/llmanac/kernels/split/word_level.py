@@ -1,7 +1,7 @@
 """Words by runs of one character class, and their ids by one look-up, in numba.
 
 A run of word characters, of white space or of anything else ends where the class changes; white space is a run like
-the others, so that runs lie end to end and can be counted as pieces are, and is left out afterwards.
+the others, so that runs are contiguous and can be counted like pieces, and is dropped afterwards.
 """
 
 # mypy: disable-error-code="assignment, call-arg"
@@ -20,7 +20,7 @@ from llmanac.kernels.unicode import END, MULTIBYTE, SPACE
 
 WORD, OTHER = 1, 0
 HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
-DROPPED, MISSING = -1, -2  # what stands for a run of white space, and for a word that no id is known for
+DROPPED, MISSING = -1, -2  # the ids of a run of white space and of an unknown word
 # Letters by the Unicode property Alphabetic that are symbols by category, and the two joiners: \w has them.
 _SYMBOLS_IN_WORDS = ((0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189), (0x200C, 0x200D))
 

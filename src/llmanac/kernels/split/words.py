@@ -281,7 +281,7 @@ def count_words(buffer, used, byte_classes, classes, mode, ends, table, words, o
     """Count the pieces of one packed buffer into a table that grows with the distinct words, never with the text.
 
     Pieces are found a block at a time and their places in the table asked for before any is looked at, since the table
-    of a large corpus lies outside the processor's fast caches.
+    of a large corpus does not fit the processor's fast caches.
 
     Args:
         ends: (pieces,) end of every piece, as `piece_ends` gives it; read only where `mode` is GIVEN.
