@@ -57,7 +57,7 @@ class CompletionLogprobs:
             self._offset += len(self._decoder.decode(self._texts.bytes_of(score.id)))
         return out
 
-    def _top(self, score: Score, own: float) -> dict[str, float]:
+    def _top(self, score: TokenLogprob, own: float) -> dict[str, float]:
         """The alternatives and always the token itself; two tokens of one text are distinguished by their ids."""
         top: dict[str, float] = {}
         for token, value in {**score.top, score.id: own}.items():
