@@ -1,4 +1,4 @@
-"""The few shapes that models, objectives, decoding and evaluation agree on. See docs/architecture.md."""
+"""The types shared by models, objectives, decoding and evaluation. See docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Batch:
 
     Attributes:
         ids: (B, T) token ids.
-        targets: (B, T) the token to predict at each place, `IGNORE` where there is none.
+        targets: (B, T) the token to predict at each position, `IGNORE` where there is none.
         positions: (B, T) position of each token in its own document; `None` counts from the state's length.
         segments: (B, T) which document of a packed row a token belongs to; attention never crosses segments.
         lengths: (B,) how many tokens of each row are real; `None` means all of them (padding is on the right).
-        mask: what a token may see: the past, the whole row, or a whole prefix and then the past.
+        mask: what a token may attend to: the past, the row, or the prefix and then the past.
         prefix: (B,) prefix length of each row, for `mask="prefix"`.
     """
 
@@ -76,7 +76,7 @@ class Batch:
 
     @property
     def units(self) -> int:
-        """How many places carry loss."""
+        """How many targets carry loss."""
         if self.targets is None:
             return 0
         return int((self.targets != IGNORE).sum())
@@ -84,7 +84,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A model's output: `logits` (B, T, V) or (B, 1, V), or only `hidden` (B, T, D), as `want` requests."""
+    """What a model returns: `logits` (B, T, V) or (B, 1, V), or only `hidden` (B, T, D), depending on `want`."""
 
     logits: Tensor | None = None
     hidden: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Which sequences share the model's next call: requests wait, are read (prefill), run together, and leave one by one.
+"""Continuous batching: requests wait, are read (prefill), run together, and leave one by one.
 
 Every running sequence is one row of one `State`. A prompt is read together with others of its wave, padded on the
 right; its samples fork from the row (`State.select` with repeats); the rows join those that run (`State.join`); and a
@@ -79,7 +79,7 @@ class Scheduler:
         return contextlib.nullcontext() if self.prefix_cache is None else self.prefix_cache.lock
 
     def _become(self, state: State | None) -> None:
-        """Take a state in place of the one there is, whose blocks (if it is paged) are free from now on."""
+        """Replace the state; the old one's blocks (if it is paged) are released."""
         _close(self._state)
         self._state = state
 
@@ -210,7 +210,7 @@ class Scheduler:
 
 
 def _close(state: Any) -> None:
-    """Give back what a state that is no longer needed holds, where it holds anything that others may have."""
+    """Release the blocks of a state that is no longer needed, if it is paged."""
     close = getattr(state, "close", None)
     if close is not None:
         close()

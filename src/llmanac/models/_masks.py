@@ -1,4 +1,4 @@
-"""Who may see whom. One object a forward pass; every layer of the model reads the same masks, built at most once."""
+"""Attention masks. One object per forward pass; every layer of the model reads the same masks, built at most once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class AttentionMask:
 
     Attributes:
         causal: query t sees keys 0..t and queries and keys are the same tokens; a score may skip the rest.
-        allowed: (B or 1, 1, T, S) bool on top of that, or None where `causal` (or "everything") says it all. Where
-            it is given it is complete: it repeats the causal rule.
+        allowed: (B or 1, 1, T, S) bool on top of that, or None where `causal` (or "everything") says it all. It
+            includes the causal rule.
         window: only the last `window` keys, the query's own included; None for all.
     """
 
@@ -26,7 +26,7 @@ class AttentionMask:
         self.allowed = allowed
         self.window = window
         self.keys = keys
-        self.rows = rows  # (B or 1, T): where each query stands among the keys
+        self.rows = rows  # (B or 1, T): the position of each query among the keys
         self._additive: dict[torch.dtype, Tensor | None] = {}
         self._narrowed: dict[tuple[int | None, bool], AttentionMask] = {}
 
@@ -49,7 +49,7 @@ class AttentionMask:
         return self._narrowed[key]
 
     def strictly_before(self) -> AttentionMask:
-        """The same without each query's own place (what a pointer may copy from); a row may then see nothing."""
+        """The same without each query's own position (what a pointer may copy from); a row may then see nothing."""
         key = (None, True)
         if key not in self._narrowed:
             before = self.rows[:, None, :, None] > torch.arange(self.keys, device=self.rows.device)
@@ -80,7 +80,7 @@ class AttentionMask:
 
 
 def of_batch(batch: Batch) -> AttentionMask:
-    """The mask of a batch that no state precedes."""
+    """The mask of a batch without a decoding state."""
     length = batch.ids.shape[1]
     device = batch.ids.device
     rows = torch.arange(length, device=device)[None]

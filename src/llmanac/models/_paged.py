@@ -2,7 +2,7 @@
 
     pool = BlockPool(model.start(1));  state = PagedState.start(pool, rows);  model(ids, state)
 
-A row is a list of blocks; row b's token t stands in slot t % N of block t // N (N tokens a block). A fork (`select`,
+A row is a list of blocks; row b's token t is in slot t % N of block t // N (N tokens a block). A fork (`select`,
 `join`) copies no tokens, and a row that writes into a block which others hold too copies that block first.
 
 Attention gathers a layer's blocks into one tensor and goes on as it always does, so every model whose layers remember
@@ -22,7 +22,7 @@ from llmanac.models._state import DecodingState
 
 
 class PagedState(DecodingState):
-    """Rows of blocks; see `core.types.State` and the module. `close` gives its blocks back (so does its end)."""
+    """Rows of blocks; see `core.types.State` and the module. `close` releases its blocks, as does deletion."""
 
     def __init__(self, pool: BlockPool, blocks: list[list[int]], counts: list[int]) -> None:
         self.pool, self.blocks, self.counts = pool, blocks, counts  # counts: lengths, on the host
@@ -76,7 +76,7 @@ class PagedState(DecodingState):
         )
 
     def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
-        """Count the new tokens, and give back the blocks that only held padding."""
+        """Count the new tokens, and release the blocks that only held padding."""
         super().advance(tokens, lengths)
         if lengths is None:
             self.counts = [count + tokens for count in self.counts]
@@ -88,7 +88,7 @@ class PagedState(DecodingState):
         self.counts = lengths.tolist()
 
     def _drop_past_end(self) -> None:
-        """Give back blocks past the rows' ends: of padding, of what was forgotten, of a call that failed."""
+        """Release blocks past the rows' ends: of padding, of rewound tokens, of a failed call."""
         for row, count in zip(self.blocks, self.counts, strict=True):
             keep = self._blocks_for(count)
             if len(row) > keep:
@@ -130,7 +130,7 @@ class PagedState(DecodingState):
         return PagedState(self.pool, both, [*self.counts, *other.counts])
 
     def close(self) -> None:
-        """Give all blocks back; the state is empty afterwards. Closing twice does nothing."""
+        """Release all blocks; the state is empty afterwards. Closing twice does nothing."""
         with self.pool.lock:
             if self._closed:
                 return

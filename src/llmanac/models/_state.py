@@ -1,6 +1,6 @@
 """What decoding remembers: one growing buffer of keys and values a layer, each row at its own length.
 
-Rows may hold different numbers of tokens: new tokens of row b are written at `lengths[b]`, and a mask hides what lies
+Rows may hold different numbers of tokens: new tokens of row b are written at `lengths[b]`, and a mask hides what is
 past a row's end. While every row is as long as the others (the usual case) writing is one slice and no mask is built.
 Capacity grows by doubling, so appending token by token costs O(n) copies in all.
 """
@@ -119,7 +119,7 @@ def kv_cache(batch: int, heads: int, head_dim: int, *, dtype: torch.dtype, devic
 
 
 class DecodingState:
-    """The state of a whole model. See `core.types.State`.
+    """The state of a model. See `core.types.State`.
 
     Attributes:
         lengths: (B,) int64, tokens that each row has seen.

@@ -1,7 +1,7 @@
 """Models from disk or from the hub, our own or of a family (Llama, GPT-2), without a pickle.
 
-A config is a claim. The model is built without memory first (on the meta device), then every parameter's name and shape
-is compared with what the files' headers say, and only what fits is read.
+A config is untrusted. The model is first built without memory (on the meta device); every parameter's name and shape
+is compared with the files' headers, and tensors are read only if all of them fit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Claim:
 
     Attributes:
         path: the file that says so; fields: its names of our sizes; sizes: its whole numbers by name.
-        source: where one of our parameters stands in the files.
+        source: the location of one of our parameters in the files.
     """
 
     path: Path

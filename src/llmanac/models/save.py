@@ -1,7 +1,7 @@
 """Models to disk in Hugging Face's layout: config.json, model.safetensors, generation_config.json, llmanac.json.
 
 A model in a family's shape is written as that family, so that transformers loads it; any other is written as
-`model_type: llmanac`. Each file takes its name only once it is whole, the config last.
+`model_type: llmanac`. Each file is renamed into place once it is complete, the config last.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class NextToken(BaseObjective):
 def collate_packed(rows: Sequence[Row]) -> Batch:
     """Packed rows of one length n -> a batch of T = n - 1 inputs and their targets.
 
-    No target crosses from one document to the next. When every row is one whole document's part, `segments` and
+    No target crosses from one document to the next. When every row is part of one document, `segments` and
     `positions` are left out, which lets attention take its fastest form.
     """
     ids = torch.from_numpy(np.stack([row.ids for row in rows]))

@@ -13,7 +13,7 @@ from llmanac.models._context import ATTENTION_FORMS
 from llmanac.train._step import Stepper
 
 ROUNDS = 5
-CLEARLY = 0.97  # a form must take less than this share of SDPA's time to be taken instead of it
+CLEARLY = 0.97  # a form must take less than this fraction of SDPA's time to replace it
 
 
 def clock(device: torch.device) -> float:

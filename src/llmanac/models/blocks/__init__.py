@@ -1,4 +1,4 @@
-"""Blocks: a mixer, a feed-forward layer, and where the norms and residual connections stand."""
+"""Blocks: a mixer, a feed-forward layer, and the placement of norms and residual connections."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class BlockSpec(Spec):
         return self
 
     def build(self, *args: Any, **dims: Any) -> Any:
-        """dim: width of the model; norm: the NormSpec that the whole model uses."""
+        """dim: width of the model; norm: the NormSpec that the model uses."""
         raise NotImplementedError

@@ -34,7 +34,7 @@ AXES, PRESENT, OWN_FIELDS = TABLES["axes"], TABLES["present"], TABLES["own_field
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of our parameters stands in a family's file.
+    """The location of one of our parameters in a family's file.
 
     `name` is theirs; `part` of `parts` equal slices along their output axis (GPT-2 keeps q, k and v in one matrix);
     `transposed` where they store (inputs, outputs).

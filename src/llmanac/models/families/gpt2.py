@@ -78,7 +78,7 @@ def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:
 
 
 def source(name: str) -> Source:
-    """Where our parameter stands in their file."""
+    """The location of our parameter in their file."""
     if name in TOP:
         return Source(TOP[name])
     _, _, index, rest = name.split(".", 3)

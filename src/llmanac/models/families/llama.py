@@ -1,7 +1,7 @@
 """Llama: RoPE, RMSNorm before each part, grouped-query attention, a gated feed-forward layer.
 
 Its parameter names are our own. Read in both spellings: `rope_theta` with `rope_scaling`, and `rope_parameters` of
-transformers 5; written in the newer one, with `rope_theta` beside it for older readers.
+transformers 5; written in the newer one, with `rope_theta` as well for older readers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _read_rope(config: Config) -> RoPE:
     where = f"{config.path}: {'rope_parameters' if new else 'rope_scaling'}"
     own = Config(table, where)
     theta = own.number("rope_theta", float, config.number("rope_theta", float, 10_000.0))
-    for place in (own, config):  # transformers' Llama turns whole heads whatever this says
+    for place in (own, config):  # transformers' Llama rotates all of each head whatever this says
         place.expect("partial_rotary_factor", 1.0)
     kind = own.get("rope_type", own.get("type", "default"))
     own.get("type")
@@ -89,11 +89,11 @@ def _read_rope(config: Config) -> RoPE:
 def _same_rope(new: dict[str, Any], old: dict[str, Any]) -> bool:
     """Whether both tables ask for one scaling; each may leave out what only the other's readers look for."""
 
-    def told(table: dict[str, Any]) -> dict[str, Any]:
+    def scaling_of(table: dict[str, Any]) -> dict[str, Any]:
         rest = {k: v for k, v in table.items() if k not in ("type", "rope_type", "rope_theta", "partial_rotary_factor")}
         return {"rope_type": table.get("rope_type", table.get("type", "default")), **rest}
 
-    return told(new) == told(old)
+    return scaling_of(new) == scaling_of(old)
 
 
 def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:

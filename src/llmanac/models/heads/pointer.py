@@ -1,4 +1,4 @@
-"""The pointer head: predict a token from the vocabulary, or copy one that stands in the context.
+"""The pointer head: predict a token from the vocabulary, or copy one from the context.
 
     a_tj = softmax_j(s q_t . k_j), j < t       copy_t(v) = sum_j a_tj [x_(j+1) = v]       g_t = sigmoid(w . h_t + b)
     p(v) = (1 - g_t) softmax(W h_t)_v + g_t copy_t(v)
@@ -144,7 +144,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _followers(ids: Tensor) -> Tensor:
-    """(B, S) -> (B, S): the token after each place; the last has none, and no query sees that place."""
+    """(B, S) -> (B, S): the token after each position; the last has none, and no query attends to it."""
     return F.pad(ids[:, 1:], (0, 1))
 
 

@@ -3,8 +3,8 @@
     x = [C(w_{t-1}); ...; C(w_{t-n+1})]          h = tanh(d + H x)
     p(w_t | context) = softmax(b + U h + W x)     W x only with direct connections
 
-C (V + 1, m) embeds each word the same way wherever it stands, so that what is learned of a word serves all contexts it
-occurs in, and words that behave alike come to lie close together: that is what counting cannot do. The window is fixed
+C (V + 1, m) embeds each word the same way at every position, so what is learned about a word serves all contexts it
+occurs in, and words that behave alike get similar embeddings: counting cannot do that. The window is fixed
 at n - 1 words; places before the start of a document have an embedding of their own, row V of C. A forward pass is one
 matrix product of width (n - 1) m a token.
 
@@ -125,7 +125,7 @@ class FeedForward(TrainedModel):
         return x, torch.tanh(self.hidden_layer(x))
 
     def _windows(self, batch: Batch, state: DecodingState | None) -> Tensor:
-        """(B, T, n - 1) the last n - 1 tokens up to each place, nearest first; V before the start of a document."""
+        """(B, T, n - 1) the last n - 1 tokens up to each position, nearest first; V before the start of a document."""
         ids = batch.ids
         check_ids(ids)
         if batch.mask != "causal":

@@ -230,7 +230,7 @@ class Transformer(TrainedModel):
         else:
             last = positions.expand(len(batch.ids), -1).gather(1, batch.last[:, None])
             longest = int(last.where(batch.lengths[:, None] > 0, -1).max()) + 1
-            positions = positions.clamp(max=limit - 1)  # padding may stand further out, and nobody reads it
+            positions = positions.clamp(max=limit - 1)  # padding may be further out; it is never read
         if longest > limit:
             raise RequestError(
                 f"positions: {longest} tokens, but only {limit} positions were learned; shorten the input, or train "

@@ -134,7 +134,7 @@ class AdamW(Optimizer):
 
 
 def foreach(tensors: Sequence[list[Tensor]], c: Coefficients) -> None:
-    """The plain form, whole tensors at a time; the same as `_adamw_kernel.one_pass`."""
+    """The plain form, one operation for all tensors; the same as `_adamw_kernel.one_pass`."""
     parameters, gradients, means, squares = tensors
     scaled = gradients if c.scale == 1.0 else torch._foreach_mul(gradients, c.scale)
     torch._foreach_mul_(means, c.beta1)
