@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import unigram_random
 from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import random as unigram_random
 from llmanac.kernels.sentencepiece import sample as unigram_sample
 from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._base import Special, Tokenizer
