@@ -1,9 +1,9 @@
 """Splitting UTF-8 text into the pieces that BPE works in, and counting the distinct ones, in numba.
 
 A kernel equals a split pattern of GPT-2, GPT-4 (cl100k), Llama-3 or Qwen; `tokenizers/patterns/splitter.py` has their
-text, and the tests compare the two. Most pieces are ASCII words: their end is found eight bytes at a time (a byte is a
-letter if `(b | 0x20) - 'a' < 26`, evaluated in all lanes of a 64-bit word at once). Everything else goes the slow way, one
-character after the other with its class from `unicode.split_classes`.
+text, and the tests compare the two. Most pieces are ASCII words: their end is found eight bytes at a time (a byte is
+a letter if `(b | 0x20) - 'a' < 26`, evaluated in all lanes of a 64-bit word at once). Everything else goes the slow
+way, one character after the other with its class from `unicode.split_classes`.
 """
 
 # mypy: disable-error-code="assignment, call-arg"
