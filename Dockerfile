@@ -4,6 +4,7 @@ RUN useradd --create-home llmanac
 WORKDIR /home/llmanac
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
+COPY docs/evidence ./docs/evidence
 RUN pip install --no-cache-dir .
 USER llmanac
 ENTRYPOINT ["llmanac"]

@@ -1,8 +1,8 @@
-"""What every benchmark shares: interleaved rounds beside the peer, medians, the machine, `--only`, one final JSON line.
+"""Shared by all benchmarks: interleaved rounds with the peer, medians, the machine, `--only`, one final JSON line.
 
 A benchmark file makes one `Benchmark`, gives it measurements and calls `main`:
 
-    bench = Benchmark("tokenizer", "Byte-pair encoding beside its peers, one thread.")
+    bench = Benchmark("tokenizer", "Byte-pair encoding and its peers, one thread.")
 
     @bench.measure("bpe-encode")
     def encode() -> Result:

@@ -18,19 +18,25 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _pages import pages
 
+from benchmarks._pages import pages
+from llmanac.core.errors import LlmanacError
+from llmanac.core.registry import build
+from llmanac.data.extractors import Unusable
 from llmanac.data.extractors._score import Match, match, score
 from llmanac.data.extractors._tags import BLOCKS
 
 DRAWS = 2000
 SETS = ("news-seen", "readability-seen", "news-unseen", "readability-unseen")
 UNSEEN = SETS[2:]
+PEERS = {"trafilatura": {"format": "txt"}, "resiliparse": {}}
+_NUMBER = re.compile(r"^((?:> |- |  )*)\d{1,9}\. ", re.M)
 _NO_TEXT = ("script", "style", "noscript", "template", "title")
 Pages = dict[str, tuple[str, str]]
 
@@ -42,7 +48,7 @@ def marked(name: str) -> Pages | None:
         return pages() or None
     if name == "news-unseen":
         return _news()
-    return _readability(aside=name == "readability-unseen")
+    return _readability(unseen=name == "readability-unseen")
 
 
 def _folder(variable: str, inside: str) -> Path | None:
@@ -69,13 +75,13 @@ def _news() -> Pages | None:
     }
 
 
-def _readability(*, aside: bool) -> Pages | None:
+def _readability(*, unseen: bool) -> Pages | None:
     folder = _folder("LLMANAC_READABILITY", "test/test-pages")
     if folder is None:
         return None
     out = {}
     for page in sorted((folder / "test" / "test-pages").iterdir()):
-        if (int(hashlib.sha256(page.name.encode()).hexdigest(), 16) % 3 == 0) == aside:
+        if (int(hashlib.sha256(page.name.encode()).hexdigest(), 16) % 3 == 0) == unseen:
             html = (page / "source.html").read_bytes().decode("utf-8", "replace")
             out[page.name] = html, text_of_html((page / "expected.html").read_text("utf-8"))
     return out
@@ -149,3 +155,27 @@ def best_setting(name: str) -> dict[str, Any]:
     """How trafilatura is asked on a set: the setting that is best for it on the seen pages of the set's kind."""
     every = scores_of_settings(name.partition("-")[0])
     return settings()[every.index(max(every))]
+
+
+def extractors() -> dict[str, Callable[[str], str]]:
+    """Ours, and the backends that are installed."""
+    out = {}
+    for name, choices in {"structured": {}, **PEERS}.items():
+        try:
+            made = build("extractor", name, **choices)
+        except LlmanacError:
+            continue
+        out[name] = lambda page, made=made: text_of(made, page)
+    return out
+
+
+def text_of(extractor: Any, page: str) -> str:
+    try:
+        return extractor.extract(page).text
+    except Unusable:
+        return ""
+
+
+def ours(page: str) -> str:
+    """What our extractor says of a page, without the numbers of ordered lists."""
+    return _NUMBER.sub(r"\1", text_of(build("extractor", "structured"), page))

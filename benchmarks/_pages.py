@@ -10,12 +10,13 @@ import random
 import sysconfig
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def data_folder() -> Path | None:
-    """Real data: the folder that LLMANAC_SHARED_DATA names, else `../shared/data` beside the checkout."""
+    """Real data: the folder that LLMANAC_SHARED_DATA names, else `../shared/data` next to the checkout."""
     named = os.environ.get("LLMANAC_SHARED_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     return folder if folder.is_dir() else None
@@ -34,6 +35,16 @@ def pages() -> dict[str, tuple[str, str]]:
         page = gzip.decompress((folder / "html" / f"{name}.html.gz").read_bytes()).decode("utf-8")
         out[name] = page, marked[name].get("articleBody") or ""
     return out
+
+
+def visible(page: str) -> Any:
+    """The root of a page's HTML, without scripts and styles."""
+    import lxml.html
+
+    root = lxml.html.document_fromstring(page.encode("utf-8"), parser=lxml.html.HTMLParser(encoding="utf-8"))
+    for element in root.xpath("//script|//style|//noscript"):
+        element.drop_tree()
+    return root
 
 
 def articles() -> list[str]:
@@ -59,7 +70,7 @@ def sources(longest: int = 40_000) -> list[str]:
 
 
 def library() -> list[str]:
-    """Every module of the standard library, whole."""
+    """Every module of the standard library."""
     paths = [p for p in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")) if "site-packages" not in p.parts]
     return [path.read_text("utf-8", errors="replace") for path in paths]
 

@@ -1,4 +1,4 @@
-"""The unigram measurements of `benchmarks/tokenizer.py`: learning, encoding and sampling beside sentencepiece.
+"""The unigram measurements of `benchmarks/tokenizer.py`: learning, encoding and sampling against sentencepiece.
 
 Both learn 8000 ids with byte fallback from the lines of the corpus, text unchanged. Encoding and sampling then use the
 model that the library learned, in both, over whole files, one call a file, and hand out Python lists.
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from _harness import Benchmark, Result, find_peer, interleave
 
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.load import train_tokenizer
+from llmanac.tokenizers.spm import model as spm
+from llmanac.tokenizers.spm.model import written
 
 CPU = time.process_time
 VOCABULARY = 8000
@@ -47,7 +48,7 @@ def add(bench: Benchmark, corpus: Corpus) -> None:
     @functools.cache
     def model() -> bytes:
         peer, _ = find_peer("sentencepiece")
-        return learn_theirs(peer) if peer else learn().model.source
+        return learn_theirs(peer) if peer else written(learn().model)
 
     @functools.cache
     def tokenizer() -> SentencePiece:
@@ -67,7 +68,7 @@ def add(bench: Benchmark, corpus: Corpus) -> None:
         seconds = interleave(runs, rounds=3, warmup=0, clock=CPU)
         more: dict[str, Any] = {}
         if peer:
-            own, other = (bits_per_byte(peer, data, lines()) for data in (learn().model.source, model()))
+            own, other = (bits_per_byte(peer, data, lines()) for data in (written(learn().model), model()))
             more = {"bits_per_byte_ours": own, "bits_per_byte_theirs": other, "bits_per_byte_ratio": own / other}
         return Result.rate("unigram-train", megabytes, seconds, unit="MB/s", peer=title, **more)
 

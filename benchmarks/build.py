@@ -1,4 +1,4 @@
-"""`llmanac data build` beside datatrove: synthetic text through cleaning, filtering and near-duplicates.
+"""`llmanac data build` against datatrove: synthetic text through cleaning, filtering and near-duplicates.
 
     python benchmarks/build.py [--only NAME]
 
@@ -30,7 +30,7 @@ from _harness import Benchmark, Result, find_peer
 
 from llmanac.core import registry
 
-bench = Benchmark("build", "The data pipeline beside datatrove.")
+bench = Benchmark("build", "The data pipeline against datatrove.")
 SLICE = int(float(os.environ.get("LLMANAC_BENCH_SLICE", "20")) * 1e6)
 TOTAL = int(float(os.environ.get("LLMANAC_BENCH_BYTES", "1e9")))
 WANTED = ("clean", "gopher-quality", "minhash")

@@ -1,4 +1,4 @@
-"""Tokens a second of the generation engine beside transformers' `generate`, on the same weights, one thread, float32.
+"""Tokens a second of the generation engine and of transformers' `generate`, on the same weights, one thread, float32.
 
 The model is a Llama of 12 M parameters with random weights. Prompts differ; every row decodes greedily to its full
 length.

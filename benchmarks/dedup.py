@@ -1,10 +1,10 @@
-"""Near-duplicate removal beside datasketch and rensa, one thread, on the standard library's sources.
+"""Near-duplicate removal against datasketch and rensa, one thread, on the standard library's sources.
 
     python benchmarks/dedup.py [--only NAME]
 
 From texts in memory to the list of those that stay: words, shingles of five, 128 permutations, bands for a threshold of
-0.8. CPU seconds of this process, median of interleaved rounds; compilation (once a machine) is not among them and is
-told apart in `more`. The peers get shingles made the way their users make them, one regular expression and a
+0.8. CPU seconds of this process, median of interleaved rounds; compilation (once a machine) is not included and is
+reported in `more`. The peers get shingles made the way their users make them, one regular expression and a
 comprehension, in the timed part; `more` has their time without that. datasketch inserts a text where a query finds
 nothing. rensa runs its fastest documented path, the batch of token sets with "rho" sketches and one pass for
 duplicate flags, which flags every text of a bucket and names no pairs, so its decisions are compared as flags, and
@@ -28,7 +28,7 @@ from _pages import library
 from llmanac.data import near_duplicates
 from llmanac.data.stages.minhash import Spec
 
-bench = Benchmark("dedup", "MinHash deduplication beside datasketch and rensa, one thread.")
+bench = Benchmark("dedup", "MinHash deduplication against datasketch and rensa, one thread.")
 CPU = time.process_time
 SPEC = Spec(threshold=0.8, permutations=128, width=5)
 _WORD = re.compile(r"\w+")

@@ -1,4 +1,4 @@
-"""Extraction beside trafilatura and Resiliparse, one thread, on marked pages seen in development and not seen.
+"""Extraction against trafilatura and Resiliparse, one thread, on marked pages seen in development and not seen.
 
     LLMANAC_NEWS=CHECKOUT LLMANAC_READABILITY=CHECKOUT python benchmarks/extract.py [--only NAME]
 
@@ -13,56 +13,29 @@ neither marked text nor trafilatura has, are taken off ours.
 
 from __future__ import annotations
 
-import re
+import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from _harness import Benchmark, Result, find_peer, interleave
-from _marked import SETS, UNSEEN, best_setting, fingerprint, interval, marked, matches, trafilatura_with
 
-from llmanac.core.errors import LlmanacError
-from llmanac.core.registry import build
-from llmanac.data.extractors import Unusable
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from benchmarks import _marked
+from benchmarks._marked import SETS, UNSEEN, extractors, interval, marked, matches, ours
 from llmanac.data.extractors._score import Match, score
 
-bench = Benchmark("extract", "Text out of pages, beside trafilatura and Resiliparse, one thread.")
-PEERS = {"trafilatura": {"format": "txt"}, "resiliparse": {}}
-_NUMBER = re.compile(r"^((?:> |- |  )*)\d{1,9}\. ", re.M)
+bench = Benchmark("extract", "Text extraction, against trafilatura and Resiliparse, one thread.")
 
 
-def extractors() -> dict[str, Callable[[str], str]]:
-    """Ours, and the backends that are installed."""
-    out = {}
-    for name, choices in {"structured": {}, **PEERS}.items():
-        try:
-            made = build("extractor", name, **choices)
-        except LlmanacError:
-            continue
-        out[name] = lambda page, made=made: text_of(made, page)
-    return out
-
-
-def text_of(extractor: Any, page: str) -> str:
-    try:
-        return extractor.extract(page).text
-    except Unusable:
-        return ""
-
-
-def ours(page: str) -> str:
-    """What our extractor says of a page, without the numbers of ordered lists."""
-    return _NUMBER.sub(r"\1", text_of(build("extractor", "structured"), page))
-
-
-def beside(names: tuple[str, ...]) -> tuple[list[Match], list[Match] | None, list[dict[str, Any]]]:
+def matched(names: tuple[str, ...]) -> tuple[list[Match], list[Match] | None, list[dict[str, Any]]]:
     """Ours and trafilatura's matches on sets that are there, and how it was asked on each."""
     mine, theirs, asked = [], [], []
     for name in names:
         mine += matches(name, ours)
         if find_peer("trafilatura")[0] is not None:
-            setting = best_setting(name)
-            theirs += matches(name, trafilatura_with(setting))
+            setting = _marked.best_setting(name)
+            theirs += matches(name, _marked.trafilatura_with(setting))
             asked.append(setting)
     return mine, theirs or None, asked
 
@@ -75,9 +48,9 @@ def f1_on(title: str, names: tuple[str, ...]) -> Result:
     absent = [name for name, found in sets.items() if found is None]
     if absent:
         return Result(title, "F1", None, peer, None, "higher", more | {"not_there": ", ".join(absent)})
-    mine, theirs, asked = beside(names)
+    mine, theirs, asked = matched(names)
     one = score(mine)
-    more |= {"fingerprints": [fingerprint(found or {}) for found in sets.values()]}
+    more |= {"fingerprints": [_marked.fingerprint(found or {}) for found in sets.values()]}
     more |= {"interval": _short(interval(mine)), "precision": one.precision, "recall": one.recall}
     if "resiliparse" in extractors():
         more["resiliparse_f1"] = score([m for name in names for m in matches(name, extractors()["resiliparse"])]).f1
@@ -119,7 +92,9 @@ def speed() -> Result:
         for name, extract in found.items()
     }
     seconds = interleave(runs, rounds=3, clock=time.process_time)
-    more |= {f"{name}_megabytes_per_second": megabytes / taken for name, taken in seconds.items() if name in PEERS}
+    more |= {
+        f"{name}_megabytes_per_second": megabytes / taken for name, taken in seconds.items() if name in _marked.PEERS
+    }
     return Result.rate("extract-speed", megabytes, seconds, unit="MB/s", peer=title, megabytes=megabytes, **more)
 
 

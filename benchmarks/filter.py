@@ -1,4 +1,4 @@
-"""The quality filters beside datatrove's, one thread, on the same documents: articles, code, READMEs, news.
+"""The quality filters against datatrove's, one thread, on the same documents: articles, code, READMEs, news.
 
     python benchmarks/filter.py [--only NAME]
 
@@ -19,7 +19,7 @@ from llmanac.core.registry import build
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped
 
-bench = Benchmark("filter", "Quality filters beside datatrove, one thread.")
+bench = Benchmark("filter", "Quality filters against datatrove, one thread.")
 NAMES = {
     "gopher-quality": "GopherQualityFilter", "gopher-repetition": "GopherRepetitionFilter",
     "fineweb": "FineWebQualityFilter", "c4": "C4QualityFilter",
@@ -64,7 +64,7 @@ def measured(name: str, wanted: list[str]) -> Result:
         filters = {one: getattr(peer, NAMES[one])() for one in wanted}
         runs["theirs"] = lambda: theirs(filters, Theirs, texts)
         mine, other = runs["ours"](), runs["theirs"]()
-        assert mine == other, f"{sum(a != b for a, b in zip(mine, other, strict=True))} documents are decided otherwise"
+        assert mine == other, f"{sum(a != b for a, b in zip(mine, other, strict=True))} documents have other decisions"
         more |= {"decided_alike": len(mine) * len(wanted)}
         more |= {f"kept_by_{one}": sum(row[i][0] for row in mine) for i, one in enumerate(wanted)}
     seconds = interleave(runs, rounds=3, warmup=0 if "theirs" in runs else 1, clock=time.process_time)

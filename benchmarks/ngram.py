@@ -1,4 +1,4 @@
-"""Counting n-gram models beside KenLM: text to an ARPA file, and scoring text with a model; one thread.
+"""N-gram models against KenLM: text to an ARPA file, and scoring text with a model; one thread.
 
 The text is Python source of this machine, `TOKENS` words between white space, so that the two can be run anywhere. The
 peer of estimation is KenLM's own program, which no package carries: `LMPLZ=/path/to/lmplz` names it, and without it the
@@ -22,7 +22,7 @@ QUERIED = 1_000_000
 # lmplz of KenLM on 8.0 M tokens of source code, CPU seconds, as measured when the project was planned
 KNOWN_SECONDS = {"3": 4.6, "5": 8.1}
 
-bench = Benchmark("ngram", "N-gram counting beside KenLM: text to ARPA, and scoring text; one thread.")
+bench = Benchmark("ngram", "N-gram counting against KenLM: text to ARPA, and scoring text; one thread.")
 
 
 def corpus() -> tuple[bytes, int]:
@@ -64,7 +64,7 @@ def runs_of(order: int, text: Path, folder: Path) -> dict[str, Any]:
 
 @bench.measure("ngram-estimate")
 def estimate() -> Result:
-    """Text to an ARPA file of order 3, order 5 beside it: tokens a CPU second."""
+    """Text to an ARPA file of order 3 (order 5 in `more`): tokens a CPU second."""
     data, tokens = corpus()
     more: dict[str, Any] = {
         "tokens": tokens,

@@ -1,4 +1,4 @@
-"""BM25 beside bm25s and rank_bm25: building an index and answering queries, over this machine's own documentation.
+"""BM25 against bm25s and rank_bm25: building an index and answering queries, over this machine's own documentation.
 
 The texts are the docstrings of the standard library, repeated with other words mixed in until there are about `TEXTS`
 of them; every engine is given the same lists of words, so only indexing and scoring are measured. One thread.
@@ -14,7 +14,7 @@ TEXTS = 40_000
 QUERIES = 300
 K = 10
 
-bench = Benchmark("retrieve", "BM25 beside its peers: the same words in, ten best texts out; one thread.")
+bench = Benchmark("retrieve", "BM25 against its peers: the same words in, ten best texts out; one thread.")
 
 
 def corpus() -> tuple[list[list[str]], list[list[str]]]:
@@ -49,7 +49,7 @@ def index() -> Result:
 
 
 def queries_a_second(name: str, backend: str) -> Result:
-    """Queries answered a second, the ten best of each, beside one of bm25s's two backends."""
+    """Queries answered a second, the ten best of each, against one of bm25s's two backends."""
     from llmanac.retrieve.bm25 import BM25
 
     texts, queries = corpus()
@@ -65,19 +65,19 @@ def queries_a_second(name: str, backend: str) -> Result:
 
 @bench.measure("bm25-query")
 def query() -> Result:
-    """Beside bm25s as it comes."""
+    """Against bm25s with its default backend."""
     return queries_a_second("bm25-query", "numpy")
 
 
 @bench.measure("bm25-query-numba")
 def query_numba() -> Result:
-    """Beside bm25s's compiled backend."""
+    """Against bm25s's compiled backend."""
     return queries_a_second("bm25-query-numba", "numba")
 
 
 @bench.measure("bm25-query-rank-bm25")
 def query_rank_bm25() -> Result:
-    """The same beside rank_bm25, over fewer queries, since it scores every text in Python."""
+    """The same against rank_bm25, over fewer queries, since it scores every text in Python."""
     from llmanac.retrieve.bm25 import BM25, Spec
 
     texts, queries = corpus()

@@ -1,9 +1,9 @@
-"""Tokenizers beside their peers, one thread, on the standard library's sources of the Python that runs this.
+"""Tokenizers and their peers, one thread, on the standard library's sources of the Python that runs this.
 
     python benchmarks/tokenizer.py [--only NAME]
 
-CPU seconds of this process, median of interleaved rounds; compilation (once a machine) is not among them and is told
-apart in `more`. `bpe-encode` hands out Python lists, as tiktoken does. The word cache is emptied before each round, so
+CPU seconds of this process, median of interleaved rounds; compilation (once a machine) is not included and is reported
+in `more`. `bpe-encode` hands out Python lists, as tiktoken does. The word cache is emptied before each round, so
 the figures are those of a first encounter with the text; `more` has the figure with a warm cache too. The unigram
 measurements are in `_tokenizer_unigram.py`.
 """
@@ -26,7 +26,7 @@ from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import written
 from llmanac.tokenizers.load import train_tokenizer
 
-bench = Benchmark("tokenizer", "BPE and unigram beside tokenizers, tiktoken and sentencepiece, one thread.")
+bench = Benchmark("tokenizer", "BPE and unigram against tokenizers, tiktoken and sentencepiece, one thread.")
 CPU = time.process_time
 # tiktoken's own spelling of GPT-2's pattern, which is the faster one there.
 TIKTOKEN_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -171,7 +171,7 @@ def word_train() -> Result:
 
 @bench.measure("bpe-dropout")
 def bpe_dropout() -> Result:
-    """Segmentations drawn with dropout 0.1, beside `tokenizers`, which draws from one stream for all. A tenth of the
+    """Segmentations drawn with dropout 0.1, against `tokenizers`, which draws from one stream for all. A tenth of the
     corpus: the peer is slow."""
     texts = corpus()[0][::10]
     megabytes = sum(len(text.encode("utf-8")) for text in texts) / 1e6

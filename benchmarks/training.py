@@ -1,10 +1,10 @@
-"""Training beside plain `transformers` loops of the same shape: speed, memory, and the share of this machine's peak.
+"""Training against plain `transformers` loops of the same shape: speed, memory, and fraction of this machine's peak.
 
 Each loop lives in a process of its own and takes a step when its turn comes, so that all see the same machine, each has
 the memory allocator that its users would have (ours tunes it, see `train/_memory.py`; the figures with the same tuning
-for the peer are in `more`), and memory can be told apart. A Llama shape of 5.8M parameters, 2048 tokens a step, AdamW,
-clipping, one thread; a step's time is the CPU time of its process. Ours is what `llmanac run` would do here: precision
-and attention form are chosen by the same measurement.
+for the peer are in `more`), and memory can be measured for each. A Llama shape of 5.8M parameters, 2048 tokens a step,
+AdamW, clipping, one thread; a step's time is the CPU time of its process. Ours is what `llmanac run` would do here:
+precision and attention form are chosen by the same measurement.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROUNDS = 9
 PROCESSES = 5
 THREADS = int(os.environ.get("LLMANAC_BENCH_THREADS", "1"))
 
-bench = Benchmark("training", "Training a small Llama beside transformers loops of the same shape.")
+bench = Benchmark("training", "Training a small Llama against transformers loops of the same shape.")
 
 
 # --- the loops, each in its own process ---------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def taking_turns(names: list[str], vocab: int = 4096) -> tuple[dict[str, float],
 
 
 def speed(name: str, own: str, peer: str) -> Result:
-    """Tokens a second, beside one peer loop."""
+    """Tokens a second, against one peer loop."""
     module, version = find_peer("transformers")
     names = [own, *([peer, f"{peer}-kept"] if module else [])]
     seconds, about, _ = taking_turns(names)
@@ -229,7 +229,7 @@ def compiled() -> Result:
 
 
 def memory(name: str, vocab: int) -> Result:
-    """Peak resident memory above what the imports left, beside the bfloat16 loop; the median of processes, since how
+    """Peak resident memory above what the imports left, against the bfloat16 loop; the median of processes, since how
     full the allocator's heap gets differs by some 3% from one to the next."""
     module, version = find_peer("transformers")
     found: dict[str, list[float]] = {"ours": [], **({"theirs-bf16": []} if module else {})}

@@ -15,6 +15,7 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled
 from llmanac.lab.classification.experiments import sample
+from llmanac.lab.costs import peak_bytes
 from llmanac.models.classifiers._rulebook import Rulebook
 from llmanac.models.classifiers._words import words_of
 
@@ -56,13 +57,10 @@ def similarity(vectors: Callable[[str], np.ndarray | None]) -> dict[str, Any]:
         if g != h and TONE.get(g, 0) * TONE.get(h, 0) < 0:
             opposed.append(cosine)
     return {
-        "words": len(known),
-        "alike": float(np.mean(inside)),
-        "unlike": float(np.mean(across)),
-        "opposed": float(np.mean(opposed)),
-        "ranked_right": _above(inside, across),
+        "words": len(known), "alike": float(np.mean(inside)), "unlike": float(np.mean(across)),
+        "opposed": float(np.mean(opposed)), "ranked_right": _above(inside, across),
         "against_opposed": _above(inside, opposed),
-    }
+    }  # fmt: skip
 
 
 def _above(high: Sequence[float], low: Sequence[float]) -> float:
@@ -122,13 +120,13 @@ def exclusive_or() -> tuple[Labelled, Labelled]:
 
 
 def accuracy(classifier: Any, held: Labelled) -> float:
-    """The share right."""
+    """Accuracy."""
     given = classifier.predict(held.texts)
     return float(np.mean([g == label for g, label in zip(given, held.labels, strict=True)]))
 
 
 def shuffled(train: Labelled, seed: int) -> Labelled:
-    """The same texts with the labels dealt out anew: pairs that say nothing."""
+    """The same texts with shuffled labels: pairs without information."""
     order = numpy_generator(seed, "shuffled labels").permutation(len(train))
     return Labelled(train.texts, [train.labels[i] for i in order], train.lines)
 
@@ -176,7 +174,7 @@ def _right(weights: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> float:
 
 def mean_vectors(texts: Sequence[str], tokenizer: Any, table: torch.Tensor) -> np.ndarray:
     """(N, D): the mean of each text's token vectors."""
-    from llmanac.kernels.embedding import bag
+    from llmanac.kernels.nn.embedding import bag
 
     lists = [tokenizer.encode(text) for text in texts]
     ids = torch.tensor([i for one in lists for i in one], dtype=torch.long)
@@ -198,18 +196,13 @@ def loss_bytes(*, rows: int = 2048, dim: int = 32, classes: Sequence[int] = (409
             "plain": lambda h=hidden, w=head, t=targets: loss(h @ w.t(), t).backward(),  # type: ignore[misc]
             "torch": lambda h=hidden, w=head, t=targets: F.cross_entropy(h @ w.t(), t).backward(),  # type: ignore[misc]
         }
-        peaks = {name: peak_bytes(run) for name, run in runs.items()}
+        peaks = {name: peak_of(run) for name, run in runs.items()}
         out.append({"classes": count, "scores": rows * count * 4, **peaks})
     return out
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most bytes that a call holds at a time beyond what was there before."""
+def peak_of(run: Callable[[], Any]) -> int | None:
+    """The most bytes that a call allocates at a time."""
     with torch.profiler.profile(profile_memory=True) as profile:
         run()
-    held = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+    return peak_bytes(profile)

@@ -1,4 +1,4 @@
-"""What the studies made of `llmanac compare` share: comparisons that come with the package, and how they are shown."""
+"""Shared by the studies made of `llmanac compare`: built-in comparisons, and how they are shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmanac.evaluate.bits_per_byte import score_texts, start_token
+from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
@@ -20,6 +20,7 @@ from llmanac.lab.prepare import prepare
 from llmanac.lab.report import Section, sections, subtitle
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import TrainingTrial
+from llmanac.models._pairs import start_token
 from llmanac.recipes.spec import load_recipe
 from llmanac.train.loop import train
 
@@ -42,7 +43,7 @@ def compared(*names: str, **overrides: Any) -> dict[str, Any]:
 
 
 def comparisons(*names: str) -> tuple[Callable[[int, str], Any], Callable[[Sequence[Any]], list[Section]]]:
-    """`measure` and `show` of a study of comparisons that train; small, the first of them stands for all."""
+    """`measure` and `show` of a study of comparisons that train; the small measurement runs the first only."""
 
     def measure(seed: int, size: str) -> dict[str, Any]:
         return {names[0]: trained(names[0], seed)} if size == "small" else compared(*names)

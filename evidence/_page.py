@@ -1,4 +1,4 @@
-"""The one form of a page: Markdown made of the lab's sections, with its charts as SVG files beside it."""
+"""The form of a page: Markdown made of the lab's sections, with its charts as SVG files next to it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from llmanac.lab._svg import standalone
+from llmanac.lab.report import markdown_table
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.words import plural
-
-STYLE = "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#e3e6e9}.axis{stroke:#444}</style>"
 
 
 def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, str]]:
@@ -23,13 +23,10 @@ def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, st
     made += [*(f"{name} {version}" for name, version in versions.items()), result["made"]]
     rows = f"Rows: {', '.join(f'`{row}`' for row in result['rows'])}. " if result["rows"] else ""
     lines = [
-        f"# {title.rstrip('.')}",
-        "",
-        f"Claim: {study.CLAIM}",
-        "",
+        f"# {title.rstrip('.')}", "", f"Claim: {study.CLAIM}", "",
         f"{rows}Made by `{result['command']}`: {', '.join(filter(None, made))}.",
         *(unwrapped(text.rstrip().format(**facts)) if text.strip() else []),
-    ]
+    ]  # fmt: skip
     charts: dict[str, str] = {}
     for section in study.show(result["seeds"]):
         if section.title:  # one that begins with # is below the section before it
@@ -70,17 +67,3 @@ def with_interval(values: Sequence[float], digits: int = 3) -> str:
 def bullets(lines: Sequence[str]) -> str:
     """One paragraph: a list."""
     return "\n".join(f"- {line}" for line in lines)
-
-
-def markdown_table(table: dict[str, Any]) -> list[str]:
-    """A table of the lab in Markdown."""
-    rows = [[cell["text"].replace("|", "\\|") for cell in row["cells"]] for row in table["rows"]]
-    head = [name.replace("|", "\\|") for name in table["head"]]
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def standalone(svg: str) -> str:
-    """An inline chart as a file of its own."""
-    first, _, rest = svg.partition(">")
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {first.removeprefix("<svg ")}>'
-    return f'{head}{STYLE}<rect width="100%" height="100%" fill="#fff"/>{rest}\n'

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmanac.evaluate._edits import KINDS
 from llmanac.lab.report import Section, table
-from llmanac.metrics._auc import share
+from llmanac.metrics._intervals import wilson_interval
 
 Found = Mapping[str, Any]
 
@@ -74,7 +74,8 @@ def corrections(found: Found) -> list[dict[str, Any]]:
     rows = [
         [
             name, str(part["made errors"]["pairs"]), *(f"{part['made errors'][key]:.3f}" for key in rates),
-            interval(share(*part["clean sentences changed"])), interval(share(*part["unacceptable flagged"])),
+            interval(wilson_interval(*part["clean sentences changed"])),
+            interval(wilson_interval(*part["unacceptable flagged"])),
             ", ".join(f"{part['detection'][key]:.3f}" for key in rates),
         ]
         for name, part in parts.items()
@@ -86,7 +87,7 @@ def corrections(found: Found) -> list[dict[str, Any]]:
     return [
         table(["margin", "precision", "recall", "F0.5", "clean sentences changed"], margins),
         table(head, rows),
-        table(["mended, by kind of error", *parts], kinds),
+        table(["corrected, by kind of error", *parts], kinds),
     ]
 
 
@@ -99,12 +100,15 @@ def facts(result: Found) -> dict[str, Any]:
     works = all(trained[way]["templates"][0]["accuracy"][1] > 0.5 for way in ("direct", "channel"))
     chance = all(e["accuracy"][1] < 0.5 < e["accuracy"][2] for w in untrained.values() for e in w["templates"])
     parts = correct["parts"].values()
-    above = all(share(*p["unacceptable flagged"])[1] > share(*p["clean sentences changed"])[2] for p in parts)
+    above = all(
+        wilson_interval(*p["unacceptable flagged"])[1] > wilson_interval(*p["clean sentences changed"])[2]
+        for p in parts
+    )
     return {
         "formula": result["formula"], "token": token, "byte": byte, "margin": correct["margin"],
         "orders": "The claim holds: the two orders contradict each other. " if token > 1 < 1 + byte else "",
         "natural": min(part["natural above shuffled"][1] for part in score),
-        "apart": {k: "tells them apart, a little" if v > 0.5 else "does not tell them apart" for k, v in low.items()},
+        "apart": {k: "separates them, a little" if v > 0.5 else "does not separate them" for k, v in low.items()},
         "holds": "holds" if works else "does not hold both ways",
         "chance": "no better than guessing" if chance else "weak",
         "flagged": "flagged more often" if above else "not clearly flagged more often",

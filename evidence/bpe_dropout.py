@@ -2,17 +2,17 @@
 
 The base recipe of `llmanac compare`, made smaller ({model[layers]} layers of dimension {model[dim]}, BPE of
 {model[ids]} ids, the documentation in the standard library), {steps} steps of {batch} tokens. `fixed` reads the one
-segmentation of BPE, `sampled` {passes} passes over the text with p = {p}, each document cut anew. Both are scored on
-{held[documents]} held-out documents ({held[bytes]:,} bytes), cut by BPE (p = 0) and perturbed. Values are means over
-the seeds, with the 95% t interval; differences are paired by seed.
+segmentation of BPE, `sampled` {passes} passes over the text with p = {p}, each document segmented anew. Both are scored
+on {held[documents]} held-out documents ({held[bytes]:,} bytes), segmented by BPE (p = 0) and perturbed. Values are
+means over the seeds, with the 95% t interval; differences are paired by seed.
 
-- At p = 0.3 the fixed arm needs {rise[fixed]:.3f} bits per byte more than on the text as BPE cuts it, the sampled arm
+- At p = 0.3 the fixed arm needs {rise[fixed]:.3f} bits per byte more than on the BPE segmentation, the sampled arm
   {rise[sampled]:.3f} more.
 - On perturbed text (p = 0.3) the sampled arm is {perturbed[0]} ({perturbed[1]:+.3f} bits per byte).
-- On the text as BPE cuts it, it is {plain[0]} ({plain[1]:+.3f} bits per byte): robustness has {price} here.
+- On the BPE segmentation it is {plain[0]} ({plain[1]:+.3f} bits per byte): robustness has {price} here.
 
 A sampled segmentation is longer ({longer:.2f} times the tokens), so at equal tokens the sampled arm has read less text.
-Bits of a sampled segmentation bound the text's from above: they pay for the choice of the segmentation too.
+The bits of a sampled segmentation are an upper bound for the text: they include the choice of the segmentation.
 """
 
 from __future__ import annotations

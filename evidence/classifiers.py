@@ -22,10 +22,10 @@ from evidence import _claims as claims
 from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled, read_labelled
-from llmanac.kernels.embedding import one_hot
+from llmanac.kernels.nn.embedding import one_hot
 from llmanac.lab.classification import page
 from llmanac.lab.classification.classifiers import make_classifier
-from llmanac.lab.classification.experiments import copied, sample
+from llmanac.lab.classification.experiments import sample
 from llmanac.lab.classification.slices import sentiment_slices
 from llmanac.lab.classification.table import builders, make_table, prompt_choices
 from llmanac.lab.report import Section
@@ -36,7 +36,7 @@ ROWS = (
     "classify/fine-tuning", "embedding/lookup", "loss/bce", "loss/cross-entropy",
 )  # fmt: skip
 CLAIM = "rules need no training data and fail where the rulebook does; what is learned improves with more data"
-SEEDS, REPLICATE = 1, "measurement"  # of three seeds each: learning curves stand on all of them
+SEEDS, REPLICATE = 1, "measurement"  # of three seeds each: learning curves use all of them
 TIMED = (
     "seconds", "cpu_seconds", "texts_per_second", "started", "machine", "nearest", "explained", "torch",
 )  # fmt: skip
@@ -53,7 +53,7 @@ class Size:
     Attributes:
         sizes, rows: of learning curves, and of the smaller experiments.
         patches: choices of classifiers, by name. arms: of the exclusive or, all of them where empty.
-        lm: the language model that fine-tuning and prompting stand on.
+        lm: the language model of fine-tuning and prompting.
     """
 
     seeds: int = 3
@@ -111,16 +111,9 @@ def _measured(train: Labelled, test: Labelled, size: Size) -> dict[str, Any]:
 
     slices = sentiment_slices(sorted(set(train.labels)))
     result = make_table(
-        train,
-        test,
-        size.methods,
-        seeds=size.seeds,
-        sizes=size.sizes,
-        slices=slices,
-        language_model=lm,
-        after=after,
+        train, test, size.methods, seeds=size.seeds, sizes=size.sizes, slices=slices, language_model=lm, after=after,
         patches=dict(size.patches),
-    )
+    )  # fmt: skip
     return {
         "table": {key: value for key, value in result.items() if key not in ("machine", "started", "seconds")},
         "seeds": size.seeds,
@@ -148,7 +141,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         f"SST-2, {data['train_rows']:,} training and {data['test_rows']:,} test sentences, {found['seeds']} seeds. "
         f"{page.lead(table)}"
     )
-    parts = [part for part in page.sections(table) if part.title != page.AGAIN]
+    parts = page.sections(table)
     flat = {**found, "table": table["methods"], "data": data}
     return [Section("", [about]), *parts, *_claim_pages.claims(flat)]
 
@@ -174,12 +167,10 @@ def _exclusive_or(size: Size) -> dict[str, list[float]]:
 
 
 def _pairs(train: Labelled, test: Labelled, lm: tuple[Any, Any], size: Size) -> dict[str, list[float]]:
-    """Fine-tuning on true pairs, on pairs dealt out anew, and on true pairs from an untrained model."""
+    """Fine-tuning on true pairs, on shuffled pairs, and on true pairs from an untrained model."""
     tuned = builders(["fine-tuning"], train, language_model=lm)["fine-tuning"]
     fresh_model = lm[0].spec.build(vocab_size=lm[0].vocab_size)
-    fresh = copied(
-        lambda m, t: make_method("classifier", "fine-tuning").build(model=m, tokenizer=t), fresh_model, lm[1]
-    )
+    fresh = builders(["fine-tuning"], train, language_model=(fresh_model, lm[1]))["fine-tuning"]
     out: dict[str, list[float]] = {}
     for seed in range(size.seeds):
         chosen = sample(train.labels, size.rows, seed)
@@ -199,12 +190,12 @@ def _pairs(train: Labelled, test: Labelled, lm: tuple[Any, Any], size: Size) -> 
 def _prompts(train: Labelled, test: Labelled, lm: tuple[Any, Any]) -> dict[str, dict[str, float]]:
     """Prompting by each way to compare, with and without examples shown; how often it gives the second label."""
     out = {}
-    for compare, shots in (("sum", 0), ("length", 0), ("unconditional", 0), ("sum", 4)):
-        patches = [*prompt_choices(train.labels), f"compare={compare}", f"shots={shots}"]
+    for normalization, shots in (("sum", 0), ("length", 0), ("unconditional", 0), ("sum", 4)):
+        patches = [*prompt_choices(train.labels), f"normalization={normalization}", f"shots={shots}"]
         build = builders(["prompting"], train, language_model=lm, patches={"prompting": patches})["prompting"]
         classifier = build().fit(train.texts, train.labels)
         given = classifier.predict(test.texts)
-        out[f"{compare}, {shots} shown"] = {
+        out[f"{normalization}, {shots} shown"] = {
             "accuracy": float(np.mean([g == label for g, label in zip(given, test.labels, strict=True)])),
             "second_label": given.count(classifier.labels[1]) / len(given),
         }

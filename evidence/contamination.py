@@ -2,30 +2,30 @@
 
 Items of eight benchmarks are planted in training text ({training_bytes:.1f} MB: the standard library's sources and
 documentation, WikiText-2 and Shakespeare), {planted} of each (half of a set that has fewer than twice as many), at
-random places, with other case, spaces and line breaks. Everything is looked for in the text before and after planting.
-One draw a set. `LLMANAC_SHARED_DATA` names the folder of the benchmark files (gsm8k, mmlu, math, mbpp, humaneval,
+random places, with changed case, spaces and line breaks. All items are searched in the text before and after planting.
+One draw per set. `LLMANAC_SHARED_DATA` names the folder of the benchmark files (gsm8k, mmlu, math, mbpp, humaneval,
 hellaswag, piqa, nq_open).
 
 ## What the numbers say
 
-- Recall is {recall[0]:.3f} to {recall[1]:.3f} of what can be looked for, over the lengths. Items of fewer than four
-  words are not looked for and are reported as such ({short}: {too_short:.0%}).
-- Found before anything was planted: at n = 13 {before[13]} of {items:,} items, at n = 8 {before[8]}, of which {noise}
-  are {noisy}'s boilerplate. Thirteen is a good length.
-- What is found beside the planted items shares 13 words with one of them. For most sets that is a handful. For {most}
-  it is {beside}: its items share templates and passages, so that a leak of {leak:.1%} of it touches {touched:.0%} of
-  it. A verdict "any shared 13-gram" then says that {times:.0f} times too much leaked; the share of an item's n-grams,
-  which the report gives, tells them apart (every planted item has 1.0).
-- The sets' own parts: of GSM8K's test questions {gsm8k[found]} share a 13-gram with its training questions,
-  {gsm8k[found_wholly]} wholly. Of MMLU's test questions {mmlu[found]} ({part:.0%}) share one with its {mmlu[documents]}
-  development questions, {mmlu[found_wholly]} wholly.
+- Recall is {recall[0]:.3f} to {recall[1]:.3f} of the items that are long enough, over the lengths n. Items of fewer
+  than four words are not searched and are reported as too short ({short}: {too_short:.0%}).
+- Found before planting: at n = 13 {before[13]} of {items:,} items, at n = 8 {before[8]}, of which {noise} are
+  {noisy}'s boilerplate. Thirteen is a good length.
+- Other items that are found share 13 words with a planted one. In most sets these are few. In {most} they are {beside}:
+  its items share templates and passages, so a leak of {leak:.1%} of it affects {touched:.0%} of it. The criterion "any
+  shared 13-gram" then overestimates the leak {times:.0f} times; the fraction of an item's n-grams, which the report
+  gives, separates the two (every planted item has 1.0).
+- Between the parts of one set: of GSM8K's test questions {gsm8k[found]} share a 13-gram with its training questions,
+  {gsm8k[found_wholly]} completely. Of MMLU's test questions {mmlu[found]} ({part:.0%}) share one with its
+  {mmlu[documents]} development questions, {mmlu[found_wholly]} completely.
 
-Memory, not skill: a byte 5-gram model (`evaluate/baselines.py`) on 400 documents, then with half of GSM8K's test
-questions among them, then after the stage `decontamination` was run over that. The leaked half costs {easier:.0%} of
-the bits it cost before: the benchmark looks that much easier. The half that never leaked gains too ({other:.2f} bits a
-byte), from text of its kind; what the leaked half gains beyond it, {memory:.2f} bits a byte, is memory. Decontamination
-takes both away, to within {left:.4f}. This is n-gram overlap only: a paraphrase or a translation of an item is not
-found by it.
+Memory, not skill: a byte 5-gram model (`evaluate/baselines.py`) is estimated on 400 documents, then with half of
+GSM8K's test questions added, then after the stage `decontamination` was run on that. The leaked half costs {easier:.0%}
+of the bits it cost before: the benchmark looks that much easier. The half that never leaked gains too ({other:.2f} bits
+a byte), from similar text; the additional gain of the leaked half, {memory:.2f} bits a byte, is memory. Decontamination
+removes both, to within {left:.4f}. This measures n-gram overlap only: a paraphrase or a translation of an item is not
+found.
 """
 
 from __future__ import annotations
@@ -55,15 +55,12 @@ CLAIM = "a benchmark should measure generalisation, not memorisation: shared n-g
 SEEDS = 1  # one draw of planted items a set
 
 SETS: dict[str, tuple[str, list[str]]] = {
-    "gsm8k": ("gsm8k/test.jsonl", ["question"]),
-    "mmlu": ("mmlu/test/*.csv", ["question"]),
-    "math500": ("math/math500.jsonl", ["problem"]),
-    "mbpp": ("mbpp/mbpp.jsonl", ["text"]),
+    "gsm8k": ("gsm8k/test.jsonl", ["question"]), "mmlu": ("mmlu/test/*.csv", ["question"]),
+    "math500": ("math/math500.jsonl", ["problem"]), "mbpp": ("mbpp/mbpp.jsonl", ["text"]),
     "humaneval": ("humaneval/HumanEval.jsonl.gz", ["prompt"]),
-    "hellaswag": ("hellaswag/hellaswag_val_full.txt.bz2", []),
-    "piqa": ("piqa/valid.jsonl", ["goal"]),
+    "hellaswag": ("hellaswag/hellaswag_val_full.txt.bz2", []), "piqa": ("piqa/valid.jsonl", ["goal"]),
     "nq_open": ("nq_open/NQ-open.dev.jsonl", ["question"]),
-}
+}  # fmt: skip
 TITLES = {
     "gsm8k": "GSM8K test", "mmlu": "MMLU test, questions", "math500": "MATH-500", "mbpp": "MBPP",
     "humaneval": "HumanEval", "hellaswag": "HellaSwag, lines", "piqa": "PIQA, goals", "nq_open": "NQ-open",
@@ -73,7 +70,7 @@ PLANTED = 100  # of each set
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
-    """What is found of planted items in each set, in sets' own parts, and what a leak is worth."""
+    """Planted items found in each set, overlap between the parts of a set, and the effect of a leak."""
     if size == "small":
         rng = random.Random(0)
         pool = [f"{a}{b}{c}" for a in "bdklm" for b in "aeiou" for c in "nrst"]
@@ -135,11 +132,12 @@ def leaks(texts: Sequence[str], name: str, items: Sequence[Item], seed: int) -> 
         others = [k for k, r in enumerate(dirty.items) if r.found and k not in planted]
         row[n] = {
             "too_short": sum(r.looked.by == "too short" for r in dirty.items), "planted_able": len(able),
-            "found_of_planted": sum(dirty.items[k].share == 1.0 for k in able),
+            "found_of_planted": sum(dirty.items[k].fraction == 1.0 for k in able),
             "found_before_planting": len(clean.found()), "found_before_wholly": len(clean.found(1 - 1e-9)),
             "found_beside_planted": len(others),
             "of_them_wholly_inside_a_planted_item": sum(
-                dirty.items[k].share == 1.0 and f" {' '.join(words(longest(items[k])))} " in f" {own} " for k in others
+                dirty.items[k].fraction == 1.0 and f" {' '.join(words(longest(items[k])))} " in f" {own} "
+                for k in others
             ),
         }  # fmt: skip
     return row
@@ -183,7 +181,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         rows.append([TITLES[row["set"]], *counts, *lengths])
     head = [
         "set", "items", "too short", "planted (long enough)", "found wholly", "found before planting, n = 8 / 13 / 20",
-        "found beside the planted, n = 8 / 13 / 20",
+        "also found after planting, n = 8 / 13 / 20",
     ]  # fmt: skip
     worth = [[row["training"], f"{row['leaked_items']:.3f}", f"{row['other_items']:.3f}"] for row in found["memory"]]
     return [

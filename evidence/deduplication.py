@@ -1,41 +1,39 @@
-"""Deduplication: what MinHash finds, and what it takes too much.
+"""Deduplication: recall of MinHash, and over-deduplication.
 
-Planted pairs of a known similarity give recall beside the theory's curve; the standard library, its documentation and
-the licences and readmes of installed packages give what is dropped that should not be. Those texts are the machine's
-own, so another machine gives other counts for them.
+Planted pairs of known similarity give the recall, compared with theory; the standard library, its documentation and the
+licences and readmes of installed packages show what is dropped by mistake. Those texts are this machine's, so another
+machine gives other counts for them.
 
 ## What the numbers say
 
 {pairs:,} planted pairs of {shingles} one-word shingles at each similarity, 128 permutations, {bands} bands of {rows}
-rows (what a threshold of 0.8 asks for): the share found differs from `1 - (1 - s^{rows})^{bands}` by at most {off:.2%}
-(at s = {at:.2f}, where the sampling error is {error:.2%}). The error of the estimated similarity is the binomial one
-({eight[rmse]:.4f} for {eight[rmse_theory]:.4f} at 0.8). So "threshold 0.8" is the middle of a slope, not an edge: of
-pairs as similar as 0.8 {missed:.0%} are missed, of pairs at 0.7 {seven[measured]:.0%} are taken.
+rows (the choice for a threshold of 0.8): the fraction found differs from `1 - (1 - s^{rows})^{bands}` by at most
+{off:.2%} (at s = {at:.2f}, where the sampling error is {error:.2%}). The error of the estimated similarity is the
+binomial one ({eight[rmse]:.4f} for {eight[rmse_theory]:.4f} at 0.8). So "threshold 0.8" is the middle of a slope, not
+an edge: {missed:.0%} of pairs with similarity 0.8 are missed, {seven[measured]:.0%} of pairs with 0.7 are found.
 
-How much of what is dropped from real text is truly less similar than was asked for to the document that stays (exact
-Jaccard of five-word shingles)?
+How many dropped documents of real text are less similar than the threshold to the document that is kept (exact Jaccard
+similarity of five-word shingles)?
 
 - Without verification {below[0]} sources and {below[1]} licences that are dropped at the default threshold of 0.8 are
-  less similar than that. At 0.5 it is {below[2]} sources (the least {least:.2f}) and {below[3]} licences.
-- One pair joined by chance can chain two clusters: at 0.5 the least similarity of a dropped licence is
-  {chained[least]:.2f}; with exact verification it is {mended[least]:.2f}, and {mended[below_threshold]} are below the
-  threshold.
-- What verification leaves comes of chains of truly similar pairs (A like B, B like C): {left[below_threshold]} licences
-  at 0.8, {later[below_threshold]} at 0.9, in clusters of up to {left[largest_cluster]} variants of one text.
-  Verification cannot remove those.
+  below it. At 0.5 it is {below[2]} sources (lowest similarity {least:.2f}) and {below[3]} licences.
+- One false pair can join two clusters: at 0.5 the lowest similarity of a dropped licence is {chained[least]:.2f}; with
+  exact verification it is {verified[least]:.2f}, and {verified[below_threshold]} are below the threshold.
+- The rest comes from chains of truly similar pairs (A like B, B like C): {left[below_threshold]} licences at 0.8,
+  {later[below_threshold]} at 0.9, in clusters of up to {left[largest_cluster]} variants of one text. Verification
+  cannot remove those.
 - Another draw of hashes gives other counts: an earlier one, measured before the hashes were changed, had 9 of 47
-  sources and 84 of 318 licences below 0.8, and 5 of 339 licences below 0.5. Near the threshold the recipe is a lottery;
-  only what it verifies is stable.
-- The texts differ far more than the thresholds do: of the licences {licences[0]:.0%} to {licences[1]:.0%} go, of the
-  documentation at most {documentation[1]:.1%}. A rate of duplicates quoted without its corpus says nothing.
-- Once a shared notice is five to ten times as long as what a document says, most of the documents are "near-duplicates"
-  ({notice[candidates]} of {notice[documents]} at {notice[notice_words]} words), and exact verification comes to agree
-  ({notice[verified]}), since the similarity is real. Cutting repeated lines (or substrings) first leaves {after} of
-  them dropped.
+  sources and 84 of 318 licences below 0.8, and 5 of 339 licences below 0.5. Near the threshold the result is random;
+  only verified pairs are stable.
+- The texts differ far more than the thresholds: {licences[0]:.0%} to {licences[1]:.0%} of the licences are dropped, of
+  the documentation at most {documentation[1]:.1%}. A duplicate rate means nothing without its corpus.
+- When a shared notice is five to ten times as long as the rest of a document, most of the documents are
+  "near-duplicates" ({notice[candidates]} of {notice[documents]} at {notice[notice_words]} words), and exact
+  verification agrees ({notice[verified]}), since the similarity is real. If repeated lines (or substrings) are cut
+  first, {after} of them are dropped.
 
-The claim holds, with these numbers. What the measurement adds: the common recipe, banded MinHash without verification,
-drops documents of which {wrong[1]:.0%} (licences) and {wrong[0]:.0%} (sources) are less similar than its threshold
-says.
+The claim holds, with these numbers. The measurement adds: the common recipe, banded MinHash without verification, drops
+documents of which {wrong[1]:.0%} (licences) and {wrong[0]:.0%} (sources) are less similar than its threshold.
 """
 
 from __future__ import annotations
@@ -69,7 +67,7 @@ THRESHOLDS = (0.5, 0.7, 0.8, 0.9)
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
-    """The curve, what real texts lose at each threshold, and what a shared notice does."""
+    """The recall curve, over-deduplication of real text by threshold, and the effect of a shared notice."""
     if size == "small":
         made = [" ".join(f"w{(i % 7) * 100 + k + (k % (2 + i)) // (1 + i)}" for k in range(60)) for i in range(30)]
         return {
@@ -95,7 +93,7 @@ def planted(similarity: float, pairs: int, seed: int) -> tuple[list[str], float]
 
 
 def curve(similarities: Sequence[float], pairs: int) -> list[dict[str, float]]:
-    """Measured share of pairs that become candidates, beside 1 - (1 - s^rows)^bands."""
+    """Measured fraction of pairs that become candidates, and 1 - (1 - s^rows)^bands."""
     out = []
     for similarity in similarities:
         texts, exact = planted(similarity, pairs, int(1000 * similarity))
@@ -192,7 +190,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "error": (farthest["theory"] * (1 - farthest["theory"]) / found["pairs"]) ** 0.5,
         "eight": eight, "seven": seven, "missed": 1 - eight["measured"],
         "below": [f"{r['below_threshold']} of {r['dropped']}" for r in asked], "least": asked[2]["least"],
-        "chained": by["licences", 0.5, "none"], "mended": by["licences", 0.5, "exact"],
+        "chained": by["licences", 0.5, "none"], "verified": by["licences", 0.5, "exact"],
         "left": by["licences", 0.8, "exact"], "later": by["licences", 0.9, "exact"],
         **{kind: (shares[0], shares[-1]) for kind, shares in gone.items()}, "notice": found["boilerplate"][-1],
         "after": max(r["after_lines"] for r in found["boilerplate"]),
@@ -217,26 +215,18 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         [r["corpus"], str(r["threshold"]), f"{r['documents']:,}", *(cell(one[k]) for one in (r, e) for k in keys)]
         for r, e in zip(plain, exact, strict=True)
     ]
-    names = ("dropped", "below it", "least", "largest cluster")
-    notices, rest = (
-        found["boilerplate"],
-        {"dropped": "candidates", "`verify=exact`": "verified", "`lines` first": "after_lines"},
-    )
-    cut = [[name, *(str(r[key]) for r in notices)] for name, key in rest.items()]
-    chart = {"svg": line_chart(lines, "Jaccard similarity", "share of pairs found", "Recall"), "caption": "Recall"}
-    verified = [f"`verify=exact`: {name}" for name in names]
+    names = ("dropped", "below it", "lowest", "largest cluster")
+    notices = found["boilerplate"]
+    counted = {"dropped": "candidates", "`verify=exact`": "verified", "`lines` first": "after_lines"}
+    cut = [[name, *(str(r[key]) for r in notices)] for name, key in counted.items()]
+    chart = {"svg": line_chart(lines, "Jaccard similarity", "fraction of pairs found", "Recall"), "caption": "Recall"}
+    real_head = ["corpus", "threshold", "documents", *names, *(f"`verify=exact`: {name}" for name in names)]
+    words = ["words of notice", *(str(r["notice_words"]) for r in notices)]
+    boilerplate = "Boilerplate: short, dissimilar documents under the same notice"
     return [
-        Section("Near-duplicates, beside the theory", [], [table(head, recall)], [chart]),
-        Section(
-            "Over-deduplication, on real text",
-            [],
-            [table(["corpus", "threshold", "documents", *names, *verified], real)],
-        ),
-        Section(
-            "Boilerplate: short documents, none like another, under the same notice",
-            [],
-            [table(["words of notice", *(str(r["notice_words"]) for r in notices)], cut)],
-        ),
+        Section("Near-duplicates, against theory", [], [table(head, recall)], [chart]),
+        Section("Over-deduplication, on real text", [], [table(real_head, real)]),
+        Section(boilerplate, [], [table(words, cut)]),
     ]
 
 

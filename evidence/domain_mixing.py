@@ -1,16 +1,16 @@
 """A vocabulary from a mixture of domains.
 
-A byte-level BPE of {vocabulary:,} ids learns from one domain (Python sources, English documentation, web templates and
-scripts), from all three in equal parts, or from all as they come ({sizes}); the number of bytes learned from is the
-same each time. Files are divided in {folds}, four parts are learned from and one is measured, in turn. Values are means
-over the parts, with 95% t intervals.
+A byte-level BPE of {vocabulary:,} ids is trained on one domain (Python sources, English documentation, web templates
+and scripts), on all three in equal parts, or on all in their natural proportions ({sizes}); the number of training
+bytes is the same each time. Files are divided into {folds} parts, four are used for training and one for measuring, in
+turn. Values are means over the parts, with 95% t intervals.
 
 {each}
 
-How much it matters depends on the pair: documentation and code lose {near[0]:.0%} and {near[1]:.0%} by each other's
-vocabulary (docstrings are in both, held-out ones included, so they are nearer here than elsewhere); web loses and costs
-far more. All three as they come give as short sequences as a domain's own vocabulary wherever there is more text to
-learn from in all: the mixture is the cheap way out.
+The effect depends on the pair: documentation and code lose {near[0]:.0%} and {near[1]:.0%} by each other's vocabulary
+(docstrings are in both, held-out ones included, so they are more similar here than elsewhere); web loses and costs far
+more. The natural mixture gives sequences as short as a domain's own vocabulary if there is more training text in total:
+the mixture is the cheap solution.
 """
 
 from __future__ import annotations

@@ -1,28 +1,28 @@
 """Filtering: precision against recall.
 
-Texts are labelled by where they come from, not by a person's taste. Wanted: encyclopedia articles (WikiText-2) and the
-article text that a person marked on news and blog pages. Unwanted: the same articles with their words shuffled (lines
-as long as before), what is left of the same pages (menus, teasers, notices, comments), and program code (the standard
-library). Each text is cut at {length} characters, so that length tells nothing. Texts of one origin stay on one side of
-the split; the classifier is trained on {train:.0%} of the origins, and everything below is on the other {held:.0%}:
-{counts}. `LLMANAC_SHARED_DATA` names the folder that has text/ and extraction/.
+Texts are labelled by their origin, not by a person. Wanted: encyclopedia articles (WikiText-2) and the article text
+that a person marked on news and blog pages. Unwanted: the same articles with their words shuffled (lines as long as
+before), the rest of the same pages (menus, teasers, notices, comments), and program code (the standard library). Each
+text is cut at {length} characters, so that length carries no information. Texts of one origin are on one side of the
+split; the classifier is trained on {train:.0%} of the origins, and everything below is measured on the other
+{held:.0%}: {counts}. `LLMANAC_SHARED_DATA` names the folder that has text/ and extraction/.
 
-Each filter is a curve too: one limit goes from loose to strict (share of words with a letter; all n-gram limits
-together; share of lines that end in punctuation; sentences), the others stay.
+Each filter is a curve too: one limit is varied (fraction of words with a letter; all n-gram limits together; fraction
+of lines that end in punctuation; sentences), the others are kept.
 
-## What this says of the claim
+## What this says about the claim
 
-The claim is a trade of precision for recall, and the curves show it. Rules count marks of form, so what has the form of
-prose passes most of them: of texts whose words were shuffled, Gopher's quality rules let {through[gopher-quality]:.0%}
-through, FineWeb's {through[fineweb]:.0%}, C4's {through[c4]:.0%}, all four together {through[all four filters]:.0%}.
-Together they keep {four[recall]:.0%} of what is wanted; the strictest of them on this prose is {strictest} (recall
-{strict:.2f}). A classifier that was shown texts of these kinds lets {through[quality classifier at 0.5]:.0%} of
-shuffled texts through at recall {judge[recall]:.2f}. It knows only the kinds it was shown: its figures hold for texts
-like these, and it is no judge of quality beyond them.
+The claim is a trade-off of precision and recall, and the curves show it. Rules count features of form, so text with the
+form of prose passes most of them: of texts with shuffled words, Gopher's quality rules keep
+{through[gopher-quality]:.0%}, FineWeb's {through[fineweb]:.0%}, C4's {through[c4]:.0%}, all four filters together
+{through[all four filters]:.0%}. Together they keep {four[recall]:.0%} of the wanted texts; the strictest of them on
+this prose is {strictest} (recall {strict:.2f}). A classifier trained on texts of these kinds keeps
+{through[quality classifier at 0.5]:.0%} of shuffled texts at recall {judge[recall]:.2f}. It knows only these kinds: its
+figures hold for texts like these and say nothing about quality in general.
 
 One curve runs {way} the claim: the stricter Gopher's repetition limits, the {other} their precision ({loose[1]:.2f} at
-recall {loose[0]:.2f}, {tight[1]:.2f} at recall {tight[0]:.2f}), for sentences repeat phrases and shuffled words do not:
-such rules find loops, and say nothing of sense.
+recall {loose[0]:.2f}, {tight[1]:.2f} at recall {tight[0]:.2f}), since sentences repeat phrases and shuffled words do
+not: such rules find loops, not nonsense.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks._pages import articles, pages, sources
+from benchmarks._pages import articles, pages, sources, visible
 from evidence._messages import passages
 from evidence._page import bullets
 from llmanac.core.errors import DataError
@@ -53,7 +53,7 @@ TOLERANCE = 1e-4
 
 Labelled = list[tuple[str, str, str]]  # (kind, group, text)
 GOOD = ("article", "news")
-LENGTH = 3000  # characters: no kind of text is told by its length
+LENGTH = 3000  # characters: length does not identify a kind of text
 HELD_OUT = 0.4
 # one limit of each filter, from loose to strict; the others stay as they are
 SWEEPS: dict[str, list[dict[str, Any]]] = {
@@ -69,7 +69,7 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
-    """Curves, what stays of each kind, why wanted texts are dropped, and how well languages are told."""
+    """Curves, what is kept of each kind, why wanted texts are dropped, and accuracy of language identification."""
     if size == "small":
         return judged(made_up())
     texts = labelled()
@@ -127,13 +127,8 @@ def shuffled(text: str, rng: random.Random) -> str:
 
 def around(page: str, marked: str) -> str:
     """The text of a page that a person did not mark: menus, teasers, notices, comments."""
-    import lxml.html
-
-    root = lxml.html.document_fromstring(page.encode("utf-8"), parser=lxml.html.HTMLParser(encoding="utf-8"))
-    for element in root.xpath("//script|//style|//noscript"):
-        element.drop_tree()
     inside = " ".join(marked.split())
-    lines = [" ".join(line.split()) for line in "\n".join(root.itertext()).split("\n")]
+    lines = [" ".join(line.split()) for line in "\n".join(visible(page).itertext()).split("\n")]
     return "\n".join(line for line in lines if line and line not in inside)
 
 
@@ -218,7 +213,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     four = filters["all four filters"]
     lines = [Line(name, points, shade=k) for k, (name, points) in enumerate(found["curves"].items())]
     lines.append(Line("all four filters", [(four["recall"], four["precision"])], shade=len(lines)))
-    chart = line_chart(lines, "recall: share of the wanted texts that stay", "precision", "Precision against recall")
+    chart = line_chart(lines, "recall: fraction of wanted texts kept", "precision", "Precision against recall")
     stays = [
         [name, *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")), *(f"{row['kept'][k]:.0%}" for k in kinds)]
         for name, row in filters.items()
@@ -231,20 +226,20 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         f"{name}: " + (", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "none dropped")
         for name, reasons in found["reasons"].items()
     ]
-    told = [
+    languages = [
         [name, str(row["languages"]), str(row["passages"]), f"{row['accuracy']:.4f}",
          ", ".join(f"{code} {share:.0%}" for code, share in row["worst"].items())]
         for name, row in found["languages"].items()
     ]  # fmt: skip
-    limits = "Limits as the filters have them by default; a good filter keeps articles and news, and nothing else."
+    limits = "Default limits; a good filter keeps articles and news, and nothing else."
     area = f"Its area under the ROC curve is {classifier['auc']:.4f}."
     passage = "Passages of about 300 characters from Django's message catalogues, whose language is the catalogue's."
     shown = {"svg": chart, "caption": "Precision against recall"}
     return [
-        Section("What stays", [limits], [table(["filter", "precision", "recall", "F1", *kinds], stays)], [shown]),
+        Section("What is kept", [limits], [table(["filter", "precision", "recall", "F1", *kinds], stays)], [shown]),
         Section("The classifier by threshold", [area], [table(["min_score", "precision", "recall"], points)]),
         Section("Why wanted texts are dropped, most frequent first", [bullets(why)]),
-        Section("Languages", [passage], [table(["model", "languages", "passages", "accuracy", "worst"], told)]),
+        Section("Languages", [passage], [table(["model", "languages", "passages", "accuracy", "worst"], languages)]),
     ]
 
 

@@ -1,14 +1,14 @@
 """Key-value cache: speed against memory.
 
-No cache, one buffer a row, pages, shared pages. A decoder of {parameters:,} parameters with random weights ({dim} wide,
-{layers} layers): work and memory do not depend on what it says. CPU seconds of one thread, medians of interleaved
-rounds, so that a busy machine changes little. All ways gave the same tokens.
+No cache, one buffer per row, pages, shared pages. A decoder of {parameters:,} parameters with random weights (width
+{dim}, {layers} layers): time and memory do not depend on the weights. CPU seconds of one thread, medians of interleaved
+rounds, so that other load on the machine has little effect. All variants gave the same tokens.
 
 The claim holds: without a cache every token costs a pass over all tokens before it, and the factor grows with the
-prompt; with one, memory grows with every token. Of {both[requests]} prompts that share their first {both[beginning]}
-tokens and go on for {both[own]} of their own, read in turn, {kept[reused_tokens]} of {kept[prompt_tokens]} prompt
-tokens were not computed; {kept[blocks_kept]} blocks of {kept[block_tokens]} tokens are kept, {held:.1f} MiB. Where
-nothing is shared, pages take memory a block at a time where buffers double; gathering them costs the time of the last
+prompt; with a cache, memory grows with every token. {both[requests]} prompts share their first {both[beginning]} tokens
+and continue with {both[own]} of their own, read in turn: {kept[reused_tokens]} of {kept[prompt_tokens]} prompt tokens
+were not computed again; {kept[blocks_kept]} blocks of {kept[block_tokens]} tokens are kept, {held:.1f} MiB. If nothing
+is shared, pages take memory a block at a time where buffers double; gathering the pages costs the time in the last
 table.
 """
 
@@ -142,7 +142,7 @@ def overhead(model: Any) -> dict[str, dict[str, float]]:
             {
                 "buffers": lambda p=prompts, e=plain, o=options: e.generate(p, **o),
                 "pages": lambda p=prompts, e=paged, o=options: e.generate(p, **o),
-            },
+            }
         )
     return found
 

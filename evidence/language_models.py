@@ -1,26 +1,26 @@
-"""Bigram, n-gram, feed-forward model: what they cost and what they give.
+"""Bigram, n-gram and feed-forward models: cost and quality.
 
 Text: the documentation of this Python, {data[train_tokens]:,} tokens of byte-level BPE ({data[vocabulary]:,} tokens) to
-train, {data[held_out_documents]} documents ({data[held_out_bytes]:,} bytes) held out. Seconds are wall time, two
-threads for what is trained and one for what is counted. What is counted has no random part, so its seeds are one
-measurement and its intervals are zero wide: they say nothing about other texts.
+train, {data[held_out_documents]} documents ({data[held_out_bytes]:,} bytes) held out. Times are wall time, with two
+threads for trained models and one for counted ones. Counting has no random part, so its seeds are one measurement and
+its intervals have zero width: they say nothing about other texts.
 
-- **lm/bigram: simple, fast, very limited context.** It holds, and the first thing that fails is not the context but the
-  zeros: every held-out bigram that was never seen gets probability 0 (10^-99 here, 329 bits), which makes
-  {bits[bigram]:.2f} of what the same counts give as {bits[2]:.2f} when smoothed. With two tokens of context instead of
-  one, a further {further:.0%} are gained.
-- **lm/feedforward: learned embeddings share parameters, fixed window.** It has {fewer[0]:.1f} times fewer numbers than
-  the 5-gram with the same window, and {more[0]:+.0%} bits per byte: sharing saves memory, and has to be paid for in
-  training. The transformer, with {fewer[1]:.1f} times fewer numbers, has {more[1]:+.0%}, after {longer:.0f} times the
-  5-gram's time. That it shares is shown by the swapped words of [ngram_neural](../ngram_neural/page.md).
+- **lm/bigram: simple, fast, very limited context.** The claim holds, but what fails first is not the context but the
+  zeros: every held-out bigram that was never seen gets probability 0 (10^-99 here, 329 bits), so the same counts give
+  {bits[bigram]:.2f} bits per byte unsmoothed and {bits[2]:.2f} smoothed. Two tokens of context instead of one save
+  another {further:.0%}.
+- **lm/feedforward: learned embeddings share parameters, fixed window.** It has {fewer[0]:.1f} times fewer parameters
+  than the 5-gram with the same window, and {more[0]:+.0%} bits per byte: sharing saves memory and costs training time.
+  The transformer, with {fewer[1]:.1f} times fewer parameters, has {more[1]:+.0%}, after {longer:.0f} times the 5-gram's
+  time. The swapped words of [ngram_neural](../ngram_neural/page.md) show that parameters are shared.
 - The trained models took {steps:,.0f} steps, {millions:.1f} million tokens: {passes:.1f} passes over the text that
-  counting read once. More steps would lower both.
-- **lm/ngram: fast.** Counting and smoothing take {times[0]:.2f} to {times[1]:.2f} s. From text to an ARPA file, and
-  queries beside KenLM: [figures](../benchmarks/ngram.json) of `benchmarks/ngram.py`.
-- **Memory grows with N**: {grows:.0f} times from order 2 to order 10. Past order 5 it is {late[0]:.0f} to {late[1]:.0f}
-  MB an order: most long n-grams occur once, and an order adds at most one n-gram a token.
+  counting reads once. More steps would lower both.
+- **lm/ngram: fast.** Counting and smoothing take {times[0]:.2f} to {times[1]:.2f} s. `benchmarks/ngram.py` compares
+  estimation and queries with KenLM: [figures](../benchmarks/ngram.json).
+- **Memory grows with N**: {grows:.0f} times from order 2 to order 10. Beyond order 5 it is {late[0]:.0f} to
+  {late[1]:.0f} MB per order: most long n-grams occur once, and an order adds at most one n-gram per token.
 - **Poor on unseen n-grams** holds without smoothing: {unsmoothed:.0f} bits per byte at order 5, {bits[bigram]:.1f} at
-  order 2. By how much it holds with smoothing is measured in [ngram_neural](../ngram_neural/page.md).
+  order 2. [ngram_neural](../ngram_neural/page.md) measures how far it holds with smoothing.
 - With modified Kneser-Ney {orders}.
 """
 

@@ -1,9 +1,9 @@
-"""The ratio of domains changes the loss of each.
+"""The ratio of domains changes the loss on each.
 
-Three domains of real text that this machine has: the documentation of the Python standard library, its source code, and
-the message catalogues of Django in eight European languages (`pip install 'llmanac[bench]'`); {sizes} to train on. One
-model of {millions:.2f} M parameters a mixture and seed, {tokens:.2f} M tokens each; rows of the domains in exact
-proportion (`data/proportional.py`). Scored on held-out text of each domain (other modules, other catalogues).
+Three domains of real text: the documentation of the Python standard library, its source code, and the message
+catalogues of Django in eight European languages (`pip install 'llmanac[bench]'`); {sizes} to train on. One model of
+{millions:.2f} M parameters per mixture and seed, {tokens:.2f} M tokens each; the rows of the domains are in exact
+proportion (`data/pack.py`). Scored on held-out text of each domain (other modules, other catalogues).
 
 {findings}
 """
@@ -37,7 +37,7 @@ LANGUAGES = ("de", "fr", "es", "it", "nl", "pt_BR", "sv", "pl")
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
-    """Bits per byte of each domain, by mixture. A full run that was stopped goes on in `studies/mixing`."""
+    """Bits per byte of each domain, by mixture. An interrupted full run continues from `studies/mixing`."""
     if size == "small":
         with tempfile.TemporaryDirectory() as folder:
             setting = Setting(dim=16, layers=1, heads=2, vocab_size=300, length=32, batch_tokens=128, steps=4)
@@ -177,7 +177,7 @@ def findings(found: dict[str, dict[str, list[float]]], domains: Sequence[str]) -
                 "- This contradicts what DoReMi is for. Its reference learns from the domains as large as they are, "
                 "its proxy from equally many rows of each, so that in so short a run the excess loss is largest where "
                 "the proxy sees less than the reference did: in the largest domain, which needs it least. That is our "
-                "reading of the weights, not something these runs isolate; the paper's are of 280 M parameters, 22 "
+                "interpretation of the weights, which these runs do not test; the paper has 280 M parameters, 22 "
                 "domains and 200,000 steps."
             )
     return out

@@ -1,35 +1,34 @@
 """N-gram against neural models.
 
 {text}: {train_lines:,} lines to train ({train_tokens:,} tokens, {words:,} words), {test_lines:,} to test
-({test_tokens:,} tokens). A line is a sentence, a word what stands between white space; the vocabulary is that of the
+({test_tokens:,} tokens). A line is a sentence, words are separated by white space, and the vocabulary is that of the
 training lines. Every model reads the same ids. The n-grams (modified Kneser-Ney) have KenLM's perplexities to six
-digits (`tests/references/test_ngram_kenlm.py`). The neural models are small (32 wide, {epochs} passes over the text).
-Seconds are of a machine that did other things too: a bound, not a rate. Beside time, size and perplexity three probes
-are made from the held-out lines:
+digits (`tests/references/test_ngram_kenlm.py`). The neural models are small (width 32, {epochs} passes over the text).
+Times are from a machine with other load, so they are upper bounds. Besides time, size and perplexity, three probes use
+the held-out lines:
 
-- seen: the words to predict, by the longest n-gram before and with them that training saw;
-- swap: a word is replaced by the one most like it in training; the next word followed the first in training and never
-  the second. What the swap costs, against what a random word of like frequency costs;
-- gapped: what the word d places back still tells: the loss with it replaced by a random word, less the loss with it,
-  once with the nearer words as they are, once with those random in both.
+- seen: the predicted words, grouped by the longest n-gram ending with them that occurs in training;
+- swap: a word is replaced by the one most similar to it in training; the next word followed the first in training and
+  never the second. The loss is compared with that of a random word of similar frequency;
+- gapped: the information in the word d places back: the loss with it replaced by a random word, minus the loss with it,
+  once with the nearer words unchanged, once with those random in both.
 
 ## What the numbers say
 
-- **Training time.** The neural models' passes took {slower[0]:,.0f} to {slower[1]:,.0f} times as long as counting.
+- **Training time.** The neural models took {slower[0]:,.0f} to {slower[1]:,.0f} times as long as counting.
 - **Bytes.** From order 2 to 5 the size grows {grows:.1f} times; perplexity falls by {falls:.0%}. The transformer is
   {smaller} the 3-gram.
-- **Seen and unseen.** Where training saw the trigram ({saw[0]:,} tokens) the 3-gram has perplexity {trigram[0]:.1f},
-  the transformer {trigram[1]:.1f}. Where it saw not even the bigram ({saw[1]:,} tokens) it is {nothing[0]:,.0f} against
-  {nothing[1]:,.0f}. The sums hide that.
-- **Synonym swap**, in {swapped:,} places. Against a random word of like frequency, likeness saves the transformer
-  {saves[transformer]} nats, the feed-forward model {saves[feedforward]}, the 3-gram {saves[3-gram]}, the 5-gram
-  {saves[5-gram]}. The bigram saves {saves[2-gram]}: like words have like back-off weights, which is all that it can
-  carry over.
-- **Gapped context.** With the nearer words random, the word two places back tells the 3-gram {gap[3-gram]} nats, the
-  feed-forward model {gap[feedforward]}, the transformer {gap[transformer]}. {gapped}
-- "Neural models are better" {better} at this size of text: beside the best n-gram the feed-forward model is
-  {worse[0]:+.0%} in perplexity, the transformer {worse[1]:+.0%}. What the cost buys is where the loss falls, not its
-  sum.
+- **Seen and unseen.** Where the trigram occurs in training ({saw[0]:,} tokens) the 3-gram has perplexity
+  {trigram[0]:.1f}, the transformer {trigram[1]:.1f}. Where not even the bigram does ({saw[1]:,} tokens) they have
+  {nothing[0]:,.0f} and {nothing[1]:,.0f}. The total hides this difference.
+- **Synonym swap**, in {swapped:,} places. Compared with a random word of similar frequency, a similar word saves the
+  transformer {saves[transformer]} nats, the feed-forward model {saves[feedforward]}, the 3-gram {saves[3-gram]}, the
+  5-gram {saves[5-gram]}. The bigram saves {saves[2-gram]}: similar words have similar back-off weights, which is all
+  that it can transfer.
+- **Gapped context.** With random nearer words, the word two places back is worth {gap[3-gram]} nats to the 3-gram,
+  {gap[feedforward]} to the feed-forward model, {gap[transformer]} to the transformer. {gapped}
+- "Neural models are better" {better} at this size of text: against the best n-gram the feed-forward model has
+  {worse[0]:+.0%} perplexity, the transformer {worse[1]:+.0%}. The extra cost changes where the loss falls, not its sum.
 """
 
 from __future__ import annotations
@@ -120,11 +119,11 @@ class Lines:
         return [self.rows[i].astype(np.int64) for i in order[at * STEP_LINES : (at + 1) * STEP_LINES]]
 
     def cursor(self) -> dict[str, Any]:
-        """Where it stands."""
+        """The position."""
         return {"step": self.step}
 
     def seek(self, cursor: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a position."""
         self.step = cursor["step"]
 
 
@@ -272,15 +271,15 @@ def probed(model: Any, split: Split, classes: np.ndarray, seed: int, positions: 
         "gapped": {},
     }
     for d, near, with_it, without in gaps(split, seed, positions):
-        told = losses(model, without, last_only=True) - losses(model, with_it, last_only=True)
-        error = float(told.std(ddof=1) / math.sqrt(len(told)))
-        out["gapped"][f"{d} {near}"] = [float(told.mean()), error]
+        gain = losses(model, without, last_only=True) - losses(model, with_it, last_only=True)
+        error = float(gain.std(ddof=1) / math.sqrt(len(gain)))
+        out["gapped"][f"{d} {near}"] = [float(gain.mean()), error]
     out["swap"]["standard_error"] = float((asked["random"] - asked["like"]).std(ddof=1) / math.sqrt(len(rows["like"])))
     return out
 
 
 def compared(path: Path, train_lines: int, lines: int, epochs: int, seed: int, positions: int) -> dict[str, Any]:
-    """The whole comparison as plain data."""
+    """The comparison as plain data."""
     split, first, _ = read(path, train_lines, lines)
     smoothing = make_method("smoothing", "modified-kneser-ney")
     made: dict[str, tuple[Any, float]] = {}
@@ -351,22 +350,19 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         [label, *(f"{m['swap'][k]:.3f}" for k in ("original", "like", "random")), saved(m, 3)]
         for label, m in models.items()
     ]
-    told = [
-        table(
-            [f"nearer words {near}", *(f"d = {d}" for d in DISTANCES)],
-            [[label, *(told_at(m, d, near) for d in DISTANCES)] for label, m in models.items()],
-        )
-        for near in ("kept", "random")
-    ]
+    gapped = []
+    for near in ("kept", "random"):
+        rows = [[label, *(information_at(m, d, near) for d in DISTANCES)] for label, m in models.items()]
+        gapped.append(table([f"nearer words {near}", *(f"d = {d}" for d in DISTANCES)], rows))
     classes = [f"{k}-gram seen ({n:,})" for k, n in result["tokens_of_class"].items()]
     pairs = "Pairs such as " + ", ".join("/".join(pair) for pair in result["pairs"][:5]) + "."
-    after = ["", "as it was", "like word", "random word", "what likeness saves"]
+    after = ["", "original", "similar word", "random word", "saved by similarity"]
     known = "Cost and quality (perplexity of words that training knows)"
     return [
         Section(known, [], [table(["", "training", "bytes", "numbers", "perplexity"], costs)]),
         Section("By the longest n-gram (up to 3) that training saw", [], [table(["", *classes], seen)]),
-        Section("Nats of the next word, a word swapped for the one most like it", [pairs], [table(after, swapped)]),
-        Section("What the word d places back tells, in nats", [], told),
+        Section("Nats of the next word, one word swapped for the most similar", [pairs], [table(after, swapped)]),
+        Section("Information in the word d places back, in nats", [], gapped),
     ]
 
 
@@ -375,7 +371,7 @@ def saved(model: Mapping[str, Any], digits: int = 2) -> str:
     return f"{swap['random'] - swap['like']:+.{digits}f} ± {1.96 * swap['standard_error']:.{digits}f}"
 
 
-def told_at(model: Mapping[str, Any], distance: int, near: str) -> str:
+def information_at(model: Mapping[str, Any], distance: int, near: str) -> str:
     mean, error = model["gapped"][f"{distance} {near}"]
     return f"{mean:+.3f} ± {1.96 * error:.3f}"
 
@@ -390,7 +386,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     best = min(m["perplexity"] for m in (two, three, five))
     worse = [m["perplexity"] / best - 1 for m in (forward, transformer)]
     mean, error = transformer["gapped"]["2 random"]
-    unproven = "The transformer is not shown to use a gap here: lines are 6 words long and training was short."
+    unproven = "The transformer is not shown to use a gap here: lines have 6 words and training was short."
     return {
         **result, "test_lines": result["lines"] - result["train_lines"], "slower": (min(slower), max(slower)),
         "grows": five["bytes"] / two["bytes"], "falls": 1 - five["perplexity"] / two["perplexity"],
@@ -398,7 +394,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "trigram": (three["seen"]["3"], transformer["seen"]["3"]),
         "nothing": (three["seen"]["1"], transformer["seen"]["1"]),
         "saves": {label: saved(m) for label, m in models.items()},
-        "gap": {label: told_at(m, 2, "random") for label, m in models.items()}, "worse": worse,
+        "gap": {label: information_at(m, 2, "random") for label, m in models.items()}, "worse": worse,
         "gapped": unproven if mean <= 1.96 * error + 5e-4 else "",
         "better": "does not hold" if min(worse) > 0 else "holds for one of them",
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """Run studies and keep their pages: `python evidence/run.py NAME…`, `--check`, `--list`.
 
-A study is a file of this folder. Its docstring is the words of the page: the title, what was done, what the numbers
-say, with `{name}` (as of `str.format`) where `facts` has a number. It has
+A study is a file of this folder. Its docstring is the text of the page: the title, the method, the findings, with
+`{name}` (as of `str.format`) where `facts` has a number. It has
 
     ROWS                 the rows of the catalogue that it speaks for
     CLAIM                the sentence that is measured
@@ -9,15 +9,15 @@ say, with `{name}` (as of `str.format`) where `facts` has a number. It has
     measure(seed, size)  one replicate as JSON data; size is "full", or "small" for a check of under two seconds
     show(seeds)          sections of tables and charts, from the measured seeds alone
     facts(seeds)         the numbers and verdicts that the docstring names, likewise (optional)
-    TIMED                names of fields that no check compares: times, and what ties or peers decide (optional)
+    TIMED                names of fields that are not compared: times, and what depends on ties or peers (optional)
     TOLERANCE            relative difference at which a number counts as changed (optional)
     REPLICATE            what a seed is, where it is not one: "fold" (optional)
-    PACKAGES             the packages beside torch that the numbers depend on; their versions are recorded (optional)
+    PACKAGES             packages besides torch that the numbers depend on; their versions are recorded (optional)
 
 `docs/evidence/NAME/` holds `results.json` (raw results, machine, command, and what `measure(0, "small")` gave then),
 `page.md` and its charts. A page is stale when the small measurement gives other numbers, never because a file changed.
 `--check` measures small again and renders the page from its raw results; it changes nothing and exits with 1 where one
-of the two differs. A run that was stopped goes on after the seeds it finished.
+of the two differs. An interrupted run continues after the seeds it finished.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "evidence"
 WORK = ROOT / "studies" / "evidence"
 RESULTS, PAGE = "results.json", "page.md"
-NOISE = 0.01  # numbers below it are compared as if they were so large: differences of nearly equal ones are rounding
+NOISE = 0.01  # smaller numbers are compared as if they were this large: differences of nearly equal ones are rounding
 # A study may have a package's name (sentencepiece): this folder must not be where packages are looked for.
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() != ROOT / "evidence")]
 

@@ -1,20 +1,20 @@
 """SentencePiece: language-agnostic, byte fallback for unseen characters.
 
-Real text of {languages} languages in fourteen scripts: the names of countries, languages, scripts and currencies that
-Babel carries, one in five held out. Unigram models of {vocabulary} ids with the defaults (identity, byte fallback);
-nothing is set for a language. *Own*: learned from the language's other lines. *Together*: one model of {together} ids
-for all. *English*: learned from Python's documentation strings only, so most scripts are unseen. All figures are of
-held-out lines; nothing is drawn by chance.
+Real text of {languages} languages in fourteen scripts: the names of countries, languages, scripts and currencies in
+Babel, one in five held out. Unigram models of {vocabulary} ids with the defaults (identity, byte fallback); nothing is
+set for a language. *Own*: trained on the language's other lines. *Together*: one model of {together} ids for all.
+*English*: trained on Python's documentation strings only, so most scripts are unseen. All figures are for held-out
+lines; there is no randomness.
 
-**Byte fallback {holds}.** With it, {exact:.0%} of lines come back exactly for every language and model, also where not
-one character was seen in learning. The same English model without byte fallback brings back {lost[0]:.0%} to
-{lost[1]:.0%} of the lines of the other languages.
+**Byte fallback {holds}.** With it, {exact:.0%} of lines are restored exactly for every language and model, also if no
+character was seen in training. The same English model without byte fallback restores {lost[0]:.0%} to {lost[1]:.0%} of
+the lines of the other languages.
 
 **Language-agnostic holds for coverage, not for cost.** The same code with the same settings learns each of the
 languages, with and without spaces between words: {own[0]:.2f} to {own[1]:.2f} tokens a character on held-out lines. But
-a model costs what it has seen: the English one needs {foreign[0]:.2f} to {foreign[1]:.2f} tokens a character elsewhere,
-up to about its number of bytes. And it is not free of all knowledge of writing: pieces may not cross a change of
-script, which the trainer reads off Unicode's names.
+the cost depends on the training text: the English model needs {foreign[0]:.2f} to {foreign[1]:.2f} tokens a character
+elsewhere, up to about the number of bytes. And it does use some knowledge of writing: pieces may not cross a change of
+script, which the trainer reads from Unicode's names.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """Upsampling of under-represented languages.
 
-A byte-level BPE of {vocabulary:,} ids learns from English documentation ({english:,.0f} kB) and the interface messages
-of five languages ({sizes}). {messages} messages exist in all six; they are divided in {folds}, four parts are learned
-from and one is measured, in turn. Values are means over the parts, with 95% t intervals. The share of a language in the
-text is p^alpha / sum p^alpha.
+A byte-level BPE of {vocabulary:,} ids is trained on English documentation ({english:,.0f} kB) and the interface
+messages of five languages ({sizes}). {messages} messages exist in all six; they are divided into {folds} parts, four
+are used for training and one for measuring, in turn. Values are means over the parts, with 95% t intervals. The
+fraction of a language in the text is p^alpha / sum p^alpha.
 
-- Longer sequences: as the text is, the same messages take {longer[0]:.2f} to {longer[1]:.2f} times the tokens that
-  English takes.
-- Upsampling with alpha 0.3 raises their bytes per token by {gains[0]:.0%} to {gains[1]:.0%}; what is left is
+- Longer sequences: in the natural mixture, the same messages take {longer[0]:.2f} to {longer[1]:.2f} times the tokens
+  of English.
+- Upsampling with alpha 0.3 raises their bytes per token by {gains[0]:.0%} to {gains[1]:.0%}; they then take
   {after[0]:.2f} to {after[1]:.2f} times English's tokens.
-- It {rises} with every step from alpha 1 to 0 in every language, as the shares predict.
+- It {rises} with every step from alpha 1 to 0 in every language, as the fractions predict.
 - It is not free: English loses {lost[0]:.1%} of its bytes per token at alpha 0.3 and {lost[1]:.1%} at 0.
-- So whether it mends depends on the language: at alpha 0.3 {low} is at {after[0]:.2f}, {high} still at {after[1]:.2f}
-  of English, and at {equal:.2f} even with equal shares. There is much less text to learn it from, which counting the
-  same text more often does not change.
+- So whether it fixes the problem depends on the language: at alpha 0.3 {low} takes {after[0]:.2f}, {high} still
+  {after[1]:.2f} times English's tokens, and {equal:.2f} even with equal fractions. There is much less text to learn it
+  from, and repeating the same text does not change that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llmanac.lab.stats import mean
 from llmanac.tokenizers.load import mixture, stretches, train_tokenizer
 
 ROWS = ("tokenizer/upsampling",)
-CLAIM = "under-represented languages get longer sequences; upsampling mends it"
+CLAIM = "under-represented languages get longer sequences; upsampling fixes it"
 SEEDS, REPLICATE, PACKAGES = 5, "fold", ("django",)
 
 LANGUAGES = ("de", "fi", "ru", "hi", "ja")
@@ -38,7 +38,7 @@ VOCABULARY = 8192
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
-    """Shares, bytes a token and tokens over English's, by alpha and language, of one part held out."""
+    """Fractions, bytes a token and tokens relative to English, by alpha and language, of one part held out."""
     if size == "small":
         texts = {name: made_up(name) for name in ("aeiou", "äöüßé")}
         return learned(texts, ["the small table", "a large house"] * 20, seed, (1.0, 0.3), 300)
@@ -66,12 +66,8 @@ def learned(
         groups[name] = [text for key, text in found.items() if key not in set(held)]
         size[name] = bytes_of(groups[name])
     out: dict[str, Any] = {
-        "messages": len(shared),
-        "bytes": size,
-        "shares": {},
-        "bytes per token": {},
-        "over English": {},
-    }
+        "messages": len(shared), "bytes": size, "shares": {}, "bytes per token": {}, "over English": {},
+    }  # fmt: skip
     for alpha in alphas:
         mixed, key = mixture(groups, alpha=alpha), str(alpha)
         out["shares"][key] = {group.name: group.share for group in mixed.groups}
@@ -98,7 +94,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         for what in ("bytes per token", "over English")
     )
     return [
-        Section("Share of each language in the text", [], [table(head, shares)]),
+        Section("Fraction of each language in the text", [], [table(head, shares)]),
         Section("Bytes per token, held out", [], [table(head, rates)]),
         Section("Tokens for the same messages, as a multiple of English (1 would be fair)", [], [table(head, premium)]),
     ]

@@ -1,30 +1,31 @@
 """Scoring, labelling and correcting text with small language models.
 
 Three models are trained first, in `studies/uses`: *english* reads 11 MB of plain English without any sentence of CoLA;
-*labelled* and *labelled-512* the 6,920 sentences of SST-2's training part, each with its label before and after it. On
-a busy machine. Intervals are 95%. `LLMANAC_SHARED_DATA` names the folder that has cola/ and sst2/.
+*labelled* and *labelled-512* read the 6,920 sentences of SST-2's training part, each with its label before and after
+it. The machine had other load. Intervals are 95%. `LLMANAC_SHARED_DATA` names the folder that has cola/ and sst2/.
 
 - **Log-likelihood: the formula as given.** Over {formula[sentences]} sentences the score differs from the sum of
-  log-softmax values, taken from the whole logits in another way, by at most {formula[largest difference]:.1e} nats
+  log-softmax values, computed separately from the full logits, by at most {formula[largest difference]:.1e} nats
   (float32). Against lm-eval, in float64: within 1e-9, `tests/references/test_likelihood.py`.
 - **Perplexity: comparable only per byte.** {orders}Per token *labelled-512* looks {token:.1f} times as good as
-  *labelled*, since its tokens say less; per byte it needs {byte:+.0%} bits, having a smaller table and less training.
+  *labelled*, since its tokens carry less; per byte it needs {byte:+.0%} bits, having a smaller vocabulary and less
+  training.
 - **Scoring: natural sentences score higher.** The claim holds for shuffled words: at least {natural:.0%} of pairs. For
   CoLA's own judgements the plain log-likelihood {apart[sum]}; per token it {apart[per token]}. CoLA's unacceptable
   sentences differ from acceptable ones in a word or two, which a model of this size hardly notices, and a sentence's
-  length moves its log-likelihood more than its grammar does.
-- **Labelling: text scored with labels.** The claim {holds} for a model that has read labelled text: it need not be told
-  anything else. For a model of this size that never saw the task, labels by likelihood are {chance}, by either way,
-  calibrated or not: what Min et al. report of the noisy channel is of models hundreds of times as large, and is not
-  shown here.
+  length changes its log-likelihood more than its grammar does.
+- **Labelling: text scored with labels.** The claim {holds} for a model that has read labelled text: it needs no further
+  instruction. For a model of this size that never saw the task, labels by likelihood are {chance}, with both methods,
+  calibrated or not: Min et al. report the noisy channel for models hundreds of times as large, which this study does
+  not test.
 - **Correcting.** The claim (a model scores and replaces words to correct grammar) holds for errors of the kinds below,
-  within these figures. CoLA's unacceptable sentences are {flagged} than its acceptable ones: most of their faults are
-  of syntax that no single word mends, so this is no judge of grammaticality.
+  within these figures. CoLA's unacceptable sentences are {flagged} than its acceptable ones: most of their errors are
+  of syntax that no single word fixes, so this does not judge grammaticality.
 
-Errors were made by rule in acceptable sentences, one each, of the kinds that the corrector knows, so recall is of
-errors for which it can propose a mend, and says nothing of others. A change is right where it alone restores the
-sentence. Known words: those of the training text seen three times. The margin was chosen on {tuned} acceptable
-sentences of CoLA's training part: {margin} nats; everything reported is from its two dev parts.
+Errors were made by rule in acceptable sentences, one each, of the kinds that the corrector knows, so recall is for
+errors that it can correct, and says nothing about others. A change is right if it alone restores the sentence. Known
+words: those that occur three times in the training text. The margin was chosen on {tuned} acceptable sentences of
+CoLA's training part: {margin} nats; all results are from its two dev parts.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ from llmanac.core.rng import seed_of
 from llmanac.evaluate import _english as english
 from llmanac.evaluate._edits import KINDS, like, words_of
 from llmanac.evaluate._words import LETTERS, Words
-from llmanac.evaluate.bits_per_byte import start_token
 from llmanac.evaluate.classify import TEMPLATES, classify
 from llmanac.evaluate.correct import Corrector
 from llmanac.evaluate.score import score
 from llmanac.generate.load import load_engine
 from llmanac.lab.report import Section
-from llmanac.metrics._auc import auc, share
+from llmanac.metrics._auc import auc
+from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics.log_likelihood import log_likelihood, token_logprobs
+from llmanac.models._pairs import start_token
 from llmanac.recipes.classification import small_language_model
 from llmanac.recipes.run import run
 
@@ -202,7 +204,7 @@ def measure_score(engine: Any, parts: dict[str, tuple[list[str], list[str]]]) ->
             "per byte": auc([-s.bits_per_byte for s in yes], [-s.bits_per_byte for s in no]),
             "length alone": auc([-s.tokens for s in yes], [-s.tokens for s in no]),
         }
-        found[name] = {"pairs": len(long), "natural above shuffled": share(wins, len(long)), "auc": areas,
+        found[name] = {"pairs": len(long), "natural above shuffled": wilson_interval(wins, len(long)), "auc": areas,
                        "acceptable": len(good), "unacceptable": len(bad)}  # fmt: skip
     return found
 
@@ -210,7 +212,7 @@ def measure_score(engine: Any, parts: dict[str, tuple[list[str], list[str]]]) ->
 # ---------------------------------------------------------------- formula, perplexity
 @torch.no_grad()
 def measure_formula(engine: Any, sentences: list[str]) -> dict[str, Any]:
-    """The largest difference between a score and the sum of its tokens' log-softmax, computed from the whole logits."""
+    """The largest difference between a score and the sum of its tokens' log-softmax, computed from the full logits."""
     worst, tokenizer = 0.0, engine.tokenizer
     first = start_token(tokenizer)
     for one in score(engine.model, sentences, tokenizer):
@@ -244,7 +246,7 @@ def measure_classify(
                 how: dict[str, Any] = {"template": template, "way": way, "calibrate": calibrate}
                 labelled_ = classify(engine.model, engine.tokenizer, texts, labels, **how)
                 hits = sum(one.label == truth for one, (truth, _) in zip(labelled_, rows, strict=True))
-                shares.append({"template": template, "accuracy": share(hits, len(rows))})
+                shares.append({"template": template, "accuracy": wilson_interval(hits, len(rows))})
             values = [entry["accuracy"][0] for entry in shares]
             spread = statistics.stdev(values) if len(values) > 1 else None
             found[f"{way}{', calibrated' if calibrate else ''}"] = {

@@ -50,6 +50,19 @@ def model_of(rows: list[list[int]], vocabulary: int, order: int, smoothing: str,
     return estimate(counted(rows, vocabulary, order), spec.build())
 
 
+def grams(trie: Trie) -> dict[tuple[int, ...], tuple[float, float]]:
+    """Every n-gram with log10 p and log10 weight (0 at the highest order), by a walk in Python."""
+    found: dict[tuple[int, ...], tuple[float, float]] = {}
+    paths: dict[int, tuple[int, ...]] = {i: (i,) for i in range(trie.vocab_size)}
+    for node in range(len(trie.logs)):
+        weight = float(trie.weights[node]) if node < len(trie.weights) else 0.0
+        found[paths[node]] = (float(trie.logs[node]), weight)
+        if node < len(trie.weights):
+            for child in range(int(trie.first[node]), int(trie.first[node + 1])):
+                paths[child] = (*paths[node], int(trie.words[child]))
+    return found
+
+
 def scored(trie: Trie, context: list[int], token: int) -> float:
     """p(token | context) by the stream kernel."""
     row = np.array([*context, token], np.int32)

@@ -7,7 +7,7 @@ import sysconfig
 from importlib import metadata
 from pathlib import Path
 
-from llmanac.kernels.english_rules import UNITS, special_cases
+from llmanac.kernels.english.rules import UNITS, special_cases
 
 PIECES = [
     "http://", "www.", "foo.com", "a.b", "user@", "@", ":80", ":8080", "/x", "?q=1", "#", "10.0.0.1", "8.8.8.8",

@@ -1,8 +1,8 @@
-"""Make `src/llmanac/kernels/english_classes.npz`: what the reference's English tokenization does with each character.
+"""Make `src/llmanac/kernels/english/classes.npz`: what the reference's English tokenization does with each character.
 
 The words that a filter counts must be its reference's, which are spaCy's. So the classes are probed: each character is
 put to the rules in the place where a class decides. What Python itself says of a character (white space, letter, line
-end) is kept beside it, so that a filter decides alike under every Python.
+end) is kept too, so that a filter decides alike under every Python.
 
     python tools/make_english_tables.py          # needs the [test] extra (spacy, datatrove)
 """
@@ -21,7 +21,7 @@ from datatrove.utils.text import PUNCTUATION_SET, TERMINAL_PUNCTUATION
 from spacy.pipeline import Sentencizer
 
 from llmanac.core.files import write_bytes
-from llmanac.kernels import english_classes as flags
+from llmanac.kernels.english import classes as flags
 from llmanac.kernels.unicode import CODE_POINTS
 
 

@@ -3,7 +3,7 @@
 Splitting must agree with the tokenizers whose vocabularies we load, and those follow one Unicode version whatever this
 Python or the `regex` module knows. So the table is probed from tiktoken itself: each general category is put to it as
 a split pattern over every code point. `tokenizers`' `Digits` step asks Rust's own character table, which may be of
-another version, so its answer is kept beside it.
+another version, so its answer is kept too.
 
 A second table, `src/llmanac/tokenizers/unicode_normal.npz`, has what the normalisers of `tokenizers` know otherwise
 than Python: they follow an older Unicode (forms, marks) and a newer one (lower case).

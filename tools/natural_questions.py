@@ -2,22 +2,175 @@
 
     python tools/natural_questions.py runs/quickstart evidence/docs_assistant/work.jsonl [--json OUT.json]
 
-Prints one row for each kind of question, and the same as one line of JSON; no question and no answer is shown. What
-the columns count is said in `llmanac/recipes/natural_questions.py`. With --json the scores are put into that file,
-beside those of other question files, with 95% intervals.
+Prints one row for each kind of question, and the same as one line of JSON; no question and no answer is shown. With
+--json the scores are added to that file, next to those of other question files, with 95% intervals.
+
+A file of questions is JSON Lines: `id`, `kind`, `history` (earlier user turns, oldest first), `question`, `entries`
+(every accepted entry), `answers` (accepted pieces of its text); both lists are empty where a refusal is wanted.
+
+- right entry: one of `entries` is among those shown (cited, or named as nearest).
+- right: the answer is quoted from one of `entries`; and what is quoted (three lines at most, and the signature and the
+  summary that are shown with them), with runs of white space collapsed (docstrings are wrapped), contains one of
+  `answers`, or a text of it is itself at least half of one, or shares words with one at F1 0.8 or more.
+- line: the same of the first line alone.
+- refused: the answer is a refusal, whatever entries are shown with it.
+- invented: something is quoted that the documentation does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmanac.core import files
+from llmanac.core.errors import DataError
 from llmanac.data.sources.python_docs import Spec
-from llmanac.generate.load import load_engine
-from llmanac.recipes.documentation import open_assistant
-from llmanac.recipes.natural_questions import Score, interval, read_questions, run_scores, table
+from llmanac.evaluate.answers import f1
+from llmanac.generate.load import load_assistant, load_engine
+from llmanac.metrics._intervals import wilson_interval as proportion
+
+KINDS = ("named", "unnamed", "typo", "followup", "unanswerable")
+NAMING = ("named", "typo", "followup")
+ANSWERABLE = ("named", "unnamed", "typo", "followup")
+OVERLAP = 0.8  # word F1 from which a line is an accepted answer in other words' order
+HALF = 0.5  # of an accepted answer that a line must be, where it is a piece of one
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a file; see the module's text."""
+
+    id: str
+    kind: str
+    question: str
+    history: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What became of one question."""
+
+    entry: bool
+    right: bool
+    line: bool
+    refused: bool
+    invented: bool
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """A file of questions. Raises DataError that names the line and the field."""
+    found = []
+    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("id", "kind", "question")):
+            raise DataError(f"{where}: a question needs the texts id, kind and question")
+        if row["kind"] not in KINDS:
+            raise DataError(f"{where}: kind is {row['kind']!r}; one of {', '.join(KINDS)}")
+        lists = {}
+        for name in ("history", "entries", "answers"):
+            value = row.get(name, [])
+            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+                raise DataError(f"{where}: {name} must be a list of texts")
+            lists[name] = tuple(value)
+        if bool(lists["entries"]) != (row["kind"] in ANSWERABLE):
+            raise DataError(f"{where}: entries: {row['kind']} questions have {'none' if lists['entries'] else 'some'}")
+        found.append(Question(row["id"], row["kind"], row["question"], **lists))
+    return found
+
+
+def plain(text: str) -> str:
+    """The text with runs of white space collapsed."""
+    return " ".join(text.split())
+
+
+def accepted(quoted: str, answers: Sequence[str]) -> bool:
+    """Whether a quoted text is, holds, or is most of one of the accepted answers."""
+    said = plain(quoted)
+    for answer in map(plain, answers):
+        piece = said.removesuffix("...").strip()
+        if answer in said or (piece and piece in answer and len(piece) >= HALF * len(answer)):
+            return True
+        if f1(said, answer) >= OVERLAP:
+            return True
+    return False
+
+
+def score_answer(
+    question: Question, answer: Any, documented: Mapping[str, str], public: Mapping[str, str] | None = None
+) -> Score:
+    """Score one answer of the assistant.
+
+    Args:
+        documented: by entry, all its text (name, signature and docstring), white space collapsed.
+        public: by a public name, the entry that it stands for.
+    """
+    public = public or {}
+    cited = [citation.name for citation in answer.citations]
+    shown = {public.get(name, name) for name in (*cited, *(near.name for near in answer.nearest))}
+    right = [c for c in answer.citations if public.get(c.name, c.name) in question.entries]
+    quoted = not answer.refused and bool(right)
+    lines = answer.text.split("\n")
+    shown_with = [text for c in right for text in (c.title, c.summary)]
+    return Score(
+        entry=bool(shown & set(question.entries)),
+        right=quoted and any(accepted(text, question.answers) for text in (*lines, answer.text, *shown_with)),
+        line=quoted and accepted(lines[0], question.answers),
+        refused=bool(answer.refused),
+        invented=not answer.refused
+        and not all(any(_documented(line, documented.get(name, "")) for name in cited) for line in lines),
+    )
+
+
+def _documented(said: str, text: str) -> bool:
+    """Whether every word that is said stands in an entry's text, in this order: bullets and rulers between them are
+    layout, and a label ("Raises ValueError:") or a default is put together from two places of it."""
+    words, rest = re.findall(r"\w+", said.removesuffix("...")), iter(re.findall(r"\w+", text))
+    return all(word in rest for word in words)
+
+
+def run_scores(assistant: Any, source: Any, questions: Sequence[Question]) -> list[Score]:
+    """Ask an assistant every question, with what was asked before it, and score its answers.
+
+    Args:
+        source: what it was made from; an entry that it shows under a public name counts as that entry.
+    """
+    documented = {entry.name: plain(f"{entry.name}{entry.signature} {entry.doc}") for entry in source.entries()}
+    public = {name.name: name.entry for name in source.names() if name.entry}
+    documented |= {name: f"{name} {documented[entry]}" for name, entry in public.items()}
+    answers = assistant.answers([q.question for q in questions], [q.history for q in questions])
+    return [score_answer(q, a, documented, public) for q, a in zip(questions, answers, strict=True)]
+
+
+def table(questions: Sequence[Question], scores: Sequence[Score]) -> dict[str, dict[str, float | int]]:
+    """By kind, and for all answerable and all naming questions: counts and shares."""
+    groups: dict[str, list[Score]] = defaultdict(list)
+    for question, score in zip(questions, scores, strict=True):
+        groups[question.kind].append(score)
+        if question.kind in ANSWERABLE:
+            groups["answerable"].append(score)
+        if question.kind in NAMING:
+            groups["naming"].append(score)
+    order = [name for name in (*KINDS[:-1], "answerable", "naming", "unanswerable") if name in groups]
+    return {
+        name: {
+            "questions": len(groups[name]),
+            **{field: sum(getattr(s, field) for s in groups[name]) for field in Score.__dataclass_fields__},
+        }
+        for name in order
+    }
+
 
 COLUMNS = tuple(Score.__dataclass_fields__)
 
@@ -29,7 +182,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file to put the scores into")
     choices = parser.parse_args()
     questions = read_questions(choices.questions)
-    assistant = open_assistant(choices.run, load_engine(choices.run))
+    assistant = load_assistant(choices.run, load_engine(choices.run))
     if assistant is None:
         parser.error(f"{choices.run}: this run has no assistant")
     spec = Spec()
@@ -45,7 +198,7 @@ def main() -> None:
         kept["files"][choices.questions.stem] = {
             kind: row
             | {
-                f"{name} interval": [round(x, 3) for x in interval(int(row[name]), int(row["questions"]))]
+                f"{name} interval": [round(x, 3) for x in proportion(int(row[name]), int(row["questions"]))[1:]]
                 for name in COLUMNS
             }
             for kind, row in found.items()

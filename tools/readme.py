@@ -1,7 +1,7 @@
-"""Put measured numbers into README.md: the picture and the tables come from the JSON files under docs/evidence/ alone.
+"""Put measured numbers into README.md and docs/benchmarks.md: tables and picture come from the files of docs/evidence/.
 
 python tools/readme.py            rewrite the parts between the markers, and docs/quickstart.svg
-python tools/readme.py --check    exit with 1 where README.md or the picture says something else than the files
+python tools/readme.py --check    exit with 1 where a page or the picture differs from the files
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import html
 import json
-import re
 import statistics
 import sys
 from pathlib import Path
@@ -24,6 +23,11 @@ SORTS = {
     "off topic": "about something else altogether",
 }
 BENCHMARKS = ("tokenizer", "training", "retrieve", "ngram", "extract", "filter", "dedup", "build")
+SHOWN = (  # the rows of README.md
+    "bpe-train-32k", "bpe-encode", "unigram-train", "train-bf16", "ngram-query", "bm25-query", "extract-f1",
+    "dedup-minhash",
+)  # fmt: skip
+HEAD = ["| | ours | theirs | ratio | command |", "|---|---|---|---|---|"]
 
 
 def runs() -> list[dict[str, Any]]:
@@ -64,37 +68,43 @@ def _seeds(count: int) -> str:
     return f"{count} seeds, mean (lowest to highest)" if count > 1 else "one seed"
 
 
-def benchmark_table() -> list[str]:
-    if not any((EVIDENCE / "benchmarks" / f"{name}.json").is_file() for name in BENCHMARKS):
-        return ["", "`make bench` runs ours beside the peers; its figures on a quiet machine are not kept here yet."]
-    found = [
-        json.loads(p.read_text("utf-8")) for n in BENCHMARKS if (p := EVIDENCE / "benchmarks" / f"{n}.json").is_file()
-    ]
-    machines = sorted({f"{document['machine']['cpu']} ({document['machine']['isa']})" for document in found})
-    lines = [
-        "",
-        f"Beside the peers, in the same run, on {', '.join(machines)}; `make bench`:",
-        "",
-        "| | ours | theirs | ratio | command |",
-        "|---|---|---|---|---|",
-    ]
-    for name in BENCHMARKS:
-        path = EVIDENCE / "benchmarks" / f"{name}.json"
-        if not path.is_file():
-            continue
-        for row in json.loads(path.read_text("utf-8"))["results"]:
+def benchmarks() -> list[dict[str, Any]]:
+    """The benchmark results that are kept, one document a subject."""
+    paths = [EVIDENCE / "benchmarks" / f"{name}.json" for name in BENCHMARKS]
+    return [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
+
+
+def benchmark_rows(found: list[dict[str, Any]]) -> dict[str, str]:
+    """A row of the table for each result, by name."""
+    lines = {}
+    for document in found:
+        for row in document["results"]:
+            name = row["name"]
             theirs = "not installed" if row["theirs"] is None else f"{row['theirs']:.4g} {row['unit']}"
             ratio = "" if row.get("ratio") is None else f"{row['ratio']:.2f}"
             ours = f"{row['ours']:.4g} {row['unit']}"
-            lines.append(f"| {row['name']} | {ours} | {row['peer']}: {theirs} | {ratio} | `benchmarks/{name}.py` |")
+            only = "extract-f1-sets" if name.startswith("extract-f1-") else name
+            command = f"`python benchmarks/{document['benchmark']}.py --only {only}`"
+            lines[name] = f"| {name} | {ours} | {row['peer']}: {theirs} | {ratio} | {command} |"
     return lines
+
+
+def slower(found: list[dict[str, Any]]) -> str:
+    """The results where the peer is better."""
+    rows = [row for document in found for row in document["results"] if (row.get("ratio") or 1) < 1]
+    return ", ".join(f"{row['name']} ({row['ratio']:.2f})" for row in rows)
+
+
+def benchmark_table(found: list[dict[str, Any]]) -> list[str]:
+    machines = sorted({f"{document['machine']['cpu']} ({document['machine']['isa']})" for document in found})
+    return [f"Ours and the peer in the same run, on {', '.join(machines)}:", "", *HEAD, *benchmark_rows(found).values()]
 
 
 def machine_line(found: list[dict[str, Any]]) -> str:
     machine = found[0]["machine"]
     return (
         f"Measured on {machine['cpu']}, {machine['cores']} cores ({machine['isa']}), torch {machine['torch']}, Python "
-        f"{machine['python']}; a ratio above 1 means ours is better. The comparisons are in `docs/evidence/`."
+        f"{machine['python']}; a ratio above 1 means ours is better."
     )
 
 
@@ -121,47 +131,43 @@ def picture(found: list[dict[str, Any]]) -> None:
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.1))
     scores, answers = pictured(found)
-    for axis, values, title in (
-        (
-            left,
-            dict(sorted(scores.items(), key=lambda i: i[1])),
-            "bits per byte, held-out modules (lower is better)",
-        ),
-        (right, answers, "answers: F1, unseen question forms"),
-    ):
-        draw_bars(axis, values, title)
+    best_first = dict(sorted(scores.items(), key=lambda item: item[1]))
+    draw_bars(left, best_first, "bits per byte, held-out modules (lower is better)", "this model")
+    draw_bars(right, answers, "answers: F1, unseen question forms", next(iter(answers)))
     figure.tight_layout()
     matplotlib.rcParams["svg.hashsalt"] = "llmanac"
     figure.savefig(PICTURE, metadata={"Date": None, "Description": described(found)})
 
 
-def filled(text: str) -> str:
-    """README.md with its marked parts made from the files."""
-    found = runs()
+def filled() -> dict[Path, str]:
+    """The pages with their marked parts made from the files."""
+    found, measured = runs(), benchmarks()
+    rows = benchmark_rows(measured)
     parts = {
-        "picture": "![Bits per byte beside the baselines, and answers by F1](docs/quickstart.svg)",
-        "measured": "\n".join([machine_line(found), "", *quickstart_table(found), *benchmark_table()]),
+        "README.md": [*HEAD, *(rows[name] for name in SHOWN), "", f"Ratios below 1: {slower(measured)}."],
+        "docs/benchmarks.md": [machine_line(found), "", *quickstart_table(found), "", *benchmark_table(measured)],
     }
-    for name, body in parts.items():
-        marker = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
-        text = marker.sub(lambda _, name=name, body=body: f"<!-- {name} -->\n{body}\n<!-- /{name} -->", text)  # type: ignore[misc]
-    return text
+    pages = {}
+    for name, lines in parts.items():
+        body = "\n".join(["<!-- measured -->", *lines, "<!-- /measured -->"])
+        head, _, rest = (ROOT / name).read_text("utf-8").partition("<!-- measured -->")
+        pages[ROOT / name] = head + body + rest.partition("<!-- /measured -->")[2]
+    return pages
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    path = ROOT / "README.md"
-    text = path.read_text("utf-8")
-    made = filled(text)
+    pages = filled()
     if check:
-        wrong = [path.name] if made != text else []
+        wrong = [path.name for path, text in pages.items() if path.read_text("utf-8") != text]
         wrong += [PICTURE.name] if described(runs()) not in html.unescape(PICTURE.read_text("utf-8")) else []
         if wrong:
             print(f"{', '.join(wrong)}: not what docs/evidence/ says; run python tools/readme.py", file=sys.stderr)
         return int(bool(wrong))
-    path.write_text(made, "utf-8")
+    for path, text in pages.items():
+        path.write_text(text, "utf-8")
     picture(runs())
     return 0
 

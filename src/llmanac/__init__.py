@@ -1,6 +1,6 @@
 """llmanac: the almanac of language-model methods that runs.
 
-The public names load on first use, so `import llmanac` stays light and listing methods never imports torch.
+Public names are imported on first use, so `import llmanac` is fast and listing methods never imports torch.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Threads that wait for each other sleep. By default they spin, and where other programs take the cores, a step waits
-# for spinning threads to give way to the one that has work. Read when torch is loaded, so it has to be set before.
+# Waiting threads sleep. By default they spin, and on a busy machine a step then waits until spinning threads give up
+# their core. torch reads the variable when it is loaded, so it is set first.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC = {
     "load_model": "llmanac.models.load",
     "load_tokenizer": "llmanac.tokenizers.load",
     "train_tokenizer": "llmanac.tokenizers.load",
+    "train_classifier": "llmanac.recipes.classification",
     "build": "llmanac.core.registry",
     "Engine": "llmanac.generate.engine",
     "run": "llmanac.recipes.run",
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Engine
     from llmanac.lab.compare import compare
     from llmanac.models.load import load_model
+    from llmanac.recipes.classification import train_classifier
     from llmanac.recipes.run import run
     from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 __all__ = [
     "Corrector", "Engine", "build", "classify", "compare", "load_model", "load_tokenizer", "run", "score",
-    "train_tokenizer",
+    "train_classifier", "train_tokenizer",
 ]  # fmt: skip
 
 

@@ -246,3 +246,25 @@ def test_a_path_without_a_name_is_refused(place: str, tmp_path: Path, monkeypatc
     with pytest.raises(LlmanacError, match="name a file or a folder inside it"):
         files.write_bytes(place, b"x")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["below", "in"]
+
+
+def test_former_names_of_fields_are_still_read(tmp_path):
+    rope = spec.make_method("position", {"name": "rope", "share": 0.5})
+    assert rope.rotary_fraction == 0.5 and "share" not in spec.dump(rope)
+    base = spec.make_method("lm", {"name": "transformer", "layers": 1})
+    assert spec.patch(base, {"position.share": 0.5}).position == rope
+    assert spec.patch(base, {"position": {"name": "rope", "share": 0.5}}).position == rope
+    with pytest.raises(SpecError, match=r"position\.rotary_fraction: "):
+        spec.patch(base, {"position.share": 2.0})
+    with pytest.raises(SpecError, match=r"^share: .*rotary_fraction"):
+        spec.make_method("position", {"name": "rope", "share": 0.5, "rotary_fraction": 0.5})
+    from llmanac.train.metrics import read_metrics
+
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "rate": 0.5}\n')
+    assert read_metrics(tmp_path) == [{"step": 1, "lr_scale": 0.5}]
+
+
+def test_the_former_name_of_a_field_is_still_read() -> None:
+    made = spec.make_method("stage", {"name": "lines", "minimum": 7, "max_removed": 0.5})
+    assert (made.min_length, made.max_removed) == (7, 0.5)
+    assert spec.patch(made, {"most": 0.25}).max_removed == 0.25

@@ -414,3 +414,14 @@ def test_a_file_of_a_folder_whose_library_is_missing_is_passed_over(tmp_path, mo
     named = make_method("source", {"name": "files", "paths": [str(tmp_path / "manual.pdf")]})
     with pytest.raises(DataError, match=r"manual\.pdf: pypdf is not installed"):
         list(named.documents())
+
+
+def test_settings_in_a_folder_are_passed_over_and_data_without_the_column_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    (tmp_path / "package.json").write_text('{"name": "x", "version": 1}')
+    assert texts(files(tmp_path)) == ["some text"]
+    with pytest.raises(DataError, match="no column 'text'"):
+        list(files(tmp_path / "package.json").documents())
+    (tmp_path / "rows.json").write_text('[{"name": "x"}, {"name": "y"}]')
+    with pytest.raises(DataError, match=r"rows\.json.*no column 'text'"):
+        list(files(tmp_path).documents())

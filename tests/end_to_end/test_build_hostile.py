@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, LlmanacError
-from llmanac.data import readers, unpack
+from llmanac.data import unpack
+from llmanac.data.lines import text_pieces
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import make_recipe
 from llmanac.data.quarantine import Bounds, Problems
@@ -142,7 +143,7 @@ def test_long_lines_are_left_out_and_the_rest_is_all_there(
         path = Path(folder) / "a.txt"
         path.write_bytes(data)
         problems = Problems("skip", bounds=Bounds(document=most))
-        pieces = list(readers.text_pieces(path, problems, limit=limit, most=most))
+        pieces = list(text_pieces(path, problems, limit=limit, most=most))
     assert "".join(pieces).encode() == b"".join(runs)
     assert [problem.line for problem in problems.kept] == expected
     assert all(0 < len(piece) <= limit and len(piece.encode()) <= most for piece in pieces)

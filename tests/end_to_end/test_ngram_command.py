@@ -16,7 +16,7 @@ import pytest
 from _servers import running
 
 from llmanac.cli import main
-from llmanac.cli.ngram import parse_bytes
+from llmanac.cli.options import read_size
 from llmanac.cli.score import Totals
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
@@ -126,7 +126,7 @@ def test_wrong_requests_are_one_sentence(texts, tmp_path: Path, capsys) -> None:
     assert "cannot read" in refused(capsys, "ngram", "score", tmp_path / "none", train)
     assert "llmanac ngram train" in refused(capsys, "run", "quickstart", "-s", "model=ngram")
     assert not (tmp_path / "x.arpa").exists()
-    assert parse_bytes("8G") == 8 << 30 and parse_bytes("1.5k") == 1536
+    assert read_size("8G", thousand=1024) == 8 << 30 and read_size("1.5k", thousand=1024) == 1536
 
 
 def test_no_folder_is_taken_for_a_file(texts, tokenizer, tmp_path: Path, capsys, monkeypatch) -> None:

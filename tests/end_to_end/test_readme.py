@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,15 +12,14 @@ from pathlib import Path
 import pytest
 from _pages import INDENTED, Session, blocks
 
-# a page, and whether some of its blocks are marked slow; docs/data.md has inputs of its own (test_data_page.py)
+# the pages whose blocks are run here, and those with blocks that are marked slow
 PAGES = [
     "README.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md", "docs/ngrams.md", "docs/server.md",
     "docs/tokenizers.md",
 ]  # fmt: skip
 SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
-# its blocks are signatures, and the text around them says where each stands
-SIGNATURES = "docs/architecture.md"
-ELSEWHERE = ["docs/data.md"]
+# run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
+ELSEWHERE = ["docs/data.md", "CONTRIBUTING.md"]
 
 
 @pytest.fixture
@@ -63,10 +63,24 @@ def test_every_page_is_run(root: Path) -> None:
         assert "not run" not in [block.mark for block in found], page
         if page in (*PAGES, *ELSEWHERE):
             assert not INDENTED.search(text), f"{page}: a command outside of a ```console block is run by no test"
-        elif page != SIGNATURES:
+        else:
             assert not any(block.commands or block.language == "python" for block in found), f"{page} is run by no test"
     slow = {page for page in PAGES if any(b.mark == "slow" for b in blocks((root / page).read_text("utf-8")))}
     assert slow == set(SLOW)
+
+
+LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def test_every_link_leads_somewhere(root: Path) -> None:
+    for path in [*root.glob("*.md"), *root.glob("docs/*.md")]:
+        for target, _ in LINK.findall(path.read_text("utf-8")):
+            assert target.startswith("https://") or (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_map_names_files_that_exist(root: Path) -> None:
+    for path in re.findall(r"`((?:\w+/)+\w+\.\w+)`", (root / "docs" / "architecture.md").read_text("utf-8")):
+        assert any((base / path).exists() for base in (root, root / "src" / "llmanac")), path
 
 
 def test_the_numbers_are_those_of_the_evidence(root: Path) -> None:

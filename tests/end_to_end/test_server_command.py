@@ -19,7 +19,7 @@ from llmanac.cli import chat as console
 from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
 from llmanac.generate.conversation import fitting
 from llmanac.generate.engine import Engine
-from llmanac.generate.load import locate
+from llmanac.models.locate import locate
 from llmanac.web.serve import claim_port, serve
 
 

@@ -16,7 +16,8 @@ from _servers import ASK, running, wait_until
 
 from llmanac.core.errors import LlmanacError, TokenizerError
 from llmanac.generate.engine import Engine
-from llmanac.tokenizers import _sandbox, _sandbox_child
+from llmanac.tokenizers.chat import child as _sandbox_child
+from llmanac.tokenizers.chat import process as _sandbox
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.web import _http
 from llmanac.web._hosts import Hosts

@@ -9,17 +9,13 @@ from types import SimpleNamespace
 import pytest
 from _documented import COPY, GOOGLE, library
 
-from llmanac.core.errors import CheckpointError, DataError, RequestError, TokenizerError
-from llmanac.data.documents import Document
-from llmanac.data.sources._docstrings import Entry
-from llmanac.recipes.assistant import Assistant
-from llmanac.recipes.questions import REFUSAL, entry_passages
-from llmanac.recipes.quickstart_evaluation import evaluate_assistant
-from llmanac.recipes.quickstart_facts import KINDS
-from llmanac.recipes.quickstart_index import DocumentationIndex
-from llmanac.recipes.quickstart_material import Material
-from llmanac.recipes.quickstart_passages import lines_of, passages_of
-from llmanac.recipes.quickstart_prompt import (
+from llmanac.apps.docs_assistant.assistant import Assistant
+from llmanac.apps.docs_assistant.evaluation import evaluate_assistant
+from llmanac.apps.docs_assistant.facts import KINDS
+from llmanac.apps.docs_assistant.index import DocumentationIndex
+from llmanac.apps.docs_assistant.material import Material
+from llmanac.apps.docs_assistant.passages import lines_of, passages_of
+from llmanac.apps.docs_assistant.prompt import (
     ASSISTANT,
     END,
     LETTERS,
@@ -38,6 +34,10 @@ from llmanac.recipes.quickstart_prompt import (
     split_completion,
     stated_defaults,
 )
+from llmanac.apps.docs_assistant.questions import REFUSAL, entry_passages
+from llmanac.core.errors import CheckpointError, DataError, RequestError, TokenizerError
+from llmanac.data.documents import Document
+from llmanac.data.sources._docstrings import Entry
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from _patterns_at_random import random_pattern, random_text
 from _two_readers import difference
 
 from llmanac.core.errors import LlmanacError, SpecError, TokenizerError
-from llmanac.tokenizers import _patterns
-from llmanac.tokenizers._patterns import Patience, Pattern, shown
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.tokenizers.patterns import splitter as _patterns
+from llmanac.tokenizers.patterns.splitter import Pattern, TimeBudget, shown
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -57,7 +57,7 @@ def split_alike(seeds: range) -> int:
         for _ in range(20):
             text = random_text(rng)
             found, done = [], 0
-            for start, stop in ours.spans(shown(text), Patience(len(text))):
+            for start, stop in ours.spans(shown(text), TimeBudget(len(text))):
                 found += [(done, start)] * (start > done) + [(start, stop)] * (stop > start)
                 done = stop
             found += [(done, len(text))] * (done < len(text))
@@ -220,7 +220,7 @@ CATASTROPHES = ["(a+)+$|[^a]+", "(a|aa)+$"]
 
 @pytest.mark.parametrize("source", CATASTROPHES)
 def test_a_catastrophic_pattern_ends_with_a_sentence(source: str, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(_patterns, "PATIENCE", 0.2)
+    monkeypatch.setattr(_patterns, "BASE_SECONDS", 0.2)
     split = {"type": "Split", "pattern": {"Regex": source}, "behavior": "Isolated", "invert": False}
     for part, node in (
         ("pre_tokenizer", split),

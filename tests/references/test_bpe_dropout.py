@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import bpe_dropout
+from llmanac.kernels.bpe import dropout as bpe_dropout
+from llmanac.kernels.split.words import GIVEN
 from llmanac.kernels.text import pack
-from llmanac.kernels.words import GIVEN
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import written
 from llmanac.tokenizers._sampled import Sampled

@@ -10,7 +10,7 @@ import random
 import pytest
 
 from llmanac.core.errors import SpecError, TokenizerError
-from llmanac.tokenizers._tokenizer_json import from_document
+from llmanac.tokenizers.hf.document import from_document
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")

@@ -12,7 +12,7 @@ import pytest
 from _spm import ODD, PHRASES, code, differing, scrambled, texts
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers._bpe_json import CharacterBPE
+from llmanac.tokenizers.hf.character_bpe import CharacterBPE
 from llmanac.tokenizers.load import extend, load_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")

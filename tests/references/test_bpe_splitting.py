@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import regex
 
-from llmanac.kernels import bpe_encode, unicode, words
+from llmanac.kernels import unicode
+from llmanac.kernels.bpe import encode as bpe_encode
+from llmanac.kernels.split import words
 from llmanac.kernels.text import cached, pack
 from llmanac.kernels.unicode import CODE_POINTS, in_categories, newer_characters, split_classes, table
 from llmanac.tokenizers import _bpe
-from llmanac.tokenizers._patterns import DIGIT, GPT2, NAMED, Splitter
 from llmanac.tokenizers.load import train_tokenizer
+from llmanac.tokenizers.patterns.splitter import DIGIT, GPT2, NAMED, Splitter
 
 tiktoken = pytest.importorskip("tiktoken")
 tokenizers = pytest.importorskip("tokenizers")

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from llmanac.core.errors import DataError, SpecError, TokenizerError
-from llmanac.kernels import bpe_train
+from llmanac.kernels.bpe import train as bpe_train
+from llmanac.kernels.split.words import GPT2, WordCounts
 from llmanac.kernels.text import pack
 from llmanac.kernels.unicode import split_classes
-from llmanac.kernels.words import GPT2, WordCounts
 from llmanac.tokenizers._byte_level import written
-from llmanac.tokenizers._patterns import NAMED
 from llmanac.tokenizers.load import texts_of, train_tokenizer
+from llmanac.tokenizers.patterns.splitter import NAMED
 
 tokenizers = pytest.importorskip("tokenizers")
 

@@ -14,9 +14,9 @@ from _vocabularies import file_of, gguf_metadata, quicktok
 
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE
-from llmanac.tokenizers._patterns import NAMED
 from llmanac.tokenizers._tiktoken import from_ranks
 from llmanac.tokenizers.load import load_tokenizer
+from llmanac.tokenizers.patterns.splitter import NAMED
 
 tiktoken = pytest.importorskip("tiktoken")
 tokenizers = pytest.importorskip("tokenizers")

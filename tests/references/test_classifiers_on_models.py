@@ -215,9 +215,9 @@ def test_log_likelihoods_equal_lm_eval(both, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("compare", "metric"), [("sum", "acc"), ("length", "acc_norm"), ("unconditional", "acc_mutual_info")]
+    ("normalization", "metric"), [("sum", "acc"), ("length", "acc_norm"), ("unconditional", "acc_mutual_info")]
 )
-def test_labels_equal_lm_evals_multiple_choice(both, tokenizer, compare, metric):
+def test_labels_equal_lm_evals_multiple_choice(both, tokenizer, normalization, metric):
     """Its own task class decides who is right; every label is put to it as the right one in turn."""
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
@@ -232,13 +232,13 @@ def test_labels_equal_lm_evals_multiple_choice(both, tokenizer, compare, metric)
         model=model,
         tokenizer=tokenizer,
         template="well: {text}",
-        words=words,
-        compare=compare,
+        verbalizer=words,
+        normalization=normalization,
     )
     texts = denied()[0][::4]
     chosen = []
     for text in texts:
-        contexts = [f"well: {text}"] * len(choices) + ([""] * len(choices) if compare == "unconditional" else [])
+        contexts = [f"well: {text}"] * len(choices) + ([""] * len(choices) if normalization == "unconditional" else [])
         requests = [
             Instance("loglikelihood", {}, (c, w), i)
             for i, (c, w) in enumerate(zip(contexts, choices * 2, strict=False))
@@ -281,20 +281,24 @@ def test_prompting_needs_no_training_and_shows_examples(tokenizer, tmp_path):
         prompting.save(tmp_path / "saved")
     with pytest.raises(DataError, match="'odd' has no words"):
         registry.build(
-            "classifier", "prompting", model=Counts(), tokenizer=tokenizer, words=[["neg", " bad"], ["pos", " good"]]
+            "classifier",
+            "prompting",
+            model=Counts(),
+            tokenizer=tokenizer,
+            verbalizer=[["neg", " bad"], ["pos", " good"]],
         ).fit(["a", "b"], ["neg", "odd"])
 
 
 def test_a_saved_prompt_answers_the_same(both, tokenizer, tmp_path):
     words = [["neg", " bad"], ["pos", " good"]]
-    prompting = registry.build("classifier", "prompting", model=both[0], tokenizer=tokenizer, words=words, shots=2)
+    prompting = registry.build("classifier", "prompting", model=both[0], tokenizer=tokenizer, verbalizer=words, shots=2)
     prompting.fit(*easy())
     texts = easy()[0][:6]
     again = type(prompting).load(prompting.save(tmp_path / "own"))
     np.testing.assert_allclose(again.scores(texts), prompting.scores(texts), rtol=0, atol=1e-9)
     both[0].save_pretrained(tmp_path / "lm")
     tokenizer.save(tmp_path / "lm")
-    named = registry.build("classifier", "prompting", path=str(tmp_path / "lm"), words=words)
+    named = registry.build("classifier", "prompting", path=str(tmp_path / "lm"), verbalizer=words)
     named.save(tmp_path / "named")
     assert not (tmp_path / "named" / "model").exists()
     assert json.loads((tmp_path / "named" / "classifier.json").read_text())["spec"]["path"] == str(tmp_path / "lm")

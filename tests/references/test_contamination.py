@@ -67,8 +67,8 @@ def test_every_planted_item_is_found_and_no_other(seed: int) -> None:
         texts[where] += "\n" + disguised(rng, items[number].fields[0]) + "\n" + sentence(rng, 20)
     report = contamination(documents(texts), items)
     long_enough = {k for k, item in enumerate(items) if len(item.fields[0].split()) >= 4}
-    assert {k for k, r in enumerate(report.items) if r.share == 1.0} == planted & long_enough
-    assert [r.share for r in report.items] == pytest.approx(plain_shares(texts, items, 13, 4))
+    assert {k for k, r in enumerate(report.items) if r.fraction == 1.0} == planted & long_enough
+    assert [r.fraction for r in report.items] == pytest.approx(plain_shares(texts, items, 13, 4))
     assert {k for k, r in enumerate(report.items) if r.looked.by == "too short"} == set(range(300)) - long_enough
     assert all((r.document is not None) == (r.found > 0) for r in report.items)
 
@@ -84,7 +84,7 @@ def test_shares_equal_the_plain_way(texts: list[str], fields: list[list[str]], n
     shortest = data.draw(st.integers(1, n))
     items = [Item(str(i), tuple(f)) for i, f in enumerate(fields)]
     found = contamination(documents(texts), items, n=n, shortest=shortest)
-    assert [r.share for r in found.items] == pytest.approx(plain_shares(texts, items, n, shortest))
+    assert [r.fraction for r in found.items] == pytest.approx(plain_shares(texts, items, n, shortest))
 
 
 def test_words() -> None:
@@ -151,7 +151,7 @@ def test_decontamination_leaves_nothing(tmp_path: Path, action: Any) -> None:
     for number in hit:
         at = texts[number].index("\n")
         texts[number] = texts[number][:at] + " " + disguised(rng, items[number]) + texts[number][at:]
-    spec = Spec(evaluation=(path,), action=action, context=50, smallest=30)
+    spec = Spec(evaluation=(path,), action=action, context=50, min_piece=30)
     out, report = deduplicate(texts, spec)
     assert set(report["found"]) == {f"items.jsonl:{number + 1}" for number in hit}
     assert report["contaminated"] == 12 and report["index_bytes"] > 0
@@ -174,14 +174,14 @@ def test_cutting_drops_small_pieces_and_documents_in_too_many(tmp_path: Path) ->
     path = write_items(tmp_path / "items.jsonl", [item])
     between = [sentence(rng, 60) for _ in range(5)]
     text = f" {item} ".join(between)
-    kept = {"evaluation": (path,), "action": "cut", "context": 0, "smallest": 10}
+    kept = {"evaluation": (path,), "action": "cut", "context": 0, "min_piece": 10}
     assert deduplicate([text], Spec(**kept))[0] == [
         "\n\n".join([between[0] + " ", *(f" {b} " for b in between[1:4]), " " + between[4]])
     ]
-    assert deduplicate([text], Spec(**kept, pieces=4))[0] == [None]
+    assert deduplicate([text], Spec(**kept, max_pieces=4))[0] == [None]
     assert deduplicate([item + " tail", "other text"], Spec(**kept))[0] == [None, "other text"]
-    assert deduplicate([text] * 3, Spec(**kept, common=2))[0] == [text] * 3
-    assert deduplicate([text] * 3, Spec(**kept, common=3))[1]["contaminated"] == 3
+    assert deduplicate([text] * 3, Spec(**kept, max_documents=2))[0] == [text] * 3
+    assert deduplicate([text] * 3, Spec(**kept, max_documents=3))[1]["contaminated"] == 3
 
 
 def test_items_out_of_every_format(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_real_sets(shared_data: Path) -> None:
     for number in sorted(planted):
         texts[rng.randrange(len(texts))] += "\n" + disguised(rng, items[number].fields[0]) + "\n"
     report = contamination(documents(texts), items)
-    wholly = {k for k, r in enumerate(report.items) if r.share == 1.0}
+    wholly = {k for k, r in enumerate(report.items) if r.fraction == 1.0}
     assert {k for k in planted if report.items[k].looked.by != "too short"} <= wholly
     own = "\n".join(f" {' '.join(words(items[k].fields[0]))} " for k in planted)
     for k in {k for k, r in enumerate(report.items) if r.found} - planted:

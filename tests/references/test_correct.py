@@ -110,7 +110,7 @@ def test_a_gain_is_the_difference_of_two_log_likelihoods(corrector):
     )
     assert change.gain == pytest.approx(after - before, abs=1e-9)
     assert (change.old, change.new, change.start, change.stop) == ("was", "were", 9, 12)
-    gains = corrector.gains(wrong)
+    gains = corrector._gains([wrong])[0]
     assert gains[0][1] == pytest.approx(change.gain - corrector.margin)
     deletion = next(gain for edit, gain in gains if edit.apply(wrong) == "The boys was the garden.")
     text = b"The boys was the garden."

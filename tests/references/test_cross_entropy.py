@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.types import IGNORE
-from llmanac.kernels.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 
 
 def inputs(dtype=torch.float64, rows=37, dim=24, vocabulary=101, ignored=0.3):

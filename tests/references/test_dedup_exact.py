@@ -75,7 +75,7 @@ def test_the_stream_keeps_the_same_and_takes_half_surrogates() -> None:
     st.sampled_from([0.0, 0.4, 1.0]),
 )
 def test_lines_equal_the_plain_way(texts: list[str], unit: Any, minimum: int, most: float) -> None:
-    spec = Lines(unit=unit, minimum=minimum, most=most)
+    spec = Lines(unit=unit, min_length=minimum, max_removed=most)
     stage = spec.build()
     for text in texts:
         assert "".join(stage.pieces(text)) == text
@@ -88,7 +88,7 @@ def test_lines_in_files_equal_lines_in_memory(unit: Any) -> None:
     texts = [
         "\n\n".join(f"sentence number {rng.randrange(3000)}" for _ in range(rng.randrange(9))) for _ in range(2000)
     ]
-    spec = Lines(unit=unit, minimum=5, most=0.7)
+    spec = Lines(unit=unit, min_length=5, max_removed=0.7)
     kept, report = deduplicate(texts, spec, memory=LITTLE)
     assert kept == plain_lines(texts, spec.build(), 5, 0.7)
     assert (kept, report) == deduplicate(texts, spec)
@@ -134,6 +134,6 @@ def test_sorting_merges_in_levels_within_its_memory(tmp_path: Path) -> None:
 
 
 def test_choices_are_checked() -> None:
-    for field, value in (("minimum", 0), ("most", 1.5), ("most", -0.1)):
+    for field, value in (("min_length", 0), ("max_removed", 1.5), ("max_removed", -0.1)):
         with pytest.raises(SpecError, match=field):
             make_method("stage", {"name": "lines", field: value})

@@ -14,7 +14,7 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.deduplicate import deduplicate
 from llmanac.data.stages.substring import PARTS, Spec
-from llmanac.kernels import suffix_array as kernel
+from llmanac.kernels.dedup import suffix_array as kernel
 
 
 def array_of(data: bytes) -> np.ndarray:
@@ -121,7 +121,7 @@ TEXTS = st.lists(st.text(alphabet=st.sampled_from("aabé日\n 😀"), max_size=2
 def test_cuts_equal_brute_force(texts: list[str], minimum: int, overlaps: Any, parts: int) -> None:
     texts = texts + texts[:1]
     expected = brute(texts, minimum, overlaps)
-    spec = Spec(minimum=minimum, overlaps=overlaps)
+    spec = Spec(min_length=minimum, overlaps=overlaps)
     assert deduplicate(texts, spec)[0] == expected
     total = sum(len(text.encode()) + 1 for text in texts)
     memory = 2 * kernel.BYTES_A_BYTE * (-(-total // parts) + minimum)
@@ -132,32 +132,32 @@ def test_cuts_equal_brute_force(texts: list[str], minimum: int, overlaps: Any, p
 def test_parts_are_used_and_the_least_memory_is_named() -> None:
     rng = random.Random(0)
     texts = ["".join(rng.choice("abcd") for _ in range(400)) for _ in range(20)] * 2
-    whole, report = deduplicate(texts, Spec(minimum=50))
+    whole, report = deduplicate(texts, Spec(min_length=50))
     assert report["parts"] == 1 and report["cut_bytes"] >= 20 * 400
     assert whole[:20] == texts[:20] and set(whole[20:]) == {None}
-    in_parts, report = deduplicate(texts, Spec(minimum=50), memory=60_000)
+    in_parts, report = deduplicate(texts, Spec(min_length=50), memory=60_000)
     assert in_parts == whole and report["parts"] > 5
     with pytest.raises(
         DataError, match=r"memory: 1000 bytes are too few for 16040 bytes of text; give (\d+) or more"
     ) as caught:
-        deduplicate(texts, Spec(minimum=50), memory=1000)
+        deduplicate(texts, Spec(min_length=50), memory=1000)
     needed = int(str(caught.value).split("give ")[1].split()[0])
-    assert deduplicate(texts, Spec(minimum=50), memory=needed)[0] == whole
+    assert deduplicate(texts, Spec(min_length=50), memory=needed)[0] == whole
 
 
 def test_runs_of_one_letter() -> None:
     texts = ["x" + "-" * 300 + "y"]
-    assert deduplicate(texts, Spec(minimum=10))[0] == ["x-y"]
-    assert deduplicate(texts, Spec(minimum=10, overlaps="keep"))[0] == ["x" + "-" * 10 + "y"]
-    assert deduplicate(["a" * 100, "a" * 100], Spec(minimum=10))[0] == ["a", None]
-    assert deduplicate(texts, Spec(minimum=10, most=0.5))[0] == [None]
+    assert deduplicate(texts, Spec(min_length=10))[0] == ["x-y"]
+    assert deduplicate(texts, Spec(min_length=10, overlaps="keep"))[0] == ["x" + "-" * 10 + "y"]
+    assert deduplicate(["a" * 100, "a" * 100], Spec(min_length=10))[0] == ["a", None]
+    assert deduplicate(texts, Spec(min_length=10, max_removed=0.5))[0] == [None]
 
 
 def test_what_is_shorter_or_stands_once_stays() -> None:
     texts = ["one two three four", "two three", "fourone two", "\ud800 half a surrogate \ud800 half a surrogate"]
-    assert deduplicate(texts, Spec(minimum=12))[0][:3] == texts[:3]
-    assert deduplicate(texts, Spec(minimum=12))[0][3] == "\ud800 half a surrogate "
-    assert deduplicate(texts, Spec(minimum=9))[0] != texts
-    for field, value in (("minimum", 0), ("most", 2.0)):
+    assert deduplicate(texts, Spec(min_length=12))[0][:3] == texts[:3]
+    assert deduplicate(texts, Spec(min_length=12))[0][3] == "\ud800 half a surrogate "
+    assert deduplicate(texts, Spec(min_length=9))[0] != texts
+    for field, value in (("min_length", 0), ("max_removed", 2.0)):
         with pytest.raises(SpecError, match=field):
             make_method("stage", {"name": "substring", field: value})

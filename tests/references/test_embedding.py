@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import SpecError
-from llmanac.kernels.embedding import bag, lookup, one_hot, one_hot_lookup, plain_bag
+from llmanac.kernels.nn.embedding import bag, lookup, one_hot, one_hot_lookup, plain_bag
 
 
 def drawn(shape, seed=0, dtype=torch.float64):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from _engine_models import EOS, USER, ByteTokenizer, HistoryModel, script_of
+from _ties import agreement, near_ties
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.decoding import greedy, temperature, top_k
 from llmanac.generate.engine import Engine
 from llmanac.generate.scheduler import Scheduler
-from llmanac.generate.ties import agreement, near_ties
 
 PROMPTS = ["The first prompt", "second", "x", "A rather longer prompt than the others, with more bytes in it", "five5"]
 

@@ -8,9 +8,9 @@ from _texts import made, real
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmanac.kernels.english import code_points, count_sentences, split_words, words
-from llmanac.kernels.english_classes import table
-from llmanac.kernels.english_rules import special_cases
+from llmanac.kernels.english.classes import table
+from llmanac.kernels.english.rules import special_cases
+from llmanac.kernels.english.words import code_points, count_sentences, split_words, words
 
 pytest.importorskip("spacy")
 pytest.importorskip("datatrove")
@@ -78,6 +78,6 @@ def test_the_table_has_every_code_point() -> None:
 
 
 def _tables():
-    from llmanac.kernels.english import tables
+    from llmanac.kernels.english.words import tables
 
     return tables()

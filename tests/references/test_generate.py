@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from _ties import agreement, near_ties
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import ALL, Batch
 from llmanac.generate.engine import Engine
 from llmanac.generate.scheduler import Scheduler
-from llmanac.generate.ties import agreement, near_ties
 from llmanac.models.load import load_model
 
 VOCABULARY, CONTEXT = 211, 96

@@ -15,7 +15,7 @@ from llmanac.core.errors import DataError, SpecError, TokenizerError
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PackedStream
 from llmanac.data.tokens import TokenDataset
-from llmanac.tokenizers import _sandbox
+from llmanac.tokenizers.chat import process as _sandbox
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 TEXT = (

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError
-from llmanac.data.labelled import read_labelled, read_texts
+from llmanac.data.labelled import read_labelled, read_rows
+from llmanac.data.quarantine import Problems
 
 ROWS = [
     ("a fine film", "pos"),
@@ -46,7 +47,8 @@ def test_every_format_gives_the_same_examples(kind, tmp_path):
     found = read_labelled(write(tmp_path, kind))
     assert list(zip(found.texts, found.labels, strict=True)) == ROWS and len(found.lines) == 4
     if kind not in (".train", ".txt"):
-        assert read_texts(tmp_path / f"data{kind}") == [text for text, _ in ROWS]
+        read = read_rows(tmp_path / f"data{kind}", text="text", problems=Problems())
+        assert [text for text, _ in read] == [text for text, _ in ROWS]
         other = read_labelled(write(tmp_path, kind, text="said", label="tone"), text="said", label="tone")
         assert other.texts == found.texts
         with pytest.raises(DataError, match=r"no column 'text' \(has: .*name it with --text"):
@@ -144,7 +146,7 @@ def test_columns_are_counted_from_one(tmp_path):
     path.write_text("x\t1\tgood film\nx\t0\tbad film\n")
     found = read_labelled(path, text="3", label="2")
     assert (found.texts, found.labels) == (["good film", "bad film"], ["1", "0"])
-    assert read_texts(path, text="3") == found.texts
+    assert [text for text, _ in read_rows(path, text="3", problems=Problems())] == found.texts
     with pytest.raises(DataError, match="counted from 1"):
         read_labelled(path, text="0", label="2")
     with pytest.raises(DataError, match=r"a\.tsv:1: has 3 fields, and number 4 is asked for"):

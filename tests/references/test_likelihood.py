@@ -19,10 +19,11 @@ from llmanac.core.registry import build
 from llmanac.core.types import IGNORE, Batch
 from llmanac.evaluate import likelihood
 from llmanac.evaluate.bits_per_byte import score_texts, windows
-from llmanac.evaluate.likelihood import encode_pair, loglikelihood, loglikelihood_rolling, text_logprobs, token_logprobs
+from llmanac.evaluate.likelihood import loglikelihood, loglikelihood_rolling, text_logprobs, token_logprobs
 from llmanac.metrics.log_likelihood import log_likelihood, log_likelihoods
 from llmanac.metrics.log_likelihood import token_logprobs as logprobs_of_logits
 from llmanac.metrics.perplexity import bits_per_unit, perplexity
+from llmanac.models._pairs import encode_pair
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 

@@ -189,7 +189,7 @@ def test_deciding_keeps_to_its_memory(tmp_path: Path, verify: Any) -> None:
 
 
 def test_union_find_on_large_random_edges() -> None:
-    from llmanac.kernels import minhash as kernel
+    from llmanac.kernels.dedup import minhash as kernel
 
     rng = np.random.default_rng(0)
     left, right = rng.integers(0, 3000, (2, 2500))

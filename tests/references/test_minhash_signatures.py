@@ -18,14 +18,26 @@ from hypothesis import strategies as st
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.data import near_duplicates
-from llmanac.data.stages._signatures import Signer, best_bands, plain_signature, unit_tables, units_of
+from llmanac.data.stages._signatures import Signer, best_bands, unit_tables, units_of
 from llmanac.data.stages.minhash import Spec
-from llmanac.kernels import minhash as kernel
+from llmanac.kernels.dedup import minhash as kernel
 
 ODD = [
     "", " ", "a", "a b", "one two three four five six", "x " * 5000, "Hello, wörld! foo_bar 12 — “x”  日本語 ok",
     "\x00 x \ud800 y z \U0001f600 q", "e\u0301 é ﬁ İ ß", "\u00a0a\u2003b\x1cc", "!!! ??? ...", "word" * 3000,
 ]  # fmt: skip
+
+
+def plain_signature(hashes: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """One document's signature the plain way: (shingles,) uint32 hashes to (permutations,) uint32 minima."""
+    mixed = hashes.astype(np.uint32)
+    mixed ^= mixed >> np.uint32(16)
+    mixed *= np.uint32(0x85EBCA6B)
+    mixed ^= mixed >> np.uint32(13)
+    mixed *= np.uint32(0xC2B2AE35)
+    mixed ^= mixed >> np.uint32(16)
+    values = mixed[:, None] * a[None, :] + b[None, :]
+    return values.min(axis=0, initial=np.uint32(0xFFFFFFFF))
 
 
 def their_signature(signer: Signer, text: str, scheme_seed: int) -> np.ndarray:

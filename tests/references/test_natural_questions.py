@@ -12,20 +12,20 @@ import pytest
 from _documented import COPY, entry, library
 from test_assistant import Letters, Reader, oracle
 
+from llmanac.apps.docs_assistant.assistant import Answer, Assistant, Citation, Near
+from llmanac.apps.docs_assistant.choice import MOST_CHARACTERS, MOST_LINES, choose
+from llmanac.apps.docs_assistant.choice import Asked as Wanted
+from llmanac.apps.docs_assistant.index import DocumentationIndex
+from llmanac.apps.docs_assistant.names import Known, KnownNames, likeness
+from llmanac.apps.docs_assistant.prompt import NOT_SHOWN
+from llmanac.apps.docs_assistant.questions import entry_calls, entry_passages, known_names
+from llmanac.apps.docs_assistant.understanding import understand
+from llmanac.apps.docs_assistant.words import content, stem
 from llmanac.core.errors import DataError
 from llmanac.data.sources import _public
 from llmanac.data.sources._public import Name, package_names
 from llmanac.data.sources.python_docs import Spec
-from llmanac.recipes.assistant import Answer, Assistant, Citation, Near
-from llmanac.recipes.natural_questions import KINDS, Question, interval, read_questions, score_answer, table
-from llmanac.recipes.questions import entry_calls, entry_passages, known_names
-from llmanac.recipes.quickstart_choice import MOST_CHARACTERS, MOST_LINES, choose
-from llmanac.recipes.quickstart_choice import Asked as Wanted
-from llmanac.recipes.quickstart_index import DocumentationIndex
-from llmanac.recipes.quickstart_names import Known, KnownNames, likeness
-from llmanac.recipes.quickstart_prompt import NOT_SHOWN
-from llmanac.recipes.quickstart_understanding import understand
-from llmanac.recipes.quickstart_words import content, stem
+from tools.natural_questions import KINDS, Question, read_questions, score_answer, table
 
 FILES = Path(__file__).resolve().parents[2] / "evidence" / "docs_assistant"
 WAIT = entry(
@@ -116,8 +116,6 @@ def test_scores_follow_their_rule() -> None:
     assert not score_answer(question, Answer("No.", (), True, (Near("a.c", "a.c()", ""),)), text).entry
     rows = table([question, question], [first, refusal])
     assert (rows["named"]["questions"], rows["naming"]["entry"], rows["answerable"]["refused"]) == (2, 2, 1)
-    low, high = interval(9, 12)
-    assert 0.46 < low < 0.75 < high < 0.92
 
 
 def test_public_names_lead_to_entries() -> None:

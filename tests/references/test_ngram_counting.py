@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _ngrams import START, counted, distribution, model_of, plain_counts, scored, sentences
+from _ngrams import START, counted, distribution, grams, model_of, plain_counts, scored, sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.kernels.ngram_count import plain_counts as plain_kernel_form
-from llmanac.kernels.ngram_query import plain_score
+from llmanac.kernels.ngrams.count import plain_counts as plain_kernel_form
+from llmanac.kernels.ngrams.query import plain_score
 from llmanac.models.ngrams import counts as counting
 from llmanac.models.ngrams import words
 from llmanac.models.ngrams.counts import count
@@ -85,7 +85,7 @@ def test_memory_is_kept_to_or_refused_with_the_order() -> None:
 def test_stream_scores_equal_the_definition_of_back_off(name: str) -> None:
     rows, order = sentences(1, 200), 4
     trie = model_of(rows, 40, order, name)
-    grams = trie.grams()
+    table = grams(trie)
     held_out = [*sentences(2, 40), [5, 39, 38, 2, 2, 2, 2], [7]]
     stream = np.array([t for row in held_out for t in row], np.int32)
     scores, matched = trie.score_stream(stream, places(np.array([len(r) for r in held_out])))
@@ -95,13 +95,13 @@ def test_stream_scores_equal_the_definition_of_back_off(name: str) -> None:
             context = row[max(0, i - order + 1) : i]
             if name == "add-k":
                 known = tuple(context)
-                if (*known, token) in grams or not known:
-                    expected = grams[(*known, token)][0]
+                if (*known, token) in table or not known:
+                    expected = table[(*known, token)][0]
                 else:
-                    expected = grams.get(known, (0.0, 0.0))[1] - np.log10(40)
+                    expected = table.get(known, (0.0, 0.0))[1] - np.log10(40)
             else:
-                expected = plain_score(grams, context, token)
-                longest = next(k for k in range(len(context) + 1, 0, -1) if tuple(row[i + 1 - k : i + 1]) in grams)
+                expected = plain_score(table, context, token)
+                longest = next(k for k in range(len(context) + 1, 0, -1) if tuple(row[i + 1 - k : i + 1]) in table)
                 assert matched[at] == longest
             assert scores[at] == pytest.approx(expected, abs=1e-9)
             at += 1
@@ -156,7 +156,7 @@ def test_words_are_split_as_kenlm_does_however_the_text_is_cut(text: bytes, cut:
         if not learn:
             for word in {w for line in lines for w in line if len(w) % 2}:
                 vocabulary.add(word)
-        found = list(words._tokens(iter(pieces), vocabulary, learn=learn, marks=words.TAKE))
+        found = list(words._Reader(vocabulary, learn, words.TAKE).pieces(iter(pieces)))
         ids = np.concatenate([f[0] for f in found]) if found else np.zeros(0, np.int32)
         place = np.concatenate([f[1] for f in found]) if found else np.zeros(0, np.uint8)
         said = [vocabulary[i] for i in ids]

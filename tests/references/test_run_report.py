@@ -9,9 +9,9 @@ import torch
 from _documented import COPY, library
 from test_assistant import Letters
 
+from llmanac.apps.docs_assistant.losses import REFUSE, losses
+from llmanac.apps.docs_assistant.material import Material
 from llmanac.data.documents import Document
-from llmanac.recipes.quickstart_losses import REFUSE, losses
-from llmanac.recipes.quickstart_material import Material
 from llmanac.recipes.report import write_report
 
 KEPT = Path(__file__).resolve().parents[2] / "docs" / "evidence" / "quickstart" / "seed-10.json"

@@ -13,17 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import LlmanacError, TokenizerError
-from llmanac.kernels.unigram_trie import child, longest, trie_of, value_of
-from llmanac.tokenizers import _spm_model as spm
+from llmanac.kernels.sentencepiece.trie import child, longest, trie_of, value_of
+from llmanac.tokenizers._pieces import BYTE, TRAINER, UNKNOWN, Piece, Rules
 from llmanac.tokenizers._spm_normalizer import compile_charsmap, read_charsmap
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.tokenizers.spm import model as spm
 
 sentencepiece = pytest.importorskip("sentencepiece")
 tokenizers = pytest.importorskip("tokenizers")
-NORMAL = dict(spm.TRAINER.values())
+NORMAL = dict(TRAINER.values())
 
 
-def written(pieces=(), trainer=None, rules=spm.Rules(), extra=b""):
+def written(pieces=(), trainer=None, rules=Rules(), extra=b""):
     """A model's bytes without any check."""
     data = b"".join(
         spm._field(1, spm._field(1, p.text) + spm._field(2, p.score) + spm._field(3, p.type)) for p in pieces
@@ -32,8 +33,8 @@ def written(pieces=(), trainer=None, rules=spm.Rules(), extra=b""):
     return data + spm._field(2, spec) + spm._field(3, spm._rules_bytes(rules)) + extra
 
 
-UNK = spm.Piece("<unk>", 0.0, spm.UNKNOWN)
-A = spm.Piece("a", -1.0)
+UNK = Piece("<unk>", 0.0, UNKNOWN)
+A = Piece("a", -1.0)
 
 
 def charsmap(units, text=b"x\0"):
@@ -59,24 +60,33 @@ def key_a(value):
         (b"\x08\x05", "expected a message"),
         (written([A]), "has no piece of type UNKNOWN"),
         (written([UNK, A, A]), "pieces 1 and 2: both are 'a'"),
-        (written([UNK, spm.Piece("u", 0.0, spm.UNKNOWN)]), "pieces 0 and 1: both stand for what is unknown"),
-        (written([UNK, spm.Piece("", -1.0)]), "piece 1: is empty"),
-        (written([UNK, spm.Piece("a\0b", -1.0)]), "holds a NUL"),
-        (written([UNK, spm.Piece("a", float("nan"))]), "its score is nan"),
-        (written([UNK, spm.Piece("a", float("-inf"))]), "its score is -inf"),
-        (written([UNK, spm.Piece("a" * 8000, -1.0)]), "is 8000 bytes or more"),
-        (written([UNK, spm.Piece("a", -1.0, 9)]), "its type 9 is not one of"),
-        (written([UNK, spm.Piece("<0x41>", 0.0, spm.BYTE)]), "is a byte, but byte_fallback is off"),
-        (written([UNK, spm.Piece("<0x41>", 0.0, spm.BYTE)], {"byte_fallback": True}), "no piece for the byte <0x00>"),
-        (written([UNK, spm.Piece("<0xZZ>", 0.0, spm.BYTE)], {"byte_fallback": True}), "is marked as a byte"),
+        (written([UNK, Piece("u", 0.0, UNKNOWN)]), "pieces 0 and 1: both stand for what is unknown"),
+        (written([UNK, Piece("", -1.0)]), "piece 1: is empty"),
+        (written([UNK, Piece("a\0b", -1.0)]), "holds a NUL"),
+        (written([UNK, Piece("a", float("nan"))]), "its score is nan"),
+        (written([UNK, Piece("a", float("-inf"))]), "its score is -inf"),
+        (written([UNK, Piece("a" * 8000, -1.0)]), "is 8000 bytes or more"),
+        (written([UNK, Piece("a", -1.0, 9)]), "its type 9 is not one of"),
+        (written([UNK, Piece("<0x41>", 0.0, BYTE)]), "is a byte, but byte_fallback is off"),
+        (
+            written([UNK, Piece("<0x41>", 0.0, BYTE)], {"byte_fallback": True}),
+            "no piece for the byte <0x00>",
+        ),
+        (written([UNK, Piece("<0xZZ>", 0.0, BYTE)], {"byte_fallback": True}), "is marked as a byte"),
         (written([UNK, A], {"model_type": 3}), "'word' is not supported"),
         (written([UNK, A], {"model_type": 77}), "77 is not supported"),
-        (written([UNK, A], rules=spm.Rules(charsmap=b"abc")), "claims a trie of 3 bytes"),
-        (written([UNK, A], rules=spm.Rules(charsmap=b"\xff\xff\xff\xff" + bytes(9))), "claims a trie of 4294967295"),
-        (written([UNK, A], rules=spm.Rules(charsmap=charsmap(key_a(999)))), "outside the map's text"),
-        (written([UNK, A], rules=spm.Rules(charsmap=charsmap(key_a(0), b"xyz"))), "outside the map's text"),
-        (written([UNK, A], rules=spm.Rules(charsmap=charsmap(key_a(0), b"\xff\0"))), "is not UTF-8"),
-        (written([UNK, A], rules=spm.Rules(charsmap=charsmap(key_a(0), b"x" * 5000 + b"\0"))), "a replacement of 5000"),
+        (written([UNK, A], rules=Rules(charsmap=b"abc")), "claims a trie of 3 bytes"),
+        (
+            written([UNK, A], rules=Rules(charsmap=b"\xff\xff\xff\xff" + bytes(9))),
+            "claims a trie of 4294967295",
+        ),
+        (written([UNK, A], rules=Rules(charsmap=charsmap(key_a(999)))), "outside the map's text"),
+        (written([UNK, A], rules=Rules(charsmap=charsmap(key_a(0), b"xyz"))), "outside the map's text"),
+        (written([UNK, A], rules=Rules(charsmap=charsmap(key_a(0), b"\xff\0"))), "is not UTF-8"),
+        (
+            written([UNK, A], rules=Rules(charsmap=charsmap(key_a(0), b"x" * 5000 + b"\0"))),
+            "a replacement of 5000",
+        ),
         (spm._field(1, b"\x0a\x01\xff") + written([UNK]), "piece 0: its text: is not UTF-8"),
         (spm._field(1, b"\x10\x05") + written([UNK]), "its score is not a 32-bit float"),
         (spm._field(1, spm._field(1, "<unk>") + spm._field(3, 2)), "has no trainer_spec"),
@@ -149,7 +159,7 @@ def test_tries():
 def test_compiled_rules_are_what_the_library_applies():
     rules = {"a": "b", "ab": "", "é": "e", "q": "xyz " * 3, "日本": "ni"}
     model = spm.parse(trained(byte_fallback=True))
-    changed = spm.Rules("mine", compile_charsmap(rules), True, True, True)
+    changed = Rules("mine", compile_charsmap(rules), True, True, True)
     data = spm.serialize(model.pieces, model.trainer, changed)
     theirs = sentencepiece.SentencePieceProcessor(model_proto=data)
     ours = spm_tokenizer(data)

@@ -13,13 +13,13 @@ import pytest
 from _spm import PHRASES, code, differing, texts
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.kernels import unigram_train
+from llmanac.kernels.sentencepiece import unigram_train
 from llmanac.kernels.text import pack
-from llmanac.tokenizers import _spm_model as spm
 from llmanac.tokenizers._spm_normalizer import compile_charsmap, read_charsmap
 from llmanac.tokenizers._spm_rules import NAMES, rules_of
 from llmanac.tokenizers._unigram_train import Pieces, Words, digamma, seeds, suffix_array
 from llmanac.tokenizers.load import train_tokenizer
+from llmanac.tokenizers.spm import model as spm
 
 sentencepiece = pytest.importorskip("sentencepiece")
 PLAIN = {"normalization_rule_name": "identity", "add_dummy_prefix": False, "remove_extra_whitespaces": False}

@@ -18,8 +18,8 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers import _sandbox
-from llmanac.tokenizers._chat import ChatTemplate
+from llmanac.tokenizers.chat import process as _sandbox
+from llmanac.tokenizers.chat.template import ChatTemplate
 
 SAID = [{"role": "user", "content": "a"}]
 HONEST = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -246,8 +246,8 @@ def test_of_many_conversations_those_before_the_one_that_fails_come_out(bad: str
 PROGRAM = """
 import os, signal, sys, time
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers import _sandbox
-from llmanac.tokenizers._chat import ChatTemplate
+from llmanac.tokenizers.chat import process as _sandbox
+from llmanac.tokenizers.chat.template import ChatTemplate
 SAID = [{"role": "user", "content": "a"}]
 def render(template="{{ messages[0].content }}"):
     return ChatTemplate(template).render(SAID, False, {})
@@ -259,7 +259,7 @@ print(_sandbox.HELPER.pid, flush=True)
 
 def started(rest: str) -> tuple[subprocess.Popen[str], int]:
     """A program that has rendered a template, and the process that it did it with."""
-    source = str(Path(_sandbox.__file__).parents[2])
+    source = str(Path(_sandbox.__file__).parents[3])
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PROGRAM + textwrap.dedent(rest)],
         env={**os.environ, "PYTHONPATH": source},

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmanac.recipes import documentation, timetable
+from llmanac.apps.docs_assistant import documentation
+from llmanac.recipes import timetable
 from llmanac.recipes.timetable import Timetable, bytes_that_fit, questions_asked
 
 BEFORE = ["collect text", "write pairs"]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.core.spec import make_method
-from llmanac.tokenizers._utf8 import UTF8
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.tokenizers.utf8 import UTF8
 
 many = settings(max_examples=300, deadline=None)
 TEXTS = [

@@ -9,9 +9,9 @@ import random
 import pytest
 
 from llmanac.core.errors import LlmanacError, TokenizerError
-from llmanac.tokenizers import _patterns
 from llmanac.tokenizers._word import WordLevel
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.tokenizers.patterns import splitter as _patterns
 
 tokenizers = pytest.importorskip("tokenizers")
 TEXTS = ["the theatre there, these others 12 123", "naïve café, it's 中文 x = 1;\n\n  y", "<s> the İstanbul ΣΑΣ"] * 5
@@ -187,7 +187,7 @@ def test_no_junk_in_a_file_gets_through_as_another_error(document, tmp_path, see
 
 
 def test_a_pattern_that_never_ends_is_stopped(document, tmp_path, monkeypatch):
-    monkeypatch.setattr(_patterns, "PATIENCE", 0.2)
+    monkeypatch.setattr(_patterns, "BASE_SECONDS", 0.2)
     pattern = {"type": "Split", "pattern": {"Regex": "(a+)+b|(x|xx)+y"}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     document["pre_tokenizer"] = pattern

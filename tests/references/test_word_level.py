@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, SpecError, TokenizerError
 from llmanac.core.spec import make_method
-from llmanac.kernels import unicode, word_level
+from llmanac.kernels import unicode
+from llmanac.kernels.split import word_level
 from llmanac.tokenizers.load import extend, load_tokenizer, train_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -25,7 +26,7 @@ def pre_tokenizer(pattern: str):
         return tokenizers.pre_tokenizers.Whitespace()
     if pattern == "whitespace-split":
         return tokenizers.pre_tokenizers.WhitespaceSplit()
-    from llmanac.tokenizers._patterns import pattern_of
+    from llmanac.tokenizers.patterns.splitter import pattern_of
 
     return tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern_of(pattern)), "isolated")
 

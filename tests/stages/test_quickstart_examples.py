@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmanac.recipes.quickstart_examples import example_questions
-from llmanac.recipes.quickstart_passages import Passage
+from llmanac.apps.docs_assistant.examples import example_questions
+from llmanac.apps.docs_assistant.passages import Passage
 
 
 def passage(entry: int, title: str, *lines: str) -> Passage:

@@ -42,9 +42,9 @@ app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("doctor")(methods.doctor_command)
 app.add_typer(classify.app, name="classify")
 app.add_typer(data.app, name="data")
-app.add_typer(tokenizer.app)
+app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(ngram.app, name="ngram")
-app.add_typer(quality.quality_app)
+app.add_typer(quality.quality_app, name="quality")
 
 
 @app.callback(invoke_without_command=True)
@@ -63,7 +63,7 @@ def _fail(error: LlmanacError) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a LlmanacError becomes one sentence on standard error and exit status 2, Ctrl-C 130."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are not UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain bytes that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     with interrupts.noted(program=arguments is None):
         try:
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> Any:
         except BrokenPipeError:  # `llmanac list | head`
             sys.stderr.close()
             raise SystemExit(0) from None
-        except OSError as error:  # a disk that is full, a folder that may not be read or written
+        except OSError as error:  # a full disk, or a folder without permission
             if error.errno not in DISK:
                 raise
             _fail(refused(error, "the disk"))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmanac.generate.answers import Answer, Assistant
     from llmanac.generate.engine import Engine, Options
 
-HELP = "/exit leaves, /new starts over; anything else is sent."
+HELP = "/exit quits, /new starts a new conversation; anything else is sent."
 NO_CHAT = (
     "{path}: this model was not tuned to chat: it has no assistant, and its tokenizer no chat template. "
     "`llmanac generate {quoted} --prompt TEXT` continues text; a recipe makes a run that chats by a [finetune] section "
@@ -30,7 +30,7 @@ PASSAGE = 600  # characters of a source that are shown
 
 def generate_command(
     path: SomeModel,
-    prompt: Annotated[str | None, typer.Option(help="Text to go on from; else standard input is read.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text to continue [standard input].")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(min=1)] = None,
@@ -43,22 +43,16 @@ def generate_command(
 
     text = sys.stdin.read() if prompt is None else prompt
     print_completions(
-        load_engine(path),
-        text,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=tuple(stop or ()),
-    )
+        load_engine(path), text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        seed=seed, stop=tuple(stop or ()),
+    )  # fmt: skip
 
 
 def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -> None:
-    """The prompt and its continuation, piece by piece; several samples (`n`) one after the other."""
+    """Print the prompt and its continuation as it is generated; several samples (`n`) one after the other."""
     count = options.get("n", 1)
     if count == 1:
-        engine.request(prompt, **options)  # what is wrong with it is said before anything else
+        engine.request(prompt, **options)  # an invalid request fails before anything is printed
         _write(prompt)
         for piece in engine.stream(prompt, **options):
             _write(piece.text)
@@ -69,30 +63,27 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
 
 
 def chat_command(path: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")]) -> None:
-    """Talk to a run: it retrieves, answers and shows its source."""
-    from llmanac.generate.load import load_engine
-    from llmanac.recipes.documentation import open_assistant
+    """Chat with a run: it retrieves, answers and shows its source."""
+    from llmanac.generate.load import load_assistant, load_engine
 
     engine = load_engine(path)
-    assistant = open_assistant(path, engine)
+    assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
     chat(engine, assistant)
 
 
 def chat(engine: Engine, assistant: Assistant | None = None, *, lines: TextIO | None = None) -> None:
-    """A conversation on the terminal; when standard input is not one, each of its lines is a message.
+    """A conversation on the terminal; from a pipe or file, each line is a message.
 
-    An assistant is asked one question at a time, with the earlier ones where it reads them; without one, the
-    conversation so far is the prompt, and its oldest turns are left out once it no longer fits the context.
+    An assistant answers one question at a time and may read the earlier ones. Without an assistant the prompt is the
+    conversation so far, without its oldest turns once it no longer fits the context.
     """
     from llmanac.generate.answers import ask
 
     interactive = lines is None and sys.stdin.isatty()
     messages: list[dict[str, str]] = []
     asked: list[str] = []
-    if interactive:
-        _write(f"{HELP}\n")
     for text in _messages(lines or sys.stdin, interactive):
         if text == "/exit":
             return
@@ -114,21 +105,18 @@ def chat(engine: Engine, assistant: Assistant | None = None, *, lines: TextIO | 
 
 
 def _messages(lines: TextIO, interactive: bool) -> Iterator[str]:
-    """The user's messages, without blank ones, until the input ends (Ctrl-D or Ctrl-C on a terminal)."""
+    """The user's messages that are not blank, until the input ends (Ctrl-D or Ctrl-C on a terminal)."""
     if interactive:
-        with contextlib.suppress(ImportError):  # input() gets its history and line editing from it, where there is one
+        _write(f"{HELP}\n")
+        with contextlib.suppress(ImportError):  # gives input() history and line editing, where available
             import readline  # noqa: F401
-    while True:
-        try:
-            text = input("> ") if interactive else lines.readline()
-        except (EOFError, KeyboardInterrupt):
-            interrupts.answered()
-            _write("\n")
-            return
-        if not interactive and not text:
-            return
-        if text.strip():
-            yield text.strip()
+    try:
+        for text in iter(lambda: input("> "), None) if interactive else lines:
+            if text.strip():
+                yield text.strip()
+    except (EOFError, KeyboardInterrupt):
+        interrupts.answered()
+        _write("\n")
 
 
 def _reply(engine: Engine, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -166,31 +154,22 @@ def _write(text: str) -> None:
 
 def serve_command(
     path: SomeModel,
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(help="A further name that requests may give this server (repeatable); * for every name."),
-    ] = None,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get status 429.")] = 64,
-    prefix_cache: Annotated[int, typer.Option(min=0, help="MiB kept of what prompts share; 0 for nothing.")] = 256,
+    allow_host: Annotated[list[str] | None, typer.Option(help="Host name to accept; repeatable; * for any.")] = None,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; further ones get status 429.")] = 64,
+    prefix_cache: Annotated[int, typer.Option(min=0, help="MiB of KV cache for shared prefixes; 0 for none.")] = 256,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
 
     def load() -> tuple[Engine, Assistant | None]:
-        from llmanac.generate.load import load_engine
-        from llmanac.recipes.documentation import open_assistant
+        from llmanac.generate.load import load_assistant, load_engine
 
         engine = load_engine(path)
-        return engine, open_assistant(Path(path), engine)
+        return engine, load_assistant(path, engine)
 
     serve(
-        load,
-        host=host,
-        port=port,
-        model_name=Path(path).resolve().name or "llmanac",
-        max_queue=max_queue,
-        prefix_cache_bytes=prefix_cache * 2**20,
-        allow_hosts=allow_host or (),
-    )
+        load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue,
+        prefix_cache_bytes=prefix_cache * 2**20, allow_hosts=allow_host or (),
+    )  # fmt: skip

@@ -11,45 +11,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson, Force, OnError
+from llmanac.cli.options import AsJson, Fields, Force, OnError, Seed, group
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from llmanac.data.labelled import Labelled
     from llmanac.evaluate.classification import Report
 
-app = typer.Typer(
-    help="Classify texts: train a classifier, use it, explain it, or compare the methods.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
-TextColumn = Annotated[
-    str, typer.Option("--text", help="Column of the text; a number from 1 on in a .tsv without a header.")
-]
-LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label: texts or numbers, not mixed.")]
-Saved = Annotated[str, typer.Argument(help="A trained classifier's folder, or `rules` for the rules that come along.")]
-Patches = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="The method's choices, e.g. -s ngrams=2.")
+app = group("Classify texts: train a classifier, use it, explain it, or compare the methods.")
+TextColumn = Annotated[str, typer.Option(help="Column of the text; in a .tsv without a header its number, from 1.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the label: texts or numbers, not mixed.")]
+Saved = Annotated[str, typer.Argument(help="A trained classifier's folder, or `rules` for the built-in rules.")]
+Rows = Annotated[
+    Path, typer.Argument(help="Labelled texts: .jsonl, .csv, .tsv or .parquet, or lines that begin with the label.")
 ]
 IN_SHORT = ("method", "accuracy", "95% over seeds", "rows to beat the rules", "CPU time to train", "explained")
 
 
 @app.command("train")
 def train_command(
-    data: Annotated[
-        Path, typer.Argument(help=".jsonl, .csv, .tsv or .parquet with text and label, or `label text` lines.")
-    ],
+    data: Rows,
     method: Annotated[str, typer.Option(help="A name of `llmanac list classifier`.")] = "bow",
-    folder: Annotated[Path | None, typer.Option(help="Where it is saved [classifiers/<method>].")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Output folder [classifiers/<method>].")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled texts to evaluate on.")] = None,
-    model: Annotated[str | None, typer.Option(help="Language model (a run's or model's folder) to stand on.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    set_: Patches = None,
+    model: Annotated[str | None, typer.Option(help="Language model to build on: a run's or model's folder.")] = None,
+    seed: Seed = 0,
+    set_: Fields = None,
     text: TextColumn = "text",
     label: LabelColumn = "label",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
     on_error: OnError = "fatal",
 ) -> None:
     """Train a classifier on labelled texts and save it."""
@@ -64,13 +53,13 @@ def train_command(
             label=label, resume=resume, on_error=on_error, report=_say,
         )  # fmt: skip
     except Stopped as stopped:
+        again = "Stopped before anything was kept; the same command starts again."
         if stopped.kept is not None:
-            print(f"\nStopped; what is done is in {stopped.kept}. Go on with the same command and --resume")
-        else:
-            print("\nStopped before anything was kept; the same command starts again.")
+            again = f"Stopped; what is done is in {stopped.kept}. Continue with the same command and --resume"
+        print(f"\n{again}")
         raise SystemExit(130) from None
     if done.replaced:
-        print(f"{done.folder}: takes the place of the classifier that was there")
+        print(f"{done.folder}: replaced the classifier that was there")
     if done.left_out:
         print(left_out(done.left_out))
     count, labels = len(done.examples), len(done.classifier.labels)
@@ -94,21 +83,16 @@ def _print_next(folder: str | Path, text: str) -> None:
 def predict_command(
     folder: Saved,
     data: Annotated[str, typer.Argument(help="A table with a text column, or lines; - for standard input.")],
-    output: Annotated[
-        Path | None, typer.Option(help="Write .jsonl, .csv, .tsv or .parquet here; else JSON lines are printed.")
-    ] = None,
-    prefix: Annotated[str, typer.Option(help="What the names of the added columns begin with.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Output .jsonl, .csv, .tsv or .parquet [JSON Lines].")] = None,
+    prefix: Annotated[str, typer.Option(help="Prefix of the names of the added columns.")] = "",
     force: Force = False,
     text: TextColumn = "text",
     with_labels: Annotated[
         bool | None,
-        typer.Option(
-            "--with-labels/--text-only",
-            help="Lines begin with a label that is no text, or are texts as a whole [by what they begin with].",
-        ),
+        typer.Option("--with-labels/--text-only", help="Lines begin with a label, or are text only [guessed]."),
     ] = None,
 ) -> None:
-    """Give each text a label, with every label's probability, beside the columns that its row has."""
+    """Label each text; writes the row's columns, the label and the probability of each label."""
     from llmanac.lab.classification.predict import as_json, predict_file
 
     count, rows = predict_file(
@@ -123,12 +107,12 @@ def predict_command(
 @app.command("evaluate")
 def evaluate_command(
     folder: Saved,
-    data: Annotated[Path, typer.Argument(help="Labelled texts, as for train.")],
+    data: Rows,
     text: TextColumn = "text",
     label: LabelColumn = "label",
     as_json: AsJson = False,
 ) -> None:
-    """Accuracy, precision, recall and F1 a label, and the confusion table."""
+    """Accuracy, precision, recall and F1 per label, and the confusion matrix."""
     from llmanac.lab.classification.classifiers import evaluate_on, open_classifier
 
     (held,) = _read([data], text, label)
@@ -148,28 +132,24 @@ def _read(paths: Sequence[Path], text: str, label: str) -> list[Labelled]:
     return [read_labelled(path, text=text, label=label, problems=CommandProblems(bounds=BOUNDS)) for path in paths]
 
 
-def print_report(found: Report, console: Console | None = None) -> None:
-    """The figures, then who is taken for whom."""
-    from llmanac.cli import tables
+def print_report(found: Report) -> None:
+    """Accuracy and macro F1, then the confusion matrix."""
+    from llmanac.cli.tables import print_table
 
-    console = console or tables.Console()
     low, high = found.interval
-    console.print(
-        f"accuracy {found.accuracy:.2%} of {found.rows:,} texts (95% interval {low:.2%} to {high:.2%}); macro F1 "
-        f"{found.macro_f1:.4f}; always the most frequent label: {found.majority:.2%}",
-        markup=False, highlight=False,
-    )  # fmt: skip
+    print(f"accuracy {found.accuracy:.2%} of {found.rows:,} texts (95% interval {low:.2%} to {high:.2%}); ", end="")
+    print(f"macro F1 {found.macro_f1:.4f}; always the most frequent label: {found.majority:.2%}")
     shown = found.labels[:20]
     rows = []
     for i, name in enumerate(shown):
         own = found.of(name)
         counts = [str(n) for n in found.confusion[i][: len(shown)]]
-        shares = [f"{own[key]:.3f}" for key in ("precision", "recall", "f1")]
-        rows.append((name, *counts, *shares, str(own["support"])))
+        scores = [f"{own[key]:.3f}" for key in ("precision", "recall", "f1")]
+        rows.append((name, *counts, *scores, str(own["support"])))
     heads = ("", *shown, "precision", "recall", "F1", "texts")
-    console.print(tables.make_table("true label (row) and what it was given (column)", heads, rows))
+    print_table("true label (row) and predicted label (column)", heads, rows)
     if len(found.labels) > len(shown):
-        console.print(f"{len(found.labels) - len(shown)} more labels: see --json", markup=False)
+        print(f"{len(found.labels) - len(shown)} more labels: see --json")
 
 
 @app.command("explain")
@@ -192,25 +172,21 @@ def explain_command(
 
 @app.command("table")
 def table_command(
-    data: Annotated[Path, typer.Argument(help="Labelled texts to train on, as for train.")],
+    data: Rows,
     test: Annotated[Path, typer.Option(help="Labelled texts to test on.")],
     methods: Annotated[
-        str | None, typer.Option(help="Comma-separated [rules,bow,cbow,deep-cbow, and with --model all].")
+        str | None, typer.Option(help="Comma-separated [rules,bow,cbow,deep-cbow; with --model all].")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 3,
     sizes: Annotated[str | None, typer.Option(help="Rows of the learning curve, comma-separated.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Language model for fine-tuning and prompting; `train` makes a small one.")
-    ] = None,
-    rules: Annotated[Path | None, typer.Option(help="Rules of your own, for labels that are no sentiment.")] = None,
-    slices: Annotated[
-        Path | None, typer.Option(help="Failure slices of your own (.jsonl: slice, part, text, label).")
-    ] = None,
-    folder: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("studies/classify"),
+    model: Annotated[str | None, typer.Option(help="Language model; `train` makes a small one.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="Your own rules, for labels other than sentiment.")] = None,
+    slices: Annotated[Path | None, typer.Option(help="Failure slices (.jsonl: slice, part, text, label).")] = None,
+    folder: Annotated[Path, typer.Option(help="Output folder of the page.")] = Path("studies/classify"),
     text: TextColumn = "text",
     label: LabelColumn = "label",
 ) -> None:
-    """Compare rules with what is learned on one set: accuracy, rows needed, seconds, an explanation, failure slices."""
+    """Compare all methods on one data set: accuracy, rows needed, seconds, an explanation, failure slices."""
     from llmanac.core.outputs import check_pages
     from llmanac.lab.classification import table as tables
     from llmanac.lab.classification.classifiers import ON_A_MODEL
@@ -228,10 +204,8 @@ def table_command(
     options: dict[str, Any] = {"--methods": methods, "--seeds": seeds if seeds != 3 else None, "--sizes": sizes}
     options |= {"--model": model, "--rules": rules, "--slices": slices, "--text": text if text != "text" else None}
     options |= {"--label": label if label != "label" else None}
-    words = ["llmanac", "classify", "table", str(data), "--test", str(test)]
-    for flag, value in options.items():
-        words += [] if value is None else [flag, str(value)]
-    result["command"] = shlex.join(words)
+    given = (str(word) for option in options.items() if option[1] is not None for word in option)
+    result["command"] = shlex.join(["llmanac", "classify", "table", str(data), "--test", str(test), *given])
     result["data"] |= {"train": data.name, "test": test.name}
     place = tables.write(folder, result)
     print_methods(result)
@@ -240,15 +214,14 @@ def table_command(
 
 
 def print_methods(result: Mapping[str, Any]) -> None:
-    """A row a method: what it reaches, what it needs, and how it fares on the slices."""
-    from llmanac.cli.tables import Console, make_table
+    """A row for each method: accuracy, costs, and results on the failure slices."""
+    from llmanac.cli.tables import print_table
     from llmanac.lab.classification.page import HEADS, lead, rows_of, slice_rows
 
-    console = Console()
     shown = [HEADS.index(name) for name in IN_SHORT]
     rows = [[row[i] for i in shown] for row in rows_of(result)]
-    console.print(make_table("rules beside what is learned", IN_SHORT, rows))
+    print_table("rules and learned methods", IN_SHORT, rows)
     if result["slices"]:
         heads = ["method", *(one["name"] for one in result["slices"])]
-        console.print(make_table("plain sentences → changed ones", heads, slice_rows(result)))
-    console.print(lead(result), markup=False)
+        print_table("plain sentences → changed ones", heads, slice_rows(result))
+    print(lead(result))

@@ -1,4 +1,4 @@
-"""`llmanac compare`: run a study, and print it."""
+"""`llmanac compare`: run a study and print it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-LABEL, CELL = 28, 17  # characters of a cost's name, and of one arm's column with its line
+LABEL, CELL = 28, 17  # width in characters of a cost's name, and of an arm's column with its border
 STYLES = {
-    "better": "green",
-    "worse": "red",
-    "equivalent": "cyan",
-    "inconclusive": "yellow",
-    "none": "yellow",
+    "better": "green", "worse": "red", "equivalent": "cyan", "inconclusive": "yellow", "none": "yellow",
     "loses text": "red",
-}
+}  # fmt: skip
 
 
 def compare_command(
@@ -31,50 +27,41 @@ def compare_command(
     arms: Annotated[str | None, typer.Option(help="Comma-separated methods, e.g. rope,learned,none.")] = None,
     budget: Annotated[str | None, typer.Option(help="Total time, e.g. 3m [3m].")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Paired seeds; fewer than 3 give no verdict [3].")] = None,
-    hold: Annotated[str | None, typer.Option(help="What is held equal: params, flops, tokens or time.")] = None,
-    tune: Annotated[str | None, typer.Option(help="Give every arm the same sweep, e.g. lr=3.")] = None,
+    hold: Annotated[str | None, typer.Option(help="What to hold equal: params, flops, tokens or time.")] = None,
+    tune: Annotated[str | None, typer.Option(help="Same sweep for every arm, e.g. lr=3.")] = None,
     margin: Annotated[float | None, typer.Option(help="Relative margin of equivalence [0.005].")] = None,
     baseline: Annotated[str | None, typer.Option(help="Arm that the others are compared with [the first].")] = None,
-    base: Annotated[str | None, typer.Option(help="Recipe that everything else comes from.")] = None,
+    base: Annotated[str | None, typer.Option(help="Recipe that all arms start from.")] = None,
     artefact: Annotated[str | None, typer.Option(help="Run that post-hoc arms are applied to.")] = None,
     set_: Patches = None,
-    folder: Annotated[Path | None, typer.Option(help="Where the study goes [studies/<name>].")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Output folder [studies/<name>].")] = None,
 ) -> None:
-    """Compare methods at equal budget over paired seeds, with intervals and a verdict."""
+    """Compare methods at equal budget over paired seeds, with intervals and verdicts."""
     from llmanac.core.spec import parse_patches
     from llmanac.lab.compare import compare, run_study, studies
 
     options: dict[str, Any] = {
-        "budget": budget,
-        "seeds": seeds,
-        "hold": hold,
-        "tune": tune,
-        "margin": margin,
-        "base": base,
-        "artefact": artefact,
-        "baseline": baseline,
-        "folder": folder,
-    }
+        "budget": budget, "seeds": seeds, "hold": hold, "tune": tune, "margin": margin, "base": base,
+        "artefact": artefact, "baseline": baseline, "folder": folder,
+    }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     changes = parse_patches(set_ or ())
     try:
         if kind in studies() or kind.endswith(".toml"):
             done = run_study(kind, arms=arms, patches=changes, **given)
         elif arms is None:
-            raise SpecError(
-                "--arms: say what to compare, for example --arms rope,learned; or run a study by name: "
-                + ", ".join(studies())
-            )
+            known = ", ".join(studies())
+            raise SpecError(f"--arms: name the methods, for example --arms rope,learned; or run a study: {known}")
         else:
             done = compare(kind, arms, patches=changes, **given)
     except KeyboardInterrupt:
-        print("\nStopped; every finished run is kept. The same command goes on from there.", file=sys.stderr)
+        print("\nStopped; every finished run is kept. Run the same command again to continue.", file=sys.stderr)
         raise SystemExit(130) from None
     print_study(done)
 
 
 def print_study(done: Any, console: Console | None = None) -> None:
-    """The verdicts, the costs, what to be warned of, and where the page is."""
+    """Print the verdicts, the costs, warnings and the path of the page."""
     from llmanac.cli import tables
     from llmanac.lab import words
 
@@ -84,9 +71,7 @@ def print_study(done: Any, console: Console | None = None) -> None:
         console.print(_verdicts(result, metric, console))
     for costs in _costs(result, console):
         console.print(costs)
-    for warning in words.warnings(result):
-        console.print(f"note: {warning}", markup=False)
-    if note := words.worse_than_uniform(result):
+    for note in filter(None, [*words.warnings(result), words.worse_than_uniform(result)]):
         console.print(f"note: {note}", markup=False)
     console.print(words.summary(result), markup=False)
     console.print(f"page: {done.page}", markup=False)
@@ -97,13 +82,13 @@ def _fits(table: Table, console: Console) -> bool:
 
 
 def _verdicts(result: Any, metric: Any, console: Console) -> Table:
-    """The table of one metric; on a narrow terminal only the page has the p-values, and long arms take two lines."""
+    """The table of one metric; on a narrow terminal without p-values, and with long labels over several lines."""
     wide = _verdict_table(result, metric, wide=True)
     return wide if _fits(wide, console) else _verdict_table(result, metric, wide=False)
 
 
 def _arm(label: str, wide: bool) -> str:
-    """An arm's label; where there is little room, its choices stand on lines of their own."""
+    """An arm's label; on a narrow terminal its fields are on lines of their own."""
     return label if wide else label.replace("{", "\n{").replace(",", ",\n ")
 
 
@@ -112,11 +97,11 @@ def _verdict_table(result: Any, metric: Any, *, wide: bool) -> Table:
     from llmanac.lab import words
     from llmanac.lab.stats import mean
 
-    label = metric["title"] or metric["name"].replace("_", " ")
+    label = words.label(metric)
     heads = ("", "verdict", "mean", "difference", "95% interval", *(["p"] if wide else []))
     title = f"{label} ({metric['better']} is better), {words.held_words(result)}"
     table = make_table(title, heads, left=(0, 1))
-    table.columns[0].overflow = "fold"  # arms may differ in their last characters alone
+    table.columns[0].overflow = "fold"  # labels may differ only at the end
     for column in table.columns[2:]:
         column.no_wrap = True
     compared = {c["arm"]: c for c in result["comparisons"][metric["name"]]}
@@ -126,22 +111,16 @@ def _verdict_table(result: Any, metric: Any, *, wide: bool) -> Table:
             table.add_row(escape(_arm(arm, wide)), "baseline" if arm == result["baseline"] else "", level)
             continue
         c = compared[arm]
-        table.add_row(
-            escape(_arm(arm, wide)),
-            words.verdict(c, result["replicate"]),
-            level,
-            words.difference(c),
-            words.interval(c),
-            *([words.p_value(c["p"])] if wide else []),
-            style=STYLES[c["verdict"]],
-        )
+        cells = [words.verdict(c, result["replicate"]), level, words.difference(c), words.interval(c)]
+        cells += [words.p_value(c["p"])] if wide else []
+        table.add_row(escape(_arm(arm, wide)), *cells, style=STYLES[c["verdict"]])
     for arm in result["failed"]:
         table.add_row(escape(_arm(arm, wide)), "failed", style="red")
     return table
 
 
 def _costs(result: Any, console: Console) -> list[Table]:
-    """What each arm costs: one table, or as many as it takes for every arm to be read."""
+    """What each arm costs: one table, or several on a narrow terminal."""
     arms = list(result["costs"])
     whole = _cost_table(result, arms, wide=True)
     if _fits(whole, console):
@@ -159,5 +138,5 @@ def _cost_table(result: Any, arms: list[str], *, wide: bool) -> Table:
         column.overflow = "fold"
     for unit in result["cost_units"]:
         cells = [words.quantity(result["costs"][arm].get(unit["name"]), unit["unit"]) for arm in arms]
-        table.add_row(unit["title"] or unit["name"].replace("_", " "), *cells)
+        table.add_row(words.label(unit), *cells)
     return table

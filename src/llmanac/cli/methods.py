@@ -1,4 +1,4 @@
-"""`llmanac list`, `show`, `doctor` and `convert`: what there is, on this machine and for others."""
+"""`llmanac list`, `show`, `convert` and `doctor`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llmanac.cli.options import AsJson
 
 def list_command(
     kind: Annotated[str | None, typer.Argument(help="Only rows and methods of this kind, e.g. position.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+    as_json: AsJson = False,
     status: Annotated[str | None, typer.Option(help="Only done, reference, built or planned.")] = None,
 ) -> None:
-    """List every method, with how far it is: done, reference (proved, not yet measured), built (neither) or planned."""
+    """List every method with its status: done, reference (tested, not yet measured), built (neither) or planned."""
     from llmanac.core import catalogue, registry
     from llmanac.core.errors import SpecError, nearest
 
@@ -45,7 +45,7 @@ def list_command(
 
 
 def show_command(name: Annotated[str, typer.Argument(help="kind/name, as `llmanac list` prints it.")]) -> None:
-    """Show one method: what it is, its choices, what proves it and what it was measured to do."""
+    """Show one method: what it is, its fields, its reference test and its measured effect."""
     from llmanac.core.describe import describe
     from llmanac.lab.axis import AS_THEY_ARE
 
@@ -54,10 +54,10 @@ def show_command(name: Annotated[str, typer.Argument(help="kind/name, as `llmana
 
 def convert_command(
     source: Annotated[str, typer.Argument(help="A run's or model's folder, or a hub model's name.")],
-    target: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    target: Annotated[Path, typer.Argument(help="Output folder; it must not exist.")],
     family: Annotated[str, typer.Option(help="Hugging Face family: llama or gpt2.")] = "llama",
 ) -> None:
-    """Write a model and its tokenizer in a Hugging Face family's own layout."""
+    """Write a model and its tokenizer in the layout of a Hugging Face family."""
     from llmanac.recipes.convert import convert
 
     model = convert(source, target, family)

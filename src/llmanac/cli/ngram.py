@@ -1,4 +1,4 @@
-"""`llmanac ngram train | score | query | convert`: counting models on the command line."""
+"""`llmanac ngram train | score | query | convert`: n-gram models on the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson, Column, Force, Include
+from llmanac.cli.options import AsJson, Column, Force, Include, group, read_size
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import has_name
 from llmanac.core.outputs import check_apart
@@ -23,41 +23,31 @@ if TYPE_CHECKING:
 
     from llmanac.models.ngrams.words import Score
 
-app = typer.Typer(no_args_is_help=True, help="Count n-gram models, score text with them, convert ARPA files.")
-Text = Annotated[
-    list[str],
-    typer.Argument(help="Files, folders or patterns: a sentence a line, or a row of a table; - for standard input."),
-]
+app = group("Train n-gram models, score text with them, convert ARPA files.")
+Text = Annotated[list[str], typer.Argument(help="Files, folders or patterns, a sentence per line or row; - for stdin.")]
 Model = Annotated[Path, typer.Argument(help="An ARPA file (.arpa, .arpa.gz) or a binary model.")]
 ZEROS = (
-    "note: without smoothing (mle) an n-gram that was never counted has probability 0, kept as 10^-99, and one of them "
-    "decides the perplexity; train with --smoothing modified-kneser-ney for a figure to compare"
+    "note: without smoothing (mle) an n-gram that was never counted has probability 0, stored as 10^-99, and a single "
+    "one dominates the perplexity; train with --smoothing modified-kneser-ney for a comparable figure"
 )
 NO_BACKOFF = (
-    "note: this smoothing asks no shorter context, so a word that was not seen after its whole context has length 0 "
-    "and an equal share of what that context leaves over"
+    "note: this smoothing does not back off, so a word that was not seen after its full context has length 0 and an "
+    "equal part of the probability that the context leaves"
 )
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @app.command("train")
 def train_command(
     text: Text,
     output: Annotated[Path, typer.Option("--output", "-o", help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
-    order: Annotated[int, typer.Option(help="The longest n-gram counted.")] = 5,
-    smoothing: Annotated[str, typer.Option(help="A method of kind smoothing.")] = "modified-kneser-ney",
+    order: Annotated[int, typer.Option(help="Length of the longest n-gram.")] = 5,
+    smoothing: Annotated[str, typer.Option(help="A name of `llmanac list smoothing`.")] = "modified-kneser-ney",
     set_: Annotated[
         list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Of the smoothing, e.g. -s k=0.5.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Count this tokenizer's tokens, not words: --output is then a model's folder.")
-    ] = None,
-    skip_symbols: Annotated[
-        bool, typer.Option("--skip-symbols", help="Leave out <s>, </s>, <unk> in the text.")
-    ] = False,
-    memory: Annotated[
-        str | None, typer.Option(help="Memory that counting may take, e.g. 8G [80% of what is free].")
-    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Count its tokens, not words; --output is a folder.")] = None,
+    skip_symbols: Annotated[bool, typer.Option("--skip-symbols", help="Skip <s>, </s>, <unk> in the text.")] = False,
+    memory: Annotated[str | None, typer.Option(help="Memory for counting, e.g. 8G [80% of free].")] = None,
     column: Column = "text",
     include: Include = None,
     force: Force = False,
@@ -72,7 +62,7 @@ def train_command(
 
     check_order(order, "--order")
     spec = make_method("smoothing", {"name": smoothing, **parse_patches(set_ or ())}, "--smoothing")
-    limit = None if memory is None else parse_bytes(memory)
+    limit = None if memory is None else read_size(memory, thousand=1024)
     if tokenizer is not None:
         from llmanac.models.ngrams.tokens import train_tokens
 
@@ -81,9 +71,8 @@ def train_command(
         known.save(output)
         _describe(counted.trie, f"{order}-gram of tokens, {spec.name}")
         where = shlex.quote(str(output))
-        print(
-            f"wrote {output}\nNext: llmanac generate {where} --prompt 'The' --temperature 1, or llmanac score {where}"
-        )
+        print(f"wrote {output}")
+        print(f"Next: llmanac generate {where} --prompt 'The' --temperature 1, or llmanac score {where}")
         return
     from llmanac.models.ngrams import words
     from llmanac.models.ngrams.load import save
@@ -99,12 +88,12 @@ def train_command(
 def score_command(
     model: Model,
     text: Text,
-    sentences: Annotated[bool, typer.Option("--sentences", help="Print log10 p of every line too.")] = False,
+    sentences: Annotated[bool, typer.Option("--sentences", help="Also print log10 p of every line.")] = False,
     column: Column = "text",
     include: Include = None,
     as_json: AsJson = False,
 ) -> None:
-    """Perplexity of text, with and without unknown words."""
+    """Perplexity of text, with and without out-of-vocabulary words."""
     from llmanac.core.progress import progress
     from llmanac.data.texts import files_of
     from llmanac.models.ngrams.load import load
@@ -118,7 +107,7 @@ def score_command(
     if not found.tokens:
         raise DataError(f"{', '.join(text)}: no text to score")
     if not math.isfinite(found.total):
-        raise DataError(f"{model}: is damaged (a probability is no number); convert or train it again")
+        raise DataError(f"{model}: is damaged (a probability is not a number); convert or train it again")
     for part in lines:
         for value in part.tolist():
             print(f"{value:.6f}")
@@ -133,10 +122,9 @@ def score_command(
 
 @app.command("query")
 def query_command(
-    model: Model,
-    text: Annotated[str | None, typer.Option(help="Sentences; else standard input is read.")] = None,
+    model: Model, text: Annotated[str | None, typer.Option(help="Sentences [standard input].")] = None
 ) -> None:
-    """Each word with its number, the length of the n-gram it was found as, and log10 p."""
+    """Each word with its id, the length of the n-gram it was found as, and log10 p."""
     from llmanac.models.ngrams.load import load
 
     loaded = load(model)
@@ -158,11 +146,11 @@ def convert_command(
     target: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
     force: Force = False,
 ) -> None:
-    """ARPA to a binary model that opens at once, or back; every value of a binary source is checked."""
+    """Convert ARPA to a binary model that opens at once, or back; checks every value of a binary source."""
     from llmanac.models.ngrams.load import load, save
 
     check_free(target, "the target", force, inputs=[source])
-    model = load(source, whole=True)
+    model = load(source, full=True)
     save(model, target)
     _describe(model.trie, f"{model.trie.order}-gram")
     print(f"wrote {target} ({target.stat().st_size / 1e6:,.1f} MB)")
@@ -170,11 +158,11 @@ def convert_command(
 
 
 def check_free(place: Path, what: str, force: bool, *, folder: bool = False, inputs: Iterable[str | Path] = ()) -> None:
-    """Refuse to overwrite, and what cannot be written at all. Raises SpecError that names the place.
+    """Refuse to overwrite a file, and paths that cannot be written. Raises SpecError that names the path.
 
     Args:
         folder: whether a folder is written, not a file.
-        inputs: what is read, and never overwritten.
+        inputs: files that the command reads, which are never overwritten.
     """
     check_apart([place], what, inputs)
     if not folder and (place.is_dir() or not has_name(place)):
@@ -184,21 +172,13 @@ def check_free(place: Path, what: str, force: bool, *, folder: bool = False, inp
 
 
 def line_words(line: bytes) -> list[str]:
-    """The words of a line, for showing."""
+    """The words of a line, for display."""
     return [w.decode("utf-8", "backslashreplace") for w in re.split(rb"[\0\t\n\v\f\r ]+", line) if w]
-
-
-def parse_bytes(text: str, flag: str = "--memory") -> int:
-    """`8G` -> bytes. Raises SpecError for what is no size."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
-    if not found or float(found[1]) <= 0:
-        raise SpecError(f"{flag}: {text!r} is not a size; write it as 512M or 8G")
-    return int(float(found[1]) * UNITS[found[2].upper()])
 
 
 def _as_json(found: Score) -> dict[str, Any]:
     def finite(value: float) -> float | None:
-        return value if value < float("inf") else None  # NaN compares false too
+        return value if value < float("inf") else None  # NaN: None too
 
     return {
         "sentences": found.sentences,
@@ -213,10 +193,10 @@ def _as_json(found: Score) -> dict[str, Any]:
 
 
 def found_rows(found: Score, without_backoff: bool) -> list[tuple[str, str]]:
-    """The shares of tokens by the length of the n-gram that gave them their probability; they add up to 1.
+    """The fraction of tokens for each length of the n-gram that gave them their probability; they add up to 1.
 
-    A model without back-off gives a token that was not seen after its whole context an equal share, found as nothing;
-    its shorter n-grams only begin sentences, and its single words are never asked (but where it has nothing else).
+    Without back-off a token that was not seen after its full context has length 0; shorter n-grams only begin
+    sentences, and single words are used only in a model of order 1.
     """
     tokens = max(1, found.tokens)
     rows = [(f"found as {k}-gram", f"{n / tokens:.1%}") for k, n in enumerate(found.matched) if k]
@@ -226,7 +206,7 @@ def found_rows(found: Score, without_backoff: bool) -> list[tuple[str, str]]:
 
 
 def _print_score(found: Score, title: str, without_backoff: bool) -> None:
-    from llmanac.cli.tables import Console, escape, make_table
+    from llmanac.cli.tables import Console, make_table
 
     rows = [
         ("Perplexity including OOVs", f"{found.perplexity:.10g}"),
@@ -236,22 +216,20 @@ def _print_score(found: Score, title: str, without_backoff: bool) -> None:
         ("Sentences", f"{found.sentences:,}"),
         *found_rows(found, without_backoff),
     ]
-    console = Console()
-    console.print(escape(title), highlight=False)
+    print(title)
     table = make_table("", ["", ""], rows)
     table.show_header = False
-    console.print(table)
+    Console().print(table)
 
 
 def _describe(trie: Any, title: str) -> None:
-    from llmanac.cli.tables import Console, escape, make_table
+    from llmanac.cli.tables import print_table
 
     discounts = trie.about.get("discounts") or []
     rows = []
     for k, n in enumerate(trie.counts):
         cells = [" ".join(f"{d:.6g}" for d in discounts[k])] if k < len(discounts) else []
         rows.append((str(k + 1), f"{n:,}", *cells))
-    console = Console()
-    console.print(escape(title), highlight=False)
-    console.print(make_table("", ["order", "n-grams", *(["discounts"] if discounts else [])], rows, left=()))
+    print(title)
+    print_table("", ["order", "n-grams", *(["discounts"] if discounts else [])], rows, left=())
     print(f"{trie.parameters:,} numbers, {trie.nbytes / 1e6:,.1f} MB in memory")

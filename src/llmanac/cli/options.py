@@ -1,7 +1,8 @@
-"""Options that several commands have, such as take several values after one flag, and how sizes are written."""
+"""Options that several commands share, groups of commands, and how sizes are written."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -10,37 +11,43 @@ from typer.core import TyperCommand
 from llmanac.core.errors import SpecError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+LineAsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")]
 Column = Annotated[str, typer.Option(help="Column of a table that holds the text.")]
 Include = Annotated[
-    list[str] | None, typer.Option(metavar="PATTERN", help="Of folders only such files, e.g. '*.md'; repeatable.")
+    list[str] | None, typer.Option(metavar="PATTERN", help="Files to read in folders, e.g. '*.md'; repeatable.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there already.")]
-OnError = Annotated[
-    str, typer.Option("--on-error", metavar="[fatal|skip]", help="A row that cannot be used: stop, or set it aside.")
-]
-MaxBytes = Annotated[str, typer.Option("--max-bytes", help="What one document may have, e.g. 50MB.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
+OnError = Annotated[str, typer.Option(metavar="[fatal|skip]", help="At a row that cannot be used: stop, or skip it.")]
+MaxBytes = Annotated[str, typer.Option(help="Largest document, e.g. 50MB.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Show = Annotated[bool, typer.Option("--show", help="Print the resolved recipe and stop.")]
 Patches = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Patch, e.g. -s train.steps=200.")
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="PATH=VALUE", help="Set a field, e.g. -s train.steps=200; repeatable."),
+]
+Fields = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Set a field of the method; repeatable.")
 ]
 SomeModel = Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")]
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 
-def read_size(text: str, flag: str = "--memory") -> int:
-    """`"2GB"`, `"500M"` or `"1000000"` as bytes. Raises SpecError for anything else."""
-    bare = text.strip().lower().removesuffix("b")
-    unit = bare[-1:] if bare[-1:] in _UNITS else ""
-    try:
-        size = float(bare.removesuffix(unit)) * _UNITS[unit]
+def group(help: str) -> typer.Typer:
+    """A group of commands; without a command it prints its help."""
+    return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None)
+
+
+def read_size(text: str, flag: str = "--memory", *, thousand: int = 1000) -> int:
+    """`"2GB"`, `"500M"` or `"1000000"` in bytes; `thousand` is 1,024 for binary units. Raises SpecError."""
+    if found := _SIZE.fullmatch(text):
+        size = float(found[1]) * thousand ** " kmgt".index(found[2].lower() or " ")
         if 1 <= size < 1 << 60:
             return int(size)
-    except ValueError:
-        pass
     raise SpecError(f"{flag}: {text!r} is not a size; write for example 500MB or 2GB")
 
 
 class SeveralValues(TyperCommand):
-    """A command whose repeatable options go on to the next flag: `--train a b` is read as `--train a --train b`.
+    """A command whose repeatable options take several values: `--train a b` is read as `--train a --train b`.
 
     Such a command takes no positional arguments. Give it as `cls` of a typer command.
     """

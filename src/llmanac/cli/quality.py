@@ -11,47 +11,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmanac.cli.options import Include
+from llmanac.cli.options import Column, Include, LineAsJson, Seed, group
 
 if TYPE_CHECKING:
     from llmanac.data.curve import Point
 
-quality_app = typer.Typer(
-    name="quality", help="Train and use a classifier of text quality.", no_args_is_help=True, rich_markup_mode=None
-)
-
+quality_app = group("Train and use a classifier of text quality.")
 SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)  # thresholds in the printed table
-TextColumn = Annotated[str, typer.Option(help="Column that holds the text, in tables.")]
 
 
 @quality_app.command("train")
 def train_command(
-    positive: Annotated[list[str], typer.Option(help="Files or folders of texts that are wanted; repeatable.")],
-    negative: Annotated[list[str], typer.Option(help="Files or folders of texts that are not; repeatable.")],
-    folder: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("quality"),
-    text: TextColumn = "text",
-    bits: Annotated[int, typer.Option(help="2^bits weights.")] = 18,
-    longest: Annotated[int, typer.Option(help="Longest character n-gram; 0 for words alone.")] = 4,
+    positive: Annotated[list[str], typer.Option(help="Files or folders of wanted texts; repeatable.")],
+    negative: Annotated[list[str], typer.Option(help="Files or folders of unwanted texts; repeatable.")],
+    folder: Annotated[Path, typer.Option(help="Output folder of the model.")] = Path("quality"),
+    text: Column = "text",
+    bits: Annotated[int, typer.Option(help="The model has 2^bits weights.")] = 18,
+    longest: Annotated[int, typer.Option(help="Longest character n-gram; 0 for words only.")] = 4,
     epochs: Annotated[int, typer.Option(min=1)] = 5,
-    held_out: Annotated[float, typer.Option(help="Share of the texts to measure on.")] = 0.2,
-    seed: Annotated[int, typer.Option()] = 0,
+    held_out: Annotated[float, typer.Option(help="Fraction of the texts to measure on.")] = 0.2,
+    seed: Seed = 0,
     include: Include = None,
 ) -> None:
-    """Train a classifier, and measure precision and recall on texts held out."""
+    """Train a classifier and measure precision and recall on held-out texts."""
     from llmanac.data import quality_train
 
     done = quality_train.train(
-        positive,
-        negative,
-        folder,
-        text=text,
-        bits=bits,
-        longest=longest,
-        epochs=epochs,
-        held_out=held_out,
-        seed=seed,
+        positive, negative, folder, text=text, bits=bits, longest=longest, epochs=epochs, held_out=held_out, seed=seed,
         include=include or (),
-    )
+    )  # fmt: skip
     report(done.points, max(done.points, key=lambda point: point.f1), done.auc, done.count)
     print(f"\nWritten: {done.picture}")
     given = shlex.join([str(folder), *negative])
@@ -75,11 +63,11 @@ def report(points: Sequence[Point], best: Point, area: float, count: int) -> Non
 def score_command(
     model: Annotated[Path, typer.Argument(help="The folder of a trained classifier.")],
     files: Annotated[list[str], typer.Argument(help="Files or folders of texts.")],
-    text: TextColumn = "text",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
+    text: Column = "text",
+    as_json: LineAsJson = False,
     include: Include = None,
 ) -> None:
-    """Score texts, 0 to 1: how likely each is one of those that are wanted."""
+    """Score texts from 0 to 1: the probability that a text is a wanted one."""
     from llmanac.data.quality_model import load_quality
     from llmanac.data.quality_train import read
 
@@ -100,5 +88,5 @@ def score_command(
         print(f"{score:.4f}  {document.id}: {first}")
     mean = sum(scores) / len(scores)
     kept = sum(score >= 0.5 for score in scores) / len(scores)
-    print(f"\n{len(scores)} texts, mean score {mean:.4f}; {kept:.0%} score 0.5 and more.")
+    print(f"\n{len(scores)} texts, mean score {mean:.4f}; {kept:.0%} score 0.5 or more.")
     print(f'Next: in a recipe: name = "quality", model = "{model}", min_score = 0.5')

@@ -1,4 +1,4 @@
-"""`llmanac run`: run a recipe, show it, or go on with a run."""
+"""`llmanac run`: run a recipe, show it, or continue a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmanac.cli.options import Patches
+from llmanac.cli.options import Patches, Show
 
 if TYPE_CHECKING:
     from llmanac.recipes.run import Run
@@ -18,22 +18,19 @@ def run_command(
     recipe: Annotated[str, typer.Argument(help="quickstart, or the path of a recipe.toml.")],
     set_: Patches = None,
     budget: Annotated[str | None, typer.Option(help="Time to spend, e.g. 60s, 5m, 2h.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where the run goes [runs/<name>].")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the resolved recipe and stop.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="Output folder [runs/<name>].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    show: Show = False,
 ) -> None:
     """Run a recipe: text to a tokenizer, a model, an evaluation and a report."""
-    began = time.monotonic()  # loading the libraries takes a part of the budget
+    began = time.monotonic()  # the budget includes loading the libraries
     from llmanac.core import spec
     from llmanac.recipes.run import NothingKept, run
     from llmanac.recipes.spec import load_recipe, shown
 
     changes = spec.parse_patches(set_ or ())
-    if budget is not None:
-        changes["budget"] = budget
-    if seed is not None:
-        changes["seed"] = seed
+    changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
     if show:
         print(shown(load_recipe(recipe, changes)), end="")
         return
@@ -44,13 +41,13 @@ def run_command(
         raise SystemExit(130) from None
     except KeyboardInterrupt:
         where = f" --folder {folder}" if folder else ""
-        print(f"\nStopped; nothing is lost. Go on with: llmanac run {recipe}{where} --resume")
+        print(f"\nStopped; nothing is lost. Continue with: llmanac run {recipe}{where} --resume")
         raise SystemExit(130) from None
     print_run(done)
 
 
 def print_run(done: Run) -> None:
-    """The results as tables, and the commands that come next."""
+    """Print the results as tables, and the next commands."""
     from llmanac.cli.tables import Console, make_table, print_table
 
     table = make_table(f"{done.recipe.name}: bits per byte on held-out documents", ["", "bits per byte"])
@@ -59,12 +56,9 @@ def print_run(done: Run) -> None:
     Console().print(table)
     if answers := done.results.get("answers"):
         print_table(
-            "answers on held-out modules, question forms never seen in training",
+            "answers on held-out modules, question forms not in the training data",
             ["", "F1", "exact", "questions"],
-            [
-                (name, f"{score['f1']:.3f}", f"{score['exact']:.3f}", str(score["questions"]))
-                for name, score in answers["scores"].items()
-            ],
+            [(k, f"{s['f1']:.3f}", f"{s['exact']:.3f}", str(s["questions"])) for k, s in answers["scores"].items()],
         )
         print(f"refused: {answers['refused_unanswerable']:.0%} of the questions that cannot be answered, ", end="")
         print(f"{answers['refused_answerable']:.0%} of those that can")

@@ -1,4 +1,4 @@
-"""`llmanac score` and `correct`: texts in, a table or JSON Lines out, block by block."""
+"""`llmanac score` and `correct`: texts in, a table or JSON Lines out, in batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import Column, Include, SomeModel
+from llmanac.cli.options import Column, Include, LineAsJson, SomeModel
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -19,19 +19,18 @@ if TYPE_CHECKING:
     from llmanac.evaluate.correct import Corrected
     from llmanac.evaluate.score import Scored
 
-Texts = Annotated[str | None, typer.Argument(help="Lines of text, a table, a folder; else standard input.")]
-LineAsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")]
-BLOCK_TEXTS, BLOCK_CHARACTERS = 256, 1 << 20  # texts that are worked on at once
-UNIFORM = 8  # bits per byte of a model that knows nothing
+Texts = Annotated[str | None, typer.Argument(help="Lines of text, a table, a folder [standard input].")]
+BLOCK_TEXTS, BLOCK_CHARACTERS = 256, 1 << 20  # the size of a batch
+UNIFORM = 8  # bits per byte of a uniform model
 SHOWN = 60  # characters of a text in a table
 SENTENCE = "The dogs sleeps in a the sun."
 
 
 def texts_of(given: Sequence[str], file: str | None, column: str, include: Sequence[str] = ()) -> Iterator[str]:
-    """The texts to work on: those given, else the rows or lines of a file or folder, else those of standard input.
+    """The texts of --text, else the rows or lines of a file or folder, else the lines of standard input.
 
     Raises:
-        DataError: a file that is missing, no UTF-8, or a table without the column; the message names the line.
+        DataError: a missing file, invalid UTF-8, or a table without the column; the message names the line.
     """
     from llmanac.data.command_problems import CommandProblems
     from llmanac.data.texts import files_of, lines
@@ -39,17 +38,17 @@ def texts_of(given: Sequence[str], file: str | None, column: str, include: Seque
     if given and file is not None:
         raise SpecError("--text: give either --text or a file, not both")
     if given:
-        for text in given:  # bytes of an argument that are no UTF-8 came in as half surrogates
+        for text in given:  # arguments that are not UTF-8 contain surrogates
             yield text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     else:
         if file in (None, "-") and sys.stdin.isatty():
-            print("Reading standard input, a text a line; end with Ctrl-D.", file=sys.stderr)
+            print("Reading standard input, one text per line; end with Ctrl-D.", file=sys.stderr)
         source = files_of([file or "-"], column=column, include=include)
         yield from (line.text for line in lines(source, CommandProblems(column="--column")))
 
 
 def blocks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists that are small enough to hold."""
+    """Texts in batches of bounded size."""
     block: list[str] = []
     size = 0
     for text in texts:
@@ -79,18 +78,18 @@ def score_command(
     path: SomeModel,
     file: Texts = None,
     text: Annotated[list[str] | None, typer.Option(help="Score this text; repeatable.")] = None,
-    tokens: Annotated[bool, typer.Option("--tokens", help="Show every token's log-probability too.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Also show the log-probability of every token.")] = False,
     as_json: LineAsJson = False,
     column: Column = "text",
     include: Include = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens that windows of a long text share [1].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
-    labels: Annotated[str | None, typer.Option(help="Say which fits: positive,negative or pos=good,neg=bad.")] = None,
-    template: Annotated[str | None, typer.Option(help="Prompt with one {text} and one {label}.")] = None,
-    channel: Annotated[bool, typer.Option("--channel", help="Score the text after the label instead.")] = False,
-    calibrate: Annotated[str | None, typer.Option(help="Take off each label's score for this text, e.g. N/A.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Classify: positive,negative or pos=good,neg=bad.")] = None,
+    template: Annotated[str | None, typer.Option(help="Prompt with {text} and {label}.")] = None,
+    channel: Annotated[bool, typer.Option("--channel", help="Score the text given the label.")] = False,
+    calibrate: Annotated[str | None, typer.Option(help="Subtract each label's score for this text, e.g. N/A.")] = None,
 ) -> None:
-    """Say how probable a model finds each text, or which label fits it best."""
+    """Log-likelihood and perplexity of each text under a model, or the label that fits it best."""
     from llmanac.evaluate.classify import Template, check_fields, classify
     from llmanac.evaluate.score import score
     from llmanac.generate.load import load_engine
@@ -105,13 +104,9 @@ def score_command(
         Template.parse(template, way)
     engine = load_engine(path, dtype=dtype)
     if chosen is not None:
-        labelled = (
-            one
-            for block in blocks(source)
-            for one in classify(
-                engine.model, engine.tokenizer, block, chosen, template=template, way=way, calibrate=calibrate
-            )
-        )
+        how: dict[str, Any] = {"template": template, "way": way, "calibrate": calibrate}
+        model, tokenizer = engine.model, engine.tokenizer
+        labelled = (one for block in blocks(source) for one in classify(model, tokenizer, block, chosen, **how))
         if as_json:
             _emit(one.as_json() for one in labelled)
         else:
@@ -120,11 +115,8 @@ def score_command(
             print(f"Next: llmanac score {shlex.join(again)}")
         return
     totals = Totals()
-    found = (
-        totals.add(one)
-        for block in blocks(source)
-        for one in score(engine.model, block, engine.tokenizer, context=context)
-    )
+    scored = (one for block in blocks(source) for one in score(engine.model, block, engine.tokenizer, context=context))
+    found = map(totals.add, scored)
     if as_json:
         _emit(one.as_json(table=tokens) for one in found)
     else:
@@ -137,7 +129,7 @@ def score_command(
 
 
 def parse_labels(given: str) -> dict[str, str]:
-    """`good,bad` or `good=great,bad=terrible`: label -> the words that stand for it.
+    """`good,bad` or `good=great,bad=terrible`: label -> its verbalizer.
 
     Raises:
         SpecError: an empty or repeated label.
@@ -148,7 +140,7 @@ def parse_labels(given: str) -> dict[str, str]:
         if not name or (equals and not text):
             raise SpecError(f"--labels: {given!r} has an empty label; write positive,negative or pos=good,neg=bad")
         if name in found:
-            raise SpecError(f"--labels: {name!r} is there twice")
+            raise SpecError(f"--labels: {name!r} is repeated")
         found[name] = text or name
     return found
 
@@ -184,15 +176,15 @@ class Totals:
         )
 
     def explanation(self) -> str:
-        """One line where the model is worse than no model; else nothing."""
+        """One line where the model is worse than a uniform one; else nothing."""
         from llmanac.metrics.perplexity import bits_per_unit
 
         if not self.bytes or bits_per_unit(self.nats, self.bytes) <= UNIFORM:
             return ""
         return (
-            f"That is more than {UNIFORM} bits per byte, which taking all bytes for equally likely needs: the text is "
-            "unlike what the model was trained on, or the model has no smoothing (mle, as the bigram) and gives next "
-            "to nothing to what it never saw."
+            f"That is more than {UNIFORM} bits per byte, the cost under a uniform distribution: the text is unlike the "
+            "model's training text, or the model has no smoothing (mle, as the bigram) and gives unseen tokens almost "
+            "no probability."
         )
 
 
@@ -207,11 +199,11 @@ def _score_table(found: Iterable[Scored], tokens: bool) -> None:
 
 
 def _label_table(found: Iterable[Classified], names: list[str]) -> None:
-    wide = max(5, *(len(name) for name in names))
-    print(f"{'text':>5}  {'label':<{wide}}  {'  '.join(f'P({name})' for name in names)}")
+    width = max(5, *map(len, names))
+    print(f"{'text':>5}  {'label':<{width}}  {'  '.join(f'P({name})' for name in names)}")
     for number, one in enumerate(found, 1):
-        shares = "  ".join(f"{one.probabilities[name]:>{len(name) + 3}.3f}" for name in names)
-        print(f"{number:>5}  {one.label:<{wide}}  {shares}  {_short(one.text)}")
+        values = "  ".join(f"{one.probabilities[name]:>{len(name) + 3}.3f}" for name in names)
+        print(f"{number:>5}  {one.label:<{width}}  {values}  {_short(one.text)}")
 
 
 # ---------------------------------------------------------------- correct
@@ -221,14 +213,14 @@ def correct_command(
     path: SomeModel,
     file: Texts = None,
     text: Annotated[list[str] | None, typer.Option(help="Correct this text; repeatable.")] = None,
-    vocabulary: Annotated[Path | None, typer.Option(help="Text with known words [Python's documentation].")] = None,
-    margin: Annotated[float | None, typer.Option(help="Nats that a change must gain; higher changes less.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Text with the known words [Python's documentation].")] = None,
+    margin: Annotated[float | None, typer.Option(help="Nats that an edit must gain; higher edits less.")] = None,
     kinds: Annotated[str | None, typer.Option(help="Only these, e.g. agreement,article,spelling.")] = None,
     as_json: LineAsJson = False,
     column: Column = "text",
     include: Include = None,
 ) -> None:
-    """Correct grammar and spelling: edits proposed by rule, judged by the language model."""
+    """Correct grammar and spelling: edits proposed by rules, accepted by the language model."""
     from llmanac.evaluate._words import Words
     from llmanac.evaluate.correct import MARGIN, Corrector
     from llmanac.generate.load import load_engine
@@ -237,9 +229,8 @@ def correct_command(
     known = Words.of_documentation() if vocabulary is None else Words.of_file(vocabulary)
     engine = load_engine(path)
     chosen = None if kinds is None else [kind.strip() for kind in kinds.split(",")]
-    corrector = Corrector(
-        engine.model, engine.tokenizer, known, margin=MARGIN if margin is None else margin, kinds=chosen
-    )
+    least = MARGIN if margin is None else margin
+    corrector = Corrector(engine.model, engine.tokenizer, known, margin=least, kinds=chosen)
     found = (one for block in blocks(source) for one in corrector.correct(block))
     if as_json:
         _emit(one.as_json() for one in found)

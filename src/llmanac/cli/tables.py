@@ -12,11 +12,11 @@ from rich.table import Table
 def make_table(
     title: str, heads: Sequence[str], rows: Iterable[Sequence[str]] = (), *, left: Collection[int] = (0,)
 ) -> Table:
-    """A table of plain text: nothing in it is read as markup.
+    """A table of plain text; markup in it is escaped.
 
     Args:
-        title: shown above it, on the left; none if it is empty.
-        left: the columns that are aligned on the left.
+        title: above the table; none if empty.
+        left: the columns that are aligned left.
     """
     table = Table(title=escape(title) or None, title_justify="left")
     for number, head in enumerate(heads):

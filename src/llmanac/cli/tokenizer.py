@@ -1,4 +1,4 @@
-"""`llmanac tokenizer`: learn a tokenizer, use it, look into it, compare several."""
+"""`llmanac tokenizer`: train, extend, use, inspect and compare tokenizers."""
 
 from __future__ import annotations
 
@@ -12,33 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson, Column, Include
+from llmanac.cli.options import AsJson, Column, Fields, Include, group
 
 if TYPE_CHECKING:
     from llmanac.lab.vocabulary.measure import Measured
     from llmanac.tokenizers._mixture import Mixture
 
-app = typer.Typer(
-    name="tokenizer",
-    help="Learn a tokenizer, use it, look into it, compare several.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
-Choices = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="A choice, e.g. -s vocab_size=8192.")
-]
+app = group("Train, extend, use, inspect and compare tokenizers.")
+Folder = Annotated[Path, typer.Option("--folder", "-o", help="Output folder.")]
 Paths = Annotated[list[str], typer.Argument(help="Files or folders (.txt, .jsonl, .parquet, ...), or label=path.")]
-TOKENIZER = "A folder with a tokenizer.json or a .model file, such a file itself, or a .tiktoken file."
+SomeTokenizer = Annotated[str, typer.Argument(help="A tokenizer.json, .model or .tiktoken file, or a folder with one.")]
 DEFAULT_SENTENCE = (
     "The quick brown fox doesn't jump over 13 lazy dogs; die Füchsin springt über Hunde. 狐狸跳过懒狗。 x += y[0]"
 )
-
-
-def _load(path: str) -> Any:
-    from llmanac.tokenizers.load import load_tokenizer
-
-    return load_tokenizer(path)
 
 
 def _reading(column: str, include: list[str] | None) -> Any:
@@ -48,12 +34,12 @@ def _reading(column: str, include: list[str] | None) -> Any:
 
 
 def _free(folder: Path) -> Path:
-    """A folder that may be written. Raises SpecError where something is there already."""
+    """Check that the folder is new or empty. Raises SpecError."""
     from llmanac.core.errors import SpecError
     from llmanac.core.files import has_name
 
     if not has_name(folder):
-        raise SpecError(f"--folder {folder}: cannot take the place of a whole folder; name a folder inside it")
+        raise SpecError(f"--folder {folder}: cannot be replaced; name a folder inside it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(f"--folder {folder}: is there already; name another folder, or remove it first")
     return folder
@@ -63,19 +49,15 @@ def _free(folder: Path) -> Path:
 def train_command(
     name: Annotated[str, typer.Argument(help="A method of `llmanac list tokenizer`, e.g. bpe.")],
     text: Paths,
-    folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the tokenizer goes.")],
-    set_: Choices = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Take each label's share to this power: below 1, small groups count for more.")
-    ] = None,
-    weight: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL=NUMBER", help="The share of a label; one for each.")
-    ] = None,
-    unit: Annotated[str, typer.Option(help="What shares are shares of: bytes or documents.")] = "bytes",
+    folder: Folder,
+    set_: Fields = None,
+    alpha: Annotated[float | None, typer.Option(help="Exponent of label frequencies; < 1 favours small ones.")] = None,
+    weight: Annotated[list[str] | None, typer.Option(metavar="LABEL=NUMBER", help="Weight of a label.")] = None,
+    unit: Annotated[str, typer.Option(help="Unit of the weights: bytes or documents.")] = "bytes",
     column: Column = "text",
     include: Include = None,
 ) -> None:
-    """Learn a tokenizer from files: llmanac tokenizer train bpe en=en.txt de=de.txt --alpha 0.3 -o tok."""
+    """Train a tokenizer on files: llmanac tokenizer train bpe en=en.txt de=de.txt --alpha 0.3 -o tok."""
     from llmanac.lab.vocabulary.train import train
 
     done = train(
@@ -98,7 +80,7 @@ def _print_groups(mixture: Mixture) -> None:
 
     print_table(
         f"mixture, in {mixture.unit}",
-        ("", "documents", "bytes", "share trained on", "each taken"),
+        ("", "documents", "bytes", "trained on", "each taken"),
         [
             (g.name, f"{g.documents:,}", f"{g.bytes:,}", f"{g.share:.2%}", f"{g.times(mixture.unit):.2f} times")
             for g in mixture.groups
@@ -108,24 +90,24 @@ def _print_groups(mixture: Mixture) -> None:
 
 @app.command("extend")
 def extend_command(
-    tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
+    tokenizer: SomeTokenizer,
     text: Paths,
-    folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the new tokenizer goes.")],
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add at most.")] = 1000,
+    folder: Folder,
+    tokens: Annotated[int, typer.Option(min=1, help="The most tokens to add.")] = 1000,
     column: Column = "text",
     include: Include = None,
 ) -> None:
-    """Learn further tokens on new text; old ids stay as they are."""
+    """Learn more tokens on new text; old ids do not change."""
     from llmanac.core.files import atomic_folder
     from llmanac.lab.vocabulary import texts
-    from llmanac.tokenizers.load import extend as extended
+    from llmanac.tokenizers.load import extend, load_tokenizer
 
-    old, place = _load(tokenizer), _free(folder)
+    old, place = load_tokenizer(tokenizer), _free(folder)
     paths = [path for found in texts.labelled(text).values() for path in found]
-    new = extended(old, _reading(column, include).texts(paths), tokens)
+    new = extend(old, _reading(column, include).texts(paths), tokens)
     with atomic_folder(place) as target:
         new.save(target)
-    print(f"{place}: {new.vocab_size:,} ids, {new.vocab_size - old.vocab_size:,} of them new; old ids are as they were")
+    print(f"{place}: {new.vocab_size:,} ids, {new.vocab_size - old.vocab_size:,} of them new; old ids are unchanged")
     if new.vocab_size - old.vocab_size < tokens:
         print(f"fewer than the {tokens:,} asked for: this text has no more to learn")
     both = shlex.join([tokenizer, str(place), *(part for given in text for part in ("--on", given))])
@@ -134,35 +116,29 @@ def extend_command(
 
 @app.command("encode")
 def encode_command(
-    tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(help="Files or folders: a line is a text, or a row of a table; else standard input."),
-    ] = None,
+    tokenizer: SomeTokenizer,
+    files: Annotated[list[str] | None, typer.Argument(help="Files or folders; a line or row is a text.")] = None,
     text: Annotated[str | None, typer.Option("--text", help="One text instead of files.")] = None,
-    form: Annotated[str, typer.Option(help="What is written: ids, pieces or json.")] = "ids",
+    form: Annotated[str, typer.Option(help="Output: ids, pieces or json.")] = "ids",
     decode: Annotated[bool, typer.Option("--decode", help="Read ids, write text.")] = False,
-    whole: Annotated[bool, typer.Option("--whole", help="Each text file is one text, newlines and all.")] = False,
-    special: Annotated[
-        list[str] | None, typer.Option(help="A special token that counts where the text has it, or all; repeatable.")
-    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="A text file is one text, with its newlines.")] = False,
+    special: Annotated[list[str] | None, typer.Option(help="A special token to parse, or all; repeatable.")] = None,
     column: Column = "text",
     include: Include = None,
 ) -> None:
-    """Write the token ids of texts, a line each, or the text of ids."""
+    """Write the token ids of texts, one text per line, or decode ids."""
     from llmanac.core.errors import SpecError
     from llmanac.lab.vocabulary import stream
+    from llmanac.tokenizers.load import load_tokenizer
 
     if form not in ("ids", "pieces", "json"):
         raise SpecError(f"--form: {form!r} is not ids, pieces or json")
     if text is not None and files:
         raise SpecError("--text: give a text or files, not both")
-    made = _load(tokenizer)
-    lines = (
-        iter([("--text", text)])
-        if text is not None
-        else stream.lines_of(list(files or ()), _reading(column, include), whole=whole, ids=decode)
-    )
+    made = load_tokenizer(tokenizer)
+    lines = iter([("--text", text or "")])
+    if text is None:
+        lines = stream.lines_of(list(files or ()), _reading(column, include), whole=whole, ids=decode)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")
     if decode:
@@ -175,14 +151,15 @@ def encode_command(
 
 @app.command("inspect")
 def inspect_command(
-    tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
-    text: Annotated[str, typer.Option("--text", help="A sentence to cut into tokens.")] = DEFAULT_SENTENCE,
+    tokenizer: SomeTokenizer,
+    text: Annotated[str, typer.Option(help="A sentence to tokenize.")] = DEFAULT_SENTENCE,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a tokenizer holds: sizes, special tokens, the longest tokens, those that no text gives."""
+    """Describe a tokenizer: sizes, special tokens, the longest tokens, unreachable tokens."""
     from llmanac.lab.vocabulary.shown import described, facts
+    from llmanac.tokenizers.load import load_tokenizer
 
-    found = facts(_load(tokenizer), text)
+    found = facts(load_tokenizer(tokenizer), text)
     if as_json:
         print(json.dumps(found, ensure_ascii=False, indent=1))
         return
@@ -194,18 +171,16 @@ def inspect_command(
 def compare_command(
     tokenizers: Annotated[list[str], typer.Argument(help="Folders or files, or methods: bpe{vocab_size=4096}.")],
     on: Annotated[list[str], typer.Option("--on", metavar="LABEL=PATH", help="Text to measure on; repeatable.")],
-    train_on: Annotated[
-        list[str] | None, typer.Option("--train", metavar="PATH", help="Text to train methods on; repeatable.")
-    ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Without --train: one part in so many is measured on [10].")] = 10,
-    sentence: Annotated[str, typer.Option(help="A sentence to cut into tokens.")] = DEFAULT_SENTENCE,
-    limit: Annotated[int, typer.Option(min=1, help="Megabytes of a label that are measured at most.")] = 20,
-    folder: Annotated[Path, typer.Option("--folder", "-o", help="Where the page goes.")] = Path("tokenizers"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document instead of tables.")] = False,
+    train_on: Annotated[list[str] | None, typer.Option("--train", metavar="PATH", help="Text to train on.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Without --train: hold out one part in this many.")] = 10,
+    sentence: Annotated[str, typer.Option(help="A sentence to tokenize.")] = DEFAULT_SENTENCE,
+    limit: Annotated[int, typer.Option(min=1, help="The most megabytes of a label to measure on.")] = 20,
+    folder: Folder = Path("tokenizers"),
+    as_json: AsJson = False,
     column: Column = "text",
     include: Include = None,
 ) -> None:
-    """Measure tokenizers on labelled text: bytes per token, tokens per word, unknown words, speed, and a picture."""
+    """Measure tokenizers on labelled text: bytes per token, tokens per word, unknown words, speed, a picture."""
     from llmanac.lab.vocabulary import page
     from llmanac.lab.vocabulary.train import compare
 
@@ -225,17 +200,17 @@ def compare_command(
 
 
 def print_measured(found: Sequence[Measured], marked: Collection[str]) -> None:
-    """A table a group; labels that a note belongs to are marked."""
+    """Print a table for each group; labels with a note are marked."""
     from llmanac.cli.tables import Console, make_table
     from llmanac.lab.vocabulary.page import HEADS, cells
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(110, console.width))
-    for group, row in found[0].groups.items():
+    for name, row in found[0].groups.items():
         rows = [
-            (f"{one.label} *" if one.label in marked else one.label, f"{one.vocabulary:,}", *cells(one.groups[group]))
+            (f"{one.label} *" if one.label in marked else one.label, f"{one.vocabulary:,}", *cells(one.groups[name]))
             for one in found
         ]
-        title = f"{group}: {row.bytes:,} bytes, {row.words:,} words"
+        title = f"{name}: {row.bytes:,} bytes, {row.words:,} words"
         console.print(make_table(title, ["", "vocabulary", *HEADS], rows))

@@ -1,1 +1,1 @@
-"""What every other package stands on: specs, the registry, the catalogue, errors, files, randomness, devices."""
+"""The base of all other packages: specs, the registry, the catalogue, errors, files, randomness, devices."""

@@ -29,7 +29,7 @@ def _docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
 
 
-# What comparing a kind needs beside the arms.
+# Further flags that a comparison of a kind needs.
 NEEDS = {"decoding": " --artefact runs/quickstart --budget 3m", "tokenizer": ""}
 
 
@@ -65,7 +65,7 @@ def describe(name: str, compared: Collection[str] = ()) -> str:
 
 
 def _next(entry: catalogue.Entry, method: registry.Method | None, compared: Collection[str]) -> str:
-    """A command that works as it stands: a comparison where there is something else to compare with, else the list."""
+    """A command that works as printed: a comparison where the kind has other methods, else the list."""
     others = _others(method) if method is not None and method.kind in compared else []
     if method is None or not others:
         return f"llmanac list {method.kind if method else entry.id.partition('/')[0]}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class LlmanacError(Exception):
-    """Anything the user can mend: the message names the file, line, field or flag, and says what to do."""
+    """An error that the user can fix: the message names the file, line, field or flag, and says what to do."""
 
 
 class SpecError(LlmanacError, ValueError):
@@ -41,7 +41,7 @@ _SHORT.maxlevel = 4
 
 
 def shown(value: object) -> str:
-    """A value of a stranger's file as a message shows it: its `repr`, cut where it is long or nested deep."""
+    """A value of an untrusted file for a message: its `repr`, shortened where it is long or deeply nested."""
     return _SHORT.repr(value)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: every write goes to a temporary name beside its target, is flushed, then renamed."""
+"""Atomic writes (a temporary file next to the target, flushed, then renamed) and bounded reads of untrusted files."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ import shutil
 import stat
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmanac.core.errors import DataError, LlmanacError, shown
 
-TEMPORARY = ".tmp-"  # what an interrupted write leaves behind starts with this
-# what a disk or its rights refuse, and a user can mend
+TEMPORARY = ".tmp-"  # the prefix of temporary names
+# errors of a disk or its permissions, which a user can fix
 DISK = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOTDIR,
     errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.EBUSY,
 )  # fmt: skip
-MOST = 1 << 30  # bytes of a file that is read whole; readers of strangers' files have tighter limits
+MOST = 1 << 30  # bytes of a file read at once; readers of untrusted files have lower limits
 MOST_SETTINGS = 4 << 20  # of a JSON file of settings; the longest known ones have one line a label
 MOST_TOML = 1 << 20
 PIECE = 1 << 20
 DEEPEST = 128  # levels of JSON, as other readers have it
 LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
-LEFT_FOR = 86_400.0  # seconds after which a temporary name belongs to nobody, whatever process has its number
+LEFT_FOR = 86_400.0  # seconds after which a temporary file is removed even if a process with its number runs
 
 
 def refused(error: OSError, place: str | Path) -> LlmanacError:
-    """What the system refused, as a sentence; `place` is named where the error names no file."""
+    """An error of the system as a sentence; it names `place` where the error names no file."""
     name = readable(error.filename) if isinstance(error.filename, (str, bytes)) else str(place)
     return LlmanacError(
         f"{name}: the system refuses it ({error.strerror or error}); free some space, or name a place "
@@ -47,11 +48,13 @@ def has_name(path: str | Path) -> bool:
     return Path(path).name not in ("", "..")
 
 
-def _beside(path: Path, mark: str = "") -> Path:
-    """The temporary name beside a path. Raises LlmanacError for a path that has no name."""
+def _temporary(path: Path, mark: str = "") -> Path:
+    """The temporary name next to a path. Raises LlmanacError for a path that has no name."""
     if not has_name(path):
         raise LlmanacError(f"{path}: cannot be written in place of a whole folder; name a file or a folder inside it")
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{mark}{path.name}")
+    # a file system takes names of 255 bytes, and ours is longer by a few
+    name = path.name if len(os.fsencode(path.name)) <= 200 else path.name[-40:]
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{mark}{name}")
 
 
 def _sync_folder(path: Path) -> None:
@@ -64,28 +67,11 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as handle:
-        os.fsync(handle.fileno())
-
-
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write a file atomically. Raises LlmanacError that names the file when the disk refuses."""
-    path = Path(path)
-    temporary = _beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise LlmanacError(f"{path}: cannot write ({error.strerror}); nothing was changed") from error
-    return path
+    with atomic_file(path) as handle:
+        handle.write(data)
+    return Path(path)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -111,83 +97,95 @@ def readable(name: str | bytes | Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write piece by piece; on success it takes the name `path`, on failure nothing is left of it.
-
-    Raises:
-        LlmanacError: the disk refused a write; the message names the file, and what was there before is untouched.
-    """
-    path = Path(path)
-    temporary = _beside(path)
+def _writing(path: Path) -> Iterator[Path]:
+    """A temporary path next to `path`, removed on failure. Raises LlmanacError where the disk refuses a write."""
+    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        yield temporary
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise LlmanacError(f"{path}: cannot write ({error.strerror or error}); nothing was changed") from error
     except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Fill a temporary folder; on success it takes the place of `path`, on failure nothing is left of it.
+def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write in pieces; on success it is renamed to `path`, on failure it is removed.
+
+    Args:
+        durable: wait until the disk has it. For thousands of small files that takes too long: without it the system
+            writes them when it likes, and after a power cut some may be missing or empty.
 
     Raises:
-        LlmanacError: the disk refused a write; the message names the folder, and what was there before is untouched.
+        LlmanacError: the disk refused a write; the message names the file, and an earlier file is unchanged.
     """
     path = Path(path)
-    temporary = _beside(path)
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _writing(path) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as handle:
+            yield handle
+            handle.flush()
+            if durable:
+                os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fill a temporary folder; on success it replaces `path`, on failure it is removed.
+
+    Raises:
+        LlmanacError: the disk refused a write; the message names the folder, and an earlier folder is unchanged.
+    """
+    path = Path(path)
+    with _writing(path) as temporary:
+        _remove(temporary)
         temporary.mkdir(parents=True)
         yield temporary
         for child in temporary.rglob("*"):
             if child.is_file():
-                _sync_file(child)
+                with open(child, "rb") as handle:
+                    os.fsync(handle.fileno())
         _sync_folder(temporary)
+        old = _temporary(path, "old-")
         if path.exists():
-            old = _beside(path, "old-")
             os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
+        os.replace(temporary, path)
+        _remove(old)
         _sync_folder(path.parent)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise LlmanacError(f"{path}: cannot write ({error.strerror or error}); what was there is kept") from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, as far as the system allows it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def sweep(folder: str | Path) -> None:
-    """Remove what killed processes left in a folder and beside it under its temporary names.
+    """Remove the temporary files of killed processes, in a folder and next to it.
 
-    Only for the holder of the folder's lock. Files of processes that still run stay, up to a day. A folder that was
-    killed while another took its place gets back what was in it.
+    Only for the holder of the folder's lock. Files of running processes stay, for at most a day. A folder whose
+    replacement was interrupted is restored.
     """
     folder = Path(folder)
     if not folder.parent.is_dir():
         return
-    beside = [path for path in folder.parent.glob(f"{TEMPORARY}*") if path.name.endswith(f"-{folder.name}")]
+    siblings = [path for path in folder.parent.glob(f"{TEMPORARY}*") if path.name.endswith(f"-{folder.name}")]
     inside = list(folder.rglob(f"{TEMPORARY}*")) if folder.is_dir() else []
-    for path in [*beside, *inside]:
-        with contextlib.suppress(OSError):  # also one that went with the folder it lay in
-            if _is_left(path):
-                _put_back_or_remove(path)
+    for path in [*siblings, *inside]:
+        with contextlib.suppress(OSError):  # also where its folder has just been removed
+            if _is_abandoned(path):
+                _restore_or_remove(path)
 
 
-def _is_left(path: Path) -> bool:
+def _is_abandoned(path: Path) -> bool:
     if time.time() - path.stat().st_mtime > LEFT_FOR:
         return True
     number = re.match(rf"{re.escape(TEMPORARY)}(\d+)-", path.name)
@@ -202,14 +200,12 @@ def _is_left(path: Path) -> bool:
     return False
 
 
-def _put_back_or_remove(path: Path) -> None:
+def _restore_or_remove(path: Path) -> None:
     replaced = re.match(rf"{re.escape(TEMPORARY)}\d+-old-(.+)", path.name)
     if replaced and path.is_dir() and not path.with_name(replaced[1]).exists():
         os.replace(path, path.with_name(replaced[1]))
-    elif path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def file_sha256(path: str | Path) -> str:
@@ -270,8 +266,7 @@ def read_json(path: str | Path, *, most: int = MOST, error: type[LlmanacError] =
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):  # readers differ on which of the two counts
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise error(f"{path}: the key {shown(twice)} is given twice in one object; remove one of them")
         return found
 
@@ -300,7 +295,7 @@ def read_table(path: str | Path, *, most: int = MOST, error: type[LlmanacError] 
 
 
 def _nested_within(value: Any, levels: int) -> bool:
-    """Whether lists and tables stand at most so many deep in each other; without recursion."""
+    """Whether lists and tables are nested at most `levels` deep; without recursion."""
     level = [value]
     for _ in range(levels + 1):
         level = [

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command with status 130, wherever it comes.
+"""Ctrl-C ends a command with status 130, at any point.
 
 An interrupt is an exception, and an exception can be lost: in a callback out of compiled code, in a destructor, in a
 library's bare `except`. So each is noted when it comes, and a command that ends well although one came and was not

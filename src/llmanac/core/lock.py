@@ -1,7 +1,7 @@
 """A file lock that the system releases when its holder dies, also by kill -9.
 
-It guards a folder and lies in it as `.lock`, or beside it as `<folder>.lock`. Who takes it sweeps what killed holders
-left in that folder.
+The lock of a folder is `.lock` in it or `<folder>.lock` next to it. The next process to lock the folder deletes
+leftover temporary files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a command may write: not over what it reads, and not over what it did not write itself unless it is told to."""
+"""Where a command may write: never over its input, and over files that it did not write only with `--force`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_own_folder(
     for name in held:
         if name not in names and not name.startswith(files.TEMPORARY):
             raise SpecError(
-                f"{flag}: {folder} holds other files ({name}) beside {what}; move them, or name another folder"
+                f"{flag}: {folder} holds other files ({name}) besides {what}; move them, or name another folder"
             )
 
 

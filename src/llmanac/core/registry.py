@@ -11,7 +11,7 @@ import ast
 import functools
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -139,19 +139,38 @@ def build(kind: str, name: str, /, **choices: Any) -> Any:
 
     Choices that are fields of the method's Spec set them; all others are dimensions, passed to `Spec.build`.
     """
-    from dataclasses import fields
-
-    from llmanac.core import spec
-
     method = find(kind, name)
-    cls = method.module().Spec
-    own = {f.name for f in fields(cls)} | cls.renamed.keys()
+    spec = method.module().Spec
+    own = {f.name for f in fields(spec)} | spec.renamed.keys()
     chosen = {k: v for k, v in choices.items() if k in own}
     dims = {k: v for k, v in choices.items() if k not in own}
-    made = spec.make_method(kind, {"name": name, **chosen}, path=f"{kind}/{name}")
+    made = spec.from_data({**method.defaults, **chosen}, f"{kind}/{name}")
     try:
         return made.build(**dims)
     except TypeError as error:
         if "argument" not in str(error):
             raise
         raise SpecError(f"{kind}/{name}: {error} (choices: {', '.join(sorted(own)) or 'none'})") from error
+
+
+@functools.cache
+def applications() -> dict[str, str]:
+    """Every application (`apps/NAME/`) by name and by the aliases of the CARD in its `__init__.py`: its package."""
+    found: dict[str, str] = {}
+    for path in sorted((PACKAGE / "apps").glob("*/__init__.py")):
+        package = path.parent.name
+        for name in (package.replace("_", "-"), *read_card(path).get("aliases", ())):
+            found[name] = package
+    return found
+
+
+def application(name: str) -> Any:
+    """The object `APPLICATION` of the module `apps/NAME/app.py`, imported only now.
+
+    Raises:
+        SpecError: there is no such application; the message names the nearest known one.
+    """
+    known = applications()
+    if name not in known:
+        raise SpecError(f"no application named {shown(name)}{nearest(name, known)} (known: {', '.join(known)})")
+    return importlib.import_module(".".join(["llmanac", "apps", known[name], "app"])).APPLICATION

@@ -8,17 +8,19 @@ Every error names the path of the field and the nearest right name.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest, shown
 
-MOST = (1 << 63) - 1  # of a whole number, either side of 0
+MOST = (1 << 63) - 1  # the largest absolute value of an integer
 S = TypeVar("S", bound="Spec")
 
 
@@ -38,6 +40,24 @@ class Spec:
         """The method's name: its file's, with hyphens."""
         return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], path: str = "") -> Self:
+        """The Spec with these fields as plain data. Raises SpecError that names the field, below `path`."""
+        hints = _hints(cls)
+        for old, new in cls.renamed.items():
+            if old in data and new in data:
+                raise SpecError(f"{_join(path, old)}: is the former name of {new}, which is set too")
+        data = {cls.renamed.get(key, key): value for key, value in data.items()}
+        for key in data:
+            _check_field(key, hints, path)
+        values = {k: make(hints[k], v, _join(path, k)) for k, v in data.items()}
+        try:
+            return cls(**values)
+        except SpecError as error:
+            raise _below(error, hints, path) from None
+        except TypeError as error:
+            raise SpecError(f"{path or cls.__name__}: {error}") from None
+
     def build(self, *args: Any, **dims: Any) -> Any:
         """Build the component. Dimensions come from the parent, so a child cannot disagree with it."""
         hint = "; llmanac.train_tokenizer trains one" if self.kind == "tokenizer" else ""
@@ -55,38 +75,34 @@ def _hints(cls: type[Spec]) -> dict[str, Any]:
     return _HINTS[cls]
 
 
+def _find(kind: str, name: str, path: str) -> registry.Method:
+    try:
+        return registry.find(kind, name)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
 def make_method(kind: str, value: Mapping[str, Any] | str, path: str = "") -> Any:
     """`{"name": "rope", "theta": 5e5}` or `"rope"` -> the Spec of that method."""
     data = {"name": value} if isinstance(value, str) else dict(value)
     name = data.pop("name", None)
     if not isinstance(name, str):
         raise SpecError(f"{path or kind}: needs a `name` (known: {', '.join(registry.methods(kind))})")
-    try:
-        method = registry.find(kind, name)
-    except SpecError as error:
-        raise SpecError(f"{path or kind}: {error}") from None
-    return _construct(method.module().Spec, {**method.defaults, **data}, path)
+    method = _find(kind, name, path or kind)
+    return method.module().Spec.from_data({**method.defaults, **data}, path)
 
 
-def _construct(cls: type[S], data: Mapping[str, Any], path: str) -> S:
-    hints = _hints(cls)
-    for old, new in cls.renamed.items():
-        if old in data and new in data:
-            raise SpecError(f"{_join(path, old)}: is the former name of {new}, which is set too")
-    data = {cls.renamed.get(key, key): value for key, value in data.items()}
-    for key in data:
-        if key not in hints:
-            has = ", ".join(sorted(hints)) or "no fields"
-            raise SpecError(f"{_join(path, key[:60])}: no such field{nearest(key, hints)} (has: {has})")
-    values = {k: make(hints[k], v, _join(path, k)) for k, v in data.items()}
-    try:
-        return cls(**values)
-    except SpecError as error:
-        own = str(error)
-        named = any(own.startswith((f"{key}: ", f"{key}.")) for key in hints)
-        raise SpecError(_join(path, own) if named else f"{path}: {own}" if path else own) from None
-    except TypeError as error:
-        raise SpecError(f"{path or cls.__name__}: {error}") from None
+def _check_field(key: str, hints: Mapping[str, Any], path: str) -> None:
+    if key not in hints:
+        has = ", ".join(sorted(hints)) or "no fields"
+        raise SpecError(f"{_join(path, key[:60])}: no such field{nearest(key, hints)} (has: {has})")
+
+
+def _below(error: SpecError, fields: typing.Iterable[str], path: str) -> SpecError:
+    """The error of a Spec's own check, with the path of the Spec before the field that it names."""
+    own = str(error)
+    named = any(own.startswith((f"{field}: ", f"{field}.")) for field in fields)
+    return SpecError(_join(path, own) if named else f"{path}: {own}" if path else own)
 
 
 def _join(path: str, key: object) -> str:
@@ -145,7 +161,7 @@ def _make_spec(hint: type[Spec], value: Any, path: str) -> Spec:
         return make_method(hint.kind, value, path)
     if not isinstance(value, Mapping):
         raise SpecError(f"{path or hint.__name__}: expected a table, got {type(value).__name__} {shown(value)}")
-    return _construct(hint, value, path)
+    return hint.from_data(value, path)
 
 
 def dump(value: Any) -> Any:
@@ -162,7 +178,7 @@ def dump(value: Any) -> Any:
 def patch(spec: S, changes: Mapping[str, Any], path: str = "") -> S:
     """Apply `{"model.blocks.*.mixer": "multi-query", "train.steps": 200}` in order; returns a new Spec.
 
-    Naming another method keeps the fields that both methods have under one name and type. `*` stands for every item
+    Naming another method keeps the fields that both methods have under one name and type. `*` means every item
     of a list.
 
     Raises:
@@ -185,9 +201,7 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
         return _rename(node, type(node), value, path)
     step = node.renamed.get(step, step)
     here = _join(path, step)
-    if step not in hints:
-        has = ", ".join(sorted(hints)) or "no fields"
-        raise SpecError(f"{here}: no such field{nearest(step, hints)} (has: {has})")
+    _check_field(step, hints, path)
     old = getattr(node, step)
     if rest:
         if old is None:
@@ -199,15 +213,15 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
         return dataclasses.replace(node, **{step: new})
     except SpecError as error:
         own = str(error)
-        said = own.startswith((f"{step}: ", f"{step}."))  # it names the field itself
-        raise SpecError(f"{_join(path, own)}" if said else f"{here}: {own}") from None
+        names_field = own.startswith((f"{step}: ", f"{step}."))
+        raise SpecError(_join(path, own) if names_field else f"{here}: {own}") from None
 
 
 def _default_of(hint: Any, path: str) -> Any:
     options = [a for a in typing.get_args(hint) or (hint,) if isinstance(a, type) and issubclass(a, Spec)]
     if not options or options[0].kind:
         raise SpecError(f"{path}: is not set; set it to a method by name first")
-    return _construct(options[0], {}, path)
+    return options[0].from_data({}, path)
 
 
 def _patch_list(node: tuple[Any, ...], step: str, rest: list[str], value: Any, path: str) -> tuple[Any, ...]:
@@ -229,10 +243,7 @@ def _rename(old: Any, hint: Any, value: Any, path: str) -> Any:
     if isinstance(old, Spec) and old.kind and isinstance(value, (str, Mapping)):
         data = {"name": value} if isinstance(value, str) else dict(value)
         data.setdefault("name", old.name)
-        try:
-            method = registry.find(old.kind, data["name"])
-        except SpecError as error:
-            raise SpecError(f"{path}: {error}") from None
+        method = _find(old.kind, data["name"], path)
         cls = method.module().Spec
         data = {cls.renamed.get(key, key): value for key, value in data.items()}
         new_hints, old_hints = _hints(cls), _hints(type(old))
@@ -247,8 +258,6 @@ def parse_patches(items: typing.Iterable[str]) -> dict[str, Any]:
     Raises:
         SpecError: an item without `=`.
     """
-    import tomllib
-
     out: dict[str, Any] = {}
     for item in items:
         key, equals, text = item.partition("=")
@@ -296,14 +305,10 @@ def to_toml(data: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def _toml_value(value: Any) -> str:
-    import json
-
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
-    if isinstance(value, float):
-        return repr(value) if value == value and abs(value) != float("inf") else str(value)
     return repr(value)

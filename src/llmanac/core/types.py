@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +43,30 @@ class Batch:
     mask: MaskKind = "causal"
     prefix: Tensor | None = None
     source: Batch | None = None
+
+    @classmethod
+    def padded(
+        cls, rows: Sequence[Any], targets: Sequence[Any] | None = None, *, device: torch.device | str | None = None
+    ) -> Batch:
+        """Rows of token ids (lists or arrays of any lengths), padded on the right with 0; their targets with `IGNORE`.
+
+        `lengths` is set only where they differ.
+        """
+        lengths = torch.tensor([len(row) for row in rows])
+        shape = (len(rows), int(lengths.max()))
+
+        def filled(values: Sequence[Any], padding: int) -> Tensor:
+            out = np.full(shape, padding, np.int64)
+            for line, row in zip(out, values, strict=True):
+                line[: len(row)] = row
+            return torch.from_numpy(out)
+
+        batch = cls(
+            ids=filled(rows, 0),
+            targets=None if targets is None else filled(targets, IGNORE),
+            lengths=None if int(lengths.min()) == shape[1] else lengths,
+        )
+        return batch if device is None else batch.to(torch.device(device))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device`."""

@@ -1,6 +1,6 @@
 """Finding personal data in text: e-mail and IP addresses, phone and card numbers, IBANs, US social security numbers.
 
-Every pattern is linear in the text: runs are taken whole (`++`), repeats are bounded, and an e-mail address is looked
+Every pattern is linear in the text: runs are possessive (`++`), repeats are bounded, and an e-mail address is searched
 for around its `@`. What has a check digit must pass the check.
 """
 
@@ -88,7 +88,7 @@ def ips_as_datatrove(text: str) -> Iterator[Span]:
 def emails(text: str) -> Iterator[Span]:
     """Addresses whose domain ends in letters: `package@1.2.3` is none."""
     for start, at, end in _addresses(text):
-        if text[start:at] == "git" and text[end : end + 1] == ":":  # where a repository lies
+        if text[start:at] == "git" and text[end : end + 1] == ":":  # where a repository is
             continue
         if at - start <= 64 and end - at <= 255 and _LAST_LABEL.search(text, at + 1, end):
             yield start, end

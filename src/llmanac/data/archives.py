@@ -1,6 +1,6 @@
-"""Zip archives: each file in one is read as if it lay beside the others, under the name `archive.zip/name`.
+"""Zip archives: each file in one is read like any other, under the name `archive.zip/name`.
 
-A file is unpacked to a temporary one, as far as the bounds allow: what an archive says of its sizes is not believed.
+A file is unpacked to a temporary one, as far as the bounds allow: the sizes that an archive states are not trusted.
 Archives in archives are not opened.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from llmanac.data.documents import Document, Names
 from llmanac.data.quarantine import Problems, Unreadable
-from llmanac.data.unpack import BLOCK, KNOWN, check_swelling, format_of, unpacked
+from llmanac.data.unpack import BLOCK, KNOWN, check_expansion, format_of, unpacked
 
 Read = Callable[[Path, str, Problems], Iterator[Document]]
 MEMBERS = 100_000  # files of one archive that are looked at
@@ -32,7 +32,7 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
         read: reads one unpacked file, given its path, what it is called, and where its problems go.
 
     Raises:
-        Unreadable: no zip archive, or one that swells past the bounds; what came before was good.
+        Unreadable: no zip archive, or one that decompresses to more than the bounds allow; what came before was good.
     """
     size, out, names = path.stat().st_size, 0, Names()
     try:
@@ -67,11 +67,11 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
                 with archive.open(member) as packed, open(file, "wb") as written:
                     while block := packed.read(BLOCK):
                         out += len(block)
-                        check_swelling(path, out, size, problems)
+                        check_expansion(path, out, size, problems)
                         written.write(block)
                 try:
                     yield from read(file, f"{shown}/{name}", inside)
-                except Unreadable as error:  # the archive's other files are whole
+                except Unreadable as error:  # the archive's other files are good
                     inside.report(path, None, str(error).removeprefix(f"{file}: "), code=error.code)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, Unreadable):

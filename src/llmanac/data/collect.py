@@ -82,7 +82,7 @@ class _Built:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents to train on, documents held out whole, and the manifest that says what they are."""
+    """Documents to train on, held-out documents, and the manifest that says what they are."""
 
     train: Part
     held_out: Part
@@ -109,9 +109,9 @@ def collect(
     """Read a source into a corpus, cleaned and without exact duplicates.
 
     Args:
-        held_out: about which share of the groups to hold out; both sides always have text.
+        held_out: about which fraction of the groups to hold out; both sides always have text.
         seed: another seed holds out other groups.
-        related: groups of which one has at least this share of another's eight-word sequences stay on one side
+        related: groups of which one has at least this fraction of another's eight-word sequences stay on one side
             (`data/related.py`); 0 looks for none.
         problems: the policy for unusable input; the source's own where it is not given.
 
@@ -157,7 +157,7 @@ def collect_built(
     from llmanac.data.pipeline.build import build
     from llmanac.data.pipeline.recipe import BuildSpec, InputSpec, LimitSpec
 
-    # what a build is careful of in strangers' files is no matter of a run's own text
+    # a run's own text is trusted: no limit but one on a document's size
     limits = LimitSpec(max_bytes=LONGEST, timeout=3600.0, ratio=1e9, expanded=1 << 60)
     recipe = BuildSpec(
         inputs=(InputSpec(source=source),), stages=tuple(stages), limits=limits, on_error=source.problems().on_error

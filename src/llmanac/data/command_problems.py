@@ -15,9 +15,9 @@ from llmanac.data.quarantine import Bounds, OnError, Problem, Problems, Unreadab
 from llmanac.data.unpack import COMPRESSED, blocks
 
 T = TypeVar("T")
-FLAG = "mend it, or set such input aside with --on-error skip"
+FLAG = "fix it, or set such input aside with --on-error skip"
 UNPACK = "if that is right, unpack it first and give the unpacked file"
-MEND = "mend or drop it"  # for commands without the flag: what they report on may miss nothing
+FIX = "fix or drop it"  # for commands without the flag: what they report on may miss nothing
 
 
 class CommandProblems(Problems):
@@ -36,10 +36,11 @@ class CommandProblems(Problems):
         file: str | Path | None = None,
         bounds: Bounds | None = None,
         *,
-        advice: str = MEND,
+        advice: str = FIX,
         column: str = "",
     ) -> None:
-        super().__init__(on_error, file, Bounds(swollen=UNPACK, grown=UNPACK) if bounds is None else bounds)
+        bounds = bounds or Bounds(ratio_advice=UNPACK, expanded_advice=UNPACK)
+        super().__init__(on_error, file, bounds)
         self.advice, self.column = advice, column
         self._passed: dict[str, list[tuple[str, str]]] = {}
 
@@ -64,7 +65,7 @@ class CommandProblems(Problems):
 
 
 def command_bounds(max_bytes: int | None = None, *, longer: str = "a larger --max-bytes lets it in") -> Bounds:
-    """What commands hold strangers' files to: a build's own limits (`LimitSpec`), but lines of text of any length.
+    """The bounds of commands on untrusted files: a build's own limits (`LimitSpec`), but lines of text of any length.
 
     Args:
         longer: what a message says of the limit on a document.
@@ -72,7 +73,7 @@ def command_bounds(max_bytes: int | None = None, *, longer: str = "a larger --ma
     from llmanac.data.pipeline.recipe import LimitSpec  # a recipe's inputs are read with this module
 
     most = LimitSpec.max_bytes if max_bytes is None else max_bytes
-    return Bounds(most, longer=longer, swollen=UNPACK, grown=UNPACK)
+    return Bounds(most, longer=longer, ratio_advice=UNPACK, expanded_advice=UNPACK)
 
 
 def asked(
@@ -109,13 +110,13 @@ def _is_list(path: Path) -> bool:
 
 
 def check_packed(path: Path, problems: Problems) -> None:
-    """Raise Unreadable for a compressed file that swells past the bounds, before any row of it is held in memory."""
+    """Raise Unreadable for a file that decompresses to more than the bounds allow, before any row is held in memory."""
     if path.suffix.lower() not in COMPRESSED or problems.bounds.ratio == float("inf"):
         return
     try:
         for _ in blocks(path, problems):
             pass
-    except Unreadable as error:  # other damage is met where it stands: what came before is good
+    except Unreadable as error:  # other damage is met when it is read: what came before is good
         if error.code == "bomb":
             raise
 
@@ -136,6 +137,6 @@ def save_and_tell(problems: Problems) -> dict[str, int | str] | None:
     return None if place is None else {"set_aside": problems.total, "quarantine": str(place)}
 
 
-def left_out(told: dict[str, int | str]) -> str:
+def left_out(saved: dict[str, int | str]) -> str:
     """What `save_and_tell` returned, in a sentence."""
-    return f"{told['set_aside']:,} unusable rows were left out; {told['quarantine']} lists them with the reason"
+    return f"{saved['set_aside']:,} unusable rows were left out; {saved['quarantine']} lists them with the reason"

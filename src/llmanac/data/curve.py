@@ -13,7 +13,7 @@ from llmanac.metrics._auc import area
 
 @dataclass(frozen=True)
 class Point:
-    """What keeping every text of at least `threshold` gives: shares from 0 to 1; NaN for the precision of nothing."""
+    """What keeping the texts from `threshold` on gives: fractions from 0 to 1, NaN for the precision of nothing."""
 
     threshold: float
     precision: float

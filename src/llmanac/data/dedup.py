@@ -12,8 +12,8 @@ from llmanac.data.documents import Document
 
 
 def text_key(text: str) -> bytes:
-    """16 bytes that stand for a text; two texts share them with probability 2^-128. Half surrogates are taken as they
-    stand."""
+    """16 bytes that stand for a text; two texts share them with probability 2^-128. Half surrogates are taken as
+    they are."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

@@ -19,15 +19,16 @@ from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, make_method, parse_patches
-from llmanac.data import readers
+from llmanac.data.columns import no_column
 from llmanac.data.command_problems import CommandProblems, asked, command_bounds, save_and_tell, up_to_damage
 from llmanac.data.deduplicate import Shard, build_corpus_stage, run_corpus_stage
 from llmanac.data.documents import Document
+from llmanac.data.lines import text_pieces
 from llmanac.data.quarantine import SHOWN, Problems
+from llmanac.data.readers import table_rows
 from llmanac.data.sources.files import Spec as FilesSpec
 from llmanac.data.sources.files import documents_of
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
-from llmanac.data.stages._blocks import atomic_writer
 from llmanac.data.texts import files_of, is_plain
 from llmanac.data.unpack import COMPRESSED, TABLES, TEXTS, format_of
 
@@ -37,26 +38,22 @@ SHARDS = 128
 Input = tuple[tuple[Path, str], Path]  # a file, the name it is shown under, and where its rows that stay go
 
 
-def rows_of(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
-    """The documents of a file, each with the row it came from in `meta["row"]`; bad rows are problems."""
-    return up_to_damage(_rows(path, shown, column, problems), path, problems)
-
-
 def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[Document]:
+    """The documents of a file, each with the row it came from in `meta["row"]`; bad rows are problems."""
     if not is_plain(path) and format_of(path) not in TABLES:
         for document in documents_of(path, shown, FilesSpec(text=column), problems):
             yield replace(document, group=shown, meta={"row": {"id": document.id}})
         return
     if format_of(path) not in TABLES:
         # a file is one document: where a second piece begins, there is more than a document may have
-        pieces = list(itertools.islice(readers.text_pieces(path, problems, limit=problems.bounds.document), 2))
+        pieces = list(itertools.islice(text_pieces(path, problems, limit=problems.bounds.document), 2))
         if len(pieces) > 1 or (pieces and _too_long(pieces[0], problems)):
             what = f"a document of more than {problems.bounds.document:,} bytes ({problems.bounds.longer})"
             problems.report(path, None, what, code="too-large")
         elif pieces:
             yield Document(shown, pieces[0], shown, {"row": {"id": shown}})
         return
-    for row in readers.table_rows(path, problems):
+    for row in table_rows(path, problems):
         text = row.values.get(column)
         if isinstance(text, str) and _too_long(text, problems):
             what = f"a text of more than {problems.bounds.document:,} bytes ({problems.bounds.longer})"
@@ -66,7 +63,7 @@ def _rows(path: Path, shown: str, column: str, problems: Problems) -> Iterator[D
             yield Document(f"{shown}:{row.line}", text, shown, {"row": dict(row.values)})
             continue
         what = f"column {column!r} holds {type(text).__name__} where text was expected"
-        reason = what if column in row.values else readers.no_column(column, row.values)
+        reason = what if column in row.values else no_column(column, row.values)
         problems.report(path, row.line, reason, repr(row.values), code="no-text")
 
 
@@ -89,15 +86,15 @@ class Layout:
 
 
 def layout(out: Path, shown: Sequence[str]) -> Layout:
-    """A folder with a file an input, or, for an `out` that ends in `.jsonl`, that file and two beside it.
+    """A folder with a file an input, or, for an `out` that ends in `.jsonl`, that file and two next to it.
 
     Raises:
         DataError: `out` is a file that is no `.jsonl`, or a folder with other files in it.
     """
     if out.suffix == ".jsonl" and not out.is_dir():
         ends = (".dropped.jsonl", ".report.json", ".work", ".jsonl.lock", ".quarantine.jsonl")
-        beside = [out.with_name(out.stem + end) for end in ends]
-        return Layout([out] * len(shown), *beside)
+        others = [out.with_name(out.stem + end) for end in ends]
+        return Layout([out] * len(shown), *others)
     if out.is_file():
         raise DataError(f"--out: {out} is a file; name a folder, or a file that ends in .jsonl")
     if out.is_dir() and not _begun(out / REPORT, out / WORK, out / LOCK):
@@ -157,7 +154,7 @@ def dedup_files(
         out: see `layout`.
         text: the column of the text, in tables.
         memory: bytes that may be held at once.
-        on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl` beside the report.
+        on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl` next to the report.
         max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` if nothing is said.
         include: patterns that files of folders must match, all of them if nothing is said.
 
@@ -212,7 +209,7 @@ def _deduplicate(
                 raise DataError(f"{', '.join(source.paths)}: no usable text; all was set aside: {seen_before.kept[0]}")
             counts = _write_all(groups, counted, results, places, text, report.get("documents"))
             places.quarantine.unlink(missing_ok=True)  # of a run before
-            told = save_and_tell(problems)
+            left_out = save_and_tell(problems)
         finally:
             shutil.rmtree(places.work, ignore_errors=True)
         document = {
@@ -222,9 +219,9 @@ def _deduplicate(
             "dropped": {k.removeprefix("dropped "): n for k, n in sorted(counts.items()) if k.startswith("dropped ")},
             "bytes_in": counts["bytes in"], "bytes_out": counts["bytes out"], "stage": report,
         }  # fmt: skip
-        document |= told or {}
+        document |= left_out or {}
         files.write_json(places.report, document)
-    return Deduplicated(document, places.dropped, told)
+    return Deduplicated(document, places.dropped, left_out)
 
 
 def _check_apart(inputs: Sequence[tuple[Path, str]], places: Layout) -> None:
@@ -258,7 +255,7 @@ def _grouped(inputs: Sequence[Input]) -> list[Sequence[Input]]:
 
 def _rows_of_all(group: Sequence[Input], column: str, problems: Problems) -> Iterator[Document]:
     for (path, shown), _ in group:
-        yield from rows_of(path, shown, column, problems)
+        yield from up_to_damage(_rows(path, shown, column, problems), path, problems)
 
 
 def _write_all(
@@ -272,16 +269,16 @@ def _write_all(
     counts: Counter[str] = Counter()
     with (
         contextlib.ExitStack() as together,
-        atomic_writer(places.dropped) as dropped,
+        files.atomic_file(places.dropped) as dropped,
         progress("write", total=total, unit="documents") as bar,
     ):
         one = len(set(places.kept)) < len(places.kept)
-        shared = together.enter_context(atomic_writer(places.kept[0])) if one else None
+        shared = together.enter_context(files.atomic_file(places.kept[0])) if one else None
         for group, shard, result in zip(groups, shards, results, strict=True):
             by_file = itertools.groupby(zip(shard(), result, strict=True), key=lambda pair: pair[0].group)
             name, pairs = next(by_file, (None, iter(())))
             for (_, shown), place in group:
-                with contextlib.nullcontext(shared) if shared else atomic_writer(place, durable=False) as kept:
+                with contextlib.nullcontext(shared) if shared else files.atomic_file(place, durable=False) as kept:
                     if name != shown:  # no document came out of it
                         continue
                     for document, outcome in pairs:
@@ -299,7 +296,8 @@ def _output_names(shown: Sequence[str]) -> list[str]:
         for suffix in (*COMPRESSED, *TABLES, *TEXTS):
             stem = stem.removesuffix(suffix) or stem
         # a name may hold anything, also a line break: what cannot be printed is no part of ours
-        bare.append("".join(letter if letter.isprintable() else "_" for letter in stem))
+        printable = "".join(letter if letter.isprintable() else "_" for letter in stem)
+        bare.append(printable.encode()[:240].decode("utf-8", "ignore"))  # a name with its ending has 255 bytes at most
     taken = Counter([*bare, Path(DROPPED).stem, Path(QUARANTINE).stem])
     return [f"{stem}.jsonl" if taken[stem] == 1 else f"{number:05}-{stem}.jsonl" for number, stem in enumerate(bare)]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import csv
+import functools
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmanac.core.errors import DataError
-from llmanac.data import readers
-from llmanac.data.columns import column_places
+from llmanac.data.columns import Row, column_places, no_column
 from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
+from llmanac.data.lines import lines
 from llmanac.data.quarantine import Problems
+from llmanac.data.readers import csv_rows, table_rows
 from llmanac.data.texts import check_plain_or_table
 from llmanac.data.unpack import TABLES, format_of
 
@@ -60,8 +62,10 @@ def read_items(
         rows = up_to_damage(_rows(path, columns, unseen, problems), path, problems)
         items += (Item(f"{shown}:{line}", fields) for line, fields in rows)
         if len(items) == before:
-            aside = f"; {problems.total - bad} rows were set aside: {problems.kept[-1]}" if problems.total > bad else ""
-            raise DataError(f"{path}: no item with any text in it{aside}; name other columns or another file")
+            skipped = (
+                f"; {problems.total - bad} rows were set aside: {problems.kept[-1]}" if problems.total > bad else ""
+            )
+            raise DataError(f"{path}: no item with any text in it{skipped}; name other columns or another file")
     if unseen and len(unseen) < len(set(columns)):
         raise DataError(f"{named}: no row of {', '.join(map(str, paths))} has a column {sorted(unseen)[0]!r}")
     return items
@@ -74,13 +78,13 @@ def _rows(
     check_packed(path, problems)
     kind = format_of(path)
     if kind not in TABLES:
-        yield from ((line, (text,)) for line, text in readers.lines(path, problems) if text.strip())
+        yield from ((line, (text,)) for line, text in lines(path, problems) if text.strip())
         return
     places = column_places(columns) if kind in (".csv", ".tsv") else None
     if places is not None:
-        yield from _headless(path, places, "\t" if kind == ".tsv" else ",", problems)
+        yield from _headless(path, places, problems)
         return
-    for row in readers.table_rows(path, problems):
+    for row in table_rows(path, problems):
         values = _chosen(path, row, columns, unseen, problems) if columns else [dict(row.values)]
         fields = tuple(text for value in values for text in _texts(value))
         if any(text.strip() for text in fields):
@@ -91,30 +95,24 @@ def _rows(
             problems.report(path, row.line, f"column {which} holds {what} where the item's text was expected")
 
 
-def _headless(
-    path: Path, places: Sequence[int], delimiter: str, problems: Problems
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    csv.field_size_limit(min(1 << 30, problems.bounds.line))
-    reader = csv.reader((line + "\n" for _, line in readers.lines(path, problems)), delimiter=delimiter)
-    try:
-        for row in reader:
-            if row and max(places) >= len(row):
-                reason = f"no column {max(places) + 1}; this row has {len(row)}"
-                problems.report(path, reader.line_num, reason, delimiter.join(row))
-            elif fields := tuple(row[place] for place in places if row and row[place].strip()):
-                yield reader.line_num, fields
-    except csv.Error as error:
-        problems.report(path, reader.line_num, f"not CSV ({error}); the rest of it is left out", code="not-csv")
+def _headless(path: Path, places: Sequence[int], problems: Problems) -> Iterator[tuple[int, tuple[str, ...]]]:
+    for line, row in csv_rows(path, problems):
+        if row and max(places) >= len(row):
+            reason = f"no column {max(places) + 1}; this row has {len(row)}"
+            problems.report(path, line, reason, ",".join(row))
+        elif fields := tuple(row[place] for place in places if row and row[place].strip()):
+            yield line, fields
 
 
-def _chosen(path: Path, row: readers.Row, columns: Sequence[str], unseen: set[str], problems: Problems) -> list[Any]:
+def _chosen(path: Path, row: Row, columns: Sequence[str], unseen: set[str], problems: Problems) -> list[Any]:
     found = {}
     for column in columns:
         with contextlib.suppress(KeyError, TypeError):
-            found[column] = row.values[column] if column in row.values else _inside(row.values, column.split("."))
+            steps = [column] if column in row.values else column.split(".")
+            found[column] = functools.reduce(operator.getitem, steps, row.values)
     if not found:
         others = "".join(f", nor {column!r}" for column in columns[1:])
-        reason = f"{readers.no_column(columns[0], row.values)}{others}"
+        reason = f"{no_column(columns[0], row.values)}{others}"
         problems.report(path, row.line, reason, repr(row.values))
     unseen.difference_update(found)
     return list(found.values())
@@ -122,12 +120,6 @@ def _chosen(path: Path, row: readers.Row, columns: Sequence[str], unseen: set[st
 
 def _shown(value: Any) -> str:
     return "null" if value is None else repr(value)[:60]
-
-
-def _inside(value: Any, steps: Sequence[str]) -> Any:
-    for step in steps:
-        value = value[step]
-    return value
 
 
 def _texts(value: Any) -> Iterator[str]:

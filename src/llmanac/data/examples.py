@@ -1,6 +1,6 @@
 """Labelled examples in memory: token lists of any length with a class each, and a resumable stream over them.
 
-All token ids stand one after the other in one array, so that a batch of thousands of short rows costs a few array
+All token ids are in one array, one list after the other, so that a batch of thousands of short rows costs a few array
 operations and no loop in Python.
 """
 

@@ -3,7 +3,7 @@
 Natural text is far from all three: its most frequent letter is below a fifth of it, and it compresses three to one,
 tables of numbers ten to one. So a text is a flood where one symbol makes nine tenths of what is not space, or where it
 is long and compresses fifty to one. In a page the symbol may be written as an entity (`&amp;`); and entities that are
-declared out of other entities (`<!ENTITY a "&b;&b;">`) are made to swell and for nothing else.
+declared out of other entities (`<!ENTITY a "&b;&b;">`) serve only to expand without end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import zlib
 from collections import Counter
 
-SHARE = 0.9  # of what is not space, for one symbol
+FRACTION = 0.9  # of what is not space, for one symbol
 FEWEST = 100  # symbols; a shorter text may be a line of stars
 LONG = 10_000  # characters from which on repetition is looked at
 RATIO = 50  # bytes that one compressed byte stands for
@@ -31,7 +31,7 @@ def text_flood(text: str) -> str:
 
 
 def page_flood(page: str) -> str:
-    """Why a page's HTML is a flood; empty for a page that is none. Markup may be repeated as it likes."""
+    """Why a page's HTML is a flood; empty for a page that is none. Repeated markup is no flood."""
     declared = _SUBSET.search(page[:4096])
     if declared and "<!ENTITY" in page:
         end = _SUBSET_END.search(page, declared.end())
@@ -53,19 +53,19 @@ def _one_symbol(text: str) -> str:
     if not sample:
         return ""
     symbol, seen = sample.most_common(1)[0]
-    if seen < SHARE / 2 * sample.total():  # nowhere near it; the rest need not be counted
+    if seen < FRACTION / 2 * sample.total():  # far below: no need to count the rest
         return ""
-    return _share(text, symbol)
+    return _repeated(text, symbol)
 
 
 def _one_entity(page: str) -> str:
     found = _ENTITY.search(page, len(page) // 2)
-    return _share(page, found[0]) if found else ""
+    return _repeated(page, found[0]) if found else ""
 
 
-def _share(text: str, symbol: str) -> str:
+def _repeated(text: str, symbol: str) -> str:
     count, visible = text.count(symbol), _visible(text)
-    if count < FEWEST or count * len(symbol) < SHARE * visible:
+    if count < FEWEST or count * len(symbol) < FRACTION * visible:
         return ""
     return f"{symbol!r} {count:,} times in {visible:,} characters"
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmanac.data.columns import Row
+from llmanac.data.lines import lines, not_utf8, text_pieces
 from llmanac.data.quarantine import SHOWN, Problems
-from llmanac.data.readers import Row, lines, not_utf8, text_pieces
 from llmanac.data.unpack import BLOCK, Span, blocks
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -96,14 +97,14 @@ class _Text:
 
     @property
     def line(self) -> int:
-        """The line that `at` stands in, 1-based."""
+        """The line of `at`, 1-based."""
         return self._passed + self._held.count("\n", 0, self.at)
 
     def shown(self) -> str:
         return self._held[self.at : self.at + SHOWN]
 
     def peek(self) -> str:
-        """The next character that is no space, where `at` then stands; nothing at the end of the file."""
+        """The next character that is no space, which `at` then points to; nothing at the end of the file."""
         while True:
             found = _SPACE.match(self._held, self.at)
             self.at = found.end() if found else self.at

@@ -5,9 +5,9 @@
     anything else                   `label text`, one example a line (the form of SST-2's stsa files)
 
 All but .tsv and lines go through `readers.py`. A .tsv is read line by line, and a quotation mark in it is an ordinary
-character unless it stands around a whole field: as CSV, one stray mark would swallow all lines up to the next.
+character unless it encloses a field: as CSV, one stray mark would swallow all lines up to the next.
 
-Labels are texts. A whole number is taken as its digits (1 and 1.0, which tables make of whole numbers beside gaps, are
+Labels are texts. A whole number is taken as its digits (1 and 1.0, which tables make of whole numbers next to gaps, are
 both "1") and a boolean as "true" or "false"; a file in which a text and a number, or a text and a boolean, would so
 become one label is refused. Anything else (null, NaN, 1.5, a list) is no label.
 """
@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError
-from llmanac.data.columns import column_places
+from llmanac.data.columns import check_columns, column_places, no_column
 from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
+from llmanac.data.lines import lines as numbered_lines
 from llmanac.data.quarantine import Problems
-from llmanac.data.readers import check_columns, no_column, table_rows
-from llmanac.data.readers import lines as numbered_lines
+from llmanac.data.readers import table_rows
 from llmanac.data.texts import check_plain_or_table
 from llmanac.data.unpack import TABLES, format_of
 
@@ -89,18 +89,6 @@ def read_labelled(
     return out
 
 
-def read_texts(path: str | Path, *, text: str = "text", problems: Problems | None = None) -> list[str]:
-    """The texts of a file, labelled or not; a file that is no table has one text a line. Empty ones are kept.
-
-    Raises:
-        DataError: a file that cannot be read, a row without the column, or no text at all.
-    """
-    path, problems = Path(path), CommandProblems() if problems is None else problems
-    if format_of(path) not in TABLES:
-        return [content for _, content in read_lines(path, problems)]
-    return [content for content, _ in read_rows(path, text=text, problems=problems)]
-
-
 def read_rows(path: Path, *, text: str, problems: Problems) -> list[tuple[str, dict[str, Any]]]:
     """`(text, row)` of every row of a table, with all its columns; those of a .tsv without a header are numbers.
 
@@ -110,8 +98,7 @@ def read_rows(path: Path, *, text: str, problems: Problems) -> list[tuple[str, d
     _exists(path)
     check_packed(path, problems)
     out = []
-    rows = _tab_rows(path, text, problems) if format_of(path) == ".tsv" else _named_rows(path, text, problems)
-    for line, row in rows:
+    for line, row in _rows(path, [text], problems, every=True):
         try:
             out.append((_text(text, row[text]), row))
         except _Unusable as error:
@@ -119,23 +106,6 @@ def read_rows(path: Path, *, text: str, problems: Problems) -> list[tuple[str, d
     if not out:
         raise _nothing(path, "text", problems)
     return out
-
-
-def _named_rows(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-    for row in table_rows(path, problems):
-        if text in row.values:
-            yield row.line, dict(row.values)
-        else:
-            problems.report(path, row.line, _no_column(text, list(row.values), FLAGS[0]), _shown(dict(row.values)))
-
-
-def _tab_rows(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-    names, _, rows = _tab_table(path, [text], problems)
-    names = [name or f"column {number}" for number, name in enumerate(names, 1)]
-    check_columns(path, names, None)
-    for line, fields in rows:
-        numbered = (str(number) for number in range(len(names) + 1, len(fields) + 1))
-        yield line, dict(zip([*names, *numbered], fields, strict=False))
 
 
 def read_lines(path: Path, problems: Problems | None = None) -> list[tuple[int, str]]:
@@ -181,15 +151,12 @@ def _nothing(path: Path, what: str, problems: Problems) -> DataError:
     return DataError(f"{path}: has no {what}; name another file")
 
 
-def _pairs(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
-    """(line, text, label) as they stand in the file."""
+def _pairs(path: Path, text: str, label: str, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
+    """(line, text, label) as they are in the file."""
     _exists(path)
     check_packed(path, problems)
-    kind = format_of(path)
-    if kind == ".tsv":
-        yield from _tabs(path, text, label, problems)
-    elif kind in TABLES:
-        yield from _table(path, text, label, problems)
+    if format_of(path) in TABLES:
+        yield from ((line, row[text], row[label]) for line, row in _rows(path, [text, label], problems))
     else:
         yield from _label_first(numbered_lines(path, problems), path, problems)
 
@@ -200,14 +167,19 @@ def _exists(path: Path) -> None:
     check_plain_or_table(path)
 
 
-def _table(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
-    wanted = [text] if label is None else [text, label]
-    for row in table_rows(path, problems, columns=wanted):
+def _rows(
+    path: Path, wanted: Sequence[str], problems: Problems, *, every: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table that have the wanted columns; with `every` all columns of a row are read."""
+    if format_of(path) == ".tsv":
+        yield from _tab_rows(path, wanted, problems, every)
+        return
+    for row in table_rows(path, problems, columns=None if every else wanted):
         gone = next((number for number, name in enumerate(wanted) if name not in row.values), None)
         if gone is None:
-            yield row.line, row.values[text], None if label is None else row.values[label]
+            yield row.line, dict(row.values)
         else:
-            names = _columns(path) or list(row.values)
+            names = (not every and _columns(path)) or list(row.values)
             problems.report(path, row.line, _no_column(wanted[gone], names, FLAGS[gone]), _shown(dict(row.values)))
 
 
@@ -220,41 +192,34 @@ def _columns(path: Path) -> list[str]:
     return [str(name) for name in pyarrow.parquet.read_schema(path).names]
 
 
-def _tabs(path: Path, text: str, label: str | None, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
-    _, places, rows = _tab_table(path, [text] if label is None else [text, label], problems)
-    for line, fields in rows:
-        yield line, fields[places[0]], None if label is None else fields[places[1]]
-
-
-def _tab_table(
-    path: Path, wanted: Sequence[str], problems: Problems
-) -> tuple[list[str], list[int], Iterator[tuple[int, list[str]]]]:
-    """A .tsv's header (none where columns go by number), where the wanted columns stand, and its rows with these."""
+def _tab_rows(
+    path: Path, wanted: Sequence[str], problems: Problems, every: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a .tsv. Its columns are called by the header, or by number where columns are wanted by number."""
     lines = numbered_lines(path, problems)
     names: list[str] = []
     places = column_places(wanted)
     if places is None:
-        places = []
         head, names = next(((n, _fields(line)) for n, line in lines), (1, []))
         for name, flag in zip(wanted, FLAGS, strict=False):
             if name not in names:
                 raise DataError(f"{path}:{head}: {_no_column(name, names, flag)}")
-            check_columns(path, names, [name])
-            places.append(names.index(name))
-    return names, places, _tab_fields(path, lines, max(places) + 1, problems)
-
-
-def _tab_fields(
-    path: Path, lines: Iterator[tuple[int, str]], least: int, problems: Problems
-) -> Iterator[tuple[int, list[str]]]:
+        check_columns(path, names, wanted)
+        places = [names.index(name) for name in wanted]
+    if every:
+        names = [name or f"column {number}" for number, name in enumerate(names, 1)]
+        check_columns(path, names, None)
     for line, content in lines:
         fields = _fields(content)
         if not content.strip():
             continue
-        if len(fields) >= least:
-            yield line, fields
-        else:
-            problems.report(path, line, f"has {len(fields)} fields, and number {least} is asked for", content)
+        if len(fields) <= max(places):
+            reason = f"has {len(fields)} fields, and number {max(places) + 1} is asked for"
+            problems.report(path, line, reason, content)
+            continue
+        numbered = (str(number) for number in range(len(names) + 1, len(fields) + 1))
+        row = dict(zip([*names, *numbered], fields, strict=False)) if every else {}
+        yield line, row | {name: fields[place] for name, place in zip(wanted, places, strict=True)}
 
 
 def _fields(line: str) -> list[str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from llmanac.core import files
 from llmanac.data.documents import Document
 
 UNKNOWN = "unknown"
@@ -48,13 +46,8 @@ class Tally:
         return out
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "documents": self.documents,
-            "bytes": self.bytes,
-            "characters": self.characters,
-            "sha256": self.sha256,
-            "licenses": self.licenses(),
-        }
+        counts = {"documents": self.documents, "bytes": self.bytes, "characters": self.characters}
+        return {**counts, "sha256": self.sha256, "licenses": self.licenses()}
 
 
 def manifest(
@@ -92,8 +85,3 @@ def manifest(
         "dropped": dict(dropped),
         **({"stages": [dict(stage) for stage in stages]} if stages else {}),
     }
-
-
-def write_manifest(path: str | Path, data: Mapping[str, Any]) -> Path:
-    """Write `manifest.json` atomically."""
-    return files.write_json(path, dict(data))

@@ -13,7 +13,7 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.data.stages._similarity import jaccard
 from llmanac.data.stages.minhash import MinHash, Spec
-from llmanac.kernels import minhash as kernel
+from llmanac.kernels.dedup import minhash as kernel
 
 PAIRS = 50_000_000  # more candidate pairs than this are not listed
 

@@ -5,9 +5,8 @@ white space only separate them. In scripts that write no spaces (Han, kana, Thai
 is a word of its own.
 
 An item has one or more fields. A field of `n` words or more is looked for by all its n-grams. An item whose fields are
-all shorter is looked for by its longest field, whole, if that has `shortest` words or more; a shorter one cannot be
-told from chance and is never found. Hits are found by a 64-bit hash and then compared word by word, so none is a
-collision.
+all shorter is looked for by its longest field, in full, if that has `shortest` words or more; a shorter one would match
+by chance and is never found. Hits are found by a 64-bit hash and then compared word by word, so none is a collision.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.data.evaluation_items import Item
-from llmanac.kernels import minhash, ngram_overlap, unicode
-from llmanac.kernels.units import plain_units, with_bytes
+from llmanac.kernels import unicode
+from llmanac.kernels.dedup import minhash
+from llmanac.kernels.dedup import overlap as ngram_overlap
+from llmanac.kernels.dedup.units import plain_units, with_bytes
 
 _RUN = re.compile(r"\s+|\S+")
 PIECE = 1 << 16  # units of a text looked up at a time
@@ -122,11 +123,9 @@ class ItemIndex:
                 starts.append(np.arange(words_before, words_before + len(found)))
                 widths.append(np.full(len(found), width, np.int32))
                 owners.append(np.full(len(found), number, np.int32))
-                bytes_before, words_before, rows = (
-                    bytes_before + len(buffer),
-                    words_before + len(units),
-                    rows + len(found),
-                )
+                bytes_before += len(buffer)
+                words_before += len(units)
+                rows += len(found)
             self.looked.append(Looked(by, rows))
         self._text = b"".join(texts)
         self._spans = _joined(spans, np.int64).reshape(-1, 2)
@@ -148,17 +147,8 @@ class ItemIndex:
     @property
     def nbytes(self) -> int:
         """Bytes that the index holds."""
-        arrays = (
-            self._spans,
-            self.row_items,
-            self._row_words,
-            self._row_widths,
-            self._keys,
-            self._row_starts,
-            self._slots,
-            self._filter,
-        )
-        return len(self._text) + sum(array.nbytes for array in arrays)
+        rows = (self._spans, self.row_items, self._row_words, self._row_widths, self._keys, self._row_starts)
+        return len(self._text) + sum(array.nbytes for array in (*rows, self._slots, self._filter))
 
     def items_of(self, grams: np.ndarray) -> list[int]:
         """The numbers of the items that have one of these n-grams, in order.

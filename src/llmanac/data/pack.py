@@ -3,7 +3,7 @@
 A row has `length` + 1 tokens, so that `length` of them are inputs and each has its next token as a target. Several
 documents share a row; `segments` tells them apart and `positions` counts from each one's first token in the row.
 
-Where a stream stands is two numbers (epoch, rows taken): the order of an epoch is drawn from a generator named after
+A stream's place is two numbers (epoch, rows taken): the order of an epoch is drawn from a generator named after
 (seed, epoch), never from one that has been running, so a stream resumes exactly and in no time.
 """
 
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
+from llmanac.data.schedule import Schedule
 from llmanac.data.tokens import TokenDataset
 
 PADDING = -1  # the segment of a place that holds no token
@@ -94,7 +96,7 @@ class Shuffled:
         return self.take(self.rows)
 
     def cursor(self) -> dict[str, Any]:
-        """Where the stream stands, as JSON."""
+        """The stream's place, as JSON."""
         return {"epoch": self.epoch, "taken": self.taken, "of": self.identity()}
 
     def seek(self, cursor: dict[str, Any]) -> None:
@@ -211,37 +213,47 @@ class ListStream(Shuffled):
 
 
 class Mixture:
-    """Rows of several streams, each row's stream drawn by weight; resumable like its parts.
+    """Rows of several streams in proportion to weights; resumable like its parts.
 
     Args:
         streams: the parts by name; each has `take`.
-        weights: how often a row comes from each part; any positive scale.
+        weights: how large a fraction of the rows each part is; any positive scale.
+        seed: of random draws.
+        draws: "random" draws each row's part independently: after n rows a part of probability p is off by about
+            sqrt(n p (1 - p)) rows. "exact" follows `data/schedule.py`: no part is ever off by more than one row.
 
     Raises:
         SpecError: weights that are not positive, or that name other parts than `streams`.
     """
 
     def __init__(
-        self, streams: Mapping[str, RowSource], weights: Mapping[str, float], *, rows: int = 1, seed: int = 0
+        self,
+        streams: Mapping[str, RowSource],
+        weights: Mapping[str, float | Fraction],
+        *,
+        rows: int = 1,
+        seed: int = 0,
+        draws: Literal["random", "exact"] = "random",
     ) -> None:
         if set(streams) != set(weights):
             raise SpecError(f"weights: name {sorted(weights)}, the streams are {sorted(streams)}")
-        if not streams or any(not w > 0 for w in weights.values()):
-            raise SpecError(f"weights: {dict(weights)} are not all positive; leave a part out to give it no rows")
-        self.streams, self.rows, self.seed, self.drawn = dict(streams), rows, seed, 0
+        self.schedule = Schedule(weights)
+        self.streams, self.rows, self.seed, self.draws, self.drawn = dict(streams), rows, seed, draws, 0
         self.names = sorted(streams)
-        share = np.array([weights[name] for name in self.names], np.float64)
-        self.share = share / share.sum()
+        fractions = np.array([float(weights[name]) for name in self.names])
+        self._ends = np.cumsum(fractions / fractions.sum())[:-1]
 
     def take(self, count: int) -> list[Any]:
-        """The next `count` rows. One generator a row, named by its number, so any number may be taken at a time."""
-        picks = [
-            int(np.searchsorted(np.cumsum(self.share)[:-1], numpy_generator(self.seed, "mixture", i).random(), "right"))
-            for i in range(self.drawn, self.drawn + count)
-        ]
+        """The next `count` rows. A random draw depends on the row's number alone: any number may be taken at once."""
+        numbers = range(self.drawn, self.drawn + count)
+        picks = [next(self.schedule) if self.draws == "exact" else self._random(number) for number in numbers]
         self.drawn += count
-        queues = {k: iter(self.streams[self.names[k]].take(picks.count(k))) for k in sorted(set(picks))}
-        return [next(queues[k]) for k in picks]
+        queues = {name: iter(self.streams[name].take(picks.count(name))) for name in sorted(set(picks))}
+        return [next(queues[name]) for name in picks]
+
+    def _random(self, number: int) -> str:
+        drawn = numpy_generator(self.seed, "mixture", number).random()
+        return self.names[int(np.searchsorted(self._ends, drawn, "right"))]
 
     def __iter__(self) -> Mixture:
         return self
@@ -252,10 +264,13 @@ class Mixture:
 
     def cursor(self) -> dict[str, Any]:
         """How many rows were drawn, and every part's own cursor."""
-        return {"drawn": self.drawn, "streams": {name: self.streams[name].cursor() for name in self.names}}
+        found = {"drawn": self.drawn, "streams": {name: self.streams[name].cursor() for name in self.names}}
+        return found | ({"schedule": self.schedule.cursor()} if self.draws == "exact" else {})
 
     def seek(self, cursor: dict[str, Any]) -> None:
-        """Go on from a cursor. Raises DataError when it belongs to other parts."""
+        """Go on from a cursor. Raises DataError when it belongs to other parts or weights."""
+        if self.draws == "exact":
+            self.schedule.seek(cursor.get("schedule", {}))
         if sorted(cursor.get("streams", {})) != self.names:
             raise DataError(f"the data cursor has the parts {sorted(cursor.get('streams', {}))}, not {self.names}")
         self.drawn = int(cursor["drawn"])

@@ -43,6 +43,7 @@ ENCODINGS |= {name: name for name in _SAME.split()}
 INSTALL = "pip install 'llmanac[data]'"
 LIBRARIES = {".pdf": "pypdf", ".warc": "warcio"}  # format -> what reads it
 _META = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([\w.:-]{2,40})""", re.IGNORECASE)
+_XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})""", re.IGNORECASE)
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]{2,40})""", re.IGNORECASE)
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 PAGE_TYPES = ("response", "resource", "conversion")  # types of WARC records that hold a page; the others of the format:
@@ -50,7 +51,7 @@ OTHER_TYPES = ("warcinfo", "request", "metadata", "revisit", "continuation")
 
 
 def decode_page(data: bytes, content_type: str = "") -> str:
-    """A page's characters: by its byte order mark, what the server said, what its `<meta>` says, UTF-8, windows-1252.
+    """A page's characters: by its byte order mark, the server's header, its `<meta>` or XML declaration, UTF-8, cp1252.
 
     Bytes that the encoding does not have become U+FFFD.
     """
@@ -59,7 +60,7 @@ def decode_page(data: bytes, content_type: str = "") -> str:
             return data[len(mark) :].decode(name, "replace")
     said = _CHARSET.search(content_type)
     name = ENCODINGS.get(said[1].lower(), "") if said else ""
-    if not name and (found := _META.search(data[:4096])):
+    if not name and (found := _META.search(data[:4096]) or _XML.search(data[:4096])):
         name = ENCODINGS.get(found[1].decode("ascii", "replace").lower(), "")
         name = "utf-8" if name.startswith("utf-16") else name  # a tag that could be read as ASCII is not UTF-16
     if not name:
@@ -201,7 +202,7 @@ def _prepare(records: Any) -> None:
 def _record(record: Any, bounds: Bounds) -> tuple[tuple[str, str, dict[str, str]] | None, str, str]:
     """`(page, "", "")` with a page's address, text and meta; `(None, reason, code)` for what is none.
 
-    Both are empty for a record that is whole and of a type that holds no page (a request, the archive's own note).
+    Both are empty for a complete record of a type that holds no page (a request, the archive's own note).
     """
     said = record.rec_headers.get_header
     if not record.rec_type or not (said("Content-Length") or "").strip().isdigit():

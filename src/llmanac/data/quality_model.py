@@ -21,8 +21,8 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.core.files import MOST_SETTINGS, atomic_folder, open_regular, read_table, write_bytes, write_json
 from llmanac.core.progress import progress
-from llmanac.kernels.english import code_points, tables
-from llmanac.kernels.ngram_features import features, linear, train_epoch
+from llmanac.kernels.documents.ngram_features import features, linear, train_epoch
+from llmanac.kernels.english.words import code_points, tables
 
 WEIGHTS, SETTINGS = "model.safetensors", "quality.json"
 MAX_BITS = 26
@@ -69,7 +69,7 @@ class QualityModel:
         return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, logit))))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the two files; the folder is whole or absent."""
+        """Write the two files; the folder is complete or absent."""
         from safetensors.numpy import save
 
         with atomic_folder(folder) as made:

@@ -1,11 +1,10 @@
-"""Train a classifier of text quality on two heaps of texts and measure it on some of them."""
+"""Train a classifier of text quality on two sets of texts and evaluate it on held-out ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.core.files import write_bytes, write_json
@@ -24,7 +23,7 @@ OWN = (SETTINGS, WEIGHTS, CURVE, PICTURE)  # what a model's folder has, the file
 
 @dataclass(frozen=True)
 class Trained:
-    """What the texts that were held out say of a model.
+    """The evaluation of a model on held-out texts.
 
     Attributes:
         points: precision and recall by threshold. auc: the area under the ROC curve. count: the texts.
@@ -56,7 +55,7 @@ def train(
     Args:
         positive, negative: files or folders of texts that are wanted, and that are not. text: their column, in tables.
         bits, longest: see `Features`.
-        held_out: share of the texts to measure on.
+        held_out: fraction of the texts to measure on.
         include: patterns that files of folders must match, all of them if nothing is said.
 
     Raises:
@@ -66,40 +65,34 @@ def train(
         raise DataError(f"--held-out: {held_out} is not a share above 0 and at most 0.5")
     check_own_folder(folder, "--folder", OWN, [*positive, *negative], what="a quality model")
     settings = Features(bits=bits, longest=longest)
-    taught: dict[int, list[str]] = {0: [], 1: []}
-    test: dict[int, list[str]] = {0: [], 1: []}
+    train_texts: dict[int, list[str]] = {0: [], 1: []}
+    test_texts: dict[int, list[str]] = {0: [], 1: []}
     for label, paths, flag in ((1, positive, "--positive"), (0, negative, "--negative")):
         documents = read(paths, text, flag, include)
         for document in documents:
-            side = test if fraction(document.group, seed) < held_out else taught
+            side = test_texts if fraction(document.group, seed) < held_out else train_texts
             side[label].append(document.text)
-        if not taught[label] or not test[label]:
+        if not train_texts[label] or not test_texts[label]:
             raise DataError(f"{flag}: {len(documents)} texts are too few to train on some and measure on others")
-    model = train_quality(taught[1], taught[0], settings, epochs=epochs, seed=seed)
-    labels = [1] * len(test[1]) + [0] * len(test[0])
-    scores = [model.score(one) for one in (*test[1], *test[0])]
+    model = train_quality(train_texts[1], train_texts[0], settings, epochs=epochs, seed=seed)
+    labels = [1] * len(test_texts[1]) + [0] * len(test_texts[0])
+    scores = [model.score(one) for one in (*test_texts[1], *test_texts[0])]
     points, area = precision_recall(labels, scores), auc(labels, scores)
-    model.about |= {"held_out": {"positive": len(test[1]), "negative": len(test[0]), "auc": round(area, 6)}}
+    model.about |= {"held_out": {"positive": len(test_texts[1]), "negative": len(test_texts[0]), "auc": round(area, 6)}}
     model.save(folder)
-    save_curve(folder, {"classifier": points}, area)
+    save_curve(folder, points, area)
     return Trained(points, area, len(labels), folder / PICTURE)
 
 
-def save_curve(folder: Path, curves: dict[str, Sequence[Point]], area: float, single: dict[str, Point] | None = None
-               ) -> None:  # fmt: skip
-    """Write precision against recall as JSON and as a picture; `single` are methods that have one point only."""
-    data: dict[str, Any] = {"auc": area, "curves": {}, "single": {}}
-    for name, points in curves.items():
-        step = max(1, len(points) // 200)
-        chosen = [*points[::step], points[-1]]
-        data["curves"][name] = [[round(v, 6) for v in (p.threshold, p.precision, p.recall)] for p in chosen]
-    for name, point in (single or {}).items():
-        data["single"][name] = [round(point.precision, 6), round(point.recall, 6)]
-    write_json(folder / CURVE, data)
-    write_bytes(folder / PICTURE, draw(curves, single or {}))
+def save_curve(folder: Path, points: Sequence[Point], area: float) -> None:
+    """Write precision against recall as JSON and as a picture."""
+    chosen = [*points[:: max(1, len(points) // 200)], points[-1]]
+    rounded = [[round(v, 6) for v in (p.threshold, p.precision, p.recall)] for p in chosen]
+    write_json(folder / CURVE, {"auc": area, "curves": {"classifier": rounded}, "single": {}})
+    write_bytes(folder / PICTURE, draw(points))
 
 
-def draw(curves: dict[str, Sequence[Point]], single: dict[str, Point]) -> bytes:
+def draw(points: Sequence[Point]) -> bytes:
     """Precision against recall, as SVG."""
     import io
 
@@ -111,11 +104,8 @@ def draw(curves: dict[str, Sequence[Point]], single: dict[str, Point]) -> bytes:
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, points in curves.items():
-        axes.plot([p.recall for p in points], [p.precision for p in points], label=name)
-    for (name, point), mark in zip(single.items(), "os^Dv<>PX*", strict=False):
-        axes.plot([point.recall], [point.precision], mark, label=name)
-    axes.set(xlabel="recall: share of the wanted texts that stay", ylabel="precision: how much of the rest is wanted",
+    axes.plot([p.recall for p in points], [p.precision for p in points], label="classifier")
+    axes.set(xlabel="recall: fraction of the wanted texts that stay", ylabel="precision: fraction of the rest wanted",
              xlim=(0, 1.01), ylim=(0, 1.01))  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")

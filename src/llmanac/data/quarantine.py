@@ -27,7 +27,7 @@ class Bounds:
         free: bytes that may come out of a compressed file whatever its ratio.
         text_line: bytes of one line of plain text, which is held to be measured; None streams lines of any length.
         longer: what a message says of the limit on a document.
-        swollen, grown: what it says of the ratio, and of all that comes out.
+        ratio_advice, expanded_advice: what it says of the ratio, and of all that comes out.
     """
 
     document: int = 1 << 30
@@ -36,8 +36,8 @@ class Bounds:
     free: int = 16 << 20
     text_line: int | None = None
     longer: str = "limits.max_bytes"
-    swollen: str = "what follows is left out (limits.ratio)"
-    grown: str = "what follows is left out (limits.expanded)"
+    ratio_advice: str = "what follows is left out (limits.ratio)"
+    expanded_advice: str = "what follows is left out (limits.expanded)"
 
     @property
     def line(self) -> int:
@@ -94,19 +94,19 @@ class Problems:
         """Take note of one problem; `code` is its reason in one word. Raises DataError under the policy "fatal"."""
         problem = Problem(str(file), line, reason, raw[:SHOWN])
         if self.on_error == "fatal":
-            raise DataError(f'{problem}; mend it, or set on_error="skip" to set such input aside')
+            raise DataError(f'{problem}; fix it, or set on_error="skip" to set such input aside')
         self.counts[problem.file] += 1
         if len(self.kept) < KEPT:
             self.kept.append(problem)
 
     def blank(self, file: object, line: int | None) -> None:
-        """A row or file without any text: no problem, but whoever accounts for every row wants to know."""
+        """A row or file without any text: no problem; builds count it."""
 
     def pass_over(self, file: object, detail: str, *, code: str) -> None:
         """A file that is not read because it is no text: no problem either, and to be accounted for."""
 
     def tell_passed(self) -> None:
-        """Say what was passed over, once all files are known; nothing here, where nobody looks on."""
+        """Report what was skipped, once all files are known; commands print it."""
 
     @property
     def total(self) -> int:

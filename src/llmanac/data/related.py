@@ -1,8 +1,8 @@
 """Which groups of documents share so much text that they belong on one side of a split.
 
-A held-out text that also stands in the training text measures copying, not learning. Exact duplicates are dropped
-before the split, but a chapter may be quoted whole inside another. Two groups are related when one has at least a
-given share of the other's distinct sequences of eight words; relation carries over from pair to pair.
+A held-out text that is also in the training text measures copying, not learning. Exact duplicates are dropped
+before the split, but a chapter may be quoted in full inside another. Two groups are related when one has at least a
+given fraction of the other's distinct sequences of eight words; relation carries over from pair to pair.
 
 Memory is bounded: of the sequences' hashes, those in a fixed part of their range are kept, and the part is halved
 whenever more than `KEPT` hashes are held (Broder 1997, "On the resemblance and containment of documents"). A corpus of
@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmanac.data.stages._signatures import Signer
-from llmanac.kernels import minhash as kernel
+from llmanac.kernels.dedup import minhash as kernel
 
 WORDS = 8  # units of a sequence
 KEPT = 4_000_000  # hashes held; below it every sequence counts

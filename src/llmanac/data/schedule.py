@@ -1,10 +1,10 @@
 """Which domain the next draw comes from: exact proportions at every moment, from a state of one count a domain.
 
-The j-th draw of domain i (j from 0) belongs into the window from floor(j / p_i) to ceil((j + 1) / p_i): whoever keeps
-every window has drawn, after any n, within 1 of n p_i of each domain. Of the domains whose next window is open, the one
-that closes first is drawn. With shares that sum to 1 this earliest-deadline rule keeps every window whenever any rule
-does, and one does (Tijdeman 1980, the chairman assignment; Liu & Layland 1973 for the optimality). All numbers are
-integers, so neither rounding nor the place of an interruption can change a draw.
+The j-th draw of domain i (j from 0) belongs into the window from floor(j / p_i) to ceil((j + 1) / p_i): a schedule
+that keeps every window has drawn, after any n, within 1 of n p_i of each domain. Of the domains whose next window is
+open, the one that closes first is drawn. With shares that sum to 1 this earliest-deadline rule keeps every window
+whenever any rule does, and one does (Tijdeman 1980, the chairman assignment; Liu & Layland 1973 for the optimality).
+All numbers are integers, so neither rounding nor the place of an interruption can change a draw.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Schedule:
         return self
 
     def cursor(self) -> dict[str, Any]:
-        """Where the sequence stands, as JSON."""
+        """The sequence's place, as JSON."""
         return {"drawn": dict(zip(self.names, self.counts, strict=True)), "weights": list(self.weights)}
 
     def seek(self, cursor: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Train and held-out text: whole groups, chosen by a hash of their names, so that neither order nor chance decides.
+"""Train and held-out text: groups, chosen by a hash of their names, so that neither order nor chance decides.
 
 A group stays on its side when other groups are added to the corpus, unless they join it to related ones. Where the
-hash would leave a side empty (a corpus of few groups), the rule is mended in the open: the group with the smallest hash
+hash would leave a side empty (a corpus of few groups), the rule changes: the group with the smallest hash
 is held out; a corpus that is one group is split by document; a corpus that is one document loses its last part, cut at
 a line end.
 """
@@ -100,7 +100,7 @@ def _choose(sizes: Counter[str], draw: Callable[[str], float], share: float) -> 
     names = [name for name in order if draw(name) < share]
     if names and sum(sizes[name] for name in names) <= half:
         return frozenset(names)
-    # the hash took none, or one that is most of the corpus: take groups in hash order, as far as the share allows
+    # the hash took none, or one that is most of the corpus: take groups in hash order, up to the fraction
     chosen: list[str] = []
     taken = 0
     for name in order:

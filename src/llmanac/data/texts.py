@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 from llmanac.core.errors import DataError
 from llmanac.core.progress import say_once
 from llmanac.core.spec import make_method
-from llmanac.data import readers
 from llmanac.data.documents import Document
+from llmanac.data.lines import BOMS, text_pieces, why_binary
+from llmanac.data.lines import lines as numbered_lines
 from llmanac.data.quarantine import Problems, Unreadable
+from llmanac.data.readers import table_rows
 from llmanac.data.sources.files import Spec as Files
 from llmanac.data.sources.files import documents_of, present, row_text
 from llmanac.data.stages import Dropped
@@ -29,7 +31,6 @@ from llmanac.data.unpack import BLOCK, CONTAINERS, PAGES, STDIN, TABLES, blocks,
 
 STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 OBJECT = b"{["
-WIDE = ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
 
 
 class Line(NamedTuple):
@@ -58,19 +59,19 @@ def lines(source: Files, problems: Problems, *, ends: str = "\r") -> Iterator[Li
     """Lines and rows, blank ones too, each file as often as it is named.
 
     Args:
-        ends: characters that are taken off a line's end beside its newline.
+        ends: characters that are taken off a line's end with its newline.
 
     Raises:
         DataError: what cannot be read; it names file and line.
     """
     for path, name in inputs(source, problems):
         if is_plain(path):
-            for number, text in readers.lines(path, _called(path, name, problems), ends=ends):
+            for number, text in numbered_lines(path, _called(path, name, problems), ends=ends):
                 if number == 1:
                     _look(text[:1].encode(), name)
                 yield Line(text, name, number)
         elif format_of(path) in TABLES:
-            for row in readers.table_rows(path, problems, columns=present(path, [source.text])):
+            for row in table_rows(path, problems, columns=present(path, [source.text])):
                 found = row_text(path, row, source.text, problems)
                 if found is not None:
                     yield Line(found, name, row.line)
@@ -100,7 +101,7 @@ def whole(source: Files, problems: Problems) -> Iterator[Line]:
     """Each file of plain text as one text, newlines and all; of other formats each row or document."""
     for path, name in inputs(source, problems):
         if is_plain(path):
-            pieces = readers.text_pieces(path, _called(path, name, problems), limit=1 << 30)
+            pieces = text_pieces(path, _called(path, name, problems), limit=1 << 30)
             yield Line("".join(pieces), name, 1)
         elif format_of(path) in TABLES:
             yield from lines(replace(source, paths=(str(path),)), problems)
@@ -157,13 +158,12 @@ def _joined(texts: Iterable[str]) -> Iterator[bytes]:
 def _plain(path: Path, name: str, problems: Problems) -> Iterator[bytes]:
     last, begun, at = b"\n", False, 0
     for block in blocks(path, problems):
-        if not block.startswith(tuple(mark for mark, _ in WIDE)) and (why := readers.why_binary(block, at)):
+        if not block.startswith(tuple(BOMS)) and (why := why_binary(block, at)):
             raise Unreadable(f"{name}: {why}", code="not-text")
         at += len(block)
         if not begun:
-            wide = next((what for mark, what in WIDE if block.startswith(mark)), None)
-            if wide:
-                raise DataError(f"{name}: is {wide}; convert it to UTF-8, for example with iconv")
+            if block.startswith(tuple(BOMS)):
+                raise DataError(f"{name}: is UTF-16; convert it to UTF-8, for example with iconv")
             block, begun = block.removeprefix(codecs.BOM_UTF8), True
             _look(block[:1], name)
         yield block

@@ -2,7 +2,7 @@
 
 A data set is a folder:
 
-    manifest.json            format, dtype, counts, the tokenizer's fingerprint, a hash of every file and of the whole
+    manifest.json            format, dtype, counts, the tokenizer's fingerprint, a hash of every file and of all
     offsets.npy              (documents + 1,) int64: where each document starts in the run of all tokens
     tokens-00000.bin ...     the tokens, uint16 where the vocabulary fits, else uint32; a document never spans two files
     loss-00000.bin ...       only for examples with a loss mask: one byte a token, 1 where the token carries loss
@@ -191,7 +191,7 @@ class TokenDataset:
         Memory is bounded by a shard.
 
         Args:
-            folder: where to write; replaced as a whole, or left as it was when anything fails.
+            folder: where to write; replaced at once, or left as it was when anything fails.
             advance: called with the number of documents of each piece of work, for a progress bar.
 
         Raises:
@@ -207,10 +207,7 @@ class TokenDataset:
                 texts = [_text_of(document) for document in batch]
                 for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
                     counts["bytes"] += len(text.encode("utf-8"))
-                    if len(ids):
-                        yield np.concatenate([before, ids, after]).astype(np.int64), None
-                    else:
-                        counts["empty"] += 1
+                    yield np.concatenate([before, ids, after]).astype(np.int64) if len(ids) else ids, None
                 if advance:
                     advance(len(batch))
 
@@ -232,22 +229,13 @@ class TokenDataset:
         Raises:
             DataError: no examples, ids outside the vocabulary, or a mask of another length than its ids.
         """
-        counts = {"empty": 0}
-
-        def encoded() -> Iterator[Encoded]:
-            for ids, loss in examples:
-                if len(ids):
-                    yield np.asarray(ids, np.int64), loss
-                else:
-                    counts["empty"] += 1
-
-        return cls._write(folder, encoded(), vocab_size, shard_tokens, {"tokenizer": fingerprint}, counts)
+        return cls._write(folder, examples, vocab_size, shard_tokens, {"tokenizer": fingerprint}, {"empty": 0})
 
     @classmethod
     def _write(
         cls,
         folder: str | Path,
-        encoded: Iterator[Encoded],
+        encoded: Iterable[Encoded],
         vocab_size: int,
         shard_tokens: int,
         extra: dict[str, Any],
@@ -257,7 +245,10 @@ class TokenDataset:
         with atomic_folder(folder) as target:
             writer = _Writer(target, dtype, vocab_size, shard_tokens)
             for ids, loss in encoded:
-                writer.add(np.asarray(ids), None if loss is None else np.asarray(loss))
+                if len(ids):
+                    writer.add(np.asarray(ids, np.int64), None if loss is None else np.asarray(loss))
+                else:
+                    counts["empty"] += 1
             writer.flush()
             if not writer.shards:
                 raise DataError(f"{folder}: there is no text to write: every document is empty, or there are none")

@@ -1,7 +1,7 @@
 """A file's bytes: its format by its name, and what comes out of it unpacked, within the bounds.
 
-Every reader takes its bytes from `blocks`, so a compressed file that swells past `Bounds.ratio` is left where it does,
-whoever reads it. `-` is standard input.
+Every reader takes its bytes from `blocks`, which stops where a compressed file has become more than the bounds allow.
+`-` is standard input.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator
     """A file's bytes, decompressed, `BLOCK` at a time.
 
     Raises:
-        Unreadable: the file is truncated, damaged, or swells past the bounds; what came before was good.
+        Unreadable: the file is truncated, damaged, or decompresses to too much; what came before was good.
     """
     size = path.stat().st_size if path.exists() else 0
     packed, out = path.suffix.lower() in COMPRESSED, 0
@@ -90,13 +90,13 @@ def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator
         if span is not None:
             handle.seek(span.start)
         try:
-            # read1 hands over what it has before it meets the damage, where read would lose it
+            # read1 returns the data before the damage, where read would lose it
             while block := handle.read1(BLOCK if span is None else min(BLOCK, span.stop - span.start - out)):  # type: ignore[union-attr]
                 if not out and format_of(path) not in (".parquet", *CONTAINERS):
                     check_text(path, block[:16])
                 out += len(block)
                 if packed:
-                    check_swelling(path, out, size, problems)
+                    check_expansion(path, out, size, problems)
                 yield block
         except DataError:
             raise
@@ -110,18 +110,18 @@ def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator
             raise Unreadable(f"{path}: cannot decompress it ({error})", code="damaged") from None
 
 
-def check_swelling(path: Path, out: int, size: int, problems: Problems) -> None:
+def check_expansion(path: Path, out: int, size: int, problems: Problems) -> None:
     """Raise Unreadable when a file of `size` bytes has become `out` bytes and the bounds say that this is too many."""
     bounds = problems.bounds
     if out > bounds.free and out > bounds.ratio * size:
         raise Unreadable(
             f"{path}: its {size:,} bytes have become {out:,}, more than {bounds.ratio:g} times as many; "
-            f"{bounds.swollen}",
+            f"{bounds.ratio_advice}",
             code="bomb",
         )
     if out > bounds.expanded:
         raise Unreadable(
-            f"{path}: more than {bounds.expanded:,.0f} bytes came out of it; {bounds.grown}",
+            f"{path}: more than {bounds.expanded:,.0f} bytes came out of it; {bounds.expanded_advice}",
             code="bomb",
         )
 
@@ -149,7 +149,7 @@ def unpacked(path: Path, problems: Problems, *leave: str) -> Iterator[Path]:
         leave: endings of compression that the library reads itself.
 
     Raises:
-        Unreadable: damaged, or it swells past the bounds.
+        Unreadable: damaged, or it decompresses to more than the bounds allow.
     """
     if path.suffix.lower() not in COMPRESSED or path.suffix.lower() in leave:
         yield path

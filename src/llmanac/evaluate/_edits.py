@@ -1,4 +1,4 @@
-"""What could be changed in a sentence: candidate edits by rule, each with its kind and a reason in words.
+"""Candidate edits of a sentence by rule, each with its kind and a reason.
 
 Rules only propose; the language model decides. So a rule may be generous: a candidate costs one more sentence to score.
 """
@@ -6,17 +6,15 @@ Rules only propose; the language model decides. So a rule may be generous: a can
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from llmanac.evaluate import _english as english
 from llmanac.evaluate._words import WORD, Words, plain
 
 Kind = Literal["agreement", "number", "verb form", "article", "preposition", "confusion", "repetition", "spelling"]
-KINDS: tuple[Kind, ...] = (
-    "agreement", "number", "verb form", "article", "preposition", "confusion", "repetition", "spelling",
-)  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Operation = Literal["replace", "insert", "delete"]
 _INSERTED = ("to", "of", "in", "for", "with", "on")  # the prepositions that are most often forgotten
 
@@ -51,33 +49,27 @@ class _Word:
 
 
 def words_of(text: str) -> list[_Word]:
-    """The words of a sentence with their places."""
-    out = [_Word(m.start(), m.end(), m[0], plain(m[0]), False) for m in WORD.finditer(text)]
-    if out:
-        out[0] = _Word(out[0].start, out[0].stop, out[0].text, out[0].plain, True)
-    return out
+    """The words of a sentence with their positions."""
+    return [_Word(m.start(), m.end(), m[0], plain(m[0]), not i) for i, m in enumerate(WORD.finditer(text))]
 
 
 def candidates(text: str, known: Words, kinds: frozenset[str]) -> list[Edit]:
     """Every edit that the rules propose for one sentence, each once."""
     found: dict[tuple[int, int, str], Edit] = {}
     row = words_of(text)
-    for place, word in enumerate(row):
-        before = row[place - 1] if place else None
-        after = row[place + 1] if place + 1 < len(row) else None
-        for edit in _edits_of(text, word, before, after, known):
-            key = (edit.start, edit.stop, edit.new)
-            if edit.kind in kinds and key not in found:
-                found[key] = edit
+    for before, word in zip([None, *row], row, strict=False):
+        for edit in _edits_of(text, word, before, known):
+            if edit.kind in kinds:
+                found.setdefault((edit.start, edit.stop, edit.new), edit)
     return list(found.values())
 
 
-def _edits_of(text: str, word: _Word, before: _Word | None, after: _Word | None, known: Words) -> Iterator[Edit]:
+def _edits_of(text: str, word: _Word, before: _Word | None, known: Words) -> Iterator[Edit]:
     if before is not None and before.plain == word.plain and text[before.stop : word.start].isspace():
-        yield Edit(before.stop, word.stop, "", "repetition", f"{word.text!r} stands there twice")
+        yield Edit(before.stop, word.stop, "", "repetition", f"{word.text!r} appears twice")
     yield from _swaps(word)
-    yield from _articles(text, word, before, after)
-    yield from _prepositions(text, word, before, after)
+    yield from _articles(text, word, before)
+    yield from _prepositions(text, word, before)
     if word.plain not in english.FUNCTION:
         yield from _forms(word, known)
         yield from _spellings(word, known)
@@ -96,39 +88,32 @@ def like(old: str, new: str) -> str:
     return new[:1].upper() + new[1:] if old[:1].isupper() and old not in ("I", "I'm") else new
 
 
+def _others(word: _Word, rows: Iterable[tuple[str, ...]], kind: Kind, why: str) -> Iterator[Edit]:
+    """The other words of every row that holds the word."""
+    for row in rows:
+        if word.plain in row:
+            yield from (_replace(word, other, kind, f"{why}: {other!r}") for other in row if other != word.plain)
+
+
 def _swaps(word: _Word) -> Iterator[Edit]:
-    for rows, kind, why in (
-        (english.AGREEMENT, "agreement", "has to agree in number and person"),
-        (english.CONFUSED, "confusion", "is often confused with it"),
-    ):
-        for row in rows:
-            if word.plain in row:
-                for other in row:
-                    if other != word.plain:
-                        yield _replace(word, other, kind, f"{word.text!r} {why}: {other!r}")  # type: ignore[arg-type]
+    yield from _others(word, english.AGREEMENT, "agreement", f"{word.text!r} has to agree in number and person")
+    yield from _others(word, english.CONFUSED, "confusion", f"{word.text!r} is often confused with it")
     for forms in english.AUXILIARIES:
-        if word.plain in forms:
-            for other in forms:
-                if other != word.plain:
-                    yield _replace(word, other, "verb form", f"another form of the verb {forms[0]!r}: {other!r}")
+        yield from _others(word, [forms], "verb form", f"another form of the verb {forms[0]!r}")
 
 
-def _articles(text: str, word: _Word, before: _Word | None, after: _Word | None) -> Iterator[Edit]:
+def _articles(text: str, word: _Word, before: _Word | None) -> Iterator[Edit]:
     if word.plain in english.ARTICLES:
-        for other in english.ARTICLES:
-            if other != word.plain:
-                yield _replace(word, other, "article", f"another article: {other!r}")
+        yield from _others(word, [english.ARTICLES], "article", "another article")
         yield _delete(text, word, "article", "no article is needed")
     elif not word.first and word.plain not in english.FUNCTION and before and before.plain not in english.DETERMINERS:
         for new in ("the", english.article(word.text)):
             yield Edit(word.start, word.start, f"{new} ", "article", f"an article is missing: {new!r}")
 
 
-def _prepositions(text: str, word: _Word, before: _Word | None, after: _Word | None) -> Iterator[Edit]:
+def _prepositions(text: str, word: _Word, before: _Word | None) -> Iterator[Edit]:
     if word.plain in english.PREPOSITIONS:
-        for other in english.PREPOSITIONS:
-            if other != word.plain:
-                yield _replace(word, other, "preposition", f"another preposition: {other!r}")
+        yield from _others(word, [english.PREPOSITIONS], "preposition", "another preposition")
         yield _delete(text, word, "preposition", "no preposition is needed")
     elif before is not None and before.plain not in english.FUNCTION:
         for new in _INSERTED:
@@ -136,7 +121,7 @@ def _prepositions(text: str, word: _Word, before: _Word | None, after: _Word | N
 
 
 def _delete(text: str, word: _Word, kind: Kind, why: str) -> Edit:
-    """Without the word and one space beside it; the next word takes over a capital letter."""
+    """Without the word and one space next to it; a capital letter moves to the next word."""
     rest = text[word.stop :]
     space = re.match(r"\s+\w?", rest)
     if word.first and word.text[:1].isupper() and space:

@@ -1,71 +1,30 @@
-"""English word forms by rule: what a word could have been, had the writer chosen another form of it."""
+"""English word forms by rule: the other forms of a word."""
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
-# base, past, participle of the verbs that follow no rule
-_IRREGULAR = """
-be was been|become became become|begin began begun|bend bent bent|bite bit bitten|bleed bled bled|blow blew blown
-break broke broken|bring brought brought|build built built|buy bought bought|catch caught caught|choose chose chosen
-come came come|cost cost cost|cut cut cut|deal dealt dealt|dig dug dug|do did done|draw drew drawn|drink drank drunk
-drive drove driven|eat ate eaten|fall fell fallen|feed fed fed|feel felt felt|fight fought fought|find found found
-fly flew flown|forget forgot forgotten|forgive forgave forgiven|freeze froze frozen|get got gotten|give gave given
-go went gone|grow grew grown|hang hung hung|have had had|hear heard heard|hide hid hidden|hit hit hit|hold held held
-hurt hurt hurt|keep kept kept|kneel knelt knelt|know knew known|lay laid laid|lead led led|leave left left
-lend lent lent|let let let|lie lay lain|light lit lit|lose lost lost|make made made|mean meant meant|meet met met
-pay paid paid|put put put|read read read|ride rode ridden|ring rang rung|rise rose risen|run ran run|say said said
-see saw seen|seek sought sought|sell sold sold|send sent sent|set set set|shake shook shaken|shine shone shone
-shoot shot shot|show showed shown|shut shut shut|sing sang sung|sink sank sunk|sit sat sat|sleep slept slept
-slide slid slid|speak spoke spoken|spend spent spent|spread spread spread|stand stood stood|steal stole stolen
-stick stuck stuck|strike struck struck|swear swore sworn|sweep swept swept|swim swam swum|swing swung swung
-take took taken|teach taught taught|tear tore torn|tell told told|think thought thought|throw threw thrown
-understand understood understood|wake woke woken|wear wore worn|weave wove woven|weep wept wept|win won won
-wind wound wound|write wrote written
-"""
-IRREGULAR: dict[str, tuple[str, str]] = {
-    base: (past, participle)
-    for base, past, participle in (
-        entry.split() for line in _IRREGULAR.split("\n") for entry in line.split("|") if entry
-    )
-}
-_BASES: dict[str, set[str]] = {}
+from llmanac.core import files
+
+_TABLES = files.read_toml(Path(__file__).with_name("english.toml"))
+
+
+def _rows(name: str) -> list[tuple[str, ...]]:
+    return [tuple(row.split()) for row in _TABLES[name]]
+
+
+# base -> past, participle of the verbs that follow no rule
+IRREGULAR: dict[str, tuple[str, ...]] = {base: tuple(forms.split()) for base, forms in _TABLES["irregular"].items()}
+_BASES: dict[str, set[str]] = {"has": {"have"}}
 for _base, _forms in IRREGULAR.items():
     for _form in _forms:
         _BASES.setdefault(_form, set()).add(_base)
-
-_BASES["has"] = {"have"}
-
-_PLURALS = """man men|woman women|child children|foot feet|tooth teeth|mouse mice|person people|goose geese|life lives
-knife knives|wife wives|leaf leaves|half halves|self selves|shelf shelves|wolf wolves"""
-PLURALS = dict(pair.split() for line in _PLURALS.split("\n") for pair in line.split("|"))
-
-BE = ("be", "am", "is", "are", "was", "were", "been", "being")
-AUXILIARIES = (BE, ("have", "has", "had", "having"), ("do", "does", "did", "done", "doing"))
-# words of one row are taken for one another
-AGREEMENT = [
-    ("am", "is", "are"), ("was", "were"), ("has", "have"), ("does", "do"), ("isn't", "aren't"), ("wasn't", "weren't"),
-    ("hasn't", "haven't"), ("doesn't", "don't"), ("this", "these"), ("that", "those"),
-]  # fmt: skip
-CONFUSED = [
-    ("their", "there", "they're"), ("its", "it's"), ("your", "you're"), ("then", "than"), ("too", "to", "two"),
-    ("loose", "lose"), ("affect", "effect"), ("who", "whom"), ("whose", "who's"), ("much", "many"), ("quiet", "quite"),
-    ("i", "me"), ("he", "him", "his"), ("she", "her"), ("we", "us"), ("they", "them"), ("me", "my"), ("of", "have"),
-    ("advice", "advise"), ("accept", "except"), ("good", "well"), ("himself", "herself", "itself", "themselves"),
-]  # fmt: skip
-PREPOSITIONS = ("in", "on", "at", "to", "for", "of", "with", "by", "from", "about", "into", "over", "as", "after")
-ARTICLES = ("a", "an", "the")
-DETERMINERS = frozenset(
-    """a an the this that these those my your his her its our their some any no every each another either
-    neither""".split()  # noqa: SIM905 - a list of words is read as words
-)
-FUNCTION = DETERMINERS.union(
-    PREPOSITIONS,
-    BE,
-    """and or but if because so than then not i you he she it we they me him us them who whom which what when where
-    why how there here have has had do does did will would can could shall should may might must very too also only
-    just more most much many few""".split(),  # noqa: SIM905
-)
+PLURALS: dict[str, str] = _TABLES["plurals"]
+AUXILIARIES, AGREEMENT, CONFUSED = map(_rows, ("auxiliaries", "agreement", "confused"))
+PREPOSITIONS, ARTICLES = (tuple(_TABLES[name].split()) for name in ("prepositions", "articles"))
+DETERMINERS = frozenset(_TABLES["determiners"].split())
+FUNCTION = DETERMINERS.union(PREPOSITIONS, AUXILIARIES[0], _TABLES["function_words"].split())
 VOWELS = "aeiou"
 
 

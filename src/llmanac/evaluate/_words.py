@@ -1,4 +1,4 @@
-"""A list of words with their counts, and the words that a misspelled one may have meant."""
+"""A list of words with their counts, and the candidates for a misspelled one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmanac.evaluate import _english
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 LONGEST = 24  # letters of a word that is looked up; longer ones are names of things, not words
-TWICE_FROM = 6  # letters from which two slips in one word are considered
+TWICE_FROM = 6  # letters from which two errors in one word are considered
 
 
 def plain(word: str) -> str:
@@ -43,7 +43,7 @@ class Words:
         """The words of texts that were seen at least `least` times.
 
         Raises:
-            DataError: not one word.
+            DataError: no words.
         """
         counts: Counter[str] = Counter()
         for text in texts:

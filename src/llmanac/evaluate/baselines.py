@@ -1,7 +1,7 @@
-"""What a language model has to beat: compressors and byte n-grams, on the same documents, after the same text.
+"""Baselines of a language model: compressors and byte n-grams, on the same documents, after the same text.
 
 Every figure is bits per byte of the test documents. Compressors and n-grams see the documents one after another, each
-closed by a zero byte, which helps them (a document's start is then predictable); the zero bytes count for nothing in
+closed by a zero byte, which helps them (a document's start is then predictable); the zero bytes are not counted in
 the denominator.
 """
 
@@ -30,7 +30,7 @@ def join(texts: Iterable[str]) -> bytes:
 
 def _xz(data: bytes) -> int:
     """Bytes of `xz -9e`, with a window that spans all of the data."""
-    window = max(1 << 26, 1 << max(12, (len(data) - 1).bit_length())) if len(data) > 1 << 26 else 1 << 26
+    window = max(1 << 26, 1 << (len(data) - 1).bit_length())
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": min(window, 1536 << 20)}]
     return len(lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=filters))
 
@@ -67,7 +67,7 @@ def baselines(train: Iterable[str], test: Iterable[str], *, order: int = 5) -> d
     Returns:
         gzip: `gzip -9` of the test text alone.
         xz: `xz -9e` of the test text alone.
-        xz-trained: what the test text adds to `xz -9e` of the training text, which it may refer back to.
+        xz-trained: what the test text adds to `xz -9e` of the training text, which is its context.
         bigram: a byte bigram trained on the training text.
         ngram-5: an interpolated modified Kneser-Ney byte n-gram with five bytes of context, trained likewise.
 

@@ -10,7 +10,7 @@ those of the first window sees at least `window - stride` tokens before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,11 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
+from llmanac.generate.engine import evaluating
+from llmanac.generate.scheduler import device_of
+from llmanac.models._pairs import start_token
 
-WINDOW = 1024  # for a model without a limit of its own
+WINDOW = 1024  # for a model without a limit
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,8 @@ class TextScore:
         return self.nats / max(1, self.tokens)
 
 
-def start_token(tokenizer: Any) -> int | None:
-    """The token that stands before a document: the tokenizer's bos, else its eos, else none."""
-    return tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-
-
 def windows(ids: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(inputs, targets) for ids (T,), each of at most `window` places; targets not scored here are `IGNORE`.
+    """(inputs, targets) for ids (T,), each of at most `window` positions; targets not scored here are `IGNORE`.
 
     Over all windows, each of `ids[1:]` is a target exactly once.
     """
@@ -79,8 +77,8 @@ def score_texts(
     """Score texts with any `LanguageModel`.
 
     Args:
-        window: places a window has; the model's own limit where it is not given.
-        stride: new tokens a window scores; half the window where it is not given.
+        window: positions of a window; the model's limit by default.
+        stride: new tokens a window scores; half the window by default.
         batch_tokens: about how many tokens go through the model at once.
         start: the token before each document, see `start_token`.
 
@@ -105,38 +103,25 @@ def score_texts(
         pieces += windows(ids, window, stride)
     if not size:
         raise DataError("bits per byte: the texts are empty")
-    nats = _sum(model, pieces, batch_tokens)
+    with evaluating(model):
+        nats = sum(float(model.nll(batch, "sum")) for _, batch in batches(model, pieces, batch_tokens))
     return TextScore(nats, tokens, size)
 
 
-def _sum(model: Any, pieces: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int) -> float:
-    device = next((p.device for p in model.parameters()), None) if hasattr(model, "parameters") else None
-    training = getattr(model, "training", False)
-    if training:
-        model.eval()
-    pieces = sorted(pieces, key=lambda piece: -len(piece[0]))  # windows of like length share a batch
-    total, at = 0.0, 0
-    try:
-        while at < len(pieces):
-            longest = len(pieces[at][0])
-            rows = pieces[at : at + max(1, batch_tokens // longest)]
-            at += len(rows)
-            batch = _batch(rows, longest)
-            total += float(model.nll(batch if device is None else batch.to(device), "sum"))
-    finally:
-        if training:
-            model.train()
-    return total
+def batches(
+    model: Any, pieces: Sequence[tuple[np.ndarray, np.ndarray]], batch_tokens: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """`(which pieces, batch)` on the model's device: pieces (inputs, targets) of similar length share a padded batch.
 
-
-def _batch(rows: list[tuple[np.ndarray, np.ndarray]], longest: int) -> Batch:
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    targets = torch.full((len(rows), longest), IGNORE, dtype=torch.long)
-    for i, (x, y) in enumerate(rows):
-        ids[i, : len(x)] = torch.from_numpy(np.ascontiguousarray(x))
-        targets[i, : len(y)] = torch.from_numpy(y)
-    lengths = torch.tensor([len(x) for x, _ in rows])
-    return Batch(ids=ids, targets=targets, lengths=None if int(lengths.min()) == longest else lengths)
+    Every piece comes once; a batch has about `batch_tokens` positions, and at least one piece.
+    """
+    device = device_of(model)
+    order, at = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][0])), 0
+    while at < len(order):
+        longest = len(pieces[order[at]][0])
+        chosen = order[at : at + max(1, batch_tokens // longest)]
+        at += len(chosen)
+        yield chosen, Batch.padded([pieces[i][0] for i in chosen], [pieces[i][1] for i in chosen], device=device)
 
 
 def bits_per_byte(model: Any, tokenizer: Any, texts: Iterable[str], **how: Any) -> float:

@@ -1,4 +1,4 @@
-"""How good a classifier is on labelled texts: accuracy, precision, recall and F1 a label, and who is taken for whom.
+"""How good a classifier is on labelled texts: accuracy, precision, recall and F1 per label, and the confusion table.
 
 precision = right / predicted        recall = right / there        F1 = 2 right / (predicted + there)
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import DataError
-from llmanac.metrics._auc import share
+from llmanac.metrics._intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,26 @@ class Report:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% interval of the accuracy over texts like these."""
-        return share(self.right, self.rows)[1:]
+        return wilson_interval(self.right, self.rows)[1:]
 
     def of(self, label: str) -> dict[str, float]:
-        """Precision, recall, F1 and support of a label; a share of nothing is 0."""
+        """Precision, recall, F1 and support of a label; 0 where there is nothing to divide by."""
         i = self.labels.index(label)
-        right, there = self.confusion[i][i], sum(self.confusion[i])
-        given = sum(row[i] for row in self.confusion)
+        right, there, given = self.confusion[i][i], sum(self.confusion[i]), sum(row[i] for row in self.confusion)
         return {
-            "precision": right / given if given else 0.0,
-            "recall": right / there if there else 0.0,
-            "f1": 2 * right / (given + there) if given + there else 0.0,
+            "precision": right / max(given, 1),
+            "recall": right / max(there, 1),
+            "f1": 2 * right / max(given + there, 1),
             "support": there,
         }
 
     @property
     def macro_f1(self) -> float:
-        """The mean F1 over the labels that are there or were given."""
+        """The mean F1 over the labels that occur or were predicted."""
         seen = [
-            name for i, name in enumerate(self.labels) if sum(self.confusion[i]) or any(r[i] for r in self.confusion)
+            name
+            for row, column, name in zip(self.confusion, zip(*self.confusion, strict=True), self.labels, strict=True)
+            if any(row) or any(column)
         ]
         return sum(self.of(label)["f1"] for label in seen) / len(seen)
 
@@ -69,11 +70,10 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        low, high = self.interval
         return {
             "rows": self.rows,
             "accuracy": self.accuracy,
-            "interval": [low, high],
+            "interval": list(self.interval),
             "macro_f1": self.macro_f1,
             "majority": self.majority,
             "labels": {label: self.of(label) for label in self.labels},
@@ -85,7 +85,7 @@ def report(labels: Sequence[str], truth: Sequence[str], predicted: Sequence[str]
     """Count predictions against the truth.
 
     Args:
-        labels: what the classifier can answer.
+        labels: the labels of the classifier.
 
     Raises:
         DataError: no rows, unequal numbers, or a true label that the classifier cannot answer.

@@ -1,12 +1,12 @@
-"""Classifying text with a language model and no training: which label makes the text and the label fit best?
+"""Classifying text with a language model and no training: which label fits the text best?
 
     direct   label = argmax over c of  log P(words of c | text)                      template: ... {text} ... {label}
     channel  label = argmax over c of  log P(text | words of c) + log P(c)           template: ... {label} ... {text}
 
-The direct way asks for the label after the text; the noisy channel turns it round and asks how well each label explains
+The direct way asks for the label after the text; the noisy channel is the reverse: how well each label explains
 every word of the text (Min et al. 2022, arXiv:2108.04106), which varies less with the wording of the prompt.
 
-A model likes some labels better than others whatever the text. Calibration takes that off: the score that each label
+A model prefers some labels whatever the text. Calibration corrects for that: the score that each label
 gets for a text without content, "N/A" say, is subtracted (Zhao et al. 2021, arXiv:2102.09690; for the direct way this
 is the pointwise mutual information of Holtzman et al. 2021).
 
@@ -41,7 +41,7 @@ class Classified:
 
     Attributes:
         scores: label -> log P(label | text) or log P(text | label), plus the log prior, less the calibration.
-        log_likelihoods: label -> the model's own number before anything was added, taken off or divided.
+        log_likelihoods: label -> the model's log-likelihood before prior, calibration and division.
     """
 
     text: str
@@ -57,7 +57,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with one {text} and one {label}, cut where they stand; any other brace is plain text."""
+    """A prompt with one {text} and one {label}, split at the fields; any other brace is plain text."""
 
     before: str
     first: str
@@ -81,13 +81,13 @@ class Template:
         return cls(before, first, between, second, after)
 
     def pair(self, text: str, label: str) -> tuple[str, str]:
-        """(context, continuation): all up to the field that is scored, and that field with what follows it."""
+        """(context, continuation): the text before the scored field, and the field with the text after it."""
         values = {"text": text, "label": label}
         return self.before + values[self.first] + self.between, values[self.second] + self.after
 
 
 def check_fields(template: str) -> None:
-    """Refuse what looks like a field and is none, which `Template` would take for text.
+    """Refuse unknown fields, which `Template` would read as text.
 
     Raises:
         SpecError: `{word}` in a template, where the word is not text or label.
@@ -116,10 +116,10 @@ def classify(
 
     Args:
         model: any `LanguageModel`.
-        labels: the labels; or label -> the words that stand for it in the template (its verbaliser).
-        template: text with one {text} and one {label}; one for each way is there where none is given.
+        labels: the labels; or label -> its words in the template (the verbalizer).
+        template: text with one {text} and one {label}; each way has a default.
         way: "direct" scores the label after the text, "channel" the text after the label.
-        calibrate: a text without content (such as "N/A"), whose scores are taken off.
+        calibrate: a text without content (such as "N/A"), whose scores are subtracted.
         prior: label -> P(label), scaled to sum to 1; all alike where it is not given.
         per: what the log-likelihood of the scored part is divided by; see `metrics/log_likelihood.py`.
 
@@ -157,7 +157,7 @@ def classify(
 
 
 def _check_order(model: Any, tokenizer: Any, texts: Any, labels: Any) -> None:
-    """Refuse a path for a model, and arguments that are missing or stand in each other's places."""
+    """Refuse a path for a model, and arguments that are missing or in the wrong order."""
     call = "call classify(model, tokenizer, texts, labels)"
     if isinstance(model, (str, Path)):
         if (Path(model) / CLASSIFIER).is_file():
@@ -172,7 +172,7 @@ def _check_order(model: Any, tokenizer: Any, texts: Any, labels: Any) -> None:
     if is_tokenizer(texts):
         raise SpecError(f"texts: is a tokenizer; {call}")
     if not is_tokenizer(tokenizer):
-        raise SpecError(f"tokenizer: {type(tokenizer).__name__} is none; {call}")
+        raise SpecError(f"tokenizer: {type(tokenizer).__name__} is not a tokenizer; {call}")
     if texts is None or labels is None:
         raise SpecError(f"{'texts' if texts is None else 'labels'}: missing; {call}")
 
@@ -185,10 +185,10 @@ def _words(labels: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
         raise SpecError(f"labels: {list(labels)} must be at least two, all different")
     for name, text in words.items():
         if not isinstance(text, str) or not text.strip():
-            raise SpecError(f"labels: {name!r} needs words that stand for it")
+            raise SpecError(f"labels: {name!r} needs words")
     same = {text for text in words.values() if list(words.values()).count(text) > 1}
     if same:
-        raise SpecError(f"labels: {sorted(same)[0]!r} stands for more than one label, so no score can tell them apart")
+        raise SpecError(f"labels: {sorted(same)[0]!r} is the text of more than one label, so their scores are equal")
     return words
 
 

@@ -1,9 +1,9 @@
-"""How much of a benchmark stands in a training corpus: for each item the share of its n-grams that do.
+"""How much of a benchmark is in a training corpus: for each item the fraction of its n-grams that are.
 
 An n-gram is 13 words in a row (Brown et al. 2020, appendix C); `data/overlap.py` says how words are compared, what
-happens to items of fewer words, and why no hit is a collision of hashes. An item's share is 1 where every one of its
-n-grams stands somewhere in the corpus, and 0 where none does. A share between them is often a quotation that both have;
-what counts as contaminated is the reader's to say, so shares are reported, not only a verdict.
+happens to items of fewer words, and why no hit is a collision of hashes. An item's fraction is 1 where all its n-grams
+are in the corpus, and 0 where none is. Fractions between them are often quotations that both contain; the threshold for
+contamination is the user's choice, so fractions are reported, not only a verdict.
 
 Memory: the index of the benchmark and one flag an n-gram; the corpus is read once, a document at a time.
 """
@@ -33,15 +33,15 @@ class ItemReport:
     document: str | None
 
     @property
-    def share(self) -> float:
-        """Share of its n-grams found, from 0 to 1; 0 for an item too short to look for."""
+    def fraction(self) -> float:
+        """Fraction of its n-grams found, from 0 to 1; 0 for an item too short to look for."""
         return self.found / self.looked.grams if self.looked.grams else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """One row of the report."""
         return {
             "item": self.item.id, "by": self.looked.by, "ngrams": self.looked.grams, "found": self.found,
-            "share": round(self.share, 4), "document": self.document,
+            "share": round(self.fraction, 4), "document": self.document,
         }  # fmt: skip
 
 
@@ -54,19 +54,19 @@ class Contamination:
     bytes: int
     index_bytes: int
 
-    def found(self, share: float = 0.0) -> list[ItemReport]:
-        """The items of which more than this share was found."""
-        return [report for report in self.items if report.share > share]
+    def found(self, above: float = 0.0) -> list[ItemReport]:
+        """The items of which more than this fraction was found."""
+        return [report for report in self.items if report.fraction > above]
 
     def summary(self) -> dict[str, Any]:
         """Counts over all items."""
         by = {kind: sum(r.looked.by == kind for r in self.items) for kind in ("grams", "whole", "too short")}
         looked_for = len(self.items) - by["too short"]
-        shares = [report.share for report in self.items if report.looked.grams]
+        fractions = [report.fraction for report in self.items if report.looked.grams]
         return {
             "items": len(self.items), "looked_for": looked_for, "by_ngrams": by["grams"], "whole": by["whole"],
             "too_short": by["too short"], "found": len(self.found()), "found_wholly": len(self.found(1 - 1e-9)),
-            "mean_share": round(float(np.mean(shares)), 4) if shares else None,
+            "mean_share": round(float(np.mean(fractions)), 4) if fractions else None,
             "documents": self.documents, "bytes": self.bytes, "index_bytes": self.index_bytes,
         }  # fmt: skip
 
@@ -78,7 +78,7 @@ def contamination(
 
     Args:
         n: words in a row that count as one n-gram.
-        shortest: items of fewer than `n` words are looked for whole if they have this many.
+        shortest: items of fewer than `n` words are looked for as one phrase if they have this many.
 
     Raises:
         DataError: no item, or `n` and `shortest` that make no sense.

@@ -1,4 +1,4 @@
-"""How much of evaluation files stands in training files."""
+"""Contamination of evaluation files with training files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ QUARANTINE = "quarantine.jsonl"
 
 @dataclass(frozen=True)
 class Found:
-    """What came of it.
+    """The result.
 
     Attributes:
         summary: sums over all items and by file, plain data.
         result: item by item.
-        left_out: what was set aside, if anything was.
+        left_out: counts of the skipped rows, if there were any.
     """
 
     summary: dict[str, Any]
@@ -51,15 +51,15 @@ def contamination_files(
     """Look for the items of evaluation files in training files; write a row an item to `out`.
 
     Args:
-        columns: of an item, all texts if none are named. text: the column of the training text.
+        columns: of an item; all texts by default. text: the column of the training text.
         n, shortest: see `contamination`.
-        on_error: "skip" sets rows that cannot be used aside in `quarantine.jsonl`, or beside `out`.
+        on_error: "skip" writes rows that cannot be used to `quarantine.jsonl`, or next to `out`.
         force: write over an `out` that is there, unless it is an input.
-        max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` if nothing is said.
-        include: patterns that files of folders must match, all of them if nothing is said.
+        max_bytes: bytes of text that a document may have, `LimitSpec.max_bytes` by default.
+        include: patterns that files of folders must match, all of them by default.
 
     Raises:
-        LlmanacError: files that cannot be read, lack a column, or hold nothing; an `out` that may not be written.
+        LlmanacError: files that cannot be read, lack a column, or are empty; an `out` that may not be written.
     """
     if not train or not evaluation:
         raise DataError(f"{'--eval' if train else '--train'}: no file; name files, a folder or a glob pattern")
@@ -69,18 +69,18 @@ def contamination_files(
     inputs = [*evaluated, *(path for path, _ in source.files())]
     if out is not None:
         check_output(out, "--out", inputs, force=force)
-    aside = Path(QUARANTINE) if out is None else out.with_name(f"{out.stem}.{QUARANTINE}")
+    quarantine = Path(QUARANTINE) if out is None else out.with_name(f"{out.stem}.{QUARANTINE}")
     bounds = command_bounds(max_bytes)
-    problems = asked(on_error, aside, inputs=inputs, bounds=bounds, column="--text")
+    problems = asked(on_error, quarantine, inputs=inputs, bounds=bounds, column="--text")
     items = read_items(evaluated, columns, problems=problems, named="--column")
     result = contamination(documents(source, problems), items, n=n, shortest=shortest)
-    told = save_and_tell(problems)
+    skipped = save_and_tell(problems)
     document: dict[str, Any] = {"n": n, "shortest": shortest, **result.summary(), "files": _by_file(result)}
-    document |= told or {}
+    document |= skipped or {}
     if out is not None:
         rows = [json.dumps(report.as_json(), ensure_ascii=False) for report in result.items]
         files.write_text(out, "\n".join(rows) + "\n")
-    return Found(document, result, told)
+    return Found(document, result, skipped)
 
 
 def _by_file(result: Contamination) -> dict[str, dict[str, Any]]:

@@ -1,19 +1,21 @@
-"""Correcting grammar and spelling with a language model: propose edits by rule, keep what makes the sentence likelier.
+"""Correcting grammar and spelling with a language model: rules propose edits, and those that make the
+sentence more probable are kept.
 
     gain(edit) = ln P(sentence with the edit) - ln P(sentence);   kept where gain > margin + the operation's own margin
 
 The most gainful edit of a sentence is made, then its candidates are proposed and scored again, until none gains enough.
 Probability falls with every word, so an insertion starts at a disadvantage and a deletion at an advantage: each
-operation has a margin of its own beside the common one. (Scoring edits with a language model and no training:
+operation has its own margin in addition to the common one. (Scoring edits with a language model and no training:
 Bryant and Briscoe 2018, doi:10.18653/v1/W18-0529.)
 
-What a rule does not propose cannot be corrected, and what the model knows badly it corrects badly: measure it on text
+What a rule does not propose cannot be corrected, and a weak model corrects badly: measure it on text
 of your own before you trust it (`docs/evidence/uses/`).
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,22 +26,22 @@ from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.progress import progress
 from llmanac.evaluate._edits import KINDS, Edit, Kind, candidates
 from llmanac.evaluate._words import WORD, plain
-from llmanac.evaluate._words import Words as Words  # what a Corrector takes
-from llmanac.evaluate.bits_per_byte import start_token
+from llmanac.evaluate._words import Words as Words  # an argument of Corrector
 from llmanac.evaluate.likelihood import BATCH_TOKENS, text_logprobs
+from llmanac.models._pairs import start_token
 
 MARGIN = 5.0  # nats: the edit makes the sentence 150 times as probable; about the best of docs/evidence/uses
 OPERATION_MARGINS = {"replace": 0.0, "insert": 0.0, "delete": 3.0}
 KIND_MARGINS: dict[str, float] = {"spelling": -2.0, "repetition": -3.0}
 MOST_EDITS = 6  # of one sentence
 BREAK = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)\]])\s+|\n+")
-LONGEST = 240  # characters that are judged as one sentence: what it costs grows with their square
+LONGEST = 240  # characters that are scored as one sentence: the cost grows with their square
 TOGETHER = 32  # sentences whose candidates are scored at once
 
 
 @dataclass(frozen=True)
 class Change:
-    """One edit that was made: `text[start:stop]` of the text as it came, `old`, became `new`.
+    """One edit that was made: `text[start:stop]` of the original text, `old`, became `new`.
 
     Attributes:
         gain: by how many nats it raised the sentence's log-likelihood.
@@ -57,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Corrected:
-    """A text, what became of it, and the changes in the order of their places."""
+    """A text, its correction, and the changes in order of position."""
 
     text: str
     corrected: str
@@ -72,9 +74,9 @@ class Corrector:
     """Corrects texts with any `LanguageModel`.
 
     Args:
-        words: known words; the tokenizer's own whole words count as known too.
+        words: known words; words that are one token count as known too.
         margin: nats that an edit must gain, before its operation's own margin.
-        kinds: which kinds of edits are considered, all where it is not given.
+        kinds: which kinds of edits are considered; all by default.
 
     Raises:
         SpecError: an unknown kind.
@@ -113,15 +115,11 @@ class Corrector:
                 group = pieces[at : at + TOGETHER]
                 found = self._sentences([texts[owner][start:stop] for owner, start, stop in group])
                 for (owner, start, _), changes in zip(group, found, strict=True):
-                    made[owner] += [_moved(change, start) for change in changes]
+                    made[owner] += [replace(c, start=c.start + start, stop=c.stop + start) for c in changes]
                 bar.advance(len(group))
         return [
             Corrected(text, applied(text, changes), tuple(changes)) for text, changes in zip(texts, made, strict=True)
         ]
-
-    def gains(self, sentence: str) -> list[tuple[Edit, float]]:
-        """Every candidate edit of a sentence with what it gains beyond its margin, best first."""
-        return self._gains([sentence])[0]
 
     def _sentences(self, texts: list[str]) -> list[list[Change]]:
         """The changes of each sentence, by place."""
@@ -148,7 +146,7 @@ class Corrector:
         for own in edits:
             base = next(scores)
             gains = [(edit, next(scores) - base - self._needed(edit)) for edit in own]
-            # nothing can be said of a sentence that the model holds impossible, whatever is changed in it
+            # a sentence of probability 0 has no gains
             out.append(sorted(((e, g) for e, g in gains if g == g), key=lambda pair: -pair[1]))
         return out
 
@@ -162,14 +160,12 @@ class Corrector:
 
 
 def token_words(tokenizer: Any) -> Words:
-    """The tokens that are whole words of four letters or more: common words of the text the tokenizer comes from."""
-    from collections import Counter
-
+    """The tokens that are complete words of four letters or more: common words of the text the tokenizer comes from."""
     counts: Counter[str] = Counter()
     for id in range(tokenizer.vocab_size):
         try:
             text = tokenizer.token_bytes(id).decode("utf-8")
-        except (ValueError, KeyError):  # no token, or no whole character
+        except (ValueError, KeyError):  # not a token, or an incomplete character
             continue
         word = text.strip(" ▁")
         if text != word and len(word) >= 4 and WORD.fullmatch(word):
@@ -191,12 +187,10 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _trimmed(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    while start < stop and text[start].isspace():
-        start += 1
-    while stop > start and text[stop - 1].isspace():
-        stop -= 1
-    if start < stop:
-        yield start, stop
+    piece = text[start:stop]
+    if stripped := piece.strip():
+        start += piece.index(stripped)
+        yield start, start + len(stripped)
 
 
 def applied(text: str, changes: Sequence[Change]) -> str:
@@ -206,10 +200,6 @@ def applied(text: str, changes: Sequence[Change]) -> str:
         out += [text[done : change.start], change.new]
         done = change.stop
     return "".join([*out, text[done:]])
-
-
-def _moved(change: Change, by: int) -> Change:
-    return replace(change, start=change.start + by, stop=change.stop + by)
 
 
 def _with(original: str, changes: list[Change], now: str, edit: Edit, gain: float) -> list[Change]:

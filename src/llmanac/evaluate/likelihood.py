@@ -1,15 +1,13 @@
-"""Log-likelihoods of continuations and of whole texts under any `LanguageModel`, by the rules of lm-eval.
+"""Log-likelihoods of continuations and of texts under any `LanguageModel`, by the rules of lm-eval.
 
     log P(continuation | context) = sum over its tokens of ln p(token | all before it)
 
 The rules, so that figures can be compared with published ones:
 
-- Context and continuation are encoded as one text; the continuation's tokens are those past as many as the context has
-  by itself. White space at the end of the context belongs to the continuation, where tokenizers put it.
-- An empty context is the start token (bos, else eos). Where the tokenizer's texts begin with bos, a context does too.
+- Context and continuation become token ids by `models/_pairs.py`.
 - What is too long for the model loses tokens on the left. (A continuation too long by itself, which lm-eval refuses, is
   read in windows.)
-- Whole texts are read in windows: each token is predicted once, and every window after the first sees `context`
+- Texts are read in windows: each token is predicted once, and every window after the first sees `context`
   tokens before its first prediction. lm-eval's is 1, the least that is possible; more is slower and fairer.
 """
 
@@ -26,10 +24,11 @@ import torch
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
 from llmanac.core.types import ALL, IGNORE, LAST, Batch, State, Want
-from llmanac.evaluate.bits_per_byte import WINDOW, _batch, start_token, windows
+from llmanac.evaluate.bits_per_byte import WINDOW, batches, windows
 from llmanac.generate.engine import evaluating
 from llmanac.generate.scheduler import device_of
 from llmanac.metrics.log_likelihood import log_likelihood
+from llmanac.models._pairs import encode, encode_pair, start_token
 
 BATCH_TOKENS = 4096
 LOGITS = 2**23  # logits held at once (64 MiB in float64)
@@ -37,31 +36,15 @@ LOGITS = 2**23  # logits held at once (64 MiB in float64)
 Ids = tuple[int, ...]
 
 
-def batches(
-    model: Any, pieces: Sequence[tuple[np.ndarray, np.ndarray]], batch_tokens: int
-) -> Iterator[tuple[list[int], Batch]]:
-    """`(which pieces, batch)` on the model's device: pieces (inputs, targets) of like length share a padded batch.
-
-    Every piece comes once; a batch has about `batch_tokens` places, and at least one piece.
-    """
-    device = device_of(model)
-    order, at = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][0])), 0
-    while at < len(order):
-        longest = len(pieces[order[at]][0])
-        chosen = order[at : at + max(1, batch_tokens // longest)]
-        at += len(chosen)
-        yield chosen, _batch([pieces[i] for i in chosen], longest).to(device)
-
-
 @dataclass(frozen=True)
 class Likelihood:
-    """What a model thinks of one continuation.
+    """The likelihood of one continuation.
 
     Attributes:
         ids: its tokens.
         logprobs: the natural log-probability of each.
-        greedy: whether each was the most probable token, so that greedy decoding would have said just this.
-        seen: tokens of context that were read; fewer than there are where the whole was too long for the model.
+        greedy: whether each was the most probable token, so that greedy decoding generates it.
+        seen: tokens of context that were read; fewer than there are if the pair is too long for the model.
     """
 
     ids: Ids
@@ -75,7 +58,7 @@ class Likelihood:
         return log_likelihood(self.logprobs)
 
     def __iter__(self) -> Iterator[Any]:
-        """`total, greedy = one`: the pair that lm-eval gives."""
+        """`total, greedy = one`: the pair that lm-eval returns."""
         return iter((self.total, self.greedy))
 
 
@@ -84,33 +67,6 @@ def check_texts(texts: Sequence[Any]) -> None:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"texts: item {number} is {type(text).__name__}, not a text")
-
-
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text, begun with bos where the tokenizer's texts begin so."""
-    ids = [int(i) for i in tokenizer.encode(text)]
-    return [tokenizer.bos_id, *ids] if getattr(tokenizer, "adds_bos", False) else ids
-
-
-def encode_pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Token ids of a context (at least one) and of its continuation. See the module for the rules.
-
-    Raises:
-        DataError: an empty context and no start token, or a continuation that melts into the context's last token.
-    """
-    bare = context.rstrip()
-    before, after = bare, context[len(bare) :] + continuation
-    if before:
-        start = encode(tokenizer, before)
-        rest = encode(tokenizer, before + after)[len(start) :]
-    else:
-        first, ids = start_token(tokenizer), [int(i) for i in tokenizer.encode(after)]
-        if first is None:
-            raise DataError("context: it is empty, and this tokenizer has no bos or eos token to begin with")
-        start, rest = ([first], ids) if ids[:1] != [first] else (ids[:1], ids[1:])
-    if continuation and not rest:
-        raise DataError(f"continuation: {continuation[:40]!r} has no token of its own after {context[-40:]!r}")
-    return start, rest
 
 
 @torch.inference_mode()
@@ -123,7 +79,7 @@ def loglikelihood(
     differs (the letters of a multiple choice). Sums are in float64, of logits in the model's own dtype.
 
     Args:
-        pairs: (context, continuation); either may be empty, and nothing has the log-likelihood 0.
+        pairs: (context, continuation); either may be empty; an empty continuation has the log-likelihood 0.
         batch_tokens: about how many tokens go through the model at once; changes no figure but for rounding.
 
     Raises:
@@ -164,7 +120,7 @@ def loglikelihood(
 
 
 def _groups(contexts: dict[Ids, list[Ids]], batch_tokens: int) -> Iterator[list[Ids]]:
-    """Contexts of like length that are read together; those of one token have nothing to read beforehand."""
+    """Contexts of similar length that are read together; those of one token need no reading ahead."""
     group: list[Ids] = []
     for ids in sorted(contexts, key=len):
         full = (len(group) + 1) * len(ids) > batch_tokens or (group and len(group[0]) == 1 < len(ids))
@@ -207,11 +163,8 @@ def _after(
 
 def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: Want) -> torch.Tensor:
     """Logits (B, T, V) or (B, 1, V) of rows that follow what the state holds."""
-    lengths = [len(row) for row in rows]
-    ids = torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in rows], device=device_of(model))
-    ragged = torch.tensor(lengths, device=ids.device) if min(lengths) < max(lengths) else None
     call = model if isinstance(model, torch.nn.Module) else model.forward
-    logits: torch.Tensor = call(Batch(ids=ids, lengths=ragged), state, want).logits
+    logits: torch.Tensor = call(Batch.padded(rows, device=device_of(model)), state, want).logits
     return logits
 
 
@@ -261,13 +214,13 @@ def text_logprobs(
     batch_tokens: int = BATCH_TOKENS,
     label: str | None = "score",
 ) -> list[np.ndarray]:
-    """ln p of every token of each text (ids without a start token), in float64; `first` stands before each text.
+    """ln p of every token of each text (ids without a start token), in float64; `first` is put before each text.
 
     Args:
-        window: places of a window; the model's own limit where it is not given.
-        context: tokens that every window after a text's first repeats; 1 where it is not given (half a window for a
-            model without a limit of its own).
-        label: what the progress line says; None shows none, for callers with a line of their own.
+        window: positions of a window; the model's limit by default.
+        context: tokens that every window after a text's first repeats; 1 by default (half a window for a
+            model without a limit).
+        label: of the progress line; None shows none.
 
     Raises:
         RequestError: a window beyond the model's limit, or a context that does not fit the window.
@@ -296,7 +249,7 @@ def text_logprobs(
 
 
 def loglikelihood_rolling(model: Any, tokenizer: Any, texts: Iterable[str], **how: Any) -> list[float]:
-    """Log-likelihood in nats of each whole text; equal to lm-eval's rolling one for the same model.
+    """Log-likelihood in nats of each text; equal to lm-eval's rolling one for the same model.
 
     As there, a tokenizer whose texts begin with bos has that bos predicted too, after the start token; `score` and
     `bits_per_byte` take it for the start token itself.

@@ -2,7 +2,7 @@
 
     score("runs/quickstart", ["The cat sat.", "Sat cat the."])
 
-A text follows the model's start token (bos, else eos) and is scored whole; what is longer than the model's context is
+A text follows the model's start token (bos, else eos) and is scored as one; what is longer than the model's context is
 read in windows (`evaluate/likelihood.py`). A natural text has a higher log-likelihood than the same words shuffled:
 ranking texts by it tells them apart with no training at all.
 """
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.evaluate.bits_per_byte import start_token
 from llmanac.evaluate.likelihood import check_texts, text_logprobs
 from llmanac.metrics._texts import utf8_bytes, words
 from llmanac.metrics.log_likelihood import log_likelihood
 from llmanac.metrics.perplexity import bits_per_unit, perplexity
+from llmanac.models._pairs import start_token
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Scored:
         return bits_per_unit(self.log_likelihood, utf8_bytes(self.text))
 
     def as_json(self, *, table: bool = False) -> dict[str, Any]:
-        """One line of `llmanac score --json`; a figure that is no finite number is null.
+        """One line of `llmanac score --json`; a figure that is not finite is null.
 
         Args:
             table: each token with its text and log-probability too.
@@ -95,15 +95,15 @@ def score(model: Any, texts: str | Sequence[str], tokenizer: Any = None, **how: 
 
     Raises:
         SpecError: a tokenizer in the place of the texts, or something else in the tokenizer's.
-        DataError: a text that is no text, or a tokenizer without a start token.
+        DataError: an item that is not a text, or a tokenizer without a start token.
         LlmanacError: a model that cannot be loaded.
     """
     if is_tokenizer(texts):
         raise SpecError("texts: is a tokenizer; call score(model, texts, tokenizer)")
     if tokenizer is not None and not is_tokenizer(tokenizer):
         raise SpecError(
-            f"tokenizer: {type(tokenizer).__name__} is none; call score(model, texts, tokenizer) with one that "
-            "load_tokenizer gives"
+            f"tokenizer: {type(tokenizer).__name__} is not a tokenizer; call score(model, texts, tokenizer) with "
+            "one that load_tokenizer returns"
         )
     texts = [texts] if isinstance(texts, str) else list(texts)
     check_texts(texts)
@@ -130,5 +130,5 @@ def is_tokenizer(given: Any) -> bool:
 
 
 def piece(tokenizer: Any, id: int) -> str:
-    """A token's own text; bytes that are no whole character are shown as U+FFFD."""
+    """A token's own text; bytes that are not a complete character are shown as U+FFFD."""
     return str(tokenizer.token_bytes(int(id)).decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""What a request is: its options, checked, and the sequences that grow from it."""
+"""A request: its checked options, and the sequences generated from it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Options(TypedDict, total=False):
     stop_ids: token ids that end a sequence, in place of the tokenizer's and the model's own end-of-text tokens.
     allowed_ids: the only token ids that may be generated, before any other method has its say.
     n: samples a prompt.
-    logprobs: how many alternatives to report beside each generated token's own log-probability.
+    logprobs: how many alternatives to report with each generated token's own log-probability.
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
     decoding: decoding methods in order, in place of temperature, top_k and top_p.
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
@@ -59,7 +59,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """One token and what the model thought of it: natural log-probabilities of the raw distribution (no temperature).
+    """One token with its natural log-probability under the raw distribution (no temperature).
 
     Attributes:
         logprob: `None` for the first token of a prompt, which nothing predicts.

@@ -3,7 +3,7 @@
 The draw is the Gumbel-max trick (Gumbel 1954): argmax_v (z_v + g_v) with independent g_v = -log E_v, E_v exponential,
 is an exact draw from softmax(z). A row's g come from its own stream, V numbers a token whatever was cut, so its batch
 cannot change them; and when rounding moves a logit by d, the token changes only if the two best scores were within 2 d
-(a near-tie, counted by `ties.py`), while an inverse of the cumulative sum would move every one of its V boundaries.
+(a near-tie), while an inverse of the cumulative sum would move every one of its V boundaries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tokens in, text out, one token at a time: never half a character, never a piece of a stop string."""
+"""Tokens to text, one token at a time: never part of a character, never part of a stop string."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class TextStream:
     """The text of one generated sequence as it grows.
 
-    Bytes that do not yet make a whole character wait for the next token; bytes that can never make one become U+FFFD,
-    as in a decode of the whole. Special tokens have no text. Without a tokenizer there is no text at all.
+    Bytes of an incomplete character wait for the next token; bytes that can never be one become U+FFFD, as in a decode
+    of all tokens. Special tokens have no text. Without a tokenizer there is no text at all.
 
     Attributes:
         text: all the text that was released so far.

@@ -1,10 +1,9 @@
-"""What requests share: the state of a prompt's beginning is kept, and one that begins so does not compute it again.
+"""The prefix cache: the state of a prompt's beginning is kept, and prompts that begin alike reuse it.
 
 Every prompt and every finished answer leaves its full blocks in a pool (`models/_block_pool.py`), found again by the
 hash of their tokens and of all tokens before them; so a system prompt is read once, and a conversation's next turn
 reads only what is new. At least one token of a prompt is always read, since its logits begin the answer. Blocks hold
-nothing but keys and values of tokens that the new request has itself; what can be noticed from outside is the time
-that it takes.
+nothing but keys and values of tokens that the new request has itself; only its time shows from outside.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class PrefixCache:
             raise RequestError(f"prefix_cache_bytes: {error}") from error
 
     def _stamp(self) -> list[tuple[Any, ...]]:
-        """What changes when the weights do: each parameter's place, and how often it was written to."""
+        """What changes when the weights do: each parameter's address, and how often it was written to."""
         if not isinstance(self.model, torch.nn.Module):
             return []
         return [
@@ -69,7 +68,7 @@ class PrefixCache:
     def start(self, prompts: Sequence[Sequence[int] | None]) -> tuple[Any, list[int]]:
         """A state that already holds what it can of each prompt, and how many tokens that is for each.
 
-        A prompt of None is read whole (its own tokens are to be scored).
+        A prompt of None is read from its start (its own tokens are to be scored).
         """
         self._check_weights()
         rows, counts = [], []

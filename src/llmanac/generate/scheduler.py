@@ -2,8 +2,8 @@
 
 `schedule.py` decides what is computed, a runner computes it, `_sampling.py` turns logits into tokens; this file keeps
 the rows. A prompt's samples fork from its row once it is read; a row that ends leaves at once, and only rows that
-change their place are copied. With a prefix cache the state is paged, and what an earlier prompt or answer began with is not
-read again (`prefix_cache.py`).
+change their place are copied. With a prefix cache the state is paged, and the beginning of an earlier prompt or answer
+is not read again (`prefix_cache.py`).
 """
 
 from __future__ import annotations

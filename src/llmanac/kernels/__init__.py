@@ -1,1 +1,1 @@
-"""Fast paths, each beside the plain form that it must equal."""
+"""Fast paths; tests compare each with its plain form."""

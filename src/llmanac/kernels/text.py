@@ -31,7 +31,7 @@ _COMPILING: list[bool] = []  # whether a kernel is being compiled, and its parts
 EXACT_KEY_BYTES = 16  # a key holds the bytes of a word up to this length themselves
 
 
-_KERNELS = sorted(Path(__file__).parent.glob("*.py"))
+_KERNELS = sorted(Path(__file__).parent.rglob("*.py"))
 _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _KERNELS)).hexdigest()
 
 
@@ -186,6 +186,59 @@ def same_bytes(left, right, length):
         if load_byte(left + np.uint64(i)) != load_byte(right + np.uint64(i)):
             return False
     return True
+
+
+@njit(forceinline=True)
+def character_length(byte):
+    """Bytes of the UTF-8 character that a byte begins."""
+    if byte < 0xC0:
+        return 1
+    if byte < 0xE0:
+        return 2
+    return 3 if byte < 0xF0 else 4
+
+
+@njit(forceinline=True)
+def code_point(buffer, at):
+    """The code point of the UTF-8 character that starts at an index of a byte array."""
+    first = np.int64(buffer[at])
+    if first < 0x80:
+        return first
+    if first < 0xE0:
+        return (first & 31) << 6 | np.int64(buffer[at + 1]) & 63
+    middle = (np.int64(buffer[at + 1]) & 63) << 6 | np.int64(buffer[at + 2]) & 63
+    if first < 0xF0:
+        return (first & 15) << 12 | middle
+    return (first & 7) << 18 | middle << 6 | np.int64(buffer[at + 3]) & 63
+
+
+@njit(forceinline=True)
+def random_bits(state):
+    """64 random bits (splitmix64; Steele, Lea, Flood 2014); advances the (1,) uint64 state."""
+    state[0] += MIX_A
+    bits = state[0]
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+@njit
+def slots_for(entries):
+    """A power of two of slots for a hash table that is at most half full."""
+    size = 16
+    while size < 2 * entries + 2:
+        size *= 2
+    return size
+
+
+@njit
+def grown_rows(table, needed):
+    """A copy of a table with room for `needed` rows, at least doubled."""
+    larger = np.empty((max(table.shape[0] * 2, needed), table.shape[1]), table.dtype)
+    for i in range(table.shape[0]):
+        for column in range(table.shape[1]):
+            larger[i, column] = table[i, column]
+    return larger
 
 
 @njit

@@ -99,10 +99,20 @@ class Frame:
         return f'<svg {box} role="img" aria-label="{words}"><title>{words}</title>{body}</svg>'
 
 
-def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
+STYLE = "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#e3e6e9}.axis{stroke:#444}</style>"
+
+
+def standalone(svg: str) -> str:
+    """An inline chart as a file of its own."""
+    first, _, rest = svg.partition(">")
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {first.removeprefix("<svg ")}>'
+    return f'{head}{STYLE}<rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+
+
+def padded(values: Sequence[float], fraction: float = 0.08) -> tuple[float, float]:
     """The range of values with some room on both sides."""
     low, high = min(values), max(values)
-    room = (high - low) * share or abs(high) * share or 1.0
+    room = (high - low) * fraction or abs(high) * fraction or 1.0
     return low - room, high + room
 
 
@@ -173,13 +183,9 @@ def interval_chart(
     ends = [v for r in rows for v in (r.low, r.high) if v is not None]
     extra = [0.0] + ([-margin, margin] if margin else []) if zero else []
     frame = Frame(
-        padded([*values, *ends, *extra]),
-        (0, len(rows)),
-        x_label,
-        "",
-        height=TOP + BOTTOM + 34 * len(rows),
+        padded([*values, *ends, *extra]), (0, len(rows)), x_label, "", height=TOP + BOTTOM + 34 * len(rows),
         left=min(230, 24 + 8 * max(len(r.label) for r in rows)),
-    )
+    )  # fmt: skip
     if zero and margin:
         left, right = frame.x(-margin), frame.x(margin)
         frame.add(

@@ -15,7 +15,7 @@ from llmanac.core.errors import SpecError
 
 @dataclass(frozen=True)
 class ArmText:
-    """One arm before it is resolved: its label, and a method's name with the fields it sets, or else whole patches."""
+    """One arm before it is resolved: its label, and a method's name with the fields it sets, or patches."""
 
     label: str
     name: str
@@ -29,7 +29,7 @@ class ArmText:
 
 
 def split_outside(text: str, separator: str = ",") -> list[str]:
-    """Split at commas that stand outside quotes, braces and brackets.
+    """Split at commas outside quotes, braces and brackets.
 
     Raises:
         SpecError: a brace, bracket or quote that is not closed.

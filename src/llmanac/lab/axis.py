@@ -1,4 +1,4 @@
-"""The one thing that varies: which path of the recipe a kind stands for, and what the arms put there.
+"""The axis of a comparison: the path of the recipe that a kind names, and what the arms set there.
 
 Everything outside the axis comes from one base. The differences between each arm and the base are computed from the
 resolved recipes, not from what the user asked for, and a difference anywhere else is refused.
@@ -21,10 +21,10 @@ TrialName = Literal["training", "decoding", "tokenizers"]
 
 @dataclass(frozen=True)
 class Axis:
-    """A kind, the path of the recipe it stands for, and how its arms are tried.
+    """A kind, its path in the recipe, and how its arms are tried.
 
-    `kind` is empty for an axis that is one field (`train.optimizer.lr`); `path` is empty for whole recipes and for what
-    is applied to a finished artefact.
+    `kind` is empty for an axis that is one field (`train.optimizer.lr`); `path` is empty for complete recipes and for
+    methods that are applied to a finished artefact.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Axis:
     trial: TrialName = "training"
 
     def covers(self, path: str) -> bool:
-        """Whether a leaf of the recipe lies on the axis."""
+        """Whether a leaf of the recipe is on the axis."""
         if self.name == "recipe":
             return True
         steps = [r"\d+" if step == "*" else re.escape(step) for step in self.path.split(".")]
@@ -63,18 +63,18 @@ PATHS = {
     "schedule": "train.schedule",
     "objective": "objective",
 }
-# Where another method starts from its own defaults and keeps no field of the base's: a rate that suits one optimizer
-# means nothing to another, though both call it `lr`. Elsewhere heads stay heads and widths stay widths.
+# Kinds where another method starts from its own defaults and keeps no field of the base: a learning rate that suits
+# one optimizer says nothing about another. Elsewhere fields of the same name are kept (heads, widths).
 OWN_DEFAULTS = ("optimizer",)
 POST_HOC: dict[str, TrialName] = {"decoding": "decoding", "tokenizer": "tokenizers"}
 KNOWN = (*PATHS, *POST_HOC, "recipe")
-# Kinds of which any method can be compared with any other: objectives need text of their own kind.
+# Kinds whose methods can all be compared with each other; objectives, for example, need text of their own kind.
 AS_THEY_ARE = frozenset(KNOWN) - {"recipe", "objective", "block"}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: its label, the resolved Spec that is tried, how it differs from the base, and what `--hold` solved."""
+    """One arm: its label, the resolved Spec that is tried, its difference from the base, and what `--hold` changed."""
 
     label: str
     spec: Any
@@ -85,16 +85,17 @@ class Arm:
         """The differences in one line; what another kind of model does not have is left out."""
         another = "model.name" in self.diff
         shown = {p: pair for p, pair in self.diff.items() if not (another and pair[1] is None)}
-        parts = [f"{path}: {_short(old)} -> {_short(new)}" for path, (old, new) in shown.items()]
+        parts = [f"{path}: {short(old)} -> {short(new)}" for path, (old, new) in shown.items()]
         return "; ".join(parts) or "as the base"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value of a difference for a reader."""
     return "unset" if value is None else str(value)
 
 
 def find_axis(kind: str) -> Axis:
-    """The axis that `kind` names: a kind, `recipe` for whole recipes, or a dotted path for one field.
+    """The axis that `kind` names: a kind, `recipe` for complete recipes, or a dotted path for one field.
 
     Raises:
         SpecError: two axes at once, or an unknown kind (names the nearest one).
@@ -103,7 +104,7 @@ def find_axis(kind: str) -> Axis:
         named = [k for k in re.split(r"[,+\s]+", kind.strip()) if k]
         raise SpecError(
             f"{kind!r}: a comparison varies one axis, and this names {len(named)} ({', '.join(named)}); compare them "
-            "one after the other, or whole recipes with kind `recipe`"
+            "one after the other, or complete recipes with kind `recipe`"
         )
     if kind in PATHS:
         return Axis(kind, kind, PATHS[kind])
@@ -148,7 +149,7 @@ def _changes(base: Spec, axis: Axis, text: ArmText) -> dict[str, Any]:
     if text.patches is not None:
         return dict(text.patches)
     if axis.name == "recipe":
-        raise SpecError(f"arms.{text.label}: whole recipes are compared by their patches, a table of path = value")
+        raise SpecError(f"arms.{text.label}: complete recipes are compared by their patches, a table of path = value")
     if axis.kind in OWN_DEFAULTS and text.name not in _names(axis.kind, _at(base, axis.path)):
         own = make_method(axis.kind, {"name": text.name, **dict(text.fields)}, f"arm {text.label!r}")
         return {axis.path: {"name": text.name, **{f.name: getattr(own, f.name) for f in fields(own)}}}
@@ -173,13 +174,13 @@ def _names(kind: str, spec: Spec) -> set[str]:
 
 
 def refuse_outside(arms: Sequence[Arm], axis: Axis) -> None:
-    """Raise SpecError where an arm differs from the base off the axis, other than in what `--hold` solved."""
+    """Raise SpecError where an arm differs from the base outside the axis, except in what `--hold` changed."""
     for arm in arms:
         outside = [path for path in arm.diff if not axis.covers(path) and path not in arm.held]
         if outside:
             raise SpecError(
                 f"arm {arm.label!r}: {', '.join(outside)} would vary too, outside the axis {axis.name} ({axis.path}); "
-                "put it into the base for every arm, or compare whole recipes with kind `recipe`"
+                "put it into the base for every arm, or compare complete recipes with kind `recipe`"
             )
 
 

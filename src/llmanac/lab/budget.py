@@ -1,8 +1,8 @@
-"""How many steps fit: the whole study, every arm and every seed, inside one stated time.
+"""How many steps fit, so that the study with every arm and seed ends within its budget.
 
     sum over arms of runs_a (fixed_a + steps_a t_a) = budget - spent,   steps_a = steps x ratio_a
 
-`t_a` is the arm's step time and `fixed_a` what a run costs beside its steps (building, evaluating), both measured on
+`t_a` is the arm's step time and `fixed_a` what a run costs outside its steps (building, evaluating), both measured on
 this machine in interleaved calibration runs; `ratio_a` makes equal what is held: 1 where tokens or parameters are and
 every arm's step holds as many tokens.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from llmanac.core.errors import SpecError
 
 MIN_STEPS = 200
-RESERVE = 0.05  # share of the budget kept back: step times drift, and a budget is a promise
+RESERVE = 0.05  # fraction of the budget held in reserve, since step times drift
 
 
 def format_duration(seconds: float) -> str:
@@ -32,12 +32,12 @@ def format_duration(seconds: float) -> str:
 
 
 class BudgetError(SpecError):
-    """A budget that is too small for what is asked; a smaller base may fit it."""
+    """A budget that is too small for the request; a smaller base may fit."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What calibration measured of one arm: seconds a step, and seconds a run costs beside its steps.
+    """What calibration measured of one arm: seconds a step, and seconds a run costs outside its steps.
 
     An arm without steps (`step_seconds` 0) is estimated, and its one run serves every seed.
     """
@@ -122,7 +122,7 @@ def make_plan(
 
 
 def round_up(seconds: float) -> str:
-    """A budget of at least this long, in whole minutes (or tens of seconds below five minutes), as a flag's value."""
+    """A budget of at least this long, in minutes (or tens of seconds below five minutes), as a flag's value."""
     if seconds < 300:
         tens = math.ceil(seconds / 10) * 10
         return f"{tens}s" if tens % 60 else f"{tens // 60}m"

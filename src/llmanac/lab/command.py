@@ -1,7 +1,7 @@
-"""The command that asks a study's question again, as its page prints it.
+"""The command that repeats a study, as its page prints it.
 
-It holds every argument that decides the numbers. Where a study goes and where runs are kept decide none, so they are
-left out. What the command line cannot say (labels of one's own, a base that is data) is said in Python.
+It has every argument that affects the numbers, so not the study's folder and not the cache. What the command line
+cannot express (custom labels, a base that is data) becomes a call in Python.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def arms_text(arms: list[ArmText]) -> str:
     """The arms as `--arms` takes them.
 
     Raises:
-        SpecError: `--arms` cannot say them: labels of one's own, or whole patches.
+        SpecError: `--arms` cannot say them: labels of one's own, or patches.
     """
     said = ",".join(
         arm.name + ("{" + ",".join(f"{k}={toml_value(v)}" for k, v in arm.fields) + "}" if arm.fields else "")

@@ -1,4 +1,4 @@
-"""`llmanac compare`: methods against each other at equal budget, over paired replicates, with a verdict.
+"""`llmanac compare`: compare methods at equal budget, over paired replicates, with a verdict.
 
 compare("position", "rope,learned,none", budget="3m", seeds=3)
 compare("ffn", ["swiglu", "relu"], hold="params")
@@ -100,7 +100,7 @@ def compare(
 
     Args:
         kind: what varies: a kind (`position`, `ffn`, `optimizer`, `decoding`, `tokenizer`, ...), a dotted path of the
-            recipe (`train.optimizer.lr`), or `recipe` for whole recipes.
+            recipe (`train.optimizer.lr`), or `recipe` for complete recipes.
         arms: names, or names with fields (`mlp{width=512}`); a mapping gives labels of your own.
         base: a recipe (name, path, data or Spec); a small model on the documentation of this Python by default.
         budget: time for everything, what was cached not counted.
@@ -113,13 +113,13 @@ def compare(
             A run brings its own text, unless a base or patches are given.
         patches: of the base, as `-s` takes them.
         folder: where the study goes; `studies/<kind>-<arms>` by default.
-        cache: where runs are kept; `studies/cache` by default, shared by every study beside it.
+        cache: where runs are kept; `studies/cache` by default, shared by all studies next to it.
         min_steps: a plan with fewer steps for any arm is refused.
-        report: what lines for the user are given to.
-        command: what the page prints as the way to ask again; made from the arguments by default.
+        report: called with each line for the user.
+        command: the command that the page prints for repeating the study; made from the arguments by default.
 
     Raises:
-        SpecError: an unknown kind, arm, hold or field; two axes; fewer than two arms; a difference off the axis; a
+        SpecError: an unknown kind, arm, hold or field; two axes; fewer than two arms; a difference outside the axis; a
             budget that is too small. The message says what to do.
         LlmanacError: arms that did not start equal.
     """
@@ -182,7 +182,7 @@ def folder_name(kind: str, labels: Sequence[str]) -> str:
 
 
 def _keep_other(folder: Path, found: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Move a study aside whose numbers the new one does not contain; further arms and seeds only add to it."""
+    """Keep an earlier study under another name if its numbers are not in the new one (more arms or seeds only add)."""
     before = read_json(folder / RESULT).get("values", {}) if (folder / RESULT).is_file() else {}
     new = {(metric, arm): values for metric, arms in found.get("values", {}).items() for arm, values in arms.items()}
     old = {(metric, arm): values for metric, arms in before.items() for arm, values in arms.items()}
@@ -192,7 +192,7 @@ def _keep_other(folder: Path, found: Mapping[str, Any], say: Callable[[str], Non
     for path in (folder / RESULT, folder / PAGE):
         if path.is_file():
             path.replace(folder / f"{name}{path.suffix}")
-    say(f"the study that was here has other numbers; its page is kept as {folder / name}.html")
+    say(f"the earlier study here has other numbers; its page is kept as {folder / name}.html")
 
 
 def load_study(path: str) -> dict[str, Any]:
@@ -211,8 +211,8 @@ def load_study(path: str) -> dict[str, Any]:
         if key not in data:
             raise SpecError(f"{path}: {key} is missing")
     if isinstance(data.get("base"), str) and not Path(data["base"]).is_file():
-        beside = builtin.get(path, Path(path)).with_name(data["base"])
-        data["base"] = str(beside) if beside.is_file() else data["base"]
+        sibling = builtin.get(path, Path(path)).with_name(data["base"])
+        data["base"] = str(sibling) if sibling.is_file() else data["base"]
     return data
 
 

@@ -1,7 +1,7 @@
-"""A study of what is trained: settle, calibrate, plan, tune, and hand the arms to `Study`.
+"""A study of models that are trained: settle, calibrate, plan, tune, then run the arms as a `Study`.
 
-What is measured once is written to `plan.json` before the first run and used again: the precision, the attention form
-and the steps never depend on how busy the machine is when a study goes on.
+What is measured is written to `plan.json` before the first run and reused: when a study is continued, precision,
+attention form and steps do not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.smaller import smaller_base
 from llmanac.lab.sources import fingerprint
-from llmanac.lab.study import Study
+from llmanac.lab.study import Study, Trial
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate
 from llmanac.lab.tune import tune
@@ -41,14 +41,14 @@ GLANCE = 3  # steps of the first look at how long a step takes
 
 @dataclass(frozen=True)
 class Question:
-    """What the user asked for.
+    """The request.
 
     Attributes:
         baseline: the arm that the others are compared with.
         factors: the sweep of `--tune`, empty where there is none.
         min_steps: fewer steps than this for any arm are refused.
         artefact: the run or model that a post-hoc axis is applied to.
-        text_of_base: whether its text is the base's, where the artefact is a run that has text of its own.
+        text_of_base: use the base's text even if the artefact is a run with its own text.
     """
 
     axis: Axis
@@ -64,18 +64,27 @@ class Question:
     artefact: str | None = None
     text_of_base: bool = False
 
+    def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
+        """The study of these arms under every seed."""
+        seeds = more.pop("seeds", self.seeds)
+        return Study(
+            self.axis.name, self.axis, tuple(arms), self.baseline, tuple(range(seeds)), trial, self.margin,
+            about=about, **more,
+        )  # fmt: skip
+
 
 Say = Callable[[str], None]
 
 
 def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
-    """The whole study; returns its result as plain data.
+    """Run the study; returns its result as plain data.
 
     Raises:
-        SpecError: arms that differ off the axis, a hold that cannot be met, a budget that is too small.
+        SpecError: arms that differ outside the axis, a hold that cannot be met, a budget that is too small.
     """
     started = time.monotonic()
-    asked = resolve(question.base, question.axis, question.texts)  # what cannot be asked is refused before any work
+    # a request that cannot be met is refused before any work
+    asked = resolve(question.base, question.axis, question.texts)
     estimating.refuse(asked, question.hold)
     prepared = prepare(question.base, cache.root / "data")
     trial = TrainingTrial(prepared, question.base.device)
@@ -89,8 +98,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
         arms = [_settle_arm(arm, base, record.settled_train(arm.label), trial, cache.root) for arm in arms]
     if question.hold == "params":
         arms = hold_parameters(arms, base, question.axis, question.baseline, vocabulary)
-    for arm in arms:
-        say(f"{arm.label}{' (baseline)' if arm.label == question.baseline else ''}: {arm.describe()}")
+    announce(arms, question.baseline, say)
     plan = record.reusable(question, say)
     if plan is None:
         plan = _plan(question, trial, arms, cache, started, vocabulary)
@@ -100,33 +108,20 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     tuned = None
     if question.factors:
         tuning = TrainingTrial(prepared, question.base.device, tuning=True)
-        swept, tuned = tune(tuning, estimating.trained(arms), question.factors, cache, _progress(say))
+        swept, tuned = tune(tuning, estimating.trained(arms), question.factors, cache, progress(say))
         best = {arm.label: arm for arm in swept}
         arms = [best.get(arm.label, arm) for arm in arms]
-    study = Study(
-        question.axis.name,
-        question.axis,
-        tuple(arms),
-        question.baseline,
-        tuple(range(question.seeds)),
-        trial,
-        question.margin,
-        about={
-            "hold": question.hold,
-            "tune": tuned,
-            "plan": plan.as_json(),
-            "base": dump(base),
-            "data": prepared.record(),
-            "min_steps": question.min_steps,
-        },
-        initial=trial.initial,
-    )
+    about = {
+        "hold": question.hold, "tune": tuned, "plan": plan.as_json(), "base": dump(base), "data": prepared.record(),
+        "min_steps": question.min_steps,
+    }  # fmt: skip
+    study = question.study(arms, trial, about, initial=trial.initial)
     expected = {label: plan.seconds_of(label) for label in plan.steps}
-    return study.run(cache, _progress(say), Deadline(question.budget, started, say, expected))
+    return study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
 
 
 def _base_words(base: Any, prepared: Prepared) -> str:
-    """The size of what everything but the axis comes from."""
+    """The base in a line: its name and sizes."""
     size = prepared.tokenizer.vocab_size
     model = "" if getattr(base.model, "estimated", False) else f"{parameters_of(base.model, size):,} parameters, "
     return (
@@ -135,11 +130,15 @@ def _base_words(base: Any, prepared: Prepared) -> str:
     )
 
 
-def _progress(say: Say) -> Callable[[str, int, bool], None]:
-    def advance(arm: str, seed: int, cached: bool) -> None:
-        say(f"seed {seed}, {arm}: {'from the cache' if cached else 'done'}")
+def announce(arms: Sequence[Arm], baseline: str, say: Say) -> None:
+    """Say how each arm differs from the base."""
+    for arm in arms:
+        say(f"{arm.label}{' (baseline)' if arm.label == baseline else ''}: {arm.describe()}")
 
-    return advance
+
+def progress(say: Say) -> Callable[[str, int, bool], None]:
+    """Says what is done, a run at a time."""
+    return lambda arm, seed, cached: say(f"seed {seed}, {arm}: {'from the cache' if cached else 'done'}")
 
 
 def with_steps(arm: Arm, steps: int, baseline: int | None = None) -> Arm:
@@ -173,7 +172,7 @@ def _settle_base(question: Question, trial: TrainingTrial, root: Path) -> Any:
 
 
 def _settle_arm(arm: Arm, base: Any, known: TrainSpec | None, trial: TrainingTrial, root: Path) -> Arm:
-    """Whole recipes settle for themselves what they leave open, once."""
+    """Choose, once, the settings that a complete recipe leaves open."""
     if estimating.is_estimated(arm):
         return arm
     settled = known or _settled(arm.spec.train, trial, arm, root)
@@ -198,19 +197,14 @@ def _plan(
 
     def fit(speed: Mapping[str, Speed]) -> Plan:
         seconds = {label: s.step_seconds for label, s in speed.items()}
+        ratios = step_ratios(question.hold, arms, question.baseline, vocabulary, seconds)
         return make_plan(
-            question.budget,
-            time.monotonic() - started,
-            question.seeds,
-            speed,
-            step_ratios(question.hold, arms, question.baseline, vocabulary, seconds),
-            tuning_runs=len(question.factors),
-            min_steps=question.min_steps,
-            stated=question.base.train.steps,
-        )
+            question.budget, time.monotonic() - started, question.seeds, speed, ratios,
+            tuning_runs=len(question.factors), min_steps=question.min_steps, stated=question.base.train.steps,
+        )  # fmt: skip
 
     try:
-        # A budget that is far too small is refused after a glance, not after a calibration that takes longer than it.
+        # A budget that is far too small is refused after a few steps, not after a calibration longer than the budget.
         glance = {arm.label: min(trial.rehearse(arm, GLANCE, work)) for arm in estimating.trained(short)}
         speed = {arm.label: Speed(glance.get(arm.label, 0.0), 0.0) for arm in short}
         fit(speed)
@@ -234,31 +228,24 @@ def _say_plan(plan: Plan, say: Say) -> None:
 
 
 class _Record:
-    """`plan.json`: what was measured for a question, so that asking it again does not measure again.
+    """`plan.json`: what was measured for a question, so that the same question is not measured again.
 
-    A question with more seeds keeps the steps, and its budget is what the further seeds may take: that is how an
-    inconclusive study goes on. Another budget for the same seeds is another plan.
+    A question with more seeds keeps the steps, and its budget is for the additional seeds: this continues an
+    inconclusive study. Another budget for the same seeds makes a new plan.
     """
 
     def __init__(self, folder: Path, question: Question, data: str, code: Mapping[str, str]) -> None:
         self.path = folder / PLAN
-        self.definition = digest(
-            {
-                "axis": [question.axis.name, question.axis.path],
-                "arms": [[t.label, t.value, list(t.patches or ())] for t in question.texts],
-                "base": dump(question.base),
-                "baseline": question.baseline,
-                "hold": question.hold,
-                "factors": list(question.factors),
-                "min_steps": question.min_steps,
-                "data": data,
-                "code": dict(code),  # other code takes other times
-                "threads": torch.get_num_threads(),
-            }
-        )
-        self._found = read_json(self.path) if self.path.is_file() else None
-        if self._found is not None and self._found.get("definition") != self.definition:
-            self._found = None
+        self.definition = digest({
+            "axis": [question.axis.name, question.axis.path],
+            "arms": [[t.label, t.value, list(t.patches or ())] for t in question.texts],
+            "base": dump(question.base), "baseline": question.baseline, "hold": question.hold,
+            "factors": list(question.factors), "min_steps": question.min_steps, "data": data,
+            "code": dict(code),  # other code takes other times
+            "threads": torch.get_num_threads(),
+        })  # fmt: skip
+        found = read_json(self.path) if self.path.is_file() else {}
+        self._found = found if found.get("definition") == self.definition else None
 
     @property
     def settled_base(self) -> Any:
@@ -270,11 +257,11 @@ class _Record:
         return make(RecipeSpec, self._found["base"], "base")
 
     def settled_train(self, label: str) -> TrainSpec | None:
-        """How an arm of whole recipes was settled, or None."""
+        """The settings chosen for an arm that is a complete recipe, or None."""
         return None if self._found is None else make(TrainSpec, self._found["trains"][label], "train")
 
     def reusable(self, question: Question, say: Say) -> Plan | None:
-        """The plan made before, where it still answers the question.
+        """The earlier plan, if it still fits the question.
 
         Raises:
             SpecError: more seeds than the budget has time for.
@@ -298,7 +285,7 @@ class _Record:
         return plan
 
     def write(self, base: Any, arms: Sequence[Arm], plan: Plan) -> None:
-        """Keep the plan before the first run."""
+        """Write the plan before the first run."""
         trains = {arm.label: dump(arm.spec.train) for arm in arms}
         known = {"definition": self.definition, "base": dump(base), "trains": trains}
         write_json(self.path, known | {"plan": plan.as_json()})

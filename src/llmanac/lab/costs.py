@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import statistics
 import sys
@@ -22,17 +23,14 @@ from llmanac.train._step import Stepper
 DECODED = 64  # tokens decoded to measure the speed
 ROUNDS = 3
 TRAINING_COSTS = (
-    Metric("parameters", "", "lower"),
-    Metric("train_flops", "FLOP", "lower", "training FLOPs"),
-    Metric("tokens", "", "lower", "training tokens"),
-    Metric("seconds", "s", "lower", "training time"),
-    Metric("steps", "", "lower"),
-    Metric("train_tokens_per_second", "token/s", "higher", "training speed"),
+    Metric("parameters", "", "lower"), Metric("train_flops", "FLOP", "lower", "training FLOPs"),
+    Metric("tokens", "", "lower", "training tokens"), Metric("seconds", "s", "lower", "training time"),
+    Metric("steps", "", "lower"), Metric("train_tokens_per_second", "token/s", "higher", "training speed"),
     Metric("decode_tokens_per_second", "token/s", "higher", "decoding speed"),
     Metric("peak_memory", "B", "lower", "peak memory of a step"),
     Metric("model_bytes", "B", "lower", "size of the model"),
     Metric("state_bytes_per_token", "B", "lower", "decoding state a token"),
-)
+)  # fmt: skip
 
 
 def decode_speed(model: Any, prompt: list[int]) -> float:
@@ -76,14 +74,9 @@ def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) 
     """
     optimizer = spec.optimizer.build(model=model)
     stepper = Stepper(
-        model,
-        objective,
-        optimizer,
-        micro_batch=spec.micro_batch or len(rows),
-        clip=spec.clip,
-        dtype=DTYPES[spec.dtype],
-        folder=folder,
-    )
+        model, objective, optimizer, micro_batch=spec.micro_batch or len(rows), clip=spec.clip,
+        dtype=DTYPES[spec.dtype], folder=folder,
+    )  # fmt: skip
     model.train()
     stepper(rows, 1.0, 0)  # the optimizer makes its state in the first step
     resident = sum(p.nbytes for p in model.parameters()) + optimizer.nbytes()
@@ -100,14 +93,8 @@ def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) 
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen,
     ):
         stepper(rows, 1.0, 1)
-    changes = _allocations(seen)
-    if changes is None:
-        return None
-    held = peak = 0
-    for change in changes:
-        held += change
-        peak = max(peak, held)
-    return float(resident + peak)
+    peak = peak_bytes(seen)
+    return None if peak is None else float(resident + peak)
 
 
 @contextlib.contextmanager
@@ -124,10 +111,9 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _allocations(profiler: Any) -> list[int] | None:
-    """Bytes taken and given back, in order; None where this release of torch does not tell."""
+def peak_bytes(profiler: Any) -> int | None:
+    """The most bytes allocated at a time under a memory profiler; None if this release of torch has no events."""
     results = getattr(getattr(profiler, "profiler", None), "kineto_results", None)
-    if results is None:
-        return None
-    events = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
-    return [size for _, size in sorted(events, key=lambda event: event[0])] or None
+    events = [] if results is None else [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+    sizes = [size for _, size in sorted(events, key=lambda event: event[0])]
+    return max(0, *itertools.accumulate(sizes)) if sizes else None

@@ -1,8 +1,8 @@
 """The budget of a study while it runs.
 
-Steps are planned to fit and equal for every arm, so they cannot be cut where the machine turns out slower. What can be
-cut is the number of seeds: past its budget a study ends after the seed that all arms have finished, and what is
-there is paired. Runs are kept, so the same command goes on.
+Steps are planned to fit and equal for every arm, so they cannot be cut if the machine turns out slower. The number of
+seeds can: past its budget a study ends after the seed that all arms have finished, so that all runs are paired. Runs
+are kept, so the same command continues.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from llmanac.lab.budget import format_duration
 
-WARN = 1.1  # an expected end past so many budgets is said while the study runs
-AGAIN = 1.25  # and said again where it moved by so much
-MOST = 1.25  # budgets that a study may take: a seed that would end later is not begun
+WARN = 1.1  # warn while the study runs if its expected end is beyond this many budgets
+AGAIN = 1.25  # warn again if the expected end moved by this factor
+MOST = 1.25  # a seed that would end beyond this many budgets is not started
 
 now: Callable[[], float] = time.monotonic
 
@@ -25,7 +25,7 @@ class Deadline:
     Args:
         budget: seconds for all of it.
         began: when it began.
-        say: what lines for the user are given to.
+        say: called with each line for the user.
         expected: seconds of one run, by arm, where they were planned.
     """
 
@@ -43,7 +43,7 @@ class Deadline:
         return now() - self.began
 
     def ran(self, arm: str, seconds: float, left: Iterable[str]) -> None:
-        """A run of `arm` took so long, and one of each of `left` is still to come; warns where that takes too long."""
+        """Record the seconds of a run of `arm`; warn if it and one run of each of `left` take too long."""
         self.taken.setdefault(arm, []).append(seconds)
         ends = self.elapsed + sum(map(self._a_run, left))
         if ends > AGAIN * self._said:
@@ -54,18 +54,18 @@ class Deadline:
             )
 
     def stops(self, arms: Iterable[str], done: int, asked: int) -> str:
-        """Why no further seed is begun, or nothing. A study that has not run anything yet goes on."""
+        """Why no further seed is started, or an empty text. A study that has run nothing yet continues."""
         seed = sum(map(self._a_run, arms))
         if not self.taken or (self.elapsed < self.budget and self.elapsed + seed <= MOST * self.budget):
             return ""
         why = (
-            f"{format_duration(self.elapsed)} of {format_duration(self.budget)} are gone and a seed takes about "
+            f"{format_duration(self.elapsed)} of {format_duration(self.budget)} are used and a seed takes about "
             f"{format_duration(seed)}"
         )
         slower = self._slower()
         if slower > WARN:
             why += f", {slower:.1f} times what was planned"
-        return f"{done} of {asked} seeds were done: {why}. Finished runs are kept, and the same command goes on"
+        return f"{done} of {asked} seeds were done: {why}. Finished runs are kept, and the same command continues"
 
     def _slower(self) -> float:
         """How many times as long as planned the runs took."""

@@ -143,11 +143,7 @@ def _granularity(count: Callable[[int], int | None]) -> int | None:
 
 
 def step_ratios(
-    hold: Hold,
-    arms: Sequence[Arm],
-    baseline: str,
-    vocab_size: int,
-    step_seconds: Mapping[str, float],
+    hold: Hold, arms: Sequence[Arm], baseline: str, vocab_size: int, step_seconds: Mapping[str, float]
 ) -> dict[str, float]:
     """Each arm's steps over the baseline's. Equal parameters are compared at equal tokens."""
     tokens = {a.label: float(a.spec.train.rows * a.spec.train.length) for a in arms}

@@ -1,13 +1,13 @@
 """Proof that arms were paired: equal initial tensors, equal rows of training text in equal order.
 
 Two facts make arms comparable seed by seed: a parameter's initial values come from a hash of (seed, name, shape), and
-rows come from one stream named by the seed. Neither is taken on trust. Every run hashes its own initial tensors and the
-first rows it really trained on, and a study whose arms disagree is stopped.
+rows come from one stream that the seed determines. Both are verified: every run hashes its initial tensors and the
+first rows it trained on, and a study whose arms disagree stops.
 
 A method may ask for another scale of the same draw (sinusoidal positions for larger embeddings): all values are
-std x z with z named by (seed, name, shape). Hashes differ then, so both models are built again, shown by their hashes
-to be the ones that were trained, and their tensors compared number by number: the same up to one factor is recorded
-with that factor, anything else is refused.
+std x z with z determined by (seed, name, shape). Hashes then differ, so both models are built again, verified by their
+hashes to be the trained ones, and their tensors are compared number by number: tensors that are equal up to one factor
+are recorded with that factor, anything else is refused.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def hash_parameters(model: nn.Module) -> dict[str, str]:
 def scale_between(first: np.ndarray, other: np.ndarray) -> float | None:
     """The one positive factor by which every number of `other` is the one of `first`, or None where there is none.
 
-    Two constant tensors always have one, and it would prove nothing: None.
+    Two constant tensors always have such a factor, which would prove nothing: None.
     """
     a, b = first.astype(np.float64).ravel(), other.astype(np.float64).ravel()
     if a.shape != b.shape or not a.size or a.min() == a.max():
@@ -60,13 +60,13 @@ def scale_between(first: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def hash_row(row: Any) -> str:
-    """sha256 of a row's tokens, wherever they stand in it."""
+    """sha256 of a row's tokens."""
     ids = np.ascontiguousarray(np.asarray(getattr(row, "ids", row), np.int64))
     return hashlib.sha256(ids.tobytes()).hexdigest()[:16]
 
 
 class RecordingStream:
-    """A source that hashes the first rows that pass through it; all else is the source's own.
+    """A source that hashes the first rows that pass through it; everything else is delegated.
 
     A run that is resumed past them has no rows to hash, so `seek` reads the first ones again from a fresh stream.
     """
@@ -92,11 +92,11 @@ class RecordingStream:
         return rows
 
     def cursor(self) -> dict[str, Any]:
-        """Where the source stands."""
+        """The position of the source."""
         return self._source.cursor()
 
     def seek(self, cursor: dict[str, Any]) -> None:
-        """Go on from a cursor: from the very start what passes is hashed, else the first rows of a fresh stream are."""
+        """Continue from a cursor. Beyond the start, the first rows of a fresh stream are hashed instead."""
         self._source.seek(cursor)
         fresh = self._fresh()
         self.hashes = [] if cursor == fresh.cursor() else [hash_row(row) for row in fresh.take(self._rows)]
@@ -119,12 +119,12 @@ def pairing_record(
 
     Args:
         hashes: by seed and arm, `parameters` as `hash_parameters` gave them and `rows` in order.
-        same_start, same_rows: what must agree; what need not is counted only.
-        initial: the initial tensors of an arm under a seed again, as `initial_tensors` gives them; asked for where
+        same_start, same_rows: what must agree; else differences are only counted.
+        initial: rebuilds the initial tensors of an arm under a seed, as `initial_tensors` returns them; called where
             hashes differ. Without it every difference is refused.
 
     Raises:
-        LlmanacError: two arms do not share what they must; the message names the first tensor or row that differs.
+        LlmanacError: two arms differ in what must be equal; the message names the first tensor or row.
     """
     record: dict[str, Any] = {"checked": False, "seeds": {}}
     for seed, by_arm in hashes.items():
@@ -172,7 +172,7 @@ Side = tuple[Mapping[str, str], Mapping[str, np.ndarray]]
 def _scales(names: list[str], first: Side, other: Side) -> dict[str, float]:
     """The factor of every tensor that is the same draw at another scale.
 
-    A side is the hashes of what was trained and the tensors built again: they count only where they are the same.
+    A side is the hashes of the trained tensors, and the rebuilt tensors: these count only if their hashes agree.
     """
     out = {}
     for name in names:

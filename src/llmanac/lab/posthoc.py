@@ -1,4 +1,4 @@
-"""Studies of what is applied to something finished: decoding methods to one model, tokenizers to the same text."""
+"""Studies of methods applied to a finished artefact: decoding methods to one model, tokenizers to the same text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from llmanac.data.split import fraction
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
 from llmanac.lab.cache import Cache, digest
-from llmanac.lab.controlled import PLAN, Question
+from llmanac.lab.controlled import PLAN, Question, announce, progress
 from llmanac.lab.deadline import Deadline
-from llmanac.lab.study import Study
 from llmanac.recipes.spec import load_recipe
 
 Say = Callable[[str], None]
@@ -48,7 +47,7 @@ def _text(question: Question) -> tuple[Any, Corpus]:
         if any(then[side]["sha256"] != corpus.manifest[side]["sha256"] for side in ("train", "held_out")):
             raise DataError(
                 f"{run}: its text or its split is not what the model was trained on, so that documents held out now "
-                "may be documents that it has seen; restore the text, or name another with --base"
+                "may be in its training text; restore the text, or name another with --base"
             )
     return recipe, corpus
 
@@ -60,12 +59,11 @@ def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> 
     arms = _arms(question)
     recipe, corpus = _text(question)
     texts = Texts.of(corpus, recipe.data)
-    for arm in arms:
-        say(f"{arm.label}{' (baseline)' if arm.label == question.baseline else ''}: {arm.describe()}")
+    announce(arms, question.baseline, say)
     about = {
         "hold": None,
         "tune": None,
-        "plan": {"words": f"Each arm is trained once and encodes {len(texts.held_out)} documents held out whole."},
+        "plan": {"words": f"Each arm is trained once and encodes {len(texts.held_out)} held-out documents."},
         "data": {
             "source": dump(recipe.data.source),
             "train_bytes": corpus.manifest["train"]["bytes"],
@@ -73,16 +71,7 @@ def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> 
         },
         "artefact": f"text {texts.identity}",
     }
-    study = Study(
-        question.axis.name,
-        question.axis,
-        arms,
-        question.baseline,
-        (0,),
-        TokenizerTrial(texts),
-        question.margin,
-        about=about,
-    )
+    study = question.study(arms, TokenizerTrial(texts), about, seeds=1)
     return study.run(cache, lambda arm, seed, cached: say(f"{arm}: {'from the cache' if cached else 'done'}"))
 
 
@@ -102,22 +91,13 @@ def run_decoding(question: Question, folder: Path, cache: Cache, say: Say) -> di
     recipe, corpus = _text(question)
     documents = sorted(((d.id, d.text) for d in corpus.held_out), key=lambda d: fraction(d[0], seed=1))
     found = passages(artefact, documents, MOST_PASSAGES)
-    for arm in arms:
-        say(f"{arm.label}{' (baseline)' if arm.label == question.baseline else ''}: {arm.describe()}")
-    definition = digest(
-        [
-            artefact.sha256,
-            corpus.manifest["held_out"]["sha256"],
-            [dump(a.spec) for a in arms],
-            question.budget,
-            question.seeds,
-        ]
-    )
+    announce(arms, question.baseline, say)
+    methods, text = [dump(arm.spec) for arm in arms], corpus.manifest["held_out"]["sha256"]
+    definition = digest([artefact.sha256, text, methods, question.budget, question.seeds])
     count = _planned(folder / PLAN, definition)
     if count is None:
-        count = _passages_that_fit(
-            question, arms, DecodingTrial(artefact, found[:CALIBRATED]), cache, started, len(found)
-        )
+        short = DecodingTrial(artefact, found[:CALIBRATED])
+        count = _passages_that_fit(question, arms, short, cache, started, len(found))
         write_json(folder / PLAN, {"definition": definition, "passages": count})
     trial = DecodingTrial(artefact, found[:count])
     documents_used = len({p.document for p in found[:count]})
@@ -130,15 +110,8 @@ def run_decoding(question: Question, folder: Path, cache: Cache, say: Say) -> di
         "data": {"source": dump(recipe.data.source), "passages": count},
         "artefact": f"{artefact.path}, sha256 {artefact.sha256}",
     }
-    seeds = tuple(range(question.seeds))
-    study = Study(
-        question.axis.name, question.axis, arms, question.baseline, seeds, trial, question.margin, about=about
-    )
-    return study.run(
-        cache,
-        lambda arm, seed, cached: say(f"seed {seed}, {arm}: {'from the cache' if cached else 'done'}"),
-        Deadline(question.budget, started, say),
-    )
+    study = question.study(arms, trial, about)
+    return study.run(cache, progress(say), Deadline(question.budget, started, say))
 
 
 def _planned(path: Path, definition: str) -> int | None:

@@ -44,17 +44,13 @@ class Prepared:
     def record(self) -> dict[str, Any]:
         """What the result says of its data."""
         return {
-            "identity": self.identity,
-            "source": self.manifest["source"],
-            "train_bytes": self.manifest["train"]["bytes"],
-            "train_tokens": len(self.dataset),
-            "train_documents": self.manifest["train"]["documents"],
-            "held_out_documents": len(self.report),
+            "identity": self.identity, "source": self.manifest["source"],
+            "train_bytes": self.manifest["train"]["bytes"], "train_tokens": len(self.dataset),
+            "train_documents": self.manifest["train"]["documents"], "held_out_documents": len(self.report),
             "held_out_bytes": sum(len(text.encode("utf-8")) for text in self.report),
-            "vocabulary": self.tokenizer.vocab_size,
-            "tokenizer": self.tokenizer.fingerprint(),
+            "vocabulary": self.tokenizer.vocab_size, "tokenizer": self.tokenizer.fingerprint(),
             "licenses": self.manifest["train"]["licenses"],
-        }
+        }  # fmt: skip
 
 
 def prepare(recipe: Any, root: Path) -> Prepared:
@@ -68,7 +64,7 @@ def prepare(recipe: Any, root: Path) -> Prepared:
     from llmanac.tokenizers.load import load_tokenizer
 
     corpus = recipe.data.collect(recipe.seed)
-    sources = fingerprint([recipe.tokenizer], ["llmanac.data.tokens"])
+    sources = fingerprint([recipe.tokenizer], [TokenDataset.__module__])
     key = digest(
         {
             "train": corpus.manifest["train"]["sha256"],

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from llmanac.core.files import write_json, write_text
 from llmanac.lab import words
 from llmanac.lab._svg import Line, Row, interval_chart, line_chart, point_chart
+from llmanac.lab.axis import short
 from llmanac.lab.budget import format_duration
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.words import Result
@@ -51,7 +52,7 @@ def render(result: Result) -> str:
 def render_page(
     title: str, subtitle: str, lead: Sequence[str], sections: Sequence[Section], warnings: Sequence[str] = ()
 ) -> str:
-    """Any page of sections as one HTML file; `lead` is what stands on top, one line each."""
+    """A page of sections as one HTML file; `lead` has the lines on top."""
     page = {"title": title, "subtitle": subtitle, "warnings": warnings, "lead": lead, "sections": sections}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
@@ -73,16 +74,9 @@ def subtitle(result: Result) -> str:
 def sections(result: Result) -> list[Section]:
     """The page's parts below its lead."""
     found = [
-        *[_verdicts(result, metric) for metric in result["metrics"]],
-        _costs(result),
-        _curves(result),
-        _trade(result),
-        _arms(result),
-        _plan(result),
-        _tuning(result),
-        _pairing(result),
-        _how(result),
-    ]
+        *[_verdicts(result, metric) for metric in result["metrics"]], _costs(result), _curves(result), _trade(result),
+        _arms(result), _plan(result), _tuning(result), _pairing(result), _how(result),
+    ]  # fmt: skip
     return [section for section in found if section]
 
 
@@ -99,39 +93,38 @@ def table(
     return {"head": list(head), "rows": body, "caption": caption}
 
 
+def markdown_table(table: Mapping[str, Any]) -> list[str]:
+    """The lines of a table in Markdown."""
+    rows = [[cell["text"].replace("|", "\\|") for cell in row["cells"]] for row in table["rows"]]
+    head = [name.replace("|", "\\|") for name in table["head"]]
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
 def _verdicts(result: Result, metric: Mapping[str, Any]) -> Section | None:
     values = result["values"].get(metric["name"], {})
     if not values:
         return None
-    name, label = metric["name"], metric["title"] or metric["name"].replace("_", " ")
-    compared = {c["arm"]: c for c in result["comparisons"][name]}
-    better = f"{metric['better']} is better"
+    label, unit = words.label(metric), metric["unit"]
+    compared = {c["arm"]: c for c in result["comparisons"][metric["name"]]}
     rows: list[list[Any]] = []
-    base = None
-    for index, (arm, found) in enumerate(values.items()):
+    for arm, found in values.items():
         if arm not in compared:
-            what, base = ("baseline", index) if arm == result["baseline"] else ("", base)
-            rows.append([arm, what, words.quantity(mean(found), metric["unit"]), "", "", "", "", ""])
+            what = "baseline" if arm == result["baseline"] else ""
+            rows.append([arm, what, words.quantity(mean(found), unit), *[""] * 5])
             continue
         c = compared[arm]
         rows.append(
             [
-                arm,
-                (words.verdict(c, result["replicate"]), c["verdict"]),
-                words.quantity(c["mean"], metric["unit"]),
-                words.difference(c),
-                words.interval(c),
-                words.p_value(c["p"]),
-                words.p_value(c["p_equivalence"]),
+                arm, (words.verdict(c, result["replicate"]), c["verdict"]), words.quantity(c["mean"], unit),
+                words.difference(c), words.interval(c), words.p_value(c["p"]), words.p_value(c["p_equivalence"]),
                 f"{c['improved']} of {c['n']}",
             ]
-        )
+        )  # fmt: skip
+    base = list(values).index(result["baseline"]) if result["baseline"] in values else None
     head = ["", "verdict", "mean", "difference", "95% interval", "p", "p equivalent", "improved"]
-    first = metric is words.primary(result) or metric == words.primary(result)
-    section = Section(
-        f"{label[:1].upper()}{label[1:]} ({better})" + ("" if first else ", also measured"),
-        tables=[table(head, rows, base)],
-    )
+    first = metric == words.primary(result)
+    title = f"{label[:1].upper()}{label[1:]} ({metric['better']} is better)"
+    section = Section(title + ("" if first else ", also measured"), tables=[table(head, rows, base)])
     if first:
         section.paragraphs.append(
             f"Differences are paired by {result['replicate']}; intervals are t intervals over {result['replicate']}s, "
@@ -141,8 +134,8 @@ def _verdicts(result: Result, metric: Mapping[str, Any]) -> Section | None:
         detectable = [c["detectable"] for c in compared.values() if c["detectable"] is not None]
         if detectable:
             section.paragraphs.append(
-                f"With this many {result['replicate']}s a difference of "
-                f"{words.quantity(max(detectable), metric['unit'])} would have been found four times in five."
+                f"With this many {result['replicate']}s a difference of {words.quantity(max(detectable), unit)} would "
+                "have been found four times in five."
             )
     section.charts = _verdict_charts(result, metric, values, compared)
     return section
@@ -153,117 +146,103 @@ def _verdict_charts(
 ) -> list[dict[str, str]]:
     if _all_equal([v for found in values.values() for v in found]):
         return []
-    label = metric["title"] or metric["name"].replace("_", " ")
+    label, base = words.label(metric), result["baseline"]
     many, shades = max(map(len, values.values())) > 60, _shades(result)
     levels = []
     for arm, v in values.items():
         low, high = interval(v) if len(v) > 1 else (None, None)
         levels.append(Row(arm, () if many else v, mean(v), low, high, shades[arm]))
-    base = values.get(result["baseline"], [])
-    pairs = []
-    for arm, c in compared.items():
-        dots = [] if many else [x - b for x, b in zip(values[arm], base, strict=True)]
-        pairs.append(Row(arm, dots, c["difference"], c["low"], c["high"], shades[arm]))
-    dots_are = "no dots: too many to show" if many else f"dots: one {result['replicate']} each"
-    out = [
-        {
-            "svg": interval_chart(levels, label, f"{label} of each arm"),
-            "caption": f"Square: mean, line: 95% interval, {dots_are}. The spread of levels, not of differences.",
-        }
-    ]
-    margin = max((c["margin"] for c in compared.values()), default=None)
-    if pairs:
-        out.append(
-            {
-                "svg": interval_chart(
-                    pairs, f"difference from {result['baseline']}", "Paired differences", zero=True, margin=margin
-                ),
-                "caption": "Paired differences from the baseline, 95% intervals; grey: the margin of equivalence.",
-            }
-        )
+    dots = f"no dots: more than 60 {result['replicate']}s" if many else f"dots: one {result['replicate']} each"
+    caption = f"Square: mean, line: 95% interval, {dots}. The spread of levels, not of differences."
+    out = [{"svg": interval_chart(levels, label, f"{label} of each arm"), "caption": caption}]
+    if compared:
+        pairs = [
+            Row(
+                arm, () if many else [x - b for x, b in zip(values[arm], values[base], strict=True)], c["difference"],
+                c["low"], c["high"], shades[arm],
+            )
+            for arm, c in compared.items()
+        ]  # fmt: skip
+        margin = max(c["margin"] for c in compared.values())
+        svg = interval_chart(pairs, f"difference from {base}", "Paired differences", zero=True, margin=margin)
+        caption = "Paired differences from the baseline, 95% intervals; grey: the margin of equivalence."
+        out.append({"svg": svg, "caption": caption})
     return out
 
 
 def _all_equal(numbers: Sequence[float], within: float = 0.0) -> bool:
-    """Whether a chart of these would show one place: all equal, or within a share of the largest."""
+    """Whether a chart would show all of these at one place: all equal, or within a fraction of the largest."""
     return max(numbers) - min(numbers) <= within * max(map(abs, numbers))
 
 
 def _shades(result: Result) -> dict[str, int]:
-    """One colour an arm on the whole page."""
+    """One colour per arm, the same in every chart."""
     return {arm["label"]: index for index, arm in enumerate(result["arms"])}
 
 
 def _costs(result: Result) -> Section | None:
-    costs, units = result["costs"], result["cost_units"]
+    costs = result["costs"]
     if not costs:
         return None
-    head = ["", *costs]
     rows = [
-        [
-            u["title"] or u["name"].replace("_", " "),
-            *[words.quantity(c.get(u["name"]), u["unit"]) for c in costs.values()],
-        ]
-        for u in units
+        [words.label(unit), *(words.quantity(c.get(unit["name"]), unit["unit"]) for c in costs.values())]
+        for unit in result["cost_units"]
     ]
-    note = "Means over the runs. " + (
+    held = (
         "Parameters, FLOPs, tokens and time are all given, whichever was held equal; FLOPs are counted for each matrix "
         "product, forward and backward."
-        if result.get("hold")
-        else "Measured on the same inputs."
     )
-    return Section("What each arm costs", [note], [table(head, rows)])
+    note = held if result.get("hold") else "Measured on the same inputs."
+    return Section("What each arm costs", [f"Means over the runs. {note}"], [table(["", *costs], rows)])
 
 
 def _curves(result: Result) -> Section | None:
-    lines = []
+    lines, shades = [], _shades(result)
     for arm, by_seed in result["curves"].items():
         runs = [run for run in by_seed.values() if run]
         if not runs:
             continue
-        points = min(len(run) for run in runs)
-        xs = [mean([run[i]["tokens"] for run in runs]) for i in range(points)]
-        columns = [[run[i]["value"] for run in runs] for i in range(points)]
+        points = list(zip(*runs, strict=False))  # by point, then by seed
+        xs = [mean([point["tokens"] for point in column]) for column in points]
+        columns = [[point["value"] for point in column] for column in points]
         band = [interval(c) for c in columns] if len(runs) > 1 else []
-        lines.append(Line(arm, list(zip(xs, map(mean, columns), strict=True)), band, _shades(result)[arm]))
+        lines.append(Line(arm, list(zip(xs, map(mean, columns), strict=True)), band, shades[arm]))
     if not lines:
         return None
-    label = words.primary(result)["title"] or words.primary(result)["name"]
-    chart = {
-        "svg": line_chart(lines, "training tokens", label, "Learning curves"),
-        "caption": "On a small part of the held-out text; mean over the seeds, band: 95% interval, cut at the frame.",
-    }
-    return Section("Learning curves", charts=[chart])
+    svg = line_chart(lines, "training tokens", words.label(words.primary(result)), "Learning curves")
+    caption = "On a small part of the held-out text; mean over the seeds, band: 95% interval, cut at the frame."
+    return Section("Learning curves", charts=[{"svg": svg, "caption": caption}])
 
 
 def _trade(result: Result) -> Section | None:
-    metric = words.primary(result)
+    metric, costs, shades = words.primary(result), result["costs"], _shades(result)
     values = result["values"].get(metric["name"], {})
-    units = {u["name"]: u for u in result["cost_units"]}
-    charts = []
+    units = {unit["name"]: unit for unit in result["cost_units"]}
+    quality, charts = words.label(metric), []
     for name in PLOTTED:
-        found = [(arm, result["costs"][arm].get(name), mean(v)) for arm, v in values.items() if arm in result["costs"]]
-        points = [(arm, float(cost), y, _shades(result)[arm]) for arm, cost, y in found if cost is not None]
-        costs, qualities = [p[1] for p in points], [p[2] for p in points]
-        if len(points) < 2 or name not in units or _all_equal(costs, SAME_COST) or _all_equal(qualities):
+        points = [
+            (arm, float(cost), mean(v), shades[arm])
+            for arm, v in values.items()
+            if (cost := costs.get(arm, {}).get(name)) is not None
+        ]
+        if (
+            len(points) < 2
+            or name not in units
+            or _all_equal([p[1] for p in points], SAME_COST)
+            or _all_equal([p[2] for p in points])
+        ):
             continue
-        unit_better = units[name]["better"]
-        label = units[name]["title"] or name.replace("_", " ")
-        unit = f" ({units[name]['unit']})" if units[name]["unit"] else ""
-        quality = metric["title"] or metric["name"]
-        charts.append(
-            {
-                "svg": point_chart(points, label + unit, quality, f"{quality} against {label}"),
-                "caption": f"{quality} ({metric['better']} is better) against {label} ({unit_better} is better).",
-            }
-        )
+        label, unit = words.label(units[name]), units[name]["unit"]
+        svg = point_chart(points, f"{label} ({unit})" if unit else label, quality, f"{quality} against {label}")
+        caption = f"{quality} ({metric['better']} is better) against {label} ({units[name]['better']} is better)."
+        charts.append({"svg": svg, "caption": caption})
     return Section("Quality against cost", charts=charts) if charts else None
 
 
 def _arms(result: Result) -> Section:
     rows = []
     for arm in result["arms"]:
-        changes = [f"{path}: {_short(old)} → {_short(new)}" for path, (old, new) in arm["diff"].items()]
+        changes = [f"{path}: {short(old)} → {short(new)}" for path, (old, new) in arm["diff"].items()]
         held = ", ".join(arm["held"]) or "nothing"
         rows.append([arm["label"], "; ".join(changes) or "as the base", held])
     where = f" ({result['path']})" if result["path"] else ""
@@ -272,10 +251,6 @@ def _arms(result: Result) -> Section:
         [f"The axis is {result['kind']}{where}. Each arm's resolved difference from the base; nothing else differs."],
         [table(["arm", "difference from the base", "moved to hold or tune"], rows)],
     )
-
-
-def _short(value: Any) -> str:
-    return "unset" if value is None else str(value)
 
 
 def _plan(result: Result) -> Section | None:
@@ -294,7 +269,7 @@ def _plan(result: Result) -> Section | None:
         + (f" and {words.plural(plan['tuning_runs'], 'tuning run')}" if plan["tuning_runs"] else "")
         + f" for each arm; expected {format_duration(plan['expected_seconds'])} in all."
     )
-    return Section("The plan", [said], [table(["arm", "steps", "a step", "beside the steps"], rows)])
+    return Section("The plan", [said], [table(["arm", "steps", "a step", "outside the steps"], rows)])
 
 
 def _steps(steps: int, seconds: float) -> list[str]:
@@ -320,16 +295,12 @@ def _pairing(result: Result) -> Section | None:
         return None
     rows = [
         [
-            seed,
-            str(s["shared_tensors"]),
-            str(len(set().union(*s.get("scaled", {}).values()))),
-            str(s["tensors_that_differ"]),
-            f"{s['rows']} {'equal' if s['rows_equal'] else 'not equal'}",
-            s["tensor_hash"],
-            s["row_hash"],
+            seed, str(s["shared_tensors"]), str(len(set().union(*s.get("scaled", {}).values()))),
+            str(s["tensors_that_differ"]), f"{s['rows']} {'equal' if s['rows_equal'] else 'not equal'}",
+            s["tensor_hash"], s["row_hash"],
         ]
         for seed, s in found["seeds"].items()
-    ]
+    ]  # fmt: skip
     said = [
         "Checked in every run: initial tensors of one name and shape are equal between arms, or the same draw at "
         "another scale where a method asks for one, and so are the first rows of training text. A study whose arms do "

@@ -37,9 +37,9 @@ def smaller_base(
         moved = {f"model.{path}": new for path, (_, new) in diff(model, small).items()}
         if any(path == axis or path.startswith(f"{axis}.") for path in moved):
             continue
-        share = OVERHEAD + (1 - OVERHEAD) * _flops(small, vocabulary, base.train.length) / flops
+        scale = OVERHEAD + (1 - OVERHEAD) * _flops(small, vocabulary, base.train.length) / flops
         try:
-            fit({arm: Speed(s.step_seconds * share, s.fixed_seconds * share) for arm, s in speed.items()})
+            fit({arm: Speed(s.step_seconds * scale, s.fixed_seconds * scale) for arm, s in speed.items()})
         except BudgetError:
             continue
         return " ".join(f"-s {shlex.quote(f'{path}={toml_value(value)}')}" for path, value in moved.items())

@@ -1,8 +1,8 @@
 """The statistics of a comparison: paired differences, their intervals, and the four verdicts.
 
 The unit of replication is what was repeated: seeds for what is trained, documents or prompts for what is applied to one
-finished artefact. Evaluation windows inside a run are never taken for replicates; their spread is many times smaller
-than that between seeds, and an interval from them would be far too sure of itself.
+finished artefact. Evaluation windows inside a run are never replicates; their spread is many times smaller than
+that between seeds, and an interval from them would be far too narrow.
 
     d_i = arm_i - baseline_i,   t = mean(d) / (sd(d) / sqrt(n)),   df = n - 1                       (paired t test)
     equivalent at margin m:  mean(d_i - m|b_i|) < 0  and  mean(d_i + m|b_i|) > 0, each one-sided     (Schuirmann 1987)
@@ -14,15 +14,15 @@ at most `alpha` however many arms it has. Verdicts:
     better, worse  else, when the difference is not zero
     inconclusive   else; with the number of further replicates that would settle it at four chances in five
     none           fewer than three replicates
-    loses text     the arm (or the baseline) does not give its text back, so its numbers are not those of that text
+    loses text     the arm (or the baseline) does not reproduce its text, so its numbers are not about that text
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from llmanac.core.errors import SpecError
 from llmanac.lab._student import student_quantile, student_sf
@@ -41,10 +41,6 @@ class Metric:
     unit: str
     better: Literal["lower", "higher"]
     title: str = ""
-
-    @property
-    def label(self) -> str:
-        return self.title or self.name.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def two_sided_p(differences: Sequence[float]) -> float:
 
 def equivalence_p(differences: Sequence[float], margins: Sequence[float]) -> float:
     """p of the two one-sided tests: the larger of both. `margins` are absolute, one a pair."""
-    if not any(differences):  # the same outcome every time, even where the margin is a share of zero
+    if not any(differences):  # the same outcome every time, even where the margin is a fraction of zero
         return 0.0
     df = len(differences) - 1
     above = _statistic([d + m for d, m in zip(differences, margins, strict=True)])
@@ -191,103 +187,53 @@ def compare_arms(
     if not margin > 0:
         raise SpecError(f"margin: must be above 0, got {margin}; 0.005 is half a percent of the baseline")
     base = list(values[baseline])
-    others = [arm for arm in values if arm != baseline]
-    held = _held_against(baseline, others, refused or {})
     for arm, xs in values.items():
         if len(xs) != len(base):
             raise SpecError(f"{arm}: has {len(xs)} replicates and {baseline} has {len(base)}; pairs need the same")
         if not all(map(math.isfinite, xs)):
             raise SpecError(f"{arm}: a value is not finite; leave failed replicates out of every arm")
-    differences = {arm: [x - b for x, b in zip(values[arm], base, strict=True)] for arm in others}
-    margins = [margin * abs(b) for b in base]
-    ps: list[float] = []
-    equivalence: list[float] = []
+    differences = {a: [x - b for x, b in zip(xs, base, strict=True)] for a, xs in values.items() if a != baseline}
+    margins, why = [margin * abs(b) for b in base], dict(refused or {})
+    if baseline in why:
+        why = dict.fromkeys(differences, f"the baseline: {why[baseline]}")
+    judged = [arm for arm in differences if arm not in why]
+    tests: list[dict[str, float]] = [{}, {}]
     if len(base) >= MIN_REPLICATES:
-        ps = _adjusted([two_sided_p(differences[arm]) for arm in others], [arm in held for arm in others])
-        tests = [equivalence_p(differences[arm], margins) for arm in others]
-        equivalence = _adjusted(tests, [arm in held for arm in others])
-    sign = -1 if better == "lower" else 1
-    judged = max(1, len(others) - len(held))
-    found = [
-        _conclude(
-            arm,
-            list(values[arm]),
-            base,
-            differences[arm],
-            mean(margins),
-            sign,
-            ps[i] if ps else None,
-            equivalence[i] if equivalence else None,
-            alpha,
-            judged,
-        )
-        for i, arm in enumerate(others)
-    ]
-    return [_refused(c, held[c.arm]) if c.arm in held else c for c in found]
+        tests = [
+            {arm: two_sided_p(found) for arm, found in differences.items()},
+            {arm: equivalence_p(found, margins) for arm, found in differences.items()},
+        ]
+        for ps in tests:
+            ps.update(zip(judged, holm([ps[arm] for arm in judged]), strict=True))
+    family: dict[str, Any] = {"alpha": alpha, "arms": max(1, len(judged))}
+    sign, scale, n = -1 if better == "lower" else 1, abs(mean(base)), len(base)
+    out = []
+    for arm, found in differences.items():
+        p, p_equivalence = (ps.get(arm) for ps in tests)
+        centre, spread = mean(found), deviation(found) if n > 1 else None
+        low, high = interval(found) if n > 1 else (None, None)
+        relative = [value / scale if scale and value is not None else None for value in (centre, low, high)]
+        verdict: Verdict = "loses text" if arm in why else _verdict(p, p_equivalence, sign * centre, alpha)
+        detectable = further = None
+        if spread is not None and arm not in why:
+            detectable = detectable_difference(spread, n, **family)
+            if verdict == "inconclusive":
+                needed = replicates_needed(centre, spread, mean(margins), **family)
+                further = None if needed is None else max(1, needed - n)
+        out.append(
+            Comparison(
+                arm=arm, n=n, mean=mean(values[arm]), baseline_mean=mean(base), difference=centre, low=low, high=high,
+                relative=relative[0], relative_low=relative[1], relative_high=relative[2], sd=spread, p=p,
+                p_equivalence=p_equivalence, margin=mean(margins), detectable=detectable,
+                improved=sum(sign * d > 0 for d in found), verdict=verdict, further=further, refused=why.get(arm, ""),
+            )
+        )  # fmt: skip
+    return out
 
 
-def _held_against(baseline: str, others: Sequence[str], refused: Mapping[str, str]) -> dict[str, str]:
-    """Why each arm has no verdict, for those that have none."""
-    if baseline in refused:
-        return dict.fromkeys(others, f"the baseline: {refused[baseline]}")
-    return {arm: refused[arm] for arm in others if arm in refused}
-
-
-def _adjusted(ps: Sequence[float], left_out: Sequence[bool]) -> list[float]:
-    """Holm's adjustment over the tests that are not left out; those that are stay as they are."""
-    kept = iter(holm([p for p, out in zip(ps, left_out, strict=True) if not out]))
-    return [p if out else next(kept) for p, out in zip(ps, left_out, strict=True)]
-
-
-def _refused(found: Comparison, why: str) -> Comparison:
-    return replace(found, verdict="loses text", further=None, detectable=None, refused=why)
-
-
-def _conclude(
-    arm: str,
-    own: list[float],
-    base: list[float],
-    differences: list[float],
-    margin: float,
-    sign: int,
-    p: float | None,
-    p_equivalence: float | None,
-    alpha: float,
-    arms: int,
-) -> Comparison:
-    n, centre, scale = len(base), mean(differences), abs(mean(base))
-    spread = deviation(differences) if n > 1 else None
-    low, high = interval(differences) if n > 1 else (None, None)
-    verdict: Verdict = "none"
-    further = None
-    if p is not None and p_equivalence is not None and spread is not None:
-        verdict = _verdict(p, p_equivalence, sign * centre, alpha)
-        if verdict == "inconclusive":
-            needed = replicates_needed(centre, spread, margin, alpha=alpha, arms=arms)
-            further = None if needed is None else max(1, needed - n)
-    return Comparison(
-        arm=arm,
-        n=n,
-        mean=mean(own),
-        baseline_mean=mean(base),
-        difference=centre,
-        low=low,
-        high=high,
-        relative=centre / scale if scale else None,
-        relative_low=low / scale if scale and low is not None else None,
-        relative_high=high / scale if scale and high is not None else None,
-        sd=spread,
-        p=p,
-        p_equivalence=p_equivalence,
-        margin=margin,
-        detectable=None if spread is None else detectable_difference(spread, n, alpha=alpha, arms=arms),
-        improved=sum(sign * d > 0 for d in differences),
-        verdict=verdict,
-        further=further,
-    )
-
-
-def _verdict(p: float, p_equivalence: float, gain: float, alpha: float) -> Verdict:
+def _verdict(p: float | None, p_equivalence: float | None, gain: float, alpha: float) -> Verdict:
+    if p is None or p_equivalence is None:
+        return "none"
     if p_equivalence <= alpha:
         return "equivalent"
     if p <= alpha:

@@ -1,7 +1,7 @@
-"""A study: one base, one varying axis, trials of its arms, and what they say.
+"""A study: one base, one varying axis, trials of its arms, and the conclusions.
 
-Seeds go outside and arms inside, so that an interrupted study is still a balanced one, and every finished trial is kept
-by content: what was run once is never run again.
+The outer loop is over seeds, the inner one over arms, so that an interrupted study is balanced. Finished trials are
+cached by content: nothing runs twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one trial gave.
+    """The measurement of one trial.
 
     Attributes:
         values: by metric, one number a replicate: a single one for a trained model, one a prompt or document otherwise.
@@ -37,7 +37,7 @@ class Measurement:
         curve: points of a learning curve (`tokens`, `seconds`, and the primary metric under `value`).
         pairing: hashes that must agree between arms: `parameters` by name and shape, `rows` in order.
         failed: why there are no values, where there are none.
-        loses: what the arm loses of its text, where it loses any: it gets no verdict then.
+        loses: what the arm loses of its text, if anything; it then gets no verdict.
     """
 
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Trial(Protocol):
 
     Attributes:
         metrics: what is measured; the verdict is on the first.
-        costs: what is reported beside it, whatever is held equal.
+        costs: also reported, whatever is held equal.
         replicate: what a replicate is: "seed", "prompt" or "document".
     """
 
@@ -78,7 +78,7 @@ def attempt(trial: Trial, arm: Arm, seed: int, work: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that is settled before the first trial.
+    """Everything that is decided before the first trial.
 
     Attributes:
         about: hold, tune, plan, base, ...: copied into the result.
@@ -97,10 +97,7 @@ class Study:
     initial: Callable[[Arm, int], Mapping[str, Any]] | None = None
 
     def run(
-        self,
-        cache: Cache,
-        advance: Callable[[str, int, bool], None] | None = None,
-        deadline: Deadline | None = None,
+        self, cache: Cache, advance: Callable[[str, int, bool], None] | None = None, deadline: Deadline | None = None
     ) -> dict[str, Any]:
         """Try every arm under every seed and conclude; returns the study's result as plain data.
 
@@ -130,17 +127,13 @@ class Study:
                 if deadline and not cached:
                     left = labels[place + 1 :] + labels * (len(self.seeds) - number - 1)
                     deadline.ran(arm.label, taken, left)
-            self._pairing(measured)  # after every seed: a study whose arms do not start equal stops here
+            self._pairing(measured)  # after every seed: stop a study whose arms do not start equal
         result = dataclasses.replace(self, seeds=self.seeds[:done]).conclude(measured)
         return result | {
-            "asked_seeds": len(self.seeds),
-            "stopped": stopped,
-            "runs": runs,
-            "sources": dict(sorted(sources.items())),
-            "seconds": time.time() - started,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "asked_seeds": len(self.seeds), "stopped": stopped, "runs": runs, "sources": dict(sorted(sources.items())),
+            "seconds": time.time() - started, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "load": {"before": load, "after": system_load(), "cores": os.cpu_count()},
-        }
+        }  # fmt: skip
 
     def conclude(self, measured: Mapping[str, Mapping[int, Measurement]]) -> dict[str, Any]:
         """Values, costs, curves and verdicts from the measurements."""
@@ -148,51 +141,42 @@ class Study:
             arm: [f"seed {seed}: {m.failed}" for seed, m in by_seed.items() if m.failed]
             for arm, by_seed in measured.items()
         }
-        whole = [arm for arm in measured if not failed[arm]]
+        finished = [arm for arm in measured if not failed[arm]]
         values = {
-            metric.name: {arm: self._replicates(measured[arm], metric.name) for arm in whole}
+            metric.name: {arm: self._replicates(measured[arm], metric.name) for arm in finished}
             for metric in self.trial.metrics
         }
-        loses = {arm: why for arm in whole if (why := next((m.loses for m in measured[arm].values() if m.loses), ""))}
+        loses = {
+            arm: why for arm in finished if (why := next((m.loses for m in measured[arm].values() if m.loses), ""))
+        }
         comparisons = {
             metric.name: [dataclasses.asdict(c) for c in self._compare(values[metric.name], metric, loses)]
             for metric in self.trial.metrics
         }
         return {
-            "format_version": FORMAT_VERSION,
-            "name": self.name,
-            "kind": self.axis.name,
-            "path": self.axis.path,
-            "replicate": self.trial.replicate,
-            "baseline": self.baseline,
-            "seeds": list(self.seeds),
-            "margin": self.margin,
-            "alpha": self.alpha,
+            "format_version": FORMAT_VERSION, "name": self.name, "kind": self.axis.name, "path": self.axis.path,
+            "replicate": self.trial.replicate, "baseline": self.baseline, "seeds": list(self.seeds),
+            "margin": self.margin, "alpha": self.alpha,
             "arms": [{"label": a.label, "diff": _pairs(a.diff), "held": _pairs(a.held)} for a in self.arms],
             "metrics": [dataclasses.asdict(m) for m in self.trial.metrics],
             "cost_units": [dataclasses.asdict(m) for m in self.trial.costs],
             "values": values,
             "comparisons": comparisons,
-            "costs": {arm: self._costs(measured[arm]) for arm in whole},
+            "costs": {arm: self._costs(measured[arm]) for arm in finished},
             "curves": {arm: {str(s): m.curve for s, m in by.items() if m.curve} for arm, by in measured.items()},
             "pairing": self._pairing(measured),
             "failed": {arm: messages for arm, messages in failed.items() if messages},
             **self.about,
-        }
+        }  # fmt: skip
 
     def _pairing(self, measured: Mapping[str, Mapping[int, Measurement]]) -> dict[str, Any]:
         hashes = {
             seed: {arm: by[seed].pairing for arm, by in measured.items() if seed in by and by[seed].pairing}
             for seed in self.seeds
         }
-        by_label = {arm.label: arm for arm in self.arms}
-        start = self.initial
-        return pairing_record(
-            hashes,
-            same_start=self.axis.same_start,
-            same_rows=self.axis.same_rows,
-            initial=None if start is None else lambda label, seed: start(by_label[label], seed),
-        )
+        by_label, start = {arm.label: arm for arm in self.arms}, self.initial
+        initial = None if start is None else lambda label, seed: start(by_label[label], seed)
+        return pairing_record(hashes, same_start=self.axis.same_start, same_rows=self.axis.same_rows, initial=initial)
 
     def _replicates(self, by_seed: Mapping[int, Measurement], metric: str) -> list[float]:
         """One number a replicate: by seed for what is trained; else the mean over seeds, by prompt or document."""

@@ -88,11 +88,7 @@ def tune(
         chosen[arm.label] = min(done, key=lambda f: sign * done[f]) if done else 1.0
     edges = [label for label, factor in chosen.items() if factor in (factors[0], factors[-1])]
     record = {
-        "field": "lr",
-        "factors": list(factors),
-        "seed": TUNING_SEED,
-        "values": values,
-        "chosen": chosen,
+        "field": "lr", "factors": list(factors), "seed": TUNING_SEED, "values": values, "chosen": chosen,
         "at_the_edge": edges,
-    }
+    }  # fmt: skip
     return [scaled(arm, chosen[arm.label]) for arm in arms], record

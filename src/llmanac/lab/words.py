@@ -1,4 +1,4 @@
-"""What a study says in words: numbers with their units, verdicts, the one-line summary, what a reader is warned of."""
+"""The text of a study: numbers with units, verdicts, the one-line summary, warnings."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{text} {unit}".strip()
 
 
-def percent(share: float | None, digits: int = 2) -> str:
+def percent(fraction: float | None, digits: int = 2) -> str:
     """A signed relative difference."""
-    return "-" if share is None else f"{100 * share:+.{digits}f}%"
+    return "-" if fraction is None else f"{100 * fraction:+.{digits}f}%"
 
 
 def p_value(p: float | None) -> str:
@@ -80,9 +80,14 @@ def difference(comparison: Mapping[str, Any]) -> str:
 
 
 def title(result: Result) -> str:
-    """What the page is called."""
+    """The title of the page."""
     labels = ", ".join(arm["label"] for arm in result["arms"])
     return f"{result['kind']}: {labels}"
+
+
+def label(metric: Mapping[str, Any]) -> str:
+    """The name of a metric or a cost for a reader."""
+    return str(metric["title"] or metric["name"].replace("_", " "))
 
 
 def primary(result: Result) -> Mapping[str, Any]:
@@ -112,9 +117,8 @@ def held_words(result: Result) -> str:
 
 def sentences(result: Result) -> list[str]:
     """One sentence an arm, on the first metric."""
-    metric = primary(result)
-    name = metric["title"] or metric["name"]
-    out = []
+    metric, out = primary(result), []
+    name = label(metric)
     for c in result["comparisons"].get(metric["name"], []):
         what = f"{c['arm']} against {result['baseline']}: {verdict(c, result['replicate'])}"
         out.append(f"{what}, {name} {difference(c)} (95% interval {interval(c)}).")
@@ -124,15 +128,15 @@ def sentences(result: Result) -> list[str]:
 
 
 def worse_than_uniform(result: Result) -> str:
-    """A sentence on the arms that need more bits than a model that knows nothing, or infinitely many; else nothing."""
+    """A sentence on the arms that need more bits than a uniform model, or infinitely many; else empty."""
     values = result["values"].get("bits_per_byte", {})
     worse = [arm for arm, found in values.items() if found and not sum(found) / len(found) <= UNIFORM]
     if not worse:
         return ""
     return (
-        f"{', '.join(worse)}: more than {UNIFORM} bits per byte, which taking all bytes for equally likely needs; a "
-        "model without smoothing (mle, as the bigram) gives next to nothing to what it never saw, and such tokens "
-        "decide the mean"
+        f"{', '.join(worse)}: more than the {UNIFORM} bits per byte of a uniform distribution; a "
+        "model without smoothing (mle, as the bigram) gives almost no probability to unseen tokens, and these dominate "
+        "the mean"
     )
 
 
@@ -143,8 +147,8 @@ def warnings(result: Result) -> list[str]:
         out.append(f"{result['stopped']}.")
     if result["kind"] == "recipe":
         out.append(
-            "Whole-recipe comparison: many things differ between the arms, on purpose. It says which recipe is better "
-            "here, never which part of it is the reason."
+            "Whole-recipe comparison: many things differ between the arms, on purpose. It shows which recipe is better "
+            "here, not which part of it is the reason."
         )
     if result.get("hold") and not result.get("tune"):
         out.append("Untuned: every arm ran with its recipe's own learning rate; --tune lr=3 gives each the same sweep.")
@@ -154,7 +158,7 @@ def warnings(result: Result) -> list[str]:
     load, cores = result.get("load", {}).get("after"), result.get("load", {}).get("cores") or 0
     if load and load > cores + 0.5:
         out.append(
-            f"The machine was busy (load {load} on {cores} cores): times on this page are not to be trusted"
+            f"The machine was busy (load {load} on {cores} cores): times on this page are unreliable"
             + (", and equal time was the condition." if result.get("hold") == "time" else ".")
         )
     out += _unequal(result)
@@ -164,7 +168,7 @@ def warnings(result: Result) -> list[str]:
 
 
 def _unequal(result: Result) -> list[str]:
-    """Where what should have been held equal did not come out equal, and what was not held."""
+    """Quantities that should be equal and are not."""
     costs, baseline = result["costs"], result["baseline"]
     if baseline not in costs or not result.get("hold"):
         return []
@@ -182,7 +186,6 @@ def _unequal(result: Result) -> list[str]:
 def summary(result: Result) -> str:
     """The study in one line."""
     metric = primary(result)
-    name = metric["title"] or metric["name"]
     values = result["values"].get(metric["name"], {})
     parts = [f"{arm} {sum(v) / len(v):.4g}" for arm, v in values.items()]
     count = len(next(iter(values.values()), []))
@@ -190,6 +193,6 @@ def summary(result: Result) -> str:
         f"{c['arm']} {verdict(c, result['replicate'])} ({difference(c)})"
         for c in result["comparisons"].get(metric["name"], [])
     )
-    return f"{result['kind']} ({held_words(result)}, {plural(count, result['replicate'])}): {name} " + (
+    return f"{result['kind']} ({held_words(result)}, {plural(count, result['replicate'])}): {label(metric)} " + (
         f"{', '.join(parts)}. Against {result['baseline']}: {said}."
     )

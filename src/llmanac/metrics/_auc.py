@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError
-
-Z = 1.959963984540054  # the 97.5% point of the normal distribution
+from llmanac.metrics._intervals import Z
 
 
 def _midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties sharing their mean."""
+    """Ranks from 1, ties get their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return ((last - (counts - 1) / 2)[inverse]).astype(np.float64)
@@ -29,7 +28,7 @@ def area(positive: Any, negative: Any) -> float:
     """The AUC alone, for scores (P,) and (N,), one of each at least.
 
     Raises:
-        DataError: no item on either side, or a score that is no number.
+        DataError: no item on either side, or a score that is NaN.
     """
     x, y = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
     if not len(x) or not len(y) or np.isnan(x).any() or np.isnan(y).any():
@@ -42,7 +41,7 @@ def auc(positive: Any, negative: Any) -> tuple[float, float, float]:
     """`(AUC, low, high)` with the 95% interval, for scores (P,) and (N,).
 
     Raises:
-        DataError: fewer than two items on either side, or a score that is no number.
+        DataError: fewer than two items on either side, or a score that is NaN.
     """
     x, y = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
     if len(x) < 2 or len(y) < 2 or np.isnan(x).any() or np.isnan(y).any():
@@ -53,13 +52,3 @@ def auc(positive: Any, negative: Any) -> tuple[float, float, float]:
     of_negative = 1 - (both[len(x) :] - _midranks(y)) / len(x)
     half = Z * math.sqrt(of_positive.var(ddof=1) / len(x) + of_negative.var(ddof=1) / len(y))
     return found, float(max(0.0, found - half)), float(min(1.0, found + half))
-
-
-def share(hits: int, total: int) -> tuple[float, float, float]:
-    """`(share, low, high)` with Wilson's 95% interval (1927), for `hits` of `total` > 0."""
-    if not 0 <= hits <= total or not total:
-        raise DataError(f"share: {hits} of {total} is no share")
-    p, z2 = hits / total, Z * Z
-    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total * total))
-    return p, max(0.0, centre - half), min(1.0, centre + half)

@@ -2,11 +2,11 @@
 
     log P(x) = sum over t of ln p(x_t | x_1 .. x_(t-1))          nats, at most 0; higher is better
 
-A longer text is less probable whatever it says, so choices of different length are compared by the sum divided by a
+A longer text is less probable in any case, so choices of different length are compared by the sum divided by a
 length: tokens, characters, bytes or words. Against how common a choice is by itself, the log-likelihood that it has
-without its context is taken off (pointwise mutual information; Holtzman et al. 2021).
+without its context is subtracted (pointwise mutual information; Holtzman et al. 2021).
 
-Shapes: `logprobs` (T,) gives a number; a list of such arrays, ragged, gives (N,).
+Shapes: `logprobs` (T,) -> a number; a ragged list of N such arrays -> (N,).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._texts import UNITS, sizes
 
@@ -32,13 +32,9 @@ Per = Literal["text", "token", "character", "byte", "word"]
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(MetricSpec):
-    """per: what the sum is divided by: the text as a whole (nothing), its tokens, characters, UTF-8 bytes or words."""
+    """per: the unit that the sum is divided by: nothing ("text"), its tokens, characters, UTF-8 bytes or words."""
 
     per: Per = "text"
-
-    def __post_init__(self) -> None:
-        if self.per not in ("text", "token", *UNITS):
-            raise SpecError(f"per: {self.per!r} is not one of text, token, {', '.join(UNITS)}")
 
     def build(self, **dims: Any) -> Callable[..., np.ndarray]:
         def metric(logprobs: Sequence[np.ndarray], texts: Sequence[str] | None = None) -> np.ndarray:
@@ -48,7 +44,7 @@ class Spec(MetricSpec):
 
 
 def log_likelihood(logprobs: Any) -> float:
-    """The sum of token log-probabilities (T,), in nats and in float64 whatever came in; 0 for no token.
+    """The sum of token log-probabilities (T,), in nats, in float64; 0 for no token.
 
     Raises:
         DataError: a number above 0 (beyond rounding), or none at all (NaN): not the logarithm of a probability.
@@ -67,9 +63,9 @@ def log_likelihoods(
 
     Args:
         logprobs: for each text its token log-probabilities (T_i,), ragged.
-        per: what each sum is divided by. A text without a single unit keeps its sum (which is then 0).
+        per: the unit that each sum is divided by. A text without a single unit keeps its sum (which is then 0).
         texts: the texts; needed for characters, bytes and words.
-        without: (N,) log-likelihoods without the context, to take off before the division.
+        without: (N,) log-likelihoods without the context, to subtract before the division.
 
     Raises:
         DataError: an unknown `per`, or texts that are missing or of another number.
@@ -92,7 +88,7 @@ def log_likelihoods(
 
 
 def token_logprobs(logits: Any, ids: Any) -> np.ndarray:
-    """ln p of given tokens: `logits` (..., V) at the places before them and `ids` (...) -> (...), in float64.
+    """ln p of given tokens: `logits` (..., V) at the positions before them and `ids` (...) -> (...), in float64.
 
     The log-softmax is computed as z - max - ln(sum of exp(z - max)), so no logit is too large for it.
     """

@@ -1,10 +1,10 @@
-"""Perplexity: among how many equally probable continuations a model hesitates, a token, a word or a byte at a time.
+"""Perplexity: the number of equally probable continuations with the same entropy, per token, word or byte.
 
     H   = - (1 / N) sum over t of log2 p(x_t | x_1 .. x_(t-1))        bits a unit, N units
     PPL = 2^H                                                          lower is better; V for a uniform guess of V
 
-N counts tokens, words or UTF-8 bytes of the whole corpus: the sums are divided once, at the end, so a long text weighs
-more than a short one. Per token, two models can be compared only where they share a tokenizer; per byte (or as bits per
+N counts tokens, words or UTF-8 bytes of the corpus: the sums are divided once, at the end, so a long text weighs
+more than a short one. Per token, two models can be compared only with the same tokenizer; per byte (or as bits per
 byte, which is H itself with N in bytes) any two can. Jelinek et al. 1977.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._texts import sizes
 
@@ -43,22 +43,13 @@ class Spec(MetricSpec):
     unit: Unit = "token"
     form: Form = "perplexity"
 
-    def __post_init__(self) -> None:
-        if self.unit not in ("token", "word", "byte"):
-            raise SpecError(f"unit: {self.unit!r} is not one of token, word, byte")
-        if self.form not in ("perplexity", "bits"):
-            raise SpecError(f"form: {self.form!r} is not one of perplexity, bits")
-
     def build(self, **dims: Any) -> Callable[..., float]:
         def metric(log_likelihoods: Any, *, tokens: Any = None, texts: Sequence[str] | None = None) -> float:
             """Of a corpus: (N,) log-likelihoods in nats with each text's tokens, or with the texts."""
-            if self.unit == "token":
-                units = tokens
-            else:
-                units = None if texts is None else sizes(texts, self.unit)
-            if units is None:
-                raise DataError(f"perplexity: needs {'tokens' if self.unit == 'token' else 'texts'} to divide by")
-            bits = bits_per_unit(log_likelihoods, units)
+            given, name = (tokens, "tokens") if self.unit == "token" else (texts, "texts")
+            if given is None:
+                raise DataError(f"perplexity: needs {name} to divide by")
+            bits = bits_per_unit(log_likelihoods, tokens if self.unit == "token" else sizes(given, self.unit))
             return bits if self.form == "bits" else power(bits)
 
         return metric

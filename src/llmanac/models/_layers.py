@@ -1,7 +1,7 @@
 """The parameterised pieces that every part shares: a linear map and an embedding that know how they are initialised.
 
 Weights are kept in their own dtype (float32 while training); a layer computes in the dtype of its input and casts its
-weights to it. So the one cast at the embedding sets the precision of the whole model, without autocast.
+weights to it. So the one cast at the embedding sets the precision of the model, without autocast.
 """
 
 from __future__ import annotations

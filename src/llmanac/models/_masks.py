@@ -76,9 +76,9 @@ class AttentionMask:
     @property
     def allowed(self) -> Tensor | None:
         """(B or 1, 1, T, S) bool, or None where `causal`, or that every key is seen, says it all."""
-        return self.mask() if self._masks else None
+        return self.boolean() if self._masks else None
 
-    def mask(self) -> Tensor:
+    def boolean(self) -> Tensor:
         """(B or 1, 1, T, S) bool, always."""
         if self._allowed is None:
             assert self.rule is not None
@@ -90,7 +90,7 @@ class AttentionMask:
         if dtype not in self._additive:
             self._additive[dtype] = None
             if self._masks or self.causal:
-                mask = self.mask()
+                mask = self.boolean()
                 zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
                 self._additive[dtype] = zeros.masked_fill_(~mask, float("-inf"))
         return self._additive[dtype]

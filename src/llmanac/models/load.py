@@ -1,12 +1,11 @@
 """Models from disk or from the hub, our own or of a family (Llama, GPT-2), without a pickle.
 
-A config is a claim. The model is built without memory first (on the meta device), then every parameter's name and shape
-is compared with what the files' headers say, and only what fits is read.
+A config is untrusted. The model is first built without memory (on the meta device); every parameter's name and shape
+is compared with the files' headers, and tensors are read only if all of them fit.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,10 @@ from llmanac.models._weights import Weights, check_finite, some, to
 from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Config, Source, family
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
+from llmanac.models.locate import model_folder
 from llmanac.models.save import export_model
 
 __all__ = ["export_model", "load_model"]
-
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Claim:
 
     Attributes:
         path: the file that says so; fields: its names of our sizes; sizes: its whole numbers by name.
-        source: where one of our parameters stands in the files.
+        source: the location of one of our parameters in the files.
     """
 
     path: Path
@@ -61,7 +59,7 @@ def load_model(
         CheckpointError: a file that is missing or damaged, a family that is not known, a config that asks for what is
             not supported, or weights that are missing, unused or of another shape; the message names which.
     """
-    folder = locate(path)
+    folder = model_folder(path)
     where = device if isinstance(device, torch.device) else resolve_device(device)
     target = resolve_dtype(dtype, where)
     data = read_table(folder / CONFIG)
@@ -75,30 +73,6 @@ def load_model(
     model.generation = read_generation(folder, data)
     _fill(model, claim, weights, target, where)
     return model.eval()
-
-
-def locate(path: str | Path) -> Path:
-    """The folder of a checkpoint: the path itself, or the hub model of that name, downloaded.
-
-    Raises:
-        CheckpointError: no such folder and no such model on the hub.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        run = folder / "run.json"
-        return folder / "model" if run.is_file() and (folder / "model").is_dir() else folder
-    name = str(path)
-    if folder.exists():
-        raise CheckpointError(f"{path}: is a file; give the folder that holds config.json and model.safetensors")
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or (os.sep != "/" and os.sep in name):
-        raise CheckpointError(f"{path}: no such folder")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: no such folder, and the hub did not give it ({reason})") from error
 
 
 def _own(folder: Path) -> tuple[Claim, Weights]:

@@ -1,14 +1,14 @@
 """Models to disk in Hugging Face's layout: config.json, model.safetensors, generation_config.json, llmanac.json.
 
 A model in a family's shape is written as that family, so that transformers loads it; any other is written as
-`model_type: llmanac`. Each file takes its name only once it is whole, the config last.
+`model_type: llmanac`. Each file is renamed into place once it is complete, the config last.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,8 +21,12 @@ from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.spec import dump
 from llmanac.models._folder import FORMAT_VERSION
 from llmanac.models._weights import INDEX, WEIGHTS
-from llmanac.models.families import FAMILIES, Misfit, family
-from llmanac.models.lm.transformer import Transformer
+from llmanac.models.families import FAMILIES, Misfit
+from llmanac.models.families import family as find_family
+
+if TYPE_CHECKING:
+    from llmanac.models.lm._base import TrainedModel
+    from llmanac.models.lm.transformer import Transformer
 
 SHARD_BYTES = 5_000_000_000
 STAGED = f"{files.TEMPORARY}weights"
@@ -40,7 +44,7 @@ def save_pretrained(model: Transformer, folder: str | Path, *, shard_bytes: int 
         except Misfit:
             continue
     config = {"architectures": ["Transformer"], "model_type": "llmanac", "vocab_size": model.vocab_size}
-    return _write(model, Path(folder), config, canonical_state(model), shard_bytes)
+    return write_model(model, Path(folder), config, canonical_state(model), shard_bytes)
 
 
 def export_model(
@@ -52,7 +56,7 @@ def export_model(
         Misfit: (a CheckpointError) the family cannot hold this model; the message says what it has no form for.
         CheckpointError: a family that is not known.
     """
-    chosen = _family(family)
+    chosen = find_family(family, "family")
     try:
         config = chosen.to_config(model.spec, model.vocab_size)
     except Misfit as error:
@@ -65,14 +69,10 @@ def export_model(
     for name, parts in groups.items():
         ordered = [parts[i] for i in sorted(parts)]
         theirs[name] = torch.cat(ordered, dim=-1) if len(ordered) > 1 else ordered[0]
-    return _write(model, Path(folder), config, theirs, shard_bytes)
+    return write_model(model, Path(folder), config, theirs, shard_bytes)
 
 
-def _family(name: str) -> Any:
-    return family(name, "family")
-
-
-def canonical_state(model: Transformer) -> dict[str, Tensor]:
+def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
     """The parameters under their own names, a tied head's matrix only once."""
     state = {name: p.detach() for name, p in model.named_parameters()}
     for name, tensor in state.items():
@@ -81,9 +81,14 @@ def canonical_state(model: Transformer) -> dict[str, Tensor]:
     return state
 
 
-def _write(
-    model: Transformer, folder: Path, config: dict[str, Any], state: dict[str, Tensor], shard_bytes: int
+def write_model(
+    model: TrainedModel,
+    folder: Path,
+    config: dict[str, Any],
+    state: dict[str, Tensor],
+    shard_bytes: int = SHARD_BYTES,
 ) -> Path:
+    """Write the files of a model's folder; `config` becomes config.json. Raises LlmanacError where the disk refuses."""
     tokens = {k: v for k, v in model.generation.items() if k in ("bos_token_id", "eos_token_id", "pad_token_id")}
     dtype = next(iter(state.values())).dtype
     config = {**config, **tokens, "dtype": DTYPE_NAMES[dtype], "torch_dtype": DTYPE_NAMES[dtype]}

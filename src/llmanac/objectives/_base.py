@@ -96,7 +96,7 @@ class NextToken(BaseObjective):
 def collate_packed(rows: Sequence[Row]) -> Batch:
     """Packed rows of one length n -> a batch of T = n - 1 inputs and their targets.
 
-    No target crosses from one document to the next. When every row is one whole document's part, `segments` and
+    No target crosses from one document to the next. When every row is part of one document, `segments` and
     `positions` are left out, which lets attention take its fastest form.
     """
     ids = torch.from_numpy(np.stack([row.ids for row in rows]))
@@ -120,12 +120,5 @@ def collate_ragged(rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Batc
     lengths = [len(ids) - 1 for ids, _ in rows]
     if min(lengths) < 1:
         raise DataError(f"row {int(np.argmin(lengths))}: has {min(lengths) + 1} tokens; a loss needs at least two")
-    shape = (len(rows), max(lengths))
-    inputs, targets = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORE, dtype=torch.long)
-    for i, (ids, loss) in enumerate(rows):
-        tokens = torch.from_numpy(np.asarray(ids, np.int64))
-        inputs[i, : lengths[i]], targets[i, : lengths[i]] = tokens[:-1], tokens[1:]
-        if loss is not None:
-            targets[i, : lengths[i]].masked_fill_(~torch.from_numpy(np.asarray(loss, np.bool_))[1:], IGNORE)
-    even = min(lengths) == max(lengths)
-    return Batch(ids=inputs, targets=targets, lengths=None if even else torch.tensor(lengths))
+    targets = [ids[1:] if loss is None else np.where(loss[1:], ids[1:], IGNORE) for ids, loss in rows]
+    return Batch.padded([ids[:-1] for ids, _ in rows], targets)

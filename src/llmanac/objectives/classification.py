@@ -4,7 +4,7 @@
 
 l is a method of the kind `loss`: cross-entropy over C classes (K = C), or binary cross-entropy (K = 1 for two classes,
 else one against the rest). The penalty is that of the mean loss, l2 / 2 |w|^2, times the B rows of the batch, so that
-the trainer's division gives it back whole; it covers what the model lists as `penalised` (by default its matrices, not
+the trainer's division leaves it unchanged; it covers what the model lists as `penalised` (by default its matrices, not
 its biases). With l2 = 1 / (c N) over N rows, a linear model has scikit-learn's LogisticRegression(C=c) as its optimum.
 
 Rows are `data.examples.Examples`. As a `bag` they go to the model as `Bags`, ids (N,) one list after the other

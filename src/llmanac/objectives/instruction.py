@@ -12,8 +12,8 @@ Rows are those of TRL, and so are the masks:
     {"messages": messages}                          on = "completion": the last message; on = "assistant": every
                                                     assistant turn with its end mark (alias `chat`)
 
-The prompt ends where the tokens of the prompt alone and of the whole row part: a merge across the boundary belongs to
-the answer.
+The prompt ends where the tokens of the prompt alone and of the complete row first differ: a merge across the boundary
+belongs to the answer.
 
 Papers: Wei et al. 2022 (https://arxiv.org/abs/2109.01652); Ouyang et al. 2022 (https://arxiv.org/abs/2203.02155),
 section 3; for chat, Touvron et al. 2023 (https://arxiv.org/abs/2307.09288), section 3.1.

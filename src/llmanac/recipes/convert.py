@@ -7,8 +7,8 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.files import atomic_folder
-from llmanac.generate.load import locate
 from llmanac.models.load import export_model, load_model
+from llmanac.models.locate import locate
 from llmanac.tokenizers.load import load_tokenizer
 
 

@@ -1,4 +1,4 @@
-"""What a run measures of its language model: bits per byte beside every baseline, and a few continuations."""
+"""What a run measures of its language model: bits per byte next to every baseline, and a few continuations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.progress import progress
 from llmanac.evaluate.baselines import baselines
-from llmanac.evaluate.bits_per_byte import TextScore, score_texts
+from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.generate.engine import Engine
 from llmanac.train.metrics import read_metrics
 
@@ -57,14 +57,10 @@ def language(run: Any, held_out: list[str]) -> dict[str, Any]:
     return {
         "bits_per_byte": {"this model": base.bits_per_byte, **scores},
         "base_kept": kept,
-        "held_out_scored": _scored(base, len(held_out)),
+        "held_out_scored": {"documents": len(held_out), "bytes": base.bytes, "tokens": base.tokens},
         "bytes_per_token": base.bytes_per_token,
         "completions": _continuations(run, held_out),
     }
-
-
-def _scored(score: TextScore, documents: int) -> dict[str, int]:
-    return {"documents": documents, "bytes": score.bytes, "tokens": score.tokens}
 
 
 def _continuations(run: Any, held_out: list[str]) -> list[dict[str, str]]:

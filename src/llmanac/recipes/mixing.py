@@ -1,8 +1,8 @@
 """How a mixture of domains changes what a small model learns: training on one, and DoReMi's weights.
 
-`doremi` trains a reference model on the domains as they are, then a proxy whose weights on its domains' losses go where
-its loss is still above the reference's (`data/mixtures/doremi.py` has the formula). Both go through the one training
-loop: the proxy is an objective like any other, and a run that was stopped goes on with its weights.
+`doremi` trains a reference model on the domains as they are, then a proxy whose weights on its domains' losses grow
+where its loss is still above the reference's (`data/mixtures/doremi.py` has the formula). Both use the one training
+loop: the proxy is an objective like any other, and a resumed run keeps its weights.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from torch import Tensor, nn
 from llmanac.core import files
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.outputs import check_pages
-from llmanac.core.spec import make, make_method
+from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch
 from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
 from llmanac.data.mixtures.doremi import reweighted
-from llmanac.data.pack import PackedStream
+from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.pipeline.records import read_output
 from llmanac.data.pipeline.report import load_manifest
-from llmanac.data.proportional import Proportional
 from llmanac.data.split import split
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
@@ -39,7 +38,7 @@ from llmanac.train.loop import train
 
 @dataclass(frozen=True)
 class Setting:
-    """How large the models are, and how long they learn."""
+    """The size of the models, and how long they train."""
 
     dim: int = 64
     layers: int = 2
@@ -58,15 +57,12 @@ class Setting:
         return make_method("lm", {**spec, "blocks": [block]}).build(vocab_size=vocab_size)
 
     def training(self) -> TrainSpec:
-        """How it is trained; everything is settled, so that no run is planned differently from another."""
-        values = {
-            "steps": self.steps, "batch_tokens": self.batch_tokens, "length": self.length, "dtype": "float32",
-            "micro_batch": self.batch_tokens // self.length, "attention": "sdpa", "compile": "never", "keep": 1,
-            "optimizer": {"name": "adamw", "lr": self.learning_rate},
-        }  # fmt: skip
-        made = make(TrainSpec, values)
-        assert isinstance(made, TrainSpec)
-        return made
+        """How it is trained; nothing is left to be planned, so that all runs are alike."""
+        return TrainSpec(
+            steps=self.steps, batch_tokens=self.batch_tokens, length=self.length, dtype="float32", compile="never",
+            micro_batch=self.batch_tokens // self.length, attention="sdpa", keep=1,
+            optimizer=make_method("optimizer", {"name": "adamw", "lr": self.learning_rate}),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,11 +129,11 @@ def read_domains(folder: Path) -> dict[str, list[Document]]:
 def train_on(
     domains: Domains, weights: Mapping[str, float], setting: Setting, folder: Path, *, seed: int, label: str = "train"
 ) -> nn.Module:
-    """A model trained on rows of the domains in exact proportion to `weights`; a stopped run goes on."""
+    """A model trained on rows of the domains in exact proportion to `weights`; a stopped run is resumed."""
     model: nn.Module = setting.model(domains.tokenizer.vocab_size)
     model.initialise(seed)  # type: ignore[operator]
     streams = {name: stream for name, stream in domains.streams(setting, seed).items() if name in weights}
-    source = Proportional(streams, weights, rows=setting.batch_tokens // setting.length)
+    source = Mixture(streams, weights, rows=setting.batch_tokens // setting.length, draws="exact")
     train(model, source, NextToken(), setting.training(), folder, seed=seed, label=label, report=lambda text: None)
     return model
 
@@ -170,11 +166,11 @@ class GroupRobust(NextToken):
 
     Args:
         names: the domains, in the order of their places.
-        reference: the model whose loss is what a domain should come down to.
+        reference: the model whose loss is what a domain should reach.
         rate, smoothing: eta and c of the formula.
     """
 
-    couples_batch = True  # a domain's mean is over the whole step
+    couples_batch = True  # a domain's mean is over all rows of the step
 
     def __init__(
         self, names: Sequence[str], reference: nn.Module, *, rate: float = 1.0, smoothing: float = 1e-3
@@ -233,7 +229,7 @@ def doremi(domains: Domains, setting: Setting, folder: Path, *, seed: int = 0) -
     names = sorted(domains.data)
     streams = domains.streams(setting, seed)
     tagged = {name: _Tagged(streams[name], place) for place, name in enumerate(names)}
-    source = Proportional(tagged, dict.fromkeys(names, 1), rows=setting.batch_tokens // setting.length)
+    source = Mixture(tagged, dict.fromkeys(names, 1), rows=setting.batch_tokens // setting.length, draws="exact")
     proxy = setting.model(domains.tokenizer.vocab_size)
     proxy.initialise(seed)
     objective = GroupRobust(names, reference)
@@ -247,7 +243,7 @@ def learn_weights(folder: Path, out: Path | None, *, steps: int, seed: int) -> t
 
     Args:
         folder: a finished build.
-        out: where the two models and `weights.json` go; beside the build by default.
+        out: where the two models and `weights.json` go; next to the build by default.
 
     Raises:
         SpecError: `out` is the folder of a build. DataError: the build is no mixture of domains.

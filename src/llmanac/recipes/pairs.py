@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmanac.core import registry
 from llmanac.core.errors import DataError
 from llmanac.core.types import IGNORE
+from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
 from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
+from llmanac.recipes.application import Pairs, find_application
 from llmanac.recipes.spec import RecipeSpec
 from llmanac.recipes.timetable import questions_asked
 from llmanac.train import TrainSpec
@@ -23,13 +26,10 @@ COLUMNS = ("messages", "prompt", "completion")
 HELD_OUT = 0.05
 
 
-def load_pairs(run: Any) -> Any:
-    """What `finetune.pairs` names: the documentation's own questions, or a file."""
-    if run.spec.finetune.pairs == "docstrings":
-        from llmanac.recipes.documentation import Documentation
-
-        return Documentation(run)
-    return FilePairs(run)
+def load_pairs(run: Any) -> Pairs:
+    """The material that `finetune.pairs` names: an application's, or a file."""
+    application = find_application(run.spec.finetune.pairs)
+    return FilePairs(run) if application is None else application.pairs(run)
 
 
 def write_examples(run: Any, name: str, examples: Iterable[Any]) -> None:
@@ -40,6 +40,18 @@ def write_examples(run: Any, name: str, examples: Iterable[Any]) -> None:
         TokenDataset.write_examples(
             place, examples, vocab_size=tokenizer.vocab_size, fingerprint=tokenizer.fingerprint()
         )
+
+
+def pairs_stream(run: Any, *, length: int, rows: int, name: str) -> PackedStream:
+    """The rows that `write_examples` wrote to `data/pairs`; no row is cut."""
+    data = TokenDataset(run.folder / "data" / "pairs")
+    return PackedStream(data, length=length, rows=rows, seed=run.spec.seed, packing="whole", name=name)
+
+
+def mixture(run: Any, parts: Mapping[str, Any], fraction: float, *, rows: int) -> Mixture:
+    """Two streams by name; `fraction` of the rows are of the second."""
+    weights = dict(zip(parts, (1 - fraction, fraction), strict=True))
+    return Mixture(dict(parts), weights, rows=rows, seed=run.spec.seed)
 
 
 def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:
@@ -64,20 +76,8 @@ def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:
     )
 
 
-def special_tokens(pairs_name: str) -> tuple[str, ...]:
-    """The special tokens that the rows of what `finetune.pairs` names are written with."""
-    if pairs_name == "docstrings":
-        from llmanac.recipes.quickstart_prompt import SPECIAL
-
-        return SPECIAL
-    return ()
-
-
-class FilePairs:
+class FilePairs(Pairs):
     """Pairs from a file; every twentieth, chosen by a hash of its text, is held out and scored at the end.
-
-    Attributes:
-        chats: whether rows are written with the chat template (messages), so that the model learns it.
 
     Raises:
         DataError: no file, no usable columns (the message names those there are), or too few rows.
@@ -86,7 +86,8 @@ class FilePairs:
     def __init__(self, run: Any) -> None:
         path = Path(run.spec.finetune.pairs)
         if not path.exists():
-            raise DataError(f'finetune.pairs: {path}: no such file; give a .jsonl or .parquet file, or "docstrings"')
+            apps = ", ".join(registry.applications())
+            raise DataError(f"finetune.pairs: {path}: no such file; give a .jsonl or .parquet file, or one of {apps}")
         self.run, self.length = run, run.spec.train.length
         self.objective = run.spec.finetune.objective.build(tokenizer=run.tokenizer)
         problems = Problems("fatal")
@@ -108,10 +109,6 @@ class FilePairs:
     def write(self) -> None:
         """Encode the training rows with their loss masks."""
         write_examples(self.run, "pairs", self.objective.examples(self.train, length=self.length))
-
-    def mixed_in(self, stream: Any) -> Any:
-        """Pretraining reads only text."""
-        return stream
 
     def measure(self, run: Any) -> dict[str, Any]:
         """Nats a token on held-out answers, before and after fine-tuning."""

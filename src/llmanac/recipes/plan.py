@@ -2,7 +2,7 @@
 
 With C FLOPs to spend, N parameters read D = C / 6N tokens. Runs of minutes on a few megabytes of text are best at
 about `TOKENS_PER_PARAMETER` tokens a parameter, far below the 20 of compute-optimal training on fresh text, since
-the same text is read several times (docs/log.md has the runs this was read off). So N = sqrt(C / 6r).
+the same text is read several times (docs/log.md has the runs that show this). So N = sqrt(C / 6r).
 """
 
 from __future__ import annotations
@@ -19,43 +19,22 @@ from llmanac.core.device import measure_gemm, resolve_dtype
 from llmanac.core.types import Batch
 
 TOKENS_PER_PARAMETER = 2.5
-USED = 0.27  # share of the measured matrix-product rate that an uncompiled training step of this size reaches
+USED = 0.27  # fraction of the measured matrix-product rate that an uncompiled training step of this size reaches
 TURNS = 6  # steps that each number of threads is tried for; the first only allocates
 SHAPES = (  # (dim, layers, heads, kv_heads), in order of size
-    (64, 2, 2, 1),
-    (96, 3, 2, 1),
-    (128, 3, 2, 1),
-    (128, 4, 2, 1),
-    (160, 4, 5, 1),
-    (192, 4, 3, 1),
-    (192, 6, 3, 1),
-    (256, 6, 4, 2),
-    (320, 6, 5, 1),
-    (384, 6, 6, 2),
-    (384, 8, 6, 2),
-    (512, 8, 8, 2),
-    (640, 10, 10, 2),
-    (768, 12, 12, 4),
-    (1024, 16, 16, 4),
-    (1536, 20, 24, 8),
-)
+    (64, 2, 2, 1), (96, 3, 2, 1), (128, 3, 2, 1), (128, 4, 2, 1), (160, 4, 5, 1), (192, 4, 3, 1), (192, 6, 3, 1),
+    (256, 6, 4, 2), (320, 6, 5, 1), (384, 6, 6, 2), (384, 8, 6, 2), (512, 8, 8, 2), (640, 10, 10, 2),
+    (768, 12, 12, 4), (1024, 16, 16, 4), (1536, 20, 24, 8),
+)  # fmt: skip
 
 
 def plan_size(model: Any, vocab_size: int, seconds: float, device: torch.device) -> tuple[Any, dict[str, float]]:
-    """A transformer Spec of the size that suits `seconds` of training, and what the choice was made from.
-
-    A model of another kind is left as it is, and so is a transformer whose mixers have no `heads`.
-    """
-    if model.name != "transformer" or not all(hasattr(block, "mixer") for block in model.blocks):
-        return model, {}
+    """A transformer Spec of the size that suits `seconds` of training, and what the choice was made from."""
     rate = USED * measure_gemm(resolve_dtype("auto", device), device)
     wanted = math.sqrt(rate * seconds / (6 * TOKENS_PER_PARAMETER))
-    chosen = min((shaped(model, shape) for shape in SHAPES), key=lambda spec: _distance(spec, vocab_size, wanted))
+    shapes = [shaped(model, shape) for shape in SHAPES]
+    chosen = min(shapes, key=lambda spec: abs(math.log(parameter_count(spec, vocab_size) / wanted)))
     return chosen, {"planned_flops_per_second": rate, "wanted_parameters": wanted}
-
-
-def _distance(spec: Any, vocab_size: int, wanted: float) -> float:
-    return abs(math.log(parameter_count(spec, vocab_size) / wanted))
 
 
 def fastest_threads(
@@ -63,9 +42,9 @@ def fastest_threads(
 ) -> tuple[int, dict[str, float]]:
     """How many threads train a model fastest on a CPU, and the seconds of a step by threads.
 
-    Small products gain little from a second thread and wait for it where the machine is busy, so one thread is tried
-    against all. Steps are taken in turns, on random tokens, until `seconds` are over (two turns at least); weights and
-    the caller's threads are left as they were.
+    Small products gain little from a second thread and wait for it where the machine is busy, so one thread is compared
+    with all. Steps are taken in turns, on random tokens, until `seconds` are over (two turns at least); weights and
+    the caller's threads do not change.
     """
     before = torch.get_num_threads()
     choices = sorted({1, most})

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 OURS, OTHERS, HELD_OUT = "#0b6e6e", "#b9c4c9", "#c2571a"
-WAYS = ("this model", "retrieved, with near misses")  # what is set off among the bars
 
 
 def _pyplot() -> Any:
@@ -26,10 +25,10 @@ def _svg(figure: Any) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def draw_bars(axis: Any, values: Mapping[str, float], title: str, size: float = 8) -> None:
-    """One bar a value, the first one on top; the run's own are set off."""
+def draw_bars(axis: Any, values: Mapping[str, float], title: str, ours: str, size: float = 8) -> None:
+    """One bar a value, the first one on top; the run's own, `ours`, is highlighted."""
     names, lengths = list(values)[::-1], list(values.values())[::-1]
-    bars = axis.barh(names, lengths, color=[OURS if name in WAYS else OTHERS for name in names])
+    bars = axis.barh(names, lengths, color=[OURS if name == ours else OTHERS for name in names])
     axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=size)
     axis.set_title(title, fontsize=size + 1)
     axis.tick_params(labelsize=size)
@@ -37,10 +36,10 @@ def draw_bars(axis: Any, values: Mapping[str, float], title: str, size: float = 
     axis.margins(x=0.12)
 
 
-def bars_figure(values: Mapping[str, float], title: str) -> str:
+def bars_figure(values: Mapping[str, float], title: str, ours: str) -> str:
     """A figure of bars, narrow enough to be read on a phone."""
     figure, axis = _pyplot().subplots(figsize=(5.0, 0.9 + 0.33 * len(values)))
-    draw_bars(axis, values, "", 10)
+    draw_bars(axis, values, "", ours, 10)
     figure.suptitle(title, fontsize=11, x=0.02, ha="left")  # above the names too, else a long one is cut
     figure.tight_layout()
     return _svg(figure)

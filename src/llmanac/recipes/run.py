@@ -1,4 +1,4 @@
-"""`llmanac run`: one recipe, from text to a report, stage by stage; an interrupted run goes on where it stopped."""
+"""`llmanac run`: one recipe, from text to a report, stage by stage; an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe
 
 STATE = "run.json"
 LOCK = ".lock"
-MADE_FIRST = ("name", "data.", "tokenizer.", "seed", "finetune")  # what the text and its tokens were made by
+MADE_FIRST = ("name", "data.", "tokenizer.", "seed", "finetune")  # what the text and its tokens depend on
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Run:
 
     Attributes:
         folder: everything it wrote (docs/architecture.md lists the files).
-        recipe: the resolved recipe: nothing in it is open.
+        recipe: the resolved recipe; it states everything.
         results: what `results.json` holds.
     """
 
@@ -50,7 +50,7 @@ class Run:
 
 
 class NothingKept(KeyboardInterrupt):
-    """Stopped before the first result was there."""
+    """Stopped before the first result was written."""
 
 
 def run(
@@ -68,9 +68,9 @@ def run(
         recipe: a built-in recipe's name, the path of a TOML file, plain data, or a RecipeSpec.
         patches: `{"train.steps": 200}` or `["train.steps=200"]`.
         folder: where everything goes; `runs/<name>` by default, or `runs/<name>-2` and so on when that is finished.
-        resume: go on with the run that is in the folder.
+        resume: resume the run in the folder.
         began: from when on its budget counts, by `time.monotonic()`; from now on by default.
-        report: what lines for the user are given to.
+        report: called with each line for the user.
 
     Raises:
         SpecError: an unknown recipe, field or value; a recipe that is not the one the resumed run was started with.
@@ -119,7 +119,7 @@ def run(
 
 
 def _discard(place: Path, there: bool) -> None:
-    """Remove what a run without text has left; the folder too, unless it was there before."""
+    """Delete the files of a run without text, and the folder too unless it existed before."""
     with contextlib.suppress(OSError):
         (place / STATE).unlink(missing_ok=True)
         shutil.rmtree(place / "text", ignore_errors=True)
@@ -166,14 +166,14 @@ def _new_folder(name: str, folder: str | Path | None) -> Path:
 
 
 def _resumed(recipe: Any, changes: dict[str, Any], folder: str | Path | None) -> tuple[Recipe, Path]:
-    """The run to go on with: its recipe as it was started, and its folder. Raises SpecError for a changed recipe."""
+    """The run to resume: its recipe as it was started, and its folder. Raises SpecError for a changed recipe."""
     place = Path(folder) if folder is not None else _latest(load_recipe(recipe, changes).spec.name)
     if not (place / STATE).is_file():
         raise LlmanacError(f"{place}: there is no run to resume; leave --resume out to start one")
     state = read_state(place)
     patches = state.get("patches", {})
     before = Recipe(spec.make(RecipeSpec, state["recipe"], "recipe"), frozenset(state["stated"]), patches)
-    asked = load_recipe(recipe, {**patches, **changes})  # what the run was patched with need not be said again
+    asked = load_recipe(recipe, {**patches, **changes})  # the run's patches need not be repeated
     if (place / "recipe.toml").is_file() and asked.spec == load_recipe(place / "recipe.toml").spec:
         return before, place  # the run's own recipe, with what was planned for it
     moved = {
@@ -183,7 +183,7 @@ def _resumed(recipe: Any, changes: dict[str, Any], folder: str | Path | None) ->
     }
     begun = (place / "pretrain" / "plan.json").is_file()
     if moved and not begun and not any(path.startswith(MADE_FIRST) for path in moved):
-        return asked, place  # no step was planned yet: what comes later may still be mended
+        return asked, place  # no step was planned yet: later parts of the recipe may still change
     if moved:
         named = ", ".join(f"{path} (was {_value(old)}, now {_value(new)})" for path, (old, new) in moved.items())
         raise SpecError(

@@ -1,7 +1,7 @@
-"""A recipe: a small tree of Specs that says how text becomes a model, and what the user stated in it.
+"""A recipe: a small tree of Specs that says how text becomes a model, and which of its fields the user stated.
 
-What a recipe states is kept; what it leaves open (the model's size, the number of steps) is planned from the budget
-before the first step and written into the run's own `recipe.toml`, which states everything.
+Stated fields are kept; the others (the model's size, the number of steps) are planned from the budget before the first
+step and written into the run's own `recipe.toml`, which states everything.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class DataSpec(Spec):
         source: where the documents come from.
         stages: what is done to it on the way in, in order: those of `llmanac list stage` (a stage in a file of your own
             is for `llmanac data build`, whose output can then be the source).
-        held_out: about which share of the groups (modules, files, ...) is kept away from training.
-        related: groups of which one has at least this share of another's eight-word sequences stay on one side of that
-            split; 0 looks for none.
+        held_out: about which fraction of the groups (modules, files, ...) is kept out of training.
+        related: groups of which one has at least this fraction of another's eight-word sequences stay on one side of
+            that split; 0 looks for none.
         vocabulary: how much of each language or domain the tokenizer learns from; all the text as it is, if not set.
     """
 
@@ -53,7 +53,7 @@ class DataSpec(Spec):
 
     def __post_init__(self) -> None:
         if not 0 <= self.related <= 1:
-            raise SpecError(f"related: {self.related} is not a share from 0 to 1")
+            raise SpecError(f"related: {self.related} is not a fraction from 0 to 1")
 
     def collect(self, seed: int, folder: Path | None = None) -> Corpus:
         """The corpus; with a folder, that is where it is built (`data/pipeline`).
@@ -80,15 +80,14 @@ class FinetuneSpec(Spec):
     """Fine-tuning of the pretrained model on pairs.
 
     Attributes:
-        pairs: "docstrings" makes question/answer pairs from the Python documentation, answered from retrieved
-            passages; anything else is a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
+        pairs: the name of an application (`recipes/application.py`; "docstrings" is the documentation assistant), else
+            a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
         objective: instruction, chat, ...
         steps: planned from the budget where it is not set.
-        time_share: which share of the training time goes to fine-tuning.
+        time_share: the fraction of the training time for fine-tuning.
         learning_rate_scale: of the pretraining rates.
-        language_share: which share of the rows is plain text again, so that the model keeps its language.
-        practice_share: with "docstrings", which share of the pretraining rows are questions with their passages: a
-            small model needs to see copying early.
+        language_share: the fraction of rows that are plain text, so that the model keeps its language.
+        practice_share: the fraction of the pretraining rows that an application may replace by rows of its own.
     """
 
     pairs: str = "docstrings"
@@ -143,7 +142,7 @@ class RecipeSpec(Spec):
 
     @property
     def budget_seconds(self) -> float:
-        """The time the whole run may take."""
+        """Seconds that the run may take."""
         return seconds(self.budget, "budget")
 
 
@@ -209,7 +208,7 @@ def load_recipe(
 
 
 def shown(recipe: Recipe) -> str:
-    """The recipe as TOML that reads back to the same one: what is going to be planned is left out and named."""
+    """The recipe as TOML that reads back to the same one; what is planned later is left out and named."""
     data = spec.dump(recipe.spec)
     model = data["model"]
     left_out = []

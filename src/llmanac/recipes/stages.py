@@ -1,33 +1,32 @@
-"""The stages of a run. Each leaves its result in the folder whole or not at all, so a killed run finds what is done."""
+"""The stages of a run. Each writes its result atomically, so a killed run resumes after the last finished stage."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from llmanac import __version__
 from llmanac.core import files, spec
-from llmanac.core.device import machine, resolve_device
+from llmanac.core.device import resolve_device
 from llmanac.core.errors import DataError
 from llmanac.core.progress import Report
 from llmanac.data.collect import Corpus
-from llmanac.data.pack import Mixture, PackedStream
+from llmanac.data.pack import PackedStream
 from llmanac.data.pipeline.build import OtherBuild
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
-from llmanac.generate.load import ASSISTANT
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs, timetable
+from llmanac.recipes.application import find_application
 from llmanac.recipes.plan import fastest_threads, plan_size
 from llmanac.recipes.report import write_report
+from llmanac.recipes.results import FORMAT_VERSION, counts, write_results
 from llmanac.recipes.spec import Recipe, RecipeSpec, plans_size
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
@@ -35,13 +34,12 @@ from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
 from llmanac.train.plan import CALIBRATION_SHARE
 
-FORMAT_VERSION = 1
 RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
 class Pipeline:
-    """A run in its folder: what it knows so far, and the stages in their order. `report` gets lines for the user."""
+    """A run in its folder: its state, and the stages in their order. `report` is called with lines for the user."""
 
     def __init__(self, recipe: Recipe, folder: Path, began: float | None = None, report: Report = print) -> None:
         self.recipe, self.spec, self.folder, self.report = recipe, recipe.spec, folder, report
@@ -52,11 +50,11 @@ class Pipeline:
         if (folder / "run.json").is_file():
             state = files.read_table(folder / "run.json")
             self.seconds, self.planned = state["seconds"], state["planned"]
-            if spec.make(RecipeSpec, state["recipe"], "recipe") != self.spec:  # mended before a step was planned
+            if spec.make(RecipeSpec, state["recipe"], "recipe") != self.spec:  # changed before a step was planned
                 self.planned = {}
                 self._drop_pairs()
             settled = {"model": self.planned["model"]} if "model" in self.planned else {}
-            if "pretrain" in self.planned:  # what was measured before the first step is never measured again
+            if "pretrain" in self.planned:  # what was measured before the first step is not measured again
                 settled["train"] = self.planned["pretrain"]["train"]
             if "finetune_steps" in self.planned:
                 settled["finetune"] = {**spec.dump(self.spec.finetune), "steps": self.planned["finetune_steps"]}
@@ -80,7 +78,7 @@ class Pipeline:
                 stage()
                 self.seconds[name] = self.seconds.get(name, 0.0) + self.time.stage
                 self.save()
-            results = self.results()
+            results = write_results(self)
         finally:
             torch.set_num_threads(threads)
         write_report(self.folder, results)
@@ -122,12 +120,12 @@ class Pipeline:
             ) from None
         self._refuse_other_text()
         files.write_json(self.folder / "manifest.json", self.corpus.manifest)
-        self.report(_counts(self.corpus.manifest))
+        self.report(counts(self.corpus.manifest))
         if sum(self.corpus.manifest["dropped"].values()):
             self.report(f"what was left out, and why: {self.folder / 'text' / 'dropped'}")
 
     def _refuse_other_text(self) -> None:
-        """Hold the text to the manifest that its tokens were made with."""
+        """Compare the text with the manifest that its tokens were made with."""
         if not (self.folder / "manifest.json").is_file():
             return
         before, now = files.read_table(self.folder / "manifest.json"), self.corpus.manifest
@@ -137,7 +135,7 @@ class Pipeline:
             raise DataError(f"{self.folder}: the {sides} text changed since this run began, or its split; {RESTORE}")
 
     def _drop_pairs(self) -> None:
-        """Rows that were written by a recipe that has been mended since."""
+        """Delete rows that were written by a recipe that has changed since."""
         for place in (self.folder / "data").glob("*"):
             if place.name not in ("train", "held_out"):
                 shutil.rmtree(place, ignore_errors=True)
@@ -151,20 +149,17 @@ class Pipeline:
         self.tokenizer = load_tokenizer(place)
 
     def _name_special_tokens(self) -> None:
-        """What the pairs are written with becomes part of the vocabulary."""
+        """Add the special tokens of the pairs to the vocabulary."""
         known = getattr(self.spec.tokenizer, "special_tokens", None)
         if self.spec.finetune is not None and known is not None:
-            wanted = pairs.special_tokens(self.spec.finetune.pairs)
-            every = list(dict.fromkeys((*known, *wanted)))
+            application = find_application(self.spec.finetune.pairs)
+            every = list(dict.fromkeys((*known, *(application.special_tokens if application else ()))))
             self.spec = dataclasses.replace(
                 self.spec, tokenizer=spec.patch(self.spec.tokenizer, {"special_tokens": every})
             )
 
     def encode(self) -> None:
-        self.data = {
-            side: self._tokens(side, part)
-            for side, part in (("train", self.corpus.train), ("held_out", self.corpus.held_out))
-        }
+        self.data = {side: self._tokens(side, getattr(self.corpus, side)) for side in ("train", "held_out")}
 
     def _tokens(self, side: str, documents: Any) -> TokenDataset:
         place = self.folder / "data" / side
@@ -219,7 +214,7 @@ class Pipeline:
         self.save()
 
     def _plan_threads(self, budget: float) -> None:
-        """How many threads the training takes; a resumed run takes as many, since sums depend on it."""
+        """How many threads the training uses; a resumed run uses as many, since sums depend on it."""
         if "threads" not in self.planned:
             train = self.spec.train
             rows = max(1, train.batch_tokens // train.length)
@@ -258,20 +253,11 @@ class Pipeline:
             return
         self.model = load_model(self.folder / "base", device=str(self.device))
         chosen = pairs.finetune_spec(self.spec, self.practice.length)
-        length = chosen.length
-        stream: Any = PackedStream(
-            TokenDataset(self.folder / "data" / "pairs"),
-            length=length,
-            rows=chosen.rows,
-            seed=self.spec.seed,
-            packing="whole",
-            name="pairs",
-        )
-        share = asked.language_share
-        if share > 0:
-            text = PackedStream(self.data["train"], length=length, rows=chosen.rows, seed=self.spec.seed, name="text")
-            parts, weights = {"pairs": stream, "text": text}, {"pairs": 1 - share, "text": share}
-            stream = Mixture(parts, weights, rows=chosen.rows, seed=self.spec.seed)
+        length, rows = chosen.length, chosen.rows
+        stream: Any = pairs.pairs_stream(self, length=length, rows=rows, name="pairs")
+        if asked.language_share > 0:
+            text = PackedStream(self.data["train"], length=length, rows=rows, seed=self.spec.seed, name="text")
+            stream = pairs.mixture(self, {"pairs": stream, "text": text}, asked.language_share, rows=rows)
         budget = self.time.finetuning(self.before_training, asked.time_share)
         if chosen.steps is None:
             chosen = dataclasses.replace(chosen, steps=self._steps_at_the_rate_of_pretraining(budget, chosen))
@@ -293,7 +279,7 @@ class Pipeline:
         self._keep_model(self.model, "model")
 
     def _steps_at_the_rate_of_pretraining(self, budget: float, chosen: TrainSpec) -> int:
-        """How many steps a time is good for: minutes of pretraining say it better than a second of trying."""
+        """Steps that fit a time, at the speed of pretraining: minutes of it say more than a second of trying."""
         known = self.planned["pretrain"]
         return max(1, round(budget * known["tokens"] / max(known["seconds"], 1e-3) / chosen.batch_tokens))
 
@@ -323,12 +309,12 @@ class Pipeline:
         return losses[-1]
 
     def _keep_model(self, model: Any, name: str) -> None:
-        model.generation = {"eos_token_id": self.tokenizer.eos_id, "bos_token_id": self.tokenizer.bos_id}
-        model.generation = {k: v for k, v in model.generation.items() if v is not None}
+        ids = {"eos_token_id": self.tokenizer.eos_id, "bos_token_id": self.tokenizer.bos_id}
+        model.generation = {k: v for k, v in ids.items() if v is not None}
         tokenizer = copy.copy(self.tokenizer)
         taught = model is not self.base and self.practice.chats
         if not taught and getattr(self.spec.tokenizer, "chat_template", None) is None:
-            tokenizer.chat_template = None  # a model that never read a chat cannot chat; its files do not say it can
+            tokenizer.chat_template = None  # a model that never read a chat cannot chat
         with files.atomic_folder(self.folder / name) as folder:
             model.save_pretrained(folder)
             tokenizer.save(folder)
@@ -344,55 +330,3 @@ class Pipeline:
         self.measured = measures.language(self, held_out)
         if self.spec.finetune is not None:
             self.measured |= self.practice.measure(self)
-
-    def results(self) -> dict[str, Any]:
-        """Everything the report says, from what the stages left behind."""
-        shards = {side: int(np.asarray(data.offsets)[-1]) for side, data in self.data.items()}
-        out: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
-            "name": self.spec.name,
-            "version": __version__,
-            "seed": self.spec.seed,
-            "budget": self.spec.budget,
-            "machine": machine(),
-            "seconds": self.seconds,
-            "data": self.corpus.manifest,
-            "tokens": {**shards, "vocabulary": self.tokenizer.vocab_size},
-            "model": {"parameters": sum(p.numel() for p in self.model.parameters()), **spec.dump(self.spec.model)},
-        }
-        for stage in ("pretrain", "finetune"):
-            if stage in self.planned:
-                out[stage] = self._stage(stage)
-        out |= self.measured
-        out["tokens"]["bytes_per_token"] = self.measured["bytes_per_token"]
-        out["next"] = self._next()
-        files.write_json(self.folder / "results.json", out)
-        return out
-
-    def _stage(self, stage: str) -> dict[str, Any]:
-        known = self.planned[stage]
-        chosen, curve = known["train"], measures.loss_curve(self.folder / stage)
-        return {**known, "dtype": chosen["dtype"], "attention": chosen["attention"], "curve": curve}
-
-    def _next(self) -> list[str]:
-        chats = self.spec.finetune is not None and ((self.folder / ASSISTANT).is_dir() or self.practice.chats)
-        begin = next(iter(self.measured["completions"]), {"prompt": "The"})["prompt"].split("\n")[0][:40]
-        return [
-            *([f"llmanac chat {self.folder}"] if chats else []),
-            f"llmanac generate {self.folder} --prompt {shlex.quote(begin or 'The')}",
-            f"llmanac serve {self.folder}",
-            "llmanac compare position --arms rope,learned,none --budget 10m",
-        ]
-
-
-def _counts(manifest: dict[str, Any]) -> str:
-    train, held_out = manifest["train"], manifest["held_out"]
-    left_out = "".join(f", {count:,} {reason}" for reason, count in manifest["dropped"].items() if count)
-    return (
-        f"{train['documents']:,} documents, {train['bytes'] / 1e6:.2f} MB to train on; "
-        f"{held_out['documents']:,} held out, {held_out['bytes'] / 1e3:.0f} kB"
-        + (f"; left out{left_out[1:]}" if left_out else "")
-    )
-
-
-__all__ = ["Pipeline"]

@@ -1,8 +1,8 @@
-"""Where the time of a run goes. The budget is the whole run's: a stage gets what the stages before it left.
+"""How a run spends its budget: each stage gets what the stages before it left.
 
-What cannot be cut short (reading the text, training the tokenizer) is taken from the training, and a training that was
-slow from the fine-tuning and the measuring. Each keeps a small floor, so that a run on a slow machine ends with
-something; sizes of what is measured shrink, and that is said.
+Stages that cannot be cut short (reading the text, training the tokenizer) reduce the time for training; a slow
+training reduces the time for fine-tuning and measuring. Each keeps a small minimum, so that a run on a slow machine
+finishes; less is measured then, and the run prints that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmanac.recipes.measures import some_texts
 TRAINING_SHARE = 0.93  # of the time that is left once text and tokenizer are there; the rest is for measuring
 FLOOR = 0.1  # of the budget: what the trainings get at least, together
 LEAST = 0.04  # of the budget: what fine-tuning and measuring get at least, each
-SHORTEST, SHORTEST_SHARE = 10.0, 0.15  # seconds, and share of the budget: the least time in which steps can be planned
+SHORTEST, SHORTEST_SHARE = 10.0, 0.15  # seconds, fraction of the budget: the shortest time to plan steps for
 ENDING = 0.5  # of the time that loading took: what the report and the end of the process take
 PROBE_BYTES = 6_000  # of held-out text, to see how fast a model reads
 FEWEST_BYTES = 20_000  # of held-out text that are scored, whatever the time
@@ -33,7 +33,7 @@ class Timetable:
     """What a run has spent of its budget, and what its stages may take.
 
     Args:
-        budget: seconds of the whole run.
+        budget: seconds of the run.
         seconds: by stage that has ended, in all sessions; the caller's own, which grows.
         trained: what trainings say of themselves (`planned`): a training that was killed knows more than its stage.
         began: when this session began; until the first stage it loads libraries.
@@ -59,7 +59,7 @@ class Timetable:
 
     @property
     def spent(self) -> float:
-        """Seconds of the budget that are gone, in all sessions."""
+        """Seconds of the budget that are spent, in all sessions."""
         return self._earlier + now() - self._began
 
     def _ended(self, stages: Iterable[str]) -> float:
@@ -79,12 +79,12 @@ class Timetable:
         return max(FLOOR * self.budget, TRAINING_SHARE * self._left(before))
 
     def pretraining(self, before: Sequence[str], later: float) -> float:
-        """Seconds for pretraining from here on, where the share `later` of the training follows it."""
+        """Seconds for pretraining from here on, where the fraction `later` of the training follows."""
         least = min(SHORTEST, SHORTEST_SHARE * self.budget)
         return max(least, LEAST * self.budget, (1 - later) * self.training(before) - self.stage)
 
     def finetuning(self, before: Sequence[str], share: float) -> float:
-        """Seconds for fine-tuning from here on: its share of the training, or what the run has left if that is less."""
+        """Seconds for fine-tuning from here on: its fraction of the training, or what is left if that is less."""
         left = self.budget - self.spent - ENDING * self._start - (1 - TRAINING_SHARE) * self._left(before)
         return max(LEAST * self.budget, min(left, share * self.training(before)))
 
@@ -93,7 +93,7 @@ class Timetable:
         return max(LEAST * self.budget, self.budget - self.spent - ENDING * self._start)
 
     def late(self, before: Sequence[str]) -> str:
-        """What to say where more than half of the budget is gone before the training; else nothing."""
+        """A warning where more than half of the budget is spent before the training; else nothing."""
         gone = self._start + self._ended(before)
         if gone < 0.5 * self.budget:
             return ""
@@ -103,7 +103,7 @@ class Timetable:
         )
 
     def over(self) -> str:
-        """What to say of a run that has ended and took longer than its budget; else nothing."""
+        """A warning where a finished run took longer than its budget; else nothing."""
         took = self.spent
         if took <= 1.1 * self.budget:
             return ""
@@ -170,7 +170,7 @@ def bytes_that_fit(models: Sequence[Any], tokenizer: Any, texts: Sequence[str], 
     fitting = int(seconds / max(a_byte * len(models), 1e-12))
     if fitting >= total:
         return asked
-    shortest = min(len(text.encode("utf-8")) for text in texts)  # documents are scored whole
+    shortest = min(len(text.encode("utf-8")) for text in texts)  # documents are not cut
     return min(asked, max(FEWEST_BYTES, fitting, shortest))
 
 

@@ -1,4 +1,4 @@
-"""An index on disk: `index.json` (what it is, its choices, its words) and `index.safetensors` (its arrays)."""
+"""An index on disk: `index.json` (format, Spec, vocabulary) and `index.safetensors` (its arrays)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Spec)
 def save_index(
     folder: str | Path, format: str, spec: Spec, arrays: Mapping[str, np.ndarray], data: Mapping[str, Any]
 ) -> None:
-    """Write an index's two files; the folder appears whole or not at all."""
+    """Write an index's two files; the folder is written completely or not at all."""
     content = {"format": format, "format_version": VERSION, "spec": dump(spec), **data}
     with files.atomic_folder(folder) as temporary:
         files.write_json(temporary / "index.json", content, indent=None)
@@ -52,4 +52,7 @@ def load_index(folder: str | Path, format: str, spec: type[S]) -> tuple[S, dict[
         raise CheckpointError(
             f"{folder / 'index.json'}: written by a later version of llmanac; update llmanac to read it"
         )
-    return make(spec, data["spec"], "spec"), arrays, data
+    choices = data["spec"]
+    if isinstance(choices, dict) and "words" in choices:  # the field's name in earlier versions
+        choices["analyzer"] = choices.pop("words")
+    return make(spec, choices, "spec"), arrays, data

@@ -1,6 +1,6 @@
 """The inner loops of lexical retrieval, compiled: add up the weights of a query's postings, keep the best texts.
 
-Both equal the array forms in `bm25.py` (`plain_scores`, `plain_top`), which the tests hold them to.
+Both equal the array forms in `tests/references/test_bm25.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def take_best(scores: np.ndarray, places: np.ndarray, kept: np.ndarray) -> int:
     """The k largest scores other than 0, best first, of equal ones the first; every score is set back to 0.
 
     Args:
-        places, kept: (k,) where the places and their scores go.
+        places, kept: (k,) for the positions and their scores.
 
     Returns:
         how many there are.

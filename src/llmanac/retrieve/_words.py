@@ -6,16 +6,16 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-Splitting = Literal["code", "plain"]
+Analyzer = Literal["code", "plain"]
 _CHUNK = re.compile(r"\w+(?:\.\w+)*")
 _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\dA-Za-z_]+")
 _WORD = re.compile(r"\w+")
 
 
 def code_words(text: str) -> list[str]:
-    """Words in lower case; a dotted, underscored or camel-cased name gives itself and its parts.
+    """Words in lower case; a dotted, underscored or camel-cased name yields itself and its parts.
 
-    `shutil.copyTree` -> `shutil.copytree, shutil, copytree, copy, tree`. A plural or third-person -s is taken off, so
+    `shutil.copyTree` -> `shutil.copytree, shutil, copytree, copy, tree`. A plural or third-person -s is removed, so
     that `raises` meets `raise`.
     """
     out: list[str] = []
@@ -45,4 +45,4 @@ def plain_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-WORDS: dict[Splitting, Callable[[str], list[str]]] = {"code": code_words, "plain": plain_words}
+WORDS: dict[Analyzer, Callable[[str], list[str]]] = {"code": code_words, "plain": plain_words}

@@ -7,7 +7,7 @@ For a query q and a text d of |d| words, f = count of word t in d, N texts of wh
     variant "lucene": idf = ln(1 + (N - n + 0.5) / (n + 0.5)),  g = 1
     variant "okapi":  idf = ln(N - n + 0.5) - ln(n + 0.5), negative ones replaced by epsilon * mean idf,  g = k1 + 1
 
-A word that stands twice in the query counts twice. The inverted index holds the finished weight of every (word, text)
+A word that is twice in the query counts twice. The inverted index holds the finished weight of every (word, text)
 pair: `starts` (V+1,), `texts` (P,) int32 and `weights` (P,) float32, ordered by word and then by text, so that a query
 is a sum over a few slices.
 
@@ -28,7 +28,7 @@ import numpy as np
 from llmanac.core.errors import SpecError
 from llmanac.retrieve import Hit, RetrieverSpec
 from llmanac.retrieve._index import load_index, save_index
-from llmanac.retrieve._words import WORDS, Splitting
+from llmanac.retrieve._words import WORDS, Analyzer
 
 CARD = {
     "title": "BM25 over an inverted index",
@@ -38,6 +38,7 @@ CARD = {
     "test": "tests/references/test_bm25.py::test_okapi_scores_equal_rank_bm25",
 }
 FORMAT = "bm25"
+ARRAYS = ("starts", "texts", "weights", "idf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +49,15 @@ class Spec(RetrieverSpec):
         k1: how fast repeats of a word stop counting (0: they never count).
         b: how much long texts are held back (0: not at all, 1: in full).
         variant: the idf, see above.
-        epsilon: what share of the mean idf a negative one becomes, for okapi.
-        words: how text is split: "code" also gives the parts of a_name and aName, "plain" does not.
+        epsilon: the fraction of the mean idf that replaces a negative one, for okapi.
+        analyzer: how text is split into words: "code" also yields the parts of a_name and aName, "plain" does not.
     """
 
     k1: float = 1.5
     b: float = 0.75
     variant: Literal["lucene", "okapi"] = "lucene"
     epsilon: float = 0.25
-    words: Splitting = "code"
+    analyzer: Analyzer = "code"
 
     def __post_init__(self) -> None:
         if self.k1 < 0 or not 0 <= self.b <= 1:
@@ -69,7 +70,7 @@ class Spec(RetrieverSpec):
 
 
 class BM25:
-    """An index over texts. `scores` gives every text's score, `top` the best ones.
+    """An index over texts. `scores` returns every text's score, `top` the best ones.
 
     Args:
         texts: the texts, or lists of words where they are already split.
@@ -77,7 +78,7 @@ class BM25:
 
     def __init__(self, texts: Iterable[str | Sequence[str]], spec: Spec | None = None) -> None:
         self.spec = spec or Spec()
-        split = WORDS[self.spec.words]
+        split = WORDS[self.spec.analyzer]
         self._own = threading.local()
         self.vocabulary: dict[str, int] = {}
         ids, lengths = array("i"), array("i")
@@ -117,7 +118,7 @@ class BM25:
 
     def _known(self, query: str | Sequence[str]) -> np.ndarray:
         """(M,) int64: the numbers of the query's words that the index holds, repeats included."""
-        words = WORDS[self.spec.words](query) if isinstance(query, str) else query
+        words = WORDS[self.spec.analyzer](query) if isinstance(query, str) else query
         return np.array([self.vocabulary[word] for word in words if word in self.vocabulary], np.int64)
 
     def scores(self, query: str | Sequence[str]) -> np.ndarray:
@@ -129,7 +130,7 @@ class BM25:
         return scores
 
     def top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
-        """The `k` best texts that hold a word of the query, best first; ties go to the text that stands first."""
+        """The `k` best texts that hold a word of the query, best first; ties go to the first text."""
         from llmanac.retrieve._kernel import add_postings, take_best
 
         k = min(k, self.size)
@@ -148,20 +149,6 @@ class BM25:
             held = self._own.scores = np.zeros(self.size)
         return held
 
-    def plain_scores(self, query: str | Sequence[str]) -> np.ndarray:
-        """What `scores` gives, in array operations."""
-        slices = [slice(self.starts[i], self.starts[i + 1]) for i in self._known(query)]
-        if not slices:
-            return np.zeros(self.size)
-        texts = np.concatenate([self.texts[s] for s in slices])
-        return np.bincount(texts, np.concatenate([self.weights[s] for s in slices]), minlength=self.size)
-
-    def plain_top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
-        """What `top` gives, by sorting all scores."""
-        scores = self.plain_scores(query)
-        order = np.lexsort((np.arange(self.size), -scores))[: max(0, k)]
-        return [Hit(int(i), float(scores[i])) for i in order if scores[i] != 0]
-
     def weight(self, word: str) -> float:
         """The idf of a word; that of a word in no text where it is unknown."""
         known = self.vocabulary.get(word)
@@ -169,12 +156,7 @@ class BM25:
 
     def save(self, folder: str | Path) -> None:
         """Write `index.json` and `index.safetensors` (atomic)."""
-        arrays: dict[str, np.ndarray] = {
-            "starts": self.starts,
-            "texts": self.texts,
-            "weights": self.weights,
-            "idf": self.idf,
-        }
+        arrays = {name: getattr(self, name) for name in ARRAYS}
         save_index(folder, FORMAT, self.spec, arrays, {"size": self.size, "vocabulary": list(self.vocabulary)})
 
     @classmethod
@@ -184,6 +166,6 @@ class BM25:
         index = cls([], spec)
         index.size = int(data["size"])
         index.vocabulary = {word: i for i, word in enumerate(data["vocabulary"])}
-        index.starts, index.texts = arrays["starts"], arrays["texts"]
-        index.weights, index.idf = arrays["weights"], arrays["idf"]
+        for name in ARRAYS:
+            setattr(index, name, arrays[name])
         return index

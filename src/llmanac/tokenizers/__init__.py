@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from llmanac.core.errors import SpecError
@@ -11,6 +12,13 @@ from llmanac.core.spec import Spec
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._base import Tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
+    """Write a tokenizer's files. This is what `tokenizer.save(folder)` does: a method knows no file format."""
+    from llmanac.tokenizers import load
+
+    load.save(tokenizer, Path(folder))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""Added tokens: whole strings that become one id wherever a text holds them, before anything else is split.
+"""Added tokens: strings that become one id where a text contains them, before the rest is split.
 
 The rules are those of Hugging Face `tokenizers`: the leftmost match wins, then the longest; `lstrip` and `rstrip`
-swallow white space beside it; `single_word` refuses a match inside a word; tokens marked `normalized` are looked for
+absorb white space next to it; `single_word` refuses a match inside a word; tokens marked `normalized` are looked for
 after normalisation, all others before. Special ones count only where the caller allows them.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels.word_level import WORD, run_classes
+from llmanac.kernels.split.word_level import WORD, run_classes
 from llmanac.tokenizers._normal import SURROGATE
 
 _SPACES = [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
@@ -53,8 +53,8 @@ class AddedToken:
 class Part:
     """A stretch of a text: an added token, or plain text.
 
-    `start` and `stop` are characters of the whole text; `places` (len(text) + 1,) says where each character of `text`
-    starts there, where that is not simply `start + i`.
+    `start` and `stop` are characters of the original text; `places` (len(text) + 1,) says where each character of
+    `text` starts there, if that is not `start + i`.
     """
 
     text: str
@@ -64,7 +64,7 @@ class Part:
     places: np.ndarray | None = None
 
     def place(self, at: int) -> int:
-        """Where a character of `text` starts in the whole text."""
+        """Where a character of `text` starts in the original text."""
         return self.start + at if self.places is None else int(self.places[at])
 
 

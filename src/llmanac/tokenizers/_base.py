@@ -13,13 +13,16 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import TokenizerError, nearest
-from llmanac.tokenizers._added import AddedToken, AddedTokens
-from llmanac.tokenizers._chat import ChatTemplate, Rendered
-from llmanac.tokenizers._ids import id_list
-from llmanac.tokenizers._normal import Placed, mend_surrogates
+from llmanac.tokenizers._added import AddedToken, AddedTokens, Part
+from llmanac.tokenizers._checks import id_list, require_texts
+from llmanac.tokenizers._normal import Placed, replace_surrogates
+from llmanac.tokenizers.chat.template import ChatTemplate, Rendered
 
 Special = Literal["never", "all"] | frozenset[str]
 PlainEncoder = Callable[[Sequence[str]], list[np.ndarray]]
+MOST_IDS = 1 << 30
+ROLES = ("bos", "eos", "pad")
+CHUNK = 1 << 23  # characters of text that are encoded at a time
 
 
 class Tokenizer:
@@ -30,16 +33,17 @@ class Tokenizer:
         special_tokens: text -> id. In text given to `encode` they are plain text unless `special` names them.
         bos_id, eos_id, pad_id: ids that begin a text, end it, and fill a batch; None where there is none.
         adds_bos: whether this tokenizer's texts begin with `bos_id` by convention (`encode` itself never adds it).
-        chat_template: Jinja source, rendered in a process of its own (`_sandbox`); None where there is none.
-        unknown_id: the id that stands for what the vocabulary lacks; None where nothing is ever unknown.
+        chat_template: Jinja source, rendered in a helper process (`chat`); None where there is none.
+        unknown_id: the id of everything that the vocabulary lacks; None where nothing is ever unknown.
         lossless: whether `decode(encode(text)) == text` for every text (half surrogate pairs apart). Where not, the
-            class says what is kept.
+            class documents what is preserved.
         separator: what `decode` puts between two tokens.
     """
 
     unknown_id: int | None = None
     lossless: bool = True
     separator: bytes = b""
+    _guarded_tables: tuple[str, ...] = ()  # cached properties that depend on `_guarded_ids`
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class Tokenizer:
     ) -> None:
         self.added = AddedTokens(added)
         self.special_tokens: dict[str, int] = {token.text: token.id for token in added if token.special}
-        self._guarded_ids = frozenset(self.special_tokens.values())  # what plain text never becomes
+        self._special_ids = self._guarded_ids = frozenset(self.special_tokens.values())  # plain text never becomes one
         self.bos_id, self.eos_id, self.pad_id = (self._role_id(text) for text in (bos, eos, pad))
         self.adds_bos, self.chat_template = adds_bos and self.bos_id is not None, chat_template
 
@@ -66,6 +70,11 @@ class Tokenizer:
             raise TokenizerError(f"{text!r} is to begin, end or pad texts but is not special{nearest(text, known)}")
         return found
 
+    def _settings(self) -> dict[str, Any]:
+        """The added tokens, roles and chat template, as the constructor takes them."""
+        roles = {role: self._token_text(getattr(self, f"{role}_id")) for role in ROLES}
+        return {"added": self.added.tokens, "adds_bos": self.adds_bos, "chat_template": self.chat_template, **roles}
+
     # -------------------------------------------------------------------------------- what a subclass must provide
     vocab_size: int
 
@@ -73,21 +82,26 @@ class Tokenizer:
         """The bytes of each id; None for an id that is not used."""
         raise NotImplementedError
 
-    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, none of which holds a token to be matched."""
+    def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """`(ids, where the ids of each text end)` of texts none of which holds a token to be matched."""
         raise NotImplementedError
 
     def _normal_form(self, text: str) -> Placed:
         """The text as it is split, and where each of its characters starts in `text` (None: same place)."""
-        return mend_surrogates(text)
+        return replace_surrogates(text)
 
     def _identity(self) -> Any:
         """JSON data that decides which ids come out."""
         raise NotImplementedError
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
-        raise NotImplementedError
+        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them.
+
+        A SentencePiece model gets a `tokenizer.model` too, or that file alone where the path ends in `.model`.
+        """
+        from llmanac.tokenizers import save_tokenizer
+
+        save_tokenizer(self, folder)
 
     # -------------------------------------------------------------------------------- encoding
     def encode(self, text: str, *, special: Special = "never") -> list[int]:
@@ -107,39 +121,58 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """(tokens,) int32 ids of each text; special tokens in the texts are plain text."""
-        _require_texts(texts)
+        require_texts(texts)
         if not self.added.has_plain:
             return self._encode_plain(texts)
         return [self._encode(text, "never") for text in texts]
 
+    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, none of which holds a token to be matched."""
+        out: list[np.ndarray] = []
+        start = 0
+        while start < len(texts):
+            stop, size = start, 0
+            while stop < len(texts) and (size < CHUNK or stop == start):
+                size += len(texts[stop])
+                stop += 1
+            ids, ends = self._encode_batch(texts[start:stop])
+            stops = ends.tolist()
+            out += [ids[a:b] for a, b in zip([0, *stops], stops, strict=False)]
+            start = stop
+        return out
+
+    def _encode_parts(self, parts: Sequence[Part]) -> list[np.ndarray]:
+        """Ids of each of the stretches of plain text between the added tokens of a text."""
+        return self._encode_plain([part.text for part in parts])
+
     def _encode(self, text: str, special: Special, plainly: PlainEncoder | None = None) -> np.ndarray:
-        """Ids of a text; `plainly` encodes what lies between its added tokens, if not as usual."""
-        _require_texts([text])
-        plainly = plainly or self._reader(special)._encode_plain
+        """Ids of a text; `plainly` encodes the text between its added tokens, if not as usual."""
+        require_texts([text])
+        reader = self._reader(special)
         if special == "never" and not self.added.has_plain:
-            return plainly([text])[0]
+            return (plainly or reader._encode_plain)([text])[0]
         parts = self.added.split(text, self._allowed(special), self._normal_form)
-        plain = iter(plainly([part.text for part in parts if part.token is None]))
-        ids = [next(plain) if part.token is None else np.array([part.token.id], np.int32) for part in parts]
+        plain = [part for part in parts if part.token is None]
+        found = iter(plainly([part.text for part in plain]) if plainly else reader._encode_parts(plain))
+        ids = [next(found) if part.token is None else np.array([part.token.id], np.int32) for part in parts]
         return np.concatenate(ids) if ids else np.empty(0, np.int32)
 
     def _reader(self, special: Special) -> Tokenizer:
-        """What encodes plain text: where all special tokens may be written, one whose model may make them, too."""
-        return self._unguarded if special == "all" and self._guards() else self
+        """The tokenizer of plain text: with all special tokens allowed, one whose model may produce them as well."""
+        return self._unguarded if special == "all" and self._guards else self
 
+    @cached_property
     def _guards(self) -> bool:
-        """Whether the model's vocabulary holds a special token that is kept from plain text."""
+        """Whether the model's vocabulary could produce a special token from plain text, and must not."""
         return False
 
     @cached_property
     def _unguarded(self) -> Tokenizer:
         made = copy.copy(self)
         made._guarded_ids = frozenset()
-        made._forget_tables()
+        for name in self._guarded_tables:
+            made.__dict__.pop(name, None)
         return made
-
-    def _forget_tables(self) -> None:
-        """Drop what was made from the vocabulary and `_guarded_ids`."""
 
     def _allowed(self, special: Special) -> frozenset[str]:
         if special == "never":
@@ -153,7 +186,7 @@ class Tokenizer:
 
     def encode_with_offsets(self, text: str, *, special: Special = "never") -> tuple[list[int], list[tuple[int, int]]]:
         """Ids, and for each the `(start, stop)` characters of `text` that it covers, even in part."""
-        _require_texts([text])
+        require_texts([text])
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         for part in self.added.split(text, self._allowed(special), self._normal_form):
@@ -161,10 +194,15 @@ class Tokenizer:
                 ids.append(part.token.id)
                 offsets.append((part.start, part.stop))
                 continue
-            found = self._reader(special)._encode_plain([part.text])[0]
+            found, spans = self._reader(special)._encode_placed(part)
             ids += found.tolist()
-            offsets += [(part.place(a), part.place(b)) for a, b in self._spans(found, part.text)]
+            offsets += [(part.place(a), part.place(b)) for a, b in spans]
         return ids, offsets
+
+    def _encode_placed(self, part: Part) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Ids of a stretch of plain text, and the characters of it that each covers."""
+        [ids] = self._encode_parts([part])
+        return ids, self._spans(ids, part.text)
 
     def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
         """Characters of a plain text that each id covers."""
@@ -181,7 +219,7 @@ class Tokenizer:
         return list(zip(first.tolist(), last.tolist(), strict=True))
 
     def _lengths(self, ids: np.ndarray, data: bytes) -> np.ndarray:
-        """How many bytes of `data` each id stands for."""
+        """How many bytes of `data` each id covers."""
         return np.array([len(self._bytes[i] or b"") for i in ids.tolist()], np.int64)
 
     def _prefix(self, text: str) -> str:
@@ -204,10 +242,17 @@ class Tokenizer:
         Raises:
             TokenizerError: this tokenizer has nothing to go on from, or a text or number is unusable.
         """
-        raise TokenizerError("extend: this tokenizer cannot learn further tokens; only bpe and word can")
+        if extra < 1:
+            raise TokenizerError(f"extend: extra is {extra}; ask for one token or more")
+        if self.vocab_size + extra > MOST_IDS:
+            raise TokenizerError(f"extend: {self.vocab_size} + {extra} ids are more than can be numbered ({MOST_IDS})")
+        return self._extended(texts, extra)
+
+    def _extended(self, texts: Iterable[str], extra: int) -> Tokenizer:
+        raise TokenizerError("extend: this tokenizer cannot learn further tokens")
 
     def unknown_rate(self, texts: Iterable[str]) -> float:
-        """Share of the texts' tokens that stand for something unknown; for words, the out-of-vocabulary rate."""
+        """Fraction of the texts' tokens that are the unknown token; for words, the out-of-vocabulary rate."""
         total = unknown = 0
         for text in texts:
             ids = self.encode_array(text)
@@ -220,10 +265,6 @@ class Tokenizer:
     @cached_property
     def _bytes(self) -> list[bytes | None]:
         return self._vocabulary()
-
-    @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        return frozenset(self.special_tokens.values())
 
     @cached_property
     def _skipped_ids(self) -> frozenset[int]:
@@ -248,11 +289,10 @@ class Tokenizer:
         try:
             if numbers and min(numbers) < 0:
                 raise IndexError
-            return self.separator.join([table[i] for i in numbers]).decode("utf-8", "replace")  # type: ignore[misc]
+            data = self.separator.join([table[i] for i in numbers])  # type: ignore[misc]
         except (IndexError, TypeError):
-            return self.separator.join(map(self.token_bytes, numbers)).decode(
-                "utf-8", "replace"
-            )  # says which id it was
+            data = self.separator.join(map(self.token_bytes, numbers))  # says which id it was
+        return data.decode("utf-8", "replace")
 
     # -------------------------------------------------------------------------------- chats
     @cached_property
@@ -270,8 +310,8 @@ class Tokenizer:
         return next((token.text for token in self.added.tokens if token.id == id), None)
 
     def _chat_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        roles = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
-        return {k: self._token_text(v) for k, v in roles.items() if v is not None} | dict(variables)
+        roles = {f"{role}_token": self._token_text(getattr(self, f"{role}_id")) for role in ROLES}
+        return {name: text for name, text in roles.items() if text is not None} | dict(variables)
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, **variables: Any
@@ -348,24 +388,13 @@ class Tokenizer:
             else:
                 mask += [any(written)] * len(found)
         if self.bos_id is not None and self.bos_id != self.eos_id:
-            extra = 0
-            while extra + 1 < len(ids) and ids[extra] == ids[extra + 1] == self.bos_id:
-                extra += 1
-            ids, mask = ids[extra:], mask[extra:]
+            while ids[:2] == [self.bos_id, self.bos_id]:
+                ids, mask = ids[1:], mask[1:]
             if self.adds_bos and ids[:1] != [self.bos_id]:
                 ids, mask = [self.bos_id, *ids], [False, *mask]
         return ids, mask
 
-    # -------------------------------------------------------------------------------- identity
     def fingerprint(self) -> str:
         """sha256 (hex) of what decides the ids: vocabulary, merges, splitting, added tokens."""
         data = [self._identity(), [token.as_json() for token in self.added.tokens]]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _require_texts(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-        raise TokenizerError("encode_batch: expected a list of texts, got one text; use encode")
-    for text in texts:
-        if not isinstance(text, str):
-            raise TokenizerError(f"encode: expected str, got {type(text).__name__} {str(text)[:40]!r}")

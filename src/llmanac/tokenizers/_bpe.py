@@ -1,4 +1,4 @@
-"""A byte-level BPE at work: encoding, decoding, its identity. `bpe.py` learns one, `_tokenizer_json.py` and
+"""The byte-level BPE tokenizer: encoding, decoding, its identity. `bpe.py` learns one, `hf` and
 `_tiktoken.py` read one."""
 
 from __future__ import annotations
@@ -7,24 +7,23 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import bpe_dropout, bpe_encode
+from llmanac.kernels.bpe import dropout as bpe_dropout
+from llmanac.kernels.bpe import encode as bpe_encode
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._byte_level import read
-from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._normal import Placed, compose, nfc, replace_surrogates
 from llmanac.tokenizers._normal_tokens import NormalTokens
-from llmanac.tokenizers._patterns import Splitter
+from llmanac.tokenizers.patterns.splitter import Splitter
 
 _ENCODE: Any = bpe_encode.encode
 _SAMPLE: Any = bpe_dropout.sample  # numba checks its arguments, mypy cannot
-CHUNK = 1 << 23  # characters of text that are encoded at a time
 NO_MERGES = np.empty((3, 0), np.int32)
-CACHE_WORDS, CACHE_IDS = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and ids beside it (4 MB)
+CACHE_WORDS, CACHE_IDS = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and ids in it (4 MB)
 
 
 class BPE(Tokenizer):
@@ -35,12 +34,14 @@ class BPE(Tokenizer):
         merges: (3, n) int32 ids `left, right, merged` in rank order.
         splitter: how text is cut into pieces.
         compose_nfc: whether text is put into Normalization Form C first (Qwen).
-        prefix_space: whether a text gets a blank in front that does not start with one.
+        prefix_space: whether a text that does not start with a space gets one in front.
         unknown: the token for a byte that the vocabulary lacks (few lack any); without it such a text is an error.
-        whole_pieces: whether a piece that is a token as it stands is not merged (tiktoken, Llama-3).
+        whole_pieces: whether a piece that is itself a token is not merged (tiktoken, Llama-3).
         document: the `tokenizer.json` it came from, whose other parts `save` keeps.
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
+
+    _guarded_tables = ("_tables",)
 
     def __init__(
         self,
@@ -98,12 +99,9 @@ class BPE(Tokenizer):
         """The ids that merges and bytes lead to."""
         return frozenset([*self.merges[2].tolist(), *self._byte_ids.tolist()])
 
+    @cached_property
     def _guards(self) -> bool:
-        held = {id for id in self._special_ids - self._reached if id < len(self.tokens)}
-        return self.whole_pieces and bool(held)
-
-    def _forget_tables(self) -> None:
-        self.__dict__.pop("_tables", None)
+        return self.whole_pieces and any(id < len(self.tokens) for id in self._special_ids - self._reached)
 
     def forget_words(self) -> None:
         """Empty the word cache (it is bounded, and empties itself when it is full)."""
@@ -111,22 +109,22 @@ class BPE(Tokenizer):
         cache[:], counters[:] = 0, 0
 
     def _normal_form(self, text: str) -> Placed:
-        mended = mend_surrogates(text)
-        return compose(mended, nfc(mended[0])) if self.compose_nfc else mended
+        clean = replace_surrogates(text)
+        return compose(clean, nfc(clean[0])) if self.compose_nfc else clean
 
     def _lengths(self, ids: np.ndarray, data: bytes) -> np.ndarray:
         lengths = super()._lengths(ids, data)
         name = (self._bytes[self.unknown_id] if self.unknown_id is not None else None) or b""
         if not self._lacks_bytes or not (ids == self.unknown_id).any():
             return lengths
-        for may_be_written in (False, True):  # the unknown token stands for one byte, or is written out
+        for may_be_written in (False, True):  # the unknown token is one byte, or its own text
             at, found = 0, lengths.copy()
             for i in np.flatnonzero(ids == self.unknown_id).tolist():
                 at = int(found[:i].sum())
                 found[i] = len(name) if may_be_written and data.startswith(name, at) else 1
             if int(found.sum()) == len(data):
                 return found
-        raise TokenizerError(f"offsets: {name!r} in the text cannot be told from bytes that have no token")
+        raise TokenizerError(f"offsets: {name!r} in the text cannot be distinguished from bytes that have no token")
 
     def _prefix(self, text: str) -> str:
         return " " if self.prefix_space and text and not text.startswith(" ") else ""
@@ -135,21 +133,10 @@ class BPE(Tokenizer):
         clean = self._normal_form(text)[0]
         return self._prefix(clean) + clean
 
-    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
-        out: list[np.ndarray] = []
-        start = 0
-        while start < len(texts):
-            stop, size = start, 0
-            while stop < len(texts) and (size < CHUNK or stop == start):
-                size += len(texts[stop])
-                stop += 1
-            buffer, used, ends = self.splitter.pack([self._prepared(text) for text in texts[start:stop]])
-            text_ends = np.empty(stop - start, np.int64)
-            ids = self._encode_packed(buffer, used, self.splitter.mode, ends, text_ends)
-            firsts = [0, *text_ends[:-1].tolist()]
-            out += [ids[a:b] for a, b in zip(firsts, text_ends.tolist(), strict=True)]
-            start = stop
-        return out
+    def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        buffer, used, ends = self.splitter.pack([self._prepared(text) for text in texts])
+        text_ends = np.empty(len(texts), np.int64)
+        return self._encode_packed(buffer, used, self.splitter.mode, ends, text_ends), text_ends
 
     def _encode_packed(
         self, buffer: np.ndarray, used: int, mode: int, ends: np.ndarray, text_ends: np.ndarray
@@ -164,11 +151,16 @@ class BPE(Tokenizer):
             raise TokenizerError(_no_token(byte))
         return ids
 
-    def extended(self, texts: Iterable[str], extra: int) -> BPE:
-        """This tokenizer with up to `extra` further tokens; see `_extend.py`."""
-        from llmanac.tokenizers._extend import extend_bpe
+    def _extended(self, texts: Iterable[str], extra: int) -> BPE:
+        from llmanac.tokenizers._extend import learn_further
 
-        return extend_bpe(self, texts, extra)
+        tokens, merges = learn_further(self, texts, extra)
+        gap: list[bytes | None] = [None] * (self.vocab_size - len(self.tokens))
+        return BPE(
+            tokens=[*self.tokens, *gap, *tokens], merges=np.concatenate([self.merges, merges], axis=1),
+            splitter=self.splitter, compose_nfc=self.compose_nfc, prefix_space=self.prefix_space,
+            whole_pieces=self.whole_pieces, unknown=self.unknown_id, document=self.document, **self._settings(),
+        )  # fmt: skip
 
     def sample(self, text: str, *, seed: int, dropout: float = 0.1, **choices: Any) -> list[int]:
         """Ids of one segmentation by BPE-dropout (Provilkov et al. 2020).
@@ -218,19 +210,13 @@ class BPE(Tokenizer):
         rules = [self.compose_nfc, self.prefix_space, self.whole_pieces, self.unknown_id]
         return [digest.hexdigest(), list(self.splitter.steps), rules]
 
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
-        from llmanac.tokenizers._tokenizer_json import write
-
-        write(self, Path(folder))
-
 
 def _no_token(byte: int) -> str:
     return f"the vocabulary has no token for the byte 0x{byte:02X}, which the text holds"
 
 
 def scrambled(number: int) -> int:
-    """A whole number as 64 well-mixed bits, so that neighbouring seeds have nothing in common."""
+    """An integer hashed to 64 bits, so that neighbouring seeds give independent draws."""
     return int.from_bytes(hashlib.blake2b(str(number).encode(), digest_size=8).digest(), "little")
 
 

@@ -1,6 +1,6 @@
 """The alphabet in which byte-level vocabularies are written down: each byte as one printable character (GPT-2).
 
-Bytes that print as themselves in Latin-1 stand for themselves; the others take the characters from U+0100 on, in order.
+Bytes that are printable in Latin-1 keep their character; the others take the characters from U+0100 on, in order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def written(data: bytes) -> str:
 
 
 def read(text: str) -> bytes | None:
-    """The bytes that a vocabulary's entry stands for; None where a character is not of the alphabet."""
+    """The bytes of a vocabulary's entry; None where a character is not of the alphabet."""
     try:
         return bytes([BYTES[character] for character in text])
     except KeyError:

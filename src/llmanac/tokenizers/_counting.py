@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
-from llmanac.kernels.words import WordCounts
-from llmanac.tokenizers._normal import mend_surrogates
+from llmanac.kernels.split.words import WordCounts
+from llmanac.tokenizers._normal import replace_surrogates
 
+BOUNDARY = "\0"  # stands for what is not ordinary text; no piece may contain it
 CHUNK = 1 << 23  # bytes of text that are counted at a time
 
 
@@ -49,7 +50,7 @@ def count_pieces(texts: Iterable[str], splitter: Cuts, method: str) -> tuple[np.
 
 
 def chunks(texts: Iterable[str], method: str) -> Iterator[list[str]]:
-    """The texts, mended, in lists of about `CHUNK` characters. Raises DataError for what is no text."""
+    """The texts without lone surrogates, in lists of about `CHUNK` characters. Raises DataError for a non-text."""
     if isinstance(texts, str):
         raise DataError(f"{method}: expected many texts, got one; put it into a list")
     held: list[str] = []
@@ -57,10 +58,18 @@ def chunks(texts: Iterable[str], method: str) -> Iterator[list[str]]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{method}: text {i} is {type(text).__name__}, not str")
-        held.append(mend_surrogates(text)[0])
+        held.append(replace_surrogates(text)[0])
         size += len(text)
         if size >= CHUNK:
             yield held
             held, size = [], 0
     if held:
+        yield held
+
+
+def bounded_chunks(texts: Iterable[str], symbols: Sequence[str], method: str) -> Iterator[list[str]]:
+    """`chunks` with a `BOUNDARY` for each of the symbols in them, which are not ordinary text."""
+    for held in chunks(texts, method):
+        for symbol in symbols:
+            held = [text.replace(symbol, BOUNDARY) for text in held]
         yield held

@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import bpe_extend
+from llmanac.kernels.bpe import extend as bpe_extend
+from llmanac.kernels.split.words import GIVEN
 from llmanac.kernels.text import pack
-from llmanac.kernels.words import GIVEN
-from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._counting import count_pieces
 
-MOST_IDS = 1 << 30
+if TYPE_CHECKING:
+    from llmanac.tokenizers._bpe import BPE
 
 
-def extend_bpe(tokenizer: BPE, texts: Iterable[str], extra: int) -> BPE:
-    """The tokenizer with up to `extra` more tokens, which take the ids from its `vocab_size` on.
+def learn_further(tokenizer: BPE, texts: Iterable[str], extra: int) -> tuple[list[bytes], np.ndarray]:
+    """`(bytes of up to extra new tokens, (3, n) merges)`; their ids start at the tokenizer's `vocab_size`.
 
     Raises:
         TokenizerError: `extra` is below 1 or too many; text that is not cut into pieces, so any two tokens might join.
         DataError: no text at all, or an item that is no text.
     """
-    if extra < 1:
-        raise TokenizerError(f"extend: extra is {extra}; ask for one token or more")
-    if tokenizer.vocab_size + extra > MOST_IDS:
-        raise TokenizerError(f"extend: {tokenizer.vocab_size} + {extra} ids are more than can be numbered ({MOST_IDS})")
     if not tokenizer.splitter.steps:
         raise TokenizerError(
             "extend: this tokenizer cuts text into no pieces, so it has no words to learn; train a bpe"
@@ -50,23 +47,7 @@ def extend_bpe(tokenizer: BPE, texts: Iterable[str], extra: int) -> BPE:
         known[token.id] = token.text.encode("utf-8")
     most = min(extra, len(ids))  # a merge leaves the words at least one token fewer
     learned = bpe_extend.learn_further(ids, ends, counts, known, len(known), most)
-    new, merges = _usable(learned.merges, known, tokenizer)
-    texts_of = {token.id: token.text for token in tokenizer.added.tokens}
-    gap: list[bytes | None] = [None] * (tokenizer.vocab_size - len(tokenizer.tokens))
-    return BPE(
-        tokens=[*tokenizer.tokens, *gap, *new],
-        merges=np.concatenate([tokenizer.merges, merges], axis=1),
-        splitter=tokenizer.splitter,
-        compose_nfc=tokenizer.compose_nfc,
-        prefix_space=tokenizer.prefix_space,
-        whole_pieces=tokenizer.whole_pieces,
-        unknown=tokenizer.unknown_id,
-        document=tokenizer.document,
-        added=tokenizer.added.tokens,
-        adds_bos=tokenizer.adds_bos,
-        chat_template=tokenizer.chat_template,
-        **{role: texts_of.get(getattr(tokenizer, f"{role}_id")) for role in ("bos", "eos", "pad")},
-    )
+    return _usable(learned.merges, known, tokenizer)
 
 
 def _prepared(tokenizer: BPE, texts: Iterable[str]) -> Iterator[str]:

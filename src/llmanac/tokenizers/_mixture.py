@@ -1,13 +1,13 @@
 """How much of each language or domain a tokenizer is trained on, for any tokenizer: a wrapper over labelled text.
 
 A vocabulary goes to what is frequent in its training text, so a language with little text there gets few tokens of its
-own and long sequences. Two ways to say otherwise, both as shares q of the text that is trained on:
+own and long sequences. Two ways to say otherwise, both as fractions q of the training text:
 
     weights     q_i = w_i / sum_j w_j                    the mixture as stated (domains: 70 % code, 30 % prose)
-    alpha       q_i = p_i^alpha / sum_j p_j^alpha        p: the shares as they are; alpha 1 keeps them, 0 makes all
+    alpha       q_i = p_i^alpha / sum_j p_j^alpha        p: the fractions of the data; alpha 1 keeps them, 0 makes all
                                                          equal (Conneau and Lample 2019, section 3.1; XLM-R takes 0.3)
 
-The whole budget (as much text as there is, unless `total` says otherwise) is divided by largest remainders, so that the
+The budget (as much text as there is, unless `total` says otherwise) is divided by largest remainders, so that the
 parts add up exactly. Within a group every document is taken m = its part / its size times on average: floor(m) or
 floor(m) + 1 times, spread evenly in the order of the stream, so no document counts much more than another. Counted in
 documents, a group's part is met exactly; counted in bytes, to half a document.
@@ -38,9 +38,9 @@ class MixtureSpec(Spec):
     Attributes:
         by: what labels a document: `folder` (the first folder of its path), `group` (the column or file that documents
             are held out by), or an entry of its metadata.
-        alpha: the exponent of the shares, 0 to 1 to upsample small groups; not together with weights.
+        alpha: the exponent of the fractions, 0 to 1 to upsample small groups; not together with weights.
         weights: `name=number` for every group, e.g. `["code=0.7", "prose=0.3"]`.
-        unit: what the shares are shares of.
+        unit: what is counted.
     """
 
     by: str = "folder"
@@ -64,7 +64,7 @@ class Group:
     """One language or domain: what there is of it, and how much of it is trained on.
 
     Attributes:
-        share: its part of the text that is trained on.
+        share: its fraction of the training text.
         taken: that part, in the unit of the mixture.
     """
 
@@ -80,18 +80,18 @@ class Group:
 
 
 class Mixture:
-    """Texts of labelled groups, each as often as the shares ask for; iterate it as often as needed.
+    """Texts of labelled groups, each as often as its fraction requires; can be iterated repeatedly.
 
     Args:
         labelled: gives the `(group, text)` stream anew at each call; it is read once for the sizes, then for the texts.
-        weights: the share of each group, in any scale; every group needs one. `alpha`: see the module. Neither keeps
-            the shares as they are.
-        unit: whether shares are of bytes or of documents.
+        weights: the fraction of each group, in any scale; every group needs one. `alpha`: see the module. Without
+            either the fractions are those of the data.
+        unit: whether bytes or documents are counted.
         total: how much is taken in all, in that unit; as much as there is, if not given. No group's text is repeated
             more than `MOST_TIMES` times to fill more than that.
 
     Raises:
-        SpecError: shares that are no shares, or do not fit the groups. DataError: a group without text.
+        SpecError: invalid weights, or weights that do not fit the groups. DataError: a group without text.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class _Spread:
 def shares(
     amounts: Mapping[str, float], *, weights: Mapping[str, float] | None = None, alpha: float | None = None
 ) -> dict[str, Fraction]:
-    """The share of each group, adding up to 1 exactly; see the module for the formulas.
+    """The fraction of each group, adding up to 1 exactly; see the module for the formulas.
 
     Args:
         amounts: how much text there is of each group.
@@ -197,8 +197,8 @@ def shares(
         exponent = 1.0 if alpha is None else alpha
         if isinstance(exponent, bool) or not isinstance(exponent, Real) or not 0 <= exponent <= 16:
             raise SpecError(f"alpha: {alpha!r} is not an exponent; 0 makes all groups equal, 1 leaves them as they are")
-        whole = sum(map(Fraction, amounts.values()))
-        parts = {name: Fraction(amount) / whole for name, amount in amounts.items()}
+        total_amount = sum(map(Fraction, amounts.values()))
+        parts = {name: Fraction(amount) / total_amount for name, amount in amounts.items()}
         raw = (
             parts if exponent == 1 else {name: Fraction(float(part) ** float(exponent)) for name, part in parts.items()}
         )

@@ -15,7 +15,7 @@ PAIR_OR_LONE = re.compile("[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]")
 Placed = tuple[str, np.ndarray | None]
 
 
-def mend_surrogates(text: str) -> Placed:
+def replace_surrogates(text: str) -> Placed:
     """Join surrogate pairs and replace lone ones by U+FFFD, since UTF-8 has no form for them (tiktoken does the same).
 
     Returns the text, and (len + 1,) int64 where each of its characters starts in the old one (None: nothing moved).
@@ -47,7 +47,7 @@ def nfc(text: str) -> Placed:
 def in_form(form: Form, text: str) -> Placed:
     """The text in a normalisation form, and where each of its characters starts in the old one (None: unchanged).
 
-    A stretch that changes is placed as a whole: its characters start at its first, and the next begins after its last.
+    A stretch that changes is placed as one: all its characters start at its first, and the next begins after its last.
     """
     if not is_known(text):
         return _around_unknown(form, text)
@@ -87,7 +87,7 @@ def _starts_anew(form: Form, character: str) -> bool:
         return True
     if unicodedata.combining(character) or not unicodedata.is_normalized("NFKD" if "K" in form else "NFC", character):
         return False
-    # Vowels and finals of Hangul, and a few other marks of class 0, compose with what stands before them.
+    # Vowels and finals of Hangul, and a few other marks of class 0, compose with the character before them.
     return not ("\u1160" <= character <= "\u11ff") and unicodedata.category(character)[0] != "M"
 
 

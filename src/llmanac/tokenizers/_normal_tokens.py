@@ -19,7 +19,7 @@ class Normalised(str):
 
 
 class NormalTokens(AddedTokens):
-    """Added tokens beside a normaliser; `form` gives the normal form of a token's text.
+    """Added tokens of a tokenizer with a normaliser; `form` gives the normal form of a token's text.
 
     Plain text between tokens comes as `Normalised` where any token is looked for after normalisation.
     """

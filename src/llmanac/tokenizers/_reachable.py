@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from llmanac.kernels.split.words import GIVEN, piece_ends
 from llmanac.kernels.text import pack
-from llmanac.kernels.words import GIVEN, piece_ends
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
 
@@ -13,11 +13,11 @@ NEVER_IN_UTF8 = frozenset(range(0xF5, 0x100)) | {0xC0, 0xC1}
 
 
 def unreachable(tokenizer: Tokenizer) -> list[int]:
-    """Ids of the tokens that no text gives, special tokens aside.
+    """Ids of the tokens that no text is encoded to, without special tokens.
 
     A token is reachable if its own bytes are encoded as this one token and are nothing that a text cannot hold. For a
-    byte-level BPE the merges decide that also for parts of characters; elsewhere tokens that are no text are passed
-    over.
+    byte-level BPE the merges decide that also for parts of characters; elsewhere tokens that are not valid UTF-8 are
+    ignored.
     """
     control = set(tokenizer.special_tokens.values()) | {token.id for token in tokenizer.added.tokens}
     table = [

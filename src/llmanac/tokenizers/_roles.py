@@ -1,4 +1,4 @@
-"""Special tokens by their usual names, and the checks of them that every tokenizer's Spec shares."""
+"""Special tokens by their usual names, and the checks that every tokenizer's Spec makes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmanac.core.errors import SpecError
-from llmanac.tokenizers._chat import default_template
 from llmanac.tokenizers._normal import SURROGATE
+from llmanac.tokenizers.chat.template import default_template
 
 BEGINS = ("<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<|begin|>", "<s>", "<bos>", "[BOS]")
 ENDS = ("<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<|eos|>", "</s>", "<eos>", "[EOS]")
@@ -41,7 +41,7 @@ def check_roles(spec: Any) -> None:
 def roles_of(spec: Any, special: Sequence[str], *no_roles: str) -> dict[str, Any]:
     """`bos`, `eos`, `pad` and `chat_template` of a Spec, those left open by the usual names among the special tokens.
 
-    `no_roles` are special tokens that stand for no speaker in a chat.
+    `no_roles` are special tokens that are not a speaker's in a chat.
     """
     eos = spec.eos or usual(ENDS, special)
     template = default_template(special, eos=eos, no_roles=(*BEGINS, *ENDS, *PADS, spec.bos, spec.pad, *no_roles))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmanac.core.progress import progress
-from llmanac.kernels import unigram_bpe_train
+from llmanac.kernels.sentencepiece import bpe_train as unigram_bpe_train
 from llmanac.tokenizers._unigram_train import LONGEST_PIECE, Stretches
 
 

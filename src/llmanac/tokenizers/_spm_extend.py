@@ -2,7 +2,7 @@
 
 A **BPE** model's new pieces are merges of what its old merges leave of the new text, with scores below all old ones: so
 the old merges of a text are done before any new one, as before. A **unigram** model's new pieces are learned as in a
-training, EM and pruning in turn, beside the old pieces with the scores that they have; a new piece's score is how often
+training, EM and pruning in turn, while the old pieces keep their scores; a new piece's score is how often
 it is expected to be used among all pieces of the new text, and not below the lowest old one, from which the score of
 what is unknown is reckoned. In both, characters without a piece come first, the most frequent ones before others.
 """
@@ -16,43 +16,36 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmanac.core.errors import DataError, TokenizerError
-from llmanac.core.progress import progress
-from llmanac.kernels import unigram_train
 from llmanac.kernels.text import pack
-from llmanac.tokenizers import _spm_model as spm
+from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers import _unigram_train as training
 from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._counting import chunks
+from llmanac.tokenizers._counting import bounded_chunks
 from llmanac.tokenizers._spm_bpe_train import merge
 from llmanac.tokenizers._unigram_tables import inner
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._unigram import SentencePiece
 
-MOST_IDS = 1 << 30
-COVERAGE = 0.9995  # share of the new text whose characters may get a piece; rarer ones are left to the bytes
-BOUNDARY = "\0"  # stands for what is no ordinary text; no piece may hold it
-FIRST_SYMBOL = 0x10000  # the code point that stands for the first symbol of a BPE where its words are cut already
+COVERAGE = 0.9995  # fraction of the new text whose characters may get a piece; rarer ones are left to the bytes
+FIRST_SYMBOL = 0x10000  # the code point of the first symbol of a BPE whose words are already cut
 MOST_SYMBOLS = 0x110000 - FIRST_SYMBOL - 1
 
 
-def extend_sentencepiece(tokenizer: SentencePiece, texts: Iterable[str], extra: int) -> SentencePiece:
-    """The tokenizer with up to `extra` more pieces, which take the ids from its `vocab_size` on.
+def extended(tokenizer: SentencePiece, texts: Iterable[str], extra: int) -> tuple[spm.Model, list[AddedToken]]:
+    """`(the model with up to extra more pieces, the added tokens)`; new ids start at the tokenizer's `vocab_size`.
 
     Raises:
         TokenizerError: `extra` is below 1 or too many; tokens behind the model's own ids that no model file can hold;
             scores to which no others can be added.
         DataError: no text at all, or an item that is no text.
     """
-    from llmanac.tokenizers._unigram import SentencePiece
-
-    if extra < 1:
-        raise TokenizerError(f"extend: extra is {extra}; ask for one token or more")
-    if tokenizer.vocab_size + extra > MOST_IDS:
-        raise TokenizerError(f"extend: {tokenizer.vocab_size} + {extra} ids are more than can be numbered ({MOST_IDS})")
     between = _between(tokenizer)
     escape = tokenizer.rules.escape_whitespaces
-    words = training.gather(tokenizer.normalizer.pack(held) for held in _bounded(tokenizer, texts))
+    symbols = [token.text for token in tokenizer.added.tokens]
+    symbols += [piece.text for piece in tokenizer.pieces if piece.type in (spm.UNKNOWN, spm.USER_DEFINED)]
+    chunks = bounded_chunks(texts, sorted(symbols, key=len, reverse=True), "extend")
+    words = training.gather(tokenizer.normalizer.pack(chunk) for chunk in chunks)
     found = words.stretches(COVERAGE, 0x110000, "" if escape else spm.SPACE)
     if not found.alphabet:
         raise DataError("extend: the texts to learn from are empty")
@@ -67,14 +60,7 @@ def extend_sentencepiece(tokenizer: SentencePiece, texts: Iterable[str], extra: 
     for id, piece in enumerate(between, len(tokenizer.pieces)):
         if id not in given:
             added.append(AddedToken(id=id, text=piece.text))
-    texts_of = {token.id: token.text for token in added}
-    return SentencePiece(
-        spm.appended(tokenizer.model, new),
-        added=added,
-        adds_bos=tokenizer.adds_bos,
-        chat_template=tokenizer.chat_template,
-        **{role: texts_of.get(getattr(tokenizer, f"{role}_id")) for role in ("bos", "eos", "pad")},
-    )
+    return spm.extended(tokenizer.model, new), added
 
 
 def _written(text: str, escape: bool) -> str:
@@ -98,16 +84,6 @@ def _between(tokenizer: SentencePiece) -> list[spm.Piece]:
             )
         out.append(spm.Piece(token.text, 0.0, spm.CONTROL))
     return out
-
-
-def _bounded(tokenizer: SentencePiece, texts: Iterable[str]) -> Iterable[list[str]]:
-    """The texts in lists, with a boundary for each symbol in them that is no ordinary text."""
-    symbols = [token.text for token in tokenizer.added.tokens]
-    symbols += [piece.text for piece in tokenizer.pieces if piece.type in (spm.UNKNOWN, spm.USER_DEFINED)]
-    for held in chunks(texts, "extend"):
-        for symbol in sorted(symbols, key=len, reverse=True):
-            held = [text.replace(symbol, BOUNDARY) for text in held]
-        yield held
 
 
 def _ordinary(tokenizer: SentencePiece) -> dict[str, tuple[int, float]]:
@@ -156,7 +132,7 @@ def _further_merges(
     lowest = min((score for _, score in old.values()), default=0.0)
     scores = np.float32(lowest) - np.arange(1, len(new) + 1).astype(np.float32)
     if not np.isfinite(scores).all() or (np.diff(scores, prepend=np.float32(lowest)) >= 0).any():
-        raise TokenizerError(f"extend: the lowest score is {lowest}, below which no {len(new)} more can be told apart")
+        raise TokenizerError(f"extend: the lowest score is {lowest}, below which no {len(new)} more are distinct")
     return list(zip(new, scores.tolist(), strict=True))
 
 
@@ -175,61 +151,17 @@ def _further_pieces(
         return []
     total = sum(start.values())
     scores = old | {text: float(np.log(count / total)) for text, count in start.items()}
-    texts = sorted(text.encode("utf-8") for text in scores)
-    values = np.array([scores[text.decode("utf-8")] for text in texts], np.float64)
-    pieces = training.Pieces(texts, values, np.array([len(text.decode("utf-8")) for text in texts]))
-    new = np.array([text.decode("utf-8") in start for text in texts])
-    words = (found.letters, found.offsets, found.counts)
-    goal = int(extra * 1.1)
-    with progress("learn pieces", unit="pieces") as bar:
-        while True:
-            for _ in range(training.ROUNDS):
-                pieces, new = _reckoned(pieces, new, words)
-                bar.update(int(new.sum()), goal=goal)
-            before = int(new.sum())
-            kept = _worth_keeping(pieces, new, words, goal)
-            pieces, new = pieces.only(kept), new[kept]
-            if int(new.sum()) <= goal or int(new.sum()) == before:
-                break
+    pieces = training.Pieces.of(scores)
+    new = np.array([text.decode("utf-8") in start for text in pieces.texts])
+    pieces, new = training.fitted(pieces, new, found, int(extra * 1.1))
     return _best(pieces, new, fresh, extra, lowest)
-
-
-def _reckoned(
-    pieces: training.Pieces, new: np.ndarray, words: tuple[np.ndarray, ...]
-) -> tuple[training.Pieces, np.ndarray]:
-    """One round of EM: new pieces that are used get the score of their use, others go; the old ones stay as is."""
-    expected = np.zeros(len(pieces.texts), np.float64)
-    unigram_train.expectations(*words, pieces.nodes, pieces.scores, pieces.widths, pieces.unknown_score, expected)
-    if not np.isfinite(expected).all():
-        raise TokenizerError("extend: the model's scores are no log probabilities, so none can be learned beside them")
-    chosen = np.flatnonzero(~new | (expected >= training.LEAST_USE))
-    scores, new, used = pieces.scores[chosen].copy(), new[chosen], expected[chosen]
-    scores[new] = training.digamma(used[new]) - training.digamma(used.sum(keepdims=True))
-    return pieces.only(chosen, scores), new
-
-
-def _worth_keeping(pieces: training.Pieces, new: np.ndarray, words: tuple[np.ndarray, ...], goal: int) -> np.ndarray:
-    """Places of the old pieces, and of the new ones that are kept in a round of pruning."""
-    used = unigram_train.usage(*words, pieces.nodes, pieces.scores, pieces.unknown_score)
-    state, loss = unigram_train.losses(
-        pieces.letters, pieces.offsets, pieces.nodes, pieces.scores.copy(), pieces.unknown_score, used,
-        max(used.sum(), 1.0),
-    )  # fmt: skip
-    needed = np.flatnonzero(~new | (state == unigram_train.KEPT))
-    candidates = np.flatnonzero(new & (state == unigram_train.CANDIDATE))
-    room = max(goal, int(training.SHRINK * new.sum())) - int((new & (state == unigram_train.KEPT)).sum())
-    best = candidates[np.argsort(-loss[candidates], kind="stable")[: max(room, 0)]]
-    return np.sort(np.concatenate([needed, best]))
 
 
 def _best(
     pieces: training.Pieces, new: np.ndarray, fresh: Sequence[str], extra: int, lowest: float
 ) -> list[tuple[str, float]]:
     """The new characters, and the best of the new pieces that some text is cut into."""
-    ones = np.ones(len(pieces.texts))
-    state, _ = unigram_train.losses(
-        pieces.letters, pieces.offsets, pieces.nodes, pieces.scores.copy(), pieces.unknown_score, ones, ones.sum()
-    )
+    state, _ = pieces.losses(np.ones(len(pieces.texts)))
     known = {
         text.decode("utf-8"): max(score, lowest)
         for text, score, is_new, way in zip(pieces.texts, pieces.scores.tolist(), new.tolist(), state, strict=True)

@@ -2,7 +2,7 @@
 
 The compiled map of a file is `size of the trie in bytes (4 bytes), the trie, replacement strings each ended by NUL`;
 the trie's value is where a key's replacement starts. At each place of a text the longest key wins. A map from a file
-is walked whole before it is used: no unit may lead outside, in a circle, or to a replacement that is no text.
+is checked completely before it is used: no unit may lead outside, in a circle, or to a replacement that is not text.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import unigram_normalize, unigram_trie
+from llmanac.kernels.sentencepiece import normalize as unigram_normalize
+from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import pack
-from llmanac.tokenizers._spm_model import SPACE, Rules
+from llmanac.tokenizers._pieces import SPACE, Rules
 
 LARGEST_TRIE = 1 << 21  # units; the library's own maps have 50,000
 LONGEST_KEY, LONGEST_REPLACEMENT = 256, 1024  # bytes
@@ -55,7 +56,7 @@ def read_charsmap(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_replacements(blob: np.ndarray, starts: np.ndarray) -> None:
-    """Every replacement must lie inside, end, be short and be UTF-8; it may be the end of a longer one."""
+    """Every replacement must be inside the map, end, be short and be UTF-8; it may be the end of a longer one."""
     ends = np.flatnonzero(blob == 0)
     if len(starts) and (not len(ends) or starts[-1] > ends[-1]):
         raise TokenizerError(f"precompiled_charsmap: a replacement starts at {int(starts[-1])}, outside the map's text")

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels.bpe_encode import merges_of_ranks
+from llmanac.kernels.bpe.encode import merges_of_ranks
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE
-from llmanac.tokenizers._patterns import Splitter, pattern_of
+from llmanac.tokenizers.patterns.splitter import Splitter, pattern_of
 
 # What the published encodings are called -> their pattern and control tokens.
 _END = {"<|endoftext|>": 50256}

@@ -1,6 +1,6 @@
-"""A SentencePiece tokenizer at work: normalising, cutting, decoding, sampling, its identity.
+"""The SentencePiece tokenizer: normalising, cutting, decoding, sampling, its identity.
 
-`sentencepiece.py` learns one, `_spm_model.py` reads its files, `_unigram_json.py` the `tokenizer.json` of such models.
+`sentencepiece.py` learns one, `spm` reads its files, `hf` the `tokenizer.json` of such models.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ import codecs
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import unigram_encode, unigram_random, unigram_sample
-from llmanac.tokenizers import _spm_model as spm
+from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import random as unigram_random
+from llmanac.kernels.sentencepiece import sample as unigram_sample
+from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._base import Special, Tokenizer
-from llmanac.tokenizers._ids import id_list
-from llmanac.tokenizers._normal import mend_surrogates
+from llmanac.tokenizers._checks import id_list
+from llmanac.tokenizers._normal import replace_surrogates
 from llmanac.tokenizers._spm_normalizer import Normalizer
 from llmanac.tokenizers._unigram_tables import Tables
 
 _ENCODE: Any = unigram_encode.encode  # numba checks its arguments, mypy cannot
 _SAMPLE: Any = unigram_sample.sample
-CHUNK = 1 << 23  # characters of text that are encoded at a time
-CACHE_WORDS, CACHE_PLACES = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and places beside it (4 MB)
+CACHE_WORDS, CACHE_PLACES = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and places in it (4 MB)
 DRAWN_WORDS, DRAWS = 1 << 16, 1 << 21  # words whose draws are kept (2 MB), and rows of draws (32 MB at most)
 MOST_BEST = 512
-FEW = 64  # ids; so few are not worth the detour of `_numbers`
+FEW = 64  # ids; below this, `_numbers` does not pay
 EACH_BYTE = "llmanac_each_byte"
 
 
@@ -60,11 +60,11 @@ class SentencePiece(Tokenizer):
         super().__init__(**roles)
         self.model = model
         self.pieces, self.rules = model.pieces, model.rules
-        self.kind = spm.TYPES[model.trainer["model_type"]]
-        self.byte_fallback = bool(model.trainer["byte_fallback"])
+        self.kind = spm.TYPES[model.setting("model_type")]
+        self.byte_fallback = bool(model.setting("byte_fallback"))
         self.unknown = next(id for id, piece in enumerate(self.pieces) if piece.type == spm.UNKNOWN)
         kept = [piece.text for piece in self.pieces if piece.type == spm.USER_DEFINED]
-        suffix = bool(model.trainer["treat_whitespace_as_suffix"])
+        suffix = bool(model.setting("treat_whitespace_as_suffix"))
         self.normalizer = Normalizer(self.rules, suffix=suffix, kept=kept)
         changed = self.rules.charsmap or self.rules.remove_extra_whitespaces or self.rules.escape_whitespaces
         self.lossless = self.byte_fallback and not changed and not self.rules.add_dummy_prefix
@@ -72,13 +72,7 @@ class SentencePiece(Tokenizer):
         self._denormalizer = Normalizer(model.denormalizer) if model.denormalizer else None
         self.vocab_size = self.added.vocab_size(len(self.pieces))
         self._byte_pieces = {id for id, piece in enumerate(self.pieces) if piece.type == spm.BYTE}
-        self._cache = (
-            np.zeros((CACHE_WORDS, 4), np.uint64),
-            np.empty(CACHE_PLACES, np.int32),
-            np.zeros(2, np.int64),
-        )
-
-        self._draws = SampleCache()
+        self._cache, self._draws = new_cache(), SampleCache()
 
     @cached_property
     def tables(self) -> Tables:
@@ -100,7 +94,7 @@ class SentencePiece(Tokenizer):
         if piece.type == spm.BYTE:
             return bytes([spm.byte_of(piece.text)])
         if piece.type == spm.UNKNOWN:
-            return str(self.model.trainer["unk_surface"]).encode("utf-8")
+            return str(self.model.setting("unk_surface")).encode("utf-8")
         return piece.text.replace(spm.SPACE, " ").encode("utf-8")
 
     # -------------------------------------------------------------------------------- encoding
@@ -121,27 +115,16 @@ class SentencePiece(Tokenizer):
         ids = self._encode(text, special)
         return self._numbers.take(ids).tolist() if len(ids) > FEW else ids.tolist()
 
-    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
-        out: list[np.ndarray] = []
-        start = 0
-        while start < len(texts):
-            stop, size = start, 0
-            while stop < len(texts) and (size < CHUNK or stop == start):
-                size += len(texts[stop])
-                stop += 1
-            buffer, used = self.normalizer.pack([mend_surrogates(text)[0] for text in texts[start:stop]])
-            text_ends = np.empty(stop - start, np.int64)
-            ids, _ = self._cut(buffer, used, text_ends, False)
-            firsts = [0, *text_ends[:-1].tolist()]
-            out += [ids[a:b] for a, b in zip(firsts, text_ends.tolist(), strict=True)]
-            start = stop
-        return out
+    def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        buffer, used = self.normalizer.pack([replace_surrogates(text)[0] for text in texts])
+        text_ends = np.empty(len(texts), np.int64)
+        return self._cut(buffer, used, text_ends, False)[0], text_ends
 
     def _cut(self, buffer: np.ndarray, used: int, text_ends: np.ndarray, placed: bool) -> tuple[np.ndarray, np.ndarray]:
         return _ENCODE(buffer, used, *self.tables.arguments, *self._cache, text_ends, placed)
 
     def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
-        clean, places = mend_surrogates(text)
+        clean, places = replace_surrogates(text)
         buffer, used, where = self.normalizer.placed(clean)
         _, spans = self._cut(buffer, used, np.empty(1, np.int64), True)
         raw = np.frombuffer(clean.encode("utf-8"), np.uint8)
@@ -168,17 +151,17 @@ class SentencePiece(Tokenizer):
         refuse_others(choices)
         if not isinstance(text, str):
             return self.encode(text)  # says what it is
-        buffer, used = self.normalizer.pack([mend_surrogates(text)[0]])
+        buffer, used = self.normalizer.pack([replace_surrogates(text)[0]])
         if nbest in (0, 1) and self.kind == "unigram":
             sampled(self.tables, self._draws, buffer, 0, seed, alpha, nbest)  # checks the settings
             return self.encode(text)
         return sampled(self.tables, self._draws, buffer, used, seed, alpha, nbest)
 
-    def extended(self, texts: Iterable[str], extra: int) -> SentencePiece:
-        """This tokenizer with up to `extra` further pieces; see `_spm_extend.py`."""
-        from llmanac.tokenizers._spm_extend import extend_sentencepiece
+    def _extended(self, texts: Iterable[str], extra: int) -> SentencePiece:
+        from llmanac.tokenizers._spm_extend import extended
 
-        return extend_sentencepiece(self, texts, extra)
+        model, added = extended(self, texts, extra)
+        return SentencePiece(model, **self._settings() | {"added": added})
 
     # -------------------------------------------------------------------------------- decoding
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
@@ -234,21 +217,10 @@ class SentencePiece(Tokenizer):
         map_digest = hashlib.sha256(self.rules.charsmap).hexdigest()
         return [digest.hexdigest(), self.kind, self.byte_fallback, self.normalizer.suffix, rules, map_digest]
 
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.model`, and `tokenizer.json` and `tokenizer_config.json` for Hugging Face's readers.
 
-        A path that ends in `.model` gets that file alone, as the sentencepiece library reads it.
-        """
-        from llmanac.tokenizers._unigram_files import save
-
-        save(self, Path(folder))
-
-
-def special_roles(model: spm.Model) -> dict[str, str | None]:
-    """Which control symbols of a file begin a text, end it and fill a batch."""
-    control = {piece.text for piece in model.pieces if piece.type == spm.CONTROL}
-    named = {role: str(model.trainer[f"{role}_piece"]) for role in ("bos", "eos", "pad")}
-    return {role: text if text in control else None for role, text in named.items()}
+def new_cache() -> tuple[np.ndarray, ...]:
+    """An empty word cache: words, places of their ids, counters."""
+    return np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_PLACES, np.int32), np.zeros(2, np.int64)
 
 
 def refuse_others(choices: Mapping[str, Any]) -> None:

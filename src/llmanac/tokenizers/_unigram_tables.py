@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from llmanac.kernels import unigram_encode, unigram_merge, unigram_trie
-from llmanac.tokenizers import _spm_model as spm
+from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import merge as unigram_merge
+from llmanac.kernels.sentencepiece import trie as unigram_trie
+from llmanac.tokenizers import _pieces as spm
 
 UNKNOWN_PENALTY = np.float32(10.0)  # how much worse than the worst piece an unknown character is
 LARGEST = np.float32(3.4028234663852886e38)
@@ -31,13 +33,13 @@ class Tables:
     scores: np.ndarray
     node_scores: np.ndarray
     unknown: int
-    unknown_score: float
-    single: bool
-    byte_ids: np.ndarray
-    escape: bool
-    kept: np.ndarray
-    pairs: np.ndarray
-    halves: np.ndarray
+    unknown_score: float = 0.0
+    single: bool = False
+    byte_ids: np.ndarray = field(default_factory=lambda: NO_IDS)
+    escape: bool = False
+    kept: np.ndarray = field(default_factory=lambda: NO_UNITS)
+    pairs: np.ndarray = field(default_factory=lambda: NO_PAIRS)
+    halves: np.ndarray = field(default_factory=lambda: NO_HALVES)
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -50,7 +52,7 @@ class Tables:
     def of(cls, model: spm.Model) -> Tables:
         """The tables of a `.model` file."""
         escape, pieces = model.rules.escape_whitespaces, model.pieces
-        is_bpe = model.trainer["model_type"] == spm.BPE
+        is_bpe = model.setting("model_type") == spm.BPE
         types = np.array([piece.type for piece in pieces])
         scores = np.array([piece.score for piece in pieces], np.float32)
         normal = scores[types == spm.NORMAL]
@@ -67,7 +69,7 @@ class Tables:
         ids, keys = [ids[i] for i in taken], [keys[i] for i in taken]
         kept = [inner(piece.text, escape) for piece in pieces if piece.type == spm.USER_DEFINED]
         byte_ids = NO_IDS
-        if model.trainer["byte_fallback"]:
+        if model.setting("byte_fallback"):
             byte_ids = np.empty(256, np.int32)
             for id in np.flatnonzero(types == spm.BYTE).tolist():
                 byte_ids[spm.byte_of(pieces[id].text)] = id
@@ -105,7 +107,7 @@ def inner(text: str, escape: bool) -> bytes:
 
 
 def joins_of(keys: Iterable[bytes]) -> np.ndarray:
-    """(65536,) bool by two bytes: whether they stand together in some piece, or within a character."""
+    """(65536,) bool by two bytes: whether they are neighbours in some piece, or within a character."""
     joins = np.zeros(65536, np.bool_)
     joins.reshape(256, 256)[:, 0x80:0xC0] = True
     letters = np.frombuffer(b"\xff".join(keys) + b"\xff", np.uint8).astype(np.int64)

@@ -1,24 +1,26 @@
 """Learning the pieces of a unigram model: seeds from a suffix array, then EM and pruning in turn (Kudo 2018).
 
-The corpus is reduced to the distinct stretches within which pieces may lie: a space and what follows it up to the next,
+The corpus is reduced to the distinct stretches that a piece may be part of: a space and the text up to the next one,
 cut where the script changes. All later steps run over those with their counts.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from llmanac.core.errors import TokenizerError
 from llmanac.core.progress import progress
-from llmanac.kernels import unigram_train, unigram_trie
-from llmanac.kernels.words import GIVEN, WordCounts
+from llmanac.kernels.sentencepiece import trie as unigram_trie
+from llmanac.kernels.sentencepiece import unigram_train
+from llmanac.kernels.split.words import GIVEN, WordCounts
 from llmanac.tokenizers._scripts import script_of
 
 LONGEST_PIECE = 16  # characters
-SHRINK = 0.75  # share of the pieces that a round of pruning keeps
+SHRINK = 0.75  # fraction of the pieces that a round of pruning keeps
 ROUNDS = 2  # of EM between prunings
 LEAST_USE = 0.5  # expected uses below which a piece is dropped at once
 UNKNOWN_PENALTY = 10.0
@@ -54,7 +56,7 @@ class Words:
         """Cut the words where no piece may reach across.
 
         Args:
-            coverage: the share of the text that the alphabet must cover; rarer characters get no piece.
+            coverage: the fraction of the text that the alphabet must cover; rarer characters get no piece.
             room: how many characters there may be at most.
             never: characters that no piece may hold.
         """
@@ -79,7 +81,7 @@ class Words:
 def _class_of(character: str, scripts: dict[str, int]) -> int:
     """A character's class: by Unicode's property Script, Chinese and Japanese as one.
 
-    What is Inherited goes with what stands before it; Common is a script like the others.
+    Inherited characters take the class of the one before; Common is a script like the others.
     """
     if character in (" ", "\u2581"):
         return unigram_train.SPACE
@@ -156,9 +158,23 @@ class Pieces:
         units = unigram_trie.build(self.letters, self.offsets, np.arange(len(self.texts)), False)
         self.nodes = unigram_trie.walkable(units)
 
+    @classmethod
+    def of(cls, scores: Mapping[str, float]) -> Pieces:
+        """The pieces of `{text: score}`."""
+        ordered = sorted(scores)  # UTF-8 has the order of the code points
+        values = np.array([scores[text] for text in ordered], np.float64)
+        return cls([text.encode("utf-8") for text in ordered], values, np.array([len(text) for text in ordered]))
+
     @property
     def unknown_score(self) -> float:
         return float(self.scores.min()) - UNKNOWN_PENALTY
+
+    def losses(self, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`(state, loss)` of each piece: whether it can be done without, and what likelihood that costs."""
+        total = max(used.sum(), 1.0)
+        return unigram_train.losses(
+            self.letters, self.offsets, self.nodes, self.scores.copy(), self.unknown_score, used, total
+        )
 
     def only(self, chosen: np.ndarray, scores: np.ndarray | None = None) -> Pieces:
         """Those at sorted places, with their scores or new ones."""
@@ -187,50 +203,61 @@ def digamma(x: np.ndarray) -> np.ndarray:
 
 def learn(found: Stretches, size: int) -> list[tuple[str, float]]:
     """The `size` best pieces with their log probabilities, the alphabet among them, best first."""
-    words = (found.letters, found.offsets, found.counts)
-    most = max(100_000, 8 * size)
-    goal = int(size * 1.1)
-    with progress("learn pieces", unit="pieces") as bar:
-        start = seeds(found, most)
-        texts = sorted(text.encode("utf-8") for text in start)
-        values = np.array([start[text.decode("utf-8")] for text in texts])
-        pieces = Pieces(texts, np.log(values) - np.log(values.sum()), np.array([len(t.decode("utf-8")) for t in texts]))
-        while True:
-            for _ in range(ROUNDS):
-                expected = np.zeros(len(pieces.texts), np.float64)
-                unigram_train.expectations(
-                    *words, pieces.nodes, pieces.scores, pieces.widths, pieces.unknown_score, expected
-                )
-                chosen = np.flatnonzero(expected >= LEAST_USE)
-                scores = digamma(expected[chosen]) - digamma(expected[chosen].sum(keepdims=True))
-                pieces = pieces.rescored(scores) if len(chosen) == len(expected) else pieces.only(chosen, scores)
-                bar.update(len(pieces.texts), goal=goal)
-            before = len(pieces.texts)
-            pieces = pieces.only(_worth_keeping(pieces, words, goal))
-            bar.update(len(pieces.texts), goal=goal)
-            if len(pieces.texts) <= goal or len(pieces.texts) == before:  # what is left cannot be done without
-                break
+    start = seeds(found, max(100_000, 8 * size))
+    texts = sorted(start)
+    values = np.array([start[text] for text in texts])
+    pieces = Pieces.of(dict(zip(texts, (np.log(values) - np.log(values.sum())).tolist(), strict=True)))
+    pieces, _ = fitted(pieces, np.ones(len(texts), np.bool_), found, int(size * 1.1))
     return _final(pieces, found, size)
 
 
-def _worth_keeping(pieces: Pieces, words: tuple[np.ndarray, ...], goal: int) -> np.ndarray:
-    """Places of the pieces that are kept in a round of pruning."""
+def fitted(pieces: Pieces, new: np.ndarray, found: Stretches, goal: int) -> tuple[Pieces, np.ndarray]:
+    """EM and pruning in turn until at most `goal` new pieces are left: `(the pieces, which of them are new)`.
+
+    Args:
+        new: (pieces,) bool; pieces that are not new keep their scores and are never pruned.
+
+    Raises:
+        TokenizerError: scores of the old pieces that are no log probabilities.
+    """
+    words = (found.letters, found.offsets, found.counts)
+    with progress("learn pieces", unit="pieces") as bar:
+        while True:
+            for _ in range(ROUNDS):
+                pieces, new = _em_round(pieces, new, words)
+                bar.update(int(new.sum()), goal=goal)
+            before = int(new.sum())
+            kept = _pruned(pieces, new, words, goal)
+            pieces, new = pieces.only(kept), new[kept]
+            bar.update(int(new.sum()), goal=goal)
+            if int(new.sum()) <= goal or int(new.sum()) == before:  # what is left cannot be done without
+                return pieces, new
+
+
+def _em_round(pieces: Pieces, new: np.ndarray, words: tuple[np.ndarray, ...]) -> tuple[Pieces, np.ndarray]:
+    """One round of EM: new pieces that are used get the score of their use, others go; the old ones stay as is."""
+    expected = np.zeros(len(pieces.texts), np.float64)
+    unigram_train.expectations(*words, pieces.nodes, pieces.scores, pieces.widths, pieces.unknown_score, expected)
+    if not np.isfinite(expected).all():
+        raise TokenizerError("extend: the model's scores are no log probabilities, so none can be learned with them")
+    chosen = np.flatnonzero(~new | (expected >= LEAST_USE))
+    scores, new, used = pieces.scores[chosen].copy(), new[chosen], expected[chosen]
+    scores[new] = digamma(used[new]) - digamma(used.sum(keepdims=True))
+    return pieces.rescored(scores) if len(chosen) == len(expected) else pieces.only(chosen, scores), new
+
+
+def _pruned(pieces: Pieces, new: np.ndarray, words: tuple[np.ndarray, ...], goal: int) -> np.ndarray:
+    """Places of the old pieces, and of the new ones that are kept in a round of pruning."""
     used = unigram_train.usage(*words, pieces.nodes, pieces.scores, pieces.unknown_score)
-    state, loss = unigram_train.losses(
-        pieces.letters, pieces.offsets, pieces.nodes, pieces.scores.copy(), pieces.unknown_score, used, used.sum()
-    )
-    kept = np.flatnonzero(state == unigram_train.KEPT)
-    candidates = np.flatnonzero(state == unigram_train.CANDIDATE)
-    room = max(goal, int(SHRINK * len(state))) - len(kept)
+    state, loss = pieces.losses(used)
+    needed, candidates = new & (state == unigram_train.KEPT), np.flatnonzero(new & (state == unigram_train.CANDIDATE))
+    room = max(goal, int(SHRINK * new.sum())) - int(needed.sum())
     best = candidates[np.argsort(-loss[candidates], kind="stable")[: max(room, 0)]]
-    return np.sort(np.concatenate([kept, best]))
+    return np.sort(np.concatenate([np.flatnonzero(~new | needed), best]))
 
 
 def _final(pieces: Pieces, found: Stretches, size: int) -> list[tuple[str, float]]:
-    ones = np.ones(len(pieces.texts))
-    state, _ = unigram_train.losses(
-        pieces.letters, pieces.offsets, pieces.nodes, pieces.scores.copy(), pieces.unknown_score, ones, ones.sum()
-    )
+    state, _ = pieces.losses(np.ones(len(pieces.texts)))
     known = dict(zip([text.decode("utf-8") for text in pieces.texts], pieces.scores.tolist(), strict=True))
     lowest, missing = min(known.values(), default=0.0), 0
     out: dict[str, float] = {}

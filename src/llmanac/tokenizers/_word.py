@@ -1,4 +1,4 @@
-"""A word-level tokenizer at work: ids by look-up, unknown words, offsets. `word.py` learns one, `_word_json.py` reads
+"""The word-level tokenizer: ids by look-up, unknown words, offsets. `word.py` learns one, `hf` reads
 one."""
 
 from __future__ import annotations
@@ -7,42 +7,42 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels import word_level
+from llmanac.kernels.split import word_level
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
-from llmanac.tokenizers._bpe import CHUNK, whole_tokens
+from llmanac.tokenizers._bpe import whole_tokens
 from llmanac.tokenizers._counting import count_pieces
-from llmanac.tokenizers._normal import Placed, compose, mend_surrogates, nfc
+from llmanac.tokenizers._normal import Placed, compose, nfc, replace_surrogates
 from llmanac.tokenizers._normal_tokens import NormalTokens
 from llmanac.tokenizers._unicode_normal import lowered
-from llmanac.tokenizers._word_split import WordSplitter
+from llmanac.tokenizers.patterns.words import WordSplitter
 
 Normal = Literal["none", "nfc", "lowercase"]
 
 
 class WordLevel(Tokenizer):
-    """A tokenizer whose tokens are whole words.
+    """A tokenizer whose tokens are words.
 
     A word outside the vocabulary becomes the unknown token, and where the pattern drops white space, it is gone: so
-    decoding gives back the words that are known, with one blank between them, and the unknown token for the others.
+    decoding returns the known words, with one blank between them, and the unknown token for the others.
 
     Args:
         tokens: bytes of each id of the vocabulary proper; None where an id is unused.
         splitter: how text is cut into words.
         unknown: the id for words that the vocabulary lacks; without it such a text is an error.
         normal: what is done to the text first, in order.
-        separator: what stands between two words when they are decoded; a blank where the pattern drops white space.
+        separator: what decoding puts between two words; a blank where the pattern drops white space.
         document: the `tokenizer.json` it came from, whose other parts `save` keeps.
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
 
     lossless = False
+    _guarded_tables = ("_table",)
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class WordLevel(Tokenizer):
         return table
 
     def _normal_form(self, text: str) -> Placed:
-        placed = mend_surrogates(text)
+        placed = replace_surrogates(text)
         for step in self.normal:
             placed = compose(placed, nfc(placed[0]) if step == "nfc" else lowercase(placed[0]))
         return placed
@@ -85,35 +85,23 @@ class WordLevel(Tokenizer):
         ids = [id for id in self._words_of_model if id not in self._guarded_ids]
         return whole_tokens([self.tokens[id] or b"" for id in ids], np.array(ids, np.int32))
 
+    @cached_property
     def _guards(self) -> bool:
         return bool(self.special_tokens)
 
-    def _forget_tables(self) -> None:
-        self.__dict__.pop("_table", None)
-
-    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
-        out: list[np.ndarray] = []
-        start = 0
-        while start < len(texts):
-            stop, size = start, 0
-            while stop < len(texts) and (size < CHUNK or stop == start):
-                size += len(texts[stop])
-                stop += 1
-            clean = [self._normal_form(text)[0] for text in texts[start:stop]]
-            buffer, used, ends = self.splitter.pack(clean)
-            text_ends = np.empty(stop - start, np.int64)
-            drops = int(bool(self.splitter.dropping))
-            ids = word_level.word_ids(buffer, used, ends, *self.splitter.classes, drops, *self._table, text_ends)
-            missing = ids == word_level.MISSING
-            if missing.any():
-                if self.unknown_id is None:
-                    word = self._first_missing(clean)
-                    raise TokenizerError(f"the vocabulary has no {word!r}, which the text holds, and no unknown token")
-                ids[missing] = self.unknown_id
-            firsts = [0, *text_ends[:-1].tolist()]
-            out += [ids[a:b] for a, b in zip(firsts, text_ends.tolist(), strict=True)]
-            start = stop
-        return out
+    def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        clean = [self._normal_form(text)[0] for text in texts]
+        buffer, used, ends = self.splitter.pack(clean)
+        text_ends = np.empty(len(texts), np.int64)
+        drops = int(bool(self.splitter.dropping))
+        ids = word_level.word_ids(buffer, used, ends, *self.splitter.classes, drops, *self._table, text_ends)
+        missing = ids == word_level.MISSING
+        if missing.any():
+            if self.unknown_id is None:
+                word = self._first_missing(clean)
+                raise TokenizerError(f"the vocabulary has no {word!r}, which the text holds, and no unknown token")
+            ids[missing] = self.unknown_id
+        return ids, text_ends
 
     def _first_missing(self, texts: Sequence[str]) -> str:
         known = {self.tokens[id] for id in self._words_of_model if id not in self._guarded_ids}
@@ -136,52 +124,23 @@ class WordLevel(Tokenizer):
         spans = [(a, b) for _, a, b in self._words(clean)]
         return spans if places is None else [(int(places[a]), int(places[b])) for a, b in spans]
 
-    def extended(self, texts: Iterable[str], extra: int) -> WordLevel:
-        """A tokenizer that also knows the `extra` most frequent unknown words of the texts, under the next ids.
-
-        Words that it knows keep their ids, so only unknown words of a text are encoded otherwise.
-
-        Raises:
-            DataError: no text at all. TokenizerError: `extra` is below 1.
-        """
-        if extra < 1:
-            raise TokenizerError(f"extend: extra is {extra}; ask for one token or more")
+    def _extended(self, texts: Iterable[str], extra: int) -> WordLevel:
+        """The `extra` most frequent unknown words of the texts get the next ids; known words keep theirs."""
         clean = (self._normal_form(text)[0] if isinstance(text, str) else text for text in texts)
         found = ranked_words(count_pieces(clean, self.splitter, "extend"), self.splitter)
         known = set(self.tokens)
         new = [word for word, _ in found if word not in known][:extra]
-        texts_of = {token.id: token.text for token in self.added.tokens}
         return WordLevel(
-            tokens=[*self.tokens, *new],
-            splitter=self.splitter,
-            unknown=self.unknown_id,
-            normal=self.normal,
-            separator=self.separator,
-            document=self.document,
-            added=self.added.tokens,
-            adds_bos=self.adds_bos,
-            chat_template=self.chat_template,
-            **{role: texts_of.get(getattr(self, f"{role}_id")) for role in ("bos", "eos", "pad")},
-        )
+            tokens=[*self.tokens, *new], splitter=self.splitter, unknown=self.unknown_id, normal=self.normal,
+            separator=self.separator, document=self.document, **self._settings(),
+        )  # fmt: skip
 
     def _identity(self) -> Any:
         digest = hashlib.sha256()
         for data in self.tokens:
             digest.update(b"\xff" if data is None else len(data).to_bytes(4, "little") + data)
-        return [
-            "word",
-            digest.hexdigest(),
-            self.splitter.dropping,
-            list(self.splitter.steps),
-            list(self.normal),
-            self.unknown_id,
-        ]
-
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them."""
-        from llmanac.tokenizers._word_json import write
-
-        write(self, Path(folder))
+        cut = [self.splitter.dropping, list(self.splitter.steps), list(self.normal), self.unknown_id]
+        return ["word", digest.hexdigest(), *cut]
 
 
 def lowercase(text: str) -> Placed:

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmanac.core.errors import SpecError, TokenizerError
-from llmanac.kernels import bpe_train
+from llmanac.kernels.bpe import train as bpe_train
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import ALPHABET, BYTES, read
 from llmanac.tokenizers._counting import count_pieces
-from llmanac.tokenizers._patterns import Splitter, pattern_of
 from llmanac.tokenizers._roles import check_roles, check_special_tokens, roles_of
+from llmanac.tokenizers.patterns.splitter import Splitter, pattern_of
 
 CARD = {
     "title": "Byte-level byte-pair encoding",

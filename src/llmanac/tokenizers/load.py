@@ -1,4 +1,4 @@
-"""The two ways to a tokenizer: `load_tokenizer` from files, `train_tokenizer` from text."""
+"""The two ways to a tokenizer: `load_tokenizer` from files, `train_tokenizer` from text. `save` writes files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmanac.tokenizers._mixture import Mixture, Unit
 
 BLOCK = 1 << 24  # bytes of a file read at a time
 STRETCH = 1 << 12  # characters of a file that count as one document of a mixture
-# A place where every pattern of NAMED ends a piece whatever stands around it, so cutting there changes no count.
+# A place where every pattern of NAMED ends a piece in any context, so cutting there changes no count.
 CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
 NOT_TEXT = {  # formats whose syntax is not to be learned
     ".gz", ".bz2", ".xz", ".zst", ".zip", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".html", ".htm",
@@ -41,22 +41,22 @@ def load_tokenizer(
     Raises:
         TokenizerError: no such file, a broken file, or one that asks for what this package cannot do.
     """
+    from llmanac.tokenizers import spm
+    from llmanac.tokenizers.hf import document
+    from llmanac.tokenizers.hf.fields import CONFIG, DECIDES, DOCUMENT, table
+
     path = Path(path)
     if (path / "run.json").is_file() and (path / "tokenizer").is_dir():
         path = path / "tokenizer"
-    if path.is_dir():
-        from llmanac.tokenizers import _byt5_files
-        from llmanac.tokenizers._unigram_files import model_in
-
-        found = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else model_in(path)
-        if found is None and _byt5_files.is_byt5(path):
-            return _byt5_files.load(path)
+    is_folder = path.is_dir()
+    if is_folder:
+        found = path / DOCUMENT if (path / DOCUMENT).is_file() else spm.model_in(path)
         if found is None:
-            raise TokenizerError(f"{path}: has no tokenizer.json and no tokenizer.model")
-        if found.suffix == ".model" and pattern is None and special_tokens is None:
-            from llmanac.tokenizers import _tokenizer_json
+            from llmanac.tokenizers.hf import byt5
 
-            return _tokenizer_json.load_beside(found)
+            if byt5.is_byt5(path):
+                return byt5.load(path)
+            raise TokenizerError(f"{path}: has no tokenizer.json and no tokenizer.model")
         path = found
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file or folder")
@@ -66,15 +66,35 @@ def load_tokenizer(
         return _tiktoken.load(path, pattern, special_tokens)
     if pattern is not None or special_tokens is not None:
         raise TokenizerError(f"{path}: pattern and special_tokens are for .tiktoken files; this one has its own")
-    if path.suffix == ".model":
-        from llmanac.tokenizers import _unigram_files
-
-        return _unigram_files.load(path)
-    if path.suffix != ".json":
+    if path.suffix not in (".model", ".json"):
         raise TokenizerError(f"{path}: expected a folder, a tokenizer.json, a .model or a .tiktoken file")
-    from llmanac.tokenizers import _tokenizer_json
+    model = path if path.suffix == ".model" else None
+    config, template = ({}, None) if model is not None and not is_folder else document.beside(path)
+    if model is None:
+        decides = config.get(DECIDES) if isinstance(config, Mapping) else None
+        if isinstance(decides, str) and decides and Path(decides).name == decides:
+            model = path.with_name(decides)
+        if model is None or not model.is_file():
+            return document.load(path, config, template)
+    from llmanac.tokenizers.spm import files
 
-    return _tokenizer_json.load(path)
+    return files.load(model, table(config, str(path.with_name(CONFIG))), template)
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a tokenizer's files into a folder; a SentencePiece model has a `.model`, which may be the path itself."""
+    from llmanac.tokenizers._unigram import SentencePiece
+    from llmanac.tokenizers.hf.unigram import UnigramJson
+    from llmanac.tokenizers.hf.write import write
+    from llmanac.tokenizers.spm import MODEL, files
+
+    if isinstance(tokenizer, SentencePiece):
+        files.save(tokenizer, path if path.suffix == ".model" else path / MODEL)
+        if path.suffix == ".model":
+            return
+    elif path.suffix == ".model" and isinstance(tokenizer, UnigramJson):
+        raise TokenizerError(f"{path}: a tokenizer read from a tokenizer.json cannot be written as a .model")
+    write(tokenizer, path, MODEL)
 
 
 def train_tokenizer(
@@ -148,7 +168,7 @@ def extend(tokenizer: Tokenizer, files_or_texts: str | Path | Iterable[str | Pat
 
 
 def texts_of(files_or_texts: str | Path | Iterable[str | Path], stretch: int | None = None) -> Iterator[str]:
-    """The texts, files read in blocks so that none is ever held whole, or in stretches of about so many characters."""
+    """The texts, files read in blocks so that none is held in memory, or in stretches of about so many characters."""
     if isinstance(files_or_texts, (str, Path)):
         files_or_texts = [Path(files_or_texts)]
     if isinstance(files_or_texts, (list, tuple)) and files_or_texts:

@@ -1,6 +1,6 @@
-"""SentencePiece: text as it stands, spaces included, cut by a unigram model (Kudo 2018; Kudo, Richardson 2018) or BPE.
+"""SentencePiece: raw text, spaces included, cut by a unigram model (Kudo 2018; Kudo, Richardson 2018) or BPE.
 
-Nothing is split into words first, so it asks nothing of a language. A **unigram** model gives each piece x a
+Nothing is split into words first, so it needs no knowledge of a language. A **unigram** model gives each piece x a
 probability p(x) and a segmentation x1...xn of a text the product of theirs; the text's segmentation is the best one,
 
     argmax over x1...xn of  sum over i of log p(xi),
@@ -15,12 +15,12 @@ Ids: `<unk>` first, then special tokens, user-defined symbols, 256 bytes, and th
 
 With the defaults every text comes back exactly: no rule changes it, no space is added or taken, spaces stay spaces in
 the pieces. Any other `normalizer`, `add_dummy_prefix` or `remove_extra_whitespaces` gives the library's usual form,
-where a space is written U+2581 and `decode` gives back the normalised text.
+where a space is written U+2581 and `decode` returns the normalised text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,14 +28,14 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.tokenizers import TokenizerSpec
-from llmanac.tokenizers import _spm_model as spm
+from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._chat import default_template
-from llmanac.tokenizers._counting import chunks
+from llmanac.tokenizers._counting import bounded_chunks
 from llmanac.tokenizers._normal import SURROGATE
 from llmanac.tokenizers._roles import BEGINS, ENDS, PADS, check_roles, usual
 from llmanac.tokenizers._spm_normalizer import Normalizer, compile_charsmap
 from llmanac.tokenizers._unigram import SentencePiece
+from llmanac.tokenizers.chat.template import default_template
 
 CARD = {
     "title": "SentencePiece: unigram and BPE with byte fallback",
@@ -45,7 +45,6 @@ CARD = {
 }
 
 UNKNOWN = "<unk>"
-BOUNDARY = "\0"  # stands for what is no ordinary text; no piece may hold it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +58,9 @@ class Spec(TokenizerSpec):
         byte_fallback: whether a character without a piece becomes bytes; without it, `<unk>`.
         add_dummy_prefix: put a space before each text, so that a word is the same piece there as elsewhere.
         remove_extra_whitespaces: make runs of spaces one, and take those at both ends away.
-        character_coverage: share of the text whose characters get a piece each; rarer ones are left to the bytes.
+        character_coverage: fraction of the text whose characters get a piece each; rarer ones are left to the bytes.
         special_tokens: control tokens, which text never becomes by itself.
-        user_defined_symbols: strings that are always one token, wherever a text holds them.
+        user_defined_symbols: strings that are always one token where a text contains them.
         bos, eos, pad: which special token begins a text, ends it, fills a batch; unset, the one with a usual name.
     """
 
@@ -93,7 +92,7 @@ class Spec(TokenizerSpec):
             raise SpecError(f"character_coverage: {self.character_coverage} is no share between 0 and 1")
         least = self._reserved + 2
         if self.vocab_size < least:
-            raise SpecError(f"vocab_size: {self.vocab_size} leaves no piece beside what is reserved; at least {least}")
+            raise SpecError(f"vocab_size: {self.vocab_size} leaves no piece after what is reserved; at least {least}")
         if self.vocab_size >= 1 << 30:
             raise SpecError(f"vocab_size: {self.vocab_size} is more than ids can number ({1 << 30})")
         check_roles(self)
@@ -120,7 +119,8 @@ class Spec(TokenizerSpec):
             escape_whitespaces=squeezed,
         )
         normalizer = Normalizer(rules, kept=self.user_defined_symbols)
-        words = _unigram_train.gather(normalizer.pack(chunk) for chunk in _bounded(texts, self._symbols))
+        chunks = bounded_chunks(texts, self._symbols, "tokenizer/sentencepiece")
+        words = _unigram_train.gather(normalizer.pack(chunk) for chunk in chunks)
         room = self.vocab_size - self._reserved
         never = "" if squeezed else spm.SPACE  # the library would decode it to a space
         found = words.stretches(self.character_coverage, room, never)
@@ -160,7 +160,8 @@ class Spec(TokenizerSpec):
             trainer[f"{role}_id"] = -1 if text is None else 1 + special.index(text)
             if text is not None:
                 trainer[f"{role}_piece"] = text
-        model = spm.parse(spm.serialize(pieces, trainer, rules))
+        model = spm.Model(tuple(pieces), trainer, rules)
+        spm.validate(model)
         return SentencePiece(
             model,
             added=[AddedToken(id=1 + i, text=text) for i, text in enumerate(special)],
@@ -169,11 +170,3 @@ class Spec(TokenizerSpec):
             ),
             **roles,
         )
-
-
-def _bounded(texts: Iterable[str], symbols: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in lists, with a boundary for each symbol in them."""
-    for held in chunks(texts, "tokenizer/sentencepiece"):
-        for symbol in symbols:
-            held = [text.replace(symbol, BOUNDARY) for text in held]
-        yield held

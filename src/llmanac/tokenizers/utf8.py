@@ -12,18 +12,19 @@ every tokenizer here; bytes that are no UTF-8 decode to U+FFFD (ByT5 leaves them
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
 
 from llmanac.core.errors import SpecError
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._added import AddedToken
-from llmanac.tokenizers._bpe import NO_MERGES
+from llmanac.tokenizers._bpe import BPE, NO_MERGES
 from llmanac.tokenizers._byte_level import BYTES
-from llmanac.tokenizers._patterns import Splitter
 from llmanac.tokenizers._roles import check_roles, check_special_tokens, roles_of
-from llmanac.tokenizers._utf8 import UTF8
+from llmanac.tokenizers.patterns.splitter import Splitter
 
 CARD = {
     "title": "UTF-8 bytes",
@@ -33,6 +34,14 @@ CARD = {
 }
 
 BYT5 = ("<pad>", "</s>", "<unk>")
+
+
+class UTF8(BPE):
+    """A byte-level vocabulary without merges: encoding is one look-up a byte, however text is cut into pieces."""
+
+    def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
+        data = [self._prepared(text).encode("utf-8") for text in texts]
+        return [self._byte_ids[np.frombuffer(one, np.uint8)] for one in data]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +83,7 @@ class Spec(TokenizerSpec):
         tokens: list[bytes | None] = [*(text.encode("utf-8") for text in special), *(bytes([b]) for b in range(256))]
         added = [AddedToken(id=id, text=text) for id, text in enumerate(special)]
         added += [AddedToken(id=len(tokens) + i, text=text) for i, text in enumerate(sentinels(self.extra_ids))]
-        return UTF8(
-            tokens=tokens,
-            merges=NO_MERGES,
-            splitter=Splitter([]),
-            added=added,
-            **roles_of(self, special),
-        )
+        return UTF8(tokens=tokens, merges=NO_MERGES, splitter=Splitter([]), added=added, **roles_of(self, special))
 
 
 def sentinels(count: int) -> list[str]:

@@ -2,7 +2,7 @@ r"""Whole words as tokens, with a frequency cut-off: the vocabulary of language 
 
 Text is cut into words, the `vocab_size` most frequent ones (and at least `min_frequency` times) become tokens, and all
 others are one unknown token. Words are many and mostly rare (Zipf: the r-th most frequent of them occurs about 1/r as
-often as the first), so a large vocabulary still leaves a share of running text unknown,
+often as the first), so a large vocabulary still leaves a fraction of running text unknown,
 
     out-of-vocabulary rate = unknown words of a text / words of it
 
@@ -21,7 +21,7 @@ from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._counting import count_pieces
 from llmanac.tokenizers._roles import check_roles, check_special_tokens, roles_of
 from llmanac.tokenizers._word import WordLevel, ranked_words, special_first
-from llmanac.tokenizers._word_split import WordSplitter
+from llmanac.tokenizers.patterns.words import WordSplitter
 
 CARD = {
     "title": "Words with a frequency cut-off",

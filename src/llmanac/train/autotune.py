@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from llmanac.models._context import ATTENTION_FORMS
 from llmanac.train._step import Stepper
 
-FORMS = ("sdpa", "plain", "blocks")
 ROUNDS = 5
-CLEARLY = 0.97  # a form must take less than this share of SDPA's time to be taken instead of it
+CLEARLY = 0.97  # a form must take less than this fraction of SDPA's time to replace it
 
 
 def clock(device: torch.device) -> float:
@@ -33,7 +33,7 @@ def attention_form(
     if not hasattr(model, "attention_form"):
         return "sdpa", {}
     before = model.attention_form
-    taken: dict[str, list[float]] = {form: [] for form in FORMS}
+    taken: dict[str, list[float]] = {form: [] for form in ATTENTION_FORMS}
     one = list(rows[: stepper.micro_batch])
 
     def run(form: str) -> None:
@@ -42,13 +42,13 @@ def attention_form(
         stepper.optimizer.zero_grad()
 
     try:
-        for form in FORMS:
+        for form in ATTENTION_FORMS:
             run(form)  # first calls allocate and build masks
         stop = time.perf_counter() + seconds
         for turn in range(ROUNDS):
             if turn and time.perf_counter() > stop:
                 break
-            for form in FORMS if turn % 2 == 0 else FORMS[::-1]:
+            for form in ATTENTION_FORMS if turn % 2 == 0 else ATTENTION_FORMS[::-1]:
                 taken[form].append(_seconds(lambda form=form: run(form), stepper.device))  # type: ignore[misc]
     finally:
         model.attention_form = before

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder a step, whole or absent, each file with its checksum, and all that a run needs to go on.
+"""Checkpoints: one folder per step, complete or absent, each file with its checksum, and all that a run needs to go on.
 
     checkpoints/step-00000500/
       model.safetensors        every parameter and persistent buffer, by name
@@ -7,7 +7,7 @@
       state.json               step, data cursor, random states, best metric, checksums, format_version
 
 A checkpoint is written to a temporary folder, flushed to the disk, then renamed: a process killed at any moment leaves
-the older checkpoints and no half one. Reading takes the newest that is whole, and says which it had to pass over.
+the older checkpoints and no partial one. Reading takes the newest complete one and reports those it skipped.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Checkpoints:
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """The steps that have a folder, in order; not all need be whole."""
+        """The steps that have a folder, in order; some may be incomplete."""
         names = (p.name.removeprefix("step-") for p in self.folder.glob("step-*") if p.is_dir())
         return sorted(int(name) for name in names if name.isdigit())
 
@@ -175,7 +175,7 @@ class Checkpoints:
         return Checkpoint(path, tensors, state)
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, with a warning for every newer one that is not; None where there are none.
+        """The newest complete checkpoint, with a warning for every newer one that is not; None where there are none.
 
         Raises:
             CheckpointError: there are checkpoints, but not one is whole.

@@ -8,7 +8,7 @@ NO_COMPILER = "note: no C++ compiler was found, so this run is not compiled; ins
 
 
 def compile_model(model: nn.Module) -> None:
-    """Compile a model in place: its blocks where it lists them (one compilation serves all), else the whole of it."""
+    """Compile a model in place: its blocks where it lists them (one compilation serves all), else all of it."""
     inner = getattr(model, "model", model)
     layers = getattr(inner, "layers", None)
     if isinstance(layers, nn.ModuleList):

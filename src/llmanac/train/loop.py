@@ -97,7 +97,7 @@ def train(
         TrainingError: a loss or gradient that is not finite; the batch is saved.
         CheckpointError: checkpoints are there but none can be used.
         LlmanacError: the disk refused a write; older checkpoints are whole.
-        KeyboardInterrupt: after Ctrl-C; a checkpoint of the last whole step was saved first.
+        KeyboardInterrupt: after Ctrl-C; a checkpoint of the last complete step was saved first.
     """
     keep_freed_memory()
     run = _Run(model, source, objective, Path(folder), seed, generators, watch, report)
@@ -106,7 +106,7 @@ def train(
 
 
 class _Run:
-    """One call of `train`: what it works on, and where it stands."""
+    """One call of `train`: its inputs and its progress."""
 
     def __init__(
         self,

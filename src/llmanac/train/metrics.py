@@ -1,4 +1,4 @@
-"""What a training writes while it runs: metrics.jsonl (one line a step) and TensorBoard events beside it."""
+"""What a training writes while it runs: metrics.jsonl (one line a step) and TensorBoard events."""
 
 from __future__ import annotations
 

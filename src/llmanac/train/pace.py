@@ -1,12 +1,11 @@
-"""A training that has a time to end in: is it on its way to that, and how many steps does it take where it is not?
+"""Time budgets: whether a training will end in time, and how many steps it takes if not.
 
-Steps are planned from the speed that was measured before the first of them. A machine that gets other work to do, or
-loses it, moves the end; so a training looks at its speed as it goes and revises its number of steps. A revision says
-from which step on it counts and is written to plan.json before that step: a resumed training reads it there and takes
-the very same steps.
+Steps are planned from a speed measured before the first of them. Other load on the machine moves the end, so a training
+measures its speed as it runs and revises its number of steps. A revision names the step from which it counts and is
+written to plan.json before that step: a resumed training reads it there and takes the very same steps.
 
-The learning rate goes on from where it stands. With `n` steps planned and the schedule at position `p`, a revision at
-step `r` to `m` steps moves the rest of the schedule over the rest of the steps:
+The learning rate continues from its current value. With `n` steps planned and the schedule at position `p`, a revision
+at step `r` to `m` steps moves the rest of the schedule over the rest of the steps:
 
     position(s) = p + (s - r) (n - 1 - p) / (m - 1 - r)        for r <= s < m
 
@@ -23,14 +22,14 @@ from typing import Any
 
 from llmanac.train.schedules import Schedule
 
-LOOK = 0.03  # share of the budget between two looks
+LOOK = 0.03  # fraction of the budget between two looks
 SHORTEST = 0.5  # seconds between two looks, at least: shorter ones see the disk and not the speed
 LOOKS = 3  # the speed is that of so many of the last looks: one slow moment is no slow machine
 BREAK = 2.0  # unless a step takes so many times as long as over those looks: then only the last one counts
-EARLY, LATE = 0.85, 1.06  # an expected end between these shares of the budget is left as it is
-PAUSES = 0.5  # share of the time left that is given to evaluations and checkpoints: one slow write is no rule
-SPARE = 0.97  # share of a budget that is planned: the rest is for checkpoints and for the machine's moods
-FLOOR = 0.04  # share of the budget that steps are planned for where nothing is left of it: the rate has to fall
+EARLY, LATE = 0.85, 1.06  # an expected end between these fractions of the budget is left as it is
+PAUSES = 0.5  # fraction of the time left for evaluations and checkpoints: a single slow write must not decide
+SPARE = 0.97  # fraction of a budget that is planned: the rest is for checkpoints and varying speed
+FLOOR = 0.04  # fraction of the budget planned for steps where none is left: the rate has to decay
 
 now: Callable[[], float] = time.monotonic
 
@@ -136,7 +135,7 @@ class Pace:
 
 
 def sentence(label: str, revision: Revision, planned: float | None, budget: float) -> str:
-    """What the user is told of a revision."""
+    """The message about a revision."""
     against = f" (planned: {planned:.2g} s)" if planned else ""
     return (
         f"{label}: a step takes {revision.step_seconds:.2g} s{against}, so {revision.steps:,} steps instead of "

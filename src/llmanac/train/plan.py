@@ -179,7 +179,7 @@ def set_attention(model: nn.Module, form: str) -> None:
 
 
 def _step_seconds(stepper: Stepper, source: Any, rows: Sequence[Any], limit: float) -> float:
-    """The median of a few whole steps at learning rate 0, which leaves every weight as it is."""
+    """The median of a few complete steps at learning rate 0, which leaves every weight as it is."""
     taken: list[float] = []
     stop = time.perf_counter() + limit
     while len(taken) < 2 or (len(taken) <= CALIBRATION_STEPS and time.perf_counter() < stop):

@@ -21,7 +21,7 @@ from llmanac.web._errors import ApiError, json_error
 from llmanac.web._hosts import Hosts
 
 T = TypeVar("T")
-log = logging.getLogger("llmanac.web")
+log = logging.getLogger(__package__)
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"

@@ -79,18 +79,10 @@ class Protocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         response = json_error(error)
-        self.transport.write(
-            b"".join(
-                self.conn.send(event) or b""
-                for event in (
-                    h11.Response(
-                        status_code=response.status_code, headers=[*response.raw_headers, (b"connection", b"close")]
-                    ),
-                    h11.Data(data=bytes(response.body)),
-                    h11.EndOfMessage(),
-                )
-            )
-        )
+        headers = [*response.raw_headers, (b"connection", b"close")]
+        head = h11.Response(status_code=response.status_code, headers=headers)
+        parts = (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage())
+        self.transport.write(b"".join(self.conn.send(part) or b"" for part in parts))
 
 
 def config(app: ASGIApp, **options: Any) -> uvicorn.Config:

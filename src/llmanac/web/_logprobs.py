@@ -58,7 +58,7 @@ class CompletionLogprobs:
         return out
 
     def _top(self, score: TokenLogprob, own: float) -> dict[str, float]:
-        """The alternatives and always the token itself; two tokens of one text are told apart by their ids."""
+        """The alternatives and always the token itself; two tokens of one text are distinguished by their ids."""
         top: dict[str, float] = {}
         for token, value in {**score.top, score.id: own}.items():
             text = self._texts.text_of(token)

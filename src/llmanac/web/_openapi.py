@@ -1,12 +1,13 @@
 """The OpenAPI document: what this server takes and says, exact enough to generate requests from.
 
 Bodies come from the classes that check them, with this server's own bounds (its model's name, its vocabulary); replies
-and errors are written here. All schemas stand in `components`, so every reference resolves inside the document.
+from `replies.toml`. All schemas are in `components`, so every reference resolves inside the document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -48,8 +49,7 @@ ERRORS = {
 ALWAYS = (400, 403, 405, 408, 413, 500)
 OF_A_BODY = (404, 415, 429, 503)
 
-TEXT, WHOLE, NUMBER, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
-
+TEXT = {"type": "string"}
 ASKED = {"type": "string", "pattern": r"\S"}
 EVENT = {
     "type": "object",
@@ -58,107 +58,7 @@ EVENT = {
 }
 
 
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _list(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": schema}
-
-
-def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": REF + name}
-
-
-_HEAD = {"id": TEXT, "object": TEXT, "created": WHOLE, "model": TEXT, "system_fingerprint": TEXT}
-_SCORED = {"token": TEXT, "logprob": NUMBER, "bytes": _list(WHOLE)}
-_FINISH = _or_null({"type": "string", "enum": ["stop", "length"]})
-
-REPLIES: dict[str, dict[str, Any]] = {
-    "Error": _object(
-        {"error": _object({"message": TEXT, "type": TEXT, "param": _or_null(TEXT), "code": _or_null(TEXT)})}
-    ),
-    "Usage": _object(
-        {"prompt_tokens": WHOLE, "completion_tokens": WHOLE, "total_tokens": WHOLE},
-        {"prompt_tokens_details": _object({"cached_tokens": WHOLE})},
-    ),
-    "Sources": _object(
-        {"citations": _list(_object({"title": TEXT, "text": TEXT}, {"summary": TEXT})), "refused": FLAG},
-        {"nearest": _list(_object({"name": TEXT, "signature": TEXT, "summary": TEXT}))},
-    ),
-    "Completion": _object(
-        {
-            **_HEAD,
-            "choices": _list(
-                _object(
-                    {
-                        "index": WHOLE,
-                        "text": TEXT,
-                        "logprobs": _or_null(
-                            _object(
-                                {
-                                    "tokens": _list(TEXT),
-                                    "token_logprobs": _list(_or_null(NUMBER)),
-                                    "top_logprobs": _list(_or_null({"type": "object"})),
-                                    "text_offset": _list(WHOLE),
-                                }
-                            )
-                        ),
-                        "finish_reason": _FINISH,
-                    }
-                )
-            ),
-            "usage": _ref("Usage"),
-        }
-    ),
-    "ChatCompletion": _object(
-        {
-            **_HEAD,
-            "choices": _list(
-                _object(
-                    {
-                        "index": WHOLE,
-                        "message": _object(
-                            {"role": TEXT, "content": TEXT, "refusal": _or_null(TEXT)}, {"llmanac": _ref("Sources")}
-                        ),
-                        "logprobs": _or_null(
-                            _object(
-                                {
-                                    "content": _list(_object({**_SCORED, "top_logprobs": _list(_object(_SCORED))})),
-                                    "refusal": _or_null(_list({})),
-                                }
-                            )
-                        ),
-                        "finish_reason": _FINISH,
-                    }
-                )
-            ),
-            "usage": _ref("Usage"),
-        },
-        {"llmanac": _ref("Sources")},
-    ),
-    "Model": _object(
-        {
-            "id": TEXT,
-            "object": TEXT,
-            "created": WHOLE,
-            "owned_by": TEXT,
-            "max_model_len": _or_null(WHOLE),
-            "llmanac": _object({"chat": FLAG, "assistant": FLAG}, {"examples": _list(TEXT)}),
-        }
-    ),
-    "Models": _object({"object": TEXT, "data": _list(_ref("Model"))}),
-    "Health": _object({"status": TEXT, "running": WHOLE, "waiting": WHOLE}, {"prefix_cache": {"type": "object"}}),
-    "Version": _object({"version": TEXT}),
-    "Tokens": _object({"tokens": _list(WHOLE), "count": WHOLE, "max_model_len": _or_null(WHOLE)}),
-    "TokenizerInfo": _object(
-        {name: _or_null(TEXT) for name in ("bos_token", "eos_token", "pad_token", "chat_template")}
-    ),
-}
+REPLIES = tomllib.loads(Path(__file__).with_name("replies.toml").read_text("utf-8"))
 
 # (method, path): what it does, its body, its reply, and statuses of its own
 PAGES: dict[tuple[str, str], tuple[str, type[Sent] | None, str | None, tuple[int, ...]]] = {
@@ -184,26 +84,29 @@ def document(app: FastAPI, service: Service) -> dict[str, Any]:
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
 
 
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": REF + schema}}}
+
+
 def _operation(
     path: str, summary: str, body: type[Sent] | None, reply: str | None, own: tuple[int, ...]
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"text/html": {"schema": TEXT}}
     if reply is not None:
-        content = {"application/json": {"schema": _ref(reply)}}
+        content = _json(reply)
     headers: dict[str, Any] = {"x-request-id": {"required": True, "schema": TEXT}}
     out: dict[str, Any] = {"summary": summary}
     if "{name}" in path:
         out["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
     if body is not None:
-        out["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}}
+        out["requestBody"] = {"required": True, "content": _json(body.__name__)}
         headers["x-llmanac-ignored"] = {"description": "fields that were not read", "schema": TEXT}
         if issubclass(body, Body):
             content["text/event-stream"] = {"schema": EVENT}
     statuses = sorted({*ALWAYS, *own, *(OF_A_BODY if body else ())})
-    errors = {"application/json": {"schema": _ref("Error")}}
     out["responses"] = {
         "200": {"description": "done", "headers": headers, "content": content},
-        **{str(status): {"description": ERRORS[status], "content": errors} for status in statuses},
+        **{str(status): {"description": ERRORS[status], "content": _json("Error")} for status in statuses},
     }
     return out
 

@@ -1,4 +1,4 @@
-"""Threads for what takes time beside the model: parsing bodies, chat templates, tokenization.
+"""Threads for slow work outside the model: parsing bodies, chat templates, tokenization.
 
 The event loop does none of it, so that `/health` and the streams of other clients go on whatever a text or a pattern
 asks for. Python cannot stop a thread: a call that passes its deadline is answered at once, and its thread is free again

@@ -21,11 +21,7 @@ def usage_of(requests: list[Request]) -> dict[str, Any]:
     """Tokens read and written; and, with a prefix cache, how many of those read were not computed again."""
     prompt = sum(len(r.prompt) for r in requests)
     written = sum(len(s.token_logprobs) for r in requests for s in r.sequences)
-    usage: dict[str, Any] = {
-        "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
-    }
+    usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
     cached = [r.cached_tokens for r in requests if r.cached_tokens is not None]
     if cached:
         usage["prompt_tokens_details"] = {"cached_tokens": sum(cached)}
@@ -62,11 +58,11 @@ class Reply:
         """Chunks before the first token."""
         return iter(())
 
-    def usage_chunk(self) -> dict[str, Any]:
-        return {**self.head, "object": self.chunk_object, "choices": [], "usage": usage_of(self.requests)}
+    def chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
+        return {**self.head, "object": self.chunk_object, "choices": list(choices)}
 
-    def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        return {**self.head, "object": self.chunk_object, "choices": [choice]}
+    def usage_chunk(self) -> dict[str, Any]:
+        return {**self.chunk(), "usage": usage_of(self.requests)}
 
     def choice(self, index: int, request: Request, sample: int) -> dict[str, Any]:
         raise NotImplementedError
@@ -116,22 +112,15 @@ class CompletionReply(Reply):
             self._late[index] = (echoed[0], list(echoed[1]))
         text, scores = self._late[index]
         text, scores = text + piece.text, [*scores, *piece.token_logprobs]
-        if not text and not piece.finish_reason:
-            self._late[index] = (text, scores)
-            return
-        self._late[index] = ("", [])
-        yield self.chunk(
-            {
-                "index": index,
-                "text": text,
-                "logprobs": None if self.logprobs is None else self._logs[index].render(scores),
-                "finish_reason": piece.finish_reason,
-            }
-        )
+        shown = bool(text or piece.finish_reason)
+        self._late[index] = ("", []) if shown else (text, scores)
+        if shown:
+            logprobs = None if self.logprobs is None else self._logs[index].render(scores)
+            yield self.chunk({"index": index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason})
 
 
 class ChatReply(Reply):
-    """/v1/chat/completions. `alternatives` is how many to show beside each token; None shows no log-probabilities."""
+    """/v1/chat/completions. `alternatives` is how many to show with each token; None shows no log-probabilities."""
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 

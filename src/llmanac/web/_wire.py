@@ -1,14 +1,16 @@
-"""What clients send: the fields that are understood, with their bounds, and what is done with all others.
+"""Request bodies: the fields that are read, with their bounds, and what happens to all others.
 
-A field that would change the answer and is not supported is refused (400, `param` names it), unless its value asks for
-nothing. Every other field that is not read is named in the response header `x-llmanac-ignored`. `UNSUPPORTED` and
-`WITHOUT_EFFECT` are the table of both; a field that stands nowhere is ignored and named.
+A field that would change the answer and is not supported is refused (400, `param` names it), unless its value requests
+nothing. Every other field that is not read is named in the response header `x-llmanac-ignored`. `fields.toml` lists
+both; a field in neither list is ignored and named.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import quote
 
@@ -28,36 +30,15 @@ MAX_COUNT = 2**31 - 1
 
 ROLES = ("system", "developer", "user", "assistant")
 
-# Fields that would change the answer: name -> the values that ask for nothing. `null` always does.
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "length_penalty": (1,),
-    "logit_bias": ({},), "min_p": (0,), "typical_p": (1,), "min_tokens": (0,), "use_beam_search": (False,),
-    "bad_words": ([],), "allowed_token_ids": ([],), "logits_processors": ([],), "prompt_logprobs": (0,),
-    "truncate_prompt_tokens": (), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
-    "add_special_tokens": (True,), "guided_json": (), "guided_regex": (), "guided_choice": (), "guided_grammar": (),
-    "structured_outputs": (), "json_schema": (), "grammar": (), "response_format": ({"type": "text"},),
-}  # fmt: skip
-UNSUPPORTED_COMPLETION: dict[str, tuple[Any, ...]] = {
-    "suffix": ("",), "best_of": (1,), "messages": (), "prompt_embeds": (),
-}  # fmt: skip
-UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = {
-    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
-    "modalities": (["text"],), "audio": (), "reasoning_effort": ("none",), "verbosity": ("medium",),
-    "web_search_options": (), "prompt": (), "echo": (False,), "suffix": ("",), "best_of": (1,), "documents": ([],),
-    "chat_template": (), "chat_template_kwargs": ({},), "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-}  # fmt: skip
-UNSUPPORTED_MESSAGE: dict[str, tuple[Any, ...]] = {
-    "tool_calls": ([],), "tool_call_id": (), "function_call": (), "audio": (),
-}  # fmt: skip
-# Known fields that change no token: always ignored, always named.
-WITHOUT_EFFECT = (
-    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "parallel_tool_calls", "prediction",
-)  # fmt: skip
-# What an assistant does not read, as it quotes a line of its documents: ignored and named, or refused.
-UNREAD_BY_ASSISTANT = ("temperature", "top_p", "top_k", "seed")
-UNSUPPORTED_BY_ASSISTANT: dict[str, tuple[Any, ...]] = {"logprobs": (False,), "top_logprobs": (0,)}
+_FIELDS = tomllib.loads(Path(__file__).with_name("fields.toml").read_text("utf-8"))
+Unsupported = Mapping[str, Sequence[Any]]  # name -> the values that request nothing; null is always one of them
+UNSUPPORTED: Unsupported = _FIELDS["unsupported"]["both"]
+UNSUPPORTED_COMPLETION: Unsupported = _FIELDS["unsupported"]["completion"]
+UNSUPPORTED_CHAT: Unsupported = _FIELDS["unsupported"]["chat"]
+UNSUPPORTED_MESSAGE: Unsupported = _FIELDS["unsupported"]["message"]
+UNSUPPORTED_BY_ASSISTANT: Unsupported = _FIELDS["unsupported"]["assistant"]
+UNREAD_BY_ASSISTANT: list[str] = _FIELDS["unread_by_assistant"]
+WITHOUT_EFFECT: list[str] = _FIELDS["without_effect"]
 
 
 def whole(value: Any) -> Any:
@@ -86,7 +67,7 @@ def same(value: Any, other: Any) -> bool:
     return (isinstance(value, bool) == isinstance(other, bool)) and bool(value == other)
 
 
-def refuse(fields: Mapping[str, Any], unsupported: Mapping[str, tuple[Any, ...]], where: str = "") -> None:
+def refuse(fields: Mapping[str, Any], unsupported: Unsupported, where: str = "") -> None:
     """Raise ApiError for the first field that asks for something which is not supported."""
     for name, value in fields.items():
         neutral = unsupported.get(name)
@@ -109,7 +90,7 @@ class Sent(BaseModel):
     """A JSON object from a client: known fields are checked strictly, unknown ones are kept in `model_extra`."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=(), hide_input_in_errors=True)
-    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    unsupported: ClassVar[Unsupported] = {}
 
     def check(self, where: str = "") -> None:
         """Raise ApiError for what would change the answer and is not supported."""

@@ -69,7 +69,7 @@ def serve(
     allow_hosts: Iterable[str] = (),
     report: Report = SAY,
 ) -> None:
-    """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is told at once.
+    """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is reported at once.
 
     Args:
         engine: an engine, or a function that loads one (with its assistant, if it has one).

@@ -17,7 +17,7 @@ from typing import Any
 from llmanac.core.errors import LlmanacError
 from llmanac.generate.engine import Engine, Piece, Request, evaluating
 
-log = logging.getLogger("llmanac.web")
+log = logging.getLogger(__package__)
 
 Pieces = Iterator[tuple[int, Piece]]
 

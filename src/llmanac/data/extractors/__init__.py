@@ -1,4 +1,4 @@
-"""How the text of a page is got out of its HTML: what is said goes on, with its structure; the site around it does not.
+"""Text out of HTML pages: the content stays, with its structure; the site around it does not.
 
 An extractor looks at one page and knows nothing of the others. Text out of a page is light Markdown (`# heading`,
 `- item`, `| cell | cell |`, fenced code, a blank line between paragraphs) where the extractor keeps structure at all.
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from llmanac.core.errors import DataError
 from llmanac.core.spec import Spec
+from llmanac.data.ranges import POSITIVE, check_ranges
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Extracted:
 
 
 class Unusable(DataError):
-    """A page nothing can be got out of: `reason` is one of a few fixed words, `detail` what was measured."""
+    """A page that no text can be extracted from: `reason` is one of a few fixed words, `detail` what was measured."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -50,17 +51,26 @@ class Extractor:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorSpec(Spec):
-    """`build() -> Extractor`."""
+    """`build() -> Extractor`.
+
+    Attributes:
+        max_bytes: a longer page is refused.
+    """
 
     kind: ClassVar[str] = "extractor"
 
+    max_bytes: int = 20_000_000
+
+    def __post_init__(self) -> None:
+        check_ranges(self, max_bytes=POSITIVE)
+
     def build(self, **dims: Any) -> Extractor:
-        """An extractor has no dimensions. Raises DataError where a library it stands on is not installed."""
+        """An extractor has no dimensions. Raises DataError where a library it needs is not installed."""
         raise NotImplementedError
 
 
 def backend(module: str, name: str) -> ModuleType:
-    """A library that an extractor stands on. Raises DataError with what to install where it is missing."""
+    """A library that an extractor needs. Raises DataError with what to install where it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -26,13 +26,13 @@ from llmanac.data.extractors._tags import (
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-KEEP = 0.6  # share of the page's worth that its content must hold
+KEEP = 0.6  # fraction of the page's worth that its content must hold
 SHORT = 70  # a block of fewer characters says little
 AROUND_SHARE = 0.35  # an element that holds more of the page's text than this is content, whatever its class says
 LITTLE = 250  # a page of less worth has no content yet
 KIN_SHARE = 0.1  # what is worth this much of the part chosen and is of its kind belongs to it
 TEASER = 600  # an announcement of another page is worth less
-BEFORE = 400  # the page's title stands before this much worth of the content, or not in it
+BEFORE = 400  # the page's title is before this much worth of the content, or not in it
 _SENTENCE = re.compile(r"[.!?…。！？:;\"”’)]$")
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
 _WORD = re.compile(r"\w+")
@@ -166,7 +166,7 @@ class Page:
                 own[up] = max(own[up], own[i])
 
     def _leave_out(self, wanted: list[int], own: list[float]) -> None:
-        """Drop elements and sum again, unless the page has nothing beside them."""
+        """Drop elements and sum again, unless the page has nothing else."""
         if not wanted:
             return
         before = self.dropped[:]
@@ -269,12 +269,12 @@ class Page:
         return found[0] if len(found) == 1 else inside
 
     def heading(self, content: int) -> int | None:
-        """The place of the page's one main heading where it stands before the content, not in it."""
+        """The place of the page's one main heading where it is before the content, not in it."""
         found = [i for i, tag in enumerate(self.tags) if tag == "h1" and not self.dropped[i] and self.text[i]]
         return found[0] if len(found) == 1 and found[0] < content else None
 
     def begin_at_title(self, content: int, *, title: Literal["in", "out"]) -> None:
-        """Drop what stands in the content before the heading that repeats the page's title, with "out" that one too."""
+        """Drop what is in the content before the heading that repeats the page's title, with "out" that one too."""
         named = set(_WORD.findall(self.title().lower()))
         before, tried = 0.0, 0
         for i in range(content + 1, self.last_inside[content] + 1):
@@ -293,7 +293,7 @@ class Page:
         self._drop([j for j in range(content + 1, i) if self.last_inside[j] < i] + [i] * (title == "out"))
 
     def _leaves_behind(self, up: int, child: int) -> bool:
-        """Whether beside a child there is a part of its kind, or code, a table, a list or a quote, as content too."""
+        """Whether next to a child there is a part of its kind, or code, a table, a list or a quote, as content too."""
         kind, enough = self._kind(child), KIN_SHARE * self.worth[child]
         between = self._enclosed[up] + (self.tags[up] in ENCLOSED)
         layout = self.tags[up] in ("table", "tbody", "tr")
@@ -309,7 +309,7 @@ class Page:
                 and self._enclosed[i] == between
                 and not layout
                 and not self.boilerplate(i)
-                and (self.tags[i] != "ul" or not self.link_text[i])  # lists of links beside the text are the site's
+                and (self.tags[i] != "ul" or not self.link_text[i])  # lists of links next to the text are the site's
             ):
                 return True
         return False

@@ -1,4 +1,4 @@
-"""The kept part of a page as light Markdown: headings, paragraphs, lists, tables, quotes, code as it stands."""
+"""The kept part of a page as light Markdown: headings, paragraphs, lists, tables, quotes, code as it is."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class _Writer:
         for child in element:
             if self.gone(child) or (self.page.boilerplate(self.number[child]) and self._reads_on(element)):
                 continue
-            if child.tag in ("ul", "ol"):  # a nested list that stands beside the items
+            if child.tag in ("ul", "ol"):  # a nested list next to the items
                 lines += [f"  {line}" if line else "" for line in self._list(child, child.tag)]
                 continue
             mark = f"{number}. " if tag == "ol" else "- "
@@ -187,7 +187,7 @@ def _is_anchor(element: _Element) -> bool:
 
 
 def _code(element: _Element) -> list[str]:
-    """A fenced block: the text of `pre` as it stands, in the language its class names."""
+    """A fenced block: the text of `pre` as it is, in the language its class names."""
     parts: list[str] = []
     _raw(element, parts)
     text = "".join(parts).replace("\r\n", "\n").replace("\r", "\n").removeprefix("\n").rstrip()

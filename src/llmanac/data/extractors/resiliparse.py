@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.core.errors import SpecError
 from llmanac.data.extractors import Extracted, Extractor, ExtractorSpec, backend
 from llmanac.data.extractors._html import checked
 
@@ -27,15 +26,9 @@ class Spec(ExtractorSpec):
 
     Attributes:
         main_content: whether only the main content is wanted, or all text of the page.
-        max_bytes: a longer page is refused.
     """
 
     main_content: bool = True
-    max_bytes: int = 20_000_000
-
-    def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise SpecError(f"max_bytes: {self.max_bytes} is not positive")
 
     def build(self, **dims: Any) -> Extractor:
         return Resiliparse(self)

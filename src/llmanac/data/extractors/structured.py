@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmanac.core.errors import SpecError
 from llmanac.data.extractors import Extracted, Extractor, ExtractorSpec
 
 CARD = {
@@ -38,17 +37,11 @@ class Spec(ExtractorSpec):
     """What is kept.
 
     Attributes:
-        heading: "inside" keeps the headings that stand in the content; one above it, or that repeats the page's title,
+        heading: "inside" keeps the headings in the content; one above it, or that repeats the page's title,
             is left to the title. "always" keeps that one too.
-        max_bytes: a longer page is refused.
     """
 
     heading: Literal["inside", "always"] = "inside"
-    max_bytes: int = 20_000_000
-
-    def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise SpecError(f"max_bytes: {self.max_bytes} is not positive")
 
     def build(self, **dims: Any) -> Extractor:
         return Structured(self)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmanac.core.errors import SpecError
 from llmanac.data.extractors import Extracted, Extractor, ExtractorSpec, backend
 from llmanac.data.extractors._html import checked
 
@@ -28,15 +27,9 @@ class Spec(ExtractorSpec):
 
     Attributes:
         format: "txt" for text alone, "markdown" for headings, lists, tables and code too.
-        max_bytes: a longer page is refused.
     """
 
     format: Literal["txt", "markdown"] = "markdown"
-    max_bytes: int = 20_000_000
-
-    def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise SpecError(f"max_bytes: {self.max_bytes} is not positive")
 
     def build(self, **dims: Any) -> Extractor:
         return Trafilatura(self)

@@ -1,6 +1,6 @@
 """How large a part of the text each domain is: from stated weights, from sizes, or learned from a proxy's loss.
 
-A mixture gives shares; `data/schedule.py` draws by them, exactly and resumably.
+A mixture gives proportions; `data/schedule.py` draws by them, exactly and resumably.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
+from llmanac.data.ranges import POSITIVE, check_ranges
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class MixtureSpec(Spec):
     """Base of every mixture's Spec.
 
     Attributes:
-        unit: what the shares are shares of. Documents are drawn either way; shares of bytes are reached on average,
+        unit: what the proportions are of. Documents are drawn either way; proportions of bytes are reached on average,
             by each domain's mean document.
         epochs: how many times a domain's documents may be drawn; the mixture ends where the next draw would go over.
         documents: how many documents to draw at most; as many as `epochs` allows where it is not given.
@@ -42,11 +43,10 @@ class MixtureSpec(Spec):
     def __post_init__(self) -> None:
         if not self.epochs > 0:
             raise SpecError(f"epochs: {self.epochs} is not positive")
-        if self.documents is not None and self.documents < 1:
-            raise SpecError(f"documents: {self.documents} is not at least 1")
+        check_ranges(self, documents=POSITIVE)
 
     def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
-        """Each domain's share of `unit`: positive, summing to 1.
+        """Each domain's fraction of `unit`: positive, summing to 1.
 
         Raises:
             SpecError: the mixture does not fit these domains.
@@ -58,7 +58,7 @@ class MixtureSpec(Spec):
         return domain.documents if self.unit == "documents" else domain.bytes
 
     def draws(self, domains: Mapping[str, Domain]) -> dict[str, float]:
-        """Each domain's share of the documents drawn. A domain without documents is left out.
+        """Each domain's fraction of the documents drawn. A domain without documents is left out.
 
         Raises:
             SpecError: no domain has documents.

@@ -46,7 +46,7 @@ class Spec(MixtureSpec):
 
     Attributes:
         file: what `llmanac data weights` wrote.
-        unit: the weights are learned on equally long rows of tokens, so that they are shares of text, not of documents.
+        unit: the weights are learned on rows of equal length, so that they are fractions of text, not of documents.
     """
 
     file: str = ""
@@ -59,7 +59,7 @@ class Spec(MixtureSpec):
         weights = found.get("weights") if isinstance(found, dict) else None
         if not isinstance(weights, dict):
             raise DataError(f"{self.file}: has no weights; make it with `llmanac data weights FOLDER`")
-        learned = found.get("unit", self.unit)  # a file written by hand need not say it
+        learned = found.get("unit", self.unit)  # a file written by hand may leave it out
         if learned != self.unit:
             raise SpecError(
                 f"mixture.unit: is {self.unit!r}, and the weights in {self.file} are shares of {learned}; set "

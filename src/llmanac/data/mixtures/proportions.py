@@ -1,6 +1,6 @@
-"""Stated proportions: domain i has the share w_i / (w_1 + ... + w_k), its weight as the recipe states it.
+"""Stated proportions: domain i is the fraction w_i / (w_1 + ... + w_k), its weight as the recipe states it.
 
-This is what GPT-3 and Llama did: shares chosen by hand, not by how much text there is (Brown et al. 2020, table 2.2).
+GPT-3 and Llama did this: proportions chosen by hand, not by how much text there is (Brown et al. 2020, table 2.2).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(MixtureSpec):
-    """The weights stand with the inputs (`weight = 2`)."""
+    """The weights are with the inputs (`weight = 2`)."""
 
     def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
         return normalised({name: domain.weight for name, domain in domains.items()})

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmanac.core.errors import SpecError
 from llmanac.data.mixtures import Domain, MixtureSpec, normalised
+from llmanac.data.ranges import check_ranges
 
 CARD = {
     "title": "Domains by size to the power T",
@@ -34,8 +34,7 @@ class Spec(MixtureSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.power <= 100:
-            raise SpecError(f"power: {self.power} is not between 0 and 100")
+        check_ranges(self, power=(0, 100))
 
     def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
         # divided by the largest first: sizes to the power 100 overflow

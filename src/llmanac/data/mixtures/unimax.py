@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmanac.core.errors import SpecError
 from llmanac.data.mixtures import Domain, MixtureSpec, normalised
+from llmanac.data.ranges import POSITIVE, check_ranges
 
 CARD = {
     "title": "UniMax: even, with a cap on repetition",
@@ -34,8 +34,7 @@ class Spec(MixtureSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.budget is not None and self.budget < 1:
-            raise SpecError(f"budget: {self.budget} is not at least 1")
+        check_ranges(self, budget=POSITIVE)
 
     def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
         sizes = {name: self.size(domain) for name, domain in domains.items()}

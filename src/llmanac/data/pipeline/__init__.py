@@ -10,6 +10,6 @@
     build.py     the passes in order, resuming, and the end
     report.py    what a build kept and dropped, and why: tables and a picture
 
-Every task fills a folder that is renamed when it is whole, and that folder is the mark that the task is done. What a
+Every task fills a folder that is renamed when it is complete, and that folder is the mark that the task is done. What a
 task writes depends on its inputs alone, so worker counts, order, engines and kills leave the same bytes behind.
 """

@@ -40,7 +40,7 @@ class OtherBuild(DataError):
 
 @dataclass(frozen=True)
 class Segment:
-    """Stages that one pass runs: a stage over the corpus that has decided, those that follow, and who looks on."""
+    """What one pass runs: a corpus stage that has decided, the stages after it, the next corpus stage's summaries."""
 
     decided: int | None
     stages: tuple[int, ...]
@@ -48,7 +48,7 @@ class Segment:
 
 
 def segments(recipe: BuildSpec, corpus: list[int]) -> list[Segment]:
-    """The passes of a recipe, whose stages `corpus` are over the whole corpus."""
+    """The passes of a recipe, whose stages `corpus` are over the corpus."""
     starts, ends = [None, *corpus], [*corpus, None]
     found = []
     for decided, summarise in zip(starts, ends, strict=True):
@@ -233,7 +233,7 @@ class _Build:
         return [*([] if part.decided is None else [part.decided]), *part.stages]
 
     def _corpus_stages(self) -> list[int]:
-        """Which stages are over the corpus. A process that will need them builds them, so that this one need not."""
+        """Which stages are over the corpus. A worker builds them, not this process."""
         task: Task = {"kind": "describe", "folder": "work/describe"}
         self._run("load the stages", [task], [1])
         return list(files.read_json(self.folder / task["folder"] / "done.json")["corpus"])
@@ -318,7 +318,7 @@ class _Build:
             self.engine.run(left, advance, self._slowed)
 
     def _slowed(self, task: Task, key: str, index: int, exact: bool) -> None:
-        """Remember that a document held a task up, here and for whoever goes on with this build."""
+        """Remember that a document was too slow, here and for a later process that resumes this build."""
         if exact:
             task["skip"] = [*task.get("skip", []), [key, index]]
         else:
@@ -363,12 +363,12 @@ class _Build:
             {"kind": "write", "folder": f"work/write/{n:05d}", "name": f"{n:05d}.{self.recipe.output.format}", **plan}
             for n, plan in enumerate(plans)
         ]
-        aside = finish.plan_list(self.recipe, shards, drawn) if drawn else []
-        self._run("write", [*tasks, *aside], [1] * (len(tasks) + len(aside)))
+        undrawn = finish.plan_list(self.recipe, shards, drawn) if drawn else []
+        self._run("write", [*tasks, *undrawn], [1] * (len(tasks) + len(undrawn)))
         written = [files.read_json(self.folder / task["folder"] / "done.json") for task in tasks]
         finish.gather([(self.folder / t["folder"] / t["name"], t["name"]) for t in tasks], self.folder)
-        dropped += [self.folder / task["folder"] / f"dropped-{task['key']}.jsonl" for task in aside]
-        finish.gather_lists(self.folder, [*self.keys, *(task["key"] for task in aside)], dropped)
+        dropped += [self.folder / task["folder"] / f"dropped-{task['key']}.jsonl" for task in undrawn]
+        finish.gather_lists(self.folder, [*self.keys, *(task["key"] for task in undrawn)], dropped)
         stages = [
             {"key": key, "name": key[3:], **counts[key].as_json(), **({"found": found[key]} if key in found else {})}
             for key in self.keys

@@ -1,4 +1,4 @@
-"""Documents through stages in small batches; each document is accounted for, and each stage is held to its time.
+"""Documents through stages in small batches; each document is accounted for, and each stage has a time limit.
 
 A batch goes through a stage in one call, which costs little. Where the stage fails on it or takes too long, the batch
 goes through again document by document, so that one document is dropped and its neighbours are not. Batches never
@@ -44,6 +44,16 @@ class Counts:
     changed: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
+    def enter(self, size: int) -> None:
+        """A document of `size` bytes came to the stage."""
+        self.documents_in += 1
+        self.bytes_in += size
+
+    def leave(self, size: int) -> None:
+        """A document of `size` bytes was let through."""
+        self.documents_out += 1
+        self.bytes_out += size
+
     def add(self, other: dict[str, Any]) -> None:
         """Add the counts of another shard, as JSON."""
         for name in ("documents_in", "documents_out", "bytes_in", "bytes_out", "changed"):
@@ -88,8 +98,7 @@ class Ledger:
         if data is None:
             self.drop(key, after.id, "not-unicode", "its text holds half a surrogate pair")
             return None
-        counts.documents_out += 1
-        counts.bytes_out += len(data)
+        counts.leave(len(data))
         counts.changed += not same
         return Item(before.number, after, data)
 
@@ -104,7 +113,7 @@ class Chain:
         stages: `(key, stage)` in order.
         fatal: stop at the first document that a stage fails on.
         skip: documents known to take too long: `{(key, index)}`.
-        beat: told before each call what is being worked on: `(key, index, count, id)`.
+        beat: called before each call with what is being worked on: `(key, index, count, id)`.
         batch: documents a call; 1 while the document that blocks a process is looked for.
     """
 
@@ -151,8 +160,8 @@ class Chain:
 
     def _stage(self, key: str, stage: Stage, batch: list[Item]) -> list[Item]:
         counts = self.ledger.of(key)
-        counts.documents_in += len(batch)
-        counts.bytes_in += sum(len(item.data) for item in batch)
+        for item in batch:
+            counts.enter(len(item.data))
         out: list[Item] = []
         size = self._sizes[key]
         for start in range(0, len(batch), size):
@@ -202,14 +211,14 @@ class Chain:
 
     def _fail(self, key: str, item: Item, reason: str, detail: str) -> list[Item]:
         if self.fatal:
-            raise DataError(f"{key}: {item.document.id}: {detail}; mend it, or leave on_error at 'skip' to drop it")
+            raise DataError(f"{key}: {item.document.id}: {detail}; fix it, or leave on_error at 'skip' to drop it")
         self.ledger.drop(key, item.document.id, reason, detail, item.document.text)
         if reason == "error" and self._failures.get(key, 0) >= 0:
             self._failures[key] = self._failures.get(key, 0) + 1
             if self._failures[key] >= FAILING:
                 raise LlmanacError(
                     f"stage {key} failed on each of the first {FAILING} documents of a shard, the last time with "
-                    f"{detail!r}; mend the stage or its fields"
+                    f"{detail!r}; fix the stage or its fields"
                 )
         return []
 

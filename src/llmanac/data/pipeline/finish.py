@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -54,7 +55,7 @@ def plan_list(recipe: BuildSpec, shards: list[dict[str, Any]], drawn: dict[str, 
 def gather(finished: list[tuple[Path, str]], root: Path) -> None:
     """Move the output's files into `data/`, which takes its name when all are in it; goes on where it was stopped.
 
-    Where `data/` is there already (the build goes on, or makes lost files again) they take their places in it.
+    Where `data/` is there already (a resumed build, or lost files made again) they are moved into it.
     """
     there = (root / "data").exists()
     gathered = root / "data" if there else root / "work" / "data"
@@ -144,8 +145,6 @@ def write_beside(root: Path, recipe: BuildSpec, stages: list[dict[str, Any]]) ->
 def _versions() -> dict[str, str]:
     found = {}
     for name in LIBRARIES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

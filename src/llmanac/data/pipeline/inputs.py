@@ -143,19 +143,21 @@ def scan(entry: Entry, shard_bytes: int) -> dict[str, Any]:
         raise DataError(f"{path}: cannot read it ({error.strerror})") from None
     if not is_same({**entry, "sha256": digest.hexdigest()}):
         raise DataError(f"{path}: it changed while it was read; run the build again when it is finished")
-    if plain and kind == ".parquet":
-        cuts = _row_groups(path, shard_bytes) or cuts
     cuts = [cut for cut in cuts if cut[0] < offset or cut[0] == 0]
-    return {"sha256": digest.hexdigest(), "cuts": cuts, "end": _end(path, kind, cuts, offset)}
+    end = offset
+    if plain and kind == ".parquet" and len((found := _row_groups(path, shard_bytes))[0]) > 1:
+        cuts, end = found
+    return {"sha256": digest.hexdigest(), "cuts": cuts, "end": end}
 
 
-def _row_groups(path: Path, shard_bytes: int) -> list[list[int]]:
+def _row_groups(path: Path, shard_bytes: int) -> tuple[list[list[int]], int]:
+    """Where a Parquet file may be cut, and how many row groups it has."""
     import pyarrow.parquet
 
     try:
         metadata = pyarrow.parquet.read_metadata(path)
     except Exception:  # the reader proper says what is wrong with the file
-        return []
+        return [], 0
     cuts, held, row = [[0, 1]], 0, 1
     for group in range(metadata.num_row_groups):
         if held >= shard_bytes:
@@ -163,15 +165,7 @@ def _row_groups(path: Path, shard_bytes: int) -> list[list[int]]:
             held = 0
         held += metadata.row_group(group).total_byte_size
         row += metadata.row_group(group).num_rows
-    return cuts if len(cuts) > 1 else []
-
-
-def _end(path: Path, kind: str, cuts: list[list[int]], size: int) -> int:
-    if kind != ".parquet" or len(cuts) == 1:
-        return size
-    import pyarrow.parquet
-
-    return int(pyarrow.parquet.read_metadata(path).num_row_groups)
+    return cuts, metadata.num_row_groups
 
 
 def units(entries: list[Entry], shard_bytes: int) -> list[dict[str, Any]]:

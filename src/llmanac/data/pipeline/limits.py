@@ -1,14 +1,14 @@
 """The time one document may take: CPU seconds of this process, so that a busy machine changes nothing.
 
 Python code, also `re`, stops at the limit. Compiled code that does not come back to Python cannot be stopped from
-inside; whoever started the process ends it (`local.py`).
+inside; the parent process ends it (`local.py`).
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 AGAIN = 1.0  # seconds after which a limit that was swallowed strikes again
 
@@ -40,9 +40,7 @@ class Limit:
             signal.setitimer(signal.ITIMER_PROF, self.seconds, AGAIN)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._armed = False
         if self._works:
             signal.setitimer(signal.ITIMER_PROF, 0.0)

@@ -1,6 +1,6 @@
 """The local engine: a few processes that live as long as the build, each with one task at a time.
 
-A process that dies is named, with what it was working on. One that is held up by a document past its time (compiled
+A process that dies is named, with what it was working on. One that exceeds the time of a document (compiled
 code that cannot be stopped from inside) is ended, and its task starts again: first one document at a time, to find out
 which it is, then without it.
 """
@@ -104,8 +104,8 @@ class _Process:
         self.process.kill()
         self.process.wait()
 
-    def obituary(self) -> str:
-        """One sentence on its death."""
+    def how_it_ended(self) -> str:
+        """One sentence on how the process ended."""
         code = self.process.wait()
         at = self.at()
         where = f" while stage {at[0]} was at {at[3]!r}" if at and at[3] else ""
@@ -114,9 +114,9 @@ class _Process:
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-code).name
                 hint = (
-                    "most often for want of memory: use fewer --workers or a smaller limits.max_bytes"
+                    "most often for lack of memory: use fewer --workers or a smaller limits.max_bytes"
                     if name == "SIGKILL"
-                    else f"its last words are in {self.log}"
+                    else f"its output is in {self.log}"
                 )
                 return f"worker {self.number} (process {self.process.pid}) was killed by {name}{where}{task}; {hint}"
         return (
@@ -124,9 +124,18 @@ class _Process:
         )
 
 
-def error_of(said: dict[str, Any]) -> type[LlmanacError]:
-    """The class of an error that a process answered with."""
-    return getattr(errors, said.get("type", ""), LlmanacError)
+def was_slow(task: Task, said: dict[str, Any], slowed: Slowed, hint: str = "") -> bool:
+    """Take a worker's answer: whether the task has to start again without a document that was too slow.
+
+    Raises:
+        LlmanacError: the error that the worker answered with; `hint` is added to one that is no LlmanacError.
+    """
+    if "error" in said:
+        kind = getattr(errors, said.get("type", ""), LlmanacError)
+        raise kind(f"{said['error']}{hint if said.get('unexpected') else ''}")
+    if "slow" in said:
+        slowed(task, said["slow"][0], said["slow"][1], True)
+    return "slow" in said
 
 
 def _cpu_seconds(process: int) -> float | None:
@@ -171,15 +180,11 @@ class Engine:
             if process.ended:
                 continue
             if said is None:
-                raise LlmanacError(f"{process.obituary()}; run the same command again to go on")
+                raise LlmanacError(f"{process.how_it_ended()}; run the same command again to go on")
             task, process.task = process.task, None
             assert task is not None
-            if "slow" in said:
-                slowed(task, said["slow"][0], said["slow"][1], True)
+            if was_slow(task, said, slowed, f" (the traceback is in {process.log})"):
                 waiting.appendleft(task)
-            elif "error" in said:
-                report = f" (the whole report is in {process.log})" if said.get("unexpected") else ""
-                raise error_of(said)(f"{said['error']}{report}")
             else:
                 left -= 1
                 done(task)

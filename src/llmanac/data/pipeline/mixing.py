@@ -1,4 +1,4 @@
-"""The output's files: which documents stand in each, and how they are drawn where domains are mixed."""
+"""The output's files: which documents are in each, and how they are drawn where domains are mixed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The Ray engine: the same tasks on a Ray cluster whose machines see the build's folder under the same path.
 
-A document's time limit holds here for Python code only: nobody watches the processes from outside.
+A document's time limit holds here for Python code only: the processes are not watched from outside.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import LlmanacError
-from llmanac.data.pipeline.local import Slowed, error_of
+from llmanac.data.pipeline.local import Slowed, was_slow
 from llmanac.data.pipeline.tasks import Task
 
 _WORKERS: dict[str, Any] = {}
@@ -27,11 +27,11 @@ def _work(root: str, build: str, paths: list[str], task: Task) -> dict[str, Any]
     if build not in _WORKERS:
         _WORKERS.clear()
         _WORKERS[build] = make_worker(Path(root), lambda key, index, count, name: None)
-    return answer(_WORKERS[build], task)
+    return answer(lambda: _WORKERS[build], task)
 
 
 class Engine:
-    """Runs tasks on the cluster that `RAY_ADDRESS` names, or on one made of this machine for the while."""
+    """Runs tasks on the cluster that `RAY_ADDRESS` names, or on one started on this machine."""
 
     def __init__(self, root: Path, *, workers: int, limit: float) -> None:
         try:
@@ -66,12 +66,8 @@ class Engine:
                     done(None)
                 for found in ready:
                     task = running.pop(found)
-                    said = self._answer(found, task)
-                    if "slow" in said:
-                        slowed(task, said["slow"][0], said["slow"][1], True)
+                    if was_slow(task, self._answer(found, task), slowed):
                         waiting.appendleft(task)
-                    elif "error" in said:
-                        raise error_of(said)(said["error"])
                     else:
                         done(task)
         finally:

@@ -1,4 +1,4 @@
-"""A unit of input as documents: whatever cannot be read is set aside with its reason, and the rest goes on."""
+"""A unit of input as documents: whatever cannot be read is set aside with its reason, and the rest is used."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from llmanac.data.pipeline.chain import Item, Ledger
 from llmanac.data.pipeline.inputs import is_same, prefixes
 from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.recipe import BuildSpec
+from llmanac.data.pipeline.records import encoded
 from llmanac.data.quarantine import Problems
 from llmanac.data.sources.files import documents_of
 from llmanac.data.unpack import Span
@@ -30,16 +31,16 @@ class _Recorder(Problems):
     def report(self, file: object, line: int | None, reason: str, raw: str = "", *, code: str = "unreadable") -> None:
         if self.reader.recipe.on_error == "fatal":
             where = f"{file}{'' if line is None else f':{line}'}"
-            raise DataError(f'{where}: {reason}; mend it, or set on_error="skip" to set such input aside')
+            raise DataError(f'{where}: {reason}; fix it, or set on_error="skip" to set such input aside')
         self.counts[str(file)] += 1
-        self.reader.aside(self._name(file, line), code, reason, raw)
+        self.reader.leave_out(self._name(file, line), code, reason, raw)
 
     def blank(self, file: object, line: int | None) -> None:
         self.counts[str(file)] += 1
-        self.reader.aside(self._name(file, line), "empty", "there is no text in it")
+        self.reader.leave_out(self._name(file, line), "empty", "there is no text in it")
 
     def pass_over(self, file: object, detail: str, *, code: str) -> None:
-        self.reader.aside(self._name(file, None), code, detail)
+        self.reader.leave_out(self._name(file, None), code, detail)
 
     def _name(self, file: object, line: int | None) -> str:
         inside = str(file).removeprefix(self.path) if str(file).startswith(f"{self.path}/") else ""
@@ -68,7 +69,7 @@ class Reader:
         self.prefix = prefixes(recipe)[task["input"]]
         self.skip = {index for key, index in task.get("skip", ()) if key == KEY}
 
-    def aside(self, name: str, reason: str, detail: str, text: str | None = None) -> None:
+    def leave_out(self, name: str, reason: str, detail: str, text: str | None = None) -> None:
         """Input that does not become a document."""
         self.ledger.of(KEY).documents_in += 1
         self.ledger.drop(KEY, self.prefix + name, reason, detail, text)
@@ -78,7 +79,7 @@ class Reader:
         index = 0
         for number, part in enumerate(self.task["parts"]):
             if number in self.skip:
-                self.aside(part["shown"], "timeout", f"reading it {self._late()}")
+                self.leave_out(part["shown"], "timeout", f"reading it {self._late()}")
                 continue
             for document in self._part(number, part):
                 if item := self._item(index, document):
@@ -92,8 +93,8 @@ class Reader:
         shown = part["shown"]
         if "aside" in part:
             if self.recipe.on_error == "fatal" and part["aside"][0] == "unreadable":
-                raise DataError(f"{part['path']}: {part['aside'][1]}; mend its rights, or take it out of the input")
-            self.aside(shown, *part["aside"])
+                raise DataError(f"{part['path']}: {part['aside'][1]}; fix its permissions, or take it out of the input")
+            self.leave_out(shown, *part["aside"])
             return
         problems = _Recorder(self, part["path"], shown)
         if not part["path"]:
@@ -102,7 +103,7 @@ class Reader:
             path = Path(part["path"])
             span = Span(*part["span"]) if part["span"] else None
             documents = documents_of(path, shown, self.input.source, problems, span)
-        # one document of a source that is no file may take as long as it likes: it reads a whole library, or a network
+        # one document of a source that is no file has no limit: it reads a library, or a network
         limit: contextlib.AbstractContextManager[Any] = self.limit if part["path"] else contextlib.nullcontext()
         while True:
             self.beat(KEY, number, 1 if part["path"] else 0, shown)
@@ -112,17 +113,19 @@ class Reader:
             except TimeLimit:
                 if self.recipe.on_error == "fatal":
                     raise DataError(f"{shown}: reading it {self._late()}; raise it, or take the file out") from None
-                self.aside(shown, "timeout", f"reading it {self._late()}; the rest of it is left out")
+                self.leave_out(shown, "timeout", f"reading it {self._late()}; the rest of it is left out")
                 break
             except DataError as error:
-                if not part["path"] or self.recipe.on_error == "fatal":  # a whole source is for the user to mend
+                if not part["path"] or self.recipe.on_error == "fatal":  # a source that fails is for the user to fix
                     raise
-                self.aside(shown, getattr(error, "code", "unreadable"), str(error).removeprefix(f"{part['path']}: "))
+                self.leave_out(
+                    shown, getattr(error, "code", "unreadable"), str(error).removeprefix(f"{part['path']}: ")
+                )
                 break
             except (MemoryError, RecursionError, ValueError, OSError) as error:
                 if self.recipe.on_error == "fatal":
                     raise DataError(f"{shown}: cannot read it ({type(error).__name__}: {error})") from error
-                self.aside(shown, "unreadable", f"{type(error).__name__}: {error}")
+                self.leave_out(shown, "unreadable", f"{type(error).__name__}: {error}")
                 break
             if document is None:
                 break
@@ -131,23 +134,19 @@ class Reader:
             raise DataError(f"{part['path']}: it changed while the build read it; build anew when it is finished")
 
     def _item(self, index: int, document: Document) -> Item | None:
-        counts, limit = self.ledger.of(KEY), self.recipe.limits.max_bytes
-        try:
-            data = document.text.encode("utf-8")
-        except UnicodeEncodeError:
-            self.aside(document.id, "not-unicode", "its text holds half a surrogate pair")
+        counts, limit, data = self.ledger.of(KEY), self.recipe.limits.max_bytes, encoded(document)
+        if data is None:
+            self.leave_out(document.id, "not-unicode", "its text holds half a surrogate pair")
             return None
         if len(data) > limit:
             detail = f"{len(data):,} bytes of text, more than {limit:,} (limits.max_bytes)"
-            self.aside(document.id, "too-large", detail)
+            self.leave_out(document.id, "too-large", detail)
             return None
         if not data:
-            self.aside(document.id, "empty", "there is no text in it")
+            self.leave_out(document.id, "empty", "there is no text in it")
             return None
-        counts.documents_in += 1
-        counts.documents_out += 1
-        counts.bytes_in += len(data)
-        counts.bytes_out += len(data)
+        counts.enter(len(data))
+        counts.leave(len(data))
         meta = dict(document.meta)
         if self.input.domain:
             meta["domain"] = self.input.domain

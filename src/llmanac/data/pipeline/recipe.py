@@ -17,6 +17,7 @@ from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec
 from llmanac.data.mixtures import MixtureSpec
 from llmanac.data.quarantine import Bounds, OnError
+from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 
@@ -30,7 +31,7 @@ class InputSpec(Spec):
     Attributes:
         source: where its documents come from.
         domain: the part of the mixture that it belongs to; inputs may share one.
-        weight: its domain's share, on any positive scale, for mixtures that go by stated weights.
+        weight: its domain's proportion, on any positive scale, for mixtures that go by stated weights.
     """
 
     source: SourceSpec
@@ -57,8 +58,7 @@ class OutputSpec(Spec):
     dropped: Literal["reasons", "texts"] = "reasons"
 
     def __post_init__(self) -> None:
-        if self.shard_bytes < 1:
-            raise SpecError(f"shard_bytes: {self.shard_bytes} is not at least 1")
+        check_ranges(self, shard_bytes=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class LimitSpec(Spec):
         timeout: CPU seconds that one document may take in one stage, or to be read.
         ratio: bytes that one byte of a compressed file may become.
         expanded: bytes that may come out of one compressed file.
-        memory: bytes that a stage over the whole corpus may hold at once.
+        memory: bytes that a stage over the corpus may hold at once.
     """
 
     max_bytes: int = 10_000_000
@@ -93,7 +93,7 @@ class LimitSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSpec(Spec):
-    """A whole build.
+    """A build.
 
     Attributes:
         inputs: where documents come from, in the order of the output.
@@ -115,8 +115,7 @@ class BuildSpec(Spec):
     def __post_init__(self) -> None:
         if not self.inputs:
             raise SpecError("inputs: nothing to read; name files or folders, or give an [[inputs]] table with a source")
-        if self.shard_bytes < 1:
-            raise SpecError(f"shard_bytes: {self.shard_bytes} is not at least 1")
+        check_ranges(self, shard_bytes=POSITIVE)
         domains: dict[str, float] = {}
         for number, item in enumerate(self.inputs):
             if domains.setdefault(item.domain, item.weight) != item.weight:
@@ -136,8 +135,8 @@ def make_recipe(data: Mapping[str, Any], folder: Path | None = None) -> BuildSpe
     """Plain data -> a build. Three short forms are filled out:
 
     - an input that is a text is the path of files or a folder;
-    - an input with a `name` is its source, `domain` and `weight` aside;
-    - a stage whose name ends in `.py` is that file (below `folder`): a stage of the user's own.
+    - an input with a `name` is its source, without `domain` and `weight`;
+    - a stage whose name ends in `.py` is that file (below `folder`), written by the user.
     """
     data = dict(data)
     for key in ("inputs", "stages"):
@@ -181,7 +180,7 @@ def _stage(item: Any, path: str, folder: Path | None) -> Any:
 
 @functools.cache
 def _load(file: Path, path: str) -> type[StageSpec]:
-    """The Spec of a stage in a file of the user's own."""
+    """The Spec of a stage in a user's file."""
     if not file.is_file():
         raise SpecError(f"{path}.name: {file} is no file")
     name = f"llmanac_stage_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}.{file.stem}"

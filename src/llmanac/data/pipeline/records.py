@@ -36,7 +36,7 @@ class RecordWriter:
         try:
             head = json.dumps([document.id, document.group, dict(document.meta), len(data)], default=str)
         except (TypeError, ValueError, RecursionError) as error:
-            raise DataError(f"{document.id}: its meta is no JSON data ({error}); mend the stage that set it") from None
+            raise DataError(f"{document.id}: its meta is no JSON data ({error}); fix the stage that set it") from None
         self._handle.write(b"".join((head.encode("ascii"), b"\n", data, b"\n")))
         self.documents += 1
         self.bytes += len(data)
@@ -46,7 +46,7 @@ class RecordWriter:
 
 
 class Record(NamedTuple):
-    """A document as it lies on disk, its text in UTF-8."""
+    """A document as it is on disk, its text in UTF-8."""
 
     id: str
     group: str
@@ -55,35 +55,22 @@ class Record(NamedTuple):
 
 
 def read_raw(path: Path, skip: int = 0) -> Iterator[Record]:
-    """The documents of a file, after the first `skip`. Raises DataError when the file is damaged."""
-    try:
-        opened = open(path, "rb", buffering=1 << 20)  # noqa: SIM115 - the next line closes it
-    except OSError as error:
-        raise DataError(f"{path}: cannot read it ({error.strerror}); run the same command again") from None
-    with opened as handle:
+    """The documents of a file, after the first `skip`."""
+    with open(path, "rb", buffering=1 << 20) as handle:
         while head := handle.readline():
-            try:
-                name, group, meta, size = json.loads(head)
-                if skip:
-                    skip -= 1
-                    handle.seek(size + 1, io.SEEK_CUR)
-                    continue
-                data = handle.read(size)
-                if len(data) != size or handle.read(1) != b"\n":
-                    raise ValueError("it ends inside a document")
-            except ValueError as error:
-                raise DataError(f"{path}: damaged ({error}); run the same command again") from None
-            yield Record(name, group, meta, data)
+            name, group, meta, size = json.loads(head)
+            if skip:
+                skip -= 1
+                handle.seek(size + 1, io.SEEK_CUR)
+            else:
+                yield Record(name, group, meta, handle.read(size))
+                handle.read(1)
 
 
 def read_records(path: Path) -> Iterator[tuple[Document, bytes]]:
-    """The documents of a file, each with its text in UTF-8. Raises DataError when the file is damaged."""
+    """The documents of a file, each with its text in UTF-8."""
     for record in read_raw(path):
-        try:
-            text = record.data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: damaged ({error}); run the same command again") from None
-        yield Document(record.id, text, record.group, record.meta), record.data
+        yield Document(record.id, record.data.decode("utf-8"), record.group, record.meta), record.data
 
 
 def encoded(document: Document) -> bytes | None:

@@ -31,7 +31,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    again = "delete it, and run `llmanac data build` with its recipe again, which keeps what is whole"
+    again = "delete it, and run `llmanac data build` with its recipe again, which keeps what is complete"
     try:
         found = files.read_json(path)
     except DataError as error:
@@ -76,8 +76,8 @@ def picture(stages: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _dropped(folder: Path) -> Iterator[Path]:
-    return iter(sorted((folder / "dropped").glob("*.jsonl")))
+def _dropped(folder: Path) -> list[Path]:
+    return sorted((folder / "dropped").glob("*.jsonl"))
 
 
 def _find(paths: Iterable[Path], name: str) -> dict[str, Any] | None:
@@ -108,20 +108,14 @@ def fate(folder: Path, name: str) -> dict[str, Any]:
             if row is not None:
                 return {"id": name, "kept": True, "file": f"data/{path.name}", "meta": row["meta"], "text": row["text"]}
             bar.advance()
-    hint = (
-        f"; {manifest['output']['documents']:,} documents were written, the dropped ones stand in {folder / 'dropped'}"
-    )
+    hint = f"; {manifest['output']['documents']:,} documents were written, the dropped ones are in {folder / 'dropped'}"
     left = sum((manifest["output"].get("mixture") or {"not_drawn": {}})["not_drawn"].values())
-    if left and not any(_listed_as_mixture(path) for path in _dropped(folder)):  # built before that list was kept
+    if left and not any(path.stem.endswith("-mixture") for path in _dropped(folder)):  # built before that list
         hint += f", and {left:,} that passed every stage were not drawn by the mixture"
     known = list(itertools.islice(_ids(folder, outputs), LOOKED_AT))
     longer = next((one for one in known if one.endswith(f"/{name}")), None)  # without its domain
     alike = f"; did you mean {longer!r}?" if longer else nearest(name, known)
     raise DataError(f"{folder}: no document is called {name!r}{alike or hint}")
-
-
-def _listed_as_mixture(path: Path) -> bool:
-    return path.stem.endswith("-mixture")
 
 
 def _ids(folder: Path, outputs: Sequence[Path]) -> Iterator[str]:

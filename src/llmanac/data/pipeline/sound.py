@@ -1,4 +1,4 @@
-"""What is on disk is what was written: the folders of finished tasks before a build goes on, the output after its end.
+"""Checks of files against their hashes: of finished tasks before a build resumes, of the output after its end.
 
 What a task writes depends on its input alone. So a folder that is damaged is removed and its task is done again, alone;
 and so is one that a later task needs files of, where these are gone.

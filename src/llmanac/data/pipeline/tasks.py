@@ -52,7 +52,7 @@ class Worker:
 
     Args:
         root: the build's folder.
-        beat: told what is being worked on, `(place, index, count, id)`; once a batch.
+        beat: called with what is being worked on, `(place, index, count, id)`; once a batch.
     """
 
     def __init__(self, root: Path, recipe: BuildSpec, beat: Beat) -> None:
@@ -118,17 +118,13 @@ class Worker:
 
         def feed() -> Iterator[Document]:
             for index, (document, data) in enumerate(read_records(self.root / task["shard"])):
-                counts.documents_in += 1
-                counts.bytes_in += len(data)
+                counts.enter(len(data))
                 waiting.append(Item(index, document, data))
                 yield document
 
         for answer in stage.apply(feed(), self.root / task["decisions"]):
-            if not waiting:
-                check_answers(key, [], [answer_id(answer)])
+            check_answers(key, [waiting[0].document.id] if waiting else [], [answer_id(answer)])
             item = waiting.popleft()
-            if item.document.id != answer_id(answer):
-                check_answers(key, [item.document.id], [answer_id(answer)])
             self.beat(key, item.number, 1, item.document.id)
             if isinstance(answer, Dropped):
                 ledger.drop(key, item.document.id, answer.reason, answer.detail, answer.document.text)
@@ -174,8 +170,7 @@ class Worker:
         key = "" if task["summarise"] is None else self.keys[task["summarise"] + 1]
         for item in stream:
             if skip and (key, item.number) in skip:
-                counts = ledger.of(key)
-                counts.documents_in, counts.bytes_in = counts.documents_in + 1, counts.bytes_in + len(item.data)
+                ledger.of(key).enter(len(item.data))
                 detail = f"more than {self.limit.seconds:g} s of CPU (limits.timeout)"
                 ledger.drop(key, item.document.id, "timeout", detail, item.document.text)
             else:
@@ -195,18 +190,15 @@ class Worker:
             for item in feed:
                 last = item.number
                 self.beat(key, last, 1, item.document.id)
-                try:
-                    self.limit.__enter__()
+                with self.limit:
                     yield item.document
-                finally:
-                    self.limit.__exit__(None, None, None)
             self.beat(key, -1, 0, "")  # what it does with all of them together has no limit
 
         try:
             stage.summarise(documents(), summary)
         except TimeLimit:
             raise Slow(key, last) from None
-        for _ in feed:  # what the stage did not want to see belongs to the shard all the same
+        for _ in feed:  # documents that the stage did not look at belong to the shard too
             pass
         if not summary.is_file():
             raise LlmanacError(f"stage {key}: summarise wrote no file {summary.name}")

@@ -1,11 +1,12 @@
 """One process of the local engine: `python -m llmanac.data.pipeline.worker FOLDER PULSE`.
 
 Tasks come as lines of JSON on standard input, answers go as lines of JSON to standard output. When standard input
-closes, which it does when whoever started the process dies, the process ends at once: every task is whole or absent.
+closes, as it does when the parent process dies, the process ends at once: every task is complete or absent.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import queue
@@ -13,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,10 @@ from llmanac.data.pipeline.recipe import make_recipe
 from llmanac.data.pipeline.tasks import Slow, Task, Worker
 
 
-def answer(worker: Worker, task: Task) -> dict[str, Any]:
-    """Do a task; what there is to say of it as plain data."""
+def answer(worker: Callable[[], Worker], task: Task) -> dict[str, Any]:
+    """Do a task, with the worker that the function returns; the answer as plain data."""
     try:
-        worker.do(task)
+        worker().do(task)
     except Slow as slow:
         return {"slow": [slow.key, slow.index]}
     except LlmanacError as error:
@@ -39,7 +41,7 @@ def answer(worker: Worker, task: Task) -> dict[str, Any]:
 
 
 def make_worker(root: Path, beat: Any) -> Worker:
-    """A worker of the build in `root`, whose resolved recipe lies there."""
+    """A worker of the build in `root`, whose resolved recipe is there."""
     return Worker(root, make_recipe(files.read_json(root / "build.json")["recipe"]), beat)
 
 
@@ -55,16 +57,10 @@ def main(root: Path, pulse: Path) -> None:
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    worker: Worker | None = None
     beat = Pulse(pulse, make=True).beat
+    worker = functools.cache(lambda: make_worker(root, beat))
     while True:
-        task = tasks.get()
-        try:
-            worker = worker or make_worker(root, beat)
-            said = answer(worker, task)
-        except LlmanacError as error:
-            said = {"error": str(error), "type": type(error).__name__}
-        print(json.dumps(said), file=answers, flush=True)
+        print(json.dumps(answer(worker, tasks.get())), file=answers, flush=True)
 
 
 if __name__ == "__main__":

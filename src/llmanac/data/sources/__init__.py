@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from llmanac.core.spec import Spec
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
-    from llmanac.data.quarantine import Problems
+from llmanac.data.documents import Document
+from llmanac.data.quarantine import Problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +27,6 @@ class SourceSpec(Spec):
 
     def problems(self) -> Problems:
         """What collects the rows this source cannot use; fatal unless the source has a choice about it."""
-        from llmanac.data.quarantine import Problems
-
         return Problems()
 
     def version(self) -> str:

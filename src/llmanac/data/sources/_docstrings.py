@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal["module", "class", "function", "attribute", "topic"]
-_BY_ITSELF = {
-    "antigravity",
-    "this",
-    "idlelib",
-    "turtledemo",
-    "lib2to3",
-    "test",
-}  # importing these does something, or takes a screen
+# importing these does something, or takes a screen
+_BY_ITSELF = {"antigravity", "this", "idlelib", "turtledemo", "lib2to3", "test"}
+_SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
+_SKIPPED |= {"_vendor", "pydoc_data", "encodings", "__phello__"}
 _ROLE = re.compile(r":(?:[a-z]+:)?[a-z]+:`~?([^`<]*?)(?: ?<[^`>]*>)?`")
 _RULER = re.compile(r"([-=*~#_^])\1{5,}")
 _FIRST_ARGUMENT = re.compile(r"^\(\$?(?:self|cls|type|module)(?:, /)?(?:, )?")
@@ -99,7 +95,7 @@ def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def _definitions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Classes and functions, also those that stand under an `if` or `try`."""
+    """Classes and functions, also those under an `if` or `try`."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node
@@ -171,7 +167,7 @@ def split_signature(name: str, signature: str, doc: str) -> tuple[str, str]:
     match = re.match(rf"(?:[\w.]+\.)?{re.escape(bare)}(\([^\n]*\))(?:\s*(?:->|--|-)\s*([^\n]*))?$", first.strip())
     if not match:
         return signature, doc
-    if re.match(rf"\s*{re.escape(bare)}\(", rest):  # several signatures, a line each: leave them as they stand
+    if re.match(rf"\s*{re.escape(bare)}\(", rest):  # several signatures, a line each: leave them
         return signature, doc
     arrow, said = "->" in first, (match.group(2) or "").strip()
     rest = rest.lstrip("\n- ")
@@ -195,20 +191,9 @@ def compiled_modules(known: set[str]) -> list[str]:
 
 def source_files(root: Path) -> Iterator[tuple[Path, str]]:
     """`(file, dotted module name)` of every module below a package's or the library's folder, in a fixed order."""
-    skip = {
-        "test",
-        "tests",
-        "site-packages",
-        "dist-packages",
-        "__pycache__",
-        "_vendor",
-        "pydoc_data",
-        "encodings",
-        "__phello__",
-    }
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
-        if skip & set(parts) or _BY_ITSELF & set(parts) or any(p.startswith(("config-", ".")) for p in parts):
+        if (_SKIPPED | _BY_ITSELF) & set(parts) or any(p.startswith(("config-", ".")) for p in parts):
             continue
         if path.name.startswith("_sysconfigdata") or not all(p.removesuffix(".py").isidentifier() for p in parts):
             continue

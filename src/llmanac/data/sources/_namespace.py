@@ -67,7 +67,7 @@ def members(name, owner):
 
 
 def defined(owner, key):
-    """The class of an owner's bases that defines a member, and the member as it stands there."""
+    """The class of an owner's bases that defines a member, and the member as it is there."""
     for base in getattr(owner, "__mro__", ()):
         if key in vars(base):
             return base, vars(base)[key]

@@ -28,7 +28,7 @@ class Name:
     """A name that programs write and that is no entry's own.
 
     Attributes:
-        entry: the documented name that it stands for; nothing where it has no docstring.
+        entry: the documented name that it means; nothing where it has no docstring.
         signature: its own, for a name without docstring.
         relative: the nearest documented name of one without (a base's method, the class it belongs to), if any.
     """
@@ -52,7 +52,7 @@ def _offered(modules: tuple[str, ...]) -> tuple[dict[str, str], ...]:
 
 def library_names(modules: Iterable[str], entries: Iterable[Entry]) -> Iterator[Name]:
     """Names of the standard library's modules; one whose docstring was set as it was imported leads to where that
-    docstring stands (`os.path.splitext` has that of a helper)."""
+    docstring is (`os.path.splitext` has that of a helper)."""
     known = [entry for entry in entries if entry.kind != "topic"]
     documented = {entry.name for entry in known}
     same = {entry.doc: entry.name for entry in reversed(known)}

@@ -4,30 +4,39 @@ A text file is one document (cut into pieces only where it is longer than `piece
 file need not fit in memory); a row of a table (JSON Lines, JSON, CSV, Parquet) is one document, its text in the column
 named by `text`; so is an HTML file, a page of a WARC archive, and a PDF (`data/pages.py`). Files are taken in the order
 of their paths, so two runs read the same stream. In a folder, links to folders and links that lead out of it are not
-followed; a file that is named, or that a pattern names, is read wherever it lies.
+followed; a file that is named, or that a pattern names, is read wherever it is.
 """
 
 from __future__ import annotations
 
 import glob
+import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, SpecError, nearest
+from llmanac.core.errors import DataError, nearest
 from llmanac.core.files import readable
-from llmanac.data import readers, unpack
+from llmanac.data import pages, unpack
+from llmanac.data.archives import zip_documents
+from llmanac.data.columns import Row, no_column
 from llmanac.data.command_problems import up_to_damage
 from llmanac.data.documents import Document, Names
+from llmanac.data.lines import text_pieces
 from llmanac.data.pages import INSTALL, missing_library
 from llmanac.data.quarantine import OnError, Problems
+from llmanac.data.ranges import check_ranges
+from llmanac.data.readers import table_rows
 from llmanac.data.sources import SourceSpec
 from llmanac.data.unpack import KNOWN, TABLES, Span, format_of
 
-# how a file that is no plain text and no table is read: a function of data/pages.py
-PAGES = dict.fromkeys(unpack.PAGES, "html_documents") | {".warc": "warc_documents", ".pdf": "pdf_documents"}
+# how files that are neither plain text nor tables are read
+PAGES = dict.fromkeys(unpack.PAGES, pages.html_documents) | {
+    ".warc": pages.warc_documents, ".pdf": pages.pdf_documents,
+}  # fmt: skip
 CARD = {
     "title": "Files: text, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, .zip, or folders of them",
     "aliases": {
@@ -50,7 +59,7 @@ class Spec(SourceSpec):
         include: glob patterns on the path below a folder (`*.md`, `docs/*`); empty takes every known format.
         on_error: "fatal" stops at the first unusable file or row, "skip" sets it aside and counts it.
         quarantine: the file that lists what was set aside.
-        piece: characters after which a long text file goes on as a further document.
+        piece: characters after which a long text file continues as a further document.
         license: what the manifest says of the text's licence; unknown where it is empty.
     """
 
@@ -64,8 +73,7 @@ class Spec(SourceSpec):
     license: str = ""
 
     def __post_init__(self) -> None:
-        if self.piece < 1000:
-            raise SpecError(f"piece: {self.piece} is too short; use 1000 characters or more")
+        check_ranges(self, piece=(1000, math.inf))
 
     def problems(self) -> Problems:
         return Problems(self.on_error, self.quarantine)
@@ -80,6 +88,7 @@ class Spec(SourceSpec):
                 given += 1
                 yield document
         problems.save()
+        problems.tell_passed()
         if not given:
             raise _empty(self.paths, problems)
 
@@ -94,7 +103,7 @@ class Spec(SourceSpec):
         """
         for found in self.found():
             if found.why == "unreadable":
-                raise DataError(f"{found.path}: {found.detail}; mend its rights, or take it out")
+                raise DataError(f"{found.path}: {found.detail}; fix its permissions, or take it out")
             module = "" if found.why or str(found.path) in self.paths else missing_library(format_of(found.path))
             if module and problems is not None:  # of a folder; a file that is named is refused where it is read
                 detail = f"{module} is not installed, which reads {format_of(found.path)} files; run `{INSTALL}`"
@@ -132,25 +141,23 @@ class Found:
     detail: str = ""
 
 
-def documents_of(path: Path, shown: str, spec: Any, problems: Problems, span: Span | None = None) -> Iterator[Document]:
-    """The documents of one file, whatever its format; `spec` has `text`, `group`, `piece` and `license`."""
+def documents_of(
+    path: Path, shown: str, spec: Spec, problems: Problems, span: Span | None = None
+) -> Iterator[Document]:
+    """The documents of one file, whatever its format; of `spec` `text`, `group`, `piece` and `license` count."""
     meta = {"input": shown, "license": spec.license}
     kind = format_of(path)
     if kind == ".zip":
-        from llmanac.data.archives import zip_documents
-
         yield from zip_documents(path, shown, problems, lambda p, name, found: documents_of(p, name, spec, found))
         return
     if kind in PAGES:
-        from llmanac.data import pages
-
-        yield from getattr(pages, PAGES[kind])(path, shown, meta, problems)
+        yield from PAGES[kind](path, shown, meta, problems)
         return
     if kind not in TABLES:
         blank = True
         most = problems.bounds.text_line
         limit = spec.piece if most is None else min(spec.piece, most)
-        pieces = readers.text_pieces(path, problems, limit=limit, most=most)
+        pieces = text_pieces(path, problems, limit=limit, most=most)
         for number, piece in enumerate(pieces):
             if piece.strip():
                 blank = False
@@ -159,7 +166,14 @@ def documents_of(path: Path, shown: str, spec: Any, problems: Problems, span: Sp
             problems.blank(path, None)
         return
     columns = [spec.text] + ([spec.group] if spec.group else [])
-    for row in readers.table_rows(path, problems, columns=present(path, columns), span=span):
+    rows = table_rows(path, problems, columns=present(path, columns), span=span)
+    if kind == ".json" and str(path) not in spec.paths:  # in a folder: perhaps settings, no data
+        first = list(itertools.islice(rows, 2))
+        if len(first) == 1 and spec.text not in first[0].values:
+            problems.pass_over(path, f"it is one object with {no_column(spec.text, first[0].values)}", code="no-text")
+            return
+        rows = itertools.chain(first, rows)
+    for row in rows:
         text = row_text(path, row, spec.text, problems)
         if text is None:
             continue
@@ -184,14 +198,14 @@ def present(path: Path, columns: list[str]) -> list[str] | None:
     return columns if set(columns) <= set(have) else None
 
 
-def _value(path: Path, row: readers.Row, column: str, problems: Problems) -> Any:
+def _value(path: Path, row: Row, column: str, problems: Problems) -> Any:
     if column in row.values:
         return row.values[column]
-    problems.report(path, row.line, readers.no_column(column, row.values), code="no-text")
+    problems.report(path, row.line, no_column(column, row.values), code="no-text")
     return None
 
 
-def row_text(path: Path, row: readers.Row, column: str, problems: Problems) -> str | None:
+def row_text(path: Path, row: Row, column: str, problems: Problems) -> str | None:
     """The text of a table's row, perhaps blank; None, and a problem, where the column holds none."""
     if column not in row.values:
         return _value(path, row, column, problems)
@@ -221,7 +235,7 @@ def _expand(given: str, include: tuple[str, ...]) -> Iterator[Found]:
         yield from _walk(path, include)
     elif path.is_file():
         yield Found(path, path.name)
-    elif path.exists():  # a pipe would wait for whoever writes to it, a device may never end
+    elif path.exists():  # a pipe would wait for its writer, a device may never end
         raise DataError(f"{given}: is no regular file; copy what comes out of it to one")
     elif glob.has_magic(given):
         found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir())

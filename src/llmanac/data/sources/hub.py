@@ -7,15 +7,19 @@ a time into the hub's own cache and read row by row; a file already there is not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, SpecError, nearest
+from llmanac.core.errors import DataError, nearest
 from llmanac.data.documents import Document
 from llmanac.data.quarantine import OnError, Problems
+from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.sources import SourceSpec
+from llmanac.data.sources.files import Spec as Files
+from llmanac.data.sources.files import documents_of
 from llmanac.data.unpack import TABLES, format_of
 
 CARD = {
@@ -52,23 +56,21 @@ class Spec(SourceSpec):
     piece: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise SpecError(f"limit: {self.limit} documents is nothing; leave it out or use 1 or more")
+        check_ranges(self, limit=POSITIVE)
 
     def problems(self) -> Problems:
         return Problems(self.on_error, self.quarantine)
 
     def documents(self, problems: Problems | None = None) -> Iterator[Document]:
-        from llmanac.data.sources.files import documents_of
-
         if not self.dataset:
             raise DataError("dataset: no name; give it as owner/name")
         problems = self.problems() if problems is None else problems
         revision, license, names = _listing(self)
+        columns = Files(text=self.text, group=self.group, piece=self.piece, license=license)
         given = 0
         for name in choose_files(names, self.subset, self.split, self.dataset):
             path = _fetch(self.dataset, name, revision)
-            for document in documents_of(path, name, _Columns(self.text, self.group, self.piece, license), problems):
+            for document in documents_of(path, name, columns, problems):
                 meta = {**document.meta, "input": f"{self.dataset}@{revision[:12]}/{name}"}
                 yield Document(f"{self.dataset}/{document.id}", document.text, document.group, meta)
                 given += 1
@@ -78,14 +80,6 @@ class Spec(SourceSpec):
         problems.save()
         if not given:
             raise DataError(f"{self.dataset}: no usable text in column {self.text!r} ({problems.total} rows set aside)")
-
-
-@dataclass(frozen=True)
-class _Columns:
-    text: str
-    group: str | None
-    piece: int
-    license: str
 
 
 def choose_files(names: list[str], subset: str | None, split: str, dataset: str) -> list[str]:
@@ -121,17 +115,12 @@ def choose_files(names: list[str], subset: str | None, split: str, dataset: str)
 
 
 def _is_metadata(name: str) -> bool:
-    return Path(name).name.startswith(".") or Path(name).name in (
-        "dataset_infos.json",
-        "dataset_info.json",
-        "croissant.json",
-    )
+    bare = Path(name).name
+    return bare.startswith(".") or bare in ("dataset_infos.json", "dataset_info.json", "croissant.json")
 
 
 def _words(name: str) -> set[str]:
     """The parts of a path that can name a subset or split: `en/train-00000-of-00002.parquet` -> en, train, …"""
-    import re
-
     parts = Path(name).parts
     return set(parts[:-1]) | set(re.split(r"[-_.]", parts[-1])) | {parts[-1].split(".")[0]}
 
@@ -187,19 +176,13 @@ def _hub_error(what: str, error: Exception) -> DataError:
     """The hub client's many errors as one sentence that says what to do."""
     from huggingface_hub import errors
 
-    if isinstance(error, errors.GatedRepoError):
-        return DataError(f"{what}: this dataset is gated; accept its terms on the hub and log in with `hf auth login`")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return DataError(f"{what}: no such revision on the hub; check revision=")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return DataError(f"{what}: no such dataset on the hub, or it is private; check the name (owner/name)")
-    if isinstance(error, errors.EntryNotFoundError):
-        return DataError(f"{what}: no such file in the dataset")
-    if isinstance(error, errors.HFValidationError):
-        return DataError(
-            f"{what}: not a hub dataset name; give it as owner/name, or a path that exists for local files"
-        )
+    advice = {
+        errors.GatedRepoError: "this dataset is gated; accept its terms on the hub and log in with `hf auth login`",
+        errors.RevisionNotFoundError: "no such revision on the hub; check revision=",
+        errors.RepositoryNotFoundError: "no such dataset on the hub, or it is private; check the name (owner/name)",
+        errors.EntryNotFoundError: "no such file in the dataset",
+        errors.HFValidationError: "not a hub dataset name; give it as owner/name, or local files by a path that exists",
+    }
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    return DataError(
-        f"{what}: cannot reach the hub ({first}); check the network, or give local files with source `files`"
-    )
+    other = f"cannot reach the hub ({first}); check the network, or give local files with source `files`"
+    return DataError(f"{what}: {next((said for kind, said in advice.items() if isinstance(error, kind)), other)}")

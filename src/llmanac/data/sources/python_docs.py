@@ -102,7 +102,7 @@ class Spec(SourceSpec):
         return ", ".join([_version(), *(_package_license(package)[0] for package in self.packages)])
 
     def documents(self, problems: Problems | None = None) -> Iterator[Document]:
-        """One document a topic and one a module; a docstring that several names share stands in the first only."""
+        """One document a topic and one a module; a docstring of several names is in the first only."""
         by_module: dict[tuple[str, str], list[Entry]] = {}
         seen: set[bytes] = set()
         for entry in self.entries():

@@ -2,7 +2,7 @@
 and says why.
 
 A stage of the first sort (`Stage`) looks at one document at a time. A stage of the second sort (`CorpusStage`) needs
-the whole corpus before it can decide (near-duplicates): it sees every shard twice, and only small summaries of the
+the corpus before it can decide (near-duplicates): it sees every shard twice, and only small summaries of the
 shards meet in one place. Both are shard in, shard out, so shards may be worked on in any order, in any process, and
 again after a kill, with the same bytes as the result.
 """
@@ -12,12 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from llmanac.core.spec import Spec
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
+from llmanac.data.documents import Document
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,12 @@ class Stage:
     """Looks at documents one by one; what happens to one never depends on another."""
 
     def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        """For each document, in order: the document that goes on (perhaps with another text or meta), or `Dropped`."""
+        """For each document, in order: the document that is kept (perhaps with another text or meta), or `Dropped`."""
         raise NotImplementedError
 
 
 class CorpusStage:
-    """Decides over the whole corpus in three steps; every file it writes is deterministic."""
+    """Decides over the corpus in three steps; every file it writes is deterministic."""
 
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """First pass, once a shard, in parallel: write what `decide` needs of this shard to the file `summary`."""
@@ -48,7 +46,7 @@ class CorpusStage:
         """Once, in one process: read every shard's summary (in shard order) and write one file of decisions a shard.
 
         Args:
-            memory: bytes that may be held at once; what does not fit is worked through in files beside `decisions`.
+            memory: bytes that may be held at once; what does not fit is worked through in files next to `decisions`.
 
         Returns:
             What the manifest should say about the stage (counts, rates), as JSON data.

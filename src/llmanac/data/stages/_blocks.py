@@ -1,8 +1,8 @@
-"""The files that corpus stages hand from step to step: named arrays in blocks, so that no reader holds a whole file.
+"""The files between the steps of corpus stages: named arrays in blocks, so that no reader holds a complete file.
 
-A file is the arrays' bytes one after another, then a JSON index (what the file is, facts about it, where each array of
-each block lies), the index's length in eight bytes, and a closing mark. A file without the mark was not written to its
-end and is refused. The bytes depend on what was written only.
+A file is the arrays' bytes one after another, then a JSON index (facts about the file, and the place of each array of
+each block), then the index's length in eight bytes. The bytes depend on what was written only. A file takes its name
+when it is complete, and the pipeline compares its hash before it goes on with it.
 """
 
 from __future__ import annotations
@@ -10,57 +10,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import DataError, LlmanacError
-from llmanac.core.files import TEMPORARY
-
-MARK = b"llmanac1"
-
-
-@contextlib.contextmanager
-def atomic_writer(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Write a file piece by piece under a temporary name; it takes its own on success and leaves nothing on failure.
-
-    Args:
-        durable: wait until the disk has it. For thousands of small files that takes too long: the system then writes
-            them back when it sees fit, and after a power cut some may be missing or empty.
-    """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as handle:
-            yield handle
-            handle.flush()
-            if durable:
-                os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise LlmanacError(
-                f"{path}: cannot write ({error.strerror or error}); free some space or choose another folder"
-            ) from error
-        raise
+from llmanac.core.files import atomic_file
 
 
 class BlockWriter:
     """Use as a context; `add` blocks of arrays in order."""
 
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self.what = Path(path), what
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.facts: dict[str, Any] = {}
         self._index: list[dict[str, list[Any]]] = []
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> BlockWriter:
-        self._handle = self._stack.enter_context(atomic_writer(self.path))
+        self._handle = self._stack.enter_context(atomic_file(self.path))
         return self
 
     def add(self, **arrays: np.ndarray) -> None:
@@ -75,45 +45,22 @@ class BlockWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            index = {"what": self.what, "facts": self.facts, "blocks": self._index}
-            data = json.dumps(index, sort_keys=True).encode("utf-8")
-            self._handle.write(data + len(data).to_bytes(8, "little") + MARK)
+            data = json.dumps({"facts": self.facts, "blocks": self._index}, sort_keys=True).encode("utf-8")
+            self._handle.write(data + len(data).to_bytes(8, "little"))
         self._stack.__exit__(kind, error, trace)
 
 
 class BlockReader:
-    """Reads the arrays of a file one block at a time.
+    """Reads the arrays of a file one block at a time."""
 
-    Raises:
-        DataError: the file is absent, was cut off, or was written by another stage or with other choices.
-    """
-
-    def __init__(self, path: Path, what: str) -> None:
-        self.path = Path(path)
-        try:
-            self._handle = open(self.path, "rb")  # noqa: SIM115 (closed by `close`)
-        except OSError as error:
-            raise DataError(f"{path}: cannot read it ({error.strerror or error}); run the earlier step again") from None
-        index = self._read_index()
-        if index["what"] != what:
-            self.close()
-            raise DataError(f"{path}: holds {index['what']!r}, expected {what!r}; run the earlier step again")
+    def __init__(self, path: Path) -> None:
+        self._handle = open(path, "rb")  # noqa: SIM115 (closed by `close`)
+        end = self._handle.seek(-8, os.SEEK_END)
+        length = int.from_bytes(self._handle.read(8), "little")
+        self._handle.seek(end - length)
+        index = json.loads(self._handle.read(length))
         self.facts: dict[str, Any] = index["facts"]
         self._index: list[dict[str, list[Any]]] = index["blocks"]
-
-    def _read_index(self) -> Any:
-        size = self._handle.seek(0, os.SEEK_END)
-        tail = len(MARK) + 8
-        if size >= tail:
-            self._handle.seek(size - tail)
-            end = self._handle.read(tail)
-            length = int.from_bytes(end[:8], "little")
-            if end[8:] == MARK and length <= size - tail:
-                self._handle.seek(size - tail - length)
-                with contextlib.suppress(ValueError):
-                    return json.loads(self._handle.read(length))
-        self.close()
-        raise DataError(f"{self.path}: not a whole file of this pipeline; delete it and run the earlier step again")
 
     def __len__(self) -> int:
         return len(self._index)
@@ -144,7 +91,7 @@ class BlockReader:
 
 
 @contextlib.contextmanager
-def opened(paths: Any, what: str) -> Iterator[list[BlockReader]]:
+def opened(paths: Iterable[Path]) -> Iterator[list[BlockReader]]:
     """Readers of several files, closed together."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(BlockReader(path, what)) for path in paths]
+        yield [stack.enter_context(BlockReader(path)) for path in paths]

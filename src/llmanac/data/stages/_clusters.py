@@ -21,7 +21,7 @@ from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
 from llmanac.data.stages._positions import Positions
 from llmanac.data.stages._sorting import group_starts, later_copies, sorted_rows
-from llmanac.kernels import minhash as kernel
+from llmanac.kernels.dedup import minhash as kernel
 
 LEADERS = 16
 BYTES_A_DOCUMENT, BUFFERS = 80, 4_000_000

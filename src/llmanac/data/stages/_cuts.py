@@ -12,26 +12,24 @@ from llmanac.data.stages._blocks import BlockReader, BlockWriter
 
 
 def write_cuts(
-    paths: Sequence[Path], what: str, sizes: Sequence[int], numbers: Iterable[np.ndarray], documents: Sequence[int]
+    paths: Sequence[Path], sizes: Sequence[int], numbers: Iterable[np.ndarray], documents: Sequence[int]
 ) -> int:
     """Split sorted corpus-wide numbers into one file a shard.
 
     Args:
         sizes: how many numbers each shard has; shard s has those from `sum(sizes[:s])` on.
-        numbers: (n, columns) blocks in ascending order of their first column; all columns lie in one shard.
+        numbers: (n, columns) blocks in ascending order of their first column; all columns are of one shard.
         documents: how many documents each shard has.
 
     Returns:
         How many rows were written.
     """
-    if len(paths) != len(sizes):
-        raise DataError(f"decisions: {len(paths)} files for {len(sizes)} shards; give one a shard")
     blocks = iter(numbers)
     held = np.empty((0, 1), np.int64)
     start = total = 0
     for path, size, count in zip(paths, sizes, documents, strict=True):
         stop = start + size
-        with BlockWriter(Path(path), f"cuts of {what}") as writer:
+        with BlockWriter(path) as writer:
             writer.facts = {"documents": count, "numbers": size}
             while True:
                 inside = int(np.searchsorted(held[:, 0], stop))
@@ -50,17 +48,17 @@ def write_cuts(
 
 
 class Cuts:
-    """Reads one shard's numbers in step with its documents. Raises DataError for another stage's or a broken file."""
+    """Reads one shard's numbers in step with its documents."""
 
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self._what = Path(path), what
-        with BlockReader(self.path, f"cuts of {what}") as reader:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with BlockReader(path) as reader:
             self.facts = reader.facts
         self._blocks = self._read()
         self._held = np.empty((0, 1), np.int64)
 
     def _read(self) -> Iterator[np.ndarray]:
-        with BlockReader(self.path, f"cuts of {self._what}") as reader:
+        with BlockReader(self.path) as reader:
             for block in range(len(reader)):
                 yield reader.read(block, "cuts")
 

@@ -1,4 +1,4 @@
-"""What the filters share: a stage that asks one question of each document and drops it with the answer's reason."""
+"""The base of the filters: a stage that asks one question of each document and drops it with the answer's reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmanac.data.stages import Dropped, Stage
 
 
 class Filter(Stage):
-    """Keeps or drops whole documents."""
+    """Keeps or drops documents."""
 
     def reason(self, text: str) -> tuple[str, str] | None:
         """None for a text that stays, else `(reason, what was measured)`."""

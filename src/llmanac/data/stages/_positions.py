@@ -1,7 +1,7 @@
 """Positions of documents in a corpus of shards, and the files of decisions that drop some of them.
 
-A document's position is its number in the whole corpus, shard after shard. A file of decisions is JSON Lines: a first
-line that says what was decided over how many documents, then one line a document that goes, in order.
+A document's position is its number in the corpus, shard after shard. A file of decisions is JSON Lines: how
+many documents were decided over, then one line for each document that is dropped or cut, in order.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from llmanac.core.errors import DataError
+from llmanac.core.files import atomic_file
+from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped
-from llmanac.data.stages._blocks import BlockReader, atomic_writer
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
+from llmanac.data.stages._blocks import BlockReader
 
 
 def pack_names(names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -30,7 +29,7 @@ def pack_names(names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 class Positions:
-    """Where the document at each position lies; every block has an array `counted` with one entry a document."""
+    """Where the document at each position is; every block has an array `counted` with one entry a document."""
 
     def __init__(self, readers: Sequence[BlockReader], counted: str) -> None:
         self.readers = readers
@@ -41,6 +40,12 @@ class Positions:
         first = np.searchsorted([s for s, _ in self.places], np.arange(len(readers) + 1))
         self.shards = self.starts[first]  # where each shard starts, and the end
         self._names = functools.lru_cache(maxsize=8)(self._read_names)
+
+    def keyed(self) -> Iterator[np.ndarray]:
+        """Records `(key ..., position)` of the array `keys`, block by block."""
+        for reader, block, start in self.blocks():
+            keys = reader.read(block, "keys")
+            yield np.column_stack([keys, np.arange(start, start + len(keys), dtype=np.uint64)])
 
     def blocks(self) -> Iterator[tuple[BlockReader, int, int]]:
         """`(reader, block, position of its first document)` in order."""
@@ -67,18 +72,14 @@ class Positions:
         return data[start : int(ends[row])].decode("utf-8", "surrogatepass")
 
 
-def write_drops(
-    paths: Sequence[Path], stage: str, positions: Positions, drops: Iterable[tuple[int, dict[str, Any]]]
-) -> None:
+def write_drops(paths: Sequence[Path], positions: Positions, drops: Iterable[tuple[int, dict[str, Any]]]) -> None:
     """Write each shard's decisions; `drops` are `(position, what to note)` in order of position."""
-    if len(paths) != len(positions.readers):
-        raise DataError(f"decisions: {len(paths)} files for {len(positions.readers)} shards; give one a shard")
     waiting = iter(drops)
     drop = next(waiting, None)
-    for shard, path in enumerate(paths):
+    for shard, path in zip(range(len(positions.readers)), paths, strict=True):
         start, stop = int(positions.shards[shard]), int(positions.shards[shard + 1])
-        with atomic_writer(Path(path)) as handle:
-            handle.write(decision_line({"stage": stage, "documents": stop - start}))
+        with atomic_file(path) as handle:
+            handle.write(decision_line({"documents": stop - start}))
             while drop is not None and drop[0] < stop:
                 handle.write(decision_line({"document": drop[0] - start} | drop[1]))
                 drop = next(waiting, None)
@@ -89,50 +90,27 @@ def decision_line(data: dict[str, Any]) -> bytes:
     return json.dumps(data, allow_nan=False).encode("ascii") + b"\n"
 
 
-def read_decisions(path: Path, stage: str) -> Iterator[dict[str, Any]]:
-    """The lines of a file of decisions, its first line first. Raises DataError for a file that is another stage's."""
-    try:
-        with open(path, "rb") as handle:
-            for number, line in enumerate(handle):
-                data = json.loads(line)
-                if number == 0 and data.get("stage") != stage:
-                    raise DataError(f"{path}: decisions of {data.get('stage')!r}, expected {stage!r}; decide again")
-                yield data
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the decisions ({error.strerror or error}); decide again") from None
-    except DataError:
-        raise
-    except (ValueError, AttributeError):
-        raise DataError(f"{path}: not a file of decisions; delete it and decide again") from None
-
-
-def matched(documents: Iterable[Document], path: Path, stage: str) -> Iterator[tuple[Document, dict[str, Any] | None]]:
+def matched(documents: Iterable[Document], path: Path) -> Iterator[tuple[Document, dict[str, Any] | None]]:
     """Each document with its decision, or None where there is none.
 
     Raises:
         DataError: the shard has other documents than when it was summarised (another number of them).
     """
-    lines = read_decisions(path, stage)
-    head = next(lines, None)
-    if head is None:
-        raise DataError(f"{path}: an empty file of decisions; delete it and decide again")
-    line, count = next(lines, None), 0
-    for document in documents:
-        if line is not None and line["document"] == count:
-            yield document, line
-            line = next(lines, None)
-        else:
-            yield document, None
-        count += 1
-    if count != head["documents"]:
-        raise DataError(
-            f"{path}: decided over {head['documents']} documents, the shard has {count}; summarise it again"
-        )
+    with open(path, "rb") as handle:
+        decided = json.loads(handle.readline())["documents"]
+        lines = map(json.loads, handle)
+        line, count = next(lines, None), 0
+        for document in documents:
+            found = line is not None and line["document"] == count
+            yield document, line if found else None
+            if found:
+                line = next(lines, None)
+            count += 1
+    if count != decided:
+        raise DataError(f"{path}: decided over {decided} documents, the shard has {count}; summarise it again")
 
 
-def drop_matched(
-    documents: Iterable[Document], path: Path, stage: str, reason: str, detail: str
-) -> Iterator[Document | Dropped]:
+def drop_matched(documents: Iterable[Document], path: Path, reason: str, detail: str) -> Iterator[Document | Dropped]:
     """Drop the documents that have a decision; `detail` is a format over the decision's fields."""
-    for document, decision in matched(documents, path, stage):
+    for document, decision in matched(documents, path):
         yield document if decision is None else Dropped(document, reason, detail.format(**decision))

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from llmanac.kernels import minhash as kernel
 from llmanac.kernels import unicode
-from llmanac.kernels.units import plain_units, with_bytes
+from llmanac.kernels.dedup import minhash as kernel
+from llmanac.kernels.dedup.units import plain_units, with_bytes
 
 Unit = Literal["words", "spaced", "characters"]
 Letters = Literal["as-is", "lower", "nfkc-lower"]
@@ -121,18 +121,6 @@ class Signer:
             buffer, offsets, *unit_tables(self.unit), self.width, self._power, self.a, self.b, signatures, counts
         )
         return signatures, counts
-
-
-def plain_signature(hashes: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """One document's signature the plain way: (shingles,) uint32 hashes to (permutations,) uint32 minima."""
-    mixed = hashes.astype(np.uint32)
-    mixed ^= mixed >> np.uint32(16)
-    mixed *= np.uint32(0x85EBCA6B)
-    mixed ^= mixed >> np.uint32(13)
-    mixed *= np.uint32(0xC2B2AE35)
-    mixed ^= mixed >> np.uint32(16)
-    values = mixed[:, None] * a[None, :] + b[None, :]
-    return values.min(axis=0, initial=np.uint32(0xFFFFFFFF))
 
 
 @functools.lru_cache(maxsize=64)

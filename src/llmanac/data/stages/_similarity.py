@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.data.stages._positions import Positions
-from llmanac.kernels import minhash as kernel
+from llmanac.kernels.dedup import minhash as kernel
 
 TENTHS = 10
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,12 @@ import numpy as np
 from llmanac.core.errors import DataError
 
 SMALLEST = 64  # records a run's buffer holds at least while merging
+
+
+def scratch(decisions: Sequence[Path], name: str) -> Path:
+    """A folder next to a stage's decisions, for runs that are sorted there."""
+    first = decisions[0] if decisions else Path("decisions")
+    return first.with_name(f"{first.name}.{name}")
 
 
 def in_order(rows: np.ndarray) -> np.ndarray:
@@ -29,7 +35,7 @@ def sorted_rows(batches: Iterable[np.ndarray], columns: int, *, memory: int, fol
     """All rows of the batches in order, as (n, columns) blocks.
 
     Args:
-        batches: (n, columns) uint64 arrays, each small beside `memory`.
+        batches: (n, columns) uint64 arrays, each small compared with `memory`.
         memory: bytes that may be held at once.
         folder: where the runs go; made and removed here.
 
@@ -37,7 +43,7 @@ def sorted_rows(batches: Iterable[np.ndarray], columns: int, *, memory: int, fol
         DataError: the memory is too small to merge even two runs.
     """
     width = columns * 8
-    most = memory // (4 * width)  # a run, its order and its sorted copy stand beside each other
+    most = memory // (4 * width)  # a run, its order and its sorted copy are held at once
     together = most // SMALLEST  # runs that are merged at a time
     if together < 2:
         raise DataError("memory: too little to sort in; give 1MB or more")
@@ -119,7 +125,7 @@ def _not_above(rows: np.ndarray, bound: tuple[int, ...]) -> int:
 
 
 def group_starts(rows: np.ndarray, keys: int, previous: tuple[int, ...] | None) -> np.ndarray:
-    """(n,) bool: where a row's first `keys` columns differ from the row before (`previous` stands before the first)."""
+    """(n,) bool: where a row's first `keys` columns differ from the row before (`previous`, for the first)."""
     new = np.ones(len(rows), bool)
     if len(rows):
         new[1:] = (rows[1:, :keys] != rows[:-1, :keys]).any(axis=1)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmanac.kernels import english
+from llmanac.kernels.english import words as english
 
 
 class Words(NamedTuple):
-    """The code points of a text and where its words lie in them: `text[starts[i] : ends[i]]`."""
+    """The code points of a text and where its words are in them: `text[starts[i] : ends[i]]`."""
 
     text: np.ndarray
     starts: np.ndarray

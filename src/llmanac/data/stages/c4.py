@@ -1,4 +1,4 @@
-"""C4's rules: lines that are no sentence go, and a page that is placeholder text or code goes whole.
+"""C4's rules: lines that are no sentence are cut, and a page of placeholder text or code is dropped.
 
 A line stays if it ends in `.`, `?`, `!` or a quotation mark (and not in an ellipsis), has three words or more, none of
 them over 1,000 characters, and says nothing of JavaScript, of cookies or of terms of use; citations like `[12]` and
@@ -15,8 +15,8 @@ from typing import Any
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped, Stage, StageSpec
 from llmanac.data.stages._words import code_points
-from llmanac.kernels.c4_lines import CURLY_BRACKET, LOREM_IPSUM, kept_lines
-from llmanac.kernels.english import sentences, tables
+from llmanac.kernels.documents.c4_lines import CURLY_BRACKET, LOREM_IPSUM, kept_lines
+from llmanac.kernels.english.words import sentences, tables
 
 CARD = {
     "title": "C4 line and page rules",

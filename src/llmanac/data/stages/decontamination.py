@@ -3,9 +3,9 @@
 An evaluation item is found in a document if they share `n` words in a row (13, as for GPT-3), or, for an item of fewer
 words, all of it in a row; `data/overlap.py` says how words are compared and which items are too short. Every hit is
 compared word by word. With `action = "cut"` the hit goes with `context` characters on both sides; what is left between
-cuts stays if it has `smallest` characters, joined by a blank line; a document in more than `pieces` pieces is dropped,
-as by GPT-3. `common` ignores n-grams that stand in more than that many documents (GPT-3 had 10), which takes phrases of
-law and liturgy out of the reckoning, and also an item that leaked that often; it is off unless set.
+cuts stays if it has `min_piece` characters, joined by a blank line; a document in more than `max_pieces` pieces is
+dropped, as by GPT-3. `max_documents` ignores n-grams that occur in more documents than that (GPT-3: 10): phrases of law
+and liturgy, but also an item that leaked that often. It is off unless set.
 
 The report names every item that was found and in how many documents. Memory: the index, about 55 bytes a word of the
 evaluation set, in every process that summarises; a document's own words are looked up in pieces.
@@ -16,27 +16,25 @@ Brown et al. 2020, "Language models are few-shot learners", appendix C.
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.spec import dump
+from llmanac.core.files import atomic_file
+from llmanac.data.documents import Document
 from llmanac.data.evaluation_items import read_items
 from llmanac.data.overlap import ItemIndex, original_ranges
+from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
-from llmanac.data.stages._blocks import BlockReader, BlockWriter, atomic_writer, opened
+from llmanac.data.stages._blocks import BlockReader, BlockWriter, opened
 from llmanac.data.stages._positions import decision_line, matched
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
 
 CARD = {
     "title": "Decontamination: n-grams shared with evaluation sets",
@@ -57,13 +55,17 @@ class Spec(StageSpec):
         evaluation: files with the items (JSON Lines, JSON, CSV, Parquet; of plain text, each line is an item).
         columns: which columns hold an item; empty takes every text of a row.
         n: words in a row that an item and a document must share.
-        shortest: an item of fewer than `n` words is looked for whole if it has this many.
+        shortest: an item of fewer than `n` words is searched in full if it has this many.
         action: "drop" the document, or "cut" the found text out of it.
         context: characters that are cut on both sides of what was found.
-        smallest: characters that a piece between cuts needs to stay.
-        pieces: a document that cuts leave in more pieces is dropped.
-        common: ignore n-grams that are found in more documents than this.
+        min_piece: characters that a piece between cuts needs to stay.
+        max_pieces: a document that cuts leave in more pieces is dropped.
+        max_documents: ignore n-grams that are found in more documents than this.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "smallest": "min_piece", "pieces": "max_pieces", "common": "max_documents",
+    }  # fmt: skip
 
     evaluation: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
@@ -71,18 +73,15 @@ class Spec(StageSpec):
     shortest: int = 4
     action: Literal["drop", "cut"] = "drop"
     context: int = 200
-    smallest: int = 200
-    pieces: int = 10
-    common: int | None = None
+    min_piece: int = 200
+    max_pieces: int = 10
+    max_documents: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.n <= 1000:
             raise SpecError(f"shortest: {self.shortest} and n: {self.n} are not 1 <= shortest <= n <= 1000")
-        for name in ("context", "smallest", "pieces"):
-            if getattr(self, name) < 0:
-                raise SpecError(f"{name}: {getattr(self, name)} is below 0")
-        if self.common is not None and self.common < 1:
-            raise SpecError(f"common: {self.common} is below 1")
+        least = (0, math.inf)
+        check_ranges(self, context=least, min_piece=least, max_pieces=least, max_documents=POSITIVE)
 
     def build(self, **dims: Any) -> Decontamination:
         return Decontamination(self)
@@ -101,14 +100,9 @@ class Decontamination(CorpusStage):
             raise DataError("evaluation: no file; name the evaluation sets to look for")
         return ItemIndex(read_items(self.spec.evaluation, self.spec.columns), self.spec.n, self.spec.shortest)
 
-    @functools.cached_property
-    def _what(self) -> str:
-        items = hashlib.sha256(json.dumps([item.fields for item in self.index.items]).encode("ascii")).hexdigest()
-        return f"decontamination {json.dumps(dump(self.spec), sort_keys=True)} {items}"
-
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """For each document with hits a block or more: rows `(start, stop, n-gram)`, in bytes of the prepared text."""
-        with BlockWriter(summary, self._what) as writer:
+        with BlockWriter(summary) as writer:
             blocks: list[list[int]] = []  # of each document with hits: its number, and how many blocks it has
             count = 0
             for count, document in enumerate(documents, 1):
@@ -122,14 +116,13 @@ class Decontamination(CorpusStage):
             writer.facts |= {"documents": count, "blocks": blocks}
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
-        """Raises DataError for summaries made with other items or choices."""
         found: Counter[int] = Counter()
         contaminated = 0
-        with opened(summaries, self._what) as readers:
+        with opened(summaries) as readers:
             ignored = self._ignored(readers)
             for reader, path in zip(readers, decisions, strict=True):
-                with atomic_writer(Path(path)) as handle:
-                    handle.write(decision_line({"stage": "decontamination", "documents": reader.facts["documents"]}))
+                with atomic_file(path) as handle:
+                    handle.write(decision_line({"documents": reader.facts["documents"]}))
                     for number, ranges, items in self._documents(reader, ignored):
                         found.update(items)
                         contaminated += 1
@@ -160,9 +153,9 @@ class Decontamination(CorpusStage):
                 yield number, ranges, self.index.items_of(np.array(sorted(grams)))
 
     def _ignored(self, readers: Sequence[BlockReader]) -> np.ndarray:
-        """(n-grams,) bool: which stand in too many documents to count."""
+        """(n-grams,) bool: which are in too many documents to count."""
         counts = np.zeros(self.index.grams, np.int64)
-        if self.spec.common is None:
+        if self.spec.max_documents is None:
             return counts > 0
         for reader in readers:
             for _, blocks in _hits(reader):
@@ -170,10 +163,10 @@ class Decontamination(CorpusStage):
                 for rows in blocks:
                     own[rows[:, 2]] = True
                 counts += own
-        return counts > self.spec.common
+        return counts > self.spec.max_documents
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
-        for document, decision in matched(documents, decisions, "decontamination"):
+        for document, decision in matched(documents, decisions):
             if decision is None:
                 yield document
                 continue
@@ -190,8 +183,8 @@ class Decontamination(CorpusStage):
             pieces.append(document.text[end : max(end, start - self.spec.context)])
             end = max(end, stop + self.spec.context)
         pieces.append(document.text[end:])
-        pieces = [piece for piece in pieces if len(piece) >= self.spec.smallest and piece.strip()]
-        if not pieces or len(pieces) > self.spec.pieces:
+        pieces = [piece for piece in pieces if len(piece) >= self.spec.min_piece and piece.strip()]
+        if not pieces or len(pieces) > self.spec.max_pieces:
             return Dropped(document, "contaminated", f"{detail}; {len(pieces)} pieces left")
         return document.with_text("\n\n".join(pieces))
 

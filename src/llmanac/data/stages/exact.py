@@ -1,6 +1,6 @@
 """Exact duplicates: of all documents with one and the same text, the first stays.
 
-A text is stood for by 16 bytes of BLAKE2b over its UTF-8, so two different texts are taken for one with probability
+A text is compared by 16 bytes of BLAKE2b over its UTF-8, so two different texts are taken for one with probability
 2^-128 a pair. Nothing is normalised first: texts that differ in a space, in case or in Unicode form are different; put
 a cleaning stage before this one, or use `minhash`.
 
@@ -14,18 +14,16 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from llmanac.data.dedup import text_key
+from llmanac.data.documents import Document
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
-from llmanac.data.stages._sorting import later_copies, sorted_rows
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
+from llmanac.data.stages._sorting import later_copies, scratch, sorted_rows
 
 CARD = {
     "title": "Exact duplicates of whole documents",
@@ -49,39 +47,28 @@ class Exact(CorpusStage):
 
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """16 bytes a document, and its id."""
-        with BlockWriter(summary, "exact") as writer:
+        with BlockWriter(summary) as writer:
             waiting = iter(documents)
             while batch := list(itertools.islice(((d.id, text_key(d.text)) for d in waiting), BLOCK)):
                 keys = np.frombuffer(b"".join(key for _, key in batch), np.uint64).reshape(-1, 2)
                 writer.add(keys=keys, **pack_names([name for name, _ in batch]))
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
-        """Raises DataError for summaries that are not of this stage, or a memory that is too small to sort in."""
-        with opened(summaries, "exact") as readers:
+        """Raises DataError for a memory that is too small to sort in."""
+        with opened(summaries) as readers:
             positions = Positions(readers, "keys")
-            beside = Path(decisions[0]) if decisions else Path("exact")
-            folder = beside.with_name(beside.name + ".sorting")
-            pairs = later_copies(
-                _records(positions), 2, memory=memory // 4, folder=folder.with_name(folder.name + "-1")
-            )
+            pairs = later_copies(positions.keyed(), 2, memory=memory // 4, folder=scratch(decisions, "sorting-1"))
             dropped = 0
 
             def drops() -> Iterator[tuple[int, dict[str, Any]]]:
                 nonlocal dropped
-                ordered = sorted_rows(pairs, 2, memory=memory // 4, folder=folder.with_name(folder.name + "-2"))
-                for rows in ordered:
+                for rows in sorted_rows(pairs, 2, memory=memory // 4, folder=scratch(decisions, "sorting-2")):
                     for position, first in rows.tolist():
                         dropped += 1
                         yield position, {"kept": positions.name(first)}
 
-            write_drops(decisions, "exact", positions, drops())
+            write_drops(decisions, positions, drops())
             return {"documents": positions.total, "dropped": dropped, "kept": positions.total - dropped}
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
-        return drop_matched(documents, decisions, "exact", "exact-duplicate", "of {kept}")
-
-
-def _records(positions: Positions) -> Iterator[np.ndarray]:
-    for reader, block, start in positions.blocks():
-        keys = reader.read(block, "keys")
-        yield np.column_stack([keys, np.arange(start, start + len(keys), dtype=np.uint64)])
+        return drop_matched(documents, decisions, "exact-duplicate", "of {kept}")

@@ -1,27 +1,28 @@
 """Text out of pages: documents that are HTML go through an extractor, all others pass as they are.
 
 A document is a page when its `meta["format"]` is "html". What comes out is text with `meta["format"]` "markdown", the
-name of the extractor and the page's title. A page that yields nothing, or that is made to do harm, is dropped with the
+name of the extractor and the page's title. A page without text, or one built to exhaust a parser, is dropped with the
 reason.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmanac.core.errors import SpecError
 from llmanac.data.documents import Document
 from llmanac.data.extractors import Extractor, ExtractorSpec, Unusable
 from llmanac.data.extractors.structured import Spec as Structured
 from llmanac.data.floods import text_flood
+from llmanac.data.ranges import check_ranges
 from llmanac.data.stages import Dropped, Stage, StageSpec
 
 CARD = {
     "title": "Extraction: the text of HTML pages, without the site around it",
     "paper": "Barbaresi 2021, Trafilatura (ACL demo)",
-    "reference": "F1 by the article extraction benchmark, beside trafilatura and resiliparse",
+    "reference": "F1 by the article extraction benchmark, next to trafilatura and resiliparse",
     "aliases": {},
     "test": "tests/references/test_extraction.py",
 }
@@ -40,8 +41,7 @@ class Spec(StageSpec):
     min_characters: int = 1
 
     def __post_init__(self) -> None:
-        if self.min_characters < 0:
-            raise SpecError(f"min_characters: {self.min_characters} is negative")
+        check_ranges(self, min_characters=(0, math.inf))
 
     def build(self, **dims: Any) -> Stage:
         return Extraction(self)

@@ -13,8 +13,8 @@ from typing import Any
 from llmanac.data.stages import Stage, StageSpec
 from llmanac.data.stages._filter import Filter, check_positive
 from llmanac.data.stages._words import code_points, words_of
-from llmanac.kernels.english import tables
-from llmanac.kernels.filters import line_counts
+from llmanac.kernels.documents.filters import line_counts
+from llmanac.kernels.english.words import tables
 
 CARD = {
     "title": "FineWeb quality rules",
@@ -30,9 +30,9 @@ class Spec(StageSpec):
     """The limits.
 
     Attributes:
-        min_closed_lines: lowest share of lines that end in terminal punctuation.
-        max_short_lines: highest share of lines of at most `short_line` characters.
-        max_repeated: highest share of characters in lines that repeat an earlier one.
+        min_closed_lines: lowest fraction of lines that end in terminal punctuation.
+        max_short_lines: highest fraction of lines of at most `short_line` characters.
+        max_repeated: highest fraction of characters in lines that repeat an earlier one.
         max_newlines: most newlines a word.
     """
 

@@ -3,7 +3,7 @@
 A document stays if it has 50 to 100,000 words, of 3 to 10 characters on average, at most one `#` or ellipsis to ten
 words, at most 90% of lines that start with a bullet and 30% that end in an ellipsis, a letter in 80% of its words, and
 two of the stop words *the, be, to, of, and, that, have, with* (Rae et al. 2021, appendix A.1.1). Rules are asked in
-that order, and the first that is broken is the reason. Words are those of the reference (`kernels/english.py`); a
+that order, and the first that is broken is the reason. Words are those of the reference (`kernels/english/words.py`); a
 word of punctuation alone does not count towards number and length.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from llmanac.data.stages import Stage, StageSpec
 from llmanac.data.stages._filter import Filter, check_positive
 from llmanac.data.stages._words import words_of
-from llmanac.kernels.english import code_points, tables
-from llmanac.kernels.english_affixes import hash_of
-from llmanac.kernels.filters import quality_counts
+from llmanac.kernels.documents.filters import quality_counts
+from llmanac.kernels.english.affixes import hash_of
+from llmanac.kernels.english.words import code_points, tables
 
 CARD = {
     "title": "Gopher quality rules",
@@ -32,7 +32,7 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(StageSpec):
-    """The limits; 0 is no limit. The shares are of words or lines."""
+    """The limits; 0 is no limit. The fractions are of words or lines."""
 
     min_words: int = 50
     max_words: int = 100_000
@@ -74,14 +74,14 @@ class GopherQuality(Filter):
             return "gopher_below_avg_threshold", f"{mean:.2f} characters a word"
         if s.max_word_length and mean > s.max_word_length:
             return "gopher_above_avg_threshold", f"{mean:.2f} characters a word"
-        if s.max_symbols and hashes / total > s.max_symbols:
-            return "gopher_too_many_hashes", f"{hashes / total:.3f} # a word"
-        if s.max_symbols and ellipses / total > s.max_symbols:
-            return "gopher_too_many_ellipsis", f"{ellipses / total:.3f} ellipses a word"
-        if s.max_bullet_lines and bullets / lines > s.max_bullet_lines:
-            return "gopher_too_many_bullets", f"{bullets / lines:.3f} of lines"
-        if s.max_ellipsis_lines and ends / lines > s.max_ellipsis_lines:
-            return "gopher_too_many_end_ellipsis", f"{ends / lines:.3f} of lines"
+        for name, limit, ratio, what in (
+            ("gopher_too_many_hashes", s.max_symbols, hashes / total, "# a word"),
+            ("gopher_too_many_ellipsis", s.max_symbols, ellipses / total, "ellipses a word"),
+            ("gopher_too_many_bullets", s.max_bullet_lines, bullets / lines, "of lines"),
+            ("gopher_too_many_end_ellipsis", s.max_ellipsis_lines, ends / lines, "of lines"),
+        ):
+            if limit and ratio > limit:
+                return name, f"{ratio:.3f} {what}"
         if letters / total < s.min_letter_words:
             return "gopher_below_alpha_threshold", f"{letters / total:.3f} of words have a letter"
         if stops < s.min_stop_words:

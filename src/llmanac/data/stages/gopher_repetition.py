@@ -1,8 +1,8 @@
 """Gopher's repetition rules: a text that says the same lines, paragraphs or n-grams over and over teaches little.
 
-A document goes if too large a share of its lines or paragraphs repeat an earlier one (by number or by characters), if
-its most frequent 2-, 3- or 4-gram makes up too many of its characters, or if repeated 5- to 10-grams do (Rae et al.
-2021, table A1). Rules are asked in the order paragraphs, lines, frequent, repeated n-grams; the first that is broken is
+A document is dropped if too many of its lines or paragraphs repeat an earlier one (by number or by characters), if its
+most frequent 2-, 3- or 4-gram makes up too many of its characters, or if repeated 5- to 10-grams do (Rae et al. 2021,
+table A1). Rules are asked in the order paragraphs, lines, frequent, repeated n-grams; the first that is broken is
 the reason. As in the reference, a frequent n-gram is its words with blanks between them, a repeated one is its words
 without.
 """
@@ -18,8 +18,8 @@ from llmanac.core.errors import SpecError
 from llmanac.data.stages import Stage, StageSpec
 from llmanac.data.stages._filter import Filter, check_positive
 from llmanac.data.stages._words import code_points, words_of
-from llmanac.kernels.english import tables
-from llmanac.kernels.filters import repeated_lines, repeated_n_grams
+from llmanac.kernels.documents.filters import repeated_lines, repeated_n_grams
+from llmanac.kernels.english.words import tables
 
 CARD = {
     "title": "Gopher repetition rules",
@@ -34,7 +34,7 @@ MOST_SIZES = 32  # of n-grams that a rule looks at: each is a pass over the text
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(StageSpec):
-    """The highest shares; 0 is no limit.
+    """The highest fractions; 0 is no limit.
 
     Attributes:
         max_lines, max_paragraphs: of lines, paragraphs that repeat an earlier one, by number.

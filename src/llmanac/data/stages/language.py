@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.documents import Document
+from llmanac.data.ranges import FRACTION, POSITIVE, check_ranges
 from llmanac.data.stages import Dropped, Stage, StageSpec
 
 CARD = {
@@ -46,10 +47,7 @@ class Spec(StageSpec):
     characters: int = 10_000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_score <= 1:
-            raise SpecError(f"min_score: {self.min_score} is no probability; use 0 to 1")
-        if self.characters < 1:
-            raise SpecError(f"characters: {self.characters} is not positive")
+        check_ranges(self, min_score=FRACTION, characters=POSITIVE)
         for code in self.languages:
             if not re.fullmatch(r"[a-z]{2,3}", code):
                 raise SpecError(f"languages: {code!r} is no language code; use two letters, for example en")

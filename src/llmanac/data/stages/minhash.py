@@ -2,7 +2,7 @@
 
 A document is the set of its shingles (runs of `width` words). The Jaccard similarity of two sets is
 `s = |A & B| / |A | B|`. For a random order of all shingles, the first of A and the first of B are the same with
-probability s; a signature holds the first under each of `permutations` orders, so the share of equal values estimates s
+probability s. A signature holds the first under each of `permutations` orders: the fraction of equal values estimates s
 with a standard error of at most `0.5 / sqrt(permutations)`. A signature is cut into `bands` bands of `rows` values; two
 documents that agree in one band are candidates, which happens with probability
 
@@ -10,8 +10,8 @@ documents that agree in one band are candidates, which happens with probability
 
 an S-curve that is steep near the threshold. Candidates are joined, and of each connected cluster one document stays.
 
-Choices of ours that another implementation may make otherwise: a document without a shingle (no word in it) is nobody's
-duplicate; a document of fewer words than `width` has one shingle, all of it; text is compared as it stands unless
+Our choices, which other implementations may make otherwise: a document without a shingle (no word in it) is no
+duplicate; a document of fewer words than `width` has one shingle, all of it; text is compared as it is unless
 `letters` says otherwise. Words are runs of letters, numbers, marks and connectors; scripts that write no spaces are
 better compared by `unit = "characters"`. The permutations, the mixing and the choice of bands are datasketch's
 (scheme "affine32"): given the same shingle hashes the candidate pairs are the same, and with `hashing = "sha1"` the
@@ -30,22 +30,21 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.core.spec import dump
+from llmanac.data.documents import Document
+from llmanac.data.ranges import FRACTION, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._clusters import find_clusters, representatives
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
 from llmanac.data.stages._signatures import Hashing, Letters, Signer, Unit, best_bands
 from llmanac.data.stages._similarity import Pairs
-from llmanac.kernels import minhash as kernel
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
+from llmanac.data.stages._sorting import scratch
+from llmanac.kernels.dedup import minhash as kernel
 
 CARD = {
     "title": "Near-duplicates by MinHash and locality-sensitive hashing",
@@ -93,14 +92,8 @@ class Spec(StageSpec):
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise SpecError(f"threshold: {self.threshold} is not above 0 and at most 1")
-        if not 2 <= self.permutations <= 4096:
-            raise SpecError(f"permutations: {self.permutations} is not from 2 to 4096")
-        if not 0 <= self.false_positive_weight <= 1:
-            raise SpecError(f"false_positive_weight: {self.false_positive_weight} is not from 0 to 1")
-        if not 1 <= self.width <= 1000:
-            raise SpecError(f"width: {self.width} is not from 1 to 1000")
-        if not 0 <= self.seed < 1 << 32:
-            raise SpecError(f"seed: {self.seed} is not from 0 to {(1 << 32) - 1}")
+        check_ranges(self, permutations=(2, 4096), false_positive_weight=FRACTION, width=(1, 1000))
+        check_ranges(self, seed=(0, (1 << 32) - 1))
         if (self.bands is None) != (self.rows is None):
             raise SpecError("bands: set bands and rows together, or neither")
         bands, rows = self.bands or 0, self.rows or 0
@@ -123,7 +116,6 @@ class MinHash(CorpusStage):
             if chosen[0] and chosen[1]
             else best_bands(spec.threshold, spec.permutations, spec.false_positive_weight)
         )
-        self._what = "minhash " + json.dumps(dump(spec), sort_keys=True)
         self._ordered = spec.keep != "first"
 
     def band_keys(self, signatures: np.ndarray) -> np.ndarray:
@@ -132,7 +124,7 @@ class MinHash(CorpusStage):
 
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """Signatures and band keys; the shingle sets where candidates are verified exactly."""
-        with BlockWriter(summary, self._what) as writer:
+        with BlockWriter(summary) as writer:
             for batch in _batches(documents, max(8, SIGNED // (4 * self.spec.permutations))):
                 texts = [document.text for document in batch]
                 signatures, counts = self.signer.sign(texts)
@@ -152,23 +144,22 @@ class MinHash(CorpusStage):
         return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
-        """Raises DataError for summaries made with other choices, or a memory too small for so many documents."""
+        """Raises DataError for a memory that is too small for so many documents."""
         spec = self.spec
-        beside = Path(decisions[0]) if decisions else Path("minhash")
-        with opened(summaries, self._what) as readers:
+        with opened(summaries) as readers:
             positions = Positions(readers, "counts")
             pairs = Pairs(positions, "exact" if spec.verify == "exact" else "signature", spec.threshold)
             found = find_clusters(
                 positions,
                 self.bands,
                 memory=memory,
-                folder=beside.with_name(beside.name + ".sorting"),
+                folder=scratch(decisions, "sorting"),
                 similarity=None if spec.verify == "none" else pairs.similarity,
                 threshold=spec.threshold,
                 ordered=self._ordered,
             )
             kept = representatives(positions, found.parents, self._ordered)
-            write_drops(decisions, "minhash", positions, pairs.drops(kept))
+            write_drops(decisions, positions, pairs.drops(kept))
             sizes = np.bincount(found.parents, minlength=1)
             sizes = np.sort(sizes[sizes > 1])[::-1]
             dropped = int((kept != np.arange(len(kept))).sum())
@@ -187,9 +178,7 @@ class MinHash(CorpusStage):
             return report
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
-        return drop_matched(
-            documents, decisions, "minhash", "near-duplicate", "of {kept}, Jaccard similarity {similarity}"
-        )
+        return drop_matched(documents, decisions, "near-duplicate", "of {kept}, Jaccard similarity {similarity}")
 
 
 def _batches(documents: Iterable[Document], most: int) -> Iterator[list[Document]]:

@@ -1,9 +1,9 @@
 """Personal data out: e-mail and IP addresses, phone and card numbers, IBANs and social security numbers are replaced.
 
 By default each is replaced by a placeholder (`<EMAIL>`), and only where checks agree: a card number must pass Luhn's
-check and start as cards do, an IBAN its check digits and its country's length, an address must be public and not stand
-behind a word like "version". `pii-examples` finds and replaces what the reference does (e-mail and public IPv4
-addresses wherever they stand, by addresses that are nobody's), starting with the first one in every document.
+check and start as cards do, an IBAN its check digits and its country's length, an address must be public and not follow
+a word like "version". `pii-examples` finds and replaces what the reference does (e-mail and public IPv4
+addresses anywhere, by example addresses), starting with the first one in every document.
 How many of each were replaced is in `meta["pii"]`.
 """
 

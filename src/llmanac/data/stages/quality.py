@@ -16,6 +16,7 @@ from typing import Any
 from llmanac.core.errors import SpecError
 from llmanac.data.documents import Document
 from llmanac.data.quality_model import load_quality
+from llmanac.data.ranges import FRACTION, check_ranges
 from llmanac.data.stages import Dropped, Stage, StageSpec
 
 CARD = {
@@ -40,8 +41,7 @@ class Spec(StageSpec):
     min_score: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_score <= 1:
-            raise SpecError(f"min_score: {self.min_score} is not between 0 and 1")
+        check_ranges(self, min_score=FRACTION)
 
     def build(self, **dims: Any) -> Stage:
         if not self.model:

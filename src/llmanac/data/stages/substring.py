@@ -1,12 +1,11 @@
-"""Exact substrings: whatever stands in the corpus more than once, at `minimum` bytes or more, is cut from all but its
-first occurrence.
+"""Exact substrings: text of `min_length` bytes or more that occurs several times is cut from all but its first place.
 
-A window of `minimum` bytes inside a document is a copy if the same bytes start anywhere earlier in the corpus. What the
-copies cover is cut. This cuts every longer repeat too, since all its windows are copies. Cuts are on bytes of UTF-8; a
-cut that would split a character is shortened to whole ones. With `overlaps = "keep"` an earlier window counts only
-if it ends before this one starts, so that of a run of one letter the first `minimum` stay instead of one.
+A window of `min_length` bytes inside a document is a copy if the same bytes start anywhere earlier in the corpus. What
+copies cover is cut, and so is every longer repeat, since all its windows are copies. A cut that would split a UTF-8
+character is shortened to whole ones. With `overlaps = "keep"` an earlier window counts only if it ends before this one
+starts: of a run of one letter the first `min_length` stay instead of one.
 
-Copies are found in a suffix array: equal windows stand next to each other in it. Building it takes 20 bytes a byte of
+Copies are found in a suffix array: equal windows are next to each other in it. Building it takes 20 bytes a byte of
 text. Where that is more than the memory given, the corpus is cut into parts that fit two at a time, and each part is
 compared with each one before it: the same cuts, in time that grows with the square of the parts (at most `PARTS`).
 
@@ -15,22 +14,21 @@ Lee et al. 2022, "Deduplicating training data makes language models better".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
+from llmanac.data.documents import Document
+from llmanac.data.ranges import FRACTION, POSITIVE, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockReader, BlockWriter, opened
 from llmanac.data.stages._cuts import Cuts, write_cuts
-from llmanac.kernels import suffix_array as kernel
-
-if TYPE_CHECKING:
-    from llmanac.data.documents import Document
+from llmanac.kernels.dedup import suffix_array as kernel
 
 CARD = {
     "title": "Repeated substrings across documents, by suffix array",
@@ -46,23 +44,22 @@ APART = bytes([kernel.APART])
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(StageSpec):
-    """What counts as a repeat, and when a document goes as a whole.
+    """What counts as a repeat, and when a document is dropped.
 
     Attributes:
-        minimum: length of a repeat in bytes (50 tokens of English are about 200).
+        min_length: length of a repeat in bytes (50 tokens of English are about 200).
         overlaps: "cut" also what repeats with itself overlapping (`-----`), or "keep" it.
-        most: share of its bytes that a document may lose; one that loses more is dropped. 1 drops none.
+        max_removed: fraction of its bytes that a document may lose; one that loses more is dropped. 1 drops none.
     """
 
-    minimum: int = 200
+    renamed: ClassVar[Mapping[str, str]] = {"minimum": "min_length", "most": "max_removed"}
+
+    min_length: int = 200
     overlaps: Literal["cut", "keep"] = "cut"
-    most: float = 1.0
+    max_removed: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.minimum < 1:
-            raise SpecError(f"minimum: {self.minimum} is below 1")
-        if not 0 <= self.most <= 1:
-            raise SpecError(f"most: {self.most} is not from 0 to 1")
+        check_ranges(self, min_length=POSITIVE, max_removed=FRACTION)
 
     def build(self, **dims: Any) -> Substring:
         return Substring(self)
@@ -73,11 +70,10 @@ class Substring(CorpusStage):
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self._what = f"substring {spec.minimum} {spec.overlaps}"
 
     def summarise(self, documents: Iterable[Document], summary: Path) -> None:
         """The texts one after another."""
-        with BlockWriter(summary, "texts") as writer:
+        with BlockWriter(summary) as writer:
             held: list[bytes] = []
             size = count = 0
             for document in documents:
@@ -93,7 +89,7 @@ class Substring(CorpusStage):
 
     def decide(self, summaries: Sequence[Path], decisions: Sequence[Path], *, memory: int) -> dict[str, Any]:
         """Raises DataError where even `PARTS` parts need more memory; the message says how much they need."""
-        with opened(summaries, "texts") as readers:
+        with opened(summaries) as readers:
             stream = _Stream(readers)
             size, parts = self._parts(stream.total, memory)
             cut = 0
@@ -105,22 +101,22 @@ class Substring(CorpusStage):
                     yield rows
 
             documents = [reader.facts["documents"] for reader in readers]
-            count = write_cuts(decisions, self._what, stream.sizes, ranges(), documents)
+            count = write_cuts(decisions, stream.sizes, ranges(), documents)
             letters = stream.total - sum(documents)
             return {
                 "documents": sum(documents), "bytes": letters, "cut_bytes": cut, "ranges": count,
-                "share": round(cut / letters, 4) if letters else 0.0, "minimum": self.spec.minimum, "parts": parts,
+                "share": round(cut / letters, 4) if letters else 0.0, "minimum": self.spec.min_length, "parts": parts,
             }  # fmt: skip
 
     def _parts(self, total: int, memory: int) -> tuple[int, int]:
         """`(bytes a part, parts)`."""
         if total * kernel.BYTES_A_BYTE <= memory and total <= kernel.LONGEST:
             return max(1, total), 1
-        beside = self.spec.minimum  # a part's last window reaches this far into the next
-        size = min(memory // (2 * kernel.BYTES_A_BYTE), kernel.LONGEST // 2) - beside
+        reach = self.spec.min_length  # a part's last window reaches this far into the next
+        size = min(memory // (2 * kernel.BYTES_A_BYTE), kernel.LONGEST // 2) - reach
         if size < 1 or -(-total // size) > PARTS:
-            need = 2 * kernel.BYTES_A_BYTE * (-(-total // PARTS) + beside)
-            limit = (kernel.LONGEST // 2 - beside) * PARTS
+            need = 2 * kernel.BYTES_A_BYTE * (-(-total // PARTS) + reach)
+            limit = (kernel.LONGEST // 2 - reach) * PARTS
             if total > limit:
                 raise DataError(f"substring: {total} bytes of text are more than {limit}; split the corpus")
             raise DataError(f"memory: {memory} bytes are too few for {total} bytes of text; give {need} or more")
@@ -128,7 +124,7 @@ class Substring(CorpusStage):
 
     def _ranges(self, stream: _Stream, size: int, parts: int) -> Iterator[np.ndarray]:
         """What is cut of each part, as (n, 2) ranges of positions in the corpus."""
-        minimum = self.spec.minimum
+        minimum = self.spec.min_length
         gap = minimum if self.spec.overlaps == "keep" else 1
         with progress("suffix arrays", total=max(1, parts * (parts - 1) // 2), unit="pairs") as bar:
             for part in range(parts):
@@ -151,7 +147,7 @@ class Substring(CorpusStage):
                 yield kernel.covered(copies, minimum) + start
 
     def apply(self, documents: Iterable[Document], decisions: Path) -> Iterator[Document | Dropped]:
-        cuts = Cuts(decisions, self._what)
+        cuts = Cuts(decisions)
         at = count = 0
         for document in documents:
             data = _bytes(document.text)
@@ -173,7 +169,7 @@ class Substring(CorpusStage):
         left = b"".join([*kept, data[end:]])
         share = 1 - len(left) / len(data)
         detail = f"{len(data) - len(left)} of {len(data)} bytes in {len(ranges)} ranges"
-        if share > self.spec.most:
+        if share > self.spec.max_removed:
             return Dropped(document, "mostly-duplicate-text", detail)
         text = left.decode("utf-8", "surrogatepass")
         return document.with_text(text) if text.strip() else Dropped(document, "nothing-left", detail)

@@ -3,8 +3,8 @@
     sort p descending;  token i stays  iff  sum_{j < i} p_j < p  (so the first always stays)
 
 The set adapts: one token where the model is sure, thousands where it is not. Only the most probable tokens are sorted
-where they already hold the mass (nearly always: a sort of the whole vocabulary costs ten times as much); the other rows
-are sorted whole and summed from the small end, which loses no accuracy to a sum that is nearly one. Logits (B, V) in,
+where they already hold the mass (nearly always: a sort of the full vocabulary costs ten times as much); the other rows
+are sorted in full and summed from the small end, which loses no accuracy to a sum that is nearly one. Logits (B, V) in,
 logits (B, V) out, with `-inf` for what was dropped.
 """
 

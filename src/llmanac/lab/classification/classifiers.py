@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.command_problems import asked, command_bounds, save_and_tell
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.evaluate import classification
+from llmanac.generate.load import load_engine
 from llmanac.lab.classification import training
 from llmanac.models.classifiers.load import load_classifier
 from llmanac.recipes.classification import check_sizes
@@ -28,8 +30,18 @@ BOUNDS = command_bounds(longer="cut it into several")
 ON_A_MODEL = ("fine-tuning", "prompting")
 
 
-def make_classifier(method: str, patches: Sequence[str] = (), model: str | None = None) -> Any:
+def make_classifier(
+    method: str,
+    patches: Sequence[str] = (),
+    model: str | None = None,
+    language_model: tuple[Any, Any] | None = None,
+) -> Any:
     """A classifier by name, with its choices patched, on a language model where it needs one.
+
+    Args:
+        model: the folder of a language model.
+        language_model: a model and its tokenizer, in place of `model`; the classifier gets a copy of the model, since
+            fine-tuning changes it.
 
     Raises:
         SpecError: an unknown method or choice, or a method that needs a model and has none.
@@ -39,24 +51,16 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
     own = registry.find("classifier", method).path.stem.replace("_", "-")
     if own not in ON_A_MODEL:
         if model is not None:
-            raise SpecError(f"--model: {method} stands on no language model; leave it out")
+            raise SpecError(f"--model: {method} uses no language model; leave it out")
         return spec.build()
-    if model is None:
-        if spec.path is None:
-            raise SpecError(f"{method}: needs a language model; give --model with a run's or a model's folder")
-        return spec.build()
-    lm, tokenizer = open_language_model(model)
-    return spec.build(model=lm, tokenizer=tokenizer)
-
-
-def open_language_model(path: str) -> tuple[Any, Any]:
-    """Model and tokenizer of a run's folder, a model's folder or a hub model."""
-    from llmanac.generate.load import locate
-    from llmanac.models.load import load_model
-    from llmanac.tokenizers.load import load_tokenizer
-
-    where, tokenizer = locate(path)
-    return load_model(where, device="cpu"), load_tokenizer(tokenizer)
+    if language_model is not None:
+        return spec.build(model=copy.deepcopy(language_model[0]), tokenizer=language_model[1])
+    if model is not None:
+        engine = load_engine(model, device="cpu")
+        return spec.build(model=engine.model, tokenizer=engine.tokenizer)
+    if spec.path is None:
+        raise SpecError(f"{method}: needs a language model; give --model with a run's or a model's folder")
+    return spec.build()
 
 
 def open_classifier(folder: str) -> Any:
@@ -85,7 +89,7 @@ class Trained:
         folder: where it is saved. replaced: whether another one was there.
         held: the texts to evaluate on, if any were given.
         seconds: of training.
-        left_out: what was set aside, if anything was.
+        left_out: what was skipped, if anything was.
     """
 
     classifier: Any
@@ -119,8 +123,8 @@ def train(
         test: labelled texts to evaluate on; read before training, so that a label that is never seen is known.
         text, label: their columns, in tables.
         resume: go on with an interrupted training.
-        on_error: "skip" sets rows that cannot be used aside beside the folder.
-        report: what lines about the training are given to.
+        on_error: "skip" writes rows that cannot be used to a quarantine file next to the folder.
+        report: called with each line about the training.
 
     Raises:
         LlmanacError: bad input or choices, a folder that holds something else.
@@ -130,8 +134,8 @@ def train(
     target = folder or Path("classifiers") / method
     inputs = [data, *([test] if test else []), *([Path(model)] if model else [])]
     check_own_folder(target, "--folder", SAVED, inputs, what="a classifier")
-    aside = target.with_name(f"{target.name}.quarantine.jsonl")
-    problems = asked(on_error, aside, inputs=inputs, bounds=BOUNDS)
+    quarantine = target.with_name(f"{target.name}.quarantine.jsonl")
+    problems = asked(on_error, quarantine, inputs=inputs, bounds=BOUNDS)
     examples = read_labelled(data, text=text, label=label, problems=problems)
     held = read_labelled(test, text=text, label=label, problems=problems) if test else None
     if held is not None and test is not None and not hasattr(classifier, "book"):
@@ -156,7 +160,7 @@ def check_known(known: set[str], held: Labelled, path: Path) -> None:
     for line, name in zip(held.lines, held.labels, strict=True):
         if name not in known:
             raise DataError(
-                f"{path}:{line}: label {name[:60]!r} is none that the classifier knows "
+                f"{path}:{line}: label {name[:60]!r} is unknown to the classifier "
                 f"({', '.join(sorted(known)[:10])}); drop such rows, or train with them"
             )
 

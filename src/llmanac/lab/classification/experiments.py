@@ -1,8 +1,7 @@
-"""What the table is made of: every method trained over seeds and sizes, and measured."""
+"""Measurements of the table: every method trained over seeds and sizes."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +80,7 @@ def measure(
     out = {name: Measured() for name in builders}
     trained = {name: build().learned for name, build in builders.items()}
     total = sum((len(sizes) * seeds) if trained[name] else 1 for name in builders)
-    # the first training of a process compiles and imports: no method shall pay for that
+    # the first training of a process compiles and imports; that is not part of any method's time
     make_method("classifier", "bow").build().fit(["a b", "c d"], ["1", "2"])
     with progress("classify table", total, "trainings") as bar:
         for name, build in builders.items():
@@ -100,8 +99,8 @@ def measure(
                     begin = time.process_time()
                     classifier.fit([train.texts[i] for i in chosen], [train.labels[i] for i in chosen], seed=seed)
                     spent = time.process_time() - begin
-                    whole = size == sizes[-1]
-                    _take(out[name], classifier, size, test, slices if whole else [], [spent] if whole else [])
+                    last = size == sizes[-1]
+                    _take(out[name], classifier, size, test, slices if last else [], [spent] if last else [])
                     bar.advance(1, method=name)
                 if not seed:
                     _explain(out[name], classifier, example)
@@ -130,11 +129,6 @@ def _take(
 def _explain(found: Measured, classifier: Any, example: str) -> None:
     explanation = classifier.explain(example)
     found.explained, found.exact = explanation.lines(8), explanation.exact
-
-
-def copied(build: Callable[[Any, Any], Any], model: Any, tokenizer: Any) -> Build:
-    """A builder that gives each classifier a language model of its own, since fine-tuning changes it."""
-    return lambda: build(copy.deepcopy(model), tokenizer)
 
 
 def rows_needed(found: Measured, target: float) -> int | None:

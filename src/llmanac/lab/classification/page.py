@@ -9,12 +9,11 @@ from typing import Any
 from llmanac.lab import words
 from llmanac.lab._svg import BOTTOM, RIGHT, WIDTH, Frame, colour, padded
 from llmanac.lab.budget import format_duration
-from llmanac.lab.report import Section, render_page, table
+from llmanac.lab.report import Section, markdown_table, render_page, table
 from llmanac.lab.stats import interval, mean
 
 Result = Mapping[str, Any]
 NONE = "-"
-AGAIN = "How to make this page again"
 
 
 def curve_chart(
@@ -97,38 +96,20 @@ def slice_chart(result: Result) -> str:
     return frame.svg("Failure slices")
 
 
-def picture(result: Result) -> str:
-    """The learning curves as a file of their own."""
-    style = "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#e3e6e9}</style>"
-    back = '<rect width="100%" height="100%" fill="#fff"/>'
-    first, _, rest = learning_curves(result).partition(">")
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {first.removeprefix("<svg ")}>{style}{back}{rest}\n'
-
-
 def rows_of(result: Result) -> list[list[str]]:
     """The table's cells."""
     out = []
     for name, row in result["methods"].items():
-        needed = row["rows_to_beat_rules"]
+        beat = f"{row['rows_to_beat_rules']:,}" if row["rows_to_beat_rules"] else "never did"
         if not row["trained"]:
             beat = "needs none"
         elif "rules" not in result["methods"]:
             beat = NONE
-        else:
-            beat = f"{needed:,}" if needed else "never did"
-        out.append(
-            [
-                name,
-                share(row["accuracy"]),
-                spread(row["accuracies"]),
-                between(row["interval_over_texts"]),
-                beat,
-                f"{row['rows_for_most']:,}",
-                f"{row['seconds']:.1f} s" if row["trained"] else "0",
-                f"{row['texts_per_second']:,.0f}",
-                "exact sum" if row["exact"] else "by leaving out",
-            ]
-        )
+        out.append([
+            name, percent(row["accuracy"]), spread(row["accuracies"]), between(row["interval_over_texts"]), beat,
+            f"{row['rows_for_most']:,}", f"{row['seconds']:.1f} s" if row["trained"] else "0",
+            f"{row['texts_per_second']:,.0f}", "exact sum" if row["exact"] else "by leaving out",
+        ])  # fmt: skip
     return out
 
 
@@ -138,7 +119,7 @@ HEADS = (
 )  # fmt: skip
 
 
-def share(value: float) -> str:
+def percent(value: float) -> str:
     return f"{value:.1%}"
 
 
@@ -170,9 +151,9 @@ def lead(result: Result) -> str:
     """The finding, in two sentences."""
     rows = result["methods"]
     top = max(rows, key=lambda name: rows[name]["accuracy"])
-    said = [f"{top} is right on {share(rows[top]['accuracy'])} of {result['data']['test_rows']:,} test texts"]
+    said = [f"{top} is right on {percent(rows[top]['accuracy'])} of {result['data']['test_rows']:,} test texts"]
     if "rules" in rows and top != "rules":
-        said.append(f"the rules, with no training data, on {share(rows['rules']['accuracy'])}")
+        said.append(f"the rules, with no training data, on {percent(rows['rules']['accuracy'])}")
         needed = rows[top]["rows_to_beat_rules"]
         if needed:
             said.append(f"{top} needed {needed:,} labelled rows to pass them")
@@ -181,47 +162,38 @@ def lead(result: Result) -> str:
 
 def sections(result: Result) -> list[Section]:
     """The page's parts."""
-    data = result["data"]
+    data, curves = result["data"], learning_curves(result)
+    about = (
+        f"{data['train_rows']:,} training rows, {data['test_rows']:,} test rows, labels "
+        f"{', '.join(data['labels'][:12])}; the most frequent label is right on {percent(data['chance'])}."
+    )
+    dots = "Every dot is one training on a random sample of the training rows; lines join the means."
+    chart = {"svg": curves, "caption": "Accuracy over training rows; dashed: needs no training."}
     out = [
-        Section(
-            "Rules beside what is learned",
-            [
-                f"{data['train_rows']:,} training rows, {data['test_rows']:,} test rows, labels "
-                f"{', '.join(data['labels'][:12])}; the most frequent label is right on {share(data['chance'])}.",
-            ],
-            [table(HEADS, rows_of(result))],
-        ),
-        Section(
-            "Learning curves",
-            ["Every dot is one training on a random sample of the training rows; lines join the means."],
-            [_curve_table(result)],
-            [{"svg": learning_curves(result), "caption": "Accuracy over training rows; dashed: needs no training."}],
-        ),
+        Section("Rules and learned classifiers", [about], [table(HEADS, rows_of(result))]),
+        Section("Learning curves", [dots], [_curve_table(result)], [chart]),
     ]
     if result["slices"]:
-        about = [f"{one['name']}: {one['about']} ({one['example']['plain']!r} → {one['example']['changed']!r})"
-                 for one in result["slices"]]  # fmt: skip
-        heads = ["method", *(one["name"] for one in result["slices"])]
-        out.append(
-            Section(
-                "Where they fail",
-                ["Accuracy on plain sentences → on the changed ones. " + ". ".join(about)],
-                [table(heads, slice_rows(result))],
-                [{"svg": slice_chart(result), "caption": "Grey: the plain sentences."}],
-            )
-        )
+        said = [f"{one['name']}: {one['about']} ({one['example']['plain']!r} → {one['example']['changed']!r})"
+                for one in result["slices"]]  # fmt: skip
+        said[0] = f"Accuracy on plain sentences → on the changed ones. {said[0]}"
+        chart = {"svg": slice_chart(result), "caption": "Grey: the plain sentences."}
+        out.append(Section("Where they fail", [". ".join(said)], [_slice_table(result)], [chart]))
     blocks = [f"{name}\n" + "\n".join(row["explained"]) for name, row in result["methods"].items()]
-    out.append(Section("One text, explained by each method", [], [], [], blocks))
-    out.append(Section(AGAIN, [], [], [], [result.get("command", "")]))
+    out.append(Section("One text, explained by each method", blocks=blocks))
+    if "command" in result:
+        out.append(Section("How to make this page again", blocks=[result["command"]]))
     return out
+
+
+def _slice_table(result: Result) -> dict[str, Any]:
+    return table(["method", *(one["name"] for one in result["slices"])], slice_rows(result))
 
 
 def _curve_table(result: Result) -> dict[str, Any]:
     sizes = [str(size) for size in result["sizes"]]
-    rows = []
-    for name, row in result["methods"].items():
-        if row["trained"]:
-            rows.append([name, *(share(mean(row["curve"][size])) if size in row["curve"] else NONE for size in sizes)])
+    curves = {name: row["curve"] for name, row in result["methods"].items() if row["trained"]}
+    rows = [[name, *(percent(mean(c[size])) if size in c else NONE for size in sizes)] for name, c in curves.items()]
     return table(["rows", *(f"{int(size):,}" for size in sizes)], rows)
 
 
@@ -237,15 +209,5 @@ def render(result: Result) -> str:
 
 def markdown(result: Result) -> str:
     """The tables as Markdown."""
-    out = [lead(result), "", *_markdown(HEADS, rows_of(result))]
-    if result["slices"]:
-        out += ["", *_markdown(["method", *(one["name"] for one in result["slices"])], slice_rows(result))]
-    return "\n".join(out)
-
-
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
+    tables = [table(HEADS, rows_of(result)), *([_slice_table(result)] if result["slices"] else [])]
+    return "\n".join([lead(result), *(line for one in tables for line in ["", *markdown_table(one)])])

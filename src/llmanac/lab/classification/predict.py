@@ -1,4 +1,4 @@
-"""A table with its columns, and with what a classifier says of each row's text."""
+"""A table with its columns, and a classifier's label and probabilities for each row."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from llmanac.lab.classification.classifiers import BOUNDS, ROWS, open_classifier
 KINDS = (".jsonl", ".csv", ".tsv", ".parquet")
 PREDICTION, PROBABILITIES = "prediction", "probabilities"
 _BREAKS = re.compile(r"[\t\r\n]+")
-Rows = list[tuple[str, dict[str, Any]]]  # a text, and the row that it stands in
+Rows = list[tuple[str, dict[str, Any]]]  # a text and its row
 
 
 def predict_file(
     folder: str, data: str, *, output: Path | None = None, text: str = "text", with_labels: bool | None = None,
     force: bool = False, prefix: str = "", report: Report = lambda line: None,
 ) -> tuple[int, Iterator[dict[str, Any]]]:  # fmt: skip
-    """Label the texts of a file, and write them to `output`; returns how many they are, and where there is no `output`
-    the rows, each labelled as it is taken.
+    """Label the texts of a file, and write them to `output`; returns how many they are, and without `output`
+    the rows, labelled one by one.
 
     Args:
         folder: of a classifier. data: a table or lines; "-" is standard input.
@@ -40,8 +40,8 @@ def predict_file(
         with_labels: whether lines begin with a label, which is then no part of the text; by what they begin with
             where nothing is said (and not so for standard input).
         force: write over an `output` that is there, unless it is what is read.
-        prefix: what the names of the columns begin with that are added.
-        report: what lines for the user are given to.
+        prefix: a prefix of the names of the added columns.
+        report: called with each line for the user.
 
     Raises:
         SpecError: an output that may not be written. DataError: input that cannot be used, or has such a column.
@@ -54,8 +54,8 @@ def predict_file(
         raise SpecError(f"--output: {output} must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     rows = _rows_to_label(data, text, classifier.labels, with_labels, report)
     flat = kind in (".csv", ".tsv")
-    shares = [f"{prefix}p({name})" for name in classifier.labels] if flat else [f"{prefix}{PROBABILITIES}"]
-    _check_free(data, rows, [f"{prefix}{PREDICTION}", *shares])
+    added = [f"{prefix}p({name})" for name in classifier.labels] if flat else [f"{prefix}{PROBABILITIES}"]
+    _check_free(data, rows, [f"{prefix}{PREDICTION}", *added])
     found = _predictions(classifier, rows, prefix, flat)
     if output is None:
         return len(rows), found
@@ -102,11 +102,11 @@ def _predictions(classifier: Any, rows: Rows, prefix: str, flat: bool) -> Iterat
         for first in range(0, len(rows), ROWS):
             part = rows[first : first + ROWS]
             texts = [text for text, _ in part]
-            labels, shares = classifier.predict(texts), classifier.probabilities(texts)
-            for (_, row), label, probabilities in zip(part, labels, shares, strict=True):
-                share = dict(zip(classifier.labels, (round(float(p), 6) for p in probabilities), strict=True))
-                answer = {f"{prefix}p({name})": p for name, p in share.items()} if flat else {
-                    f"{prefix}{PROBABILITIES}": share
+            labels, chances = classifier.predict(texts), classifier.probabilities(texts)
+            for (_, row), label, probabilities in zip(part, labels, chances, strict=True):
+                chance = dict(zip(classifier.labels, (round(float(p), 6) for p in probabilities), strict=True))
+                answer = {f"{prefix}p({name})": p for name, p in chance.items()} if flat else {
+                    f"{prefix}{PROBABILITIES}": chance
                 }  # fmt: skip
                 yield {**row, f"{prefix}{PREDICTION}": label, **answer}
             bar.advance(len(part))

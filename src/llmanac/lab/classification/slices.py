@@ -35,7 +35,7 @@ class Slice:
         return [text for own, text, _ in self.items if own == part]
 
     def accuracies(self, classifier: Any) -> dict[str, float]:
-        """The share right of each part."""
+        """The accuracy on each part."""
         given = classifier.predict([text for _, text, _ in self.items])
         out = {}
         for part in PARTS:
@@ -44,15 +44,18 @@ class Slice:
         return out
 
 
+def tone_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """What a data set calls negative and positive. Raises DataError unless its labels are those of sentiment."""
+    return Rulebook.read("english-sentiment").names_for(sorted(set(labels)))
+
+
 def sentiment_slices(labels: Sequence[str]) -> list[Slice]:
     """Our own slices, with the labels as a data set calls positive and negative.
 
     Raises:
         DataError: labels that are not those of sentiment.
     """
-    names = dict(
-        zip(("negative", "positive"), Rulebook.read("english-sentiment").names_for(sorted(labels)), strict=True)
-    )
+    names = dict(zip(("negative", "positive"), tone_names(labels), strict=True))
     data = files.read_toml(FILE)
     subjects = data.pop("subjects")
     out = []
@@ -67,7 +70,7 @@ def sentiment_slices(labels: Sequence[str]) -> list[Slice]:
 
 
 def read_slices(path: Path) -> list[Slice]:
-    """Slices of one's own: JSON lines with `slice`, `part` ("plain" or "changed"), `text` and `label`.
+    """Custom slices: JSON lines with `slice`, `part` ("plain" or "changed"), `text` and `label`.
 
     Raises:
         DataError: a line that is something else, or a slice with one part only.

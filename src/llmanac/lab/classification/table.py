@@ -1,7 +1,8 @@
-"""Rules beside what is learned, on one labelled set, from measurements alone."""
+"""Rules and learned classifiers on one labelled set, from measurements alone."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,36 +12,38 @@ from llmanac.core import files
 from llmanac.core.device import machine
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.labelled import Labelled
-from llmanac.lab.classification import experiments, page
-from llmanac.lab.classification.classifiers import ON_A_MODEL, make_classifier, open_language_model
+from llmanac.generate.load import load_engine
+from llmanac.lab._svg import standalone
+from llmanac.lab.classification import page
+from llmanac.lab.classification.classifiers import ON_A_MODEL, make_classifier
 from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
-from llmanac.lab.classification.slices import PARTS, Slice, sentiment_slices
+from llmanac.lab.classification.slices import PARTS, Slice, sentiment_slices, tone_names
 from llmanac.lab.stats import interval, mean
-from llmanac.metrics._auc import share
-from llmanac.recipes.classification import check_sizes, small_language_model
+from llmanac.metrics._intervals import wilson_interval
+from llmanac.recipes.classification import small_language_model
 
 DEFAULT = ("rules", "bow", "cbow", "deep-cbow")
 FILES = RESULT, PAGE, PICTURE, LINES = ("table.json", "table.html", "table.svg", "table.md")
-NEAR = 0.95  # a method "needs" the rows that bring it this share of the way from chance to its best
+NEAR = 0.95  # a method "needs" the rows that bring it this fraction of the way from chance to its best
 
 
 def parse_sizes(text: str | None) -> list[int] | None:
-    """`10,100,1000`. Raises SpecError for what is no list of whole numbers from 2 on."""
+    """`10,100,1000`. Raises SpecError unless it is a list of integers from 2 on."""
     if text is None:
         return None
     try:
         sizes = [int(part) for part in text.split(",")]
     except ValueError:
-        raise SpecError(f"--sizes: {text!r} is not a list of whole numbers, such as 10,100,1000") from None
+        raise SpecError(f"--sizes: {text!r} is not a list of integers, such as 10,100,1000") from None
     if min(sizes) < 2:
         raise SpecError(f"--sizes: {min(sizes)} rows are too few to learn from; begin with 2 or more")
     return sizes
 
 
 def our_slices(labels: Sequence[str]) -> list[Slice]:
-    """The slices that come along, where the labels are those of sentiment; else none."""
+    """The built-in slices if the labels are those of sentiment; else none."""
     try:
-        return sentiment_slices(set_of(labels))
+        return sentiment_slices(labels)
     except DataError:
         return []
 
@@ -72,7 +75,6 @@ def builders(
     needing = [name for name in methods if name in ON_A_MODEL]
     if needing and model is None and language_model is None:
         raise SpecError(f"--model: {needing[0]} needs a language model; give its folder, or `train` for a small one")
-    lm: tuple[Any, Any] | None = language_model
     for name in methods:
         if name in out:
             raise SpecError(f"--methods: {name} is there twice")
@@ -80,46 +82,30 @@ def builders(
         if name == "rules":
             own += [f"rules={rules}"] if rules else []
             make_classifier(name, own).prepare([], set_of(train.labels), 0)
-        if name not in ON_A_MODEL:
-            make_classifier(name, own)
-            out[name] = _plain(name, own)
-            continue
-        if lm is None:
-            lm = small_language_model(train.texts) if model == "train" else open_language_model(str(model))
+        if name in needing and language_model is None:
+            language_model = _language_model(str(model), train)
         if name == "prompting":
             own += [item for item in prompt_choices(train.labels) if item.partition("=")[0] not in "".join(own)]
-        out[name] = _on_model(name, own, *lm)
+        out[name] = functools.partial(make_classifier, name, own, language_model=language_model)
+        if name not in needing:
+            out[name]()  # a choice that cannot be used is refused before any training
     return out
+
+
+def _language_model(path: str, train: Labelled) -> tuple[Any, Any]:
+    if path == "train":
+        return small_language_model(train.texts)
+    engine = load_engine(path, device="cpu")
+    return engine.model, engine.tokenizer
 
 
 def prompt_choices(labels: Sequence[str]) -> list[str]:
     """The template and the words for sentiment; for other labels the method's own."""
-    slices = our_slices(labels)
-    if not slices:
+    try:
+        negative, positive = tone_names(labels)
+    except DataError:
         return []
-    negative, positive = _tones(labels)
-    return [
-        'template="{text}\\nthe film is"',
-        f'words=[["{negative}", " bad"], ["{positive}", " good"]]',
-    ]
-
-
-def _tones(labels: Sequence[str]) -> tuple[str, ...]:
-    from llmanac.models.classifiers._rulebook import Rulebook
-
-    return Rulebook.read("english-sentiment").names_for(set_of(labels))
-
-
-def _plain(name: str, patches: Sequence[str]) -> Build:
-    return lambda: make_classifier(name, patches)
-
-
-def _on_model(name: str, patches: Sequence[str], model: Any, tokenizer: Any) -> Build:
-    from llmanac.core.spec import make_method, parse_patches, patch
-
-    spec = patch(make_method("classifier", name), parse_patches(patches), name)
-    check_sizes(spec)
-    return experiments.copied(lambda lm, tok: spec.build(model=lm, tokenizer=tok), model, tokenizer)
+    return ['template="{text}\\nthe film is"', f'verbalizer=[["{negative}", " bad"], ["{positive}", " good"]]']
 
 
 def make_table(
@@ -193,7 +179,7 @@ def _row(name: str, one: Measured, tested: int, chance: float, rules: Measured |
         "accuracy": means[last],
         "accuracies": values,
         "interval_over_seeds": list(interval(values)) if len(values) > 1 else None,
-        "interval_over_texts": list(share(round(means[last] * tested), tested)[1:]),
+        "interval_over_texts": list(wilson_interval(round(means[last] * tested), tested)[1:]),
         "trained": bool(last),
         "curve": {str(size): one.accuracy[size] for size in sorted(one.accuracy)},
         "rows_to_beat_rules": over_rules,
@@ -217,6 +203,6 @@ def best(result: dict[str, Any]) -> str:
 def write(folder: Path, result: dict[str, Any]) -> Path:
     """Write table.json, table.html, table.svg and table.md; returns the page's path."""
     files.write_json(folder / RESULT, result)
-    files.write_text(folder / PICTURE, page.picture(result))
+    files.write_text(folder / PICTURE, standalone(page.learning_curves(result)))
     files.write_text(folder / LINES, page.markdown(result) + "\n")
     return files.write_text(folder / PAGE, page.render(result))

@@ -1,11 +1,11 @@
-"""Training with a work folder beside the classifier's own, so that what is killed goes on from its last checkpoint.
+"""Training with a work folder next to the classifier, so that a killed training continues from its last checkpoint.
 
     classifiers/bow             the classifier, once it is trained
     classifiers/bow.training    while it is trained: training.json, metrics and checkpoints
 
-Going on gives the bytes that a training in one go gives: `training.json` holds what decides them, and anything else is
-refused. It also makes the folder ours: without it nothing but the lock may be in there, and files of others are neither
-written over nor removed.
+A resumed training gives the same bytes as an uninterrupted one: `training.json` records what determines them, and a
+mismatch is refused. That file also marks the folder as ours: without it the folder may hold nothing but the lock, and
+other files are neither overwritten nor removed.
 """
 
 from __future__ import annotations
@@ -53,18 +53,12 @@ class Stopped(KeyboardInterrupt):
 
 
 def fit(
-    classifier: Any,
-    examples: Labelled,
-    target: Path,
-    *,
-    seed: int,
-    resume: bool,
-    report: Report = lambda line: None,
+    classifier: Any, examples: Labelled, target: Path, *, seed: int, resume: bool, report: Report = lambda line: None
 ) -> None:
-    """Fit a classifier and save it in `target`; its work folder is there only as long as something is left to do.
+    """Fit a classifier and save it in `target`; its work folder exists only during training.
 
     Args:
-        report: what lines about the training are given to.
+        report: called with each line about the training.
 
     Raises:
         SpecError: what is resumed was begun with other choices, texts or another language model.
@@ -94,7 +88,7 @@ def fit(
         files.write_json(work / RECORD, DONE)  # first: what is half removed is nothing to go on with
         _discard(work, True)
         if others := _others(work):
-            report(f"{work}: is done with, and stays for files that are not of the training ({others[0]})")
+            report(f"{work}: training is finished; the folder stays, since it has other files ({others[0]})")
 
 
 def _discard(work: Path, above: bool) -> None:

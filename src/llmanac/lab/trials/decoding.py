@@ -39,12 +39,12 @@ from llmanac.lab.study import Measurement
 MEASURE_VERSION = 1
 PROMPT_TOKENS, NEW_TOKENS = 32, 64
 FEWEST_GROUPS = 10  # with fewer documents than this, each passage is a replicate of its own and the page says so
-CODE = ("llmanac.generate.engine", "llmanac.evaluate.answers")
+CODE = (Engine.__module__, f1.__module__)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A prompt, what really follows it, and the document it is from."""
+    """A prompt, its true continuation, and the document it is from."""
 
     document: str
     prompt: tuple[int, ...]
@@ -67,17 +67,16 @@ class Artefact:
         Raises:
             LlmanacError: nothing that can be loaded is there.
         """
-        from llmanac.generate.load import locate
         from llmanac.models.load import load_model
-        from llmanac.models.load import locate as locate_model
+        from llmanac.models.locate import locate, model_folder
         from llmanac.tokenizers.load import load_tokenizer
 
         model, tokenizer = locate(path)
-        folder = locate_model(model)
+        folder = model_folder(model)
         tokens = Path(tokenizer) if Path(tokenizer).exists() else folder
         document = tokens / "tokenizer.json" if tokens.is_dir() else tokens
         if not document.is_file():
-            raise LlmanacError(f"{tokens}: no tokenizer.json beside the model; a decoding study needs its tokenizer")
+            raise LlmanacError(f"{tokens}: no tokenizer.json next to the model; a decoding study needs its tokenizer")
         return cls(str(path), load_model(folder, device=device), load_tokenizer(tokens), hash_files(folder, document))
 
 
@@ -191,8 +190,8 @@ class DecodingTrial:
     def reference_logprobs(self, engine: Engine) -> list[float]:
         """Mean log-probability a token of each passage's own continuation, read once."""
         if self._reference is None:
-            whole = [(*p.prompt, *p.reference) for p in self.passages]
-            done = engine.generate(whole, max_new_tokens=0, prompt_logprobs=0, stop_ids=())
+            complete = [(*p.prompt, *p.reference) for p in self.passages]
+            done = engine.generate(complete, max_new_tokens=0, prompt_logprobs=0, stop_ids=())
             new = len(self.passages[0].reference)
             self._reference = [
                 math.fsum(s.logprob for s in c.prompt_token_logprobs[-new:] if s.logprob is not None) / new
@@ -205,6 +204,6 @@ class DecodingTrial:
 
 
 def distinct(ids: Sequence[int], n: int) -> float:
-    """The share of n-grams that are different ones; 1 where there is none."""
+    """Distinct n-grams / n-grams; 1 if there are none."""
     grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0

@@ -6,9 +6,9 @@
                        half a count more for every token; a word that became the unknown token is
                        spelled out at 8 bits a byte
 
-The last one is what an order-0 coder needs. Unlike the other two it charges for a large vocabulary, and for what a
-tokenizer loses (but for white space that it drops). So an arm of which a document does not come back from its ids has
-these numbers and no verdict: text that is not kept needs no tokens.
+The last one is the cost of an order-0 coder. Unlike the other two it charges for a large vocabulary, and for what a
+tokenizer loses (except dropped white space). An arm that does not restore every document from its ids has these numbers
+and no verdict: lost text needs no tokens.
 
 Tokenizers are cheap and deterministic, so the replicate is the document, and the interval is over documents.
 """
@@ -76,8 +76,8 @@ class TokenizerTrial:
         Metric("vocabulary", "", "lower"),
         Metric("train_seconds", "s", "lower", "training time"),
         Metric("lossless", "", "higher", "documents that decode to themselves"),
-        Metric("lost", "", "lower", "share of bytes that do not come back"),
-        Metric("unknown", "", "lower", "share of tokens that are unknown"),
+        Metric("lost", "", "lower", "fraction of bytes that are not restored"),
+        Metric("unknown", "", "lower", "fraction of tokens that are unknown"),
         Metric("encode_rate", "B/s", "higher", "encoding speed, one document after another"),
     )
     replicate = "document"
@@ -98,16 +98,12 @@ class TokenizerTrial:
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers; no seed does."""
         return {
-            "trial": "tokenizers",
-            "measure": MEASURE_VERSION,
-            "tokenizer": dump(arm.spec),
-            "texts": self.texts.identity,
-            "sources": fingerprint([arm.spec]),
-            "versions": versions(),
-        }
+            "trial": "tokenizers", "measure": MEASURE_VERSION, "tokenizer": dump(arm.spec),
+            "texts": self.texts.identity, "sources": fingerprint([arm.spec]), "versions": versions(),
+        }  # fmt: skip
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
-        """Train, encode every document, and count those that decoding gives back as they were."""
+        """Train, encode every document, and count those that decoding restores exactly."""
         start = time.perf_counter()
         tokenizer = arm.spec.train(self.texts.train())
         trained = time.perf_counter() - start
@@ -125,13 +121,10 @@ class TokenizerTrial:
         }
         lost = sum(lost_bytes(tokenizer, text) for text in changed) / sum(sizes)
         costs: dict[str, float | None] = {
-            "vocabulary": tokenizer.vocab_size,
-            "train_seconds": trained,
-            "lossless": 1 - len(changed) / len(counts),
-            "lost": lost,
-            "unknown": tokenizer.unknown_rate(self.texts.held_out),
+            "vocabulary": tokenizer.vocab_size, "train_seconds": trained, "lossless": 1 - len(changed) / len(counts),
+            "lost": lost, "unknown": tokenizer.unknown_rate(self.texts.held_out),
             "encode_rate": sum(sizes) / _encode_seconds(tokenizer, self.texts.held_out),
-        }
+        }  # fmt: skip
         for name in self.apart:
             own = [i for i, label in enumerate(self.texts.labels) if label == name]
             size = sum(sizes[i] for i in own)
@@ -141,8 +134,9 @@ class TokenizerTrial:
 
 
 def lost_bytes(tokenizer: Any, text: str) -> int:
-    """UTF-8 bytes of a text that are not, in their order, in what decoding gives back: all but the longest common
-    subsequence. An unknown token gives nothing back. A long text is aligned in stretches, each encoded by itself.
+    """UTF-8 bytes of a text that decoding does not restore: all outside the longest common subsequence.
+
+    An unknown token restores nothing. A long text is aligned in stretches, each encoded by itself.
     """
     lost = 0
     for start in range(0, len(text), STRETCH):
@@ -154,7 +148,7 @@ def lost_bytes(tokenizer: Any, text: str) -> int:
 
 
 def common_subsequence(a: bytes, b: bytes) -> int:
-    """Length of the longest common subsequence, a whole row of the table as the bits of one number (Hyyrö 2004)."""
+    """Length of the longest common subsequence, with a row of the table as the bits of one number (Hyyrö 2004)."""
     places = dict.fromkeys(a, 0)
     for i, byte in enumerate(a):
         places[byte] |= 1 << i
@@ -170,9 +164,9 @@ def _said(lost: float, changed: int, documents: int) -> str:
     if not changed:
         return ""
     if not lost:
-        return f"what comes back is not the text alone, in {changed} of {documents} documents"
-    share = f"{lost:.1%}" if lost >= 0.001 else "less than 0.1%"
-    return f"{share} of the bytes do not come back, in {changed} of {documents} documents"
+        return f"the decoded text has additions, in {changed} of {documents} documents"
+    part = f"{lost:.1%}" if lost >= 0.001 else "less than 0.1%"
+    return f"{part} of the bytes are not restored, in {changed} of {documents} documents"
 
 
 def _code_lengths(tokenizer: Any, texts: Texts, encoded: Sequence[np.ndarray]) -> list[float]:

@@ -16,6 +16,7 @@ import torch
 from llmanac.core.device import resolve_device
 from llmanac.core.spec import dump
 from llmanac.data.pack import PackedStream
+from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
@@ -34,13 +35,13 @@ BITS_PER_BYTE = Metric("bits_per_byte", "bit/B", "lower", "bits per byte, held o
 MEASURE_VERSION = 2  # raise it when what is measured below changes its meaning
 CURVE_POINTS = 8
 CURVE_BYTES = 12_000  # of held-out text that the learning curve is measured on
-CODE = ("llmanac.train.loop", "llmanac.data.pack", "llmanac.data.tokens", "llmanac.evaluate.bits_per_byte")
+CODE = (train.__module__, PackedStream.__module__, TokenDataset.__module__, score_texts.__module__)
 
 
 class TrainingTrial:
     """Trains an arm under a seed, or estimates it where its model has no steps (`trials/estimating.py`).
 
-    `tuning` reads the result off the tuning texts instead.
+    With `tuning`, the result is measured on the tuning texts.
     """
 
     metrics: tuple[Metric, ...] = (BITS_PER_BYTE,)
@@ -99,31 +100,19 @@ class TrainingTrial:
         model, source, objective = self.build(arm, seed)
         parameters = hash_parameters(model)
         done = train(
-            model,
-            source,
-            objective,
-            spec,
-            work,
-            seed=seed,
-            evaluate=lambda model: self._curve_score(model, spec.length),
-            evaluate_every=every,
-            watch="bits_per_byte",
+            model, source, objective, spec, work, seed=seed,
+            evaluate=lambda model: self._curve_score(model, spec.length), evaluate_every=every, watch="bits_per_byte",
             label=f"{arm.label}, seed {seed}",
-        )
+        )  # fmt: skip
         model.eval()
         score = score_texts(model, self.prepared.tokenizer, self.texts, window=spec.length)
         flops = model.flops_per_token(spec.length) * done.tokens
         costs: dict[str, float | None] = {
-            "parameters": model.parameter_count(),
-            "train_flops": flops,
-            "tokens": done.tokens,
-            "seconds": done.seconds,
-            "steps": done.steps,
-            "train_tokens_per_second": done.tokens / done.seconds,
+            "parameters": model.parameter_count(), "train_flops": flops, "tokens": done.tokens, "seconds": done.seconds,
+            "steps": done.steps, "train_tokens_per_second": done.tokens / done.seconds,
             "decode_tokens_per_second": decode_speed(model, self._prompt()),
-            "state_bytes_per_token": state_bytes(model),
-            "model_bytes": model_bytes(model),
-        }
+            "state_bytes_per_token": state_bytes(model), "model_bytes": model_bytes(model),
+        }  # fmt: skip
         curve = _curve(read_metrics(work))
         pairing = {"parameters": parameters, "rows": source.hashes}
         costs["peak_memory"] = peak_memory(model, objective, done.spec, next(self.build(arm, seed)[1]), work)
@@ -167,10 +156,10 @@ def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
 def calibrate(
     trial: TrainingTrial, arms: list[Arm], work: Path, *, steps: int = 20, turns: int = 2
 ) -> dict[str, Speed]:
-    """Each arm's step time, measured in turns there and back again, and what a run costs beside its steps.
+    """Each arm's step time, measured in interleaved rounds, and what a run costs outside its steps.
 
-    The fixed part is a whole short trial, measured once for each arm: it evaluates as often as a long one does. An arm
-    that is estimated has no steps, and is all fixed part.
+    The fixed part is a complete short trial, measured once for each arm: it evaluates as often as a long one. An
+    estimated arm has no steps, so all its time is fixed.
     """
     import time
 

@@ -1,8 +1,8 @@
-"""What a tokenizer makes of text of several kinds.
+"""Measurements of a tokenizer on text of several kinds.
 
 bytes per token     UTF-8 bytes of the text / tokens                      how short sequences are
 tokens per word     tokens / runs of word characters (fertility)          languages compare by it: 1 is a token a word
-unknown             tokens that stand for what the vocabulary lacks / tokens
+unknown             unknown tokens / tokens
 comes back          texts that decode to themselves / texts
 speed               bytes / CPU seconds of encoding, the median of a few passes
 """
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """One tokenizer on every group, the whole under `all`, and the tokens that it cuts the sentence into."""
+    """One tokenizer on every group, on all of them under `all`, and the tokens of the sentence."""
 
     label: str
     vocabulary: int
@@ -92,13 +92,13 @@ def _row(tokenizer: Tokenizer, texts: Sequence[str]) -> Row:
     unknown = 0
     if tokenizer.unknown_id is not None:
         unknown = sum(int((ids == tokenizer.unknown_id).sum()) for ids in encoded)
-    whole = sum(tokenizer.decode(ids) == text for ids, text in zip(encoded, texts, strict=True))
+    same = sum(tokenizer.decode(ids) == text for ids, text in zip(encoded, texts, strict=True))
     return Row(
         bytes=size,
         words=words,
         tokens=tokens,
         unknown=unknown / tokens if tokens else 0.0,
-        comes_back=whole / len(texts),
+        comes_back=same / len(texts),
         bytes_per_token=size / max(1, tokens),
         tokens_per_word=tokens / words if words else None,
         megabytes_per_second=size / 1e6 / _seconds(lambda: tokenizer.encode_batch(texts)),

@@ -1,4 +1,4 @@
-"""Whether a tokenizer learned from the text that it is measured on: then its figures say less about other text."""
+"""Whether a tokenizer was trained on the text it is measured on; its figures then say less about other text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llmanac.core.files import read_json
 from llmanac.core.spec import make_method
 from llmanac.tokenizers._base import Tokenizer
 
-TRAINING = "training.json"  # beside a tokenizer: what it was learned from
+TRAINING = "training.json"  # next to a tokenizer: what it was trained on
 
 
 def places(paths: Iterable[str]) -> list[str]:
-    """Where text is read from, as real paths; of a pattern, the folder that it is below of."""
+    """Where text is read from, as real paths; for a pattern, the folder above its first wildcard."""
     found = []
     for path in paths:
         parts = Path(path).expanduser().parts
@@ -37,7 +37,7 @@ def overlap(learned: Sequence[str], measured: Sequence[str]) -> str:
 
 
 def note(label: str, item: str, tokenizer: Tokenizer, measured: Sequence[str]) -> str:
-    """What a finished tokenizer may have seen of the text it is measured on; empty where that is none of it.
+    """A warning if a finished tokenizer may have been trained on the measured text; else empty.
 
     Args:
         item: its folder or file.
@@ -49,7 +49,7 @@ def note(label: str, item: str, tokenizer: Tokenizer, measured: Sequence[str]) -
     if about and not _learns(about):
         return ""
     if not isinstance(learned, list):
-        return f"{label} was finished before, and what it learned from is not known: it may have seen this text."
+        return f"{label} is a finished tokenizer with unknown training text: it may have seen this text."
     if where := overlap([str(one) for one in learned], measured):
         return f"{label} learned from {where}, which it is measured on: other text takes more tokens."
     return ""

@@ -1,4 +1,4 @@
-"""Tokens for the eye: bytes as text in which blanks and broken characters can be seen."""
+"""Tokens as readable text: blanks and incomplete characters are made visible."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def facts(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
 
 def _never(found: dict[str, Any]) -> str:
     if found["unreachable"] is None:
-        return "not counted: which tokens a text gives depends on what stands around them"
+        return "not counted: which tokens a text gives depends on the context"
     tokens = " ".join(item["token"] for item in found["first_unreachable"])
     return f"{found['unreachable']:,} tokens that no text gives" + (f": {tokens}" if tokens else "")
 

@@ -1,4 +1,4 @@
-"""Learn a tokenizer from files, and measure several on labelled text."""
+"""Train a tokenizer from files, and measure several on labelled text."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from llmanac.tokenizers._mixture import Mixture, parse_weights
 
 @dataclass(frozen=True)
 class Trained:
-    """A tokenizer and what it was learned from.
+    """A tokenizer and what it was trained on.
 
     Attributes:
-        learns: whether its method learns from text at all. asked: the ids that it was to have at most, 0 without limit.
-        bytes, seconds: of the text that was read, and what learning took.
+        learns: whether its method trains on text at all. asked: the requested vocabulary size, 0 without limit.
+        bytes, seconds: size of the text read, and the training time.
         texts: the text, to be read again.
     """
 
@@ -38,7 +38,7 @@ class Trained:
     texts: Iterable[str]
 
     def unknown_rate(self) -> float:
-        """The share of the text's words that the vocabulary lacks."""
+        """The fraction of the text's words that are not in the vocabulary."""
         return self.tokenizer.unknown_rate(self.texts)
 
 
@@ -47,13 +47,13 @@ def train(
     weights: Sequence[str] = (), unit: Any = "bytes", reading: texts.Reading,
     mixed: Callable[[Mixture], object] = lambda mixture: None,
 ) -> Trained:  # fmt: skip
-    """Learn a tokenizer and write it.
+    """Train a tokenizer and write it.
 
     Args:
         name: a method of the kind `tokenizer`. patches: of its fields.
         items: files or folders, or `label=path`.
         alpha, weights, unit: how labelled text is mixed, see `Mixture`.
-        mixed: is given the mixture, if there is one, before anything is learned.
+        mixed: called with the mixture, if there is one, before training.
 
     Raises:
         SpecError: an unknown method, choice or label. DataError: text that cannot be used.
@@ -76,15 +76,11 @@ def train(
     tokenizer = made.train(counted)
     seconds = time.perf_counter() - start
     about = {
-        "tokenizer": spec.dump(made),
-        "files": {label: list(paths) for label, paths in groups.items()},
+        "tokenizer": spec.dump(made), "files": {label: list(paths) for label, paths in groups.items()},
         "places": seen.places(path for paths in groups.values() for path in paths),
-        "mixture": stream.as_json() if isinstance(stream, Mixture) else None,
-        "texts": counted.texts,
-        "bytes": counted.bytes,
-        "seconds": round(seconds, 3),
-        "fingerprint": tokenizer.fingerprint(),
-    }
+        "mixture": stream.as_json() if isinstance(stream, Mixture) else None, "texts": counted.texts,
+        "bytes": counted.bytes, "seconds": round(seconds, 3), "fingerprint": tokenizer.fingerprint(),
+    }  # fmt: skip
     with atomic_folder(folder) as target:
         tokenizer.save(target)
         write_json(target / seen.TRAINING, about)
@@ -93,7 +89,7 @@ def train(
 
 
 class _Counted:
-    """A stream that counts what is taken from it."""
+    """A stream that counts its texts and bytes."""
 
     def __init__(self, inner: Iterable[str]) -> None:
         self._inner, self.texts, self.bytes = inner, 0, 0
@@ -110,8 +106,8 @@ class Compared:
     """Tokenizers measured on the same text.
 
     Attributes:
-        notes: what makes a label's figures better than they are, by label.
-        plan: what was measured on what. page: the file with it all.
+        notes: warnings by label, where the measured text was trained on.
+        plan: what was measured on what. page: the HTML page.
     """
 
     found: list[Measured]
@@ -130,7 +126,7 @@ def compare(
         items: folders or files of tokenizers, or methods.
         on: text to measure on, `label=path`. train_on: text to train methods on.
         every: without `train_on`, one part in so many is measured on. limit: megabytes of a label at most.
-        sentence: is shown cut into tokens.
+        sentence: shown split into tokens.
 
     Raises:
         SpecError: a tokenizer that is neither a file nor a method. DataError: text that cannot be used.

@@ -1,4 +1,4 @@
-"""Blocks: a mixer, a feed-forward layer, and where the norms and residual connections stand."""
+"""Blocks: a mixer, a feed-forward layer, and the placement of norms and residual connections."""
 
 from __future__ import annotations
 

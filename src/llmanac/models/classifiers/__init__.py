@@ -1,19 +1,14 @@
-"""Classifiers: a text to one of a few labels. Every method has the same five verbs, see `_base.Classifier`."""
+"""Classifiers: a text to one of a few labels. Every method has the same interface, see `_base.Classifier`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from llmanac.core.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSpec(Spec):
-    """`build() -> Classifier`; `build(model=, tokenizer=)` for methods that stand on a language model."""
+    """`build() -> Classifier`; `build(model=, tokenizer=)` for methods that use a language model."""
 
     kind = "classifier"
-
-    def build(self, *args: Any, **dims: Any) -> Any:
-        """A classifier that has seen no example yet."""
-        raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What bow, cbow and deep-cbow share: a vocabulary, a network over bags of words, weights on disk, explanations."""
+"""The base of bow, cbow and deep-cbow: a vocabulary, a network over bags of words, and its files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import Bags
 from llmanac.data.examples import Examples, batch_of
-from llmanac.kernels.embedding import bag
+from llmanac.kernels.nn.embedding import bag
 from llmanac.models._layers import Embedding, Linear
-from llmanac.models.classifiers._base import WEIGHTS, Classifier, Explanation, Part, check_texts
+from llmanac.models.classifiers._base import Classifier, check_texts
+from llmanac.models.classifiers._explain import Explanation, explain_linear
 from llmanac.models.classifiers._words import Vocabulary, with_ngrams, words_of
-from llmanac.models.classifiers.load import read_tensors
+from llmanac.models.classifiers.load import WEIGHTS, read_tensors
 
 ROWS = 1024  # texts scored at a time
-LONGEST_EXPLAINED = 1000  # words of a text that an explanation by leaving out looks at
-MOST_LEFT_OUT = 200  # different words that it leaves out, one by one
 VOCABULARY = "vocabulary.json"
-
 
 Loss = Literal["auto", "bce", "cross-entropy"]
 Pool = Literal["sum", "mean"]
@@ -42,12 +40,6 @@ def check_choices(spec: Any, *names: str) -> None:
             raise SpecError(f"{name}: {value} is not at least 1")
 
 
-def check_dropout(share: float) -> None:
-    """Raise SpecError for a share outside [0, 1)."""
-    if not 0 <= share < 1:
-        raise SpecError(f"dropout: {share} is not in [0, 1)")
-
-
 class BagNetwork(nn.Module):
     """word vectors, pooled, through hidden layers: (1, N) ids and lengths (B,) -> scores (B, K).
 
@@ -56,7 +48,7 @@ class BagNetwork(nn.Module):
     Args:
         hidden: widths of the hidden layers; none for a linear model.
         activation: g; None for the identity.
-        dropout: share of the words left out of each text, and of each hidden number, while training.
+        dropout: probability of leaving out a word of a text, and a hidden unit, in training.
     """
 
     def __init__(
@@ -112,14 +104,7 @@ def initialise(network: nn.Module, seed: int) -> None:
 class BagClassifier(Classifier):
     """A classifier over bags of words. A method says how its network is built, and how it is trained."""
 
-    def __init__(self, spec: Any) -> None:
-        super().__init__(spec)
-        self.vocabulary: Vocabulary
-        self._network: Any = None
-
-    @property
-    def network(self) -> Any:
-        return self._network
+    vocabulary: Vocabulary
 
     def build_network(self, vocabulary: int, outputs: int) -> nn.Module:
         """The network for so many words and scores."""
@@ -127,8 +112,8 @@ class BagClassifier(Classifier):
 
     def loss(self) -> str:
         """The method of the kind `loss` that trains it: bce for two labels unless the Spec says otherwise."""
-        asked: str = getattr(self.spec, "loss", "auto")
-        return asked if asked != "auto" else "bce" if len(self.labels) == 2 else "cross-entropy"
+        chosen: str = self.spec.loss
+        return chosen if chosen != "auto" else "bce" if len(self.labels) == 2 else "cross-entropy"
 
     def outputs(self) -> int:
         """How many scores the network has: one for two labels under bce, else one a label."""
@@ -136,17 +121,16 @@ class BagClassifier(Classifier):
 
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
         super().prepare(texts, labels, seed)
-        spec: Any = self.spec
+        spec = self.spec
         self.vocabulary = Vocabulary.learn(
             texts, ngrams=getattr(spec, "ngrams", 1), min_count=spec.min_count, most=spec.max_words
         )
-        self._network = self.build_network(len(self.vocabulary), self.outputs())
-        initialise(self._network, seed)
+        self.network = self.build_network(len(self.vocabulary), self.outputs())
+        initialise(self.network, seed)
 
     def examples(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Examples:
         """Texts as the network reads them."""
-        numbers = {name: i for i, name in enumerate(self.labels)}
-        return self.vocabulary.examples(texts, None if labels is None else [numbers[name] for name in labels])
+        return self.vocabulary.examples(texts, self.classes(labels))
 
     @torch.no_grad()
     def scores(self, texts: Sequence[str]) -> np.ndarray:
@@ -160,9 +144,23 @@ class BagClassifier(Classifier):
             out[first : first + ROWS, -found.shape[1] :] = found
         return out
 
-    def columns(self, values: np.ndarray) -> np.ndarray:
-        """(K,) -> (C,): a single score for two labels speaks for the second, the first has 0."""
-        return values if len(values) == len(self.labels) else np.array([0.0, values[0]])
+    def explain_sum(
+        self, text: str, weights: Callable[[int], np.ndarray], bias: np.ndarray, *, mean: bool
+    ) -> Explanation:
+        """The exact explanation of scores that are sums, or the mean, over a text's known words.
+
+        Args:
+            weights: the (K,) weights of the word of a number. bias: (K,).
+        """
+        numbers = self.vocabulary.numbers
+        words = with_ngrams(words_of(text), self.vocabulary.ngrams)
+        scale = 1.0 / max(1, sum(word in numbers for word in words)) if mean else 1.0
+        values = {word: count * scale for word, count in Counter(words).items()}
+
+        def of(word: str) -> np.ndarray | None:
+            return self.columns(weights(numbers[word])) if word in numbers else None
+
+        return explain_linear(self, text, values, of, self.columns(bias))
 
     def word_vectors(self) -> np.ndarray:
         """(V, D) the rows of the embedding."""
@@ -174,7 +172,7 @@ class BagClassifier(Classifier):
         self.check_fitted()
         number = self.vocabulary.numbers.get(word.lower())
         if number is None:
-            raise CheckpointError(f"{word!r}: is not one of the {len(self.vocabulary)} words that were learned")
+            raise CheckpointError(f"{word!r}: is not one of the {len(self.vocabulary)} learned words")
         vectors = self.word_vectors()
         lengths = np.linalg.norm(vectors, axis=1)
         cosines = vectors @ vectors[number] / np.maximum(lengths * lengths[number], 1e-300)
@@ -197,83 +195,11 @@ class BagClassifier(Classifier):
         path = folder / WEIGHTS
         tensors = read_tensors(path)
         with torch.device("meta"):  # no memory before the sizes are known to fit
-            self._network = self.build_network(len(words), self.outputs())
+            self.network = self.build_network(len(words), self.outputs())
         try:
-            self._network.load_state_dict(tensors, assign=True)
+            self.network.load_state_dict(tensors, assign=True)
         except RuntimeError as error:
             raise CheckpointError(
                 f"{path}: does not fit this classifier ({str(error).splitlines()[-1].strip()})"
             ) from None
-        self._network.eval()
-
-
-def explain_linear(
-    classifier: Classifier,
-    text: str,
-    weights: Callable[[str], np.ndarray | None],
-    words: Sequence[str],
-    share: float,
-    biases: np.ndarray,
-) -> Explanation:
-    """An exact explanation of scores that are sums over words.
-
-    Args:
-        weights: a word's part in each score (C,), or None for an unknown word.
-        share: what each occurrence counts: 1 for a sum, 1 / words for a mean.
-        biases: (C,) what the scores are without any word.
-    """
-    scores = classifier.scores([text])[0]
-    best, other = classifier.against(scores)
-    counts: dict[str, int] = {}
-    for word in words:
-        counts[word] = counts.get(word, 0) + 1
-    parts = []
-    unknown = 0
-    for word, count in counts.items():
-        found = weights(word)
-        if found is None:
-            unknown += 1
-            continue
-        weight = float(found[best] - found[other])
-        parts.append(Part(word, count * share, weight, count * share * weight))
-    parts.sort(key=lambda part: -abs(part.effect))
-    notes = [f"{unknown} words were never seen in training and count nothing"] if unknown else []
-    names = classifier.labels
-    return Explanation(
-        text, names[best], names[other], dict(zip(names, map(float, scores), strict=True)), parts, True,
-        float(biases[best] - biases[other]), notes,
-    )  # fmt: skip
-
-
-def explain_by_leaving_out(classifier: Classifier, text: str, pieces: Sequence[str], join: str = " ") -> Explanation:
-    """What each word adds, as the change of the margin when all its occurrences are left out.
-
-    Args:
-        pieces: the text's words; the text without one of them is the others joined, and so is the text it is
-            compared with.
-    """
-    scores = classifier.scores([text])[0]
-    best, other = classifier.against(scores)
-    notes = [f"only the first {LONGEST_EXPLAINED} words were looked at"] if len(pieces) > LONGEST_EXPLAINED else []
-    pieces = pieces[:LONGEST_EXPLAINED]
-    counts = Counter(pieces)
-    distinct = list(counts)[:MOST_LEFT_OUT]
-    parts = []
-    if distinct:
-        without = (join.join(piece for piece in pieces if piece != word) for word in distinct)
-        found = classifier.scores([join.join(pieces), *without])
-        margins = found[:, best] - found[:, other]
-        effects = margins[0] - margins[1:]
-        parts = [Part(w, counts[w], float(e) / counts[w], float(e)) for w, e in zip(distinct, effects, strict=True)]
-        parts.sort(key=lambda part: -abs(part.effect))
-    if len(counts) > MOST_LEFT_OUT:
-        notes.append(f"only the first {MOST_LEFT_OUT} different words were left out in turn")
-    names = classifier.labels
-    return Explanation(
-        text, names[best], names[other], dict(zip(names, map(float, scores), strict=True)), parts, False, 0.0, notes
-    )
-
-
-def features_of(text: str, vocabulary: Vocabulary) -> list[str]:
-    """A text's words and runs of words as the vocabulary counts them, known or not."""
-    return with_ngrams(words_of(text), vocabulary.ngrams)
+        self.network.eval()

@@ -19,7 +19,7 @@ ENTRY = re.compile(r'"([^"]+)"|(\S+)')
 KEYS = ("title", "labels", "bias", "group", "weights", "negation", "strength")
 LONGEST_PHRASE = 8
 LONGEST_WINDOW = 20
-NOT = "not"  # how a negated find is named
+NOT = "not"  # the first word of a negated match's name
 
 
 @dataclass
@@ -28,11 +28,11 @@ class Rulebook:
 
     Attributes:
         labels: what can be answered. others: other names of each label.
-        weights: each word's or phrase's worth, (1,) for two labels (to the second), else (C,).
+        weights: each word's or phrase's weight, (1,) for two labels (to the second), else (C,).
         bias: as long as each weight.
-        negators, window, factor, stops: a find within `window` words after a negator counts `factor` times, unless a
-            stop stands between.
-        strength: words that multiply the find right after them.
+        negators, window, factor, stops: a match within `window` words after a negator counts `factor` times, unless a
+            stop comes between.
+        strength: words that multiply the match right after them.
     """
 
     labels: tuple[str, ...]
@@ -55,13 +55,13 @@ class Rulebook:
 
     @classmethod
     def of_weights(cls, labels: Sequence[str], weights: Mapping[str, float], bias: float) -> Rulebook:
-        """Two labels and what speaks for the second."""
+        """Two labels, with the weights of the second."""
         if len(labels) != 2:
             raise DataError(f"labels: {len(labels)} given; weights of one number each are for two labels")
         return cls(tuple(labels), {str(k): (float(v),) for k, v in weights.items()}, (float(bias),))
 
     def weight(self, feature: str) -> tuple[float, ...]:
-        """The worth of a find, from its name: `not very good` is factor x strength(very) x weight(good)."""
+        """The weight of a match, from its name: `not very good` is factor x strength(very) x weight(good)."""
         scale = 1.0
         while feature not in self.weights:
             first, _, rest = feature.partition(" ")
@@ -75,7 +75,7 @@ class Rulebook:
         return tuple(scale * value for value in self.weights[feature]) if scale != 1.0 else self.weights[feature]
 
     def find(self, words: Sequence[str]) -> dict[str, float]:
-        """The finds in a text's words, by name, each with how often it is there. The longest phrase wins."""
+        """The matches in a text's words: name -> count. The longest phrase wins."""
         found: dict[str, float] = {}
         negated = 0  # words that the last negator still reaches
         stronger: list[str] = []
@@ -91,7 +91,7 @@ class Rulebook:
                 stronger = [*stronger, word][-2:]
             else:
                 stronger = []
-            if length == 1 and word in self._negators:  # also one with a worth of its own: "lacks charm"
+            if length == 1 and word in self._negators:  # also one with a weight of its own: "lacks charm"
                 negated = self.window
             elif word in self._stops:
                 negated = 0
@@ -120,7 +120,7 @@ class Rulebook:
             label = known.get(name.lower())
             if label is None:
                 raise DataError(
-                    f"labels: {name!r} is none that these rules answer with ({', '.join(self.labels)})"
+                    f"labels: {name!r} is not a label of these rules ({', '.join(self.labels)})"
                     f"{nearest(name, known)}; give rules of your own"
                 )
             if label in chosen:
@@ -133,7 +133,7 @@ class Rulebook:
         """A rulebook by the name of one of ours, or by its path.
 
         Raises:
-            DataError: no such rules, or a file that says something else; the message names the key.
+            DataError: no such rules, or a file with other content; the message names the key.
         """
         own = FOLDER / f"{name.replace('-', '_')}.toml"
         path = own if re.fullmatch(r"[\w-]+", name) and own.is_file() else Path(name)
@@ -205,10 +205,8 @@ class _Reader:
         negation = self.table("negation", ("words", "window", "factor", "stops"))
         window = negation.get("window", 3)
         if not isinstance(window, int) or not 0 <= window <= LONGEST_WINDOW:
-            raise self.wrong("negation.window", f"{window!r} is not a whole number from 0 to {LONGEST_WINDOW}")
-        strength = self.data.get("strength", {})
-        if not isinstance(strength, Mapping):
-            raise self.wrong("strength", "expected words with numbers")
+            raise self.wrong("negation.window", f"{window!r} is not an integer from 0 to {LONGEST_WINDOW}")
+        strength = self.mapping("strength")
         return Rulebook(
             self.labels,
             self.weights(),
@@ -242,14 +240,14 @@ class _Reader:
             else:
                 self.add(found, "weights", word, self.number(f"weights.{word}", value), None)
         if not found:
-            raise self.wrong("group", "there is not one word with a weight")
+            raise self.wrong("group", "it has no word with a weight")
         return {word: tuple(values) for word, values in found.items()}
 
     def add(self, found: dict[str, list[float]], where: str, word: str, value: float, label: Any) -> None:
         if not words_of(word) or word.count(" ") >= LONGEST_PHRASE:
             raise self.wrong(where, f"{word[:40]!r} is not a word or a phrase of at most {LONGEST_PHRASE} words")
         if label is not None and label not in self.labels:
-            raise self.wrong(where, f"label {label!r} is none of {', '.join(self.labels)}")
+            raise self.wrong(where, f"label {label!r} is not one of {', '.join(self.labels)}")
         values = found.setdefault(word.lower(), [0.0] * self.size)
         if self.size == 1:
             values[0] = -value if label == self.labels[0] else value

@@ -1,4 +1,4 @@
-"""What fine-tuning and prompting share: a language model with its tokenizer, and where it is kept."""
+"""The language model of fine-tuning and prompting, with its tokenizer and its folder."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.models._pairs import start_token
+from llmanac.models.load import load_model
+from llmanac.tokenizers.load import load_tokenizer
 
 MODEL = "model"  # the folder of a saved classifier that holds its language model and tokenizer
 
 
 def start_id(tokenizer: Any) -> int:
-    """The token that stands before a text: bos, else eos. Raises SpecError for a tokenizer with neither."""
-    found = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    """The token before a text: bos, else eos. Raises SpecError for a tokenizer with neither."""
+    found = start_token(tokenizer)
     if found is None:
         raise SpecError("tokenizer: has neither a bos nor an eos token to start a text with; give it one of them")
-    return int(found)
+    return found
 
 
 def open_model(model: Any, tokenizer: Any, path: str | None) -> tuple[Any, Any, str | None]:
@@ -30,9 +33,6 @@ def open_model(model: Any, tokenizer: Any, path: str | None) -> tuple[Any, Any, 
     if model is None:
         if path is None:
             return None, None, None
-        from llmanac.models.load import load_model
-        from llmanac.tokenizers.load import load_tokenizer
-
         model, tokenizer = load_model(path, device="cpu"), load_tokenizer(path)
     if tokenizer.vocab_size > model.vocab_size:
         raise SpecError(
@@ -62,8 +62,5 @@ def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def read_model(folder: Path, record: Mapping[str, Any]) -> tuple[Any, Any]:
     """Model and tokenizer of a saved classifier, in float32 or as they were saved in float64."""
-    from llmanac.models.load import load_model
-    from llmanac.tokenizers.load import load_tokenizer
-
     target = folder / MODEL
     return load_model(target, dtype=record.get("dtype"), device="cpu"), load_tokenizer(target)

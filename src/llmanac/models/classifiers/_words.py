@@ -15,7 +15,7 @@ import numpy as np
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.examples import Examples
 
-LONGEST_WORD = 64  # characters; the rest of a longer one is left out, so that no vocabulary holds a whole file
+LONGEST_WORD = 64  # characters; a longer one is cut, so that no vocabulary entry is as long as a file
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = f"[^\\W{_UNSPACED}]"
 WORD = re.compile(rf"n't\b|{_LETTER}+?(?=n't\b)|{_LETTER}+|[{_UNSPACED}]|'(?:s|re|ve|ll|d|m)\b|[^\w\s]+")
@@ -39,7 +39,7 @@ def with_ngrams(words: Sequence[str], longest: int) -> list[str]:
 
 
 class Vocabulary:
-    """The words (or runs of words) that are features, each with its number; unknown ones are left out.
+    """The words (or runs of words) that are features, each with its number; unknown ones are dropped.
 
     Attributes:
         words: by number, in alphabetical order.
@@ -50,7 +50,7 @@ class Vocabulary:
         self.words, self.ngrams = list(words), ngrams
         self.numbers = {word: number for number, word in enumerate(self.words)}
         if len(self.numbers) != len(self.words):
-            raise SpecError("vocabulary: a word is there twice")
+            raise SpecError("vocabulary: a word appears twice")
 
     @classmethod
     def learn(cls, texts: Iterable[str], *, ngrams: int = 1, min_count: int = 1, most: int | None = None) -> Vocabulary:
@@ -67,7 +67,7 @@ class Vocabulary:
             raise DataError(
                 f"texts: no word occurs {min_count} times or more; give more text, or lower min_count"
                 if counts
-                else "texts: there is not one word in them"
+                else "texts: they have no words"
             )
         if most is not None and len(kept) > most:
             kept = sorted(kept, key=lambda word: (-counts[word], word))[:most]

@@ -2,12 +2,12 @@
 
     h = counts of the words (V,)        s = h W + b        W (V, K), b (K,)        label = argmax s
 
-K is 1 for two labels (the score speaks for the second; this is logistic regression), else one a label. The order of
-words is lost, and each weight is learned from that word's own occurrences alone: what is learned about "great" says
-nothing about "superb". `ngrams = 2` counts pairs of words as further features ("not good").
+K is 1 for two labels (the score is that of the second; this is logistic regression), else one per label. The order of
+words is lost, and each weight is learned from that word's own occurrences alone: what is learned about "great" does
+not carry over to "superb". `ngrams = 2` counts pairs of words as further features ("not good").
 
-Trained with a penalty l2 / 2 |W|^2, l2 = 1 / (strength N) over N examples, so that its optimum is the one of
-scikit-learn's LogisticRegression(C=strength) over the same features.
+Trained with a penalty l2 / 2 |W|^2, l2 = 1 / (C N) over N examples, so that its optimum is the one of scikit-learn's
+LogisticRegression(C) over the same features; C is `inverse_regularization`.
 
 Papers: Cox 1958; McCallum & Nigam 1998 for words as events.
 """
@@ -17,17 +17,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Bags
-from llmanac.kernels.embedding import bag
+from llmanac.kernels.nn.embedding import bag
 from llmanac.models._layers import init_normal
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import BagClassifier, Loss, check_choices, explain_linear, features_of
-from llmanac.models.classifiers._base import Explanation, Training
+from llmanac.models.classifiers._bags import BagClassifier, Loss, check_choices
+from llmanac.models.classifiers._base import Training
+from llmanac.models.classifiers._explain import Explanation
 
 CARD = {
     "title": "Bag-of-words classifier",
@@ -44,7 +44,7 @@ class Spec(ClassifierSpec):
         ngrams: the longest runs of words that are features. min_count: how often a feature must occur in training.
         max_words: how many features there may be. loss: a method of the kind `loss`; "auto" is bce for two
             labels, else cross-entropy.
-        strength: how weak the penalty is; 0 for none.
+        inverse_regularization: the inverse of the penalty, scikit-learn's C; 0 for no penalty.
         epochs, batch, lr: of training. A batch of None is all examples, up to 8192.
     """
 
@@ -52,15 +52,15 @@ class Spec(ClassifierSpec):
     min_count: int = 1
     max_words: int | None = None
     loss: Loss = "auto"
-    strength: float = 1.0
+    inverse_regularization: float = 1.0
     epochs: int = 200
     batch: int | None = None
     lr: float = 0.1
 
     def __post_init__(self) -> None:
         check_choices(self, "ngrams", "min_count", "max_words", "epochs", "batch")
-        if not 0 <= self.strength < float("inf"):
-            raise SpecError(f"strength: {self.strength} is not a number from 0 on")
+        if not 0 <= self.inverse_regularization < float("inf"):
+            raise SpecError(f"inverse_regularization: {self.inverse_regularization} is not a number from 0 on")
 
     def build(self, *args: Any, **dims: Any) -> BagOfWords:
         """A classifier that has seen no example yet."""
@@ -87,7 +87,7 @@ class WordWeights(nn.Module):
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """Everything starts at 0: the loss is convex, so no start is better than another."""
+        """Everything starts at 0: the loss is convex, so the start does not matter."""
         init_normal(parameter, 0.0, generator)
 
 
@@ -98,28 +98,12 @@ class BagOfWords(BagClassifier):
         return WordWeights(vocabulary, outputs)
 
     def training(self, examples: int) -> Training:
-        spec: Any = self.spec
-        l2 = 1.0 / (spec.strength * examples) if spec.strength else 0.0
+        spec = self.spec
+        l2 = 1.0 / (spec.inverse_regularization * examples) if spec.inverse_regularization else 0.0
         return Training(loss=self.loss(), epochs=spec.epochs, lr=spec.lr, batch=spec.batch, l2=l2)
 
     def explain(self, text: str) -> Explanation:
         """Exact: a word's part is its count times its weight."""
         self.check_fitted()
         weight, bias = (p.detach().double().numpy() for p in (self.network.weight, self.network.bias))
-        numbers = self.vocabulary.numbers
-
-        def weights(word: str) -> np.ndarray | None:
-            number = numbers.get(word)
-            return None if number is None else self.columns(weight[number])
-
-        return explain_linear(self, text, weights, features_of(text, self.vocabulary), 1.0, self.columns(bias))
-
-    def weights(self) -> dict[str, dict[str, float]]:
-        """Each label's weight for each word; for one score, that of the second label, and 0 for the first."""
-        self.check_fitted()
-        table = self.network.weight.detach().double().numpy()
-        columns = np.stack([self.columns(row) for row in table])
-        return {
-            label: dict(zip(self.vocabulary.words, columns[:, i].tolist(), strict=True))
-            for i, label in enumerate(self.labels)
-        }
+        return self.explain_sum(text, weight.__getitem__, bias, mean=False)

@@ -4,9 +4,9 @@
 
     for a loss with slope r = dL/ds:    dL/dW = x r^T    dL/db = r    dL/dE[v] = (count of v / n) W r
 
-Words that occur in texts of like labels get like vectors, since all of them are pulled along W. The scores are still a
-sum over words, so a word adds the same whatever stands beside it: E W is a table of weights like that of a bag of words
-(of rank D at most), found in another way. `pool = "sum"` takes the sum instead of the mean.
+Words of texts with the same labels get similar vectors, since all of them are pulled along W. The scores are still a
+sum over words, so a word adds the same in any context: E W is a table of weights like that of a bag of words (of rank
+D at most), learned in another way. `pool = "sum"` takes the sum instead of the mean.
 
 The name is older than its use here: Mikolov et al. 2013 (https://arxiv.org/abs/1301.3781), section 3.1, predicted a
 word from the mean of its neighbours' vectors; for labels, Iyyer et al. 2015 (https://aclanthology.org/P15-1162).
@@ -17,28 +17,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from llmanac.core.errors import SpecError
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import (
-    BagClassifier,
-    BagNetwork,
-    Loss,
-    Pool,
-    check_choices,
-    check_dropout,
-    explain_linear,
-    features_of,
-)
-from llmanac.models.classifiers._base import Explanation, Training
+from llmanac.models.classifiers._bags import BagClassifier, BagNetwork, Loss, Pool, check_choices
+from llmanac.models.classifiers._base import Training
+from llmanac.models.classifiers._explain import Explanation
 
 CARD = {
     "title": "Continuous bag of words",
     "paper": "Iyyer et al. 2015; Mikolov et al. 2013, arXiv:1301.3781",
     "reference": "gradients derived by hand; a linear model over the mean of one-hot vectors",
 }
-
-
 LEAST_STEPS = 300
 
 
@@ -47,7 +36,7 @@ class Spec(ClassifierSpec):
     """Choices of the continuous bag of words.
 
     Attributes:
-        dim: D. pool: how a text's vectors become one. dropout: share of a text's words left out while training.
+        dim: D. pool: how a text's vectors become one. dropout: probability of leaving out a word in training.
         min_count: how often a word must occur in training. max_words: how many words there may be.
         loss: as for bow. epochs, batch, lr, weight_decay: of training; decay is of the vectors too.
     """
@@ -65,7 +54,8 @@ class Spec(ClassifierSpec):
 
     def __post_init__(self) -> None:
         check_choices(self, "dim", "min_count", "max_words", "epochs", "batch")
-        check_dropout(self.dropout)
+        if not 0 <= self.dropout < 1:
+            raise SpecError(f"dropout: {self.dropout} is not in [0, 1)")
 
     def build(self, *args: Any, **dims: Any) -> ContinuousBagOfWords:
         """A classifier that has seen no example yet."""
@@ -76,37 +66,19 @@ class ContinuousBagOfWords(BagClassifier):
     """See the module."""
 
     def build_network(self, vocabulary: int, outputs: int) -> BagNetwork:
-        spec: Any = self.spec
+        spec = self.spec
         return BagNetwork(vocabulary, spec.dim, outputs, pool=spec.pool, dropout=spec.dropout)
 
     def training(self, examples: int) -> Training:
-        return bag_training(self)
+        spec = self.spec
+        return Training(
+            loss=self.loss(), epochs=spec.epochs, lr=spec.lr, batch=spec.batch, weight_decay=spec.weight_decay,
+            least_steps=LEAST_STEPS,
+        )  # fmt: skip
 
     def explain(self, text: str) -> Explanation:
-        """Exact: a word's part is its share of the text times E[w] W."""
+        """Exact: a word's part is its fraction of the text times E[w] W."""
         self.check_fitted()
-        network, numbers = self.network, self.vocabulary.numbers
-        head, bias = (p.detach().double().numpy() for p in (network.head.weight, network.head.bias))
+        head, bias = (p.detach().double().numpy() for p in (self.network.head.weight, self.network.head.bias))
         vectors = self.word_vectors()
-        words = features_of(text, self.vocabulary)
-        known = sum(word in numbers for word in words)
-
-        def weights(word: str) -> np.ndarray | None:
-            number = numbers.get(word)
-            return None if number is None else self.columns(head @ vectors[number])
-
-        share = 1.0 if network.pool == "sum" else 1.0 / max(1, known)
-        return explain_linear(self, text, weights, words, share, self.columns(bias))
-
-
-def bag_training(classifier: BagClassifier) -> Training:
-    """The training that cbow and deep-cbow ask for."""
-    spec: Any = classifier.spec
-    return Training(
-        loss=classifier.loss(),
-        epochs=spec.epochs,
-        lr=spec.lr,
-        batch=spec.batch,
-        weight_decay=spec.weight_decay,
-        least_steps=LEAST_STEPS,
-    )
+        return self.explain_sum(text, lambda n: head @ vectors[n], bias, mean=self.network.pool == "mean")

@@ -2,34 +2,24 @@
 
     x = 1/n sum_i E[w_i]     h_1 = g(W_1 x + b_1) ... h_L = g(W_L h_(L-1) + b_L)     s = W h_L + b
 
-g is not linear, so a hidden number can stand for a combination ("don't" and "love" together) and what a word adds
-depends on the others. Without g the layers are one matrix, W W_L ... W_1, and the model is cbow: `collapsed` gives it.
+g is not linear, so a hidden unit can represent a combination ("don't" and "love" together) and what a word adds
+depends on the others. Without g the layers are one matrix, W W_L ... W_1, and the model is cbow: see `collapsed`.
 
 Paper: Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods" (https://aclanthology.org/P15-1162).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 
 from llmanac.core.errors import SpecError
-from llmanac.core.spec import make_method
-from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import (
-    BagClassifier,
-    BagNetwork,
-    Loss,
-    Pool,
-    check_choices,
-    check_dropout,
-    explain_by_leaving_out,
-)
-from llmanac.models.classifiers._base import Explanation, Training
+from llmanac.models.classifiers import cbow
+from llmanac.models.classifiers._bags import BagNetwork
+from llmanac.models.classifiers._explain import Explanation, explain_by_leaving_out
 from llmanac.models.classifiers._words import words_of
-from llmanac.models.classifiers.cbow import bag_training
 
 CARD = {
     "title": "Deep continuous bag of words",
@@ -41,29 +31,18 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "none": None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(ClassifierSpec):
+class Spec(cbow.Spec):
     """As for cbow, and:
 
     Attributes:
         hidden: widths of the hidden layers. activation: g; "none" leaves a linear model.
     """
 
-    dim: int = 64
     hidden: tuple[int, ...] = (64,)
     activation: Literal["relu", "tanh", "none"] = "relu"
-    pool: Pool = "mean"
-    dropout: float = 0.3
-    min_count: int = 1
-    max_words: int | None = None
-    loss: Loss = "auto"
-    epochs: int = 6
-    batch: int = 64
-    lr: float = 3e-3
-    weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        check_choices(self, "dim", "min_count", "max_words", "epochs", "batch")
-        check_dropout(self.dropout)
+        super().__post_init__()
         if not self.hidden or min(self.hidden) < 1:
             raise SpecError(
                 f"hidden: {list(self.hidden)} must be one or more widths of at least 1; without any it is cbow"
@@ -74,18 +53,15 @@ class Spec(ClassifierSpec):
         return DeepBagOfWords(self)
 
 
-class DeepBagOfWords(BagClassifier):
+class DeepBagOfWords(cbow.ContinuousBagOfWords):
     """See the module."""
 
     def build_network(self, vocabulary: int, outputs: int) -> BagNetwork:
-        spec: Any = self.spec
+        spec = self.spec
         return BagNetwork(
             vocabulary, spec.dim, outputs, pool=spec.pool, hidden=spec.hidden,
             activation=ACTIVATIONS[spec.activation], dropout=spec.dropout,
         )  # fmt: skip
-
-    def training(self, examples: int) -> Training:
-        return bag_training(self)
 
     def explain(self, text: str) -> Explanation:
         """What each word adds depends on the others, so each is left out in turn."""
@@ -93,25 +69,26 @@ class DeepBagOfWords(BagClassifier):
         return explain_by_leaving_out(self, text, words_of(text))
 
     @torch.no_grad()
-    def collapsed(self) -> BagClassifier:
-        """The cbow that this is, where `activation` is "none": its layers multiplied into one matrix.
+    def collapsed(self) -> cbow.ContinuousBagOfWords:
+        """The equivalent cbow where `activation` is "none": its layers multiplied into one matrix.
 
         Raises:
             SpecError: with a nonlinearity the layers are no single matrix.
         """
-        spec: Any = self.spec
+        spec = self.spec
         if spec.activation != "none":
-            raise SpecError(f"activation: with {spec.activation} the layers are not one matrix; only none collapses")
+            raise SpecError(
+                f"activation: with {spec.activation} the layers are not one matrix; only none can be collapsed"
+            )
         self.check_fitted()
-        kept = ("dim", "pool", "dropout", "min_count", "max_words", "loss", "epochs", "batch", "lr", "weight_decay")
-        linear = make_method("classifier", {"name": "cbow", **{name: getattr(spec, name) for name in kept}}).build()
+        linear = cbow.Spec(**{field.name: getattr(spec, field.name) for field in fields(cbow.Spec)}).build()
         linear.labels, linear.vocabulary = self.labels, self.vocabulary
-        network = linear.build_network(len(self.vocabulary), self.outputs()).to(self.network.head.weight.dtype)
+        network: Any = linear.build_network(len(self.vocabulary), self.outputs()).to(self.network.head.weight.dtype)
         weight, bias = self.network.head.weight, self.network.head.bias
         for layer in reversed(self.network.hidden):
             weight, bias = weight @ layer.weight, bias + weight @ layer.bias
         network.embed.weight.copy_(self.network.embed.weight)
         network.head.weight.copy_(weight)
         network.head.bias.copy_(bias)
-        linear._network = network
+        linear.network = network
         return linear

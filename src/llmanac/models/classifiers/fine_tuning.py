@@ -4,8 +4,8 @@
 
 The model has already learned what words mean and how they combine from text without labels; the labelled pairs only
 have to say which of it matters. Every weight moves (`trained = "all"`), or only the head (`"head"`: a linear probe, for
-which the model is a fixed feature extractor). A causal model has read the whole text only at its last token, so `pool`
-is "last" by default. Any language model that gives hidden states will do.
+which the model is a fixed feature extractor). A causal model has read all of the text only at its last token, so `pool`
+is "last" by default. Any language model with hidden states works.
 
 Papers: Radford et al. 2018, section 3.2; Howard & Ruder 2018 (https://arxiv.org/abs/1801.06146).
 """
@@ -28,10 +28,10 @@ from llmanac.core.types import HIDDEN, Batch
 from llmanac.data.examples import Examples, batch_of
 from llmanac.models._layers import Linear
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import check_choices, explain_by_leaving_out
-from llmanac.models.classifiers._base import WEIGHTS, Classifier, Explanation, Training, check_texts
+from llmanac.models.classifiers._bags import check_choices
+from llmanac.models.classifiers._base import Classifier, Training, check_texts
 from llmanac.models.classifiers._text_model import need, open_model, read_model, start_id, write_model
-from llmanac.models.classifiers.load import read_tensors
+from llmanac.models.classifiers.load import WEIGHTS, read_tensors
 
 CARD = {
     "title": "Classification by fine-tuning",
@@ -49,8 +49,8 @@ class Spec(ClassifierSpec):
 
     Attributes:
         path: of the language model's folder (with its tokenizer), where `build` is not given the objects.
-        trained: every weight, or the head alone. pool: which hidden state stands for the text.
-        length: tokens of a text that are read; the rest of a longer one is left out.
+        trained: every weight, or the head alone. pool: which hidden state represents the text.
+        length: tokens of a text that are read; a longer one is cut.
         epochs, batch, lr, weight_decay: of training.
     """
 
@@ -107,7 +107,7 @@ def hidden_states(lm: Any, batch: Batch) -> Tensor:
     """(B, T, D). Raises SpecError for a language model that has none (an n-gram model, say)."""
     hidden = lm.forward(batch, want=HIDDEN).hidden
     if hidden is None:
-        raise SpecError(f"model: {type(lm).__name__} gives no hidden states to put a head on; use prompting with it")
+        raise SpecError(f"model: {type(lm).__name__} has no hidden states to put a head on; use prompting with it")
     return hidden
 
 
@@ -117,21 +117,16 @@ class FineTuning(Classifier):
     def __init__(self, spec: Spec, model: Any, tokenizer: Any) -> None:
         super().__init__(spec)
         self.model, self.tokenizer = model, tokenizer
-        self._network: Any = None
-
-    @property
-    def network(self) -> Any:
-        return self._network
 
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
         super().prepare(texts, labels, seed)
-        self._network = self._headed()
-        head = self._network.head
+        self.network = self._headed()
+        head = self.network.head
         for name, parameter in head.named_parameters():
             head.init_parameter(name, parameter, parameter_generator(seed, f"head.{name}", tuple(parameter.shape)))
 
     def _headed(self) -> Headed:
-        spec: Any = self.spec
+        spec = self.spec
         lm = need(self.model, "fine-tuning")
         if not isinstance(lm, nn.Module):
             raise SpecError(f"model: {type(lm).__name__} has no weights to train; use prompting with it")
@@ -145,7 +140,7 @@ class FineTuning(Classifier):
 
     def examples(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Examples:
         """The start token and the text's tokens, at most `length` in all."""
-        spec: Any = self.spec
+        spec = self.spec
         most = min(spec.length, getattr(self.model, "max_length", None) or spec.length)
         first = start_id(self.tokenizer)
         lists = []
@@ -153,11 +148,10 @@ class FineTuning(Classifier):
             # a token is at least one character, so no more than these can be among the tokens that are read
             ids = self.tokenizer.encode_array(text[: 64 * most])[: most - 1]
             lists.append(np.concatenate([[first], ids]))
-        numbers = {name: i for i, name in enumerate(self.labels)}
-        return Examples.of(lists, None if labels is None else [numbers[name] for name in labels])
+        return Examples.of(lists, self.classes(labels))
 
     def training(self, examples: int) -> Training:
-        spec: Any = self.spec
+        spec = self.spec
         return Training(
             loss="cross-entropy", epochs=spec.epochs, lr=spec.lr, batch=spec.batch, weight_decay=spec.weight_decay,
             least_steps=LEAST_STEPS, schedule={"name": "cosine", "warmup": 0.1, "floor": 0.0}, form="padded",
@@ -165,7 +159,7 @@ class FineTuning(Classifier):
 
     @torch.no_grad()
     def scores(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, C) float64. Texts of like length are scored together."""
+        """(N, C) float64. Texts of similar length are scored together."""
         self.check_fitted()
         examples = self.examples(check_texts(texts))
         out = np.zeros((len(texts), len(self.labels)))
@@ -178,11 +172,6 @@ class FineTuning(Classifier):
             out[rows] = network(batch).double().cpu().numpy()
         return out
 
-    def explain(self, text: str) -> Explanation:
-        """The model reads words together, so each is left out in turn."""
-        self.check_fitted()
-        return explain_by_leaving_out(self, text, text.split())
-
     def write(self, folder: Path) -> dict[str, Any]:
         write_model(self.model, self.tokenizer, folder)
         head = {f"head.{name}": p.detach().cpu().contiguous() for name, p in self.network.head.named_parameters()}
@@ -191,9 +180,9 @@ class FineTuning(Classifier):
 
     def read(self, folder: Path, record: Mapping[str, Any]) -> None:
         self.model, self.tokenizer = read_model(folder, record)
-        self._network = self._headed()
+        self.network = self._headed()
         tensors = read_tensors(folder / WEIGHTS)
-        own = self._network.head.weight
+        own = self.network.head.weight
         if set(tensors) != {"head.weight"} or tensors["head.weight"].shape != own.shape:
             raise CheckpointError(f"{folder / WEIGHTS}: does not hold a head of {tuple(own.shape)}")
         with torch.no_grad():

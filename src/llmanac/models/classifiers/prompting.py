@@ -1,11 +1,11 @@
-"""Prompting: ask a language model which label it would go on with. Nothing is trained.
+"""Prompting: ask a language model which label continues the text. Nothing is trained.
 
-    score(y | x) = sum_j log p(v(y)_j | template(x), v(y)_<j)            v(y): the words that stand for label y
+    score(y | x) = sum_j log p(v(y)_j | template(x), v(y)_<j)            v(y): the words for label y
     label = argmax_y score(y | x)
 
-`template` says how the text is shown, and `words` what is said for each label (the verbaliser). Several tokens of a
-word are summed; `compare = "length"` divides by the word's characters, and "unconditional" takes away what the model
-says of the word after the start token alone, so that no label wins only because its word is frequent. `shots` puts the
+`template` is the prompt, and `verbalizer` the words for each label. The log-probabilities of a word's tokens are
+summed; `normalization = "length"` divides the sum by the word's characters, and "unconditional" subtracts the word's
+log-likelihood after the start token alone, so that no label wins only because its word is frequent. `shots` puts the
 first examples given to `fit`, taken in turn from each label, before the text (in-context learning).
 
 Papers: Brown et al. 2020 (https://arxiv.org/abs/2005.14165), section 2.4 and appendix G for the three ways to compare;
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +26,10 @@ from torch import nn
 
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.types import IGNORE, Batch
+from llmanac.models._pairs import encode_pair
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import explain_by_leaving_out
-from llmanac.models.classifiers._base import Classifier, Explanation, check_texts
-from llmanac.models.classifiers._text_model import need, open_model, read_model, start_id, write_model
+from llmanac.models.classifiers._base import Classifier, check_texts
+from llmanac.models.classifiers._text_model import need, open_model, read_model, write_model
 
 CARD = {
     "title": "Classification by prompting",
@@ -47,32 +48,33 @@ class Spec(ClassifierSpec):
 
     Attributes:
         path: of the language model's folder (with its tokenizer), where `build` is not given the objects.
-        template: what is shown; `{text}` is the text. words: (label, what is said for it) pairs; by default a blank
-            and the label itself.
-        compare: by the sum of log-likelihoods, by "length" (a character), or less the "unconditional" one.
-        shots: examples shown first. between: what stands between them.
+        template: of the prompt; `{text}` is the text. verbalizer: (label, its words) pairs; by default a blank and
+            the label itself.
+        normalization: of the log-likelihoods: their "sum", the sum per character ("length"), or the sum less that
+            without the context ("unconditional").
+        shots: examples shown first. separator: the text between them.
     """
 
     path: str | None = None
     template: str = "{text}\nLabel:"
-    words: tuple[tuple[str, ...], ...] = ()
-    compare: Literal["sum", "length", "unconditional"] = "sum"
+    verbalizer: tuple[tuple[str, ...], ...] = ()
+    normalization: Literal["sum", "length", "unconditional"] = "sum"
     shots: int = 0
-    between: str = "\n\n"
+    separator: str = "\n\n"
 
     def __post_init__(self) -> None:
         if self.template.count(TEXT) != 1:
             raise SpecError(f"template: {self.template!r} must have {TEXT} in one place, where the text goes")
-        for pair in self.words:
+        for pair in self.verbalizer:
             if len(pair) != 2 or not all(pair):
-                raise SpecError(f"words: {list(pair)} is not a label and what is said for it")
-        if len({label for label, *_ in self.words}) != len(self.words):
-            raise SpecError("words: a label is there twice")
+                raise SpecError(f"verbalizer: {list(pair)} is not a label and its words")
+        if len({label for label, *_ in self.verbalizer}) != len(self.verbalizer):
+            raise SpecError("verbalizer: a label appears twice")
         if self.shots < 0:
             raise SpecError(f"shots: {self.shots} is below 0")
 
     def build(self, *args: Any, model: Any = None, tokenizer: Any = None, **dims: Any) -> Prompting:
-        """A classifier that asks this language model; with `words` it can answer at once."""
+        """A classifier on this language model; with a `verbalizer` it can predict without `fit`."""
         return Prompting(self, *open_model(model, tokenizer, self.path))
 
 
@@ -80,7 +82,7 @@ class Prompting(Classifier):
     """See the module.
 
     Attributes:
-        examples_shown: (text, label) pairs that stand before each text.
+        examples_shown: (text, label) pairs shown before each text.
     """
 
     learned = False
@@ -88,50 +90,46 @@ class Prompting(Classifier):
     def __init__(self, spec: Spec, model: Any, tokenizer: Any, path: str | None) -> None:
         super().__init__(spec)
         self.model, self.tokenizer, self.path = model, tokenizer, path
-        self.labels = tuple(label for label, _ in spec.words) if len(spec.words) > 1 else ()
+        self.labels = tuple(label for label, _ in spec.verbalizer) if len(spec.verbalizer) > 1 else ()
         self.examples_shown: list[tuple[str, str]] = []
 
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
-        """Take the labels' names, and the examples to show.
+        """Set the labels' names, and the examples to show.
 
         Raises:
             DataError: a label without words, where words are given.
         """
-        spec: Any = self.spec
+        spec = self.spec
         names = tuple(sorted(set(labels)))
-        if spec.words:
-            known = tuple(label for label, _ in spec.words)
+        if spec.verbalizer:
+            known = tuple(label for label, _ in spec.verbalizer)
             for name in names:
                 if name not in known:
-                    raise DataError(f"labels: {name!r} has no words (has: {', '.join(known)}); add it to `words`")
+                    raise DataError(f"labels: {name!r} has no words (has: {', '.join(known)}); add it to `verbalizer`")
             names = known
         self.labels = names
-        waiting = {name: [t for t, label in zip(texts, labels, strict=True) if label == name] for name in names}
-        shown: list[tuple[str, str]] = []
-        while len(shown) < spec.shots and any(waiting.values()):
-            for name in names:
-                if waiting[name] and len(shown) < spec.shots:
-                    shown.append((waiting[name].pop(0), name))
-        self.examples_shown = shown
+        of_label = ([pair for pair in zip(texts, labels, strict=True) if pair[1] == name] for name in names)
+        in_turn = (pair for row in zip_longest(*of_label) for pair in row if pair is not None)
+        self.examples_shown = list(islice(in_turn, spec.shots))
 
     def word(self, label: str) -> str:
-        """What is said for a label."""
-        return dict(self.spec.words).get(label, f" {label}")  # type: ignore[attr-defined]
+        """The words for a label."""
+        return dict(self.spec.verbalizer).get(label, f" {label}")
 
     def prompt(self, text: str) -> str:
         """What the model reads before the label."""
-        spec: Any = self.spec
+        spec = self.spec
         shown = [spec.template.replace(TEXT, t) + self.word(label) for t, label in self.examples_shown]
-        return spec.between.join([*shown, spec.template.replace(TEXT, text)])
+        return spec.separator.join([*shown, spec.template.replace(TEXT, text)])
 
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """(N,) log p(continuation | context) in nats of each (context, continuation), summed over its tokens.
 
-        Blanks at a context's end belong to the continuation, whose tokens are those that the two texts together have
-        beyond the context's own; an empty context is the start token. A context too long for the model loses its start.
+        See `models/_pairs.py` for the tokens; a context too long for the model loses its start.
 
         Raises:
-            SpecError: a continuation of no tokens, or longer than the model can read.
+            SpecError: a continuation longer than the model can read.
+            DataError: a continuation of no tokens.
         """
         model = need(self.model, "prompting")
         encoded = [self._encode(context, continuation) for context, continuation in pairs]
@@ -142,28 +140,17 @@ class Prompting(Classifier):
             longest = len(encoded[order[at]][0]) - 1
             rows = order[at : at + max(1, TOKENS // longest)]
             at += len(rows)
-            out[rows] = _score(model, [encoded[i] for i in rows], longest)
+            out[rows] = _score(model, [encoded[i] for i in rows])
         return out
 
     def _encode(self, context: str, continuation: str) -> tuple[list[int], int]:
         """`(ids of both, how many of them are the continuation)`."""
-        blanks = len(context) - len(context.rstrip())
-        if blanks:
-            context, continuation = context[:-blanks], context[-blanks:] + continuation
-        whole = self.tokenizer.encode_array(context + continuation).tolist()
-        if context:
-            # as lm-eval does: also where a merge crosses the boundary, the context keeps the tokens it has alone
-            own = self.tokenizer.encode_array(context).tolist()
-            first = [self.tokenizer.bos_id] if self.tokenizer.adds_bos else []
-            ids, said = [*first, *own, *whole[len(own) :]], len(whole) - len(own)
-        else:
-            ids, said = [start_id(self.tokenizer), *whole], len(whole)
-        if said < 1:
-            raise SpecError(f"words: {continuation!r} adds no token to the prompt; say something else for that label")
+        start, rest = encode_pair(self.tokenizer, context, continuation)
+        ids, said = [*start, *rest], len(rest)
         limit = getattr(self.model, "max_length", None)
         if limit is not None:
             if said > limit:
-                raise SpecError(f"words: {continuation[:40]!r} has {said} tokens, the model reads at most {limit}")
+                raise SpecError(f"verbalizer: {continuation[:40]!r} has {said} tokens, the model reads at most {limit}")
             ids = ids[-(limit + 1) :]
         return ids, min(said, len(ids) - 1)
 
@@ -177,17 +164,12 @@ class Prompting(Classifier):
         prompts = [self.prompt(text[:CHARACTERS]) for text in checked]
         found = self.log_likelihoods([(prompt, word) for prompt in prompts for word in words])
         out = found.reshape(len(checked), len(words))
-        compare = self.spec.compare  # type: ignore[attr-defined]
-        if compare == "length":
+        normalization = self.spec.normalization
+        if normalization == "length":
             out = out / np.array([len(word) for word in words])
-        elif compare == "unconditional":
+        elif normalization == "unconditional":
             out = out - self.log_likelihoods([("", word) for word in words])
         return out
-
-    def explain(self, text: str) -> Explanation:
-        """Each word of the text is left out in turn."""
-        self.check_fitted()
-        return explain_by_leaving_out(self, text, text.split())
 
     def write(self, folder: Path) -> dict[str, Any]:
         """The examples shown, and the language model, unless `path` names the folder that it came from."""
@@ -209,16 +191,10 @@ class Prompting(Classifier):
 
 
 @torch.no_grad()
-def _score(model: Any, rows: Sequence[tuple[list[int], int]], longest: int) -> np.ndarray:
+def _score(model: Any, rows: Sequence[tuple[list[int], int]]) -> np.ndarray:
     """(N,) log-likelihoods of the last tokens of each row."""
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    targets = torch.full((len(rows), longest), IGNORE, dtype=torch.long)
-    lengths = torch.tensor([len(tokens) - 1 for tokens, _ in rows])
-    for i, (tokens, said) in enumerate(rows):
-        sequence = torch.tensor(tokens)
-        ids[i, : len(tokens) - 1] = sequence[:-1]
-        targets[i, len(tokens) - 1 - said : len(tokens) - 1] = sequence[-said:]
-    batch = Batch(ids=ids, targets=targets, lengths=None if int(lengths.min()) == longest else lengths)
+    targets = [[IGNORE] * (len(tokens) - 1 - said) + tokens[-said:] for tokens, said in rows]
+    batch = Batch.padded([tokens[:-1] for tokens, _ in rows], targets)
     if isinstance(model, nn.Module):
         model.eval()
         device = next((p.device for p in model.parameters()), None)

@@ -2,10 +2,10 @@
 
     h = f(x)        s = w . h + b        label = g(s)
 
-f counts what the rules look for in a text, w says what each find is worth, g chooses. Each is visible and can be
-replaced: `features(text)` gives h by name, `weight(feature)` and `weights` w, `decide(scores)` is g. Nothing is
-learned, so no examples are needed, and a decision is explained by the rules that fired. What no rule foresaw counts
-nothing.
+f counts the matches of the rules in a text, w is the weight of each match, g chooses. Each is visible and can be
+replaced: `features(text)` returns h by name, `weight(feature)` and `weights` w, `decide(scores)` is g. Nothing is
+learned, so no examples are needed, and a decision is explained by the rules that fired. Words that match no rule are
+ignored.
 
 The rules are one readable TOML file (`rulebooks/` has ours): words and phrases with weights, words that negate what
 follows within a few words, and words that make it stronger or weaker.
@@ -16,8 +16,8 @@ follows within a few words, and words that make it stronger or weaker.
     [negation]  words = "not never" window = 3 factor = -0.7 stops = ". , but"
     [strength]  very = 1.5
 
-With more than two labels each group and weight names its own: `label = "sport"`, `[weights.sport]`. A trailing * stands
-for any ending. With `find = "words"` f is every word's count, so that w can be any linear model's.
+With more than two labels each group and weight names its own: `label = "sport"`, `[weights.sport]`. A trailing *
+matches any ending. With `extractor = "words"` f is every word's count, so that w can be any linear model's.
 
 Papers: Taboada et al. 2011, "Lexicon-Based Methods for Sentiment Analysis" (https://aclanthology.org/J11-2001).
 """
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,8 @@ import numpy as np
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._base import Classifier, Explanation, Part, check_texts
+from llmanac.models.classifiers._base import Classifier, check_texts
+from llmanac.models.classifiers._explain import Explanation, explain_linear
 from llmanac.models.classifiers._rulebook import Rulebook
 from llmanac.models.classifiers._words import words_of
 
@@ -55,19 +56,19 @@ class Spec(ClassifierSpec):
 
     Attributes:
         rules: the name of a rulebook that comes with the package, or the path of a TOML file.
-        find: "lexicon" finds the rulebook's words with what negates and strengthens them; "words" counts words.
-        pattern: what a word is for find = "words", a regular expression; None for this package's words.
+        extractor: "lexicon" finds the rulebook's words with what negates and strengthens them; "words" counts words.
+        pattern: the regular expression of a word for extractor = "words"; None for this package's words.
     """
 
     rules: str = "english-sentiment"
-    find: Literal["lexicon", "words"] = "lexicon"
+    extractor: Literal["lexicon", "words"] = "lexicon"
     pattern: str | None = None
 
     def __post_init__(self) -> None:
         try:
             re.compile(self.pattern or "")
         except re.error as error:
-            raise SpecError(f"pattern: {self.pattern!r} is no regular expression ({error})") from None
+            raise SpecError(f"pattern: {self.pattern!r} is not a regular expression ({error})") from None
 
     def build(
         self,
@@ -82,8 +83,8 @@ class Spec(ClassifierSpec):
         """The classifier.
 
         Args:
-            features, decide: f and g of one's own.
-            weights, bias, labels: a w of one's own (for two labels, what speaks for the second), instead of a rulebook.
+            features, decide: functions that replace f and g.
+            weights, bias, labels: w and b to use instead of a rulebook (for two labels, those of the second).
         """
         if weights is None:
             return Rules(self, Rulebook.read(self.rules), features, decide)
@@ -111,7 +112,7 @@ class Rules(Classifier):
 
     @property
     def weights(self) -> dict[str, float] | dict[str, tuple[float, ...]]:
-        """w: what each feature is worth to the second of two labels, or to each of more."""
+        """w: each feature's weight for the second of two labels, or for each of more."""
         if len(self.labels) == 2:
             return {name: values[0] for name, values in self.book.weights.items()}
         return dict(self.book.weights)
@@ -120,7 +121,7 @@ class Rules(Classifier):
         """h = f(x), by name."""
         if self._features is not None:
             return self._features(text)
-        if self.spec.find == "lexicon":  # type: ignore[attr-defined]
+        if self.spec.extractor == "lexicon":
             return self.book.find(words_of(text))
         found: dict[str, float] = {}
         words = words_of(text) if self._pattern is None else self._pattern.findall(text.lower())
@@ -129,7 +130,7 @@ class Rules(Classifier):
         return found
 
     def weight(self, feature: str) -> tuple[float, ...]:
-        """What a feature is worth, one number for two labels, else one a label; 0 for what no rule knows."""
+        """A feature's weight, one number for two labels, else one per label; 0 for an unknown feature."""
         return self.book.weight(feature)
 
     def score(self, features: Mapping[str, float]) -> np.ndarray:
@@ -172,28 +173,18 @@ class Rules(Classifier):
     def explain(self, text: str) -> Explanation:
         """Exact: the rules that fired, each with its count and its weight."""
         found = self.features(text)
-        scores = self.scores([text])[0]
         label = self.decide(self.score(found))
-        best = self.labels.index(label) if label in self.labels else int(scores.argmax())
-        other = self.against(np.where(np.arange(len(scores)) == best, np.inf, scores))[1]
-        parts = []
-        for name, value in found.items():
-            weight = self.weight(name)
-            column = weight if len(weight) > 1 else (0.0, weight[0])
-            parts.append(Part(name, value, column[best] - column[other], value * (column[best] - column[other])))
-        parts = sorted((part for part in parts if part.weight), key=lambda part: -abs(part.effect))
-        bias = self.book.bias if len(self.book.bias) > 1 else (0.0, self.book.bias[0])
-        notes = [] if parts else ["no rule fired"]
-        named = dict(zip(self.labels, map(float, scores), strict=True))
-        return Explanation(
-            text, self.labels[best], self.labels[other], named, parts, True, bias[best] - bias[other], notes
-        )
+        best = self.labels.index(label) if label in self.labels else None
+        bias = self.columns(self.book.bias)
+        explanation = explain_linear(self, text, found, lambda name: self.columns(self.weight(name)), bias, best)
+        parts = [part for part in explanation.parts if part.weight]
+        return replace(explanation, parts=parts, notes=[] if parts else ["no rule fired"])
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write rules.toml.
 
         Raises:
-            CheckpointError: with features or a decision of one's own, which are code and stay where they are.
+            CheckpointError: with features or decide given as functions, which are code.
         """
         if self._features is not None or self._decide is not None:
             raise CheckpointError(

@@ -1,90 +1,40 @@
 """Families: checkpoints of other projects, their config.json as our Spec and their parameter names as ours.
 
-A family is one module with `MODEL_TYPE`, `to_spec`, `to_config` and `source`; `FAMILIES` lists them. A Spec is the
+A family is one module with `MODEL_TYPE`, `FIELDS` (their names of what AXES and PRESENT name, of the layers, and of
+fields of our Specs), `IGNORED` (endings of names in their files that are no parameters), `to_spec(config)`,
+`to_config(spec, vocab_size)` (raises Misfit) and `source(name)`; `FAMILIES` lists them. A Spec is the
 authority on what a model is: what a config says and no Spec field can hold is refused by name, never dropped.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from llmanac.core.errors import CheckpointError, nearest, shown
 from llmanac.models._folder import MOST
-from llmanac.models.lm.transformer import Spec
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.heads.linear import Spec as LinearHead
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 
 FAMILIES = ("llama", "gpt2")
 LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
 
-# keys that say how a model is run, trained or labelled, not what it computes
-_NEUTRAL = """
-_attn_implementation _attn_implementation_autoset _name_or_path architectures attention_dropout attn_pdrop
-bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward cls_token_id decoder_start_token_id dtype
-embd_pdrop eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-gradient_checkpointing hidden_dropout id2label initializer_range label2id llmanac_version max_length min_length
-model_type n_ctx num_labels output_attentions output_hidden_states output_past output_scores pad_token_id prefix
-problem_type remove_invalid_values resid_pdrop return_dict return_dict_in_generate sep_token_id suppress_tokens
-task_specific_params tokenizer_class torch_dtype torchscript is_llama_config model_max_length pretraining_tp
-transformers.js_config transformers_version unk_token_id use_bfloat16 use_cache summary_activation
-summary_first_dropout summary_proj_to_labels summary_type summary_use_proj do_sample early_stopping length_penalty
-no_repeat_ngram_size num_beam_groups num_beams num_return_sequences repetition_penalty temperature top_k top_p
-typical_p diversity_penalty encoder_no_repeat_ngram_size
-"""
-NEUTRAL = frozenset(_NEUTRAL.split())
-
-
-# the size that each axis of a parameter follows from, by the end of the parameter's name
-AXES = {
-    "embed_tokens.weight": ("vocabulary", "dim"),
-    "lm_head.weight": ("vocabulary", "dim"),
-    "position.embeddings.weight": ("rows", "dim"),
-    "layernorm.weight": ("dim",),
-    "layernorm.bias": ("dim",),
-    "model.norm.weight": ("dim",),
-    "model.norm.bias": ("dim",),
-    "q_proj.weight": ("queries", "dim"),
-    "q_proj.bias": ("queries",),
-    "k_proj.weight": ("keys", "dim"),
-    "k_proj.bias": ("keys",),
-    "v_proj.weight": ("keys", "dim"),
-    "v_proj.bias": ("keys",),
-    "o_proj.weight": ("dim", "queries"),
-    "o_proj.bias": ("dim",),
-    "gate_proj.weight": ("width", "dim"),
-    "gate_proj.bias": ("width",),
-    "up_proj.weight": ("width", "dim"),
-    "up_proj.bias": ("width",),
-    "down_proj.weight": ("dim", "width"),
-    "down_proj.bias": ("dim",),
-}
-# the choice that a parameter is there by
-PRESENT = {
-    "self_attn.q_proj.bias": "attention biases",
-    "mlp.up_proj.bias": "feed-forward biases",
-    "lm_head.weight": "tied",
-}
-# llmanac.json's own names of them
-OWN_FIELDS = {
-    "attention biases": "spec.blocks.*.mixer.biases",
-    "feed-forward biases": "spec.blocks.*.ffn.biases",
-    "tied": "spec.tied",
-    "layers": "spec.layers",
-    "vocabulary": "vocab_size",
-    "dim": "spec.dim",
-    "rows": "spec.position.rows or spec.max_length",
-    "queries": "spec.blocks.*.mixer.heads x head_dim",
-    "keys": "spec.blocks.*.mixer.kv_heads x head_dim",
-    "width": "spec.blocks.*.ffn.width",
-}
+TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
+NEUTRAL = frozenset(TABLES["neutral"].split())
+AXES, PRESENT, OWN_FIELDS = TABLES["axes"], TABLES["present"], TABLES["own_fields"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of our parameters stands in a family's file.
+    """The location of one of our parameters in a family's file.
 
     `name` is theirs; `part` of `parts` equal slices along their output axis (GPT-2 keeps q, k and v in one matrix);
     `transposed` where they store (inputs, outputs).
@@ -104,23 +54,6 @@ class Source:
         """The shape of theirs that gives a tensor of ours its own."""
         whole = (ours[0] * self.parts, *ours[1:]) if self.parts > 1 else ours
         return whole[::-1] if self.transposed else whole
-
-
-class Family(Protocol):
-    """What a family's module offers."""
-
-    MODEL_TYPE: str
-    FIELDS: Mapping[str, str]  # of their config, for what AXES and PRESENT name, the layers, and fields of our Specs
-    IGNORED: tuple[str, ...]  # endings of names in their files that are no parameters (stored masks and frequencies)
-
-    def to_spec(self, config: Config) -> tuple[Spec, int]:
-        """Their config -> (our Spec, vocabulary size)."""
-
-    def to_config(self, spec: Spec, vocab_size: int) -> dict[str, Any]:
-        """Our Spec -> their config. Raises Misfit where they have no form for it."""
-
-    def source(self, name: str) -> Source:
-        """Where our parameter `name` stands in their file."""
 
 
 class Misfit(CheckpointError):
@@ -201,11 +134,37 @@ def need(condition: bool, reason: str) -> None:
         raise Misfit(reason)
 
 
+def parts_of(spec: Any, family: str, **wanted: type) -> tuple[Any, Any]:
+    """The mixer and feed-forward Specs of a pre-norm model with a linear head. Raises Misfit for any other.
+
+    Args:
+        spec: resolved; family: its name in messages; wanted: the Specs' classes of `position`, `norm` and `ffn`.
+    """
+    block = only(spec.blocks, "their blocks")
+    mixer, ffn = getattr(block, "mixer", None), getattr(block, "ffn", None)
+    kinds = {
+        "blocks are": (block, PreNorm),
+        "the head is": (spec.head, LinearHead),
+        "positions are": (spec.position, wanted["position"]),
+        "norms are": (spec.norm, wanted["norm"]),
+        "the mixer is": (mixer, Softmax),
+        "the feed-forward layer is": (ffn, wanted["ffn"]),
+        "the score is": (getattr(mixer, "score", None), ScaledDot),
+    }
+    for what, (part, kind) in kinds.items():
+        name = kind.__module__.rpartition(".")[2].replace("_", "-")
+        need(
+            isinstance(part, kind),
+            f"{what} {getattr(part, 'name', None)}, {family}'s {what.rpartition(' ')[2]} {name}",
+        )
+    assert isinstance(mixer, Softmax)
+    need(mixer.qk_norm is None, f"queries and keys are normed, {family}'s are not")
+    need(mixer.window is None, f"attention has a window, {family}'s has none")
+    return mixer, ffn
+
+
 def only(values: Iterable[Any], what: str) -> Any:
     """The one value that all layers share. Raises Misfit where they differ."""
     found = list(dict.fromkeys(values))
     need(len(found) == 1, f"layers differ in {what}")
     return found[0]
-
-
-Locate = Callable[[str], Source]

@@ -9,57 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families import Config, Source, need, only
+from llmanac.models.families import TABLES, Config, Source, need, parts_of
 from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm.transformer import Spec, resolved
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.learned import Spec as Learned
-from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 
 MODEL_TYPE = "gpt2"
 IGNORED = (".attn.bias", ".attn.masked_bias")
 PREFIX = "transformer."  # of every name but the head's; hub files may lack it
-ACTIVATIONS = {
-    "gelu_new": "gelu-tanh",
-    "gelu_pytorch_tanh": "gelu-tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-FIELDS = {
-    "layers": "n_layer",
-    "vocabulary": "vocab_size",
-    "dim": "n_embd",
-    "rows": "n_positions",
-    "queries": "n_embd",
-    "keys": "n_embd",
-    "width": "n_inner",
-    "tied": "tie_word_embeddings",
-    "heads": "n_head and n_embd",
-    "eps": "layer_norm_epsilon",
-}
-WRITTEN = {"gelu-tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
-
-TOP = {
-    "model.embed_tokens.weight": "transformer.wte.weight",
-    "model.position.embeddings.weight": "transformer.wpe.weight",
-    "model.norm.weight": "transformer.ln_f.weight",
-    "model.norm.bias": "transformer.ln_f.bias",
-    "lm_head.weight": "lm_head.weight",
-}
-LAYER = {
-    "input_layernorm": ("ln_1", 0, 1),
-    "post_attention_layernorm": ("ln_2", 0, 1),
-    "self_attn.q_proj": ("attn.c_attn", 0, 3),
-    "self_attn.k_proj": ("attn.c_attn", 1, 3),
-    "self_attn.v_proj": ("attn.c_attn", 2, 3),
-    "self_attn.o_proj": ("attn.c_proj", 0, 1),
-    "mlp.up_proj": ("mlp.c_fc", 0, 1),
-    "mlp.down_proj": ("mlp.c_proj", 0, 1),
-}
+ACTIVATIONS, FIELDS, WRITTEN = (TABLES["gpt2"][name] for name in ("activations", "fields", "written"))
+TOP, LAYER = TABLES["gpt2"]["top"], TABLES["gpt2"]["layer"]  # names of parameters outside and in the layers
 
 
 def to_spec(config: Config) -> tuple[Spec, int]:
@@ -91,21 +52,11 @@ def to_spec(config: Config) -> tuple[Spec, int]:
 def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:
     """Our Spec -> their config.json. Raises Misfit that says what GPT-2 has no form for."""
     spec = resolved(spec)
-    block = only(spec.blocks, "their blocks")
-    need(isinstance(block, PreNorm), f"blocks are {block.name}, GPT-2's are pre-norm")
-    mixer, ffn, position = block.mixer, block.ffn, spec.position
-    need(isinstance(spec.head, LinearHead), f"the head is {spec.head.name}, GPT-2's is linear")
-    need(isinstance(position, Learned), f"positions are {position.name}, GPT-2's are learned")
-    need(isinstance(spec.norm, LayerNorm), f"norms are {spec.norm.name}, GPT-2's are layernorm")
-    need(isinstance(mixer, Softmax), f"the mixer is {mixer.name}, GPT-2's is softmax attention")
-    need(isinstance(ffn, MLP), f"the feed-forward layer is {ffn.name}, GPT-2's is mlp")
-    assert isinstance(position, Learned) and isinstance(mixer, Softmax) and isinstance(ffn, MLP)
-    assert isinstance(spec.norm, LayerNorm)
+    mixer, ffn = parts_of(spec, "GPT-2", position=Learned, norm=LayerNorm, ffn=MLP)
+    position = spec.position
+    assert isinstance(position, Learned) and isinstance(spec.norm, LayerNorm)
     need(mixer.kv_heads == mixer.heads, "heads share keys and values, GPT-2's do not")
     need(mixer.heads * (mixer.head_dim or 0) == spec.dim, "head_dim is not dim / heads")
-    need(isinstance(mixer.score, ScaledDot), f"the score is {mixer.score.name}, GPT-2's is scaled-dot")
-    need(mixer.qk_norm is None, "queries and keys are normed, GPT-2's are not")
-    need(mixer.window is None, "attention has a window, GPT-2's has none")
     need(mixer.biases == "all" and ffn.biases == "all", "GPT-2 has biases in every product (biases = all)")
     need(ffn.activation in WRITTEN, f"activation {ffn.activation} is not one of GPT-2's")
     return {
@@ -127,7 +78,7 @@ def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:
 
 
 def source(name: str) -> Source:
-    """Where our parameter stands in their file."""
+    """The location of our parameter in their file."""
     if name in TOP:
         return Source(TOP[name])
     _, _, index, rest = name.split(".", 3)

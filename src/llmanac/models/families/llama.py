@@ -1,7 +1,7 @@
 """Llama: RoPE, RMSNorm before each part, grouped-query attention, a gated feed-forward layer.
 
 Its parameter names are our own. Read in both spellings: `rope_theta` with `rope_scaling`, and `rope_parameters` of
-transformers 5; written in the newer one, with `rope_theta` beside it for older readers.
+transformers 5; written in the newer one, with `rope_theta` as well for older readers.
 """
 
 from __future__ import annotations
@@ -10,44 +10,17 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families import Config, Source, need, only
+from llmanac.models.families import TABLES, Config, Source, need, parts_of
 from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm.transformer import Spec, resolved
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions.rope import Scaling
 from llmanac.models.positions.rope import Spec as RoPE
-from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 
 MODEL_TYPE = "llama"
 IGNORED = (".rotary_emb.inv_freq",)
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu-tanh",
-    "gelu_pytorch_tanh": "gelu-tanh",
-    "relu": "relu",
-}
-FIELDS = {
-    "layers": "num_hidden_layers",
-    "vocabulary": "vocab_size",
-    "dim": "hidden_size",
-    "queries": "num_attention_heads x head_dim",
-    "keys": "num_key_value_heads x head_dim",
-    "width": "intermediate_size",
-    "attention biases": "attention_bias",
-    "feed-forward biases": "mlp_bias",
-    "tied": "tie_word_embeddings",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads and num_attention_heads",
-    "rotary_fraction": "head_dim",
-    "theta": "rope_theta",
-    "low_frequency_factor": "low_freq_factor and high_freq_factor",
-    "eps": "rms_norm_eps",
-}
-WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "relu": "relu"}
+ACTIVATIONS, FIELDS, WRITTEN = (TABLES["llama"][name] for name in ("activations", "fields", "written"))
 
 
 def to_spec(config: Config) -> tuple[Spec, int]:
@@ -91,7 +64,7 @@ def _read_rope(config: Config) -> RoPE:
     where = f"{config.path}: {'rope_parameters' if new else 'rope_scaling'}"
     own = Config(table, where)
     theta = own.number("rope_theta", float, config.number("rope_theta", float, 10_000.0))
-    for place in (own, config):  # transformers' Llama turns whole heads whatever this says
+    for place in (own, config):  # transformers' Llama rotates all of each head whatever this says
         place.expect("partial_rotary_factor", 1.0)
     kind = own.get("rope_type", own.get("type", "default"))
     own.get("type")
@@ -116,34 +89,24 @@ def _read_rope(config: Config) -> RoPE:
 def _same_rope(new: dict[str, Any], old: dict[str, Any]) -> bool:
     """Whether both tables ask for one scaling; each may leave out what only the other's readers look for."""
 
-    def told(table: dict[str, Any]) -> dict[str, Any]:
+    def scaling_of(table: dict[str, Any]) -> dict[str, Any]:
         rest = {k: v for k, v in table.items() if k not in ("type", "rope_type", "rope_theta", "partial_rotary_factor")}
         return {"rope_type": table.get("rope_type", table.get("type", "default")), **rest}
 
-    return told(new) == told(old)
+    return scaling_of(new) == scaling_of(old)
 
 
 def to_config(spec: Spec, vocab_size: int) -> dict[str, Any]:
     """Our Spec -> their config.json. Raises Misfit that says what Llama has no form for."""
     spec = resolved(spec)
-    block = only(spec.blocks, "their blocks")
-    need(isinstance(block, PreNorm), f"blocks are {block.name}, Llama's are pre-norm")
-    mixer, ffn, position = block.mixer, block.ffn, spec.position
-    need(isinstance(spec.head, LinearHead), f"the head is {spec.head.name}, Llama's is linear")
-    need(isinstance(position, RoPE), f"positions are {position.name}, Llama's are rope")
-    need(isinstance(spec.norm, RMSNorm), f"norms are {spec.norm.name}, Llama's are rmsnorm")
-    need(isinstance(mixer, Softmax), f"the mixer is {mixer.name}, Llama's is softmax attention")
-    need(isinstance(ffn, Gated), f"the feed-forward layer is {ffn.name}, Llama's is gated")
-    assert isinstance(position, RoPE) and isinstance(mixer, Softmax) and isinstance(ffn, Gated)
-    assert isinstance(spec.norm, RMSNorm)
+    mixer, ffn = parts_of(spec, "Llama", position=RoPE, norm=RMSNorm, ffn=Gated)
+    position = spec.position
+    assert isinstance(position, RoPE) and isinstance(spec.norm, RMSNorm)
     need(
         position.rotary_fraction == 1,
         f"rope rotates {position.rotary_fraction} of each head, Llama's rotates all of it",
     )
     need(spec.norm.offset == 0, "rmsnorm has an offset, Llama's has none")
-    need(isinstance(mixer.score, ScaledDot), f"the score is {mixer.score.name}, Llama's is scaled-dot")
-    need(mixer.qk_norm is None, "queries and keys are normed, Llama's are not")
-    need(mixer.window is None, "attention has a window, Llama's has none")
     need(mixer.biases != "qkv", "q, k and v have biases and o has none; Llama has all four or none")
     need(ffn.activation in WRITTEN, f"activation {ffn.activation} is not one of Llama's")
     need(spec.dim % mixer.heads == 0, f"dim {spec.dim} is not a multiple of heads {mixer.heads}")

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmanac.kernels.cross_entropy import fused_cross_entropy
-from llmanac.kernels.entropy import chunked_entropy
+from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.entropy import chunked_entropy
 from llmanac.models._context import Context
 from llmanac.models._layers import init_normal, upcast
 from llmanac.models.heads import Head, HeadSpec, pick

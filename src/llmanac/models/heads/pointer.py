@@ -1,4 +1,4 @@
-"""The pointer head: predict a token from the vocabulary, or copy one that stands in the context.
+"""The pointer head: predict a token from the vocabulary, or copy one from the context.
 
     a_tj = softmax_j(s q_t . k_j), j < t       copy_t(v) = sum_j a_tj [x_(j+1) = v]       g_t = sigmoid(w . h_t + b)
     p(v) = (1 - g_t) softmax(W h_t)_v + g_t copy_t(v)
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.kernels.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, init_normal, upcast
 from llmanac.models._masks import AttentionMask
@@ -99,7 +99,7 @@ class PointerHead(Head):
         self, hidden: Tensor, keys: Tensor, mask: AttentionMask, last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Copy weights (B, T, S), log g and log (1 - g), each (B, T)."""
-        before = mask.strictly_before().mask()[:, 0]
+        before = mask.strictly_before().boolean()[:, 0]
         if last is not None:
             before = before.expand(len(hidden), -1, -1)
             before = before.gather(1, last[:, None, None].expand(-1, 1, before.shape[-1]))
@@ -156,7 +156,7 @@ def _ids(context: Context) -> Tensor:
 
 
 def _followers(ids: Tensor) -> Tensor:
-    """(B, S) -> (B, S): the token after each place; the last has none, and no query sees that place."""
+    """(B, S) -> (B, S): the token after each position; the last has none, and no query attends to it."""
     return F.pad(ids[:, 1:], (0, 1))
 
 

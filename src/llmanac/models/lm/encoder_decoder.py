@@ -101,7 +101,7 @@ class EncoderDecoder(Transformer):
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
         super().__init__(spec.decoder(), vocab_size, stacks={"encoder": lambda: Encoder(spec)})
-        self.spec = spec  # type: ignore[assignment]
+        self.spec = spec
         self.start_id = spec.start_id
 
     def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:

@@ -20,17 +20,17 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.rng import parameter_generator
 from llmanac.core.types import ALL, LAST, Batch, Output, Want
-from llmanac.kernels.cross_entropy import fused_cross_entropy
-from llmanac.kernels.entropy import chunked_entropy
+from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.entropy import chunked_entropy
 from llmanac.models._layers import Embedding, Linear, upcast
 from llmanac.models._pass import check_targets, place
 from llmanac.models.heads import pick
 from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.lm._base import TrainedModel
 from llmanac.models.state import DecodingState
 from llmanac.models.state.kv import KVCache
 
@@ -64,7 +64,7 @@ class Spec(LanguageModelSpec):
         return FeedForward(self, vocab_size)
 
 
-class FeedForward(nn.Module):
+class FeedForward(TrainedModel):
     """See the module.
 
     Attributes:
@@ -75,37 +75,19 @@ class FeedForward(nn.Module):
     """
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
-        super().__init__()
-        if vocab_size < 1:
-            raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
-        self.spec, self.vocab_size = spec, vocab_size
+        super().__init__(spec, vocab_size)
         width = (spec.order - 1) * spec.dim
         self.embed_tokens = Embedding(vocab_size + 1, spec.dim, std=1.0)
         self.hidden_layer = Linear(width, spec.hidden, bias=True)
         self.lm_head = Linear(spec.hidden, vocab_size, bias=True, std=0.1 * spec.hidden**-0.5)
         self.direct = Linear(width, vocab_size, std=0.1 * width**-0.5) if spec.direct else None
         self.max_length: int | None = None
-        self.compute_dtype: torch.dtype | None = None
-        self.generation: dict[str, Any] = {}
         if self.device.type != "meta":
             self.initialise(0)
 
     @property
-    def device(self) -> torch.device:
-        return self.embed_tokens.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What activations are computed in."""
-        return self.compute_dtype or self.embed_tokens.weight.dtype
-
-    def initialise(self, seed: int) -> FeedForward:
-        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
-        for name, parameter in self.named_parameters():
-            owner, _, own = name.rpartition(".")
-            module: Any = self.get_submodule(owner)
-            module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
-        return self
+    def embedding(self) -> Embedding:
+        return self.embed_tokens
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows: the tokens seen."""
@@ -178,8 +160,7 @@ class FeedForward(nn.Module):
         if batch.mask != "causal":
             raise RequestError(f"mask: this model sees the past alone, not {batch.mask!r}; use causal")
         if not torch.compiler.is_compiling() and bool(((ids < 0) | (ids >= self.vocab_size)).any()):
-            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-            raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}")
+            raise self.wrong_id(ids)
         reach = self.spec.order - 1
         if state is None:
             padded = F.pad(ids, (reach - 1, 0), value=self.vocab_size)
@@ -201,14 +182,10 @@ class FeedForward(nn.Module):
         direct = 0 if self.direct is None else self.direct.weight.numel()
         return 6.0 * (self.hidden_layer.weight.numel() + self.lm_head.weight.numel() + direct)
 
-    def parameter_count(self) -> int:
-        """Numbers that are trained."""
-        return sum(p.numel() for p in self.parameters())
-
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""
         from llmanac.models import save
 
         config = {"architectures": ["FeedForward"], "model_type": "llmanac", "vocab_size": self.vocab_size}
-        state = save.canonical_state(self)  # type: ignore[arg-type]
-        return save._write(self, Path(folder), config, state, save.SHARD_BYTES)  # type: ignore[arg-type]
+        state = save.canonical_state(self)
+        return save.write_model(self, Path(folder), config, state)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError, nearest
-from llmanac.core.rng import parameter_generator
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
@@ -29,6 +28,7 @@ from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.lm._base import TrainedModel
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions import Position, PositionSpec
@@ -107,32 +107,24 @@ class Decoder(nn.Module):
         self.norm = spec.norm.build(dim=spec.dim)
 
 
-class Transformer(nn.Module):
+class Transformer(TrainedModel):
     """See the module.
 
     Attributes:
         spec, vocab_size, max_length: what it was built from.
         attention_form: how attention is computed: sdpa, plain or blocks. All give the same values; settable.
-        compute_dtype: what activations are computed in, None for the weights' own dtype; settable. Weights keep their
-            dtype; norms, softmax and losses are computed in float32 at least.
-        generation: what generation_config.json holds (bos_token_id, eos_token_id, ...).
     """
 
     def __init__(
         self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module]] | None = None
     ) -> None:
-        super().__init__()
-        if vocab_size < 1:
-            raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
-        self.spec, self.vocab_size = spec, vocab_size
+        super().__init__(spec, vocab_size)
         self.model = Decoder(spec, vocab_size)
         for name, make in (stacks or {}).items():
             self.add_module(name, make())
         self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size)
         if spec.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.compute_dtype: torch.dtype | None = None
-        self.generation: dict[str, Any] = {}
         self._form: AttentionForm = "sdpa"
         if self.device.type != "meta":
             self.initialise(0)
@@ -143,13 +135,8 @@ class Transformer(nn.Module):
         return self.spec.max_length
 
     @property
-    def device(self) -> torch.device:
-        return self.model.embed_tokens.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What activations are computed in."""
-        return self.compute_dtype or self.model.embed_tokens.weight.dtype
+    def embedding(self) -> Embedding:
+        return self.model.embed_tokens
 
     @property
     def attention_form(self) -> AttentionForm:
@@ -169,11 +156,7 @@ class Transformer(nn.Module):
         What writes to the residual stream starts at 0, so that every block starts as the identity. Norms start at 1,
         biases at 0.
         """
-        for name, parameter in self.named_parameters():
-            owner, _, own = name.rpartition(".")
-            module: Any = self.get_submodule(owner)
-            module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
-        return self
+        return super().initialise(seed)
 
     def start(self, batch: int) -> DecodingState:
         """An empty state for `batch` rows."""
@@ -186,8 +169,7 @@ class Transformer(nn.Module):
         try:
             return self.model.embed_tokens(ids).to(self.dtype)
         except IndexError:
-            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-            raise RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}") from None
+            raise self.wrong_id(ids) from None
 
     def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
         """What `want` asks for; see `core.types`.
@@ -281,10 +263,6 @@ class Transformer(nn.Module):
         keys = (length + 1) / 2
         layers = sum(float(layer.flops(keys)) for layer in self.model.layers)
         return 3 * (layers + float(self.lm_head.flops(keys)))
-
-    def parameter_count(self) -> int:
-        """Numbers that are trained; a tied matrix counts once."""
-        return sum(p.numel() for p in self.parameters())
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""

@@ -5,12 +5,13 @@
     ngram 2=2
 
     \\1-grams:
-    -0.30103<TAB>the<TAB>-0.22185         log10 p, the words, log10 back-off weight (0 where it is left out)
+    -0.30103<TAB>the<TAB>-0.22185         log10 p, the words, log10 back-off weight (0 where it is missing)
     ...
     \\end\\
 
-Reading takes tabs or spaces, lines in any order, `-99` and `-inf` for zero, gzip, what SRILM leaves out (weights,
-shorter n-grams), and text before `\\data\\`. The context of an n-gram must be there. Writing is what KenLM writes.
+Reading accepts tabs or spaces, lines in any order, `-99` and `-inf` for zero, gzip, the omissions of SRILM (weights,
+shorter n-grams), and text before `\\data\\`. The context of an n-gram must be in the file. Files are written as KenLM
+writes them.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.core.files import atomic_file
 from llmanac.core.progress import progress
-from llmanac.kernels import arpa, ngram_count, ngram_text
-from llmanac.kernels.ngram_query import ZERO
+from llmanac.kernels.ngrams import arpa
+from llmanac.kernels.ngrams import count as ngram_count
+from llmanac.kernels.ngrams import text as ngram_text
+from llmanac.kernels.ngrams.query import ZERO
 from llmanac.kernels.text import PADDING
 from llmanac.models.ngrams.checks import LARGEST_WEIGHT
 from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER, Trie
@@ -38,12 +41,14 @@ BLOCK = 1 << 22
 LONGEST_LINE = 1 << 24
 PREAMBLE = 10_000  # lines of free text before \data\
 MISSING_UNK = -100.0  # log10 p of an unknown word where the file has none; KenLM's
-LARGEST_SUM = 2.0  # of the 1-grams' probabilities; some files give <unk> a mass of its own beside the words' 1
+LARGEST_SUM = (
+    2.0  # of the 1-grams' probabilities; some files give <unk> a probability of its own on top of the words' 1
+)
 GZIP = b"\x1f\x8b"
 
 
 class _Lines:
-    """The bytes of a file in blocks, with the line that stands at the front."""
+    """The bytes of a file in blocks, and the line at the front."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.line = path, 1
@@ -56,7 +61,7 @@ class _Lines:
             raise DataError(f"{path}: cannot read it ({error.strerror or error})") from None
 
     def more(self) -> bool:
-        """Read another block behind what is left; whether there was one."""
+        """Read another block and append it; returns whether there was one."""
         if self.done:
             return False
         if len(self.data) - self.at > LONGEST_LINE:
@@ -73,15 +78,13 @@ class _Lines:
 
     def peek(self) -> bytes | None:
         """The line at the front without its end, or None at the end of the file."""
-        stop = self.data.find(b"\n", self.at)
-        while stop < 0:
+        while (stop := self.data.find(b"\n", self.at)) < 0:
             if not self.more():
                 return None
-            stop = self.data.find(b"\n", self.at)
         return self.data[self.at : stop].strip()
 
     def take(self) -> bytes | None:
-        """The same, and go on to the next."""
+        """As `peek`, and move to the next line."""
         line = self.peek()
         if line is not None:
             self.at = self.data.index(b"\n", self.at) + 1
@@ -97,8 +100,8 @@ def read_arpa(path: str | Path) -> WordModel:
     """Read an ARPA file, gzipped or not.
 
     Raises:
-        DataError: what is not ARPA, or contradicts itself; the message names the line. Memory is bounded by what the
-            file really holds, whatever its header says.
+        DataError: a file that is not ARPA or contradicts itself; the message names the line. Memory is bounded by the
+            size of the file, not by the counts in its header.
     """
     lines = _Lines(Path(path))
     with lines.handle, progress(f"read {Path(path).name}", None, "n-grams") as bar:
@@ -145,7 +148,7 @@ def _header(lines: _Lines) -> list[int]:
             lines.fail(f"expected `ngram N=COUNT`, got {_shown(line)}")
         if found:
             if int(found[1]) != len(counts) + 1:
-                lines.fail(f"ngram {int(found[1])} where ngram {len(counts) + 1} should stand")
+                lines.fail(f"ngram {int(found[1])} where ngram {len(counts) + 1} should be")
             counts.append(int(found[2]))
             if len(counts) > MAX_ORDER:
                 lines.fail(f"order {len(counts)} is above the {MAX_ORDER} that can be read")
@@ -169,7 +172,7 @@ class _Builder:
         self.inner = 0
 
     def add(self, columns: list[np.ndarray], lines: _Lines, first_line: int, length: int) -> None:
-        """A level from its columns (owner, word, logs, weights) in the order of the file."""
+        """Add a level from its columns (owner, word, logs, weights), in the order of the file."""
         owner, word, logs, weights = columns
         base, below = self.starts[-1], self.starts[-2] if length > 1 else 0
         size = base - below if length > 1 else 1
@@ -177,7 +180,7 @@ class _Builder:
         order, begins = ngram_count.sorted_order(own, word, size, len(self.vocabulary))
         twice = ngram_count.first_duplicate(order, own, word)
         if twice >= 0:
-            lines.fail(f"this {length}-gram stands in the file twice", first_line + int(twice))
+            lines.fail(f"this {length}-gram is in the file twice", first_line + int(twice))
         self.words = np.concatenate([self.words, word[order]])
         self.logs.append(logs[order])
         self.weights.append(weights[order])
@@ -193,12 +196,7 @@ def _section(lines: _Lines, built: _Builder, length: int, last: bool, wanted: in
     """The n-grams of a section as columns, and the line of the first."""
     vocabulary, first_line = built.vocabulary, lines.line
     room = min(wanted, 1 << 16)
-    columns = [
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.empty(room, np.float32),
-        np.empty(room, np.float32),
-    ]
+    columns = [np.empty(room, dtype) for dtype in (np.int32, np.int32, np.float32, np.float32)]
     starts, stops = np.empty(length + 2, np.int64), np.empty(length + 2, np.int64)
     filled, inner = 0, built.starts[-1]
     first = built.first if length > 2 else np.zeros(inner + 1, np.int32)
@@ -225,14 +223,14 @@ def _section(lines: _Lines, built: _Builder, length: int, last: bool, wanted: in
 
 
 def _check_sum(lines: _Lines, vocabulary: Vocabulary, logs: np.ndarray, begins: int) -> None:
-    """Words' probabilities add up to 1; `<s>` is never predicted, and some give it 1."""
+    """The words' probabilities must add up to about 1; `<s>` is never predicted, and some files give it 1."""
     sums = float(np.power(10.0, logs, dtype=np.float64).sum())
     start = vocabulary.get(MARKS[1])
     if start is not None:
         sums -= 10.0 ** float(logs[start])
     if sums > LARGEST_SUM:
         lines.fail(
-            f"the probabilities of the 1-grams add up to {sums:.4g}, not 1; are they log10, as the format wants?",
+            f"the probabilities of the 1-grams add up to {sums:.4g}, not 1; are they log10, as the format requires?",
             begins,
         )
 
@@ -252,7 +250,7 @@ def _refuse(lines: _Lines, status: int, length: int, last: bool) -> None:
         ngram_text.POSITIVE: f"log10 p is above 0: {_shown(line)}",
         ngram_text.WEIGHT: f"the weight is above {LARGEST_WEIGHT:g}, which makes probabilities above 1: {_shown(line)}",
         ngram_text.WORD: f"a word of this {length}-gram is not among the 1-grams: {_shown(line)}",
-        ngram_text.AGAIN: f"this word stands among the 1-grams twice: {_shown(line)}",
+        ngram_text.AGAIN: f"this word is among the 1-grams twice: {_shown(line)}",
         ngram_text.CONTEXT: f"the context of this {length}-gram is not among the shorter n-grams: {_shown(line)}",
         ngram_text.LAST_WEIGHT: f"a weight at the highest order, which nothing backs off from: {_shown(line)}",
     }[status]
@@ -264,33 +262,24 @@ def _shown(line: bytes) -> str:
 
 
 def _model(built: _Builder, path: Path) -> WordModel:
-    """The model, with the marks that the file leaves out."""
+    """The model, with the special words that the file omits."""
     vocabulary = built.vocabulary
-    ids: list[int] = []
-    for mark, other in zip(MARKS, (b"<UNK>", b"", b""), strict=True):
-        known = vocabulary.get(mark)
-        if known is None and other:
-            known = vocabulary.get(other)
-        ids.append(-1 if known is None else known)
-    missing = [mark for mark, known in zip(MARKS, ids, strict=True) if known < 0]
-    logs, weights, words = np.concatenate(built.logs), np.concatenate(built.weights), built.words
-    first, starts, extra = built.first, list(built.starts), len(missing)
-    order = len(starts) - 1
-    inner = starts[-2] if order > 1 else 0
-    weights = weights[:inner]
-    if extra:  # further unigrams at the end of their level; what stands behind moves along
-        size = starts[1]
-        added = np.array([MISSING_UNK if mark == MARKS[0] else ZERO for mark in missing], np.float32)
-        words = np.concatenate([words[:size], np.arange(size, size + extra, dtype=np.int32), words[size:]])
-        logs = np.concatenate([logs[:size], added, logs[size:]])
-        starts = [0, *(n + extra for n in starts[1:])]
-        if order > 1:
-            weights = np.concatenate([weights[:size], np.zeros(extra, np.float32), weights[size:]])
-            moved = first + np.int32(extra)
-            first = np.concatenate([moved[:size], np.full(extra, moved[size], np.int32), moved[size:]])
-        else:
-            first = first + np.int32(extra)
-        ids = [vocabulary.add(mark) if known < 0 else known for mark, known in zip(MARKS, ids, strict=True)]
+    known = [vocabulary.get(mark) for mark in MARKS]
+    if known[0] is None:
+        known[0] = vocabulary.get(b"<UNK>")
+    missing = [mark for mark, id in zip(MARKS, known, strict=True) if id is None]
+    starts, words, first = built.starts, built.words, built.first
+    inner = starts[-2] if len(starts) > 2 else 0
+    logs, weights = np.concatenate(built.logs), np.concatenate(built.weights)[:inner]
+    if missing:  # further unigrams at the end of their level; the nodes after them move
+        size, extra = starts[1], len(missing)
+        words = np.insert(words, size, np.arange(size, size + extra))
+        logs = np.insert(logs, size, [MISSING_UNK if mark == MARKS[0] else ZERO for mark in missing])
+        starts, first = [0, *(n + extra for n in starts[1:])], first + np.int32(extra)
+        if inner:
+            weights = np.insert(weights, size, np.zeros(extra))
+            first = np.insert(first, size, np.full(extra, first[size]))
+    ids = [vocabulary.add(mark) if id is None else id for mark, id in zip(MARKS, known, strict=True)]
     about: dict[str, Any] = {"kind": "words", "from": path.name}
     trie = Trie(tuple(starts), words, logs, weights, first, start=ids[1], about=about)
     return WordModel(trie, vocabulary, *ids)

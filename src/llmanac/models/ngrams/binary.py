@@ -3,9 +3,9 @@
     header length (8 bytes), JSON header, then  words  logs  weights  first  [blob  offsets]
 
 Any safetensors reader opens it; the header's metadata say `llmanac-ngram` and the version. Opening a model takes the
-header and the list of words; the trie's pages come in as they are asked for. A file that was cut off, whose arrays do
-not fit each other, or whose values no model has is refused (`checks.py` says how many are looked at); whatever else a
-damaged one holds, no index is followed out of its array.
+header and the list of words; the trie's pages are loaded on access. A file that is cut off, has arrays that do not fit
+each other, or has impossible values is refused (`checks.py` says how many values are checked); in any other damaged
+file, no index is followed out of its array.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype("u1"),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ARRAYS = ("words", "logs", "weights", "first")  # of a trie
 LONGEST_HEADER = 1 << 24
 PIECE = 1 << 24
 AGAIN = "convert or train it again"
@@ -50,7 +51,7 @@ def write_binary(trie: Trie, path: str | Path, words: WordModel | None = None) -
         blob, offsets = words.vocabulary.packed()
         arrays["offsets"] = offsets
         record["marks"] = [words.unk, words.bos, words.eos]
-    arrays |= {"words": trie.words, "logs": trie.logs, "weights": trie.weights, "first": trie.first}
+    arrays |= {name: getattr(trie, name) for name in ARRAYS}
     if words is not None:
         arrays["blob"] = blob
     header: dict[str, Any] = {
@@ -70,11 +71,11 @@ def write_binary(trie: Trie, path: str | Path, words: WordModel | None = None) -
     return Path(path)
 
 
-def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
+def read_binary(path: str | Path, *, full: bool = False) -> Trie | WordModel:
     """Map a model that `write_binary` wrote: a WordModel where it has words, else its trie.
 
     Args:
-        whole: check every value, which reads the whole file, and not a sample of them.
+        full: check every value, which reads the complete file, not a sample of them.
 
     Raises:
         CheckpointError: a file that is missing, cut off, of another format or version, or that contradicts itself.
@@ -92,19 +93,13 @@ def read_binary(path: str | Path, *, whole: bool = False) -> Trie | WordModel:
         record = json.loads(meta["model"])
         _check_apart(header)
         arrays = {name: _map(path, entry, data_at, size) for name, entry in header.items()}
-        trie = Trie(
-            tuple(_whole(n) for n in record["starts"]),
-            arrays["words"],
-            arrays["logs"],
-            arrays["weights"],
-            arrays["first"],
-            bool(record["without_backoff"]),
-            _whole(record["start"]),
-            dict(record["about"]),
-        )
+        starts, start = tuple(map(_whole, record["starts"])), _whole(record["start"])
+        words, logs, weights, first = (arrays[name] for name in ARRAYS)
+        without_backoff, about = bool(record["without_backoff"]), dict(record["about"])
+        trie = Trie(starts, words, logs, weights, first, without_backoff, start, about)
         _check(trie)
         check_levels(trie)
-        check_values(trie, whole)
+        check_values(trie, full)
         if "marks" not in record:
             return trie
         vocabulary = Vocabulary.of(np.array(arrays["blob"]), np.array(arrays["offsets"]))
@@ -129,23 +124,23 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
             if not 2 <= length <= min(LONGEST_HEADER, size - 8):
                 raise CheckpointError(f"{path}: is not an n-gram model of llmanac, or is cut off")
             header = json.loads(handle.read(length).decode("utf-8"))
+            if not isinstance(header, dict):
+                raise ValueError("not a table")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read it ({error.strerror or error})") from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: is not an n-gram model of llmanac") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: is not an n-gram model of llmanac")
     return header, 8 + length, size
 
 
 def _whole(value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"{repr(value)[:40]} is no whole number")
+        raise ValueError(f"{repr(value)[:40]} is not an integer")
     return value
 
 
 def _check_apart(entries: dict[str, Any]) -> None:
-    """Two arrays that share bytes cannot both be what was written."""
+    """Two arrays that share bytes cannot both be intact."""
     at = 0
     for start, stop in sorted(
         (_whole(start), _whole(stop)) for start, stop in (e["data_offsets"] for e in entries.values())

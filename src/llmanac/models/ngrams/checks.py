@@ -1,10 +1,10 @@
-"""Whether the numbers of a mapped trie can be a model's: what a damaged file is told by.
+"""Checks of the values of a mapped trie, to detect a damaged file.
 
-A model may be far larger than the memory and is opened in an instant because its pages are not read, so neither a pass
-over all values nor a checksum of them is made at every opening. What is checked then: where each level's children begin
-and end; the tokens, whole, as the list of words is read anyway; and of each longer level `SAMPLES` stretches, evenly
-spread, which is all of a level of up to `SAMPLES * STRETCH` nodes. `llmanac ngram convert` reads every value and checks
-it. A model whose pages are damaged between the stretches is opened; the kernels follow no index out of its array.
+A model may be far larger than the memory and opens at once because its pages are not read, so opening makes
+neither a pass over all values nor a checksum. It checks where each level's children begin and end, all tokens (the list
+of words is read anyway), and `SAMPLES` evenly spaced ranges of each longer level, which is all of a level of up to
+`SAMPLES * STRETCH` nodes. `llmanac ngram convert` checks every value. A model that is damaged between the ranges opens;
+the kernels follow no index out of its array.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from llmanac.models.ngrams.trie import Trie
 
 SAMPLES, STRETCH = 16, 4096
-WHOLE = 1 << 20  # nodes that are looked at together where all are
+WHOLE = 1 << 20  # nodes that are checked together in a full check
 # A back-off weight divides by the probability that longer n-grams leave over. Files give probabilities to about seven
-# digits, so what is left over is no smaller than 1e-7 or it is nothing: no weight is above 10^7.
+# digits, so the rest is at least 1e-7 or 0: no weight is above 10^7.
 LARGEST_WEIGHT = 7.0
 ROUNDED = 1e-3  # log10 p above 0 that rounding explains
 
@@ -32,15 +32,15 @@ def check_levels(trie: Trie) -> None:
         raise ValueError("the longest n-grams do not end where they should")
 
 
-def check_values(trie: Trie, whole: bool) -> None:
-    """Raises ValueError for a value that no model has; `whole` looks at every one, else at a sample of each level."""
+def check_values(trie: Trie, full: bool) -> None:
+    """Raises ValueError for an impossible value; `full` checks every one, else a sample of each level."""
     for level in range(1, trie.order + 1):
-        for start, stop in _stretches(trie.starts[level - 1], trie.starts[level], whole or level == 1):
+        for start, stop in _stretches(trie.starts[level - 1], trie.starts[level], full or level == 1):
             _check_nodes(trie, level, start, stop)
 
 
-def _stretches(start: int, stop: int, whole: bool) -> Iterator[tuple[int, int]]:
-    if whole or stop - start <= SAMPLES * STRETCH:
+def _stretches(start: int, stop: int, full: bool) -> Iterator[tuple[int, int]]:
+    if full or stop - start <= SAMPLES * STRETCH:
         for at in range(start, stop, WHOLE):
             yield at, min(at + WHOLE, stop)
         return
@@ -52,7 +52,7 @@ def _check_nodes(trie: Trie, level: int, start: int, stop: int) -> None:
     """The nodes from `start` to `stop`, all of one level."""
     logs = trie.logs[start:stop]
     if not (np.isfinite(logs).all() and logs.max() <= ROUNDED):
-        raise ValueError(f"a {level}-gram's probability is no number up to 1")
+        raise ValueError(f"a {level}-gram's probability is not a number up to 1")
     if level < trie.order:
         weights, first = trie.weights[start:stop], trie.first[start : stop + 1]
         if not (np.isfinite(weights).all() and weights.max() <= LARGEST_WEIGHT):

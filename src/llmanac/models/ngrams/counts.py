@@ -1,8 +1,8 @@
 """Every n-gram of a stream of tokens with its count, sorted, within a stated amount of memory.
 
 While an order is counted it takes 14 bytes a token and about 64 a different n-gram; each finished order keeps 16 bytes
-an n-gram. Counting stops with an error that names the order once that would pass the limit, by default four fifths of
-what the machine has free: nothing is ever swapped.
+an n-gram. Counting stops with an error that names the order before it passes the limit, by default four fifths of
+the free memory, so that the machine never swaps.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.progress import progress
-from llmanac.kernels import ngram_count
+from llmanac.kernels.ngrams import count as ngram_count
 from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER
 
 TOKEN_BYTES, GRAM_BYTES, KEPT_BYTES = 14, 64, 32
-FREE_SHARE = 0.8
-DIRECT = 1 << 23  # places of a table without hashing
+FREE_FRACTION = 0.8
+DIRECT = 1 << 23  # entries of a table without hashing
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Counts:
         return len(self.levels)
 
     def continuations(self, level: int) -> np.ndarray:
-        """(n,) how many different tokens stand before each n-gram; the plain count of one that begins a sequence.
+        """(n,) how many different tokens precede each n-gram; the plain count of one that begins a sequence.
 
         The highest order has plain counts.
         """
@@ -86,7 +86,7 @@ class Counts:
 
 
 def free_memory() -> int:
-    """Bytes that the machine has free for a process, as far as the system says."""
+    """Bytes of memory that are available, by the system's own figure where it has one."""
     try:
         for line in Path("/proc/meminfo").read_text("ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -119,7 +119,7 @@ def count(
 
     Args:
         words: (N,) int32 tokens below `vocab_size`, sequence after sequence.
-        place: (N,) uint8 place of each in its sequence, as `trie.places` gives it.
+        place: (N,) uint8 position of each in its sequence, see `trie.places`.
         start: the token that every sequence begins with, where it is context and no event.
         memory: bytes that counting may take.
 
@@ -127,7 +127,7 @@ def count(
         DataError: there is nothing to count, or it would take more memory; the message says what to do.
     """
     check_order(order)
-    limit = int(free_memory() * FREE_SHARE) if memory is None else memory
+    limit = int(free_memory() * FREE_FRACTION) if memory is None else memory
     if not len(words):
         raise DataError("an n-gram model needs text to count; there is none")
     if len(words) > MAX_NODES:

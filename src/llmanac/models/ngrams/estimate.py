@@ -1,4 +1,4 @@
-"""Counts and a smoothing to a trie: order by order, each from the one below."""
+"""From counts and a smoothing to a trie: order by order, each from the one below."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.kernels.ngram_query import ZERO
+from llmanac.kernels.ngrams.query import ZERO
 from llmanac.models.ngrams.counts import Counts
 from llmanac.models.ngrams.trie import Trie
 
 
 def estimate(counts: Counts, smoothing: Any, about: dict[str, Any] | None = None) -> Trie:
-    """The model that a smoothing makes of counts.
+    """Estimate the model from counts with a smoothing.
 
     Probabilities are estimated in float64 and kept as float32 logarithms.
 
     Args:
         smoothing: what a Spec of kind `smoothing` builds.
-        about: kept with the model, beside the discounts and the number of tokens.
+        about: stored with the model, with the discounts and the number of tokens.
     """
     sizes = [len(level) for level in counts.levels]
     nodes, inner = sum(sizes), sum(sizes[:-1])

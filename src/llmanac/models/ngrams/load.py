@@ -16,11 +16,11 @@ def is_arpa(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(".arpa")
 
 
-def load(path: str | Path, *, whole: bool = False) -> WordModel:
-    """A word model from an ARPA file or a binary one, told apart by what they hold.
+def load(path: str | Path, *, full: bool = False) -> WordModel:
+    """A word model from an ARPA file or a binary one, detected by content.
 
     Args:
-        whole: check every value of a binary model, not a sample of them.
+        full: check every value of a binary model, not a sample of them.
 
     Raises:
         DataError: a file that is neither, or a model of tokens.
@@ -39,7 +39,7 @@ def load(path: str | Path, *, whole: bool = False) -> WordModel:
         raise DataError(f"{path}: cannot read it ({error.strerror or error})") from None
     if is_arpa(path) or begin.startswith(GZIP) or begin[8:] != b"{":
         return read_arpa(path)
-    found = read_binary(path, whole=whole)
+    found = read_binary(path, full=full)
     if not isinstance(found, WordModel):
         raise DataError(f"{path}: counts a tokenizer's tokens, not words; use llmanac score or generate on its folder")
     return found

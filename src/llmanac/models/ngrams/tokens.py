@@ -10,6 +10,7 @@ from llmanac.core.progress import progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.sources.files import Spec as Files
 from llmanac.data.texts import documents
+from llmanac.models._pairs import start_token
 from llmanac.models.lm.ngram import Spec
 from llmanac.tokenizers.load import load_tokenizer
 
@@ -21,10 +22,9 @@ def train_tokens(
 
     Args:
         tokenizer: a folder or file of one.
-        memory: bytes that counting may take, most of what is free if nothing is said.
+        memory: bytes that counting may take; most of the free memory by default.
     """
     known = load_tokenizer(tokenizer)
-    start = known.bos_id if known.bos_id is not None else known.eos_id
     after = [] if known.eos_id is None else [known.eos_id]
     rows = []
     with progress("tokenize", None, "documents") as bar:
@@ -32,8 +32,8 @@ def train_tokens(
             rows.append([*known.encode_array(document.text).tolist(), *after])
             bar.advance()
     model = Spec(order=order, smoothing=smoothing).build(vocab_size=known.vocab_size)
-    model.estimate((np.array(r, np.int32) for r in rows), start=start, memory=memory)
+    model.estimate((np.array(r, np.int32) for r in rows), start=start_token(known), memory=memory)
     if known.eos_id is not None:
         model.generation = {"eos_token_id": known.eos_id}
-    known.chat_template = None  # counts continue text; they were not taught to chat
+    known.chat_template = None  # counts continue text; they were not trained on chats
     return model, known

@@ -1,12 +1,12 @@
-"""The trie of a back-off model: every n-gram once, in five flat arrays that can lie in a mapped file.
+"""The trie of a back-off model: every n-gram once, in five flat arrays that can be mapped from a file.
 
 Nodes are numbered level by level: node i < V is token i, then all bigrams sorted by (context, token), and so on. The
-children of node i are first[i] .. first[i + 1] - 1, since both levels are sorted; what a node means is the path to it.
+children of node i are first[i] .. first[i + 1] - 1, since both levels are sorted; a node is the n-gram on its path.
 
     log10 p(w | h) = logs[hw]                        where hw is a node
                    = weights[h] + log10 p(w | h')    else; h' is h without its first token, a missing weight is 0
 
-Where `uniform` is set the model does not fall back: what follows a context unseen has weight 1/V of the context's own.
+Where `uniform` is set the model does not back off: a token never seen after a context has 1/V of the context's weight.
 A bigram costs 16 bytes below the highest order and 8 at it. Katz 1987; the layout is that of Pauls and Klein 2011.
 """
 
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.kernels import ngram_count, ngram_query
+from llmanac.kernels.ngrams import count as ngram_count
+from llmanac.kernels.ngrams import query as ngram_query
 
 MAX_ORDER = 20
 MAX_NODES = 2**31 - 1  # nodes are numbered in 32 bits
@@ -62,7 +63,7 @@ class Trie:
 
     @property
     def parameters(self) -> int:
-        """Numbers that were estimated: every log-probability and every weight."""
+        """The number of estimated values: every log-probability and every weight."""
         return len(self.logs) + len(self.weights)
 
     @property
@@ -71,11 +72,11 @@ class Trie:
 
     @property
     def uniform(self) -> float:
-        """log10 1/V for a model that does not fall back, 0 for all others: what the kernels take."""
+        """log10 1/V for a model that does not back off, 0 for all others; an argument of the kernels."""
         return -math.log10(max(2, self.vocab_size)) if self.without_backoff else 0.0
 
     def score_stream(self, tokens: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log10 p of every token of a stream (N,), and the length of the n-gram that gave it; both (N,).
+        """log10 p of every token of a stream (N,), and the length of the n-gram found; both (N,).
 
         Args:
             tokens: int32 below the vocabulary's size. place: (N,) uint8, see `places`.
@@ -106,28 +107,16 @@ class Trie:
         ngram_query.distributions(self.words, self.first, self.logs, self.weights, self.uniform, nodes, depth, out)
         return out
 
-    def grams(self) -> dict[tuple[int, ...], tuple[float, float]]:
-        """Every n-gram with log10 p and log10 weight (0 at the highest order). For tests: it takes a walk in Python."""
-        found: dict[tuple[int, ...], tuple[float, float]] = {}
-        paths: dict[int, tuple[int, ...]] = {i: (i,) for i in range(self.vocab_size)}
-        for node in range(len(self.logs)):
-            weight = float(self.weights[node]) if node < len(self.weights) else 0.0
-            found[paths[node]] = (float(self.logs[node]), weight)
-            if node < len(self.weights):
-                for child in range(int(self.first[node]), int(self.first[node + 1])):
-                    paths[child] = (*paths[node], int(self.words[child]))
-        return found
-
 
 def places(lengths: np.ndarray) -> np.ndarray:
-    """(N,) uint8: the place of every token in its sequence, from the sequences' lengths; far ones are 255."""
+    """(N,) uint8: the position of every token in its sequence, at most 255, from the sequences' lengths."""
     place = np.empty(int(lengths.sum()), np.uint8)
     ngram_count.fill_places(lengths, place)
     return place
 
 
 def untrained(vocab_size: int, order: int) -> Trie:
-    """A model that has counted nothing: every token is equally likely."""
+    """A model without counts: every token is equally likely."""
     logs = np.full(vocab_size, -math.log10(vocab_size), np.float32)
     inner = vocab_size if order > 1 else 0
     starts = (0, *(vocab_size for _ in range(order)))

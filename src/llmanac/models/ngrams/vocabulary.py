@@ -1,4 +1,4 @@
-"""Words as bytes and their ids: an append-only list with a hash table beside it, for the kernels."""
+"""Words as bytes and their ids: an append-only list with a hash table for the kernels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from llmanac.core.errors import DataError
-from llmanac.kernels import ngram_text
+from llmanac.kernels.ngrams import text as ngram_text
 from llmanac.kernels.text import PADDING
 
 MARKS = (b"<unk>", b"<s>", b"</s>")
@@ -20,8 +20,8 @@ class Vocabulary:
 
     Attributes:
         count: how many there are.
-        blob, offsets: their bytes one after the other (with room behind), and where each begins.
-        table: see `kernels/ngram_text.py`.
+        blob, offsets: their bytes one after the other (with spare room at the end), and where each begins.
+        table: see `kernels/ngrams/text.py`.
     """
 
     def __init__(self, words: Iterable[bytes] = MARKS) -> None:
@@ -36,7 +36,7 @@ class Vocabulary:
         """The vocabulary whose words are `blob[offsets[i]:offsets[i + 1]]`.
 
         Raises:
-            DataError: it is no such list.
+            DataError: the offsets do not fit, or a word appears twice.
         """
         made = cls(())
         sizes = np.diff(offsets)
@@ -52,7 +52,7 @@ class Vocabulary:
         self.table = np.zeros((1 << (slots - 1).bit_length(), 4), np.uint64)
         twice = ngram_text.index_words(self.table, self.blob, self.offsets, self.count)
         if twice >= 0:
-            raise DataError(f"word {int(twice)} ({self[int(twice)]!r}) is there twice")
+            raise DataError(f"word {int(twice)} ({self[int(twice)]!r}) appears twice")
 
     def make_room(self, text: bytes, at: int) -> None:
         """Make room for the word that begins at `text[at]`, and for more words."""
@@ -75,12 +75,11 @@ class Vocabulary:
             self.blob = np.concatenate([self.blob, np.zeros(len(self.blob) + size + 2 * PADDING, np.uint8)])
 
     def add(self, word: bytes) -> int:
-        """The id of a word, which is new where it is not there yet."""
+        """The id of a word, which is added if it is new."""
         known = self.get(word)
         if known is not None:
             return known
-        if 2 * (self.count + 2) > len(self.table) or self.count + 3 > len(self.offsets):
-            self.grow()
+        self.grow()
         self.room_for(len(word))
         data = np.frombuffer(word + bytes(PADDING), np.uint8)
         address = np.uint64(data.ctypes.data)
@@ -112,6 +111,6 @@ class Vocabulary:
         return int(np.diff(self.offsets[: self.count + 1]).max(initial=0))
 
     def packed(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(blob, offsets)` without the room behind."""
+        """`(blob, offsets)` without the spare room."""
         offsets = self.offsets[: self.count + 1]
         return self.blob[: int(offsets[-1])], offsets

@@ -1,7 +1,7 @@
 """An n-gram model of words: text in, counts and scores out, as KenLM's `lmplz` and `query` do it.
 
-A line is a sentence, `<s>` w1 ... wn `</s>`; words stand between white space (NUL, tab, line feed, carriage return,
-space) and are bytes. `<s>` is context only; what the vocabulary does not hold is `<unk>`.
+A line is a sentence, `<s>` w1 ... wn `</s>`; words are separated by white space (NUL, tab, line feed, carriage return,
+space) and are bytes. `<s>` is context only; a word outside the vocabulary is `<unk>`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from llmanac.core.progress import Progress, progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.sources.files import Spec as Files
 from llmanac.data.texts import byte_lines, files_of
-from llmanac.kernels import ngram_query, ngram_text
+from llmanac.kernels.ngrams import query as ngram_query
+from llmanac.kernels.ngrams import text as ngram_text
 from llmanac.kernels.text import PADDING
 from llmanac.models.ngrams.counts import count
 from llmanac.models.ngrams.estimate import estimate
@@ -29,7 +30,7 @@ from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
 UNK, BOS, EOS = range(3)
 LONGEST = 1 << 28  # bytes of a line that is scored, or of a word
 Text = Sequence[str | Path] | Files
-REFUSE, SKIP, TAKE = range(3)  # what a word of the text that is a mark does, for `ngram_text.read_words`
+REFUSE, SKIP, TAKE = range(3)  # how `ngram_text.read_words` treats a special word in the text
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ def _power(total: float, tokens: int) -> float:
 
 @dataclass(frozen=True)
 class WordModel:
-    """A trie and the words that its ids stand for; ids 0, 1, 2 need not be <unk>, `<s>`, `</s>` in what others wrote.
+    """A trie and the words of its ids; in files of other toolkits ids 0, 1, 2 need not be <unk>, `<s>`, `</s>`.
 
     Attributes:
-        unk, bos, eos: the ids of the three marks.
+        unk, bos, eos: the ids of the three special words.
     """
 
     trie: Trie
@@ -89,7 +90,7 @@ class WordModel:
         """The sums over all lines of a text (bytes, or pieces of them).
 
         Args:
-            each: called with the scores of every line, as `sentence_scores` gives them, some lines at a time.
+            each: called with the scores of every line, some lines at a time, as `sentence_scores` returns them.
         """
         total = known = 0.0
         tokens = unknown = sentences = 0
@@ -109,10 +110,10 @@ class WordModel:
         return np.concatenate(out) if out else np.zeros(0)
 
     def scored(self, text: bytes | Iterable[bytes]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Whole lines in pieces: (word ids, places, log10 p, length of the n-gram found), the last two as `Trie` gives
-        them; each line begins with `bos` at place 0, whose score counts for nothing.
+        """Complete lines in pieces: (word ids, positions, log10 p, length of the n-gram found), see `Trie`; each line
+        begins with `bos` at position 0, whose score is not counted.
         """
-        for ids, place in _tokens(text, self.vocabulary, learn=False, marks=TAKE, names=(self.unk, self.bos, self.eos)):
+        for ids, place in _Reader(self.vocabulary, names=(self.unk, self.bos, self.eos)).pieces(text):
             yield (ids, place, *self.trie.score_stream(ids, place))
 
     def words_of(self, ids: np.ndarray) -> list[str]:
@@ -135,13 +136,13 @@ def train(
     """Count and estimate a model of the words of text files.
 
     Args:
-        text: files, folders or patterns, or a source that says more (`data/texts.py`); a row of a table is a line.
+        text: files, folders or patterns, or a source with options (`data/texts.py`); a row of a table is a line.
         smoothing: what a Spec of kind `smoothing` builds.
         skip_symbols: leave out words that are `<s>`, `</s>` or `<unk>` instead of refusing them.
-        memory: bytes that counting may take, four fifths of what is free by default.
+        memory: bytes that counting may take, four fifths of the free memory by default.
 
     Raises:
-        DataError: a file that cannot be read, no words, a mark among the words, or too much for the memory.
+        DataError: a file that cannot be read, no words, a special word in the text, or too much for the memory.
     """
     with progress("read text", None, "MB") as bar:
         vocabulary, ids, place = read_text(text, skip_symbols=skip_symbols, memory=memory, bar=bar)
@@ -154,11 +155,12 @@ def train(
 def read_text(
     text: Text, *, skip_symbols: bool = False, memory: int | None = None, bar: Progress | None = None
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
-    """The words of files: a vocabulary, (N,) int32 ids and (N,) uint8 places in the sentence."""
+    """The words of files: a vocabulary, (N,) int32 ids and (N,) uint8 positions in the sentence."""
     vocabulary = Vocabulary()
     parts, tokens = [], 0
     blocks = Located(text, bar)
-    for ids, place in _tokens(blocks, vocabulary, learn=True, marks=SKIP if skip_symbols else REFUSE, source=blocks):
+    reader = _Reader(vocabulary, learn=True, marks=SKIP if skip_symbols else REFUSE, source=blocks)
+    for ids, place in reader.pieces(blocks):
         parts.append((ids, place))
         tokens += len(ids)
         if tokens > MAX_NODES or (memory is not None and 10 * tokens > memory):
@@ -166,20 +168,23 @@ def read_text(
             raise DataError(f"{blocks.path}: more than {limit:,} tokens do not fit the memory; give less text")
     if len(vocabulary) == len(MARKS):
         raise DataError(f"{', '.join(blocks.source.paths)}: no words to count")
-    return vocabulary, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    return vocabulary, *_joined(parts)
 
 
 def read_text_bytes(text: bytes) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
-    """The words of a text as `read_text` gives them."""
+    """The words of a text as `read_text` returns them."""
     vocabulary = Vocabulary()
-    parts = list(_tokens(text, vocabulary, learn=True, marks=SKIP))
-    return vocabulary, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    return vocabulary, *_joined(_Reader(vocabulary, learn=True, marks=SKIP).pieces(text))
 
 
 def known_ids(text: bytes, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, places) of a text; a word that the vocabulary does not hold is `UNK`."""
-    parts = list(_tokens(text, vocabulary, learn=False, marks=TAKE))
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    """(ids, positions) of a text; a word outside the vocabulary is `UNK`."""
+    return _joined(_Reader(vocabulary).pieces(text))
+
+
+def _joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    ids, places = zip(*parts, strict=True)
+    return np.concatenate(ids), np.concatenate(places)
 
 
 class Located:
@@ -199,65 +204,65 @@ class Located:
                 yield block
 
 
-def _tokens(
-    text: bytes | Iterable[bytes],
-    vocabulary: Vocabulary,
-    *,
-    learn: bool,
-    marks: int,
-    names: tuple[int, int, int] = (UNK, BOS, EOS),
-    source: Located | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(ids, places) piece by piece: whole sentences, or where words are learned whole words."""
-    held, place_next = b"", 0
-    where = source.path if source else "text"
-    for piece in [text] if isinstance(text, bytes) else text:
-        data = held + piece
-        cut = 1 + (max(map(data.rfind, (b"\n", b" ", b"\t"))) if learn else data.rfind(b"\n"))
-        data, held = data[:cut], data[cut:]
-        if len(held) > LONGEST:
-            raise DataError(f"{where}: {'a word' if learn else 'a line'} of more than {LONGEST >> 20} MB; break it up")
-        if data:
-            ids, place, place_next = _read_words(data, vocabulary, learn, marks, names, source, place_next)
-            yield ids, place
-    if held or place_next:
-        ids, place, _ = _read_words(held + b"\n", vocabulary, learn, marks, names, source, place_next)
-        yield ids, place
+@dataclass
+class _Reader:
+    """Reads text as word ids.
 
+    Attributes:
+        learn: whether new words are added to the vocabulary; else they are the first of `names`.
+        marks: what to do with a word that is one of the model's special tokens.
+        names: the ids of the special tokens <unk>, <s> and </s>.
+        source: the file that the text comes from, for errors.
+    """
 
-def _read_words(
-    data: bytes,
-    vocabulary: Vocabulary,
-    learn: bool,
-    marks: int,
-    names: tuple[int, int, int],
-    source: Located | None,
-    place_next: int,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """(ids, places, place of the word that comes next) of a piece that does not end inside a word."""
-    text = np.frombuffer(data + bytes(PADDING), np.uint8)
-    lines, at, filled = data.count(b"\n"), 0, 0
-    room = len(data) // 5 + 2 * lines + 64
-    ids, place = np.empty(room, np.int32), np.empty(room, np.uint8)
-    while True:
-        status, at, count_, filled, place_next = ngram_text.read_words(
-            text, at, len(data), vocabulary.table, vocabulary.blob, vocabulary.offsets, vocabulary.count, learn, marks,
-            *names, ids, place, filled, place_next,
-        )  # fmt: skip
-        vocabulary.count = int(count_)
-        if status == ngram_text.OK:
-            break
-        if status == ngram_text.MARK:
-            line = (source.line if source else 1) + data.count(b"\n", 0, at)
-            word = re.split(rb"[\0\t\n\r ]", data[at : at + 8])[0].decode("utf-8", "replace")
-            raise DataError(
-                f"{source.path if source else 'text'}:{line}: the word {word} is a mark of the model's own; "
-                "take it out, or pass --skip-symbols"
-            )
-        if filled + 2 > len(ids):
-            ids, place = np.concatenate([ids, np.empty_like(ids)]), np.concatenate([place, np.empty_like(place)])
-        if learn:
-            vocabulary.make_room(data, at)
-    if source:
-        source.line += lines
-    return ids[:filled], place[:filled], int(place_next)
+    vocabulary: Vocabulary
+    learn: bool = False
+    marks: int = TAKE
+    names: tuple[int, int, int] = (UNK, BOS, EOS)
+    source: Located | None = None
+    place: int = 0  # of the next word in its sentence
+
+    def pieces(self, text: bytes | Iterable[bytes]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(ids, positions) piece by piece: complete sentences, or where words are learned complete words."""
+        held = b""
+        for piece in [text] if isinstance(text, bytes) else text:
+            data = held + piece
+            cut = 1 + (max(map(data.rfind, (b"\n", b" ", b"\t"))) if self.learn else data.rfind(b"\n"))
+            data, held = data[:cut], data[cut:]
+            if len(held) > LONGEST:
+                path, what = self.source.path if self.source else "text", "a word" if self.learn else "a line"
+                raise DataError(f"{path}: {what} of more than {LONGEST >> 20} MB; break it up")
+            if data:
+                yield self._read(data)
+        if held or self.place:
+            yield self._read(held + b"\n")
+
+    def _read(self, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, positions) of a piece that does not end inside a word."""
+        vocabulary, source = self.vocabulary, self.source
+        text = np.frombuffer(data + bytes(PADDING), np.uint8)
+        lines, at, filled = data.count(b"\n"), 0, 0
+        room = len(data) // 5 + 2 * lines + 64
+        ids, place = np.empty(room, np.int32), np.empty(room, np.uint8)
+        while True:
+            status, at, count_, filled, self.place = ngram_text.read_words(
+                text, at, len(data), vocabulary.table, vocabulary.blob, vocabulary.offsets, vocabulary.count,
+                self.learn, self.marks, *self.names, ids, place, filled, self.place,
+            )  # fmt: skip
+            vocabulary.count = int(count_)
+            if status == ngram_text.OK:
+                break
+            if status == ngram_text.MARK:
+                line = (source.line if source else 1) + data.count(b"\n", 0, at)
+                word = re.split(rb"[\0\t\n\r ]", data[at : at + 8])[0].decode("utf-8", "replace")
+                raise DataError(
+                    f"{source.path if source else 'text'}:{line}: the word {word} is one of the model's special words; "
+                    "take it out, or pass --skip-symbols"
+                )
+            if filled + 2 > len(ids):
+                ids, place = np.concatenate([ids, np.empty_like(ids)]), np.concatenate([place, np.empty_like(place)])
+            if self.learn:
+                vocabulary.make_room(data, at)
+        if source:
+            source.line += lines
+        return ids[:filled], place[:filled]

@@ -59,7 +59,7 @@ class LayerNorm(nn.Module):
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """The formula as it stands: (..., D), (D,), (D,) -> (..., D)."""
+    """The plain formula: (..., D), (D,), (D,) -> (..., D)."""
     y = upcast(x)
     centred = y - y.mean(-1, keepdim=True)
     return (centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() * weight + bias).to(x.dtype)

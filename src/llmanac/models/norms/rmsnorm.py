@@ -61,7 +61,7 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The formula as it stands: (..., D), (D,) -> (..., D)."""
+    """The plain formula: (..., D), (D,) -> (..., D)."""
     y = upcast(x)
     return (y * (y.square().mean(-1, keepdim=True) + eps).rsqrt() * weight).to(x.dtype)
 

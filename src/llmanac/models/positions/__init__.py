@@ -1,4 +1,4 @@
-"""Position: how a model knows where a token stands. Every hook is the identity until a method overrides it."""
+"""Position: how a model knows the position of a token. Every hook is the identity until a method overrides it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Position(nn.Module):
         return x
 
     def prepare(self, positions: Tensor, dtype: torch.dtype) -> Any:
-        """Whatever `rotate` needs, worked out once a forward pass for all layers."""
+        """What `rotate` needs, computed once per forward pass for all layers."""
         return None
 
     def rotate(self, x: Tensor, prepared: Any) -> Tensor:

@@ -1,47 +1,54 @@
-"""How counts become probabilities: what is taken from n-grams that were seen, and who gets it.
+"""How counts become probabilities: how much is subtracted from seen n-grams, and which n-grams receive it.
 
-A smoothing gives one order at a time, from the counts and the order below:
+A smoothing estimates one order at a time, from the counts and the order below:
 
     p_k(w | h)   for every n-gram hw that was seen         gamma_k(h)   for every context h that was seen
 
-and what was not seen gets gamma_k(h) p_{k-1}(w | h') (`estimate` in `models/ngrams/estimate.py` puts them together).
+and an unseen n-gram gets gamma_k(h) p_{k-1}(w | h') (`estimate` in `models/ngrams/estimate.py` puts them together).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
 from llmanac.core.spec import Spec
-from llmanac.models.ngrams.counts import Counts
+from llmanac.kernels import ngram_count
+from llmanac.models.ngrams.counts import Counts, Level
 
 
-class Smoothing(Protocol):
-    """What a Spec builds.
+class Smoothing:
+    """Base of all smoothings.
 
     Attributes:
-        without_backoff: what follows a context unseen gets gamma(h) / V, whatever shorter contexts say.
-        discounts: what was taken off n-grams by their count, order by order, for those that take something off.
+        without_backoff: a token unseen after a context gets gamma(h) / V; shorter contexts are not used.
+        discounts: what was subtracted from n-grams by their count, order by order, of those that subtract.
     """
 
-    without_backoff: bool
-    discounts: list[list[float]]
+    without_backoff = False
+
+    def __init__(self) -> None:
+        self.discounts: list[list[float]] = []
 
     def level(self, counts: Counts, level: int, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`(p (n,), gamma (n_below,))` in float64 of the n-grams of `counts.levels[level]`.
 
-        lower: p of the level below, (1,) zeros for the first, whose gamma (1,) nobody reads.
+        lower: p of the level below, (1,) zeros for the first, whose gamma (1,) is not used.
         """
+        raise NotImplementedError
+
+
+def totals(level: Level, values: np.ndarray) -> np.ndarray:
+    """(n_below,) float64: the sum of `values` (n,) over the n-grams of each context."""
+    out = np.empty(len(level.starts) - 1)
+    ngram_count.sums_by_owner(level.starts, values, out)
+    return out
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothingSpec(Spec):
-    """`build() -> Smoothing`."""
+    """`build() -> Smoothing`; it needs no dimensions."""
 
     kind: ClassVar[str] = "smoothing"
-
-    def build(self, *args: Any, **dims: Any) -> Any:
-        """It needs no dimensions."""
-        raise NotImplementedError

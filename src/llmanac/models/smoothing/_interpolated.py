@@ -1,27 +1,23 @@
-"""What both Kneser-Ney smoothings share: one step of the interpolation, over continuation counts."""
+"""The base of both Kneser-Ney smoothings: one step of the interpolation, over continuation counts."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from llmanac.kernels import ngram_count
+from llmanac.kernels.ngrams import count as ngram_count
 from llmanac.models.ngrams.counts import Counts
+from llmanac.models.smoothing import Smoothing
 
 
-class Interpolated:
+class Interpolated(Smoothing):
     """p_k(w | h) = (a(h w) - D(a(h w))) / a(h .) + gamma(h) p_{k-1}(w | h'), a the continuation counts.
 
-    gamma(h) = sum_w D(a(h w)) / a(h .) is exactly what was taken; the unigrams are interpolated with the uniform
-    distribution over all tokens that can be predicted.
+    gamma(h) = sum_w D(a(h w)) / a(h .) is exactly the probability subtracted; unigrams are interpolated with the
+    uniform distribution over all tokens that can be predicted.
     """
 
-    without_backoff = False
-
-    def __init__(self) -> None:
-        self.discounts: list[list[float]] = []
-
     def discount(self, counts: np.ndarray) -> np.ndarray:
-        """(4,) what is taken off an n-gram with a continuation count of 0, 1, 2, and 3 or more."""
+        """(4,) what is subtracted from an n-gram with a continuation count of 0, 1, 2, and 3 or more."""
         raise NotImplementedError
 
     def level(self, counts: Counts, level: int, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,9 @@
-"""Add-k (Lidstone; Laplace for k = 1): every n-gram is taken to have been seen k times more than it was.
+"""Add-k (Lidstone; Laplace for k = 1): k is added to the count of every n-gram.
 
     p(w | h) = (c(h w) + k) / (c(h .) + k V)
 
-No shorter context is asked: what was not seen after h is as likely as anything else that was not, and a context that
-was never seen gives 1/V. With a vocabulary of thousands this takes far too much from what was seen; it stands here as
-what the others improve on.
+Shorter contexts are not used: all tokens not seen after h are equally likely, and an unseen context gives 1/V. With a
+vocabulary of thousands this subtracts far too much from what was seen; it is the baseline of the other methods.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Lidstone 1920; Gale & Church 1994.
 """
@@ -18,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.kernels import ngram_count
 from llmanac.models.ngrams.counts import Counts
-from llmanac.models.smoothing import SmoothingSpec
+from llmanac.models.smoothing import Smoothing, SmoothingSpec, totals
 
 CARD = {
     "title": "Add-k smoothing (Lidstone)",
@@ -45,18 +43,17 @@ class Spec(SmoothingSpec):
         return AddK(self.k)
 
 
-class AddK:
+class AddK(Smoothing):
     """See the module."""
 
     without_backoff = True
 
     def __init__(self, k: float) -> None:
+        super().__init__()
         self.k = k
-        self.discounts: list[list[float]] = []
 
     def level(self, counts: Counts, level: int, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own, size = counts.levels[level], self.k * counts.vocab_size
-        total = np.empty(len(own.starts) - 1)
-        ngram_count.sums_by_owner(own.starts, own.counts, total)
+        total = totals(own, own.counts)
         p = (own.counts + self.k) / (np.repeat(total, np.diff(own.starts)) + size)
         return p, size / (total + size)

@@ -1,14 +1,14 @@
-"""Good-Turing with Katz's back-off: counts below a threshold are lowered to what their neighbours say they are worth.
+"""Good-Turing with Katz's back-off: small counts are replaced by estimates from the counts of counts.
 
     r* = (r + 1) n_{r+1} / n_r          d_r = (r* / r - A) / (1 - A),   A = (K + 1) n_{K+1} / n_1,   1 <= r <= K = 5
     p(w | h) = d_r r / c(h .)  for r = c(h w) > 0 (d_r = 1 above K)
     p(w | h) = gamma(h) p(w | h')  else,   gamma(h) = (1 - sum_seen p(w | h)) / (1 - sum_seen p(w | h'))
 
-n_r is how many n-grams of the order occur r times. The mass taken is what Good and Turing give to all that never
-occurred, n_1 / N; here shorter contexts share it out, at the first order every token that was not seen alike. Where the
-counts of counts do not allow it, K is lowered to the largest that they allow; where none is, half an occurrence is
-taken off every n-gram that occurs at most K times. What cannot be handed on (nothing is unseen) is not taken; a context
-from which nothing was taken counts as one larger, so that what it never saw is not impossible.
+n_r is how many n-grams of the order occur r times. The probability subtracted is what Good and Turing assign to all
+unseen n-grams, n_1 / N; here shorter contexts distribute it, at the first order equally among unseen tokens. Where the
+counts of counts do not allow it, K is lowered to the largest that they allow; if they allow none, 1/2 is subtracted
+from every count up to K. Nothing is subtracted where no token is unseen; a context from which nothing was subtracted
+has its total raised by one, so that unseen tokens are possible after it.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Good 1953; Katz 1987.
 """
@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.kernels import ngram_count
 from llmanac.models.ngrams.counts import Counts
-from llmanac.models.smoothing import SmoothingSpec
+from llmanac.models.smoothing import Smoothing, SmoothingSpec, totals
 from llmanac.models.smoothing._interpolated import counts_of_counts
 
 CARD = {
@@ -50,14 +49,12 @@ class Spec(SmoothingSpec):
         return GoodTuring(self.largest)
 
 
-class GoodTuring:
+class GoodTuring(Smoothing):
     """See the module."""
 
-    without_backoff = False
-
     def __init__(self, largest: int) -> None:
+        super().__init__()
         self.largest = largest
-        self.discounts: list[list[float]] = []
 
     def level(self, counts: Counts, level: int, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own = counts.levels[level]
@@ -67,18 +64,16 @@ class GoodTuring:
         self.discounts.append([float(r - k) for r, k in enumerate(kept) if r])
         left = np.where(own.counts < len(kept), kept[np.minimum(own.counts, len(kept) - 1)], own.counts)
         before = lower[own.suffix] if level else np.zeros(len(own))
-        total, seen, shorter = (np.empty(len(own.starts) - 1) for _ in range(3))
-        for values, out in ((own.counts, total), (left, seen), (before, shorter)):
-            ngram_count.sums_by_owner(own.starts, values, out)
+        total, seen, shorter = (totals(own, values) for values in (own.counts, left, before))
         if level == 0:
             return _unigrams(counts, left, total[0], seen[0]), np.ones(1)
         open_ = 1.0 - shorter
         closed = open_ <= NOTHING  # every token was seen here: what was taken goes back
-        whole = np.where(closed, seen, np.where(total - seen > NOTHING, total, total + 1.0))
-        whole = np.where(total > 0, whole, 1.0)
-        gamma = np.where(closed, 0.0, (whole - seen) / whole / np.where(closed, 1.0, open_))
+        mass = np.where(closed, seen, np.where(total - seen > NOTHING, total, total + 1.0))
+        mass = np.where(total > 0, mass, 1.0)
+        gamma = np.where(closed, 0.0, (mass - seen) / mass / np.where(closed, 1.0, open_))
         gamma = np.where(total > 0, gamma, 1.0)
-        return left / np.repeat(whole, np.diff(own.starts)), gamma
+        return left / np.repeat(mass, np.diff(own.starts)), gamma
 
 
 def _unigrams(counts: Counts, left: np.ndarray, total: float, seen: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Kneser-Ney: one discount taken off every count, and shorter contexts ask in how many places a word is at home.
+"""Kneser-Ney: one discount is subtracted from every count, and shorter contexts count the different contexts of a word.
 
     p_k(w | h) = max(a(h w) - D, 0) / a(h .)  +  D N(h .) / a(h .)  p_{k-1}(w | h')       D = n1 / (n1 + 2 n2)
 

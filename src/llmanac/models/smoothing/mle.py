@@ -1,9 +1,9 @@
-"""Maximum likelihood: relative frequencies, and nothing for what was never seen.
+"""Maximum likelihood: relative frequencies, and 0 for unseen n-grams.
 
     p(w | h) = c(h w) / c(h .)
 
 The probabilities under which the training text is most likely. What did not occur in a context h that did gets 0
-(written as 10^-99, as ARPA files do); a context that never occurred says nothing, and its shorter one is asked.
+(written as 10^-99, as ARPA files do); for a context that never occurred the shorter one is used.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Jelinek 1976; Jurafsky & Martin, chapter 3.
 """
@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.kernels import ngram_count
 from llmanac.models.ngrams.counts import Counts
-from llmanac.models.smoothing import SmoothingSpec
+from llmanac.models.smoothing import Smoothing, SmoothingSpec, totals
 
 CARD = {
     "title": "Maximum likelihood (no smoothing)",
@@ -35,17 +34,11 @@ class Spec(SmoothingSpec):
         return MaximumLikelihood()
 
 
-class MaximumLikelihood:
+class MaximumLikelihood(Smoothing):
     """See the module."""
-
-    without_backoff = False
-
-    def __init__(self) -> None:
-        self.discounts: list[list[float]] = []
 
     def level(self, counts: Counts, level: int, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own = counts.levels[level]
-        total = np.empty(len(own.starts) - 1)
-        ngram_count.sums_by_owner(own.starts, own.counts, total)
+        total = totals(own, own.counts)
         p = own.counts / np.maximum(np.repeat(total, np.diff(own.starts)), 1.0)
         return p, (total == 0).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Blocks of a few tokens for all layers of a model: who holds them, and which are found again by their tokens.
+"""Blocks of a few tokens for all layers of a model: which rows hold them, and which can be found by their tokens.
 
 A block is counted by how many rows hold it. A full one may be registered under the hash of its tokens and of all tokens
 before them; it outlives its rows, idle, until a row with the same beginning takes it up again or the room is needed:
@@ -26,7 +26,7 @@ from llmanac.models.state.kv import KVCache
 
 BLOCK_TOKENS = 16
 SMALLEST = 8  # blocks of a first allocation
-ZEROS = 0  # a block of zeros that pads the tables; nobody writes to it
+ZEROS = 0  # a block of zeros that pads the tables; it is never written to
 
 
 def pageable(state: Any) -> bool:
@@ -102,10 +102,10 @@ class BlockPool:
         self.block_bytes = sum(store.nbytes for store in self._stores())
         self.most = None if budget is None else budget // max(1, self.block_bytes)  # blocks that the budget allows
         self.evictions = 0
-        self.lock = threading.RLock()  # whoever steps a model with this pool holds it; so does a state that ends
+        self.lock = threading.RLock()  # held while a model is stepped with this pool, and while a state is closed
         self._holders = [1]  # by block; the block of zeros is always held
         self._free: list[int] = []
-        self._idle: OrderedDict[int, None] = OrderedDict()  # registered, held by nobody; least recently used first
+        self._idle: OrderedDict[int, None] = OrderedDict()  # registered, not held; least recently used first
         self._found: dict[bytes, int] = {}  # digest -> block
         self._digests: dict[int, bytes] = {}  # block -> digest
 
@@ -159,7 +159,7 @@ class BlockPool:
             heapq.heapify(self._free)
 
     def trim(self) -> None:
-        """Give memory back once at most a quarter of it is needed, or it is more than the budget and need not be.
+        """Free memory once at most a quarter of it is needed, or it exceeds the budget and need not.
 
         Idle blocks move to make room.
         """
@@ -207,7 +207,7 @@ class BlockPool:
         if taken:
             index = torch.tensor(taken, device=self.device)
             for store in self._stores():
-                store.index_fill_(0, index, 0)  # what stood there is gone; a NaN would spoil even a masked product
+                store.index_fill_(0, index, 0)  # old contents are cleared: a NaN would spoil even a masked product
         return taken
 
     def hold(self, blocks: Sequence[int]) -> None:

@@ -7,7 +7,7 @@
 e is the label smoothing, w a weight a class. The slope of nll_i is softmax(z_i) - 1[c = y].
 
 The fused form takes the hidden states and the head, z = h W^T + b, and never holds the (N, C) scores: `nll` comes chunk
-by chunk from `kernels/cross_entropy.py`, and smoothing needs none either, since the sum of a row's scores is itself a
+by chunk from `kernels/nn/cross_entropy.py`, and smoothing needs none either: the sum of a row's scores is itself a
 product, sum_c w_c z_ic = h_i . (sum_c w_c W_c) + sum_c w_c b_c.
 
 Papers: Bridle 1990 for softmax with cross-entropy; Szegedy et al. 2016 (https://arxiv.org/abs/1512.00567), section 7,
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE
-from llmanac.kernels.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.objectives.losses import Loss, LossSpec, Reduction
 
 CARD = {
@@ -74,8 +74,8 @@ class CrossEntropy(Loss):
         if logits.ndim == 0:
             raise SpecError("cross-entropy: logits need a dimension of classes")
         if logits.ndim == 1:
-            values, share = self._rows(logits[None], targets[None], weight)
-            return self._reduce(values, share, targets.shape if not targets.is_floating_point() else ())
+            values, counts = self._rows(logits[None], targets[None], weight)
+            return self._reduce(values, counts, targets.shape if not targets.is_floating_point() else ())
         rows = logits.movedim(1, -1).flatten(0, -2)
         if targets.is_floating_point():
             if targets.shape != logits.shape:
@@ -83,14 +83,14 @@ class CrossEntropy(Loss):
                     f"cross-entropy: probabilities {tuple(targets.shape)} must have the logits' shape "
                     f"{tuple(logits.shape)}"
                 )
-            values, share = self._rows(rows, targets.movedim(1, -1).flatten(0, -2), weight)
+            values, counts = self._rows(rows, targets.movedim(1, -1).flatten(0, -2), weight)
         else:
             if targets.shape != (logits.shape[0], *logits.shape[2:]):
                 raise SpecError(
                     f"cross-entropy: targets {tuple(targets.shape)} do not fit logits {tuple(logits.shape)}"
                 )
-            values, share = self._rows(rows, targets.flatten(), weight)
-        return self._reduce(values, share, (logits.shape[0], *logits.shape[2:]))
+            values, counts = self._rows(rows, targets.flatten(), weight)
+        return self._reduce(values, counts, (logits.shape[0], *logits.shape[2:]))
 
     def fused(
         self, hidden: Tensor, head: Tensor, targets: Tensor, *, bias: Tensor | None = None, weight: Tensor | None = None
@@ -114,19 +114,21 @@ class CrossEntropy(Loss):
             return total if spec.reduction == "sum" else total / kept.sum()
         nll = fused_cross_entropy(hidden, head, targets, bias=bias, chunk=spec.chunk, reduction="none")
         safe = targets.masked_fill(~kept, 0)
-        share = _class_weights(weight, classes, nll)[safe] * kept
+        counts = _class_weights(weight, classes, nll)[safe] * kept
         if not spec.label_smoothing:
-            return self._reduce(share * nll, share, targets.shape)
+            return self._reduce(counts * nll, counts, targets.shape)
         dtype = nll.dtype
-        wide = hidden.to(dtype)
-        right = (wide * head[safe].to(dtype)).sum(1)
+        exact = hidden.to(dtype)
+        right = (exact * head[safe].to(dtype)).sum(1)
         each = _class_weights(weight, classes, nll)
-        others = wide @ (each @ head.to(dtype))
+        others = exact @ (each @ head.to(dtype))
         if bias is not None:
             right = right + bias.to(dtype)[safe]
             others = others + (each * bias.to(dtype)).sum()
         smooth = (each.sum() * (nll + right) - others) * kept / classes
-        return self._reduce((1 - spec.label_smoothing) * share * nll + spec.label_smoothing * smooth, share, nll.shape)
+        return self._reduce(
+            (1 - spec.label_smoothing) * counts * nll + spec.label_smoothing * smooth, counts, nll.shape
+        )
 
     def _rows(self, logits: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """(values (N,), what each row counts in the mean (N,)) of logits (N, C)."""
@@ -141,20 +143,20 @@ class CrossEntropy(Loss):
         if len(safe) and (int(safe.min()) < 0 or int(safe.max()) >= classes):
             wrong = safe[(safe < 0) | (safe >= classes)][0]
             raise SpecError(f"targets: {int(wrong)} is no class below {classes}, nor ignore_index {spec.ignore_index}")
-        share = each[safe] * kept
+        counts = each[safe] * kept
         nll = log_sums - logits.gather(1, safe[:, None])[:, 0]
         if weight is None and not spec.label_smoothing:
-            return torch.where(kept, nll, 0.0), share
-        values = torch.where(kept, share * nll, 0.0)
+            return torch.where(kept, nll, 0.0), counts
+        values = torch.where(kept, counts * nll, 0.0)
         if spec.label_smoothing:
             smooth = torch.where(kept, (each * (log_sums[:, None] - logits)).sum(1) / classes, 0.0)
             values = (1 - spec.label_smoothing) * values + spec.label_smoothing * smooth
-        return values, share
+        return values, counts
 
-    def _reduce(self, values: Tensor, share: Tensor, shape: Any) -> Tensor:
+    def _reduce(self, values: Tensor, counts: Tensor, shape: Any) -> Tensor:
         if self.spec.reduction == "none":
             return values.reshape(shape)
-        return values.sum() if self.spec.reduction == "sum" else values.sum() / share.sum()
+        return values.sum() if self.spec.reduction == "sum" else values.sum() / counts.sum()
 
     def outputs(self, classes: int) -> int:
         """One score a class."""

@@ -1,4 +1,4 @@
-"""Optimizers: each updates parameters in groups by role, and its whole state is tensors by name (never a pickle)."""
+"""Optimizers: each updates parameters in groups by role, and its state is tensors by name (never a pickle)."""
 
 from __future__ import annotations
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+from collections.abc import Sequence
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from llmanac.train.optimizers._base import Coefficients
 
 PIECE = 1 << 16  # elements a thread takes at a time
 
@@ -35,33 +38,14 @@ def takes(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and tensor.is_contiguous()
 
 
-def one_pass(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    means: list[Tensor],
-    squares: list[Tensor],
-    *,
-    keep: float,
-    beta1: float,
-    beta2: float,
-    size: float,
-    root: float,
-    eps: float,
-    scale: float,
-) -> None:
-    """Update contiguous CPU tensors in place; see `adamw.py` for the formula.
-
-    Args:
-        keep: 1 - lr * weight decay.
-        size: lr / (1 - beta1^t).
-        root: sqrt(1 - beta2^t).
-        scale: what gradients are multiplied by first.
-    """
+def one_pass(tensors: Sequence[list[Tensor]], c: Coefficients) -> None:
+    """Update contiguous CPU parameters, means and squares in place; `tensors` as in `adamw.foreach`."""
+    constants = (c.keep, c.beta1, 1 - c.beta1, c.beta2, 1 - c.beta2, c.size, c.root, c.eps, c.scale)
     pieces = []
-    for tensors in zip(parameters, gradients, means, squares, strict=True):
-        flat = [t.detach().contiguous().view(-1).numpy() for t in tensors]
+    for row in zip(*tensors, strict=True):
+        flat = [t.detach().contiguous().view(-1).numpy() for t in row]
         kind = flat[0].dtype.type
-        numbers = [kind(x) for x in (keep, beta1, 1 - beta1, beta2, 1 - beta2, size, root, eps, scale)]
+        numbers = [kind(x) for x in constants]
         for start in range(0, flat[0].size, PIECE):
             pieces.append(([array[start : start + PIECE] for array in flat], numbers))
     threads = torch.get_num_threads()
@@ -70,8 +54,8 @@ def one_pass(
             _adamw(*arrays, *numbers)
         return
 
-    def share(first: int) -> None:
+    def update(first: int) -> None:
         for arrays, numbers in pieces[first::threads]:
             _adamw(*arrays, *numbers)
 
-    list(_pool(threads).map(share, range(threads)))
+    list(_pool(threads).map(update, range(threads)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,13 @@ def parameter_roles(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
     return out
 
 
+def parameters_of(model: nn.Module | None, parameters: Parameters | None) -> Parameters:
+    """Those given, else all of the model's. Raises SpecError for neither."""
+    if parameters is None and model is None:
+        raise SpecError("optimizer: build needs a model or parameters")
+    return parameter_roles(model) if model is not None and parameters is None else parameters or ()
+
+
 @dataclass
 class Group:
     """Parameters that share a rule, a learning rate and a weight decay."""
@@ -58,6 +65,25 @@ class Group:
     parameters: list[nn.Parameter]
     lr: float
     weight_decay: float
+
+
+class Coefficients(NamedTuple):
+    """The numbers of one AdamW step.
+
+    Attributes:
+        keep: 1 - lr * weight decay.
+        size: lr / (1 - beta1^t).
+        root: sqrt(1 - beta2^t).
+        scale: what gradients are multiplied by first.
+    """
+
+    keep: float
+    beta1: float
+    beta2: float
+    size: float
+    root: float
+    eps: float
+    scale: float
 
 
 class Optimizer:

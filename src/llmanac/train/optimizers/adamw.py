@@ -18,6 +18,7 @@ Papers: Kingma and Ba 2015 (https://arxiv.org/abs/1412.6980), Algorithm 1; Loshc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +27,15 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.train.optimizers import OptimizerSpec
-from llmanac.train.optimizers._base import Group, Optimizer, Parameters, check_fraction, check_positive, parameter_roles
+from llmanac.train.optimizers._base import (
+    Coefficients,
+    Group,
+    Optimizer,
+    Parameters,
+    check_fraction,
+    check_positive,
+    parameters_of,
+)
 
 CARD = {
     "title": "AdamW",
@@ -65,10 +74,7 @@ class Spec(OptimizerSpec):
 
     def build(self, *, model: nn.Module | None = None, parameters: Parameters | None = None, **dims: Any) -> AdamW:
         """AdamW over a model's trainable parameters, or over those given as (name, tensor, role)."""
-        if parameters is None:
-            if model is None:
-                raise SpecError("optimizer: build needs a model or parameters")
-            parameters = parameter_roles(model)
+        parameters = parameters_of(model, parameters)
         return AdamW(self, groups(parameters, self.lr, self.embedding_lr, self.weight_decay, self.decay))
 
 
@@ -105,74 +111,48 @@ class AdamW(Optimizer):
         gradients = [p.grad for p in parameters if p.grad is not None]
         means = [self.buffer("mean", n, p) for n, p in zip(names, parameters, strict=True)]
         squares = [self.buffer("square", n, p) for n, p in zip(names, parameters, strict=True)]
-        numbers = {
-            "keep": 1 - lr * group.weight_decay,
-            "beta1": spec.beta1,
-            "beta2": spec.beta2,
-            "size": lr / (1 - spec.beta1**step),
-            "root": (1 - spec.beta2**step) ** 0.5,
-            "eps": spec.eps,
-            "scale": scale,
-        }
+        c = Coefficients(
+            keep=1 - lr * group.weight_decay, beta1=spec.beta1, beta2=spec.beta2, size=lr / (1 - spec.beta1**step),
+            root=(1 - spec.beta2**step) ** 0.5, eps=spec.eps, scale=scale,
+        )  # fmt: skip
         tensors: list[list[Tensor]] = [list(parameters), gradients, means, squares]
         if spec.form == "torch":
-            _torch_kernel(*tensors, lr=lr, decay=group.weight_decay, step=step, **numbers)
+            _torch_kernel(tensors, c, lr=lr, decay=group.weight_decay, step=step)
         elif spec.form == "foreach":
-            foreach(*tensors, **numbers)
+            foreach(tensors, c)
         else:
             from llmanac.train.optimizers import _adamw_kernel as kernel
 
             if all(kernel.takes(t) for t in parameters):
-                kernel.one_pass(*tensors, **numbers)
+                kernel.one_pass(tensors, c)
             elif spec.form == "one-pass":
                 raise SpecError(
                     "optimizer.form: one-pass needs contiguous float32 or float64 parameters on the CPU; use auto"
                 )
             else:
-                foreach(*tensors, **numbers)
+                foreach(tensors, c)
 
 
-def foreach(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    means: list[Tensor],
-    squares: list[Tensor],
-    *,
-    keep: float,
-    beta1: float,
-    beta2: float,
-    size: float,
-    root: float,
-    eps: float,
-    scale: float,
-) -> None:
-    """The plain form, whole tensors at a time; arguments as in `_adamw_kernel.one_pass`."""
-    scaled = gradients if scale == 1.0 else torch._foreach_mul(gradients, scale)
-    torch._foreach_mul_(means, beta1)
-    torch._foreach_add_(means, scaled, alpha=1 - beta1)
-    torch._foreach_mul_(squares, beta2)
-    torch._foreach_addcmul_(squares, scaled, scaled, value=1 - beta2)
+def foreach(tensors: Sequence[list[Tensor]], c: Coefficients) -> None:
+    """The plain form, one operation for all tensors; the same as `_adamw_kernel.one_pass`."""
+    parameters, gradients, means, squares = tensors
+    scaled = gradients if c.scale == 1.0 else torch._foreach_mul(gradients, c.scale)
+    torch._foreach_mul_(means, c.beta1)
+    torch._foreach_add_(means, scaled, alpha=1 - c.beta1)
+    torch._foreach_mul_(squares, c.beta2)
+    torch._foreach_addcmul_(squares, scaled, scaled, value=1 - c.beta2)
     below = torch._foreach_sqrt(squares)
-    torch._foreach_div_(below, root)
-    torch._foreach_add_(below, eps)
-    torch._foreach_mul_(parameters, keep)
-    torch._foreach_addcdiv_(parameters, means, below, value=-size)
+    torch._foreach_div_(below, c.root)
+    torch._foreach_add_(below, c.eps)
+    torch._foreach_mul_(parameters, c.keep)
+    torch._foreach_addcdiv_(parameters, means, below, value=-c.size)
 
 
-def _torch_kernel(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    means: list[Tensor],
-    squares: list[Tensor],
-    *,
-    lr: float,
-    decay: float,
-    step: int,
-    **numbers: float,
-) -> None:
-    scaled = gradients if numbers["scale"] == 1.0 else torch._foreach_mul(gradients, numbers["scale"])
+def _torch_kernel(tensors: Sequence[list[Tensor]], c: Coefficients, *, lr: float, decay: float, step: int) -> None:
+    parameters, gradients, means, squares = tensors
+    scaled = gradients if c.scale == 1.0 else torch._foreach_mul(gradients, c.scale)
     steps = [torch.tensor(float(step), device=p.device) for p in parameters]
     torch._fused_adamw_(
-        parameters, scaled, means, squares, [], steps, lr=lr, beta1=numbers["beta1"], beta2=numbers["beta2"],
-        weight_decay=decay, eps=numbers["eps"], amsgrad=False, maximize=False,
+        parameters, scaled, means, squares, [], steps, lr=lr, beta1=c.beta1, beta2=c.beta2,
+        weight_decay=decay, eps=c.eps, amsgrad=False, maximize=False,
     )  # fmt: skip

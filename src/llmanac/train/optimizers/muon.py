@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from llmanac.core.device import bfloat16_is_faster
 from llmanac.core.errors import SpecError
 from llmanac.train.optimizers import OptimizerSpec
-from llmanac.train.optimizers._base import Group, Parameters, check_fraction, check_positive, parameter_roles
+from llmanac.train.optimizers._base import Group, Parameters, check_fraction, check_positive, parameters_of
 from llmanac.train.optimizers.adamw import AdamW, Form, groups
 
 CARD = {
@@ -81,10 +81,7 @@ class Spec(OptimizerSpec):
 
     def build(self, *, model: nn.Module | None = None, parameters: Parameters | None = None, **dims: Any) -> Muon:
         """Muon over a model's trainable parameters, or over those given as (name, tensor, role)."""
-        if parameters is None:
-            if model is None:
-                raise SpecError("optimizer: build needs a model or parameters")
-            parameters = parameter_roles(model)
+        parameters = parameters_of(model, parameters)
         muon = [(n, p) for n, p, role in parameters if role == "matrix" and p.ndim <= 3]
         names = {n for n, _ in muon}
         rest = groups([row for row in parameters if row[0] not in names], self.embedding_lr, None, 0.0, "matrices")

@@ -1,0 +1,1 @@
+"""Applications: what is written on the library, one package each."""

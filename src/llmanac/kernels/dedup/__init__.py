@@ -1,0 +1,1 @@
+"""Duplicates and overlap: MinHash signatures, suffix arrays, shared n-grams."""

@@ -1,0 +1,1 @@
+"""Counts and cuts of documents: tags, lines, quality signals, features."""

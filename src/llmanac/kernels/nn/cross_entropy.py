@@ -1,0 +1,233 @@
+"""Cross-entropy of a linear head without its logits: values and gradients chunk by chunk.
+
+    nll_i = log sum_v exp(h_i . w_v + b_v) - (h_i . w_y + b_y)        h (N, D), w (V, D), y (N,)
+
+The logits (N, V) dominate the memory of a small model; here at most `chunk` rows of them exist at a time. For a sum the
+gradients are made in the same pass, since the slope with respect to a logit, p - 1[v = y], needs only what is there
+already. For values a row (`reduction="none"`) the slopes depend on what comes from above, so the backward pass computes
+each chunk again. Places whose target is IGNORE are left out before the product with the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import LlmanacError
+from llmanac.core.types import IGNORE
+
+CHUNK_ELEMENTS = 1 << 21  # logits held at a time
+PIECE_ROWS = 2048
+CHUNK_ROWS = (256, 4096)  # below 256 rows, adding each chunk's gradient to the weight's costs more than making it
+
+
+@torch.compiler.disable  # its loop and its selection of rows are nothing that a compiler improves
+def fused_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    chunk: int | None = None,
+    reduction: Literal["sum", "none"] = "sum",
+    mixture: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Negative log-likelihood in nats of `targets` under softmax(hidden @ weight^T + bias).
+
+    Args:
+        hidden: (N, D); products are computed in its dtype (under autocast in autocast's), sums in float32 at least.
+        weight: (V, D); bias: (V,) or None.
+        targets: (N,) integers below V, or IGNORE.
+        chunk: rows of logits held at a time; by default what makes 2^21 logits, at least 256.
+        reduction: the sum () or each row's value (N,), 0 where the target is IGNORE.
+        mixture: (a, b), each (N,): the target's log-probability becomes log(exp(a + log p) + exp(b)), how a pointer
+            head joins what it copies (b) with the vocabulary (a is the log of its probability).
+
+    Raises:
+        LlmanacError: a target that is neither IGNORE nor below V, or shapes that do not fit.
+    """
+    if hidden.ndim != 2 or targets.shape != hidden.shape[:1] or weight.shape[1:] != hidden.shape[1:]:
+        raise LlmanacError(
+            f"cross-entropy: hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)} and targets "
+            f"{tuple(targets.shape)} must be (N, D), (V, D) and (N,)"
+        )
+    if torch.is_autocast_enabled(hidden.device.type):
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    rows = (targets != IGNORE).nonzero().squeeze(1)
+    everything = len(rows) == len(targets)
+    kept = targets if everything else targets[rows]
+    if len(kept) and (int(kept.min()) < 0 or int(kept.max()) >= len(weight)):
+        wrong = kept[(kept < 0) | (kept >= len(weight))][0]
+        raise LlmanacError(f"targets: {int(wrong)} is not a token id below {len(weight)}, nor IGNORE ({IGNORE})")
+    if not everything:
+        hidden = hidden.index_select(0, rows)
+        mixture = None if mixture is None else (mixture[0][rows], mixture[1][rows])
+    if not torch.is_grad_enabled():  # needs_input_grad is set even where no gradient will be computed
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    gate, other = (None, None) if mixture is None else mixture
+    size = chunk or min(max(CHUNK_ELEMENTS // len(weight), CHUNK_ROWS[0]), CHUNK_ROWS[1])
+    with torch.autocast(hidden.device.type, enabled=False):
+        if reduction == "sum":
+            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size)
+            return total
+        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size)
+    if everything:
+        return values
+    return values.new_zeros(targets.shape).index_copy(0, rows, values)
+
+
+def _upcast(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class _Chunks:
+    """The forward pass over chunks of rows, and the gradients of one chunk."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, size: int) -> None:
+        self.hidden, self.targets, self.size = hidden, targets, size
+        self.weight = weight.to(hidden.dtype)
+        self.bias = None if bias is None else bias.to(_upcast(hidden.dtype))
+        self.shape, self.dtype = weight.shape, _upcast(hidden.dtype)
+        # every chunk is worked out in the same memory: one of these is the largest tensor of a small model's step
+        rows = min(size, len(hidden))
+        self.products = hidden.new_empty(rows, len(weight))
+        same = self.dtype == hidden.dtype
+        self.logits = self.products if same else hidden.new_empty(rows, len(weight), dtype=self.dtype)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """For each chunk: its rows, exp(logits - max) which the caller may overwrite, their sum, and the values."""
+        for first in range(0, len(self.hidden), self.size):
+            rows = slice(first, min(first + self.size, len(self.hidden)))
+            count = rows.stop - rows.start
+            products, logits = self.products[:count], self.logits[:count]
+            torch.mm(self.hidden[rows], self.weight.t(), out=products)
+            if logits.dtype != products.dtype:
+                logits.copy_(products)
+            if self.bias is not None:
+                logits += self.bias
+            logits -= logits.amax(dim=1, keepdim=True)
+            hit = logits.gather(1, self.targets[rows, None]).squeeze(1)
+            exponentials = logits.exp_()
+            sums = exponentials.sum(dim=1)
+            yield rows, exponentials, sums, sums.log() - hit
+
+    def slopes(self, rows: slice, exponentials: Tensor, sums: Tensor, scale: Tensor | None) -> Tensor:
+        """d(sum of scale * value) / d logits, in the dtype of the products; valid until the next chunk."""
+        factor = sums.reciprocal() if scale is None else scale / sums
+        slopes = exponentials.mul_(factor[:, None])
+        minus = -slopes.new_ones(len(sums)) if scale is None else -scale
+        slopes.scatter_add_(1, self.targets[rows, None], minus[:, None])
+        products = self.products[: len(slopes)]
+        return slopes if slopes.dtype == products.dtype else products.copy_(slopes)
+
+
+class _Grads:
+    """Gradients with respect to hidden, weight and bias, filled chunk by chunk."""
+
+    def __init__(self, chunks: _Chunks, wanted: tuple[bool, bool, bool]) -> None:
+        self.chunks = chunks
+        dtype, device = chunks.dtype, chunks.hidden.device
+        self.hidden = torch.empty_like(chunks.hidden) if wanted[0] else None
+        self.weight = torch.zeros(chunks.shape, dtype=dtype, device=device) if wanted[1] else None
+        self.bias = torch.zeros(chunks.shape[0], dtype=dtype, device=device) if wanted[2] else None
+
+    def add(self, rows: slice, slopes: Tensor) -> None:
+        if self.hidden is not None:
+            torch.mm(slopes, self.chunks.weight, out=self.hidden[rows])
+        if self.weight is not None:
+            if slopes.dtype == self.weight.dtype:
+                self.weight.addmm_(slopes.t(), self.chunks.hidden[rows])
+            else:
+                product = slopes.t() @ self.chunks.hidden[rows]
+                # a piece at a time: adding bfloat16 to float32 first makes a float32 copy of what is added
+                for own, piece in zip(self.weight.split(PIECE_ROWS), product.split(PIECE_ROWS), strict=True):
+                    own += piece
+        if self.bias is not None:
+            self.bias += slopes.sum(dim=0, dtype=self.bias.dtype)
+
+
+def _mixed(values: Tensor, gate: Tensor | None, other: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The mixture's values, and how much of each target's probability the vocabulary carries."""
+    if gate is None or other is None:
+        return values, None
+    total = torch.logaddexp(gate - values, other)
+    return -total, (gate - values - total).exp()
+
+
+def _mixture_gradients(carried: Tensor | None, above: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    if carried is None:
+        return None, None
+    return -carried * above, (carried - 1) * above
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
+        other: Tensor | None, size: int,
+    ) -> Tensor:  # fmt: skip
+        chunks = _Chunks(hidden, weight, bias, targets, size)
+        wanted = ctx.needs_input_grad[:3]
+        grads = _Grads(chunks, wanted)
+        total = torch.zeros((), dtype=chunks.dtype, device=hidden.device)
+        carried = None if gate is None else torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
+        for rows, exponentials, sums, values in chunks:
+            part = None if gate is None else gate[rows]
+            values, weights = _mixed(values, part, None if other is None else other[rows])
+            total += values.sum()
+            if carried is not None and weights is not None:
+                carried[rows] = weights
+            if any(wanted):
+                grads.add(rows, chunks.slopes(rows, exponentials, sums, weights))
+        ctx.spent = False
+        ctx.save_for_backward(grads.hidden, grads.weight, grads.bias, carried)
+        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (above,) = grads
+        if ctx.spent:
+            raise LlmanacError('cross-entropy: a sum runs backward once; use reduction="none" to do so again')
+        ctx.spent = True
+        hidden, weight, bias, carried = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        # in place: a second copy of the weight's gradient would cost as much as the head itself
+        hidden = None if hidden is None else hidden.mul_(above)
+        weight = None if weight is None else weight.mul_(above).to(weight_dtype)
+        bias = None if bias is None else bias.mul_(above).to(bias_dtype)
+        gate, other = _mixture_gradients(carried, above)
+        return hidden, weight, bias, None, gate, other, None
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
+        other: Tensor | None, size: int,
+    ) -> Tensor:  # fmt: skip
+        chunks = _Chunks(hidden, weight, bias, targets, size)
+        values = torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
+        for rows, _, _, part in chunks:
+            values[rows] = part
+        ctx.size = size
+        values, carried = _mixed(values, gate, other)
+        ctx.save_for_backward(hidden, weight, bias, targets, carried)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (above,) = grads
+        hidden, weight, bias, targets, carried = ctx.saved_tensors
+        chunks = _Chunks(hidden, weight, bias, targets, ctx.size)
+        found = _Grads(chunks, ctx.needs_input_grad[:3])
+        scale = above.to(chunks.dtype) if carried is None else above.to(chunks.dtype) * carried
+        for rows, exponentials, sums, _ in chunks:
+            found.add(rows, chunks.slopes(rows, exponentials, sums, scale[rows]))
+        gate, other = _mixture_gradients(carried, above)
+        bias_grad = None if found.bias is None else found.bias.to(bias.dtype)
+        weight_grad = None if found.weight is None else found.weight.to(weight.dtype)
+        return found.hidden, weight_grad, bias_grad, None, gate, other, None

@@ -1,0 +1,1 @@
+"""SentencePiece models: normalization, tries, Viterbi paths, merges, sampling, training."""

@@ -1,0 +1,61 @@
+"""What the trained language models have in common: initial weights, devices and dtypes, checks of a batch."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.rng import parameter_generator
+from llmanac.models._layers import Embedding
+
+
+class TrainedModel(nn.Module):
+    """A model of `vocab_size` tokens.
+
+    Attributes:
+        compute_dtype: what activations are computed in, None for the weights' own dtype; settable. Weights keep their
+            dtype; norms, softmax and losses are computed in float32 at least.
+        generation: what generation_config.json holds (bos_token_id, eos_token_id, ...).
+    """
+
+    def __init__(self, spec: Any, vocab_size: int) -> None:
+        super().__init__()
+        if vocab_size < 1:
+            raise SpecError(f"vocab_size: {vocab_size} must be at least 1")
+        self.spec, self.vocab_size = spec, vocab_size
+        self.compute_dtype: torch.dtype | None = None
+        self.generation: dict[str, Any] = {}
+
+    @property
+    def embedding(self) -> Embedding:
+        """The embedding of tokens."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What activations are computed in."""
+        return self.compute_dtype or self.embedding.weight.dtype
+
+    def initialise(self, seed: int) -> Self:
+        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
+        for name, parameter in self.named_parameters():
+            owner, _, own = name.rpartition(".")
+            module: Any = self.get_submodule(owner)
+            module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+        return self
+
+    def parameter_count(self) -> int:
+        """Numbers that are trained; a tied matrix counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def wrong_id(self, ids: Tensor) -> RequestError:
+        """The error for ids outside the vocabulary."""
+        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
+        return RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}")

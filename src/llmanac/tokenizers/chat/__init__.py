@@ -1,0 +1,1 @@
+"""Chat templates: Jinja that is rendered in a helper process, and which characters the assistant wrote."""

@@ -1,0 +1,1 @@
+"""Hugging Face's files: `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`."""
