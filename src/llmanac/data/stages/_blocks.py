@@ -30,7 +30,7 @@ class BlockWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> BlockWriter:
-        self._handle = self._stack.enter_context(atomic_file(self.path))
+        self._handle = self._stack.enter_context(atomic_file(self.path, durable=False))
         return self
 
     def add(self, **arrays: np.ndarray) -> None:

@@ -78,7 +78,7 @@ def write_drops(paths: Sequence[Path], positions: Positions, drops: Iterable[tup
     drop = next(waiting, None)
     for shard, path in zip(range(len(positions.readers)), paths, strict=True):
         start, stop = int(positions.shards[shard]), int(positions.shards[shard + 1])
-        with atomic_file(path) as handle:
+        with atomic_file(path, durable=False) as handle:
             handle.write(decision_line({"documents": stop - start}))
             while drop is not None and drop[0] < stop:
                 handle.write(decision_line({"document": drop[0] - start} | drop[1]))

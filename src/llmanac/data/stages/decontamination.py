@@ -121,7 +121,7 @@ class Decontamination(CorpusStage):
         with opened(summaries) as readers:
             ignored = self._ignored(readers)
             for reader, path in zip(readers, decisions, strict=True):
-                with atomic_file(path) as handle:
+                with atomic_file(path, durable=False) as handle:
                     handle.write(decision_line({"documents": reader.facts["documents"]}))
                     for number, ranges, items in self._documents(reader, ignored):
                         found.update(items)
