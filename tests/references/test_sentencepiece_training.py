@@ -34,7 +34,7 @@ def library(lines, **choices):
 
 
 def in_library(tokenizer):
-    return sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model.source)
+    return sentencepiece.SentencePieceProcessor(model_proto=spm.written(tokenizer.model))
 
 
 def bits_per_byte(model, lines):
