@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from llmanac.core.spec import Spec
-from llmanac.kernels import ngram_count
+from llmanac.kernels.ngrams import count as ngram_count
 from llmanac.models.ngrams.counts import Counts, Level
 
 
