@@ -245,7 +245,10 @@ class DecodingState:
             RequestError: the two states belong to models of different depth.
         """
         if type(other) is not DecodingState or len(self.layers) != len(other.layers):
-            raise RequestError("state: cannot join states of two models; both must come from the same model")
+            raise RequestError(
+                f"state: cannot join a state of {len(self.layers)} parts with one of {len(other.layers)}; "
+                "both must come from the same model"
+            )
         layers = [None if a is None or b is None else a.join(b) for a, b in zip(self.layers, other.layers, strict=True)]
         return DecodingState(layers, [Row(row.count) for row in (*self.rows, *other.rows)], self.device)
 
