@@ -37,6 +37,7 @@ CARD = {
     "title": "Transformer (encoder-decoder)",
     "paper": "Vaswani et al. 2017, arXiv:1706.03762; Raffel et al. 2019, arXiv:1910.10683",
     "reference": "torch.nn.Transformer",
+    "reads": "source",
     "test": "tests/references/test_encoder_decoder.py::test_encoder_decoder_equals_torch",
 }
 

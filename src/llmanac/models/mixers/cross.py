@@ -27,6 +27,7 @@ CARD = {
     "title": "Cross-attention",
     "paper": "Vaswani et al. 2017, arXiv:1706.03762",
     "reference": "torch.nn.MultiheadAttention",
+    "reads": "source",
     "test": "tests/references/test_encoder_decoder.py::test_cross_attention_equals_torch",
 }
 
