@@ -117,7 +117,10 @@ class AttentionMask:
         if keys is self.keys:
             return self
         assert self.rule is not None
-        return AttentionMask(self.rule, self.queries, keys, causal=False, mask=True)
+        if id(keys) not in self._derived:
+            made = AttentionMask(self.rule, self.queries, keys, causal=False, mask=True)
+            self._derived[id(keys)] = made  # it holds the keys, so that their id stays theirs
+        return self._derived[id(keys)]
 
     @classmethod
     def of_source(cls, real: Tensor, queries: int) -> AttentionMask:

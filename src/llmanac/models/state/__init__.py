@@ -20,7 +20,7 @@ from torch import Tensor
 from llmanac.core.errors import RequestError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SlotMapping:
     """Where the next tokens of a forward pass are stored.
 
@@ -31,6 +31,7 @@ class SlotMapping:
         keys: S, tokens of the longest row with the new ones.
         lengths: (B,) new tokens of each row that are real, or None for all T.
         key_positions: (1, S), the positions of the keys of a cache that holds a row's tokens in order.
+        known: key positions of other caches by their kind, so that layers with equal ones use one tensor and one mask.
     """
 
     offsets: Tensor
@@ -39,6 +40,7 @@ class SlotMapping:
     keys: int
     lengths: Tensor | None
     key_positions: Tensor
+    known: dict[Any, Tensor] = field(default_factory=dict)
 
     def positions(self) -> Tensor:
         """(B, T): positions of the new tokens."""
@@ -169,7 +171,14 @@ class DecodingState:
         longest = max(counts, default=0)
         keys = longest + tokens
         start = longest if min(counts, default=0) == longest else None
-        return SlotMapping(self.lengths, start, tokens, keys, lengths, torch.arange(keys, device=self.device)[None])
+        return SlotMapping(
+            offsets=self.lengths,
+            start=start,
+            tokens=tokens,
+            keys=keys,
+            lengths=lengths,
+            key_positions=torch.arange(keys, device=self.device)[None],
+        )
 
     def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
         """Count `tokens` new tokens a row, or `lengths` (B,) of them where rows were padded."""

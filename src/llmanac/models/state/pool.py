@@ -34,7 +34,7 @@ def pageable(state: Any) -> bool:
     return type(state) is DecodingState and all(x is None or hasattr(x, "growing") for x in state.layers)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PagedSlots(SlotMapping):
     """A `SlotMapping` that knows the blocks too.
 
