@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.types import Bags, Batch
+from llmanac.core.types import Bags, Batch, LossSum
 from llmanac.data.examples import Examples, Form, batch_of
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import BaseObjective
@@ -71,7 +71,7 @@ class Classification(BaseObjective):
             raise DataError("classification: a row has no class, so there is nothing to learn from it")
         return batch_of(rows, self.spec.form)
 
-    def loss(self, model: Any, batch: Batch | Bags) -> tuple[Tensor, int, dict[str, float]]:
+    def loss(self, model: Any, batch: Batch | Bags) -> LossSum:
         """The summed loss, the rows, and how many of them have their highest score in the right place."""
         scores = model(batch)
         classes = batch.targets
@@ -83,7 +83,7 @@ class Classification(BaseObjective):
             total = total + 0.5 * self.spec.l2 * len(classes) * squares
         with torch.no_grad():
             chosen = (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(1)
-            right = float((chosen == classes).sum())
+            right = (chosen == classes).sum()
         return total, len(classes), {"accuracy": right}
 
 

@@ -108,9 +108,9 @@ class SoftmaxAttention(Mixer):
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = linear_all(x, (self.q_proj, self.k_proj, self.v_proj))
-        q = self._place(q.view(batch, length, self.heads, self.head_dim), self.q_norm, context)
-        k = self._place(k.view(batch, length, self.kv_heads, self.head_dim), self.k_norm, context)
-        v = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        q = self._place(q.view(batch, length, -1, self.head_dim), self.q_norm, context)
+        k = self._place(k.view(batch, length, -1, self.head_dim), self.k_norm, context)
+        v = v.view(batch, length, -1, self.head_dim).transpose(1, 2)
         mask, bias = context.mask, context.bias
         if state is not None and context.slots is not None:
             k, v, keys = state.append(context.slots, k, v)
