@@ -1,10 +1,10 @@
 """Transforms: small trained changes of a frozen model's products, chosen by name.
 
-    transform = make_method("adapter", {"name": "lora", "targets": ["q_proj", "v_proj"]}).build(seed=0).apply(model)
-    with transform.disabled():
-        ...                       # the model computes as it did before
-    tensors = transform.state()   # what was trained, by name
-    transform.merge()             # fold it into the weights; or remove() it
+transform = make_method("adapter", {"name": "lora", "targets": ["q_proj", "v_proj"]}).build(seed=0).apply(model)
+with transform.disabled():
+    ...                       # the model computes as it did before
+tensors = transform.state()   # what was trained, by name
+transform.merge()             # fold it into the weights; or remove() it
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Transform:
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Fold it into the weights and remove it. A tied head gets a matrix of its own; the embedding stays as it is."""
+        """Fold it into the weights and remove it. A tied head gets its own matrix; the embedding stays as it is."""
         model = self._applied()
         deltas = {name: part.delta() for name, part in self.parts.items()}
         self.remove()

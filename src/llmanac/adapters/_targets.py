@@ -45,7 +45,7 @@ def _why(pattern: str, modules: dict[str, nn.Module], products: list[str]) -> st
     """What is wrong with a pattern that fits no linear map."""
     for name, module in modules.items():
         if name and pattern != ALL_LINEAR and _fits(pattern, name, module):
-            return f"is {name}, a {type(module).__name__}, which is no linear map; name the layers inside or beside it"
+            return f"is {name} ({type(module).__name__}), which is no linear map; name linear maps, such as q_proj"
     known = list(dict.fromkeys([name.rpartition(".")[2] for name in products] + products))
     near = difflib.get_close_matches(pattern[:200], known, n=3) or known[:8]
     return f"fits no linear map of this model (near: {', '.join(near)})"

@@ -7,7 +7,7 @@ are trained: r (inputs + outputs) numbers in place of inputs x outputs, and no g
 training, s B A is added to W, so that inference costs nothing more. With s = alpha / r the gradients shrink as r grows;
 alpha / sqrt(r) keeps their size. Dropout applies to the x that A reads.
 
-Shapes: x (..., inputs) -> A x (..., r) -> y (..., outputs). Names are PEFT's: `<layer>.lora_A.weight`, `.lora_B.weight`.
+Shapes: x (..., inputs) -> A x (..., r) -> y (..., outputs). Names are PEFT's: `<layer>.lora_A.weight` and `lora_B`.
 Hu et al. 2021; Kalajdzievski 2023 for the scaling.
 """
 
@@ -35,7 +35,7 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(AdapterSpec):
-    """rank: r; alpha: size of the change; dropout: share of A's inputs dropped in training; scaling: s by alpha and r."""
+    """rank: r; alpha: size of the change; dropout: share of A's inputs dropped in training; scaling: what s is."""
 
     rank: int = 8
     alpha: float = 16.0

@@ -148,7 +148,7 @@ def _alike(layers: Sequence[nn.Module]) -> bool:
     """Whether the layers can be packed: all Linear and allowed to, of one dtype and device, all or none with a bias."""
     if not all(isinstance(layer, Linear) and layer.packed is not False for layer in layers):
         return False
-    kinds = {(layer.weight.dtype, layer.weight.device, layer.bias is None) for layer in layers}  # type: ignore[union-attr]
+    kinds = {(layer.weight.dtype, layer.weight.device, layer.bias is None) for layer in layers}
     return len(kinds) == 1
 
 
@@ -199,7 +199,7 @@ class _PackedProduct(torch.autograd.Function):
         return F.linear(x, packed.to(x.dtype), bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, above: Tensor) -> Any:
         x, packed = ctx.saved_tensors
         wanted = ctx.needs_input_grad

@@ -74,7 +74,7 @@ def export_model(
 
 
 def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
-    """The parameters under their own names, a tied head's matrix only once. Raises CheckpointError for one with adapters."""
+    """The parameters under their own names, a tied head's matrix once. Raises CheckpointError for adapters."""
     for name, module in model.named_modules():
         if isinstance(module, Product) and module.change is not None:
             raise CheckpointError(

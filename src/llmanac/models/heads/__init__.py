@@ -26,7 +26,7 @@ class HeadSpec(Spec):
 
 
 class Head(Product):
-    """Has a `weight` (V, D), which a tied model replaces by its embedding's; a Transform then changes the head alone."""
+    """Has a `weight` (V, D), which a tied model replaces by its embedding's; a Transform changes the head alone."""
 
     remembers: ClassVar[bool] = False  # whether it looks at earlier tokens, and so has a state
 
