@@ -48,6 +48,11 @@ class Product(nn.Module):
         columns, weight, scale = found
         return torch.cat([x, columns * scale], -1), torch.cat([self.weight.to(weight.dtype), weight], -1)
 
+    @property
+    def fixed(self) -> int:
+        """How many leading columns of the W' of `joined` need no gradient: those of a frozen W."""
+        return 0 if self.change is None or self.weight.requires_grad else self.weight.shape[1]
+
 
 class Linear(Product):
     """`y = x W^T + b`, computed in the dtype of `x`.

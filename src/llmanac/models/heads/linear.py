@@ -49,7 +49,7 @@ class LinearHead(Head):
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
         joined, weight = self.joined(hidden.flatten(0, 1))
-        values = fused_cross_entropy(joined, weight, targets.flatten(), reduction=reduction)
+        values = fused_cross_entropy(joined, weight, targets.flatten(), reduction=reduction, fixed=self.fixed)
         return values if reduction == "sum" else values.view(targets.shape)
 
     def entropy(self, hidden: Tensor, context: Context) -> Tensor:

@@ -93,6 +93,7 @@ class PointerHead(Head):
             weight,
             targets.flatten(),
             reduction=reduction,
+            fixed=self.fixed,
             mixture=(plain.flatten(), (gate + _safe_log(hits)).flatten()),
         )
         return values if reduction == "sum" else values.view(targets.shape)
