@@ -20,6 +20,7 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.spec import dump
 from llmanac.models._folder import FORMAT_VERSION
+from llmanac.models._layers import Product
 from llmanac.models._weights import INDEX, WEIGHTS
 from llmanac.models.families import FAMILIES, Misfit
 from llmanac.models.families import family as find_family
@@ -73,7 +74,13 @@ def export_model(
 
 
 def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
-    """The parameters under their own names, a tied head's matrix only once."""
+    """The parameters under their own names, a tied head's matrix once. Raises CheckpointError for adapters."""
+    for name, module in model.named_modules():
+        if isinstance(module, Product) and module.change is not None:
+            raise CheckpointError(
+                f"{name}: has an adapter, which a model's folder cannot hold; `merge()` it first, or `remove()` it and "
+                "save its `state()`"
+            )
     state = {name: p.detach() for name, p in model.named_parameters()}
     for name, tensor in state.items():
         if tensor.device.type == "meta":
