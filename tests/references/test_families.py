@@ -376,6 +376,59 @@ def test_gpt2_variants_are_refused(key, value, tmp_path):
         load_model(tmp_path, device="cpu")
 
 
+OTHERS = {  # of each further family: what it has a key for and we have no form for, or what its own values must be
+    "mistral": ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}, "rope_type 'yarn'"),
+    "qwen2": ("layer_types", ["sliding_attention"] * 3, "use_sliding_window is not true"),
+    "qwen3": ("layer_types", ["full_attention"] * 2, "layer_types lists 2 layers, the model has 3"),
+    "mixtral": ("num_experts_per_tok", 9, "num_experts_per_tok: .*top_k: 9 is not between 1 and experts, 4"),
+    "qwen3_moe": ("norm_topk_prob", None, "norm_topk_prob is not set; only True is supported"),
+    "phi3": ("rope_scaling", {"type": "longrope", "short_factor": [1.0]}, "rope_type 'longrope' is not supported"),
+    "gemma": ("hidden_activation", "relu", "hidden_activation = 'relu' is not supported"),
+    "smollm3": ("no_rope_layers", [1, 2, 1, 0], "no_rope_layers is .* expected a list of 0 and 1"),
+    "mamba": ("intermediate_size", 65, "intermediate_size is 65, but expand x hidden_size is 64"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_further_families_cannot_honour_is_refused_by_name(kind, tmp_path):
+    ours_of(theirs(kind), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for key, value, message in [
+        OTHERS[kind],
+        ("attention_multiplier", 0.5, "attention_multiplier = 0.5 is not known"),
+        ("hidden_act", "quick_gelu", "hidden_act = 'quick_gelu' is not supported"),
+    ]:
+        changed = {**config, key: value}
+        if key == "rope_scaling":
+            changed.pop("rope_parameters")
+        path.write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=message) as error:
+            load_model(tmp_path, device="cpu")
+        assert str(path) in str(error.value)
+
+
+WRONG = [[], "x", True, -1, 0, 1, 1.5, float("nan"), 2**70, ["a"], {"a": 1}]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_any_value_of_any_key_is_honoured_or_refused(kind, tmp_path):
+    export_model(ours_of(theirs(kind), tmp_path), tmp_path, family=kind)
+    path = tmp_path / "config.json"
+    config, loaded = json.loads(path.read_text()), 0
+    for key in config:
+        for value in WRONG:
+            path.write_text(json.dumps({**config, key: value}))
+            try:
+                model = load_model(tmp_path, device="cpu")
+            except CheckpointError as error:
+                assert str(tmp_path) in str(error) and len(str(error)) < 1500, (key, value)
+            else:
+                model(tokens(1, 3))
+                loaded += 1
+    assert 0 < loaded < len(config) * len(WRONG) / 2
+
+
 def test_missing_unused_and_misshapen_weights_are_named(tmp_path):
     ours_of(theirs("llama, grouped"), tmp_path)
     path = tmp_path / "model.safetensors"

@@ -170,7 +170,7 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
 
 def _one_expert(block: Any) -> Any:
     """The block with a single expert where it has some."""
-    ffn = getattr(block, "ffn", None)
+    ffn: Any = getattr(block, "ffn", None)
     return block if getattr(ffn, "experts", None) is None else replace(block, ffn=replace(ffn, experts=1, top_k=1))
 
 
