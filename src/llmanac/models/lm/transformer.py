@@ -46,7 +46,7 @@ CARD = {
 class Spec(LanguageModelSpec):
     """dim: D; layers: L; blocks: the pattern that repeats to L; max_length: the context it is trained for.
 
-    tied: whether the head's matrix is the embedding's.
+    tied: whether the head's matrix is the embedding's; embedding_scale: what token embeddings are multiplied by.
     """
 
     dim: int = 256
@@ -57,11 +57,14 @@ class Spec(LanguageModelSpec):
     head: HeadSpec = field(default_factory=LinearHead)
     max_length: int = 1024
     tied: bool = True
+    embedding_scale: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "max_length"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
+        if self.embedding_scale is not None and self.embedding_scale <= 0:
+            raise SpecError(f"embedding_scale: {self.embedding_scale} must be above 0")
         if not self.blocks:
             raise SpecError("blocks: needs at least one block")
         if self.layers % len(self.blocks):
@@ -125,6 +128,7 @@ class Transformer(TrainedModel):
         self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size)
         if spec.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self._scale = spec.embedding_scale
         self._form: AttentionForm = "sdpa"
         if self.device.type != "meta":
             self.initialise(0)
@@ -167,9 +171,10 @@ class Transformer(TrainedModel):
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings (B, T, D) of ids (B, T), as `Batch.embeddings` takes them. Raises RequestError."""
         try:
-            return self.model.embed_tokens(ids).to(self.dtype)
+            x: Tensor = self.model.embed_tokens(ids).to(self.dtype)
         except IndexError:
             raise self.wrong_id(ids) from None
+        return x if self._scale is None else x * self._scale
 
     def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
         """What `want` asks for; see `core.types`.
