@@ -14,7 +14,7 @@ from llmanac.models import _masks
 from llmanac.models.scores import scaled_dot
 from llmanac.models.scores._blocks import BlockAttention
 
-FORMS = ("sdpa", "plain", "blocks")
+FORMS = ("sdpa", "plain", "blocks", "flash")
 
 
 def qkv(heads=4, kv_heads=2, length=37, dim=16, dtype=torch.float64, batch=3):
@@ -48,7 +48,8 @@ def batches(length=37):
 @pytest.mark.parametrize("window", [None, 1, 5, 36, 37])
 @pytest.mark.parametrize("kind", batches())
 def test_every_form_equals_torch(form, kv_heads, window, kind, monkeypatch):
-    monkeypatch.setattr(scaled_dot, "BLOCK", 8)  # several blocks, the last one short
+    for name in ("BLOCK", "TILE"):
+        monkeypatch.setattr(scaled_dot, name, 8)  # several blocks, the last one short
     q, k, v = qkv(kv_heads=kv_heads)
     batch, mask = batches()[kind]
     index = torch.arange(q.shape[2])
@@ -189,7 +190,7 @@ def test_errors_name_the_field():
     with pytest.raises(SpecError, match="window: 0 must be at least 1"):
         build("mixer", "sliding-window", dim=16, window=0)
     model = transformer()
-    with pytest.raises(SpecError, match="attention: 'flash' is not one of sdpa, plain, blocks"):
-        model.attention_form = "flash"
+    with pytest.raises(SpecError, match="attention: 'flesh' is not one of sdpa, plain, blocks, flash"):
+        model.attention_form = "flesh"
     with pytest.raises(RequestError, match="needs the prefix length"):
         model(Batch(ids=tokens(1, 3), mask="prefix"))
