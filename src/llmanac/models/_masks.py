@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from torch import Tensor
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch, MaskKind
 from llmanac.models.state import SlotMapping
-
-if TYPE_CHECKING:
-    from llmanac.models._tiles import Tiles
 
 ALL = slice(None)
 
@@ -88,7 +85,7 @@ class AttentionMask:
         self._allowed: Tensor | None = None
         self._additive: dict[torch.dtype, Tensor | None] = {}
         self._derived: dict[object, AttentionMask] = {}
-        self.plans: dict[tuple[int, int], Tiles] = {}
+        self.plans: dict[object, Any] = {}  # tiles of it, by how they were made
 
     @property
     def window(self) -> int | None:

@@ -67,7 +67,8 @@ def tiles_of(mask: AttentionMask, rows: int, columns: int) -> Tiles:
     """The tiles of a mask, made once for all layers."""
     if (rows, columns) not in mask.plans:
         mask.plans[rows, columns] = Tiles(mask, rows, columns)
-    return mask.plans[rows, columns]
+    found: Tiles = mask.plans[rows, columns]
+    return found
 
 
 def _bounds(x: Tensor, size: int) -> list[Bounds]:

@@ -42,7 +42,7 @@ CARD = {
 }
 
 BLOCK = 128  # queries a block: large enough for full-speed products, small enough to skip most of the mask
-TILE = 256  # queries and keys a tile of `flash`
+TILE = 256  # queries and keys a tile of `flash`; half as many under a window, whose edges are computed in vain
 LONG = 4  # a row of more windows than this is read by tiles: its mask would be mostly empty
 
 
@@ -101,7 +101,8 @@ class ScaledDot(Score):
             return self._plain(queries, keys, values, mask, bias)
         sparse = mask.window is not None and length > LONG * mask.window
         if form == "flash" or not simple or sparse:
-            tiles = tiles_of(mask, TILE, TILE)
+            side = TILE if mask.window is None else TILE // 2
+            tiles = tiles_of(mask, side, side)
             return flash_attention(
                 queries, keys, values, tiles, scale=self.scale, softcap=self.softcap, sinks=self.sinks
             )  # fmt: skip
