@@ -142,7 +142,7 @@ def test_memory_and_products_grow_with_the_length(kind):
 
     spec = sparse.Spec(window=64, global_tokens=4, random_blocks=1, block=32)
     score = sparse.SparseScore(2, 16, sparse.Pattern(spec))
-    lengths = [1024, 2048, 4096]
+    lengths = [2048, 4096, 8192]
     memory, products = [], []
     for length in lengths:
         inputs = [torch.randn(1, 2, length, 16).requires_grad_() for _ in range(3)]
