@@ -49,7 +49,9 @@ def read(score, scores, v, seen):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kv_heads, kind, window", [(4, "causal", None), (2, "packed", 5), (1, "padded", None), (2, "causal", 6)])
+@pytest.mark.parametrize(
+    "kv_heads, kind, window", [(4, "causal", None), (2, "packed", 5), (1, "padded", None), (2, "causal", 6)]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_form_equals_the_formula(name, form, kv_heads, kind, window, monkeypatch):
     for size in ("BLOCK", "TILE"):
@@ -147,7 +149,7 @@ def test_wide_unscaled_products_saturate():
     both."""
     entropy, slope = {}, {}
     for name in ("dot", "scaled-dot"):
-        q, k, v = qkv(kv_heads=4, dim=1024)
+        q, k, _ = qkv(kv_heads=4, dim=1024)
         score = build("score", name, heads=4, head_dim=1024)
         weights = (q * score.scale @ k.transpose(-1, -2)).softmax(-1)
         entropy[name] = -(weights * weights.clamp(min=1e-300).log()).sum(-1).mean().item()

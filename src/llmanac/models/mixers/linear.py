@@ -111,7 +111,7 @@ class LinearAttention(Mixer):
         later = self._later(context, real)
         if later is not None:
             flipped = None if segments is None else segments.flip(1)
-            seen = k if later is True else k * later[:, None, :, None]
+            seen = k if isinstance(later, bool) else k * later[:, None, :, None]
             other = [y.flip(2) for y in (q, seen, v)]
             read = read + linear_attention(*other, chunk=chunk, segments=flipped, strict=True)[0].flip(2)
         if state is not None and context.slots is not None:

@@ -211,7 +211,14 @@ class SparseScore(ScaledDot):
         self.pattern = pattern
 
     def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: AttentionMask, *, bias: Any = None, form: Any = "plain"
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: AttentionMask,
+        *,
+        bias: Any = None,
+        form: Any = "plain",
     ) -> Tensor:
         mask = mask.patterned(self.pattern)
         if bias is not None or form == "plain" or queries.shape[2] == 1:
