@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from _small_models import block, tokens, transformer
+from _small_models import block, randomise, tokens, transformer
 from _traces import peak_bytes, slope
 
 from llmanac.core.errors import SpecError
@@ -161,3 +161,59 @@ def test_errors_name_the_field():
     for field, value in (("chunk", 0), ("count", 0), ("seed", -1), ("heads", 5)):
         with pytest.raises(SpecError, match=field):
             build("mixer", "linear", dim=16, **{field: value})
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 16, 64])
+def test_decay_equals_the_quadratic_form(chunk):
+    q, k, v = qkv()
+    rates = torch.tensor([0.5, 0.03], dtype=torch.float64)
+    step = torch.arange(37)
+    apart = (step[:, None] - step).double()
+    weight = torch.exp(-rates[:, None, None] * apart).masked_fill(apart < 0, 0)
+    actual, state = linear_attention(q, k, v, chunk=chunk, rates=rates)
+    torch.testing.assert_close(actual, (q @ k.transpose(-1, -2) * weight) @ v, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(state, (k * weight[:, -1, :, None]).transpose(-1, -2) @ v, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["linear", "random-features", "lightning"])
+def test_decoding_over_several_chunks_equals_one_pass(name):
+    """Chunks of 8 tokens, read in pieces of any sizes and with padding."""
+    model, ids = transformer(blocks=block({"name": name, "chunk": 8})), tokens(2, 50)
+    with torch.inference_mode():
+        full = model(ids).logits
+        for sizes in [(50,), (20, 1, 29), (1,) * 50, (8, 8, 34)]:
+            state = model.start(2)
+            parts = [model(part, state).logits for part in ids.split(sizes, dim=1)]
+            torch.testing.assert_close(torch.cat(parts, 1), full, rtol=0, atol=1e-10)
+        state = model.start(2)
+        model(Batch(ids=ids[:, :30], lengths=torch.tensor([30, 11])), state)
+        rest = torch.stack([ids[0, 30:43], ids[1, 11:24]])
+        found = model(rest, state).logits
+        torch.testing.assert_close(found[0], full[0, 30:43], rtol=0, atol=1e-10)
+        torch.testing.assert_close(found[1], full[1, 11:24], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [4, 64])
+def test_lightning_equals_minimax(chunk):
+    minimax = pytest.importorskip("transformers.models.minimax.modeling_minimax")
+    config = minimax.MiniMaxConfig(
+        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_hidden_layers=3, block_size=8
+    )
+    theirs = randomise(minimax.MiniMaxLightningAttention(config, 1)).double().eval()
+    ours = build("mixer", "lightning", dim=32, chunk=chunk, slope=1 - 1 / (2 + 1e-5) + 1e-5).double()
+    ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if name in ours.state_dict()})
+    ours.norm.eps = theirs.norm.variance_epsilon
+    for name in ("query_decay", "key_decay", "diagonal_decay", "slope_rate"):  # made in float32
+        setattr(theirs, name, getattr(theirs, name).double())
+    model = transformer(layers=1)
+    x = torch.randn(2, 24, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    expected = theirs(x, None, None)[0]
+    _, context = model._enter(Batch(embeddings=x), None)
+    actual = ours(x, context)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    found, wanted = (torch.autograd.grad(y.square().sum(), x)[0] for y in (actual, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert actual.abs().max() > 0.1
+    still = build("mixer", "lightning", dim=32, slope=0.0).double()
+    still.load_state_dict(ours.state_dict())
+    assert (still(x, context) - actual).abs().max() > 0.01
