@@ -91,7 +91,7 @@ CHUNKINGS = [(20,), (1,) * 20, (7, 13), (7,) + (1,) * 13, (3, 1, 9, 1, 1, 5), (1
 
 
 @every
-@pytest.mark.parametrize("form", ["sdpa", "plain", "blocks"])
+@pytest.mark.parametrize("form", ["sdpa", "plain", "blocks", "flash"])
 def test_cached_equals_uncached_in_every_chunking(kind, name, form):
     model, ids = model_of(kind, name), tokens(3, 20)
     model.attention_form = form
@@ -263,7 +263,7 @@ def test_batch_mates_change_nothing(kind, name):
 
 
 @every
-@pytest.mark.parametrize("form", ["sdpa", "plain", "blocks"])
+@pytest.mark.parametrize("form", ["sdpa", "plain", "blocks", "flash"])
 def test_packed_documents_equal_documents_alone(kind, name, form):
     """Loss and gradients of a packed row are those of its documents one by one."""
     model = model_of(kind, name)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from llmanac.models.positions import Position
     from llmanac.models.state import SlotMapping
 
-AttentionForm = Literal["sdpa", "plain", "blocks"]
-ATTENTION_FORMS: tuple[AttentionForm, ...] = ("sdpa", "plain", "blocks")
+AttentionForm = Literal["sdpa", "plain", "blocks", "flash"]
+ATTENTION_FORMS: tuple[AttentionForm, ...] = ("sdpa", "plain", "blocks", "flash")
 
 
 @dataclass(frozen=True)

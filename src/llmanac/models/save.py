@@ -20,8 +20,8 @@ import llmanac
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.spec import dump
-from llmanac.models._layers import Product
 from llmanac.models._folder import FORMAT_VERSION, TOKENS
+from llmanac.models._layers import Product
 from llmanac.models._weights import INDEX, WEIGHTS
 from llmanac.models.families import FAMILIES, Misfit, arrange
 from llmanac.models.families import family as find_family

@@ -115,7 +115,7 @@ class Transformer(TrainedModel):
 
     Attributes:
         spec, vocab_size, max_length: what it was built from.
-        attention_form: how attention is computed: sdpa, plain or blocks. All give the same values; settable.
+        attention_form: how attention is computed: sdpa, plain, blocks or flash. All give the same values; settable.
     """
 
     def __init__(
