@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
 from llmanac.models._context import Context
 from llmanac.models.mixers import MixerSpec
@@ -50,6 +51,7 @@ class Block(nn.Module):
 
     Attributes:
         self_attn, encoder_attn, mlp: the parts; the last two may be None.
+        attends: whether the mixer compares queries with keys.
         position: a position method of the block's own, or None for the model's.
         supports: see `Mixer.supports`.
     """
@@ -59,8 +61,11 @@ class Block(nn.Module):
         self.self_attn = spec.mixer.build(dim=dim)
         self.encoder_attn = None if spec.cross is None else spec.cross.build(dim=dim)
         self.mlp = spec.ffn.build(dim=dim)
+        self.attends = spec.mixer.head_shape(dim) is not None
         self.position: Any = None
         if spec.position is not None:
+            if not self.attends and spec.position.needs_heads:
+                raise SpecError(f"position: {spec.position.name} acts on attention scores; {spec.mixer.name} has none")
             heads, head_dim = spec.mixer.head_shape(dim) or (1, dim)
             self.position = spec.position.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length)
         self.supports: frozenset[str] = self.self_attn.supports | {"source"} if spec.cross else self.self_attn.supports
@@ -84,9 +89,14 @@ class Block(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         raise NotImplementedError
 
-    def flops(self, keys: float) -> float:
-        """Matrix-product FLOPs of one token, forward, where a query sees `keys` keys on average."""
+    def flops(self, keys: float, position: Any = None) -> float:
+        """Matrix-product FLOPs of one token, forward, where a query sees `keys` keys on average.
+
+        position: the model's, for what it adds to attention; a block's own comes before it.
+        """
         parts = [self.self_attn, self.encoder_attn]
-        return sum(p.flops(keys) for p in parts if p is not None) + (
+        total = sum(p.flops(keys) for p in parts if p is not None) + (
             0.0 if self.mlp is None else float(self.mlp.flops())
         )
+        acting = self.position or position
+        return total if acting is None or not self.attends else total + acting.flops(keys)

@@ -84,7 +84,7 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        self.position = build_position(spec.position, spec.encoder, spec.dim, spec.max_length)
+        self.position = build_position(spec.position, spec.encoder, spec.dim, spec.max_length, encoder=True)
         self.layers: Any = build_blocks(spec.encoder, spec.encoder_layers, spec.dim, spec.norm, spec.max_length)
         self.norm = spec.norm.build(dim=spec.dim)
 
@@ -148,11 +148,9 @@ class EncoderDecoder(Transformer):
             positions=positions,
             mask=mask,
             position=encoder.position,
-            prepared=encoder.position.prepare(positions, x.dtype),
-            bias=encoder.position.bias(positions, positions),
             form=self.attention_form,
             lengths=source.lengths,
-        )
+        ).at(encoder.position, x.dtype)
         x, _ = run_layers(encoder.layers, x, context, None)
         real = context.real()
         if real is None:
@@ -162,4 +160,4 @@ class EncoderDecoder(Transformer):
     def flops_per_token(self, length: int) -> float:
         """FLOPs of training on one target token of a row of `length` with a source as long; see `Transformer`."""
         encoder: Any = self.encoder
-        return super().flops_per_token(length) + 3 * sum(float(layer.flops(length)) for layer in encoder.layers)
+        return super().flops_per_token(length) + 3 * stack_flops(encoder.layers, encoder.position, length)
