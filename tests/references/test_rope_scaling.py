@@ -188,7 +188,7 @@ def test_the_engine_plans_each_row_by_itself(name):
         full.append(int(model(torch.tensor([full]), state).logits[0, -1].argmax()))
     assert list(together[1]) in (full, full[12:])
     assert not PrefixCache.fits(model) and PrefixCache.fits(transformer())
-    with pytest.raises(RequestError, match="prefix_cache_bytes: .*keys that depend on a row's length"):
+    with pytest.raises(RequestError, match=r"prefix_cache_bytes: .*keys that depend on a row's length"):
         PrefixCache(model, 2**20)
 
 

@@ -59,7 +59,8 @@ class Block(nn.Module):
     def __init__(self, spec: Any, dim: int, max_length: int) -> None:
         super().__init__()
         self.self_attn = spec.mixer.build(dim=dim)
-        self.encoder_attn = None if spec.cross is None else spec.cross.build(dim=dim)
+        cross = getattr(spec, "cross", None)
+        self.encoder_attn = None if cross is None else cross.build(dim=dim)
         self.mlp = spec.ffn.build(dim=dim)
         self.attends = spec.mixer.head_shape(dim) is not None
         self.position: Any = None
@@ -68,7 +69,7 @@ class Block(nn.Module):
                 raise SpecError(f"position: {spec.position.name} acts on attention scores; {spec.mixer.name} has none")
             heads, head_dim = spec.mixer.head_shape(dim) or (1, dim)
             self.position = spec.position.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length)
-        self.supports: frozenset[str] = self.self_attn.supports | {"source"} if spec.cross else self.self_attn.supports
+        self.supports: frozenset[str] = self.self_attn.supports | {"source"} if cross else self.self_attn.supports
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
         """An empty state for `batch` rows."""

@@ -25,7 +25,7 @@ from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as DecoderSpec
-from llmanac.models.lm.transformer import Transformer, build_blocks, build_position
+from llmanac.models.lm.transformer import Transformer, build_blocks, build_position, stack_flops
 from llmanac.models.mixers.cross import Spec as Cross
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm

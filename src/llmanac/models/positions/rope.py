@@ -84,9 +84,7 @@ class Rotary(Position):
             self.frequencies = known.to(device)
         return self
 
-    def prepare(
-        self, positions: Tensor, dtype: torch.dtype, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def prepare(self, positions: Tensor, dtype: torch.dtype, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Positions (B or 1, T) -> cosines and signed sines, each (B or 1, T, 1, turned)."""
         frequencies = self.frequencies.to(positions.device)
         if self.by_length:

@@ -120,7 +120,6 @@ class Row:
     plan: int = 0  # tokens it is expected to have in the end, where that was said
     planned: int = 0  # the same as its first tokens settled it
 
-
     def copy(self) -> Row:
         """The same sequence in a contiguous state of its own."""
         return Row(self.count, plan=self.plan, planned=self.planned)

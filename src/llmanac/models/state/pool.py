@@ -95,8 +95,8 @@ class BlockPool:
     def __init__(self, like: Any, *, block_tokens: int = BLOCK_TOKENS, budget: int | None = None) -> None:
         if not pageable(like):
             raise RequestError(
-                "state: this model remembers more than growing buffers, or keys that depend on a row's length; it cannot be "
-                "kept in blocks"
+                "state: this model remembers more than growing buffers, or keys that depend on a row's length; it "
+                "cannot be kept in blocks"
             )
         if block_tokens < 1:
             raise RequestError(f"block_tokens: {block_tokens} is not at least 1")
