@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
 from llmanac.models._context import Context
+from llmanac.models.ffn import FFNSpec
 from llmanac.models.mixers import MixerSpec
 from llmanac.models.state import LayerState
 from llmanac.models.state.composite import CompositeState
@@ -18,14 +19,15 @@ from llmanac.models.state.composite import CompositeState
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSpec(Spec):
-    """`build(dim=, norm=, max_length=) -> Block`."""
+    """`build(dim=, norm=, max_length=) -> Block`; its fields are `mixer`, `ffn`, `position` and, in some, `cross`."""
 
     kind = "block"
 
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:
-        """The mixers inside, in order."""
-        raise NotImplementedError
+        """The mixers that read the tokens themselves, in order."""
+        own: Any = self
+        return (own.mixer,)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -39,7 +41,9 @@ class BlockSpec(Spec):
 
     def resolved(self, dim: int) -> BlockSpec:
         """The same block with every size that was left open filled in, for a model of width `dim`."""
-        return self
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        sized = {k: p.resolved(dim) for k, p in parts.items() if isinstance(p, (MixerSpec, FFNSpec))}
+        return replace(self, **sized)
 
     def build(self, *args: Any, **dims: Any) -> Any:
         """dim: width of the model; norm: the model's NormSpec; max_length: the context it is built for."""

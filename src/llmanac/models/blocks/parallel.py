@@ -9,7 +9,7 @@ at the same time, at a small cost in quality that shrinks with size. Wang & Koma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
@@ -42,13 +42,6 @@ class Spec(BlockSpec):
     ffn: FFNSpec = field(default_factory=Gated)
     norms: Literal["one", "two"] = "one"
     position: PositionSpec | None = None
-
-    @property
-    def mixers(self) -> tuple[MixerSpec, ...]:
-        return (self.mixer,)
-
-    def resolved(self, dim: int) -> Spec:
-        return replace(self, mixer=self.mixer.resolved(dim), ffn=self.ffn.resolved(dim))
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> Parallel:
         return Parallel(self, dim, norm, max_length)

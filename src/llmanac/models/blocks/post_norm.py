@@ -9,7 +9,7 @@ trained with warm-up, and are the harder to train the deeper they are. Vaswani e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -42,14 +42,6 @@ class Spec(BlockSpec):
     ffn: FFNSpec = field(default_factory=MLP)
     cross: MixerSpec | None = None
     position: PositionSpec | None = None
-
-    @property
-    def mixers(self) -> tuple[MixerSpec, ...]:
-        return (self.mixer,)
-
-    def resolved(self, dim: int) -> Spec:
-        cross = None if self.cross is None else self.cross.resolved(dim)
-        return replace(self, mixer=self.mixer.resolved(dim), ffn=self.ffn.resolved(dim), cross=cross)
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> PostNorm:
         return PostNorm(self, dim, norm, max_length)

@@ -2,21 +2,27 @@
 
     x = x + post_1(mixer(pre_1(x)))        x = x + post_2(ffn(pre_2(x)))        (B, T, D) -> (B, T, D)
 
-The second norm bounds what a part may add, whatever its weights. Ding et al. 2021 (CogView), section 2.4; Gemma 2 (2024).
-What a norm follows does not start at 0 here, since a norm's slope at 0 is eps^-0.5: a first step would be far too large.
+The second norm bounds what a part may add, whatever its weights. What it follows does not start at 0, as it does in
+other blocks: the slope of a norm at 0 is eps^-0.5, so a first step would be far too large. Ding et al. 2021 (CogView),
+section 2.4; Gemma 2 (2024).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
-from llmanac.models.blocks import Block, pre_norm
+from llmanac.models.blocks import Block, BlockSpec
+from llmanac.models.ffn import FFNSpec
+from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.mixers import MixerSpec
+from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms import NormSpec
+from llmanac.models.positions import PositionSpec
 
 CARD = {
     "title": "Sandwich block (norms before and after)",
@@ -27,11 +33,16 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(pre_norm.Spec):
+class Spec(BlockSpec):
     """mixer: between tokens; ffn: within a token; cross: attention to a source sequence, after the mixer, or None.
 
     position: a position method of this block's own, in place of the model's rotation and bias.
     """
+
+    mixer: MixerSpec = field(default_factory=Softmax)
+    ffn: FFNSpec = field(default_factory=Gated)
+    cross: MixerSpec | None = None
+    position: PositionSpec | None = None
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> Sandwich:
         return Sandwich(self, dim, norm, max_length)

@@ -2,8 +2,9 @@
 
     y = W_down f(W_up x + b_up) + b_down        (B, T, D) -> (B, T, F) -> (B, T, D),  F = 4 D by default
 
-f is ReLU in the original Transformer and GELU in GPT-2 (its tanh approximation); the square of ReLU, found by search, is
-Primer's. Vaswani et al. 2017, section 3.3; Hendrycks & Gimpel 2016 for GELU; So et al. 2021 (arXiv:2109.08668).
+f is ReLU in the original Transformer, GELU in GPT-2 (its tanh approximation), and the square of ReLU, which a search
+found, in Primer. Vaswani et al. 2017, section 3.3; Hendrycks & Gimpel 2016 for GELU; So et al. 2021 (arXiv:2109.08668)
+for the square.
 """
 
 from __future__ import annotations
