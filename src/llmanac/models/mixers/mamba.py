@@ -6,7 +6,7 @@
 x (B, T, D), u (B, T, E) with E = expand D, h (B, E, N), A (E, N) negative; conv is depthwise and causal over `kernel`
 tokens. Time and memory are linear in T, and decoding keeps h and the last kernel - 1 inputs, whatever the length.
 
-Gu & Dao 2023, algorithm 2. This is the recurrence written out step by step.
+The recurrence is `kernels/nn/scan.py`. Gu & Dao 2023, algorithm 2.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.kernels.nn.scan import selective_scan
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, upcast
 from llmanac.models.mixers import Mixer, MixerSpec
@@ -90,14 +91,11 @@ class Mamba(Mixer):
         dt = F.softplus(upcast(self.dt_proj(step)))
         if real is not None:
             dt = dt * real[..., None]  # exp(0) = 1 and no input: padding leaves the state as it is
-        decay = torch.exp(dt[..., None] * -torch.exp(upcast(self.A_log)))
-        begins = context.document_starts()
-        if begins is not None:
-            decay = decay.masked_fill(begins[:, :, None, None], 0)
-        driven = (dt * upcast(u).transpose(1, 2))[..., None] * upcast(inputs)[:, :, None]
-        h = decay.new_zeros(decay.shape[0], *decay.shape[2:]) if held is None else held[1]
-        y, h = scan(decay, driven, upcast(outputs), h)
-        y = y + upcast(u).transpose(1, 2) * upcast(self.D)
+        driver = upcast(u).transpose(1, 2)
+        a = -torch.exp(upcast(self.A_log))
+        h = driver.new_zeros(len(x), self.inner, self.states) if held is None else held[1]
+        y, h = selective_scan(driver, dt, a, upcast(inputs), upcast(outputs), h, context.document_starts())
+        y = y + driver * upcast(self.D)
         if state is not None and context.slots is not None:
             state.update(last_inputs(stream, context.slots.lengths, self.kernel - 1), h)
         out: Tensor = self.out_proj((y * F.silu(upcast(z)).transpose(1, 2)).to(x.dtype))
@@ -114,22 +112,6 @@ class Mamba(Mixer):
             parameter.copy_(torch.arange(1, self.states + 1, dtype=torch.float64).log().expand_as(parameter))
         else:
             parameter.fill_(1.0)
-
-
-def scan(decay: Tensor, driven: Tensor, outputs: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """y_t = C_t . h_t with h_t = a_t h_{t-1} + b_t, step by step.
-
-    Args:
-        decay, driven: a and b, (B, T, E, N). outputs: C (B, T, N). h: (B, E, N), the state before the first step.
-
-    Returns:
-        y (B, T, E) and the last state.
-    """
-    found = []
-    for a, b, c in zip(decay.unbind(1), driven.unbind(1), outputs.unbind(1), strict=True):
-        h = a * h + b
-        found.append((h * c[:, None]).sum(-1))
-    return torch.stack(found, dim=1), h
 
 
 def last_inputs(stream: Tensor, lengths: Tensor | None, count: int) -> Tensor:
