@@ -24,6 +24,7 @@ from llmanac.kernels.nn.scan import selective_scan
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, upcast
 from llmanac.models.mixers import Mixer, MixerSpec
+from llmanac.models.mixers._convolution import Convolution, init_step, last_inputs
 from llmanac.models.state.recurrent import RecurrentState
 
 CARD = {
@@ -114,44 +115,6 @@ class Mamba(Mixer):
             parameter.fill_(1.0)
 
 
-def last_inputs(stream: Tensor, lengths: Tensor | None, count: int) -> Tensor:
-    """The last `count` real inputs of (B, E, count + T), of which the first `count` came before."""
-    if lengths is None:
-        return stream[..., stream.shape[-1] - count :]
-    index = lengths[:, None] + torch.arange(count, device=stream.device)
-    return stream.gather(2, index[:, None].expand(-1, stream.shape[1], -1))
-
-
-class Convolution(nn.Module):
-    """A causal depthwise convolution of (B, E, kernel - 1 + T) -> (B, E, T) that does not cross documents."""
-
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 1, kernel))
-        self.bias = nn.Parameter(torch.empty(channels))
-
-    def forward(self, stream: Tensor, segments: Tensor | None) -> Tensor:
-        weight, bias = self.weight.to(stream.dtype), self.bias.to(stream.dtype)
-        if segments is None:
-            return F.conv1d(stream, weight, bias, groups=len(weight))
-        kernel, length = weight.shape[-1], segments.shape[1]
-        padded = F.pad(segments, (kernel - 1, 0), value=-1)
-        total = bias[:, None].expand(len(stream), -1, length)
-        for tap in range(kernel):
-            same = padded[:, tap : tap + length] == segments
-            total = total + stream[..., tap : tap + length] * same[:, None] * weight[:, 0, tap, None]
-        return total
-
-    @torch.no_grad()
-    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        if name == "bias":
-            parameter.zero_()
-        else:
-            parameter.copy_(
-                torch.empty(parameter.shape).uniform_(-1, 1, generator=generator) * parameter.shape[-1] ** -0.5
-            )
-
-
 class StepSize(Linear):
     """The last product of the step size; its bias starts so that softplus gives 0.001 to 0.1, evenly in the log."""
 
@@ -163,6 +126,4 @@ class StepSize(Linear):
         if name == "weight":
             super().init_parameter(name, parameter, generator)
             return
-        drawn = torch.empty(parameter.shape, dtype=torch.float64).uniform_(generator=generator)
-        step = torch.exp(drawn * math.log(100) + math.log(0.001))
-        parameter.copy_(step + torch.log(-torch.expm1(-step)))
+        init_step(parameter, generator)
