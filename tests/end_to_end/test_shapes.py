@@ -20,6 +20,9 @@ BASE = {"name": "transformer", "dim": 32, "layers": 2, "max_length": 96}
 SHAPES = {
     "gru": {**BASE, "position": "none", "blocks": [{"name": "pre-norm", "mixer": "gru"}]},
     "mamba": {**BASE, "position": "none", "blocks": [{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}]},
+    "lstm": {"name": "lstm", "dim": 32, "layers": 2, "max_length": 96},
+    "s4": {"name": "s4", "dim": 32, "layers": 2, "max_length": 96},
+    "mamba2": {"name": "mamba2", "dim": 32, "layers": 2, "max_length": 96},
     "hybrid": {**BASE, "blocks": [{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}, {"name": "pre-norm"}]},
     "experts": {**BASE, "blocks": [{"name": "pre-norm", "ffn": {"name": "experts", "experts": 4}}]},
     "window": {**BASE, "blocks": [{"name": "pre-norm", "mixer": {"name": "sliding-window", "window": 5}}]},

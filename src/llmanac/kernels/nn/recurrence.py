@@ -56,7 +56,7 @@ class _Walk(torch.autograd.Function):
         ctx: Any, cell: Cell, x: Tensor, weight: Tensor, bias: Tensor, begins: Tensor | None, real: Tensor | None,
         *state: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        rows, length, _ = x.shape
+        length = x.shape[1]
         gates = x.detach().transpose(0, 1).clone(memory_format=torch.contiguous_format)  # becomes their values
         states = [x.new_empty(length + 1, *part.shape) for part in state]
         for own, part in zip(states, state, strict=True):
@@ -105,7 +105,7 @@ def _mask(marks: Tensor | None, like: Tensor, invert: bool = False) -> Tensor:
     return (~marks if invert else marks).t().to(like.dtype).contiguous()
 
 
-# Steps. h[t] and m[t] are the state before token t; keep is 0 where a token begins a document, use 0 where it is padding.
+# Steps. h[t] and m[t] are the state before token t; keep is 0 where a token begins a document, use 0 at padding.
 # Loops run over one row at a time and touch few arrays, or the compiler could not tell that they do not overlap.
 def _carry(t, i, h, m):
     for j in range(h.shape[2]):

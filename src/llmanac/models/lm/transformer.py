@@ -5,8 +5,8 @@
 All positions of a row are computed at once (parallel in training, T^2 D work in attention), and any two tokens are one
 step apart. `blocks` is a pattern that repeats to `layers`, so a hybrid is a longer pattern. With a recurrent mixer and
 no positions the same stack is a recurrent language model: rnn, gru, lstm, s4 and mamba are names of such choices. Their
-state has one size at any length, and a token costs the same at any distance from the start. Parameter names are those of
-Llama checkpoints. Vaswani et al. 2017; Radford et al. 2018 for the decoder alone.
+state has one size at any length, and every token costs the same. Parameter names are those of Llama checkpoints.
+Vaswani et al. 2017; Radford et al. 2018 for the decoder alone.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class StateSpaceSpec(MixerSpec):
 
 
 class StateSpace(Mixer):
-    """Base of the filters; a subclass defines `discrete`, `kernel` and `step`, and the initial values of its parameters.
+    """Base of the filters; a subclass defines `discrete`, `kernel`, `step` and `initial`.
 
     Attributes:
         log_step: (D,), the logarithm of the step size of each channel.

@@ -6,7 +6,8 @@
 u and y (B, T, D), h (B, D, N / 2) complex, a = -exp(.) + i w. The discretisation holds each input for one step (ZOH).
 Nothing depends on the token, unlike in Mamba, and so the recurrence is also a convolution with K, by FFT.
 
-Gu et al. 2022, arXiv:2206.11893: `lin` is its S4D-Lin, a_n = -1/2 + i pi n, and `inv` its S4D-Inv, which follows HiPPO-LegS.
+Gu et al. 2022, arXiv:2206.11893: `lin` is its S4D-Lin, a_n = -1/2 + i pi n, and `inv` its S4D-Inv, which is near
+HiPPO-LegS.
 """
 
 from __future__ import annotations
