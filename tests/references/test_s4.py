@@ -9,7 +9,7 @@ from test_recurrent import context_of
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
-from llmanac.models.mixers._state_space import documents_by_length
+from llmanac.models.mixers._state_space import StateSpace, documents_by_length
 from llmanac.models.mixers.s4 import hippo_legs, legs_matrix
 
 DIM, STATES = 6, 8
@@ -128,6 +128,27 @@ def test_packed_documents_are_filtered_alone(name):
     assert (packed - mixer(x, context_of(x)))[0, 5:].abs().max() > 1e-3
     places = torch.cat([index.flatten() for index in documents_by_length(segments)])
     assert sorted(places[places < 30].tolist()) == list(range(30)) and len(places) <= 60
+
+
+@every
+@pytest.mark.parametrize("lengths", [None, [600, 0, 257]])
+def test_pieces_that_follow_a_state_equal_single_steps(name, lengths):
+    """What a state is read with: outputs, the state after each row's last real token, and gradients."""
+    mixer, length = mixer_of(name, random=False), 600
+    generator = torch.Generator().manual_seed(3)
+    u = torch.randn(3, length, DIM, dtype=torch.float64, generator=generator)
+    h = torch.randn(3, DIM, STATES // 2, dtype=torch.complex128, generator=generator)
+    real = None if lengths is None else torch.arange(length) < torch.tensor(lengths)[:, None]
+    found = []
+    for form in (type(mixer).recur, StateSpace.recur):
+        mixer.zero_grad()
+        mine = u.clone().requires_grad_()
+        y, last = form(mixer, mine, h, real)
+        y = y if real is None else y * real[..., None]
+        (y.square().sum() + last.abs().square().sum()).backward()
+        found.append([y, last, mine.grad, *(p.grad for p in mixer.parameters() if p.grad is not None)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_states_come_in_pairs():

@@ -4,7 +4,8 @@
     K_l = 2 Re sum_n C_n b_n exp(dt a_n l)                           out = W gelu(y)
 
 u and y (B, T, D), h (B, D, N / 2) complex, a = -exp(.) + i w. The discretisation holds each input for one step (ZOH).
-Nothing depends on the token, unlike in Mamba, and so the recurrence is also a convolution with K, by FFT.
+Nothing depends on the token, unlike in Mamba, and so the recurrence is also a convolution with K, by FFT. A prompt that
+follows a state is read in pieces: convolution within, powers of the decay from one to the next.
 
 Gu et al. 2022, arXiv:2206.11893: `lin` is its S4D-Lin, a_n = -1/2 + i pi n, and `inv` its S4D-Inv, which is near
 HiPPO-LegS.
@@ -29,6 +30,7 @@ CARD = {
     "test": "tests/references/test_s4.py::test_convolution_recurrence_and_powers_agree",
 }
 PIECE = 256  # powers held at a time
+STEPWISE = 8  # fewer tokens than these are read one after the other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,34 @@ class S4D(StateSpace):
         scales = (2 * self.pair(self.C) * b)[..., None] * torch.exp(rate * first)
         pieces = [(scale[..., None] * powers).sum(1).real for scale in scales.unbind(-1)]
         return torch.cat(pieces, dim=1)[:, :length]
+
+    def recur(self, u: Tensor, h: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+        if u.shape[1] < STEPWISE:
+            return super().recur(u, h, real)
+        marks = [None] * -(-u.shape[1] // PIECE) if real is None else real.split(PIECE, 1)
+        rate = self.eigenvalues() * torch.exp(upcast(self.log_step))[:, None]
+        kernel, found = self.kernel(min(u.shape[1], PIECE)), []
+        for piece, use in zip(u.split(PIECE, 1), marks, strict=True):
+            y, h = self._read(piece, h, use, rate, kernel)
+            found.append(y)
+        return torch.cat(found, dim=1), h
+
+    def _read(self, u: Tensor, h: Tensor, real: Tensor | None, rate: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """A piece at once: its own outputs by convolution, those of the state before by powers of the decay."""
+        length = u.shape[1]
+        steps = torch.arange(length, device=u.device)
+        powers = torch.exp(rate[..., None] * steps.to(u.dtype))  # (D, N / 2, L)
+        (_, b), c = self.discrete(), 2 * self.pair(self.C)
+        decay = torch.exp(rate)
+        y = self.convolve(u, kernel[:, :length]) + torch.einsum("bdn,dnt->btd", h * c * decay, powers).real
+        if real is None:
+            h = h * torch.exp(rate * length)
+        else:  # each row's last real token moves to the end, and zeros come in at the front
+            counts = real.sum(1)
+            source = steps - (length - counts)[:, None]
+            u = u.gather(1, source.clamp(min=0)[..., None].expand_as(u)) * (source >= 0)[..., None]
+            h = h * torch.exp(rate * counts.to(u.dtype)[:, None, None])
+        return y, h + b * torch.einsum("btd,dnt->bdn", u.to(powers.dtype), powers.flip(-1))
 
     def initial(self, name: str) -> Tensor:
         n = torch.arange(self.pairs, dtype=torch.float64)
