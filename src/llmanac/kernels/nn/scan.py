@@ -114,10 +114,8 @@ class _Scan(torch.autograd.Function):
         keep = u.new_ones(rows, length) if begins is None else (~begins).to(u.dtype)
         wanted = any(ctx.needs_input_grad)
         kept = u.new_empty(rows, -(-length // CHUNK) if wanted else 0, width, a.shape[1])
-        y, last = (
-            torch.empty_like(u, memory_format=torch.contiguous_format),
-            h.clone(memory_format=torch.contiguous_format),
-        )
+        y = torch.empty_like(u, memory_format=torch.contiguous_format)
+        last = h.clone(memory_format=torch.contiguous_format)
         _forward(*_arrays(u, dt, exponent, b, c, keep), y.numpy(), last.numpy(), kept.numpy())
         if wanted:
             ctx.save_for_backward(u, dt, exponent, b, c, keep, kept)
@@ -134,7 +132,7 @@ class _Scan(torch.autograd.Function):
             *_arrays(u, dt, exponent, b, c, keep, kept, grad_y),
             *(x.numpy() for x in (*made, *sums, flow)),
         )
-        # exponent = A / ln 2, and the loop sums with respect to dt exponent in units of ln 2
+        # the first of the sums is already with respect to A itself: d exp(dt A) / dA = dt exp(dt A)
         return made[0], made[1], *sums, flow, None
 
 

@@ -3,7 +3,7 @@
     h_t = A h_{t-1} + B u_t,  y_t = Re(C h_t) + D u_t        =        y = K * u + D u,  K_l = Re(C A^l B)
 
 u and y (B, T, D), h (B, D, N / 2) complex: states come in conjugate pairs, of which one half is kept. Without a state
-the filter is a convolution by FFT, O(T log T); with one it is the recurrence, O(1) a token, whose memory does not grow.
+the filter is a convolution by FFT, O(T log T); with one it is the recurrence, whose memory does not grow with T.
 A packed row is cut into its documents first, so that nothing passes between them.
 """
 

@@ -64,8 +64,7 @@ class S4D(StateSpace):
         # the powers of one piece serve all: those of the next are the same times exp(dt a PIECE)
         a, (_, b) = self.eigenvalues(), self.discrete()
         rate = (a * torch.exp(upcast(self.log_step))[:, None])[..., None]
-        steps = torch.arange(min(length, PIECE), device=rate.device, dtype=rate.real.dtype)
-        powers = torch.exp(rate * steps)
+        powers = powers_of(rate[..., 0], min(length, PIECE))
         first = torch.arange(0, length, PIECE, device=rate.device, dtype=rate.real.dtype)
         scales = (2 * self.pair(self.C) * b)[..., None] * torch.exp(rate * first)
         pieces = [(scale[..., None] * powers).sum(1).real for scale in scales.unbind(-1)]
@@ -86,7 +85,7 @@ class S4D(StateSpace):
         """A piece at once: its own outputs by convolution, those of the state before by powers of the decay."""
         length = u.shape[1]
         steps = torch.arange(length, device=u.device)
-        powers = torch.exp(rate[..., None] * steps.to(u.dtype))  # (D, N / 2, L)
+        powers = powers_of(rate, length)
         (_, b), c = self.discrete(), 2 * self.pair(self.C)
         decay = torch.exp(rate)
         y = self.convolve(u, kernel[:, :length]) + torch.einsum("bdn,dnt->btd", h * c * decay, powers).real
@@ -107,3 +106,11 @@ class S4D(StateSpace):
             return math.pi * n
         states = 2 * self.pairs
         return states / math.pi * (states / (2 * n + 1) - 1)
+
+
+def powers_of(rate: Tensor, length: int) -> Tensor:
+    """exp(rate l) for l < length: (D, N / 2) -> (D, N / 2, length), by doubling, as a product is cheaper than exp."""
+    powers = torch.ones_like(rate)[..., None]
+    while powers.shape[-1] < length:
+        powers = torch.cat([powers, powers * torch.exp(rate * powers.shape[-1])[..., None]], dim=-1)
+    return powers[..., :length]
