@@ -21,6 +21,9 @@ BASE = {"name": "transformer", "dim": 32, "layers": 2, "max_length": 96}
 SHAPES = {
     "gru": {**BASE, "position": "none", "blocks": [{"name": "pre-norm", "mixer": "gru"}]},
     "mamba": {**BASE, "position": "none", "blocks": [{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}]},
+    "lstm": {"name": "lstm", "dim": 32, "layers": 2, "max_length": 96},
+    "s4": {"name": "s4", "dim": 32, "layers": 2, "max_length": 96},
+    "mamba2": {"name": "mamba2", "dim": 32, "layers": 2, "max_length": 96},
     "hybrid": {**BASE, "blocks": [{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}, {"name": "pre-norm"}]},
     "experts": {**BASE, "blocks": [{"name": "pre-norm", "ffn": {"name": "experts", "experts": 4}}]},
     "window": {**BASE, "blocks": [{"name": "pre-norm", "mixer": {"name": "sliding-window", "window": 5}}]},
@@ -89,11 +92,11 @@ class Source:
         self.taken += 1
         return self.rows
 
-    def state(self):
-        return {"taken": self.taken}, {}
+    def cursor(self):
+        return {"taken": self.taken}
 
-    def restore(self, state, tensors):
-        self.taken = state["taken"]
+    def seek(self, cursor):
+        self.taken = cursor["taken"]
 
 
 class Pairs(BaseObjective):

@@ -3,8 +3,10 @@
     x = embed(E[ids], positions);  x = block_l(x) for l = 1 .. L;  p(next | ids) = head(norm(x))      x (B, T, D)
 
 All positions of a row are computed at once (parallel in training, T^2 D work in attention), and any two tokens are one
-step apart. `blocks` is a pattern that repeats to `layers`, so a hybrid is a longer pattern. Parameter names are those
-of Llama checkpoints. Vaswani et al. 2017; Radford et al. 2018 for the decoder alone.
+step apart. `blocks` is a pattern that repeats to `layers`, so a hybrid is a longer pattern. With a recurrent mixer and
+no positions the same stack is a recurrent language model: rnn, gru, lstm, s4 and mamba are names of such choices. Their
+state has one size at any length, and every token costs the same. Parameter names are those of Llama checkpoints.
+Vaswani et al. 2017; Radford et al. 2018 for the decoder alone.
 """
 
 from __future__ import annotations
@@ -39,6 +41,15 @@ CARD = {
     "title": "Transformer (decoder)",
     "paper": "Vaswani et al. 2017, arXiv:1706.03762",
     "reference": "transformers.LlamaForCausalLM and GPT2LMHeadModel",
+    "aliases": {
+        "rnn": {"blocks": [{"name": "pre-norm", "mixer": "rnn"}], "position": "none"},
+        "gru": {"blocks": [{"name": "pre-norm", "mixer": "gru"}], "position": "none"},
+        "lstm": {"blocks": [{"name": "pre-norm", "mixer": "lstm"}], "position": "none"},
+        "mamba": {"blocks": [{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}], "position": "none"},
+        "mamba2": {"blocks": [{"name": "pre-norm", "mixer": "mamba2", "ffn": "none"}], "position": "none"},
+        "s4": {"blocks": [{"name": "pre-norm", "mixer": "s4"}], "position": "none"},
+        "s4d": {"blocks": [{"name": "pre-norm", "mixer": "s4d"}], "position": "none"},
+    },
 }
 
 
