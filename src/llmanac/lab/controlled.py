@@ -87,7 +87,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     asked = resolve(question.base, question.axis, question.texts)
     estimating.refuse(asked, question.hold)
     prepared = prepare(question.base, cache.root / "data")
-    trial = TrainingTrial(prepared, question.base.device)
+    trial = TrainingTrial(prepared, question.base.device, arms=asked)
     vocabulary = prepared.tokenizer.vocab_size
     code = fingerprint([part for arm in asked for part in (arm.spec.model, arm.spec.objective, arm.spec.train)], CODE)
     say(_base_words(question.base, prepared))
@@ -107,7 +107,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     arms = [with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in arms]
     tuned = None
     if question.factors:
-        tuning = TrainingTrial(prepared, question.base.device, tuning=True)
+        tuning = TrainingTrial(prepared, question.base.device, arms=asked, tuning=True)
         swept, tuned = tune(tuning, estimating.trained(arms), question.factors, cache, progress(say))
         best = {arm.label: arm for arm in swept}
         arms = [best.get(arm.label, arm) for arm in arms]

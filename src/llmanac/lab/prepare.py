@@ -1,4 +1,5 @@
-"""The text of a study, made once and shared by every arm: a tokenizer, token shards, and documents held out.
+"""The text of a study, made once by a recipe's own stages and shared by every arm: a tokenizer, token shards, and
+documents held out.
 
 Held-out documents are taken in an order that is a hash of their names, one in four for tuning and the rest for the
 result, so that a sweep never sees what the verdict is read off.
@@ -19,6 +20,8 @@ from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.cache import digest
 from llmanac.lab.sources import fingerprint
+from llmanac.recipes.parts import make_tokenizer, make_tokens
+from llmanac.tokenizers.load import load_tokenizer
 
 TUNING_PART = 4  # one held-out document in so many is for tuning
 
@@ -61,8 +64,6 @@ def prepare(recipe: Any, root: Path) -> Prepared:
     Raises:
         DataError: no text, or too little to hold any out.
     """
-    from llmanac.tokenizers.load import load_tokenizer
-
     corpus = recipe.data.collect(recipe.seed)
     sources = fingerprint([recipe.tokenizer], [TokenDataset.__module__])
     key = digest(
@@ -80,9 +81,8 @@ def prepare(recipe: Any, root: Path) -> Prepared:
         if not (folder / "manifest.json").is_file():
             report, tuning = choose(corpus.held_out, recipe.evaluate.held_out_bytes)
             with atomic_folder(folder) as target:
-                tokenizer = recipe.tokenizer.train(recipe.data.vocabulary_texts(corpus.train))
-                tokenizer.save(target / "tokenizer")
-                TokenDataset.write(target / "tokens", corpus.train, tokenizer)
+                tokenizer = make_tokenizer(recipe, corpus.train, target / "tokenizer")
+                make_tokens(corpus.train, tokenizer, target / "tokens")
                 write_json(target / "held_out.json", {"report": report, "tuning": tuning})
                 write_json(target / "manifest.json", corpus.manifest)
     texts = read_table(folder / "held_out.json")

@@ -19,16 +19,15 @@ from llmanac.core.progress import Report
 from llmanac.data.collect import Corpus
 from llmanac.data.pack import PackedStream
 from llmanac.data.pipeline.build import OtherBuild
-from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.application import find_application
+from llmanac.recipes.parts import Parts, Tokens, make_tokenizer, make_tokens
 from llmanac.recipes.plan import fastest_threads, plan_size
 from llmanac.recipes.report import write_report
 from llmanac.recipes.results import FORMAT_VERSION, counts, write_results
 from llmanac.recipes.spec import Recipe, RecipeSpec, plans_size
-from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
@@ -143,10 +142,7 @@ class Pipeline:
     def tokenize(self) -> None:
         place = self.folder / "tokenizer"
         self._name_special_tokens()
-        if not (place / "tokenizer.json").is_file():
-            with files.atomic_folder(place) as folder:
-                self.spec.tokenizer.train(self.spec.data.vocabulary_texts(self.corpus.train)).save(folder)
-        self.tokenizer = load_tokenizer(place)
+        self.tokenizer = make_tokenizer(self.spec, self.corpus.train, place)
 
     def _name_special_tokens(self) -> None:
         """Add the special tokens of the pairs to the vocabulary."""
@@ -159,13 +155,11 @@ class Pipeline:
             )
 
     def encode(self) -> None:
-        self.data = {side: self._tokens(side, getattr(self.corpus, side)) for side in ("train", "held_out")}
-
-    def _tokens(self, side: str, documents: Any) -> TokenDataset:
-        place = self.folder / "data" / side
-        if not (place / "manifest.json").is_file():
-            TokenDataset.write(place, documents, self.tokenizer)
-        return TokenDataset(place)
+        place = self.folder / "data"
+        self.data = {
+            side: make_tokens(getattr(self.corpus, side), self.tokenizer, place / side)
+            for side in ("train", "held_out")
+        }
 
     # training
 
@@ -176,20 +170,16 @@ class Pipeline:
         budget = self.time.pretraining(self.before_training, later)
         if "model" not in self.planned:
             self._plan_model(budget)
-        self.base = self.spec.model.build(vocab_size=self.tokenizer.vocab_size).to(self.device)
-        self.base.initialise(self.spec.seed)
+        parts = Parts(self.spec, Tokens(self.tokenizer, self.data["train"]), self.device)
+        self.base = parts.model(self.spec.seed)
         self._plan_threads(budget)
         if (self.folder / "base" / "config.json").is_file():
             self.base = load_model(self.folder / "base", device=str(self.device))
             return
-        stream = PackedStream(
-            self.data["train"], length=self.spec.train.length, rows=self.spec.train.rows, seed=self.spec.seed
-        )
-        done = train(
+        rows = parts.rows(self.spec.seed)
+        done = parts.train(
             self.base,
-            stream if self.spec.finetune is None else self.practice.mixed_in(stream),
-            self.spec.objective.build(tokenizer=self.tokenizer),
-            self.spec.train,
+            rows if self.spec.finetune is None else self.practice.mixed_in(rows),
             self.folder / "pretrain",
             seed=self.spec.seed,
             budget=self.time.pretraining(self.before_training, later) if self.recipe.spec.train.steps is None else None,
