@@ -1,4 +1,4 @@
-"""An objective that the package does not have is compared by the lab as it is: rows, metrics and verdict are its own."""
+"""An objective that the package does not have is compared by the lab as it is, with its own rows and metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from _studies import ask
 
 from llmanac.core import registry
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.lab.axis import _path_in, find_axis
 from llmanac.recipes.spec import load_recipe
 
@@ -128,3 +128,19 @@ def test_a_part_of_it_is_an_axis_by_its_kind(base: dict[str, Any], tmp_path: Pat
     with pytest.raises(SpecError, match=r"several \(finetune.objective, objective\); name one"):
         _path_in(spec, "objective")
     assert find_axis("source", spec).path == "data.source"
+
+
+def test_arms_with_text_of_their_own_are_measured_on_the_text_of_the_base(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    found = ask("tokenizer.vocab_size", "320,280", recipe, tmp_path / "study", tmp_path / "cache", seeds=1)
+    texts = found.data["texts"]
+    assert list(texts) == ["280"] and texts["280"]["vocabulary"] == 280 and found.data["data"]["vocabulary"] == 320
+    assert texts["280"]["held_out_bytes"] == found.data["data"]["held_out_bytes"]
+    counts = [found.data["costs"][arm]["parameters"] for arm in ("320", "280")]
+    assert counts[0] - counts[1] == 40 * 32  # the embedding
+    assert len({value for values in found.values("bits_per_byte").values() for value in values}) == 2
+    with pytest.raises(SpecError, match="--hold params: the arms' vocabularies differ"):
+        ask("tokenizer.vocab_size", "320,280", recipe, tmp_path / "p", tmp_path / "cache", hold="params", seeds=1)
+    with pytest.raises(DataError, match=r"train on [1-9] of the documents that the base holds out"):
+        ask("data.held_out", "0.3,0.1", recipe, tmp_path / "d", tmp_path / "cache", seeds=1)

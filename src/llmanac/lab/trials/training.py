@@ -1,15 +1,16 @@
-"""A trial that trains: the stages of the arm's recipe on text that all arms share, measured by the arm's objective.
+"""A trial that trains: the stages of the arm's recipe, measured by its objective on text that all arms share.
 
-Everything but the axis is shared: prepared text, rows in one order, initial values by name, and the planned precision,
-attention form and micro-batch. The replicate is the seed, which names both the initial values and the order of rows.
-What is read, and what is measured on documents held out, is the objective's (`recipes/parts.py`).
+Everything but the axis is shared: prepared text (unless the axis is the data or the tokenizer), rows in one order,
+initial values by name, and the planned precision, attention form and micro-batch. The replicate is the seed, which
+names both the initial values and the order of rows. What is read, and what is measured on documents held out, is the
+objective's choice (`recipes/parts.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from llmanac.lab.budget import Speed
 from llmanac.lab.cache import versions
 from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_bytes
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
-from llmanac.lab.prepare import Prepared
+from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
@@ -40,13 +41,23 @@ CURVE_BYTES = 12_000  # of held-out text that the learning curve is measured on
 CODE = (train.__module__, Measured.__module__, TokenDataset.__module__)
 
 
-def shared_metrics(arms: Sequence[Arm], prepared: Prepared, device: torch.device) -> tuple[Metric, ...]:
+def own_texts(arms: Sequence[Arm], prepared: Prepared, root: Path) -> dict[str, Prepared]:
+    """The text of every arm whose data or tokenizer is not the base's, measured on what the base holds out.
+
+    Raises:
+        DataError: an arm without text, or one that would train on documents that are held out.
+    """
+    own = [arm for arm in arms if any(path.startswith(("data", "tokenizer")) for path in arm.diff)]
+    return {arm.label: prepare(arm.spec, root, prepared) for arm in own}
+
+
+def shared_metrics(arms: Sequence[Arm], text: Callable[[Arm], Prepared], device: torch.device) -> tuple[Metric, ...]:
     """What the objectives of all arms measure, in the order of the first one.
 
     Raises:
         SpecError: two objectives that measure nothing alike.
     """
-    by_arm = {arm.label: Parts(arm.spec, prepared, device).metrics for arm in arms}
+    by_arm = {arm.label: Parts(arm.spec, text(arm), device).metrics for arm in arms}
     first, *others = by_arm
     shared = tuple(metric for metric in by_arm[first] if all(metric in by_arm[other] for other in others))
     if not shared:
@@ -59,6 +70,7 @@ class TrainingTrial:
     """Trains an arm under a seed, or estimates it where its model has no steps (`trials/estimating.py`).
 
     Args:
+        prepared: the base's text; texts: by arm, that of arms which have their own.
         arms: those of the study; their objectives decide the metrics.
         tuning: measure the result on the tuning texts.
     """
@@ -67,16 +79,27 @@ class TrainingTrial:
     replicate = "seed"
 
     def __init__(
-        self, prepared: Prepared, device: str = "auto", *, arms: Sequence[Arm] = (), tuning: bool = False
+        self,
+        prepared: Prepared,
+        device: str = "auto",
+        *,
+        arms: Sequence[Arm] = (),
+        texts: Mapping[str, Prepared] | None = None,
+        tuning: bool = False,
     ) -> None:
         self.prepared, self.device, self.tuning = prepared, resolve_device(device), tuning
+        self.own = dict(texts or {})
         self.texts = prepared.tuning if tuning else prepared.report
-        self.metrics = shared_metrics(arms, prepared, self.device) if arms else ()
+        self.metrics = shared_metrics(arms, self.text, self.device) if arms else ()
+
+    def text(self, arm: Arm) -> Prepared:
+        """What an arm reads: the base's text, or its own."""
+        return self.own.get(arm.label, self.prepared)
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers."""
         if estimating.is_estimated(arm):
-            return estimating.parts(self.prepared, arm, MEASURE_VERSION, self.tuning)
+            return estimating.parts(self.text(arm), arm, MEASURE_VERSION, self.tuning)
         recipe = arm.spec
         settings = {k: v for k, v in dump(recipe.train).items() if k not in MAY_CHANGE}
         return {
@@ -86,7 +109,7 @@ class TrainingTrial:
             "objective": dump(recipe.objective),
             "train": settings,
             "seed": seed,
-            "data": self.prepared.identity,
+            "data": self.text(arm).identity,
             "tuning": self.tuning,
             "sources": fingerprint([recipe.model, recipe.objective, recipe.train], CODE),
             "versions": versions(),
@@ -100,8 +123,8 @@ class TrainingTrial:
         return stages.model(seed), RecordingStream(stages.rows(seed), lambda: stages.rows(seed)), stages.objective
 
     def stages(self, arm: Arm) -> Parts:
-        """The stages of an arm's recipe, on the text that all arms share."""
-        return Parts(arm.spec, self.prepared, self.device)
+        """The stages of an arm's recipe, on its text."""
+        return Parts(arm.spec, self.text(arm), self.device)
 
     def initial(self, arm: Arm, seed: int) -> dict[str, Any]:
         """The tensors that an arm starts from, built again."""
@@ -111,7 +134,7 @@ class TrainingTrial:
         """Train, or go on with a training that was killed, then measure."""
         stages = self.stages(arm)
         if estimating.is_estimated(arm):
-            return estimating.measure(stages, arm, stages.held_out(self.texts), self._prompt())
+            return estimating.measure(stages, arm, stages.held_out(self.texts), self._prompt(arm))
         every = max(1, arm.spec.train.steps // CURVE_POINTS)
         spec = dataclasses.replace(arm.spec.train, checkpoint_every=arm.spec.train.checkpoint_every or every)
         model, source, objective = self.build(arm, seed)
@@ -128,7 +151,7 @@ class TrainingTrial:
             "parameters": model.parameter_count(), "train_flops": flops and flops(spec.length) * done.tokens,
             "tokens": done.tokens, "seconds": done.seconds, "steps": done.steps,
             "train_tokens_per_second": done.tokens / done.seconds,
-            "decode_tokens_per_second": decode_speed(model, self._prompt()),
+            "decode_tokens_per_second": decode_speed(model, self._prompt(arm)),
             "state_bytes_per_token": state_bytes(model), "model_bytes": model_bytes(model),
         }  # fmt: skip
         curve = _curve(read_metrics(work), primary.name)
@@ -143,8 +166,8 @@ class TrainingTrial:
         train(model, source, objective, spec, work, seed=0, resume=False, label=f"calibrate {arm.label}")
         return [line["seconds"] for line in read_metrics(work) if "seconds" in line][min(5, steps // 3) :]
 
-    def _prompt(self) -> list[int]:
-        ids = self.prepared.tokenizer.encode(self.texts[0])
+    def _prompt(self, arm: Arm) -> list[int]:
+        ids = self.text(arm).tokenizer.encode(self.texts[0])
         return [int(i) for i in ids[:16]] or [0]
 
     def _curve_score(self, stages: Parts, metric: Metric) -> Callable[[Any], dict[str, float]]:
