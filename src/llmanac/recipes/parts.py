@@ -22,7 +22,6 @@ from llmanac.data.tokens import TokenDataset
 from llmanac.metrics._items import Items, Metric
 from llmanac.objectives._measured import Text
 from llmanac.tokenizers.load import load_tokenizer
-from llmanac.train.loop import TrainResult, train
 
 
 def make_tokenizer(recipe: Any, documents: Iterable[Document], place: Path) -> Any:
@@ -80,10 +79,6 @@ class Parts:
         """The rows of every training step, as the objective reads them."""
         train = self.recipe.train
         return self.objective.source(self.text, length=train.length, rows=train.rows, seed=seed)
-
-    def train(self, model: Any, rows: Any, folder: Path, **how: Any) -> TrainResult:
-        """Train a model in place; `how` goes to `train.loop.train`."""
-        return train(model, rows, self.objective, how.pop("spec", self.recipe.train), folder, **how)
 
     def held_out(self, documents: Sequence[str]) -> Any:
         """Held-out documents as the objective measures them, in windows of the training length."""

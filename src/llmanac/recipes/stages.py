@@ -34,6 +34,7 @@ from llmanac.train.metrics import read_metrics
 from llmanac.train.plan import CALIBRATION_SHARE
 
 RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
+RESTORE_FILE = "restore the file to go on, or start a new run with --folder and without --resume"
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
@@ -125,10 +126,12 @@ class Pipeline:
 
     def _refuse_other_text(self) -> None:
         """Compare the text with the manifest that its tokens were made with."""
-        if not (self.folder / "manifest.json").is_file():
+        place = self.folder / "manifest.json"
+        if not place.is_file():
             return
-        before, now = files.read_table(self.folder / "manifest.json"), self.corpus.manifest
-        moved = [side for side in ("train", "held_out") if before[side]["sha256"] != now[side]["sha256"]]
+        before, now = files.read_table(place), self.corpus.manifest
+        kept = {side: files.field(before, f"{side}.sha256", str, place, RESTORE_FILE) for side in ("train", "held_out")}
+        moved = [side for side, sha256 in kept.items() if sha256 != now[side]["sha256"]]
         if moved:
             sides = " and ".join({"train": "training", "held_out": "held-out"}[side] for side in moved)
             raise DataError(f"{self.folder}: the {sides} text changed since this run began, or its split; {RESTORE}")
@@ -177,9 +180,11 @@ class Pipeline:
             self.base = load_model(self.folder / "base", device=str(self.device))
             return
         rows = parts.rows(self.spec.seed)
-        done = parts.train(
+        done = train(
             self.base,
             rows if self.spec.finetune is None else self.practice.mixed_in(rows),
+            parts.objective,
+            self.spec.train,
             self.folder / "pretrain",
             seed=self.spec.seed,
             budget=self.time.pretraining(self.before_training, later) if self.recipe.spec.train.steps is None else None,

@@ -140,8 +140,8 @@ class TrainingTrial:
         model, source, objective = self.build(arm, seed)
         parameters = hash_parameters(model)
         primary = (self.metrics or stages.metrics)[0]
-        done = stages.train(
-            model, source, work, spec=spec, seed=seed, evaluate=self._curve_score(stages, primary),
+        done = train(
+            model, source, objective, spec, work, seed=seed, evaluate=self._curve_score(stages, primary),
             evaluate_every=every, watch=watched(primary), label=f"{arm.label}, seed {seed}",
         )  # fmt: skip
         model.eval()
