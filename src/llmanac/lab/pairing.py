@@ -61,9 +61,12 @@ def scale_between(first: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def hash_row(row: Any) -> str:
-    """sha256 of a row's tokens."""
-    ids = np.ascontiguousarray(np.asarray(getattr(row, "ids", row), np.int64))
-    return hashlib.sha256(ids.tobytes()).hexdigest()[:16]
+    """sha256 of a row's tokens, or of what it is written as where it is not tokens (texts, pairs)."""
+    try:
+        data = np.ascontiguousarray(np.asarray(getattr(row, "ids", row), np.int64)).tobytes()
+    except (TypeError, ValueError):
+        data = repr(row).encode()
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 class RecordingStream:

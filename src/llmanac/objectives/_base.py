@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from llmanac.core.errors import CheckpointError, DataError
 from llmanac.core.types import IGNORE, Bags, Batch, LossSum, Want
 from llmanac.data.pack import PADDING, Row
+from llmanac.objectives._measured import Measured, OfText
 
 SUM = Want(nll="sum")
 
 
-class BaseObjective:
-    """Base of all objectives.
+class BaseObjective(Measured):
+    """Base of all objectives; `_measured.py` has what they read and measure.
 
     An objective takes all that it needs from one forward pass, by `Want`: `Want(nll="sum")` for a next-token loss,
     `Want(hidden=True, nll="none")` for a value head on the same states, `Want(layers=(4, 8))` for a loss on features.
@@ -75,7 +76,7 @@ class BaseObjective:
             raise CheckpointError(f"{type(self).__name__} keeps no state, but the checkpoint has {sorted(state)}")
 
 
-class NextToken(BaseObjective):
+class NextToken(OfText, BaseObjective):
     """Cross-entropy of each next token of a row, where it carries loss."""
 
     def collate(self, rows: Sequence[Any]) -> Batch:
