@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -298,9 +297,3 @@ class Transformer(TrainedModel):
         """FLOPs of one token, forward, where a query sees `keys` keys on average."""
         layers = stack_flops(self.model.layers, self.model.position, keys)
         return layers + float(self.lm_head.flops(keys))
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""
-        from llmanac.models.save import save_pretrained
-
-        return save_pretrained(self, folder)

@@ -82,7 +82,9 @@ class Lightning(Mixer):
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> RecurrentState:
         """S in float32 or more."""
         memory = torch.float64 if dtype == torch.float64 else torch.float32
-        return RecurrentState([torch.zeros(batch, self.heads, self.head_dim, self.head_dim, dtype=memory, device=device)])
+        return RecurrentState(
+            [torch.zeros(batch, self.heads, self.head_dim, self.head_dim, dtype=memory, device=device)]
+        )
 
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         batch, length, _ = x.shape
