@@ -230,6 +230,17 @@ def test_names_of_a_state_dict_are_read_too(case, tmp_path):
     assert torch.equal(load_model(tmp_path, dtype="float64", device="cpu")(ids).logits, expected)
 
 
+def test_embeddings_of_gemma_are_scaled_in_their_own_dtype(tmp_path):
+    """sqrt(32) is 5.65625 in bfloat16, which the models were trained with; given embeddings are scaled already."""
+    model = theirs("gemma")
+    model.save_pretrained(tmp_path)
+    ours = load_model(tmp_path, dtype="bfloat16", device="cpu")
+    ids = tokens(1, 9)
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert torch.equal(ours.embed(ids), peer.get_input_embeddings()(ids))
+    assert torch.equal(ours(Batch(embeddings=ours.embed(ids))).logits, ours(ids).logits)
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_each_family_saves_as_itself_or_as_a_simpler_one(kind, tmp_path):
     case = next(case for case in CASES if kind_of(case) == kind)
