@@ -21,6 +21,7 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.spec import dump
 from llmanac.models._folder import FORMAT_VERSION, TOKENS
+from llmanac.models._layers import Product
 from llmanac.models._weights import INDEX, WEIGHTS
 from llmanac.models.families import FAMILIES, Misfit, arrange
 from llmanac.models.families import family as find_family
@@ -33,7 +34,7 @@ STAGED = f"{files.TEMPORARY}weights"
 DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
 
-def save_pretrained(model: TrainedModel, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> Path:
+def save_model(model: TrainedModel, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> Path:
     """Write the model as the first family that can hold it, else as `llmanac`; returns the folder.
 
     Files of other names in the folder (a tokenizer's) are left alone. Raises LlmanacError where the disk refuses.
@@ -67,7 +68,13 @@ def export_model(
 
 
 def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
-    """The parameters under their own names, a tied head's matrix only once."""
+    """The parameters under their own names, a tied head's matrix once. Raises CheckpointError for adapters."""
+    for name, module in model.named_modules():
+        if isinstance(module, Product) and module.change is not None:
+            raise CheckpointError(
+                f"{name}: has an adapter, which a model's folder cannot hold; `merge()` it first, or `remove()` it and "
+                "save its `state()`"
+            )
     state = {name: p.detach() for name, p in model.named_parameters()}
     for name, tensor in state.items():
         if tensor.device.type == "meta":

@@ -15,7 +15,6 @@ Bengio, Ducharme, Vincent & Jauvin 2003, A neural probabilistic language model, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -136,8 +135,9 @@ class FeedForward(TrainedModel):
     def _joined(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """What one product with the vocabulary is made of: U h + W x = [U W] [h; x]."""
         if self.direct is None:
-            return h, self.lm_head.weight
-        return torch.cat([h, x], -1), torch.cat([self.lm_head.weight, self.direct.weight], -1)
+            return self.lm_head.joined(h)
+        (h, u), (x, w) = self.lm_head.joined(h), self.direct.joined(x)
+        return torch.cat([h, x], -1), torch.cat([u, w], -1)
 
     def _nll(self, x: Tensor, h: Tensor, batch: Batch, reduction: Literal["sum", "none"]) -> Tensor:
         assert batch.targets is not None
@@ -181,11 +181,3 @@ class FeedForward(TrainedModel):
         """FLOPs of training on one token: forward and twice that backward, each product as 2 m n k."""
         direct = 0 if self.direct is None else self.direct.weight.numel()
         return 6.0 * (self.hidden_layer.weight.numel() + self.lm_head.weight.numel() + direct)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""
-        from llmanac.models import save
-
-        config = {"architectures": ["FeedForward"], "model_type": "llmanac", "vocab_size": self.vocab_size}
-        state = save.canonical_state(self)
-        return save.write_model(self, Path(folder), config, state)
