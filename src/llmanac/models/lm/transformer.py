@@ -200,7 +200,8 @@ class Transformer(TrainedModel):
             x: Tensor = self.model.embed_tokens(ids).to(self.dtype)
         except IndexError:
             raise self.wrong_id(ids) from None
-        return x if self._scale is None else x * self._scale
+        # rounded to the dtype of x first, as in the models that have such a factor
+        return x if self._scale is None else x * x.new_full((), self._scale)
 
     def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
         """What `want` asks for; see `core.types`.
