@@ -103,9 +103,12 @@ def test_states_are_selected_joined_and_rewound_at_ragged_lengths(name: str) -> 
         for i, r in enumerate(order):
             start = int(joined.lengths[r])
             torch.testing.assert_close(found[i], full[r, start : start + 3], rtol=0, atol=1e-10)
-        joined.rewind(None, torch.tensor([4, 9, 0, 3]))
+        layers = model.model.layers if hasattr(model, "model") else ()
+        anywhere = all("rewind" in layer.supports for layer in layers)  # a recurrent state holds its last token only
+        back = [4, 9, 0, 3] if anywhere else [9, 9, 0, 4]
+        joined.rewind(None, torch.tensor(back))
         joined.reserve(40)
-        for starts in ([4, 9, 0, 3],):
+        for starts in (back,):
             rest = torch.stack([ids[r, s : s + 8] for r, s in enumerate(starts)])
             found = model(rest, joined).logits
             for r, s in enumerate(starts):

@@ -98,12 +98,12 @@ def test_mamba_equals_transformers():
 
 
 def test_mamba_scan_is_the_recurrence_written_out():
-    from llmanac.models.mixers.mamba import scan
+    from llmanac.kernels.nn.scan import plain_scan
 
     torch.manual_seed(1)
     a, b = torch.rand(2, 9, 4, 3, dtype=torch.float64), torch.randn(2, 9, 4, 3, dtype=torch.float64)
     c, h = torch.randn(2, 9, 3, dtype=torch.float64), torch.randn(2, 4, 3, dtype=torch.float64)
-    y, last = scan(a, b, c, h)
+    y, last = plain_scan(a, b, c, h)
     for t in range(9):
         powers = a[:, : t + 1].flip(1).cumprod(1).flip(1)
         inside = powers[:, 0] * h + sum(

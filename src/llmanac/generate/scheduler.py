@@ -103,7 +103,8 @@ class Scheduler:
             return
         cached = [r.prompt if r.prompt_logprobs is None else None for r in taken]
         longest = max(len(r.prompt) + min(ROOM, r.max_new_tokens) for r in taken)
-        held = self.runner.extend(cached if self._start_id is None else [None] * len(taken), longest)
+        planned = [(len(r.prompt) if self._start_id is None else 1) + r.max_new_tokens for r in taken]
+        held = self.runner.extend(cached if self._start_id is None else [None] * len(taken), longest, planned)
         for request, count in zip(taken, held, strict=True):
             if self.prefix_cache is not None:
                 request.cached_tokens = count

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.types import Bags, Batch
+from llmanac.core.types import Bags, Batch, LossSum
 from llmanac.data.examples import Examples, Form, batch_of
 from llmanac.generate.engine import evaluating
 from llmanac.generate.runner import device_of
@@ -79,7 +79,7 @@ class Classification(BaseObjective):
             raise DataError("classification: a row has no class, so there is nothing to learn from it")
         return batch_of(rows, self.spec.form)
 
-    def loss(self, model: Any, batch: Batch | Bags) -> tuple[Tensor, int, dict[str, float]]:
+    def loss(self, model: Any, batch: Batch | Bags) -> LossSum:
         """The summed loss, the rows, and how many of them have their highest score in the right place."""
         scores = model(batch)
         classes = batch.targets
@@ -89,7 +89,7 @@ class Classification(BaseObjective):
         if self.spec.l2:
             squares = torch.stack([p.square().sum() for p in penalised(model)]).sum()
             total = total + 0.5 * self.spec.l2 * len(classes) * squares
-        return total, len(classes), {"accuracy": float((chosen(scores) == classes).sum())}
+        return total, len(classes), {"accuracy": (chosen(scores) == classes).sum()}
 
     @torch.no_grad()
     def evaluate(self, model: Any, rows: Any) -> dict[str, Items]:

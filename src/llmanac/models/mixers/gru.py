@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from llmanac.kernels.nn.recurrence import Cell
 from llmanac.models.mixers._recurrence import Recurrence, RecurrenceSpec
 
 CARD = {
@@ -39,6 +40,7 @@ class Spec(RecurrenceSpec):
 class GRU(Recurrence):
     """See the module."""
 
+    kernel: Cell = "gru"
     gates: ClassVar[int] = 3
 
     def cell(self, projected: Tensor, h: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

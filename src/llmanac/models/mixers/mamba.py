@@ -6,7 +6,7 @@
 x (B, T, D), u (B, T, E) with E = expand D, h (B, E, N), A (E, N) negative; conv is depthwise and causal over `kernel`
 tokens. Time and memory are linear in T, and decoding keeps h and the last kernel - 1 inputs, whatever the length.
 
-Gu & Dao 2023, algorithm 2. This is the recurrence written out step by step.
+The recurrence is `kernels/nn/scan.py`. Gu & Dao 2023, algorithm 2.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.kernels.nn.scan import selective_scan
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, upcast
 from llmanac.models.mixers import Mixer, MixerSpec
+from llmanac.models.mixers._convolution import Convolution, init_step, last_inputs
 from llmanac.models.state.recurrent import RecurrentState
 
 CARD = {
@@ -90,14 +92,11 @@ class Mamba(Mixer):
         dt = F.softplus(upcast(self.dt_proj(step)))
         if real is not None:
             dt = dt * real[..., None]  # exp(0) = 1 and no input: padding leaves the state as it is
-        decay = torch.exp(dt[..., None] * -torch.exp(upcast(self.A_log)))
-        begins = context.document_starts()
-        if begins is not None:
-            decay = decay.masked_fill(begins[:, :, None, None], 0)
-        driven = (dt * upcast(u).transpose(1, 2))[..., None] * upcast(inputs)[:, :, None]
-        h = decay.new_zeros(decay.shape[0], *decay.shape[2:]) if held is None else held[1]
-        y, h = scan(decay, driven, upcast(outputs), h)
-        y = y + upcast(u).transpose(1, 2) * upcast(self.D)
+        driver = upcast(u).transpose(1, 2)
+        a = -torch.exp(upcast(self.A_log))
+        h = driver.new_zeros(len(x), self.inner, self.states) if held is None else held[1]
+        y, h = selective_scan(driver, dt, a, upcast(inputs), upcast(outputs), h, context.document_starts())
+        y = y + driver * upcast(self.D)
         if state is not None and context.slots is not None:
             state.update(last_inputs(stream, context.slots.lengths, self.kernel - 1), h)
         out: Tensor = self.out_proj((y * F.silu(upcast(z)).transpose(1, 2)).to(x.dtype))
@@ -116,60 +115,6 @@ class Mamba(Mixer):
             parameter.fill_(1.0)
 
 
-def scan(decay: Tensor, driven: Tensor, outputs: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """y_t = C_t . h_t with h_t = a_t h_{t-1} + b_t, step by step.
-
-    Args:
-        decay, driven: a and b, (B, T, E, N). outputs: C (B, T, N). h: (B, E, N), the state before the first step.
-
-    Returns:
-        y (B, T, E) and the last state.
-    """
-    found = []
-    for a, b, c in zip(decay.unbind(1), driven.unbind(1), outputs.unbind(1), strict=True):
-        h = a * h + b
-        found.append((h * c[:, None]).sum(-1))
-    return torch.stack(found, dim=1), h
-
-
-def last_inputs(stream: Tensor, lengths: Tensor | None, count: int) -> Tensor:
-    """The last `count` real inputs of (B, E, count + T), of which the first `count` came before."""
-    if lengths is None:
-        return stream[..., stream.shape[-1] - count :]
-    index = lengths[:, None] + torch.arange(count, device=stream.device)
-    return stream.gather(2, index[:, None].expand(-1, stream.shape[1], -1))
-
-
-class Convolution(nn.Module):
-    """A causal depthwise convolution of (B, E, kernel - 1 + T) -> (B, E, T) that does not cross documents."""
-
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 1, kernel))
-        self.bias = nn.Parameter(torch.empty(channels))
-
-    def forward(self, stream: Tensor, segments: Tensor | None) -> Tensor:
-        weight, bias = self.weight.to(stream.dtype), self.bias.to(stream.dtype)
-        if segments is None:
-            return F.conv1d(stream, weight, bias, groups=len(weight))
-        kernel, length = weight.shape[-1], segments.shape[1]
-        padded = F.pad(segments, (kernel - 1, 0), value=-1)
-        total = bias[:, None].expand(len(stream), -1, length)
-        for tap in range(kernel):
-            same = padded[:, tap : tap + length] == segments
-            total = total + stream[..., tap : tap + length] * same[:, None] * weight[:, 0, tap, None]
-        return total
-
-    @torch.no_grad()
-    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        if name == "bias":
-            parameter.zero_()
-        else:
-            parameter.copy_(
-                torch.empty(parameter.shape).uniform_(-1, 1, generator=generator) * parameter.shape[-1] ** -0.5
-            )
-
-
 class StepSize(Linear):
     """The last product of the step size; its bias starts so that softplus gives 0.001 to 0.1, evenly in the log."""
 
@@ -181,6 +126,4 @@ class StepSize(Linear):
         if name == "weight":
             super().init_parameter(name, parameter, generator)
             return
-        drawn = torch.empty(parameter.shape, dtype=torch.float64).uniform_(generator=generator)
-        step = torch.exp(drawn * math.log(100) + math.log(0.001))
-        parameter.copy_(step + torch.log(-torch.expm1(-step)))
+        init_step(parameter, generator)
