@@ -142,3 +142,19 @@ def test_refuses_what_is_not_positive(name, field):
 def test_refuses_a_model_with_nothing_to_train(name):
     with pytest.raises(SpecError, match="no trainable parameter"):
         build(name, Small().requires_grad_(False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models_trained_together_keep_their_roles(name):
+    """A further model beside it changes nothing for a model: each is asked for the roles of its own parameters."""
+
+    class Asked(Small):
+        def parameter_role(self, name):
+            return "vector" if name.startswith("first") else None
+
+    alone, both = Asked(), nn.ModuleDict({"model": Asked(), "value": Small()})
+    both["value"].table = both["model"].table  # shared: it counts once
+    groups = [build(name, m).groups for m in (alone, both)]
+    rules = [{n: (g.rule, g.lr, g.weight_decay) for g in made for n in g.names} for made in groups]
+    assert {n.removeprefix("model."): r for n, r in rules[1].items() if n.startswith("model.")} == rules[0]
+    assert rules[1]["value.first.weight"] != rules[1]["model.first.weight"] and "value.table.weight" not in rules[1]

@@ -96,16 +96,16 @@ def test_an_arm_that_starts_elsewhere_stops_the_study(
 def test_an_arm_that_reads_other_rows_stops_the_study(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmanac.lab.trials import training
+    from llmanac.objectives import _measured
 
-    class Own(training.PackedStream):  # its order depends on a count of streams made so far: what pairing must catch
+    class Own(_measured.PackedStream):  # its order depends on a count of streams made so far: what pairing must catch
         made = 0
 
         def __init__(self, *args: Any, **how: Any) -> None:
             Own.made += 1
             super().__init__(*args, **(how | {"seed": how["seed"] + Own.made}))
 
-    monkeypatch.setattr(training, "PackedStream", Own)
+    monkeypatch.setattr(_measured, "PackedStream", Own)
     with pytest.raises(LlmanacError, match="differ in training row 0"):
         ask("position", "rope,none", recipe, tmp_path / "study", tmp_path / "cache", seeds=1)
 

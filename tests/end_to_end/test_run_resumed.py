@@ -206,3 +206,33 @@ def test_a_mended_length_is_the_length_of_the_pairs(text: Path, tmp_path: Path) 
         for f in (done, fresh)
     ]
     assert written[0] and written[0] == written[1]
+
+
+ODD = [
+    ("baselines.json", {"gzip": None}, r"baselines\.json: gzip: expected a number, got None; delete the file"),
+    ("baselines.json", {"xz": "2.5"}, r"baselines\.json: xz: expected a number, got '2.5'"),
+    ("baselines.json", {"bigram": float("nan")}, r"baselines\.json: bigram: expected a number, got nan"),
+    ("baselines.json", {"ngram-5": ...}, r"baselines\.json: ngram-5: is missing; delete the file"),
+    ("manifest.json", {"train": 3}, r"manifest\.json: train\.sha256: is missing; restore the file"),
+    ("manifest.json", {"held_out": {"sha256": 7}}, r"manifest\.json: held_out\.sha256: expected a text, got 7"),
+    ("data/train/manifest.json", {"dtype": "<f8"}, r"train/manifest\.json: dtype: '<f8' is not one of <u2, <u4"),
+    ("data/train/manifest.json", {"vocab_size": -5}, r"vocab_size: expected a whole number, got -5"),
+    ("data/train/manifest.json", {"hash": ...}, r"train/manifest\.json: hash: is missing; write the data set again"),
+    ("data/held_out/manifest.json", {"shards": {}}, r"held_out/manifest\.json: shards: expected a list, got \{\}"),
+    ("data/train/manifest.json", {"shards": [4]}, r"manifest\.json: shards\.0\.tokens: is missing"),
+    ("data/train/manifest.json", {"shards": [{"tokens": 1.5}]}, r"shards\.0\.tokens: expected a whole number, got 1.5"),
+    (
+        "data/train/manifest.json",
+        {"shards": [{"tokens": 4, "tokens_file": "../run.json"}]},
+        r"shards\.0\.tokens_file: '../run\.json' is no file of this folder",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), ODD)
+def test_odd_values_in_a_runs_own_files_are_named(name, changes, message, finished, tmp_path: Path) -> None:
+    folder = unfinished(finished, tmp_path / "small")
+    table = {**files.read_json(folder / name), **changes}
+    (folder / name).write_text(json.dumps({key: value for key, value in table.items() if value is not ...}))
+    with pytest.raises(DataError, match=message):
+        llmanac.run(folder / "recipe.toml", folder=folder, resume=True, report=lambda line: None)

@@ -14,7 +14,7 @@ from llmanac.models import _masks
 from llmanac.models.scores import scaled_dot
 from llmanac.models.scores._blocks import BlockAttention
 
-FORMS = ("sdpa", "plain", "blocks")
+FORMS = ("sdpa", "plain", "blocks", "flash")
 
 
 def qkv(heads=4, kv_heads=2, length=37, dim=16, dtype=torch.float64, batch=3):
@@ -48,7 +48,8 @@ def batches(length=37):
 @pytest.mark.parametrize("window", [None, 1, 5, 36, 37])
 @pytest.mark.parametrize("kind", batches())
 def test_every_form_equals_torch(form, kv_heads, window, kind, monkeypatch):
-    monkeypatch.setattr(scaled_dot, "BLOCK", 8)  # several blocks, the last one short
+    for name in ("BLOCK", "TILE"):
+        monkeypatch.setattr(scaled_dot, name, 8)  # several blocks, the last one short
     q, k, v = qkv(kv_heads=kv_heads)
     batch, mask = batches()[kind]
     index = torch.arange(q.shape[2])
@@ -189,7 +190,40 @@ def test_errors_name_the_field():
     with pytest.raises(SpecError, match="window: 0 must be at least 1"):
         build("mixer", "sliding-window", dim=16, window=0)
     model = transformer()
-    with pytest.raises(SpecError, match="attention: 'flash' is not one of sdpa, plain, blocks"):
-        model.attention_form = "flash"
+    with pytest.raises(SpecError, match="attention: 'flesh' is not one of sdpa, plain, blocks, flash"):
+        model.attention_form = "flesh"
     with pytest.raises(RequestError, match="needs the prefix length"):
         model(Batch(ids=tokens(1, 3), mask="prefix"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sliding_window_equals_mistral(form):
+    """Grouped heads, rotary positions and a window of 6, at 40 tokens: longer than what is read as one piece."""
+    mistral = pytest.importorskip("transformers.models.mistral.modeling_mistral")
+    from transformers.masking_utils import create_sliding_window_causal_mask
+
+    config = mistral.MistralConfig(
+        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=6,
+        attn_implementation="eager", max_position_embeddings=64,
+    )  # fmt: skip
+    theirs = randomise(mistral.MistralAttention(config, 0)).double().eval()
+    mixer = {"name": "grouped-query", "window": 6}
+    model = transformer(layers=1, blocks=block(mixer))
+    model.attention_form = form
+    ours = model.model.layers[0].self_attn
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 40, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    positions = torch.arange(40)[None]
+    seen = create_sliding_window_causal_mask(
+        config=config, inputs_embeds=x, attention_mask=None, past_key_values=None, position_ids=positions
+    )  # fmt: skip
+    expected, weights = theirs(x, mistral.MistralRotaryEmbedding(config)(x, positions), attention_mask=seen)
+    assert ((weights > 0).sum(-1) <= 6).all()
+    _, context = model._enter(Batch(embeddings=x), None)
+    actual = ours(x, context)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)  # their softmax is float32
+    found, wanted = (torch.autograd.grad(y.square().sum(), x)[0] for y in (actual, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    full = transformer(layers=1, blocks=block("grouped-query")).model.layers[0].self_attn
+    full.load_state_dict(theirs.state_dict())
+    assert (full(x, context) - actual).abs().max() > 0.01

@@ -316,12 +316,12 @@ def test_a_stream_of_examples_visits_each_once_an_epoch_and_resumes():
     again = ExampleStream(examples, rows=4, seed=1)
     for _ in range(2):
         next(again)
-    cursor = again.cursor()
+    state = again.state()
     resumed = ExampleStream(examples, rows=4, seed=1)
-    resumed.seek(cursor)
+    resumed.restore(*state)
     assert np.array_equal(next(resumed).ids, seen[8:12])
     with pytest.raises(DataError, match="resume with the same data"):
-        ExampleStream(examples, rows=4, seed=2).seek(cursor)
+        ExampleStream(examples, rows=4, seed=2).restore(*state)
 
 
 def test_folders_with_the_old_names_of_fields_open(tmp_path):

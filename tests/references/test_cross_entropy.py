@@ -145,3 +145,20 @@ def test_a_target_out_of_range_is_named():
         fused_cross_entropy(hidden, weight, targets)
     with pytest.raises(LlmanacError, match=r"must be \(N, D\)"):
         fused_cross_entropy(hidden, weight[:, 1:], targets)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_fixed_columns_get_no_gradient_and_the_others_theirs(reduction):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 9, dtype=torch.float64, generator=generator) for n in (14, 11))
+    targets = torch.randint(11, (14,), generator=generator)
+    found = []
+    for fixed in (0, 6):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        value = fused_cross_entropy(h, w, targets, chunk=5, reduction=reduction, fixed=fixed)
+        (3 * value).sum().backward()
+        found.append((value.detach(), h.grad, w.grad))
+    (a, ha, wa), (b, hb, wb) = found
+    assert torch.equal(a, b) and torch.equal(ha, hb) and wa.abs().min() > 0
+    torch.testing.assert_close(wb[:, 6:], wa[:, 6:], rtol=1e-12, atol=1e-12)
+    assert not wb[:, :6].any()

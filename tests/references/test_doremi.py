@@ -151,10 +151,10 @@ def test_rows_in_proportion_resume_exactly() -> None:
             assert abs(sum(row[0] == name for row in whole[:n]) - n * share) < 1
     first, second = source(), source()
     head = first.take(37)
-    second.seek(json.loads(json.dumps(first.cursor())))
+    second.restore(*json.loads(json.dumps(first.state())))
     assert head + second.take(163) == whole
     with pytest.raises(DataError, match="resume with the same shares"):
-        second.seek({"schedule": {}, "drawn": 0, "streams": {}})
+        second.restore({"schedule": {}, "drawn": 0, "streams": {}}, {})
 
 
 def test_the_mixture_reads_learned_weights(tmp_path: Path) -> None:

@@ -127,11 +127,11 @@ def test_the_training_loop_trains_it_and_its_file_is_the_model(tmp_path: Path) -
             self.at += 8
             return [rows[i % 64] for i in range(self.at - 8, self.at)]
 
-        def cursor(self):
-            return {"at": self.at}
+        def state(self):
+            return {"at": self.at}, {}
 
-        def seek(self, cursor) -> None:
-            self.at = cursor["at"]
+        def restore(self, state, tensors) -> None:
+            self.at = state["at"]
 
     spec = make_method("lm", {"name": "feedforward", "order": 3, "dim": 16, "hidden": 32})
     model = spec.build(vocab_size=VOCABULARY).initialise(0)

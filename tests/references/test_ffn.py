@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from _small_models import randomise
-from transformers import GemmaConfig, GPT2Config, LlamaConfig, OPTConfig, T5Config
+from transformers import GemmaConfig, GPT2Config, LlamaConfig, NemotronConfig, OPTConfig, T5Config
 from transformers.models.gemma.modeling_gemma import GemmaMLP
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.nemotron.modeling_nemotron import NemotronMLP
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
 
@@ -75,6 +76,16 @@ def test_gated_equals_llama(name, act, bias):
     reference = randomise(LlamaMLP(config)).double()
     ours = build("ffn", name, dim=DIM, width=WIDTH, biases="all" if bias else "none").double()
     compare(copy(ours, reference.state_dict()), reference)
+
+
+def test_squared_relu_equals_nemotron():
+    config = NemotronConfig(hidden_size=DIM, intermediate_size=WIDTH, hidden_act="relu2", mlp_bias=False)
+    reference = randomise(NemotronMLP(config)).double()
+    ours = copy(build("ffn", "relu-squared", dim=DIM, width=WIDTH).double(), reference.state_dict())
+    compare(ours, reference)
+    x = torch.randn(2, 7, DIM, dtype=torch.float64)
+    plain = copy(build("ffn", "relu", dim=DIM, width=WIDTH).double(), reference.state_dict())
+    assert (ours(x) - plain(x)).abs().max() > 0.1
 
 
 def test_geglu_equals_gemma():

@@ -41,12 +41,12 @@ def test_every_prefix_is_within_one_of_its_share_over_any_interruptions(
     names = [next(whole) for _ in range(sum(pieces) + 20)]
     # the same draws from a schedule that is thrown away and sought again at every interruption
     resumed: list[str] = []
-    cursor = json.loads(json.dumps(Schedule(shares).cursor()))
+    state = json.loads(json.dumps(Schedule(shares).state()))
     for piece in [*pieces, 20]:
         again = Schedule(shares)
-        again.seek(cursor)
+        again.restore(*state)
         resumed += [next(again) for _ in range(piece)]
-        cursor = json.loads(json.dumps(again.cursor()))
+        state = json.loads(json.dumps(again.state()))
     assert resumed == names
     exact = {name: Fraction(weight, whole.total) for name, weight in zip(whole.names, whole.weights, strict=True)}
     total = sum(Fraction(share) for share in shares.values())
@@ -66,12 +66,12 @@ def test_drawing_at_random_does_not_keep_within_one() -> None:
     assert np.abs(drawn - 0.3 * np.arange(1, 2001)).max() > 5
 
 
-def test_a_cursor_of_other_shares_is_refused() -> None:
+def test_a_state_of_other_shares_is_refused() -> None:
     schedule = Schedule({"a": 1, "b": 2})
     next(schedule)
     for other in ({"a": 1, "c": 2}, {"a": 1, "b": 3}):
         with pytest.raises(DataError, match="resume with the same shares"):
-            Schedule(other).seek(schedule.cursor())
+            Schedule(other).restore(*schedule.state())
     for bad in ({}, {"a": 0.0}, {"a": float("nan")}, {"a": float("inf")}, {"a": -1, "b": 2}):
         with pytest.raises(SpecError, match="are not all positive"):
             Schedule(bad)

@@ -6,10 +6,15 @@ import json
 
 import pytest
 import torch
-from _small_models import tokens, transformer
+from _small_models import block, tokens, transformer
+from safetensors.torch import save_file
 
 import llmanac.models.save as save
 from llmanac.core.errors import CheckpointError, LlmanacError
+from llmanac.core.types import Batch
+from llmanac.models.families import arrange
+from llmanac.models.families._table import canonical
+from llmanac.models.families.mixtral import FAMILY as MIXTRAL
 from llmanac.models.load import load_model
 
 
@@ -94,3 +99,69 @@ def test_our_own_format_is_versioned(tmp_path):
     path.unlink()
     with pytest.raises(CheckpointError, match=r"llmanac.json: no such file"):
         load_model(tmp_path)
+
+
+BLOCKS = {
+    "gru": {"position": "none", "blocks": block("gru")},
+    "hybrid": {"blocks": [*block("mamba", "none"), *block()]},
+    "experts, shared": {"blocks": block(ffn={"name": "experts", "experts": 4, "shared": "swiglu"})},
+    "experts": {"blocks": block(ffn={"name": "experts", "experts": 4})},
+    "mamba": {"position": "none", "blocks": block("mamba", "none")},
+    "encoder-decoder": {"name": "encoder-decoder", "encoder_layers": 4, "start_id": 3},
+    "scaled embeddings": {"embedding_scale": 3.0},
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_shape_is_saved_and_loaded(name, tmp_path):
+    model = transformer(**BLOCKS[name])
+    model.save_pretrained(tmp_path)
+    kind = json.loads((tmp_path / "config.json").read_text())["model_type"]
+    assert kind == {"experts": "mixtral", "mamba": "mamba"}.get(name, "llmanac")
+    again = load_model(tmp_path, dtype="float64", device="cpu")
+    assert canonical(again.spec) == canonical(model.spec) if kind != "llmanac" else again.spec == model.spec
+    ids = tokens(2, 12)
+    batch = Batch(ids=ids, source=Batch(ids=tokens(2, 9))) if name == "encoder-decoder" else Batch(ids=ids)
+    assert torch.equal(again(batch).logits, model(batch).logits)
+    again.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "config.json").read_bytes()
+
+
+def test_experts_and_encoder_layers_are_counted_before_they_are_built(tmp_path):
+    transformer(**BLOCKS["experts, shared"]).save_pretrained(tmp_path / "experts")
+    transformer(**BLOCKS["encoder-decoder"]).save_pretrained(tmp_path / "both")
+    transformer(**BLOCKS["experts"]).save_pretrained(tmp_path / "mixtral")
+    path = tmp_path / "experts" / "llmanac.json"
+    record = json.loads(path.read_text())
+    record["spec"]["blocks"][0]["ffn"]["experts"] = 2**40
+    path.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"spec.blocks.\*.ffn.experts asks for layers with experts of"):
+        load_model(tmp_path / "experts", device="cpu")
+    path = tmp_path / "both" / "llmanac.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "spec": {**record["spec"], "encoder_layers": 2**40}}))
+    with pytest.raises(CheckpointError, match=r"spec.encoder_layers asks for 1,099,511,627,776 layers"):
+        load_model(tmp_path / "both", device="cpu")
+    path = tmp_path / "mixtral" / "config.json"
+    config = json.loads(path.read_text())
+    for changed, says in [
+        ({"num_local_experts": 2_000_000_000}, "num_local_experts asks for layers with experts"),
+        ({"num_local_experts": 3}, r"gate.weight gives \(4, 32\) .*\(3, 32\) \(num_local_experts\)"),
+        ({"num_experts_per_tok": 5}, "num_experts_per_tok: .*top_k: 5 is not between 1 and experts, 4"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers asks for 1,000,000,000 layers"),
+        ({"intermediate_size": 7}, r"w1.weight gives .*\(7, 32\) \(intermediate_size\)"),
+    ]:
+        path.write_text(json.dumps({**config, **changed}))
+        with pytest.raises(CheckpointError, match=says):
+            load_model(tmp_path / "mixtral", device="cpu")
+    path.write_text(json.dumps(config))
+    sources = MIXTRAL.names[1].place(
+        {name: tuple(p.shape) for name, p in transformer(**BLOCKS["experts"]).named_parameters()}
+    )
+    stacked = arrange(dict(transformer(**BLOCKS["experts"]).named_parameters()), sources)
+    save_file({name: tensor.detach() for name, tensor in stacked.items()}, tmp_path / "mixtral" / "model.safetensors")
+    load_model(tmp_path / "mixtral", device="cpu")
+    for count in (3, 2_000_000_000):
+        path.write_text(json.dumps({**config, "num_local_experts": count}))
+        with pytest.raises(CheckpointError, match="num_local_experts"):
+            load_model(tmp_path / "mixtral", device="cpu")

@@ -157,3 +157,22 @@ def test_building_on_the_meta_device_draws_nothing():
     assert model.device.type == "meta"
     with pytest.raises(LlmanacError, match="it is on the meta device"):
         model.save_pretrained("nowhere")
+
+
+def test_a_block_may_have_positions_of_its_own():
+    """A block's own method takes the place of the model's: rope everywhere but here equals none everywhere."""
+    own = [{"name": "pre-norm", "position": "none"}]
+    without = transformer(position="none")
+    mixed = transformer(position="rope", blocks=own)
+    mixed.load_state_dict(without.state_dict())
+    ids = tokens(2, 12)
+    torch.testing.assert_close(mixed(ids).logits, without(ids).logits, rtol=0, atol=1e-12)
+    hybrid = transformer(
+        blocks=[{"name": "pre-norm"}, {"name": "pre-norm", "position": {"name": "rope", "theta": 50.0}}]
+    )
+    full = hybrid(ids).logits
+    assert (full - transformer()(ids).logits).abs().max() > 1e-3
+    with torch.inference_mode():
+        state = hybrid.start(2)
+        parts = torch.cat([hybrid(part, state).logits for part in ids.split((5, 1, 6), 1)], 1)
+    torch.testing.assert_close(parts, full, rtol=0, atol=1e-10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from _small_models import randomise
+from torch import nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
 from llmanac.core.errors import SpecError
@@ -16,12 +17,14 @@ DIM = 24
 
 
 def pair(name):
+    if name == "layernorm-no-bias":
+        return build("norm", "layernorm", dim=DIM, eps=1e-5, bias="none"), nn.LayerNorm(DIM, eps=1e-5, bias=False)
     if name == "layernorm":
         return build("norm", name, dim=DIM, eps=1e-5), torch.nn.LayerNorm(DIM, eps=1e-5)
     return build("norm", name, dim=DIM, eps=1e-6), torch.nn.RMSNorm(DIM, eps=1e-6)
 
 
-@pytest.mark.parametrize("name", ["layernorm", "rmsnorm"])
+@pytest.mark.parametrize("name", ["layernorm", "layernorm-no-bias", "rmsnorm"])
 @pytest.mark.parametrize("shape", [(DIM,), (5, DIM), (2, 7, DIM), (2, 3, 7, DIM)])
 def test_equals_torch(name, shape):
     ours, theirs = (randomise(module).double() for module in pair(name))
@@ -76,3 +79,5 @@ def test_the_two_differ_and_both_differ_from_nothing():
 def test_eps_must_be_positive():
     with pytest.raises(SpecError, match=r"norm/rmsnorm\.eps: 0\.0 must be above 0"):
         build("norm", "rmsnorm", dim=DIM, eps=0.0)
+    with pytest.raises(SpecError, match=r"norm/layernorm\.eps: 5\.0 must be below 1"):
+        build("norm", "layernorm", dim=DIM, eps=5.0)

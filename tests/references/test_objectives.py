@@ -137,18 +137,18 @@ def test_streams_resume_anywhere(tmp_path):
     for i, name in enumerate("ab"):
         TokenDataset.write_examples(tmp_path / name, [(d, None) for d in documents(8, i, 17)], vocab_size=VOCAB)
     one, key = sources(), lambda row: getattr(row, "ids", row).tolist()
-    steps, cursors = [], []
+    steps, states = [], []
     for _ in range(30):
-        cursors.append(one.cursor())
+        states.append(one.state())
         steps.append([key(row) for row in next(one)])
     for at in (0, 1, 7, 29):
         other = sources()
-        other.seek(cursors[at])
+        other.restore(*states[at])
         assert [[key(row) for row in next(other)] for _ in range(at, 30)] == steps[at:]
     whole = sources()
     assert [key(row) for row in whole.take(90)] == [row for step in steps for row in step]  # step size does not matter
-    with pytest.raises(DataError, match="data cursor belongs to"):
-        PackedStream(TokenDataset(tmp_path / "a"), length=8).seek(cursors[3]["streams"]["a"])
+    with pytest.raises(DataError, match="state of the data belongs to"):
+        PackedStream(TokenDataset(tmp_path / "a"), length=8).restore(states[3][0]["streams"]["a"], {})
 
 
 def test_a_mixture_keeps_its_weights(tmp_path):

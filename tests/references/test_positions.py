@@ -177,8 +177,8 @@ def test_learned_positions_end():
 def test_errors_name_the_field():
     with pytest.raises(SpecError, match=r"position/rope\.rotary_fraction: 0\.0 must be above 0"):
         build("position", "rope", rotary_fraction=0.0, **SHAPE)
-    with pytest.raises(SpecError, match=r"scaling.type: 'yarn' is not one of 'linear', 'llama3'"):
-        build("position", "rope", scaling={"type": "yarn", "factor": 2.0}, **SHAPE)
+    with pytest.raises(SpecError, match=r"scaling.type: 'yarns' is not one of 'linear', .*did you mean 'yarn'"):
+        build("position", "rope", scaling={"type": "yarns", "factor": 2.0}, **SHAPE)
     with pytest.raises(SpecError, match=r"scaling\.factor: 0\.5 must be at least 1"):
         build("position", "rope", scaling={"type": "linear", "factor": 0.5}, **SHAPE)
     with pytest.raises(SpecError, match="did you mean 'theta'"):

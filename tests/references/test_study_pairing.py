@@ -69,11 +69,11 @@ class Numbers:
     def __next__(self) -> list[np.ndarray]:
         return self.take(4)
 
-    def cursor(self) -> dict[str, int]:
-        return {"at": self.at}
+    def state(self) -> tuple[dict[str, int], dict[str, Any]]:
+        return {"at": self.at}, {}
 
-    def seek(self, cursor: dict[str, int]) -> None:
-        self.at = cursor["at"]
+    def restore(self, state: dict[str, int], tensors: dict[str, Any]) -> None:
+        self.at = state["at"]
 
 
 def test_the_recorder_hashes_what_was_trained_on_also_after_a_resume() -> None:
@@ -82,12 +82,12 @@ def test_the_recorder_hashes_what_was_trained_on_also_after_a_resume() -> None:
         next(whole)
     assert len(whole.hashes) == 6 and len(set(whole.hashes)) == 6
     resumed = RecordingStream(Numbers(), Numbers, rows=6)
-    resumed.seek({"at": 12})
+    resumed.restore({"at": 12}, {})
     assert [r[0] for r in next(resumed)] == [12, 13, 14, 15]
     assert resumed.hashes == whole.hashes
     planned = RecordingStream(Numbers(), Numbers, rows=6)
     next(planned)  # what planning looks at is not what is trained on
-    planned.seek({"at": 0})
+    planned.restore({"at": 0}, {})
     next(planned), next(planned)
     assert planned.hashes == whole.hashes
 

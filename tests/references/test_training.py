@@ -10,11 +10,13 @@ import pytest
 import torch
 from _training import FIXED, VOCAB, losses, model_of, run, same, stream
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, TrainingError
-from llmanac.core.types import IGNORE
+from llmanac.core.types import IGNORE, Batch
 from llmanac.data.pack import ListStream
+from llmanac.objectives._base import BaseObjective
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.train import TrainSpec, loop
 from llmanac.train import plan as planning
@@ -40,7 +42,8 @@ def test_the_gradient_of_8_rows_is_that_of_8_times_1(dtype, tolerance, tmp_path)
     found = {}
     for micro in (8, 3, 1):
         model = model_of(dtype=dtype)
-        total, units, _, _ = stepper_of(model, tmp_path, micro).gradients(rows, 0)
+        sums = stepper_of(model, tmp_path, micro).gradients(rows).fetch()
+        total, units = sums.loss, sums.units
         found[micro] = (float(total) / units, [p.grad / units for p in model.parameters()])
         assert units == sum(len(row) - 1 for row in rows)
     for micro in (3, 1):
@@ -102,6 +105,74 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(dataset, tmp_path)
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+class Linear(BaseObjective):
+    """Squares of a linear map, on tensors as they are; `as_tensors` says what units and metrics are."""
+
+    def __init__(self, as_tensors=True):
+        super().__init__()
+        self.as_tensors = as_tensors
+
+    def collate(self, rows):
+        return Batch(embeddings=rows[0])
+
+    def loss(self, model, batch):
+        y = model(batch.embeddings)
+        units, size = torch.tensor(y.numel()), y.detach().abs().sum()
+        loss = y.square().sum()
+        return (loss, units, {"size": size}) if self.as_tensors else (loss, int(units), {"size": float(size)})
+
+
+def linear_stepper(tmp_path, objective, clip=1.0):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2).double()
+    optimizer = registry.build("optimizer", "adamw", lr=1e-2, model=model)
+    return Stepper(model, objective, optimizer, micro_batch=1, clip=clip, dtype=torch.float64, folder=tmp_path)
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often the host asks for the value of a tensor."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_micro_batch_waits_for_the_device(tmp_path):
+    rows = [torch.randn(2, 3, 3, dtype=torch.float64) for _ in range(5)]
+    stepper, other = (linear_stepper(tmp_path, Linear(as_tensors)) for as_tensors in (True, False))
+    with Waits() as waits:
+        sums = stepper.gradients(rows)
+    assert waits.count == 0 and len(sums.losses) == 5
+    with Waits() as waits:
+        other.gradients(rows)
+    assert waits.count == 10  # the check can fail
+    for one in (stepper, other):
+        one.optimizer.zero_grad()
+    assert stepper(rows, 1.0, 0) == other(rows, 1.0, 0)  # numbers and tensors mean the same
+    assert same(stepper.model, other.model)
+
+
+@pytest.mark.parametrize(("broken", "why"), [(float("nan"), "loss is nan"), (1e200, "norm is inf though the loss")])
+def test_the_micro_batch_that_is_not_finite_is_named_and_saved(broken, why, tmp_path):
+    rows = [torch.randn(1, 3, 3, dtype=torch.float64) for _ in range(5)]
+    rows[2] = rows[2].abs() * broken
+    objective = Linear()
+    objective.loss = lambda model, batch: (model(batch.embeddings).sum() * batch.embeddings.max(), 3, {})
+    stepper = linear_stepper(tmp_path, objective)
+    with torch.no_grad():
+        stepper.model.weight.mul_(0.0)  # finite values with a gradient of 1e200 squared
+    before = copy.deepcopy(stepper.model)
+    with pytest.raises(TrainingError, match=rf"step 7: the .*{why}.*\(micro-batch 3 of 5\)"):
+        stepper(rows, 1.0, 7)
+    saved = load_file(tmp_path / "stopped-at-00000007" / "batch.safetensors")
+    torch.testing.assert_close(saved["embeddings"], rows[2], rtol=0, atol=0, equal_nan=True)
+    report = json.loads((tmp_path / "stopped-at-00000007" / "report.json").read_text())
+    assert (report["micro_batch"], report["micro_batches"]) == (3, 5)
+    assert same(before, stepper.model) and all(p.grad is None for p in stepper.model.parameters())
+
+
 def test_training_leaves_the_caller_s_random_numbers_alone(dataset, tmp_path):
     torch.manual_seed(3)
     expected = torch.rand(4)
@@ -127,12 +198,12 @@ def test_a_budget_is_planned_into_steps_once(dataset, tmp_path):
 def test_planning_leaves_everything_as_it_was(dataset, tmp_path):
     model, source = model_of(), stream(dataset)
     next(source)
-    before, cursor = copy.deepcopy(model), source.cursor()
+    before, state = copy.deepcopy(model), source.state()
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
     plan(model, source, Autoregressive(), TrainSpec(length=16, batch_tokens=64), budget=30.0, folder=tmp_path)
-    assert same(before, model) and source.cursor() == cursor and torch.equal(torch.rand(3), expected)
+    assert same(before, model) and source.state() == state and torch.equal(torch.rand(3), expected)
     assert all(p.grad is None for p in model.parameters())
 
 

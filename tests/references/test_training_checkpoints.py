@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import os
 import resource
 import signal
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from _training import FIXED, VOCAB, Stops, losses, model_of, run, same, stream
+from safetensors.torch import load_file, save_file
 
 from llmanac.core import spec
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
+from llmanac.data.pack import ListStream, Mixture
 from llmanac.data.tokens import TokenDataset
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.train import TrainSpec, checkpoint
@@ -210,3 +213,106 @@ def test_further_models_and_the_objective_s_state_resume(dataset, tmp_path):
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
     with pytest.raises(CheckpointError, match=r"frozen models \['reference'\] are not those"):
         run(dataset, tmp_path / "cut", objective=WithModels(*parts(seed=8)))
+
+
+class Rollouts:
+    """A source with a buffer of its own: its state has tensors."""
+
+    def __init__(self, rows):
+        self.rows, self.buffer, self.taken = rows, torch.arange(6.0), 0
+
+    def __next__(self):
+        self.buffer = self.buffer.roll(1) + 1
+        self.taken += 1
+        return [np.roll(row, int(self.buffer[0])) for row in self.rows]
+
+    def take(self, count):
+        return [row for _ in range(count) for row in next(self)[:1]]
+
+    def state(self):
+        return {"taken": self.taken}, {"buffer": self.buffer}
+
+    def restore(self, state, tensors):
+        self.taken, self.buffer = state["taken"], tensors["buffer"]
+
+
+ROWS = list(np.random.default_rng(3).integers(0, VOCAB, (4, 17)))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_source_s_tensors_resume(mixed, tmp_path):
+    def source():
+        parts = {"a": ListStream([np.full(17, 5)], name="a"), "a.b": Rollouts(ROWS), "b": Rollouts(ROWS[::-1])}
+        return Mixture(parts, dict.fromkeys(parts, 1), rows=4) if mixed else Rollouts(ROWS)
+
+    settings = TrainSpec(steps=9, checkpoint_every=3, **FIXED)
+    options = {"seed": 0, "report": lambda text: None}
+    whole, again = model_of(), model_of()
+    train(whole, source(), Autoregressive(), settings, tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(model_of(), source(), Stops(5), settings, tmp_path / "cut", **options)
+    (folder,) = (tmp_path / "cut" / "checkpoints").glob("step-00000005")
+    kept = load_file(folder / "objective.safetensors")
+    assert sorted(kept) == (["source.1.buffer", "source.2.buffer"] if mixed else ["source.buffer"])
+    train(again, source(), Autoregressive(), settings, tmp_path / "cut", **options)
+    assert same(whole, again) and losses(tmp_path / "whole") == losses(tmp_path / "cut")
+
+
+def test_a_source_that_cannot_resume_is_refused(tmp_path):
+    settings = TrainSpec(steps=1, **FIXED)
+    with pytest.raises(SpecError, match=r"source: list_iterator has no state\(\); a source has"):
+        train(model_of(), iter([ROWS]), Autoregressive(), settings, tmp_path, seed=0)
+
+
+def half_frozen(seed=0):
+    model = model_of(seed)
+    model.model.layers.requires_grad_(False)
+    return model
+
+
+def test_a_frozen_base_is_not_in_checkpoints_and_must_be_the_same(dataset, tmp_path):
+    whole = run(dataset, tmp_path / "whole", model=half_frozen())[1]
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tmp_path / "cut", model=half_frozen(), objective=Stops(5))
+    (file,) = tmp_path.glob("cut/checkpoints/step-00000005/model.safetensors")
+    assert sorted(load_file(file)) == ["model.embed_tokens.weight", "model.norm.weight"]
+    other = half_frozen()
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+    for base in (other, model_of()):
+        with pytest.raises(CheckpointError, match=r"the frozen weights of \['model'\] are not those that the run"):
+            run(dataset, tmp_path / "cut", model=base)
+    again = run(dataset, tmp_path / "cut", model=half_frozen())[1]
+    assert same(whole, again) and losses(tmp_path / "whole") == losses(tmp_path / "cut")
+    assert same(again.model.layers, model_of().model.layers) and not same(again, half_frozen())
+
+
+def as_format_1(folder, model):
+    """Rewrite a run's checkpoints as earlier versions wrote them: every parameter, the source's state as "cursor"."""
+    for place in sorted(folder.glob("checkpoints/step-*")):
+        state = json.loads((place / "state.json").read_text())
+        parts = {part: load_file(place / f"{part}.safetensors") for part in checkpoint.PARTS}
+        parts["model"] = {name: p.detach().clone() for name, p in model.named_parameters()} | parts["model"]
+        for file, tensors in parts.items():
+            save_file(tensors, place / f"{file}.safetensors")
+            state["files"][f"{file}.safetensors"] = checkpoint._sha256(place / f"{file}.safetensors")
+        state |= {"cursor": state.pop("source"), "format_version": 1}
+        del state["base"]
+        (place / "state.json").write_text(json.dumps(state | {"seal": checkpoint._seal(state)}))
+
+
+@pytest.mark.parametrize("made", [model_of, half_frozen])
+def test_checkpoints_of_earlier_versions_resume(made, dataset, tmp_path):
+    whole = run(dataset, tmp_path / "whole", model=made())[1]
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tmp_path / "cut", model=made(), objective=Stops(5))
+    as_format_1(tmp_path / "cut", made())
+    again = run(dataset, tmp_path / "cut", model=made())[1]
+    assert same(whole, again) and losses(tmp_path / "whole") == losses(tmp_path / "cut")
+    assert run(dataset, tmp_path / "cut", model=made())[0].steps == 12  # and what it wrote itself
+    (place,) = tmp_path.glob("cut/checkpoints/step-00000012")
+    state = json.loads((place / "state.json").read_text())
+    state["format_version"] = 3
+    (place / "state.json").write_text(json.dumps(state | {"seal": checkpoint._seal(state)}))
+    with pytest.raises(CheckpointError, match="has format 3, this version reads up to 2"):
+        checkpoint.Checkpoints(place.parent).load(12)

@@ -55,7 +55,7 @@ def show_command(name: Annotated[str, typer.Argument(help="kind/name, as `llmana
 def convert_command(
     source: Annotated[str, typer.Argument(help="A run's or model's folder, or a hub model's name.")],
     target: Annotated[Path, typer.Argument(help="Output folder; it must not exist.")],
-    family: Annotated[str, typer.Option(help="Hugging Face family: llama or gpt2.")] = "llama",
+    family: Annotated[str, typer.Option(help="Hugging Face family, such as llama, gpt2 or mistral.")] = "llama",
 ) -> None:
     """Write a model and its tokenizer in the layout of a Hugging Face family."""
     from llmanac.recipes.convert import convert

@@ -10,19 +10,39 @@ from typing import Any
 from llmanac.core import catalogue, registry
 
 
-def choices(path: Path) -> list[tuple[str, str, str]]:
-    """`(field, type, default)` of the Spec in a method file, read from its source."""
+def choices(path: Path, name: str = "Spec") -> list[tuple[str, str, str]]:
+    """`(field, type, default)` of a Spec in a file, those of its bases first, read from the source."""
     tree = ast.parse(path.read_text("utf-8"))
-    found = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Spec"), None)
+    found = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
     if found is None:
         return []
-    return [
-        (node.target.id, ast.unparse(node.annotation), ast.unparse(node.value) if node.value else "required")
-        for node in found.body
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and "ClassVar" not in ast.unparse(node.annotation)
-    ]
+    fields: dict[str, tuple[str, str, str]] = {}
+    for base in found.bases:
+        where, own = _class_of(tree, path, ast.unparse(base))
+        if where is not None:
+            fields |= {field: (field, kind, default) for field, kind, default in choices(where, own)}
+    for node in found.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            kind = ast.unparse(node.annotation)
+            if "ClassVar" not in kind:
+                default = ast.unparse(node.value) if node.value else "required"
+                fields[node.target.id] = (node.target.id, kind, default)
+    return list(fields.values())
+
+
+def _class_of(tree: ast.Module, path: Path, name: str) -> tuple[Path | None, str]:
+    """The file of a class that a module refers to as `name` or `module.name`, and its own name there."""
+    owner, _, own = name.rpartition(".")
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llmanac."):
+            for alias in node.names:
+                if (alias.asname or alias.name) == (owner or own):
+                    module = f"{node.module}.{alias.name}" if owner else str(node.module)
+                    place = registry.PACKAGE.joinpath(*module.split(".")[1:])
+                    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+                    return file, own if owner else alias.name
+    here = any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body)
+    return (path if here else None), own
 
 
 def _docstring(path: Path) -> str:
@@ -66,7 +86,7 @@ def describe(name: str, compared: Collection[str] = ()) -> str:
 
 def _next(entry: catalogue.Entry, method: registry.Method | None, compared: Collection[str]) -> str:
     """A command that works as printed: a comparison where the kind has other methods, else the list."""
-    others = _others(method) if method is not None and method.kind in compared else []
+    others = _others(method) if method is not None and method.kind in compared and "reads" not in method.card else []
     if method is None or not others:
         return f"llmanac list {method.kind if method else entry.id.partition('/')[0]}"
     arms = ",".join([method.name, *others[:2]])
@@ -78,7 +98,7 @@ def _others(method: registry.Method) -> list[str]:
     seen = {_resolved(method)}
     found = []
     for name, other in registry.methods(method.kind).items():
-        if _resolved(other) not in seen:
+        if _resolved(other) not in seen and "reads" not in other.card:  # needs more than a stream of text
             seen.add(_resolved(other))
             found.append(name)
     return found

@@ -15,7 +15,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, cast
 
 from llmanac.core.errors import DataError, LlmanacError, shown
 
@@ -29,6 +29,8 @@ MOST = 1 << 30  # bytes of a file read at once; readers of untrusted files have 
 MOST_SETTINGS = 4 << 20  # of a JSON file of settings; the longest known ones have one line a label
 MOST_TOML = 1 << 20
 PIECE = 1 << 20
+KINDS: dict[type, str] = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "a table"}
+T = TypeVar("T")
 DEEPEST = 128  # levels of JSON, as other readers have it
 LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
 LEFT_FOR = 86_400.0  # seconds after which a temporary file is removed even if a process with its number runs
@@ -292,6 +294,27 @@ def read_table(path: str | Path, *, most: int = MOST, error: type[LlmanacError] 
     if not isinstance(found, dict):
         raise error(f"{path}: expected a table, got {type(found).__name__}")
     return found
+
+
+def field(table: Any, key: str, kind: type[T], path: str | Path, fix: str) -> T:
+    """The value of a file's table at a dotted key.
+
+    Args:
+        kind: its type; a whole number is also a float, and every number must be finite and at least 0.
+        path: the file; fix: what to do where it is not so.
+
+    Raises:
+        DataError: it is missing or of another kind; the message names file, key and value.
+    """
+    value = table
+    for step in key.split("."):
+        if not isinstance(value, dict) or step not in value:
+            raise DataError(f"{path}: {key}: is missing; {fix}")
+        value = value[step]
+    right = type(value) is kind or (kind is float and type(value) is int)
+    if not right or (isinstance(value, (int, float)) and not 0 <= value < float("inf")):
+        raise DataError(f"{path}: {key}: expected {KINDS.get(kind, kind.__name__)}, got {shown(value)}; {fix}")
+    return cast(T, value)
 
 
 def _nested_within(value: Any, levels: int) -> bool:

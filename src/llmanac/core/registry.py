@@ -38,6 +38,7 @@ KINDS: dict[str, str] = {
     "lm": "models/lm",
     "smoothing": "models/smoothing",
     "classifier": "models/classifiers",
+    "adapter": "adapters",
     "decoding": "generate/decoding",
     "objective": "objectives",
     "loss": "objectives/losses",

@@ -75,6 +75,13 @@ def _hints(cls: type[Spec]) -> dict[str, Any]:
     return _HINTS[cls]
 
 
+def kinds_of(cls: type[Spec], field: str) -> set[str]:
+    """The kinds of method that a field may hold, also where it is unset by default."""
+    hint = _hints(cls)[field]
+    parts = typing.get_args(hint) or (hint,)
+    return {part.kind for part in parts if isinstance(part, type) and issubclass(part, Spec) and part.kind}
+
+
 def _find(kind: str, name: str, path: str) -> registry.Method:
     try:
         return registry.find(kind, name)

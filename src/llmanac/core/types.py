@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -70,7 +70,12 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device`."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, (Tensor, Batch))}
+        moved: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Batch):
+                moved[name] = value.to(device)
+            elif isinstance(value, Tensor):  # a copy to CUDA that waits would stop the host once a micro-batch
+                moved[name] = value.to(device, non_blocking=device.type == "cuda")
         return replace(self, **moved)
 
     @property
@@ -237,19 +242,34 @@ class LanguageModel(Protocol):
         """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target."""
 
 
+# (sum of losses, how many units it sums over, sums of metrics over the same units). Units and metrics may be tensors
+# (), which stay on the device until the end of the step.
+LossSum = tuple[Tensor, Tensor | int, Mapping[str, Tensor | float]]
+
+
 @runtime_checkable
 class Objective(Protocol):
-    """A loss. Only the trainer divides by `units`, over micro-batches and ranks."""
+    """A loss. Only the trainer divides by the units, over micro-batches and ranks."""
 
     def collate(self, rows: Sequence[Any]) -> Batch: ...
-    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
-        """`(sum of losses, how many units it sums over, metrics)`."""
+    def loss(self, model: Any, batch: Batch) -> LossSum:
+        """`(sum of losses, how many units it sums over, sums of metrics)`; see `LossSum`."""
+
+
+SourceState = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A resumable stream: iterate it, ask for its `cursor` at any time, `seek` to one to go on from there."""
+    """A resumable stream of the rows of each step.
+
+    A source whose rows are expensive (rollouts) may also have `sample_rows()`: rows of one step, of the usual shape,
+    that cost nothing, or None. A training is planned with them and draws none.
+    """
 
     def __next__(self) -> Any: ...
-    def cursor(self) -> dict[str, Any]: ...
-    def seek(self, cursor: dict[str, Any]) -> None: ...
+    def state(self) -> SourceState:
+        """Where it is now: a table that JSON can hold, and tensors by name (most sources have none)."""
+
+    def restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Continue from a `state`. Raises DataError where it belongs to other data."""

@@ -3,7 +3,7 @@
 A row has `length` + 1 tokens, so that `length` of them are inputs and each has its next token as a target. Several
 documents share a row; `segments` tells them apart and `positions` counts from each one's first token in the row.
 
-A stream's place is two numbers (epoch, rows taken): the order of an epoch is drawn from a generator named after
+A stream's state is two numbers (epoch, rows taken): the order of an epoch is drawn from a generator named after
 (seed, epoch), never from one that has been running, so a stream resumes exactly and in no time.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
 from llmanac.data.schedule import Schedule
 from llmanac.data.tokens import TokenDataset
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmanac.core.types import SourceState
 
 PADDING = -1  # the segment of a place that holds no token
 Packing = Literal["cut", "whole"]
@@ -46,8 +51,8 @@ class RowSource(Protocol):
     """A resumable stream that can give any number of rows."""
 
     def take(self, count: int) -> list[Any]: ...
-    def cursor(self) -> dict[str, Any]: ...
-    def seek(self, cursor: dict[str, Any]) -> None: ...
+    def state(self) -> SourceState: ...
+    def restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None: ...
 
 
 class Shuffled:
@@ -70,7 +75,7 @@ class Shuffled:
         raise NotImplementedError
 
     def identity(self) -> str:
-        """What a cursor must belong to."""
+        """What a state must belong to."""
         raise NotImplementedError
 
     def take(self, count: int) -> list[Any]:
@@ -95,18 +100,18 @@ class Shuffled:
         """The rows of one optimizer step."""
         return self.take(self.rows)
 
-    def cursor(self) -> dict[str, Any]:
-        """The stream's place, as JSON."""
-        return {"epoch": self.epoch, "taken": self.taken, "of": self.identity()}
+    def state(self) -> SourceState:
+        """The stream's place, as JSON; no tensors."""
+        return {"epoch": self.epoch, "taken": self.taken, "of": self.identity()}, {}
 
-    def seek(self, cursor: dict[str, Any]) -> None:
-        """Go on from a cursor. Raises DataError when it belongs to other data, another length or another seed."""
-        if cursor.get("of") != self.identity():
+    def restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Continue from a state. Raises DataError when it belongs to other data, another length or another seed."""
+        if state.get("of") != self.identity():
             raise DataError(
-                f"the data cursor belongs to {cursor.get('of')!r}, this stream is {self.identity()!r}; "
+                f"the state of the data belongs to {state.get('of')!r}, this stream is {self.identity()!r}; "
                 "resume with the same data, row length and seed, or start a new run"
             )
-        self.epoch, self.taken = int(cursor["epoch"]), int(cursor["taken"])
+        self.epoch, self.taken = int(state["epoch"]), int(state["taken"])
 
 
 class PackedStream(Shuffled):
@@ -262,20 +267,27 @@ class Mixture:
         """The rows of one optimizer step."""
         return self.take(self.rows)
 
-    def cursor(self) -> dict[str, Any]:
-        """How many rows were drawn, and every part's own cursor."""
-        found = {"drawn": self.drawn, "streams": {name: self.streams[name].cursor() for name in self.names}}
-        return found | ({"schedule": self.schedule.cursor()} if self.draws == "exact" else {})
-
-    def seek(self, cursor: dict[str, Any]) -> None:
-        """Go on from a cursor. Raises DataError when it belongs to other parts or weights."""
+    def state(self) -> SourceState:
+        """How many rows were drawn, and every part's own state; a part's tensors are under its number in `names`."""
+        states = {name: self.streams[name].state() for name in self.names}
+        found: dict[str, Any] = {"drawn": self.drawn, "streams": {name: state for name, (state, _) in states.items()}}
         if self.draws == "exact":
-            self.schedule.seek(cursor.get("schedule", {}))
-        if sorted(cursor.get("streams", {})) != self.names:
-            raise DataError(f"the data cursor has the parts {sorted(cursor.get('streams', {}))}, not {self.names}")
-        self.drawn = int(cursor["drawn"])
-        for name in self.names:
-            self.streams[name].seek(cursor["streams"][name])
+            found["schedule"] = self.schedule.state()[0]
+        return found, {f"{i}.{k}": v for i, name in enumerate(self.names) for k, v in states[name][1].items()}
+
+    def restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Continue from a state. Raises DataError when it belongs to other parts or weights."""
+        if self.draws == "exact":
+            self.schedule.restore(state.get("schedule", {}), {})
+        if sorted(state.get("streams", {})) != self.names:
+            raise DataError(f"the state of the data has the parts {sorted(state.get('streams', {}))}, not {self.names}")
+        self.drawn = int(state["drawn"])
+        own: list[dict[str, Tensor]] = [{} for _ in self.names]
+        for key, value in tensors.items():
+            number, _, name = key.partition(".")
+            own[int(number)][name] = value
+        for name, theirs in zip(self.names, own, strict=True):
+            self.streams[name].restore(state["streams"][name], theirs)
 
 
 def best_fit(sizes: np.ndarray, capacity: int) -> list[list[int]]:

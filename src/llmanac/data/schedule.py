@@ -72,17 +72,17 @@ class Schedule:
     def __iter__(self) -> Schedule:
         return self
 
-    def cursor(self) -> dict[str, Any]:
-        """The sequence's place, as JSON."""
-        return {"drawn": dict(zip(self.names, self.counts, strict=True)), "weights": list(self.weights)}
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The sequence's place, as JSON, and no tensors (see `core.types.Source`)."""
+        return {"drawn": dict(zip(self.names, self.counts, strict=True)), "weights": list(self.weights)}, {}
 
-    def seek(self, cursor: Mapping[str, Any]) -> None:
-        """Go on from a cursor. Raises DataError when it belongs to other domains or shares."""
-        if sorted(cursor.get("drawn", {})) != self.names or cursor.get("weights") != self.weights:
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        """Continue from a state. Raises DataError when it belongs to other domains or shares."""
+        if sorted(state.get("drawn", {})) != self.names or state.get("weights") != self.weights:
             raise DataError(
-                f"the cursor of the mixture has the domains {sorted(cursor.get('drawn', {}))} with the weights "
-                f"{cursor.get('weights')}, not {self.names} with {self.weights}; resume with the same shares"
+                f"the state of the mixture has the domains {sorted(state.get('drawn', {}))} with the weights "
+                f"{state.get('weights')}, not {self.names} with {self.weights}; resume with the same shares"
             )
-        self.counts = [int(cursor["drawn"][name]) for name in self.names]
+        self.counts = [int(state["drawn"][name]) for name in self.names]
         self.drawn = sum(self.counts)
         self._deadlines = [self._deadline(k) for k in range(len(self.names))]

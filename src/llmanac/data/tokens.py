@@ -13,16 +13,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from llmanac.core.errors import DataError
-from llmanac.core.files import atomic_folder, file_sha256, read_table, write_json
+from llmanac.core.errors import DataError, shown
+from llmanac.core.files import atomic_folder, field, file_sha256, read_table, write_json
 
 FORMAT_VERSION = 1
+DTYPES = ("<u2", "<u4")
+NAME = re.compile(r"[\w-]+\.bin")
+AGAIN = "write the data set again"
+T = TypeVar("T")
 SHARD_TOKENS = 1 << 26  # 128 MB of uint16: large enough to stream, small enough to copy and hash
 BATCH_DOCUMENTS = 512  # how many texts go to the tokenizer at once
 Encoded = tuple[Sequence[int] | np.ndarray, Sequence[bool] | np.ndarray | None]  # ids, loss mask
@@ -83,10 +88,11 @@ class TokenDataset:
 
     Attributes:
         manifest: what manifest.json holds.
+        hash: of everything that decides what is read.
         offsets: (documents + 1,) int64, where each document starts.
 
     Raises:
-        DataError: a file is missing, has the wrong size, or was written by a newer version.
+        DataError: a file is missing, has the wrong size or an odd value, or was written by a newer version.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -97,23 +103,46 @@ class TokenDataset:
             raise DataError(
                 f"{self.folder / 'manifest.json'}: format {version!r} is not {FORMAT_VERSION}; write it again"
             )
-        self.dtype = np.dtype(self.manifest["dtype"])
-        self.vocab_size: int = self.manifest["vocab_size"]
+        dtype = self._field("dtype", str)
+        if dtype not in DTYPES:
+            raise DataError(f"{self._path}: dtype: {shown(dtype)} is not one of {', '.join(DTYPES)}; {AGAIN}")
+        self.dtype, self.vocab_size = np.dtype(dtype), self._field("vocab_size", int)
+        self.hash = self._field("hash", str)
+        shards = [self._shard(number, entry) for number, entry in enumerate(self._field("shards", list))]
         try:
             self.offsets: np.ndarray = np.load(self.folder / "offsets.npy", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.folder / 'offsets.npy'}: cannot be read ({error}); write the data set again"
             ) from None
-        shards = self.manifest["shards"]
+        odd = self.offsets.ndim != 1 or self.offsets.dtype != np.int64 or not len(self.offsets)
+        if odd or self.offsets[0] or bool((np.diff(self.offsets) < 0).any()):
+            raise DataError(f"{self.folder / 'offsets.npy'}: holds no rising whole numbers from 0 on; {AGAIN}")
         self._starts = np.cumsum([0, *(s["tokens"] for s in shards)])
         self._tokens = [self._map(s["tokens_file"], self.dtype, s["tokens"]) for s in shards]
-        masked = bool(shards) and "loss_file" in shards[0]
+        masked = bool(shards) and all("loss_file" in s for s in shards)
         self._loss = [self._map(s["loss_file"], np.dtype(np.uint8), s["tokens"]) for s in shards] if masked else None
         if int(self.offsets[-1]) != len(self):
             raise DataError(
                 f"{self.folder}: offsets.npy ends at {self.offsets[-1]}, the shards hold {len(self)} tokens"
             )
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "manifest.json"
+
+    def _field(self, key: str, kind: type[T]) -> T:
+        return field(self.manifest, key, kind, self._path, AGAIN)
+
+    def _shard(self, number: int, entry: Any) -> dict[str, Any]:
+        """A shard's entry, checked: how many tokens it has, and the names of its files."""
+        table, where = {"shards": {str(number): entry}}, f"shards.{number}"
+        field(table, f"{where}.tokens", int, self._path, AGAIN)
+        for key in ("tokens_file", *(["loss_file"] if "loss_file" in entry else [])):
+            name = field(table, f"{where}.{key}", str, self._path, AGAIN)
+            if not NAME.fullmatch(name):
+                raise DataError(f"{self._path}: {where}.{key}: {shown(name)} is no file of this folder; {AGAIN}")
+        return dict(entry)
 
     def _map(self, name: str, dtype: np.dtype, count: int) -> np.ndarray:
         path = self.folder / name
@@ -131,11 +160,6 @@ class TokenDataset:
     def documents(self) -> int:
         """How many documents it holds."""
         return len(self.offsets) - 1
-
-    @property
-    def hash(self) -> str:
-        """One hash of everything that decides what is read from it."""
-        return self.manifest["hash"]
 
     @property
     def has_loss_mask(self) -> bool:

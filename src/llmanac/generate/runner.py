@@ -17,10 +17,11 @@ ROOM = 256  # tokens of room made ahead a row, so that appending rarely realloca
 class Runner(Protocol):
     """Holds the state of all rows and computes logits; `schedule.py` says which rows and how many tokens."""
 
-    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int) -> list[int]:
+    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
         """Add a row for each prompt; returns how many of its tokens the row holds already (a prefix cache's).
 
-        A prompt of None is one of which nothing may be taken from a cache; `reserve` is the tokens a row will read.
+        A prompt of None is one of which nothing may be taken from a cache; `reserve` is the tokens a row will read;
+        `planned` the most tokens that each row may have in the end.
         """
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
@@ -54,7 +55,7 @@ class TorchRunner:
         self._state: Any = None
         self._call: Any = model if isinstance(model, torch.nn.Module) else model.forward  # a call runs a module's hooks
 
-    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int) -> list[int]:
+    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
         held = [0] * len(prompts)
         if self.prefix_cache is not None:
             found, held = self.prefix_cache.start(prompts)
@@ -67,9 +68,10 @@ class TorchRunner:
         else:
             self._state.extend(len(prompts))
         limit = self.model.max_length
-        self._state.view(self._state.batch - len(prompts), self._state.batch).reserve(
-            reserve if limit is None else min(reserve, limit)
-        )
+        new = self._state.view(self._state.batch - len(prompts), self._state.batch)
+        new.reserve(reserve if limit is None else min(reserve, limit))
+        if planned and getattr(new, "by_length", False):
+            new.plan([n if limit is None else min(n, limit) for n in planned])
         return held
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:

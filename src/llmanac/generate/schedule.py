@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llmanac.generate._requests import Request
-from llmanac.generate._requests import Sequence as Generated
+if TYPE_CHECKING:
+    from llmanac.generate._requests import Request
+    from llmanac.generate._requests import Sequence as Generated
 
 READ_TOKENS = 2048  # padded prompt tokens a call, and a step where others decode
 SCORED_LOGITS = 2**25  # logits held at once while a prompt's own tokens are scored (128 MiB in float32)

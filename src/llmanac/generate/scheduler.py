@@ -103,7 +103,8 @@ class Scheduler:
             return
         cached = [r.prompt if r.prompt_logprobs is None else None for r in taken]
         longest = max(len(r.prompt) + min(ROOM, r.max_new_tokens) for r in taken)
-        held = self.runner.extend(cached if self._start_id is None else [None] * len(taken), longest)
+        planned = [(len(r.prompt) if self._start_id is None else 1) + r.max_new_tokens for r in taken]
+        held = self.runner.extend(cached if self._start_id is None else [None] * len(taken), longest, planned)
         for request, count in zip(taken, held, strict=True):
             if self.prefix_cache is not None:
                 request.cached_tokens = count
@@ -176,7 +177,7 @@ class Scheduler:
                 order.append(index)
                 table.append(Row(row.request, [], sequence, row.read))
                 starting.append((table[-1], done[id(row)]))
-        self.runner.arrange(order)
+        self.runner.arrange(_exchanged(order, [row.read == 0 for row in self.table]))
         self.table = table
         going = [(row, logits) for row, logits in starting if row.request.max_new_tokens]
         if going:
@@ -197,7 +198,7 @@ class Scheduler:
             if not keep[index] and row.sequence is not None:
                 self.runner.keep(index, (*row.request.prompt, *(t.id for t in row.sequence.token_logprobs)))
         order = _compact([row.sequence is not None for row in self.table], keep)
-        self.runner.arrange(order)
+        self.runner.arrange(_exchanged(order, [row.read == 0 for row in self.table]))
         self.table = [self.table[i] for i in order]
 
 
@@ -207,3 +208,16 @@ def _compact(decoding: list[bool], keep: list[bool]) -> list[int]:
     moving = [i for i in running if i >= len(running)]
     filled = [i if keep[i] and decoding[i] else moving.pop() for i in range(len(running))]
     return [*filled, *reading]  # prompts keep their order of arrival
+
+
+def _exchanged(order: list[int], empty: list[bool]) -> list[int]:
+    """The order with rows that hold nothing exchanged for each other, so that most of them need not move."""
+    places = [place for place, i in enumerate(order) if empty[i]]
+    free = {order[place] for place in places}
+    out = list(order)
+    for place in [p for p in places if p in free]:
+        out[place] = place
+        free.remove(place)
+    for place in [p for p in places if out[p] != p]:
+        out[place] = free.pop()
+    return out

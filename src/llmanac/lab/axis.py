@@ -7,13 +7,13 @@ resolved recipes, not from what the user asked for, and a difference anywhere el
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest
-from llmanac.core.spec import Spec, diff, make_method, patch
+from llmanac.core.spec import Spec, diff, kinds_of, make_method, patch
 from llmanac.lab.arms import ArmText, read_value
 
 TrialName = Literal["training", "decoding", "tokenizers"]
@@ -47,7 +47,9 @@ class Axis:
     @property
     def same_rows(self) -> bool:
         """Whether arms must read the same rows in the same order: they cannot where the axis decides what a row is."""
-        return self.name != "recipe" and self.path != "train.length" and not self.path.startswith(("data", "tokenizer"))
+        decides = ("recipe", "objective")  # an objective says what it reads
+        length = self.path == "train.length"
+        return self.name not in decides and not length and not self.path.startswith(("data", "tokenizer"))
 
 
 PATHS = {
@@ -94,11 +96,14 @@ def short(value: Any) -> str:
     return "unset" if value is None else str(value)
 
 
-def find_axis(kind: str) -> Axis:
+def find_axis(kind: str, base: Spec | None = None) -> Axis:
     """The axis that `kind` names: a kind, `recipe` for complete recipes, or a dotted path for one field.
 
+    Args:
+        base: where a kind that is not in `PATHS` is looked for, such as the loss of the base's objective.
+
     Raises:
-        SpecError: two axes at once, or an unknown kind (names the nearest one).
+        SpecError: two axes at once, an unknown kind (names the nearest one), or one that the base has not or twice.
     """
     if re.search(r"[,+\s]", kind.strip()):
         named = [k for k in re.split(r"[,+\s]+", kind.strip()) if k]
@@ -114,9 +119,36 @@ def find_axis(kind: str) -> Axis:
         return Axis(kind, "", "")
     if "." in kind:
         return Axis(kind, "", kind)
+    if base is not None and kind in registry.KINDS:
+        return Axis(kind, kind, _path_in(base, kind))
     raise SpecError(
         f"nothing to compare is called {kind!r}{nearest(kind, KNOWN)} (known: {', '.join(KNOWN)}, or a path)"
     )
+
+
+def _path_in(base: Spec, kind: str) -> str:
+    """The path at which a recipe has a method of this kind, or room for one."""
+    found = sorted(set(_paths(base, kind)))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise SpecError(f"{kind}: the base recipe has none, so there is nothing to vary; give a --base that has one")
+    raise SpecError(f"{kind}: the base recipe has several ({', '.join(found)}); name one of these paths instead")
+
+
+def _paths(spec: Spec, kind: str) -> Iterator[str]:
+    """Every path below a Spec whose value is, or may be, a method of this kind; an item of a list is `*`."""
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        parts = [(field.name, value)] if not isinstance(value, tuple) else [(f"{field.name}.*", v) for v in value]
+        if value is None and kind in kinds_of(type(spec), field.name):
+            yield field.name
+        for path, part in parts:
+            if not isinstance(part, Spec):
+                continue
+            if part.kind == kind:
+                yield path
+            yield from (f"{path}.{below}" for below in _paths(part, kind))
 
 
 def resolve(base: Spec, axis: Axis, texts: Sequence[ArmText]) -> list[Arm]:

@@ -125,7 +125,9 @@ def compare(
     """
     asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
     asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps}
-    axis, texts = find_axis(kind), parse_arms(arms)
+    changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
+    recipe = load_recipe(BASE if base is None else base, changes).spec
+    axis, texts = find_axis(kind, recipe), parse_arms(arms)
     known = [text.label for text in texts]
     baseline = baseline or known[0]
     if baseline not in known:
@@ -140,11 +142,10 @@ def compare(
             raise SpecError(
                 f"{refused[0]}: nothing is trained when {kind} is compared, so there is nothing to hold or tune"
             )
-    changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
     question = Question(
         axis=axis,
         texts=tuple(texts),
-        base=load_recipe(BASE if base is None else base, changes).spec,
+        base=recipe,
         baseline=baseline,
         budget=float(budget) if isinstance(budget, (int, float)) else seconds(budget, "--budget"),
         seeds=seeds,

@@ -30,7 +30,7 @@ from llmanac.lab.smaller import smaller_base
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Study, Trial
 from llmanac.lab.trials import estimating
-from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate
+from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate, own_texts
 from llmanac.lab.tune import tune
 from llmanac.train import TrainSpec
 from llmanac.train.plan import plan as settle
@@ -87,11 +87,14 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     asked = resolve(question.base, question.axis, question.texts)
     estimating.refuse(asked, question.hold)
     prepared = prepare(question.base, cache.root / "data")
-    trial = TrainingTrial(prepared, question.base.device)
+    texts = own_texts(asked, prepared, cache.root / "data")
+    trial = TrainingTrial(prepared, question.base.device, arms=asked, texts=texts)
     vocabulary = prepared.tokenizer.vocab_size
+    if question.hold in ("params", "flops") and any(t.tokenizer.vocab_size != vocabulary for t in texts.values()):
+        raise SpecError(f"--hold {question.hold}: the arms' vocabularies differ in size; use --hold tokens or time")
     code = fingerprint([part for arm in asked for part in (arm.spec.model, arm.spec.objective, arm.spec.train)], CODE)
     say(_base_words(question.base, prepared))
-    record = _Record(folder, question, prepared.identity, code)
+    record = _Record(folder, question, [prepared, *texts.values()], code)
     base = record.settled_base or _settle_base(question, trial, cache.root)
     arms = resolve(base, question.axis, question.texts)
     if question.axis.name == "recipe":
@@ -107,13 +110,14 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     arms = [with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in arms]
     tuned = None
     if question.factors:
-        tuning = TrainingTrial(prepared, question.base.device, tuning=True)
+        tuning = TrainingTrial(prepared, question.base.device, arms=asked, texts=texts, tuning=True)
         swept, tuned = tune(tuning, estimating.trained(arms), question.factors, cache, progress(say))
         best = {arm.label: arm for arm in swept}
         arms = [best.get(arm.label, arm) for arm in arms]
     about = {
         "hold": question.hold, "tune": tuned, "plan": plan.as_json(), "base": dump(base), "data": prepared.record(),
         "min_steps": question.min_steps,
+        **({"texts": {label: text.record() for label, text in texts.items()}} if texts else {}),
     }  # fmt: skip
     study = question.study(arms, trial, about, initial=trial.initial)
     expected = {label: plan.seconds_of(label) for label in plan.steps}
@@ -234,13 +238,14 @@ class _Record:
     inconclusive study. Another budget for the same seeds makes a new plan.
     """
 
-    def __init__(self, folder: Path, question: Question, data: str, code: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, question: Question, data: Sequence[Prepared], code: Mapping[str, str]) -> None:
         self.path = folder / PLAN
         self.definition = digest({
             "axis": [question.axis.name, question.axis.path],
             "arms": [[t.label, t.value, list(t.patches or ())] for t in question.texts],
             "base": dump(question.base), "baseline": question.baseline, "hold": question.hold,
-            "factors": list(question.factors), "min_steps": question.min_steps, "data": data,
+            "factors": list(question.factors), "min_steps": question.min_steps,
+            "data": "/".join(text.identity for text in data),
             "code": dict(code),  # other code takes other times
             "threads": torch.get_num_threads(),
         })  # fmt: skip

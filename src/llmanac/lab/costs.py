@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from llmanac.core.device import DTYPES
-from llmanac.core.types import LAST
+from llmanac.core.types import LAST, LanguageModel
 from llmanac.generate.scheduler import device_of
 from llmanac.lab.stats import Metric
 from llmanac.train._step import Stepper
@@ -33,10 +33,15 @@ TRAINING_COSTS = (
 )  # fmt: skip
 
 
-def decode_speed(model: Any, prompt: list[int]) -> float:
-    """Tokens a second of greedy decoding, one sequence: the median of a few rounds after one that warms up."""
+def decode_speed(model: Any, prompt: list[int]) -> float | None:
+    """Tokens a second of greedy decoding, one sequence: the median of a few rounds after one that warms up.
+
+    None for a model that does not decode.
+    """
     from llmanac.generate.engine import Engine
 
+    if not isinstance(model, LanguageModel):
+        return None
     limit = model.max_length
     count = DECODED if limit is None else max(1, min(DECODED, limit - len(prompt)))
     engine, taken = Engine(model), []

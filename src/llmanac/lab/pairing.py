@@ -18,9 +18,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from llmanac.core.errors import LlmanacError
+from llmanac.core.types import SourceState
 from llmanac.lab.cache import digest
 
 RECORDED_ROWS = 256
@@ -60,15 +61,18 @@ def scale_between(first: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def hash_row(row: Any) -> str:
-    """sha256 of a row's tokens."""
-    ids = np.ascontiguousarray(np.asarray(getattr(row, "ids", row), np.int64))
-    return hashlib.sha256(ids.tobytes()).hexdigest()[:16]
+    """sha256 of a row's tokens, or of what it is written as where it is not tokens (texts, pairs)."""
+    try:
+        data = np.ascontiguousarray(np.asarray(getattr(row, "ids", row), np.int64)).tobytes()
+    except (TypeError, ValueError):
+        data = repr(row).encode()
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 class RecordingStream:
     """A source that hashes the first rows that pass through it; everything else is delegated.
 
-    A run that is resumed past them has no rows to hash, so `seek` reads the first ones again from a fresh stream.
+    A run that is resumed past them has no rows to hash, so `restore` reads the first ones again from a fresh stream.
     """
 
     def __init__(self, source: Any, fresh: Any, rows: int = RECORDED_ROWS) -> None:
@@ -91,15 +95,15 @@ class RecordingStream:
             self.hashes += [hash_row(row) for row in rows[:left]]
         return rows
 
-    def cursor(self) -> dict[str, Any]:
-        """The position of the source."""
-        return self._source.cursor()
+    def state(self) -> SourceState:
+        """The state of the source."""
+        return self._source.state()
 
-    def seek(self, cursor: dict[str, Any]) -> None:
-        """Continue from a cursor. Beyond the start, the first rows of a fresh stream are hashed instead."""
-        self._source.seek(cursor)
+    def restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Continue from a state. Beyond the start, the first rows of a fresh stream are hashed instead."""
+        self._source.restore(state, tensors)
         fresh = self._fresh()
-        self.hashes = [] if cursor == fresh.cursor() else [hash_row(row) for row in fresh.take(self._rows)]
+        self.hashes = [] if state == fresh.state()[0] else [hash_row(row) for row in fresh.take(self._rows)]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)

@@ -1,4 +1,5 @@
-"""The text of a study, made once and shared by every arm: a tokenizer, token shards, and documents held out.
+"""The text of a study, made once by a recipe's own stages and shared by every arm: a tokenizer, token shards, and
+documents held out.
 
 Held-out documents are taken in an order that is a hash of their names, one in four for tuning and the rest for the
 result, so that a sweep never sees what the verdict is read off.
@@ -19,7 +20,10 @@ from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.cache import digest
 from llmanac.lab.sources import fingerprint
+from llmanac.recipes.parts import make_tokenizer, make_tokens
+from llmanac.tokenizers.load import load_tokenizer
 
+CERTAIN = 200  # characters from which on two documents that begin alike are the same one
 TUNING_PART = 4  # one held-out document in so many is for tuning
 
 
@@ -53,16 +57,17 @@ class Prepared:
         }  # fmt: skip
 
 
-def prepare(recipe: Any, root: Path) -> Prepared:
+def prepare(recipe: Any, root: Path, measured_on: Prepared | None = None) -> Prepared:
     """Collect, tokenize and pack a recipe's text below `root`, or take what is there already.
 
     The source is read every time, since files may have changed; training the tokenizer and encoding are not repeated.
 
-    Raises:
-        DataError: no text, or too little to hold any out.
-    """
-    from llmanac.tokenizers.load import load_tokenizer
+    Args:
+        measured_on: whose held-out documents are taken, so that arms with text of their own are measured on one text.
 
+    Raises:
+        DataError: no text, too little to hold any out, or training text that has held-out documents of `measured_on`.
+    """
     corpus = recipe.data.collect(recipe.seed)
     sources = fingerprint([recipe.tokenizer], [TokenDataset.__module__])
     key = digest(
@@ -73,16 +78,20 @@ def prepare(recipe: Any, root: Path) -> Prepared:
             "tokenizer": dump(recipe.tokenizer),
             **({"vocabulary": dump(recipe.data.vocabulary)} if recipe.data.vocabulary else {}),
             "sources": sources,
+            **({"measured_on": measured_on.identity} if measured_on else {}),
         }
     )
     folder = root / key[:2] / key
     with locked(folder.with_suffix(".lock")):
         if not (folder / "manifest.json").is_file():
-            report, tuning = choose(corpus.held_out, recipe.evaluate.held_out_bytes)
+            if measured_on is None:
+                report, tuning = choose(corpus.held_out, recipe.evaluate.held_out_bytes)
+            else:
+                report, tuning = measured_on.report, measured_on.tuning
+                refuse_seen(corpus.train, {*report, *tuning})
             with atomic_folder(folder) as target:
-                tokenizer = recipe.tokenizer.train(recipe.data.vocabulary_texts(corpus.train))
-                tokenizer.save(target / "tokenizer")
-                TokenDataset.write(target / "tokens", corpus.train, tokenizer)
+                tokenizer = make_tokenizer(recipe, corpus.train, target / "tokenizer")
+                make_tokens(corpus.train, tokenizer, target / "tokens")
                 write_json(target / "held_out.json", {"report": report, "tuning": tuning})
                 write_json(target / "manifest.json", corpus.manifest)
     texts = read_table(folder / "held_out.json")
@@ -98,6 +107,17 @@ def prepare(recipe: Any, root: Path) -> Prepared:
     )
     manifest = read_table(folder / "manifest.json")
     return Prepared(folder, identity, tokenizer, dataset, texts["report"], texts["tuning"], manifest)
+
+
+def refuse_seen(documents: Iterable[Any], held_out: set[str]) -> None:
+    """Raise DataError where a document to train on is one of those that the arms are measured on."""
+    begun = tuple(text for text in held_out if len(text) >= CERTAIN)  # a held-out document may have been cut
+    seen = [d.id for d in documents if d.text in held_out or d.text.startswith(begun)]
+    if seen:
+        raise DataError(
+            f"data: this arm would train on {len(seen)} of the documents that the base holds out ({seen[0]} first); "
+            "give both the same documents and data.held_out, or a source without them"
+        )
 
 
 def choose(documents: Iterable[Any], most_bytes: int) -> tuple[list[str], list[str]]:

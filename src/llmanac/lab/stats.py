@@ -26,21 +26,12 @@ from typing import Any, Literal
 
 from llmanac.core.errors import SpecError
 from llmanac.lab._student import student_quantile, student_sf
+from llmanac.metrics._items import Metric as Metric
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive", "none", "loses text"]
 MIN_REPLICATES = 3
 POWER = 0.8
 MOST_REPLICATES = 100_000  # a study that needs more than this is reported as needing more than this
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One measured quantity: its name, its unit, and in which direction it is better."""
-
-    name: str
-    unit: str
-    better: Literal["lower", "higher"]
-    title: str = ""
 
 
 @dataclass(frozen=True)

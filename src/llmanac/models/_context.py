@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from llmanac.models.positions import Position
     from llmanac.models.state import SlotMapping
 
-AttentionForm = Literal["sdpa", "plain", "blocks"]
-ATTENTION_FORMS: tuple[AttentionForm, ...] = ("sdpa", "plain", "blocks")
+AttentionForm = Literal["sdpa", "plain", "blocks", "flash"]
+ATTENTION_FORMS: tuple[AttentionForm, ...] = ("sdpa", "plain", "blocks", "flash")
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,50 @@ class Context:
         return self.position.rotate(x, self.prepared)
 
     def at(self, position: Position, dtype: torch.dtype) -> Context:
-        """The same for a block that has a position method of its own."""
-        prepared = position.prepare(self.positions, dtype)
-        return replace(self, position=position, prepared=prepared, bias=position.bias(self.positions, self.keys()))
+        """The same with this position method: the model's, or a block's own."""
+        prepared = position.prepare(self.positions, dtype, self.row_lengths() if position.by_length else None)
+        return replace(self, position=position, prepared=prepared, bias=position.bias(self.queries(), self.keys()))
+
+    def queries(self) -> Tensor:
+        """(B or 1, T): positions of the queries as biases compare them with those of `keys`."""
+        return self.positions if self.slots is None else self.mask.queries
 
     def keys(self) -> Tensor:
         """(B or 1, S): positions of the keys of a cache that holds a row's tokens in order."""
         return self.positions if self.slots is None else self.slots.key_positions
+
+    def score_bias(self, q: Tensor, k: Tensor, keys: Tensor | None = None) -> Tensor | None:
+        """What positions add to the scores of q (B, H, T, d) with k (B, H_kv, S, d): (B or 1, H, T, S), or None.
+
+        Args:
+            keys: (B or 1, S), where the keys are; by default those of `keys()`.
+        """
+        keys = self.keys() if keys is None else keys
+        same = keys is self.keys()
+        fixed = self.bias if self.bias is None or same else self.position.bias(self.queries(), keys)
+        rule = self.mask.rule
+        causal = rule is not None and rule.kind == "causal"
+        content = self.position.content_bias(q, k, self.queries(), keys, causal)
+        if fixed is None or content is None:
+            return content if fixed is None else fixed
+        return fixed + content
+
+    def row_lengths(self) -> Tensor:
+        """(B or 1, T or 1): how many tokens a token's row has, or its document in a packed row.
+
+        With a state: the number that the row was planned for; see `DecodingState.plan`.
+        """
+        if self.slots is not None:
+            return self.slots.planned[:, None]
+        ends, real = self.positions + 1, self.real()
+        if real is not None:
+            ends = ends.expand(len(real), -1).where(real, 0)
+        begins = self.document_starts()
+        if begins is None:
+            return ends.amax(1, keepdim=True)
+        documents = begins.cumsum(1)
+        ends = ends.expand(len(documents), -1)
+        return torch.zeros_like(ends).scatter_reduce(1, documents, ends, "amax").gather(1, documents)
 
     def document_starts(self) -> Tensor | None:
         """(B, T) bool: tokens that begin a further document of a packed row; None where there are none."""

@@ -7,13 +7,54 @@ weights to it. So the one cast at the embedding sets the precision of the model,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
-class Linear(nn.Module):
+class Change(Protocol):
+    """What a Transform adds to a product x W^T; see `adapters`."""
+
+    def columns(self, x: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        """c (..., r), U (outputs, r) and s of the further term s c U^T, in the dtype of `x`; None for no term."""
+
+
+class Product(nn.Module):
+    """A module that multiplies its input with `weight` (outputs, inputs): a `Linear` or a head. Transforms apply to it.
+
+    Attributes:
+        change: what a Transform adds, or None. Whoever computes with `weight` uses `changed` or `joined` too.
+    """
+
+    weight: nn.Parameter
+    change: Change | None = None
+
+    def changed(self, y: Tensor, x: Tensor) -> Tensor:
+        """The product of x (..., inputs), given y = x W^T (..., outputs)."""
+        found = None if self.change is None else self.change.columns(x)
+        if found is None:
+            return y
+        columns, weight, scale = found
+        return y + F.linear(columns, weight) * scale
+
+    def joined(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x' (..., inputs + r) and W' (outputs, inputs + r) with x' W'^T the product: [x, s c] [W, U]^T."""
+        found = None if self.change is None else self.change.columns(x)
+        if found is None:
+            return x, self.weight
+        columns, weight, scale = found
+        return torch.cat([x, columns * scale], -1), torch.cat([self.weight.to(weight.dtype), weight], -1)
+
+    @property
+    def fixed(self) -> int:
+        """How many leading columns of the W' of `joined` need no gradient: those of a frozen W."""
+        return 0 if self.change is None or self.weight.requires_grad else self.weight.shape[1]
+
+
+class Linear(Product):
     """`y = x W^T + b`, computed in the dtype of `x`.
 
     Args:
@@ -24,6 +65,7 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False, std: float | None = None) -> None:
         super().__init__()
+        self.packed: Packed | bool = False  # True: `fuse` allows it, and the first call packs it
         self.in_features, self.out_features = inputs, outputs
         self.std = inputs**-0.5 if std is None else std
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
@@ -32,7 +74,7 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return self.changed(F.linear(x, self.weight.to(x.dtype), bias), x)
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
@@ -69,11 +111,109 @@ def init_normal(parameter: Tensor, std: float, generator: torch.Generator) -> No
 
 
 def linear_all(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
-    """Several linear maps of one input.
+    """Several linear maps of one input: one product where `fuse` allows it, else one each.
 
-    Layers that something has replaced (an adapter, a quantised form) are called one by one.
+    Layers that something has replaced (a quantised form) are called one by one.
     """
-    return tuple(layer(x) for layer in layers)
+    first: Any = layers[0]
+    packed = getattr(first, "packed", False)
+    if packed is False or torch.compiler.is_compiling():
+        return tuple(layer(x) for layer in layers)
+    if packed is True or packed.layers != tuple(layers):
+        if not _alike(layers):
+            return tuple(layer(x) for layer in layers)
+        packed = first.packed = Packed(layers)
+    return tuple(layer.changed(y, x) for layer, y in zip(packed.layers, packed.products(x), strict=True))
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """Compute linear maps of one input (q, k and v; gate and up) as one product from now on; returns the model.
+
+    Nothing but speed changes: parameters keep their names, and their values become views of one tensor.
+    """
+    for layer in model.modules():
+        if isinstance(layer, Linear) and layer.packed is False:
+            layer.packed = True
+    return model
+
+
+@torch.no_grad()
+def unfuse(model: nn.Module) -> nn.Module:
+    """Undo `fuse`: each parameter has memory of its own again; returns the model."""
+    for layer in model.modules():
+        if isinstance(layer, Linear) and layer.packed is not False:
+            if isinstance(layer.packed, Packed):
+                for part in layer.packed.layers:
+                    part.weight.data = part.weight.data.clone()
+            layer.packed = False
+    return model
+
+
+def _alike(layers: Sequence[nn.Module]) -> bool:
+    """Whether the layers can be packed: all Linear and allowed to, of one dtype and device, all or none with a bias."""
+    if not all(isinstance(layer, Linear) and layer.packed is not False for layer in layers):
+        return False
+    kinds = {(layer.weight.dtype, layer.weight.device, layer.bias is None) for layer in layers}
+    return len(kinds) == 1
+
+
+class Packed:
+    """The weights of several Linears of one input in one tensor (all outputs, inputs), of whose rows they are views."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers: tuple[Any, ...] = tuple(layers)
+        self.sizes = [layer.out_features for layer in layers]
+        self._pack()
+
+    def products(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (..., inputs) W_i^T + b_i of each layer."""
+        if not self._current():
+            self._pack()
+        biases = [layer.bias for layer in self.layers]
+        bias = None if biases[0] is None else torch.cat(biases).to(x.dtype)
+        if torch.is_grad_enabled():
+            y: Tensor = _PackedProduct.apply(x, bias, self.weight, *(layer.weight for layer in self.layers))
+        else:
+            y = F.linear(x, self.weight.to(x.dtype), bias)
+        return y.split(self.sizes, dim=-1)
+
+    def _current(self) -> bool:
+        """Whether the parameters are still views: moving, casting or replacing them gives them other memory."""
+        own, start = self.weight, self.weight.data_ptr()
+        for layer in self.layers:
+            weight = layer.weight
+            if weight.data_ptr() != start or weight.dtype != own.dtype or weight.device != own.device:
+                return False
+            start += weight.numel() * weight.element_size()
+        return True
+
+    def _pack(self) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            self.weight = torch.cat([layer.weight.detach() for layer in self.layers])
+            for layer, rows in zip(self.layers, self.weight.split(self.sizes), strict=True):
+                layer.weight.data = rows
+
+
+class _PackedProduct(torch.autograd.Function):
+    """x W^T + b where the rows of W belong to several parameters, each of which gets its part of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, packed: Tensor, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x, packed)
+        ctx.sizes = [len(weight) for weight in weights]
+        return F.linear(x, packed.to(x.dtype), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> Any:
+        x, packed = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows = above.flatten(0, -2)
+        grads: list[Tensor | None] = [None] * len(ctx.sizes)
+        if any(wanted[3:]):
+            grads = list((rows.t() @ x.flatten(0, -2).to(rows.dtype)).to(packed.dtype).split(ctx.sizes))
+        inputs = above @ packed.to(above.dtype) if wanted[0] else None
+        return inputs, rows.sum(0) if wanted[1] else None, None, *grads
 
 
 def upcast(x: Tensor) -> Tensor:

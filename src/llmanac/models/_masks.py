@@ -6,7 +6,9 @@ the last keys needs no rule of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch import Tensor
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch, MaskKind
 from llmanac.models.state import SlotMapping
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,7 @@ class Rule:
         window: only keys nearer than this, the query's own included; None for all.
         strict: whether a query does not see its own place.
         segments: (B, T), where queries and keys are the same packed tokens.
+        pattern: positions (B or 1, T, 1) and (B or 1, 1, S) -> (B or 1, T, S) bool: a further condition, or None.
     """
 
     kind: MaskKind
@@ -35,16 +40,28 @@ class Rule:
     window: int | None = None
     strict: bool = False
     segments: Tensor | None = None
+    pattern: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def allowed(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Positions (B or 1, T) and (B or 1, S) -> (B or 1, T, S) bool; keys at negative positions are not there."""
+    @property
+    def positional(self) -> bool:
+        """Whether kind, window and positions say it all."""
+        extra = (self.prefix, self.end, self.segments, self.pattern)
+        return not self.strict and all(x is None for x in extra)
+
+    def allowed(self, queries: Tensor, keys: Tensor, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """Positions (B or 1, T) and (B or 1, S) -> (B or 1, T, S) bool; keys at negative positions are not there.
+
+        `rows` and `columns` say which part of all queries and keys these are.
+        """
         q, k = queries[:, :, None], keys[:, None, :]
         seen = (k <= q) & (k >= 0) if self.kind != "bidirectional" else k.expand(-1, q.shape[1], -1) >= 0
         if self.kind == "prefix":
             assert self.prefix is not None
             seen = seen | ((k >= 0) & (k < self.prefix[:, None, None]))
         if self.segments is not None:
-            seen = seen & (self.segments[:, :, None] == self.segments[:, None, :])
+            seen = seen & (self.segments[:, rows, None] == self.segments[:, None, columns])
+        if self.pattern is not None:
+            seen = seen & self.pattern(q, k)
         if self.end is not None:
             # a padded query still sees itself, so that its softmax has something to sum to one over
             seen = (seen & (k < self.end[:, None, None])) | (k == q)
@@ -68,6 +85,7 @@ class AttentionMask:
         self._allowed: Tensor | None = None
         self._additive: dict[torch.dtype, Tensor | None] = {}
         self._derived: dict[object, AttentionMask] = {}
+        self.plans: dict[object, Any] = {}  # tiles of it, by how they were made
 
     @property
     def window(self) -> int | None:
@@ -84,6 +102,13 @@ class AttentionMask:
             assert self.rule is not None
             self._allowed = self.rule.allowed(self.queries, self.keys)[:, None]
         return self._allowed
+
+    def tile(self, rows: slice, columns: slice) -> Tensor:
+        """(B or 1, 1, t, s) bool: a part of the mask, without the rest being built."""
+        if self._allowed is not None:
+            return self._allowed[:, :, rows, columns]
+        assert self.rule is not None
+        return self.rule.allowed(self.queries[:, rows], self.keys[:, columns], rows, columns)[:, None]
 
     def additive(self, dtype: torch.dtype) -> Tensor | None:
         """(B or 1, 1, T, S): 0 where a key is seen and -inf where not; None where every key is seen."""
@@ -107,6 +132,11 @@ class AttentionMask:
         assert self.rule is not None
         return self._derive("strict", replace(self.rule, strict=True))
 
+    def patterned(self, pattern: Callable[[Tensor, Tensor], Tensor]) -> AttentionMask:
+        """The same, narrowed by a pattern of positions (`Rule.pattern`)."""
+        assert self.rule is not None
+        return self._derive(("pattern", pattern), replace(self.rule, pattern=pattern))
+
     def _derive(self, key: object, rule: Rule) -> AttentionMask:
         if key not in self._derived:
             self._derived[key] = AttentionMask(rule, self.queries, self.keys, causal=self.causal, mask=True)
@@ -117,7 +147,10 @@ class AttentionMask:
         if keys is self.keys:
             return self
         assert self.rule is not None
-        return AttentionMask(self.rule, self.queries, keys, causal=False, mask=True)
+        if id(keys) not in self._derived:
+            made = AttentionMask(self.rule, self.queries, keys, causal=False, mask=True)
+            self._derived[id(keys)] = made  # it holds the keys, so that their id stays theirs
+        return self._derived[id(keys)]
 
     @classmethod
     def of_source(cls, real: Tensor, queries: int) -> AttentionMask:

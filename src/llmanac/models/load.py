@@ -1,4 +1,4 @@
-"""Models from disk or from the hub, our own or of a family (Llama, GPT-2), without a pickle.
+"""Models from disk or from the hub, our own or of a family (Llama, GPT-2, ...), without a pickle.
 
 A config is untrusted. The model is first built without memory (on the meta device); every parameter's name and shape
 is compared with the files' headers, and tensors are read only if all of them fit.
@@ -6,7 +6,8 @@ is compared with the files' headers, and tensors are read only if all of them fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, flatten
 from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record, read_table
-from llmanac.models._weights import Weights, check_finite, some, to
-from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Config, Source, family
+from llmanac.models._weights import MOST_TENSORS, Weights, check_finite, some, to
+from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, Source, family
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.locate import model_folder
@@ -34,15 +35,26 @@ class Claim:
 
     Attributes:
         path: the file that says so; fields: its names of our sizes; sizes: its whole numbers by name.
-        source: the location of one of our parameters in the files.
+        names: the layouts that the files may have.
     """
 
     path: Path
     spec: Any
     vocab_size: int
-    source: Callable[[str], Source]
+    names: Sequence[Names]
     fields: Mapping[str, str]
     sizes: Mapping[str, int]
+
+    def sources(self, model: Any, weights: Weights) -> dict[str, Source]:
+        """Where each parameter of the model is, in the layout with the most names that the files have.
+
+        A tied head has a place too.
+        """
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        if getattr(model.spec, "tied", False):
+            shapes["lm_head.weight"] = tuple(model.embedding.weight.shape)
+        found = [names.place(shapes) for names in self.names]
+        return max(found, key=lambda sources: sum(source.name in weights for source in sources.values()))
 
 
 def load_model(
@@ -67,11 +79,12 @@ def load_model(
     if kind == ngram.MODEL_TYPE:
         return ngram.load_pretrained(folder)  # type: ignore[return-value]
     claim, weights = _own(folder) if kind == "llmanac" else _theirs(folder, data)
-    _check_layers(claim, weights)
+    _check_counts(claim, weights)
     model = _skeleton(claim, claim.spec)
-    _check_fit(model, claim, weights)
+    sources = claim.sources(model, weights)
+    _check_fit(model, sources, claim, weights)
     model.generation = read_generation(folder, data)
-    _fill(model, claim, weights, target, where)
+    _fill(model, sources, weights, target, where)
     return model.eval()
 
 
@@ -83,7 +96,7 @@ def _own(folder: Path) -> tuple[Claim, Weights]:
     if getattr(spec, "estimated", False):
         raise CheckpointError(f"{path}: spec.name is {spec.name!r}, but config.json says that it has trained weights")
     sizes = {f"spec.{key}": value for key, value in flatten(dump(spec)).items() if type(value) is int}
-    return Claim(path, spec, vocab_size, Source, OWN_FIELDS, {**sizes, "vocab_size": vocab_size}), weights
+    return Claim(path, spec, vocab_size, (Names(),), OWN_FIELDS, {**sizes, "vocab_size": vocab_size}), weights
 
 
 def _theirs(folder: Path, data: dict[str, Any]) -> tuple[Claim, Weights]:
@@ -92,14 +105,14 @@ def _theirs(folder: Path, data: dict[str, Any]) -> tuple[Claim, Weights]:
     if not isinstance(kind, str):
         raise CheckpointError(f"{path}: model_type is {shown(kind)}, expected the name of a family")
     chosen = family(kind, f"{path}: model_type")
-    config = Config(data, path)
+    config, fields = chosen.config(data, path), chosen.fields
     try:
         spec, vocab_size = chosen.to_spec(config)
     except SpecError as error:
-        raise _named(error, path, chosen.FIELDS) from error
+        raise _named(error, path, fields) from error
     config.finish()
-    claim = Claim(path, spec, vocab_size, chosen.source, chosen.FIELDS, config.sizes)
-    return claim, Weights(folder, chosen.IGNORED, getattr(chosen, "PREFIX", ""))
+    claim = Claim(path, spec, vocab_size, chosen.names, fields, config.sizes)
+    return claim, Weights(folder, chosen.ignored, chosen.prefix)
 
 
 def _named(error: SpecError, path: Path, fields: Mapping[str, str]) -> CheckpointError:
@@ -121,37 +134,68 @@ def _skeleton(claim: Claim, spec: Any) -> Transformer:
     return model
 
 
-def _check_layers(claim: Claim, weights: Weights) -> None:
-    """Refuse more layers than the files have tensors for, before each is built: one repetition tells what it takes."""
-    blocks = getattr(claim.spec, "blocks", None)
-    if blocks is None:
+STACKS = (("layers", "blocks", "model.layers."), ("encoder_layers", "encoder", "encoder.layers."))
+
+
+def _check_counts(claim: Claim, weights: Weights) -> None:
+    """Refuse more layers or experts than the files have tensors for, before each is built.
+
+    One repetition of the blocks with one expert each tells what it takes.
+    """
+    spec = claim.spec
+    stacks = [stack for stack in STACKS if hasattr(spec, stack[1])]
+    if not stacks:
         return
-    pattern = _skeleton(claim, replace(claim.spec, layers=len(blocks)))
-    _check_names(pattern, claim, weights)
-    names = {claim.source(name).name for name, _ in pattern.named_parameters() if name.startswith("model.layers.")}
-    layers = claim.spec.layers
-    needed = layers // len(blocks) * len(names)
+    few = {blocks: tuple(map(_one_expert, getattr(spec, blocks))) for _, blocks, _ in stacks}
+    pattern = _skeleton(claim, replace(spec, **few, **{layers: len(few[blocks]) for layers, blocks, _ in stacks}))
+    sources = claim.sources(pattern, weights)
+    _check_names(pattern, sources, weights, claim)
+    for layers, blocks, prefix in stacks:
+        own = {name: source for name, source in sources.items() if name.startswith(prefix)}
+        count, size = getattr(spec, layers), len(few[blocks])
+        _enough(claim, weights, layers, count, count // size * len({source.name for source in own.values()}))
+        tensors, parameters = 0, 0
+        for name, source in own.items():
+            ffn = getattr(getattr(spec, blocks)[int(name.split(".")[2])], "ffn", None)
+            times = count // size * (getattr(ffn, "experts", 1) if ".mlp.experts." in name else 1)
+            parameters += times
+            tensors += times if source.expert is None and source.rows is None else 0
+        _enough(claim, weights, "experts", None, tensors)
+        if parameters > MOST_TENSORS:
+            raise CheckpointError(
+                f"{claim.path}: {claim.fields[layers]} and {claim.fields.get('experts', 'experts')} ask for "
+                f"{parameters:,} matrices; at most {MOST_TENSORS:,} are read"
+            )
+
+
+def _one_expert(block: Any) -> Any:
+    """The block with a single expert where it has some."""
+    ffn: Any = getattr(block, "ffn", None)
+    return block if getattr(ffn, "experts", None) is None else replace(block, ffn=replace(ffn, experts=1, top_k=1))
+
+
+def _enough(claim: Claim, weights: Weights, what: str, count: int | None, needed: int) -> None:
     if needed > len(weights):
+        asks = f"{count:,} layers" if count is not None else "layers with experts"
         raise CheckpointError(
-            f"{claim.path}: {claim.fields['layers']} asks for {layers:,} layers of {needed:,} tensors in all, but "
+            f"{claim.path}: {claim.fields.get(what, what)} asks for {asks} of {needed:,} tensors in all, but "
             f"{weights.folder} holds {len(weights):,}"
         )
 
 
-def _check_fit(model: Transformer, claim: Claim, weights: Weights) -> None:
+def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, weights: Weights) -> None:
     """Compare every parameter with the files' headers: names, shapes, and nothing left over."""
-    _check_names(model, claim, weights)
-    for name, parameter in model.named_parameters():
-        source = claim.source(name)
-        entry, shape = weights.entry(source.name), source.shape(tuple(parameter.shape))
+    _check_names(model, sources, weights, claim)
+    for name, _ in model.named_parameters():
+        source = sources[name]
+        entry, shape = weights.entry(source.name), source.shape
         if entry.shape != shape:
             raise CheckpointError(
                 f"{entry.path}: {source.name} gives {_numbers(entry.shape)} for {name}, {claim.path} asks for "
                 f"{_numbers(shape)}{_follows(claim, name, source, entry.shape, shape)}"
             )
-    head = claim.source("lm_head.weight").name
-    if getattr(model.spec, "tied", False) and head in weights:
-        weights.entry(head)
+    if getattr(model.spec, "tied", False) and sources["lm_head.weight"].name in weights:
+        weights.entry(sources["lm_head.weight"].name)
     if weights.unused:
         unused, layers = sorted(weights.unused), getattr(claim.spec, "layers", None)
         reason = "" if layers is None else f" ({claim.path}: {claim.fields['layers']} is {layers})"
@@ -160,9 +204,9 @@ def _check_fit(model: Transformer, claim: Claim, weights: Weights) -> None:
         )
 
 
-def _check_names(model: Transformer, claim: Claim, weights: Weights) -> None:
+def _check_names(model: Transformer, sources: Mapping[str, Source], weights: Weights, claim: Claim) -> None:
     """Every parameter is in the files."""
-    wanted = {claim.source(name).name: name for name, _ in model.named_parameters()}
+    wanted = {sources[name].name: name for name, _ in model.named_parameters()}
     missing = sorted(name for name in wanted if name not in weights)
     if missing:
         ours = [PRESENT[ending] for name in missing for ending in PRESENT if wanted[name].endswith(ending)]
@@ -179,23 +223,32 @@ def _follows(claim: Claim, name: str, source: Source, found: tuple[int, ...], as
     """Which fields of the config the axes follow from that differ, where it is known."""
     axes = next((axes for ending, axes in AXES.items() if name.endswith(ending)), ())
     axes = axes[::-1] if source.transposed else axes
+    axes = axes if source.expert is None else ("experts", *axes)
     if not len(axes) == len(found) == len(asked):
         return ""
     fields = [claim.fields.get(axis, axis) for axis, a, b in zip(axes, found, asked, strict=True) if a != b]
     return f" ({' and '.join(dict.fromkeys(fields))})"
 
 
-def _fill(model: Transformer, claim: Claim, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
+def _fill(
+    model: Transformer, sources: Mapping[str, Source], weights: Weights, dtype: torch.dtype, device: torch.device
+) -> None:
     """Give every parameter of a model on the meta device its values. Raises CheckpointError where one is not finite."""
-    state = {}
+    state: dict[str, Tensor] = {}
+    shared = Counter(sources[name].name for name, _ in model.named_parameters())
+    held: dict[str, Tensor] = {}  # tensors of which several parameters are parts, while some are still to come
     for name, _ in model.named_parameters():
-        source = claim.source(name)
-        whole = weights.take(source.name)
+        source = sources[name]
+        if source.name not in held:
+            held[source.name] = weights.take(source.name)
+        whole = held[source.name]
         state[name] = to(source.take(whole), dtype, device)
         check_finite(state[name], whole, weights.entry(source.name), source.name)
-    head = claim.source("lm_head.weight").name
+        shared[source.name] -= 1
+        if not shared[source.name]:
+            del held[source.name]
     tied = getattr(model.spec, "tied", False)
-    if tied and head in weights:
+    if tied and (head := sources["lm_head.weight"].name) in weights:
         _check_tied(weights.take(head), state["model.embed_tokens.weight"], weights.folder)
     model.load_state_dict(state, strict=False, assign=True)
     if tied:

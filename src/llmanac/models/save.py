@@ -7,6 +7,7 @@ A model in a family's shape is written as that family, so that transformers load
 from __future__ import annotations
 
 import json
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +20,21 @@ import llmanac
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.spec import dump
-from llmanac.models._folder import FORMAT_VERSION
+from llmanac.models._folder import FORMAT_VERSION, TOKENS
+from llmanac.models._layers import Product
 from llmanac.models._weights import INDEX, WEIGHTS
-from llmanac.models.families import FAMILIES, Misfit
+from llmanac.models.families import FAMILIES, Misfit, arrange
 from llmanac.models.families import family as find_family
 
 if TYPE_CHECKING:
     from llmanac.models.lm._base import TrainedModel
-    from llmanac.models.lm.transformer import Transformer
 
 SHARD_BYTES = 5_000_000_000
 STAGED = f"{files.TEMPORARY}weights"
 DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
 
-def save_pretrained(model: Transformer, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> Path:
+def save_pretrained(model: TrainedModel, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> Path:
     """Write the model as the first family that can hold it, else as `llmanac`; returns the folder.
 
     Files of other names in the folder (a tokenizer's) are left alone. Raises LlmanacError where the disk refuses.
@@ -43,12 +44,12 @@ def save_pretrained(model: Transformer, folder: str | Path, *, shard_bytes: int 
             return export_model(model, folder, family=name, shard_bytes=shard_bytes)
         except Misfit:
             continue
-    config = {"architectures": ["Transformer"], "model_type": "llmanac", "vocab_size": model.vocab_size}
+    config = {"architectures": [type(model).__name__], "model_type": "llmanac", "vocab_size": model.vocab_size}
     return write_model(model, Path(folder), config, canonical_state(model), shard_bytes)
 
 
 def export_model(
-    model: Transformer, folder: str | Path, family: str = "llama", *, shard_bytes: int = SHARD_BYTES
+    model: TrainedModel, folder: str | Path, family: str = "llama", *, shard_bytes: int = SHARD_BYTES
 ) -> Path:
     """Write the model as a checkpoint of a family; returns the folder.
 
@@ -61,19 +62,19 @@ def export_model(
         config = chosen.to_config(model.spec, model.vocab_size)
     except Misfit as error:
         raise Misfit(f"this model cannot be written as {family}: {error}") from None
-    groups: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in canonical_state(model).items():
-        source = chosen.source(name)
-        groups.setdefault(source.name, {})[source.part] = tensor.t() if source.transposed else tensor
-    theirs = {}
-    for name, parts in groups.items():
-        ordered = [parts[i] for i in sorted(parts)]
-        theirs[name] = torch.cat(ordered, dim=-1) if len(ordered) > 1 else ordered[0]
-    return write_model(model, Path(folder), config, theirs, shard_bytes)
+    state = canonical_state(model)
+    sources = chosen.names[0].place({name: tuple(tensor.shape) for name, tensor in state.items()})
+    return write_model(model, Path(folder), config, arrange(state, sources), shard_bytes)
 
 
 def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
-    """The parameters under their own names, a tied head's matrix only once."""
+    """The parameters under their own names, a tied head's matrix once. Raises CheckpointError for adapters."""
+    for name, module in model.named_modules():
+        if isinstance(module, Product) and module.change is not None:
+            raise CheckpointError(
+                f"{name}: has an adapter, which a model's folder cannot hold; `merge()` it first, or `remove()` it and "
+                "save its `state()`"
+            )
     state = {name: p.detach() for name, p in model.named_parameters()}
     for name, tensor in state.items():
         if tensor.device.type == "meta":
@@ -89,8 +90,9 @@ def write_model(
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write the files of a model's folder; `config` becomes config.json. Raises LlmanacError where the disk refuses."""
-    tokens = {k: v for k, v in model.generation.items() if k in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    dtype = next(iter(state.values())).dtype
+    # null where there is none: transformers' own defaults may lie outside the vocabulary
+    tokens = {key: model.generation.get(key) for key in TOKENS}
+    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})  # frozen ones may be narrower
     config = {**config, **tokens, "dtype": DTYPE_NAMES[dtype], "torch_dtype": DTYPE_NAMES[dtype]}
     with files.atomic_folder(folder / STAGED) as temporary:
         names = write_weights(temporary, state, shard_bytes)

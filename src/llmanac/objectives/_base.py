@@ -10,20 +10,37 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.core.types import IGNORE, Bags, Batch, Want
+from llmanac.core.types import IGNORE, Bags, Batch, LossSum, Want
 from llmanac.data.pack import PADDING, Row
+from llmanac.objectives._measured import Measured, OfText
 
 SUM = Want(nll="sum")
 
 
-class BaseObjective:
-    """Base of all objectives.
+class BaseObjective(Measured):
+    """Base of all objectives; `_measured.py` has what they read and measure.
+
+    An objective takes all that it needs from one forward pass, by `Want`: `Want(nll="sum")` for a next-token loss,
+    `Want(hidden=True, nll="none")` for a value head on the same states, `Want(layers=(4, 8))` for a loss on features.
+    It adds `Output.aux`, the losses that layers have of their own.
+
+    Further models go into `models` by name, in one of three roles:
+
+    - frozen (a reference, a teacher): no gradients, in evaluation mode. Call it under `torch.no_grad()`. Its weights
+      are in no checkpoint; a resumed run must be given the same ones, which a fingerprint checks.
+    - trained along (a value model, a discriminator): its name is in the class's `trainable`. The run's optimizer
+      updates it, the trainer sets its mode, checkpoints hold it.
+    - following the trained model (a moving average): no optimizer updates it, yet it changes, so it is a part of
+      `state_dict` and not of `models`.
+
+    What an objective remembers besides (a running baseline, a coefficient) is in `state_dict`; `load_state_dict({})`
+    must be possible where a new objective's `state_dict` is empty. Planning calls `loss`, then restores all of this.
 
     Attributes:
         couples_batch: whether a row's loss depends on the other rows (contrastive losses, group advantages). The
             trainer then refuses to cut a step into micro-batches.
-        models: further models by name. Those named in `trainable` are trained and checkpointed along with the model;
-            the others are frozen, and a resumed run must be given the same ones.
+        models: further models by name.
+        trainable: names of those that are trained along with the model.
         generators: named random generators of the objective; checkpointed.
     """
 
@@ -41,8 +58,12 @@ class BaseObjective:
         """Rows of the source -> one batch."""
         raise NotImplementedError
 
-    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
-        """`(sum of losses in nats, units it sums over, sums of further metrics over the same units)`."""
+    def loss(self, model: Any, batch: Batch) -> LossSum:
+        """`(sum of losses in nats, units it sums over, sums of further metrics over the same units)`.
+
+        Units and metrics are numbers, or tensors () on the batch's device: the trainer adds them up there and fetches
+        them once a step, so that no micro-batch waits for the device (`float(tensor)` would).
+        """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -55,7 +76,7 @@ class BaseObjective:
             raise CheckpointError(f"{type(self).__name__} keeps no state, but the checkpoint has {sorted(state)}")
 
 
-class NextToken(BaseObjective):
+class NextToken(OfText, BaseObjective):
     """Cross-entropy of each next token of a row, where it carries loss."""
 
     def collate(self, rows: Sequence[Any]) -> Batch:
@@ -83,14 +104,15 @@ class NextToken(BaseObjective):
             raise DataError(f"a row of token ids was expected, not {type(row).__name__} {str(row)[:60]!r}")
         return ids, None
 
-    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+    def loss(self, model: Any, batch: Batch) -> LossSum:
         """The model's sum of negative log-likelihoods, and its layers' own losses once a unit."""
+        assert batch.targets is not None
         output = (model if isinstance(model, nn.Module) else model.forward)(batch, want=SUM)
-        units = batch.units
+        units = (batch.targets != IGNORE).sum()
         total = output.nll
         for value in output.aux.values():
             total = total + value * units
-        return total, units, {name: float(value.detach()) * units for name, value in output.aux.items()}
+        return total, units, {name: value.detach() * units for name, value in output.aux.items()}
 
 
 def collate_packed(rows: Sequence[Row]) -> Batch:

@@ -23,10 +23,14 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.types import Bags, Batch
+from llmanac.core.types import Bags, Batch, LossSum
 from llmanac.data.examples import Examples, Form, batch_of
+from llmanac.generate.engine import evaluating
+from llmanac.generate.runner import device_of
+from llmanac.metrics._items import Items, Metric
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import BaseObjective
+from llmanac.objectives._measured import LOSS
 from llmanac.objectives.losses import LossSpec
 from llmanac.objectives.losses.cross_entropy import Spec as CrossEntropy
 
@@ -37,6 +41,8 @@ CARD = {
     "test": "tests/references/test_classifiers.py::test_bow_reaches_the_optimum_of_logistic_regression",
     "rows": "examples",
 }
+
+ROWS = 1024  # measured at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,8 @@ class Spec(ObjectiveSpec):
 class Classification(BaseObjective):
     """The objective; see the module's formula."""
 
+    metrics = (Metric("accuracy", "", "higher", "accuracy, held out"), LOSS)
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec, self.criterion = spec, spec.loss.build()
@@ -71,7 +79,7 @@ class Classification(BaseObjective):
             raise DataError("classification: a row has no class, so there is nothing to learn from it")
         return batch_of(rows, self.spec.form)
 
-    def loss(self, model: Any, batch: Batch | Bags) -> tuple[Tensor, int, dict[str, float]]:
+    def loss(self, model: Any, batch: Batch | Bags) -> LossSum:
         """The summed loss, the rows, and how many of them have their highest score in the right place."""
         scores = model(batch)
         classes = batch.targets
@@ -81,10 +89,27 @@ class Classification(BaseObjective):
         if self.spec.l2:
             squares = torch.stack([p.square().sum() for p in penalised(model)]).sum()
             total = total + 0.5 * self.spec.l2 * len(classes) * squares
-        with torch.no_grad():
-            chosen = (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(1)
-            right = float((chosen == classes).sum())
-        return total, len(classes), {"accuracy": right}
+        return total, len(classes), {"accuracy": (chosen(scores) == classes).sum()}
+
+    @torch.no_grad()
+    def evaluate(self, model: Any, rows: Any) -> dict[str, Items]:
+        """An example is an item: whether its class has the highest score, and its loss without the penalty."""
+        right: list[float] = []
+        losses: list[float] = []
+        device = device_of(model)
+        with evaluating(model):
+            for at in range(0, len(rows), ROWS):
+                batch = self.collate(rows[at : at + ROWS]).to(device)
+                scores, classes = model(batch), batch.targets
+                assert classes is not None  # `collate` refuses rows without a class
+                right += (chosen(scores) == classes).double().tolist()
+                losses += self.criterion.of_classes(scores, classes).double().tolist()
+        return {"accuracy": Items(right, [1.0] * len(right)), LOSS.name: Items(losses, [1.0] * len(losses))}
+
+
+def chosen(scores: Tensor) -> Tensor:
+    """(B,) the class of the highest score; of one score (B, 1), 1 where it is positive."""
+    return (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(1)
 
 
 def penalised(model: Any) -> list[Tensor]:

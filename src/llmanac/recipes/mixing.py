@@ -20,7 +20,7 @@ from llmanac.core import files
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.outputs import check_pages
 from llmanac.core.spec import make_method
-from llmanac.core.types import IGNORE, Batch
+from llmanac.core.types import IGNORE, Batch, LossSum, SourceState
 from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
 from llmanac.data.mixtures.doremi import reweighted
@@ -147,11 +147,11 @@ class _Tagged:
     def take(self, count: int) -> list[Any]:
         return [(self.place, row) for row in self.stream.take(count)]
 
-    def cursor(self) -> dict[str, Any]:
-        return self.stream.cursor()
+    def state(self) -> SourceState:
+        return self.stream.state()
 
-    def seek(self, cursor: dict[str, Any]) -> None:
-        self.stream.seek(cursor)
+    def restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.stream.restore(state, tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ class GroupRobust(NextToken):
         batch = collate_packed([row for _, row in rows])
         return DomainBatch(**vars(batch), domains=torch.tensor([place for place, _ in rows]))
 
-    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+    def loss(self, model: Any, batch: Batch) -> LossSum:
         """The step's loss times its tokens, so that the trainer's mean is the weighted sum of the domains' means."""
         assert isinstance(batch, DomainBatch)
         assert batch.targets is not None

@@ -19,22 +19,22 @@ from llmanac.core.progress import Report
 from llmanac.data.collect import Corpus
 from llmanac.data.pack import PackedStream
 from llmanac.data.pipeline.build import OtherBuild
-from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.application import find_application
+from llmanac.recipes.parts import Parts, Tokens, make_tokenizer, make_tokens
 from llmanac.recipes.plan import fastest_threads, plan_size
 from llmanac.recipes.report import write_report
 from llmanac.recipes.results import FORMAT_VERSION, counts, write_results
 from llmanac.recipes.spec import Recipe, RecipeSpec, plans_size
-from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
 from llmanac.train.plan import CALIBRATION_SHARE
 
 RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
+RESTORE_FILE = "restore the file to go on, or start a new run with --folder and without --resume"
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
@@ -126,10 +126,12 @@ class Pipeline:
 
     def _refuse_other_text(self) -> None:
         """Compare the text with the manifest that its tokens were made with."""
-        if not (self.folder / "manifest.json").is_file():
+        place = self.folder / "manifest.json"
+        if not place.is_file():
             return
-        before, now = files.read_table(self.folder / "manifest.json"), self.corpus.manifest
-        moved = [side for side in ("train", "held_out") if before[side]["sha256"] != now[side]["sha256"]]
+        before, now = files.read_table(place), self.corpus.manifest
+        kept = {side: files.field(before, f"{side}.sha256", str, place, RESTORE_FILE) for side in ("train", "held_out")}
+        moved = [side for side, sha256 in kept.items() if sha256 != now[side]["sha256"]]
         if moved:
             sides = " and ".join({"train": "training", "held_out": "held-out"}[side] for side in moved)
             raise DataError(f"{self.folder}: the {sides} text changed since this run began, or its split; {RESTORE}")
@@ -143,10 +145,7 @@ class Pipeline:
     def tokenize(self) -> None:
         place = self.folder / "tokenizer"
         self._name_special_tokens()
-        if not (place / "tokenizer.json").is_file():
-            with files.atomic_folder(place) as folder:
-                self.spec.tokenizer.train(self.spec.data.vocabulary_texts(self.corpus.train)).save(folder)
-        self.tokenizer = load_tokenizer(place)
+        self.tokenizer = make_tokenizer(self.spec, self.corpus.train, place)
 
     def _name_special_tokens(self) -> None:
         """Add the special tokens of the pairs to the vocabulary."""
@@ -159,13 +158,11 @@ class Pipeline:
             )
 
     def encode(self) -> None:
-        self.data = {side: self._tokens(side, getattr(self.corpus, side)) for side in ("train", "held_out")}
-
-    def _tokens(self, side: str, documents: Any) -> TokenDataset:
-        place = self.folder / "data" / side
-        if not (place / "manifest.json").is_file():
-            TokenDataset.write(place, documents, self.tokenizer)
-        return TokenDataset(place)
+        place = self.folder / "data"
+        self.data = {
+            side: make_tokens(getattr(self.corpus, side), self.tokenizer, place / side)
+            for side in ("train", "held_out")
+        }
 
     # training
 
@@ -176,19 +173,17 @@ class Pipeline:
         budget = self.time.pretraining(self.before_training, later)
         if "model" not in self.planned:
             self._plan_model(budget)
-        self.base = self.spec.model.build(vocab_size=self.tokenizer.vocab_size).to(self.device)
-        self.base.initialise(self.spec.seed)
+        parts = Parts(self.spec, Tokens(self.tokenizer, self.data["train"]), self.device)
+        self.base = parts.model(self.spec.seed)
         self._plan_threads(budget)
         if (self.folder / "base" / "config.json").is_file():
             self.base = load_model(self.folder / "base", device=str(self.device))
             return
-        stream = PackedStream(
-            self.data["train"], length=self.spec.train.length, rows=self.spec.train.rows, seed=self.spec.seed
-        )
+        rows = parts.rows(self.spec.seed)
         done = train(
             self.base,
-            stream if self.spec.finetune is None else self.practice.mixed_in(stream),
-            self.spec.objective.build(tokenizer=self.tokenizer),
+            rows if self.spec.finetune is None else self.practice.mixed_in(rows),
+            parts.objective,
             self.spec.train,
             self.folder / "pretrain",
             seed=self.spec.seed,

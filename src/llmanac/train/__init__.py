@@ -36,7 +36,7 @@ class TrainSpec(Spec):
     schedule: ScheduleSpec = field(default_factory=lambda: make_method("schedule", "wsd"))
     clip: float = 1.0
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    attention: Literal["auto", "sdpa", "plain", "blocks"] = "auto"
+    attention: Literal["auto", "sdpa", "plain", "blocks", "flash"] = "auto"
     compile: Literal["auto", "never", "always"] = "auto"
     checkpoint_every: int | None = None
     keep: int = 2

@@ -74,13 +74,13 @@ def restore(state: Mapping[str, Any], generators: Mapping[str, Generator] | None
 
 
 @contextlib.contextmanager
-def preserve_random_state() -> Iterator[None]:
-    """What runs inside draws random numbers without moving any of the global generators."""
-    state = capture()
+def preserve_random_state(generators: Mapping[str, Generator] | None = None) -> Iterator[None]:
+    """What runs inside draws random numbers without moving any of the global generators, or of the named ones."""
+    state = capture(generators)
     try:
         yield
     finally:
-        restore(state)
+        restore(state, generators)
 
 
 def seed_everything(seed: int) -> None:

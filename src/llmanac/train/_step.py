@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.files import atomic_folder, write_json
-from llmanac.core.types import Batch
+from llmanac.core.types import Batch, LossSum
+from llmanac.train._sums import Sums, numbers
 from llmanac.train.optimizers._base import Optimizer
 
 
@@ -35,7 +36,8 @@ class Stepper:
 
     Args:
         micro_batch: rows computed at a time. Losses are sums and the one division is by the units of all
-            micro-batches, so that it changes the result by rounding only.
+            micro-batches, so that it changes the result by rounding only. Sums, units and the gradient's norm are
+            fetched from the device together, once a step.
         clip: the largest norm of the mean loss's gradient; 0 for any.
         dtype: what the model computes in.
         folder: where a batch whose loss is not finite is saved.
@@ -59,7 +61,6 @@ class Stepper:
         self.micro_batch, self.clip, self.dtype, self.folder = micro_batch, clip, dtype, folder
         self.device = next(model.parameters()).device
         self._parameters = [p for _, p in optimizer.named_parameters()]
-        self._last: Batch
         self._casts = hasattr(model, "compute_dtype")
         if self._casts:
             setattr(model, "compute_dtype", dtype)  # noqa: B010 - a Module's attributes are typed as tensors
@@ -70,36 +71,27 @@ class Stepper:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def gradients(self, rows: Sequence[Any], step: int) -> tuple[Tensor, int, int, dict[str, float]]:
-        """Add the gradients of the summed loss; returns `(sum of losses, units, tokens, sums of metrics)`.
-
-        Raises:
-            TrainingError: the loss of a micro-batch is not finite; that batch is saved.
-        """
+    def gradients(self, rows: Sequence[Any]) -> Sums:
+        """Add the gradients of the summed loss, micro-batch by micro-batch. The host waits for none of them."""
         if getattr(self.objective, "couples_batch", False) and self.micro_batch < len(rows):
             raise SpecError(
                 f"micro_batch: {self.micro_batch} cuts {len(rows)} rows whose losses depend on each other; "
                 f"leave it unset or set it to {len(rows)}"
             )
-        total = torch.zeros((), dtype=torch.float64, device=self.device if self.device.type != "mps" else "cpu")
-        units = tokens = 0
-        sums: dict[str, float] = {}
+        sums = Sums()
         for start in range(0, len(rows), self.micro_batch):
             batch = self.objective.collate(rows[start : start + self.micro_batch])
-            if self.device.type != "cpu":
-                batch = batch.to(self.device)
-            with self.precision():
-                loss, count, metrics = self.objective.loss(self.model, batch)
-            if not math.isfinite(float(loss.detach())):
-                raise self._stopped(step, batch, f"the loss is {float(loss.detach())}")
-            if count:
-                loss.backward()
-            total += loss.detach().to(total)
-            units, tokens = units + count, tokens + math.prod(batch.shape)
-            for key, value in metrics.items():
-                sums[key] = sums.get(key, 0.0) + value
-            self._last = batch
-        return total, units, tokens, sums
+            sums.add(batch, self._backward(batch))
+        return sums
+
+    def _backward(self, batch: Any) -> LossSum:
+        """The objective's loss of one micro-batch, whose gradients are added."""
+        with self.precision():
+            found = self.objective.loss(self.model, batch if self.device.type == "cpu" else batch.to(self.device))
+        loss, units, _ = found
+        if loss.requires_grad and (isinstance(units, Tensor) or units):  # to look into a tensor would be to wait for it
+            loss.backward()
+        return found
 
     def __call__(self, rows: Sequence[Any], lr_scale: float, step: int) -> StepResult:
         """Do one step at `lr_scale` times the base learning rates.
@@ -109,30 +101,59 @@ class Stepper:
         Raises:
             TrainingError: the loss or the gradient is not finite; the batch is saved and the weights are untouched.
         """
-        total, units, tokens, sums = self.gradients(rows, step)
-        if not units:
-            return StepResult(0.0, 0, tokens, 0.0, {})
-        live = [p.grad for p in self._parameters if p.grad is not None]
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(live)))) / units if live else 0.0
+        sums = self.gradients(rows)
+        found = sums.fetch(*self._norm())
+        for number, loss in enumerate(found.losses):
+            if not math.isfinite(loss):
+                raise self._stopped(step, sums.batches, number, f"the loss is {loss}")
+        if not found.units:
+            self.optimizer.zero_grad()
+            return StepResult(0.0, 0, sums.tokens, 0.0, {})
+        units, norm = found.units, (found.more[0] if found.more else 0.0) / found.units
         if not math.isfinite(norm):
-            raise self._stopped(step, self._last, f"the gradient's norm is {norm} though the loss is finite")
+            number = self._first_broken(sums.batches)
+            raise self._stopped(step, sums.batches, number, f"the gradient's norm is {norm} though the loss is finite")
         clipped = 1.0 if not self.clip else min(1.0, self.clip / (norm + 1e-6))
         self.optimizer.step(lr_scale, clipped / units)
         self.optimizer.zero_grad()
-        return StepResult(float(total) / units, units, tokens, norm, {k: v / units for k, v in sums.items()})
+        metrics = {name: value / units for name, value in found.metrics.items()}
+        return StepResult(found.loss / units, units, sums.tokens, norm, metrics)
 
-    def _stopped(self, step: int, batch: Batch, why: str) -> TrainingError:
+    def _norm(self) -> list[Tensor]:
+        """The norm () of all gradients together; none where there are none."""
+        live = [p.grad for p in self._parameters if p.grad is not None]
+        return [torch.linalg.vector_norm(torch.stack(torch._foreach_norm(live)))] if live else []
+
+    def _first_broken(self, batches: Sequence[Any]) -> int:
+        """The number of the first micro-batch whose gradient alone is not finite, computed again; else the last one."""
+        for number, batch in enumerate(batches[:-1]):
+            self.optimizer.zero_grad()
+            self._backward(batch)
+            if not all(math.isfinite(value) for value in numbers(self._norm())):
+                return number
+        return len(batches) - 1
+
+    def _stopped(self, step: int, batches: Sequence[Any], number: int, why: str) -> TrainingError:
+        """Save micro-batch `number` and say what is wrong with it."""
         self.optimizer.zero_grad()
-        folder = self.folder / f"stopped-at-{step:08d}"
-        tensors = {k: v.detach().cpu().contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}
+        batch, folder = batches[number], self.folder / f"stopped-at-{step:08d}"
+        which = f" (micro-batch {number + 1} of {len(batches)})" if len(batches) > 1 else ""
+        parts = {f"{name}.": value for name, value in vars(batch).items() if isinstance(value, Batch)}
+        tensors = {
+            f"{prefix}{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for prefix, part in {"": batch, **parts}.items()
+            for name, value in vars(part).items()
+            if isinstance(value, Tensor)
+        }
         largest = {n: float(p.detach().abs().max()) for n, p in self.optimizer.named_parameters() if p.numel()}
         broken = [name for name, value in largest.items() if not math.isfinite(value)]
         top = sorted(set(largest) - set(broken), key=lambda name: -largest[name])[:10]
         with atomic_folder(folder) as target:
             save_file(tensors, target / "batch.safetensors")
-            report = {"step": step, "why": why, "mask": batch.mask, "weights_not_finite": broken}
+            report = {"step": step, "why": why, "mask": getattr(batch, "mask", None), "weights_not_finite": broken}
+            report |= {"micro_batch": number + 1, "micro_batches": len(batches)}
             write_json(target / "report.json", report | {"largest_weights": {name: largest[name] for name in top}})
         return TrainingError(
-            f"step {step}: {why}; the batch is in {folder}, the weights are as they were before it. "
+            f"step {step}: {why}; the batch is in {folder}{which}, the weights are as they were before it. "
             "Lower optimizer.lr, set train.clip, or look at the batch"
         )

@@ -38,7 +38,7 @@ def attention_form(
 
     def run(form: str) -> None:
         model.attention_form = form
-        stepper.gradients(one, 0)
+        stepper.gradients(one)
         stepper.optimizer.zero_grad()
 
     try:

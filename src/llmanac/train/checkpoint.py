@@ -1,10 +1,15 @@
 """Checkpoints: one folder per step, complete or absent, each file with its checksum, and all that a run needs to go on.
 
     checkpoints/step-00000500/
-      model.safetensors        every parameter and persistent buffer, by name
+      model.safetensors        every trained parameter and persistent buffer, by name
       optimizer.safetensors    the optimizer's tensors
-      objective.safetensors    what the objective learns, and the further models it trains (often empty)
-      state.json               step, data cursor, random states, best metric, checksums, format_version
+      objective.safetensors    "state.": what the objective learns; "models.": further models that are trained;
+                               "source.": tensors of the source's state (often empty)
+      state.json               step, the source's state, random states, best metric, fingerprints of frozen weights,
+                               checksums, format_version
+
+Frozen parameters (no `requires_grad`) are not in it: a resumed run is given the same base, which fingerprints check.
+Format 1, of earlier versions, holds frozen parameters too and calls the source's state "cursor"; it is still read.
 
 A checkpoint is written to a temporary folder, flushed to the disk, then renamed: a process killed at any moment leaves
 the older checkpoints and no partial one. Reading takes the newest complete one and reports those it skipped.
@@ -32,7 +37,8 @@ from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.files import TEMPORARY, atomic_folder, read_table, write_json
 from llmanac.core.files import file_sha256 as _sha256
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
 STATE = "state.json"
 PARTS = ("model", "optimizer", "objective")
 
@@ -57,10 +63,14 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return out | {name: b.detach() for name, b in model.named_buffers() if name in kept}
 
 
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are not trained."""
+    return {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+
+
 @torch.no_grad()
-def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Copy tensors into a model. Raises CheckpointError that names what is missing, unused or of another shape."""
-    own = model_tensors(model)
+def copy_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Copy tensors into those of a model. Raises CheckpointError that names what is missing, unused or does not fit."""
     if own.keys() != tensors.keys():
         missing, unused = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
         raise CheckpointError(f"{file}: does not fit this model (missing {missing[:3]}, unused {unused[:3]})")
@@ -72,10 +82,16 @@ def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], file: Pa
 
 def fingerprint(model: nn.Module) -> str:
     """A hash of every weight, to tell whether a frozen model is still the same one."""
+    return hash_tensors(model_tensors(model))
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names and values."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model_tensors(model).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        if tensor.numel():
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -158,9 +174,9 @@ class Checkpoints:
         state = read_table(file, error=CheckpointError)
         if state.get("seal") != _seal(state):
             raise CheckpointError(f"{file}: does not match its own checksum; it was damaged")
-        if state["format_version"] != FORMAT_VERSION:
+        if state["format_version"] not in READABLE:
             raise CheckpointError(
-                f"{file}: has format {state['format_version']}, this version reads {FORMAT_VERSION}; "
+                f"{file}: has format {state['format_version']}, this version reads up to {FORMAT_VERSION}; "
                 "resume with the version that wrote it"
             )
         tensors = {}

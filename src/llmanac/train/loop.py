@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from llmanac.core.device import DTYPES, has_compiler
-from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
 from llmanac.train import TrainSpec, pace
@@ -21,7 +21,8 @@ from llmanac.train._memory import keep_freed_memory
 from llmanac.train._random import Generator, capture, preserve_random_state, restore, seed_everything
 from llmanac.train._signals import interruptible
 from llmanac.train._step import Stepper, StepResult
-from llmanac.train.checkpoint import Checkpoint, Checkpoints, fingerprint, load_model_tensors, model_tensors
+from llmanac.train._trained import Trained, under
+from llmanac.train.checkpoint import Checkpoint, Checkpoints
 from llmanac.train.compiling import NO_COMPILER, compile_model
 from llmanac.train.metrics import Metrics
 from llmanac.train.plan import Plan, plan, set_attention
@@ -81,7 +82,7 @@ def train(
 
     Args:
         model: on its device, weights as they are to start with (`model.initialise(seed)` is the caller's).
-        source: gives the rows of one step at a time and can be sought (`PackedStream`, `Mixture`, ...).
+        source: gives the rows of one step at a time and can be resumed (`core.types.Source`: `PackedStream`, ...).
         objective: collates rows and gives the summed loss.
         budget: seconds that all of it may take, planning and every session. Decides `steps` before the first step where
             the spec leaves them open. A training that will not end in it, or long before, takes fewer or more steps
@@ -123,13 +124,13 @@ class _Run:
         self.seed, self.watch = seed, watch
         self.report = report or (lambda text: print(text, file=sys.stderr))
         self.generators = {**(generators or {}), **getattr(objective, "generators", {})}
-        self.trained = nn.ModuleDict({"model": model})
-        self.frozen: dict[str, str] = {}
-        for name, other in getattr(objective, "models", {}).items():
-            if name in getattr(objective, "trainable", ()):
-                self.trained[name] = other
-            else:
-                self.frozen[name] = fingerprint(other)
+        missing = [name for name in ("state", "restore") if not hasattr(source, name)]
+        if missing:
+            raise SpecError(
+                f"source: {type(source).__name__} has no {missing[0]}(); a source has __next__, state and restore, so "
+                "that a training can be resumed (see core/types.py)"
+            )
+        self.trained = Trained(model, objective)
         self.step = self.tokens = self.saved_at = 0
         self.seconds = self.spent = 0.0
         self.began = pace.now()
@@ -154,7 +155,7 @@ class _Run:
         made = self._plan(spec, resume, found is not None, budget)
         spec = made.spec
         set_attention(self.model, spec.attention)
-        self.optimizer = spec.optimizer.build(model=self.trained if len(self.trained) > 1 else self.model)
+        self.optimizer = spec.optimizer.build(model=self.trained.optimized)
         planned = spec.schedule.build(steps=made.first_steps)
         schedule = pace.revised(planned, made.first_steps, made.revisions)
         stepper = Stepper(
@@ -164,7 +165,7 @@ class _Run:
         if found:
             self._take(found, spec)
         self._compile(spec)
-        self.trained.train()
+        self.trained.modules.train()
         flops = _flops_per_token(self.model, spec.length)
         result, rate, steps = None, _Rate(), spec.steps or 0
         clock = pace.Pace(budget, self._elapsed()) if budget and made.open else None
@@ -230,7 +231,10 @@ class _Run:
                     "the result may differ in the last bits"
                 )
             return old
-        made = plan(self.model, self.source, self.objective, spec, budget=budget, folder=self.folder)
+        made = plan(
+            self.model, self.source, self.objective, spec, budget=budget, folder=self.folder,
+            generators=self.generators,
+        )  # fmt: skip
         made.save(self.folder)
         if made.measured.get("wants_compiler"):
             self.report(NO_COMPILER)
@@ -276,10 +280,10 @@ class _Run:
 
     def _evaluate(self, evaluate: Evaluate, metrics: Metrics) -> bool:
         """Evaluate without disturbing the training; returns whether the watched metric is the best so far."""
-        self.trained.eval()
-        with preserve_random_state(), torch.no_grad():
+        self.trained.modules.eval()
+        with preserve_random_state(self.generators), torch.no_grad():
             self.evaluated = {k: float(v) for k, v in evaluate(self.model).items()}
-        self.trained.train()
+        self.trained.modules.train()
         metrics.write(self.step, {f"evaluate_{k}": v for k, v in self.evaluated.items()})
         value = self.evaluated.get(self.watch)
         if value is None:
@@ -291,29 +295,22 @@ class _Run:
 
     def _save(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:
         tensors, counts = self.optimizer.state_dict()
-        own: Mapping[str, torch.Tensor] = getattr(self.objective, "state_dict", dict)()
-        others = {
-            f"models.{name}.{key}": value
-            for name, other in self.trained.items()
-            if name != "model"
-            for key, value in model_tensors(other).items()
-        }
-        parts = {
-            "model": model_tensors(self.model),
-            "optimizer": tensors,
-            "objective": {f"state.{k}": v for k, v in own.items()} | others,
-        }
+        model, objective = self.trained.parts()
+        source, more = self.source.state()
+        objective |= {f"source.{key}": value for key, value in more.items()}
+        parts = {"model": model, "optimizer": tensors, "objective": objective}
         state = {
             "tokens": self.tokens,
             "seconds": self.seconds,
             "elapsed": self._elapsed(),
             "seed": self.seed,
             "train": dump(spec),
-            "cursor": self.source.cursor(),
+            "source": source,
             "random": capture(self.generators),
             "optimizer_steps": counts,
             "best": self.best,
-            "frozen": self.frozen,
+            "frozen": self.trained.frozen,
+            "base": self.trained.base,
         }
         checkpoints.save(self.step, parts, state)
         self.saved_at = self.step
@@ -323,22 +320,10 @@ class _Run:
         state = found.state
         if state["seed"] != self.seed:
             raise SpecError(f"seed: {self.seed} was asked for, but the run in {self.folder} has seed {state['seed']}")
-        if state["frozen"] != self.frozen:
-            raise CheckpointError(
-                f"{found.folder}: the frozen models {sorted(self.frozen)} are not those that the run started with"
-            )
-        load_model_tensors(self.model, found.tensors["model"], found.folder / "model.safetensors")
-        objective = found.tensors["objective"]
-        for name, other in self.trained.items():
-            if name != "model":
-                prefix = f"models.{name}."
-                own = {k.removeprefix(prefix): v for k, v in objective.items() if k.startswith(prefix)}
-                load_model_tensors(other, own, found.folder / "objective.safetensors")
-        kept = {k.removeprefix("state."): v for k, v in objective.items() if k.startswith("state.")}
-        if hasattr(self.objective, "load_state_dict"):
-            self.objective.load_state_dict(kept)
+        self.trained.load(found)
         self.optimizer.load_state_dict(found.tensors["optimizer"], state["optimizer_steps"])
-        self.source.seek(state["cursor"])
+        source = state["source"] if "source" in state else state["cursor"]  # the name of it in format 1
+        self.source.restore(source, under("source.", found.tensors["objective"]))
         restore(state["random"], self.generators)
         self.step, self.tokens, self.seconds, self.best = found.step, state["tokens"], state["seconds"], state["best"]
         self.saved_at, self.spent = self.step, state.get("elapsed", self.seconds)

@@ -5,12 +5,11 @@ result depends on how busy the machine is when it is computed again.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table, write_json
 from llmanac.core.spec import dump, make
 from llmanac.train import TrainSpec
-from llmanac.train._random import preserve_random_state
+from llmanac.train._calibration import preserve_all, trial_rows
+from llmanac.train._random import Generator
 from llmanac.train._step import Stepper
+from llmanac.train._trained import optimized, trained_modules
 from llmanac.train.autotune import attention_form, synchronize
 from llmanac.train.pace import SPARE, Revision, as_json
 
@@ -103,12 +104,17 @@ def plan(
     *,
     budget: float | None = None,
     folder: Path | None = None,
+    generators: Mapping[str, Generator] | None = None,
 ) -> Plan:
-    """Settle a TrainSpec by measuring; the model, the source and all random states are left as they were.
+    """Settle a TrainSpec by measuring; the models, the objective, the source and all random states stay as they were.
+
+    Measured are the rows of the source's `sample_rows`, where it has that; then a step's seconds leave out what its
+    rows cost, and a budget is kept by later revisions (`pace`). Other sources are drawn from and restored.
 
     Args:
         budget: seconds that the training may take; decides `steps` where the spec leaves them open, and makes them
             revisable where it does not.
+        generators: further generators that the source or the model draws from, besides the objective's.
 
     Raises:
         SpecError: neither steps nor a budget, or a budget too small for a single step.
@@ -118,20 +124,19 @@ def plan(
     start = time.perf_counter()
     device = next(model.parameters()).device
     dtype = resolve_dtype(spec.dtype, device)
-    cursor = copy.deepcopy(source.cursor())
     limit = CALIBRATION_SECONDS if budget is None else min(CALIBRATION_SECONDS, CALIBRATION_SHARE * budget)
-    with preserve_random_state():
-        rows = next(source)
+    modules = trained_modules(model, objective)
+    with preserve_all(model, objective, generators), trial_rows(source) as draw:
+        rows = draw()
         couples = getattr(objective, "couples_batch", False)
         micro = spec.micro_batch or (len(rows) if couples else max(1, min(len(rows), MICRO_TOKENS // spec.length)))
         spec = dataclasses.replace(spec, micro_batch=micro, dtype=NAMES[dtype])
         spec = dataclasses.replace(spec, optimizer=spec.optimizer.settle(device))
-        optimizer = spec.optimizer.build(model=model)
+        optimizer = spec.optimizer.build(model=optimized(modules))
         stepper = Stepper(
             model, objective, optimizer, micro_batch=micro, clip=spec.clip, dtype=dtype, folder=folder or Path()
         )
-        was_training = model.training
-        model.train()
+        modules.train()
         measured: dict[str, Any] = {}
         if spec.attention == "auto":
             form, seconds = attention_form(model, stepper, rows, seconds=limit)
@@ -140,9 +145,7 @@ def plan(
         set_attention(model, spec.attention)
         seconds_a_step = None
         if spec.steps is None or spec.compile == "auto":
-            seconds_a_step = _step_seconds(stepper, source, rows, limit)
-        model.train(was_training)
-    source.seek(cursor)
+            seconds_a_step = _step_seconds(stepper, draw, rows, limit)
     gemm = _gemm(dtype, device) if dtype in (torch.float32, torch.bfloat16) else None
     if spec.steps is None and budget is not None and seconds_a_step is not None:
         left = SPARE * budget - (time.perf_counter() - start)
@@ -178,14 +181,14 @@ def set_attention(model: nn.Module, form: str) -> None:
         setattr(model, "attention_form", form)  # noqa: B010 - a Module's attributes are typed as tensors
 
 
-def _step_seconds(stepper: Stepper, source: Any, rows: Sequence[Any], limit: float) -> float:
+def _step_seconds(stepper: Stepper, draw: Callable[[], Any], rows: Any, limit: float) -> float:
     """The median of a few complete steps at learning rate 0, which leaves every weight as it is."""
     taken: list[float] = []
     stop = time.perf_counter() + limit
     while len(taken) < 2 or (len(taken) <= CALIBRATION_STEPS and time.perf_counter() < stop):
         start = time.perf_counter()
         stepper(rows, 0.0, 0)
-        rows = next(source)
+        rows = draw()
         synchronize(stepper.device)
         taken.append(time.perf_counter() - start)
     return statistics.median(taken[1:])  # the first one allocates

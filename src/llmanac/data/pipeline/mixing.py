@@ -80,7 +80,7 @@ def plan_mixed(
             ended_by = schedule.names[place]
             break
         if held >= shard_bytes:
-            outputs.append({"streams": streams, "cursor": schedule.cursor(), "count": 0})
+            outputs.append({"streams": streams, "cursor": schedule.state()[0], "count": 0})
             held = 0.0
         next(schedule)
         outputs[-1]["count"] += 1
@@ -129,7 +129,7 @@ def _drawn(root: Path, task: dict[str, Any]) -> Iterator[tuple[str | None, Recor
     cursor = task["cursor"]
     names = sorted(task["streams"])
     schedule = Schedule({name: Fraction(weight) for name, weight in zip(names, cursor["weights"], strict=True)})
-    schedule.seek(cursor)
+    schedule.restore(cursor, {})
     streams = {name: _endless(root, task["streams"][name], cursor["drawn"][name]) for name in names}
     for _ in range(task["count"]):
         name = next(schedule)

@@ -34,6 +34,7 @@ def fused_cross_entropy(
     chunk: int | None = None,
     reduction: Literal["sum", "none"] = "sum",
     mixture: tuple[Tensor, Tensor] | None = None,
+    fixed: int = 0,
 ) -> Tensor:
     """Negative log-likelihood in nats of `targets` under softmax(hidden @ weight^T + bias).
 
@@ -45,6 +46,8 @@ def fused_cross_entropy(
         reduction: the sum () or each row's value (N,), 0 where the target is IGNORE.
         mixture: (a, b), each (N,): the target's log-probability becomes log(exp(a + log p) + exp(b)), how a pointer
             head joins what it copies (b) with the vocabulary (a is the log of its probability).
+        fixed: leading columns of `weight` that get no gradient (zeros), which saves its product: a frozen matrix beside
+            trained columns.
 
     Raises:
         LlmanacError: a target that is neither IGNORE nor below V, or shapes that do not fit.
@@ -71,9 +74,9 @@ def fused_cross_entropy(
     size = chunk or min(max(CHUNK_ELEMENTS // len(weight), CHUNK_ROWS[0]), CHUNK_ROWS[1])
     with torch.autocast(hidden.device.type, enabled=False):
         if reduction == "sum":
-            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size)
+            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size, fixed)
             return total
-        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size)
+        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size, fixed)
     if everything:
         return values
     return values.new_zeros(targets.shape).index_copy(0, rows, values)
@@ -127,8 +130,8 @@ class _Chunks:
 class _Grads:
     """Gradients with respect to hidden, weight and bias, filled chunk by chunk."""
 
-    def __init__(self, chunks: _Chunks, wanted: tuple[bool, bool, bool]) -> None:
-        self.chunks = chunks
+    def __init__(self, chunks: _Chunks, wanted: tuple[bool, bool, bool], fixed: int) -> None:
+        self.chunks, self.fixed = chunks, fixed
         dtype, device = chunks.dtype, chunks.hidden.device
         self.hidden = torch.empty_like(chunks.hidden) if wanted[0] else None
         self.weight = torch.zeros(chunks.shape, dtype=dtype, device=device) if wanted[1] else None
@@ -138,12 +141,13 @@ class _Grads:
         if self.hidden is not None:
             torch.mm(slopes, self.chunks.weight, out=self.hidden[rows])
         if self.weight is not None:
-            if slopes.dtype == self.weight.dtype:
-                self.weight.addmm_(slopes.t(), self.chunks.hidden[rows])
+            weight, hidden = self.weight[:, self.fixed :], self.chunks.hidden[rows, self.fixed :]
+            if slopes.dtype == weight.dtype:
+                weight.addmm_(slopes.t(), hidden)
             else:
-                product = slopes.t() @ self.chunks.hidden[rows]
+                product = slopes.t() @ hidden
                 # a piece at a time: adding bfloat16 to float32 first makes a float32 copy of what is added
-                for own, piece in zip(self.weight.split(PIECE_ROWS), product.split(PIECE_ROWS), strict=True):
+                for own, piece in zip(weight.split(PIECE_ROWS), product.split(PIECE_ROWS), strict=True):
                     own += piece
         if self.bias is not None:
             self.bias += slopes.sum(dim=0, dtype=self.bias.dtype)
@@ -167,11 +171,11 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
-        other: Tensor | None, size: int,
+        other: Tensor | None, size: int, fixed: int,
     ) -> Tensor:  # fmt: skip
         chunks = _Chunks(hidden, weight, bias, targets, size)
         wanted = ctx.needs_input_grad[:3]
-        grads = _Grads(chunks, wanted)
+        grads = _Grads(chunks, wanted, fixed)
         total = torch.zeros((), dtype=chunks.dtype, device=hidden.device)
         carried = None if gate is None else torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
         for rows, exponentials, sums, values in chunks:
@@ -182,7 +186,7 @@ class _Sum(torch.autograd.Function):
                 carried[rows] = weights
             if any(wanted):
                 grads.add(rows, chunks.slopes(rows, exponentials, sums, weights))
-        ctx.spent = False
+        ctx.spent, ctx.fixed = False, fixed
         ctx.save_for_backward(grads.hidden, grads.weight, grads.bias, carried)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
         return total
@@ -197,23 +201,25 @@ class _Sum(torch.autograd.Function):
         weight_dtype, bias_dtype = ctx.dtypes
         # in place: a second copy of the weight's gradient would cost as much as the head itself
         hidden = None if hidden is None else hidden.mul_(above)
-        weight = None if weight is None else weight.mul_(above).to(weight_dtype)
+        if weight is not None:
+            weight[:, ctx.fixed :].mul_(above)
+            weight = weight.to(weight_dtype)
         bias = None if bias is None else bias.mul_(above).to(bias_dtype)
         gate, other = _mixture_gradients(carried, above)
-        return hidden, weight, bias, None, gate, other, None
+        return hidden, weight, bias, None, gate, other, None, None
 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
-        other: Tensor | None, size: int,
+        other: Tensor | None, size: int, fixed: int,
     ) -> Tensor:  # fmt: skip
         chunks = _Chunks(hidden, weight, bias, targets, size)
         values = torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
         for rows, _, _, part in chunks:
             values[rows] = part
-        ctx.size = size
+        ctx.size, ctx.fixed = size, fixed
         values, carried = _mixed(values, gate, other)
         ctx.save_for_backward(hidden, weight, bias, targets, carried)
         return values
@@ -223,11 +229,11 @@ class _Rows(torch.autograd.Function):
         (above,) = grads
         hidden, weight, bias, targets, carried = ctx.saved_tensors
         chunks = _Chunks(hidden, weight, bias, targets, ctx.size)
-        found = _Grads(chunks, ctx.needs_input_grad[:3])
+        found = _Grads(chunks, ctx.needs_input_grad[:3], ctx.fixed)
         scale = above.to(chunks.dtype) if carried is None else above.to(chunks.dtype) * carried
         for rows, exponentials, sums, _ in chunks:
             found.add(rows, chunks.slopes(rows, exponentials, sums, scale[rows]))
         gate, other = _mixture_gradients(carried, above)
         bias_grad = None if found.bias is None else found.bias.to(bias.dtype)
         weight_grad = None if found.weight is None else found.weight.to(weight.dtype)
-        return found.hidden, weight_grad, bias_grad, None, gate, other, None
+        return found.hidden, weight_grad, bias_grad, None, gate, other, None, None

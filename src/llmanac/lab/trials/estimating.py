@@ -14,7 +14,6 @@ from typing import Any
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import dump
 from llmanac.data.tokens import TokenDataset
-from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import versions
 from llmanac.lab.costs import decode_speed, model_bytes, state_bytes
@@ -22,8 +21,10 @@ from llmanac.lab.prepare import Prepared
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Measurement
 from llmanac.models._pairs import start_token
+from llmanac.objectives._measured import Text
+from llmanac.recipes.parts import Parts
 
-CODE = (TokenDataset.__module__, score_texts.__module__)
+CODE = (TokenDataset.__module__,)
 
 
 def is_estimated(arm: Arm) -> bool:
@@ -48,33 +49,34 @@ def refuse(arms: Sequence[Arm], hold: str) -> None:
 def parts(prepared: Prepared, arm: Arm, measure: int, tuning: bool) -> dict[str, Any]:
     """Everything that decides the numbers; no seed does."""
     return {
-        "trial": "estimating", "measure": measure, "model": dump(arm.spec.model), "length": arm.spec.train.length,
-        "data": prepared.identity, "tuning": tuning, "sources": fingerprint([arm.spec.model], CODE),
+        "trial": "estimating", "measure": measure, "model": dump(arm.spec.model),
+        "objective": dump(arm.spec.objective), "length": arm.spec.train.length,
+        "data": prepared.identity, "tuning": tuning, "sources": fingerprint([arm.spec.model, arm.spec.objective], CODE),
         "versions": versions(),
     }  # fmt: skip
 
 
-def measure(prepared: Prepared, arm: Arm, texts: Sequence[str], prompt: list[int]) -> Measurement:
+def measure(stages: Parts, arm: Arm, held_out: Any, prompt: list[int]) -> Measurement:
     """Estimate and measure. Peak memory is measured in a second estimate, since counting slows it down."""
     start = time.perf_counter()
-    model = _estimated(prepared, arm)
+    model = _estimated(stages.text, arm)
     seconds = time.perf_counter() - start
     tracemalloc.start()
     try:
-        _estimated(prepared, arm)
+        _estimated(stages.text, arm)
         peak = float(tracemalloc.get_traced_memory()[1])
     finally:
         tracemalloc.stop()
-    score = score_texts(model, prepared.tokenizer, texts, window=arm.spec.train.length)
-    tokens = len(prepared.dataset)
+    found = stages.measure(model, held_out)
+    tokens = len(stages.text.dataset)
     costs: dict[str, float | None] = {
         "parameters": model.parameter_count(), "tokens": tokens, "seconds": seconds,
         "train_tokens_per_second": tokens / seconds, "decode_tokens_per_second": decode_speed(model, prompt),
         "state_bytes_per_token": state_bytes(model), "model_bytes": model_bytes(model), "peak_memory": peak,
     }  # fmt: skip
-    return Measurement({"bits_per_byte": [score.bits_per_byte]}, costs)
+    return Measurement({name: [items.mean] for name, items in found.items()}, costs)
 
 
-def _estimated(prepared: Prepared, arm: Arm) -> Any:
-    model = arm.spec.model.build(vocab_size=prepared.tokenizer.vocab_size)
-    return model.estimate(prepared.dataset, start=start_token(prepared.tokenizer))
+def _estimated(text: Text, arm: Arm) -> Any:
+    model = arm.spec.model.build(vocab_size=text.tokenizer.vocab_size)
+    return model.estimate(text.dataset, start=start_token(text.tokenizer))

@@ -1,61 +1,105 @@
-"""A trial that trains: the arm's recipe with the one training loop, then bits per byte on documents held out.
+"""A trial that trains: the stages of the arm's recipe, measured by its objective on text that all arms share.
 
-Everything but the axis is shared: prepared text, rows in one order, initial values by name, and the planned precision,
-attention form and micro-batch. The replicate is the seed, which names both the initial values and the order of rows.
+Everything but the axis is shared: prepared text (unless the axis is the data or the tokenizer), rows in one order,
+initial values by name, and the planned precision, attention form and micro-batch. The replicate is the seed, which
+names both the initial values and the order of rows. What is read, and what is measured on documents held out, is the
+objective's choice (`recipes/parts.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmanac.core.device import resolve_device
+from llmanac.core.errors import SpecError
 from llmanac.core.spec import dump
-from llmanac.data.pack import PackedStream
 from llmanac.data.tokens import TokenDataset
-from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
 from llmanac.lab.cache import versions
 from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_bytes
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
-from llmanac.lab.prepare import Prepared
+from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.sources import fingerprint
-from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
+from llmanac.metrics._items import Metric
+from llmanac.objectives._measured import Measured
+from llmanac.recipes.parts import Parts
 from llmanac.train.loop import MAY_CHANGE, train
 from llmanac.train.metrics import read_metrics
 
-BITS_PER_BYTE = Metric("bits_per_byte", "bit/B", "lower", "bits per byte, held out")
-MEASURE_VERSION = 2  # raise it when what is measured below changes its meaning
+MEASURE_VERSION = 3  # raise it when what is measured below changes its meaning
 CURVE_POINTS = 8
 CURVE_BYTES = 12_000  # of held-out text that the learning curve is measured on
-CODE = (train.__module__, PackedStream.__module__, TokenDataset.__module__, score_texts.__module__)
+CODE = (train.__module__, Measured.__module__, TokenDataset.__module__)
+
+
+def own_texts(arms: Sequence[Arm], prepared: Prepared, root: Path) -> dict[str, Prepared]:
+    """The text of every arm whose data or tokenizer is not the base's, measured on what the base holds out.
+
+    Raises:
+        DataError: an arm without text, or one that would train on documents that are held out.
+    """
+    own = [arm for arm in arms if any(path.startswith(("data", "tokenizer")) for path in arm.diff)]
+    return {arm.label: prepare(arm.spec, root, prepared) for arm in own}
+
+
+def shared_metrics(arms: Sequence[Arm], text: Callable[[Arm], Prepared], device: torch.device) -> tuple[Metric, ...]:
+    """What the objectives of all arms measure, in the order of the first one.
+
+    Raises:
+        SpecError: two objectives that measure nothing alike.
+    """
+    by_arm = {arm.label: Parts(arm.spec, text(arm), device).metrics for arm in arms}
+    first, *others = by_arm
+    shared = tuple(metric for metric in by_arm[first] if all(metric in by_arm[other] for other in others))
+    if not shared:
+        measured = "; ".join(f"{arm} measures {', '.join(m.name for m in found)}" for arm, found in by_arm.items())
+        raise SpecError(f"--arms: these have no metric in common ({measured}); compare objectives that share one")
+    return shared
 
 
 class TrainingTrial:
     """Trains an arm under a seed, or estimates it where its model has no steps (`trials/estimating.py`).
 
-    With `tuning`, the result is measured on the tuning texts.
+    Args:
+        prepared: the base's text; texts: by arm, that of arms which have their own.
+        arms: those of the study; their objectives decide the metrics.
+        tuning: measure the result on the tuning texts.
     """
 
-    metrics: tuple[Metric, ...] = (BITS_PER_BYTE,)
     costs: tuple[Metric, ...] = TRAINING_COSTS
     replicate = "seed"
 
-    def __init__(self, prepared: Prepared, device: str = "auto", *, tuning: bool = False) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        device: str = "auto",
+        *,
+        arms: Sequence[Arm] = (),
+        texts: Mapping[str, Prepared] | None = None,
+        tuning: bool = False,
+    ) -> None:
         self.prepared, self.device, self.tuning = prepared, resolve_device(device), tuning
+        self.own = dict(texts or {})
         self.texts = prepared.tuning if tuning else prepared.report
+        self.metrics = shared_metrics(arms, self.text, self.device) if arms else ()
+
+    def text(self, arm: Arm) -> Prepared:
+        """What an arm reads: the base's text, or its own."""
+        return self.own.get(arm.label, self.prepared)
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers."""
         if estimating.is_estimated(arm):
-            return estimating.parts(self.prepared, arm, MEASURE_VERSION, self.tuning)
+            return estimating.parts(self.text(arm), arm, MEASURE_VERSION, self.tuning)
         recipe = arm.spec
         settings = {k: v for k, v in dump(recipe.train).items() if k not in MAY_CHANGE}
         return {
@@ -65,7 +109,7 @@ class TrainingTrial:
             "objective": dump(recipe.objective),
             "train": settings,
             "seed": seed,
-            "data": self.prepared.identity,
+            "data": self.text(arm).identity,
             "tuning": self.tuning,
             "sources": fingerprint([recipe.model, recipe.objective, recipe.train], CODE),
             "versions": versions(),
@@ -75,48 +119,45 @@ class TrainingTrial:
 
     def build(self, arm: Arm, seed: int) -> tuple[Any, Any, Any]:
         """`(model with its initial values, source, objective)` of an arm."""
-        recipe, model = arm.spec, self._model(arm, seed)
+        stages = self.stages(arm)
+        return stages.model(seed), RecordingStream(stages.rows(seed), lambda: stages.rows(seed)), stages.objective
 
-        def fresh() -> PackedStream:
-            return PackedStream(self.prepared.dataset, length=recipe.train.length, rows=recipe.train.rows, seed=seed)
-
-        return model, RecordingStream(fresh(), fresh), recipe.objective.build(tokenizer=self.prepared.tokenizer)
-
-    def _model(self, arm: Arm, seed: int) -> Any:
-        model = arm.spec.model.build(vocab_size=self.prepared.tokenizer.vocab_size).to(self.device)
-        model.initialise(seed)
-        return model
+    def stages(self, arm: Arm) -> Parts:
+        """The stages of an arm's recipe, on its text."""
+        return Parts(arm.spec, self.text(arm), self.device)
 
     def initial(self, arm: Arm, seed: int) -> dict[str, Any]:
         """The tensors that an arm starts from, built again."""
-        return initial_tensors(self._model(arm, seed))
+        return initial_tensors(self.stages(arm).model(seed))
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Train, or go on with a training that was killed, then measure."""
+        stages = self.stages(arm)
         if estimating.is_estimated(arm):
-            return estimating.measure(self.prepared, arm, self.texts, self._prompt())
+            return estimating.measure(stages, arm, stages.held_out(self.texts), self._prompt(arm))
         every = max(1, arm.spec.train.steps // CURVE_POINTS)
         spec = dataclasses.replace(arm.spec.train, checkpoint_every=arm.spec.train.checkpoint_every or every)
         model, source, objective = self.build(arm, seed)
         parameters = hash_parameters(model)
+        primary = (self.metrics or stages.metrics)[0]
         done = train(
-            model, source, objective, spec, work, seed=seed,
-            evaluate=lambda model: self._curve_score(model, spec.length), evaluate_every=every, watch="bits_per_byte",
-            label=f"{arm.label}, seed {seed}",
+            model, source, objective, spec, work, seed=seed, evaluate=self._curve_score(stages, primary),
+            evaluate_every=every, watch=watched(primary), label=f"{arm.label}, seed {seed}",
         )  # fmt: skip
         model.eval()
-        score = score_texts(model, self.prepared.tokenizer, self.texts, window=spec.length)
-        flops = model.flops_per_token(spec.length) * done.tokens
+        found = stages.measure(model, stages.held_out(self.texts))
+        flops = getattr(model, "flops_per_token", None)
         costs: dict[str, float | None] = {
-            "parameters": model.parameter_count(), "train_flops": flops, "tokens": done.tokens, "seconds": done.seconds,
-            "steps": done.steps, "train_tokens_per_second": done.tokens / done.seconds,
-            "decode_tokens_per_second": decode_speed(model, self._prompt()),
+            "parameters": model.parameter_count(), "train_flops": flops and flops(spec.length) * done.tokens,
+            "tokens": done.tokens, "seconds": done.seconds, "steps": done.steps,
+            "train_tokens_per_second": done.tokens / done.seconds,
+            "decode_tokens_per_second": decode_speed(model, self._prompt(arm)),
             "state_bytes_per_token": state_bytes(model), "model_bytes": model_bytes(model),
         }  # fmt: skip
-        curve = _curve(read_metrics(work))
+        curve = _curve(read_metrics(work), primary.name)
         pairing = {"parameters": parameters, "rows": source.hashes}
         costs["peak_memory"] = peak_memory(model, objective, done.spec, next(self.build(arm, seed)[1]), work)
-        return Measurement({"bits_per_byte": [score.bits_per_byte]}, costs, curve, pairing)
+        return Measurement({name: [items.mean] for name, items in found.items()}, costs, curve, pairing)
 
     def rehearse(self, arm: Arm, steps: int, work: Path) -> list[float]:
         """Seconds of each step of a short run with nothing else in it, the first ones left out."""
@@ -125,12 +166,12 @@ class TrainingTrial:
         train(model, source, objective, spec, work, seed=0, resume=False, label=f"calibrate {arm.label}")
         return [line["seconds"] for line in read_metrics(work) if "seconds" in line][min(5, steps // 3) :]
 
-    def _prompt(self) -> list[int]:
-        ids = self.prepared.tokenizer.encode(self.texts[0])
+    def _prompt(self, arm: Arm) -> list[int]:
+        ids = self.text(arm).tokenizer.encode(self.texts[0])
         return [int(i) for i in ids[:16]] or [0]
 
-    def _curve_score(self, model: Any, window: int) -> dict[str, float]:
-        """Bits per byte on a small part of the held-out text, for the curve only."""
+    def _curve_score(self, stages: Parts, metric: Metric) -> Callable[[Any], dict[str, float]]:
+        """Measures a small part of the held-out text, for the curve only."""
         texts, left = [], CURVE_BYTES
         for text in self.texts:
             data = text.encode("utf-8")[:left]
@@ -138,17 +179,28 @@ class TrainingTrial:
             left -= len(data)
             if left <= 0:
                 break
-        return {"bits_per_byte": score_texts(model, self.prepared.tokenizer, texts, window=window).bits_per_byte}
+        held_out = stages.held_out(texts)
+
+        def score(model: Any) -> dict[str, float]:
+            value = stages.measure(model, held_out)[metric.name].mean
+            return {metric.name: value} | ({watched(metric): -value} if metric.better == "higher" else {})
+
+        return score
 
 
-def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+def watched(metric: Metric) -> str:
+    """The name under which training watches a metric: there lower is better."""
+    return metric.name if metric.better == "lower" else f"minus_{metric.name}"
+
+
+def _curve(lines: list[dict[str, Any]], metric: str) -> list[dict[str, float]]:
     """Points of the held-out curve, with the tokens and the training seconds that led to each."""
     points, tokens, seconds = [], 0, 0.0
     for line in lines:
         if "seconds" in line:
             tokens, seconds = line["tokens"], seconds + line["seconds"]
-        if line.get("evaluate_bits_per_byte") is not None:
-            value = line["evaluate_bits_per_byte"]
+        if line.get(f"evaluate_{metric}") is not None:
+            value = line[f"evaluate_{metric}"]
             points.append({"step": line["step"], "tokens": tokens, "seconds": round(seconds, 3), "value": value})
     return points
 

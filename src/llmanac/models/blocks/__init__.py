@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
 from llmanac.models._context import Context
+from llmanac.models.ffn import FFNSpec
 from llmanac.models.mixers import MixerSpec
 from llmanac.models.state import LayerState
 from llmanac.models.state.composite import CompositeState
@@ -17,14 +19,15 @@ from llmanac.models.state.composite import CompositeState
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSpec(Spec):
-    """`build(dim=, norm=, max_length=) -> Block`."""
+    """`build(dim=, norm=, max_length=) -> Block`; its fields are `mixer`, `ffn`, `position` and, in some, `cross`."""
 
     kind = "block"
 
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:
-        """The mixers inside, in order."""
-        raise NotImplementedError
+        """The mixers that read the tokens themselves, in order."""
+        own: Any = self
+        return (own.mixer,)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -38,7 +41,9 @@ class BlockSpec(Spec):
 
     def resolved(self, dim: int) -> BlockSpec:
         """The same block with every size that was left open filled in, for a model of width `dim`."""
-        return self
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        sized = {k: p.resolved(dim) for k, p in parts.items() if isinstance(p, (MixerSpec, FFNSpec))}
+        return replace(self, **sized)
 
     def build(self, *args: Any, **dims: Any) -> Any:
         """dim: width of the model; norm: the model's NormSpec; max_length: the context it is built for."""
@@ -50,6 +55,7 @@ class Block(nn.Module):
 
     Attributes:
         self_attn, encoder_attn, mlp: the parts; the last two may be None.
+        attends: whether the mixer compares queries with keys.
         position: a position method of the block's own, or None for the model's.
         supports: see `Mixer.supports`.
     """
@@ -57,13 +63,17 @@ class Block(nn.Module):
     def __init__(self, spec: Any, dim: int, max_length: int) -> None:
         super().__init__()
         self.self_attn = spec.mixer.build(dim=dim)
-        self.encoder_attn = None if spec.cross is None else spec.cross.build(dim=dim)
+        cross = getattr(spec, "cross", None)
+        self.encoder_attn = None if cross is None else cross.build(dim=dim)
         self.mlp = spec.ffn.build(dim=dim)
+        self.attends = spec.mixer.head_shape(dim) is not None
         self.position: Any = None
         if spec.position is not None:
+            if not self.attends and spec.position.needs_heads:
+                raise SpecError(f"position: {spec.position.name} acts on attention scores; {spec.mixer.name} has none")
             heads, head_dim = spec.mixer.head_shape(dim) or (1, dim)
             self.position = spec.position.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length)
-        self.supports: frozenset[str] = self.self_attn.supports | {"source"} if spec.cross else self.self_attn.supports
+        self.supports: frozenset[str] = self.self_attn.supports | {"source"} if cross else self.self_attn.supports
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
         """An empty state for `batch` rows."""
@@ -84,9 +94,14 @@ class Block(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         raise NotImplementedError
 
-    def flops(self, keys: float) -> float:
-        """Matrix-product FLOPs of one token, forward, where a query sees `keys` keys on average."""
+    def flops(self, keys: float, position: Any = None) -> float:
+        """Matrix-product FLOPs of one token, forward, where a query sees `keys` keys on average.
+
+        position: the model's, for what it adds to attention; a block's own comes before it.
+        """
         parts = [self.self_attn, self.encoder_attn]
-        return sum(p.flops(keys) for p in parts if p is not None) + (
+        total = sum(p.flops(keys) for p in parts if p is not None) + (
             0.0 if self.mlp is None else float(self.mlp.flops())
         )
+        acting = self.position or position
+        return total if acting is None or not self.attends else total + acting.flops(keys)

@@ -8,7 +8,7 @@ the post-norm block of the original Transformer puts a norm on it. Xiong et al. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -40,14 +40,6 @@ class Spec(BlockSpec):
     ffn: FFNSpec = field(default_factory=Gated)
     cross: MixerSpec | None = None
     position: PositionSpec | None = None
-
-    @property
-    def mixers(self) -> tuple[MixerSpec, ...]:
-        return (self.mixer,)
-
-    def resolved(self, dim: int) -> Spec:
-        cross = None if self.cross is None else self.cross.resolved(dim)
-        return replace(self, mixer=self.mixer.resolved(dim), ffn=self.ffn.resolved(dim), cross=cross)
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> PreNorm:
         return PreNorm(self, dim, norm, max_length)

@@ -2,8 +2,9 @@
 
     y = W_down f(W_up x + b_up) + b_down        (B, T, D) -> (B, T, F) -> (B, T, D),  F = 4 D by default
 
-f is ReLU in the original Transformer and GELU in GPT-2 (its tanh approximation). Vaswani et al. 2017, section 3.3;
-Hendrycks & Gimpel 2016 for GELU.
+f is ReLU in the original Transformer, GELU in GPT-2 (its tanh approximation), and the square of ReLU, which a search
+found, in Primer. Vaswani et al. 2017, section 3.3; Hendrycks & Gimpel 2016 for GELU; So et al. 2021 (arXiv:2109.08668)
+for the square.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from llmanac.models.ffn import Activation, FFNSpec, activate, check_width
 CARD = {
     "title": "Feed-forward layer",
     "paper": "Vaswani et al. 2017, arXiv:1706.03762",
-    "reference": "OPTDecoderLayer (ReLU) and GPT2MLP (GELU) in transformers",
+    "reference": "OPTDecoderLayer (ReLU), GPT2MLP (GELU) and NemotronMLP (squared ReLU) in transformers",
     "aliases": {
         "relu": {"activation": "relu"},
+        "relu-squared": {"activation": "relu-squared"},
         "gelu": {"activation": "gelu"},
         "gelu-tanh": {"activation": "gelu-tanh"},
     },

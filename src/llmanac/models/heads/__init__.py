@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmanac.core.spec import Spec
 from llmanac.models._context import Context
+from llmanac.models._layers import Product
 from llmanac.models.state import LayerState
 
 
@@ -24,10 +25,9 @@ class HeadSpec(Spec):
         raise NotImplementedError
 
 
-class Head(nn.Module):
-    """Has a `weight` (V, D), which a tied model replaces by its embedding's."""
+class Head(Product):
+    """Has a `weight` (V, D), which a tied model replaces by its embedding's; a Transform changes the head alone."""
 
-    weight: nn.Parameter
     remembers: ClassVar[bool] = False  # whether it looks at earlier tokens, and so has a state
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState | None:

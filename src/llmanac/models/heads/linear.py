@@ -45,14 +45,15 @@ class LinearHead(Head):
 
     def logits(self, hidden: Tensor, context: Context, state: Any = None, last: Tensor | None = None) -> Tensor:
         hidden = pick(hidden, last)
-        return upcast(F.linear(hidden, self.weight.to(hidden.dtype)))
+        return upcast(self.changed(F.linear(hidden, self.weight.to(hidden.dtype)), hidden))
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
-        values = fused_cross_entropy(hidden.flatten(0, 1), self.weight, targets.flatten(), reduction=reduction)
+        joined, weight = self.joined(hidden.flatten(0, 1))
+        values = fused_cross_entropy(joined, weight, targets.flatten(), reduction=reduction, fixed=self.fixed)
         return values if reduction == "sum" else values.view(targets.shape)
 
     def entropy(self, hidden: Tensor, context: Context) -> Tensor:
-        return chunked_entropy(hidden.flatten(0, 1), self.weight).view(hidden.shape[:2])
+        return chunked_entropy(*self.joined(hidden.flatten(0, 1))).view(hidden.shape[:2])
 
     def flops(self, keys: float) -> float:
         return 2.0 * self.weight.numel()

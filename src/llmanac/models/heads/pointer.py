@@ -79,18 +79,21 @@ class PointerHead(Head):
             keys, ids, _ = state.append(context.slots, keys, ids)
         asked = pick(hidden, last)
         weights, gate, plain = self._point(asked, keys, context.mask, last)
-        vocabulary = F.log_softmax(upcast(F.linear(asked, self.weight.to(asked.dtype))), dim=-1) + plain[..., None]
+        scores = self.changed(F.linear(asked, self.weight.to(asked.dtype)), asked)
+        vocabulary = F.log_softmax(upcast(scores), dim=-1) + plain[..., None]
         copied = torch.zeros_like(vocabulary).scatter_add(2, _followers(ids)[:, None].expand_as(weights), weights)
         return torch.logaddexp(vocabulary, gate[..., None] + _safe_log(copied))
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
         weights, gate, plain = self._point(hidden, _unit(self.key(hidden)), context.mask, None)
         hits = (weights * (_followers(_ids(context))[:, None] == targets[..., None])).sum(-1)
+        joined, weight = self.joined(hidden.flatten(0, 1))
         values = fused_cross_entropy(
-            hidden.flatten(0, 1),
-            self.weight,
+            joined,
+            weight,
             targets.flatten(),
             reduction=reduction,
+            fixed=self.fixed,
             mixture=(plain.flatten(), (gate + _safe_log(hits)).flatten()),
         )
         return values if reduction == "sum" else values.view(targets.shape)

@@ -25,7 +25,7 @@ from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as DecoderSpec
-from llmanac.models.lm.transformer import Transformer, build_blocks, build_position
+from llmanac.models.lm.transformer import Transformer, build_blocks, build_position, stack_flops
 from llmanac.models.mixers.cross import Spec as Cross
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
@@ -37,6 +37,7 @@ CARD = {
     "title": "Transformer (encoder-decoder)",
     "paper": "Vaswani et al. 2017, arXiv:1706.03762; Raffel et al. 2019, arXiv:1910.10683",
     "reference": "torch.nn.Transformer",
+    "reads": "source",
     "test": "tests/references/test_encoder_decoder.py::test_encoder_decoder_equals_torch",
 }
 
@@ -84,7 +85,7 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        self.position = build_position(spec.position, spec.encoder, spec.dim, spec.max_length)
+        self.position = build_position(spec.position, spec.encoder, spec.dim, spec.max_length, encoder=True)
         self.layers: Any = build_blocks(spec.encoder, spec.encoder_layers, spec.dim, spec.norm, spec.max_length)
         self.norm = spec.norm.build(dim=spec.dim)
 
@@ -148,11 +149,9 @@ class EncoderDecoder(Transformer):
             positions=positions,
             mask=mask,
             position=encoder.position,
-            prepared=encoder.position.prepare(positions, x.dtype),
-            bias=encoder.position.bias(positions, positions),
             form=self.attention_form,
             lengths=source.lengths,
-        )
+        ).at(encoder.position, x.dtype)
         x, _ = run_layers(encoder.layers, x, context, None)
         real = context.real()
         if real is None:
@@ -162,4 +161,4 @@ class EncoderDecoder(Transformer):
     def flops_per_token(self, length: int) -> float:
         """FLOPs of training on one target token of a row of `length` with a source as long; see `Transformer`."""
         encoder: Any = self.encoder
-        return super().flops_per_token(length) + 3 * sum(float(layer.flops(length)) for layer in encoder.layers)
+        return super().flops_per_token(length) + 3 * stack_flops(encoder.layers, encoder.position, length)

@@ -136,8 +136,9 @@ class FeedForward(TrainedModel):
     def _joined(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """What one product with the vocabulary is made of: U h + W x = [U W] [h; x]."""
         if self.direct is None:
-            return h, self.lm_head.weight
-        return torch.cat([h, x], -1), torch.cat([self.lm_head.weight, self.direct.weight], -1)
+            return self.lm_head.joined(h)
+        (h, u), (x, w) = self.lm_head.joined(h), self.direct.joined(x)
+        return torch.cat([h, x], -1), torch.cat([u, w], -1)
 
     def _nll(self, x: Tensor, h: Tensor, batch: Batch, reduction: Literal["sum", "none"]) -> Tensor:
         assert batch.targets is not None

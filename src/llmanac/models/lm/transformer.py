@@ -11,7 +11,7 @@ Vaswani et al. 2017; Radford et al. 2018 for the decoder alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +57,7 @@ CARD = {
 class Spec(LanguageModelSpec):
     """dim: D; layers: L; blocks: the pattern that repeats to L; max_length: the context it is trained for.
 
-    tied: whether the head's matrix is the embedding's.
+    tied: whether the head's matrix is the embedding's; embedding_scale: what token embeddings are multiplied by.
     """
 
     dim: int = 256
@@ -68,11 +68,14 @@ class Spec(LanguageModelSpec):
     head: HeadSpec = field(default_factory=LinearHead)
     max_length: int = 1024
     tied: bool = True
+    embedding_scale: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "max_length"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
+        if self.embedding_scale is not None and self.embedding_scale <= 0:
+            raise SpecError(f"embedding_scale: {self.embedding_scale} must be above 0")
         if not self.blocks:
             raise SpecError("blocks: needs at least one block")
         if self.layers % len(self.blocks):
@@ -90,21 +93,33 @@ def resolved(spec: Spec) -> Spec:
     return replace(spec, blocks=blocks, position=spec.position.resolved(spec.max_length))
 
 
-def build_position(spec: PositionSpec, blocks: Sequence[BlockSpec], dim: int, max_length: int) -> Position:
+def build_position(
+    spec: PositionSpec, blocks: Sequence[BlockSpec], dim: int, max_length: int, *, encoder: bool = False
+) -> Position:
     """The one position module that blocks share. Raises SpecError where their heads differ and it cannot serve all."""
     found = {m.head_shape(dim) for block in blocks if block.shares_position for m in block.mixers}
     shapes = [shape for shape in found if shape is not None]
     sizes = sorted({size for _, size in shapes})
     if len(sizes) > 1 and not spec.any_head_dim:
         raise SpecError(f"position: {spec.name} needs one head_dim in all blocks, not {sizes}")
+    counts = sorted({count for count, _ in shapes})
+    if len(counts) > 1 and not spec.any_heads:
+        raise SpecError(f"position: {spec.name} needs one number of heads in all blocks, not {counts}")
+    if not shapes and spec.needs_heads:
+        raise SpecError(f"position: {spec.name} acts on attention scores, and no block that uses it has attention")
     heads, head_dim = max(shapes, default=(1, dim))
-    return spec.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length)
+    return spec.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length, encoder=encoder)
 
 
 def build_blocks(blocks: Sequence[BlockSpec], layers: int, dim: int, norm: NormSpec, max_length: int) -> nn.ModuleList:
     """The pattern of blocks repeated to `layers`."""
     pattern = [blocks[i % len(blocks)] for i in range(layers)]
     return nn.ModuleList(block.build(dim=dim, norm=norm, max_length=max_length) for block in pattern)
+
+
+def stack_flops(layers: Iterable[Any], position: Position, keys: float) -> float:
+    """Matrix-product FLOPs of one token through blocks, forward, with what their positions add to attention."""
+    return sum(float(layer.flops(keys, position)) for layer in layers)
 
 
 class Decoder(nn.Module):
@@ -123,7 +138,7 @@ class Transformer(TrainedModel):
 
     Attributes:
         spec, vocab_size, max_length: what it was built from.
-        attention_form: how attention is computed: sdpa, plain or blocks. All give the same values; settable.
+        attention_form: how attention is computed: sdpa, plain, blocks or flash. All give the same values; settable.
     """
 
     def __init__(
@@ -136,7 +151,10 @@ class Transformer(TrainedModel):
         self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size)
         if spec.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self._scale = spec.embedding_scale
         self._form: AttentionForm = "sdpa"
+        found = [module for module in self.modules() if isinstance(module, Position)]
+        self._compares, self._by_length = any(p.compares for p in found), any(p.by_length for p in found)
         if self.device.type != "meta":
             self.initialise(0)
 
@@ -173,14 +191,17 @@ class Transformer(TrainedModel):
         """An empty state for `batch` rows."""
         kinds: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         parts = [layer.start(batch, **kinds) for layer in self.model.layers]
-        return DecodingState([*parts, self.lm_head.start(batch, **kinds)], batch, self.device)
+        state = DecodingState([*parts, self.lm_head.start(batch, **kinds)], batch, self.device)
+        state.by_length = self._by_length
+        return state
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings (B, T, D) of ids (B, T), as `Batch.embeddings` takes them. Raises RequestError."""
         try:
-            return self.model.embed_tokens(ids).to(self.dtype)
+            x: Tensor = self.model.embed_tokens(ids).to(self.dtype)
         except IndexError:
             raise self.wrong_id(ids) from None
+        return x if self._scale is None else x * self._scale
 
     def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
         """What `want` asks for; see `core.types`.
@@ -219,6 +240,8 @@ class Transformer(TrainedModel):
         check_supported(self.model.layers, batch)
         slots, mask = place(batch, state)
         position = self.model.position
+        if slots is not None and batch.positions is not None and self._compares:
+            raise RequestError("positions: a bias by distance counts them from the state; leave them out")
         positions = self._positions(batch, mask)
         x = position.embed(self._tokens(batch), positions)
         context = Context(
@@ -227,13 +250,11 @@ class Transformer(TrainedModel):
             segments=batch.segments,
             mask=mask,
             position=position,
-            prepared=position.prepare(positions, x.dtype),
-            bias=position.bias(positions, positions if slots is None else slots.key_positions),
             form=self._form,
             slots=slots,
             lengths=batch.lengths,
         )
-        return x, context
+        return x, context.at(position, x.dtype)
 
     def _tokens(self, batch: Batch) -> Tensor:
         """(B, T, D): the embeddings of the ids, or those that were given."""
@@ -271,9 +292,12 @@ class Transformer(TrainedModel):
         Counts each matrix product as 2 m n k, attention over the (length + 1) / 2 keys that a token sees on average;
         lookups, norms and activations are left out.
         """
-        keys = (length + 1) / 2
-        layers = sum(float(layer.flops(keys)) for layer in self.model.layers)
-        return 3 * (layers + float(self.lm_head.flops(keys)))
+        return 3 * self.forward_flops((length + 1) / 2)
+
+    def forward_flops(self, keys: float) -> float:
+        """FLOPs of one token, forward, where a query sees `keys` keys on average."""
+        layers = stack_flops(self.model.layers, self.model.position, keys)
+        return layers + float(self.lm_head.flops(keys))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""

@@ -27,6 +27,7 @@ CARD = {
     "title": "Cross-attention",
     "paper": "Vaswani et al. 2017, arXiv:1706.03762",
     "reference": "torch.nn.MultiheadAttention",
+    "reads": "source",
     "test": "tests/references/test_encoder_decoder.py::test_cross_attention_equals_torch",
 }
 
@@ -87,7 +88,7 @@ class CrossAttention(Mixer):
 
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         batch, length, _ = x.shape
-        q = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+        q = self.q_proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         keys, values, real = self._source(context, state)
         mask = AttentionMask.of_source(real, length)
         read = self.score.attend(q, keys, values, mask, form=context.form)
@@ -100,7 +101,7 @@ class CrossAttention(Mixer):
                 raise RequestError("source: cross-attention needs a source sequence; give Batch(source=...)")
             return state.read()
         source, real = context.memory.hidden, context.memory.real
-        shape = (*source.shape[:2], self.kv_heads, self.head_dim)
+        shape = (*source.shape[:2], -1, self.head_dim)
         keys, values = (p(source).view(shape).transpose(1, 2) for p in (self.k_proj, self.v_proj))
         if state is not None:
             state.fill(keys, values, real)

@@ -108,15 +108,14 @@ class SoftmaxAttention(Mixer):
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = linear_all(x, (self.q_proj, self.k_proj, self.v_proj))
-        q = self._place(q.view(batch, length, self.heads, self.head_dim), self.q_norm, context)
-        k = self._place(k.view(batch, length, self.kv_heads, self.head_dim), self.k_norm, context)
-        v = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        mask, bias = context.mask, context.bias
+        q = self._place(q.view(batch, length, -1, self.head_dim), self.q_norm, context)
+        k = self._place(k.view(batch, length, -1, self.head_dim), self.k_norm, context)
+        v = v.view(batch, length, -1, self.head_dim).transpose(1, 2)
+        mask, keys = context.mask, None
         if state is not None and context.slots is not None:
             k, v, keys = state.append(context.slots, k, v)
             mask = mask.over(keys)
-            if bias is not None and keys is not context.slots.key_positions:
-                bias = context.position.bias(context.positions, keys)
+        bias = context.score_bias(q, k, keys)
         read = self.score.attend(q, k, v, mask.within(self.window), bias=bias, form=context.form)
         y: Tensor = self.o_proj(read.transpose(1, 2).reshape(batch, length, -1))
         return y

@@ -23,6 +23,8 @@ class NormSpec(Spec):
 
 
 def check_eps(eps: float) -> None:
-    """Raises SpecError where `eps` is not above 0."""
+    """Raises SpecError where `eps` is not above 0 and below 1 (it is added to a mean square)."""
     if not eps > 0:
         raise SpecError(f"eps: {eps} must be above 0")
+    if eps >= 1:
+        raise SpecError(f"eps: {eps} must be below 1; it is usually 1e-5 or 1e-6")

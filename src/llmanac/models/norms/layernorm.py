@@ -8,7 +8,7 @@ The variance is the biased one. Computed in float32 at least. Ba, Kiros & Hinton
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,25 +26,26 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(NormSpec):
-    """eps: added to the variance."""
+    """eps: added to the variance; bias: a learned one is added, or none (MPT, OLMo, Cohere)."""
 
     eps: float = 1e-5
+    bias: Literal["learned", "none"] = "learned"
 
     def __post_init__(self) -> None:
         check_eps(self.eps)
 
     def build(self, *, dim: int, **dims: Any) -> LayerNorm:
-        return LayerNorm(dim, self.eps)
+        return LayerNorm(dim, self.eps, self.bias == "learned")
 
 
 class LayerNorm(nn.Module):
     """See the module."""
 
-    def __init__(self, dim: int, eps: float) -> None:
+    def __init__(self, dim: int, eps: float, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D) in the dtype of `x`."""
@@ -58,11 +59,12 @@ class LayerNorm(nn.Module):
         parameter.fill_(1.0 if name == "weight" else 0.0)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """The plain formula: (..., D), (D,), (D,) -> (..., D)."""
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """The plain formula: (..., D), (D,), (D,) or None -> (..., D)."""
     y = upcast(x)
     centred = y - y.mean(-1, keepdim=True)
-    return (centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() * weight + bias).to(x.dtype)
+    normed = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
+    return (normed if bias is None else normed + bias).to(x.dtype)
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -72,13 +74,14 @@ class _LayerNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         y = upcast(x)
         mean = y.mean(-1, keepdim=True)
         centred = y - mean
         scale = centred.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, mean, scale)
-        return centred.mul_(scale).mul_(weight).add_(bias).to(x.dtype)
+        normed = centred.mul_(scale).mul_(weight)
+        return (normed if bias is None else normed.add_(bias)).to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -91,4 +94,5 @@ class _LayerNorm(torch.autograd.Function):
         along = (product @ weight.to(product.dtype)).view(scale.shape).div_(dim)
         dx = grad * weight
         dx = dx.sub_(dx.mean(-1, keepdim=True)).sub_(normed.mul_(along)).mul_(scale)
-        return dx.to(x.dtype), product.sum(0).to(weight.dtype), grad.reshape(-1, dim).sum(0).to(weight.dtype), None
+        shift = grad.reshape(-1, dim).sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
+        return dx.to(x.dtype), product.sum(0).to(weight.dtype), shift, None

@@ -6,61 +6,28 @@ u and v are the first and the second half of a head (the layout of Llama checkpo
 score of a query at p and a key at s depends on p - s alone, and nothing is learned. Queries and keys are (B, T, H, d).
 Angles are computed in float32 whatever the model computes in, as every released checkpoint was trained.
 
-Su et al. 2021, section 3.2. Scaling to longer contexts: `linear` divides positions by a factor (Chen et al. 2023,
-arXiv:2306.15595); `llama3` divides only the slow frequencies and blends in between (Llama 3.1 model card).
+Su et al. 2021, section 3.2. Scaling to longer contexts (linear, dynamic NTK, YaRN, llama3, LongRoPE): `_scaling.py`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llmanac.core.errors import SpecError
-from llmanac.core.spec import Spec as DataSpec
 from llmanac.models.positions import Position, PositionSpec
+from llmanac.models.positions._scaling import Scaling
 
 CARD = {
     "title": "Rotary positions (RoPE)",
     "paper": "Su et al. 2021, arXiv:2104.09864",
     "reference": "transformers.LlamaForCausalLM",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scaling(DataSpec):
-    """How frequencies are stretched past the length that a model was trained at.
-
-    Attributes:
-        type: `linear` divides all of them by `factor`; `llama3` leaves wavelengths below `original_length /
-            high_frequency_factor` alone, divides those above `original_length / low_frequency_factor`, and blends.
-    """
-
-    type: Literal["linear", "llama3"]
-    factor: float
-    low_frequency_factor: float = 1.0
-    high_frequency_factor: float = 4.0
-    original_length: int = 8192
-
-    def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise SpecError(f"factor: {self.factor} must be at least 1")
-        if not 0 < self.low_frequency_factor < self.high_frequency_factor:
-            raise SpecError("low_frequency_factor: must be above 0 and below high_frequency_factor")
-
-    def apply(self, frequencies: Tensor) -> Tensor:
-        """(d/2,) -> (d/2,)."""
-        if self.type == "linear":
-            return frequencies / self.factor
-        wavelengths = 2 * math.pi / frequencies
-        low, high = self.low_frequency_factor, self.high_frequency_factor
-        blend = ((self.original_length / wavelengths - low) / (high - low)).clamp(0, 1)
-        return (1 - blend) * frequencies / self.factor + blend * frequencies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +44,8 @@ class Spec(PositionSpec):
     def __post_init__(self) -> None:
         if self.theta <= 0:
             raise SpecError(f"theta: {self.theta} must be above 0")
+        if self.scaling is not None and self.scaling.type == "yarn" and self.theta <= 1:
+            raise SpecError(f"theta: {self.theta} must be above 1 for yarn")
         if not 0 < self.rotary_fraction <= 1:
             raise SpecError(f"rotary_fraction: {self.rotary_fraction} must be above 0 and at most 1")
 
@@ -84,6 +53,8 @@ class Spec(PositionSpec):
         turned = int(head_dim * self.rotary_fraction)
         if turned % 2:
             raise SpecError(f"rotary_fraction: rotates {turned} of {head_dim} numbers a head, which must be even")
+        if self.scaling is not None:
+            self.scaling.check(turned // 2)
         return Rotary(turned, self.theta, self.scaling)
 
 
@@ -93,14 +64,17 @@ class Rotary(Position):
     def __init__(self, turned: int, theta: float, scaling: Scaling | None) -> None:
         super().__init__()
         self.turned, self.theta, self.scaling = turned, theta, scaling
+        self.by_length = scaling is not None and scaling.by_length
         # not a buffer: casting the model must not cast the frequencies
         self.frequencies = self._frequencies("meta" if torch.empty(0).is_meta else "cpu")
 
     def _frequencies(self, device: str) -> Tensor:
-        """(turned / 2,); on the meta device it takes no memory."""
+        """(turned / 2,), unscaled where scaling depends on the row; on the meta device it takes no memory."""
         exponents = torch.arange(0, self.turned, 2, dtype=torch.float32, device=device) / self.turned
         frequencies = 1.0 / self.theta**exponents
-        return frequencies if self.scaling is None else self.scaling.apply(frequencies)
+        if self.scaling is None or self.by_length:
+            return frequencies
+        return self.scaling.apply(frequencies, self.theta)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
         super()._apply(fn, recurse)
@@ -110,10 +84,17 @@ class Rotary(Position):
             self.frequencies = known.to(device)
         return self
 
-    def prepare(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def prepare(self, positions: Tensor, dtype: torch.dtype, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Positions (B or 1, T) -> cosines and signed sines, each (B or 1, T, 1, turned)."""
-        angles = positions.float()[:, :, None, None] * self.frequencies.to(positions.device)
+        frequencies = self.frequencies.to(positions.device)
+        if self.by_length:
+            assert self.scaling is not None
+            lengths = positions.amax(1, keepdim=True) + 1 if lengths is None else lengths
+            frequencies = self.scaling.for_lengths(frequencies, self.theta, lengths)[:, :, None]
+        angles = positions.float()[:, :, None, None] * frequencies
         cos, sin = angles.cos(), angles.sin()
+        if self.scaling is not None and self.scaling.amplitude != 1:
+            cos, sin = cos * self.scaling.amplitude, sin * self.scaling.amplitude
         return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
     def rotate(self, x: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:

@@ -26,7 +26,9 @@ def _spans(length: int, keys: int, block: int, bound: tuple[bool, int | None]) -
 
 
 class BlockAttention(torch.autograd.Function):
-    """Queries (B, H, T, d), keys and values (B, H_kv, S, d) -> (B, H, T, d); `mask` (B or 1, 1, T, S) is additive.
+    """Queries (B, H, T, d), keys (B, H_kv, S, d), values (B, H_kv, S, e) -> (B, H, T, e).
+
+    `mask` (B or 1, 1, T, S) is additive.
 
     `bound` is (causal, window): what may be skipped. Without a mask the causal rule is applied on the diagonal blocks.
     Softmax and its slope are torch's own, which work in float32 inside whatever the dtype.
@@ -47,7 +49,7 @@ class BlockAttention(torch.autograd.Function):
         kv_heads = keys.shape[1]
         q = (queries * scale).reshape(batch, kv_heads, heads // kv_heads, length, dim)
         k, v = keys.contiguous(), values.contiguous()
-        out = torch.empty_like(q)
+        out = v.new_empty(*q.shape[:4], v.shape[-1])
         triangle = torch.full((block, block), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
         kept = []
         for first, last, start, stop in _spans(length, keys.shape[2], block, bound):
@@ -60,25 +62,25 @@ class BlockAttention(torch.autograd.Function):
             elif bound[0]:
                 grid[..., first - start :] += triangle[:rows, :rows]
             weights = torch.softmax(scores, dim=-1)
-            out[:, :, :, first:last] = (weights @ v[:, :, start:stop]).view(batch, kv_heads, -1, rows, dim)
+            out[:, :, :, first:last] = (weights @ v[:, :, start:stop]).view(batch, kv_heads, -1, rows, v.shape[-1])
             kept.append(weights)
         ctx.save_for_backward(q, k, v, *kept)
         ctx.settings = (bound, scale, block)
-        return out.view(batch, heads, length, dim)
+        return out.view(batch, heads, length, -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         q, k, v, *kept = ctx.saved_tensors
         bound, scale, block = ctx.settings
         batch, kv_heads, group, length, dim = q.shape
-        grad = grads[0].reshape(q.shape)
+        grad = grads[0].reshape(*q.shape[:4], -1)
         accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
         dq = torch.empty_like(q)
         dk = torch.zeros(k.shape, dtype=accumulate, device=k.device)
         dv = torch.zeros(v.shape, dtype=accumulate, device=v.device)
         for (first, last, start, stop), weights in zip(_spans(length, k.shape[2], block, bound), kept, strict=True):
             rows = last - first
-            part = grad[:, :, :, first:last].reshape(batch, kv_heads, -1, dim)
+            part = grad[:, :, :, first:last].reshape(batch, kv_heads, -1, v.shape[-1])
             asked = q[:, :, :, first:last].reshape(batch, kv_heads, -1, dim)
             dv[:, :, start:stop] += weights.transpose(-1, -2) @ part
             slope = part @ v[:, :, start:stop].transpose(-1, -2)

@@ -1,53 +1,86 @@
 """Scaled dot-product attention.
 
-    A = softmax(Q K^T / sqrt(d) + M)        O = A V        Q (B, H, T, d), K and V (B, H_kv, S, d), A (B, H, T, S)
+    A = softmax(c(Q K^T / sqrt(d)) + M)        O = A V        Q (B, H, T, d), K and V (B, H_kv, S, d), A (B, H, T, S)
 
 M is 0 where a key may be seen and -inf where not. Dividing by sqrt(d) keeps the variance of the scores at 1 for every
 d, so the softmax neither saturates nor loses its gradient. Vaswani et al. 2017, section 3.2.1.
 
-One function in three forms, chosen at run time by what is fastest: `sdpa` is torch's kernel (never holds A), `plain`
-is the formula, and `blocks` walks over blocks of queries, reads only the keys that each can see, and has its own
-backward pass (`_blocks.py`): half the work of `plain` under a causal mask.
+c is the identity, or a soft cap c(x) = a tanh(x / a), which bounds the scores (Gemma 2, arXiv:2408.00118). With learned
+sinks every head has one more logit in the softmax that reads nothing, so that a head may attend to no token (Xiao et
+al. 2023, arXiv:2309.17453; as gpt-oss has it).
+
+One function in four forms, chosen at run time by what is fastest: `sdpa` is torch's kernel (never holds A), `plain`
+is the formula, `blocks` walks over blocks of queries, reads only the keys that each can see, and has its own
+backward pass (`_blocks.py`): half the work of `plain` under a causal mask; `flash` never holds A either, and skips what
+a window or packed documents hide (`kernels/nn/flash.py`). What a form cannot do another one does: torch's kernel knows
+neither caps nor sinks, and would hold the mask of a window.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from llmanac.core.errors import SpecError
+from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import AttentionForm
 from llmanac.models._masks import AttentionMask
+from llmanac.models._tiles import tiles_of
 from llmanac.models.scores import Score, ScoreSpec
 from llmanac.models.scores._blocks import BlockAttention
+from llmanac.models.scores._read import read_values
 
 CARD = {
     "title": "Scaled dot product",
     "paper": "Vaswani et al. 2017, arXiv:1706.03762",
     "reference": "torch.nn.functional.scaled_dot_product_attention",
+    "aliases": {"soft-capped": {"softcap": 50.0}, "with-sinks": {"sinks": "learned"}},
 }
 
 BLOCK = 128  # queries a block: large enough for full-speed products, small enough to skip most of the mask
+TILE = 256  # queries and keys a tile of `flash`; half as many under a window, whose edges are computed in vain
+LONG = 4  # a row of more windows than this is read by tiles: its mask would be mostly empty
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(ScoreSpec):
-    """Nothing to choose: the scale is 1 / sqrt(head_dim)."""
+    """softcap: a, the bound of the scores, None for none; sinks: none, or a learned logit a head.
+
+    The scale is 1 / sqrt(head_dim).
+    """
+
+    softcap: float | None = None
+    sinks: Literal["none", "learned"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.softcap is not None and not self.softcap > 0:
+            raise SpecError(f"softcap: {self.softcap} must be above 0")
 
     def build(self, *, heads: int, head_dim: int, **dims: Any) -> ScaledDot:
-        return ScaledDot(heads, head_dim)
+        return ScaledDot(heads, head_dim, softcap=self.softcap, sinks=self.sinks)
 
 
 class ScaledDot(Score):
     """See the module."""
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    def __init__(
+        self,
+        heads: int,
+        head_dim: int,
+        *,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Literal["none", "learned"] = "none",
+    ) -> None:
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
-        self.scale = head_dim**-0.5
+        self.scale = head_dim**-0.5 if scale is None else scale
+        self.softcap = softcap
+        self.sinks = nn.Parameter(torch.empty(heads)) if sinks == "learned" else None
 
     def attend(
         self,
@@ -59,15 +92,27 @@ class ScaledDot(Score):
         bias: Tensor | None = None,
         form: AttentionForm = "plain",
     ) -> Tensor:
-        if form == "sdpa":
-            return self._sdpa(queries, keys, values, mask, bias)
-        if form == "blocks" and bias is None and queries.shape[2] > 1:
+        length = queries.shape[2]
+        simple = self.softcap is None and self.sinks is None
+        if bias is not None or length == 1:
+            usable = form == "sdpa" and simple
+            return (self._sdpa if usable else self._plain)(queries, keys, values, mask, bias)
+        if form == "plain":
+            return self._plain(queries, keys, values, mask, bias)
+        sparse = mask.window is not None and length > LONG * mask.window
+        if form == "flash" or not simple or sparse:
+            side = TILE if mask.window is None else TILE // 2
+            tiles = tiles_of(mask, side, side)
+            return flash_attention(
+                queries, keys, values, tiles, scale=self.scale, softcap=self.softcap, sinks=self.sinks
+            )  # fmt: skip
+        if form == "blocks":
             causal_only = mask.causal and mask.allowed is None
             additive = None if causal_only else mask.additive(queries.dtype)
             return BlockAttention.apply(
                 queries, keys, values, additive, (mask.causal, mask.window), self.scale, BLOCK
             )  # fmt: skip
-        return self._plain(queries, keys, values, mask, bias)
+        return self._sdpa(queries, keys, values, mask, None)
 
     def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, bias: Tensor | None) -> Tensor:
         grouped = q.shape[1] != k.shape[1]
@@ -85,14 +130,13 @@ class ScaledDot(Score):
         # the query heads that share a key-value head become further rows of one product
         folded = (q * self.scale).reshape(batch, kv_heads, -1, dim)
         scores = (folded @ k.transpose(-1, -2)).view(batch, heads, length, keys)
-        additive = mask.additive(scores.dtype)
-        if additive is not None:
-            scores = scores + additive
-        if bias is not None:
-            scores = scores + bias.to(scores.dtype)
-        weights = torch.softmax(scores, dim=-1)  # torch accumulates it in float32 for bfloat16 scores
-        read = weights.view(batch, kv_heads, -1, keys) @ v
-        return read.view(batch, heads, length, v.shape[-1])
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        return read_values(scores, v, mask, bias, self.sinks)
 
     def flops(self, keys: float) -> float:
         return 4.0 * self.heads * self.head_dim * keys
+
+    @torch.no_grad()
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        parameter.zero_()

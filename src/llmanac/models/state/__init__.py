@@ -20,7 +20,7 @@ from torch import Tensor
 from llmanac.core.errors import RequestError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SlotMapping:
     """Where the next tokens of a forward pass are stored.
 
@@ -31,6 +31,8 @@ class SlotMapping:
         keys: S, tokens of the longest row with the new ones.
         lengths: (B,) new tokens of each row that are real, or None for all T.
         key_positions: (1, S), the positions of the keys of a cache that holds a row's tokens in order.
+        planned: (B,) tokens that each row is planned for; see `DecodingState.plan`.
+        known: key positions of other caches by their kind, so that layers with equal ones use one tensor and one mask.
     """
 
     offsets: Tensor
@@ -39,6 +41,8 @@ class SlotMapping:
     keys: int
     lengths: Tensor | None
     key_positions: Tensor
+    planned: Tensor
+    known: dict[Any, Tensor] = field(default_factory=dict)
 
     def positions(self) -> Tensor:
         """(B, T): positions of the new tokens."""
@@ -115,6 +119,12 @@ class Row:
 
     count: int = 0  # tokens seen
     blocks: list[int] = field(default_factory=list)  # of a paged state
+    plan: int = 0  # tokens it is expected to have in the end, where that was said
+    planned: int = 0  # the same as its first tokens settled it
+
+    def copy(self) -> Row:
+        """The same sequence in a contiguous state of its own."""
+        return Row(self.count, plan=self.plan, planned=self.planned)
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,10 @@ class DecodingState:
     Attributes:
         layers: one LayerState a layer, and one for the head (None where nothing is remembered).
         rows: one Row a sequence.
+        by_length: whether the model's positions depend on what a row is planned for.
     """
+
+    by_length = False
 
     def __init__(self, layers: Sequence[Any], rows: int | Sequence[Row], device: torch.device | str = "cpu") -> None:
         self.layers = list(layers)
@@ -169,7 +182,31 @@ class DecodingState:
         longest = max(counts, default=0)
         keys = longest + tokens
         start = longest if min(counts, default=0) == longest else None
-        return SlotMapping(self.lengths, start, tokens, keys, lengths, torch.arange(keys, device=self.device)[None])
+        if self.by_length and 0 in counts:
+            new = [tokens] * len(counts) if lengths is None else lengths.tolist()
+            for row, count in zip(self.rows, new, strict=True):
+                row.planned = max(row.plan, count) if row.count == 0 else row.planned
+        planned = torch.tensor([row.planned for row in self.rows], dtype=torch.long, device=self.device)
+        return SlotMapping(
+            offsets=self.lengths,
+            start=start,
+            tokens=tokens,
+            keys=keys,
+            lengths=lengths,
+            key_positions=torch.arange(keys, device=self.device)[None],
+            planned=planned,
+        )
+
+    def plan(self, tokens: Sequence[int]) -> None:
+        """Say how many tokens each row will have in the end, before its first ones are read.
+
+        Positions that depend on a row's length (RoPE scaled by `dynamic` or `longrope`) take it from here for as long
+        as the row lives, since keys that are cached were turned with it. A row without a plan is planned for its
+        first piece.
+        """
+        for row, count in zip(self.rows, tokens, strict=True):
+            if row.count == 0:
+                row.plan = int(count)
 
     def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
         """Count `tokens` new tokens a row, or `lengths` (B,) of them where rows were padded."""
@@ -225,18 +262,18 @@ class DecodingState:
         for layer in self.layers:
             if layer is not None:
                 layer.arrange(order)
-        self.rows = [Row(self.rows[i].count) for i in order]
+        self.rows = [self.rows[i].copy() for i in order]
 
     def view(self, start: int, stop: int) -> DecodingState:
         """Rows `start` to `stop` as a state over the same memory, until rows are next added or arranged."""
         layers = [None if layer is None else layer.view(start, stop) for layer in self.layers]
-        return DecodingState(layers, self.rows[start:stop], self.device)
+        return self._like(layers, self.rows[start:stop])
 
     def select(self, rows: Tensor) -> DecodingState:
         """An independent copy of these rows (indices, repeats allowed)."""
         rows = rows.to(self.device)
         layers = [None if layer is None else layer.select(rows) for layer in self.layers]
-        return DecodingState(layers, [Row(self.rows[i].count) for i in rows.tolist()], self.device)
+        return self._like(layers, [self.rows[i].copy() for i in rows.tolist()])
 
     def join(self, other: DecodingState) -> DecodingState:
         """An independent state of the rows of both, these first.
@@ -245,9 +282,18 @@ class DecodingState:
             RequestError: the two states belong to models of different depth.
         """
         if type(other) is not DecodingState or len(self.layers) != len(other.layers):
-            raise RequestError("state: cannot join states of two models; both must come from the same model")
+            raise RequestError(
+                f"state: cannot join a state of {len(self.layers)} parts with one of {len(other.layers)}; "
+                "both must come from the same model"
+            )
         layers = [None if a is None or b is None else a.join(b) for a, b in zip(self.layers, other.layers, strict=True)]
-        return DecodingState(layers, [Row(row.count) for row in (*self.rows, *other.rows)], self.device)
+        return self._like(layers, [row.copy() for row in (*self.rows, *other.rows)])
+
+    def _like(self, layers: Sequence[Any], rows: Sequence[Row]) -> DecodingState:
+        """A state of the same model."""
+        state = DecodingState(layers, rows, self.device)
+        state.by_length = self.by_length
+        return state
 
     def close(self) -> None:
         """Return what others could use; a contiguous state holds nothing of the kind."""

@@ -31,10 +31,11 @@ ZEROS = 0  # a block of zeros that pads the tables; it is never written to
 
 def pageable(state: Any) -> bool:
     """Whether a model's (contiguous) state can be kept in blocks: all it remembers grows token by token."""
-    return type(state) is DecodingState and all(x is None or hasattr(x, "growing") for x in state.layers)
+    growing = type(state) is DecodingState and all(x is None or hasattr(x, "growing") for x in state.layers)
+    return growing and not state.by_length  # keys turned for one length are of no use to a row of another
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PagedSlots(SlotMapping):
     """A `SlotMapping` that knows the blocks too.
 
@@ -93,7 +94,10 @@ class BlockPool:
 
     def __init__(self, like: Any, *, block_tokens: int = BLOCK_TOKENS, budget: int | None = None) -> None:
         if not pageable(like):
-            raise RequestError("state: this model remembers more than growing buffers; it cannot be kept in blocks")
+            raise RequestError(
+                "state: this model remembers more than growing buffers, or keys that depend on a row's length; it "
+                "cannot be kept in blocks"
+            )
         if block_tokens < 1:
             raise RequestError(f"block_tokens: {block_tokens} is not at least 1")
         self.block_tokens, self.device = block_tokens, like.device

@@ -50,7 +50,8 @@ class RingCache(StoredState):
         for tensor, value in zip(held, new, strict=True):
             tensor[rows, :, places] = value[rows, :, columns].to(tensor.dtype)
         ring[rows, places] = positions[rows, columns]
-        return (*held, ring) if single else (*before, seen)
+        positions = slots.known.setdefault((self.kind, self.window), ring.clone() if single else seen)
+        return (*(held if single else before), positions)
 
     def mark(self, counts: Sequence[int]) -> list[Tensor]:
         return [t.clone() for t in self.tensors]

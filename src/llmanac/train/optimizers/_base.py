@@ -27,25 +27,34 @@ def parameter_roles(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
     """Every trainable parameter once (tied ones under their first name), with its role.
 
     A model may settle it with a method `parameter_role(name) -> Role | None`; otherwise an embedding is the
-    weight of an embedding module, or what has a dimension of the model's `vocab_size`.
+    weight of an embedding module, or what has a dimension of the model's `vocab_size`. In a `ModuleDict` of models each
+    settles its own.
     """
+    out = _roles(model, "", set())
+    if not out:
+        raise SpecError("optimizer: the model has no trainable parameter")
+    return out
+
+
+def _roles(model: nn.Module, prefix: str, seen: set[int]) -> list[tuple[str, nn.Parameter, Role]]:
+    if isinstance(model, nn.ModuleDict):
+        return [row for name, one in model.items() for row in _roles(one, f"{prefix}{name}.", seen)]
     embeddings = (nn.Embedding, Embedding)
     tables = {f"{m}.weight".lstrip(".") for m, child in model.named_modules() if isinstance(child, embeddings)}
     vocab_size = getattr(model, "vocab_size", None)
     ask: Callable[[str], Role | None] = getattr(model, "parameter_role", lambda name: None)
     out: list[tuple[str, nn.Parameter, Role]] = []
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or id(parameter) in seen:
             continue
+        seen.add(id(parameter))
         role = ask(name)
         if role is None:
             if parameter.ndim < 2:
                 role = "vector"
             else:
                 role = "embedding" if name in tables or vocab_size in parameter.shape else "matrix"
-        out.append((name, parameter, role))
-    if not out:
-        raise SpecError("optimizer: the model has no trainable parameter")
+        out.append((prefix + name, parameter, role))
     return out
 
 

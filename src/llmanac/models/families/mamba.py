@@ -1,0 +1,79 @@
+"""Mamba 1: blocks of one selective state space, no positions, no feed-forward layer, a tied head.
+
+Gu & Dao 2023, arXiv:2312.00752. The context has no limit; `max_position_embeddings`, which transformers does not read,
+holds the length that the model was trained at.
+"""
+
+from __future__ import annotations
+
+from llmanac.core.errors import CheckpointError, shown
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._config import Config
+from llmanac.models.families._names import Names
+from llmanac.models.families._table import Data, Entry, Family, Key, Only
+from llmanac.models.ffn.none import Spec as NoFFN
+from llmanac.models.lm.transformer import Spec
+from llmanac.models.mixers.mamba import Spec as Mixer
+from llmanac.models.norms.rmsnorm import Spec as RMSNorm
+from llmanac.models.positions.none import Spec as NoPosition
+
+MIXER = "blocks.*.mixer"
+# how parameters are initialised, which kernels compute, and sizes of the first files that follow from others
+NEUTRAL = """
+time_step_scale time_step_min time_step_max time_step_floor time_step_init_scheme
+rescale_prenorm_residual use_mambapy use_associative_scan fused_add_norm ssm_cfg d_inner d_model n_layer
+pad_vocab_size_multiple residual_in_fp32
+"""
+
+
+class Inner(Entry):
+    """`intermediate_size`, which must be `expand` times the width."""
+
+    def read(self, config: Config, data: Data) -> None:
+        width, inner = data["dim"] * data["blocks"][0]["mixer"]["expand"], config.get("intermediate_size")
+        if inner is not None and inner != width:
+            raise CheckpointError(
+                f"{config.path}: intermediate_size is {shown(inner)}, but expand x hidden_size is {width:,}"
+            )
+
+    def write(self, data: Data) -> dict[str, int]:
+        mixer = data["blocks"][0].get("mixer", {})
+        return {"intermediate_size": data["dim"] * mixer.get("expand", 2)}
+
+
+FAMILY = Family(
+    model_type="mamba",
+    architecture="MambaForCausalLM",
+    spec=Spec(blocks=(PreNorm(mixer=Mixer(), ffn=NoFFN()),), position=NoPosition(), norm=RMSNorm()),
+    entries=(
+        Key("vocab_size", "vocab_size", default=50280),
+        Key("hidden_size", "dim", default=768),
+        Key("num_hidden_layers", "layers", default=32),
+        Key("state_size", f"{MIXER}.states", default=16),
+        Key("expand", f"{MIXER}.expand", default=2),
+        Key("conv_kernel", f"{MIXER}.kernel", default=4),
+        Key("time_step_rank", f"{MIXER}.rank", default=None, unset="auto"),
+        Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),
+        Key("tie_word_embeddings", "tied", bool, default=True),
+        Key("max_position_embeddings", "max_length", default=2048),
+        Inner(),
+        Only("hidden_act", ("silu", "swish")),
+        Only("use_bias", (False,)),
+        Only("use_conv_bias", (True,)),
+        Only("rms_norm", (None, True)),
+    ),
+    names=(
+        Names(
+            layers="backbone.layers.*.",
+            table={
+                "model.embed_tokens": "backbone.embeddings",
+                "model.norm": "backbone.norm_f",
+                "input_layernorm": "norm",
+                "self_attn": "mixer",
+            },
+        ),
+    ),
+    writes={"residual_in_fp32": False},
+    neutral=frozenset(NEUTRAL.split()),
+    ignored=(),
+)

@@ -1,0 +1,34 @@
+"""Qwen 3: Llama's form with normed queries and keys, and a window in some layers.
+
+Yang et al. 2025, arXiv:2505.09388.
+"""
+
+from __future__ import annotations
+
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._rope import Rope
+from llmanac.models.families._table import Entry, Family, Key
+from llmanac.models.families._windows import WINDOWS
+from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.families.qwen2 import LENGTH
+from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.lm.transformer import Spec
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.rmsnorm import Spec as RMSNorm
+from llmanac.models.positions.rope import Spec as RoPE
+
+MIXED = Softmax(qk_norm=RMSNorm())
+# in config.json an absent head_dim is 128, whatever the width
+SIZED: tuple[Entry, ...] = (*SIZES[:-1], Key("head_dim", f"{MIXER}.head_dim", default=128, unset=None))
+NORMED: tuple[Entry, ...] = (
+    Key("attention_bias", f"{MIXER}.biases", BIASES, default=False),
+    Key("rms_norm_eps", "norm.eps", float, default=1e-6, paths=(f"{MIXER}.qk_norm.eps",)),
+)
+
+FAMILY = Family(
+    model_type="qwen3",
+    architecture="Qwen3ForCausalLM",
+    spec=Spec(blocks=(PreNorm(mixer=MIXED, ffn=Gated()),), position=RoPE(), norm=RMSNorm()),
+    entries=(*SIZED, *GATED, *NORMED, LENGTH, TIED, Rope(), WINDOWS),
+    writes=UNDROPPED,
+)

@@ -1,0 +1,53 @@
+"""SmolLM3: Llama's form, with layers that have no positions (by default every fourth). Bakouch et al. 2025.
+
+The windows that its config also has room for are not supported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmanac.core.errors import CheckpointError, shown
+from llmanac.models.families._config import Config
+from llmanac.models.families._rope import Rope
+from llmanac.models.families._table import Data, Family, Key, Layered, Only
+from llmanac.models.families.llama import BIASES, EPS, FFN, GATED, MIXER, SIZES, UNDROPPED
+from llmanac.models.families.llama import FAMILY as LLAMA
+from llmanac.models.families.qwen2 import LENGTH
+
+NONE = {"name": "none"}
+
+
+def _read(config: Config, data: Data, layers: int) -> list[Any]:
+    """None for a layer that is rotated, else the position method of its own."""
+    every, turned = config.number("no_rope_layer_interval", int, 4), config.get("no_rope_layers")
+    if turned is None:
+        turned = [int((i + 1) % every != 0) for i in range(layers)]
+    if not isinstance(turned, list) or any(value not in (0, 1) for value in turned):
+        raise CheckpointError(f"{config.path}: no_rope_layers is {shown(turned)}, expected a list of 0 and 1")
+    return [None if value else NONE for value in turned]
+
+
+def _written(positions: list[Any]) -> dict[str, Any]:
+    return {"no_rope_layers": [int(position != NONE) for position in positions]}
+
+
+FAMILY = Family(
+    model_type="smollm3",
+    architecture="SmolLM3ForCausalLM",
+    spec=LLAMA.spec,
+    entries=(
+        *SIZES,
+        *GATED,
+        Key("attention_bias", f"{MIXER}.biases", BIASES, default=False),
+        Key("mlp_bias", f"{FFN}.biases", BIASES, default=False),
+        LENGTH,
+        EPS,
+        Key("tie_word_embeddings", "tied", bool, default=True),
+        Rope(theta=2e6),
+        Layered("no_rope_layers", "position", _read, _written),
+        Only("use_sliding_window", (False,)),
+    ),
+    writes=UNDROPPED,
+    neutral=frozenset({"sliding_window", "max_window_layers", "layer_types"}),  # read where a window is used
+)

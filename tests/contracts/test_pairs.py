@@ -1,0 +1,175 @@
+"""No part breaks another: a set of composed models in which every two methods of different kinds meet at least once.
+
+Two methods that cannot be combined are refused when the model is built, with a sentence that names the field. What a
+part does not claim to support (packed rows, rewinding) is not asked of a model that has it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+from _small_models import VOCABULARY, gradients, randomise, shifted, tokens
+from test_models import BASE, PLACES, SOURCE, claims
+
+from llmanac.core import registry
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import make_method, patch
+from llmanac.core.types import Batch
+from llmanac.models.load import load_model
+
+ORDER = ("position", "norm", "head", "block", "mixer", "ffn", "score")  # parents before their children
+# Methods, and of their aliases those that make other shapes: names that differ in a literal have tests of their own.
+FEW = {"name": "experts", "experts": 3}  # so that each of them is chosen by some token of a short batch
+FURTHER = {"mixer": ["grouped-query", {"name": "sliding-window", "window": 5}], "ffn": ["geglu"]}
+Row = dict[str, int]  # of each kind, which of its choices
+
+
+def choices():
+    """The choices of each kind."""
+    plain = {k: [n for n, m in registry.methods(k).items() if not m.defaults and (k, n) not in SOURCE] for k in ORDER}
+    found = {kind: [*names, *FURTHER.get(kind, [])] for kind, names in plain.items()}
+    return {kind: [FEW if n == "experts" else n for n in names] for kind, names in found.items()}
+
+
+def composed(row, names):
+    """The Spec of a row. Raises SpecError where two of its parts cannot be combined."""
+    spec = make_method("lm", BASE)
+    for kind in ORDER:
+        if kind in row:
+            spec = patch(spec, {PLACES[kind]: names[kind][row[kind]]})
+    with torch.device("meta"):
+        spec.build(vocab_size=VOCABULARY)
+    return spec
+
+
+def pairs_of(row):
+    return set(itertools.combinations(sorted(row.items()), 2))
+
+
+def refused(names):
+    """The pairs that cannot be combined."""
+    found = {}
+    for kind, other in itertools.combinations(sorted(ORDER), 2):
+        for i, j in itertools.product(range(len(names[kind])), range(len(names[other]))):
+            try:
+                composed({kind: i, other: j}, names)
+            except SpecError as error:
+                found[(kind, i), (other, j)] = str(error)
+    return found
+
+
+def cover(names, never, seed=0):
+    """Rows in which every pair that is not in `never` occurs; greedily, so not the fewest.
+
+    Each row begins with a pair that is missing; the other kinds get, in random order, the choice that adds most.
+    """
+    generator = random.Random(seed)
+    kinds = sorted(ORDER)
+    missing = {
+        ((a, i), (b, j))
+        for a, b in itertools.combinations(kinds, 2)
+        for i, j in itertools.product(range(len(names[a])), range(len(names[b])))
+    } - never
+    rows = []
+    while missing:
+        best: Row = {}
+        for _ in range(10):
+            row: Row = dict(generator.choice(sorted(missing)))
+            for kind in generator.sample(kinds, len(kinds)):
+                if kind in row:
+                    continue
+                allowed = [i for i in range(len(names[kind])) if not pairs_of({**row, kind: i}) & never]
+                if allowed:
+                    gains = {i: len(pairs_of({**row, kind: i}) & missing) for i in allowed}
+                    row[kind] = generator.choice([i for i in allowed if gains[i] == max(gains.values())])
+            if not best or len(pairs_of(row) & missing) > len(pairs_of(best) & missing):
+                best = row
+        rows.append(best)
+        missing -= pairs_of(best)
+    return rows
+
+
+NAMES = choices()
+REFUSED = refused(NAMES)
+ROWS = cover(NAMES, REFUSED.keys())
+
+
+def title(row):
+    return ",".join(str(n if isinstance(n := NAMES[k][i], str) else n["name"]) for k, i in row.items())
+
+
+def test_what_cannot_be_combined_is_refused_by_name():
+    for ((kind, _), (other, _)), message in REFUSED.items():
+        assert any(f"{k}: " in message or f".{k}" in message for k in (kind, other)), message
+
+
+def test_every_pair_is_in_a_row():
+    found = set().union(*(pairs_of(row) for row in ROWS))
+    sizes = [len(NAMES[kind]) for kind in ORDER]
+    assert len(found) + len(REFUSED) == sum(a * b for a, b in itertools.combinations(sizes, 2))
+    assert not found & REFUSED.keys()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=title)
+def test_parts_work_together(row, tmp_path):
+    spec = composed(row, NAMES)
+    model = randomise(spec.build(vocab_size=VOCABULARY)).double().eval()
+    ids = tokens(2, 12)
+
+    # decoding in pieces gives what one pass gives
+    with torch.inference_mode():
+        full = model(ids).logits
+        for pieces in ((5, 1, 6), (1,) * 12):
+            state = model.start(2)
+            parts = torch.cat([model(part, state).logits for part in ids.split(pieces, 1)], 1)
+            torch.testing.assert_close(parts, full, rtol=0, atol=1e-9)
+        state = model.start(2)
+        model(ids[:, :5], state)
+        mark = state.mark()
+        model(ids[:, 5:9], state)
+        back = [7, 5] if claims(model, "rewind") else [5, 5]
+        state.rewind(mark, back)
+        again = model(torch.stack([row[n : n + 3] for row, n in zip(ids, back, strict=True)]), state).logits
+        expected = torch.stack([row[n : n + 3] for row, n in zip(full, back, strict=True)])
+        torch.testing.assert_close(again, expected, rtol=0, atol=1e-9)
+        if claims(model, "packed"):
+            segments = (torch.arange(12) >= 5).long()[None].expand(2, -1)
+            positions = torch.cat([torch.arange(5), torch.arange(7)])[None].expand(2, -1)
+            packed = model(Batch(ids=ids, segments=segments, positions=positions)).logits
+            torch.testing.assert_close(packed[:, :5], full[:, :5], rtol=0, atol=1e-9)
+            torch.testing.assert_close(packed[:, 5:], model(ids[:, 5:]).logits, rtol=0, atol=1e-9)
+
+    # one training step: everything learns, and the loss falls
+    batch, optimizer = shifted(ids), torch.optim.SGD(model.parameters(), lr=1e-6)
+    loss = model.nll(batch)
+    loss.backward()
+    learned = gradients(model)
+    assert [k for k, _ in model.named_parameters() if k not in learned or not learned[k].abs().sum() > 0] == []
+    assert all(value.isfinite().all() for value in learned.values())
+    optimizer.step()
+    assert model.nll(batch) < loss
+
+    # a folder keeps all of it
+    model = model.float()
+    model.save_pretrained(tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.state_dict().keys() == model.state_dict().keys()
+    torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=title)
+def test_counts_equal_the_counted(row):
+    """Parameters of the tensors, and FLOPs of the products where every query sees every key."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = composed(row, NAMES).build(vocab_size=VOCABULARY).eval()
+    model.attention_form = "plain"
+    assert model.parameter_count() == sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+    if any(getattr(layer.self_attn, "window", None) for layer in model.model.layers):
+        return
+    with FlopCounterMode(display=False) as counter:
+        model(tokens(1, 32))
+    assert abs(counter.get_total_flops() / (32 * model.forward_flops(32)) - 1) < 0.01
