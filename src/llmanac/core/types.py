@@ -26,7 +26,8 @@ class Batch:
         embeddings: (B, T, D) vectors in the place of token embeddings (soft prompts, images).
         targets: (B, T) the token to predict at each place, `IGNORE` where there is none.
         positions: (B, T) position of each token in its own document; `None` counts from the state's length.
-        segments: (B, T) which document of a packed row a token belongs to; nothing passes from one to the next.
+        segments: (B, T) which document of a packed row a token belongs to: a run of equal numbers, negative for
+            padding. Nothing passes from one document to the next.
         lengths: (B,) how many tokens of each row are real; `None` means all of them (padding is on the right).
         mask: what a token may see: the past, the whole row, or a whole prefix and then the past.
         prefix: (B,) prefix length of each row, for `mask="prefix"`.

@@ -76,9 +76,12 @@ class Completion:
         return [s.id for s in self.token_logprobs]
 
     @property
-    def logprobs(self) -> list[float]:
-        """The natural log-probability of each generated token under the model (before temperature and cuts)."""
-        return [cast(float, s.logprob) for s in self.token_logprobs]
+    def logprobs(self) -> list[float | None]:
+        """The natural log-probability of each generated token under the model (before temperature and cuts).
+
+        None for tokens that a constraint forced at the very end: the model never read what comes before them.
+        """
+        return [s.logprob for s in self.token_logprobs]
 
     @property
     def arrays(self) -> Arrays:

@@ -1,6 +1,6 @@
 """The prefix cache: the state of a prompt's beginning is kept, and prompts that begin alike reuse it.
 
-Every prompt and every finished answer leaves its full blocks in a pool (`models/_block_pool.py`), found again by the
+Every prompt and every finished answer leaves its full blocks in a pool (`models/state/pool.py`), found again by the
 hash of their tokens and of all tokens before them; so a system prompt is read once, and a conversation's next turn
 reads only what is new. At least one token of a prompt is always read, since its logits begin the answer. Blocks hold
 nothing but keys and values of tokens that the new request has itself; only its time shows from outside.
@@ -40,6 +40,7 @@ class PrefixCache:
         self.prompt_tokens = self.reused_tokens = 0
         self.pool = self._new_pool()
         self._weights = self._stamp()
+        self._epoch = 0  # counts changes of the weights
 
     @classmethod
     def fits(cls, model: Any) -> bool:
@@ -79,11 +80,15 @@ class PrefixCache:
             if prompt is not None:
                 self.prompt_tokens += len(prompt)
                 self.reused_tokens += counts[-1]
-        return PagedState(self.pool, rows, list(counts)), counts
+        state = PagedState(self.pool, rows, list(counts))
+        for made in state.rows:
+            made.epoch = self._epoch
+        return state, counts
 
     def keep(self, state: Any, row: int, ids: Sequence[int]) -> None:
         """Let the full blocks of a row be found again; `ids` are its tokens (more than it holds are ignored)."""
-        if isinstance(state, PagedState) and state.pool is self.pool:
+        self._check_weights()
+        if isinstance(state, PagedState) and state.pool is self.pool and state.rows[row].epoch == self._epoch:
             self.pool.register(state.blocks[row], ids[: state.counts[row]])
 
     def clear(self) -> None:
@@ -95,6 +100,7 @@ class PrefixCache:
         stamp = self._stamp()
         if stamp == self._weights:
             return
+        self._epoch += 1
         if [entry[1:2] + entry[3:] for entry in stamp] != [entry[1:2] + entry[3:] for entry in self._weights]:
             self.pool = self._new_pool()  # other numbers need other stores
         else:

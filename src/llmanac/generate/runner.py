@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -78,7 +79,8 @@ class TorchRunner:
         state, stop = self._state, start + len(tokens)
         if (start, stop) != (0, state.batch):
             state = state.view(start, stop)
-        batch = padded(tokens, self.device, source)
+        given = None if source is None else Batch.padded(source, device=self.device)
+        batch = replace(Batch.padded(tokens, device=self.device), source=given)
         want: Want = ALL if every else LAST
         logits: Tensor = self._call(batch, state, want).logits
         return logits
@@ -97,16 +99,6 @@ class TorchRunner:
         if self._state is not None:
             self._state.close()
         self._state = None
-
-
-def padded(rows: Sequence[Sequence[int]], device: torch.device, source: Any = None) -> Batch:
-    """Rows of ids as one batch, padded on the right with 0."""
-    lengths = [len(row) for row in rows]
-    longest = max(lengths)
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
-    ragged = min(lengths) < longest
-    given = None if source is None else padded(source, device)
-    return Batch(ids=ids, lengths=torch.tensor(lengths, device=device) if ragged else None, source=given)
 
 
 def device_of(model: Any) -> torch.device:

@@ -29,6 +29,7 @@ class Row:
         request: whose prompt is read; its sequences fork from this row when the prompt has been read.
         sequence: what decodes here; None while the prompt is read.
         pending: tokens that the state does not hold yet.
+        source: tokens of the source that an encoder reads with the first of them.
         read: tokens that it holds.
     """
 
@@ -36,6 +37,12 @@ class Row:
     pending: list[int]
     sequence: Generated | None = None
     read: int = 0
+    source: int = 0
+
+    @property
+    def cost(self) -> int:
+        """Tokens that the next call reads for it."""
+        return max(len(self.pending), self.source if self.sequence is None else 0)
 
 
 @dataclass(frozen=True)
@@ -66,16 +73,17 @@ def schedule(rows: Sequence[Row], vocabulary: int) -> list[Call]:
     """The calls of one step, in order."""
     calls = []
     decoding = sum(row.sequence is not None for row in rows)
-    if decoding:
-        most = max(len(row.pending) for row in rows[:decoding])
-        calls.append(Call(0, decoding, most, most > 1))
+    at = 0
+    while at < decoding:
+        calls.append(_decode(rows, at, decoding, vocabulary))
+        at = calls[-1].stop
     left, start = READ_TOKENS, decoding
     while start < len(rows) and left > 0:
         call = _read(rows, start, min(left, budget(rows[start].request, vocabulary)))
         calls.append(call)
         if len(rows[start].pending) > call.tokens:
             break  # the rest of this prompt comes before those behind it
-        left -= (call.stop - call.start) * call.tokens
+        left -= (call.stop - call.start) * max(row.cost for row in rows[call.start : call.stop])
         start = call.stop
     return calls
 
@@ -87,13 +95,25 @@ def budget(request: Request, vocabulary: int) -> int:
     return max(1, min(READ_TOKENS, SCORED_LOGITS // vocabulary))
 
 
-def _read(rows: Sequence[Row], start: int, limit: int) -> Call:
-    """The rows from `start` on whose pending tokens fit one call; one row alone may read a part of its tokens."""
-    scored = rows[start].request.prompt_logprobs is not None
-    longest, stop = len(rows[start].pending), start + 1
-    while stop < len(rows) and (rows[stop].request.prompt_logprobs is not None) == scored:
-        longer = max(longest, len(rows[stop].pending))
-        if (stop + 1 - start) * longer > limit:
+def _decode(rows: Sequence[Row], start: int, end: int, vocabulary: int) -> Call:
+    """Rows from `start` on whose pending tokens fill at least half of the padded call."""
+    longest, real, stop = len(rows[start].pending), len(rows[start].pending), start + 1
+    while stop < end:
+        longer, more = max(longest, len(rows[stop].pending)), real + len(rows[stop].pending)
+        if (stop + 1 - start) * longer > 2 * more:
             break
-        longest, stop = longer, stop + 1
+        longest, real, stop = longer, more, stop + 1
+    most = max(1, SCORED_LOGITS // vocabulary // (stop - start))
+    return Call(start, stop, min(longest, most), longest > 1)
+
+
+def _read(rows: Sequence[Row], start: int, limit: int) -> Call:
+    """The rows from `start` on that fit one call; one row alone may read a part of its pending tokens."""
+    scored = rows[start].request.prompt_logprobs is not None
+    cost, longest, stop = rows[start].cost, len(rows[start].pending), start + 1
+    while stop < len(rows) and (rows[stop].request.prompt_logprobs is not None) == scored:
+        dearer = max(cost, rows[stop].cost)
+        if (stop + 1 - start) * dearer > limit:
+            break
+        cost, longest, stop = dearer, max(longest, len(rows[stop].pending)), stop + 1
     return Call(start, stop, min(longest, limit) if stop == start + 1 else longest, scored)

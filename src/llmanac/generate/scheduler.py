@@ -112,7 +112,8 @@ class Scheduler:
             scored = request.prompt_logprobs is not None
             request.prompt_token_logprobs = [TokenLogprob(request.prompt[0], None)] if scored else []
             pending = list(request.prompt[count:]) if self._start_id is None else [self._start_id]
-            self.table.append(Row(request, pending, read=count))
+            source = 0 if self._start_id is None else len(request.prompt)
+            self.table.append(Row(request, pending, read=count, source=source))
 
     def _run(self, call: Call, rows: list[Row]) -> tuple[Tensor, list[list[int]]]:
         """The logits of a call, and the tokens that each row read."""
@@ -135,8 +136,11 @@ class Scheduler:
                 score_given(sequence, given, row)
             ends = torch.tensor([len(given) - 1 for given in tokens], device=logits.device)
             logits = logits.gather(1, ends[:, None, None].expand(-1, 1, logits.shape[-1]))
-        for row, chosen in zip(rows, choose(logits[:, -1], sequences), strict=True):
-            row.pending += self._push(row.sequence, chosen)
+        ready = [i for i, row in enumerate(rows) if not row.pending]  # the others have more to read first
+        if ready:
+            last = logits[:, -1] if len(ready) == len(rows) else logits[torch.tensor(ready, device=logits.device), -1]
+            for i, chosen in zip(ready, choose(last, [sequences[i] for i in ready]), strict=True):
+                rows[i].pending = self._push(sequences[i], chosen)
         return sequences
 
     def _push(self, sequence: Any, chosen: TokenLogprob) -> list[int]:

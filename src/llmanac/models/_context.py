@@ -115,9 +115,9 @@ class Context:
         return self.segments != before
 
     def real(self) -> Tensor | None:
-        """(B, T) bool: which tokens are not padding; None where none is."""
+        """(B, T) bool: which tokens are not padding (past a row's length, or of a negative segment); None for all."""
         if self.lengths is None:
-            return None
+            return None if self.segments is None else self.segments >= 0
         steps = torch.arange(self.positions.shape[1], device=self.positions.device)
         return steps < self.lengths[:, None]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
@@ -26,7 +28,9 @@ def check_targets(batch: Batch, want: Want) -> None:
         raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
 
 
-def check_request(layers: Sequence[Any], head: Any, batch: Batch, state: Any, want: Want, *, reads_source: bool) -> None:
+def check_request(
+    layers: Sequence[Any], head: Any, batch: Batch, state: Any, want: Want, *, reads_source: bool
+) -> None:
     """All that can be refused is refused before a layer has run, so that a state is never half advanced.
 
     Raises:
@@ -55,6 +59,12 @@ def check_supported(layers: Iterable[Any], batch: Batch) -> None:
         if missing:
             what = "segments (packed rows)" if "packed" in missing else f"mask={batch.mask!r}"
             raise RequestError(f"{what}: not supported by {type(layer).__name__}'s mixer; it is causal only")
+
+
+def documents(segments: Tensor) -> Tensor:
+    """Segments (B, T) with a number of its own for each run; padding stays negative."""
+    begins = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+    return torch.where(segments < 0, segments, begins.cumsum(1))
 
 
 def place(batch: Batch, state: DecodingState | None) -> tuple[SlotMapping | None, AttentionMask]:

@@ -172,7 +172,7 @@ class DecodingTrial:
         )
         taken = time.perf_counter() - start
         reference = self.reference_logprobs(engine)
-        logprobs = [math.fsum(c.logprobs) / len(c.ids) for c in done]
+        logprobs = [math.fsum(c.arrays.logprobs) / len(c.ids) for c in done]
         decode = self.artefact.tokenizer.decode
         values = {
             "reference_f1": [f1(decode(c.ids), decode(p.reference)) for c, p in zip(done, self.passages, strict=True)],

@@ -73,7 +73,9 @@ class Block(nn.Module):
                 raise SpecError(f"position: {spec.position.name} acts on attention scores; {spec.mixer.name} has none")
             heads, head_dim = spec.mixer.head_shape(dim) or (1, dim)
             self.position = spec.position.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length)
-        self.supports: frozenset[str] = self.self_attn.supports | {"source"} if cross else self.self_attn.supports
+        self.supports: frozenset[str] = self.self_attn.supports
+        if cross:  # a packed row would need a packed source
+            self.supports = (self.supports - {"packed"}) | {"source"}
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
         """An empty state for `batch` rows."""

@@ -95,9 +95,10 @@ class Experts(nn.Module):
     def _balance(self, probabilities: Tensor, chosen: Tensor, real: Tensor | None) -> Tensor:
         assigned = torch.zeros_like(probabilities).scatter_(1, chosen, 1.0)
         if real is not None:
-            keep = real.expand(-1, -1).flatten().nonzero().squeeze(1)
+            keep = real.flatten().nonzero().squeeze(1)
             assigned, probabilities = assigned[keep], probabilities[keep]
-        return self.balance * self.count * (assigned.mean(0) * probabilities.mean(0)).sum()
+        tokens = max(1, len(assigned))
+        return self.balance * self.count * (assigned.sum(0) * probabilities.sum(0)).sum() / tokens**2
 
     def flops(self) -> float:
         """Matrix-product FLOPs of one token, forward: k experts, the shared one and the router."""

@@ -46,7 +46,10 @@ class Head(Product):
         raise NotImplementedError
 
     def entropy(self, hidden: Tensor, context: Context) -> Tensor:
-        """Entropy in nats of each place's distribution: (B, T, D) -> (B, T), in chunks, with a gradient."""
+        """Entropy in nats of each place's distribution: (B, T, D) -> (B, T), with a gradient.
+
+        The linear head computes it in chunks; a head that looks back makes the distributions (B, T, V).
+        """
         raise NotImplementedError
 
     def flops(self, keys: float) -> float:

@@ -115,6 +115,14 @@ class EncoderDecoder(Transformer):
         check_request(self.model.layers, self.lm_head, batch, state, want, reads_source=True)
         if batch.source is None and state is None:
             raise RequestError("source: this model reads a source sequence; give Batch(source=...)")
+        if state is not None:
+            given = batch.source is not None
+            if not given and not all(row.source for row in state.rows):
+                raise RequestError(
+                    "source: a row of the state was given none; give Batch(source=...) with its first tokens"
+                )
+            for row in state.rows:
+                row.source = row.source or given
         x, context = self._enter(batch, state)
         if batch.source is not None:
             memory, losses = self.encode(batch.source)
@@ -132,6 +140,8 @@ class EncoderDecoder(Transformer):
         Raises:
             RequestError: a source that is packed, or that the encoder cannot take.
         """
+        if source.lengths is not None and bool((source.lengths < 1).any()):
+            raise RequestError("source: a row has no tokens; an encoder reads at least one")
         if source.segments is not None:
             raise RequestError("source: segments are not supported; give each row one source")
         source = replace(source, mask="bidirectional", prefix=None)

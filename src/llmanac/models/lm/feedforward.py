@@ -26,7 +26,7 @@ from llmanac.core.types import ALL, LAST, Batch, Output, Want
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
 from llmanac.models._layers import Embedding, Linear, upcast
-from llmanac.models._pass import check_targets, place
+from llmanac.models._pass import check_targets, documents, place
 from llmanac.models.heads import pick
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm._base import TrainedModel
@@ -166,7 +166,7 @@ class FeedForward(TrainedModel):
             padded = F.pad(ids, (reach - 1, 0), value=self.vocab_size)
             windows = padded.unfold(1, reach, 1).flip(-1)
             if batch.segments is not None:
-                segments = F.pad(batch.segments, (reach - 1, 0), value=-1).unfold(1, reach, 1).flip(-1)
+                segments = F.pad(documents(batch.segments), (reach - 1, 0), value=-1).unfold(1, reach, 1).flip(-1)
                 windows = windows.masked_fill(segments != segments[..., :1], self.vocab_size)
             return windows
         slots, _ = place(batch, state)

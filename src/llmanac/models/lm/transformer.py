@@ -23,7 +23,7 @@ from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
 from llmanac.models._masks import AttentionMask
-from llmanac.models._pass import check_request, place, read_head, run_layers
+from llmanac.models._pass import check_request, documents, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.heads import HeadSpec
@@ -226,7 +226,7 @@ class Transformer(TrainedModel):
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
 
-        The logits are never held: see `kernels/cross_entropy.py`.
+        The logits are never held: see `kernels/nn/cross_entropy.py`.
 
         Raises:
             RequestError: a batch without targets.
@@ -237,6 +237,8 @@ class Transformer(TrainedModel):
 
     def _enter(self, batch: Batch, state: DecodingState | None) -> tuple[Tensor, Context]:
         """The embedded tokens and the context that all layers see."""
+        if batch.segments is not None:
+            batch = replace(batch, segments=documents(batch.segments))
         slots, mask = place(batch, state)
         position = self.model.position
         if slots is not None and batch.positions is not None and self._compares:

@@ -33,7 +33,7 @@ class SlotMapping:
         lengths: (B,) new tokens of each row that are real, or None for all T.
         key_positions: (1, S), the positions of the keys of a cache that holds a row's tokens in order.
         planned: (B,) tokens that each row is planned for; see `DecodingState.plan`.
-        known: key positions of other caches by their kind, so that layers with equal ones use one tensor and one mask.
+        known: what layers with equal caches compute once: an index, key positions of a ring (and so one mask).
     """
 
     offsets: Tensor
@@ -43,7 +43,7 @@ class SlotMapping:
     lengths: Tensor | None
     key_positions: Tensor
     planned: Tensor
-    known: dict[Any, Tensor] = field(default_factory=dict)
+    known: dict[Any, Any] = field(default_factory=dict)
 
     def positions(self) -> Tensor:
         """(B, T): positions of the new tokens."""
@@ -269,7 +269,9 @@ class DecodingState:
             len(mark.rows) != len(counts)
             or any(made not in row.marks for made, row in zip(mark.rows, self.rows, strict=True))
         ):
-            raise RequestError("state: the mark is of other rows, or of tokens that were forgotten since; take a new one")
+            raise RequestError(
+                "state: the mark is of other rows, or of tokens that were forgotten since; take a new one"
+            )
         held = (None,) * len(self.layers) if mark is None else mark.layers
         parts = [(layer, kept) for layer, kept in zip(self.layers, held, strict=True) if layer is not None]
         for layer, kept in parts:  # all of them, or none

@@ -69,8 +69,9 @@ def write(tensor: Tensor, new: Tensor, slots: SlotMapping, dim: int) -> None:
     if slots.start is not None:
         tensor.narrow(dim, slots.start, slots.tokens).copy_(new)
         return
-    rows = torch.arange(tensor.shape[0], device=tensor.device)[:, None]
-    columns = slots.positions()
+    if "index" not in slots.known:  # one for all tensors of all layers
+        slots.known["index"] = (torch.arange(tensor.shape[0], device=tensor.device)[:, None], slots.positions())
+    rows, columns = slots.known["index"]
     if dim == 1:
         tensor[rows, columns] = new.to(tensor.dtype)
     else:

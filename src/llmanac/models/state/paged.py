@@ -128,7 +128,10 @@ class PagedState(DecodingState):
 
     def _rows(self, order: Sequence[int]) -> list[Row]:
         """New rows that hold the blocks of these rows too."""
-        rows = [Row(self.rows[i].count, list(self.rows[i].blocks)) for i in order]
+        rows = []
+        for old in (self.rows[i] for i in order):
+            rows.append(old.copy())
+            rows[-1].blocks, rows[-1].epoch = list(old.blocks), old.epoch
         for row in rows:
             self.pool.hold(row.blocks)
         return rows

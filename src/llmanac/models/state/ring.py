@@ -64,8 +64,8 @@ class RingCache(StoredState):
         floor = (target - self.window).clamp(min=0)  # the oldest position that must be there afterwards
         if bool((((found >= floor) & (found < target)).sum(1, keepdim=True) < target - floor).any()):
             raise RequestError(
-                f"state: a ring of {self.window} tokens has overwritten what {list(lengths)} needs; rewind it to a later "
-                "length, or take marks more often"
+                f"state: a ring of {self.window} tokens has overwritten what {list(lengths)} needs; rewind it to a "
+                "later length, or take marks more often"
             )
 
     def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
