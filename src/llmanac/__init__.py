@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC = {
     "load_model": "llmanac.models.load",
+    "save_model": "llmanac.models.save",
     "load_tokenizer": "llmanac.tokenizers.load",
     "train_tokenizer": "llmanac.tokenizers.load",
     "train_classifier": "llmanac.recipes.classification",
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Engine
     from llmanac.lab.compare import compare
     from llmanac.models.load import load_model
+    from llmanac.models.save import save_model
     from llmanac.recipes.classification import train_classifier
     from llmanac.recipes.run import run
     from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 __all__ = [
-    "Corrector", "Engine", "build", "classify", "compare", "load_model", "load_tokenizer", "run", "score",
+    "Corrector", "Engine", "build", "classify", "compare", "load_model", "load_tokenizer", "run", "save_model", "score",
     "train_classifier", "train_tokenizer",
 ]  # fmt: skip
 

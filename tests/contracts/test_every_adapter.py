@@ -307,3 +307,22 @@ def test_rows_of_other_lengths(name):
     padded = model(Batch(ids=ids, lengths=lengths)).logits
     for row, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(padded[row, :length], model(ids[row : row + 1, :length]).logits[0])
+
+
+@every
+def test_an_encoder_decoder(name):
+    """Layers of both stacks and cross-attention; its tied head serves one stack, its embedding both."""
+    spec = make_method("lm", {"name": "encoder-decoder", "dim": 32, "encoder_layers": 1, "layers": 1})
+    model = randomise(spec.build(vocab_size=VOCABULARY)).double().eval()
+    transform = make_method("adapter", {"name": name, "targets": list(TARGETS["all"])}).build().apply(model)
+    assert {"encoder.layers.0", "model.layers.0"} <= {".".join(k.split(".")[:3]) for k in transform.parts}
+    perturbed(transform)
+    batch = shifted(tokens(2, 8), source=Batch(ids=tokens(2, 6, seed=5)))
+    nll = model.nll(batch)
+    nll.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in transform.parameters().values())
+    with transform.disabled():
+        assert abs(model.nll(batch) - nll) > 1e-2
+    transform.merge()
+    torch.testing.assert_close(model.nll(batch), nll, rtol=1e-12, atol=1e-10)
+    assert model.spec.tied is False and transform.model is None

@@ -10,6 +10,8 @@ from llmanac.core import registry
 from llmanac.core.errors import CheckpointError
 from llmanac.core.types import Batch, Objective
 from llmanac.data.pack import Row
+from llmanac.data.tokens import TokenDataset
+from llmanac.recipes.parts import Tokens
 from llmanac.tokenizers.load import train_tokenizer
 
 NAMES = list(registry.methods("objective"))
@@ -77,3 +79,22 @@ def test_its_state_goes_through_tensors(name, tokenizer):
     other.load_state_dict(state)
     with pytest.raises(CheckpointError):
         other.load_state_dict({"nothing of the kind": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", OF_TOKENS)
+def test_a_comparison_can_train_and_measure_with_it(name, tokenizer, model, tmp_path):
+    """Its rows come from prepared text, and its metrics have a value for each held-out item and for all together."""
+    objective = registry.build("objective", name, tokenizer=tokenizer)
+    documents = ["some text to learn from", "from text " * 30, "learn"]
+    text = Tokens(tokenizer, TokenDataset.write(tmp_path / "tokens", documents, tokenizer))
+    batch = objective.collate(next(objective.source(text, length=16, rows=2, seed=0)))
+    assert objective.loss(model, batch)[1] > 0
+    held_out = objective.held_out(text, documents, length=16)
+    found = objective.evaluate(model, held_out)
+    assert list(found) == [metric.name for metric in objective.metrics]
+    for metric in objective.metrics:
+        items = found[metric.name]
+        assert metric.better in ("lower", "higher") and len(items) >= len(documents)
+        assert np.isfinite(items.values).all() and min(items.values) < items.mean < max(items.values)
+    again = objective.evaluate(model, held_out)
+    assert again == found and not any(p.grad is not None for p in model.parameters())

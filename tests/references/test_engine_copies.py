@@ -64,8 +64,9 @@ class CountingRunner(TorchRunner):
         self.total[what] += seen.copied
         return found
 
-    def extend(self, prompts: Any, reserve: int) -> list[int]:
-        found: list[int] = self._counted("extend", lambda: super(CountingRunner, self).extend(prompts, reserve))
+    def extend(self, prompts: Any, reserve: int, planned: Any = ()) -> list[int]:
+        extend = super().extend
+        found: list[int] = self._counted("extend", lambda: extend(prompts, reserve, planned))
         return found
 
     def arrange(self, order: Any) -> None:

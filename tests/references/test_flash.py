@@ -97,3 +97,27 @@ def test_a_window_has_linear_memory_and_work(form, kind):
 def test_packed_documents_are_skipped():
     segments = (torch.arange(2048) // 256)[None]
     assert cost(2048, None, segments=segments)[1] < 0.3 * cost(2048, None)[1]
+
+
+def test_a_source_is_read_by_tiles():
+    """Cross-attention: other lengths of queries and keys, padding in the source, and a row without one."""
+    q, _, _ = qkv(length=300)
+    _, k, v = qkv(length=520)
+    real = torch.arange(520) < torch.tensor([520, 7, 0])[:, None]
+    mask = _masks.AttentionMask.of_source(real, 300)
+    score = build("score", "scaled-dot", heads=4, head_dim=16)
+    found, expected = (score.attend(q, k, v, mask, form=form) for form in ("flash", "plain"))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_bfloat16_is_near_float64_over_many_tiles():
+    q, k, v = qkv(length=700)
+    mask = _masks.of_batch(Batch(ids=tokens(3, 700)))
+    score = build("score", "scaled-dot", heads=4, head_dim=16)
+    low = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
+    exact, found = score.attend(q, k, v, mask), score.attend(*low, mask, form="flash")
+    assert found.dtype == torch.bfloat16 and (found.double() - exact).norm() < 0.01 * exact.norm()
+    above = torch.randn_like(exact)
+    slopes = torch.autograd.grad((exact * above).sum(), (q, k, v))
+    for a, b in zip(torch.autograd.grad((found * above.bfloat16()).sum(), low), slopes, strict=True):
+        assert a.dtype == torch.bfloat16 and (a.double() - b).norm() < 0.03 * b.norm()

@@ -1,4 +1,4 @@
-"""The scores beside the scaled dot product: formulas written out, torch.nn.Bilinear, Gemma 2's cap, gpt-oss' sinks."""
+"""Scores other than the scaled dot product: formulas written out, torch.nn.Bilinear, Gemma 2's cap, gpt-oss' sinks."""
 
 from __future__ import annotations
 

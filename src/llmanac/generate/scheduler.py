@@ -61,6 +61,7 @@ class Scheduler:
         """Queue a request; it starts as soon as there are rows for it, first come first served."""
         self.waiting.append(request)
 
+    @torch.inference_mode()
     def cancel(self, request: Request) -> None:
         """Forget a request, waiting or running; its rows leave the batch now."""
         if request in self.waiting:

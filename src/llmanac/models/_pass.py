@@ -26,6 +26,27 @@ def check_targets(batch: Batch, want: Want) -> None:
         raise RequestError(f"targets: {shapes}; every id needs its target (IGNORE where there is none)")
 
 
+def check_request(layers: Sequence[Any], head: Any, batch: Batch, state: Any, want: Want, *, reads_source: bool) -> None:
+    """All that can be refused is refused before a layer has run, so that a state is never half advanced.
+
+    Raises:
+        RequestError: what the model, its head or its layers cannot do.
+    """
+    check_targets(batch, want)
+    check_supported(layers, batch)
+    wrong = [n for n in want.layers if not 0 <= n <= len(layers)]
+    if wrong:
+        raise RequestError(f"layers: {wrong[0]} is not a block; there are 1 to {len(layers)}, and 0 for the embeddings")
+    if head.remembers and batch.ids is None:
+        raise RequestError("embeddings: a pointer head copies tokens, so it needs their ids")
+    if head.remembers and state is not None and (want.nll is not None or want.entropy):
+        raise RequestError("nll, entropy: this head looks back, so it scores complete rows only; leave the state out")
+    if batch.source is not None and not reads_source:
+        raise RequestError("source: this model has no encoder and no cross-attention; leave it out")
+    if batch.prefix is not None and batch.mask != "prefix":
+        raise RequestError('prefix: is read with mask="prefix" only')
+
+
 def check_supported(layers: Iterable[Any], batch: Batch) -> None:
     """Raises RequestError where a layer's mixer cannot do what the batch asks for."""
     needs = {batch.mask} | ({"packed"} if batch.segments is not None else set())
@@ -50,20 +71,12 @@ def place(batch: Batch, state: DecodingState | None) -> tuple[SlotMapping | None
 def run_layers(
     layers: Iterable[Any], x: Tensor, context: Context, states: Sequence[Any] | None, wanted: tuple[int, ...] = ()
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The residual stream after the last block, and what it was after the `wanted` ones (0: before the first).
-
-    Raises:
-        RequestError: a block that does not exist.
-    """
+    """The residual stream after the last block, and what it was after the `wanted` ones (0: before the first)."""
     kept = {0: x} if 0 in wanted else {}
-    count = 0
     for count, layer in enumerate(layers, 1):
         x = layer(x, context, None if states is None else states[count - 1])
         if count in wanted:
             kept[count] = x
-    missing = [n for n in wanted if n not in kept]
-    if missing:
-        raise RequestError(f"layers: {missing[0]} is not a block; there are 1 to {count}, and 0 for the embeddings")
     return x, tuple(kept[n] for n in wanted)
 
 
@@ -76,8 +89,6 @@ def read_head(head: Any, hidden: Tensor, batch: Batch, context: Context, state: 
         head.remember(hidden, context, state)
     if want.nll is not None:
         assert batch.targets is not None
-        if state is not None and head.remembers:
-            raise RequestError("nll: this head looks back, so it scores whole rows only; leave the state out")
         nll = head.nll(hidden, batch.targets, context, want.nll)
     if want.entropy:
         entropy = head.entropy(hidden, context)

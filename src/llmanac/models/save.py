@@ -34,7 +34,7 @@ STAGED = f"{files.TEMPORARY}weights"
 DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
 
-def save_pretrained(model: TrainedModel, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> Path:
+def save_model(model: TrainedModel, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> Path:
     """Write the model as the first family that can hold it, else as `llmanac`; returns the folder.
 
     Files of other names in the folder (a tokenizer's) are left alone. Raises LlmanacError where the disk refuses.

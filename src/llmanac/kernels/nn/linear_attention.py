@@ -38,7 +38,7 @@ def linear_attention(
         rates: (H,) by which a key loses weight a step.
         times: (B or 1, T) steps before and with each token, by default 1 .. T; padding takes none.
     """
-    batch, heads, length, _ = queries.shape
+    length = queries.shape[2]
     chunk = min(chunk, length)
     count = -(-length // chunk)
     padding = count * chunk - length
@@ -78,7 +78,7 @@ def linear_attention(
 def _decayed(
     pairs: Tensor, queries: Tensor, keys: Tensor, rates: Tensor, times: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Products inside chunks (B, H, n, L, L), queries and keys (B, H, n, L, f) with their decay; that of S (.., n, 1, 1).
+    """Products inside chunks (B, H, n, L, L), queries and keys (B, H, n, L, f), decayed; and S's decay (.., n, 1, 1).
 
     Only differences of times within a chunk occur, so nothing grows.
     """

@@ -64,7 +64,8 @@ class Rope(Entry):
         theta, scaling = position.get("theta", self.theta), position.get("scaling")
         stretch: dict[str, Any] = {"rope_type": "default"}
         if scaling is not None:
-            sizes = {theirs: scaling[SIZES[theirs][0]] for theirs in SCALINGS[scaling["type"]]}
+            # a type that is not known here has no sizes, and is refused when it is read again
+            sizes = {theirs: scaling[SIZES[theirs][0]] for theirs in SCALINGS.get(scaling["type"], ())}
             stretch = {"rope_type": scaling["type"], **sizes}
         part = {"partial_rotary_factor": position.get("rotary_fraction", 1.0)} if self.partial else {}
         return {

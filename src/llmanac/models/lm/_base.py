@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+import llmanac
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.rng import parameter_generator
 from llmanac.models._layers import Embedding
@@ -59,3 +61,10 @@ class TrainedModel(nn.Module):
         """The error for ids outside the vocabulary."""
         wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
         return RequestError(f"ids: {int(wrong[0])} is not a token id below {self.vocab_size}")
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder.
+
+        The layout is that of the first Hugging Face family that can hold the model, else `llmanac`'s own.
+        """
+        return llmanac.save_model(self, folder)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import Context, Memory
-from llmanac.models._pass import check_supported, check_targets, place, read_head, run_layers
+from llmanac.models._pass import check_request, check_supported, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.heads import HeadSpec
@@ -112,7 +112,7 @@ class EncoderDecoder(Transformer):
             RequestError: no source, or a batch that the model cannot take.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
-        check_targets(batch, want)
+        check_request(self.model.layers, self.lm_head, batch, state, want, reads_source=True)
         if batch.source is None and state is None:
             raise RequestError("source: this model reads a source sequence; give Batch(source=...)")
         x, context = self._enter(batch, state)

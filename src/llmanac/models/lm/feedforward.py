@@ -15,7 +15,6 @@ Bengio, Ducharme, Vincent & Jauvin 2003, A neural probabilistic language model, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -182,11 +181,3 @@ class FeedForward(TrainedModel):
         """FLOPs of training on one token: forward and twice that backward, each product as 2 m n k."""
         direct = 0 if self.direct is None else self.direct.weight.numel()
         return 6.0 * (self.hidden_layer.weight.numel() + self.lm_head.weight.numel() + direct)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""
-        from llmanac.models import save
-
-        config = {"architectures": ["FeedForward"], "model_type": "llmanac", "vocab_size": self.vocab_size}
-        state = save.canonical_state(self)
-        return save.write_model(self, Path(folder), config, state)

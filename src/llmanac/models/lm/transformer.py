@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,7 +23,7 @@ from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
 from llmanac.models._masks import AttentionMask
-from llmanac.models._pass import check_supported, check_targets, place, read_head, run_layers
+from llmanac.models._pass import check_request, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.heads import HeadSpec
@@ -201,7 +200,8 @@ class Transformer(TrainedModel):
             x: Tensor = self.model.embed_tokens(ids).to(self.dtype)
         except IndexError:
             raise self.wrong_id(ids) from None
-        return x if self._scale is None else x * self._scale
+        # rounded to the dtype of x first, as in the models that have such a factor
+        return x if self._scale is None else x * x.new_full((), self._scale)
 
     def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
         """What `want` asks for; see `core.types`.
@@ -214,7 +214,7 @@ class Transformer(TrainedModel):
             RequestError: ids, positions or a kind of attention that the model cannot take, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
-        check_targets(batch, want)
+        check_request(self.model.layers, self.lm_head, batch, state, want, reads_source=False)
         x, context = self._enter(batch, state)
         x, layers = run_layers(self.model.layers, x, context, None if state is None else state.layers, want.layers)
         hidden = self.model.norm(x)
@@ -237,7 +237,6 @@ class Transformer(TrainedModel):
 
     def _enter(self, batch: Batch, state: DecodingState | None) -> tuple[Tensor, Context]:
         """The embedded tokens and the context that all layers see."""
-        check_supported(self.model.layers, batch)
         slots, mask = place(batch, state)
         position = self.model.position
         if slots is not None and batch.positions is not None and self._compares:
@@ -298,9 +297,3 @@ class Transformer(TrainedModel):
         """FLOPs of one token, forward, where a query sees `keys` keys on average."""
         layers = stack_flops(self.model.layers, self.model.position, keys)
         return layers + float(self.lm_head.flops(keys))
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json, model.safetensors, generation_config.json and llmanac.json; returns the folder."""
-        from llmanac.models.save import save_pretrained
-
-        return save_pretrained(self, folder)

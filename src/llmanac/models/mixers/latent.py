@@ -1,14 +1,15 @@
-"""Multi-head latent attention: keys and values of all heads come from one small vector a token, which is all that is kept.
+"""Multi-head latent attention: keys and values of all heads are made from one small vector a token.
 
     c = norm(W_a x)       k_h = [W_uk,h c; R(W_r x)]      v_h = W_uv,h c      q_h = [q^c_h; R(q^r_h)]
     o_h = softmax(q_h k_h^T / sqrt(d + r)) v_h            y = W_o [o_1 .. o_H]
 
 x (B, T, D), c (B, T, n), q and k (B, H, T, d + r), v (B, H, T, e). R is the model's rotation; its part of a key, r
-numbers, is shared by all heads and cannot come from c, since a rotation between W_uk and c would depend on the position.
-The cache holds n + r numbers a token instead of H (d + r + e).
+numbers, is the same for all heads and cannot come from c, since a rotation between W_uk and c would depend on the
+position. The cache holds n + r numbers a token instead of H (d + r + e).
 
-A few new tokens after many are computed without making old keys and values again: q^c_h . W_uk,h c = (W_uk,h^T q^c_h) . c,
-so queries are taken to the latent space, and what is read there is taken back by W_uv,h. DeepSeek-V2, section 2.1.
+A few new tokens after many are computed without making the old keys and values again. Since
+q^c_h . (W_uk,h c) = (W_uk,h^T q^c_h) . c, queries are mapped to the latent space, and what they read there is mapped
+to values by W_uv,h. DeepSeek-V2, section 2.1.
 """
 
 from __future__ import annotations

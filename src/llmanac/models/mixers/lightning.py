@@ -36,9 +36,10 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(MixerSpec):
-    """heads: H; head_dim: d, by default D / H; slope: scale of all rates (MiniMax: 1 in the first layer, 0 in the last).
+    """heads: H; head_dim: d, by default D / H; slope: scale of all rates.
 
-    norm: of what all heads read; chunk: tokens that are compared pair by pair.
+    norm: of what all heads read; chunk: tokens that are compared pair by pair. MiniMax has a slope that falls from 1 in
+    the first layer to 0 in the last.
     """
 
     heads: int = 4
@@ -82,7 +83,8 @@ class Lightning(Mixer):
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> RecurrentState:
         """S in float32 or more."""
         memory = torch.float64 if dtype == torch.float64 else torch.float32
-        return RecurrentState([torch.zeros(batch, self.heads, self.head_dim, self.head_dim, dtype=memory, device=device)])
+        shape = (batch, self.heads, self.head_dim, self.head_dim)
+        return RecurrentState([torch.zeros(shape, dtype=memory, device=device)])
 
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         batch, length, _ = x.shape

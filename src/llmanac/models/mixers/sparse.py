@@ -7,7 +7,7 @@ Positions count from the start of a document, and blocks are runs of `block` pos
 the blocks before it, from a hash of the seed and j, and the graph has no direction: so what two tokens are to one
 another depends neither on the length of the row nor on its padding, and a causal model sees exactly the past half of a
 bidirectional one. A window and global tokens are Longformer (Beltagy et al. 2020); with random blocks it is BigBird
-(Zaheer et al. 2020), whose graph any two tokens cross in few steps.
+(Zaheer et al. 2020), whose graph any two tokens cross in few steps. The cache keeps all keys.
 """
 
 from __future__ import annotations
@@ -192,15 +192,19 @@ def by_document(mask: AttentionMask) -> AttentionMask:
     rule = mask.rule
     if rule is None or rule.segments is None:
         return mask
+    if "by document" in mask.plans:
+        found: AttentionMask = mask.plans["by document"]
+        return found
     segments, steps = rule.segments, mask.queries
     if rule.end is not None:  # each padded place becomes a document of its own
         segments = torch.where(steps < rule.end[:, None], segments, -1 - steps)
     before = torch.cat([segments[:, :1] - 1, segments[:, :-1]], dim=1)
     start = torch.where(segments != before, steps, 0).cummax(dim=1).values
     inside = steps - start
-    return AttentionMask(
-        replace(rule, segments=segments, end=None), inside, inside, causal=mask.causal, mask=True
-    )  # fmt: skip
+    rule = replace(rule, segments=segments, end=None)
+    made = AttentionMask(rule, inside, inside, causal=mask.causal, mask=True)
+    mask.plans["by document"] = made
+    return made
 
 
 class SparseScore(ScaledDot):

@@ -11,7 +11,10 @@ from llmanac.models._masks import AttentionMask
 def read_values(
     scores: Tensor, values: Tensor, mask: AttentionMask, bias: Tensor | None, sinks: Tensor | None = None
 ) -> Tensor:
-    """Scores (B, H, T, S), values (B, H_kv, S, d) -> (B, H, T, d); `bias` (B or 1, H, T, S) is added, sinks are (H,)."""
+    """Scores (B, H, T, S) and values (B, H_kv, S, d) -> (B, H, T, d).
+
+    `bias` (B or 1, H, T, S) is added to the scores; sinks (H,) are further logits that read nothing.
+    """
     batch, heads, length, keys = scores.shape
     additive = mask.additive(scores.dtype)
     if additive is not None:

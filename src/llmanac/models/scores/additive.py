@@ -3,9 +3,9 @@
     e_ts = v_h^T tanh(W_h q_t + U_h k_s)      A = softmax(e + M)      O = A V
     Q (B, H, T, d), K and V (B, H_kv, S, d), W and U (H, n, d), v (H, n), e and A (B, H, T, S)
 
-It can express more than a product, and costs a tanh of n numbers for every pair of tokens instead of a product. The
-(B, H, T, S, n) inside of the tanh is made for a few queries at a time, in the backward pass too (`kernels/nn/additive`).
-Bahdanau et al. 2014, appendix A.1.2. It has one form: `plain`.
+It can express more than a product, and costs a tanh of n numbers for every pair of tokens. The (B, H, T, S, n) inside
+of the tanh is made for a few queries at a time, in the backward pass too (`kernels/nn/additive`). Every form is
+computed as `plain`. Bahdanau et al. 2014, appendix A.1.2.
 """
 
 from __future__ import annotations

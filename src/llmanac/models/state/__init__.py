@@ -10,6 +10,7 @@ own over the same memory (`view`). So rows that join or leave a batch copy nothi
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -84,12 +85,11 @@ class LayerState:
         """What `rewind` needs to return to this moment, in which rows have `counts` tokens; None for nothing."""
         return None
 
-    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
-        """Forget each row's tokens past `lengths`; `counts` are the lengths before.
+    def check_rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Raises RequestError where the state cannot return to `lengths` from `counts`; changes nothing."""
 
-        Raises:
-            RequestError: the state cannot return there.
-        """
+    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Forget each row's tokens past `lengths`, which `check_rewind` allowed; `counts` are the lengths before."""
         raise RequestError(f"state: a {self.kind} state cannot be rewound")
 
     def extend(self, rows: int) -> None:
@@ -113,7 +113,14 @@ class LayerState:
         raise NotImplementedError
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
+class MarkedRow:
+    """A length that a row had when it was marked."""
+
+    length: int
+
+
+@dataclass(eq=False)
 class Row:
     """One sequence of a state. Views of a state hold the same objects."""
 
@@ -121,18 +128,34 @@ class Row:
     blocks: list[int] = field(default_factory=list)  # of a paged state
     plan: int = 0  # tokens it is expected to have in the end, where that was said
     planned: int = 0  # the same as its first tokens settled it
+    source: bool = False  # whether it was given a source sequence
+    epoch: int = 0  # of the weights that its blocks were computed with
+    version: int = 0  # counts changes of `blocks`
+    marks: weakref.WeakSet[MarkedRow] = field(default_factory=weakref.WeakSet)  # moments it can still return to
 
     def copy(self) -> Row:
         """The same sequence in a contiguous state of its own."""
-        return Row(self.count, plan=self.plan, planned=self.planned)
+        return Row(self.count, plan=self.plan, planned=self.planned, source=self.source)
+
+    def cut(self, count: int) -> None:
+        """Forget the tokens past `count`; marks past it are no longer valid."""
+        for mark in list(self.marks):
+            if mark.length > count:
+                self.marks.discard(mark)
+        self.count = count
+        self.source = self.source and count > 0
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment to return to: the lengths, and what each layer needs."""
+    """A moment to return to: each row's length, and what each layer needs."""
 
-    lengths: tuple[int, ...]
+    rows: tuple[MarkedRow, ...]
     layers: tuple[Any, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(row.length for row in self.rows)
 
 
 class DecodingState:
@@ -217,7 +240,10 @@ class DecodingState:
     def mark(self) -> Mark:
         """This moment, for `rewind`."""
         counts = self.counts
-        return Mark(tuple(counts), tuple(None if layer is None else layer.mark(counts) for layer in self.layers))
+        rows = tuple(MarkedRow(count) for count in counts)
+        for row, made in zip(self.rows, rows, strict=True):
+            row.marks.add(made)
+        return Mark(rows, tuple(None if layer is None else layer.mark(counts) for layer in self.layers))
 
     def rewind(self, mark: Mark | None, lengths: Sequence[int] | Tensor | None = None) -> None:
         """Forget each row's tokens past `lengths` (by default the mark's).
@@ -239,14 +265,19 @@ class DecodingState:
             raise RequestError(
                 f"state: cannot rewind rows of {counts} tokens to {new}; give every row a length between 0 and its own"
             )
-        if mark is not None and len(mark.lengths) != len(counts):
-            raise RequestError(f"state: the mark has {len(mark.lengths)} rows, the state {len(counts)}")
+        if mark is not None and (
+            len(mark.rows) != len(counts)
+            or any(made not in row.marks for made, row in zip(mark.rows, self.rows, strict=True))
+        ):
+            raise RequestError("state: the mark is of other rows, or of tokens that were forgotten since; take a new one")
         held = (None,) * len(self.layers) if mark is None else mark.layers
-        for layer, kept in zip(self.layers, held, strict=True):
-            if layer is not None:
-                layer.rewind(kept, new, counts)
+        parts = [(layer, kept) for layer, kept in zip(self.layers, held, strict=True) if layer is not None]
+        for layer, kept in parts:  # all of them, or none
+            layer.check_rewind(kept, new, counts)
+        for layer, kept in parts:
+            layer.rewind(kept, new, counts)
         for row, count in zip(self.rows, new, strict=True):
-            row.count = count
+            row.cut(count)
 
     def extend(self, rows: int = 1) -> None:
         """Add empty rows at the end."""

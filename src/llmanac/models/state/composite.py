@@ -32,6 +32,10 @@ class CompositeState(LayerState):
     def mark(self, counts: Sequence[int]) -> dict[str, Any]:
         return {name: part.mark(counts) for name, part in self.parts.items()}
 
+    def check_rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        for name, part in self.parts.items():
+            part.check_rewind(None if mark is None else mark[name], lengths, counts)
+
     def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
         for name, part in self.parts.items():
             part.rewind(None if mark is None else mark[name], lengths, counts)

@@ -35,6 +35,7 @@ class PagedState(DecodingState):
         super().__init__(pool.layers, rows, pool.device)
         self.pool = pool
         self._table: Tensor | None = None
+        self._versions: list[tuple[int, int]] = []  # of the rows that the table is of
         self._owner = True
 
     @classmethod
@@ -68,12 +69,14 @@ class PagedState(DecodingState):
                 old = row.blocks[first]
                 row.blocks[first] = pool.copy(old)
                 pool.release([old])
-                self._table = None
+                row.version += 1
             missing = self._blocks_for(row.count + tokens) - len(row.blocks)
             if missing > 0:
                 row.blocks += pool.take(missing)
-                self._table = None
-        if self._table is None:
+                row.version += 1
+        versions = [(id(row), row.version) for row in self.rows]
+        if self._table is None or versions != self._versions:
+            self._versions = versions
             longest = max((len(row.blocks) for row in self.rows), default=0)
             padded = [[*row.blocks, *[ZEROS] * (longest - len(row.blocks))] for row in self.rows]
             self._table = torch.tensor(padded, dtype=torch.long, device=pool.device).view(len(padded), longest)
@@ -96,7 +99,7 @@ class PagedState(DecodingState):
             if len(row.blocks) > keep:
                 self.pool.release(row.blocks[keep:])
                 del row.blocks[keep:]
-                self._table = None
+                row.version += 1
 
     def rewind(self, mark: Mark | None, lengths: Sequence[int] | Tensor | None = None) -> None:
         """Forget each row's tokens past `lengths` (B,). Raises RequestError as `DecodingState.rewind` does."""
@@ -134,7 +137,6 @@ class PagedState(DecodingState):
         """A range of rows as a state over the same blocks."""
         part = PagedState(self.pool, [], [])
         part.rows, part._owner = self.rows[start:stop], False
-        self._table = None
         return part
 
     def select(self, rows: Tensor) -> PagedState:

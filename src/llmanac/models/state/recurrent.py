@@ -21,32 +21,41 @@ class RecurrentState(StoredState):
 
     kind: ClassVar[str] = "recurrent"
 
+    def _held(self) -> list[Tensor]:
+        """The rows of each tensor in the store's own memory."""
+        return [t[self.start : self.stop] for t in self.store.tensors]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The rows of each tensor; copies where gradients are computed, since `update` overwrites the memory.
+
+        No gradient passes from one call to the next: what is stored is detached.
+        """
+        return [t.clone() if torch.is_grad_enabled() else t for t in self._held()]
+
     def update(self, *new: Tensor) -> None:
         """Replace the tensors (B, ...) by those after the last real token of each row."""
-        for tensor, value in zip(self.tensors, new, strict=True):
+        for tensor, value in zip(self._held(), new, strict=True):
             tensor.copy_(value.detach())
 
     def mark(self, counts: Sequence[int]) -> tuple[list[int], list[Tensor]]:
         return list(counts), [t.clone() for t in self.tensors]
 
-    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
-        """Rows whose length changes return to the mark, or to nothing.
-
-        Raises:
-            RequestError: a row would return to a place that is neither its start nor the mark.
-        """
-        going = [i for i, (n, m) in enumerate(zip(lengths, counts, strict=True)) if n != m]
-        empty = [i for i in going if lengths[i] == 0]
-        back = [i for i in going if lengths[i]]
-        marked, tensors = mark or ([-1] * len(counts), self.tensors)
-        if any(lengths[i] != marked[i] for i in back):
+    def check_rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Raises RequestError where a row would return to a place that is neither its start nor the mark."""
+        marked = [-1] * len(counts) if mark is None else mark[0]
+        if any(n != m and n not in (0, k) for n, m, k in zip(lengths, counts, marked, strict=True)):
             raise RequestError(
                 f"state: a recurrent state holds its last token only; it cannot return to {list(lengths)}. Rewind it "
                 "to a mark and read the tokens after it again"
             )
-        for tensor, kept in zip(self.tensors, tensors, strict=True):
-            if back:
-                index = torch.tensor(back, device=tensor.device)
-                tensor.index_copy_(0, index, kept.index_select(0, index))
-            if empty:
-                tensor.index_fill_(0, torch.tensor(empty, device=tensor.device), 0)
+
+    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Rows whose length changes return to the mark, or to nothing."""
+        going = [i for i, (n, m) in enumerate(zip(lengths, counts, strict=True)) if n != m]
+        for at, rows in enumerate(self._held()):
+            for i in going:
+                if lengths[i]:
+                    rows[i].copy_(mark[1][at][i])
+                else:
+                    rows[i].zero_()

@@ -32,7 +32,7 @@ class RingCache(StoredState):
 
     def extend(self, rows: int) -> None:
         super().extend(rows)
-        self.tensors[-1][-rows:] = -1
+        self.tensors[-1][len(self.tensors[-1]) - rows :] = -1
 
     def append(self, slots: SlotMapping, *new: Tensor) -> tuple[Tensor, ...]:
         *held, ring = self.tensors
@@ -56,31 +56,35 @@ class RingCache(StoredState):
     def mark(self, counts: Sequence[int]) -> list[Tensor]:
         return [t.clone() for t in self.tensors]
 
-    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
-        """Slots written since come from the mark. Raises RequestError where what was overwritten is not kept there."""
-        *held, ring = self.tensors
+    def check_rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Raises RequestError where the ring has overwritten what a row needs and the mark does not keep it."""
+        ring = self.tensors[-1]
         target = torch.tensor(lengths, device=ring.device)[:, None]
-        stale = ring >= target
-        if not bool(stale.any()):
-            return
-        first = [max(0, n - self.window) for n in lengths]  # the oldest position that must be there afterwards
-        if mark is None:
-            if any(n > self.window and n != m for n, m in zip(counts, lengths, strict=True)):
-                raise RequestError(
-                    f"state: a ring of {self.window} tokens has overwritten what came before; rewind it to a mark"
-                )
-            ring.masked_fill_(stale, -1)
-            return
-        *old, places = mark
-        usable = stale & (places < target) & (places >= 0)
-        found = torch.where(stale, torch.where(usable, places, -1), ring)
-        need = torch.tensor([n - f for n, f in zip(lengths, first, strict=True)], device=ring.device)
-        floor = torch.tensor(first, device=ring.device)[:, None]
-        if bool((((found >= floor) & (found < target)).sum(1) < need).any()):
-            raise RequestError(f"state: a ring of {self.window} tokens cannot return to {list(lengths)} from this mark")
-        for tensor, kept in zip(held, old, strict=True):
-            tensor.copy_(torch.where(usable[:, None, :, None], kept, tensor))
+        found, _ = self._after(mark, target)
+        floor = (target - self.window).clamp(min=0)  # the oldest position that must be there afterwards
+        if bool((((found >= floor) & (found < target)).sum(1, keepdim=True) < target - floor).any()):
+            raise RequestError(
+                f"state: a ring of {self.window} tokens has overwritten what {list(lengths)} needs; rewind it to a later "
+                "length, or take marks more often"
+            )
+
+    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Slots written since come from the mark."""
+        *held, ring = self.tensors
+        found, usable = self._after(mark, torch.tensor(lengths, device=ring.device)[:, None])
+        if mark is not None:
+            for tensor, kept in zip(held, mark, strict=False):
+                tensor.copy_(torch.where(usable[:, None, :, None], kept, tensor))
         ring.copy_(found)
+
+    def _after(self, mark: Any, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The positions (B, W) that slots hold once rows end at `target` (B, 1), and which of them the mark gives."""
+        ring = self.tensors[-1]
+        stale = ring >= target
+        if mark is None:
+            return ring.masked_fill(stale, -1), torch.zeros_like(stale)
+        usable = stale & (mark[-1] < target) & (mark[-1] >= 0)
+        return torch.where(stale, torch.where(usable, mark[-1], -1), ring), usable
 
     def growing(self) -> KVCache:
         """The cache of all tokens that stands in for it in a pool of blocks."""
