@@ -155,7 +155,7 @@ def test_slices_of_ones_own_and_other_labels(data, capsys):
         (["evaluate", "nothing", "train.csv"], "nothing: no such folder"),
         (
             ["evaluate", "rules", "odd.csv"],
-            "odd.csv:4: labels: 'odd' is none that these rules answer with",
+            "odd.csv:4: labels: 'odd' is not a label",
         ),
         (["predict", "rules", "none.csv"], "none.csv: no such file"),
         (["predict", "rules", "train.csv", "--output", "a.xlsx"], "must end in .jsonl, .csv, .tsv or .parquet"),

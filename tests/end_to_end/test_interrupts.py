@@ -61,7 +61,8 @@ def tokenizer(tmp_path_factory):
 def test_an_interrupt_that_is_lost_is_not_forgotten(tokenizer, how, status):
     words = [sys.executable, "-c", LOST, how, "tokenizer", "inspect", str(tokenizer)]
     done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == status and not done.stderr, done.stderr
+    said = done.stderr.replace("compiling for this machine; it is done once and kept, and takes up to a minute\n", "")
+    assert done.returncode == status and not said, said
     assert bool(done.stdout) == (how not in ("raised", "executed"))
 
 

@@ -42,6 +42,7 @@ def test_killed_anywhere_ends_the_same(tmp_path: Path) -> None:
     assert found["in_write"] >= 2, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["random states not restored", "written in place without checksums"])
 def test_the_controls_are_caught(mode: str, tmp_path: Path) -> None:
     # where a kill falls depends on the machine: a control may need a few tries before one of them does its damage

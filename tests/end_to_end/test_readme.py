@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pages import INDENTED, Session, blocks
@@ -18,6 +19,7 @@ PAGES = [
     "docs/tokenizers.md",
 ]  # fmt: skip
 SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
+LONG = ["docs/classify.md", "docs/compare.md", "docs/ngrams.md", "docs/tokenizers.md"]  # a minute or more each
 # run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
 ELSEWHERE = ["docs/data.md", "CONTRIBUTING.md"]
 
@@ -37,8 +39,13 @@ def prepared(session: Session, root: Path, page: str) -> str:
     return (root / page).read_text("utf-8")
 
 
+def fast(pages: list[str]) -> list[Any]:
+    """The README and short pages run in `make test`, the rest in `make test-slow`."""
+    return [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in pages]
+
+
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", fast(PAGES))
 def test_every_block_runs(page: str, root: Path, session: Session) -> None:
     text = prepared(session, root, page)
     assert any(block.commands for block in blocks(text)), f"{page} shows no command"

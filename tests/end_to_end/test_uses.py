@@ -135,7 +135,7 @@ def test_mistakes_get_one_sentence(folder, words, tmp_path):
         "give either --text or a file": ["score", folder, tmp_path / "bad.txt", "--text", "a"],
         "'a,' has an empty label": ["score", folder, "--labels", "a,", "--text", "x"],
         "must be at least two": ["score", folder, "--labels", "a", "--text", "x"],
-        "'a' is there twice": ["score", folder, "--labels", "a,a", "--text", "x"],
+        "--labels: 'a'": ["score", folder, "--labels", "a,a", "--text", "x"],
         "--labels: --template": ["score", folder, "--channel", "--text", "x"],
         "comes before": ["score", folder, "--labels", "a,b", "--channel", "--template", "{text}{label}", "--text", "x"],
         "context: 99 is not between": ["score", folder, "--context", "99", "--text", "x"],

@@ -77,6 +77,11 @@ class Block(nn.Module):
         if cross:  # a packed row would need a packed source
             self.supports = (self.supports - {"packed"}) | {"source"}
 
+    def order(self, *names: str) -> None:
+        """List the parts in the order that they are computed, which is that of parameters in sums over all of them."""
+        for name in names:
+            self._modules[name] = self._modules.pop(name, None)
+
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
         """An empty state for `batch` rows."""
         own: LayerState = self.self_attn.start(batch, dtype=dtype, device=device)
