@@ -53,7 +53,9 @@ class PreNorm(Block):
         self.input_layernorm = norm.build(dim=dim)
         self.encoder_layernorm = None if self.encoder_attn is None else norm.build(dim=dim)
         self.post_attention_layernorm = None if self.mlp is None else norm.build(dim=dim)
-        self.order("input_layernorm", "self_attn", "encoder_layernorm", "encoder_attn", "post_attention_layernorm", "mlp")
+        self.order(
+            "input_layernorm", "self_attn", "encoder_layernorm", "encoder_attn", "post_attention_layernorm", "mlp"
+        )
 
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         own, source = self.states(state)
