@@ -118,13 +118,13 @@ class Lines:
         self.step += 1
         return [self.rows[i].astype(np.int64) for i in order[at * STEP_LINES : (at + 1) * STEP_LINES]]
 
-    def cursor(self) -> dict[str, Any]:
-        """The position."""
-        return {"step": self.step}
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The position; no tensors."""
+        return {"step": self.step}, {}
 
-    def seek(self, cursor: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], tensors: dict[str, Any]) -> None:
         """Continue from a position."""
-        self.step = cursor["step"]
+        self.step = state["step"]
 
 
 def neural(name: str, split: Split, epochs: int, seed: int, folder: Path) -> tuple[Any, float]:

@@ -118,6 +118,10 @@ class Request:
         self.prompt_logprobs = _optional("prompt_logprobs", options.get("prompt_logprobs"), least=0, most=LARGEST_TOP)
         self.decoding = decoding_of(options)
         self.constraint = options.get("constraint")
+        if self.constraint is not None and not callable(self.constraint):
+            raise RequestError(
+                "constraint: give a function or class that makes one for each sample"
+            )
         if self.constraint is not None and options.get("allowed_ids") is not None:
             raise RequestError("constraint: give either constraint or allowed_ids, not both")
         self.first = len(self.prompt) if source_length is None else source_length

@@ -14,7 +14,7 @@ from collections.abc import Sequence as Items
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import LlmanacError
+from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate._requests import Sequence, TokenLogprob
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, compose
 
@@ -53,7 +53,11 @@ def _constrained(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
         return logits
     masked = logits.clone()
     for row, constraint in held:
-        masked[row].masked_fill_(~constraint.mask().to(logits.device), -torch.inf)
+        allowed = constraint.mask()
+        if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool or allowed.shape != logits.shape[1:]:
+            what = f"{tuple(allowed.shape)} {allowed.dtype}" if isinstance(allowed, Tensor) else type(allowed).__name__
+            raise RequestError(f"constraint: its mask is {what}; it must be a bool tensor of {logits.shape[1]} tokens")
+        masked[row].masked_fill_(~allowed.to(logits.device), -torch.inf)
     return masked
 
 

@@ -66,7 +66,7 @@ class Block(nn.Module):
         cross = getattr(spec, "cross", None)
         self.encoder_attn = None if cross is None else cross.build(dim=dim)
         self.mlp = spec.ffn.build(dim=dim)
-        self.attends = spec.mixer.head_shape(dim) is not None
+        self.attends = spec.mixer.head_shape(dim) is not None and spec.mixer.scores
         self.position: Any = None
         if spec.position is not None:
             if not self.attends and spec.position.needs_heads:

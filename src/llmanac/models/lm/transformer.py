@@ -104,7 +104,8 @@ def build_position(
     counts = sorted({count for count, _ in shapes})
     if len(counts) > 1 and not spec.any_heads:
         raise SpecError(f"position: {spec.name} needs one number of heads in all blocks, not {counts}")
-    if not shapes and spec.needs_heads:
+    using = [m for block in blocks if block.shares_position for m in block.mixers]
+    if spec.needs_heads and not any(m.scores and m.head_shape(dim) is not None for m in using):
         raise SpecError(f"position: {spec.name} acts on attention scores, and no block that uses it has attention")
     heads, head_dim = max(shapes, default=(1, dim))
     return spec.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length, encoder=encoder)

@@ -18,6 +18,7 @@ class MixerSpec(Spec):
     """`build(dim=) -> Mixer`."""
 
     kind = "mixer"
+    scores: ClassVar[bool] = True  # whether a position method may add to its attention scores
 
     def build(self, *args: Any, **dims: Any) -> Mixer:
         """dim: width of the model."""

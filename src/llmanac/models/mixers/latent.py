@@ -44,6 +44,8 @@ class Spec(MixerSpec):
     latent: n, by default 4 d; query_latent: width of a like bottleneck of the queries, None for none; norm: of both.
     """
 
+    scores: ClassVar[bool] = False
+
     heads: int = 4
     head_dim: int | None = None
     rotary_dim: int | None = None

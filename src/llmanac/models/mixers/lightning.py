@@ -42,6 +42,8 @@ class Spec(MixerSpec):
     the first layer to 0 in the last.
     """
 
+    scores: ClassVar[bool] = False
+
     heads: int = 4
     head_dim: int | None = None
     slope: float = 1.0

@@ -46,6 +46,8 @@ class Spec(MixerSpec):
     chunk: tokens that are compared pair by pair; beyond them only S is read.
     """
 
+    scores: ClassVar[bool] = False
+
     heads: int = 4
     head_dim: int | None = None
     features: Literal["elu", "random"] = "elu"
