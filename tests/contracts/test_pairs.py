@@ -144,7 +144,7 @@ def test_parts_work_together(row, tmp_path):
             torch.testing.assert_close(packed[:, 5:], model(ids[:, 5:]).logits, rtol=0, atol=1e-9)
 
     # one training step: everything learns, and the loss falls
-    batch, optimizer = shifted(ids), torch.optim.SGD(model.parameters(), lr=1e-6)
+    batch, optimizer = shifted(ids), torch.optim.SGD(model.parameters(), lr=1e-8)
     loss = model.nll(batch)
     loss.backward()
     learned = gradients(model)

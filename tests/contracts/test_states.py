@@ -169,3 +169,68 @@ def test_nothing_left_to_choose_is_said():
 
     with pytest.raises(LlmanacError, match="no token is left"):
         engine.generate([[1]], constraint=Two, decoding=(Allowed(ids=(3, 4)),))
+
+
+def test_a_batch_of_wrong_shapes_is_refused_before_anything_runs():
+    ids = tokens(2, 6)
+    bad = {
+        "lengths": [torch.tensor([-3, -3]), torch.tensor([99, 6]), torch.tensor([1.5, 2.0]), torch.tensor([3])],
+        "segments": [torch.zeros(1, 6, dtype=torch.long), torch.zeros(2, 5, dtype=torch.long)],
+        "positions": [torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 6)],
+        "targets": [torch.zeros(2, 6), torch.zeros(2, 5, dtype=torch.long)],
+    }
+    for mixer in ("softmax", "gru"):
+        model = hybrid(mixer)
+        for field, values in bad.items():
+            for value in values:
+                state = model.start(2)
+                with pytest.raises(RequestError, match=field):
+                    model(Batch(ids=ids, **{field: value}), None if field in ("segments", "targets") else state)
+                assert state.counts == [0, 0]
+        with pytest.raises(RequestError, match="ids"):
+            model(Batch(ids=ids.float()))
+        with pytest.raises(RequestError, match="state"):
+            model(ids, hybrid(mixer, mixer).start(2))
+    for wrong in ({"logits": "first"}, {"nll": "mean"}, {"layers": (1.5,)}):
+        with pytest.raises(RequestError, match=next(iter(wrong))):
+            Want(**wrong)
+
+
+def test_a_constraint_that_misbehaves_is_named():
+    class Forces:
+        def __init__(self, token=99999):
+            self.token = token
+
+        def mask(self):
+            return torch.ones(260, dtype=torch.bool)
+
+        def forced(self):
+            return self.token
+
+        def advance(self, token): ...
+
+    class Small(Forces):
+        def mask(self):
+            return torch.ones(1, dtype=torch.bool)
+
+    engine = Engine(HistoryModel(), ByteTokenizer())
+    for constraint in (Forces, lambda: Forces(1.5), Small, Forces()):
+        with pytest.raises(RequestError, match="constraint"):
+            engine.generate([[1]], constraint=constraint)
+    endless = engine.generate([[1]], constraint=lambda: Forces(7), max_new_tokens=50, stop_ids=())[0]
+    assert endless.ids[1:] == [7] * 49
+
+
+def test_a_prefix_cache_knows_whether_an_adapter_is_in_use():
+    model = transformer(vocab_size=260)
+    transform = make_method("adapter", {"name": "lora", "targets": ["all-linear"]}).build(seed=0).apply(model)
+    with torch.no_grad():
+        for parameter in transform.parameters().values():
+            parameter.normal_(0, 0.3)
+    prompt = tokens(1, 40)[0].tolist()
+    options = {"max_new_tokens": 6, "stop_ids": ()}
+    plain, cached = Engine(model), Engine(model, prefix_cache_bytes=1 << 22)
+    for _ in range(2):
+        assert cached.generate([prompt], **options)[0].ids == plain.generate([prompt], **options)[0].ids
+        with transform.disabled():
+            assert cached.generate([prompt], **options)[0].ids == plain.generate([prompt], **options)[0].ids

@@ -58,6 +58,11 @@ class Part:
     def __init__(self, transform: Transform, modules: Mapping[str, nn.Module]) -> None:
         self.transform, self.modules = transform, dict(modules)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether the model computes with it."""
+        return self.transform.enabled
+
     def columns(self, x: Tensor) -> tuple[Tensor, Tensor, float] | None:
         """The further term of the product of `x` (..., inputs); None while the Transform is disabled."""
         return self.term(x) if self.transform.enabled else None

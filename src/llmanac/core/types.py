@@ -91,6 +91,28 @@ class Batch:
             raise RequestError(f"{name}: expected {what}, got shape {tuple(given.shape)}")
         return given.shape[0], given.shape[1]
 
+    def check(self) -> None:
+        """Raises RequestError that names the field whose shape, type or value does not fit."""
+        rows, length = self.shape
+        if self.ids is not None and self.ids.dtype not in (torch.int64, torch.int32):
+            raise RequestError(f"ids: expected integers (int64), got {self.ids.dtype}")
+        each: tuple[int, ...] = (rows, length)
+        shapes: dict[str, list[tuple[int, ...]]] = {
+            "targets": [each], "segments": [each], "positions": [each, (1, length)], "lengths": [(rows,)],
+            "prefix": [(rows,)],
+        }  # fmt: skip
+        for name, fit in shapes.items():
+            value = getattr(self, name)
+            if value is not None and (tuple(value.shape) not in fit or value.is_floating_point()):
+                what = f"{tuple(value.shape)} {value.dtype}"
+                raise RequestError(f"{name}: expected integers of shape {fit[0]}, got {what}")
+        if self.lengths is not None and not torch.compiler.is_compiling():
+            wrong = [n for n in self.lengths.tolist() if not 0 <= n <= length]
+            if wrong:
+                raise RequestError(f"lengths: {wrong[0]} is not between 0 and the row's {length} tokens")
+        if self.source is not None and self.source.shape[0] != rows:
+            raise RequestError(f"source: {self.source.shape[0]} rows for a batch of {rows}")
+
     @property
     def device(self) -> torch.device:
         """Where its tensors are."""
@@ -157,6 +179,13 @@ class Want:
     layers: tuple[int, ...] = ()
     nll: Literal["sum", "none"] | None = None
     entropy: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("logits", ("all", "last", None)), ("nll", ("sum", "none", None))):
+            if getattr(self, name) not in known:
+                raise RequestError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, known))}")
+        if not isinstance(self.layers, tuple) or any(type(n) is not int for n in self.layers):
+            raise RequestError(f"layers: {self.layers!r} is not a tuple of numbers of blocks")
 
 
 ALL = Want(logits="all")

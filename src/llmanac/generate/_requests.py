@@ -20,6 +20,7 @@ from llmanac.generate.constraint import Constraint
 from llmanac.generate.decoding import DecodingSpec, greedy, temperature, top_k, top_p
 
 FinishReason = Literal["stop", "length"]
+MOST_SAMPLES = 4096  # of one prompt
 LARGEST_TOP = 100  # alternatives a token; the peers allow 20
 
 
@@ -119,9 +120,7 @@ class Request:
         self.decoding = decoding_of(options)
         self.constraint = options.get("constraint")
         if self.constraint is not None and not callable(self.constraint):
-            raise RequestError(
-                "constraint: give a function or class that makes one for each sample"
-            )
+            raise RequestError("constraint: give a function or class that makes one for each sample")
         if self.constraint is not None and options.get("allowed_ids") is not None:
             raise RequestError("constraint: give either constraint or allowed_ids, not both")
         self.first = len(self.prompt) if source_length is None else source_length
@@ -135,7 +134,7 @@ class Request:
         self.stop_ids |= {special[s] for s in stops if s in special}
         seed = _whole("seed", options.get("seed", 0))
         key = hashlib.sha256(np.asarray(self.prompt, np.int64).tobytes()).hexdigest()
-        count = _whole("n", options.get("n", 1), least=1)
+        count = _whole("n", options.get("n", 1), least=1, most=MOST_SAMPLES)
         self.sequences = [Sequence(self, i, (seed, key, i), TextStream(tokenizer, stops)) for i in range(count)]
 
     @property

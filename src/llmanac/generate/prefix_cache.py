@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from llmanac.core.errors import RequestError
+from llmanac.models._layers import Product
 from llmanac.models.state.paged import PagedState
 from llmanac.models.state.pool import BLOCK_TOKENS, BlockPool, pageable
 
@@ -58,13 +59,18 @@ class PrefixCache:
             raise RequestError(f"prefix_cache_bytes: {error}") from error
 
     def _stamp(self) -> list[tuple[Any, ...]]:
-        """What changes when the weights do: each parameter's address, and how often it was written to."""
+        """What changes when the weights do: each parameter's address and how often it was written to; adapters in use.
+
+        Writes through `parameter.data` are not counted: call `clear` after them.
+        """
         if not isinstance(self.model, torch.nn.Module):
             return []
-        return [
+        weights = [
             (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, getattr(self.model, "compute_dtype", None))
             for p in self.model.parameters()
         ]
+        changes = [m.change for m in self.model.modules() if isinstance(m, Product) and m.change is not None]
+        return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]
 
     def start(self, prompts: Sequence[Sequence[int] | None]) -> tuple[Any, list[int]]:
         """A state that already holds what it can of each prompt, and how many tokens that is for each.

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel
 from llmanac.generate._requests import Request, Sequence, TokenLogprob
 from llmanac.generate._sampling import choose, score_given, score_prompt
@@ -23,6 +24,8 @@ from llmanac.generate.runner import ROOM, Runner, TorchRunner, device_of
 from llmanac.generate.schedule import Call, Row, admit, schedule
 
 __all__ = ["Scheduler", "device_of"]
+
+FORCED = 1024  # tokens that a constraint may force in one step
 
 
 class Scheduler:
@@ -147,7 +150,10 @@ class Scheduler:
         """Add a token and those that its constraint forces after it; returns them as what is to be read."""
         sequence.push(chosen)
         new = [chosen.id]
-        while sequence.finish_reason is None and (forced := sequence.forced()) is not None:
+        while len(new) <= FORCED and sequence.finish_reason is None and (forced := sequence.forced()) is not None:
+            if type(forced) is not int or not 0 <= forced < self.model.vocab_size:
+                size = self.model.vocab_size
+                raise RequestError(f"constraint: forced {forced!r}, which is not a token id below {size}")
             sequence.push(TokenLogprob(forced, None))
             new.append(forced)
         return new

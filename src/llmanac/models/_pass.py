@@ -36,8 +36,13 @@ def check_request(
     Raises:
         RequestError: what the model, its head or its layers cannot do.
     """
+    batch.check()
     check_targets(batch, want)
     check_supported(layers, batch)
+    if state is not None and len(state.layers) != len(layers) + 1:
+        raise RequestError(
+            f"state: has {len(state.layers) - 1} layers, the model {len(layers)}; start one with this model"
+        )
     wrong = [n for n in want.layers if not 0 <= n <= len(layers)]
     if wrong:
         raise RequestError(f"layers: {wrong[0]} is not a block; there are 1 to {len(layers)}, and 0 for the embeddings")

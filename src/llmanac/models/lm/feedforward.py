@@ -100,7 +100,10 @@ class FeedForward(TrainedModel):
             RequestError: ids outside the vocabulary, attention other than causal, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
+        batch.check()
         check_targets(batch, want)
+        if batch.source is not None:
+            raise RequestError("source: this model reads one sequence; leave it out")
         if want.layers:
             raise RequestError("layers: this model has no blocks; ask for hidden")
         windows = self._windows(batch, state)

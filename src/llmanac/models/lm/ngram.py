@@ -130,6 +130,7 @@ class Ngram(nn.Module):
             RequestError: ids outside the vocabulary, attention other than causal, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
+        batch.check()
         check_targets(batch, want)
         if want.layers:
             raise RequestError("layers: an n-gram has no blocks")

@@ -70,10 +70,8 @@ class Recurrence(Mixer):
         h = tuple(t.clone() if held else t for t in held or [x.new_zeros(len(x), self.hidden)] * self.memories)
         begins, real = context.document_starts(), context.real()
         projected, hidden = self.input_proj(x), self.hidden_proj
-        plain = (
-            type(hidden) is Linear and hidden.change is None and hidden.bias is not None
-        )  # no adapter, no quantization
-        if takes(projected) and plain:
+        # an adapter or a quantized form takes the way of single steps
+        if takes(projected) and type(hidden) is Linear and hidden.change is None and hidden.bias is not None:
             y, h = walk(self.kernel, projected, hidden.weight.to(x.dtype), hidden.bias.to(x.dtype), h, begins, real)
         else:
             y, h = self.steps(projected, h, begins, real)

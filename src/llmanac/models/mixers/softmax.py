@@ -41,6 +41,9 @@ CARD = {
 }
 
 
+RING = 1 << 13  # tokens of the longest window that is kept in a ring, which takes its memory at once
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec(MixerSpec):
     """heads: H; head_dim: d, by default D / H; kv_heads: H_kv, by default H; window: tokens seen, None for all.
@@ -101,7 +104,7 @@ class SoftmaxAttention(Mixer):
         self.score = spec.score.build(heads=self.heads, head_dim=self.head_dim)
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
-        if self.window is not None:
+        if self.window is not None and self.window <= RING:
             return RingCache(batch, self.kv_heads, self.head_dim, self.window, dtype=dtype, device=device)
         return kv_cache(batch, self.kv_heads, self.head_dim, dtype=dtype, device=device)
 
