@@ -25,7 +25,7 @@ demo: $(BIN)/.installed
 	$(BIN)/llmanac run quickstart --budget $(BUDGET)
 
 test: $(BIN)/.dev
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(BIN)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600
