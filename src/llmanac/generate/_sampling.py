@@ -31,9 +31,10 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> list[TokenLogprob]:
         raise LlmanacError("the model gave logits that are not finite numbers; its weights are damaged or overflowed")
     processed = _processed(_constrained(logits, sequences), sequences)
     drawing = [row for row, sequence in enumerate(sequences) if sequence.generator is not None]
-    if not bool((processed.amax(dim=-1) > -torch.inf).all()):
+    decided = _with_noise(processed, sequences, drawing)
+    best, margin = _best_two(decided)
+    if bool((decided.gather(-1, best) == -torch.inf).any()):
         raise LlmanacError("no token is left to choose from: what the request allows has nothing in common")
-    best, margin = _best_two(_with_noise(processed, sequences, drawing))
     counts = [s.request.logprobs or 0 for s in sequences]
     own = logits.gather(-1, best) - log_total
     sampled = torch.zeros_like(own)  # a row that takes its best token draws from a distribution of one token
