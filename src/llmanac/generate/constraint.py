@@ -18,9 +18,3 @@ class Constraint(Protocol):
 
     def advance(self, token: int) -> None:
         """Take a token that the mask allowed."""
-
-    def accepting(self) -> bool:
-        """Whether the text may end here."""
-
-    def rewind(self, tokens: int) -> None:
-        """Forget the last tokens."""

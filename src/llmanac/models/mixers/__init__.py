@@ -38,8 +38,8 @@ class Mixer(nn.Module):
 
     Attributes:
         supports: masks (`causal`, `prefix`, `bidirectional`), `packed` rows, `rewind` of its state to any length after
-            a mark, `page` (its state can be kept in blocks), `source` (it reads an encoder's output). What is not named
-            is refused with a sentence.
+            a mark (a window: as far as the mark and its last tokens reach), `page` (its state can be kept in blocks),
+            `source` (it reads an encoder's output). The contract tests what is named, and that the rest is refused.
     """
 
     supports: ClassVar[frozenset[str]] = frozenset({"causal"})
