@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.core.types import IGNORE, Bags, Batch, LossSum, Want
+from llmanac.core.types import IGNORE, Bags, Batch, LossSum, State, Want
 from llmanac.data.pack import PADDING, Row
 from llmanac.objectives._measured import Measured, OfText
 
@@ -66,6 +66,10 @@ class BaseObjective(Measured):
         """
         raise NotImplementedError
 
+    def losses(self, model: Any, batch: Batch) -> Iterator[LossSum]:
+        """`loss` in parts, each of whose gradients the trainer computes before it asks for the next; here in one."""
+        yield self.loss(model, batch)
+
     def state_dict(self) -> dict[str, Tensor]:
         """What the objective itself learns or remembers (running baselines, a coefficient); empty for most."""
         return {}
@@ -106,8 +110,12 @@ class NextToken(OfText, BaseObjective):
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """The model's sum of negative log-likelihoods, and its layers' own losses once a unit."""
+        return self.sums(model, batch)
+
+    def sums(self, model: Any, batch: Batch, state: State | None = None) -> LossSum:
+        """The same, of the tokens that follow a state."""
         assert batch.targets is not None
-        output = (model if isinstance(model, nn.Module) else model.forward)(batch, want=SUM)
+        output = (model if isinstance(model, nn.Module) else model.forward)(batch, state=state, want=SUM)
         units = (batch.targets != IGNORE).sum()
         total = output.nll
         for value in output.aux.values():

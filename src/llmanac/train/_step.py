@@ -86,12 +86,23 @@ class Stepper:
 
     def _backward(self, batch: Any) -> LossSum:
         """The objective's loss of one micro-batch, whose gradients are added."""
-        with self.precision():
-            found = self.objective.loss(self.model, batch if self.device.type == "cpu" else batch.to(self.device))
-        loss, units, _ = found
-        if loss.requires_grad and (isinstance(units, Tensor) or units):  # to look into a tensor would be to wait for it
-            loss.backward()
-        return found
+        batch = batch if self.device.type == "cpu" else batch.to(self.device)
+        parts = getattr(self.objective, "losses", lambda *given: iter([self.objective.loss(*given)]))(self.model, batch)
+        total: LossSum | None = None
+        while True:
+            with self.precision():
+                found = next(parts, None)
+            if found is None:
+                assert total is not None
+                return total
+            loss, units, more = found
+            if loss.requires_grad and (isinstance(units, Tensor) or units):  # to look into a tensor would be to wait
+                loss.backward()
+            if total is None:
+                total = loss.detach(), units, more
+            else:
+                sums = {name: total[2].get(name, 0.0) + value for name, value in more.items()}
+                total = total[0] + loss.detach(), total[1] + units, sums
 
     def __call__(self, rows: Sequence[Any], lr_scale: float, step: int) -> StepResult:
         """Do one step at `lr_scale` times the base learning rates.
