@@ -53,7 +53,7 @@ class Claim:
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         if getattr(model.spec, "tied", False):
             shapes["lm_head.weight"] = tuple(model.embedding.weight.shape)
-        found = [names.place(shapes) for names in self.names]
+        found = [names.place(shapes, self.spec) for names in self.names]
         return max(found, key=lambda sources: sum(source.name in weights for source in sources.values()))
 
 
