@@ -56,6 +56,7 @@ BASES = {
     "phi3": {**LLAMA, "pad_token_id": None},
     "mamba": MAMBA,
     "gpt_neox": {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"},
+    "olmo2": {**LLAMA, "pad_token_id": None},
 }
 CASES = {
     "llama, grouped": {},
@@ -98,6 +99,11 @@ CASES = {
     "gpt_neox, one part after the other, tied, half rotated": {
         "use_parallel_residual": False, "tie_word_embeddings": True, "attention_bias": False, "rotary_pct": 0.5,
         "rotary_emb_base": 500, "hidden_act": "gelu_pytorch_tanh",
+    },
+    "olmo2": {},
+    "olmo2, multi-query, biases, head_dim, tied, llama3 rope": {
+        "num_key_value_heads": 1, "attention_bias": True, "head_dim": 12, "tie_word_embeddings": True,
+        "rope_parameters": STRETCHED,
     },
 }  # fmt: skip
 
@@ -421,6 +427,7 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "smollm3": ("no_rope_layers", [1, 2, 1, 0], "no_rope_layers is .* expected a list of 0 and 1"),
     "mamba": ("intermediate_size", 65, "intermediate_size is 65, but expand x hidden_size is 64"),
     "gpt_neox": ("use_parallel_residual", "both", "use_parallel_residual is 'both', expected true or false"),
+    "olmo2": ("clip_qkv", 8.0, "clip_qkv = 8.0 is not known"),
 }
 
 

@@ -77,7 +77,7 @@ class Names:
     interleaved: frozenset[str] = frozenset()
 
     def place(self, shapes: Mapping[str, Shape], spec: Any = None) -> dict[str, Source]:
-        """Where each of our parameters is, given the shapes of all of them; the heads of interleaved ones are `spec`'s."""
+        """Where each of our parameters is, given all their shapes; `spec` has the heads of interleaved ones."""
         rules = [self._rule(ours, theirs) for ours, theirs in self.table.items()]
         found = {name: _match(name, rules, self.layers) for name in shapes}
         heads = spec.blocks[0].mixer.heads if self.interleaved else 1
