@@ -57,6 +57,8 @@ BASES = {
     "mamba": MAMBA,
     "gpt_neox": {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"},
     "olmo2": {**LLAMA, "pad_token_id": None},
+    "bloom": {"vocab_size": 61, "hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "mpt": {"vocab_size": 61, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64},
 }
 CASES = {
     "llama, grouped": {},
@@ -105,6 +107,12 @@ CASES = {
         "num_key_value_heads": 1, "attention_bias": True, "head_dim": 12, "tie_word_embeddings": True,
         "rope_parameters": STRETCHED,
     },
+    "bloom": {},
+    "bloom, six heads, untied": {
+        "n_head": 6, "hidden_size": 24, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3,
+    },
+    "mpt": {},
+    "mpt, six heads, untied": {"n_heads": 6, "d_model": 24, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3},
 }  # fmt: skip
 
 
@@ -191,8 +199,8 @@ def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
 
 
 # transformers computes them in float32 in places that no argument reaches: softmax, routers and scans
-SINGLE = ("mamba", "mixtral", "qwen3_moe")
-ATTENTION = {"mamba": "eager"}  # else torch's own
+SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt")
+ATTENTION = dict.fromkeys(("mamba", "bloom", "mpt"), "eager")  # else torch's own
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -428,6 +436,8 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "mamba": ("intermediate_size", 65, "intermediate_size is 65, but expand x hidden_size is 64"),
     "gpt_neox": ("use_parallel_residual", "both", "use_parallel_residual is 'both', expected true or false"),
     "olmo2": ("clip_qkv", 8.0, "clip_qkv = 8.0 is not known"),
+    "bloom": ("apply_residual_connection_post_layernorm", True, "_post_layernorm = True is not supported"),
+    "mpt": ("attn_config", {"clip_qkv": 6.0}, r"attn_config: clip_qkv = 6.0 is not supported \(only None\)"),
 }
 
 
