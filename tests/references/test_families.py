@@ -57,6 +57,7 @@ BASES = {
     "mamba": MAMBA,
     "gpt_neox": {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"},
     "olmo2": {**LLAMA, "pad_token_id": None},
+    "mamba2": {**MAMBA, "num_heads": 8, "head_dim": 8, "n_groups": 2},
     "bloom": {"vocab_size": 61, "hidden_size": 32, "n_layer": 3, "n_head": 4},
     "mpt": {"vocab_size": 61, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64},
 }
@@ -112,6 +113,11 @@ CASES = {
         "n_head": 6, "hidden_size": 24, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3,
     },
     "mpt": {},
+    "mamba2": {},
+    "mamba2, wide, tied": {
+        "expand": 3, "num_heads": 6, "head_dim": 16, "n_groups": 1, "conv_kernel": 3, "tie_word_embeddings": True,
+        "layer_norm_epsilon": 1e-3,
+    },
     "mpt, six heads, untied": {"n_heads": 6, "d_model": 24, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3},
 }  # fmt: skip
 
@@ -199,8 +205,8 @@ def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
 
 
 # transformers computes them in float32 in places that no argument reaches: softmax, routers and scans
-SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt")
-ATTENTION = dict.fromkeys(("mamba", "bloom", "mpt"), "eager")  # else torch's own
+SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt", "mamba2")
+ATTENTION = dict.fromkeys(("mamba", "bloom", "mpt", "mamba2"), "eager")  # else torch's own
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -355,6 +361,18 @@ def test_older_spellings_of_rope(tmp_path):
     assert load_model(tmp_path, device="cpu").spec.position.theta == 123.0
 
 
+def test_the_limits_of_a_step_of_mamba2(tmp_path):
+    """None at all, in either spelling of infinity; others are refused."""
+    reference = ours_of(theirs("mamba2"), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "time_step_limit": [0.0, float("inf")]}))
+    assert load_model(tmp_path, device="cpu").spec == reference.spec
+    path.write_text(json.dumps({**config, "time_step_limit": [0.0, 0.1]}))
+    with pytest.raises(CheckpointError, match=r"time_step_limit = \[0.0, 0.1\] is not supported"):
+        load_model(tmp_path, device="cpu")
+
+
 def test_older_spellings_of_gpt_neox(tmp_path):
     """`rotary_pct` and `rotary_emb_base`, the tanh GELU by a third name, and what is absent is the 20B model's."""
     reference = ours_of(theirs("gpt_neox, one part after the other, tied, half rotated"), tmp_path)
@@ -437,6 +455,7 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "gpt_neox": ("use_parallel_residual", "both", "use_parallel_residual is 'both', expected true or false"),
     "olmo2": ("clip_qkv", 8.0, "clip_qkv = 8.0 is not known"),
     "bloom": ("apply_residual_connection_post_layernorm", True, "_post_layernorm = True is not supported"),
+    "mamba2": ("num_heads", 9, "num_heads is 9, but expand x hidden_size / head_dim is 64 / 8"),
     "mpt": ("attn_config", {"clip_qkv": 6.0}, r"attn_config: clip_qkv = 6.0 is not supported \(only None\)"),
 }
 

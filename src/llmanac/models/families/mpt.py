@@ -20,6 +20,10 @@ from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.alibi import Spec as ALiBi
 
+# dropout, how a model is initialised and trained, and positions that ALiBi replaces
+NEUTRAL = """
+auto_map emb_pdrop embedding_fraction init_config init_device learned_pos_emb verbose
+"""
 # transformers' model has these, whatever its config says
 ATTENTION = (
     Only("alibi", (True,)),
@@ -87,7 +91,6 @@ FAMILY = Family(
         ),
     ),
     writes={"resid_pdrop": 0.0, "emb_pdrop": 0.0},
-    # dropout, how a model is initialised and trained, and positions that ALiBi replaces
-    neutral=frozenset("auto_map emb_pdrop embedding_fraction init_config init_device learned_pos_emb verbose".split()),
+    neutral=frozenset(NEUTRAL.split()),
     ignored=(),
 )
