@@ -15,7 +15,7 @@ from llmanac.core.registry import build
 from llmanac.core.types import Batch
 
 DIM, HEADS, WIDTH, LENGTH = 32, 4, 48, 11
-BLOCKS = ("pre-norm", "post-norm", "sandwich", "norm-after", "parallel")
+BLOCKS = ("pre-norm", "post-norm", "sandwich", "norm-after", "parallel", "normed-residual")
 MLP = {"name": "relu", "width": WIDTH, "biases": "all"}
 BIASED = {"name": "multi-head", "biases": "all"}
 

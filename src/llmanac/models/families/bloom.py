@@ -17,6 +17,7 @@ from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.alibi import Spec as ALiBi
 
+BLOCKS = {False: "pre-norm", True: "normed-residual"}
 # which kernels computed it in training
 NEUTRAL = """
 attention_softmax_in_fp32 bias_dropout_fusion masked_softmax_fusion offset_alibi skip_bias_add skip_bias_add_qkv
@@ -39,7 +40,7 @@ FAMILY = Family(
         Key("seq_length", "max_length", default=2048),
         Key("layer_norm_epsilon", "norm.eps", float, default=1e-5, paths=("embedding_norm.eps",)),
         Key("tie_word_embeddings", "tied", bool, default=True),
-        Only("apply_residual_connection_post_layernorm", (False,)),
+        Key("apply_residual_connection_post_layernorm", "blocks.*.name", BLOCKS, default=False),
         Only("slow_but_exact", (False,)),
     ),
     names=(
