@@ -378,6 +378,16 @@ def test_older_spellings_of_rope(tmp_path):
     assert load_model(tmp_path, device="cpu").spec.position.theta == 123.0
 
 
+def test_layers_that_all_differ_are_counted_before_they_are_built(tmp_path):
+    """Each lightning layer of MiniMax has a slope of its own."""
+    ours_of(theirs("minimax"), tmp_path)
+    path = tmp_path / "config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if k != "layer_types"}
+    path.write_text(json.dumps({**config, "num_hidden_layers": 5000}))
+    with pytest.raises(CheckpointError, match="num_hidden_layers asks for 5,000 layers of 5,000 tensors in all, but"):
+        load_model(tmp_path, device="cpu")
+
+
 def test_the_limits_of_a_step_of_mamba2(tmp_path):
     """None at all, in either spelling of infinity; others are refused."""
     reference = ours_of(theirs("mamba2"), tmp_path)

@@ -26,7 +26,7 @@ ACTIVATIONS = {
     "gelu_new": "gelu-tanh",
     "relu": "relu",
 }
-MOST_LAYERS = 100_000
+MOST_LAYERS = 10_000
 Data = dict[str, Any]
 
 
