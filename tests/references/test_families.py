@@ -59,6 +59,16 @@ BASES = {
     "olmo2": {**LLAMA, "pad_token_id": None},
     "mamba2": {**MAMBA, "num_heads": 8, "head_dim": 8, "n_groups": 2},
     "minimax": {**EXPERTS, "num_hidden_layers": 4, "num_local_experts": 4},
+    "opt": {
+        "vocab_size": 61,
+        "hidden_size": 32,
+        "ffn_dim": 56,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "pad_token_id": None,
+        "dropout": 0.0,
+    },
     "bloom": {"vocab_size": 61, "hidden_size": 32, "n_layer": 3, "n_head": 4},
     "mpt": {"vocab_size": 61, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64},
 }
@@ -127,6 +137,10 @@ CASES = {
         "full_attn_alpha_factor": 2.5, "full_attn_beta_factor": 0.5, "linear_attn_alpha_factor": 3.5,
         "linear_attn_beta_factor": 0.75, "mlp_alpha_factor": 1.5, "mlp_beta_factor": 1.25, "head_dim": 12,
         "tie_word_embeddings": True, "sliding_window": 9,
+    },
+    "opt": {},
+    "opt, no biases, untied, gelu": {
+        "enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu",
     },
 }  # fmt: skip
 
@@ -482,6 +496,7 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "gpt_neox": ("use_parallel_residual", "both", "use_parallel_residual is 'both', expected true or false"),
     "olmo2": ("clip_qkv", 8.0, "clip_qkv = 8.0 is not known"),
     "minimax": ("layer_types", ["full_attention"] * 2, "layer_types lists 2 layers, the model has 4"),
+    "opt": ("word_embed_proj_dim", 16, "word_embed_proj_dim = 16 is not supported"),
     "bloom": ("slow_but_exact", True, "slow_but_exact = True is not supported"),
     "mamba2": ("num_heads", 9, "num_heads is 9, but expand x hidden_size / head_dim is 64 / 8"),
     "mpt": ("attn_config", {"clip_qkv": 6.0}, r"attn_config: clip_qkv = 6.0 is not supported \(only None\)"),
