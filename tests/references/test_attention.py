@@ -161,18 +161,23 @@ def test_a_window_hides_what_is_further_away():
     assert changed.nonzero().flatten().tolist() == [5, 6, 7, 8]
 
 
-def test_normed_queries_and_keys():
-    plain, normed = transformer(), transformer(blocks=block({"name": "multi-head", "qk_norm": "rmsnorm"}))
+@pytest.mark.parametrize("over", ["head", "all-heads"])
+def test_normed_queries_and_keys(over):
+    mixer = {"name": "multi-head", "qk_norm": "rmsnorm", "qk_norm_over": over}
+    plain, normed = transformer(), transformer(blocks=block(mixer))
     assert set(normed.state_dict()) - set(plain.state_dict()) == {
         f"model.layers.{i}.self_attn.{x}_norm.weight" for i in range(2) for x in "qk"
     }
-    larger = transformer(blocks=block({"name": "multi-head", "qk_norm": "rmsnorm"}))
-    with torch.no_grad():
-        for name, parameter in larger.named_parameters():
-            if "q_proj" in name:
-                parameter.mul_(100)  # only the direction of a query counts
-    ids = tokens(2, 9)
-    torch.testing.assert_close(larger(ids).logits, normed(ids).logits, rtol=1e-3, atol=1e-3)
+    ids, logits = tokens(2, 9), {}
+    for rows in (8, 32):  # one head of four, all of them
+        larger = transformer(blocks=block(mixer))
+        with torch.no_grad():
+            for name, parameter in larger.named_parameters():
+                if "q_proj" in name:
+                    parameter[:rows].mul_(100)  # only the direction of what is normed counts
+        logits[rows] = larger(ids).logits
+    torch.testing.assert_close(logits[32], normed(ids).logits, rtol=1e-3, atol=1e-3)
+    assert ((logits[8] - normed(ids).logits).abs().max() < 1e-2) == (over == "head")
     assert (plain(ids).logits - normed(ids).logits).abs().max() > 0.01
 
 

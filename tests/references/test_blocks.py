@@ -15,7 +15,7 @@ from llmanac.core.registry import build
 from llmanac.core.types import Batch
 
 DIM, HEADS, WIDTH, LENGTH = 32, 4, 48, 11
-BLOCKS = ("pre-norm", "post-norm", "sandwich", "parallel")
+BLOCKS = ("pre-norm", "post-norm", "sandwich", "norm-after", "parallel", "normed-residual")
 MLP = {"name": "relu", "width": WIDTH, "biases": "all"}
 BIASED = {"name": "multi-head", "biases": "all"}
 
@@ -198,7 +198,7 @@ def test_without_a_feed_forward_layer(name):
     torch.testing.assert_close(found, model(ids).logits, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["pre-norm", "post-norm", "sandwich"])
+@pytest.mark.parametrize("name", ["pre-norm", "post-norm", "sandwich", "norm-after"])
 def test_cross_attention_learns_in_every_place(name):
     model = build(
         "lm", "encoder-decoder", vocab_size=61, dim=DIM, layers=1, encoder_layers=1, max_length=32,

@@ -53,7 +53,7 @@ class Claim:
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         if getattr(model.spec, "tied", False):
             shapes["lm_head.weight"] = tuple(model.embedding.weight.shape)
-        found = [names.place(shapes) for names in self.names]
+        found = [names.place(shapes, self.spec) for names in self.names]
         return max(found, key=lambda sources: sum(source.name in weights for source in sources.values()))
 
 
@@ -146,6 +146,8 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
     stacks = [stack for stack in STACKS if hasattr(spec, stack[1])]
     if not stacks:
         return
+    for layers, blocks, _ in stacks:  # each block has a tensor, and a pattern may be as long as the model
+        _enough(claim, weights, layers, getattr(spec, layers), len(getattr(spec, blocks)))
     few = {blocks: tuple(map(_one_expert, getattr(spec, blocks))) for _, blocks, _ in stacks}
     pattern = _skeleton(claim, replace(spec, **few, **{layers: len(few[blocks]) for layers, blocks, _ in stacks}))
     sources = claim.sources(pattern, weights)

@@ -63,7 +63,7 @@ def export_model(
     except Misfit as error:
         raise Misfit(f"this model cannot be written as {family}: {error}") from None
     state = canonical_state(model)
-    sources = chosen.names[0].place({name: tuple(tensor.shape) for name, tensor in state.items()})
+    sources = chosen.names[0].place({name: tuple(tensor.shape) for name, tensor in state.items()}, model.spec)
     return write_model(model, Path(folder), config, arrange(state, sources), shard_bytes)
 
 

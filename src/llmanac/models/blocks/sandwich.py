@@ -4,13 +4,14 @@
 
 The second norm bounds what a part may add, whatever its weights. What it follows does not start at 0, as it does in
 other blocks: the slope of a norm at 0 is eps^-0.5, so a first step would be far too large. Ding et al. 2021 (CogView),
-section 2.4; Gemma 2 (2024).
+section 2.4; Gemma 2 (2024). OLMo 2 (2025, arXiv:2501.00656, section 3.3) has the second norms alone: each part reads
+the residual stream itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -27,7 +28,8 @@ from llmanac.models.positions import PositionSpec
 CARD = {
     "title": "Sandwich block (norms before and after)",
     "paper": "Ding et al. 2021, arXiv:2105.13290; Gemma Team 2024, arXiv:2408.00118",
-    "reference": "Gemma2DecoderLayer in transformers",
+    "reference": "Gemma2DecoderLayer and Olmo2DecoderLayer in transformers",
+    "aliases": {"norm-after": {"norms": "after"}},
     "test": "tests/references/test_blocks.py::test_sandwich_equals_gemma2",
 }
 
@@ -36,12 +38,14 @@ CARD = {
 class Spec(BlockSpec):
     """mixer: between tokens; ffn: within a token; cross: attention to a source sequence, after the mixer, or None.
 
+    norms: before and after each part, or after it alone.
     position: a position method of this block's own, in place of the model's rotation and bias.
     """
 
     mixer: MixerSpec = field(default_factory=Softmax)
     ffn: FFNSpec = field(default_factory=Gated)
     cross: MixerSpec | None = None
+    norms: Literal["both", "after"] = "both"
     position: PositionSpec | None = None
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> Sandwich:
@@ -53,11 +57,12 @@ class Sandwich(Block):
 
     def __init__(self, spec: Spec, dim: int, norm: NormSpec, max_length: int) -> None:
         super().__init__(spec, dim, max_length)
-        self.input_layernorm, self.post_attention_layernorm = norm.build(dim=dim), norm.build(dim=dim)
+        before = norm.build if spec.norms == "both" else nn.Identity
+        self.input_layernorm, self.post_attention_layernorm = before(dim=dim), norm.build(dim=dim)
         if self.encoder_attn is not None:
-            self.encoder_layernorm, self.post_encoder_layernorm = norm.build(dim=dim), norm.build(dim=dim)
+            self.encoder_layernorm, self.post_encoder_layernorm = before(dim=dim), norm.build(dim=dim)
         if self.mlp is not None:
-            self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm.build(dim=dim), norm.build(dim=dim)
+            self.pre_feedforward_layernorm, self.post_feedforward_layernorm = before(dim=dim), norm.build(dim=dim)
         for part in (self.self_attn, self.encoder_attn, self.mlp):
             start_away_from_zero(part)
 

@@ -28,6 +28,7 @@ class Source:
         transposed: whether they store (inputs, outputs).
         expert: its index along their first axis, None where experts are not stacked.
         rows: first and last + 1 of its outputs, None where the tensor is all ours.
+        heads: equal pieces that their outputs consist of; `rows` are those of each.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     transposed: bool = False
     expert: int | None = None
     rows: tuple[int, int] | None = None
+    heads: int = 1
 
     @property
     def alone(self) -> bool:
@@ -42,10 +44,20 @@ class Source:
         return self.expert is None and self.rows is None
 
     def take(self, theirs: Tensor) -> Tensor:
-        """Our tensor out of theirs, a view of it."""
+        """Our tensor out of theirs, a view of it where it is one piece."""
+        part = self._part(theirs)
+        return part if self.rows is None else part.flatten(0, 1)
+
+    def put(self, theirs: Tensor, ours: Tensor) -> None:
+        """The inverse: write our tensor into theirs."""
+        part = self._part(theirs)
+        part.copy_(ours.reshape(part.shape))
+
+    def _part(self, theirs: Tensor) -> Tensor:
+        """A view of ours in theirs; where that has `rows`, a further first axis counts its pieces."""
         ours = theirs if self.expert is None else theirs[self.expert]
         ours = ours.t() if self.transposed else ours
-        return ours if self.rows is None else ours[self.rows[0] : self.rows[1]]
+        return ours if self.rows is None else ours.unflatten(0, (self.heads, -1))[:, self.rows[0] : self.rows[1]]
 
 
 @dataclass(frozen=True)
@@ -56,29 +68,33 @@ class Names:
         layers: their prefix of `model.layers.*.`, before names in `table` that begin with no `model.` or `lm_head`.
         table: ours (or several of ours, fused in this order) -> theirs; a prefix of a name up to a dot will do.
         transposed: those of `theirs` whose matrices are stored (inputs, outputs).
+        interleaved: those whose parts are fused head by head (q, k and v of the first head, then of the second).
     """
 
     layers: str = LAYER
     table: Mapping[str | tuple[str, ...], str] = field(default_factory=dict)
     transposed: frozenset[str] = frozenset()
+    interleaved: frozenset[str] = frozenset()
 
-    def place(self, shapes: Mapping[str, Shape]) -> dict[str, Source]:
-        """Where each of our parameters is, given the shapes of all of them."""
+    def place(self, shapes: Mapping[str, Shape], spec: Any = None) -> dict[str, Source]:
+        """Where each of our parameters is, given all their shapes; `spec` has the heads of interleaved ones."""
         rules = [self._rule(ours, theirs) for ours, theirs in self.table.items()]
         found = {name: _match(name, rules, self.layers) for name in shapes}
+        heads = spec.blocks[0].mixer.heads if self.interleaved else 1
         groups: dict[str, dict[int, dict[int, str]]] = {}
-        for name, (theirs, expert, part, _) in found.items():
+        for name, (theirs, expert, part, _, _) in found.items():
             groups.setdefault(theirs, {}).setdefault(expert, {})[part] = name
         return {
-            name: _source(theirs, groups[theirs], expert, part, transposed, shapes)
-            for name, (theirs, expert, part, transposed) in found.items()
+            name: _source(theirs, groups[theirs], expert, part, transposed, heads if interleaved else 1, shapes)
+            for name, (theirs, expert, part, transposed, interleaved) in found.items()
         }
 
     def _rule(self, ours: str | tuple[str, ...], theirs: str) -> _Rule:
         ours = (ours,) if isinstance(ours, str) else ours
         inside = not ours[0].startswith(("model.", "lm_head"))
         patterns = [_pattern(LAYER + name if inside else name) for name in ours]
-        return _Rule(patterns, (self.layers if inside else "") + theirs, theirs in self.transposed)
+        prefix = self.layers if inside else ""
+        return _Rule(patterns, prefix + theirs, theirs in self.transposed, theirs in self.interleaved)
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,7 @@ class _Rule:
     patterns: list[Any]
     theirs: str
     transposed: bool
+    interleaved: bool
 
 
 def _pattern(ours: str) -> Any:
@@ -98,8 +115,8 @@ def _filled(theirs: str, numbers: list[str]) -> str:
     return theirs
 
 
-def _match(name: str, rules: list[_Rule], layers: str) -> tuple[str, int, int, bool]:
-    """(their name, expert or -1, which part, whether it is transposed)."""
+def _match(name: str, rules: list[_Rule], layers: str) -> tuple[str, int, int, bool, bool]:
+    """(their name, expert or -1, which part, whether it is transposed, whether interleaved)."""
     for rule in rules:
         for part, pattern in enumerate(rule.patterns):
             if match := pattern.fullmatch(name):
@@ -107,25 +124,32 @@ def _match(name: str, rules: list[_Rule], layers: str) -> tuple[str, int, int, b
                 wanted = rule.theirs.count("*")
                 expert = int(numbers[-1]) if len(numbers) > wanted else -1
                 transposed = rule.transposed and not rest.endswith(".bias")
-                return _filled(rule.theirs, numbers[:wanted]) + rest, expert, part, transposed
+                theirs = _filled(rule.theirs, numbers[:wanted]) + rest
+                return theirs, expert, part, transposed, rule.interleaved
     if layers != LAYER and (match := _pattern(LAYER[:-1]).fullmatch(name)):
-        return _filled(layers[:-1], [match[1]]) + match[2], -1, 0, False
-    return name, -1, 0, False
+        return _filled(layers[:-1], [match[1]]) + match[2], -1, 0, False, False
+    return name, -1, 0, False, False
 
 
 def _source(
-    theirs: str, group: dict[int, dict[int, str]], expert: int, part: int, transposed: bool, shapes: Mapping[str, Shape]
+    theirs: str,
+    group: dict[int, dict[int, str]],
+    expert: int,
+    part: int,
+    transposed: bool,
+    heads: int,
+    shapes: Mapping[str, Shape],
 ) -> Source:
     parts = group[expert]
     whole, rows = shapes[parts[part]], None
     if len(parts) > 1:
         sizes = {number: shapes[parts[number]][0] for number in sorted(parts)}
-        start = sum(size for number, size in sizes.items() if number < part)
-        whole, rows = (sum(sizes.values()), *whole[1:]), (start, start + whole[0])
+        start = sum(size for number, size in sizes.items() if number < part) // heads
+        whole, rows = (sum(sizes.values()), *whole[1:]), (start, start + whole[0] // heads)
     whole = whole[::-1] if transposed else whole
     if expert < 0:
-        return Source(theirs, whole, transposed, None, rows)
-    return Source(theirs, (len(group), *whole), transposed, expert, rows)
+        return Source(theirs, whole, transposed, None, rows, heads)
+    return Source(theirs, (len(group), *whole), transposed, expert, rows, heads)
 
 
 def arrange(state: Mapping[str, Tensor], sources: Mapping[str, Source]) -> dict[str, Tensor]:
@@ -138,5 +162,5 @@ def arrange(state: Mapping[str, Tensor], sources: Mapping[str, Source]) -> dict[
             continue
         if source.name not in theirs:
             theirs[source.name] = torch.empty(source.shape, dtype=tensor.dtype, device=tensor.device)
-        source.take(theirs[source.name]).copy_(tensor)
+        source.put(theirs[source.name], tensor)
     return theirs

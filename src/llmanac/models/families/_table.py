@@ -26,7 +26,7 @@ ACTIVATIONS = {
     "gelu_new": "gelu-tanh",
     "relu": "relu",
 }
-MOST_LAYERS = 100_000
+MOST_LAYERS = 10_000
 Data = dict[str, Any]
 
 
@@ -129,6 +129,20 @@ class Only(Entry):
 
     def write(self, data: Data) -> dict[str, Any]:
         return {} if self.allowed[0] is None else {self.name: self.allowed[0]}
+
+
+@dataclass(frozen=True)
+class Equal(Entry):
+    """A key that says again what the field at `path` holds, and must agree with it where it is there."""
+
+    name: str
+    path: str
+
+    def read(self, config: Config, data: Data) -> None:
+        config.expect(self.name, at(data, self.path))
+
+    def write(self, data: Data) -> dict[str, Any]:
+        return {self.name: at(data, self.path)}
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,18 @@ class Inner(Entry):
         return {"intermediate_size": data["dim"] * mixer.get("expand", 2)}
 
 
+# what Mamba 2 shares with it
+SHARED: tuple[Entry, ...] = (
+    Key("expand", f"{MIXER}.expand", default=2),
+    Key("conv_kernel", f"{MIXER}.kernel", default=4),
+    Key("max_position_embeddings", "max_length", default=2048),
+    Inner(),
+    Only("hidden_act", ("silu", "swish")),
+    Only("use_bias", (False,)),
+    Only("use_conv_bias", (True,)),
+    Only("rms_norm", (None, True)),
+)
+
 FAMILY = Family(
     model_type="mamba",
     architecture="MambaForCausalLM",
@@ -50,17 +62,10 @@ FAMILY = Family(
         Key("hidden_size", "dim", default=768),
         Key("num_hidden_layers", "layers", default=32),
         Key("state_size", f"{MIXER}.states", default=16),
-        Key("expand", f"{MIXER}.expand", default=2),
-        Key("conv_kernel", f"{MIXER}.kernel", default=4),
         Key("time_step_rank", f"{MIXER}.rank", default=None, unset="auto"),
         Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),
         Key("tie_word_embeddings", "tied", bool, default=True),
-        Key("max_position_embeddings", "max_length", default=2048),
-        Inner(),
-        Only("hidden_act", ("silu", "swish")),
-        Only("use_bias", (False,)),
-        Only("use_conv_bias", (True,)),
-        Only("rms_norm", (None, True)),
+        *SHARED,
     ),
     names=(
         Names(

@@ -56,7 +56,8 @@ CARD = {
 class Spec(LanguageModelSpec):
     """dim: D; layers: L; blocks: the pattern that repeats to L; max_length: the context it is trained for.
 
-    tied: whether the head's matrix is the embedding's; embedding_scale: what token embeddings are multiplied by.
+    tied: whether the head's matrix is the embedding's; embedding_scale: what token embeddings are multiplied by;
+    embedding_norm: of what enters the first block, or None.
     """
 
     dim: int = 256
@@ -68,6 +69,7 @@ class Spec(LanguageModelSpec):
     max_length: int = 1024
     tied: bool = True
     embedding_scale: float | None = None
+    embedding_norm: NormSpec | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "max_length"):
@@ -129,6 +131,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.position = build_position(spec.position, spec.blocks, spec.dim, spec.max_length)
         self.embed_tokens = Embedding(vocab_size, spec.dim, std=self.position.embedding_std)
+        self.embed_norm = None if spec.embedding_norm is None else spec.embedding_norm.build(dim=spec.dim)
         self.layers: Any = build_blocks(spec.blocks, spec.layers, spec.dim, spec.norm, spec.max_length)
         self.norm = spec.norm.build(dim=spec.dim)
 
@@ -246,6 +249,8 @@ class Transformer(TrainedModel):
             raise RequestError("positions: a bias by distance counts them from the state; leave them out")
         positions = self._positions(batch, mask)
         x = position.embed(self._tokens(batch), positions)
+        if self.model.embed_norm is not None:
+            x = self.model.embed_norm(x)
         context = Context(
             ids=batch.ids,
             positions=positions,

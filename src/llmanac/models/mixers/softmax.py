@@ -48,8 +48,8 @@ RING = 1 << 13  # tokens of the longest window that is kept in a ring, which tak
 class Spec(MixerSpec):
     """heads: H; head_dim: d, by default D / H; kv_heads: H_kv, by default H; window: tokens seen, None for all.
 
-    score compares queries with keys; qk_norm normalises both before positions turn them; biases says which of the
-    products add one: none, those of q, k and v, or all four.
+    score compares queries with keys; qk_norm normalises both before positions turn them, each head alone or all heads
+    as one vector (OLMo 2); biases says which of the products add one: none, those of q, k and v, or all four.
     """
 
     heads: int = 4
@@ -58,6 +58,7 @@ class Spec(MixerSpec):
     window: int | None = None
     score: ScoreSpec = field(default_factory=ScaledDot)
     qk_norm: NormSpec | None = None
+    qk_norm_over: Literal["head", "all-heads"] = "head"
     biases: Literal["none", "qkv", "all"] = "none"
 
     def __post_init__(self) -> None:
@@ -99,8 +100,10 @@ class SoftmaxAttention(Mixer):
         self.k_proj = Linear(dim, kv_width, bias=bias)
         self.v_proj = Linear(dim, kv_width, bias=bias)
         self.o_proj = Linear(width, dim, bias=spec.biases == "all", std=0.0)
-        self.q_norm = spec.qk_norm.build(dim=self.head_dim) if spec.qk_norm else None
-        self.k_norm = spec.qk_norm.build(dim=self.head_dim) if spec.qk_norm else None
+        alone = spec.qk_norm_over == "head"
+        self.normed = (-1, self.head_dim) if alone else (1, -1)  # of the last axis of queries and keys, before a norm
+        self.q_norm = spec.qk_norm.build(dim=self.head_dim if alone else width) if spec.qk_norm else None
+        self.k_norm = spec.qk_norm.build(dim=self.head_dim if alone else kv_width) if spec.qk_norm else None
         self.score = spec.score.build(heads=self.heads, head_dim=self.head_dim)
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
@@ -111,8 +114,7 @@ class SoftmaxAttention(Mixer):
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = linear_all(x, (self.q_proj, self.k_proj, self.v_proj))
-        q = self._place(q.view(batch, length, -1, self.head_dim), self.q_norm, context)
-        k = self._place(k.view(batch, length, -1, self.head_dim), self.k_norm, context)
+        q, k = self._place(q, self.q_norm, context), self._place(k, self.k_norm, context)
         v = v.view(batch, length, -1, self.head_dim).transpose(1, 2)
         mask, keys = context.mask, None
         if state is not None and context.slots is not None:
@@ -124,8 +126,10 @@ class SoftmaxAttention(Mixer):
         return y
 
     def _place(self, x: Tensor, norm: nn.Module | None, context: Context) -> Tensor:
-        """Norm and turn queries or keys: (B, T, H, d) -> (B, H, T, d)."""
-        return context.rotate(x if norm is None else norm(x)).transpose(1, 2)
+        """Norm and turn queries or keys: (B, T, H d) -> (B, H, T, d)."""
+        batch, length, _ = x.shape
+        x = x if norm is None else norm(x.view(batch, length, *self.normed))
+        return context.rotate(x.view(batch, length, -1, self.head_dim)).transpose(1, 2)
 
     def flops(self, keys: float) -> float:
         products = sum(2 * p.in_features * p.out_features for p in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))

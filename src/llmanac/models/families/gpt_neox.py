@@ -1,0 +1,99 @@
+"""GPT-NeoX and Pythia: a part of each head rotated, LayerNorm, biases; by default both parts of a block at once.
+
+The rows of q, k and v are one matrix, head by head. Black et al. 2022, arXiv:2204.06745.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmanac.models.blocks.parallel import Spec as Parallel
+from llmanac.models.families._config import Config
+from llmanac.models.families._names import Names
+from llmanac.models.families._rope import Rope
+from llmanac.models.families._table import ACTIVATIONS, Data, Entry, Family, Key
+from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.lm.transformer import Spec
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.positions.rope import Spec as RoPE
+
+# what the first files call two values of Rope: their key, its key, the default
+OLDER = (("rotary_emb_base", "rope_theta", 10_000.0), ("rotary_pct", "partial_rotary_factor", 0.25))
+
+
+@dataclass(frozen=True)
+class Rotary(Rope):
+    """Rope with the keys of the first files too, which it writes as well."""
+
+    partial: bool = True
+
+    def read(self, config: Config, data: Data) -> None:
+        for old, new, default in OLDER:
+            value = config.number(old, float, default)
+            if config.data.get(new) is None:
+                config.data[new] = value
+        super().read(config, data)
+
+    def write(self, data: Data) -> dict[str, Any]:
+        written = super().write(data)
+        return {**written, **{old: written[new] for old, new, _ in OLDER}}
+
+
+class Residual(Entry):
+    """`use_parallel_residual`: a parallel block with two norms, or a pre-norm block."""
+
+    def read(self, config: Config, data: Data) -> None:
+        if not config.flag("use_parallel_residual", True):
+            for block in data["blocks"]:
+                block["name"] = "pre-norm"
+                del block["norms"]
+
+    def write(self, data: Data) -> dict[str, Any]:
+        return {"use_parallel_residual": data["blocks"][0]["name"] == "parallel"}
+
+    def fields(self) -> dict[str, str]:
+        return {"blocks.*.norms": "use_parallel_residual"}
+
+
+LAYOUT = Names(
+    layers="gpt_neox.layers.*.",
+    table={
+        "model.embed_tokens": "gpt_neox.embed_in",
+        "model.norm": "gpt_neox.final_layer_norm",
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"): "attention.query_key_value",
+        "self_attn.o_proj": "attention.dense",
+        "mlp.up_proj": "mlp.dense_h_to_4h",
+        "mlp.down_proj": "mlp.dense_4h_to_h",
+        "lm_head": "embed_out",
+    },
+    interleaved=frozenset({"attention.query_key_value"}),
+)
+
+FAMILY = Family(
+    model_type="gpt_neox",
+    architecture="GPTNeoXForCausalLM",
+    spec=Spec(
+        blocks=(Parallel(mixer=Softmax(biases="all"), ffn=MLP(biases="all"), norms="two"),),
+        position=RoPE(),
+        norm=LayerNorm(),
+    ),
+    entries=(
+        *SIZES[:-2],
+        Key("hidden_act", f"{FFN}.activation", {**ACTIVATIONS, "gelu_fast": "gelu-tanh"}, default="gelu"),
+        Key("intermediate_size", f"{FFN}.width"),
+        Key("attention_bias", f"{MIXER}.biases", BIASES, default=True),
+        LENGTH,
+        Key("layer_norm_eps", "norm.eps", float, default=1e-5),
+        TIED,
+        Rotary(),
+        Residual(),
+    ),
+    # of the hub, and of transformers' state in memory
+    names=(LAYOUT, replace(LAYOUT, table={k: v for k, v in LAYOUT.table.items() if k != "lm_head"})),
+    writes={**UNDROPPED, "hidden_dropout": 0.0},
+    neutral=frozenset({"classifier_dropout", "is_decoder"}),
+    ignored=(".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"),
+)
