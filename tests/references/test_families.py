@@ -36,6 +36,8 @@ STRETCHED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+SHORTER, LONGER = [1.0, 1.1, 1.3, 1.7], [1.0, 2.0, 5.0, 9.0]
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 MAMBA = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -64,6 +66,21 @@ CASES = {
     "llama, head_dim": {"head_dim": 20},
     "llama, llama3 rope": {"rope_parameters": STRETCHED},
     "llama, linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
+    "llama, dynamic rope": {
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}, "max_position_embeddings": 16,
+    },
+    "llama, yarn rope": {"rope_parameters": YARN},
+    "llama, yarn rope of two scales, exact": {
+        "rope_parameters": {
+            **YARN, "beta_fast": 8, "beta_slow": 0.5, "truncate": False, "mscale": 0.7, "mscale_all_dim": 1.0,
+        },
+    },
+    "llama, longrope": {
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": SHORTER, "long_factor": LONGER,
+            "original_max_position_embeddings": 16, "attention_factor": 1.2,
+        },
+    },
     "llama, geglu": {"hidden_act": "gelu_pytorch_tanh"},
     "gpt2": {},
     "gpt2, untied": {"tie_word_embeddings": False},
@@ -84,6 +101,12 @@ CASES = {
     "phi3, partial rotation, window": {
         "sliding_window": 9,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    },
+    "phi3, longrope": {
+        "original_max_position_embeddings": 16,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": SHORTER, "long_factor": LONGER,
+        },
     },
     "gemma": {},
     "gemma, untied, biases": {"tie_word_embeddings": False, "attention_bias": True},
@@ -145,14 +168,16 @@ def double_norms(model, case, monkeypatch):
 def test_logits_equal_within_1e_6(case, tmp_path, monkeypatch):
     """Not 1e-12, since transformers' norms, softmax and scans are float32 in places even in a float64 model.
 
-    Its rows are computed one by one: where a window has padding alone, it gives NaN.
+    Its rows are computed one by one: where a window has padding alone, it gives NaN. The shortest comes first, since
+    its `dynamic` scaling remembers a longer one.
     """
     model = theirs(case)
     if kind_of(case) == "gemma":  # scaled embeddings are large, and so is the rounding of the norms
         double_norms(model, case, monkeypatch)
     ours = ours_of(model, tmp_path)
     ids, real = ragged()
-    expected = torch.cat([model(row[keep][None]).logits[0] for row, keep in zip(ids, real, strict=True)])
+    rows = [row[keep][None] for row, keep in zip(ids, real, strict=True)]
+    expected = torch.cat([model(row).logits[0] for row in reversed(rows)][::-1])
     actual = ours(Batch(ids=ids, lengths=real.sum(1))).logits[real]
     assert expected.std() > 0.5
     assert (actual - expected).abs().max() < 1e-6 * expected.abs().max()
@@ -168,6 +193,7 @@ def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
     with torch.inference_mode():
         expected = [ours(row[None]).logits[0, -1] for row in rows]
         state = ours.start(3)
+        state.plan([len(row) for row in rows])  # counts where frequencies depend on a row's length
         for first, last in ((0, 11), (11, 17), *((i, i + 1) for i in range(17, 31))):
             parts = [row[first:last] for row in rows]
             lengths = torch.tensor([len(part) for part in parts])
@@ -343,8 +369,8 @@ def test_a_config_may_leave_out_what_has_a_default(tmp_path):
 
 
 REFUSED = {
-    "rope_parameters": ({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}, "rope_type 'yarn' is not supported"),
-    "rope_scaling": ({"type": "dynamic", "factor": 2.0}, "rope_type 'dynamic' is not supported"),
+    "rope_parameters": ({"rope_type": "proportional", "factor": 2.0}, "rope_type 'proportional' is not supported"),
+    "rope_scaling": ({"type": "longrope", "short_factor": [1.0, 0.0]}, "short_factor has 0.0, expected numbers above"),
     "hidden_act": ("quick_gelu", "hidden_act = 'quick_gelu' is not supported"),
     "attn_logit_softcapping": (50.0, "attn_logit_softcapping = 50.0 is not known"),
     "quantization_config": ({"bits": 4}, "quantization_config = "),
@@ -388,12 +414,12 @@ def test_gpt2_variants_are_refused(key, value, tmp_path):
 
 
 OTHERS = {  # of each further family: what it has a key for and we have no form for, or what its own values must be
-    "mistral": ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}, "rope_type 'yarn'"),
+    "mistral": ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4}, "factor is missing"),
     "qwen2": ("layer_types", ["sliding_attention"] * 3, "use_sliding_window is not true"),
     "qwen3": ("layer_types", ["full_attention"] * 2, "layer_types lists 2 layers, the model has 3"),
     "mixtral": ("num_experts_per_tok", 9, "num_experts_per_tok: .*top_k: 9 is not between 1 and experts, 4"),
     "qwen3_moe": ("norm_topk_prob", None, "norm_topk_prob is not set; only True is supported"),
-    "phi3": ("rope_scaling", {"type": "longrope", "short_factor": [1.0]}, "rope_type 'longrope' is not supported"),
+    "phi3": ("rope_scaling", {"type": "linear", "factor": 2.0}, "rope_type 'linear' is not supported"),
     "gemma": ("hidden_activation", "relu", "hidden_activation = 'relu' is not supported"),
     "smollm3": ("no_rope_layers", [1, 2, 1, 0], "no_rope_layers is .* expected a list of 0 and 1"),
     "mamba": ("intermediate_size", 65, "intermediate_size is 65, but expand x hidden_size is 64"),
@@ -495,8 +521,8 @@ MISFITS = {
     "hybrid": ({"blocks": [*block("sliding-window"), *block()]}, "blocks.1.ffn.name is gated, llama's is not set"),
     "fraction": ({"position": {"name": "rope", "rotary_fraction": 0.5}, "norm": "layernorm"}, "norm.name"),
     "dynamic": (
-        {"position": {"name": "rope", "scaling": {"type": "dynamic", "factor": 2.0}}},
-        "rope_type 'dynamic' is not supported",
+        {"position": {"name": "rope", "scaling": {"type": "dynamic", "factor": 2.0, "original_length": 16}}},
+        "max_length is 64, llama's is 32",
     ),
     "scale": ({"embedding_scale": 3.0}, "embedding_scale is 3.0, llama's is not set"),
     "gru": ({"blocks": block("gru")}, "blocks.0.mixer.name is gru, llama's is softmax"),
