@@ -57,6 +57,8 @@ BASES = {
     "gemma": GEMMA,
     "gemma2": {**GEMMA, "query_pre_attn_scalar": 20},
     "gemma3_text": {**GEMMA, "query_pre_attn_scalar": 20},
+    "glm4": {**LLAMA, "head_dim": 12, "pad_token_id": None, "eos_token_id": 2},
+    "gpt_oss": {**EXPERTS, "head_dim": 12, "num_local_experts": 5, "sliding_window": 9},
     "smollm3": {**LLAMA, "pad_token_id": None},
     "phi3": {**LLAMA, "pad_token_id": None},
     "mamba": MAMBA,
@@ -134,6 +136,15 @@ CASES = {
     },
     "gemma3_text, llama3 rope, no windows": {
         "layer_types": ["full_attention"] * 3, "rope_parameters": {"full_attention": STRETCHED},
+    },
+    "glm4": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "glm4, all of a head, no biases, yarn rope": {
+        "rope_parameters": {**YARN, "partial_rotary_factor": 1.0}, "attention_bias": False,
+    },
+    "gpt_oss": {},
+    "gpt_oss, low limit, yarn rope": {
+        "swiglu_limit": 0.3, "num_hidden_layers": 3, "rope_parameters": {**YARN, "truncate": False},
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "attention_bias": False,
     },
     "smollm3": {"num_hidden_layers": 4},
     "smollm3, every second, untied": {
@@ -230,7 +241,7 @@ def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
 
 
 # transformers' Mamba, routers and capped softmax compute in float32 in places that no argument reaches
-DOUBLE = [case for case in CASES if kind_of(case) not in ("mamba", "mixtral", "qwen3_moe", "gemma2")]
+DOUBLE = [case for case in CASES if kind_of(case) not in ("mamba", "mixtral", "qwen3_moe", "gemma2", "gpt_oss")]
 
 
 @pytest.mark.parametrize("case", DOUBLE)
@@ -469,6 +480,8 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "gemma": ("hidden_activation", "relu", "hidden_activation = 'relu' is not supported"),
     "gemma2": ("sliding_window", None, "sliding_window is not set, but layer_types has sliding_attention"),
     "gemma3_text": ("attn_logit_softcapping", 50.0, "attn_logit_softcapping = 50.0 is not supported"),
+    "glm4": ("partial_rotary_factor", "half", "partial_rotary_factor is 'half', expected a number"),
+    "gpt_oss": ("quantization_config", {"quant_method": "mxfp4"}, "quantization_config = .*mxfp4"),
     "smollm3": ("no_rope_layers", [1, 2, 1, 0], "no_rope_layers is .* expected a list of 0 and 1"),
     "mamba": ("intermediate_size", 65, "intermediate_size is 65, but expand x hidden_size is 64"),
 }

@@ -117,7 +117,7 @@ class _Chunks:
                 logits.copy_(products)
             if self.bias is not None:
                 logits += self.bias
-            if self.bend is not None:
+            if self.bend is not None and self.softcap is not None:
                 torch.square(logits.div_(self.softcap).tanh_(), out=self.bend[:count]).neg_().add_(1)
                 logits *= self.softcap
             logits -= logits.amax(dim=1, keepdim=True)

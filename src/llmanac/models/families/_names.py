@@ -27,14 +27,14 @@ class Source:
         name, shape: of their tensor, all of it.
         transposed: whether they store (inputs, outputs).
         expert: its index along their first axis, None where experts are not stacked.
-        rows: first and last + 1 of its outputs, None where the tensor is all ours.
+        rows: its outputs as start, stop and step of a slice, None where the tensor is all ours.
     """
 
     name: str
     shape: Shape
     transposed: bool = False
     expert: int | None = None
-    rows: tuple[int, int] | None = None
+    rows: tuple[int, int, int] | None = None
 
     @property
     def alone(self) -> bool:
@@ -45,7 +45,7 @@ class Source:
         """Our tensor out of theirs, a view of it."""
         ours = theirs if self.expert is None else theirs[self.expert]
         ours = ours.t() if self.transposed else ours
-        return ours if self.rows is None else ours[self.rows[0] : self.rows[1]]
+        return ours if self.rows is None else ours[slice(*self.rows)]
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,13 @@ class Names:
         layers: their prefix of `model.layers.*.`, before names in `table` that begin with no `model.` or `lm_head`.
         table: ours (or several of ours, fused in this order) -> theirs; a prefix of a name up to a dot will do.
         transposed: those of `theirs` whose matrices are stored (inputs, outputs).
+        alternating: those of `theirs` in which the outputs of several of ours take turns, in place of following.
     """
 
     layers: str = LAYER
     table: Mapping[str | tuple[str, ...], str] = field(default_factory=dict)
     transposed: frozenset[str] = frozenset()
+    alternating: frozenset[str] = frozenset()
 
     def place(self, shapes: Mapping[str, Shape]) -> dict[str, Source]:
         """Where each of our parameters is, given the shapes of all of them."""
@@ -69,8 +71,9 @@ class Names:
         groups: dict[str, dict[int, dict[int, str]]] = {}
         for name, (theirs, expert, part, _) in found.items():
             groups.setdefault(theirs, {}).setdefault(expert, {})[part] = name
+        turns = {self.layers + theirs for theirs in self.alternating}
         return {
-            name: _source(theirs, groups[theirs], expert, part, transposed, shapes)
+            name: _source(theirs, groups[theirs], expert, part, transposed, shapes, _number(theirs) in turns)
             for name, (theirs, expert, part, transposed) in found.items()
         }
 
@@ -98,6 +101,11 @@ def _filled(theirs: str, numbers: list[str]) -> str:
     return theirs
 
 
+def _number(theirs: str) -> str:
+    """A name of theirs with `*` for the number of its layer."""
+    return re.sub(r"\.\d+\.", ".*.", theirs, count=1)
+
+
 def _match(name: str, rules: list[_Rule], layers: str) -> tuple[str, int, int, bool]:
     """(their name, expert or -1, which part, whether it is transposed)."""
     for rule in rules:
@@ -114,14 +122,21 @@ def _match(name: str, rules: list[_Rule], layers: str) -> tuple[str, int, int, b
 
 
 def _source(
-    theirs: str, group: dict[int, dict[int, str]], expert: int, part: int, transposed: bool, shapes: Mapping[str, Shape]
+    theirs: str,
+    group: dict[int, dict[int, str]],
+    expert: int,
+    part: int,
+    transposed: bool,
+    shapes: Mapping[str, Shape],
+    alternating: bool,
 ) -> Source:
     parts = group[expert]
     whole, rows = shapes[parts[part]], None
     if len(parts) > 1:
         sizes = {number: shapes[parts[number]][0] for number in sorted(parts)}
-        start = sum(size for number, size in sizes.items() if number < part)
-        whole, rows = (sum(sizes.values()), *whole[1:]), (start, start + whole[0])
+        total, start = sum(sizes.values()), sum(size for number, size in sizes.items() if number < part)
+        rows = (part, total, len(parts)) if alternating else (start, start + whole[0], 1)
+        whole = (total, *whole[1:])
     whole = whole[::-1] if transposed else whole
     if expert < 0:
         return Source(theirs, whole, transposed, None, rows)

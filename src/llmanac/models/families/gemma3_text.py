@@ -51,7 +51,7 @@ class Ropes(Entry):
                 block["position"] = found[FULL]["position"]
 
     def write(self, data: Data) -> dict[str, Any]:
-        own = next((block["position"] for block in data["blocks"] if "position" in block), {})
+        own: Data = next((block["position"] for block in data["blocks"] if "position" in block), {})
         full, sliding = self.full.write({"position": own}), self.sliding.write(data)
         return {
             "rope_parameters": {FULL: full["rope_parameters"], SLIDING: sliding["rope_parameters"]},

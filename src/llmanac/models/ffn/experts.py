@@ -13,7 +13,7 @@ DeepSeekMoE (Dai et al. 2024) for the shared expert.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ CARD = {
 class Spec(FFNSpec):
     """experts: how many; top_k: k; expert: what each is; shared: one that sees every token, or None.
 
-    balance: coefficient of the load-balance loss.
+    balance: coefficient of the load-balance loss; router_bias: a learned number is added to each score, or none.
     """
 
     experts: int = 8
@@ -44,6 +44,7 @@ class Spec(FFNSpec):
     expert: FFNSpec = field(default_factory=Gated)
     shared: FFNSpec | None = None
     balance: float = 0.01
+    router_bias: Literal["none", "learned"] = "none"
 
     def __post_init__(self) -> None:
         if self.experts < 1:
@@ -71,7 +72,7 @@ class Experts(nn.Module):
     def __init__(self, spec: Spec, dim: int) -> None:
         super().__init__()
         self.count, self.top_k, self.balance = spec.experts, spec.top_k, spec.balance
-        self.router = Linear(dim, spec.experts)
+        self.router = Linear(dim, spec.experts, bias=spec.router_bias == "learned")
         self.experts: Any = nn.ModuleList(spec.expert.build(dim=dim) for _ in range(spec.experts))
         self.shared = None if spec.shared is None else spec.shared.build(dim=dim)
 
