@@ -132,6 +132,20 @@ class Only(Entry):
 
 
 @dataclass(frozen=True)
+class Equal(Entry):
+    """A key that says again what the field at `path` holds, and must agree with it where it is there."""
+
+    name: str
+    path: str
+
+    def read(self, config: Config, data: Data) -> None:
+        config.expect(self.name, at(data, self.path))
+
+    def write(self, data: Data) -> dict[str, Any]:
+        return {self.name: at(data, self.path)}
+
+
+@dataclass(frozen=True)
 class Layered(Entry):
     """A list with a value a layer, which sets one field of each block.
 

@@ -51,7 +51,7 @@ FAMILY = Family(
         Key("num_key_value_heads", f"{MIXER}.kv_heads", default=8),
         Key("head_dim", f"{MIXER}.head_dim", default=64),
         Key("num_local_experts", f"{FFN}.experts", default=128, aliases=("num_experts",)),
-        Key("num_experts_per_tok", f"{FFN}.top_k", default=4, aliases=("experts_per_token",)),
+        Key("num_experts_per_tok", f"{FFN}.top_k", default=4),
         Key("intermediate_size", f"{FFN}.expert.width"),
         Key("swiglu_limit", f"{FFN}.expert.limit", float, default=7.0),
         Only("swiglu_alpha", (1.702,)),
@@ -79,5 +79,5 @@ FAMILY = Family(
         ),
     ),
     writes=UNDROPPED,
-    neutral=frozenset({"initial_context_length"}),  # the trained length, said again
+    neutral=frozenset({"initial_context_length", "experts_per_token"}),  # said again, and not read by transformers
 )

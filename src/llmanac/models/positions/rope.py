@@ -5,7 +5,8 @@
 u and v are the first and the second half of a head (the layout of Llama checkpoints), or its even and odd numbers
 (`layout="pairs"`, that of GLM and DeepSeek; queries and keys then leave as halves, which no score depends on). Since
 rotations compose, the score of a query at p and a key at s depends on p - s alone, and nothing is learned. Queries and
-keys are (B, T, H, d). Angles are computed in float32 whatever the model computes in, as every released checkpoint was trained.
+keys are (B, T, H, d). Angles are computed in float32 whatever the model computes in, as every released checkpoint was
+trained.
 
 Su et al. 2021, section 3.2. Scaling to longer contexts (linear, dynamic NTK, YaRN, llama3, LongRoPE): `_scaling.py`.
 """
