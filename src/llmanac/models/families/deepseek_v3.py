@@ -31,18 +31,15 @@ SPARSE: dict[str, tuple[str, Any, Any]] = {
     "routed_scaling_factor": ("scale", float, 2.5),
     "moe_intermediate_size": ("expert.width", int, 2048),
 }
-EXPERTS = {"name": "experts", "scoring": "sigmoid", "router_bias": "balancing", "balance": 0.0}
 OWN: dict[str | tuple[str, ...], str] = {
     "mlp.router": "mlp.gate",
     "mlp.correction": "mlp.gate.e_score_correction_bias",
     "mlp.shared": "mlp.shared_experts",
 }
-FIXED = {"attention_bias": (False,), "norm_topk_prob": (True,), "moe_layer_freq": (None, 1)}
+FIXED: dict[str, tuple[Any, ...]] = {"attention_bias": (False,), "norm_topk_prob": (True,), "moe_layer_freq": (None, 1)}
 FIXED |= {"scoring_func": (None, "sigmoid"), "topk_method": (None, "noaux_tc")}
 # what follows from other sizes; further heads, what is returned, and how experts were trained
-NEUTRAL = """
-head_dim qk_head_dim num_nextn_predict_layers num_mtp_layers output_router_logits ep_size aux_loss_alpha seq_aux
-"""
+NEUTRAL = "head_dim qk_head_dim num_nextn_predict_layers output_router_logits ep_size aux_loss_alpha seq_aux"
 
 
 class Stretched(Rope):
@@ -66,8 +63,6 @@ class Stretched(Rope):
 
 
 class Stack(Layered):
-    """Dense layers first, then layers with experts."""
-
     def fields(self) -> dict[str, str]:
         return {"width": "intermediate_size", **{f"ffn.{ours}": name for name, (ours, _, _) in SPARSE.items()}}
 
@@ -77,9 +72,10 @@ def _read(config: Config, data: Data, layers: int) -> list[Any]:
     gated["activation"] = config.choose("hidden_act", ACTIVATIONS, "silu")
     if type(first) is not int or first < 0:
         raise CheckpointError(f"{config.path}: first_k_dense_replace is {shown(first)}, expected a whole number")
-    sparse: Data = {**EXPERTS, "expert": dict(gated)}
+    sparse: Data = {"name": "experts", "scoring": "sigmoid", "router_bias": "balancing", "balance": 0.0}
     for name, (path, kind, default) in SPARSE.items():
         put(sparse, path, config.number(name, kind, default))
+    sparse["expert"] |= gated
     sparse["shared"] = {**gated, "width": sparse["expert"]["width"] * config.number("n_shared_experts", int, 1)}
     dense = {**gated, "width": config.number("intermediate_size", int, 18432)}
     return [sparse if i >= first else dense for i in range(layers)]
