@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from llmanac.core.errors import LlmanacError
 from llmanac.core.types import IGNORE
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.entropy import chunked_entropy
 
 
 def inputs(dtype=torch.float64, rows=37, dim=24, vocabulary=101, ignored=0.3):
@@ -49,6 +50,27 @@ def test_rows_equal_torch(chunk):
     b = torch.autograd.grad((expected * scale).sum(), wanted)
     for x, y in zip(a, b, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_capped_logits_equal_torch(reduction):
+    hidden, weight, bias, targets = inputs()
+
+    def capped(b):
+        return 2.5 * torch.tanh(F.linear(hidden, weight, b) / 2.5)
+
+    expected = F.cross_entropy(capped(bias), targets, reduction=reduction, ignore_index=IGNORE)
+    actual = fused_cross_entropy(hidden, weight, targets, bias=bias, chunk=5, reduction=reduction, softcap=2.5)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(actual, fused_cross_entropy(hidden, weight, targets, bias=bias, reduction=reduction))
+    entropy = chunked_entropy(hidden, weight, bias, 2.5)
+    spread = torch.distributions.Categorical(logits=capped(bias)).entropy()
+    torch.testing.assert_close(entropy, spread, rtol=1e-12, atol=1e-12)
+    wanted, scale = [hidden, weight, bias], torch.linspace(0.5, 2.0, len(targets), dtype=torch.float64)
+    for found, right in ((actual, expected), (entropy, spread)):
+        made = [torch.autograd.grad((value * scale[: value.numel()]).sum(), wanted) for value in (found, right)]
+        for x, y in zip(*made, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])

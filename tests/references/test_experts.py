@@ -7,6 +7,7 @@ import torch
 from _small_models import VOCABULARY, randomise, shifted, tokens
 from test_recurrent import context_of
 
+from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, Want
 from llmanac.objectives.autoregressive import Spec as Autoregressive
@@ -51,6 +52,53 @@ def test_experts_equal_mixtral():
     torch.testing.assert_close(context.aux()["load-balance"], 0.01 * balance.double(), rtol=0, atol=1e-8)
     actual.sum().backward()
     assert all(p.grad is not None for p in ours.parameters())
+
+
+@pytest.mark.parametrize("groups, top_groups", [(1, 1), (4, 2), (2, 2)])
+def test_sigmoid_groups_and_correction_equal_deepseek(groups, top_groups):
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek
+
+    ours = layer(
+        experts=8, top_k=3, scoring="sigmoid", router_bias="balancing", groups=groups, top_groups=top_groups,
+        scale=2.5, shared={"name": "gated", "width": 48},
+    )  # fmt: skip
+    config = transformers.DeepseekV3Config(
+        hidden_size=DIM, moe_intermediate_size=24, n_routed_experts=8, num_experts_per_tok=3, n_group=groups,
+        topk_group=top_groups, n_shared_experts=2, routed_scaling_factor=2.5,
+    )  # fmt: skip
+    config._experts_implementation = "eager"
+    peer = deepseek.DeepseekV3MoE(config).double()
+    with torch.no_grad():
+        peer.gate.weight.copy_(ours.router.weight)
+        peer.gate.e_score_correction_bias.copy_(ours.correction)
+        peer.shared_experts.load_state_dict(ours.shared.state_dict())
+        for i, expert in enumerate(ours.experts):
+            peer.experts.gate_up_proj[i].copy_(torch.cat([expert.gate_proj.weight, expert.up_proj.weight]))
+            peer.experts.down_proj[i].copy_(expert.down_proj.weight)
+    x = torch.randn(2, 33, DIM, dtype=torch.float64, requires_grad=True)
+    context = context_of(x)
+    actual, expected = ours(x, context), peer(x)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)  # their router works in float32
+    found, wanted = (torch.autograd.grad(y.square().sum(), x, retain_graph=True)[0] for y in (actual, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    (actual.sum() + context.aux()["load-balance"]).backward()
+    assert ours.correction.grad is None and ours.router.weight.grad is not None
+    with torch.no_grad():
+        ours.correction.zero_()
+    assert (ours(x, context_of(x)) - actual).abs().max() > 0.1  # it chooses other experts
+
+
+def test_wrong_groups_name_the_field():
+    for choices, message in (
+        ({"groups": 3}, "groups: 8 experts are not 3 groups of one size"),
+        ({"groups": 8}, "groups: 8 experts are not 8 groups of one size, of at least 2"),
+        ({"groups": 2, "top_groups": 3}, "top_groups: 3 is not between 1 and groups, 2"),
+        ({"groups": 4, "top_k": 3}, "top_k: 3 experts, but 1 groups have 2"),
+        ({"scale": 0.0}, r"scale: 0\.0 must be above 0"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            layer(experts=8, **choices)
 
 
 def test_one_expert_is_the_plain_layer_and_a_shared_one_is_added():

@@ -36,6 +36,8 @@ STRETCHED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+SHORTER, LONGER = [1.0, 1.1, 1.3, 1.7], [1.0, 2.0, 5.0, 9.0]
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 MAMBA = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -45,13 +47,34 @@ MAMBA = {
     "use_associative_scan": False,
 }
 EXPERTS = {**LLAMA, "num_hidden_layers": 2, "num_experts_per_tok": 2}
+GEMMA = {**LLAMA, "head_dim": 12, "pad_token_id": None}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
 BASES = {
     "gpt2": {**GPT2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     "mixtral": {**EXPERTS, "num_local_experts": 4},
     "qwen3": {**LLAMA, "head_dim": 12},
     "qwen3_moe": {**EXPERTS, "num_experts": 5, "moe_intermediate_size": 24, "norm_topk_prob": True},
-    "gemma": {**LLAMA, "head_dim": 12, "pad_token_id": None},
+    "gemma": GEMMA,
+    "gemma2": {**GEMMA, "query_pre_attn_scalar": 20},
+    "gemma3_text": {**GEMMA, "query_pre_attn_scalar": 20},
+    "glm4": {**LLAMA, "head_dim": 12, "pad_token_id": None, "eos_token_id": 2},
+    "gpt_oss": {**EXPERTS, "head_dim": 12, "num_local_experts": 5, "sliding_window": 9},
+    "deepseek_v3": {
+        **EXPERTS,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 4,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 12,
+        "kv_lora_rank": 10,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 6,
+        "n_routed_experts": 8,
+        "n_group": 4,
+        "topk_group": 2,
+        "moe_intermediate_size": 24,
+        "n_shared_experts": 2,
+    },
     "smollm3": {**LLAMA, "pad_token_id": None},
     "phi3": {**LLAMA, "pad_token_id": None},
     "mamba": MAMBA,
@@ -80,6 +103,21 @@ CASES = {
     "llama, head_dim": {"head_dim": 20},
     "llama, llama3 rope": {"rope_parameters": STRETCHED},
     "llama, linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
+    "llama, dynamic rope": {
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}, "max_position_embeddings": 16,
+    },
+    "llama, yarn rope": {"rope_parameters": YARN},
+    "llama, yarn rope of two scales, exact": {
+        "rope_parameters": {
+            **YARN, "beta_fast": 8, "beta_slow": 0.5, "truncate": False, "mscale": 0.7, "mscale_all_dim": 1.0,
+        },
+    },
+    "llama, longrope": {
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": SHORTER, "long_factor": LONGER,
+            "original_max_position_embeddings": 16, "attention_factor": 1.2,
+        },
+    },
     "llama, geglu": {"hidden_act": "gelu_pytorch_tanh"},
     "gpt2": {},
     "gpt2, untied": {"tie_word_embeddings": False},
@@ -101,8 +139,50 @@ CASES = {
         "sliding_window": 9,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
     },
+    "phi3, longrope": {
+        "original_max_position_embeddings": 16,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": SHORTER, "long_factor": LONGER,
+        },
+    },
     "gemma": {},
     "gemma, untied, biases": {"tie_word_embeddings": False, "attention_bias": True},
+    "gemma2": {"num_hidden_layers": 4, "sliding_window": 9},
+    "gemma2, low caps, untied, biases": {
+        "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 12,
+        "tie_word_embeddings": False, "attention_bias": True,
+    },
+    "gemma2, no caps, no windows": {
+        "attn_logit_softcapping": None, "final_logit_softcapping": None, "layer_types": ["full_attention"] * 3,
+    },
+    "gemma3_text": {"num_hidden_layers": 7, "sliding_window": 9},
+    "gemma3_text, two scalings, cap, untied, biases": {
+        "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+            "sliding_attention": {**YARN, "rope_theta": 100.0},
+        },
+        "final_logit_softcapping": 9.0, "query_pre_attn_scalar": 60, "tie_word_embeddings": False,
+        "attention_bias": True,
+    },
+    "gemma3_text, llama3 rope, no windows": {
+        "layer_types": ["full_attention"] * 3, "rope_parameters": {"full_attention": STRETCHED},
+    },
+    "glm4": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "glm4, all of a head, no biases, yarn rope": {
+        "rope_parameters": {**YARN, "partial_rotary_factor": 1.0}, "attention_bias": False,
+    },
+    "gpt_oss": {},
+    "gpt_oss, low limit, yarn rope": {
+        "swiglu_limit": 0.3, "num_hidden_layers": 3, "rope_parameters": {**YARN, "truncate": False},
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "attention_bias": False,
+    },
+    "deepseek_v3": {},
+    "deepseek_v3, no latent queries, halves, one group, all sparse, yarn rope of two scales": {
+        "q_lora_rank": None, "rope_interleave": False, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0,
+        "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7}, "routed_scaling_factor": 1.3,
+    },
     "smollm3": {"num_hidden_layers": 4},
     "smollm3, every second, untied": {
         "num_hidden_layers": 4, "no_rope_layer_interval": 2, "tie_word_embeddings": False, "mlp_bias": True,
@@ -161,6 +241,8 @@ def theirs(case, attention="eager"):
     built = randomise(built)
     built.tie_weights()
     for module in built.modules():
+        if hasattr(module, "e_score_correction_bias"):
+            module.e_score_correction_bias.copy_(torch.linspace(0.3, -0.3, module.num_experts))
         if hasattr(module, "scalar_embed_scale"):  # else it is rounded to float32 first
             module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=torch.float64)
     return built.double().eval()
@@ -179,7 +261,7 @@ def ragged():
 
 def double_norms(model, case, monkeypatch):
     """transformers computes norms in float32 even in a float64 model; torch's own function does not."""
-    offset = float(kind_of(case) == "gemma")
+    offset = float(kind_of(case).startswith("gemma"))
     for kind in {type(module) for module in model.modules() if type(module).__name__.endswith("RMSNorm")}:
         monkeypatch.setattr(
             kind,
@@ -194,14 +276,16 @@ def double_norms(model, case, monkeypatch):
 def test_logits_equal_within_1e_6(case, tmp_path, monkeypatch):
     """Not 1e-12, since transformers' norms, softmax and scans are float32 in places even in a float64 model.
 
-    Its rows are computed one by one: where a window has padding alone, it gives NaN.
+    Its rows are computed one by one: where a window has padding alone, it gives NaN. The shortest comes first, since
+    its `dynamic` scaling remembers a longer one.
     """
     model = theirs(case)
-    if kind_of(case) == "gemma":  # scaled embeddings are large, and so is the rounding of the norms
+    if kind_of(case).startswith("gemma"):  # scaled embeddings are large, and so is the rounding of the norms
         double_norms(model, case, monkeypatch)
     ours = ours_of(model, tmp_path)
     ids, real = ragged()
-    expected = torch.cat([model(row[keep][None]).logits[0] for row, keep in zip(ids, real, strict=True)])
+    rows = [row[keep][None] for row, keep in zip(ids, real, strict=True)]
+    expected = torch.cat([model(row).logits[0] for row in reversed(rows)][::-1])
     actual = ours(Batch(ids=ids, lengths=real.sum(1))).logits[real]
     assert expected.std() > 0.5
     assert (actual - expected).abs().max() < 1e-6 * expected.abs().max()
@@ -217,6 +301,7 @@ def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
     with torch.inference_mode():
         expected = [ours(row[None]).logits[0, -1] for row in rows]
         state = ours.start(3)
+        state.plan([len(row) for row in rows])  # counts where frequencies depend on a row's length
         for first, last in ((0, 11), (11, 17), *((i, i + 1) for i in range(17, 31))):
             parts = [row[first:last] for row in rows]
             lengths = torch.tensor([len(part) for part in parts])
@@ -229,6 +314,7 @@ def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
 
 # transformers computes them in float32 in places that no argument reaches: softmax, routers and scans
 SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt", "mamba2", "minimax")
+BY_ROW = ("gemma2", "gpt_oss", "deepseek_v3")  # these without padding
 ATTENTION = dict.fromkeys(("mamba", "bloom", "mpt", "mamba2"), "eager")  # else torch's own
 
 
@@ -237,7 +323,7 @@ def test_gradients_equal_where_transformers_is_float32_in_places(case, tmp_path)
     compare_gradients(theirs(case, ATTENTION.get(kind_of(case), "sdpa")), case, tmp_path, 1e-5, 1e-4)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if kind_of(case) not in SINGLE])
+@pytest.mark.parametrize("case", [case for case in CASES if kind_of(case) not in SINGLE + BY_ROW])
 def test_logits_and_gradients_equal_in_float64_throughout(case, tmp_path, monkeypatch):
     """With its float32 islands lifted: torch's own SDPA and rms_norm inside transformers' model."""
     model = theirs(case, "sdpa")
@@ -264,6 +350,27 @@ def compare_gradients(model, case, folder, exact, close):
         scale = found[sources[name].name].abs().max().clamp(min=0.01)  # that of a router with one expert is 0
         assert (gradient - sources[name].take(found[sources[name].name])).abs().max() < close * scale, name
     assert len(gradients(ours)) == len(list(ours.parameters()))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if kind_of(case) in BY_ROW])
+def test_gradients_equal_row_by_row(case, tmp_path, monkeypatch):
+    model = theirs(case)
+    double_norms(model, case, monkeypatch)
+    ours = ours_of(model, tmp_path)
+    ids, real = ragged()
+    targets = ids.roll(-1, 1).masked_fill(~real, IGNORE)
+    for row, wanted, keep in zip(ids, targets, real, strict=True):
+        F.cross_entropy(model(row[keep][None]).logits[0], wanted[keep], reduction="sum").backward()
+    ours.nll(Batch(ids=ids, targets=targets, lengths=real.sum(1))).backward()
+    found = gradients(model)
+    shapes = {name: tuple(p.shape) for name, p in ours.named_parameters()}
+    layouts = [names.place(shapes, ours.spec) for names in family(kind_of(case)).names]
+    sources = max(layouts, key=lambda sources: sum(source.name in found for source in sources.values()))
+    for name, gradient in gradients(ours).items():
+        expected = sources[name].take(found[sources[name].name])
+        assert (gradient - expected).abs().max() < 1e-4 * found[sources[name].name].abs().max() + 1e-6, name
+    trained = [name for name, p in ours.named_parameters() if p.requires_grad]
+    assert trained == list(gradients(ours)) and len(trained) >= len(shapes) - 3
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -426,6 +533,34 @@ def test_older_spellings_of_gpt_neox(tmp_path):
     assert load_model(tmp_path, device="cpu").spec.position.rotary_fraction == 0.25
 
 
+OLDER = {  # keys of the first files, in place of those of today
+    "gemma2": {"layer_types": None, "rope_parameters": None, "rope_theta": 1e4, "hidden_act": "gelu_pytorch_tanh"},
+    "gemma3_text": {
+        "layer_types": None, "rope_parameters": None, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+        "sliding_window_pattern": 6, "rope_scaling": None, "cache_implementation": "hybrid",
+    },
+    "glm4": {"rope_parameters": None, "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    "gpt_oss": {"layer_types": None, "rope_parameters": None, "initial_context_length": 4096, "experts_per_token": 2},
+    "deepseek_v3": {
+        "rope_parameters": None, "rope_theta": 1e4, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "ep_size": 1,
+        "moe_layer_freq": 1, "num_nextn_predict_layers": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OLDER)
+def test_older_configs_are_the_same_models(kind, tmp_path):
+    ours = ours_of(theirs(kind), tmp_path)
+    path = tmp_path / "config.json"
+    changed = {**json.loads(path.read_text()), **OLDER[kind]}
+    gone = [key for key, value in OLDER[kind].items() if value is None]
+    path.write_text(json.dumps({key: value for key, value in changed.items() if key not in gone}))
+    again = load_model(tmp_path, dtype="float64", device="cpu")
+    assert canonical(again.spec) == canonical(ours.spec)
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, **EAGER)
+    assert torch.equal(peer.eval()(tokens(1, 20)).logits, theirs(kind)(tokens(1, 20)).logits)
+
+
 def test_a_config_may_leave_out_what_has_a_default(tmp_path):
     expected = ours_of(theirs("llama, multi-head, tied"), tmp_path)
     path = tmp_path / "config.json"
@@ -439,8 +574,8 @@ def test_a_config_may_leave_out_what_has_a_default(tmp_path):
 
 
 REFUSED = {
-    "rope_parameters": ({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}, "rope_type 'yarn' is not supported"),
-    "rope_scaling": ({"type": "dynamic", "factor": 2.0}, "rope_type 'dynamic' is not supported"),
+    "rope_parameters": ({"rope_type": "proportional", "factor": 2.0}, "rope_type 'proportional' is not supported"),
+    "rope_scaling": ({"type": "longrope", "short_factor": [1.0, 0.0]}, "short_factor has 0.0, expected numbers above"),
     "hidden_act": ("quick_gelu", "hidden_act = 'quick_gelu' is not supported"),
     "attn_logit_softcapping": (50.0, "attn_logit_softcapping = 50.0 is not known"),
     "quantization_config": ({"bits": 4}, "quantization_config = "),
@@ -484,13 +619,18 @@ def test_gpt2_variants_are_refused(key, value, tmp_path):
 
 
 OTHERS = {  # of each further family: what it has a key for and we have no form for, or what its own values must be
-    "mistral": ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}, "rope_type 'yarn'"),
+    "mistral": ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4}, "factor is missing"),
     "qwen2": ("layer_types", ["sliding_attention"] * 3, "use_sliding_window is not true"),
     "qwen3": ("layer_types", ["full_attention"] * 2, "layer_types lists 2 layers, the model has 3"),
     "mixtral": ("num_experts_per_tok", 9, "num_experts_per_tok: .*top_k: 9 is not between 1 and experts, 4"),
     "qwen3_moe": ("norm_topk_prob", None, "norm_topk_prob is not set; only True is supported"),
-    "phi3": ("rope_scaling", {"type": "longrope", "short_factor": [1.0]}, "rope_type 'longrope' is not supported"),
+    "phi3": ("rope_scaling", {"type": "linear", "factor": 2.0}, "rope_type 'linear' is not supported"),
     "gemma": ("hidden_activation", "relu", "hidden_activation = 'relu' is not supported"),
+    "gemma2": ("sliding_window", None, "sliding_window is not set, but layer_types has sliding_attention"),
+    "gemma3_text": ("attn_logit_softcapping", 50.0, "attn_logit_softcapping = 50.0 is not supported"),
+    "glm4": ("partial_rotary_factor", "half", "partial_rotary_factor is 'half', expected a number"),
+    "gpt_oss": ("quantization_config", {"quant_method": "mxfp4"}, "quantization_config = .*mxfp4"),
+    "deepseek_v3": ("topk_method", "greedy", "topk_method = 'greedy' is not supported"),
     "smollm3": ("no_rope_layers", [1, 2, 1, 0], "no_rope_layers is .* expected a list of 0 and 1"),
     "mamba": ("intermediate_size", 65, "intermediate_size is 65, but expand x hidden_size is 64"),
     "gpt_neox": ("use_parallel_residual", "both", "use_parallel_residual is 'both', expected true or false"),
@@ -598,8 +738,8 @@ MISFITS = {
     "hybrid": ({"blocks": [*block("sliding-window"), *block()]}, "blocks.1.ffn.name is gated, llama's is not set"),
     "fraction": ({"position": {"name": "rope", "rotary_fraction": 0.5}, "norm": "layernorm"}, "norm.name"),
     "dynamic": (
-        {"position": {"name": "rope", "scaling": {"type": "dynamic", "factor": 2.0}}},
-        "rope_type 'dynamic' is not supported",
+        {"position": {"name": "rope", "scaling": {"type": "dynamic", "factor": 2.0, "original_length": 16}}},
+        "max_length is 64, llama's is 32",
     ),
     "scale": ({"embedding_scale": 3.0}, "embedding_scale is 3.0, llama's is not set"),
     "gru": ({"blocks": block("gru")}, "blocks.0.mixer.name is gru, llama's is softmax"),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from _small_models import randomise
-from transformers import GemmaConfig, GPT2Config, LlamaConfig, NemotronConfig, OPTConfig, T5Config
+from transformers import GemmaConfig, GPT2Config, GptOssConfig, LlamaConfig, NemotronConfig, OPTConfig, T5Config
 from transformers.models.gemma.modeling_gemma import GemmaMLP
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.nemotron.modeling_nemotron import NemotronMLP
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
 
+from llmanac.core.errors import SpecError
 from llmanac.core.registry import build
 
 DIM, WIDTH = 16, 40
@@ -52,6 +54,30 @@ def test_relu_equals_opt():
     )
     # the layer's own lines for its feed-forward part; its attention and norms are not asked for
     compare(ours, lambda x: layer.fc2(layer.activation_fn(layer.fc1(x))))
+
+
+@pytest.mark.parametrize("limit", [0.5, 7.0])
+def test_clamped_swiglu_equals_gpt_oss(limit):
+    config = GptOssConfig(hidden_size=DIM, intermediate_size=WIDTH, num_local_experts=1, swiglu_limit=limit)
+    layer = randomise(GptOssExperts(config)).double()
+    gate_up, bias = layer.gate_up_proj[0].t(), layer.gate_up_proj_bias[0]
+    ours = copy(
+        build("ffn", "clamped-swiglu", dim=DIM, width=WIDTH, limit=limit).double(),
+        {
+            "gate_proj.weight": gate_up[::2],
+            "gate_proj.bias": bias[::2],
+            "up_proj.weight": gate_up[1::2],
+            "up_proj.bias": bias[1::2],
+            "down_proj.weight": layer.down_proj[0].t(),
+            "down_proj.bias": layer.down_proj_bias[0],
+        },
+    )
+    compare(ours, lambda x: layer._apply_gate(x @ gate_up.t() + bias) @ layer.down_proj[0] + layer.down_proj_bias[0])
+    ours.limit = None
+    x = torch.randn(2, 7, DIM, dtype=torch.float64)
+    assert limit == 7.0 or (ours(x) - layer(x[0], torch.zeros(7, 1).long(), torch.ones(7, 1))).abs().max() > 0.1
+    with pytest.raises(SpecError, match=r"limit: 0\.0 must be above 0"):
+        build("ffn", "swiglu", dim=DIM, limit=0.0)
 
 
 @pytest.mark.parametrize("name, theirs", [("gelu-tanh", "gelu_new"), ("gelu", "gelu"), ("relu", "relu")])

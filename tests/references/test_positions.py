@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 from _small_models import randomise, tokens, transformer
-from transformers import CTRLConfig, LlamaConfig
+from transformers import CTRLConfig, Glm4Config, LlamaConfig
 from transformers.models.ctrl.modeling_ctrl import positional_encoding
+from transformers.models.glm4 import modeling_glm4 as glm4
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from llmanac.core.errors import RequestError, SpecError
@@ -16,6 +17,7 @@ from llmanac.core.registry import build
 from llmanac.core.types import Batch
 from llmanac.models.positions.sinusoidal import sinusoids
 
+AT = torch.arange(30)[None]
 SHAPE = {"dim": 64, "heads": 4, "head_dim": 16, "max_length": 128}
 
 
@@ -91,6 +93,27 @@ def test_rope_equals_llama(name):
     actual = position.rotate(q, position.prepare(positions, torch.float64))
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 if name == "llama3" else 1e-12)
     assert (actual - q)[:, 1:].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_pairs_equal_glm4_up_to_order(fraction):
+    """Theirs leave as pairs, ours as halves; scores are the same."""
+    config = Glm4Config(
+        hidden_size=64, num_attention_heads=4, head_dim=16, max_position_embeddings=128, eos_token_id=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": fraction},
+    )  # fmt: skip
+    q = torch.randn(2, 30, 4, 16, dtype=torch.float64)
+    expected, _ = glm4.apply_rotary_pos_emb(q, q, *glm4.Glm4RotaryEmbedding(config)(q, AT), unsqueeze_dim=2)
+    turned = {}
+    for layout in ("pairs", "halves"):
+        position = build("position", "rope", rotary_fraction=fraction, layout=layout, **SHAPE)
+        turned[layout] = position.rotate(q, position.prepare(AT, torch.float64))
+    size = int(16 * fraction)
+    order = torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2), torch.arange(size, 16)])
+    torch.testing.assert_close(turned["pairs"], expected[..., order], rtol=0, atol=1e-12)
+    scores = [torch.einsum("bthd,bshd->bhts", x, x) for x in (turned["pairs"], expected, turned["halves"])]
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-12)
+    assert (scores[0] - scores[2]).abs().max() > 0.1
 
 
 def test_rope_scalings_differ_from_none_and_from_one_another():

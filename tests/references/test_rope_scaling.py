@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from _small_models import tokens, transformer
@@ -9,11 +11,12 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import CheckpointError, RequestError, SpecError
 from llmanac.core.registry import build
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import PrefixCache
+from llmanac.models.families import Config, family
 
 SHORT, LONG = [1.0, 1.1, 1.3, 1.7], [1.0, 2.0, 5.0, 9.0]
 DIM, HEADS, SIZE = 32, 4, 8
@@ -25,6 +28,10 @@ SCALINGS = {
     "dynamic-8": ({"factor": 8.0, "rope_theta": 5e5}, {"factor": 8.0}),
     "yarn": ({"factor": 4.0}, {"factor": 4.0}),
     "yarn-attention": ({"factor": 8.0, "attention_factor": 1.7}, {"factor": 8.0, "attention_factor": 1.7}),
+    "yarn-scales": (
+        {"factor": 8.0, "mscale": 0.7, "mscale_all_dim": 1.0},
+        {"factor": 8.0, "attention_factor": (0.07 * math.log(8) + 1) / (0.1 * math.log(8) + 1)},
+    ),
     "yarn-ramp": (
         {"factor": 16.0, "beta_fast": 8.0, "beta_slow": 0.5, "truncate": False, "rope_theta": 1e3},
         {"factor": 16.0, "high_frequency_factor": 8.0, "low_frequency_factor": 0.5, "ramp": "exact"},
@@ -62,6 +69,12 @@ def pair(name):
     return config, {"theta": rope["rope_theta"], "scaling": {"type": kind, "original_length": 16, **ours}}
 
 
+def frequencies(position, lengths):
+    if not position.by_length:
+        return position.frequencies
+    return position.scaling.for_lengths(position.frequencies, position.theta, lengths)
+
+
 @pytest.mark.parametrize("length", [5, 16, 17, 40, 64])
 @pytest.mark.parametrize("name", SCALINGS)
 def test_frequencies_equal_transformers(name, length):
@@ -69,13 +82,61 @@ def test_frequencies_equal_transformers(name, length):
     kind = fields["scaling"]["type"]
     expected, amplitude = ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=length)
     position = build("position", "rope", **fields, **SHAPE)
-    found = position.frequencies
-    if kind in BY_LENGTH:
-        found = position.scaling.for_lengths(found, position.theta, torch.tensor([[length]]))[0, 0]
+    found = frequencies(position, torch.tensor([length])).view(-1)
     torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
     assert position.scaling.amplitude == pytest.approx(amplitude, rel=1e-12)
     plain = build("position", "rope", theta=position.theta, **SHAPE).frequencies
     assert (found / plain - 1).abs().max() > 0.1 or (kind in BY_LENGTH and length <= 16)
+
+
+def read(config, **changes):
+    """The Spec that a Llama config asks for; a change to None leaves a key out."""
+    data = {"intermediate_size": 64, **config, **changes}
+    return family("llama").to_spec(Config({k: v for k, v in data.items() if v is not None}, "config.json"))[0]
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_configs_old_and_new_ask_for_it(name):
+    """`rope_parameters`, and `rope_scaling` with `type` or `rope_type`; what is written says the same in both."""
+    config, fields = pair(name)
+    data = config.to_dict()
+    made = build("position", "rope", **fields, **SHAPE)
+    spec = read(data)
+    assert spec.position.theta == made.theta
+    found = spec.position.build(**SHAPE)
+    assert found.scaling.amplitude == pytest.approx(made.scaling.amplitude, rel=1e-12)
+    lengths = torch.tensor([[3, 16, 17, 200]])
+    assert torch.equal(frequencies(found, lengths), frequencies(made, lengths))
+    table = data["rope_parameters"]
+    for key in ("rope_type", "type"):
+        old = {k: v for k, v in table.items() if k not in ("rope_type", "rope_theta")} | {key: table["rope_type"]}
+        assert read(data, rope_parameters=None, rope_scaling=old, rope_theta=table["rope_theta"]) == spec
+    bare = {k: v for k, v in table.items() if k != "original_max_position_embeddings"}  # one outside comes first
+    assert read(data, rope_parameters=bare, original_max_position_embeddings=16) == spec
+    written = family("llama").to_config(spec, 61)
+    assert read(written).position == read(written, rope_scaling=None).position == spec.position
+    assert read(written, rope_parameters=None) == read(written)
+    assert read(written).max_length == (16 * table["factor"] if table["rope_type"] == "dynamic" else 64)
+    with pytest.raises(CheckpointError, match="say different things"):
+        read(written, rope_parameters={**written["rope_parameters"], "factor": 2.5})
+
+
+def test_lengths_and_factors_that_are_left_out_follow_from_others():
+    config = pair("longrope")[0].to_dict()
+    table = {"type": "su", "short_factor": SHORT, "long_factor": LONG, "original_max_position_embeddings": 16}
+    scaling = read(config, rope_parameters=None, rope_scaling=table).position.scaling
+    assert (scaling.factor, scaling.original_length, scaling.attention_factor) == (4.0, 16, None)
+    scaling = read(config, rope_parameters={"rope_type": "yarn", "factor": 4.0}).position.scaling
+    assert (scaling.original_length, scaling.ramp) == (64, "whole")
+    for wrong, message in (
+        ({**table, "short_factor": [1.0, True]}, "short_factor has True, expected numbers above 0"),
+        ({**table, "long_factor": "x"}, "long_factor is 'x', expected a list of numbers"),
+        ({"type": "yarn", "factor": "x"}, "factor is 'x', expected a number"),
+        ({"type": "yarn", "factor": 2.0, "truncate": 3}, "truncate is 3, expected true or false"),
+        ({"type": "dynamic", "factor": 2.0, "alpha": 1000.0}, "alpha = 1000.0 is not known"),
+    ):
+        with pytest.raises(CheckpointError, match=f"config.json: rope_scaling: {message}"):
+            read(config, rope_parameters=None, rope_scaling=wrong)
 
 
 @pytest.mark.parametrize("name", SCALINGS)

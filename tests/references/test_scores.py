@@ -140,8 +140,9 @@ def test_hidden_size_of_the_additive_score():
     assert made("additive", hidden=5).value.shape == (4, 5)
     with pytest.raises(SpecError, match="hidden: 0 must be at least 1"):
         made("additive", hidden=0)
-    with pytest.raises(SpecError, match=r"softcap: 0\.0 must be above 0"):
-        build("score", "scaled-dot", heads=4, head_dim=16, softcap=0.0)
+    for name in ("softcap", "scale"):
+        with pytest.raises(SpecError, match=rf"{name}: 0\.0 must be above 0"):
+            build("score", "scaled-dot", heads=4, head_dim=16, **{name: 0.0})
 
 
 def test_wide_unscaled_products_saturate():

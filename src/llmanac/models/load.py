@@ -173,7 +173,9 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
 def _one_expert(block: Any) -> Any:
     """The block with a single expert where it has some."""
     ffn: Any = getattr(block, "ffn", None)
-    return block if getattr(ffn, "experts", None) is None else replace(block, ffn=replace(ffn, experts=1, top_k=1))
+    if getattr(ffn, "experts", None) is None:
+        return block
+    return replace(block, ffn=replace(ffn, experts=1, top_k=1, groups=1, top_groups=1))
 
 
 def _enough(claim: Claim, weights: Weights, what: str, count: int | None, needed: int) -> None:

@@ -5,7 +5,8 @@
 The logits (N, V) dominate the memory of a small model; here at most `chunk` rows of them exist at a time. For a sum the
 gradients are made in the same pass, since the slope with respect to a logit, p - 1[v = y], needs only what is there
 already. For values a row (`reduction="none"`) the slopes depend on what comes from above, so the backward pass computes
-each chunk again. Places whose target is IGNORE are left out before the product with the vocabulary.
+each chunk again. Places whose target is IGNORE are left out before the product with the vocabulary. With a soft cap a
+the logits are a tanh(x / a); the slope of a chunk's, 1 - tanh^2(x / a), is kept with it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def fused_cross_entropy(
     reduction: Literal["sum", "none"] = "sum",
     mixture: tuple[Tensor, Tensor] | None = None,
     fixed: int = 0,
+    softcap: float | None = None,
 ) -> Tensor:
     """Negative log-likelihood in nats of `targets` under softmax(hidden @ weight^T + bias).
 
@@ -48,6 +50,7 @@ def fused_cross_entropy(
             head joins what it copies (b) with the vocabulary (a is the log of its probability).
         fixed: leading columns of `weight` that get no gradient (zeros), which saves its product: a frozen matrix beside
             trained columns.
+        softcap: a, the bound of the logits; None for none.
 
     Raises:
         LlmanacError: a target that is neither IGNORE nor below V, or shapes that do not fit.
@@ -74,9 +77,9 @@ def fused_cross_entropy(
     size = chunk or min(max(CHUNK_ELEMENTS // len(weight), CHUNK_ROWS[0]), CHUNK_ROWS[1])
     with torch.autocast(hidden.device.type, enabled=False):
         if reduction == "sum":
-            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size, fixed)
+            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap)
             return total
-        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size, fixed)
+        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap)
     if everything:
         return values
     return values.new_zeros(targets.shape).index_copy(0, rows, values)
@@ -89,8 +92,10 @@ def _upcast(dtype: torch.dtype) -> torch.dtype:
 class _Chunks:
     """The forward pass over chunks of rows, and the gradients of one chunk."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, size: int) -> None:
-        self.hidden, self.targets, self.size = hidden, targets, size
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, size: int, softcap: float | None
+    ) -> None:
+        self.hidden, self.targets, self.size, self.softcap = hidden, targets, size, softcap
         self.weight = weight.to(hidden.dtype)
         self.bias = None if bias is None else bias.to(_upcast(hidden.dtype))
         self.shape, self.dtype = weight.shape, _upcast(hidden.dtype)
@@ -99,6 +104,7 @@ class _Chunks:
         self.products = hidden.new_empty(rows, len(weight))
         same = self.dtype == hidden.dtype
         self.logits = self.products if same else hidden.new_empty(rows, len(weight), dtype=self.dtype)
+        self.bend = None if softcap is None else torch.empty_like(self.logits)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """For each chunk: its rows, exp(logits - max) which the caller may overwrite, their sum, and the values."""
@@ -111,6 +117,9 @@ class _Chunks:
                 logits.copy_(products)
             if self.bias is not None:
                 logits += self.bias
+            if self.bend is not None and self.softcap is not None:
+                torch.square(logits.div_(self.softcap).tanh_(), out=self.bend[:count]).neg_().add_(1)
+                logits *= self.softcap
             logits -= logits.amax(dim=1, keepdim=True)
             hit = logits.gather(1, self.targets[rows, None]).squeeze(1)
             exponentials = logits.exp_()
@@ -123,6 +132,8 @@ class _Chunks:
         slopes = exponentials.mul_(factor[:, None])
         minus = -slopes.new_ones(len(sums)) if scale is None else -scale
         slopes.scatter_add_(1, self.targets[rows, None], minus[:, None])
+        if self.bend is not None:
+            slopes.mul_(self.bend[: len(slopes)])
         products = self.products[: len(slopes)]
         return slopes if slopes.dtype == products.dtype else products.copy_(slopes)
 
@@ -171,9 +182,9 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
-        other: Tensor | None, size: int, fixed: int,
+        other: Tensor | None, size: int, fixed: int, softcap: float | None,
     ) -> Tensor:  # fmt: skip
-        chunks = _Chunks(hidden, weight, bias, targets, size)
+        chunks = _Chunks(hidden, weight, bias, targets, size, softcap)
         wanted = ctx.needs_input_grad[:3]
         grads = _Grads(chunks, wanted, fixed)
         total = torch.zeros((), dtype=chunks.dtype, device=hidden.device)
@@ -206,20 +217,20 @@ class _Sum(torch.autograd.Function):
             weight = weight.to(weight_dtype)
         bias = None if bias is None else bias.mul_(above).to(bias_dtype)
         gate, other = _mixture_gradients(carried, above)
-        return hidden, weight, bias, None, gate, other, None, None
+        return hidden, weight, bias, None, gate, other, None, None, None
 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
-        other: Tensor | None, size: int, fixed: int,
+        other: Tensor | None, size: int, fixed: int, softcap: float | None,
     ) -> Tensor:  # fmt: skip
-        chunks = _Chunks(hidden, weight, bias, targets, size)
+        chunks = _Chunks(hidden, weight, bias, targets, size, softcap)
         values = torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
         for rows, _, _, part in chunks:
             values[rows] = part
-        ctx.size, ctx.fixed = size, fixed
+        ctx.size, ctx.fixed, ctx.softcap = size, fixed, softcap
         values, carried = _mixed(values, gate, other)
         ctx.save_for_backward(hidden, weight, bias, targets, carried)
         return values
@@ -228,7 +239,7 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (above,) = grads
         hidden, weight, bias, targets, carried = ctx.saved_tensors
-        chunks = _Chunks(hidden, weight, bias, targets, ctx.size)
+        chunks = _Chunks(hidden, weight, bias, targets, ctx.size, ctx.softcap)
         found = _Grads(chunks, ctx.needs_input_grad[:3], ctx.fixed)
         scale = above.to(chunks.dtype) if carried is None else above.to(chunks.dtype) * carried
         for rows, exponentials, sums, _ in chunks:
@@ -236,4 +247,4 @@ class _Rows(torch.autograd.Function):
         gate, other = _mixture_gradients(carried, above)
         bias_grad = None if found.bias is None else found.bias.to(bias.dtype)
         weight_grad = None if found.weight is None else found.weight.to(weight.dtype)
-        return found.hidden, weight_grad, bias_grad, None, gate, other, None, None
+        return found.hidden, weight_grad, bias_grad, None, gate, other, None, None, None

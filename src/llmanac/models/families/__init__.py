@@ -19,8 +19,8 @@ __all__ = [
 ]  # fmt: skip
 
 FAMILIES = (
-    "llama", "gpt2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "phi3", "gemma", "smollm3", "mamba",
-    "gpt_neox", "olmo2", "bloom", "mpt", "mamba2", "minimax", "opt",
+    "llama", "gpt2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "phi3", "gemma", "smollm3", "mamba", "gemma2",
+    "gemma3_text", "glm4", "gpt_oss", "deepseek_v3", "gpt_neox", "olmo2", "bloom", "mpt", "mamba2", "minimax", "opt",
 )  # fmt: skip
 AXES, PRESENT, OWN_FIELDS = TABLES["axes"], TABLES["present"], TABLES["own_fields"]
 

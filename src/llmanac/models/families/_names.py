@@ -69,12 +69,14 @@ class Names:
         table: ours (or several of ours, fused in this order) -> theirs; a prefix of a name up to a dot will do.
         transposed: those of `theirs` whose matrices are stored (inputs, outputs).
         interleaved: those whose parts are fused head by head (q, k and v of the first head, then of the second).
+        alternating: those of `theirs` in which the outputs of several of ours take turns, in place of following.
     """
 
     layers: str = LAYER
     table: Mapping[str | tuple[str, ...], str] = field(default_factory=dict)
     transposed: frozenset[str] = frozenset()
     interleaved: frozenset[str] = frozenset()
+    alternating: frozenset[str] = frozenset()
 
     def place(self, shapes: Mapping[str, Shape], spec: Any = None) -> dict[str, Source]:
         """Where each of our parameters is, given all their shapes; `spec` has the heads of interleaved ones."""
@@ -84,8 +86,18 @@ class Names:
         groups: dict[str, dict[int, dict[int, str]]] = {}
         for name, (theirs, expert, part, _, _) in found.items():
             groups.setdefault(theirs, {}).setdefault(expert, {})[part] = name
+        turns = {self.layers + theirs for theirs in self.alternating}
         return {
-            name: _source(theirs, groups[theirs], expert, part, transposed, heads if interleaved else 1, shapes)
+            name: _source(
+                theirs,
+                groups[theirs],
+                expert,
+                part,
+                transposed,
+                heads if interleaved else 1,
+                shapes,
+                _number(theirs) in turns,
+            )
             for name, (theirs, expert, part, transposed, interleaved) in found.items()
         }
 
@@ -115,6 +127,11 @@ def _filled(theirs: str, numbers: list[str]) -> str:
     return theirs
 
 
+def _number(theirs: str) -> str:
+    """A name of theirs with `*` for the number of its layer."""
+    return re.sub(r"\.\d+\.", ".*.", theirs, count=1)
+
+
 def _match(name: str, rules: list[_Rule], layers: str) -> tuple[str, int, int, bool, bool]:
     """(their name, expert or -1, which part, whether it is transposed, whether interleaved)."""
     for rule in rules:
@@ -139,11 +156,13 @@ def _source(
     transposed: bool,
     heads: int,
     shapes: Mapping[str, Shape],
+    alternating: bool,
 ) -> Source:
     parts = group[expert]
     whole, rows = shapes[parts[part]], None
     if len(parts) > 1:
         sizes = {number: shapes[parts[number]][0] for number in sorted(parts)}
+        heads = shapes[parts[part]][0] if alternating else heads  # each piece has a row of every part
         start = sum(size for number, size in sizes.items() if number < part) // heads
         whole, rows = (sum(sizes.values()), *whole[1:]), (start, start + whole[0] // heads)
     whole = whole[::-1] if transposed else whole

@@ -1,6 +1,6 @@
 """Phi-3 and Phi-4-mini: Llama's form; q, k and v are one matrix, gate and up another.
 
-A part of each head may be rotated. The `longrope` scaling of the 128k models is not supported. Abdin et al. 2024,
+A part of each head may be rotated; the models of 128k tokens have the `longrope` scaling. Abdin et al. 2024,
 arXiv:2404.14219.
 """
 
@@ -23,7 +23,7 @@ FAMILY = Family(
         Key("max_position_embeddings", "max_length", default=4096),
         Key("rms_norm_eps", "norm.eps", float, default=1e-5),
         TIED,
-        Rope(partial=True),
+        Rope(partial=True, kinds=("longrope",), trained=4096),
     ),
     names=(
         Names(
@@ -34,5 +34,4 @@ FAMILY = Family(
         ),
     ),
     writes={**UNDROPPED, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
-    neutral=frozenset({"original_max_position_embeddings"}),  # only longrope reads it
 )

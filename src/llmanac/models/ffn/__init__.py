@@ -13,12 +13,13 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
 from llmanac.models._context import Context
 
-Activation = Literal["relu", "relu-squared", "gelu", "gelu-tanh", "silu", "identity"]
+Activation = Literal["relu", "relu-squared", "gelu", "gelu-tanh", "quick-gelu", "silu", "identity"]
 ACTIVATIONS = {
     "relu": F.relu,
     "relu-squared": lambda x: F.relu(x).square(),
     "gelu": F.gelu,
     "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick-gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "silu": F.silu,
     "identity": lambda x: x,
 }

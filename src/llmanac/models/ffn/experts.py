@@ -6,14 +6,18 @@ x (B, T, D), W_r (experts, D), E_i gated or plain layers of width F. Parameters 
 with k. The load-balance loss experts * sum_i f_i P_i (f_i: assignments to expert i a token, P_i: its mean probability),
 times `balance`, is the forward pass's `aux["load-balance"]`: without it a few experts take all tokens.
 
+DeepSeek-V3 scores with a sigmoid in place of the softmax, p_i = sigmoid(w_i x), and chooses by p_i + b_i: b is no
+parameter of the loss but moved by hand to balance experts, and g is made of p alone. Experts may be in `groups`, of
+which the `top_groups` with the highest sums of two scores are open; g is multiplied by `scale`.
+
 Shazeer et al. 2017; Fedus et al. 2021, section 2.2, for the loss, in Mixtral's form (Jiang et al. 2024) for k > 1;
-DeepSeekMoE (Dai et al. 2024) for the shared expert.
+DeepSeekMoE (Dai et al. 2024) for the shared expert; DeepSeek-V3 (arXiv:2412.19437), section 2.1.2.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +40,8 @@ CARD = {
 class Spec(FFNSpec):
     """experts: how many; top_k: k; expert: what each is; shared: one that sees every token, or None.
 
-    balance: coefficient of the load-balance loss.
+    balance: coefficient of the load-balance loss; scoring: p; groups, top_groups, scale: see the module.
+    router_bias: none, a learned one of W_r, or b, which acts on the choice alone (`balancing`).
     """
 
     experts: int = 8
@@ -44,12 +49,26 @@ class Spec(FFNSpec):
     expert: FFNSpec = field(default_factory=Gated)
     shared: FFNSpec | None = None
     balance: float = 0.01
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    router_bias: Literal["none", "learned", "balancing"] = "none"
+    groups: int = 1
+    top_groups: int = 1
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.experts < 1:
             raise SpecError(f"experts: {self.experts} must be at least 1")
         if not 1 <= self.top_k <= self.experts:
             raise SpecError(f"top_k: {self.top_k} is not between 1 and experts, {self.experts}")
+        if not 1 <= self.top_groups <= self.groups:
+            raise SpecError(f"top_groups: {self.top_groups} is not between 1 and groups, {self.groups}")
+        size = self.experts // self.groups
+        if self.groups > 1 and (self.experts % self.groups or size < 2):
+            raise SpecError(f"groups: {self.experts} experts are not {self.groups} groups of one size, of at least 2")
+        if self.top_k > self.top_groups * size:
+            raise SpecError(f"top_k: {self.top_k} experts, but {self.top_groups} groups have {self.top_groups * size}")
+        if not self.scale > 0:
+            raise SpecError(f"scale: {self.scale} must be above 0")
         if self.balance < 0:
             raise SpecError(f"balance: {self.balance} must be at least 0")
         for name in ("expert", "shared"):
@@ -70,17 +89,23 @@ class Experts(nn.Module):
 
     def __init__(self, spec: Spec, dim: int) -> None:
         super().__init__()
-        self.count, self.top_k, self.balance = spec.experts, spec.top_k, spec.balance
-        self.router = Linear(dim, spec.experts)
+        self.count, self.top_k, self.balance, self.scoring = spec.experts, spec.top_k, spec.balance, spec.scoring
+        self.groups, self.top_groups, self.scale = spec.groups, spec.top_groups, spec.scale
+        self.router = Linear(dim, spec.experts, bias=spec.router_bias == "learned")
         self.experts: Any = nn.ModuleList(spec.expert.build(dim=dim) for _ in range(spec.experts))
+        self.correction = None
+        if spec.router_bias == "balancing":
+            self.correction = nn.Parameter(torch.zeros(spec.experts), requires_grad=False)
         self.shared = None if spec.shared is None else spec.shared.build(dim=dim)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         flat = x.flatten(0, 1)
-        probabilities = upcast(self.router(flat)).softmax(-1)
-        gates, chosen = probabilities.topk(self.top_k, dim=-1)
-        gates = (gates / gates.sum(-1, keepdim=True)).to(x.dtype)
+        scores = upcast(self.router(flat))
+        scores = scores.softmax(-1) if self.scoring == "softmax" else scores.sigmoid()
+        chosen = self._choose(scores.detach())
+        gates = scores.gather(-1, chosen)
+        gates = (gates / gates.sum(-1, keepdim=True) * self.scale).to(x.dtype)
         y = torch.zeros_like(flat)
         for index, expert in enumerate(self.experts):
             tokens, slot = (chosen == index).nonzero(as_tuple=True)
@@ -89,8 +114,24 @@ class Experts(nn.Module):
         if self.shared is not None:
             y = y + self.shared(flat, context)
         if self.training or torch.is_grad_enabled():
+            probabilities = scores if self.scoring == "softmax" else scores / scores.sum(-1, keepdim=True)
             context.add_loss("load-balance", self._balance(probabilities, chosen, context.real()))
         return y.view_as(x)
+
+    def _choose(self, scores: Tensor) -> Tensor:
+        """Scores (N, experts) -> the chosen experts (N, k)."""
+        if self.correction is not None:
+            scores = scores + self.correction.to(scores.dtype)
+        if self.groups > 1:
+            grouped = scores.unflatten(-1, (self.groups, -1))
+            best = grouped.topk(2, dim=-1).values.sum(-1).topk(self.top_groups, dim=-1).indices
+            closed = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter_(-1, best, False)
+            scores = grouped.masked_fill(closed[..., None], -torch.inf).flatten(-2)
+        return scores.topk(self.top_k, dim=-1).indices
+
+    @torch.no_grad()
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        parameter.zero_()
 
     def _balance(self, probabilities: Tensor, chosen: Tensor, real: Tensor | None) -> Tensor:
         assigned = torch.zeros_like(probabilities).scatter_(1, chosen, 1.0)

@@ -4,6 +4,9 @@
 
 f is SiLU in SwiGLU, GELU in GEGLU, ReLU in ReGLU. Three matrices instead of two, so F is 8/3 D (rounded to a multiple
 of 32) where a plain layer has 4 D: the same parameters. Shazeer 2020, equations 5 and 6.
+
+gpt-oss bounds both halves, and adds 1 to the half that is gated, so that a gate passes something from the start:
+y = W_down (f(min(g, a)) * (clamp(u, -a, a) + 1)) with f the sigmoid form of GELU (OpenAI 2025, arXiv:2508.10925).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from llmanac.core.errors import SpecError
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, linear_all
 from llmanac.models.ffn import Activation, FFNSpec, activate, check_width
@@ -26,20 +30,28 @@ CARD = {
         "geglu": {"activation": "gelu"},
         "geglu-tanh": {"activation": "gelu-tanh"},
         "reglu": {"activation": "relu"},
+        "clamped-swiglu": {"activation": "quick-gelu", "limit": 7.0, "shift": 1.0, "biases": "all"},
     },
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(FFNSpec):
-    """activation: f; width: F, by default 8/3 D; biases: which products add one."""
+    """activation: f; width: F, by default 8/3 D; biases: which products add one.
+
+    limit: a, which neither half may exceed (what is gated: in size), None for no limit; shift: added to what is gated.
+    """
 
     activation: Activation = "silu"
     width: int | None = None
     biases: Literal["none", "all"] = "none"
+    limit: float | None = None
+    shift: float | None = None
 
     def __post_init__(self) -> None:
         check_width(self.width)
+        if self.limit is not None and not self.limit > 0:
+            raise SpecError(f"limit: {self.limit} must be above 0")
 
     def _width(self, dim: int) -> int:
         return self.width or max(32, round(8 * dim / 3 / 32) * 32)
@@ -48,15 +60,23 @@ class Spec(FFNSpec):
         return replace(self, width=self._width(dim))
 
     def build(self, *, dim: int, **dims: Any) -> GatedMLP:
-        return GatedMLP(dim, self._width(dim), self.activation, self.biases == "all")
+        return GatedMLP(dim, self._width(dim), self.activation, self.biases == "all", self.limit, self.shift)
 
 
 class GatedMLP(nn.Module):
     """See the module."""
 
-    def __init__(self, dim: int, width: int, activation: Activation, bias: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        activation: Activation,
+        bias: bool,
+        limit: float | None = None,
+        shift: float | None = None,
+    ) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation, self.limit, self.shift = activation, limit, shift
         self.gate_proj = Linear(dim, width, bias=bias)
         self.up_proj = Linear(dim, width, bias=bias)
         self.down_proj = Linear(width, dim, bias=bias, std=0.0)
@@ -64,6 +84,9 @@ class GatedMLP(nn.Module):
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """(..., D) -> (..., D)."""
         gate, up = linear_all(x, (self.gate_proj, self.up_proj))
+        if self.limit is not None:
+            gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        up = up if self.shift is None else up + self.shift
         y: Tensor = self.down_proj(activate(self.activation, gate) * up)
         return y
 

@@ -42,6 +42,7 @@ class Spec(MixerSpec):
     """heads: H; head_dim: d, by default D / H; rotary_dim: r, by default d / 2; value_dim: e, by default d.
 
     latent: n, by default 4 d; query_latent: width of a like bottleneck of the queries, None for none; norm: of both.
+    scale: of the scores, besides 1 / sqrt(d + r): DeepSeek's longer contexts raise it.
     """
 
     scores: ClassVar[bool] = False
@@ -53,12 +54,15 @@ class Spec(MixerSpec):
     latent: int | None = None
     query_latent: int | None = None
     norm: NormSpec = field(default_factory=RMSNorm)
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("heads", "head_dim", "rotary_dim", "value_dim", "latent", "query_latent"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SpecError(f"{name}: {value} must be at least 1")
+        if not self.scale > 0:
+            raise SpecError(f"scale: {self.scale} must be above 0")
 
     def head_shape(self, dim: int) -> tuple[int, int]:
         """The part of a head that positions rotate."""
@@ -104,7 +108,8 @@ class LatentAttention(Mixer):
         self.kv_a_layernorm = spec.norm.build(dim=spec.latent)
         self.kv_b_proj = Linear(spec.latent, spec.heads * (spec.head_dim + spec.value_dim))
         self.o_proj = Linear(spec.heads * spec.value_dim, dim, std=0.0)
-        self.score = ScaledDot(spec.heads, spec.head_dim + spec.rotary_dim)
+        size = spec.head_dim + spec.rotary_dim
+        self.score = ScaledDot(spec.heads, size, scale=size**-0.5 * spec.scale)
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> KVCache:
         sizes = (self.latent, self.rotary_dim)

@@ -111,20 +111,20 @@ class Scaling(Spec):
                 first, last = math.floor(first), math.ceil(last)
             first, last = max(first, 0), min(last, 2 * pairs - 1)
             steps = torch.arange(pairs, dtype=torch.float32, device=frequencies.device)
-            divided = ((steps - first) / max(last - first, 0.001)).clamp(0, 1)
+            divided = ((steps - first) / ((last - first) or 0.001)).clamp(0, 1)
             return frequencies / self.factor * divided + frequencies * (1 - divided)
         raise AssertionError(f"{self.type} depends on the row")
 
     def for_lengths(self, frequencies: Tensor, theta: float, lengths: Tensor) -> Tensor:
         """Unscaled frequencies (d/2,) and lengths of rows (...) -> (..., d/2), where `by_length`."""
         longer = lengths[..., None] > self.original_length
+        size = 2 * len(frequencies)
+        exponents = torch.arange(0, size, 2, dtype=torch.float32, device=frequencies.device) / size
         if self.type == "longrope":
             short, long = (torch.tensor(f, device=frequencies.device) for f in (self.short_factors, self.long_factors))
-            return frequencies / torch.where(longer, long, short)
-        size = 2 * len(frequencies)
+            return 1.0 / (torch.where(longer, long, short) * theta**exponents)
         ratio = lengths.clamp(min=self.original_length).double() / self.original_length
         base = theta * (self.factor * ratio - (self.factor - 1)) ** (size / (size - 2))
-        exponents = torch.arange(0, size, 2, dtype=torch.float32, device=frequencies.device) / size
         return torch.where(longer, 1.0 / base[..., None].float() ** exponents, frequencies)
 
     def _pair(self, rotations: float, size: int, theta: float) -> float:

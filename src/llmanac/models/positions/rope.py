@@ -2,9 +2,11 @@
 
     [u'; v'] = [u cos(p w_i) - v sin(p w_i);  v cos(p w_i) + u sin(p w_i)]      w_i = theta^(-2i/d),  i < d/2
 
-u and v are the first and the second half of a head (the layout of Llama checkpoints). Since rotations compose, the
-score of a query at p and a key at s depends on p - s alone, and nothing is learned. Queries and keys are (B, T, H, d).
-Angles are computed in float32 whatever the model computes in, as every released checkpoint was trained.
+u and v are the first and the second half of a head (the layout of Llama checkpoints), or its even and odd numbers
+(`layout="pairs"`, that of GLM and DeepSeek; queries and keys then leave as halves, which no score depends on). Since
+rotations compose, the score of a query at p and a key at s depends on p - s alone, and nothing is learned. Queries and
+keys are (B, T, H, d). Angles are computed in float32 whatever the model computes in, as every released checkpoint was
+trained.
 
 Su et al. 2021, section 3.2. Scaling to longer contexts (linear, dynamic NTK, YaRN, llama3, LongRoPE): `_scaling.py`.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,7 +34,10 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(PositionSpec):
-    """theta: base of the wavelengths; rotary_fraction: of each head is rotated; scaling: for longer contexts."""
+    """theta: base of the wavelengths; rotary_fraction: of each head is rotated; scaling: for longer contexts.
+
+    layout: where the two numbers are that turn together: `halves` apart, or next to each other as `pairs`.
+    """
 
     any_head_dim: ClassVar[bool] = False
     renamed: ClassVar[Mapping[str, str]] = {"share": "rotary_fraction"}
@@ -40,6 +45,7 @@ class Spec(PositionSpec):
     theta: float = 10_000.0
     rotary_fraction: float = 1.0
     scaling: Scaling | None = None
+    layout: Literal["halves", "pairs"] = "halves"
 
     def __post_init__(self) -> None:
         if self.theta <= 0:
@@ -55,14 +61,17 @@ class Spec(PositionSpec):
             raise SpecError(f"rotary_fraction: rotates {turned} of {head_dim} numbers a head, which must be even")
         if self.scaling is not None:
             self.scaling.check(turned // 2)
-        return Rotary(turned, self.theta, self.scaling)
+        return Rotary(turned, self.theta, self.scaling, self.layout)
 
 
 class Rotary(Position):
     """See the module."""
 
-    def __init__(self, turned: int, theta: float, scaling: Scaling | None) -> None:
+    def __init__(
+        self, turned: int, theta: float, scaling: Scaling | None, layout: Literal["halves", "pairs"] = "halves"
+    ) -> None:
         super().__init__()
+        self.layout = layout
         self.turned, self.theta, self.scaling = turned, theta, scaling
         self.by_length = scaling is not None and scaling.by_length
         # not a buffer: casting the model must not cast the frequencies
@@ -99,6 +108,9 @@ class Rotary(Position):
 
     def rotate(self, x: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = prepared
+        if self.layout == "pairs":
+            even, odd = x[..., : self.turned : 2], x[..., 1 : self.turned : 2]
+            x = torch.cat([even, odd, x[..., self.turned :]], dim=-1)
         if torch.compiler.is_compiling() or self.turned < x.shape[-1]:
             turned, kept = x.split([self.turned, x.shape[-1] - self.turned], dim=-1)
             return torch.cat([turned * cos + _swapped(turned) * sin, kept], dim=-1)

@@ -50,18 +50,21 @@ LONG = 4  # a row of more windows than this is read by tiles: its mask would be 
 class Spec(ScoreSpec):
     """softcap: a, the bound of the scores, None for none; sinks: none, or a learned logit a head.
 
-    The scale is 1 / sqrt(head_dim).
+    scale: what products are multiplied by, None for 1 / sqrt(head_dim).
     """
 
+    scale: float | None = None
     softcap: float | None = None
     sinks: Literal["none", "learned"] = "none"
 
     def __post_init__(self) -> None:
-        if self.softcap is not None and not self.softcap > 0:
-            raise SpecError(f"softcap: {self.softcap} must be above 0")
+        for name in ("scale", "softcap"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SpecError(f"{name}: {value} must be above 0")
 
     def build(self, *, heads: int, head_dim: int, **dims: Any) -> ScaledDot:
-        return ScaledDot(heads, head_dim, softcap=self.softcap, sinks=self.sinks)
+        return ScaledDot(heads, head_dim, scale=self.scale, softcap=self.softcap, sinks=self.sinks)
 
 
 class ScaledDot(Score):

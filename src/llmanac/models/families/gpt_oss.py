@@ -1,0 +1,83 @@
+"""gpt-oss: attention with sinks, a window in every second layer, YaRN, and experts with a clamped SwiGLU and biases.
+
+Gate and up take turns in one tensor of all experts, stored (inputs, outputs). The released files hold experts in MXFP4,
+which is not read: `quantization_config` is refused, and files that transformers wrote in bfloat16 are read. OpenAI
+2025, arXiv:2508.10925.
+"""
+
+from __future__ import annotations
+
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._config import Config
+from llmanac.models.families._names import Names
+from llmanac.models.families._rope import TRAINED, Rope
+from llmanac.models.families._table import Data, Family, Key, Only
+from llmanac.models.families._windows import alternating
+from llmanac.models.families.llama import BIASES, FFN, MIXER, SIZES, TIED, UNDROPPED
+from llmanac.models.ffn.experts import Spec as Experts
+from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.lm.transformer import Spec
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.rmsnorm import Spec as RMSNorm
+from llmanac.models.positions.rope import Spec as RoPE
+from llmanac.models.scores.scaled_dot import Spec as ScaledDot
+
+EXPERT = Gated(activation="quick-gelu", shift=1.0, biases="all")
+UNSAID = {"rope_type": "yarn", "factor": 32.0, "truncate": False, TRAINED: 4096}
+STACKED, BIAS = "mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias"
+
+
+class Stretched(Rope):
+    """As in transformers, a config without rotary settings means those of the released models."""
+
+    def read(self, config: Config, data: Data) -> None:
+        if not config.get("rope_parameters") and not config.get("rope_scaling"):
+            config.data["rope_parameters"] = UNSAID
+        super().read(config, data)
+
+
+FAMILY = Family(
+    model_type="gpt_oss",
+    architecture="GptOssForCausalLM",
+    spec=Spec(
+        blocks=(
+            PreNorm(mixer=Softmax(score=ScaledDot(sinks="learned")), ffn=Experts(expert=EXPERT, router_bias="learned")),
+        ),
+        position=RoPE(),
+        norm=RMSNorm(),
+    ),
+    entries=(
+        *SIZES[:-2],
+        Key("num_key_value_heads", f"{MIXER}.kv_heads", default=8),
+        Key("head_dim", f"{MIXER}.head_dim", default=64),
+        Key("num_local_experts", f"{FFN}.experts", default=128, aliases=("num_experts",)),
+        Key("num_experts_per_tok", f"{FFN}.top_k", default=4),
+        Key("intermediate_size", f"{FFN}.expert.width"),
+        Key("swiglu_limit", f"{FFN}.expert.limit", float, default=7.0),
+        Only("swiglu_alpha", (1.702,)),
+        Only("hidden_act", ("silu",)),  # what transformers writes, and does not read
+        Key("router_aux_loss_coef", f"{FFN}.balance", float, default=0.001),
+        Key("attention_bias", f"{MIXER}.biases", BIASES, default=True),
+        Key("max_position_embeddings", "max_length", default=131072),
+        Key("rms_norm_eps", "norm.eps", float, default=1e-5),
+        TIED,
+        Stretched(theta=150_000.0),
+        alternating(2, 128),
+        Only("output_router_logits", (False, True)),
+    ),
+    names=(
+        Names(
+            table={
+                "self_attn.score.sinks": "self_attn.sinks",
+                ("mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"): STACKED,
+                ("mlp.experts.*.gate_proj.bias", "mlp.experts.*.up_proj.bias"): BIAS,
+                "mlp.experts.*.down_proj.weight": "mlp.experts.down_proj",
+                "mlp.experts.*.down_proj.bias": "mlp.experts.down_proj_bias",
+            },
+            transposed=frozenset({STACKED, "mlp.experts.down_proj"}),
+            alternating=frozenset({STACKED, BIAS}),
+        ),
+    ),
+    writes=UNDROPPED,
+    neutral=frozenset({"initial_context_length", "experts_per_token"}),  # said again, and not read by transformers
+)
