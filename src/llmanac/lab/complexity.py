@@ -34,6 +34,7 @@ from llmanac.models._context import ATTENTION_FORMS
 LENGTHS = (256, 512, 1024, 2048, 4096)
 ROUNDS = 3
 FULL = "multi-head"  # what the others are compared with
+MARGIN = 0.05  # differences of time that are smaller do not count
 COSTS = ("forward operations", "backward operations", "forward bytes", "training bytes", "decode operations", "state")
 
 
@@ -306,14 +307,16 @@ def faster_from(lengths: Sequence[int], full: Sequence[float], other: Sequence[f
 def break_even(
     lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> dict[str, dict[str, float | None]]:
-    """For each mixer the lengths from which it is faster than full attention: training, forward and decoding."""
-    full = training(found[FULL])
+    """For each mixer the lengths from which it takes 5% less time than full attention: training, forward, decoding."""
+
+    def of(costs: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+        return {
+            "training": training(costs), "forward": costs["forward seconds"], "decode": costs["decode seconds"]
+        }  # fmt: skip
+
+    full = {work: [(1 - MARGIN) * value for value in values] for work, values in of(found[FULL]).items()}
     return {
-        name: {
-            "training": faster_from(lengths, full, training(costs)),
-            "forward": faster_from(lengths, found[FULL]["forward seconds"], costs["forward seconds"]),
-            "decode": faster_from(lengths, found[FULL]["decode seconds"], costs["decode seconds"]),
-        }
+        name: {work: faster_from(lengths, full[work], values) for work, values in of(costs).items()}
         for name, costs in found.items()
         if name != FULL
     }
@@ -331,3 +334,48 @@ def chart(lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[floa
         for i, (name, costs) in enumerate(found.items())
     ]
     return line_chart(lines, "tokens", label, f"{label} over the length", log=True)
+
+
+HEADS = ("", "operations", "bytes", "decode", "state", "seconds")
+
+
+def slopes(lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[list[str]]:
+    """Rows of a table under `HEADS`: the theory of each cost, then its slopes over the last four lengths.
+
+    Two slopes are those of the forward and the backward pass.
+    """
+
+    def cell(growth: str, costs: Mapping[str, Sequence[float]], *names: str) -> str:
+        measured = (f"{round(slope(lengths[-4:], costs[name][-4:]), 2) + 0.0:.2f}" for name in names)
+        return growth + ", ".join(measured)
+
+    rows = []
+    for name, costs in found.items():
+        theory = theory_of(name)
+        known = (theory.work, theory.memory, theory.decode, theory.state) if theory else ()
+        work, memory, decode, state = [f"{growth}: " for growth in known] or [""] * 4
+        rows.append([
+            name,
+            cell(work, costs, "forward operations", "backward operations"),
+            cell(memory, costs, "forward bytes", "training bytes"),
+            cell(decode, costs, "decode operations"),
+            cell(state, costs, "state"),
+            cell("", costs, "forward seconds", "backward seconds"),
+        ])  # fmt: skip
+    return rows
+
+
+def from_length(value: float | None, lengths: Sequence[int]) -> str:
+    """A break-even length as text."""
+    if value is None:
+        return f"not up to {lengths[-1]:,}"
+    return f"below {lengths[0]:,}" if value <= lengths[0] else f"{value:,.0f}"
+
+
+def comparison(
+    lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]
+) -> tuple[Sequence[str], list[list[str]]]:
+    """Heads and rows of the table of `break_even`."""
+    even = break_even(lengths, found)
+    rows = [[name, *(from_length(value, lengths) for value in row.values())] for name, row in even.items()]
+    return ("", "training", "forward", "decode"), rows

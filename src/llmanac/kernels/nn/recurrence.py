@@ -251,7 +251,7 @@ def _lstm_back(t, gates, parts, h, m, keep, use, outside, slopes, inputs, flow, 
 
 
 # of an element of a step, forward and backward, besides the products
-_OPERATIONS = {"rnn": (2, 2), "rnn-relu": (2, 2), "gru": (8, 12), "lstm": (13, 20)}
+_OPERATIONS = {"rnn": (2, 2), "rnn-relu": (2, 2), "gru": (8, 12), "lstm": (13, 13)}
 _FORWARD: dict[str, Any] = {
     "rnn": cached(_rnn, fastmath=RELAXED),
     "rnn-relu": cached(_relu, fastmath=RELAXED),
