@@ -11,7 +11,9 @@ from _small_models import block, gradients, shifted, tokens, transformer
 import llmanac
 from llmanac.core.errors import LlmanacError, RequestError, SpecError
 from llmanac.core.registry import build
+from llmanac.core.spec import make_method, patch
 from llmanac.core.types import Batch
+from llmanac.models.load import load_model
 
 COMPILED = {
     "llama": {"blocks": block("grouped-query")},
@@ -86,10 +88,45 @@ def test_a_pattern_of_blocks_repeats():
     model = transformer(layers=4, blocks=pattern)
     assert [layer.self_attn.window for layer in model.model.layers] == [128, None, 128, None]
     assert [layer.self_attn.kv_heads for layer in model.model.layers] == [4, 1, 4, 1]
-    with pytest.raises(SpecError, match="layers: 3 is not a whole number of patterns of 2 blocks"):
-        transformer(layers=3, blocks=pattern)
+    assert [layer.self_attn.window for layer in transformer(layers=3, blocks=pattern).model.layers] == [128, None, 128]
+    with pytest.raises(SpecError, match="layers: 1 is fewer than the 2 blocks of the pattern"):
+        transformer(layers=1, blocks=pattern)
     with pytest.raises(SpecError, match=r"position: rope needs one head_dim in all blocks, not \[8, 16\]"):
         transformer(blocks=block() + block({"name": "multi-head", "head_dim": 16}))
+
+
+def test_a_pattern_as_text(tmp_path):
+    """It is the same model as the list of blocks; layers may cut the last repetition."""
+    text = "mamba*2 window+relu full mamba+swiglu"
+    blocks = [*block("mamba", "none") * 2, *block("sliding-window", "relu"), *block(), *block("mamba")]
+    model, other = (transformer(layers=7, blocks=b) for b in (text, blocks))
+    assert model.spec == other.spec
+    assert patch(make_method("lm", {"name": "transformer", "layers": 7}), {"blocks": text}).blocks == model.spec.blocks
+    assert torch.equal(model(tokens(1, 9)).logits, other(tokens(1, 9)).logits)
+    for own in (model, other):
+        again = load_model(own.save_pretrained(tmp_path / "model"))
+        assert again.spec == model.spec
+        assert torch.equal(again(tokens(1, 9)).logits, model.float()(tokens(1, 9)).logits)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("mambo*2 full", "blocks: no mixer named 'mambo'.* did you mean 'mamba'"),
+        ("full+swigluu", "did you mean 'swiglu'"),
+        ("full*0", r"blocks: 'full\*0' is not MIXER"),
+        ("full*x", "is not MIXER"),
+        ("full*", "is not MIXER"),
+        ("*3", "is not MIXER"),
+        ("full+", "is not MIXER"),
+        ("full*999999999999", "makes more than 1024 blocks"),
+        (" ", "blocks: needs at least one block"),
+        ("full*5", "layers: 4 is fewer than the 5 blocks"),
+    ],
+)
+def test_a_wrong_pattern_is_explained(text, message):
+    with pytest.raises(SpecError, match=message):
+        make_method("lm", {"name": "transformer", "blocks": text})
 
 
 def test_packing_without_positions_still_separates_documents():

@@ -130,6 +130,8 @@ def make(hint: Any, value: Any, path: str = "") -> Any:
             return None
         return _make_union([a for a in args if a is not type(None)], value, path)
     if origin is tuple:
+        if isinstance(value, str) and hasattr(args[0], "from_text"):
+            value = args[0].from_text(value, path)
         if not isinstance(value, (list, tuple)):
             raise SpecError(f"{path}: expected a list, got {type(value).__name__} {shown(value)}")
         return tuple(make(args[0], v, _join(path, i)) for i, v in enumerate(value))

@@ -155,11 +155,14 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
     for layers, blocks, prefix in stacks:
         own = {name: source for name, source in sources.items() if name.startswith(prefix)}
         count, size = getattr(spec, layers), len(few[blocks])
-        _enough(claim, weights, layers, count, count // size * len({source.name for source in own.values()}))
+        place = {name: int(name.split(".")[2]) for name in own}  # in the pattern, whose last repetition may be cut
+        repeats = {name: count // size + (at < count % size) for name, at in place.items()}
+        needed = {source.name: repeats[name] for name, source in own.items()}
+        _enough(claim, weights, layers, count, sum(needed.values()))
         tensors, parameters = 0, 0
         for name, source in own.items():
-            ffn = getattr(getattr(spec, blocks)[int(name.split(".")[2])], "ffn", None)
-            times = count // size * (getattr(ffn, "experts", 1) if ".mlp.experts." in name else 1)
+            ffn = getattr(getattr(spec, blocks)[place[name]], "ffn", None)
+            times = repeats[name] * (getattr(ffn, "experts", 1) if ".mlp.experts." in name else 1)
             parameters += times
             tensors += times if source.expert is None and source.rows is None else 0
         _enough(claim, weights, "experts", None, tensors)

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.core.spec import Spec
+from llmanac.core.spec import Spec, make_method
 from llmanac.models._context import Context
 from llmanac.models.ffn import FFNSpec
 from llmanac.models.mixers import MixerSpec
 from llmanac.models.state import LayerState
 from llmanac.models.state.composite import CompositeState
+
+SHORT = {"window": "sliding-window", "full": "multi-head", "attention": "multi-head"}  # in a pattern's text
+MOST = 1024  # blocks of a pattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,27 @@ class BlockSpec(Spec):
     """`build(dim=, norm=, max_length=) -> Block`; its fields are `mixer`, `ffn`, `position` and, in some, `cross`."""
 
     kind = "block"
+
+    @classmethod
+    def from_text(cls, text: str, path: str) -> list[BlockSpec]:
+        """`"sliding-window*3 multi-head"` as four pre-norm blocks: words `MIXER`, `MIXER*COUNT`, `MIXER+FFN*COUNT`.
+
+        Without `+FFN` a block has the usual feed-forward layer, or none if its mixer mixes channels too (mamba).
+        `window`, `full` and `attention` are short for sliding-window and multi-head. Raises SpecError at `path`.
+        """
+        found: list[BlockSpec] = []
+        for word in text.split():
+            parts, star, count = word.partition("*")
+            mixer, plus, ffn = parts.partition("+")
+            if not mixer or (plus and not ffn) or (star and not count.isdecimal()) or (star and int(count) < 1):
+                raise SpecError(f"{path}: {word!r} is not MIXER, MIXER*COUNT or MIXER+FFN*COUNT (window*3 full)")
+            own = make_method("mixer", SHORT.get(mixer, mixer), path)
+            last = {"ffn": ffn} if ffn else {"ffn": "none"} if own.mixes_channels else {}
+            times = int(count or 1)
+            if len(found) + times > MOST:
+                raise SpecError(f"{path}: {word!r} makes more than {MOST} blocks; a pattern repeats by itself")
+            found += [make_method("block", {"name": "pre-norm", "mixer": own, **last}, path)] * times
+        return found
 
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:

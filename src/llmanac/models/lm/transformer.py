@@ -3,9 +3,10 @@
     x = embed(E[ids], positions);  x = block_l(x) for l = 1 .. L;  p(next | ids) = head(norm(x))      x (B, T, D)
 
 All positions of a row are computed at once (parallel in training, T^2 D work in attention), and any two tokens are one
-step apart. `blocks` is a pattern that repeats to `layers`, so a hybrid is a longer pattern. With a recurrent mixer and
-no positions the same stack is a recurrent language model: rnn, gru, lstm, s4 and mamba are names of such choices. Their
-state has one size at any length, and every token costs the same. Parameter names are those of Llama checkpoints.
+step apart. `blocks` is a pattern that repeats to `layers`, so a hybrid is a longer pattern; as text it is, for example,
+"sliding-window*3 multi-head" (`BlockSpec.from_text`). With a recurrent mixer and no positions the same stack is a
+recurrent language model: rnn, gru, lstm, s4 and mamba are names of such choices. Their state has one size at any
+length, and every token costs the same. Parameter names are those of Llama checkpoints.
 Vaswani et al. 2017; Radford et al. 2018 for the decoder alone.
 """
 
@@ -79,8 +80,8 @@ class Spec(LanguageModelSpec):
             raise SpecError(f"embedding_scale: {self.embedding_scale} must be above 0")
         if not self.blocks:
             raise SpecError("blocks: needs at least one block")
-        if self.layers % len(self.blocks):
-            raise SpecError(f"layers: {self.layers} is not a whole number of patterns of {len(self.blocks)} blocks")
+        if self.layers < len(self.blocks):
+            raise SpecError(f"layers: {self.layers} is fewer than the {len(self.blocks)} blocks of the pattern")
 
     def build(self, *, vocab_size: int, **dims: Any) -> Transformer:
         """A model with the initial weights of seed 0 (none on the meta device)."""

@@ -19,6 +19,7 @@ class MixerSpec(Spec):
 
     kind = "mixer"
     scores: ClassVar[bool] = True  # whether a position method may add to its attention scores
+    mixes_channels: ClassVar[bool] = False  # whether it needs no feed-forward layer after it
 
     def build(self, *args: Any, **dims: Any) -> Mixer:
         """dim: width of the model."""

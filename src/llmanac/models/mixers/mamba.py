@@ -39,6 +39,8 @@ CARD = {
 class Spec(MixerSpec):
     """states: N; expand: E / D; kernel: tokens of the convolution; rank: of the step size, by default D / 16."""
 
+    mixes_channels: ClassVar[bool] = True
+
     states: int = 16
     expand: int = 2
     kernel: int = 4

@@ -43,6 +43,8 @@ class Spec(MixerSpec):
     kernel: tokens of the convolution.
     """
 
+    mixes_channels: ClassVar[bool] = True
+
     states: int = 64
     expand: int = 2
     head_dim: int | None = None
