@@ -18,7 +18,10 @@ __all__ = [
     "AXES", "FAMILIES", "OWN_FIELDS", "PRESENT", "Config", "Family", "Misfit", "Names", "Source", "arrange", "family",
 ]  # fmt: skip
 
-FAMILIES = ("llama", "gpt2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "phi3", "gemma", "smollm3", "mamba")
+FAMILIES = (
+    "llama", "gpt2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "phi3", "gemma", "smollm3", "mamba", "bert",
+    "roberta", "modernbert", "t5",
+)  # fmt: skip
 AXES, PRESENT, OWN_FIELDS = TABLES["axes"], TABLES["present"], TABLES["own_fields"]
 
 

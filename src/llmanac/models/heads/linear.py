@@ -3,7 +3,7 @@
     p(v | x_<=t) = softmax(W h_t)_v          h (B, T, D), W (V, D)
 
 W may be the embedding itself (`tied` in the model's Spec): a token is then predicted by the vector that it is read by,
-and a small model saves its largest matrix. Press & Wolf 2017.
+and a small model saves its largest matrix. Press & Wolf 2017. A `scale` multiplies h first (T5: D^-0.5 where tied).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmanac.core.errors import SpecError
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
 from llmanac.models._context import Context
@@ -30,30 +31,47 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(HeadSpec):
-    """Nothing to choose."""
+    """scale: what hidden states are multiplied by, None for 1."""
+
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not self.scale > 0:
+            raise SpecError(f"scale: {self.scale} must be above 0")
 
     def build(self, *, dim: int, vocab_size: int, **dims: Any) -> LinearHead:
-        return LinearHead(dim, vocab_size)
+        return LinearHead(dim, vocab_size, scale=self.scale)
 
 
 class LinearHead(Head):
     """See the module."""
 
-    def __init__(self, dim: int, vocab_size: int) -> None:
+    bias: Tensor | None  # (V,), of heads that have one
+
+    def __init__(self, dim: int, vocab_size: int, *, scale: float | None = None) -> None:
         super().__init__()
+        self.scale = scale
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))
+        self.register_parameter("bias", None)
+
+    def prepared(self, hidden: Tensor) -> Tensor:
+        """What the product with the vocabulary reads: (B, T, D) -> (B, T, D)."""
+        return hidden if self.scale is None else hidden * self.scale
 
     def logits(self, hidden: Tensor, context: Context, state: Any = None, last: Tensor | None = None) -> Tensor:
-        hidden = pick(hidden, last)
-        return upcast(self.changed(F.linear(hidden, self.weight.to(hidden.dtype)), hidden))
+        hidden = self.prepared(pick(hidden, last))
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        return upcast(self.changed(F.linear(hidden, self.weight.to(hidden.dtype), bias), hidden))
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
-        joined, weight = self.joined(hidden.flatten(0, 1))
-        values = fused_cross_entropy(joined, weight, targets.flatten(), reduction=reduction, fixed=self.fixed)
+        joined, weight = self.joined(self.prepared(hidden).flatten(0, 1))
+        values = fused_cross_entropy(
+            joined, weight, targets.flatten(), bias=self.bias, reduction=reduction, fixed=self.fixed
+        )
         return values if reduction == "sum" else values.view(targets.shape)
 
     def entropy(self, hidden: Tensor, context: Context) -> Tensor:
-        return chunked_entropy(*self.joined(hidden.flatten(0, 1))).view(hidden.shape[:2])
+        return chunked_entropy(*self.joined(self.prepared(hidden).flatten(0, 1)), self.bias).view(hidden.shape[:2])
 
     def flops(self, keys: float) -> float:
         return 2.0 * self.weight.numel()

@@ -26,29 +26,32 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(PositionSpec):
-    """rows: positions that have a vector; by default the model's `max_length`."""
+    """rows: of vectors; by default `max_length` of the model and `offset`; offset: the row of position 0 (RoBERTa)."""
 
     rows: int | None = None
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.rows is not None and self.rows < 1:
             raise SpecError(f"rows: {self.rows} must be at least 1")
+        if not 0 <= self.offset < (self.rows or self.offset + 1):
+            raise SpecError(f"offset: {self.offset} must be at least 0 and below rows, {self.rows}")
 
     def resolved(self, max_length: int) -> Spec:
-        return replace(self, rows=self.rows or max_length)
+        return replace(self, rows=self.rows or max_length + self.offset)
 
     def build(self, *, dim: int, max_length: int, **dims: Any) -> Learned:
-        return Learned(self.rows or max_length, dim)
+        return Learned(self.rows or max_length + self.offset, dim, self.offset)
 
 
 class Learned(Position):
     """See the module."""
 
-    def __init__(self, rows: int, dim: int) -> None:
+    def __init__(self, rows: int, dim: int, offset: int = 0) -> None:
         super().__init__()
-        self.limit = rows
+        self.limit, self.offset = rows - offset, offset
         self.embeddings = Embedding(rows, dim)
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         # the model has checked that every position has a row (`limit`)
-        return x + self.embeddings(positions).to(x.dtype)
+        return x + self.embeddings(positions + self.offset if self.offset else positions).to(x.dtype)
