@@ -19,7 +19,7 @@ def randomise(module: nn.Module, seed: int = 0, std: float = 0.2) -> nn.Module:
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(torch.empty(parameter.shape).normal_(0, std, generator=generator))
-            if parameter.ndim == 1 and ("norm" in name or "ln_" in name) and name.endswith("weight"):
+            if parameter.ndim == 1 and ("norm" in name.lower() or "ln_" in name) and name.endswith("weight"):
                 parameter.add_(1.0)
     return module
 

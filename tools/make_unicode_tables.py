@@ -69,6 +69,29 @@ def normal_table() -> dict[str, np.ndarray]:
     return {name: np.array(values, np.int32) for name, values in arrays.items()}
 
 
+def bert_table() -> dict[str, np.ndarray]:
+    """The arrays of `tokenizers/hf/bert.py`: ranges of code points that BERT's steps remove or set apart."""
+    off = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False, "lowercase": False}
+    clean, strip = (normalizers.BertNormalizer(**off | {name: True}) for name in ("clean_text", "strip_accents"))
+    split = pre_tokenizers.BertPreTokenizer()
+    found: dict[str, list[int]] = {"bert_removed": [], "bert_marks": [], "bert_punctuation": []}
+    for character in EVERY:
+        holds = {
+            "bert_removed": clean.normalize_str(f"a{character}b") == "ab",
+            "bert_marks": not strip.normalize_str(character),
+            "bert_punctuation": len(split.pre_tokenize_str(f"a{character}b")) == 3,
+        }
+        for name, codes in found.items():
+            codes += [ord(character)] * holds[name]
+    return {name: ranges(np.array(codes)) for name, codes in found.items()}
+
+
+def ranges(codes: np.ndarray) -> np.ndarray:
+    """(n, 2) int32: first and last of each run of code points."""
+    first = np.diff(codes, prepend=-2) > 1
+    return np.stack([codes[first], codes[np.append(first[1:], True)]], 1).astype(np.int32)
+
+
 def main() -> None:
     values = np.full(CODE_POINTS, CATEGORIES.index("Cs"), np.uint8)
     for index, category in enumerate(CATEGORIES):
@@ -84,7 +107,7 @@ def main() -> None:
     write_bytes(path, buffer.getvalue())
     print(f"{path.name}: {len(starts)} ranges, {len(buffer.getvalue())} bytes, from {sources}")
     made = io.BytesIO()
-    np.savez_compressed(made, **normal_table(), sources=np.array(sources))
+    np.savez_compressed(made, **normal_table(), **bert_table(), sources=np.array(sources))
     path = Path(_unicode_normal.__file__).with_name(_unicode_normal.TABLE)
     write_bytes(path, made.getvalue())
     print(f"{path.name}: {len(made.getvalue())} bytes")

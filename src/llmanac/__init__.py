@@ -28,12 +28,14 @@ _PUBLIC = {
     "score": "llmanac.evaluate.score",
     "classify": "llmanac.evaluate.classify",
     "Corrector": "llmanac.evaluate.correct",
+    "embed": "llmanac.evaluate.embed",
 }
 
 if TYPE_CHECKING:
     from llmanac.core.registry import build
     from llmanac.evaluate.classify import classify
     from llmanac.evaluate.correct import Corrector
+    from llmanac.evaluate.embed import embed
     from llmanac.evaluate.score import score
     from llmanac.generate.engine import Engine
     from llmanac.lab.compare import compare
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
     from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 __all__ = [
-    "Corrector", "Engine", "build", "classify", "compare", "load_model", "load_tokenizer", "run", "save_model", "score",
-    "train_classifier", "train_tokenizer",
+    "Corrector", "Engine", "build", "classify", "compare", "embed", "load_model", "load_tokenizer", "run", "save_model",
+    "score", "train_classifier", "train_tokenizer",
 ]  # fmt: skip
 
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from _small_models import block, gradients, randomise, tokens, transformer
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from llmanac.core.errors import CheckpointError
-from llmanac.core.types import IGNORE, LAST, Batch
+from llmanac.core.errors import CheckpointError, RequestError
+from llmanac.core.types import ALL, IGNORE, LAST, Batch, Want
 from llmanac.models.families import FAMILIES, Config, family
 from llmanac.models.families._table import canonical
 from llmanac.models.load import load_model
@@ -49,7 +49,19 @@ MAMBA = {
 EXPERTS = {**LLAMA, "num_hidden_layers": 2, "num_experts_per_tok": 2}
 GEMMA = {**LLAMA, "head_dim": 12, "pad_token_id": None}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+BERT = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "max_position_embeddings": 64,
+}
 BASES = {
+    "bert": BERT,
+    "roberta": BERT,
+    "modernbert": {**BERT, "pad_token_id": 0},
+    "t5": {"vocab_size": 61, "d_model": 32, "d_kv": 12, "d_ff": 56, "num_layers": 2, "num_heads": 4},
     "gpt2": {**GPT2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     "mixtral": {**EXPERTS, "num_local_experts": 4},
     "qwen3": {**LLAMA, "head_dim": 12},
@@ -222,7 +234,28 @@ CASES = {
     "opt, no biases, untied, gelu": {
         "enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu",
     },
+    "bert": {},
+    "bert, one type, relu": {
+        "type_vocab_size": 1, "hidden_act": "relu", "layer_norm_eps": 1e-3,
+    },
+    "bert, bare": {},
+    "roberta": {"type_vocab_size": 1},
+    "roberta, bare, padding 5": {"pad_token_id": 5},
+    "modernbert": {"local_attention": 12, "num_hidden_layers": 4},
+    "modernbert, untied, biases, other layers": {
+        "tie_word_embeddings": False,
+        "local_attention": 9, "attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True,
+        "decoder_bias": False, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e4},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e3},
+        },
+    },
+    "modernbert, bare": {"local_attention": 12},
+    "t5": {"num_decoder_layers": 3},
+    "t5, gated, tied without a scale": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }  # fmt: skip
+ENCODERS = ("bert", "roberta", "modernbert")
 
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
@@ -233,11 +266,53 @@ def kind_of(case):
     return case.partition(",")[0]
 
 
+def auto(case):
+    """transformers' class of a case."""
+    if "bare" in case:
+        return AutoModel
+    if kind_of(case) in ENCODERS:
+        return AutoModelForMaskedLM
+    return AutoModelForSeq2SeqLM if kind_of(case) == "t5" else AutoModelForCausalLM
+
+
+def values(out):
+    """What is compared: logits, or the hidden states of a model without a head."""
+    names = ("logits", "last_hidden_state", "hidden")
+    return next(found for name in names if (found := getattr(out, name, None)) is not None)
+
+
+SOURCE = tokens(3, 13, seed=5), torch.tensor([13, 4, 9])
+
+
+def ours_batch(case, ids, **fields):
+    """The batch that our model of a case reads: encoders see both sides, T5 a source for each row."""
+    rows = torch.arange(len(ids)) % 3
+    if kind_of(case) == "t5":
+        fields["source"] = Batch(ids=SOURCE[0][rows], lengths=SOURCE[1][rows])
+    return Batch(ids=ids, mask="bidirectional" if kind_of(case) in ENCODERS else "causal", **fields)
+
+
+def ours_on(model, case, ids, **fields):
+    want = Want(hidden=True) if "bare" in case else ALL
+    return values(model(ours_batch(case, ids, **fields), want=want))
+
+
+def theirs_on(model, case, ids, mask=None, first=0):
+    """The outputs of transformers' model for the same rows, of which the first is `first`."""
+    rows = (torch.arange(len(ids)) + first) % 3
+    mask = None if mask is None else mask.long()
+    if kind_of(case) != "t5":
+        return values(model(ids, attention_mask=mask))
+    real = (torch.arange(13) < SOURCE[1][rows][:, None]).long()
+    return values(model(input_ids=SOURCE[0][rows], attention_mask=real, decoder_input_ids=ids))
+
+
 def theirs(case, attention="eager"):
     """transformers' model of a case in float64, with large weights."""
     kind = kind_of(case)
     config = AutoConfig.for_model(kind, **{**BASES.get(kind, LLAMA), **CASES[case]})
-    built = AutoModelForCausalLM.from_config(config, **{**EAGER, "attn_implementation": attention})
+    options = {"add_pooling_layer": False} if "bare" in case and kind != "modernbert" else {}
+    built = auto(case).from_config(config, **{**EAGER, "attn_implementation": attention}, **options)
     built = randomise(built)
     built.tie_weights()
     for module in built.modules():
@@ -253,10 +328,13 @@ def ours_of(model, folder, **options):
     return load_model(folder, dtype="float64", device="cpu")
 
 
-def ragged():
+def ragged(case):
     """Three rows of different lengths, padded on the right, and which places are real."""
     lengths = torch.tensor([48, 31, 5])
-    return tokens(3, 48), (torch.arange(48) < lengths[:, None])
+    ids = tokens(3, 48)
+    if kind_of(case) in ENCODERS:  # transformers takes a padding id for padding wherever it is
+        ids = ids.clamp(min=6)
+    return ids, (torch.arange(48) < lengths[:, None])
 
 
 def double_norms(model, case, monkeypatch):
@@ -283,37 +361,39 @@ def test_logits_equal_within_1e_6(case, tmp_path, monkeypatch):
     if kind_of(case).startswith("gemma"):  # scaled embeddings are large, and so is the rounding of the norms
         double_norms(model, case, monkeypatch)
     ours = ours_of(model, tmp_path)
-    ids, real = ragged()
-    rows = [row[keep][None] for row, keep in zip(ids, real, strict=True)]
-    expected = torch.cat([model(row).logits[0] for row in reversed(rows)][::-1])
-    actual = ours(Batch(ids=ids, lengths=real.sum(1))).logits[real]
-    assert expected.std() > 0.5
+    ids, real = ragged(case)
+    rows = list(enumerate(zip(ids, real, strict=True)))[::-1]
+    expected = torch.cat([theirs_on(model, case, row[keep][None], first=i)[0] for i, (row, keep) in rows][::-1])
+    actual = ours_on(ours, case, ids, lengths=real.sum(1))[real]
+    assert expected.std() > (0.1 if kind_of(case) == "t5" else 0.5)
     assert (actual - expected).abs().max() < 1e-6 * expected.abs().max()
     other = randomise(ours, seed=1)  # other weights give other logits
-    assert (other(ids).logits[real] - expected).abs().max() > 0.1 * expected.abs().max()
+    assert (ours_on(other, case, ids)[real] - expected).abs().max() > 0.1 * expected.abs().max()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if kind_of(case) not in ENCODERS])
 def test_ragged_rows_with_a_state_equal_one_pass(case, tmp_path):
     """Chunks of rows of different lengths, and then token by token."""
     ours = ours_of(theirs(case), tmp_path)
     rows = [tokens(1, n, seed=n)[0] for n in (31, 18, 25)]
     with torch.inference_mode():
-        expected = [ours(row[None]).logits[0, -1] for row in rows]
+        source = ours_batch(case, tokens(3, 1)).source
+        alone = [None if source is None else Batch(ids=source.ids[[i]], lengths=source.lengths[[i]]) for i in range(3)]
+        expected = [ours(Batch(ids=row[None], source=alone[i])).logits[0, -1] for i, row in enumerate(rows)]
         state = ours.start(3)
         state.plan([len(row) for row in rows])  # counts where frequencies depend on a row's length
         for first, last in ((0, 11), (11, 17), *((i, i + 1) for i in range(17, 31))):
             parts = [row[first:last] for row in rows]
             lengths = torch.tensor([len(part) for part in parts])
             ids = torch.stack([F.pad(part, (0, last - first - len(part))) for part in parts])
-            logits = ours(Batch(ids=ids, lengths=lengths), state, LAST).logits
+            logits = ours(Batch(ids=ids, lengths=lengths, source=None if first else source), state, LAST).logits
             for i, row in enumerate(rows):
                 if first < len(row) <= last:
                     torch.testing.assert_close(logits[i, -1], expected[i], rtol=1e-9, atol=1e-9)
 
 
 # transformers computes them in float32 in places that no argument reaches: softmax, routers and scans
-SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt", "mamba2", "minimax")
+SINGLE = ("mamba", "mixtral", "qwen3_moe", "bloom", "mpt", "mamba2", "minimax", "modernbert", "t5")
 BY_ROW = ("gemma2", "gpt_oss", "deepseek_v3")  # these without padding
 ATTENTION = dict.fromkeys(("mamba", "bloom", "mpt", "mamba2"), "eager")  # else torch's own
 
@@ -334,12 +414,15 @@ def test_logits_and_gradients_equal_in_float64_throughout(case, tmp_path, monkey
 def compare_gradients(model, case, folder, exact, close):
     """Logits, losses and the gradient of every parameter, of padded rows."""
     ours = ours_of(model, folder)
-    ids, real = ragged()
+    ids, real = ragged(case)
     targets = ids.roll(-1, 1).masked_fill(~real, IGNORE)
-    logits = model(ids, attention_mask=real.long()).logits.double()
-    torch.testing.assert_close(ours(ids).logits[real], logits[real], rtol=exact, atol=exact)
+    logits = theirs_on(model, case, ids, real).double()
+    lengths = real.sum(1)
+    torch.testing.assert_close(ours_on(ours, case, ids, lengths=lengths)[real], logits[real], rtol=exact, atol=exact)
+    if "bare" in case:
+        return
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-    actual = ours.nll(Batch(ids=ids, targets=targets))
+    actual = ours.nll(ours_batch(case, ids, targets=targets, lengths=lengths))
     torch.testing.assert_close(actual, expected, rtol=exact / 10, atol=exact / 10)
     expected.backward()
     actual.backward()
@@ -357,7 +440,7 @@ def test_gradients_equal_row_by_row(case, tmp_path, monkeypatch):
     model = theirs(case)
     double_norms(model, case, monkeypatch)
     ours = ours_of(model, tmp_path)
-    ids, real = ragged()
+    ids, real = ragged(case)
     targets = ids.roll(-1, 1).masked_fill(~real, IGNORE)
     for row, wanted, keep in zip(ids, targets, real, strict=True):
         F.cross_entropy(model(row[keep][None]).logits[0], wanted[keep], reduction="sum").backward()
@@ -377,13 +460,14 @@ def test_gradients_equal_row_by_row(case, tmp_path, monkeypatch):
 def test_what_we_save_transformers_loads(case, tmp_path):
     ours = ours_of(theirs(case), tmp_path / "theirs")
     export_model(ours, tmp_path / "ours", family=kind_of(case))
-    again, info = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "ours", dtype=torch.float64, output_loading_info=True, **EAGER
+    options = {"add_pooling_layer": False} if "bare" in case and kind_of(case) != "modernbert" else {}
+    again, info = auto(case).from_pretrained(
+        tmp_path / "ours", dtype=torch.float64, output_loading_info=True, **EAGER, **options
     )
     computed = family(kind_of(case)).ignored  # buffers that follow from the config
     assert all(key.endswith(computed) for key in info["missing_keys"]) and not info["unexpected_keys"]
     ids = tokens(2, 40)
-    assert torch.equal(again.eval()(ids).logits, theirs(case)(ids).logits)
+    assert torch.equal(theirs_on(again.eval(), case, ids), theirs_on(theirs(case), case, ids))
     assert canonical(load_model(tmp_path / "ours", device="cpu").spec) == canonical(ours.spec)
     again.config.save_pretrained(tmp_path / "ours")  # as transformers' own class writes it
     assert canonical(load_model(tmp_path / "ours", device="cpu").spec) == canonical(ours.spec)
@@ -394,9 +478,9 @@ def test_names_of_a_state_dict_are_read_too(case, tmp_path):
     """Where experts are stacked, and a tied head is written twice."""
     model = theirs(case)
     ids = tokens(2, 20)
-    expected = ours_of(model, tmp_path)(ids).logits
+    expected = ours_on(ours_of(model, tmp_path), case, ids)
     save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, tmp_path / "model.safetensors")
-    assert torch.equal(load_model(tmp_path, dtype="float64", device="cpu")(ids).logits, expected)
+    assert torch.equal(ours_on(load_model(tmp_path, dtype="float64", device="cpu"), case, ids), expected)
 
 
 def test_embeddings_of_gemma_are_scaled_in_their_own_dtype(tmp_path):
@@ -418,7 +502,7 @@ def test_each_family_saves_as_itself_or_as_a_simpler_one(kind, tmp_path):
     written = json.loads((tmp_path / "ours" / "config.json").read_text())["model_type"]
     assert written == {"phi3": "llama"}.get(kind, kind)
     again = load_model(tmp_path / "ours", dtype="float64", device="cpu")
-    assert torch.equal(again(tokens(2, 20)).logits, ours(tokens(2, 20)).logits)
+    assert torch.equal(ours_on(again, case, tokens(2, 20)), ours_on(ours, case, tokens(2, 20)))
 
 
 def test_what_we_train_from_scratch_transformers_loads(tmp_path):
@@ -483,6 +567,69 @@ def test_hub_files_of_gpt2(tmp_path):
         state[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
     save_file(state, tmp_path / "model.safetensors")
     assert torch.equal(load_model(tmp_path, dtype="float64", device="cpu")(tokens(1, 9)).logits, expected)
+
+
+def test_types_of_tokens_tell_a_pair_apart(tmp_path):
+    model = theirs("bert")
+    ours = ours_of(model, tmp_path)
+    ids, real = ragged("bert")
+    kinds = (torch.arange(48) > 3).long().expand(3, -1)
+    expected = model(ids, attention_mask=real.long(), token_type_ids=kinds).logits[real]
+    actual = ours_on(ours, "bert", ids, lengths=real.sum(1), token_types=kinds)[real]
+    assert (actual - expected).abs().max() < 1e-6 * expected.abs().max()
+    assert (actual - ours_on(ours, "bert", ids, lengths=real.sum(1))[real]).abs().max() > 1e-3
+    with pytest.raises(RequestError, match="token_types: must be from 0 to 1"):
+        ours_on(ours, "bert", ids, token_types=kinds + 1)
+    with pytest.raises(RequestError, match="token_types: this model has none"):
+        transformer()(Batch(ids=ids, token_types=kinds))
+
+
+def test_hub_files_of_bert(tmp_path):
+    """The hub's own file: a pooler, a next-sentence layer, positions, and gamma and beta for the norms' parameters."""
+    model = theirs("bert")
+    expected = ours_on(ours_of(model, tmp_path), "bert", tokens(1, 9))
+    state = load_file(tmp_path / "model.safetensors")
+    state = {k.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v for k, v in state.items()}
+    state |= {"bert.pooler.dense.weight": torch.ones(32, 32), "bert.pooler.dense.bias": torch.ones(32)}
+    state |= {"cls.seq_relationship.weight": torch.ones(2, 32), "cls.seq_relationship.bias": torch.ones(2)}
+    save_file({**state, "bert.embeddings.position_ids": torch.ones(1, 64)}, tmp_path / "model.safetensors")
+    assert torch.equal(ours_on(load_model(tmp_path, dtype="float64", device="cpu"), "bert", tokens(1, 9)), expected)
+
+
+@pytest.mark.parametrize("case", ["bert", "roberta", "modernbert, untied, biases, other layers", "t5"])
+def test_a_training_step_reaches_every_parameter(case, tmp_path):
+    """With the initial weights, whose blocks are identities; and the loss goes down."""
+    ours = ours_of(theirs(case), tmp_path).initialise(0)
+    ids = tokens(3, 48).clamp(min=6)
+    batch = ours_batch(case, ids, targets=ids.masked_fill(torch.arange(48) % 5 > 0, IGNORE))
+    optimizer, losses = torch.optim.SGD(ours.parameters(), lr=1e-4), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = ours.nll(batch)
+        loss.backward()
+        assert gradients(ours).keys() == dict(ours.named_parameters()).keys()
+        losses.append(loss.item())
+        optimizer.step()
+    assert losses[2] < losses[1] < losses[0]
+    assert all(g.abs().max() > 0 for name, g in gradients(ours).items() if not name.endswith("k_proj.bias"))
+
+
+def test_an_encoder_refuses_what_it_cannot_do(tmp_path):
+    ours = ours_of(theirs("bert, bare"), tmp_path)
+    for call, message in (
+        (lambda: ours(Batch(ids=tokens(1, 5))), 'is no causal model; give mask="bidirectional"'),
+        (lambda: ours.start(1), "does not write"),
+        (lambda: ours(tokens(1, 5)), "logits: this model has no head"),
+        (lambda: ours(tokens(1, 65), want=Want(hidden=True)), "65 tokens, but only 64 positions"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            call()
+    packed = Batch(
+        ids=torch.cat([tokens(1, 9), tokens(1, 5, seed=2)], 1), mask="bidirectional",
+        segments=torch.tensor([[0] * 9 + [1] * 5]), positions=torch.tensor([[*range(9), *range(5)]]),
+    )  # fmt: skip
+    alone = torch.cat([ours_on(ours, "bert, bare", ids) for ids in (tokens(1, 9), tokens(1, 5, seed=2))], 1)
+    torch.testing.assert_close(ours(packed, want=Want(hidden=True)).hidden, alone, rtol=0, atol=1e-10)
 
 
 def test_older_spellings_of_rope(tmp_path):
@@ -640,7 +787,12 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "bloom": ("slow_but_exact", True, "slow_but_exact = True is not supported"),
     "mamba2": ("num_heads", 9, "num_heads is 9, but expand x hidden_size / head_dim is 64 / 8"),
     "mpt": ("attn_config", {"clip_qkv": 6.0}, r"attn_config: clip_qkv = 6.0 is not supported \(only None\)"),
+    "bert": ("position_embedding_type", "relative_key", "position_embedding_type = 'relative_key' is not supported"),
+    "roberta": ("pad_token_id", 63, "pad_token_id is 63, expected an id below 63"),
+    "modernbert": ("layer_types", ["chunked"] * 3, "layer_types is .*, expected 4 times full_attention or"),
+    "t5": ("decoder_start_token_id", -1, "decoder_start_token_id is -1, expected the id of a token"),
 }
+ACTIVATION = {"modernbert": "hidden_activation", "t5": "feed_forward_proj"}
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -651,7 +803,7 @@ def test_what_further_families_cannot_honour_is_refused_by_name(kind, tmp_path):
     for key, value, message in [
         OTHERS[kind],
         ("attention_multiplier", 0.5, "attention_multiplier = 0.5 is not known"),
-        ("hidden_act", "quick_gelu", "hidden_act = 'quick_gelu' is not (supported|known)"),
+        (ACTIVATION.get(kind, "hidden_act"), "quick_gelu", "act.* = 'quick_gelu' is|proj = 'quick_gelu' is"),
     ]:
         changed = {**config, key: value}
         if key == "rope_scaling":
@@ -678,7 +830,7 @@ def test_any_value_of_any_key_is_honoured_or_refused(kind, tmp_path):
             except CheckpointError as error:
                 assert str(tmp_path) in str(error) and len(str(error)) < 1500, (key, value)
             else:
-                model(tokens(1, 3))
+                model(ours_batch(kind, tokens(1, 3)), want=Want(hidden=True))
                 loaded += 1
     assert 0 < loaded < len(config) * len(WRONG) / 2
 

@@ -21,6 +21,7 @@ with interrupts.ending():
         complexity,
         data,
         dedup,
+        embed,
         methods,
         ngram,
         quality,
@@ -47,6 +48,7 @@ app.command("chat")(chat.chat_command)
 app.command("generate")(chat.generate_command)
 app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
+app.command("embed")(embed.embed_command)
 app.command("serve")(chat.serve_command)
 app.command("compare")(compare.compare_command)
 app.command("complexity")(complexity.complexity_command)

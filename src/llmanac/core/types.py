@@ -31,6 +31,7 @@ class Batch:
         lengths: (B,) how many tokens of each row are real; `None` means all of them (padding is on the right).
         mask: what a token may see: the past, the whole row, or a whole prefix and then the past.
         prefix: (B,) prefix length of each row, for `mask="prefix"`.
+        token_types: (B, T) which text of a pair a token is of, for encoders that tell them apart; None for all 0.
         source: the sequence that an encoder reads, for encoder-decoders and cross-attention. With a state it is given
             once, with the first tokens.
     """
@@ -43,6 +44,7 @@ class Batch:
     lengths: Tensor | None = None
     mask: MaskKind = "causal"
     prefix: Tensor | None = None
+    token_types: Tensor | None = None
     source: Batch | None = None
 
     @classmethod
@@ -102,7 +104,7 @@ class Batch:
         each: tuple[int, ...] = (rows, length)
         shapes: dict[str, list[tuple[int, ...]]] = {
             "targets": [each], "segments": [each], "positions": [each, (1, length)], "lengths": [(rows,)],
-            "prefix": [(rows,)],
+            "prefix": [(rows,)], "token_types": [each],
         }  # fmt: skip
         for name, fit in shapes.items():
             value = getattr(self, name)

@@ -29,7 +29,7 @@ def check_targets(batch: Batch, want: Want) -> None:
 
 
 def check_request(
-    layers: Sequence[Any], head: Any, batch: Batch, state: Any, want: Want, *, reads_source: bool
+    layers: Sequence[Any], head: Any, batch: Batch, state: Any, want: Want, *, reads_source: bool, typed: bool = False
 ) -> None:
     """All that can be refused is refused before a layer has run, so that a state is never half advanced.
 
@@ -52,6 +52,8 @@ def check_request(
         raise RequestError("nll, entropy: this head looks back, so it scores complete rows only; leave the state out")
     if batch.source is not None and not reads_source:
         raise RequestError("source: this model has no encoder and no cross-attention; leave it out")
+    if batch.token_types is not None and not typed:
+        raise RequestError("token_types: this model has none; leave them out")
     if batch.prefix is not None and batch.mask != "prefix":
         raise RequestError('prefix: is read with mask="prefix" only')
 

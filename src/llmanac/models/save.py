@@ -91,7 +91,7 @@ def write_model(
 ) -> Path:
     """Write the files of a model's folder; `config` becomes config.json. Raises LlmanacError where the disk refuses."""
     # null where there is none: transformers' own defaults may lie outside the vocabulary
-    tokens = {key: model.generation.get(key) for key in TOKENS}
+    tokens = {key: model.generation.get(key, config.get(key)) for key in TOKENS}
     dtype = reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})  # frozen ones may be narrower
     config = {**config, **tokens, "dtype": DTYPE_NAMES[dtype], "torch_dtype": DTYPE_NAMES[dtype]}
     with files.atomic_folder(folder / STAGED) as temporary:

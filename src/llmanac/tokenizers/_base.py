@@ -16,6 +16,7 @@ from llmanac.core.errors import TokenizerError, nearest
 from llmanac.tokenizers._added import AddedToken, AddedTokens, Part
 from llmanac.tokenizers._checks import id_list, require_texts
 from llmanac.tokenizers._normal import Placed, replace_surrogates
+from llmanac.tokenizers._template import Framed
 from llmanac.tokenizers.chat.template import ChatTemplate, Rendered
 
 Special = Literal["never", "all"] | frozenset[str]
@@ -25,7 +26,7 @@ ROLES = ("bos", "eos", "pad")
 CHUNK = 1 << 23  # characters of text that are encoded at a time
 
 
-class Tokenizer:
+class Tokenizer(Framed):
     """Base of all tokenizers; a subclass encodes plain text (`_encode_plain`) and knows its tokens (`_vocabulary`).
 
     Attributes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ TABLE = "unicode_normal.npz"
 
 
 @functools.cache
-def _table(name: str) -> np.ndarray:
+def table(name: str) -> np.ndarray:
     with np.load(Path(__file__).with_name(TABLE), allow_pickle=False) as data:
         found: np.ndarray = data[name]
     return found
@@ -29,31 +30,57 @@ def _table(name: str) -> np.ndarray:
 @functools.cache
 def marks() -> frozenset[str]:
     """The characters that `StripAccents` takes away."""
-    return frozenset(map(chr, _table("marks").tolist()))
+    return frozenset(map(chr, table("marks").tolist()))
 
 
 @functools.cache
 def unknown() -> re.Pattern[str]:
     """What finds a character that no form changes there, and that Python would change or reorder."""
-    return re.compile(f"[{''.join(map(chr, _table('unknown').tolist()))}]")
+    return re.compile(f"[{''.join(map(chr, table('unknown').tolist()))}]")
+
+
+@functools.cache
+def _is_unknown() -> np.ndarray:
+    return _flags(table("unknown"))
+
+
+def _flags(codes: Sequence[int] | np.ndarray) -> np.ndarray:
+    """(0x110000,) bool of some code points."""
+    flags = np.zeros(0x110000, np.bool_)
+    flags[codes] = True
+    return flags
+
+
+def _holds(text: str, flags: np.ndarray) -> bool:
+    """Whether a text has one of these characters; many times as fast as a class of a regex beyond 16 bits."""
+    return bool(flags[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)].any())
 
 
 @functools.cache
 def _lower() -> dict[int, str]:
     found: dict[int, str] = {}
-    for code, new in _table("lower").tolist():
+    for code, new in table("lower").tolist():
         found[code] = found.get(code, "") + chr(new)
     return found
 
 
+@functools.cache
+def _lowered_otherwise() -> np.ndarray:
+    """The characters that Python lowers otherwise; for a capital sigma it looks at what is around it."""
+    every, known = map(chr, range(0x110000)), _lower()
+    return _flags([0x3A3, *(code for code, c in enumerate(every) if c.lower() != known.get(code, c))])
+
+
 def lowered(text: str) -> str:
     """A text in lower case, each character by itself."""
-    return text.lower() if text.isascii() else text.translate(_lower())
+    if text.isascii() or not _holds(text, _lowered_otherwise()):
+        return text.lower()
+    return text.translate(_lower())
 
 
 def is_known(text: str) -> bool:
     """Whether Python normalises a text as `tokenizers` does."""
-    return text.isascii() or unknown().search(text) is None
+    return text.isascii() or not _holds(text, _is_unknown())
 
 
 def normalized(form: Form, text: str) -> str:

@@ -33,9 +33,9 @@ def load_tokenizer(
     """Read a tokenizer.
 
     Args:
-        path: a run's folder, or one with a `tokenizer.json` or a SentencePiece `.model`, such a file itself, or a
-            `.tiktoken` file, gzipped or not. Where a folder has both of the first, its `tokenizer.json` counts, unless
-            the `.model` is what this package saved.
+        path: a run's folder, or one with a `tokenizer.json` or a SentencePiece `.model`, such a file itself, a folder
+            with BERT's `vocab.txt`, or a `.tiktoken` file, gzipped or not. Where a folder has both of the first, its
+            `tokenizer.json` counts, unless the `.model` is what this package saved.
         pattern, special_tokens: for `.tiktoken` files that are not one of tiktoken's own, which say neither.
 
     Raises:
@@ -52,11 +52,13 @@ def load_tokenizer(
     if is_folder:
         found = path / DOCUMENT if (path / DOCUMENT).is_file() else spm.model_in(path)
         if found is None:
-            from llmanac.tokenizers.hf import byt5
+            from llmanac.tokenizers.hf import byt5, wordpiece
 
             if byt5.is_byt5(path):
                 return byt5.load(path)
-            raise TokenizerError(f"{path}: has no tokenizer.json and no tokenizer.model")
+            if (path / wordpiece.VOCABULARY).is_file():
+                return wordpiece.load_vocabulary(path)
+            raise TokenizerError(f"{path}: has no tokenizer.json, no tokenizer.model and no vocab.txt")
         path = found
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file or folder")

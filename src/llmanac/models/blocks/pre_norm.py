@@ -9,9 +9,9 @@ the post-norm block of the original Transformer puts a norm on it. Xiong et al. 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmanac.models._context import Context
 from llmanac.models.blocks import Block, BlockSpec
@@ -33,13 +33,15 @@ CARD = {
 class Spec(BlockSpec):
     """mixer: between tokens; ffn: within a token; cross: attention to a source sequence, after the mixer, or None.
 
-    position: a position method of this block's own, in place of the model's rotation and bias.
+    position: a position method of this block's own, in place of the model's rotation and bias. first_norm: whether
+    `norm_1` is there; the first block of a model that norms its embeddings may do without.
     """
 
     mixer: MixerSpec = field(default_factory=Softmax)
     ffn: FFNSpec = field(default_factory=Gated)
     cross: MixerSpec | None = None
     position: PositionSpec | None = None
+    first_norm: Literal["model", "none"] = "model"
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> PreNorm:
         return PreNorm(self, dim, norm, max_length)
@@ -50,7 +52,7 @@ class PreNorm(Block):
 
     def __init__(self, spec: Spec, dim: int, norm: NormSpec, max_length: int) -> None:
         super().__init__(spec, dim, max_length)
-        self.input_layernorm = norm.build(dim=dim)
+        self.input_layernorm = nn.Identity() if spec.first_norm == "none" else norm.build(dim=dim)
         self.encoder_layernorm = None if self.encoder_attn is None else norm.build(dim=dim)
         self.post_attention_layernorm = None if self.mlp is None else norm.build(dim=dim)
         self.order(

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 LAYER = "model.layers.*."
+OUTSIDE = ("model.", "lm_head", "encoder.", "token_types", "embed_norm")  # how our names outside of the layers begin
 Shape = tuple[int, ...]
+Table = dict[str | tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Names:
     """How a family names and stores parameters; what no line of `table` matches has our name.
 
     Attributes:
-        layers: their prefix of `model.layers.*.`, before names in `table` that begin with no `model.` or `lm_head`.
+        layers: their prefix of `model.layers.*.`, before names in `table` that begin as none of OUTSIDE does.
         table: ours (or several of ours, fused in this order) -> theirs; a prefix of a name up to a dot will do.
         transposed: those of `theirs` whose matrices are stored (inputs, outputs).
         interleaved: those whose parts are fused head by head (q, k and v of the first head, then of the second).
@@ -103,7 +105,7 @@ class Names:
 
     def _rule(self, ours: str | tuple[str, ...], theirs: str) -> _Rule:
         ours = (ours,) if isinstance(ours, str) else ours
-        inside = not ours[0].startswith(("model.", "lm_head"))
+        inside = not ours[0].startswith(OUTSIDE)
         patterns = [_pattern(LAYER + name if inside else name) for name in ours]
         prefix = self.layers if inside else ""
         return _Rule(patterns, prefix + theirs, theirs in self.transposed, theirs in self.interleaved)

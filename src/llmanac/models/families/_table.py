@@ -16,7 +16,7 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import diff, dump, make_method
 from llmanac.models.families._config import MISSING, Config, Misfit
 from llmanac.models.families._names import Names
-from llmanac.models.lm.transformer import Spec, resolved
+from llmanac.models.lm.transformer import resolved
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -233,7 +233,7 @@ class Family:
 
     model_type: str
     architecture: str
-    spec: Spec
+    spec: Any
     entries: tuple[Entry, ...]
     names: tuple[Names, ...] = (Names(),)
     writes: Mapping[str, Any] = field(default_factory=dict)
@@ -245,7 +245,7 @@ class Family:
         """A config of this family, to be read."""
         return Config(data, path, self.neutral)
 
-    def to_spec(self, config: Config) -> tuple[Spec, int]:
+    def to_spec(self, config: Config) -> tuple[Any, int]:
         """Their config.json -> (Spec, vocabulary size).
 
         Raises:
@@ -260,8 +260,8 @@ class Family:
 
     def to_config(self, spec: Any, vocab_size: int) -> dict[str, Any]:
         """Our Spec -> their config.json, which is read again. Raises Misfit that names what comes back different."""
-        if not isinstance(spec, Spec):
-            raise Misfit(f"the model is {spec.name}, {self.model_type}'s is transformer")
+        if type(spec) is not type(self.spec):
+            raise Misfit(f"the model is {spec.name}, {self.model_type}'s is {self.spec.name}")
         spec = canonical(spec)
         data = {**dump(spec), "vocab_size": vocab_size}
         written: dict[str, Any] = {"architectures": [self.architecture], "model_type": self.model_type}
@@ -312,7 +312,8 @@ def _said(value: Any) -> str:
     return "not set" if value is None else value if isinstance(value, str) else shown(value)
 
 
-def canonical(spec: Spec) -> Spec:
+def canonical(spec: Any) -> Any:
     """The same model with all sizes filled in and the shortest pattern of blocks."""
     spec = resolved(spec)
-    return replace(spec, blocks=spec.blocks[: period(spec.blocks)])
+    stacks = {name: getattr(spec, name) for name in ("blocks", "encoder") if hasattr(spec, name)}
+    return replace(spec, **{name: blocks[: period(blocks)] for name, blocks in stacks.items()})

@@ -4,7 +4,7 @@
 
 W may be the embedding itself (`tied` in the model's Spec): a token is then predicted by the vector that it is read by,
 and a small model saves its largest matrix. c is the identity, or a soft cap c(x) = a tanh(x / a), which bounds the
-logits (Gemma 2, arXiv:2408.00118). Press & Wolf 2017.
+logits (Gemma 2, arXiv:2408.00118). A `scale` multiplies h first (T5: D^-0.5 where tied). Press & Wolf 2017.
 """
 
 from __future__ import annotations
@@ -32,40 +32,58 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(HeadSpec):
-    """softcap: a, the bound of the logits, None for none."""
+    """softcap: a, the bound of the logits; scale: what hidden states are multiplied by; None for neither."""
 
     softcap: float | None = None
+    scale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.softcap is not None and not self.softcap > 0:
-            raise SpecError(f"softcap: {self.softcap} must be above 0")
+        for name in ("softcap", "scale"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SpecError(f"{name}: {value} must be above 0")
 
     def build(self, *, dim: int, vocab_size: int, **dims: Any) -> LinearHead:
-        return LinearHead(dim, vocab_size, self.softcap)
+        return LinearHead(dim, vocab_size, self.softcap, self.scale)
 
 
 class LinearHead(Head):
     """See the module."""
 
-    def __init__(self, dim: int, vocab_size: int, softcap: float | None = None) -> None:
+    bias: Tensor | None  # (V,), of heads that have one
+
+    def __init__(self, dim: int, vocab_size: int, softcap: float | None = None, scale: float | None = None) -> None:
         super().__init__()
-        self.softcap = softcap
+        self.softcap, self.scale = softcap, scale
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))
+        self.register_parameter("bias", None)
+
+    def prepared(self, hidden: Tensor) -> Tensor:
+        """What the product with the vocabulary reads: (B, T, D) -> (B, T, D)."""
+        return hidden if self.scale is None else hidden * self.scale
 
     def logits(self, hidden: Tensor, context: Context, state: Any = None, last: Tensor | None = None) -> Tensor:
-        hidden = pick(hidden, last)
-        logits = upcast(self.changed(F.linear(hidden, self.weight.to(hidden.dtype)), hidden))
+        hidden = self.prepared(pick(hidden, last))
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        logits = upcast(self.changed(F.linear(hidden, self.weight.to(hidden.dtype), bias), hidden))
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
-        joined, weight = self.joined(hidden.flatten(0, 1))
+        joined, weight = self.joined(self.prepared(hidden).flatten(0, 1))
         values = fused_cross_entropy(
-            joined, weight, targets.flatten(), reduction=reduction, fixed=self.fixed, softcap=self.softcap
+            joined,
+            weight,
+            targets.flatten(),
+            bias=self.bias,
+            reduction=reduction,
+            fixed=self.fixed,
+            softcap=self.softcap,
         )
         return values if reduction == "sum" else values.view(targets.shape)
 
     def entropy(self, hidden: Tensor, context: Context) -> Tensor:
-        return chunked_entropy(*self.joined(hidden.flatten(0, 1)), softcap=self.softcap).view(hidden.shape[:2])
+        joined, weight = self.joined(self.prepared(hidden).flatten(0, 1))
+        return chunked_entropy(joined, weight, self.bias, self.softcap).view(hidden.shape[:2])
 
     def flops(self, keys: float) -> float:
         return 2.0 * self.weight.numel()

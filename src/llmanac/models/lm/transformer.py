@@ -88,11 +88,14 @@ class Spec(LanguageModelSpec):
         return Transformer(self, vocab_size)
 
 
-def resolved(spec: Spec) -> Spec:
-    """The same model with every size that was left open filled in, and each kind of block once where all are equal."""
-    blocks = tuple(block.resolved(spec.dim) for block in spec.blocks)
-    blocks = blocks[:1] if len(set(blocks)) == 1 else blocks
-    return replace(spec, blocks=blocks, position=spec.position.resolved(spec.max_length))
+def resolved(spec: Any) -> Any:
+    """The same model, or encoder, with every open size filled in, and each kind of block once where all are equal."""
+    stacks = {}
+    for name in ("blocks", "encoder"):
+        if hasattr(spec, name):
+            blocks = tuple(block.resolved(spec.dim) for block in getattr(spec, name))
+            stacks[name] = blocks[:1] if len(set(blocks)) == 1 else blocks
+    return replace(spec, **stacks, position=spec.position.resolved(spec.max_length))
 
 
 def build_position(
@@ -146,7 +149,7 @@ class Transformer(TrainedModel):
     """
 
     def __init__(
-        self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module]] | None = None
+        self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module | None]] | None = None
     ) -> None:
         super().__init__(spec, vocab_size)
         self.model = Decoder(spec, vocab_size)
@@ -219,7 +222,8 @@ class Transformer(TrainedModel):
             RequestError: ids, positions or a kind of attention that the model cannot take, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
-        check_request(self.model.layers, self.lm_head, batch, state, want, reads_source=False)
+        typed = getattr(self, "token_types", None) is not None
+        check_request(self.model.layers, self.lm_head, batch, state, want, reads_source=False, typed=typed)
         x, context = self._enter(batch, state)
         x, layers = run_layers(self.model.layers, x, context, None if state is None else state.layers, want.layers)
         hidden = self.model.norm(x)

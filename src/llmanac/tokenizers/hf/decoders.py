@@ -66,7 +66,28 @@ def _join_step(node: Mapping[str, Any], where: str) -> Callable[[list[str]], lis
         return lambda tokens: [
             token.replace(mark, "" if i == 0 and scheme != "never" else " ") for i, token in enumerate(tokens)
         ]
-    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Fuse, ByteFallback, Replace, Strip, Metaspace)")
+    if kind == "WordPiece":
+        prefix, clean = text_field(node, "prefix", where), node.get("cleanup", True)
+        if not isinstance(clean, bool):
+            raise TokenizerError(f"{where}.cleanup: expected true or false, got {repr(clean)[:40]}")
+        return lambda tokens: [_word_piece(token, i, prefix, clean) for i, token in enumerate(tokens)]
+    known = "Fuse, ByteFallback, Replace, Strip, Metaspace, WordPiece"
+    raise TokenizerError(f"{where}: {kind!r} is not supported (known: {known})")
+
+
+CLEANED = {  # in this order
+    " .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " do not": " don't",
+    " 's": "'s", " 've": "'ve", " 're": "'re",
+}  # fmt: skip
+
+
+def _word_piece(token: str, place: int, prefix: str, clean: bool) -> str:
+    """A token with a blank before it where it begins a word, and blanks before some punctuation taken away."""
+    if place:
+        token = token[len(prefix) :] if token.startswith(prefix) else f" {token}"
+    for old, new in CLEANED.items() if clean else ():
+        token = token.replace(old, new)
+    return token
 
 
 def _strip_token(token: str, character: str, start: int, stop: int) -> str:

@@ -2,7 +2,8 @@
 
 What the file asks for and this package cannot do is refused by name, never ignored: a tokenizer that cuts text a
 little differently gives wrong ids without any sign of it. Its `truncation` and `padding` are the caller's business
-here and not applied; its `post_processor` only tells whether texts begin with a BOS token.
+here and not applied; its `post_processor` is what `Tokenizer.framed` puts around texts, and tells whether they begin
+with a BOS token.
 """
 
 from __future__ import annotations
@@ -77,6 +78,10 @@ def _made(
         from llmanac.tokenizers.hf import unigram
 
         return unigram.from_document(document, added, **roles)
+    if model.get("type") == "WordPiece":
+        from llmanac.tokenizers.hf import wordpiece
+
+        return wordpiece.from_model(document, added, **roles)
     _refuse_unsupported(model)
     if not is_byte_level(document):
         from llmanac.tokenizers.hf import character_bpe
@@ -134,7 +139,9 @@ def _writable(value: Any, where: str) -> Any:
 def _refuse_unsupported(model: Mapping[str, Any]) -> None:
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind != "BPE":
-        raise TokenizerError(f"model.type: {kind!r} is not supported, only 'BPE', 'WordLevel' and 'Unigram'")
+        raise TokenizerError(
+            f"model.type: {kind!r} is not supported, only 'BPE', 'WordLevel', 'WordPiece' and 'Unigram'"
+        )
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise TokenizerError(f"model.{key}: {model[key]!r} is not supported")

@@ -19,6 +19,8 @@ from llmanac.tokenizers._added import WHITE_SPACE
 from llmanac.tokenizers._normal import Placed, compose, in_form
 from llmanac.tokenizers._spm_normalizer import read_charsmap
 from llmanac.tokenizers._unicode_normal import lowered, marks, normalized
+from llmanac.tokenizers.hf import bert
+from llmanac.tokenizers.hf.bert import BertNormalizer
 from llmanac.tokenizers.hf.fields import pattern_of, prepend_scheme, steps_of, text_field
 from llmanac.tokenizers.patterns.splitter import Pattern, TimeBudget, shown
 
@@ -89,6 +91,8 @@ def _quick_step(node: Mapping[str, Any]) -> Callable[[str], str] | None:
         return lambda text: normalized(form, text)
     if kind == "Lowercase":
         return lowered
+    if kind == "BertNormalizer":
+        return BertNormalizer(node, "normalizer").text
     return None
 
 
@@ -118,7 +122,9 @@ def _normal_step(node: Mapping[str, Any], where: str) -> Normalize:
         return lambda text, _: _each(text, lowered)
     if kind == "StripAccents":
         return lambda text, _: _each(text, lambda c: "" if c in marks() else c)
-    known = "Precompiled, Replace, Prepend, Strip, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents"
+    if kind == "BertNormalizer":
+        return BertNormalizer(node, where)
+    known = "Precompiled, Replace, Prepend, Strip, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, BertNormalizer"
     raise TokenizerError(f"{where}: {kind!r} is not supported (known: {known})")
 
 
@@ -228,7 +234,7 @@ def check_first(normalizer: Any, pre_tokenizer: Any) -> None:
         single = isinstance(pattern, Mapping) and len(str(pattern.get("String", ""))) == 1 and node.get("content")
         if (
             (kind == "Strip" and node.get("strip_left", True))
-            or kind == "StripAccents"
+            or kind in ("StripAccents", "BertNormalizer")
             or (kind == "Replace" and not single)
         ):
             taken = taken or f"normalizer[{i}] ({kind})"
@@ -246,6 +252,8 @@ def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple
         return lambda word, places, *_: [
             (m[0], places[m.start() : m.end() + 1]) for m in regex.finditer(f"[^{WHITE_SPACE}]+", word)
         ]
+    if kind == "BertPreTokenizer":
+        return bert.split
     if kind == "Metaspace":
         mark = node.get("replacement", SPACE)
         if not isinstance(mark, str) or len(mark) != 1:
@@ -256,7 +264,9 @@ def _split_step(node: Mapping[str, Any], where: str) -> Callable[..., list[tuple
         return Metaspace(mark, scheme, node.get("split", True) is not False)
     if kind == "Split":
         return Parted(pattern_of(node, where), str(node.get("behavior")), node.get("invert") is True, where)
-    raise TokenizerError(f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit, Split)")
+    raise TokenizerError(
+        f"{where}: {kind!r} is not supported (known: Metaspace, WhitespaceSplit, Split, BertPreTokenizer)"
+    )
 
 
 class Parted:

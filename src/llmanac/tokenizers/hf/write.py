@@ -23,6 +23,7 @@ from llmanac.tokenizers.hf.character_bpe import CharacterBPE
 from llmanac.tokenizers.hf.fields import CONFIG, DECIDES, DOCUMENT, PARTS
 from llmanac.tokenizers.hf.unigram import UnigramJson
 from llmanac.tokenizers.hf.word import PRE_TOKENIZERS
+from llmanac.tokenizers.hf.wordpiece import WordPiece
 
 NO_PARTS: dict[str, Any] = dict.fromkeys(PARTS)
 
@@ -63,7 +64,8 @@ def _config(tokenizer: Tokenizer, added: list[dict[str, Any]], decides: str | No
 def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
     """The model and what is around it."""
     if isinstance(tokenizer, UnigramJson):
-        model = _character_bpe(tokenizer) if isinstance(tokenizer, CharacterBPE) else _unigram_json(tokenizer)
+        kinds: Any = {CharacterBPE: _character_bpe, WordPiece: _word_pieces}
+        model = kinds.get(type(tokenizer), _unigram_json)(tokenizer)
         return NO_PARTS | tokenizer.document | {"model": model}
     if isinstance(tokenizer, WordLevel):
         return (tokenizer.document or _word_parts(tokenizer)) | {"model": _words(tokenizer)}
@@ -135,6 +137,14 @@ def _word_parts(tokenizer: WordLevel) -> dict[str, Any]:
 def _unigram_json(tokenizer: UnigramJson) -> dict[str, Any]:
     vocab = [list(item) for item in tokenizer.vocab]
     return {"type": "Unigram", "unk_id": tokenizer.unknown, "vocab": vocab, "byte_fallback": tokenizer.byte_fallback}
+
+
+def _word_pieces(tokenizer: WordPiece) -> dict[str, Any]:
+    return {
+        "type": "WordPiece", "unk_token": tokenizer.vocab[tokenizer.unknown or 0][0],
+        "continuing_subword_prefix": tokenizer.prefix, "max_input_chars_per_word": tokenizer.longest,
+        "vocab": tokenizer.entries,
+    }  # fmt: skip
 
 
 def _character_bpe(tokenizer: CharacterBPE) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""`llmanac embed`: a vector for each text, into a file, and the nearest pairs as a table."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmanac.cli.options import Column, Force, Include, SomeModel
+from llmanac.cli.score import Texts, _short, texts_of
+from llmanac.core.errors import DataError, SpecError
+
+PAIRS = 5  # in the table
+
+
+def embed_command(
+    path: SomeModel,
+    file: Texts = None,
+    text: Annotated[list[str] | None, typer.Option(help="Embed this text; repeatable.")] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="A .npy or .jsonl file for the vectors.")] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="mean, cls or last [as the model's folder says, or mean].")
+    ] = None,
+    normalize: Annotated[
+        bool | None, typer.Option("--normalize/--no-normalize", help="Vectors of length 1 [as the folder says].")
+    ] = None,
+    column: Column = "text",
+    include: Include = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
+    force: Force = False,
+) -> None:
+    """A vector for each text, for search and comparison."""
+    import numpy as np
+
+    from llmanac.cli.tables import print_table
+    from llmanac.core import files
+    from llmanac.evaluate.embed import Embedder, nearest
+
+    kind = "" if output is None else Path(output).suffix
+    if output is not None and kind not in (".npy", ".jsonl"):
+        raise SpecError(f"--output: {output} is neither a .npy nor a .jsonl file")
+    if output is not None and Path(output).exists() and not force:
+        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    texts = list(texts_of(text or (), file, column, include or ()))
+    if not texts:
+        raise DataError(f"{file or 'standard input'}: holds no text")
+    model = Embedder.load(path, pooling=pooling, normalize=normalize, dtype=dtype)  # type: ignore[arg-type]
+    found = model.texts(texts)
+    if found.cut:
+        first = f"text {found.cut[0] + 1}" if len(found.cut) == 1 else f"{len(found.cut)} texts"
+        print(f"{first}: longer than the {model.most} tokens that the model reads, and cut", file=sys.stderr)
+    if kind == ".npy":
+        data = io.BytesIO()
+        np.save(data, found.vectors, allow_pickle=False)
+        files.write_bytes(output or "", data.getvalue())
+    elif kind == ".jsonl":
+        lines = zip(texts, found.vectors.tolist(), strict=True)
+        files.write_text(
+            output or "", "".join(json.dumps({"text": t, "vector": v}, ensure_ascii=False) + "\n" for t, v in lines)
+        )
+    pairs = [(f"{cosine:.3f}", _short(texts[i]), _short(texts[j])) for cosine, i, j in nearest(found.vectors, PAIRS)]
+    if pairs:
+        print_table("Nearest pairs", ("cosine", "text", "text"), pairs, left=(1, 2))
+    rows, width = found.vectors.shape
+    print(f"{rows} vectors of {width} numbers ({model.pooling}){'' if output is None else f' in {output}'}")
+    if output is None:
+        print(f"Next: llmanac embed {path} ... -o vectors.npy")

@@ -1,0 +1,271 @@
+"""Vectors of texts: what a model makes of each token, pooled to one vector a text.
+
+    embed("all-MiniLM-L6-v2", ["A cat sat.", "A kitten was sitting."])
+
+    mean: sum_t h_t / T          cls: h_1          last: h_T          then v / |v| where the model asks for it
+
+h_t (D,) is the final hidden state of a text's t-th token, special tokens included. A folder of sentence-transformers
+says how (`modules.json`, config.json of its Pooling module, `sentence_bert_config.json`); for any other model the mean
+is taken. The dot product of two vectors of length 1 is their cosine. Reimers & Gurevych 2019, arXiv:1908.10084.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmanac.core import files
+from llmanac.core.errors import CheckpointError, DataError, SpecError, shown
+from llmanac.core.types import HIDDEN, Batch
+from llmanac.models._layers import upcast
+from llmanac.models.lm.encoder import Encoder
+
+Pooling = Literal["mean", "cls", "last"]
+MODULES, LENGTH = "modules.json", "sentence_bert_config.json"
+MODES = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}  # sentence-transformers' names
+BATCH_TOKENS = 1 << 13  # places of a batch, padding included
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a folder pools.
+
+    Attributes:
+        folder: of the model and the tokenizer.
+        normalize: whether vectors have length 1; lower: whether texts are lowered first.
+        most: tokens of a text, special ones included; None for what the model takes.
+    """
+
+    folder: Path
+    pooling: Pooling = "mean"
+    normalize: bool = False
+    most: int | None = None
+    lower: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """vectors: (N, D) float32, a row a text; tokens: how many each has; cut: the numbers of those too long."""
+
+    vectors: np.ndarray
+    tokens: list[int]
+    cut: list[int]
+
+
+class Embedder:
+    """A model that gives vectors of texts.
+
+    Args:
+        model, tokenizer: a decoder is read from left to right, an encoder both ways; of an encoder-decoder the encoder
+            is used.
+        pooling: mean, cls or last; normalize: whether vectors have length 1.
+        most: tokens of a text, special ones included, by default what the model takes; lower: lower texts first.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        pooling: Pooling = "mean",
+        normalize: bool = False,
+        most: int | None = None,
+        lower: bool = False,
+    ) -> None:
+        if pooling not in get_args(Pooling):
+            raise SpecError(f"pooling: {shown(pooling)} is not one of {', '.join(get_args(Pooling))}")
+        self.model, self.tokenizer, self.pooling, self.normalize, self.lower = (
+            model,
+            tokenizer,
+            pooling,
+            normalize,
+            lower,
+        )
+        limit = getattr(getattr(getattr(model, "model", None), "position", None), "limit", None) or model.max_length
+        self.most = most if limit is None else limit if most is None else min(most, limit)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str = "auto",
+    ) -> Embedder:
+        """From a run's folder, a model's, or a hub model's name; pooling and normalize as the folder says, by default.
+
+        Raises:
+            CheckpointError: a file that is missing or damaged, or a module that is not supported; it names which.
+        """
+        from llmanac.models.load import load_model
+        from llmanac.models.locate import locate, model_folder
+        from llmanac.tokenizers.load import load_tokenizer
+
+        if (Path(path) / MODULES).is_file():
+            found = read_settings(Path(path))
+            place: str | Path = found.folder
+        else:
+            found, place = read_settings(model_folder(path)), locate(path)[1]
+            place = place if Path(place).is_dir() else found.folder
+        return cls(
+            load_model(found.folder, dtype=dtype, device=device), load_tokenizer(place),
+            pooling=pooling or found.pooling, normalize=found.normalize if normalize is None else normalize,
+            most=found.most, lower=found.lower,
+        )  # fmt: skip
+
+    def texts(self, texts: Sequence[str]) -> Embedded:
+        """The vectors of texts.
+
+        Raises:
+            DataError: a text without a token, by its number.
+        """
+        tokenizer, rows, cut = self.tokenizer, [], []
+        template, bos = tokenizer.template, tokenizer.bos_id if tokenizer.adds_bos else None
+        given = [text.lower() if self.lower else text for text in texts]
+        for number, found in enumerate(tokenizer.encode_batch(given)):
+            ids = found.tolist()
+            around, _ = template.apply([])
+            begins = bos is not None and around[:1] != [bos]
+            room = None if self.most is None else max(0, self.most - len(around) - begins)
+            if room is not None and len(ids) > room:
+                ids = ids[:room]
+                cut.append(number)
+            rows.append([bos] * begins + template.apply(ids)[0])
+            if not rows[-1]:
+                raise DataError(
+                    f"text {number + 1}: is empty, and this model puts no token around a text; leave it out"
+                )
+        return Embedded(self.vectors(rows), [len(row) for row in rows], cut)
+
+    @torch.inference_mode()
+    def vectors(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """(N, D) float32: the vectors of rows of ids, which are read as they are; rows of like lengths go together.
+
+        Raises:
+            RequestError: an id or a length that the model cannot take.
+        """
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        out: np.ndarray | None = None
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and len(rows[order[stop]]) * (stop + 1 - start) <= BATCH_TOKENS:
+                stop += 1
+            found = self._batch([list(rows[i]) for i in order[start:stop]]).float().cpu().numpy()
+            out = np.empty((len(rows), found.shape[1]), np.float32) if out is None else out
+            out[order[start:stop]] = found
+            start = stop
+        return np.empty((0, 0), np.float32) if out is None else out
+
+    def _batch(self, rows: list[list[int]]) -> Tensor:
+        model, batch = self.model, Batch.padded(rows, device=self.model.device)
+        if isinstance(model, Encoder):
+            batch = Batch(ids=batch.ids, lengths=batch.lengths, mask="bidirectional")
+        if getattr(model, "reads_source", False):
+            hidden = model.encode(batch)[0].hidden
+        else:
+            hidden = model(batch, want=HIDDEN).hidden
+        lengths = torch.tensor([len(row) for row in rows], device=hidden.device)
+        pooled = pool(upcast(hidden), lengths, self.pooling)
+        return F.normalize(pooled, dim=-1) if self.normalize else pooled
+
+
+def pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    """(B, T, D) and (B,) -> (B, D): the mean of a row's first `lengths` places, the first of them, or the last."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+    real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+    return torch.where(real[..., None], hidden, 0).sum(1) / lengths[:, None]
+
+
+def read_settings(folder: Path) -> Settings:
+    """What the files of sentence-transformers in a folder say, the mean where there are none.
+
+    Raises:
+        CheckpointError: a module or a pooling that is not supported; the message names the file.
+    """
+    path = folder / MODULES
+    if not path.is_file():
+        return Settings(folder)
+    listed = files.read_json(path, most=files.MOST_SETTINGS, error=CheckpointError)
+    if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
+        raise CheckpointError(f"{path}: expected a list of modules")
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in listed]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise CheckpointError(
+            f"{path}: modules {shown(kinds)} are not supported, only Transformer, Pooling and, after them, Normalize"
+        )
+    model, pooling = (_inside(folder, module.get("path", ""), path) for module in listed[:2])
+    most, lower = None, False
+    if (model / LENGTH).is_file():
+        table = files.read_table(model / LENGTH, most=files.MOST_SETTINGS, error=CheckpointError)
+        most, lower = table.get("max_seq_length"), table.get("do_lower_case", False)
+        if most is not None and (type(most) is not int or most < 1):
+            raise CheckpointError(f"{model / LENGTH}: max_seq_length is {shown(most)}, expected a number above 0")
+        if not isinstance(lower, bool):
+            raise CheckpointError(f"{model / LENGTH}: do_lower_case is {shown(lower)}, expected true or false")
+    return Settings(model, _pooling(pooling / "config.json"), "Normalize" in kinds, most, lower)
+
+
+def _inside(folder: Path, name: Any, path: Path) -> Path:
+    if not isinstance(name, str) or "\0" in name or (name and Path(name).name != name):
+        raise CheckpointError(f"{path}: path is {shown(name)}, which is no folder beside it")
+    return folder / name
+
+
+def _pooling(path: Path) -> Pooling:
+    table = files.read_table(path, most=files.MOST_SETTINGS, error=CheckpointError)
+    on = [
+        key.removeprefix("pooling_mode_") for key, value in table.items() if key.startswith("pooling_mode_") and value
+    ]
+    named = table.get("pooling_mode")
+    found = {"lasttoken": "last"}.get(named, named) if isinstance(named, str) else MODES.get(on[0]) if on else None
+    if len(on) > 1 or found not in get_args(Pooling):
+        raise CheckpointError(
+            f"{path}: pools by {', '.join(on) or shown(named)}; only one of mean, cls and last is supported"
+        )
+    return found  # type: ignore[return-value]
+
+
+def embed(
+    path: str | Path | Embedder, texts: Sequence[str], *, pooling: Pooling | None = None, normalize: bool | None = None
+) -> np.ndarray:
+    """(N, D) float32: a vector a text; see the module. Texts that are too long are cut.
+
+    Args:
+        path: a run's folder, a model's, a hub model's name, or an `Embedder`, which is loaded already.
+        pooling, normalize: by default as the folder says.
+
+    Raises:
+        CheckpointError: as `Embedder.load`. DataError: a text without a token.
+    """
+    if isinstance(path, Embedder):
+        if pooling is not None or normalize is not None:
+            raise SpecError("pooling, normalize: are the Embedder's; leave them out")
+        return path.texts(texts).vectors
+    return Embedder.load(path, pooling=pooling, normalize=normalize).texts(texts).vectors
+
+
+def nearest(vectors: np.ndarray, count: int, *, rows: int = 1024) -> list[tuple[float, int, int]]:
+    """`(cosine, i, j)` of the `count` nearest pairs of rows, i < j, the nearest first."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    best: list[tuple[float, int, int]] = []
+    for start in range(0, len(unit), rows):
+        cosines = unit[start : start + rows] @ unit.T
+        cosines[np.arange(len(unit)) <= np.arange(start, start + len(cosines))[:, None]] = -np.inf
+        flat = cosines.ravel()
+        chosen = np.argpartition(-flat, min(count, len(flat) - 1))[:count]
+        found = [(float(flat[k]), start + int(k) // len(unit), int(k) % len(unit)) for k in chosen.tolist()]
+        best = sorted([*best, *(one for one in found if one[0] > -2)], key=lambda one: (-one[0], one[1:]))[:count]
+    return best

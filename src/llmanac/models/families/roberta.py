@@ -1,0 +1,60 @@
+"""RoBERTa: BERT's form; positions begin behind the id of the padding, and the head is named otherwise.
+
+Liu et al. 2019, arXiv:1907.11692.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmanac.core.errors import CheckpointError, shown
+from llmanac.models.families._config import Config
+from llmanac.models.families._names import Names
+from llmanac.models.families._table import Data, Entry, Family
+from llmanac.models.families.bert import FAMILY as BERT
+from llmanac.models.families.bert import LAYER, SIZES, MaskedHead, embeddings
+
+
+class Positions(Entry):
+    """`max_position_embeddings` rows, of which the first `pad_token_id + 1` are no positions."""
+
+    def read(self, config: Config, data: Data) -> None:
+        rows, padding = config.number("max_position_embeddings", int, 512), config.get("pad_token_id", 1)
+        if type(padding) is not int or not 0 <= padding < rows - 1:
+            raise CheckpointError(f"{config.path}: pad_token_id is {shown(padding)}, expected an id below {rows - 1}")
+        data["position"] |= {"rows": rows, "offset": padding + 1}
+        data["max_length"] = rows - padding - 1
+
+    def write(self, data: Data) -> dict[str, Any]:
+        position = data["position"]
+        return {"max_position_embeddings": position.get("rows"), "pad_token_id": position.get("offset", 0) - 1}
+
+    def fields(self) -> dict[str, str]:
+        return {"position.rows": "max_position_embeddings"}
+
+
+FAMILY = Family(
+    model_type="roberta",
+    architecture="RobertaForMaskedLM",
+    spec=BERT.spec,
+    entries=(
+        *SIZES,
+        Positions(),
+        MaskedHead("RobertaForMaskedLM", "RobertaModel", lambda config, data: {"norm": dict(data["norm"])}),
+    ),
+    names=(
+        Names(
+            layers="roberta.encoder.layer.*.",
+            table={
+                **embeddings("roberta"),
+                **LAYER,
+                "lm_head.norm": "lm_head.layer_norm",
+                "lm_head.weight": "lm_head.decoder.weight",
+            },
+        ),
+    ),
+    writes=BERT.writes,
+    neutral=BERT.neutral,
+    ignored=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "lm_head.decoder.bias"),
+    prefix="roberta.",
+)

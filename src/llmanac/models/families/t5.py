@@ -1,0 +1,155 @@
+"""T5: an encoder-decoder with RMSNorm, unscaled attention, and buckets of distances that all layers of a stack share.
+
+The first version has ReLU layers and a tied head whose input is scaled by D^-0.5; version 1.1 has gated GELU layers and
+a head of its own. Released models were trained to begin answers with the padding (`decoder_start_token_id`).
+Raffel et al. 2019, arXiv:1910.10683; Shazeer 2020 for the gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmanac.core.errors import CheckpointError, shown
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._config import Config
+from llmanac.models.families._names import Names, Shape, Source, Table
+from llmanac.models.families._table import Data, Entry, Family, Key, Only, at, put
+from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.lm.encoder_decoder import Spec
+from llmanac.models.mixers.cross import Spec as Cross
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.rmsnorm import Spec as RMSNorm
+from llmanac.models.positions.t5 import Spec as Buckets
+from llmanac.models.scores.dot import Spec as Dot
+
+FFN = ("blocks.*.ffn", "encoder.*.ffn")
+MIXER = ("blocks.*.mixer", "encoder.*.mixer", "blocks.*.cross")
+PROJECTIONS = {  # ours by theirs
+    "relu": ("mlp", "relu"),
+    "gated-gelu": ("gated", "gelu-tanh"),
+    "gated-silu": ("gated", "silu"),
+    "gated-relu": ("gated", "relu"),
+    "gelu": ("mlp", "gelu"),
+    "gelu_new": ("mlp", "gelu-tanh"),
+    "silu": ("mlp", "silu"),
+}
+
+
+class Projection(Entry):
+    """`feed_forward_proj`: plain or gated layers, and their function."""
+
+    def read(self, config: Config, data: Data) -> None:
+        kind, activation = config.choose("feed_forward_proj", PROJECTIONS, "relu")
+        for path in FFN:
+            put(data, path, {"name": kind, "activation": activation})
+
+    def write(self, data: Data) -> dict[str, Any]:
+        own = (at(data, f"{FFN[0]}.name"), at(data, f"{FFN[0]}.activation"))
+        return {"feed_forward_proj": next((theirs for theirs, ours in PROJECTIONS.items() if ours == own), None)}
+
+
+class Output(Entry):
+    """Whether the head is the embedding, and whether what it reads is scaled, which goes together in T5's files."""
+
+    def read(self, config: Config, data: Data) -> None:
+        data["tied"] = config.flag("tie_word_embeddings", True)
+        if config.flag("scale_decoder_outputs", data["tied"]):
+            put(data, "head.scale", float(data["dim"] ** -0.5))
+
+    def write(self, data: Data) -> dict[str, Any]:
+        return {"tie_word_embeddings": data["tied"], "scale_decoder_outputs": at(data, "head.scale") is not None}
+
+    def fields(self) -> dict[str, str]:
+        return {"tied": "tie_word_embeddings"}
+
+
+class Start(Entry):
+    """`decoder_start_token_id`, by default the padding."""
+
+    def read(self, config: Config, data: Data) -> None:
+        start = config.get("decoder_start_token_id", config.get("pad_token_id", 0))
+        if type(start) is not int or start < 0:
+            raise CheckpointError(
+                f"{config.path}: decoder_start_token_id is {shown(start)}, expected the id of a token"
+            )
+        data["start_id"] = start
+
+    def write(self, data: Data) -> dict[str, Any]:
+        return {"decoder_start_token_id": data["start_id"]}
+
+
+class DecoderLayers(Key):
+    """`num_decoder_layers`, by default those of the encoder."""
+
+    def read(self, config: Config, data: Data) -> None:
+        data["layers"] = config.number(self.name, int, data["encoder_layers"])
+
+
+def _stack(theirs: str, inner: dict[str, str]) -> Table:
+    """Our names of one stack and theirs; `inner` names the products of the feed-forward layers."""
+    cross = theirs == "decoder"
+    stack, last = ("model", 2) if cross else ("encoder", 1)
+    ours, block = f"{stack}.layers.*.", f"{theirs}.block.*.layer."
+    parts = {"self_attn": ("0.SelfAttention", "input_layernorm")}
+    if cross:
+        parts["encoder_attn"] = ("1.EncDecAttention", "encoder_layernorm")
+    table: Table = {
+        f"{stack}.position": f"{theirs}.block.0.layer.0.SelfAttention",
+        f"{stack}.norm": f"{theirs}.final_layer_norm",
+        f"{ours}post_attention_layernorm": f"{block}{last}.layer_norm",
+    }
+    for part, (name, norm) in parts.items():
+        table |= {f"{ours}{part}.{letter}_proj": f"{block}{name}.{letter}" for letter in "qkvo"}
+        table[f"{ours}{norm}"] = f"{block}{name[0]}.layer_norm"
+    return table | {f"{ours}mlp.{own}": f"{block}{last}.DenseReluDense.{name}" for own, name in inner.items()}
+
+
+def _layout(**inner: str) -> Names:
+    return Names(table={"model.embed_tokens": "shared", **_stack("encoder", inner), **_stack("decoder", inner)})
+
+
+class Layout(Names):
+    """Plain and gated layers, whose products are named differently."""
+
+    plain = _layout(up_proj="wi", down_proj="wo")
+    gated = _layout(gate_proj="wi_0", up_proj="wi_1", down_proj="wo")
+
+    def place(self, shapes: Mapping[str, Shape]) -> dict[str, Source]:
+        gated = any(".gate_proj." in name for name in shapes)
+        return (self.gated if gated else self.plain).place(shapes)
+
+
+FAMILY = Family(
+    model_type="t5",
+    architecture="T5ForConditionalGeneration",
+    spec=Spec(
+        encoder=(PreNorm(mixer=Softmax(score=Dot()), ffn=MLP()),), 
+        blocks=(PreNorm(mixer=Softmax(score=Dot()), ffn=MLP(), cross=Cross(score=Dot())),),
+        position=Buckets(), norm=RMSNorm(),
+    ),
+    entries=(
+        Key("vocab_size", "vocab_size", default=32128),
+        Key("d_model", "dim", default=512),
+        Key("num_layers", "encoder_layers", default=6),
+        DecoderLayers("num_decoder_layers", "layers"),
+        Key("num_heads", f"{MIXER[0]}.heads", default=8, paths=tuple(f"{path}.heads" for path in MIXER[1:])),
+        Key("d_kv", f"{MIXER[0]}.head_dim", default=64, paths=tuple(f"{path}.head_dim" for path in MIXER[1:])),
+        Projection(),
+        Key("d_ff", f"{FFN[0]}.width", default=2048, paths=(f"{FFN[1]}.width",)),
+        Key("relative_attention_num_buckets", "position.buckets", default=32),
+        Key("relative_attention_max_distance", "position.max_distance", default=128),
+        Key("layer_norm_epsilon", "norm.eps", float, default=1e-6),
+        Key("n_positions", "max_length", default=512),
+        Output(),
+        Start(),
+        Only("is_encoder_decoder", (True,)),
+        Only("is_decoder", (False,)),
+    ),
+    names=(Layout(),),
+    writes={"dropout_rate": 0.0},
+    neutral=frozenset({"dropout_rate", "initializer_factor", "classifier_dropout", "is_gated_act", "dense_act_fn"}),
+    ignored=(
+        "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "EncDecAttention.relative_attention_bias.weight",
+    ),
+)  # fmt: skip
