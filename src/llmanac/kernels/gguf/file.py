@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -237,3 +238,56 @@ class _Reader:
         if shape[-1] % kind.size:
             raise self.error(f"{where}: rows of {shape[-1]:,} are no multiple of {kind.name}'s blocks of {kind.size}")
         return _Place(kind.name, shape, offset, prod(shape) // kind.size * kind.bytes)
+
+
+@dataclass(frozen=True)
+class Packable:
+    """A tensor to be written: its kind, its shape, and what gives its bytes when their turn comes."""
+
+    kind: str
+    shape: tuple[int, ...]
+    data: Callable[[], Array]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return prod(self.shape) // KINDS[self.kind].size * KINDS[self.kind].bytes
+
+
+def write(handle: BinaryIO, metadata: Mapping[str, Any], tensors: Mapping[str, Packable], alignment: int = 32) -> None:
+    """Write a GGUF file of version 3.
+
+    Args:
+        metadata: bool, str, a numpy number or array, a list of str, or a list of float (written in 32 bits).
+    """
+    handle.write(MAGIC + struct.pack("<IQQ", VERSIONS[-1], len(tensors), len(metadata)))
+    for key, value in metadata.items():
+        kind, data = _written(value)
+        handle.write(_text(key) + struct.pack("<I", kind) + data)
+    at = 0
+    for name, tensor in tensors.items():
+        sizes = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape[::-1])
+        handle.write(_text(name) + sizes + struct.pack("<IQ", KINDS[tensor.kind].number, at))
+        at += -(-tensor.size // alignment) * alignment
+    handle.write(bytes(-handle.tell() % alignment))
+    for tensor in tensors.values():
+        handle.write(tensor.data().tobytes())
+        handle.write(bytes(-tensor.size % alignment))
+
+
+def _text(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _written(value: Any) -> tuple[int, bytes]:
+    """`(type, bytes)` of a value."""
+    if isinstance(value, str):
+        return TEXT, _text(value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return ARRAY, struct.pack("<IQ", TEXT, len(value)) + b"".join(map(_text, value))
+    array = np.asarray(value, np.float32 if isinstance(value, list) else None)
+    kind = next(number for number, dtype in NUMBERS.items() if dtype == array.dtype)
+    if array.ndim:
+        return ARRAY, struct.pack("<IQ", kind, len(array)) + array.tobytes()
+    return kind, array.tobytes()
