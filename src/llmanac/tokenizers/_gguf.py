@@ -39,8 +39,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "tekken": (TEKKEN,),
     "default": DEFAULT,
 }
-WHOLE = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken")  # ignore merges
-BEGUN = (*WHOLE,)  # add a bos where the file does not say
+# of which a piece that is a token is not merged, and a text begins with a bos where the file does not say
+WHOLE = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken")
 
 
 def load(path: Path) -> Tokenizer:
@@ -64,16 +64,16 @@ def _made(metadata: Mapping[str, Any]) -> Tokenizer:
     if model not in ("gpt2", "llama"):
         raise TokenizerError(f"{KEY}model: {shown(model)} is not supported (only 'gpt2' and 'llama')")
     tokens = _list(metadata, "tokens")
-    types = _numbers(metadata, "token_type", len(tokens), spm.NORMAL).tolist()
     where = {text: id for id, text in enumerate(tokens)}
     if len(where) < len(tokens):
         twice = next(text for id, text in enumerate(tokens) if where[text] != id)
         raise TokenizerError(f"{KEY}tokens: {shown(twice)} is listed twice")
+    types = _numbers(metadata, "token_type", len(tokens), spm.NORMAL).tolist()
     roles = {role: _token(metadata, f"{name}_token_id", tokens) for role, name in ROLES.items()}
     for text in filter(None, roles.values()):
         if model == "gpt2" or types[where[text]] != spm.UNKNOWN:
             types[where[text]] = spm.CONTROL
-    begins = metadata.get(f"{KEY}add_bos_token", model == "llama" or pre in BEGUN)
+    begins = metadata.get(f"{KEY}add_bos_token", model == "llama" or pre in WHOLE)
     template = metadata.get("tokenizer.chat_template")
     for key, value, kind in ((f"{KEY}add_bos_token", begins, bool), ("tokenizer.chat_template", template or "", str)):
         if type(value) is not kind:
