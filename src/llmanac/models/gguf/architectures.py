@@ -128,7 +128,8 @@ def _windows(period: int) -> Callable[[Config], Config]:
 
 
 WINDOW = {"attention.sliding_window": "sliding_window"}
-CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
+FINAL_CAP = {"final_logit_softcapping": "final_logit_softcapping"}
+CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", **FINAL_CAP}
 ARCHITECTURES = {
     "llama": Architecture("llama", permuted=True),
     "qwen2": Architecture("qwen2"),
@@ -137,7 +138,11 @@ ARCHITECTURES = {
     "gemma": Architecture("gemma", shift=1.0, more=lambda config: {"hidden_act": "gelu_pytorch_tanh"}),
     "gemma2": Architecture("gemma2", SANDWICH, {**WINDOW, **CAPS}, shift=1.0, more=_windows(2)),
     "gemma3": Architecture(
-        "gemma3_text", SANDWICH, {**WINDOW, "rope.freq_base_swa": "rope_local_base_freq"}, shift=1.0, more=_windows(6)
+        "gemma3_text",
+        SANDWICH,
+        {**WINDOW, **FINAL_CAP, "rope.freq_base_swa": "rope_local_base_freq"},
+        shift=1.0,
+        more=_windows(6),
     ),
 }
 

@@ -22,6 +22,7 @@ from llmanac.models.families import FAMILIES, Family, Misfit, arrange, family
 from llmanac.models.families._table import canonical
 from llmanac.models.gguf.architectures import ARCHITECTURES, REAL, WHOLE, Architecture, Config, interleaved
 from llmanac.models.gguf.read import FREQUENCIES, PackedWeights, divisors
+from llmanac.models.positions._scaling import Scaling
 from llmanac.models.save import canonical_state
 from llmanac.tokenizers import _gguf
 from llmanac.tokenizers._base import Tokenizer
@@ -55,8 +56,8 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
     tensors = {}
-    if (scaling := model.spec.position.scaling) is not None and scaling.type == "llama3":
-        found = divisors(scaling, _turned(config), model.spec.position.theta).astype(np.float32)
+    if (scaling := _llama3(config)) is not None:
+        found = divisors(scaling, _turned(config), config["rope_theta"]).astype(np.float32)
         tensors[FREQUENCIES] = Packable("F32", found.shape, lambda: found)
     for theirs, tensor in arrange(state, sources).items():
         own = table.ours(theirs)
@@ -99,9 +100,20 @@ def _keys(table: Architecture, config: Config, model: Any) -> dict[str, Any]:
     found["attention.value_length"] = found["attention.key_length"]
     found["rope.dimension_count"] = np.uint32(_turned(config))
     found["vocab_size"] = np.uint32(model.vocab_size)
-    if (scaling := model.spec.position.scaling) is not None and scaling.type != "llama3":
-        found |= {"rope.scaling.type": scaling.type, "rope.scaling.factor": np.float32(scaling.factor)}
+    if (scaling := config.get("rope_scaling")) is not None and scaling["rope_type"] != "llama3":
+        found |= {"rope.scaling.type": scaling["rope_type"], "rope.scaling.factor": np.float32(scaling["factor"])}
     return found
+
+
+def _llama3(config: Config) -> Scaling | None:
+    table = config.get("rope_scaling") or {}
+    if table.get("rope_type") != "llama3":
+        return None
+    low, high = float(table["low_freq_factor"]), float(table["high_freq_factor"])
+    return Scaling(
+        type="llama3", factor=float(table["factor"]), low_frequency_factor=low, high_frequency_factor=high,
+        original_length=int(table["original_max_position_embeddings"]),
+    )  # fmt: skip
 
 
 def _kind(name: str, tensor: Tensor, kind: str) -> str:
