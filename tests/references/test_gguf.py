@@ -217,6 +217,13 @@ def test_tokenizers_that_are_refused(key, value, message, tokenizer, tmp_path):
         load_tokenizer(tokenizer_file(tmp_path / "t.gguf", metadata))
 
 
+def test_bytes_without_merges_round_trip(tmp_path):
+    plain = train_tokenizer("utf8", [])
+    ours = load_tokenizer(tokenizer_file(tmp_path / "t.gguf", _gguf.keys(plain, plain.vocab_size)))
+    assert [ours.encode(text) for text in VARIED] == [plain.encode(text) for text in VARIED]
+    assert (ours.special_tokens, ours.eos_id, ours.pad_id) == (plain.special_tokens, plain.eos_id, plain.pad_id)
+
+
 def test_missing_pattern_is_llama_cpps_default(tokenizer, tmp_path):
     metadata = _gguf.keys(tokenizer, 300)
     del metadata["tokenizer.ggml.pre"]

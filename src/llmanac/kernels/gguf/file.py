@@ -284,7 +284,7 @@ def _written(value: Any) -> tuple[int, bytes]:
     """`(type, bytes)` of a value."""
     if isinstance(value, str):
         return TEXT, _text(value)
-    if isinstance(value, list) and value and isinstance(value[0], str):
+    if isinstance(value, list) and (not value or isinstance(value[0], str)):
         return ARRAY, struct.pack("<IQ", TEXT, len(value)) + b"".join(map(_text, value))
     array = np.asarray(value, np.float32 if isinstance(value, list) else None)
     kind = next(number for number, dtype in NUMBERS.items() if dtype == array.dtype)
