@@ -417,7 +417,7 @@ def compare_gradients(model, case, folder, exact, close):
     ids, real = ragged(case)
     targets = ids.roll(-1, 1).masked_fill(~real, IGNORE)
     logits = theirs_on(model, case, ids, real).double()
-    lengths = real.sum(1)
+    lengths = real.sum(1) if kind_of(case) in (*ENCODERS, "t5") else None  # a decoder's padding comes after
     torch.testing.assert_close(ours_on(ours, case, ids, lengths=lengths)[real], logits[real], rtol=exact, atol=exact)
     if "bare" in case:
         return
@@ -428,7 +428,8 @@ def compare_gradients(model, case, folder, exact, close):
     actual.backward()
     found = gradients(model)
     shapes = {name: tuple(p.shape) for name, p in ours.named_parameters()}
-    sources = family(kind_of(case)).names[-1].place(shapes, ours.spec)  # the layout of their parameters in memory
+    layouts = [names.place(shapes, ours.spec) for names in family(kind_of(case)).names]
+    sources = max(layouts, key=lambda sources: sum(source.name in found for source in sources.values()))
     for name, gradient in gradients(ours).items():
         scale = found[sources[name].name].abs().max().clamp(min=0.01)  # that of a router with one expert is 0
         assert (gradient - sources[name].take(found[sources[name].name])).abs().max() < close * scale, name

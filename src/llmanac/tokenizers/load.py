@@ -34,8 +34,8 @@ def load_tokenizer(
 
     Args:
         path: a run's folder, or one with a `tokenizer.json` or a SentencePiece `.model`, such a file itself, a `.gguf`
-            file, a folder with BERT's `vocab.txt`, or a `.tiktoken` file, gzipped or not. Where a folder has both of the
-            first, its `tokenizer.json` counts, unless the `.model` is what this package saved.
+            file, a folder with BERT's `vocab.txt`, or a `.tiktoken` file, gzipped or not. Where a folder has both of
+            the first, its `tokenizer.json` counts, unless the `.model` is what this package saved.
         pattern, special_tokens: for `.tiktoken` files that are not one of tiktoken's own, which say neither.
 
     Raises:

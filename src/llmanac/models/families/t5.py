@@ -115,7 +115,7 @@ class Layout(Names):
     plain = _layout(up_proj="wi", down_proj="wo")
     gated = _layout(gate_proj="wi_0", up_proj="wi_1", down_proj="wo")
 
-    def place(self, shapes: Mapping[str, Shape]) -> dict[str, Source]:
+    def place(self, shapes: Mapping[str, Shape], spec: Any = None) -> dict[str, Source]:
         gated = any(".gate_proj." in name for name in shapes)
         return (self.gated if gated else self.plain).place(shapes)
 
