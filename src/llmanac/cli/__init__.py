@@ -14,7 +14,7 @@ from llmanac.core import interrupts
 with interrupts.ending():
     import typer
 
-    from llmanac.cli import chat, classify, compare, data, dedup, methods, ngram, quality, run, score, tokenizer
+    from llmanac.cli import chat, classify, compare, complexity, data, dedup, methods, ngram, quality, run, score, tokenizer
     from llmanac.cli.options import SeveralValues
     from llmanac.core.errors import LlmanacError
     from llmanac.core.files import DISK, refused
@@ -36,6 +36,7 @@ app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
 app.command("serve")(chat.serve_command)
 app.command("compare")(compare.compare_command)
+app.command("complexity")(complexity.complexity_command)
 app.command("convert")(methods.convert_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)

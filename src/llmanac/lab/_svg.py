@@ -39,6 +39,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [first + i * step for i in range(int((high - first) / step + 1e-9) + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers that span a logarithmic axis."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inside = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    return inside if 2 <= len(inside) <= 7 else [m for m in inside if f"{m:e}"[0] == "1"] or [low, high]
+
+
 @dataclass
 class Frame:
     """Axes of one chart: data to pixels, and the pieces drawn so far."""
@@ -48,6 +55,7 @@ class Frame:
     x_label: str
     y_label: str
     log_x: bool = False
+    log_y: bool = False
     height: int = HEIGHT
     left: int = LEFT
     parts: list[str] = field(default_factory=list)
@@ -60,6 +68,8 @@ class Frame:
 
     def y(self, value: float) -> float:
         low, high = self.y_range
+        if self.log_y:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
         return self.height - BOTTOM - (value - low) / ((high - low) or 1.0) * (self.height - TOP - BOTTOM)
 
     def add(self, piece: str) -> None:
@@ -70,26 +80,18 @@ class Frame:
 
     def axes(self, *, y_ticks: bool = True) -> None:
         bottom = self.height - BOTTOM
-        for value in self._x_ticks():
+        for value in log_ticks(*self.x_range) if self.log_x else ticks(*self.x_range):
             at = self.x(value)
             self.add(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom}"/>')
             self.text(at, bottom + 15, nice_number(value))
         if y_ticks:
-            for value in ticks(*self.y_range):
+            for value in log_ticks(*self.y_range) if self.log_y else ticks(*self.y_range):
                 at = self.y(value)
                 self.add(f'<line class="grid" x1="{self.left}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
                 self.text(self.left - 6, at + 4, nice_number(value), anchor="end")
             middle = (TOP + bottom) / 2
             self.text(14, middle, self.y_label, extra=f'transform="rotate(-90 14 {middle:.1f})"')
         self.text((self.left + WIDTH - RIGHT) / 2, self.height - 8, self.x_label)
-
-    def _x_ticks(self) -> list[float]:
-        if not self.log_x:
-            return ticks(*self.x_range)
-        low, high = (math.log10(v) for v in self.x_range)
-        marks = [m * 10.0**p for p in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
-        inside = [m for m in marks if self.x_range[0] <= m <= self.x_range[1]]
-        return inside if 2 <= len(inside) <= 7 else [m for m in inside if str(m)[0] == "1"] or list(self.x_range)
 
     def svg(self, title: str) -> str:
         """The chart; `title` is what a screen reader says."""
@@ -126,16 +128,18 @@ class Line:
     shade: int = 0
 
 
-def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
-    """Curves, with bands where there are intervals; a series of one point is a dot."""
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str, *, log: bool = False) -> str:
+    """Curves, with bands where there are intervals; a series of one point is a dot. `log`: both axes logarithmic."""
     drawn = [line for line in lines if line.points]
     if not drawn:
         return ""
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
     # Bands of three seeds can be far wider than the curves: they may be cut by the frame, the curves never are.
-    low, high = padded(ys)
-    frame = Frame((min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1), (low, high), x_label, y_label)
+    low, high = (min(ys) / 1.3, max(ys) * 1.3) if log else padded(ys)
+    x_range = (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)
+    height = max(HEIGHT, TOP + BOTTOM + 15 * len(drawn))  # room for the legend
+    frame = Frame(x_range, (low, high), x_label, y_label, log_x=log, log_y=log, height=height)
     frame.axes()
     for line in drawn:
         if line.band:
@@ -145,7 +149,8 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) ->
             corners = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in [*upper, *lower])
             frame.add(f'<polygon points="{corners}" fill="{colour(line.shade)}" opacity="0.15"/>')
         path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in line.points)
-        frame.add(f'<polyline points="{path}" fill="none" stroke="{colour(line.shade)}" stroke-width="1.8"/>')
+        dash = ' stroke-dasharray="6 3"' if log and line.shade >= len(COLOURS) else ""
+        frame.add(f'<polyline points="{path}" fill="none" stroke="{colour(line.shade)}" stroke-width="1.8"{dash}/>')
         if len(line.points) == 1:
             frame.add(
                 f'<circle cx="{path.split(",")[0]}" cy="{path.split(",")[1]}" r="4" fill="{colour(line.shade)}"/>'

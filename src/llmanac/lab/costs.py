@@ -8,7 +8,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,16 @@ def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) 
         return float(torch.cuda.max_memory_allocated())
     if stepper.device.type != "cpu":
         return None
-    with (
-        _quiet(),
-        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen,
-    ):
-        stepper(rows, 1.0, 1)
-    peak = peak_bytes(seen)
+    peak = allocated(lambda: stepper(rows, 1.0, 1))
     return None if peak is None else float(resident + peak)
+
+
+def allocated(run: Callable[[], Any]) -> int | None:
+    """The most bytes that a call holds at a time on the CPU, besides what was there before; None as in `peak_bytes`."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _quiet(), torch.profiler.profile(activities=activities, profile_memory=True) as seen:
+        run()
+    return peak_bytes(seen)
 
 
 @contextlib.contextmanager

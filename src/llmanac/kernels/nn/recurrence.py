@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
+from llmanac.kernels.nn._operations import did
 from llmanac.kernels.text import cached
 
 Cell = Literal["rnn", "rnn-relu", "gru", "lstm"]
@@ -70,6 +71,7 @@ class _Walk(torch.autograd.Function):
         for t, (h, new) in enumerate(zip(states[0].unbind(0), fresh, strict=False)):
             torch.addmm(bias.detach(), h * keep[t, :, None] if new else h, across, out=product)
             step(t, *arrays, parts.numpy())
+        did(states[0][1:].numel() * _OPERATIONS[cell][0])
         ctx.cell, ctx.fresh = cell, any(fresh)
         ctx.save_for_backward(gates, weight, keep, use, parts, *states)
         return (states[0][1:].transpose(0, 1), *(own[-1].clone() for own in states))
@@ -92,6 +94,7 @@ class _Walk(torch.autograd.Function):
                 flow[0].addcmul_(slope @ weight, keep[t, :, None])
             else:
                 flow[0].addmm_(slope, weight)
+        did(states[0][1:].numel() * _OPERATIONS[ctx.cell][1])
         before = states[0][:-1] * keep[..., None] if ctx.fresh else states[0][:-1]
         flat = slopes.view(length * rows, -1)
         into_weight = flat.t() @ before.reshape(length * rows, width)
@@ -247,6 +250,8 @@ def _lstm_back(t, gates, parts, h, m, keep, use, outside, slopes, inputs, flow, 
             flow[i, j] = 0
 
 
+# of an element of a step, forward and backward, besides the products
+_OPERATIONS = {"rnn": (2, 2), "rnn-relu": (2, 2), "gru": (8, 12), "lstm": (13, 13)}
 _FORWARD: dict[str, Any] = {
     "rnn": cached(_rnn, fastmath=RELAXED),
     "rnn-relu": cached(_relu, fastmath=RELAXED),

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from llmanac.kernels.nn._exponential import LOG2E, RELAXED, exp2
+from llmanac.kernels.nn._operations import did
 from llmanac.kernels.text import cached
 
 CHUNK = 64  # steps between two states that are kept
@@ -117,6 +118,7 @@ class _Scan(torch.autograd.Function):
         y = torch.empty_like(u, memory_format=torch.contiguous_format)
         last = h.clone(memory_format=torch.contiguous_format)
         _forward(*_arrays(u, dt, exponent, b, c, keep), y.numpy(), last.numpy(), kept.numpy())
+        did(u.numel() * (7 * a.shape[1] + 1))
         if wanted:
             ctx.save_for_backward(u, dt, exponent, b, c, keep, kept)
         return y, last
@@ -132,6 +134,7 @@ class _Scan(torch.autograd.Function):
             *_arrays(u, dt, exponent, b, c, keep, kept, grad_y),
             *(x.numpy() for x in (*made, *sums, flow)),
         )
+        did(u.numel() * (15 * c.shape[-1] + 3))
         # the first of the sums is already with respect to A itself: d exp(dt A) / dA = dt exp(dt A)
         return made[0], made[1], *sums, flow, None
 

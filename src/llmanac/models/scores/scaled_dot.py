@@ -116,6 +116,9 @@ class ScaledDot(Score):
 
     def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, bias: Tensor | None) -> Tensor:
         grouped = q.shape[1] != k.shape[1]
+        wide = q.shape[-1] - v.shape[-1]
+        if wide > 0 and q.shape[2] > 1:  # torch's fused kernel takes one width only, and else holds all scores
+            return self._sdpa(q, k, F.pad(v, (0, wide)), mask, bias)[..., : v.shape[-1]]
         if bias is None and mask.causal and mask.allowed is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped, scale=self.scale)
         added: Tensor | None = mask.allowed
