@@ -40,7 +40,7 @@ def choices():
 
 
 def composed(row, names):
-    """The Spec of a row, with a block for each that it has parts of. Raises SpecError for parts that do not go together."""
+    """The Spec of a row, with a block for each that it has parts of. Raises SpecError where two do not go together."""
     count = 1 + max(0, *(at for _, at in row))
     spec = make_method("lm", {**BASE, "layers": max(2, count), "blocks": [{"name": "pre-norm"}] * count})
     for at in (-1, *range(count)):

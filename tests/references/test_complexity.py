@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from xml.etree import ElementTree
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from llmanac.cli import main
 from llmanac.core.errors import SpecError
 from llmanac.core.registry import build
 from llmanac.kernels.nn import recurrence, scan
@@ -163,4 +167,27 @@ def test_slopes_of_known_growth():
 )
 def test_a_mixer_that_cannot_be_measured_is_refused_by_name(name, message):
     with pytest.raises(SpecError, match=message):
-        complexity.curves(["gru", name], (8, 16), 16, report=lambda line: pytest.fail("measured before all are checked"))
+        complexity.curves(
+            ["gru", name], (8, 16), 16, report=lambda line: pytest.fail("measured before all are checked")
+        )
+
+
+def test_the_command(capsys, tmp_path):
+    picture = tmp_path / "times.svg"
+    arguments = ["complexity", "gru", "mamba{states=4}", "multi-head@plain", "--longest", "128", "--dim", "8"]
+    with pytest.raises(SystemExit) as done:
+        main([*arguments, "-o", str(picture)])
+    assert not done.value.code
+    said = capsys.readouterr().out
+    assert "Slopes of log cost over log length (16 to 128 tokens, width 8)" in said
+    assert "mamba{states=4}" in said and "s^2: " in said and "Faster than multi-head" in said
+    drawn = ElementTree.parse(picture).getroot()
+    assert len(drawn.findall("{*}polyline")) == 4 and "gru" in "".join(drawn.itertext())
+    with pytest.raises(SystemExit):
+        main([*arguments, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["lengths"] == [8, 16, 32, 64, 128] and len(found["costs"]["gru"]["forward bytes"]) == 5
+    assert set(found["faster from"]) == {"gru", "mamba{states=4}", "multi-head@plain"}
+    with pytest.raises(SystemExit) as refused:
+        main(["complexity", "gru", "-o", str(tmp_path / "times.png")])
+    assert refused.value.code == 2 and "should end in .svg" in capsys.readouterr().err

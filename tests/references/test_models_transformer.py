@@ -96,7 +96,7 @@ def test_a_pattern_of_blocks_repeats():
 
 
 def test_a_pattern_as_text(tmp_path):
-    """It is the same model as the list of blocks, from Python, a patch or a file; layers may cut the last repetition."""
+    """It is the same model as the list of blocks; layers may cut the last repetition."""
     text = "mamba*2 window+relu full mamba+swiglu"
     blocks = [*block("mamba", "none") * 2, *block("sliding-window", "relu"), *block(), *block("mamba")]
     model, other = (transformer(layers=7, blocks=b) for b in (text, blocks))

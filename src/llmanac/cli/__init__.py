@@ -14,7 +14,20 @@ from llmanac.core import interrupts
 with interrupts.ending():
     import typer
 
-    from llmanac.cli import chat, classify, compare, complexity, data, dedup, methods, ngram, quality, run, score, tokenizer
+    from llmanac.cli import (
+        chat,
+        classify,
+        compare,
+        complexity,
+        data,
+        dedup,
+        methods,
+        ngram,
+        quality,
+        run,
+        score,
+        tokenizer,
+    )
     from llmanac.cli.options import SeveralValues
     from llmanac.core.errors import LlmanacError
     from llmanac.core.files import DISK, refused

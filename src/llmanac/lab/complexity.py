@@ -1,9 +1,9 @@
-"""How the cost of a mixer grows with the length: counted operations, allocated bytes and time, and slopes of their logs.
+"""How the cost of a mixer grows with the length: operations, allocated bytes and time, and slopes of their logs.
 
     slope of log(cost) over log(s) by least squares: 2 for O(s^2), 1 for O(s), 0 for O(1), about 1.1 for O(s log s)
 
-Each mixer is the only layer of a model without a feed-forward layer, with one row of s tokens, in float32 on one thread.
-Measured are the forward pass, the backward pass, and decoding one token after s - 1 others. Operations are products
+Each mixer is the only layer of a model without a feed-forward layer, with one row of s tokens, in float32 on one
+thread. Measured are the forward pass, the backward pass, and decoding one token after s - 1 others. Operations are products
 (2 m n k, as `torch.utils.flop_counter` counts them; of causal attention the full square where a kernel computes it in
 one piece), FFTs (5 n log2 n) and one for each element of any other arithmetic. Compiled loops say what they did
 (`kernels/nn/_operations.py`). Bytes are the allocator's own events. Counts do not depend on the machine, seconds do.
@@ -64,7 +64,8 @@ THEORY: dict[str, Theory] = {
     "longformer": Theory("s", "s", "s", "s", "s d^2 + s w d"), "big-bird": Theory("s", "s", "s", "s", "s d^2 + s w d"),
     "sparse": Theory("s", "s", "s", "s", "s d^2 + s w d"),
     "linear": RECURRENT, "random-features": Theory("s", "s", "1", "1", "s d^2 + s m d"), "lightning": RECURRENT,
-    "rnn": RECURRENT, "gru": RECURRENT, "lstm": RECURRENT, "min-gru": Theory("s log s", "s", "1", "1", "s d^2 + d s log s"),
+    "rnn": RECURRENT, "gru": RECURRENT, "lstm": RECURRENT,
+    "min-gru": Theory("s log s", "s", "1", "1", "s d^2 + d s log s"),
     "mamba": Theory("s", "s", "1", "1", "s d^2 + s d N"), "mamba2": Theory("s", "s", "1", "1", "s d^2 + s d N"),
     "s4": Theory("s log s", "s", "1", "1", "s d^2 + s d N + d s log s"),
     "s4d": Theory("s log s", "s", "1", "1", "s d^2 + s d N + d s log s"),
@@ -152,7 +153,9 @@ class Subject:
     def __init__(self, text: str, dim: int) -> None:
         name, at, form = text.partition("@")
         if at and form not in ATTENTION_FORMS:
-            raise SpecError(f"{text}: {form!r} is not one of {', '.join(ATTENTION_FORMS)}{nearest(form, ATTENTION_FORMS)}")
+            raise SpecError(
+                f"{text}: {form!r} is not one of {', '.join(ATTENTION_FORMS)}{nearest(form, ATTENTION_FORMS)}"
+            )
         mixer = make_method("mixer", parse_arm(name).value)
         if registry.find("mixer", mixer.name).card.get("reads") == "source":
             raise SpecError(f"{name}: reads an encoder's output and is no mixer of a model by itself")
@@ -196,8 +199,11 @@ def measure(text: str, length: int, dim: int = 64, *, timed: bool = True) -> dic
         return lambda: torch.autograd.grad(loss, wanted, allow_unused=True)
 
     with one_thread():
-        found["forward operations"], found["forward bytes"] = operations(forward), float(allocated(forward))
-        found["backward operations"], found["training bytes"] = operations(backward()), float(allocated(both))
+        found["forward operations"], found["forward bytes"] = operations(forward), float(allocated(forward) or math.nan)
+        found["backward operations"], found["training bytes"] = (
+            operations(backward()),
+            float(allocated(both) or math.nan),
+        )
         x = x.detach()
         token, state = x[:, -1:], subject.model.start(1)
         with torch.no_grad():  # under inference_mode attention would be one operation that is not counted
@@ -285,7 +291,7 @@ def expected(name: str, lengths: Sequence[float]) -> dict[str, float]:
 
 def theory_of(name: str) -> Theory | None:
     """Of a mixer as `Subject` takes it: its fields do not matter, its form does."""
-    mixer, at, form = name.partition("@")
+    mixer, _, form = name.partition("@")
     return THEORY.get(parse_arm(mixer).name + (f"@{form}" if form == "plain" else ""))
 
 

@@ -1,7 +1,7 @@
 """How many operations compiled loops do, for whoever counts: a dispatcher of torch sees none of them.
 
-An operation is one element of one arithmetic function, a sum has as many as it has terms. A loop that saves some against
-the same formulas in torch is counted as these.
+An operation is one element of one arithmetic function; a sum has as many as it has terms. A loop that saves some
+against the same formulas in torch is counted as these.
 """
 
 from __future__ import annotations
