@@ -2,10 +2,10 @@
 
 Each mixer is the only layer of a model of width {dim}, with one row of s tokens. Operations (products, FFTs, and one
 for each element of other arithmetic) and allocated bytes are counted and do not depend on the machine; seconds are CPU
-time of one thread, the least of three. A slope is that of the log of a cost over the log of s, fitted to {longest}: 2 for
-O(s^2), 1 for O(s), 0 for O(1), about 1.1 for O(s log s). Constant parts (tiles of 256 keys, a window of 128 tokens, a
-filter's matrix powers) make a slope smaller than theory's at these lengths; with small parts all slopes are within 0.15
-of it (`tests/references/test_complexity.py`).
+time of one thread, the least of three. A slope is that of the log of a cost over the log of s, fitted to {longest}: 2
+for O(s^2), 1 for O(s), 0 for O(1), about 1.1 for O(s log s). Constant parts (tiles of 256 keys, a window of 128 tokens,
+a filter's matrix powers) make a slope smaller than theory's at these lengths; with small parts all slopes are within
+0.15 of it (`tests/references/test_complexity.py`).
 
 What the usual table of long-context methods says holds, with three remarks. Flash attention saves memory, not work:
 its operations grow with s^2 like those of the plain form, whose memory grows with s^2 too. S4's work is O(s log s), not

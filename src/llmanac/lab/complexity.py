@@ -3,10 +3,11 @@
     slope of log(cost) over log(s) by least squares: 2 for O(s^2), 1 for O(s), 0 for O(1), about 1.1 for O(s log s)
 
 Each mixer is the only layer of a model without a feed-forward layer, with one row of s tokens, in float32 on one
-thread. Measured are the forward pass, the backward pass, and decoding one token after s - 1 others. Operations are products
-(2 m n k, as `torch.utils.flop_counter` counts them; of causal attention the full square where a kernel computes it in
-one piece), FFTs (5 n log2 n) and one for each element of any other arithmetic. Compiled loops say what they did
-(`kernels/nn/_operations.py`). Bytes are the allocator's own events. Counts do not depend on the machine, seconds do.
+thread. Measured are the forward pass, the backward pass, and decoding one token after s - 1 others. Operations are
+products (2 m n k, as `torch.utils.flop_counter` counts them; of causal attention the full square where a kernel
+computes it in one piece), FFTs (5 n log2 n) and one for each element of any other arithmetic. Compiled loops say what
+they did (`kernels/nn/_operations.py`). Bytes are the allocator's own events. Counts do not depend on the machine,
+seconds do.
 """
 
 from __future__ import annotations
