@@ -147,10 +147,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         [str(length), *(f"{result['rates'][name]['tokens per second'][i]:,.0f}" for name in MODELS)]
         for i, length in enumerate(result["steps"])
     ]
-    about = (
-        "Theory, then measured; of operations, bytes and seconds forward and backward (bytes of both passes together). "
-        f"{PLAIN} is measured up to {plain['lengths'][-1]:,} tokens."
-    )
+    about = f"Slopes; {complexity.ABOUT}. {PLAIN} is measured up to {plain['lengths'][-1]:,} tokens."
     return [
         Section("What is said of long-context methods", [], [
             table(["approach", "memory", "work", "mixer", "operations", "bytes"], said)]),

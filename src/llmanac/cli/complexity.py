@@ -44,7 +44,7 @@ def complexity_command(
         print(json.dumps(document, indent=1))
         return
     span = f"{lengths[-4]:,} to {longest:,} tokens, width {dim}"
-    print(f"Slopes of log cost over log length ({span}): theory, then forward and backward")
+    print(f"Slopes of log cost over log length ({span}); {complexity.ABOUT}.")
     _print([complexity.HEADS, *complexity.slopes(lengths, found)])
     heads, rows = complexity.comparison(lengths, found)
     if rows:

@@ -218,6 +218,7 @@ def measure(text: str, length: int, dim: int = 64, *, timed: bool = True) -> dic
             with Operations() as counted:
                 subject(token, state)
             found["decode operations"], found["state"] = counted.total, float(state.nbytes)
+            found["decode bytes"] = float(allocated(decode) or math.nan)
             if timed:
                 found["decode seconds"] = seconds(lambda: decode)
         if timed:
@@ -343,14 +344,15 @@ def chart(lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[floa
     return line_chart(lines, "tokens", label, f"{label} over the length", log=True)
 
 
+ABOUT = (
+    "theory, then measured: operations forward and backward; bytes forward and of a training step; operations and "
+    "bytes of decoding a token (with 8 bytes a token for positions); seconds forward, backward and decoding"
+)
 HEADS = ("", "operations", "bytes", "decode", "state", "seconds")
 
 
 def slopes(lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[list[str]]:
-    """Rows of a table under `HEADS`: the theory of each cost, then its slopes over the last four lengths.
-
-    Two slopes are those of the forward and the backward pass.
-    """
+    """Rows of a table under `HEADS`: theory, then slopes over the last four lengths, as `ABOUT` says."""
 
     def cell(growth: str, costs: Mapping[str, Sequence[float]], *names: str) -> str:
         measured = (f"{round(slope(lengths[-4:], costs[name][-4:]), 2) + 0.0:.2f}" for name in names)
@@ -365,9 +367,9 @@ def slopes(lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[flo
             name,
             cell(work, costs, "forward operations", "backward operations"),
             cell(memory, costs, "forward bytes", "training bytes"),
-            cell(decode, costs, "decode operations"),
+            cell(decode, costs, "decode operations", "decode bytes"),
             cell(state, costs, "state"),
-            cell("", costs, "forward seconds", "backward seconds"),
+            cell("", costs, "forward seconds", "backward seconds", "decode seconds"),
         ])  # fmt: skip
     return rows
 
