@@ -119,7 +119,7 @@ def test_a_pattern_as_text(tmp_path):
         ("full*", "is not MIXER"),
         ("*3", "is not MIXER"),
         ("full+", "is not MIXER"),
-        ("full*999999999999", "makes more than 1024 blocks"),
+        ("full*" + "9" * 5000, "makes more than 1024 blocks"),
         (" ", "blocks: needs at least one block"),
         ("full*5", "layers: 4 is fewer than the 5 blocks"),
     ],

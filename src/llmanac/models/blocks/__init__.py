@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, shown
 from llmanac.core.spec import Spec, make_method
 from llmanac.models._context import Context
 from llmanac.models.ffn import FFNSpec
@@ -37,13 +37,13 @@ class BlockSpec(Spec):
         for word in text.split():
             parts, star, count = word.partition("*")
             mixer, plus, ffn = parts.partition("+")
-            if not mixer or (plus and not ffn) or (star and not count.isdecimal()) or (star and int(count) < 1):
-                raise SpecError(f"{path}: {word!r} is not MIXER, MIXER*COUNT or MIXER+FFN*COUNT (window*3 full)")
+            times = int(count[:9]) if count.isdecimal() else 0 if star else 1
+            if not mixer or (plus and not ffn) or times < 1:
+                raise SpecError(f"{path}: {shown(word)} is not MIXER, MIXER*COUNT or MIXER+FFN*COUNT (window*3 full)")
             own = make_method("mixer", SHORT.get(mixer, mixer), path)
             last = {"ffn": ffn} if ffn else {"ffn": "none"} if own.mixes_channels else {}
-            times = int(count or 1)
             if len(found) + times > MOST:
-                raise SpecError(f"{path}: {word!r} makes more than {MOST} blocks; a pattern repeats by itself")
+                raise SpecError(f"{path}: {shown(word)} makes more than {MOST} blocks; a pattern repeats by itself")
             found += [make_method("block", {"name": "pre-norm", "mixer": own, **last}, path)] * times
         return found
 

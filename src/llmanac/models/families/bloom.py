@@ -8,8 +8,9 @@ BigScience 2022, arXiv:2211.05100.
 from __future__ import annotations
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._table import Data, Family, Key, Only
 from llmanac.models.families.llama import MIXER, UNDROPPED
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.transformer import Spec
@@ -22,6 +23,15 @@ BLOCKS = {False: "pre-norm", True: "normed-residual"}
 NEUTRAL = """
 attention_softmax_in_fp32 bias_dropout_fusion masked_softmax_fusion offset_alibi skip_bias_add skip_bias_add_qkv
 """
+
+
+class Residual(Key):
+    """Which of two blocks: they share the mixer and the layer after it."""
+
+    def read(self, config: Config, data: Data) -> None:
+        super().read(config, data)
+        data["blocks"] = [{key: block[key] for key in ("name", "mixer", "ffn")} for block in data["blocks"]]
+
 
 FAMILY = Family(
     model_type="bloom",
@@ -40,7 +50,7 @@ FAMILY = Family(
         Key("seq_length", "max_length", default=2048),
         Key("layer_norm_epsilon", "norm.eps", float, default=1e-5, paths=("embedding_norm.eps",)),
         Key("tie_word_embeddings", "tied", bool, default=True),
-        Key("apply_residual_connection_post_layernorm", "blocks.*.name", BLOCKS, default=False),
+        Residual("apply_residual_connection_post_layernorm", "blocks.*.name", BLOCKS, default=False),
         Only("slow_but_exact", (False,)),
     ),
     names=(
