@@ -12,10 +12,11 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
+from llmanac.models.families._masked_head import MaskedHead
 from llmanac.models.families._names import Names
 from llmanac.models.families._table import ACTIVATIONS, Data, Entry, Family, Key, Only
 from llmanac.models.families._windows import FULL, SLIDING
-from llmanac.models.families.bert import FFN, MIXER, MaskedHead
+from llmanac.models.families.bert import FFN, MIXER
 from llmanac.models.families.llama import BIASES
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.lm.encoder import Spec
