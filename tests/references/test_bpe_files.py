@@ -173,7 +173,7 @@ def change(document, path, value):
 
 
 BROKEN = [
-    (("model", "type"), "WordPiece", "model.type: 'WordPiece' is not supported"),
+    (("model", "type"), "Words", "model.type: 'Words' is not supported"),
     (("model", "dropout"), 0.1, "model.dropout: 0.1 is not supported"),
     (("model", "byte_fallback"), True, "model.byte_fallback"),
     (("model", "continuing_subword_prefix"), "##", "model.continuing_subword_prefix"),

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from _small_models import block, gradients, randomise, tokens, transformer
 from safetensors.torch import load_file, save_file
+from test_wordpiece import PROCESSORS, both
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from llmanac.core.errors import CheckpointError, RequestError
 from llmanac.core.types import ALL, IGNORE, LAST, Batch, Want
+from llmanac.generate.engine import Engine
 from llmanac.models.families import FAMILIES, Config, family
 from llmanac.models.families._table import canonical
 from llmanac.models.load import load_model
@@ -613,6 +615,25 @@ def test_a_training_step_reaches_every_parameter(case, tmp_path):
         optimizer.step()
     assert losses[2] < losses[1] < losses[0]
     assert all(g.abs().max() > 0 for name, g in gradients(ours).items() if not name.endswith("k_proj.bias"))
+
+
+def test_t5_writes_what_transformers_generates(tmp_path):
+    """Greedy, with a cache, for rows of different lengths; a text is given to the encoder with its end."""
+    model = theirs("t5, gated, tied without a scale")
+    model.save_pretrained(tmp_path)
+    tokenizer, _ = both(tmp_path, post_processor=PROCESSORS["bert"])
+    ours = load_model(tmp_path, dtype="float64", device="cpu")
+    engine = Engine(ours, tokenizer)
+    sources = [SOURCE[0][i, :n].tolist() for i, n in enumerate(SOURCE[1].tolist())]
+    found = engine.generate(sources, max_new_tokens=12, stop_ids=())
+    for source, completion in zip(sources, found, strict=True):
+        options = {"do_sample": False, "max_new_tokens": 12, "min_new_tokens": 12, "eos_token_id": None}
+        options["decoder_start_token_id"] = 0
+        assert [0, *completion.ids] == model.generate(torch.tensor([source]), **options)[0].tolist()
+    assert len({tuple(completion.ids) for completion in found}) > 1
+    framed = [2, *tokenizer.encode("a"), 3]
+    by_text, by_ids = (engine.generate([prompt], max_new_tokens=5, stop_ids=())[0].ids for prompt in ("a", framed))
+    assert by_text == by_ids
 
 
 def test_an_encoder_refuses_what_it_cannot_do(tmp_path):

@@ -310,7 +310,7 @@ def json_model(**changes):
         (json_model(model={"vocab": [["\ud800", 1.0]]}), "holds a surrogate"),
         (json_model(model={"unk_id": 3}), "model.unk_id: 3 is no id"),
         (json_model(model={"byte_fallback": True}), "no piece <0x00>"),
-        (json_model(normalizer={"type": "BertNormalizer"}), "normalizer.0.: 'BertNormalizer' is not supported"),
+        (json_model(normalizer={"type": "Nmt"}), "normalizer.0.: 'Nmt' is not supported"),
         (json_model(normalizer={"type": "Sequence", "normalizers": [{"type": "Sequence"}]}), "that is no Sequence"),
         (
             json_model(normalizer={"type": "Replace", "pattern": {"Regex": "("}, "content": ""}),
@@ -323,7 +323,7 @@ def json_model(**changes):
         ),
         (json_model(pre_tokenizer={"type": "Metaspace", "replacement": "__"}), "is not one character"),
         (json_model(pre_tokenizer={"type": "Metaspace", "prepend_scheme": "x"}), "is not one of always"),
-        (json_model(pre_tokenizer={"type": "BertPreTokenizer"}), "'BertPreTokenizer' is not supported"),
+        (json_model(pre_tokenizer={"type": "Punctuation"}), "'Punctuation' is not supported"),
         (json_model(decoder={"type": "CTC"}), "decoder.0.: 'CTC' is not supported"),
         (json_model(added_tokens=[{"id": (1 << 30) - 1, "content": "z"}]), "added token 'z': its id 1073741823 is far"),
         (json_model(model={"byte_fallback": "false"}), "model.byte_fallback: expected true or false"),

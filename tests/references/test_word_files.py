@@ -132,7 +132,7 @@ BROKEN = [
     (("model", "vocab", ""), 500, "model.vocab: the entry with the id 500 is empty"),
     (("model", "vocab", "\ud800"), 500, "holds a surrogate"),
     (("model", "unk_token"), 5, "model.unk_token: expected text, got int"),
-    (("model", "type"), "WordPiece", "model.type: 'WordPiece' is not supported"),
+    (("model", "type"), "Words", "model.type: 'Words' is not supported"),
     (("pre_tokenizer",), {"type": "BertPreTokenizer"}, "'BertPreTokenizer' is not supported for words"),
     (("pre_tokenizer",), {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, {"type": "WhitespaceSplit"}]},
      "'Whitespace' with another step beside it is not supported"),

@@ -202,7 +202,8 @@ class Engine:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise RequestError("prompt: this engine has no tokenizer; give token ids instead of text")
-            ids = list(map(int, self.tokenizer.encode(prompt)))
+            framed = getattr(self.model, "reads_source", False)  # what an encoder reads ends as its tokenizer says
+            ids = list(map(int, self.tokenizer.framed(prompt)[0] if framed else self.tokenizer.encode(prompt)))
             bos = self.tokenizer.bos_id
             if ids and bos is not None and getattr(self.tokenizer, "adds_bos", False) and ids[0] != bos:
                 ids = [bos, *ids]

@@ -36,8 +36,7 @@ class Tokenizer(Framed):
         adds_bos: whether this tokenizer's texts begin with `bos_id` by convention (`encode` itself never adds it).
         chat_template: Jinja source, rendered in a helper process (`chat`); None where there is none.
         unknown_id: the id of everything that the vocabulary lacks; None where nothing is ever unknown.
-        lossless: whether `decode(encode(text)) == text` for every text (half surrogate pairs apart). Where not, the
-            class documents what is preserved.
+        lossless: whether `decode(encode(text)) == text` for every text (half surrogate pairs apart).
         separator: what `decode` puts between two tokens.
     """
 

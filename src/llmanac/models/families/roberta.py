@@ -9,10 +9,11 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config
+from llmanac.models.families._masked_head import MaskedHead
 from llmanac.models.families._names import Names
 from llmanac.models.families._table import Data, Entry, Family
 from llmanac.models.families.bert import FAMILY as BERT
-from llmanac.models.families.bert import LAYER, SIZES, MaskedHead, embeddings
+from llmanac.models.families.bert import LAYER, SIZES, embeddings
 
 
 class Positions(Entry):

@@ -27,7 +27,7 @@ from llmanac.tokenizers.hf.unigram import UnigramJson
 
 SPARE_IDS = 1024  # ids without an entry that a vocabulary may have, so that a huge one cannot fill the memory
 MOST_WORDS, LONG = 1 << 17, 64  # words whose ids are remembered, and characters of the longest of them
-MOST_CHARACTERS = 10_000  # of a word, since the search takes the square of it
+MOST_CHARACTERS = 1_000  # of a word, since the search takes the square of it
 VOCABULARY = "vocab.txt"
 TOKENS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
