@@ -61,7 +61,8 @@ IGNORED_BY_PEER = ("llama, tied, biases", "llama, llama3 rope", "llama, linear r
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer("bpe", TEXTS * 3, vocab_size=300, pattern="gpt2", special_tokens=("<|end|>", "<|pad|>"))
+    special = ("<|end|>", "<|pad|>", "<s>", "</s>", "<unk>", "<|endoftext|>")
+    return train_tokenizer("bpe", TEXTS * 3, vocab_size=300, pattern="gpt2", special_tokens=special, eos="<|end|>")
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +238,8 @@ def test_what_has_no_form_is_refused_by_name(tokenizer, models, tmp_path):
     _, ours = models("llama")
     with pytest.raises(CheckpointError, match="type: 'Q6_K' is not written"):
         export_gguf(ours, tokenizer, tmp_path / "m.gguf", "q6_k")
+    with pytest.raises(TokenizerError, match="no phi3 model whose tokenizer lacks <s> and <.endoftext.>"):
+        export_gguf(models("phi3")[1], train_tokenizer("utf8", []), tmp_path / "m.gguf")
     unigram = train_tokenizer("unigram", VARIED * 3, vocab_size=400)
     with pytest.raises(TokenizerError, match="kind unigram has no form"):
         export_gguf(ours, unigram, tmp_path / "m.gguf")
