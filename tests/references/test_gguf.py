@@ -317,7 +317,8 @@ def test_smollm2_tokenizer_equals_transformers(smollm2):
     for text in texts:
         if "\0" in text or not all(ours.encode(text)):  # bytes without a token
             continue
-        assert ours.encode(text) == peer(text, add_special_tokens=False).input_ids, text[:80]
+        ids = ours.encode(text, special="all")  # some describe tokenizers and name special tokens
+        assert ids == peer(text, add_special_tokens=False).input_ids, text[:80]
         compared += 1
     assert compared > 150
     turns = [{"role": "user", "content": "Hi <|im_end|>"}, {"role": "assistant", "content": "Yes?"}]
