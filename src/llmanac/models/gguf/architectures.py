@@ -64,6 +64,7 @@ class Architecture:
         permuted: whether rows of queries and keys are in the order of interleaved rotation.
         shift: what is added to the weights of norms.
         partial: whether a part of each head may rotate.
+        tokens: which llama.cpp takes for granted.
         more: sets what the files leave to their readers.
     """
 
@@ -73,6 +74,7 @@ class Architecture:
     permuted: bool = False
     shift: float = 0.0
     partial: bool = False
+    tokens: tuple[str, ...] = ()
     more: Callable[[Config], Config] = lambda config: {}
 
     def theirs(self, name: str) -> str | None:
@@ -134,7 +136,7 @@ ARCHITECTURES = {
     "llama": Architecture("llama", permuted=True),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
-    "phi3": Architecture("phi3", FUSED, WINDOW, partial=True),
+    "phi3": Architecture("phi3", FUSED, WINDOW, partial=True, tokens=("<s>", "</s>", "<unk>", "<|endoftext|>")),
     "gemma": Architecture("gemma", shift=1.0, more=lambda config: {"hidden_act": "gelu_pytorch_tanh"}),
     "gemma2": Architecture("gemma2", SANDWICH, {**WINDOW, **CAPS}, shift=1.0, more=_windows(2)),
     "gemma3": Architecture(

@@ -55,6 +55,9 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
         metadata |= _gguf.keys(tokenizer, model.vocab_size)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
+    lost = [token for token in table.tokens if token not in metadata["tokenizer.ggml.tokens"]]
+    if lost:
+        raise TokenizerError(f"{path}: llama.cpp reads no {name} model whose tokenizer lacks {' and '.join(lost)}")
     tensors = {}
     if (scaling := _llama3(config)) is not None:
         found = divisors(scaling, _turned(config), config["rope_theta"]).astype(np.float32)
