@@ -139,9 +139,11 @@ class Engine:
             raise RequestError(f"rows: {rows} is not at least 1")
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
         self.prefix_cache = None if prefix_cache_bytes is None else PrefixCache(model, prefix_cache_bytes)
-        if drafter is not None and not isinstance(drafter, (str, DrafterSpec)):
-            drafter, draft_model = "model", drafter
-        self.drafter = make_method("drafter", drafter) if isinstance(drafter, str) else drafter
+        if isinstance(drafter, str):
+            drafter = cast(DrafterSpec, make_method("drafter", drafter))
+        elif drafter is not None and not isinstance(drafter, DrafterSpec):
+            draft_model, drafter = drafter, cast(DrafterSpec, make_method("drafter", "model"))
+        self.drafter: DrafterSpec | None = drafter
         self.draft_model, self.speculation = draft_model, Speculation()
         if draft_model is not None and draft_model.vocab_size != model.vocab_size:
             sizes = f"{draft_model.vocab_size} tokens, the model has {model.vocab_size}"
