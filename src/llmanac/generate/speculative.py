@@ -7,8 +7,9 @@ A call gives between 1 and k + 1 tokens, and they are those that plain decoding 
 et al. 2023 accept a drafted token with probability min(1, p / q) instead, which keeps the distribution but not the
 tokens; for drafts that are not random both accept with probability p(d).
 
-A sequence's next draft is one token longer after all were accepted, else as many tokens as were accepted and one. Time decides whether to draft at all: seconds a token are measured with and without drafts, for each
-number of rows apart, and drafting pauses where it loses.
+A sequence's next draft is one token longer after all were accepted, else as many tokens as were accepted and one. Time
+decides whether to draft at all: seconds a token are measured with and without drafts, for each number of rows apart,
+and drafting pauses where it loses.
 """
 
 from __future__ import annotations
