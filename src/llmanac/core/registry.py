@@ -40,6 +40,7 @@ KINDS: dict[str, str] = {
     "classifier": "models/classifiers",
     "adapter": "adapters",
     "decoding": "generate/decoding",
+    "drafter": "generate/drafters",
     "objective": "objectives",
     "loss": "objectives/losses",
     "optimizer": "train/optimizers",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from llmanac.core.errors import RequestError, nearest
 from llmanac.core.rng import torch_generator
@@ -21,6 +24,7 @@ from llmanac.generate.decoding import DecodingSpec, greedy, temperature, top_k, 
 
 FinishReason = Literal["stop", "length"]
 MOST_SAMPLES = 4096  # of one prompt
+FIRST_DRAFT = 3  # tokens; then as many as were accepted
 LARGEST_TOP = 100  # alternatives a token; the peers allow 20
 
 
@@ -41,6 +45,7 @@ class Options(TypedDict, total=False):
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
     decoding: decoding methods in order, in place of temperature, top_k and top_p.
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
+    speculative: False: without the engine's drafter, where it has one. The tokens are the same.
     """
 
     max_new_tokens: int
@@ -56,6 +61,7 @@ class Options(TypedDict, total=False):
     prompt_logprobs: int | None
     decoding: Items[DecodingSpec] | None
     constraint: Callable[[], Constraint] | None
+    speculative: bool
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Request:
         if self.constraint is not None and options.get("allowed_ids") is not None:
             raise RequestError("constraint: give either constraint or allowed_ids, not both")
         self.first = len(self.prompt) if source_length is None else source_length
+        self.speculative = bool(options.get("speculative", True))
         self.stop_ids = stop_ids
         self.prompt_token_logprobs: list[TokenLogprob] = []
         self.cached_tokens: int | None = None
@@ -159,6 +166,9 @@ class Sequence:
         seed, key, number = stream
         self.generator = torch_generator(seed, "sample", key, number) if request.stochastic else None
         self.constraint = request.constraint() if request.constraint is not None else None
+        self.drafted = self.accepted = 0  # tokens of a drafter
+        self.draft_length = FIRST_DRAFT
+        self._noise: deque[Tensor] = deque()
         self._taken = 0
 
     @property
@@ -173,6 +183,18 @@ class Sequence:
     def forced(self) -> int | None:
         """The token that a constraint leaves no choice about, or None."""
         return None if self.constraint is None else self.constraint.forced()
+
+    def noise(self, vocabulary: int, ahead: int = 0) -> Tensor:
+        """Gumbel noise (V,) float64 of the token `ahead` places after the next one; drawn once, in order."""
+        while len(self._noise) <= ahead:
+            new = torch.empty(vocabulary, dtype=torch.float64).exponential_(generator=self.generator)
+            self._noise.append(new.log_().neg_())
+        return self._noise[ahead]
+
+    def take_noise(self, vocabulary: int) -> Tensor:
+        """The noise of the next token, which is then used up."""
+        self.noise(vocabulary)
+        return self._noise.popleft()
 
     def push(self, token: TokenLogprob) -> None:
         """Add a token and decide whether the sequence ends with it."""

@@ -47,6 +47,17 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> list[TokenLogprob]:
     return [TokenLogprob(*row) for row in zip(*columns, strict=True)]
 
 
+def draft_choice(logits: Tensor, sequences: Items[Sequence], ahead: int) -> list[int]:
+    """What each row of a draft model's logits (B, V) chooses `ahead` places after its next token, with the noise that
+    the model's own choice there will use."""
+    processed = _processed(logits.float(), sequences).cpu()
+    for row, sequence in enumerate(sequences):
+        if sequence.generator is not None:
+            processed[row] = processed[row] + sequence.noise(logits.shape[-1], ahead)
+    found: list[int] = processed.argmax(dim=-1).tolist()
+    return found
+
+
 def _constrained(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
     """-inf where a row's constraint does not allow a token."""
     held = [(row, s.constraint) for row, s in enumerate(sequences) if s.constraint is not None]
@@ -82,7 +93,7 @@ def _with_noise(logits: Tensor, sequences: Items[Sequence], drawing: Items[int])
         return logits
     noise = torch.zeros(logits.shape, dtype=torch.float64)
     for row in drawing:
-        noise[row].exponential_(generator=sequences[row].generator).log_().neg_()
+        noise[row] = sequences[row].take_noise(logits.shape[-1])
     return logits + noise.to(logits.device)
 
 

@@ -25,12 +25,15 @@ import numpy as np
 import torch
 
 from llmanac.core.errors import RequestError
+from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
 from llmanac.generate._requests import FinishReason, Options, Piece, Request, TokenLogprob
+from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.scheduler import Scheduler
+from llmanac.generate.speculative import Speculation
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._base import Tokenizer
@@ -61,6 +64,7 @@ class Completion:
         finish_reason: "stop" (a stop token or stop string) or "length" (max_new_tokens, or the context is full).
         prompt_token_logprobs: one TokenLogprob a prompt token where `prompt_logprobs` was asked for, else empty.
         index: which of the prompt's `n` samples this is.
+        drafted, accepted: tokens that a drafter proposed for it, and those of them that the model chose too.
     """
 
     text: str
@@ -69,6 +73,8 @@ class Completion:
     prompt_ids: tuple[int, ...]
     prompt_token_logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def ids(self) -> list[int]:
@@ -107,9 +113,13 @@ class Engine:
         rows: how many sequences run at once.
         prefix_cache_bytes: keep the states of prompts and answers in so many bytes, so that a later prompt which
             begins like one of them is not computed from its start; None keeps nothing.
+        drafter: speculative decoding: the name of a drafter (`llmanac list drafter`), its Spec, or a draft model with
+            the same vocabulary. The tokens are those without it.
+        draft_model: the model that a drafter needs, where `drafter` is a name or a Spec.
 
     Attributes:
         prefix_cache: those states and their counters, or None.
+        speculation: how many drafted tokens were accepted.
 
     Raises:
         RequestError: fewer than one row, or a prefix cache for a model whose state cannot be kept in blocks.
@@ -122,15 +132,37 @@ class Engine:
         *,
         rows: int = 32,
         prefix_cache_bytes: int | None = None,
+        drafter: str | DrafterSpec | LanguageModel | None = None,
+        draft_model: LanguageModel | None = None,
     ) -> None:
         if rows < 1:
             raise RequestError(f"rows: {rows} is not at least 1")
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
         self.prefix_cache = None if prefix_cache_bytes is None else PrefixCache(model, prefix_cache_bytes)
+        if isinstance(drafter, str):
+            drafter = cast(DrafterSpec, make_method("drafter", drafter))
+        elif drafter is not None and not isinstance(drafter, DrafterSpec):
+            draft_model, drafter = drafter, cast(DrafterSpec, make_method("drafter", "model"))
+        self.drafter: DrafterSpec | None = drafter
+        self.draft_model, self.speculation = draft_model, Speculation()
+        if draft_model is not None and draft_model.vocab_size != model.vocab_size:
+            sizes = f"{draft_model.vocab_size} tokens, the model has {model.vocab_size}"
+            raise RequestError(f"drafter: the draft model has a vocabulary of {sizes}; both must have the same tokens")
+        if self.drafter is not None:
+            if getattr(model, "reads_source", False) or getattr(draft_model, "reads_source", False):
+                raise RequestError("drafter: an encoder-decoder cannot be drafted for, and drafts for no other model")
+            self.drafter.build(model=draft_model)
 
     def scheduler(self) -> Scheduler:
         """A scheduler of this engine's model, rows and prefix cache."""
-        return Scheduler(self.model, rows=self.rows, prefix_cache=self.prefix_cache)
+        drafter = None if self.drafter is None else self.drafter.build(model=self.draft_model)
+        return Scheduler(
+            self.model,
+            rows=self.rows,
+            prefix_cache=self.prefix_cache,
+            drafter=drafter,
+            speculation=self.speculation,
+        )
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
         """Continue prompts; `n` completions each, in the order of the prompts. See `Options` for what can be asked.
@@ -231,6 +263,8 @@ def completions(request: Request) -> list[Completion]:
             prompt_ids=request.prompt,
             prompt_token_logprobs=tuple(request.prompt_token_logprobs),
             index=sequence.index,
+            drafted=sequence.drafted,
+            accepted=sequence.accepted,
         )
         for sequence in request.sequences
     ]

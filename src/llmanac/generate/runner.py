@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from llmanac.core.errors import RequestError
 from llmanac.core.types import ALL, LAST, Batch, LanguageModel, Want
 from llmanac.generate.prefix_cache import PrefixCache
 
@@ -30,6 +31,16 @@ class Runner(Protocol):
 
         Returns:
             logits of what follows each row's last token (B, 1, V), or of `every` token (B, T, V).
+        """
+
+    def mark(self, start: int, stop: int) -> Any:
+        """This moment of rows `start` to `stop`, for `rewind`."""
+
+    def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
+        """Forget the tokens of the rows from `start` on past `lengths`; returns the lengths that they have now.
+
+        A row whose state cannot return to its length (a recurrent one) returns to the one it had at the mark,
+        `marked`.
         """
 
     def arrange(self, order: Sequence[int]) -> None:
@@ -84,6 +95,19 @@ class TorchRunner:
         want: Want = ALL if every else LAST
         logits: Tensor = self._call(batch, state, want).logits
         return logits
+
+    def mark(self, start: int, stop: int) -> Any:
+        return self._state.view(start, stop).mark()
+
+    def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
+        state = self._state.view(start, start + len(lengths))
+        try:
+            state.rewind(mark, lengths)
+            return list(lengths)
+        except RequestError:
+            back = [n if n == c else m for n, c, m in zip(lengths, state.counts, marked, strict=True)]
+            state.rewind(mark, back)
+            return back
 
     def arrange(self, order: Sequence[int]) -> None:
         if order:

@@ -31,6 +31,7 @@ class Row:
         pending: tokens that the state does not hold yet.
         source: tokens of the source that an encoder reads with the first of them.
         read: tokens that it holds.
+        drafted: how many of the pending tokens, its last ones, are a drafter's guesses.
     """
 
     request: Request
@@ -38,6 +39,7 @@ class Row:
     sequence: Generated | None = None
     read: int = 0
     source: int = 0
+    drafted: int = 0
 
     @property
     def cost(self) -> int:

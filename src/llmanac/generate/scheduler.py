@@ -9,7 +9,9 @@ is not read again (`prefix_cache.py`).
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,9 +21,11 @@ from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel
 from llmanac.generate._requests import Request, Sequence, TokenLogprob
 from llmanac.generate._sampling import choose, score_given, score_prompt
+from llmanac.generate.drafters import Drafter
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.runner import ROOM, Runner, TorchRunner, device_of
 from llmanac.generate.schedule import Call, Row, admit, schedule
+from llmanac.generate.speculative import Speculation
 
 __all__ = ["Scheduler", "device_of"]
 
@@ -35,6 +39,7 @@ class Scheduler:
         rows: how many sequences run at once; a single request with more samples than that runs alone.
         prefix_cache: where the states of prompts and answers are kept for later ones; None keeps nothing.
         runner: computes the model; torch by default.
+        drafter: guesses tokens ahead; `speculation` counts them and may be shared by schedulers of one engine.
     """
 
     def __init__(
@@ -44,9 +49,12 @@ class Scheduler:
         rows: int = 32,
         prefix_cache: PrefixCache | None = None,
         runner: Runner | None = None,
+        drafter: Drafter | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.model, self.rows, self.prefix_cache = model, rows, prefix_cache
         self.runner: Runner = runner or TorchRunner(model, prefix_cache)
+        self.drafter, self.speculation = drafter, speculation or Speculation()
         self.waiting: deque[Request] = deque()
         self.table: list[Row] = []
         self._start_id: int | None = getattr(model, "start_id", None) if getattr(model, "reads_source", False) else None
@@ -85,12 +93,13 @@ class Scheduler:
             moved: list[Sequence] = []
             finished: list[tuple[Row, Tensor]] = []
             self._admit()
-            for call in schedule(self.table, self.model.vocab_size):
-                rows = self.table[call.start : call.stop]
-                if rows[0].sequence is not None:
-                    moved += self._decode(call, rows)
-                else:
-                    finished += self._read(call, rows)
+            with self._drafting():
+                calls = deque(schedule(self.table, self.model.vocab_size))
+                while calls and self.table[calls[0].start].sequence is not None:
+                    call = calls.popleft()
+                    moved += self._decode(call, self.table[call.start : call.stop])
+            for call in calls:
+                finished += self._read(call, self.table[call.start : call.stop])
             moved += self._begin(finished)
             self._keep([row.sequence is None or row.sequence.finish_reason is None for row in self.table])
             return moved
@@ -98,6 +107,22 @@ class Scheduler:
     def _lock(self) -> Any:
         """Held while blocks change hands: a prefix cache may serve another thread's scheduler too."""
         return contextlib.nullcontext() if self.prefix_cache is None else self.prefix_cache.lock
+
+    @contextlib.contextmanager
+    def _drafting(self) -> Iterator[None]:
+        """Draft for the rows that decode, and measure the seconds that each of their tokens takes in here."""
+        rows = [row for row in self.table if row.sequence is not None]
+        if self.drafter is None or not rows:
+            yield
+            return
+        before, start = [len(row.sequence.token_logprobs) for row in rows if row.sequence], time.perf_counter()
+        drafted = self.speculation.draft(self.drafter, rows, self.model.max_length)
+        yield
+        after = [len(row.sequence.token_logprobs) for row in rows if row.sequence]
+        gained = sum(after) - sum(before)
+        if gained:
+            seconds = (time.perf_counter() - start) * len(rows) / gained
+            self.speculation.pace(len(rows)).add(drafted, seconds)
 
     def _admit(self) -> None:
         """Give the requests that start now a row each, behind all others."""
@@ -132,19 +157,49 @@ class Scheduler:
         return logits, tokens
 
     def _decode(self, call: Call, rows: list[Row]) -> list[Sequence]:
+        """Read the pending tokens of rows that decode, and choose what follows; drafts are accepted or forgotten."""
+        drafted, before = [row.drafted for row in rows], [row.read for row in rows]
+        sure = [len(row.pending) - row.drafted for row in rows]  # what is not a guess
+        mark = self.runner.mark(call.start, call.stop) if any(drafted) else None
         logits, tokens = self._run(call, rows)
         sequences = [row.sequence for row in rows if row.sequence is not None]
         if call.scored:  # forced tokens were read too: their own log-probabilities are known now
-            for sequence, given, row in zip(sequences, tokens, logits, strict=True):
-                score_given(sequence, given, row)
-            ends = torch.tensor([len(given) - 1 for given in tokens], device=logits.device)
-            logits = logits.gather(1, ends[:, None, None].expand(-1, 1, logits.shape[-1]))
-        ready = [i for i, row in enumerate(rows) if not row.pending]  # the others have more to read first
-        if ready:
-            last = logits[:, -1] if len(ready) == len(rows) else logits[torch.tensor(ready, device=logits.device), -1]
+            for sequence, given, n, row in zip(sequences, tokens, sure, logits, strict=True):
+                score_given(sequence, given[:n], row)
+        place = [min(n, len(given)) - 1 for n, given in zip(sure, tokens, strict=True)]
+        ready = [i for i, given in enumerate(tokens) if len(given) >= sure[i]]  # the others have more to read first
+        while ready:
+            index = torch.tensor(ready, device=logits.device)
+            last = logits[index, torch.tensor([place[i] for i in ready], device=logits.device)]
+            going = []
             for i, chosen in zip(ready, choose(last, [sequences[i] for i in ready]), strict=True):
                 rows[i].pending = self._push(sequences[i], chosen)
+                ahead = tokens[i][place[i] + 1 : place[i] + 2]
+                if rows[i].pending == ahead and sequences[i].finish_reason is None:
+                    place[i] += 1
+                    going.append(i)
+            ready = going
+        if mark is not None:
+            self._settle(call, rows, tokens, mark, before, place)
+        for row, given, n, count, at in zip(rows, tokens, sure, drafted, place, strict=True):
+            if count:
+                row.pending = row.pending if len(given) >= n else row.pending[: n - len(given)]
+                row.drafted = 0
+                if self.speculation is not None:
+                    self.speculation.count(row, max(0, len(given) - n), at + 1 - min(n, len(given)))
         return sequences
+
+    def _settle(
+        self, call: Call, rows: list[Row], tokens: list[list[int]], mark: Any, before: list[int], place: list[int]
+    ) -> None:
+        """Take back what was read past the accepted tokens; where a state returns further, they are read again."""
+        lengths = [n + at + 1 for n, at in zip(before, place, strict=True)]
+        if lengths == [row.read for row in rows]:
+            return
+        held = self.runner.rewind(call.start, mark, lengths, before)
+        for row, given, start, length, now in zip(rows, tokens, before, lengths, held, strict=True):
+            row.pending = [*given[now - start : length - start], *row.pending]
+            row.read = now
 
     def _push(self, sequence: Any, chosen: TokenLogprob) -> list[int]:
         """Add a token and those that its constraint forces after it; returns them as what is to be read."""
