@@ -39,6 +39,7 @@ KINDS: dict[str, str] = {
     "smoothing": "models/smoothing",
     "classifier": "models/classifiers",
     "adapter": "adapters",
+    "quantizer": "quantizers",
     "decoding": "generate/decoding",
     "objective": "objectives",
     "loss": "objectives/losses",

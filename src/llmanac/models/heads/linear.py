@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
 from llmanac.models._context import Context
 from llmanac.models._layers import init_normal, upcast
+from llmanac.models._quantized import product
 from llmanac.models.heads import Head, HeadSpec, pick
 
 CARD = {
@@ -45,7 +45,7 @@ class LinearHead(Head):
 
     def logits(self, hidden: Tensor, context: Context, state: Any = None, last: Tensor | None = None) -> Tensor:
         hidden = pick(hidden, last)
-        return upcast(self.changed(F.linear(hidden, self.weight.to(hidden.dtype)), hidden))
+        return upcast(self.changed(product(hidden, self.weight), hidden))
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
         joined, weight = self.joined(hidden.flatten(0, 1))
