@@ -14,7 +14,7 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
 from llmanac.models._quantized import Quantized, stored_bytes
-from llmanac.quantizers.nf4 import eight_bit_levels, levels
+from llmanac.quant.nf4 import eight_bit_levels, levels
 
 bnb = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
 NAMES = sorted(registry.methods("quantizer"))

@@ -27,7 +27,7 @@ def find_targets(model: nn.Module, patterns: Sequence[str], kinds: tuple[type, .
         SpecError: a pattern that fits nothing, or fits only modules that are no linear map.
     """
     modules = dict(model.named_modules())
-    products = {name: module for name, module in modules.items() if isinstance(module, kinds)}
+    products: dict[str, Any] = {name: module for name, module in modules.items() if isinstance(module, kinds)}
     chosen: set[str] = set()
     for pattern in patterns:
         fitting = {name for name in products if _fits(pattern, name, products[name])}

@@ -39,7 +39,7 @@ KINDS: dict[str, str] = {
     "smoothing": "models/smoothing",
     "classifier": "models/classifiers",
     "adapter": "adapters",
-    "quantizer": "quantizers",
+    "quantizer": "quant",
     "decoding": "generate/decoding",
     "objective": "objectives",
     "loss": "objectives/losses",

@@ -50,7 +50,7 @@ class Quantized(torch.Tensor):
         cls, form: Form, parts: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
     ) -> Quantized:
         device = next(iter(parts.values())).device
-        made: Quantized = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Quantized = torch.Tensor._make_wrapper_subclass(
             cls, tuple(shape), dtype=dtype, device=device, requires_grad=False
         )
         made.form, made.parts = form, dict(parts)
@@ -72,7 +72,7 @@ class Quantized(torch.Tensor):
         parts = self.parts if device is None else {name: part.to(device) for name, part in self.parts.items()}
         return Quantized(self.form, parts, tuple(self.shape), dtype or self.dtype)
 
-    def __repr__(self, **options: Any) -> str:
+    def __repr__(self, **options: Any) -> str:  # type: ignore[override]
         return f"Quantized({self.form.name}, {tuple(self.shape)}, {self.dtype})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -93,7 +93,9 @@ class Quantized(torch.Tensor):
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func in (aten.detach.default, aten.alias.default, aten.clone.default):
             return args[0].moved()
         plain = [value.dense() if isinstance(value, Quantized) else value for value in args]

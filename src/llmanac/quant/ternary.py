@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from llmanac.models._quantized import Form, Quantized
-from llmanac.quantizers import Quantizer, QuantizerSpec
-from llmanac.quantizers.int8 import rounded
+from llmanac.quant import Quantizer, QuantizerSpec
+from llmanac.quant.int8 import rounded
 
 CARD = {
     "title": "Ternary weights",

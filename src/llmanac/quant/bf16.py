@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.models._quantized import stored_bytes
-from llmanac.quantizers import Quantization, Quantizer, QuantizerSpec
+from llmanac.quant import Quantization, Quantizer, QuantizerSpec
 
 CARD = {
     "title": "Half precision",

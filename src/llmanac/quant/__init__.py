@@ -114,4 +114,4 @@ class Quantizer:
         new = nn.Parameter(packed, requires_grad=False)
         for module in model.modules():
             if module._parameters.get("weight") is old:
-                module.weight = new  # type: ignore[assignment]
+                module.weight = new

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llmanac.core.errors import SpecError
 from llmanac.models._quantized import Form, Quantized
-from llmanac.quantizers import Quantizer, QuantizerSpec
+from llmanac.quant import Quantizer, QuantizerSpec
 
 CARD = {
     "title": "1-bit weights",

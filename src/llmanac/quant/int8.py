@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from llmanac.models._quantized import Form, Quantized
-from llmanac.quantizers import Quantizer, QuantizerSpec
+from llmanac.quant import Quantizer, QuantizerSpec
 
 CARD = {
     "title": "8-bit integers",
