@@ -154,13 +154,13 @@ def test_a_quantized_model_computes_with_the_rounded_matrices(name):
     made = lively(model())
     dense = copy.deepcopy(made)
     spec = make_method("quantizer", {"name": name, "targets": ["all-linear", "lm_head", "embed_tokens"]})
-    report = spec.build().apply(made)
+    ids = torch.randint(0, 96, (2, 17), generator=torch.Generator().manual_seed(5))
+    batch = Batch(ids=ids[:, :-1], targets=ids[:, 1:])
+    report = spec.build().apply(made, [batch])
     for key, parameter in made.named_parameters():
         if isinstance(parameter, Quantized):
             dense.get_parameter(key).data = parameter.dense()
     assert report.now == stored_bytes(made) < report.before
-    ids = torch.randint(0, 96, (2, 17), generator=torch.Generator().manual_seed(5))
-    batch = Batch(ids=ids[:, :-1], targets=ids[:, 1:])
     original = lively(model())(batch).logits
     if name in ("bf16", "fp16"):
         assert report.bits == 16
