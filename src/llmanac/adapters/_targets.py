@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -15,17 +16,18 @@ from llmanac.models.heads import Head
 ALL_LINEAR = "all-linear"
 
 
-def find_targets(model: nn.Module, patterns: Sequence[str]) -> dict[str, Product]:
+def find_targets(model: nn.Module, patterns: Sequence[str], kinds: tuple[type, ...] = (Product,)) -> dict[str, Any]:
     """The linear maps that a pattern fits, by name, in the model's order.
 
     Args:
         patterns: as in file names, for a full name or its last parts; `all-linear` for all but the head.
+        kinds: of modules that may be named.
 
     Raises:
         SpecError: a pattern that fits nothing, or fits only modules that are no linear map.
     """
     modules = dict(model.named_modules())
-    products = {name: module for name, module in modules.items() if isinstance(module, Product)}
+    products: dict[str, Any] = {name: module for name, module in modules.items() if isinstance(module, kinds)}
     chosen: set[str] = set()
     for pattern in patterns:
         fitting = {name for name in products if _fits(pattern, name, products[name])}
@@ -37,7 +39,7 @@ def find_targets(model: nn.Module, patterns: Sequence[str]) -> dict[str, Product
 
 def _fits(pattern: str, name: str, module: nn.Module) -> bool:
     if pattern == ALL_LINEAR:
-        return not isinstance(module, Head) and name.rpartition(".")[2] != "lm_head"
+        return isinstance(module, Product) and not isinstance(module, Head) and name.rpartition(".")[2] != "lm_head"
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 

@@ -39,6 +39,7 @@ KINDS: dict[str, str] = {
     "smoothing": "models/smoothing",
     "classifier": "models/classifiers",
     "adapter": "adapters",
+    "quantizer": "quant",
     "decoding": "generate/decoding",
     "drafter": "generate/drafters",
     "objective": "objectives",

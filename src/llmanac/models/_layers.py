@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmanac.models._quantized import Quantized, dense, lookup, product
+
 
 class Change(Protocol):
     """What a Transform adds to a product x W^T; see `adapters`."""
@@ -43,10 +45,11 @@ class Product(nn.Module):
     def joined(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x' (..., inputs + r) and W' (outputs, inputs + r) with x' W'^T the product: [x, s c] [W, U]^T."""
         found = None if self.change is None else self.change.columns(x)
+        own = dense(self.weight)
         if found is None:
-            return x, self.weight
+            return x, own
         columns, weight, scale = found
-        return torch.cat([x, columns * scale], -1), torch.cat([self.weight.to(weight.dtype), weight], -1)
+        return torch.cat([x, columns * scale], -1), torch.cat([own.to(weight.dtype), weight], -1)
 
     @property
     def fixed(self) -> int:
@@ -73,8 +76,7 @@ class Linear(Product):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return self.changed(F.linear(x, self.weight.to(x.dtype), bias), x)
+        return self.changed(product(x, self.weight, self.bias), x)
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
@@ -93,7 +95,7 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(rows, dim))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+        return lookup(ids, self.weight)
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
@@ -152,6 +154,8 @@ def unfuse(model: nn.Module) -> nn.Module:
 def _alike(layers: Sequence[nn.Module]) -> bool:
     """Whether the layers can be packed: all Linear and allowed to, of one dtype and device, all or none with a bias."""
     if not all(isinstance(layer, Linear) and layer.packed is not False for layer in layers):
+        return False
+    if any(isinstance(layer.weight, Quantized) for layer in layers):
         return False
     kinds = {(layer.weight.dtype, layer.weight.device, layer.bias is None) for layer in layers}
     return len(kinds) == 1

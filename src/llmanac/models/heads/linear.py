@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
@@ -21,6 +20,7 @@ from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
 from llmanac.models._context import Context
 from llmanac.models._layers import init_normal, upcast
+from llmanac.models._quantized import product
 from llmanac.models.heads import Head, HeadSpec, pick
 
 CARD = {
@@ -64,8 +64,7 @@ class LinearHead(Head):
 
     def logits(self, hidden: Tensor, context: Context, state: Any = None, last: Tensor | None = None) -> Tensor:
         hidden = self.prepared(pick(hidden, last))
-        bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        logits = upcast(self.changed(F.linear(hidden, self.weight.to(hidden.dtype), bias), hidden))
+        logits = upcast(self.changed(product(hidden, self.weight, self.bias), hidden))
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:

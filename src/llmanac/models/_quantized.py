@@ -1,0 +1,142 @@
+"""Weights in a packed form: a parameter that looks like the dense matrix and holds its codes and scales.
+
+`product` and `lookup` are how layers use a weight; they read the packed form directly, and what they save for the
+backward pass is the packed form too. Every other operation works on the dense matrix, computed when it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+aten = torch.ops.aten
+
+
+class Form:
+    """How codes and scales are a matrix; `parts` are its tensors by name (`""` is the codes)."""
+
+    name: ClassVar[str]
+
+    def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+        """The matrix, float32."""
+        raise NotImplementedError
+
+    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
+        """Rows (..., columns) of the matrix, float32; by default of all of it."""
+        return self.dense(parts, shape)[ids]
+
+    def multiply(self, x: Tensor, weight: Quantized) -> Tensor:
+        """x (..., inputs) W^T, in the dtype of x."""
+        return F.linear(x, weight.dense(x.dtype))
+
+
+class Quantized(torch.Tensor):
+    """A matrix of `shape` and `dtype` that is held as `parts`; carries no gradient.
+
+    Attributes:
+        form: what the parts mean; parts: tensors by name.
+    """
+
+    form: Form
+    parts: dict[str, Tensor]
+
+    @staticmethod
+    def __new__(
+        cls, form: Form, parts: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    ) -> Quantized:
+        device = next(iter(parts.values())).device
+        made: Quantized = torch.Tensor._make_wrapper_subclass(
+            cls, tuple(shape), dtype=dtype, device=device, requires_grad=False
+        )
+        made.form, made.parts = form, dict(parts)
+        return made
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The matrix as an ordinary tensor."""
+        return self.form.dense(self.parts, tuple(self.shape)).to(dtype or self.dtype)
+
+    @property
+    def stored(self) -> int:
+        """Bytes of the packed form."""
+        return sum(part.nbytes for part in self.parts.values())
+
+    def moved(self, device: Any = None, dtype: torch.dtype | None = None) -> Quantized:
+        """The same on another device, or as if of another dtype."""
+        parts = self.parts if device is None else {name: part.to(device) for name, part in self.parts.items()}
+        return Quantized(self.form, parts, tuple(self.shape), dtype or self.dtype)
+
+    def __repr__(self, **options: Any) -> str:  # type: ignore[override]
+        return f"Quantized({self.form.name}, {tuple(self.shape)}, {self.dtype})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        parts = {name: part.clone() for name, part in self.parts.items()}
+        made: Any = Quantized(self.form, parts, tuple(self.shape), self.dtype)
+        return nn.Parameter(made, requires_grad=False) if isinstance(self, nn.Parameter) else made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.to and isinstance(args[0], Quantized):
+            first = args[1] if len(args) > 1 else kwargs.get("device", kwargs.get("dtype"))
+            if isinstance(first, torch.dtype):
+                return args[0].dense(first)  # a layer casts its weight; a module that is moved names a device first
+            dtype = args[2] if len(args) > 2 and isinstance(args[2], torch.dtype) else kwargs.get("dtype")
+            return args[0].moved(first, dtype)
+        with torch._C.DisableTorchFunctionSubclass():  # results are ordinary tensors
+            return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in (aten.detach.default, aten.alias.default, aten.clone.default):
+            return args[0].moved()
+        plain = [value.dense() if isinstance(value, Quantized) else value for value in args]
+        named = {k: value.dense() if isinstance(value, Quantized) else value for k, value in (kwargs or {}).items()}
+        return func(*plain, **named)
+
+
+class _Product(torch.autograd.Function):
+    """x W^T; W is packed in both passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Quantized) -> Tensor:
+        ctx.weight = weight
+        return weight.form.multiply(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> Any:
+        return above @ ctx.weight.dense(above.dtype), None
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., inputs) W^T + b, computed in the dtype of `x`."""
+    if not isinstance(weight, Quantized):
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    y: Tensor = _Product.apply(x, weight)
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+def lookup(ids: Tensor, weight: Tensor) -> Tensor:
+    """Rows (..., dim) of a table."""
+    if not isinstance(weight, Quantized):
+        return F.embedding(ids, weight)
+    return weight.form.rows(weight.parts, tuple(weight.shape), ids).to(weight.dtype)
+
+
+def dense(weight: Tensor) -> Tensor:
+    """The weight as an ordinary tensor."""
+    return weight.dense() if isinstance(weight, Quantized) else weight
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters as they are held; a tied matrix counts once."""
+    return sum(p.stored if isinstance(p, Quantized) else p.nbytes for p in model.parameters())

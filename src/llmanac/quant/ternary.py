@@ -1,0 +1,97 @@
+"""Ternary weights (BitNet b1.58): -1, 0 or 1 times one scale a matrix, with 8-bit activations.
+
+    s = mean |W|,  q = round(clip(W / s, -1, 1)),  W ~ s q           x_t = u_t p_t with 8-bit p_t, as in `int8`
+
+log2(3) = 1.58 bits of information, 2 bits as stored, four to a byte. After training the loss is large; a model that is
+trained through the rounding (`train_through`: its gradient passes as if there were none) learns to use it.
+
+Papers: Ma et al. 2024, "The Era of 1-bit LLMs", section 2; Bengio et al. 2013 for the straight-through gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from llmanac.models._quantized import Form, Quantized
+from llmanac.quant import Quantizer, QuantizerSpec
+from llmanac.quant.int8 import rounded
+
+CARD = {
+    "title": "Ternary weights",
+    "paper": "https://arxiv.org/abs/2402.17764",
+    "reference": "transformers' BitNet: packed codes, scale, and the layer's output",
+    "test": "tests/references/test_quantizers.py::test_ternary_equals_bitnet",
+}
+SMALLEST = 1e-5  # of a scale, as in the paper's code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(QuantizerSpec):
+    """activations: rounded to 8 bits a token (dynamic, as in the paper), or exact."""
+
+    activations: Literal["exact", "dynamic"] = "dynamic"
+
+    def build(self, **dims: Any) -> Ternary:
+        return Ternary(self)
+
+
+def codes_and_scale(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """q (N, K) of -1, 0, 1 and s (1,), float32."""
+    weight = weight.float()
+    scale = weight.abs().mean().clamp(min=SMALLEST)
+    return (weight / scale).round().clamp(-1, 1), scale.reshape(1)
+
+
+class Ternary(Quantizer):
+    """See the module."""
+
+    spec: Spec
+
+    def check(self, shape: tuple[int, ...]) -> str | None:
+        if len(shape) == 2 and shape[0] % 4:
+            return f"has {shape[0]} rows, which is no multiple of 4"
+        return super().check(shape)
+
+    def pack(self, weight: Tensor) -> Quantized:
+        codes, scale = codes_and_scale(weight)
+        quarters = (codes + 1).to(torch.uint8).chunk(4)  # rows i, i + N/4, ... share a byte
+        packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+        return Quantized(FORMS[self.spec.activations], {"": packed, "scale": scale}, tuple(weight.shape), weight.dtype)
+
+    def train_through(self, weight: Tensor) -> Tensor:
+        """The rounded matrix, whose gradient is that of the matrix itself."""
+        codes, scale = codes_and_scale(weight.detach())
+        return weight + (codes * scale - weight).detach().to(weight.dtype)
+
+
+class Exact(Form):
+    """Two bits a number."""
+
+    name = "ternary"
+
+    def codes(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """q, int8."""
+        packed = parts[""]
+        return torch.cat([(packed >> shift & 3).to(torch.int8) for shift in (0, 2, 4, 6)]) - 1
+
+    def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+        return self.codes(parts) * parts["scale"].float()
+
+
+class Dynamic(Exact):
+    """The same with 8-bit activations."""
+
+    name = "ternary-dynamic"
+
+    def multiply(self, x: Tensor, weight: Quantized) -> Tensor:
+        given, scale = rounded(x.flatten(0, -2))
+        sums = torch._int_mm(given.contiguous(), self.codes(weight.parts).t())
+        return (sums * scale * weight.parts["scale"].float()).to(x.dtype).view(*x.shape[:-1], -1)
+
+
+FORMS: dict[str, Form] = {"exact": Exact(), "dynamic": Dynamic()}
