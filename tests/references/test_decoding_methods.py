@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,14 +11,32 @@ import scipy.stats
 import torch
 from transformers.generation.logits_process import (
     LogitsProcessorList,
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
+from llmanac.core.errors import RequestError
 from llmanac.generate._requests import Options, Request, decoding_of
 from llmanac.generate._sampling import choose
-from llmanac.generate.decoding import compose, greedy, temperature, top_k, top_p
+from llmanac.generate.decoding import (
+    compose,
+    count_penalty,
+    greedy,
+    logit_bias,
+    min_p,
+    no_repeat_ngram,
+    repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
+    typical,
+)
 
 torch.set_num_threads(1)  # the tensors here are tiny: a second thread only waits
 
@@ -68,6 +87,88 @@ def test_top_p_of_a_large_vocabulary_equals_transformers(p):
     assert p != 0.9 or (int(sizes.min()) < 20 and int(sizes.max()) > top_p.HEAD)
     alone = torch.cat([top_p.Spec(p=p).build()(row[None]) for row in logits])
     assert torch.equal(alone, ours)
+
+
+@pytest.mark.parametrize("scale", [0.05, 2.0, 20.0])
+@pytest.mark.parametrize("m", [0.0, 0.01, 0.3, 1.0])
+def test_min_p_equals_transformers(m, scale):
+    logits = logits_of(round(m * 100), scale=scale)
+    same_distribution(min_p.Spec(m=m).build()(logits), MinPLogitsWarper(m)(None, logits))
+
+
+@pytest.mark.parametrize("scale", [0.05, 2.0, 20.0])
+@pytest.mark.parametrize("p", [0.01, 0.3, 0.9, 0.999])
+def test_typical_equals_transformers(p, scale):
+    logits = logits_of(round(p * 1000), scale=scale)
+    cut = logits.masked_fill(logits_of(2) > 3, -torch.inf)  # what another method cut
+    for given in (logits, cut):
+        same_distribution(typical.Spec(p=p).build()(given), TypicalLogitsWarper(p)(None, given))
+
+
+class Text(NamedTuple):
+    prompt_ids: tuple
+    ids: list
+
+
+def texts(rows=7, size=501, alphabet=6, length=40):
+    generator = np.random.default_rng(4)
+    drawn = generator.integers(0, alphabet, (rows, length)) * (size // alphabet)
+    return [Text(tuple(row[:9]), row[9:].tolist()) for row in drawn], torch.tensor(drawn)
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3, 5.0])
+def test_repetition_penalty_equals_transformers(penalty):
+    rows, ids = texts()
+    logits = logits_of(5)
+    ours = repetition_penalty.Spec(penalty=penalty).build()(logits, rows)
+    torch.testing.assert_close(ours, RepetitionPenaltyLogitsProcessor(penalty)(ids, logits))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 60])
+def test_no_repeat_ngram_equals_transformers(n):
+    rows, ids = texts()
+    logits = logits_of(6)
+    ours = no_repeat_ngram.Spec(n=n).build()(logits, rows)
+    assert torch.equal(ours, NoRepeatNGramLogitsProcessor(n)(ids, logits.clone()))
+    assert n > 3 or bool((ours == -torch.inf).any())
+    every = [Text((0, 1, 2), [])]
+    assert torch.equal(
+        no_repeat_ngram.Spec(n=1).build()(logits[:1, :3], every), logits[:1, :3]
+    )  # nothing would be left
+
+
+def test_count_penalties_equal_the_formula():
+    rows, ids = texts()
+    logits = logits_of(7)
+    ours = count_penalty.Spec(presence=0.7, frequency=-0.2).build()(logits, rows)
+    counts = np.stack([np.bincount(row.ids, minlength=501) for row in rows])
+    expected = logits.numpy() - 0.7 * (counts > 0) + 0.2 * counts
+    torch.testing.assert_close(ours.numpy(), expected)
+
+
+def test_logit_bias_equals_transformers():
+    rows, ids = texts()
+    logits = logits_of(8)
+    ours = logit_bias.Spec(ids=(3, 77), biases=(-100.0, 2.5)).build()(logits, rows)
+    torch.testing.assert_close(ours, SequenceBiasLogitsProcessor([[[3], -100.0], [[77], 2.5]])(ids, logits))
+
+
+def test_options_make_methods_in_the_order_of_transformers():
+    options: Options = {
+        "typical_p": 0.5, "min_p": 0.1, "top_p": 0.9, "top_k": 7, "temperature": 0.8, "no_repeat_ngram": 3,
+        "frequency_penalty": 0.3, "presence_penalty": 0.2, "repetition_penalty": 1.1, "logit_bias": {"5": -1},
+    }  # fmt: skip
+    names = [spec.name for spec in decoding_of(options)]
+    assert names == [
+        "logit-bias", "repetition-penalty", "count-penalty", "no-repeat-ngram", "temperature", "top-k", "top-p",
+        "min-p", "typical",
+    ]  # fmt: skip
+    assert [s.name for s in decoding_of({**options, "temperature": 0.0})] == [*names[:4], "greedy"]
+    assert decoding_of({"min_p": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "temperature": 1.0}) == ()
+    for bad in ({"min_p": 2.0}, {"typical_p": 0.0}, {"repetition_penalty": 0.0}, {"presence_penalty": 3.0},
+                {"no_repeat_ngram": 0.5}, {"logit_bias": {"x": 1}}, {"logit_bias": [1]}):  # fmt: skip
+        with pytest.raises(RequestError, match=next(iter(bad))):
+            decoding_of({"temperature": 1.0, **bad})
 
 
 @pytest.mark.parametrize("heat", [0.1, 0.7, 1.0, 1.5, 10.0])

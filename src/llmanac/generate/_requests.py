@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import RequestError, nearest
+from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.rng import torch_generator
+from llmanac.core.spec import make_method
 from llmanac.generate._allowed import Allowed
 from llmanac.generate._text import TextStream
 from llmanac.generate.constraint import Constraint
-from llmanac.generate.decoding import DecodingSpec, greedy, temperature, top_k, top_p
+from llmanac.generate.decoding import DecodingSpec, greedy
 
 FinishReason = Literal["stop", "length"]
 MOST_SAMPLES = 4096  # of one prompt
@@ -35,6 +36,12 @@ class Options(TypedDict, total=False):
     temperature: 0 (the default) decodes greedily; 1 samples from the model's own distribution.
     top_k: keep the k most probable tokens.
     top_p: keep the most probable tokens up to this mass.
+    min_p: keep the tokens with at least this fraction of the best token's probability.
+    typical_p: keep the tokens whose surprise is nearest to the expected one, up to this mass.
+    repetition_penalty: divide the logits of tokens that the text has already by this.
+    presence_penalty, frequency_penalty: taken off the logits of generated tokens, once and for each occurrence.
+    no_repeat_ngram: no so many tokens in a row occur twice.
+    logit_bias: a table of token ids and what is added to their logits.
     seed: an integer. With the prompt's ids and the sample's number it names the random stream, so a request's tokens
         do not depend on what else is in the batch; the same prompt twice with one seed gives the same text twice.
     stop: one string or several; the text ends before the first to be complete. A special token's text works too.
@@ -43,7 +50,7 @@ class Options(TypedDict, total=False):
     n: samples a prompt.
     logprobs: how many alternatives to report with each generated token's own log-probability.
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
-    decoding: decoding methods in order, in place of temperature, top_k and top_p.
+    decoding: decoding methods in order, in place of all of these.
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
     speculative: False: without the engine's drafter, where it has one. The tokens are the same.
     """
@@ -52,6 +59,13 @@ class Options(TypedDict, total=False):
     temperature: float
     top_k: int | None
     top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    no_repeat_ngram: int | None
+    logit_bias: Mapping[int, float] | None
     seed: int
     stop: str | Items[str]
     stop_ids: Items[int] | None
@@ -248,25 +262,57 @@ def decoding_of(options: Options) -> tuple[DecodingSpec, ...]:
     return Allowed(ids=ids), *_methods(options)
 
 
+# option -> its method, the field, and the value that leaves everything as it is; applied in this order
+METHODS: dict[str, tuple[str, str, Any]] = {
+    "repetition_penalty": ("repetition-penalty", "penalty", 1),
+    "presence_penalty": ("count-penalty", "presence", 0),
+    "frequency_penalty": ("count-penalty", "frequency", 0),
+    "no_repeat_ngram": ("no-repeat-ngram", "n", 0),
+    "temperature": ("temperature", "temperature", 1),
+    "top_k": ("top-k", "k", 0),
+    "top_p": ("top-p", "p", 1),
+    "min_p": ("min-p", "m", 0),
+    "typical_p": ("typical", "p", 1),
+}
+CUTS = ("temperature", "top_k", "top_p", "min_p", "typical_p")  # nothing is drawn from what they leave where T = 0
+
+
 def _methods(options: Options) -> tuple[DecodingSpec, ...]:
+    asked = {name: options.get(name) for name in (*METHODS, "logit_bias") if options.get(name) is not None}
     given = options.get("decoding")
     if given is not None:
-        clash = [k for k in ("temperature", "top_k", "top_p") if options.get(k) is not None]
-        if clash:
-            raise RequestError(f"decoding: give either decoding or {', '.join(clash)}, not both")
+        if asked:
+            raise RequestError(f"decoding: give either decoding or {', '.join(asked)}, not both")
         return tuple(given)
     heat = _number("temperature", options.get("temperature", 0.0), 0, math.inf)
-    k = _optional("top_k", options.get("top_k"), least=1)
-    p = options.get("top_p")
-    p = None if p is None else _number("top_p", p, 0, 1)
-    if heat == 0:
-        return (greedy.Spec(),)
-    specs: list[DecodingSpec] = [] if heat == 1 else [temperature.Spec(temperature=heat)]
-    if k is not None:
-        specs.append(top_k.Spec(k=k))
-    if p is not None and p < 1:
-        specs.append(top_p.Spec(p=p))
-    return tuple(specs)
+    fields: dict[str, dict[str, Any]] = {}
+    for name, (method, field_name, neutral) in METHODS.items():
+        value = asked.get(name)
+        if value is None or value == neutral or (heat == 0 and name in CUTS):
+            continue
+        whole = name in ("top_k", "no_repeat_ngram")
+        fields.setdefault(method, {})[field_name] = (
+            _whole(name, value, least=1) if whole else _number(name, value, -math.inf, math.inf)
+        )
+    specs = _bias(asked.get("logit_bias"))
+    for method, values in fields.items():
+        try:
+            specs.append(make_method("decoding", {"name": method, **values}))
+        except SpecError as error:
+            names = [name for name, (own, _, _) in METHODS.items() if own == method and name in asked]
+            raise RequestError(f"{' or '.join(names)}: {str(error).partition(': ')[2]}") from None
+    return (*specs, greedy.Spec()) if heat == 0 else tuple(specs)
+
+
+def _bias(given: Any) -> list[DecodingSpec]:
+    """The method for `{id: bias}`; ids may be text, as in JSON."""
+    if not given:
+        return []
+    try:
+        found = {int(key): _number("logit_bias", value, -math.inf, math.inf) for key, value in given.items()}
+        return [make_method("decoding", {"name": "logit-bias", "ids": [*found], "biases": [*found.values()]})]
+    except (AttributeError, ValueError, SpecError) as error:
+        raise RequestError(f"logit_bias: expected a table of token ids and numbers ({error})") from None
 
 
 def stop_strings(stop: str | Items[str] | None) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ It is built once and composed once (`compose`), never rebuilt in the loop. A tok
 every row keeps at least one finite logit.
 
 Order. Methods apply from left to right, and the order matters: temperature before top-k or top-p means that the cut is
-made on the tempered distribution. The engine's own order for its three options is temperature, top-k, top-p, the one
-that transformers uses.
+made on the tempered distribution. The engine's own order for its options is the one of transformers: logit bias,
+repetition penalty, presence and frequency penalties, n-gram blocking, temperature, top-k, top-p, min-p, typical.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ LogitsProcessor = Callable[..., Tensor]  # (logits (B, V), sequences) -> (B, V)
 class DecodingSpec(Spec):
     """A decoding method's choices.
 
-    `stochastic` is False for a method that keeps only each row's best token, so that no random number is used.
+    `stochastic` is False for a method that keeps only each row's best token, so that no random number is used;
+    `reads_text` is True for one that looks at the rows' tokens so far.
     """
 
     kind: ClassVar[str] = "decoding"
     stochastic: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = False
 
     def build(self, **dims: Any) -> LogitsProcessor:
         """The closure `(logits (B, V), sequences) -> logits (B, V)`."""

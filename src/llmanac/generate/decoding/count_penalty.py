@@ -1,0 +1,54 @@
+"""Presence and frequency penalties: a constant, and an amount for each occurrence, taken off generated tokens' logits.
+
+    z'_v = z_v - presence [c_v > 0] - frequency c_v         c_v: how often v was generated; the prompt does not count
+
+Negative values favour repetition. The definition is that of OpenAI's API. Logits (B, V) in and out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import SpecError
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
+
+CARD = {
+    "title": "Presence and frequency penalties",
+    "paper": "https://platform.openai.com/docs/guides/text-generation",
+    "reference": "the formula in numpy",
+    "aliases": {"presence-penalty": {"presence": 0.5}, "frequency-penalty": {"frequency": 0.5}},
+    "test": "tests/references/test_decoding_methods.py::test_count_penalties_equal_the_formula",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(DecodingSpec):
+    """`presence` and `frequency`, each between -2 and 2."""
+
+    reads_text: ClassVar[bool] = True
+    presence: float = 0.0
+    frequency: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("presence", "frequency"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise SpecError(f"{name}: {getattr(self, name)} is not between -2 and 2")
+
+    def build(self, **dims: Any) -> LogitsProcessor:
+        presence, frequency = self.presence, self.frequency
+
+        def subtract(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+            out = logits.clone()
+            for row, sequence in zip(out, sequences, strict=False):
+                counts = Counter(sequence.ids)
+                if counts:
+                    amounts = [presence + frequency * count for count in counts.values()]
+                    row[list(counts)] -= torch.tensor(amounts, dtype=row.dtype, device=row.device)
+            return out
+
+        return subtract

@@ -1,0 +1,47 @@
+"""Min-p sampling: tokens with at least a fraction of the best token's probability stay.
+
+    V = {v : p(v) >= m max_u p(u)}
+
+The cut scales with how sure the model is, and needs no sum or sort. Logits (B, V) in and out, with `-inf` for what was
+dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import SpecError
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
+
+CARD = {
+    "title": "Min-p sampling",
+    "paper": "https://arxiv.org/abs/2407.01082",
+    "reference": "transformers MinPLogitsWarper",
+    "test": "tests/references/test_decoding_methods.py::test_min_p_equals_transformers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(DecodingSpec):
+    """`m` in [0, 1]: 0 keeps all, 1 keeps the best token and what ties with it."""
+
+    m: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.m <= 1:
+            raise SpecError(f"m: {self.m} is not between 0 and 1")
+
+    def build(self, **dims: Any) -> LogitsProcessor:
+        if self.m == 0:
+            return lambda logits, sequences=(): logits
+        least = math.log(self.m)
+
+        def cut(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+            return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + least, -torch.inf)
+
+        return cut

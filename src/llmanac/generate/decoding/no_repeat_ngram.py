@@ -1,0 +1,61 @@
+"""N-gram blocking: no n tokens in a row occur twice.
+
+    v is ruled out  iff  x_{t-n+2..t} v occurs in x_{1..t}           x: prompt and generated tokens
+
+Where it would rule out every token, the text goes on unblocked. Logits (B, V) in and out, with `-inf` for what was
+ruled out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import SpecError
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
+
+CARD = {
+    "title": "N-gram blocking",
+    "paper": "https://arxiv.org/abs/1705.04304",
+    "reference": "transformers NoRepeatNGramLogitsProcessor",
+    "test": "tests/references/test_decoding_methods.py::test_no_repeat_ngram_equals_transformers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(DecodingSpec):
+    """`n`: tokens of an n-gram, at least 1."""
+
+    reads_text: ClassVar[bool] = True
+    n: int = 3
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise SpecError(f"n: {self.n} is not at least 1")
+
+    def build(self, **dims: Any) -> LogitsProcessor:
+        n = self.n
+
+        def block(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+            out = logits.clone()
+            for row, sequence in zip(out, sequences, strict=False):
+                again = sorted(followers([*sequence.prompt_ids, *sequence.ids], n))
+                if again:
+                    was = row[again]
+                    row[again] = -torch.inf
+                    if not bool((row > -torch.inf).any()):
+                        row[again] = was
+            return out
+
+        return block
+
+
+def followers(tokens: list[int], n: int) -> set[int]:
+    """What followed the last n - 1 tokens before."""
+    if len(tokens) < n - 1:
+        return set()
+    last = tokens[len(tokens) - n + 1 :]
+    return {tokens[i + n - 1] for i in range(len(tokens) - n + 1) if tokens[i : i + n - 1] == last}

@@ -1,0 +1,50 @@
+"""Repetition penalty: the logits of tokens that the text has already are divided by a factor.
+
+    z'_v = z_v / r  if z_v > 0,  z_v r  if z_v < 0        for every v of the prompt or of what was generated
+
+With r > 1 both lower the token. The penalty does not depend on how often the token occurred; it may also suppress words
+that must be repeated (names, numbers). Logits (B, V) in and out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import SpecError
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
+
+CARD = {
+    "title": "Repetition penalty",
+    "paper": "https://arxiv.org/abs/1909.05858",
+    "reference": "transformers RepetitionPenaltyLogitsProcessor",
+    "test": "tests/references/test_decoding_methods.py::test_repetition_penalty_equals_transformers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(DecodingSpec):
+    """`penalty`: r, above 0; 1 changes nothing."""
+
+    reads_text: ClassVar[bool] = True
+    penalty: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not self.penalty > 0:
+            raise SpecError(f"penalty: {self.penalty} is not above 0")
+
+    def build(self, **dims: Any) -> LogitsProcessor:
+        penalty = self.penalty
+
+        def divide(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+            out = logits.clone()
+            for row, sequence in zip(out, sequences, strict=False):
+                seen = torch.tensor(list({*sequence.prompt_ids, *sequence.ids}), device=row.device)
+                values = row[seen]
+                row[seen] = torch.where(values > 0, values / penalty, values * penalty)
+            return out
+
+        return divide
