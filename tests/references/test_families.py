@@ -812,7 +812,7 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "bert": ("position_embedding_type", "relative_key", "position_embedding_type = 'relative_key' is not supported"),
     "roberta": ("pad_token_id", 63, "pad_token_id is 63, expected an id below 63"),
     "modernbert": ("layer_types", ["chunked"] * 3, "layer_types is .*, expected 4 times full_attention or"),
-    "t5": ("decoder_start_token_id", -1, "decoder_start_token_id is -1, expected the id of a token"),
+    "t5": ("decoder_start_token_id", -1, "decoder_start_token_id is -1, expected a token.s id"),
 }
 ACTIVATION = {"modernbert": "hidden_activation", "t5": "feed_forward_proj"}
 

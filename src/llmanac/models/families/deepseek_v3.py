@@ -36,10 +36,8 @@ OWN: dict[str | tuple[str, ...], str] = {
     "mlp.correction": "mlp.gate.e_score_correction_bias",
     "mlp.shared": "mlp.shared_experts",
 }
-FIXED: dict[str, tuple[Any, ...]] = {
-    "attention_bias": (False,), "norm_topk_prob": (True,), "moe_layer_freq": (None, 1),
-    "scoring_func": (None, "sigmoid"), "topk_method": (None, "noaux_tc"),
-}  # fmt: skip
+FIXED: dict[str, tuple[Any, ...]] = {"attention_bias": (False,), "norm_topk_prob": (True,), "moe_layer_freq": (None, 1)}
+FIXED |= {"scoring_func": (None, "sigmoid"), "topk_method": (None, "noaux_tc")}
 NEUTRAL = "head_dim qk_head_dim num_nextn_predict_layers output_router_logits ep_size aux_loss_alpha seq_aux"
 
 
