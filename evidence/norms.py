@@ -1,0 +1,99 @@
+"""Normalization: LayerNorm and RMSNorm, before and after the parts of a block.
+
+Models of {parameters:,} parameters and {layers} layers, trained on the same {tokens:,} tokens of real text with the
+same learning rate, warm-up included.
+
+Same loss: RMSNorm in place of LayerNorm is {loss} (pre-norm blocks). Faster: {faster}; alone, forward and backward, it
+takes {alone} of LayerNorm's time, and {step} of it in a training step of these models. Simpler: it has
+{fewer:,} parameters fewer, and computes no mean.
+
+Post-norm blocks in place of pre-norm ones, with RMSNorm: {post}. {layers} layers are few: how gradients change with
+depth is measured apart, and so is not shown by these losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from evidence._grid import SHAPE, STEPS, arms, model_spec, paced, recipe, training_steps, verdicts
+from evidence._page import with_interval
+from llmanac.core.spec import make_method
+from llmanac.lab import words
+from llmanac.lab.report import Section, table
+from llmanac.lab.stats import compare_arms, interval, mean
+
+ROWS = ("norm/layernorm", "norm/rmsnorm", "block/pre-norm", "block/post-norm")
+CLAIM = "RMSNorm is faster than LayerNorm at the same loss; pre-norm blocks train better than post-norm ones"
+SEEDS = 3
+TIMED = ("seconds", "ratio")
+TOLERANCE = 1e-3  # float32 training
+ARMS = {
+    "layernorm, pre-norm": {"norm": "layernorm"},
+    "rmsnorm, pre-norm": {},
+    "layernorm, post-norm": {"norm": "layernorm", "block": "post-norm"},
+    "rmsnorm, post-norm": {"block": "post-norm"},
+}
+WIDTHS = (128, 512, 2048)
+
+
+def measure(seed: int, size: str) -> dict[str, Any]:
+    specs = {name: model_spec(size, **parts) for name, parts in ARMS.items()}
+    found: dict[str, Any] = {"arms": arms(specs, seed, size)}
+    if size == "small":
+        return found
+    pre = {name.split(",")[0]: spec for name, spec in specs.items() if "pre" in name}
+    return {**found, "steps": training_steps(pre, 15), "alone": {str(width): alone(width) for width in WIDTHS}}
+
+
+def alone(width: int) -> dict[str, dict[str, float]]:
+    """Forward and backward passes of the norms over a megabyte or so of rows."""
+    x = torch.randn((1 << 19) // width, width, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    norms = {name: make_method("norm", name).build(dim=width) for name in ("layernorm", "rmsnorm")}
+    return paced({name: lambda n=norm: n(x).sum().backward() for name, norm in norms.items()}, 25)
+
+
+def losses(seeds: Sequence[dict[str, Any]], *names: str) -> dict[str, list[float]]:
+    return {name: [one["arms"][name]["bits per byte"] for one in seeds] for name in names}
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    names = list(ARMS)
+    body = [
+        [f"norm alone, width {width}", *(with_interval([s["alone"][width][n]["ratio"] for s in seeds], 2)
+                                         for n in ("layernorm", "rmsnorm"))] for width in seeds[0]["alone"]
+    ]  # fmt: skip
+    steps = [with_interval([s["steps"][n]["ratio"] for s in seeds], 2) for n in ("layernorm", "rmsnorm")]
+    body.append([f"training step, width {SHAPE['dim']}", *steps])
+    said = (
+        "Time against LayerNorm's: CPU time of one thread, medians of paired ratios of interleaved rounds, on a "
+        "busy machine; forward and backward."
+    )
+    return [
+        Section("Bits per byte, held out: norms", [], [verdicts(losses(seeds, *names[:2]))]),
+        Section("Time", [said], [table(["", "layernorm", "rmsnorm"], body)]),
+        Section("Bits per byte, held out: places", ["One learning rate for all; none was tuned for an arm."],
+                [verdicts(losses(seeds, names[1], names[3])), verdicts(losses(seeds, names[0], names[2]))]),
+    ]  # fmt: skip
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = list(ARMS)
+    said = []
+    for first, second in ((names[0], names[1]), (names[1], names[3])):
+        (found,) = compare_arms(losses(seeds, first, second), first, better="lower")
+        own = vars(found)
+        said.append(f"{words.verdict(own, 'seed')} ({words.difference(own)}, 95% interval {words.interval(own)})")
+    widest = [s["alone"][str(WIDTHS[-1])]["rmsnorm"]["ratio"] for s in seeds]
+    step = [s["steps"]["rmsnorm"]["ratio"] for s in seeds]
+    quick = len(seeds) > 1 and interval(step)[1] < 1
+    counts = seeds[0]["arms"]
+    return {
+        "parameters": int(counts[names[1]]["parameters"]), "layers": SHAPE["layers"],
+        "tokens": STEPS * recipe("full").train.batch_tokens, "loss": said[0], "post": said[1],
+        "faster": "the step is faster" if quick else "the difference in a step is not certain",
+        "alone": f"{mean(widest):.0%}", "step": f"{mean(step):.1%}",
+        "fewer": int(counts[names[0]]["parameters"] - counts[names[1]]["parameters"]),
+    }  # fmt: skip
