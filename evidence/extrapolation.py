@@ -29,7 +29,7 @@ from evidence._grid import LENGTH, STEPS, model_spec, recipe, text, trained, tra
 from evidence._page import with_interval
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.lab._svg import Line, line_chart
+from llmanac.lab.classification.page import curve_chart
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 
@@ -44,7 +44,6 @@ POSITIONS: dict[str, Any] = {
 }  # fmt: skip
 FACTOR = 4
 SCALINGS = {"linear": FACTOR, "dynamic": FACTOR, "dynamic, factor 1": 1, "yarn": FACTOR, "llama3": FACTOR}
-PARTS = 2 * FACTOR  # halves of the training length
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
@@ -118,35 +117,38 @@ def past(losses: Sequence[float]) -> float:
     return mean(losses[2:4])
 
 
+def nats(seeds: Sequence[dict[str, Any]]) -> dict[str, list[list[float]]]:
+    """Loss by position of each seed, by arm."""
+    return {name: [one["by position"][name] for one in seeds] for name in seeds[0]["by position"]}
+
+
+def perplexity(seeds: Sequence[dict[str, Any]], part: str, ranges: slice) -> dict[str, list[float]]:
+    """Of each seed over a range of halves of the training length, by scaling."""
+    ways = seeds[0]["scaled"]["ways"]
+    return {way: [math.exp(mean(s["scaled"]["ways"][way][part][ranges])) for s in seeds] for way in ways}
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
-    curves = {name: [one["by position"][name] for one in seeds] for name in seeds[0]["by position"]}
-    heads = ["", *(f"{i * LENGTH // 2}–{(i + 1) * LENGTH // 2}" for i in range(PARTS))]
+    curves = nats(seeds)
+    heads = ["", *(f"{i * LENGTH // 2}–{(i + 1) * LENGTH // 2}" for i in range(2 * FACTOR))]
     body = [[name, *(with_interval(c) for c in zip(*runs, strict=True))] for name, runs in curves.items()]
     body = [[*row, *[""] * (len(heads) - len(row))] for row in body]
-    lines = []
-    for shade, (name, runs) in enumerate(curves.items()):
-        columns = list(zip(*runs, strict=True))
-        points = [((i + 0.5) * LENGTH / 2, mean(c)) for i, c in enumerate(columns)]
-        lines.append(Line(name, points, [interval(c) for c in columns] if len(seeds) > 1 else [], shade))
-    chart = {"svg": line_chart(lines, "position", "nats a token", "Loss by position"),
-             "caption": f"Trained on rows of {LENGTH}; mean and 95% interval over the seeds."}  # fmt: skip
-    after = {name: [past(run) for run in runs] for name, runs in curves.items()}
-    after = {"learned": after.pop("learned"), **after}
+    points = {
+        name: {(i + 0.5) * LENGTH / 2: list(c) for i, c in enumerate(zip(*runs, strict=True))}
+        for name, runs in curves.items()
+    }
+    chart = {"svg": curve_chart(points, "position", "nats a token", "Loss by position"),
+             "caption": f"Trained on rows of {LENGTH}; a dot is one seed."}  # fmt: skip
+    after = {name: [past(run) for run in curves[name]] for name in ("learned", *(n for n in curves if n != "learned"))}
     costs = [
         [name, f"{seeds[0]['parameters'][name]:,}", f"{max(s['distances'][name] for s in seeds):.1g}",
          with_interval([s["steps"][name]["ratio"] for s in seeds], 2)]
         for name in curves
     ]  # fmt: skip
-    ways: dict[str, Any] = {way: [s["scaled"]["ways"][way] for s in seeds] for way in seeds[0]["scaled"]["ways"]}
-    unscaled = {way: [math.exp(mean(f["long"][2:])) for f in found] for way, found in ways.items()}
-    short = [[way, *(with_interval(v, 2) for v in (
-        [math.exp(mean(f["short"])) for f in found],
-        [math.exp(mean(f["long"][:2])) for f in found],
-        [math.exp(past(f["long"])) for f in found],
-        [math.exp(mean(f["long"][4:])) for f in found],
-    ))] for way, found in ways.items()]  # fmt: skip
-    inside = f"0–{LENGTH}"
-    names = ["", f"rows of {LENGTH}", inside, f"{LENGTH}–{2 * LENGTH}", f"{2 * LENGTH}–{4 * LENGTH}"]
+    read = (("short", slice(0, 2)), ("long", slice(0, 2)), ("long", slice(2, 4)), ("long", slice(4, None)))
+    found = [perplexity(seeds, *how) for how in read]
+    ways = [[way, *(with_interval(one[way], 2) for one in found)] for way in found[0]]
+    names = ["", f"rows of {LENGTH}", *(f"{a * LENGTH}–{b * LENGTH}" for a, b in ((0, 1), (1, 2), (2, FACTOR)))]
     return [
         Section("Loss by position", ["Nats a token, by ranges of positions."], [table(heads, body, 0)], [chart]),
         Section(f"The {LENGTH} positions after the training length", [], [verdicts(after, "nat")]),
@@ -155,30 +157,29 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
             "Time of a forward and backward pass against RoPE's: CPU time of one thread, medians of paired ratios of "
             "interleaved rounds on a busy machine."],
             [table(["", "parameters", "change of logits", "time"], costs, 0)]),
-        Section(f"Perplexity past the training length ({LENGTH}–{4 * LENGTH}), by scaling", [],
-                [verdicts(unscaled, "")]),
-        Section("Perplexity by scaling and position", [f"The first column is for rows of {LENGTH} tokens, where "
-                "`dynamic` changes nothing; the others for rows of "
-                f"{4 * LENGTH}."], [table(names, short, 0)]),
+        Section(f"Perplexity past the training length ({LENGTH}–{FACTOR * LENGTH}), by scaling", [],
+                [verdicts(perplexity(seeds, "long", slice(2, None)), "")]),
+        Section("Perplexity by scaling and position", [
+            f"The first column is for rows of {LENGTH} tokens, the others for rows of {FACTOR * LENGTH}."],
+            [table(names, ways, 0)]),
     ]  # fmt: skip
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    curves = {name: [one["by position"][name] for one in seeds] for name in seeds[0]["by position"]}
+    curves = nats(seeds)
     change = {name: [past(run) - run[1] for run in runs] for name, runs in curves.items()}
     after = {name: mean([past(run) for run in runs]) for name, runs in curves.items()}
     apart = [b - a for a, b in zip(change["rope"], change["learned"], strict=True)]
-    certain = len(seeds) > 1 and interval(apart)[0] > 0
-    ways = {way: mean([math.exp(mean(s["scaled"]["ways"][way]["long"][2:])) for s in seeds])
-            for way in seeds[0]["scaled"]["ways"]}  # fmt: skip
+    ways = {way: mean(values) for way, values in perplexity(seeds, "long", slice(2, None)).items()}
     winner = min((way for way in ways if way != "unscaled"), key=lambda way: ways[way])
     times = {name: mean([s["steps"][name]["ratio"] for s in seeds]) for name in ("relative", "t5", "alibi")}
     return {
         "parameters": seeds[0]["parameters"]["rope"], "length": LENGTH, "long": FACTOR * LENGTH, "rows": 2 * LENGTH,
         "tokens": STEPS * recipe("full").train.batch_tokens, "factor": FACTOR,
-        "claim": "holds" if certain else "not shown here", "rope": f"{mean(change['rope']):+.3f}",
-        "learned": f"{mean(change['learned']):+.3f}", "best": min(after, key=lambda name: after[name]),
-        "slower": ", ".join(f"{name} {ratio:.2f} times the time of RoPE" for name, ratio in times.items()),
+        "claim": "holds" if len(seeds) > 1 and interval(apart)[0] > 0 else "not shown here",
+        "rope": f"{mean(change['rope']):+.3f}", "learned": f"{mean(change['learned']):+.3f}",
+        "best": min(after, key=lambda name: after[name]),
+        "slower": ", ".join(f"{name} takes {ratio:.2f} times as long as RoPE" for name, ratio in times.items()),
         "winner": winner, "winning": f"{ways[winner]:.2f}", "plain": f"{ways['unscaled']:.2f}",
         "cut": f"{mean([math.exp(s['scaled']['cut']) for s in seeds]):.2f}",
     }  # fmt: skip
