@@ -4,9 +4,9 @@ At initialisation, queries and keys of independent numbers of variance 1 are sco
 {keys} keys, so that the entropy is {most:.2f} nats at most. With the plain dot product the scores' standard
 deviation is the root of the width, so at width {wide} the softmax is all but a choice of one key: entropy
 {dot:.2f} nats, and the median gradient that reaches the scores of a query is {less} of that at width {narrow}. Scaled
-by the root, the entropy is {scaled} at every width. The bilinear form starts with scores of variance 1, as its weights
-are drawn; the nonlinear one is bounded by its tanh. The claim that dot is unstable at large widths and scaled dot is
-not {holds}.
+by the root, the entropy is {scaled} nats at every width. The bilinear form starts with scores of variance 1, as its
+weights are drawn; the nonlinear one is bounded by its tanh. The claim {holds}: dot is unstable at large widths, scaled
+dot is not.
 
 Models of about {parameters:,} parameters with heads of {head} numbers, trained on the same {tokens:,} tokens of real
 text, show how much of it is left after training. Against scaled dot the loss differs by {trained} with dot, by
