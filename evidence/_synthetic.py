@@ -71,21 +71,6 @@ def right(model: Any, rows: Rows) -> np.ndarray:
     return np.where(targets == IGNORE, np.nan, said == targets)
 
 
-def of_size(spec: dict[str, Any], vocab_size: int, parameters: int, seed: int) -> Any:
-    """The model with its feed-forward layers as wide as the number of parameters allows, and initial weights.
-
-    Every block of `spec` has a gated feed-forward layer without a width.
-    """
-    blocks, count = spec["blocks"], spec["layers"]
-
-    def build(width: int) -> Any:
-        sized = [{**block, "ffn": {"name": "swiglu", "width": width}} for block in blocks]
-        return make_method("lm", {**spec, "blocks": sized}).build(vocab_size=vocab_size)
-
-    room = parameters - build(1).parameter_count()
-    return writing(build(1 + max(0, room) // (3 * spec["dim"] * count)).initialise(seed), seed)
-
-
 @torch.no_grad()
 def writing(model: Any, seed: int) -> Any:
     """Draw the matrices that start at 0, those that write to the residual stream, like all others; returns the model.

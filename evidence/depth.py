@@ -170,9 +170,10 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 f"from {post_last:.2g} in the last block to {post_first:.2g} in the first; in pre-norm blocks it "
                 f"does not ({pre_last:.2g} and {pre_first:.2g})."),
         verdict(shrink["pre-norm"] > 1.5 * shrink["post-norm"],
-                f"from {depths[0]} to {deep} blocks the last block's gradient falls {shrink['pre-norm']:.1f} times "
-                f"with pre-norm and {shrink['post-norm']:.1f} times with post-norm; Xiong et al. derive the square "
-                f"root of the depth ({math.sqrt(int(deep) / int(depths[0])):.1f}) and no fall."),
+                f"from {depths[0]} to {deep} blocks the last block's gradient goes from "
+                + " and from ".join(f"{ends(b, depth=depths[0])[1]:.2g} to {ends(b)[1]:.2g} ({b})" for b in BLOCKS[:2])
+                + "; Xiong et al. derive a fall by the square root of the depth "
+                f"({math.sqrt(int(deep) / int(depths[0])):.1f} times) for pre-norm, and none for post-norm."),
         verdict(all(loss("post-norm", d) > loss("pre-norm", d) + 0.1 for d in tried if d != depths[0]),
                 f"without warm-up, post-norm against pre-norm: loss {', '.join(gap)} blocks; ln {TOKENS} = "
                 f"{math.log(TOKENS):.2f} is what a model has that ignores its input."),

@@ -121,7 +121,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     right_by = [[n, *(percent(over(seeds, "models", n, "right", lag)) for lag in lags)] for n in models]
     tables = []
     for when in ("before", "after"):
-        rows = [[n, *(f"{value:.2g}" for value in relative(seeds, n, when))] for n in models]
+        rows = [[n, *(small(value) for value in relative(seeds, n, when))] for n in models]
         tables.append(table([f"{when} training, at distance", *map(str, DISTANCES)], rows))
     lines = [
         Line(f"{n}, {when}", list(zip(DISTANCES, np.log10(relative(seeds, n, when)).tolist(), strict=True)),
@@ -148,6 +148,11 @@ def relative(seeds: Sequence[dict[str, Any]], name: str, when: str) -> list[floa
     return [math.exp(mean(values)) for values in zip(*ratios, strict=True)]
 
 
+def small(value: float) -> str:
+    """A ratio of gradients; what is near float32's smallest number is no number."""
+    return f"{value:.2g}" if value > 1e-20 else "below 1e-20"
+
+
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of the text."""
     counts, far = seeds[0]["counted"], DISTANCES[-1]
@@ -159,9 +164,9 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     between = {n: interval(values) if len(values) > 1 else (values[0], values[0]) for n, values in gains.items()}
     findings = [
         verdict(before["rnn"] < 1e-6 < min(before["gru"], before["lstm"]),
-                f"at initialisation the gradient at distance {far} is, over that at distance 1, {before['rnn']:.1g} "
-                f"for the vanilla network, {before['gru']:.1g} for the GRU and {before['lstm']:.1g} for the LSTM; "
-                f"after training {after['rnn']:.1g}, {after['gru']:.1g} and {after['lstm']:.1g}."),
+                f"at initialisation the gradient at distance {far} is, over that at distance 1, {small(before['rnn'])} "
+                f"for the vanilla network, {small(before['gru'])} for the GRU and {small(before['lstm'])} for the "
+                f"LSTM; after training {small(after['rnn'])}, {small(after['gru'])} and {small(after['lstm'])}."),
         verdict(all(len(set(state[n])) == 1 for n in ("rnn", "gru", "lstm")),
                 f"the state has {state['rnn'][0]}, {state['gru'][0]} and {state['lstm'][0]} bytes (rnn, gru, lstm) "
                 f"after {LENGTHS[0]} tokens and after {LENGTHS[1]}; the Transformer's cache "
@@ -173,6 +178,12 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "LSTM from them, paired by seed, have 95% intervals from "
                 + " and from ".join(f"{low:+.0%} to {high:+.0%}" for low, high in between.values()) + "."),
     ]  # fmt: skip
+    idle = [n for n in MODELS if mean(score[n]) < 1.5 / ALPHABET]
+    if idle:
+        findings.append(
+            f"Not learned in these steps, so that its gradients after training say little: {', '.join(idle)}."
+        )
+    findings.append("The other models: " + ", ".join(f"{n} {mean(score[n]):.0%}" for n in MODELS[3:]) + ".")
     return {
         **SIZES["full"], "symbols": SYMBOLS, "alphabet": ALPHABET, "lags": ", ".join(map(str, LAGS)), "lr": LR,
         "chance": 1 / ALPHABET, "findings": bullets(findings),
