@@ -191,8 +191,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         verdict(at("linear", "many") < at("full", "many"),
                 f"with {KEYS} facts beyond {reach}, linear attention is right in {at('linear', 'many'):.0%}, random "
                 f"features in {at('random-features', 'many'):.0%}, softmax in {at('full', 'many'):.0%}; "
-                f"knowing the values but not their keys gives {values_alone(KEYS):.0%}. After {LONGER} times the steps linear attention is right in "
-                f"{at('linear-longer', 'many'):.0%}."),
+                f"knowing the values but not their keys gives {values_alone(KEYS):.0%}. "
+                f"After {LONGER} times the steps linear attention is right in {at('linear-longer', 'many'):.0%}."),
         verdict(all(last < first for first, last in errors.values()),
                 f"from {COUNTS[0]} to {COUNTS[-1]} random features the error falls from "
                 + " and from ".join(f"{a:.2f} to {b:.2f} (scores of deviation {s})" for s, (a, b) in errors.items())
