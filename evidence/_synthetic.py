@@ -20,7 +20,7 @@ from llmanac.lab.stats import mean
 from llmanac.models._layers import init_normal
 from llmanac.train._step import Stepper
 
-WORK = Path(__file__).resolve().parent.parent / "studies"
+WORK = Path(__file__).resolve().parent.parent / "studies" / "evidence"  # what `run.py` removes with a page's seeds
 Rows = tuple[np.ndarray, np.ndarray]  # ids (B, T) or (B, n T), targets (B, T)
 
 
@@ -85,7 +85,7 @@ def writing(model: Any, seed: int) -> Any:
 
 
 def once(study: str, run: str, make: Callable[[], Any]) -> Any:
-    """The result of one run of a study, kept in `studies/`, so that an interrupted study goes on."""
+    """The result of one run of a study, kept until its page is written, so that an interrupted study goes on."""
     path = WORK / study / f"{run}.json"
     if not path.exists():
         files.write_json(path, make())
