@@ -36,7 +36,10 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 ROUNDS = 3
 FULL = "multi-head"  # what the others are compared with
 MARGIN = 0.05  # differences of time that are smaller do not count
-COSTS = ("forward operations", "backward operations", "forward bytes", "training bytes", "decode operations", "state")
+COSTS = (
+    "forward operations", "backward operations", "forward bytes", "training bytes", "decode operations",
+    "decode bytes", "state",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Theory:
     """How a mixer's costs grow with the length s: s^2, s, s log s or 1.
 
     work: operations of a pass over s tokens, as the paper has it; d is the width, w the window, N the states.
-    memory: bytes of a pass; decode: operations of the next token; state: bytes kept for it.
+    memory: bytes of a pass; decode: operations and bytes of the next token; state: bytes kept for it.
     """
 
     work: str
@@ -287,7 +290,7 @@ def expected(name: str, lengths: Sequence[float]) -> dict[str, float]:
     theory = theory_of(name)
     if theory is None:
         return {}
-    growth = (theory.work, theory.work, theory.memory, theory.memory, theory.decode, theory.state)
+    growth = (theory.work, theory.work, theory.memory, theory.memory, theory.decode, theory.decode, theory.state)
     return {cost: slope(lengths, [GROWTH[g](s) for s in lengths]) for cost, g in zip(COSTS, growth, strict=True)}
 
 
