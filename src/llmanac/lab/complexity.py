@@ -208,25 +208,29 @@ def measure(text: str, length: int, dim: int = 64, *, timed: bool = True) -> dic
             operations(backward()),
             float(allocated(both) or math.nan),
         )
-        x = x.detach()
-        token, state = x[:, -1:], subject.model.start(1)
-        with torch.no_grad():  # under inference_mode attention would be one operation that is not counted
-            subject(x[:, :-1], state)
-            mark, counts = state.mark(), list(state.counts)
-
-            def decode() -> None:
-                state.rewind(mark, counts)
-                subject(token, state)
-
-            with Operations() as counted:
-                subject(token, state)
-            found["decode operations"], found["state"] = counted.total, float(state.nbytes)
-            found["decode bytes"] = float(allocated(decode) or math.nan)
-            if timed:
-                found["decode seconds"] = seconds(lambda: decode)
         if timed:
             found["forward seconds"] = seconds(lambda: forward)
             found["backward seconds"] = seconds(backward)
+    return found | decoding(subject, x.detach(), timed)
+
+
+def decoding(subject: Subject, x: torch.Tensor, timed: bool = True) -> dict[str, float]:
+    """The costs of decoding the last token of x (1, s, d) after the others, and the bytes of the state."""
+    token, state = x[:, -1:], subject.model.start(1)
+    with one_thread(), torch.no_grad():  # under inference_mode attention would be one operation that is not counted
+        subject(x[:, :-1], state)
+        mark, counts = state.mark(), list(state.counts)
+
+        def decode() -> None:
+            state.rewind(mark, counts)
+            subject(token, state)
+
+        with Operations() as counted:
+            subject(token, state)
+        found = {"decode operations": counted.total, "state": float(state.nbytes)}
+        found["decode bytes"] = float(allocated(decode) or math.nan)
+        if timed:
+            found["decode seconds"] = seconds(lambda: decode)
     return found
 
 
