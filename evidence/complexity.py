@@ -31,8 +31,11 @@ from llmanac.core.types import Batch
 from llmanac.lab import complexity
 from llmanac.lab.report import Section, table
 
-ROWS = ("compare/rnn-transformer",)
-CLAIM = "T d^2 against T^2 d operations; a state of O(1) against a cache of O(T)"
+ROWS = ("compare/rnn-transformer", "lm/mamba", "lm/s4", "attention/flash")
+CLAIM = (
+    "T d^2 against T^2 d operations, a state of O(1) against a cache of O(T); flash attention takes O(s) memory; state "
+    "spaces take O(s) or O(s log s) work and a constant state"
+)
 SEEDS = 1
 TIMED = ("forward seconds", "backward seconds", "decode seconds", "tokens per second")
 TOLERANCE = 0.02  # the allocator rounds, and releases of torch differ in small tensors

@@ -486,6 +486,22 @@ def test_names_of_a_state_dict_are_read_too(case, tmp_path):
     assert torch.equal(ours_on(load_model(tmp_path, dtype="float64", device="cpu"), case, ids), expected)
 
 
+@pytest.mark.parametrize("case", ["llama, dynamic rope", "llama, longrope", "phi3, longrope", "llama, yarn rope"])
+def test_a_short_prompt_after_a_long_one_is_as_it_is_alone(case, tmp_path):
+    """In one model object, in one batch and in the engine; trained at 16 tokens."""
+    model = theirs(case)
+    ours, (short, long) = ours_of(model, tmp_path), (tokens(1, 7), tokens(1, 40, seed=5))
+    alone = [ours_of(model, tmp_path)(ids).logits for ids in (short, long)]
+    for ids, expected in ((long, alone[1]), (short, alone[0]), (long, alone[1])):
+        assert torch.equal(ours(ids).logits, expected)
+    both = ours(Batch.padded([long[0].tolist(), short[0].tolist()])).logits
+    torch.testing.assert_close(both[1:, :7], alone[0], rtol=0, atol=1e-12)
+    prompts = [long[0].tolist(), short[0].tolist(), long[0, 3:].tolist()]
+    engine = Engine(ours)
+    together = [answer.ids for answer in engine.generate(prompts, max_new_tokens=6)]
+    assert together == [engine.generate(prompt, max_new_tokens=6)[0].ids for prompt in prompts]
+
+
 def test_embeddings_of_gemma_are_scaled_in_their_own_dtype(tmp_path):
     """sqrt(32) is 5.65625 in bfloat16, which the models were trained with; given embeddings are scaled already."""
     model = theirs("gemma")
@@ -812,7 +828,7 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "bert": ("position_embedding_type", "relative_key", "position_embedding_type = 'relative_key' is not supported"),
     "roberta": ("pad_token_id", 63, "pad_token_id is 63, expected an id below 63"),
     "modernbert": ("layer_types", ["chunked"] * 3, "layer_types is .*, expected 4 times full_attention or"),
-    "t5": ("decoder_start_token_id", -1, "decoder_start_token_id is -1, expected the id of a token"),
+    "t5": ("decoder_start_token_id", -1, "decoder_start_token_id is -1, expected a token.s id"),
 }
 ACTIVATION = {"modernbert": "hidden_activation", "t5": "feed_forward_proj"}
 

@@ -36,7 +36,10 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 ROUNDS = 3
 FULL = "multi-head"  # what the others are compared with
 MARGIN = 0.05  # differences of time that are smaller do not count
-COSTS = ("forward operations", "backward operations", "forward bytes", "training bytes", "decode operations", "state")
+COSTS = (
+    "forward operations", "backward operations", "forward bytes", "training bytes", "decode operations",
+    "decode bytes", "state",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Theory:
     """How a mixer's costs grow with the length s: s^2, s, s log s or 1.
 
     work: operations of a pass over s tokens, as the paper has it; d is the width, w the window, N the states.
-    memory: bytes of a pass; decode: operations of the next token; state: bytes kept for it.
+    memory: bytes of a pass; decode: operations and bytes of the next token; state: bytes kept for it.
     """
 
     work: str
@@ -205,25 +208,29 @@ def measure(text: str, length: int, dim: int = 64, *, timed: bool = True) -> dic
             operations(backward()),
             float(allocated(both) or math.nan),
         )
-        x = x.detach()
-        token, state = x[:, -1:], subject.model.start(1)
-        with torch.no_grad():  # under inference_mode attention would be one operation that is not counted
-            subject(x[:, :-1], state)
-            mark, counts = state.mark(), list(state.counts)
-
-            def decode() -> None:
-                state.rewind(mark, counts)
-                subject(token, state)
-
-            with Operations() as counted:
-                subject(token, state)
-            found["decode operations"], found["state"] = counted.total, float(state.nbytes)
-            found["decode bytes"] = float(allocated(decode) or math.nan)
-            if timed:
-                found["decode seconds"] = seconds(lambda: decode)
         if timed:
             found["forward seconds"] = seconds(lambda: forward)
             found["backward seconds"] = seconds(backward)
+    return found | decoding(subject, x.detach(), timed)
+
+
+def decoding(subject: Subject, x: torch.Tensor, timed: bool = True) -> dict[str, float]:
+    """The costs of decoding the last token of x (1, s, d) after the others, and the bytes of the state."""
+    token, state = x[:, -1:], subject.model.start(1)
+    with one_thread(), torch.no_grad():  # under inference_mode attention would be one operation that is not counted
+        subject(x[:, :-1], state)
+        mark, counts = state.mark(), list(state.counts)
+
+        def decode() -> None:
+            state.rewind(mark, counts)
+            subject(token, state)
+
+        with Operations() as counted:
+            subject(token, state)
+        found = {"decode operations": counted.total, "state": float(state.nbytes)}
+        found["decode bytes"] = float(allocated(decode) or math.nan)
+        if timed:
+            found["decode seconds"] = seconds(lambda: decode)
     return found
 
 
@@ -287,7 +294,7 @@ def expected(name: str, lengths: Sequence[float]) -> dict[str, float]:
     theory = theory_of(name)
     if theory is None:
         return {}
-    growth = (theory.work, theory.work, theory.memory, theory.memory, theory.decode, theory.state)
+    growth = (theory.work, theory.work, theory.memory, theory.memory, theory.decode, theory.decode, theory.state)
     return {cost: slope(lengths, [GROWTH[g](s) for s in lengths]) for cost, g in zip(COSTS, growth, strict=True)}
 
 

@@ -114,9 +114,18 @@ def _theirs(place: Path, data: dict[str, Any], packed: PackedWeights | None) -> 
         spec, vocab_size = chosen.to_spec(config)
     except SpecError as error:
         raise _named(error, path, fields) from error
+    skipped = _further(config, chosen, spec)
     config.finish()
     claim = Claim(path, spec, vocab_size, chosen.names, fields, config.sizes)
-    return claim, packed or Weights(place, chosen.ignored, chosen.prefix)
+    return claim, packed or Weights(place, chosen.ignored, chosen.prefix, skipped=skipped)
+
+
+def _further(config: Any, chosen: Any, spec: Any) -> tuple[str, ...]:
+    """Beginnings of the names of layers after the model's own, which are not read."""
+    count = config.get(chosen.further, 0) if chosen.further else 0
+    if type(count) is not int or not 0 <= count <= MOST_FURTHER:
+        raise CheckpointError(f"{config.path}: {chosen.further} is {shown(count)}, expected 0 to {MOST_FURTHER}")
+    return tuple(f"{chosen.names[0].layers.replace('*', str(spec.layers + i))}" for i in range(count))
 
 
 def _named(error: SpecError, path: Path, fields: Mapping[str, str]) -> CheckpointError:
@@ -138,6 +147,7 @@ def _skeleton(claim: Claim, spec: Any) -> Transformer:
     return model
 
 
+MOST_FURTHER = 16
 STACKS = (("layers", "blocks", "model.layers."), ("encoder_layers", "encoder", "encoder.layers."))
 
 

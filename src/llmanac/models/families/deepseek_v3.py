@@ -38,8 +38,7 @@ OWN: dict[str | tuple[str, ...], str] = {
 }
 FIXED: dict[str, tuple[Any, ...]] = {"attention_bias": (False,), "norm_topk_prob": (True,), "moe_layer_freq": (None, 1)}
 FIXED |= {"scoring_func": (None, "sigmoid"), "topk_method": (None, "noaux_tc")}
-# what follows from other sizes; further heads, what is returned, and how experts were trained
-NEUTRAL = "head_dim qk_head_dim num_nextn_predict_layers output_router_logits ep_size aux_loss_alpha seq_aux"
+NEUTRAL = "head_dim qk_head_dim output_router_logits ep_size aux_loss_alpha seq_aux"
 
 
 class Stretched(Rope):
@@ -117,4 +116,5 @@ FAMILY = Family(
     names=(Names(table=OWN), Names(table={**OWN, **STACKED.table})),
     writes=UNDROPPED,
     neutral=frozenset(NEUTRAL.split()),
+    further="num_nextn_predict_layers",
 )

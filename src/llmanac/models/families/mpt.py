@@ -22,7 +22,7 @@ from llmanac.models.positions.alibi import Spec as ALiBi
 
 # dropout, how a model is initialised and trained, and positions that ALiBi replaces
 NEUTRAL = """
-auto_map emb_pdrop embedding_fraction init_config init_device learned_pos_emb verbose
+emb_pdrop embedding_fraction init_config init_device learned_pos_emb tokenizer_name verbose
 """
 # transformers' model has these, whatever its config says
 ATTENTION = (
