@@ -21,6 +21,7 @@ from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
 from llmanac.models._layers import Embedding, Product
+from llmanac.models._packed_files import Layout, OwnLayout
 from llmanac.models._quantized import Quantized, stored_bytes
 
 
@@ -64,6 +65,8 @@ class QuantizerSpec(Spec):
 
 class Quantizer:
     """Packs matrices; see the module. Subclasses define `pack`, or `pack_all` where layers depend on each other."""
+
+    layout: ClassVar[type[Layout] | None] = OwnLayout  # of its files; None where nothing is packed
 
     def __init__(self, spec: QuantizerSpec) -> None:
         self.spec = spec

@@ -57,7 +57,7 @@ class Binary(Quantizer):
     def pack(self, weight: Tensor) -> Quantized:
         parts = weight.float().split(self.spec.group, 1)
         scale = torch.stack([part.abs().mean(1) for part in parts], 1).to(torch.float16)
-        bits = (weight >= 0).view(len(weight), -1, 8) << torch.arange(8, device=weight.device)
+        bits = (weight >= 0).long().view(len(weight), -1, 8) << torch.arange(8, device=weight.device)
         codes = bits.sum(-1).to(torch.uint8)
         form = Signs(self.spec.group)
         return Quantized(form, {"": codes, "scale": scale}, tuple(weight.shape), weight.dtype)
@@ -73,6 +73,10 @@ class Signs(Form):
 
     group: int
     name = "binary"
+
+    @property
+    def quantizer(self) -> dict[str, Any]:
+        return {"name": "binary", "group": self.group}
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         return self._values(parts[""], parts["scale"], shape[1])
