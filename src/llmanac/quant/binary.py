@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
@@ -65,6 +66,9 @@ class Binary(Quantizer):
     def train_through(self, weight: Tensor) -> Tensor:
         """The rounded matrix, whose gradient is that of the matrix itself."""
         return weight + (self.pack(weight.detach()).dense(weight.dtype) - weight).detach()
+
+    def trained_product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, self.train_through(weight).to(x.dtype))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
@@ -156,3 +157,9 @@ class Ternary(Quantizer):
         """The rounded matrix, whose gradient is that of the matrix itself."""
         codes, scale = codes_and_scale(weight.detach())
         return weight + (codes * scale - weight).detach().to(weight.dtype)
+
+    def trained_product(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.spec.activations == "dynamic":
+            codes, scale = rounded(x.detach())
+            x = x + (codes * scale - x).detach().to(x.dtype)
+        return F.linear(x, self.train_through(weight).to(x.dtype))
