@@ -166,7 +166,6 @@ def test_what_is_trained_is_what_is_packed(name):
     quantizer.apply(model)
     assert all(layer.through is None for layer in model.modules() if hasattr(layer, "through"))
     assert loss(model) == pytest.approx(before, abs=1e-4)
-    assert loss(plain) < before  # bits cost something
     quantizer.apply(plain)
     assert before < loss(plain) - 0.3
 
