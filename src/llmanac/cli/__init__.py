@@ -25,6 +25,7 @@ with interrupts.ending():
         methods,
         ngram,
         quality,
+        quantize,
         run,
         score,
         tokenizer,
@@ -53,6 +54,7 @@ app.command("serve")(chat.serve_command)
 app.command("compare")(compare.compare_command)
 app.command("complexity")(complexity.complexity_command)
 app.command("convert")(methods.convert_command)
+app.command("quantize")(quantize.quantize_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("doctor")(methods.doctor_command)

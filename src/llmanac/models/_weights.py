@@ -49,6 +49,8 @@ class Weights:
             weight has; the message names the file and the tensor.
     """
 
+    types: tuple[str, ...] = FLOATS
+
     def __init__(
         self,
         folder: Path,
@@ -107,11 +109,15 @@ class Weights:
                 raise CheckpointError(f"{path}: holds {shown(name)}, as {self.entries[name].path.name} does; keep one")
             about = handle.get_slice(name)
             self.entries[name] = Entry(path, tuple(about.get_shape()), str(about.get_dtype()))
-            if self.entries[name].dtype not in FLOATS:
-                raise CheckpointError(
-                    f"{path}: {shown(name)} has the type {self.entries[name].dtype}; weights are floating-point "
-                    f"numbers ({', '.join(FLOATS)})"
-                )
+            if self.entries[name].dtype not in self.types:
+                raise self.refusal(name, self.entries[name])
+
+    def refusal(self, name: str, entry: Entry) -> CheckpointError:
+        """The error for a tensor of a type that no weight has."""
+        return CheckpointError(
+            f"{entry.path}: {shown(name)} has the type {entry.dtype}; weights are floating-point numbers "
+            f"({', '.join(FLOATS)})"
+        )
 
     def _open(self, path: Path) -> Any:
         if path not in self._handles:
