@@ -178,7 +178,7 @@ class Engine:
         scheduler = self.scheduler()
         for request in requests:
             scheduler.submit(request)
-        with evaluating(self.model):
+        with evaluating(self.model, self.draft_model):
             while scheduler.busy:
                 scheduler.step()
         return [completion for request in requests for completion in completions(request)]
@@ -194,7 +194,7 @@ class Engine:
     def _pieces(self, request: Request) -> Iterator[Piece]:
         scheduler = self.scheduler()
         scheduler.submit(request)
-        with evaluating(self.model):
+        with evaluating(self.model, self.draft_model):
             while scheduler.busy:
                 for sequence in scheduler.step():
                     piece = sequence.take()
@@ -278,13 +278,13 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 
 @contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(*models: Any) -> Iterator[None]:
     """Dropout off while generating, and back as it was afterwards."""
-    training = isinstance(model, torch.nn.Module) and model.training
-    if training:
+    training = [model for model in models if isinstance(model, torch.nn.Module) and model.training]
+    for model in training:
         model.eval()
     try:
         yield
     finally:
-        if training:
+        for model in training:
             model.train()

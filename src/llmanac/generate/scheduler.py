@@ -85,6 +85,7 @@ class Scheduler:
         self.waiting.clear()
         self.table = []
         self.runner.reset()
+        self._forget_drafts()
 
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
@@ -123,6 +124,10 @@ class Scheduler:
         if gained:
             seconds = (time.perf_counter() - start) * len(rows) / gained
             self.speculation.pace(len(rows)).add(drafted, seconds)
+
+    def _forget_drafts(self) -> None:
+        if self.drafter is not None:
+            self.drafter.reset()
 
     def _admit(self) -> None:
         """Give the requests that start now a row each, behind all others."""
@@ -266,6 +271,8 @@ class Scheduler:
         order = _compact([row.sequence is not None for row in self.table], keep)
         self.runner.arrange(_exchanged(order, [row.read == 0 for row in self.table]))
         self.table = [self.table[i] for i in order]
+        if not self.table:
+            self._forget_drafts()
 
 
 def _compact(decoding: list[bool], keep: list[bool]) -> list[int]:

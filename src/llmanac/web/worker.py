@@ -135,7 +135,7 @@ class Worker:
             return started, len(self._jobs) - started
 
     def _run(self) -> None:
-        with evaluating(self.engine.model):
+        with evaluating(self.engine.model, self.engine.draft_model):
             while (job := self._next()) is not _STOP:
                 try:
                     if isinstance(job, Job):
