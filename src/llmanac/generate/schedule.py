@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from llmanac.generate._requests import Sequence as Generated
 
 READ_TOKENS = 2048  # padded prompt tokens a call, and a step where others decode
-LEAST_PIECE, FIRST_PIECE = 16, 64  # tokens of a prompt in a step, where time decides; before anything was measured
+LEAST_PIECE, FIRST_PIECE = 8, 32  # tokens of a prompt in a step, where time decides; before anything was measured
 GROWTH = 32  # tokens by which each running row will grow before a request that starts now may be put back
-SMOOTH = 0.3
+SMOOTH, MARGIN = 0.3, 0.6  # of measured times; of the time that may be used, since later tokens of a prompt cost more
 SCORED_LOGITS = 2**25  # logits held at once while a prompt's own tokens are scored (128 MiB in float32)
 
 
@@ -94,7 +94,7 @@ class Pieces:
             return None
         if not self.decoding or not self.token:
             return FIRST_PIECE
-        fits = int(0.8 * (self.slower - 1) * self.decoding / self.token)  # a margin for what varies
+        fits = int(MARGIN * (self.slower - 1) * self.decoding / self.token)
         return max(LEAST_PIECE, min(READ_TOKENS, fits))
 
     def add(self, decoding: float, reading: float, tokens: int) -> None:

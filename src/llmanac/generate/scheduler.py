@@ -13,7 +13,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,7 +49,10 @@ class Scheduler:
 
     Attributes:
         preemptions: how often a request was put back.
+        clock: seconds, for what is decided by time.
     """
+
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
 
     def __init__(
         self,
@@ -109,16 +112,16 @@ class Scheduler:
             finished: list[tuple[Row, Tensor]] = []
             self._make_room()
             self._admit()
-            times = [time.perf_counter()]
+            times = [self.clock()]
             with self._drafting():
                 calls = deque(schedule(self.table, self.model.vocab_size, self.pieces.most))
                 while calls and self.table[calls[0].start].sequence is not None:
                     call = calls.popleft()
                     moved += self._decode(call, self.table[call.start : call.stop])
-            times.append(time.perf_counter())
+            times.append(self.clock())
             for call in calls:
                 finished += self._read(call, self.table[call.start : call.stop])
-            times.append(time.perf_counter())
+            times.append(self.clock())
             read = sum((call.stop - call.start) * call.tokens for call in calls)
             self.pieces.add(times[1] - times[0] if moved else 0.0, times[2] - times[1], read)
             moved += self._begin(finished)
@@ -136,13 +139,13 @@ class Scheduler:
         if self.drafter is None or not rows:
             yield
             return
-        before, start = [len(row.sequence.token_logprobs) for row in rows if row.sequence], time.perf_counter()
+        before, start = [len(row.sequence.token_logprobs) for row in rows if row.sequence], self.clock()
         drafted = self.speculation.draft(self.drafter, rows, self.model.max_length)
         yield
         after = [len(row.sequence.token_logprobs) for row in rows if row.sequence]
         gained = sum(after) - sum(before)
         if gained:
-            seconds = (time.perf_counter() - start) * len(rows) / gained
+            seconds = (self.clock() - start) * len(rows) / gained
             self.speculation.pace(len(rows)).add(drafted, seconds)
 
     def _forget_drafts(self) -> None:
