@@ -51,6 +51,7 @@ class Words:
 class Request:
     def __init__(self, prompt, samples=1, scored=False):
         self.prompt, self.sequences, self.prompt_logprobs = tuple(prompt), [None] * samples, 0 if scored else None
+        self.rows, self.tokens = samples, len(self.prompt)
 
 
 def rows_of(decoding, reading):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 
 import typer
 
-from llmanac.cli.options import SomeModel
+from llmanac.cli.options import Draft, DraftTokens, SomeModel
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 
@@ -37,15 +37,19 @@ def generate_command(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     seed: Annotated[int, typer.Option()] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
+    draft: Draft = None,
+    draft_tokens: DraftTokens = None,
 ) -> None:
     """Continue a text."""
     from llmanac.generate.load import load_engine
 
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens)
     text = sys.stdin.read() if prompt is None else prompt
     print_completions(
-        load_engine(path), text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        engine, text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
         seed=seed, stop=tuple(stop or ()),
     )  # fmt: skip
+    _say_drafts(engine)
 
 
 def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -> None:
@@ -62,15 +66,32 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
         _write(f"--- sample {completion.index + 1} of {count}\n{prompt}{completion.text}\n")
 
 
-def chat_command(path: Annotated[Path, typer.Argument(help="A run's or model's folder, or a .gguf file.")]) -> None:
+def _say_drafts(engine: Engine) -> None:
+    """One line on standard error: what became of the drafted tokens."""
+    if engine.drafter is None:
+        return
+    found = engine.speculation.report()
+    if not found["proposed"]:
+        print("drafts: none were made", file=sys.stderr, flush=True)
+        return
+    counts = f"{found['proposed']} tokens drafted, {found['accepted']} accepted ({found['acceptance']:.0%})"
+    print(f"drafts: {counts}, {found['tokens_per_call']:.2f} tokens a call", file=sys.stderr, flush=True)
+
+
+def chat_command(
+    path: Annotated[Path, typer.Argument(help="A run's or model's folder, or a .gguf file.")],
+    draft: Draft = None,
+    draft_tokens: DraftTokens = None,
+) -> None:
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
     from llmanac.generate.load import load_assistant, load_engine
 
-    engine = load_engine(path)
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens)
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
     chat(engine, assistant)
+    _say_drafts(engine)
 
 
 def chat(engine: Engine, assistant: Assistant | None = None, *, lines: TextIO | None = None) -> None:
@@ -159,6 +180,8 @@ def serve_command(
     allow_host: Annotated[list[str] | None, typer.Option(help="Host name to accept; repeatable; * for any.")] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; further ones get status 429.")] = 64,
     prefix_cache: Annotated[int, typer.Option(min=0, help="MiB of KV cache for shared prefixes; 0 for none.")] = 256,
+    draft: Draft = None,
+    draft_tokens: DraftTokens = None,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
@@ -166,7 +189,7 @@ def serve_command(
     def load() -> tuple[Engine, Assistant | None]:
         from llmanac.generate.load import load_assistant, load_engine
 
-        engine = load_engine(path)
+        engine = load_engine(path, draft=draft, draft_tokens=draft_tokens)
         return engine, load_assistant(path, engine)
 
     serve(

@@ -106,6 +106,8 @@ class Request:
         prompt_token_logprobs: one TokenLogprob a prompt token, once prefilled, if `prompt_logprobs` asked for them.
         context: the most tokens that the model can read, or `None`.
         cached_tokens: how many prompt tokens were not computed; `None` without a prefix cache.
+        arrival: its place among the requests of a scheduler.
+        paused: sequences that were put back into the queue, each with the tokens that it was to read next.
     """
 
     def __init__(
@@ -134,6 +136,8 @@ class Request:
         self.stop_ids = stop_ids
         self.prompt_token_logprobs: list[TokenLogprob] = []
         self.cached_tokens: int | None = None
+        self.arrival = 0
+        self.paused: list[tuple[Sequence, list[int]]] = []
         stops = stop_strings(options.get("stop", ()))
         if stops and tokenizer is None:
             raise RequestError("stop: stop strings need a tokenizer; give stop_ids")
@@ -148,6 +152,18 @@ class Request:
     def stochastic(self) -> bool:
         """Whether any random number is used."""
         return all(spec.stochastic for spec in self.decoding)
+
+    @property
+    def rows(self) -> int:
+        """How many sequences are to run."""
+        return len(self.paused) or len(self.sequences)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are to be read before it goes on."""
+        if not self.paused:
+            return len(self.prompt)
+        return sum(len(self.prompt) + len(sequence.token_logprobs) for sequence, _ in self.paused)
 
     @property
     def finished(self) -> bool:

@@ -116,13 +116,15 @@ class Engine:
         drafter: speculative decoding: the name of a drafter (`llmanac list drafter`), its Spec, or a draft model with
             the same vocabulary. The tokens are those without it.
         draft_model: the model that a drafter needs, where `drafter` is a name or a Spec.
+        most_tokens: that the sequences which run may hold together; where they need more, the youngest request waits
+            and is read again later. A request that alone needs more runs alone. None sets no bound.
 
     Attributes:
         prefix_cache: those states and their counters, or None.
         speculation: how many drafted tokens were accepted.
 
     Raises:
-        RequestError: fewer than one row, or a prefix cache for a model whose state cannot be kept in blocks.
+        RequestError: fewer than one row or token, or a prefix cache for a model whose state cannot be kept in blocks.
     """
 
     def __init__(
@@ -134,9 +136,15 @@ class Engine:
         prefix_cache_bytes: int | None = None,
         drafter: str | DrafterSpec | LanguageModel | None = None,
         draft_model: LanguageModel | None = None,
+        most_tokens: int | None = None,
     ) -> None:
         if rows < 1:
             raise RequestError(f"rows: {rows} is not at least 1")
+        if most_tokens is not None and most_tokens < 1:
+            raise RequestError(f"most_tokens: {most_tokens} is not at least 1; leave it out to set no bound")
+        if most_tokens is not None and getattr(model, "reads_source", False):
+            raise RequestError("most_tokens: an encoder-decoder's answers cannot be put back; leave it out")
+        self.most_tokens = most_tokens
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
         self.prefix_cache = None if prefix_cache_bytes is None else PrefixCache(model, prefix_cache_bytes)
         if isinstance(drafter, str):
@@ -153,8 +161,8 @@ class Engine:
                 raise RequestError("drafter: an encoder-decoder cannot be drafted for, and drafts for no other model")
             self.drafter.build(model=draft_model)
 
-    def scheduler(self) -> Scheduler:
-        """A scheduler of this engine's model, rows and prefix cache."""
+    def scheduler(self, slower: float | None = None) -> Scheduler:
+        """A scheduler of this engine's model, rows and prefix cache; `slower` as `Scheduler` takes it."""
         drafter = None if self.drafter is None else self.drafter.build(model=self.draft_model)
         return Scheduler(
             self.model,
@@ -162,6 +170,8 @@ class Engine:
             prefix_cache=self.prefix_cache,
             drafter=drafter,
             speculation=self.speculation,
+            most_tokens=self.most_tokens,
+            slower=slower,
         )
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
@@ -178,7 +188,7 @@ class Engine:
         scheduler = self.scheduler()
         for request in requests:
             scheduler.submit(request)
-        with evaluating(self.model):
+        with evaluating(self.model, self.draft_model):
             while scheduler.busy:
                 scheduler.step()
         return [completion for request in requests for completion in completions(request)]
@@ -194,7 +204,7 @@ class Engine:
     def _pieces(self, request: Request) -> Iterator[Piece]:
         scheduler = self.scheduler()
         scheduler.submit(request)
-        with evaluating(self.model):
+        with evaluating(self.model, self.draft_model):
             while scheduler.busy:
                 for sequence in scheduler.step():
                     piece = sequence.take()
@@ -278,13 +288,13 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 
 @contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(*models: Any) -> Iterator[None]:
     """Dropout off while generating, and back as it was afterwards."""
-    training = isinstance(model, torch.nn.Module) and model.training
-    if training:
+    training = [model for model in models if isinstance(model, torch.nn.Module) and model.training]
+    for model in training:
         model.eval()
     try:
         yield
     finally:
-        if training:
+        for model in training:
             model.train()

@@ -216,7 +216,8 @@ def _other_routes(app: FastAPI, service: Service) -> None:
         running, waiting = service.worker.counts
         kept = service.engine.prefix_cache
         cache = {} if kept is None else {"prefix_cache": kept.report()}
-        return {"status": "ok", "running": running, "waiting": waiting, **cache}
+        drafts = {} if service.engine.drafter is None else {"speculation": service.engine.speculation.report()}
+        return {"status": "ok", "running": running, "waiting": waiting, **cache, **drafts}
 
     @app.get("/version")
     async def version() -> dict[str, str]:
