@@ -17,6 +17,7 @@ The rules that hold everywhere (`llmanac serve` included):
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 import numpy as np
 import torch
 
-from llmanac.core.errors import RequestError
+from llmanac.core.errors import RequestError, nearest
 from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
@@ -33,11 +34,13 @@ from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from llmanac.generate.native import NativeModel
     from llmanac.tokenizers._base import Tokenizer
 
 __all__ = ["Completion", "Engine", "Options", "Piece", "Request", "TokenLogprob"]
 
 Prompt = str | Sequence[int]
+RUNNERS = ("auto", "native", "torch")
 
 
 class Arrays(NamedTuple):
@@ -107,12 +110,16 @@ class Engine:
         rows: how many sequences run at once.
         prefix_cache_bytes: keep the states of prompts and answers in so many bytes, so that a later prompt which
             begins like one of them is not computed from its start; None keeps nothing.
+        runner: computes the model: `torch` (any model, any device), `native` (compiled; Llama-shaped models on a CPU),
+            `auto` (native where it can), or a `NativeModel` with choices of its own (quantised weights, threads).
 
     Attributes:
         prefix_cache: those states and their counters, or None.
+        native: what the native runner runs, or None where torch does.
 
     Raises:
-        RequestError: fewer than one row, or a prefix cache for a model whose state cannot be kept in blocks.
+        RequestError: fewer than one row, a prefix cache for a model whose state cannot be kept in blocks, or a runner
+            that does not exist or cannot run this model.
     """
 
     def __init__(
@@ -122,15 +129,41 @@ class Engine:
         *,
         rows: int = 32,
         prefix_cache_bytes: int | None = None,
+        runner: str | NativeModel = "torch",
     ) -> None:
         if rows < 1:
             raise RequestError(f"rows: {rows} is not at least 1")
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
-        self.prefix_cache = None if prefix_cache_bytes is None else PrefixCache(model, prefix_cache_bytes)
+        self.native = _native(model, runner)
+        self.prefix_cache: PrefixCache | None = None
+        if prefix_cache_bytes is not None:
+            self.keep_prefixes(prefix_cache_bytes)
+
+    def keep_prefixes(self, size: int) -> None:
+        """Keep the states of prompts and answers in `size` bytes from now on."""
+        self.prefix_cache = PrefixCache(self.model, size, like=self.native.start if self.native else None)
+
+    def sync(self) -> float:
+        """Read the model's weights again after they have changed, and forget kept states; returns the seconds it took.
+
+        Writes to parameters are noticed by themselves when the next request starts, but those through
+        `parameter.data` are not.
+        """
+        start = time.perf_counter()
+        if self.native is not None:
+            self.native.sync()
+        if self.prefix_cache is not None:
+            self.prefix_cache.clear()
+        return time.perf_counter() - start
 
     def scheduler(self) -> Scheduler:
-        """A scheduler of this engine's model, rows and prefix cache."""
-        return Scheduler(self.model, rows=self.rows, prefix_cache=self.prefix_cache)
+        """A scheduler of this engine's model, runner, rows and prefix cache."""
+        runner = None
+        if self.native is not None:
+            from llmanac.generate.native import NativeRunner
+
+            runner = NativeRunner(self.native, self.prefix_cache)
+        return Scheduler(self.model, rows=self.rows, prefix_cache=self.prefix_cache, runner=runner)
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
         """Continue prompts; `n` completions each, in the order of the prompts. See `Options` for what can be asked.
@@ -218,6 +251,24 @@ class Engine:
             size = self.model.vocab_size
             raise RequestError(f"prompt: token id {wrong} is not in the model's vocabulary of {size} tokens")
         return ids
+
+
+def _native(model: Any, runner: str | NativeModel) -> NativeModel | None:
+    """What the native runner runs where it is chosen."""
+    if not isinstance(runner, str):
+        return runner
+    if runner not in RUNNERS:
+        raise RequestError(f"runner: {runner!r} is not one of {', '.join(RUNNERS)}{nearest(runner, RUNNERS)}")
+    if runner == "torch":
+        return None
+    from llmanac.generate.native import NativeModel, refusal
+
+    reason = refusal(model)
+    if reason is None:
+        return NativeModel(model)
+    if runner == "native":
+        raise RequestError(f"runner: native cannot run this model ({reason}); use torch, or auto to choose by itself")
+    return None
 
 
 def completions(request: Request) -> list[Completion]:

@@ -30,10 +30,17 @@ class NativeRunner:
 
     Args:
         prefix_cache: one whose blocks are those of the native model (`like=native.start`), or None.
+
+    Raises:
+        RequestError: a prefix cache whose blocks are another runner's.
     """
 
     def __init__(self, native: NativeModel, prefix_cache: PrefixCache | None = None) -> None:
         self.native, self.prefix_cache = native, prefix_cache
+        if prefix_cache is not None and [x.stores[0].shape[2:] for x in prefix_cache.pool.layers if x] != [
+            native.start().layers[0].tensors[0].shape[1::2]
+        ]:
+            raise RequestError("prefix_cache: its blocks are another runner's; use Engine.keep_prefixes")
         self._pool = None if prefix_cache is not None else BlockPool(native.start())
         self._state: PagedState | None = None
 
@@ -107,9 +114,3 @@ class NativeRunner:
             self._state.close()
         self._state = None
 
-
-def check(model: Any) -> None:
-    """Raises RequestError where the native runner cannot run a model."""
-    reason = refusal(model)
-    if reason is not None:
-        raise RequestError(f"runner: native cannot run this model ({reason}); use torch, or auto to choose by itself")
