@@ -29,6 +29,7 @@ from llmanac.models.scores.scaled_dot import ScaledDot
 from llmanac.models.state import DecodingState
 from llmanac.models.state.kv import kv_cache
 
+BLOCK = 32  # tokens of a block of keys and values, as kernels/infer/attend.py has it
 PART = 16  # rows of a matrix that a kernel takes at once
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
 POSITIONS = 1024  # that the tables are first made for
@@ -88,6 +89,8 @@ class NativeModel:
         threads: as many as torch uses by default.
         form: of the vector code: vnni, avx2 or plain; by default the best one here.
     """
+
+    block_tokens = BLOCK
 
     def __init__(
         self, model: Any, *, weights: str = "own", threads: int | None = None, form: str | None = None
@@ -241,7 +244,7 @@ class NativeModel:
         self._room = self._room._replace(scores=np.zeros((*scores.shape[:2], tokens + PART), np.float32))
 
     def run(
-        self, ids: list[int], places: np.ndarray, rows: np.ndarray, ends: np.ndarray, pages: np.ndarray,
+        self, ids: list[int], places: np.ndarray, rows: np.ndarray, ends: np.ndarray, blocks: np.ndarray,
         wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: Tensor,
     ) -> None:  # fmt: skip
         """One pass over at most LINES tokens; see `kernels/infer/forward.py`."""
@@ -251,8 +254,8 @@ class NativeModel:
         x = self.model.embed(torch.tensor(ids)).detach().float().numpy()
         keys, values = stores
         step = Step(
-            x=x, places=places, rows=rows, ends=ends, pages=pages, wanted=wanted, logits=logits.numpy(),
-            keys=keys.data_ptr(), values=values.data_ptr(), page_bytes=keys.nbytes // len(keys),
+            x=x, places=places, rows=rows, ends=ends, blocks=blocks, wanted=wanted, logits=logits.numpy(),
+            keys=keys.data_ptr(), values=values.data_ptr(), block_bytes=keys.nbytes // len(keys),
         )  # fmt: skip
         others: list[Future[Any]] = []
         if self._pool is not None:

@@ -141,7 +141,12 @@ class Engine:
 
     def keep_prefixes(self, size: int) -> None:
         """Keep the states of prompts and answers in `size` bytes from now on."""
-        self.prefix_cache = PrefixCache(self.model, size, like=self.native.start if self.native else None)
+        if self.native is None:
+            self.prefix_cache = PrefixCache(self.model, size)
+        else:
+            self.prefix_cache = PrefixCache(
+                self.model, size, block_tokens=self.native.block_tokens, like=self.native.start
+            )
 
     def sync(self) -> float:
         """Read the model's weights again after they have changed, and forget kept states; returns the seconds it took.

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
-from llmanac.generate._native_model import LINES, NativeModel, refusal
+from llmanac.generate._native_model import BLOCK, LINES, PART, NativeModel, refusal
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.models.state.paged import PagedState
-from llmanac.models.state.pool import BLOCK_TOKENS, BlockPool
+from llmanac.models.state.pool import BlockPool
 
 __all__ = ["NativeModel", "NativeRunner", "refusal"]
 
@@ -41,7 +41,7 @@ class NativeRunner:
             native.start().layers[0].tensors[0].shape[1::2]
         ]:
             raise RequestError("prefix_cache: its blocks are another runner's; use Engine.keep_prefixes")
-        self._pool = None if prefix_cache is not None else BlockPool(native.start())
+        self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=BLOCK)
         self._state: PagedState | None = None
 
     def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
@@ -68,14 +68,14 @@ class NativeRunner:
         if (start, start + len(tokens)) != (0, state.batch):
             state = state.view(start, start + len(tokens))
         before = state.counts
-        pages = state.claim(counts).numpy()
+        blocks = state.claim(counts).numpy()
         rows = np.repeat(np.arange(len(tokens)), counts)
         first = np.repeat(np.cumsum(counts) - counts, counts)
         steps = np.arange(len(rows)) - first
         places, ids = np.array(before)[rows] + steps, [i for given in tokens for i in given]
         ends = np.repeat(np.cumsum(counts), counts)
         length = max(counts) if every else 1
-        width = -(-vocabulary // BLOCK_TOKENS) * BLOCK_TOKENS
+        width = -(-vocabulary // PART) * PART
         logits = torch.empty(len(tokens) * length, width)
         if every and min(counts) < length:
             logits.zero_()
@@ -89,7 +89,7 @@ class NativeRunner:
             out = logits[target[own[0]] : target[own[-1]] + 1] if direct else torch.empty(len(own), width)
             store = state.pool.layers[0].stores
             self.native.run(
-                ids[begin:end], places[begin:end], rows[begin:end], np.minimum(ends[begin:end], end) - begin, pages,
+                ids[begin:end], places[begin:end], rows[begin:end], np.minimum(ends[begin:end], end) - begin, blocks,
                 wanted[own] - begin, (store[0], store[1]), out,
             )  # fmt: skip
             if not direct and len(own):
