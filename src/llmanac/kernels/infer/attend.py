@@ -31,7 +31,7 @@ PAGE = 16
 PAGES = 2  # a block: what lies together in memory must be long enough for the processor to read ahead
 BLOCK = PAGE * PAGES
 LINE = 64  # bytes of a cache line
-AHEAD = 4  # pages: their memory takes longer than one page's work
+AHEAD = 6  # pages: their memory takes longer than one page's work
 QUERIES = 8  # that walk over the pages together
 KINDS = {"float32": 0, "float16": 1}
 NUMBER = types.int64
@@ -55,7 +55,7 @@ def _bring(builder: Any, place: Any) -> None:
     kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     function = builder.module.declare_intrinsic("llvm.prefetch", (I8.as_pointer(),), kind)
     pointer = builder.inttoptr(place, I8.as_pointer())
-    builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+    builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
 
 
 @intrinsic(prefer_literal=True)
