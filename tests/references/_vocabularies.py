@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,25 +35,3 @@ def quicktok(name: str) -> tuple[list[bytes], dict[str, int]]:
         special[data[at + 6 : at + 6 + length].decode()] = id
         at += 6 + length
     return [ranks[i] for i in range(len(ranks))], special
-
-
-def gguf_metadata(path: Path) -> dict[str, Any]:
-    """The key-value part of a GGUF file (version 2 or 3)."""
-    plain = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-    with open(path, "rb") as handle:
-
-        def number(form: str) -> Any:
-            return struct.unpack("<" + form, handle.read(struct.calcsize("<" + form)))[0]
-
-        def value(kind: int) -> Any:
-            if kind == 8:
-                return handle.read(number("Q")).decode("utf-8")
-            if kind == 9:
-                inner, count = number("I"), number("Q")
-                return [value(inner) for _ in range(count)]
-            return number(plain[kind])
-
-        assert handle.read(4) == b"GGUF"
-        assert number("I") in (2, 3)
-        number("Q")
-        return {handle.read(number("Q")).decode("utf-8"): value(number("I")) for _ in range(number("Q"))}

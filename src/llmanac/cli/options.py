@@ -28,7 +28,7 @@ Patches = Annotated[
 Fields = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Set a field of the method; repeatable.")
 ]
-SomeModel = Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub model's name.")]
+SomeModel = Annotated[str, typer.Argument(help="A run's or model's folder, a .gguf file, or a hub model's name.")]
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 

@@ -21,6 +21,7 @@ from llmanac.core.spec import dump, flatten
 from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record, read_table
 from llmanac.models._weights import MOST_TENSORS, Weights, check_finite, some, to
 from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, Source, family
+from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.locate import model_folder
@@ -63,7 +64,7 @@ def load_model(
     """Load a model for inference or further training.
 
     Args:
-        path: a folder in Hugging Face's layout, or the id of a model on the hub (`owner/name`).
+        path: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub (`owner/name`).
         dtype: of the weights: float32 by default, bfloat16, float16, float64, or "auto" (bfloat16 where it is faster).
         device: auto, cpu, cuda, mps.
 
@@ -71,19 +72,20 @@ def load_model(
         CheckpointError: a file that is missing or damaged, a family that is not known, a config that asks for what is
             not supported, or weights that are missing, unused or of another shape; the message names which.
     """
-    folder = model_folder(path)
+    place = model_folder(path)
     where = device if isinstance(device, torch.device) else resolve_device(device)
     target = resolve_dtype(dtype, where)
-    data = read_table(folder / CONFIG)
+    packed = PackedWeights(place) if place.is_file() else None
+    data = read_table(place / CONFIG) if packed is None else packed.config
     kind = data.get("model_type")
     if kind == ngram.MODEL_TYPE:
-        return ngram.load_pretrained(folder)  # type: ignore[return-value]
-    claim, weights = _own(folder) if kind == "llmanac" else _theirs(folder, data)
+        return ngram.load_pretrained(place)  # type: ignore[return-value]
+    claim, weights = _own(place) if kind == "llmanac" else _theirs(place, data, packed)
     _check_counts(claim, weights)
     model = _skeleton(claim, claim.spec)
     sources = claim.sources(model, weights)
     _check_fit(model, sources, claim, weights)
-    model.generation = read_generation(folder, data)
+    model.generation = read_generation(place, data)
     _fill(model, sources, weights, target, where)
     return model.eval()
 
@@ -99,20 +101,22 @@ def _own(folder: Path) -> tuple[Claim, Weights]:
     return Claim(path, spec, vocab_size, (Names(),), OWN_FIELDS, {**sizes, "vocab_size": vocab_size}), weights
 
 
-def _theirs(folder: Path, data: dict[str, Any]) -> tuple[Claim, Weights]:
-    """A checkpoint of a family."""
-    path, kind = folder / CONFIG, data.get("model_type")
+def _theirs(place: Path, data: dict[str, Any], packed: PackedWeights | None) -> tuple[Claim, Weights]:
+    """A checkpoint of a family, in a folder or packed in a file."""
+    path, kind = place if packed else place / CONFIG, data.get("model_type")
     if not isinstance(kind, str):
         raise CheckpointError(f"{path}: model_type is {shown(kind)}, expected the name of a family")
     chosen = family(kind, f"{path}: model_type")
-    config, fields = chosen.config(data, path), chosen.fields
+    config, fields = chosen.config(data, path), dict(chosen.fields)
+    for theirs, own in (packed.fields if packed else {}).items():
+        fields = {name: field.replace(theirs, own) for name, field in fields.items()}
     try:
         spec, vocab_size = chosen.to_spec(config)
     except SpecError as error:
         raise _named(error, path, fields) from error
     config.finish()
     claim = Claim(path, spec, vocab_size, chosen.names, fields, config.sizes)
-    return claim, Weights(folder, chosen.ignored, chosen.prefix)
+    return claim, packed or Weights(place, chosen.ignored, chosen.prefix)
 
 
 def _named(error: SpecError, path: Path, fields: Mapping[str, str]) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""Where a model is: in a run's folder, in a folder of its own, or on the hub."""
+"""Where a model is: in a run's folder, in a folder of its own, in a .gguf file, or on the hub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from llmanac.core.errors import CheckpointError
 from llmanac.models._folder import CONFIG
 
+GGUF = ".gguf"
 ASSISTANT = "assistant"  # the folder in a run that holds its assistant
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -15,22 +16,28 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 def locate(path: str | Path) -> tuple[str, str]:
     """The folders of a model and of its tokenizer: `(model, tokenizer)`; nothing is downloaded.
 
-    A run has `model/` (or, while it is not finished, `base/`) and `tokenizer/`; a model's folder holds both. In a run
-    with an assistant, `model/` only points at lines of documentation: text is continued by `base/`. A name that is no
-    folder is a hub model (`owner/name`).
+    A run has `model/` (or, while it is not finished, `base/`) and `tokenizer/`; a model's folder holds both, and so
+    does a .gguf file. In a run with an assistant, `model/` only points at lines of documentation: text is continued by
+    `base/`. A name that is no folder is a hub model (`owner/name`).
 
     Raises:
         CheckpointError: a file, a path that does not exist, or a folder without a model.
     """
     folder, name = Path(path).expanduser(), str(path)
     if folder.is_file():
+        if folder.suffix == GGUF:
+            return str(folder), str(folder)
         if folder.suffix in (".arpa", ".bin", ".gz"):
             raise CheckpointError(
                 f"{path}: is a file of words; a model that generates counts tokens and is a folder, as "
                 "`llmanac ngram train TEXT --tokenizer TOKENIZER -o FOLDER` makes it"
             )
-        raise CheckpointError(f"{path}: is a file; give the folder that holds {CONFIG} and model.safetensors")
+        raise CheckpointError(
+            f"{path}: is a file; give the folder that holds {CONFIG} and model.safetensors, or a .gguf file"
+        )
     if not folder.is_dir():
+        if folder.suffix == GGUF:
+            raise CheckpointError(f"{path}: no such file")
         if name.count("/") > 1 or name.startswith((".", "/", "~")) or (os.sep != "/" and os.sep in name):
             raise CheckpointError(f"{path}: no such folder; give a run's folder (runs/NAME), or a model's")
         return name, name
@@ -45,13 +52,13 @@ def locate(path: str | Path) -> tuple[str, str]:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder of a model: that of `locate`, or the hub model of that name, downloaded.
+    """The folder or .gguf file of a model: that of `locate`, or the hub model of that name, downloaded.
 
     Raises:
         CheckpointError: no such folder and no such model on the hub.
     """
     name = locate(path)[0]
-    if Path(name).is_dir():
+    if Path(name).exists():
         return Path(name)
     from huggingface_hub import snapshot_download
 

@@ -1,4 +1,4 @@
-"""A model and its tokenizer in a Hugging Face family's own layout."""
+"""A model and its tokenizer in a Hugging Face family's own layout, or as a GGUF file."""
 
 from __future__ import annotations
 
@@ -7,31 +7,41 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.files import atomic_folder
+from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import export_model, load_model
-from llmanac.models.locate import locate
+from llmanac.models.locate import GGUF, locate
 from llmanac.tokenizers.load import load_tokenizer
 
 
-def convert(source: str, target: Path, family: str) -> Any:
-    """Load `source` (a run's or model's folder, or a hub model), write the folder `target`; returns the model.
+def convert(source: str, target: Path, family: str, kind: str = "f16") -> Any:
+    """Load `source` (a run's or model's folder, a .gguf file, or a hub model), write `target`; returns the model.
+
+    Args:
+        family: of the folder to write, or gguf for a file, whose name ends in .gguf.
+        kind: of the file's weights: f32, f16, q8_0, q4_0 or q4_1.
 
     Raises:
         LlmanacError: the target exists, or the model does not fit the family.
     """
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise LlmanacError(f"{target}: is there already; give a folder that does not exist")
+        raise LlmanacError(f"{target}: is there already; give a name that is not taken")
+    if (family == "gguf") != (target.suffix == GGUF):
+        raise LlmanacError(f"{target}: a GGUF file ends in {GGUF}, and nothing else does")
     place, tokens = locate(source)
     model = load_model(place)
     tokenizer = load_tokenizer(tokens)
-    with atomic_folder(target) as folder:
-        try:
+    try:
+        if family == "gguf":
+            export_gguf(model, tokenizer, target, kind)
+            return model
+        with atomic_folder(target) as folder:
             export_model(model, folder, family=family)
-        except CheckpointError as error:
-            head = getattr(model.spec, "head", None)
-            if head is None or head.name != "pointer":
-                raise
-            raise CheckpointError(
-                f"{error}; only llmanac reads a pointer head: train with -s model.head=linear to export the model"
-            ) from None
-        tokenizer.save(folder)
+            tokenizer.save(folder)
+    except CheckpointError as error:
+        head = getattr(model.spec, "head", None)
+        if head is None or head.name != "pointer":
+            raise
+        raise CheckpointError(
+            f"{error}; only llmanac reads a pointer head: train with -s model.head=linear to export the model"
+        ) from None
     return model

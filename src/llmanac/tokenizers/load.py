@@ -33,9 +33,9 @@ def load_tokenizer(
     """Read a tokenizer.
 
     Args:
-        path: a run's folder, or one with a `tokenizer.json` or a SentencePiece `.model`, such a file itself, or a
-            `.tiktoken` file, gzipped or not. Where a folder has both of the first, its `tokenizer.json` counts, unless
-            the `.model` is what this package saved.
+        path: a run's folder, or one with a `tokenizer.json` or a SentencePiece `.model`, such a file itself, a `.gguf`
+            file, or a `.tiktoken` file, gzipped or not. Where a folder has both of the first, its `tokenizer.json`
+            counts, unless the `.model` is what this package saved.
         pattern, special_tokens: for `.tiktoken` files that are not one of tiktoken's own, which say neither.
 
     Raises:
@@ -66,8 +66,12 @@ def load_tokenizer(
         return _tiktoken.load(path, pattern, special_tokens)
     if pattern is not None or special_tokens is not None:
         raise TokenizerError(f"{path}: pattern and special_tokens are for .tiktoken files; this one has its own")
+    if path.suffix == ".gguf":
+        from llmanac.tokenizers import _gguf
+
+        return _gguf.load(path)
     if path.suffix not in (".model", ".json"):
-        raise TokenizerError(f"{path}: expected a folder, a tokenizer.json, a .model or a .tiktoken file")
+        raise TokenizerError(f"{path}: expected a folder, a tokenizer.json, a .model, a .gguf or a .tiktoken file")
     model = path if path.suffix == ".model" else None
     config, template = ({}, None) if model is not None and not is_folder else document.beside(path)
     if model is None:

@@ -1,0 +1,159 @@
+"""The architectures of GGUF files as families: keys, names of tensors, and what the files store differently.
+
+    llama, phi3, ...:   blk.0.attn_q.weight  <->  model.layers.0.self_attn.q_proj.weight
+
+`llama` files have the rows of queries and keys in the order of interleaved rotation; `gemma` ones the weights of norms
+with 1 added. `key` and `name` below are those of the file without `ARCHITECTURE.` and `.weight`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.errors import CheckpointError, shown
+from llmanac.kernels.gguf.blocks import Array
+
+Config = dict[str, Any]
+
+WHOLE = {  # key -> that of config.json, a whole number above 0
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+}
+REAL = {"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"}
+NEEDED = (*list(WHOLE)[:5], "attention.layer_norm_rms_epsilon")
+# read with others, or of no effect on what a model computes
+OTHERS = (
+    "attention.value_length", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "vocab_size",
+    "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.attn_factor",
+)  # fmt: skip
+
+TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+ATTENTION = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+}  # fmt: skip
+PRE_NORM = {
+    **ATTENTION, "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+FUSED = {**PRE_NORM, "attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+SANDWICH = {
+    **PRE_NORM, "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """See the module.
+
+    Attributes:
+        family: the model_type of config.json.
+        names: of the tensors in a layer; keys: further ones -> config.json, numbers above 0 or 0 for none.
+        permuted: whether rows of queries and keys are in the order of interleaved rotation.
+        shift: what is added to the weights of norms.
+        partial: whether a part of each head may rotate.
+        tokens: which llama.cpp takes for granted.
+        more: sets what the files leave to their readers.
+    """
+
+    family: str
+    names: Mapping[str, str] = field(default_factory=lambda: PRE_NORM)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    permuted: bool = False
+    shift: float = 0.0
+    partial: bool = False
+    tokens: tuple[str, ...] = ()
+    more: Callable[[Config], Config] = lambda config: {}
+
+    def theirs(self, name: str) -> str | None:
+        """The family's name of a tensor."""
+        own, _, ending = name.rpartition(".")
+        if ending not in ("weight", "bias"):
+            return None
+        if found := TOP.get(own):
+            return f"{found}.{ending}"
+        match = re.fullmatch(r"blk\.([0-9]{1,6})\.(\w+)", own)
+        inner = self.names.get(match[2]) if match else None
+        return f"model.layers.{match[1]}.{inner}.{ending}" if match and inner else None
+
+    def ours(self, name: str) -> str:
+        """The file's name of a family's tensor."""
+        own, _, ending = name.rpartition(".")
+        if match := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", own):
+            inner = next(key for key, theirs in self.names.items() if theirs == match[2])
+            return f"blk.{match[1]}.{inner}.{ending}"
+        return f"{next(key for key, theirs in TOP.items() if theirs == own)}.{ending}"
+
+    def heads(self, theirs: str, config: Config) -> int | None:
+        """How many heads the rows of a tensor are, where they are permuted."""
+        if not self.permuted or ".self_attn." not in theirs:
+            return None
+        number = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(theirs.split(".")[-2])
+        return None if number is None else config[number]
+
+
+def interleaved(rows: Array, heads: int) -> Array:
+    """Rows of `heads` heads, of which halves rotate with each other -> neighbours rotate with each other."""
+    return np.ascontiguousarray(rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
+
+
+def halved(rows: Array, heads: int) -> Array:
+    """The inverse of `interleaved`."""
+    return np.ascontiguousarray(rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _windows(period: int) -> Callable[[Config], Config]:
+    """Gemma 2 and 3: each `period`-th layer sees all tokens; the files of the largest model imply its scale."""
+
+    def more(config: Config) -> Config:
+        layers, heads, dim = (config[key] for key in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
+        largest = layers == {2: 46, 6: 62}[period]
+        kinds = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(layers)]
+        return {
+            "hidden_activation": "gelu_pytorch_tanh", "layer_types": kinds,
+            "query_pre_attn_scalar": dim // heads if largest else config["head_dim"],
+        }  # fmt: skip
+
+    return more
+
+
+WINDOW = {"attention.sliding_window": "sliding_window"}
+FINAL_CAP = {"final_logit_softcapping": "final_logit_softcapping"}
+CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", **FINAL_CAP}
+ARCHITECTURES = {
+    "llama": Architecture("llama", permuted=True),
+    "qwen2": Architecture("qwen2"),
+    "qwen3": Architecture("qwen3"),
+    "phi3": Architecture("phi3", FUSED, WINDOW, partial=True, tokens=("<s>", "</s>", "<unk>", "<|endoftext|>")),
+    "gemma": Architecture("gemma", shift=1.0, more=lambda config: {"hidden_act": "gelu_pytorch_tanh"}),
+    "gemma2": Architecture("gemma2", SANDWICH, {**WINDOW, **CAPS}, shift=1.0, more=_windows(2)),
+    "gemma3": Architecture(
+        "gemma3_text",
+        SANDWICH,
+        {**WINDOW, **FINAL_CAP, "rope.freq_base_swa": "rope_local_base_freq"},
+        shift=1.0,
+        more=_windows(6),
+    ),
+}
+
+
+def architecture(metadata: Mapping[str, Any], path: object) -> tuple[str, Architecture]:
+    """`(name, table)` of a file. Raises CheckpointError for one that is not known."""
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{path}: general.architecture is {shown(name)}, which is not read (known: {', '.join(ARCHITECTURES)})"
+        )
+    return name, ARCHITECTURES[name]

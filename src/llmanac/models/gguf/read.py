@@ -1,0 +1,180 @@
+"""A GGUF file as a family's config and tensors, for `load_model`: same names, same order of rows, same numbers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import CheckpointError, shown
+from llmanac.kernels.gguf import GGUF, PackedTensor
+from llmanac.kernels.gguf.blocks import KINDS, Array
+from llmanac.models._folder import MOST, TOKENS
+from llmanac.models._weights import Entry, Weights
+from llmanac.models.gguf.architectures import NEEDED, OTHERS, REAL, WHOLE, Config, architecture, halved
+from llmanac.models.positions._scaling import Scaling
+
+FREQUENCIES = "rope_freqs.weight"  # what the frequencies of rotation are divided by
+# tokens that end a turn, by the name that llama.cpp goes by where the file does not say which one does
+ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+
+
+class PackedWeights(Weights):
+    """The tensors of a GGUF file under a family's names.
+
+    Attributes:
+        config: what the family's config.json would say.
+        fields: keys of config.json -> those of the file.
+
+    Raises:
+        CheckpointError: an architecture that is not known, or a key that is missing, wrong or not supported.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder, self.prefix = path, ""
+        self.file = GGUF(path)
+        name, self.table = architecture(self.file.metadata, path)
+        keys = {**WHOLE, **REAL, **self.table.keys}
+        self.fields = {theirs: f"{name}.{key}" for key, theirs in keys.items()}
+        self.config = self._config(name, keys)
+        self._own: dict[str, str] = {}
+        for own in self.file.names:
+            if own != FREQUENCIES:
+                self._own[self.table.theirs(own) or f"tensor {own}"] = own
+        self.entries = {
+            theirs: Entry(path, self.file.shape(own), self.file.kind(own)) for theirs, own in self._own.items()
+        }
+        self.unused = set(self.entries)
+
+    def take(self, name: str) -> Tensor:
+        numbers = self.packed(name).float32()
+        if name.endswith("norm.weight"):
+            numbers -= np.float32(self.table.shift)
+        return torch.from_numpy(numbers)
+
+    def packed(self, name: str) -> PackedTensor:
+        """The tensor of a family's name, its blocks as they are, its rows in the family's order.
+
+        The weights of norms are as the file has them: with 1 added in `gemma` files.
+        """
+        self.unused.discard(name)
+        tensor = self.file.tensor(self._own[name])
+        heads = self.table.heads(name, self.config)
+        if heads is None:
+            return tensor
+        if len(tensor.shape) == 1 and KINDS[tensor.kind].size > 1:
+            raise self._error(self._own[name], f"is one row of {tensor.kind}, whose heads cannot be reordered")
+        rows = halved(tensor.data.reshape(tensor.shape[0], -1), heads)  # of a bias, a number each
+        return PackedTensor(tensor.kind, tensor.shape, rows.reshape(tensor.data.shape))
+
+    def _error(self, key: str, problem: str) -> CheckpointError:
+        return CheckpointError(f"{self.folder}: {key} {problem}")
+
+    def _number(self, key: str, whole: bool) -> Any:
+        value = self.file.metadata.get(key)
+        if isinstance(value, np.ndarray) and len(value) and (value == value[0]).all():
+            value = value[0].item()  # one for each layer
+        if type(value) is not (int if whole else float) or not 0 <= value <= MOST:
+            kind = "a whole number" if whole else "a number"
+            raise self._error(key, f"is {shown(value)}, expected {kind} from 0 to {MOST:,}, the same for all layers")
+        # the file has float32: 1e-6 rather than 9.999999974752427e-07
+        return value if whole else float(str(np.float32(value)))
+
+    def _config(self, name: str, keys: dict[str, str]) -> Config:
+        metadata, table = self.file.metadata, self.table
+        for key in NEEDED:
+            if f"{name}.{key}" not in metadata:
+                raise self._error(f"{name}.{key}", "is missing")
+        config: Config = {"model_type": table.family}
+        for full, value in metadata.items():
+            key = full.removeprefix(f"{name}.")
+            if key == full or key in OTHERS:
+                continue
+            if key in keys:
+                config[keys[key]] = self._number(full, key in WHOLE or type(value) is int) or None
+            elif key == "attention.causal" and value is True:
+                continue
+            elif key == "attention.causal" or isinstance(value, (np.ndarray, list)) or not _neutral(value):
+                raise self._error(full, f"is {shown(value)}, which is not supported; it may change what is computed")
+        if (config["num_hidden_layers"] or 0) > len(self.file.names):
+            raise self._error(f"{name}.block_count", f"is more than the file has tensors, {len(self.file.names):,}")
+        if "token_embd.weight" not in self.file:
+            raise self._error("token_embd.weight", "is missing")
+        config["vocab_size"] = self.file.shape("token_embd.weight")[0]
+        config["tie_word_embeddings"] = "output.weight" not in self.file
+        if table.family in ("llama", "qwen3"):
+            config["attention_bias"] = "blk.0.attn_q.bias" in self.file
+        if table.family == "llama":
+            config["mlp_bias"] = "blk.0.ffn_up.bias" in self.file
+        heads = config["num_attention_heads"] or 1
+        config["num_key_value_heads"] = config.get("num_key_value_heads") or heads
+        config["head_dim"] = config.get("head_dim") or (config["hidden_size"] or 0) // heads
+        config |= table.more(config)
+        self._positions(name, config)
+        return config | self._tokens(config["vocab_size"])
+
+    def _positions(self, name: str, config: Config) -> None:
+        metadata, size = self.file.metadata, config["head_dim"]
+        turned = metadata.get(f"{name}.rope.dimension_count", size)
+        if turned != size:
+            if not self.table.partial or type(turned) is not int or not 0 < turned < size:
+                raise self._error(f"{name}.rope.dimension_count", f"is {shown(turned)}, but a head has {size}")
+            config["partial_rotary_factor"] = turned / size
+        if metadata.get(f"{name}.attention.value_length", size) != size:
+            raise self._error(f"{name}.attention.value_length", f"is not {size}, the size of keys; not supported")
+        if any(other.startswith("rope_factors_") for other in self.file.names):
+            raise self._error("rope_factors_long.weight", "asks for the longrope scaling, which is not supported")
+        kind, factor = metadata.get(f"{name}.rope.scaling.type", "none"), f"{name}.rope.scaling.factor"
+        if FREQUENCIES in self.file:
+            config["rope_scaling"] = self._llama3(turned, config.get("rope_theta") or 10_000.0)
+        elif kind != "none":
+            config["rope_scaling"] = {"rope_type": kind, "factor": self._number(factor, False)}
+        elif metadata.get(factor, 1.0) not in (0.0, 1.0):
+            config["rope_scaling"] = {"rope_type": "linear", "factor": self._number(factor, False)}
+
+    def _llama3(self, turned: int, theta: float) -> Config:
+        """Llama 3's scaling, of which the file only has the resulting divisors."""
+        found = self.file.tensor(FREQUENCIES).float32()
+        factor = float(found.max()) if found.shape == (turned // 2,) else math.nan
+        if factor >= 1 and np.allclose(divisors(Scaling(type="llama3", factor=factor), turned, theta), found, 1e-3):
+            return {
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            }  # fmt: skip
+        raise self._error(FREQUENCIES, "is no scaling as Llama 3 has it (of 8,192 tokens by one factor); not supported")
+
+    def _tokens(self, size: int) -> Config:
+        """The ids that a generation_config.json would hold."""
+        metadata, config = self.file.metadata, {}
+        for token, role in zip(TOKENS, ("bos", "eos", "padding"), strict=True):
+            id = metadata.get(f"tokenizer.ggml.{role}_token_id")
+            if id is not None:
+                config[token] = self._id(f"tokenizer.ggml.{role}_token_id", id, size)
+        tokens = metadata.get("tokenizer.ggml.tokens")
+        ends = [config["eos_token_id"]] if "eos_token_id" in config else []
+        keys = [f"tokenizer.ggml.{role}_token_id" for role in ("eot", "eom")]
+        ends += [self._id(key, metadata[key], size) for key in keys if key in metadata]
+        ends += [tokens.index(text) for text in ENDS if text in tokens] if isinstance(tokens, list) else []
+        ends = list(dict.fromkeys(ends))
+        return config | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})
+
+    def _id(self, key: str, id: Any, size: int) -> int:
+        if type(id) is not int or not 0 <= id < size:
+            raise self._error(key, f"is {shown(id)}, expected the id of a token below {size:,}")
+        return id
+
+
+def divisors(scaling: Scaling, turned: int, theta: float) -> Array:
+    """(turned / 2,): what a scaling divides the frequencies of rotation by, where it is the same for all lengths."""
+    plain = theta ** (-torch.arange(0, turned, 2, dtype=torch.float64) / turned)
+    found: Array = (plain / scaling.apply(plain, theta)).numpy()
+    return found
+
+
+def _neutral(value: Any) -> bool:
+    """Whether a key that is not known says that something is not used: no, 0, no text, or a factor of 1."""
+    return value in (0, "") or (type(value) is float and value == 1.0)

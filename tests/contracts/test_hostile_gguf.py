@@ -1,0 +1,180 @@
+"""GGUF files that are damaged or lie: refused in a sentence that names file and field, in bounded memory and time."""
+
+import random
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from _small_models import randomise
+
+import llmanac
+from llmanac.core.errors import CheckpointError, LlmanacError
+from llmanac.kernels.gguf import GGUF
+from llmanac.kernels.gguf.file import MOST_HEADER, Packable, write
+from llmanac.models.gguf.write import export_gguf
+from llmanac.models.load import load_model
+from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value
+
+
+def head(tensors=0, keys=0, version=3):
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, keys)
+
+
+def tensor(name=b"t", shape=(32,), kind=0, offset=0):
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+BIG = (1 << 63) - 1
+FILES = {
+    "empty": (b"", "cannot be read as a GGUF file"),
+    "magic": (b"GGML" + head()[4:], "is no GGUF file .it begins with b'GGML'"),
+    "version": (head(version=1), r"version 1 is not read \(only 2 and 3\)"),
+    "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "is big-endian"),
+    "short": (head()[:10], "tensor count needs 8 bytes at byte 8 of the header; the file ends there"),
+    "tensor count": (head(tensors=BIG), "tensor count is 9,223,.*; at most 100,000 are read"),
+    "key count": (head(keys=BIG), "key count is 9,223,.*; at most"),
+    "long key": (head(keys=1) + struct.pack("<Q", BIG), "the name of key 0 needs 9,223,"),
+    "key type": (head(keys=1) + text(b"k") + struct.pack("<I", 99), "key 'k' has the type 99, which is not known"),
+    "long text": (head(keys=1) + text(b"k") + struct.pack("<IQ", 8, 1 << 40), "key 'k' needs 1,099,"),
+    "no text": (head(keys=1) + text(b"k") + struct.pack("<I", 8) + text(b"\xff"), "key 'k' is not UTF-8"),
+    "no flag": (head(keys=1) + text(b"k") + struct.pack("<IB", 7, 2), "key 'k' is 2, expected 0 or 1"),
+    "twice": (head(keys=2) + 2 * (text(b"k") + struct.pack("<IB", 7, 1)), "key 'k' is given twice"),
+    "long list": (head(keys=1) + text(b"k") + struct.pack("<IIQ", 9, 8, BIG), "key 'k' has 9,223,.* items; at most"),
+    "short list": (head(keys=1) + text(b"k") + struct.pack("<IIQ", 9, 12, 1 << 20), "key 'k' needs 8,388,608 bytes"),
+    "nested list": (head(keys=1) + text(b"k") + struct.pack("<IIQ", 9, 9, 1), "key 'k' is a list of the type 9"),
+    "alignment": (
+        head(keys=1) + text(b"general.alignment") + struct.pack("<II", 4, 33),
+        "general.alignment is 33, expected a power of two",
+    ),
+    "axes": (head(tensors=1) + text(b"t") + struct.pack("<I", 1 << 31), "tensor 't': has 2,147,483,648 axes"),
+    "no numbers": (head(tensors=1) + tensor(shape=(32, 0)), r"tensor 't': its shape \(0, 32\) has no numbers"),
+    "kind": (head(tensors=1) + tensor(kind=99), "tensor 't': is of an unknown kind .number 99"),
+    "unread kind": (head(tensors=1) + tensor(kind=10), "tensor 't': is Q2_K .number 10., which is not read"),
+    "rows": (head(tensors=1) + tensor(shape=(33,), kind=8), "tensor 't': rows of 33 are no multiple of Q8_0's blocks"),
+    "offset": (head(tensors=1) + tensor(offset=8), "tensor 't': its offset 8 is no multiple of the alignment, 32"),
+    "beyond": (head(tensors=1) + tensor(shape=(BIG, BIG, BIG)), "tensor 't': ends at byte .*was it cut off"),
+    "far offset": (head(tensors=1) + tensor(offset=1 << 63), "tensor 't': ends at byte 9,223,"),
+    "listed twice": (head(tensors=2) + 2 * tensor(), "tensor 't' is listed twice"),
+    "overlap": (head(tensors=2) + tensor() + tensor(b"u", offset=32) + bytes(512), "tensor 'u': overlaps 't'"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_damaged_containers(case, tmp_path):
+    data, message = FILES[case]
+    path = tmp_path / "m.gguf"
+    path.write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=rf"m\.gguf: {message}"):
+        GGUF(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(LlmanacError, match=r"m\.gguf: "):
+            load(path)
+
+
+def test_a_long_header_is_read_to_a_bound_only(tmp_path):
+    path = tmp_path / "m.gguf"
+    with open(path, "wb") as handle:
+        handle.write(head(keys=1) + text(b"k") + struct.pack("<IQ", 8, MOST_HEADER))
+        handle.truncate(1 << 30)
+    with pytest.raises(CheckpointError, match=r"key 'k' needs .* at most 67,108,864 bytes of it are read"):
+        GGUF(path)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A model of one layer with its tokenizer, and what is in its file."""
+    tokenizer = train_tokenizer("bpe", ["the cat sat on the mat"] * 3, vocab_size=264, pattern="gpt2")
+    blocks = [{"name": "pre-norm", "mixer": {"name": "softmax", "heads": 2, "biases": "none"}}]
+    spec = llmanac.build(
+        "lm", "transformer", dim=32, layers=1, blocks=blocks, max_length=64, tied=True, vocab_size=264
+    ).spec
+    model = randomise(spec.build(vocab_size=264))
+    path = export_gguf(model, tokenizer, tmp_path_factory.mktemp("gguf") / "good.gguf", "q8_0")
+    read = GGUF(path)
+    tensors = {
+        name: Packable(read.kind(name), read.shape(name), lambda name=name: read.tensor(name).data)
+        for name in read.names
+    }
+    metadata = {key: np.uint32(v) if type(v) is int else np.float32(v) if type(v) is float else v
+                for key, v in read.metadata.items()}  # fmt: skip
+    assert torch.isfinite(load_model(path, device="cpu")(torch.arange(9)[None]).logits).all()
+    return path, metadata, tensors
+
+
+LIES = {
+    "general.architecture": ("bert", r"general.architecture is 'bert', which is not read \(known: llama"),
+    "llama.embedding_length": (np.uint32(64), r"token_embd|llama.embedding_length"),
+    "llama.block_count": (np.uint32(1 << 31), "llama.block_count is 2147483648, expected a whole number"),
+    "llama.feed_forward_length": (None, "llama.feed_forward_length is missing"),
+    "llama.attention.head_count": (np.uint32(0), "num_attention_heads|llama.attention.head_count"),
+    "llama.attention.head_count_kv": (np.uint32(3), "llama.attention.head_count_kv"),
+    "llama.attention.layer_norm_rms_epsilon": (np.float32("nan"), "rms_epsilon is nan, expected a number"),
+    "llama.rope.freq_base": ("x", "llama.rope.freq_base is 'x', expected a"),
+    "llama.rope.dimension_count": (np.uint32(8), "llama.rope.dimension_count is 8, but a head has 16"),
+    "llama.rope.scaling.type": ("yarn", "llama.rope.scaling.factor is None, expected a number"),
+    "llama.expert_count": (np.uint32(8), "llama.expert_count is 8, which is not supported"),
+    "llama.attention.causal": (False, "llama.attention.causal is False, which is not supported"),
+    "tokenizer.ggml.eos_token_id": (np.uint32(264), "eos_token_id is 264, expected the id of a token below 264"),
+}
+
+
+@pytest.mark.parametrize("key", LIES)
+def test_keys_that_lie(key, good, tmp_path):
+    _, metadata, tensors = good
+    value, message = LIES[key]
+    metadata = {**metadata, key: value}
+    path = tmp_path / "m.gguf"
+    with open(path, "wb") as handle:
+        write(handle, {k: v for k, v in metadata.items() if v is not None}, tensors)
+    with pytest.raises(CheckpointError, match=rf"m\.gguf: .*({message})"):
+        load_model(path, device="cpu")
+
+
+def test_tensors_that_do_not_fit(good, tmp_path):
+    _, metadata, tensors = good
+    path = tmp_path / "m.gguf"
+    nan = Packable("F32", (32,), lambda: np.full(32, np.nan, np.float32))
+    more = {"blk.0.attn_sinks.weight": nan}
+    lost = {name: tensor for name, tensor in tensors.items() if name != "blk.0.ffn_up.weight"}
+    for changed, message in [
+        ({**tensors, **more}, "1 weights have no place in the model: tensor blk.0.attn_sinks.weight"),
+        (lost, "1 weights are missing: model.layers.0.mlp.up_proj.weight"),
+        ({**tensors, "output_norm.weight": nan}, "model.norm.weight holds 32 NaN of 32 numbers .stored as F32"),
+        ({**tensors, "rope_freqs.weight": nan}, "rope_freqs.weight is no scaling as Llama 3 has it"),
+    ]:
+        with open(path, "wb") as handle:
+            write(handle, metadata, changed)
+        with pytest.raises(CheckpointError, match=rf"m\.gguf: {message}"):
+            load_model(path, device="cpu")
+
+
+def test_changed_bytes_give_no_other_error(good, tmp_path):
+    """Bytes of the header are flipped, set, cut and copied; a file that is still read gives a model."""
+    original = good[0].read_bytes()
+    start = min(original.find(name) for name in (b"blk.0.attn_norm", b"token_embd.weight"))
+    places = [*range(24, 900), *range(start - 8, start + 1200)]  # keys before the vocabulary, and the table of tensors
+    rng, path, refused = random.Random(7), tmp_path / "m.gguf", 0
+    for _ in range(250):
+        data = bytearray(original)
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            at = rng.choice(places)
+            data[at] = rng.choice([data[at] ^ 1 << rng.randrange(8), 0, 255, rng.randrange(256)])
+        if rng.random() < 0.15:
+            data = data[: rng.randrange(len(data))]
+        path.write_bytes(data)
+        try:
+            load_model(path, device="cpu")
+            load_tokenizer(path)
+        except LlmanacError as error:
+            assert "m.gguf" in str(error)
+            refused += 1
+    assert refused > 60
