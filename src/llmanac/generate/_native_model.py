@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmanac.core.errors import RequestError
 from llmanac.generate.prefix_cache import weights_stamp
+from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.models._layers import Linear, Product
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
@@ -32,6 +34,7 @@ from llmanac.models.state.kv import kv_cache
 BLOCK = 32  # tokens of a block of keys and values, as kernels/infer/attend.py has it
 PART = 16  # rows of a matrix that a kernel takes at once
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
+QUANTISED = ("q8_0", "q4_0", "q4_1")
 POSITIONS = 1024  # that the tables are first made for
 
 
@@ -84,10 +87,14 @@ class NativeModel:
 
     Args:
         model: one that `refusal` has nothing against.
-        weights: "own" reads the model's own numbers; q8_0, q4_0 or q4_1 quantises its matrices (the head included, the
-            embedding not) where their inputs come in groups of 32.
+        weights: "own" reads the model's own numbers: those of torch, or the blocks of a GGUF file it was loaded from
+            (other kinds than q8_0, q4_0 and q4_1 run as the float32 that they were loaded as); q8_0, q4_0 or q4_1
+            quantises its matrices (the head included, the embedding not) where their inputs come in groups of 32.
         threads: as many as torch uses by default.
         form: of the vector code: vnni, avx2 or plain; by default the best one here.
+
+    Raises:
+        RequestError: a model that it cannot run, or weights that are not one of these.
     """
 
     block_tokens = BLOCK
@@ -97,10 +104,17 @@ class NativeModel:
     ) -> None:
         from llmanac.kernels.infer._machine import forms
 
+        if weights not in ("own", *QUANTISED):
+            raise RequestError(f"weights: {weights!r} is not one of own, {', '.join(QUANTISED)}")
+        if (reason := refusal(model)) is not None:
+            raise RequestError(
+                f"runner: native cannot run this model ({reason}); use torch, or auto to choose by itself"
+            )
         self.model, self.weights = model, weights
         self.threads = threads or torch.get_num_threads()
         self.form = form or forms()[0]
-        self.keys_dtype = torch.float32 if weights == "own" or self.form == "plain" else torch.float16
+        coded = weights != "own" or getattr(model, "packed", None) is not None
+        self.keys_dtype = torch.float16 if coded and self.form != "plain" else torch.float32
         attention = model.model.layers[0].self_attn
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.padded = _filled(self.head_dim)
@@ -124,6 +138,7 @@ class NativeModel:
 
         self._held: list[Any] = []  # what the addresses below point into
         self._known: dict[int, list[int]] = {}  # a tied matrix is packed once
+        self._names = {id(p): name for name, p in self.model.named_parameters()}
         model, layers = self.model, self.model.model.layers
         first = layers[0]
         sandwich = isinstance(first, Sandwich)
@@ -198,17 +213,30 @@ class NativeModel:
         if id(weight) in self._known:
             return self._known[id(weight)]
         rows, columns = weight.shape
-        if self.weights == "own" or columns % 32:
+        kind, data = self._blocks(weight)
+        if data is None:
             kept = weight.detach().contiguous()
             made = [product(str(kept.dtype).removeprefix("torch."), self.form), kept.data_ptr(), rows, columns, 0]
         else:
-            from llmanac.kernels.infer.blocks import quantised
+            from llmanac.kernels.infer.blocks import repacked
 
-            kept = quantised(weight.detach().float().numpy(), self.weights).packed()
-            made = [product(self.weights, self.form), kept.ctypes.data, rows, columns, 1]
+            kept = repacked(kind, data)
+            made = [product(kind, self.form), kept.ctypes.data, rows, columns, 1]
         self._held.append((weight, kept))
         self._known[id(weight)] = made
         return made
+
+    def _blocks(self, weight: Tensor) -> tuple[str, Any]:
+        """The quantised rows of a matrix as a GGUF file has them: those it was read from, or made here; or None."""
+        name = self._names[id(weight)]
+        if self.weights == "own":
+            source = getattr(self.model, "packed", None)
+            found = None if source is None else source.unchanged(name, weight)
+            fits = found is not None and found.kind.lower() in QUANTISED and found.shape == tuple(weight.shape)
+            return (found.kind.lower(), found.data) if fits else ("", None)
+        if weight.shape[1] % 32:
+            return "", None
+        return self.weights, KINDS[self.weights.upper()].packed(weight.detach().float().numpy())
 
     def _make_room(self, dim: int, inner: int, widths: list[int]) -> None:
         from llmanac.kernels.infer.forward import QUERIES, Room

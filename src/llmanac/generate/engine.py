@@ -268,12 +268,7 @@ def _native(model: Any, runner: str | NativeModel) -> NativeModel | None:
         return None
     from llmanac.generate.native import NativeModel, refusal
 
-    reason = refusal(model)
-    if reason is None:
-        return NativeModel(model)
-    if runner == "native":
-        raise RequestError(f"runner: native cannot run this model ({reason}); use torch, or auto to choose by itself")
-    return None
+    return None if runner == "auto" and refusal(model) is not None else NativeModel(model)
 
 
 def completions(request: Request) -> list[Completion]:
