@@ -31,7 +31,7 @@ from llmanac.models.scores.scaled_dot import ScaledDot
 from llmanac.models.state import DecodingState
 from llmanac.models.state.kv import kv_cache
 
-BLOCK = 32  # tokens of a block of keys and values, as kernels/infer/attend.py has it
+BLOCK = 32  # tokens of a block of keys and values: long enough in memory for the processor to read ahead
 PART = 16  # rows of a matrix that a kernel takes at once
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
 QUANTISED = ("q8_0", "q4_0", "q4_1")
@@ -284,6 +284,7 @@ class NativeModel:
         step = Step(
             x=x, places=places, rows=rows, ends=ends, blocks=blocks, wanted=wanted, logits=logits.numpy(),
             keys=keys.data_ptr(), values=values.data_ptr(), block_bytes=keys.nbytes // len(keys),
+            shift=(keys.shape[1] // PART).bit_length() - 1,
         )  # fmt: skip
         others: list[Future[Any]] = []
         if self._pool is not None:

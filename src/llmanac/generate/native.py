@@ -30,18 +30,21 @@ class NativeRunner:
 
     Args:
         prefix_cache: one whose blocks are those of the native model (`like=native.start`), or None.
+        block_tokens: of the blocks of rows without one, 16 times a power of two.
 
     Raises:
         RequestError: a prefix cache whose blocks are another runner's.
     """
 
-    def __init__(self, native: NativeModel, prefix_cache: PrefixCache | None = None) -> None:
+    def __init__(
+        self, native: NativeModel, prefix_cache: PrefixCache | None = None, *, block_tokens: int = BLOCK
+    ) -> None:
         self.native, self.prefix_cache = native, prefix_cache
         if prefix_cache is not None and [x.stores[0].shape[2:] for x in prefix_cache.pool.layers if x] != [
             native.start().layers[0].tensors[0].shape[1::2]
         ]:
             raise RequestError("prefix_cache: its blocks are another runner's; use Engine.keep_prefixes")
-        self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=BLOCK)
+        self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=block_tokens)
         self._state: PagedState | None = None
 
     def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
@@ -113,4 +116,3 @@ class NativeRunner:
         if self._state is not None:
             self._state.close()
         self._state = None
-

@@ -2,8 +2,8 @@
 
     s_t = c(q . k_t)      p = softmax(s)      o = sum_t p_t v_t        t from max(0, p - window + 1) to the query's place p
 
-A block has 2 pages of 16 tokens: of each layer and head keys (2, d, 16) and values (2, 16, d), in float32 or float16,
-d filled up to a multiple of 16. Queries of one key-value head (of a group's heads, and of several tokens while a prompt is read) share
+A block has pages of 16 tokens: of each layer and head keys (pages, d, 16) and values (pages, 16, d), in float32 or
+float16, d filled up to a multiple of 16. Queries of one key-value head (of a group's heads, and of several tokens while a prompt is read) share
 each page that is read. Every query's numbers are made in the same order whatever it shares its pages with.
 """
 
@@ -28,8 +28,6 @@ from llmanac.kernels.nn._exponential import RELAXED, exp2, tanh
 from llmanac.kernels.text import cached
 
 PAGE = 16
-PAGES = 2  # a block: what lies together in memory must be long enough for the processor to read ahead
-BLOCK = PAGE * PAGES
 LINE = 64  # bytes of a cache line
 AHEAD = 6  # pages: their memory takes longer than one page's work
 QUERIES = 8  # that walk over the pages together
@@ -38,9 +36,9 @@ NUMBER = types.int64
 LOG2E32 = np.float32(1.4426950408889634)
 LOWEST = np.float32(-3.0e38)
 
-# queries (n, d), places (n,), n, d, blocks (count,), layer and head's first byte in a block, bytes of a block,
+# queries (n, d), places (n,), n, d, blocks (count,) of 2^shift pages, the layer and head's first byte in one, its bytes,
 # keys, values, window, cap (a float32, 0 for none), scores (n, 16 pages), numbers in a row of scores, out (n, d)
-SIGNATURE = types.int64(*[NUMBER] * 14)
+SIGNATURE = types.int64(*[NUMBER] * 15)
 
 
 def _narrow(builder: Any, kind: int, form: int, place: Any) -> Any:
@@ -156,27 +154,31 @@ def _softmax(row, limit):
 
 
 @njit
-def _at(table, page, block_bytes, part_bytes):
+def _at(table, page, shift, block_bytes, part_bytes):
     """Where a page begins in a store."""
-    return table[page // PAGES] * block_bytes + page % PAGES * part_bytes
+    return table[page >> shift] * block_bytes + (page & ((1 << shift) - 1)) * part_bytes
 
 
 def _attention(form, kind):
     wide = 2 if form == FORMS.index("vnni") else 1  # accumulators that fit the registers
     size = 4 if kind == 0 else 2
 
-    def attend(queries, places, n, d, blocks, begins, block_bytes, keys, values, window, cap, scores, width, out):
+    def attend(
+        queries, places, n, d, blocks, shift, begins, block_bytes, keys, values, window, cap, scores, width, out
+    ):
         where, table = carray(numbers_at(places), (n,)), carray(numbers_at(blocks), (1 << 31,))
         low = max(0, where[0] - window + 1) // PAGE if window > 0 else 0
         stop = where[n - 1] // PAGE + 1
         limit, part_bytes = carray(floats_at(cap), (1,))[0], PAGE * d * size
         for page in range(low, stop):
-            own = keys + _at(table, page, block_bytes, part_bytes) + begins
+            own = keys + _at(table, page, shift, block_bytes, part_bytes) + begins
             later = page + AHEAD  # past the last keys come the first values
             if later < stop:
-                following = keys + _at(table, later, block_bytes, part_bytes) + begins
+                following = keys + _at(table, later, shift, block_bytes, part_bytes) + begins
             else:
-                following = values + _at(table, min(low + later - stop, stop - 1), block_bytes, part_bytes) + begins
+                following = (
+                    values + _at(table, min(low + later - stop, stop - 1), shift, block_bytes, part_bytes) + begins
+                )
             into = scores + (page - low) * PAGE * 4
             i = 0
             while i + 8 <= n:
@@ -198,20 +200,26 @@ def _attention(form, kind):
         carray(floats_at(out), (n * d,))[:] = np.float32(0)
         for part in range(0, d, 16 * wide):
             for page in range(low, stop):
-                own = values + _at(table, page, block_bytes, part_bytes) + begins + part * size
+                own = values + _at(table, page, shift, block_bytes, part_bytes) + begins + part * size
                 later = min(page + AHEAD, stop - 1)
-                following = values + _at(table, later, block_bytes, part_bytes) + begins + part * size
+                following = values + _at(table, later, shift, block_bytes, part_bytes) + begins + part * size
                 row = scores + (page - low) * PAGE * 4
                 i = 0
                 if part + 16 * wide <= d:
                     while i + 8 <= n:
-                        _read(form, kind, 8, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4)
+                        _read(
+                            form, kind, 8, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
+                        )
                         i += 8
                     while i + 3 <= n:
-                        _read(form, kind, 3, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4)
+                        _read(
+                            form, kind, 3, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
+                        )
                         i += 3
                     while i < n:
-                        _read(form, kind, 1, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4)
+                        _read(
+                            form, kind, 1, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
+                        )
                         i += 1
                 else:
                     for i in range(n):

@@ -22,7 +22,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from llmanac.kernels.infer._machine import HALF, call, meet, store
-from llmanac.kernels.infer.attend import BLOCK, PAGE, QUERIES
+from llmanac.kernels.infer.attend import PAGE, QUERIES
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
 from llmanac.kernels.text import cached
 
@@ -94,7 +94,7 @@ class Step(NamedTuple):
         places: (n,) position of each; rows: (n,) which row of `blocks`; ends: (n,) the line after its run's last one.
         blocks: (rows, most blocks) int64.
         wanted: (w,) lines whose logits are asked for; logits: (w, V filled up).
-        keys, values: addresses of the stores; block_bytes: of each.
+        keys, values: addresses of the stores; block_bytes: of a block in each; shift: it has 2^shift pages.
     """
 
     x: Any
@@ -107,6 +107,7 @@ class Step(NamedTuple):
     keys: Any
     values: Any
     block_bytes: Any
+    shift: Any
 
 
 @intrinsic
@@ -252,10 +253,11 @@ def _keep(plan, room, step, layer, b):
             _norm(x, plan.qk_norms[layer, 0 if head < heads else 1], plan.eps[1], x)
         if table >= 0:
             _turn(x, plan.cos[table, place], plan.sin[table, place])
-    block, slot = step.blocks[step.rows[b], place // BLOCK] * step.block_bytes, place % PAGE
-    page = block + place % BLOCK // PAGE * PAGE * padded * number
+    tokens, slot = PAGE << step.shift, place % PAGE
+    page = step.blocks[step.rows[b], place // tokens] * step.block_bytes
+    page += place % tokens // PAGE * PAGE * padded * number
     for g in range(kv_heads):
-        begin = page + (layer * kv_heads + g) * BLOCK * padded * number
+        begin = page + (layer * kv_heads + g) * tokens * padded * number
         for i in range(size):
             k, v = step.keys + begin + (i * PAGE + slot) * number, step.values + begin + (slot * padded + i) * number
             if number == 2:
@@ -284,7 +286,7 @@ def _attend(plan, room, step, layer, b, stop, g, thread):
         plan.shape[5],
         (
             _at(queries), _at(where), np.int64(m), padded, _at(step.blocks[step.rows[b]]),
-            (layer * kv_heads + g) * BLOCK * padded * number, step.block_bytes, step.keys, step.values,
+            step.shift, (layer * kv_heads + g) * (PAGE << step.shift) * padded * number, step.block_bytes, step.keys, step.values,
             plan.layers[layer, WINDOW], _at(plan.factors[layer, 1:]), _at(scores), np.int64(scores.shape[1]), _at(out),
         ),
     )  # fmt: skip
