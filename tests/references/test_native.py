@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from _small_models import VOCABULARY, block, randomise, tokens, transformer
+from _small_models import block, randomise, tokens, transformer
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch
-from llmanac.generate.engine import Engine
 from llmanac.generate import native as native_module
+from llmanac.generate.engine import Engine
 from llmanac.generate.native import NativeModel, NativeRunner, refusal
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.kernels.infer._machine import forms
@@ -23,6 +23,7 @@ SCALINGS = {
 }
 QWEN3 = {"name": "multi-head", "heads": 4, "kv_heads": 2, "head_dim": 16, "qk_norm": "rmsnorm"}
 GEMMA = {"name": "multi-head", "heads": 4, "kv_heads": 1, "score": {"name": "scaled-dot", "softcap": 5.0}}
+ODD = ({"name": "multi-head", "heads": 10, "head_dim": 6}, {"name": "swiglu", "width": 51})
 SANDWICH = {"name": "sandwich", "mixer": GEMMA, "ffn": "geglu-tanh"}
 MODELS = {
     "llama": {"blocks": block({"name": "multi-head", "heads": 4, "kv_heads": 2})},
@@ -37,7 +38,7 @@ MODELS = {
     "window": {"blocks": block({"name": "multi-head", "heads": 4, "window": 5})},
     "no-positions": {"blocks": [*block(), {**block()[0], "position": "none"}]},
     "partial": {"position": {"name": "rope", "rotary_fraction": 0.5}},
-    "odd": {"dim": 44, "blocks": block({"name": "multi-head", "heads": 10, "head_dim": 6}, {"name": "swiglu", "width": 51})},
+    "odd": {"dim": 44, "blocks": block(*ODD)},
     **{name: {"position": {"name": "rope", "scaling": scaling}} for name, scaling in SCALINGS.items()},
 }  # fmt: skip
 
@@ -49,7 +50,7 @@ def small(name="llama", **choices):
 def read(native, *rows, every=True):
     """The logits of rows that are read at once, each without its padding."""
     runner = NativeRunner(native)
-    runner.extend([row for row in rows], 64)
+    runner.extend(list(rows), 64)
     out = runner.read(0, [list(map(int, row)) for row in rows], every=every)
     runner.reset()
     return [own[: len(row)].clone() if every else own[0].clone() for own, row in zip(out, rows, strict=True)]
@@ -202,4 +203,3 @@ def test_hooks_and_other_caches_are_refused():
     engine = Engine(model, prefix_cache_bytes=2**20)
     with pytest.raises(RequestError, match="another runner"):
         NativeRunner(NativeModel(model, threads=1), engine.prefix_cache)
-    assert VOCABULARY == model.vocab_size

@@ -14,7 +14,7 @@ from llmanac.core import interrupts
 with interrupts.ending():
     import typer
 
-    from llmanac.cli import chat, classify, compare, data, dedup, methods, ngram, quality, run, score, tokenizer
+    from llmanac.cli import bench, chat, classify, compare, data, dedup, methods, ngram, quality, run, score, tokenizer
     from llmanac.cli.options import SeveralValues
     from llmanac.core.errors import LlmanacError
     from llmanac.core.files import DISK, refused
@@ -35,6 +35,7 @@ app.command("generate")(chat.generate_command)
 app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
 app.command("serve")(chat.serve_command)
+app.command("bench")(bench.bench_command)
 app.command("compare")(compare.compare_command)
 app.command("convert")(methods.convert_command)
 app.command("dedup")(dedup.dedup_command)

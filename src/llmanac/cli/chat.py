@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 
 import typer
 
-from llmanac.cli.options import SomeModel
+from llmanac.cli.options import SomeModel, SomeRunner
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 
@@ -37,14 +37,15 @@ def generate_command(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     seed: Annotated[int, typer.Option()] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
+    runner: SomeRunner = "auto",
 ) -> None:
     """Continue a text."""
     from llmanac.generate.load import load_engine
 
     text = sys.stdin.read() if prompt is None else prompt
     print_completions(
-        load_engine(path), text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        seed=seed, stop=tuple(stop or ()),
+        load_engine(path, runner=runner), text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+        top_p=top_p, seed=seed, stop=tuple(stop or ()),
     )  # fmt: skip
 
 
@@ -62,11 +63,14 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
         _write(f"--- sample {completion.index + 1} of {count}\n{prompt}{completion.text}\n")
 
 
-def chat_command(path: Annotated[Path, typer.Argument(help="A run's or model's folder, or a .gguf file.")]) -> None:
+def chat_command(
+    path: Annotated[Path, typer.Argument(help="A run's or model's folder, or a .gguf file.")],
+    runner: SomeRunner = "auto",
+) -> None:
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
     from llmanac.generate.load import load_assistant, load_engine
 
-    engine = load_engine(path)
+    engine = load_engine(path, runner=runner)
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
@@ -159,6 +163,7 @@ def serve_command(
     allow_host: Annotated[list[str] | None, typer.Option(help="Host name to accept; repeatable; * for any.")] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; further ones get status 429.")] = 64,
     prefix_cache: Annotated[int, typer.Option(min=0, help="MiB of KV cache for shared prefixes; 0 for none.")] = 256,
+    runner: SomeRunner = "auto",
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
@@ -166,7 +171,7 @@ def serve_command(
     def load() -> tuple[Engine, Assistant | None]:
         from llmanac.generate.load import load_assistant, load_engine
 
-        engine = load_engine(path)
+        engine = load_engine(path, runner=runner)
         return engine, load_assistant(path, engine)
 
     serve(

@@ -29,6 +29,9 @@ Fields = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Set a field of the method; repeatable.")
 ]
 SomeModel = Annotated[str, typer.Argument(help="A run's or model's folder, a .gguf file, or a hub model's name.")]
+SomeRunner = Annotated[
+    str, typer.Option("--runner", help="auto, native (compiled, Llama-shaped models on a CPU) or torch.")
+]
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 

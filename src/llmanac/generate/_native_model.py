@@ -55,7 +55,7 @@ def refusal(model: Any) -> str | None:
     if any(isinstance(m, Product) and m.change is not None for m in model.modules()):
         return "the model has adapters; merge them first"
     layers = model.model.layers
-    parts = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]
+    parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]
     for layer in layers:
         attention, mlp = layer.self_attn, layer.mlp
         parts += [(type(layer), (PreNorm, Sandwich)), (type(attention), SoftmaxAttention), (type(mlp), GatedMLP)]
@@ -126,6 +126,11 @@ class NativeModel:
         """What a token's keys and values take, all layers in one store, for a pool of blocks."""
         heads = len(self.model.model.layers) * self.kv_heads
         return DecodingState([kv_cache(1, heads, self.padded, dtype=self.keys_dtype, device=torch.device("cpu"))], 1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its matrices: what is read for one token."""
+        return sum(kept.nbytes for _, kept in self._held)
 
     def changed(self) -> bool:
         """Whether the model's parameters were written to, or moved, since they were last read."""
@@ -214,6 +219,7 @@ class NativeModel:
             return self._known[id(weight)]
         rows, columns = weight.shape
         kind, data = self._blocks(weight)
+        kept: Any
         if data is None:
             kept = weight.detach().contiguous()
             made = [product(str(kept.dtype).removeprefix("torch."), self.form), kept.data_ptr(), rows, columns, 0]
@@ -232,8 +238,9 @@ class NativeModel:
         if self.weights == "own":
             source = getattr(self.model, "packed", None)
             found = None if source is None else source.unchanged(name, weight)
-            fits = found is not None and found.kind.lower() in QUANTISED and found.shape == tuple(weight.shape)
-            return (found.kind.lower(), found.data) if fits else ("", None)
+            if found is None or found.kind.lower() not in QUANTISED or found.shape != tuple(weight.shape):
+                return "", None
+            return found.kind.lower(), found.data
         if weight.shape[1] % 32:
             return "", None
         return self.weights, KINDS[self.weights.upper()].packed(weight.detach().float().numpy())
@@ -248,10 +255,11 @@ class NativeModel:
         def lines(width: int) -> np.ndarray:
             return np.zeros((LINES, width), np.float32)
 
+        groups = LINES * widest // 32
         self._room = Room(
             h=lines(dim), read=lines(reads), qkv=lines(widths[0]), gates=lines(widths[2]), inner=lines(inner),
-            y=lines(_filled(dim)), codes=np.zeros(LINES * widest, np.int8), s=np.zeros(LINES * widest // 32, np.float32),
-            t=np.zeros(LINES * widest // 32, np.int32), f=np.zeros(LINES * widest // 32, np.float32),
+            y=lines(_filled(dim)), codes=np.zeros(LINES * widest, np.int8), s=np.zeros(groups, np.float32),
+            t=np.zeros(groups, np.int32), f=np.zeros(groups, np.float32),
             asked=np.zeros((self.threads, 2, most, self.padded), np.float32),
             where=np.zeros((self.threads, most), np.int64),
             scores=np.zeros((self.threads, most, 0), np.float32), counter=np.zeros(1, np.int64),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Completion", "Engine", "Options", "Piece", "Request", "TokenLogprob"]
 
 Prompt = str | Sequence[int]
+SMALL = 20_000_000  # parameters up to which `auto` does not compile anything
 RUNNERS = ("auto", "native", "torch")
 
 
@@ -111,7 +112,8 @@ class Engine:
         prefix_cache_bytes: keep the states of prompts and answers in so many bytes, so that a later prompt which
             begins like one of them is not computed from its start; None keeps nothing.
         runner: computes the model: `torch` (any model, any device), `native` (compiled; Llama-shaped models on a CPU),
-            `auto` (native where it can), or a `NativeModel` with choices of its own (quantised weights, threads).
+            `auto` (native where it can run a model of at least 20 million parameters: smaller ones are not worth the
+            seconds of compiling), or a `NativeModel` with choices of its own (quantised weights, threads).
 
     Attributes:
         prefix_cache: those states and their counters, or None.
@@ -268,7 +270,9 @@ def _native(model: Any, runner: str | NativeModel) -> NativeModel | None:
         return None
     from llmanac.generate.native import NativeModel, refusal
 
-    return None if runner == "auto" and refusal(model) is not None else NativeModel(model)
+    if runner == "auto" and (refusal(model) is not None or model.parameter_count() < SMALL):
+        return None
+    return NativeModel(model)
 
 
 def completions(request: Request) -> list[Completion]:

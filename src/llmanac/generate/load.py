@@ -16,15 +16,24 @@ from llmanac.models.locate import ASSISTANT, locate
 
 
 def load_engine(
-    path: str | Path, *, dtype: str | torch.dtype | None = None, device: str = "auto", rows: int = 32
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str = "auto",
+    rows: int = 32,
+    runner: str = "torch",
 ) -> Engine:
-    """Load model and tokenizer and make an engine. Raises CheckpointError or TokenizerError that names the file."""
+    """Load model and tokenizer and make an engine. Raises CheckpointError or TokenizerError that names the file.
+
+    Args:
+        runner: see `Engine`; RequestError where it cannot run the model.
+    """
     from llmanac.models.load import load_model
     from llmanac.tokenizers.load import load_tokenizer
 
     model, tokenizer = locate(path)
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device))
-    return Engine(loaded, load_tokenizer(tokenizer), rows=rows)
+    return Engine(loaded, load_tokenizer(tokenizer), rows=rows, runner=runner)
 
 
 def load_assistant(path: str | Path, engine: Engine) -> Assistant | None:

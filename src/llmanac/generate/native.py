@@ -66,7 +66,8 @@ class NativeRunner:
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
         state = self._state
         assert state is not None
-        vocabulary = self.native.model.vocab_size
+        vocabulary, pool = self.native.model.vocab_size, state.pool.layers[0]
+        assert pool is not None
         counts = [len(given) for given in tokens]
         if (start, start + len(tokens)) != (0, state.batch):
             state = state.view(start, start + len(tokens))
@@ -90,7 +91,7 @@ class NativeRunner:
             own = np.flatnonzero((wanted >= begin) & (wanted < end))
             direct = len(own) > 0 and target[own[-1]] - target[own[0]] == len(own) - 1
             out = logits[target[own[0]] : target[own[-1]] + 1] if direct else torch.empty(len(own), width)
-            store = state.pool.layers[0].stores
+            store = pool.stores
             self.native.run(
                 ids[begin:end], places[begin:end], rows[begin:end], np.minimum(ends[begin:end], end) - begin, blocks,
                 wanted[own] - begin, (store[0], store[1]), out,

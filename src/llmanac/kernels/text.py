@@ -41,7 +41,7 @@ def cached(function: Callable[..., Any], **options: Any) -> Any:
     numba looks at a function's own file only, and would go on using old code of what the function calls.
 
     Args:
-        options: of numba's njit: `nogil` (only for a kernel whose arrays nobody else writes), `fastmath`, `error_model`.
+        options: of numba's njit: `nogil` (only for a kernel whose arrays nobody else writes), `fastmath`, ...
     """
     try:
         dispatcher = njit(cache=True, **options)(function)

@@ -158,7 +158,7 @@ def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def widened(builder: Any, form: int, halves: Any) -> Any:
-    """(16,) halves, given as 16-bit integers, in float32: exact, and without a library where there is no instruction."""
+    """(16,) halves, given as 16-bit integers, in float32: exact, and where there is no instruction too."""
     if form != PLAIN:
         return builder.fpext(builder.bitcast(halves, vector(HALF)), vector(FLOAT))
     bits = builder.zext(halves, vector(I32))

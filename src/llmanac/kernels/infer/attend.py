@@ -1,10 +1,11 @@
 """Attention of a few queries over the pages of a row.
 
-    s_t = c(q . k_t)      p = softmax(s)      o = sum_t p_t v_t        t from max(0, p - window + 1) to the query's place p
+    s_t = c(q . k_t)      p = softmax(s)      o = sum_t p_t v_t        for the last `window` t up to the query's place
 
 A block has pages of 16 tokens: of each layer and head keys (pages, d, 16) and values (pages, 16, d), in float32 or
-float16, d filled up to a multiple of 16. Queries of one key-value head (of a group's heads, and of several tokens while a prompt is read) share
-each page that is read. Every query's numbers are made in the same order whatever it shares its pages with.
+float16, d filled up to a multiple of 16. Queries of one key-value head (of a group's heads, and of several tokens while
+a prompt is read) share each page that is read. Every query's numbers are made in the same order whatever it shares its
+pages with.
 """
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
@@ -21,7 +22,22 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from llmanac.kernels.infer._machine import (
-    FLOAT, FORMS, I8, I16, I32, I64, address, ahead, constant, fma, forms, literal, load, splat, store, vector,
+    FLOAT,
+    FORMS,
+    I8,
+    I16,
+    I32,
+    I64,
+    address,
+    ahead,
+    constant,
+    fma,
+    forms,
+    literal,
+    load,
+    splat,
+    store,
+    vector,
     widened,
 )  # fmt: skip
 from llmanac.kernels.nn._exponential import RELAXED, exp2, tanh
@@ -36,8 +52,8 @@ NUMBER = types.int64
 LOG2E32 = np.float32(1.4426950408889634)
 LOWEST = np.float32(-3.0e38)
 
-# queries (n, d), places (n,), n, d, blocks (count,) of 2^shift pages, the layer and head's first byte in one, its bytes,
-# keys, values, window, cap (a float32, 0 for none), scores (n, 16 pages), numbers in a row of scores, out (n, d)
+# queries (n, d), places (n,), n, d, blocks (count,) of 2^shift pages, the layer and head's first byte in one, bytes of
+# one, keys, values, window, cap (a float32, 0 for none), scores (n, 16 pages), numbers in a row of scores, out (n, d)
 SIGNATURE = types.int64(*[NUMBER] * 15)
 
 

@@ -1,6 +1,6 @@
 """From the blocks of a GGUF file to the order in which the kernels read them: 16 rows side by side, 4 numbers of each.
 
-    file    [N][K / 32] a block: d float16, of Q4_1 m float16, then 32 bytes, or 16 bytes whose halves are 16 numbers each
+    file    [N][K / 32] a block: d float16, of Q4_1 m float16, then 32 bytes, or 16 bytes of two numbers each
     codes   [N / 16][K / 32][4-number step][16 rows][4]     bytes q + 128 of Q8_0; of 4 bits two steps share a byte
     scales  [N / 16][K / 32][16 rows]                       float16 d; of Q4_1 followed by the 16 m
 
@@ -34,7 +34,7 @@ def repacked(kind: str, data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _walk(data, heads, codes, scales):
-    tiles, groups, step = codes.shape
+    _, groups, step = codes.shape
     size = heads + step // ROWS
     for row in range(len(data)):
         tile, r = row // ROWS, row % ROWS

@@ -9,7 +9,7 @@ are compared with them. All threads walk through the same steps, each with its p
 and meet between them.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, call-arg"
 # (numba types these functions itself)
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONE, HALF32, ZERO = np.float32(1), np.float32(0.5), np.float32(0)
 LIMIT, GROUP = np.float32(127), 32
 ROOT_HALF, ROOT_2_PI, CUBE = np.float32(math.sqrt(0.5)), np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu-tanh": 2, "relu": 3}
-Q, K, V, O, GATE, UP, DOWN = range(7)
+Q, K, V, OUT, GATE, UP, DOWN = range(7)
 # of a matrix: its kernel, its memory, rows, columns, whether its input is in 8 bits, its first column of the output
 KERNEL, PLACE, ROWS, COLUMNS, CODED, OFFSET = range(6)
 WINDOW, TABLE = range(2)  # of a layer: 0 for none; which table of positions, -1 for none
@@ -139,7 +139,7 @@ def _rint(typing_context, value):
     return types.float32(types.float32), generate
 
 
-FAST = {"fastmath": RELAXED, "error_model": "numpy"}
+FAST: Any = {"fastmath": RELAXED, "error_model": "numpy"}
 
 
 @njit(**FAST)
@@ -286,8 +286,9 @@ def _attend(plan, room, step, layer, b, stop, g, thread):
         plan.shape[5],
         (
             _at(queries), _at(where), np.int64(m), padded, _at(step.blocks[step.rows[b]]),
-            step.shift, (layer * kv_heads + g) * (PAGE << step.shift) * padded * number, step.block_bytes, step.keys, step.values,
-            plan.layers[layer, WINDOW], _at(plan.factors[layer, 1:]), _at(scores), np.int64(scores.shape[1]), _at(out),
+            step.shift, (layer * kv_heads + g) * (PAGE << step.shift) * padded * number, step.block_bytes, step.keys,
+            step.values, plan.layers[layer, WINDOW], _at(plan.factors[layer, 1:]), _at(scores),
+            np.int64(scores.shape[1]), _at(out),
         ),
     )  # fmt: skip
     m = 0
@@ -326,11 +327,11 @@ def _forward(plan, room, step, thread, threads):
                 turn += 1
             b = stop
         meet(counter, threads)
-        if own[O, CODED]:
+        if own[OUT, CODED]:
             for b in range(first, last):
                 _code(room.read[b], b, room)
             meet(counter, threads)
-        _multiply(own[O], room.read, room, n, room.y, thread, threads)
+        _multiply(own[OUT], room.read, room, n, room.y, thread, threads)
         meet(counter, threads)
         coded = own[GATE, CODED] + own[UP, CODED]
         for b in range(first, last):

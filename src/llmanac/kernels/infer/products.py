@@ -3,7 +3,8 @@
     float32, bfloat16     as torch keeps them; sums of 16 lanes over K
     q8_0, q4_0, q4_1      packed blocks (`blocks.py`); x in 8-bit integers with a scale every 32 numbers
 
-    q8_0, q4_0:  y = sum_g d_g s_g sum_k (w_k - z) x_k         z = 128 and 8;  q4_1:  y = sum_g s_g (d_g sum w x + m_g sum x)
+    q8_0, q4_0:  y = sum_g d_g s_g sum_k (w_k - z) x_k         z = 128 and 8
+    q4_1:        y = sum_g s_g (d_g sum_k w_k x_k + m_g sum_k x_k)
 
 The integer sums are exact, and each number of y is made by the same operations in the same order whatever B, the number
 of threads and the form (AVX-512 VNNI, AVX2, plain) are: a row's result does not depend on what it is computed with.
@@ -22,8 +23,29 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from llmanac.kernels.infer._machine import (
-    AVX2, FLOAT, FORMS, I8, I16, I32, I64, PLAIN, VNNI, address, ahead, apply, constant, fma, forms, literal, load,
-    pick, splat, store, summed, vector, widened,
+    AVX2,
+    FLOAT,
+    FORMS,
+    I8,
+    I16,
+    I32,
+    I64,
+    PLAIN,
+    VNNI,
+    address,
+    ahead,
+    apply,
+    constant,
+    fma,
+    forms,
+    literal,
+    load,
+    pick,
+    splat,
+    store,
+    summed,
+    vector,
+    widened,
 )  # fmt: skip
 from llmanac.kernels.text import cached
 
@@ -34,7 +56,7 @@ CODE_BYTES = {Q8_0: 512, Q4_0: 256, Q4_1: 256}  # of a group of 16 rows
 SCALE_BYTES = {Q8_0: 32, Q4_0: 32, Q4_1: 64}
 L2 = 1 << 18  # bytes of activations that are read again for each piece of the matrix
 
-# weights, N, first row, last row, K, x, codes, scales, minus 128 sums, scaled sums, B, y, numbers from a row of y to the next
+# weights, N, first row, last row, K, x, codes, scales, minus 128 sums, scaled sums, B, y, numbers in a row of y
 SIGNATURE = types.int64(*[types.int64] * 13)
 NUMBER = types.int64
 
