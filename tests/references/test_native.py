@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections import Counter
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from _small_models import block, randomise, tokens, transformer
+from numba import njit
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch
@@ -14,8 +19,13 @@ from llmanac.generate import native as native_module
 from llmanac.generate.engine import Engine
 from llmanac.generate.native import NativeModel, NativeRunner, refusal
 from llmanac.kernels.gguf.blocks import KINDS
-from llmanac.kernels.infer._machine import forms
+from llmanac.kernels.infer._machine import call, forms
+from llmanac.kernels.infer.blocks import repacked
+from llmanac.kernels.infer.products import product
 from llmanac.models._layers import Linear
+from llmanac.models.gguf.write import export_gguf
+from llmanac.models.load import load_model
+from llmanac.tokenizers.load import train_tokenizer
 
 SCALINGS = {
     "yarn": {"type": "yarn", "factor": 4.0, "original_length": 16},
@@ -130,6 +140,75 @@ def test_quantised_weights_are_near_their_dequantised_values(kind):
 
 
 PROMPTS = [tokens(1, n, seed=n)[0].tolist() for n in (3, 31, 17, 40, 5)]
+
+
+@njit
+def _call(place, arguments):
+    call(place, arguments)
+
+
+@pytest.mark.parametrize("form", forms())
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "q8_0", "q4_0", "q4_1"])
+def test_products_equal_those_of_the_dequantised_matrix(kind, form):
+    draw = torch.Generator().manual_seed(0)
+    weights, x = torch.randn(35, 96, generator=draw), torch.randn(11, 96, generator=draw)
+    groups = x.view(11, 3, 32)
+    s = groups.abs().amax(-1) / 127
+    codes = (groups / s[..., None]).round()
+    if "_" in kind:
+        made = KINDS[kind.upper()]
+        held = repacked(kind, made.packed(weights.numpy()))
+        place, weights, x = held.ctypes.data, dequantised(weights, kind), (codes * s[..., None]).view(11, 96)
+    else:
+        held = weights = weights.to(getattr(torch, kind))
+        place = held.data_ptr()
+    t, f, codes = (-128 * codes.sum(-1)).int(), s * codes.sum(-1), codes.to(torch.int8)
+    out, given = torch.zeros(11, 48), [x.contiguous(), codes.contiguous(), s, t, f]
+    for first, last in ((0, 16), (16, 35)):  # as two threads have it
+        rest = (11, out.data_ptr(), 48)
+        _call(product(kind, form), (place, 35, first, last, 96, *(v.data_ptr() for v in given), *rest))
+    wanted = x.double() @ weights.double().T
+    torch.testing.assert_close(out[:, :35].double(), wanted, atol=1e-5, rtol=0)
+    assert float(wanted.abs().max()) > 10
+
+
+def test_the_blocks_of_a_gguf_file_are_run_as_they_are(tmp_path):
+    tokenizer = train_tokenizer("utf8", [])
+    model = transformer(dtype=torch.float32, dim=64, tied=False, vocab_size=tokenizer.vocab_size)
+    loaded = load_model(export_gguf(model, tokenizer, tmp_path / "model.gguf", "Q4_0"))
+    made = NativeModel(loaded, threads=1)
+    assert made._plan.matrices[..., 4].all() and made._plan.head[4]
+    # its 4-bit blocks and its head of 8 bits, not float32
+    bits = 8 * made.nbytes / sum(p.numel() for n, p in loaded.named_parameters() if p.ndim == 2 and "embed" not in n)
+    assert 4.5 <= bits < 7
+    ids = tokens(1, 40, below=tokenizer.vocab_size)
+    with torch.no_grad():
+        wanted = loaded(ids).logits[0].log_softmax(-1)
+    found = read(made, ids[0])[0].log_softmax(-1)
+    assert float((wanted.exp() * (wanted - found)).sum(-1).mean()) < 5e-3
+    with torch.no_grad():
+        loaded.model.layers[0].mlp.up_proj.weight.mul_(0.5)  # is no longer what the file has
+    made.sync()
+    assert made._plan.matrices[0, :, 4].tolist() == [1, 1, 1, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("runner", ["native", "torch"])
+def test_sampled_sequences_have_the_probabilities_of_the_model(runner):
+    model, prompt, count = small(vocab_size=5, layers=1, dim=16), [2, 0], 3000
+    exact = {}
+    with torch.no_grad():
+        for text in itertools.product(range(5), repeat=2):
+            logp = model(torch.tensor([[*prompt, *text]])).logits[0].double().log_softmax(-1)
+            exact[text] = float((logp[1, text[0]] + logp[2, text[1]]).exp())
+    asked = {"max_new_tokens": 2, "temperature": 1.0, "n": count, "seed": 1, "stop_ids": []}
+    drawn = Counter(tuple(c.ids) for c in Engine(model, rows=count, runner=runner).generate(prompt, **asked))
+    seen, wanted = np.array([drawn[text] for text in exact]), np.array(list(exact.values()))
+    assert wanted.sum() == pytest.approx(1)
+    often = wanted * count >= 5
+    seen, wanted = np.append(seen[often], seen[~often].sum()), np.append(wanted[often], wanted[~often].sum()) * count
+    keep = wanted > 0
+    assert scipy.stats.chisquare(seen[keep], wanted[keep]).pvalue > 1e-3
+    assert scipy.stats.chisquare(seen[keep], np.roll(wanted[keep], 1), sum_check=False).pvalue < 1e-3
 
 
 @pytest.mark.parametrize("weights", ["own", "q8_0"])

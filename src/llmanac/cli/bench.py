@@ -25,9 +25,8 @@ def bench_command(
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    print(
-        f"runner     {found['runner']}, {found['threads']} threads, {found['weights_bytes'] / 1e6:,.0f} MB of weights"
-    )
+    megabytes = found["weights_bytes"] / 1e6
+    print(f"runner     {found['runner']}, {found['threads']} threads, {megabytes:,.0f} MB of weights")
     limit = f"{found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {found['read_limit']:,.0f}"
     print(f"read       {found['read']:,.0f} tokens/s of a prompt of {context} ({limit})")
     for count, rate in found["decode"].items():

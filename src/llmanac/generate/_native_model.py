@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,18 @@ QUANTISED = ("q8_0", "q4_0", "q4_1")
 POSITIONS = 1024  # that the tables are first made for
 
 
+KNOWN = {  # fields of Specs that it knows the meaning of
+    "dim", "layers", "blocks", "position", "norm", "head", "max_length", "tied", "embedding_scale", "mixer", "ffn",
+    "heads", "head_dim", "kv_heads", "window", "score", "qk_norm", "biases", "activation", "width", "eps", "offset",
+    "softcap", "theta", "rotary_fraction", "scaling",
+}  # fmt: skip
+
+
+def _parts(block: Any) -> list[Any]:
+    found = [block.mixer, block.ffn, getattr(block.mixer, "score", None), getattr(block.mixer, "qk_norm", None)]
+    return [part for part in (*found, block.position) if part is not None]
+
+
 def refusal(model: Any) -> str | None:
     """Why the native runner cannot run a model; None where it can."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
@@ -65,8 +78,6 @@ def refusal(model: Any) -> str | None:
             products = [getattr(attention, f"{n}_proj") for n in "qkvo"] + [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
             parts += [(type(product), Linear) for product in products] + [(type(attention.score), ScaledDot)]
             parts += [(type(norm), RMSNorm) for norm in (attention.q_norm, attention.k_norm) if norm is not None]
-            if getattr(attention.score, "sinks", None) is not None:
-                return "its attention has sinks"
         position = layer.position or model.model.position
         if position.by_length or type(position) not in (Rotary, Position):
             return f"positions of the kind {type(position).__name__} that depend on more than a token's place"
@@ -74,6 +85,11 @@ def refusal(model: Any) -> str | None:
         if made not in (known if isinstance(known, tuple) else (known,)):
             names = known if isinstance(known, tuple) else (known,)
             return f"it knows {' and '.join(k.__name__ for k in names)}, not {made.__name__}"
+    spec = model.spec
+    for part in (spec, spec.head, spec.position, spec.norm, *spec.blocks, *(p for b in spec.blocks for p in _parts(b))):
+        for field in fields(part):
+            if field.name not in KNOWN and getattr(part, field.name) != field.default:
+                return f"{field.name} is set"
     if len({type(layer) for layer in layers}) > 1:
         return "its blocks place their norms in different ways"
     shapes = {(a.heads, a.kv_heads, a.head_dim, a.q_norm is None) for a in (layer.self_attn for layer in layers)}

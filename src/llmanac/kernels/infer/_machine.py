@@ -4,7 +4,7 @@ A kernel is compiled by itself and called by its address, so that the forward pa
 matrices have and whatever the processor can do.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, call-arg, var-annotated"
 # (numba types these functions itself)
 from __future__ import annotations
 
