@@ -217,8 +217,18 @@ def _attention(form, kind):
         for part in range(0, d, 16 * wide):
             for page in range(low, stop):
                 own = values + _at(table, page, shift, block_bytes, part_bytes) + begins + part * size
-                later = min(page + AHEAD, stop - 1)
-                following = values + _at(table, later, shift, block_bytes, part_bytes) + begins + part * size
+                later = (
+                    page + AHEAD
+                )  # past the last values come the first ones of the next part, or the next head's keys
+                wrapped = min(low + later - stop, stop - 1)
+                if later < stop:
+                    following = values + _at(table, later, shift, block_bytes, part_bytes) + begins + part * size
+                elif part + 16 * wide < d:
+                    following = values + _at(table, wrapped, shift, block_bytes, part_bytes) + begins
+                    following += (part + 16 * wide) * size
+                else:
+                    following = keys + _at(table, wrapped, shift, block_bytes, part_bytes) + begins
+                    following += (part_bytes << shift) + part * size
                 row = scores + (page - low) * PAGE * 4
                 i = 0
                 if part + 16 * wide <= d:

@@ -21,13 +21,27 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from llmanac.kernels.infer._machine import HALF, call, meet, store
+from llmanac.kernels.infer._machine import (
+    FLOAT,
+    HALF,
+    I8,
+    I32,
+    ahead,
+    apply,
+    call,
+    load,
+    meet,
+    pick,
+    splat,
+    store,
+    vector,
+)  # fmt: skip
 from llmanac.kernels.infer.attend import PAGE, QUERIES
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
 from llmanac.kernels.text import cached
 
 ONE, HALF32, ZERO = np.float32(1), np.float32(0.5), np.float32(0)
-LIMIT, GROUP = np.float32(127), 32
+GROUP = 32
 ROOT_HALF, ROOT_2_PI, CUBE = np.float32(math.sqrt(0.5)), np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu-tanh": 2, "relu": 3}
 Q, K, V, OUT, GATE, UP, DOWN = range(7)
@@ -129,17 +143,44 @@ def _put(typing_context, place, value):
 
 
 @intrinsic
-def _rint(typing_context, value):
-    def generate(context, builder, signature, values):
-        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
-        name = "llvm.rint.f32"
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        return builder.call(function, values)
+def _code_group(typing_context, x, codes, s, t, f):
+    """32 numbers in 8-bit integers: their codes, scale, minus 128 times the sum of codes, and scale times the sum."""
 
-    return types.float32(types.float32), generate
+    def generate(context, builder, signature, places):
+        x, codes, *others = places
+        parts = [load(builder, vector(FLOAT), ahead(builder, x, 64 * i)) for i in range(2)]
+        sizes = [apply(builder, "llvm.fabs.v16f32", part.type, part) for part in parts]
+        most = builder.select(builder.fcmp_ordered(">", sizes[0], sizes[1]), *sizes)
+        for half in (8, 4, 2, 1):
+            pair = [pick(builder, most, list(range(n, n + half))) for n in (0, half)]
+            most = builder.select(builder.fcmp_ordered(">", *pair), *pair)
+        most = builder.extract_element(most, ir.Constant(I32, 0))
+        zero, limit = ir.Constant(FLOAT, 0.0), ir.Constant(FLOAT, 127.0)
+        factor = builder.select(builder.fcmp_ordered(">", most, zero), builder.fdiv(limit, most), zero)
+        total = None
+        for i, part in enumerate(parts):
+            rounded = apply(builder, "llvm.rint.v16f32", part.type, builder.fmul(part, splat(builder, factor)))
+            whole = builder.fptosi(rounded, vector(I32))
+            store(builder, builder.trunc(whole, vector(I8)), ahead(builder, codes, 16 * i), 1)
+            total = whole if total is None else builder.add(total, whole)
+        for half in (8, 4, 2, 1):
+            total = builder.add(*(pick(builder, total, list(range(n, n + half))) for n in (0, half)))
+        total = builder.extract_element(total, ir.Constant(I32, 0))
+        scale = builder.fmul(most, ir.Constant(FLOAT, 1 / 127))
+        store(builder, scale, others[0])
+        store(builder, builder.mul(total, ir.Constant(I32, -128)), others[1])
+        store(builder, builder.fmul(scale, builder.sitofp(total, FLOAT)), others[2])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
 
 
 FAST: Any = {"fastmath": RELAXED, "error_model": "numpy"}
+
+
+@njit
+def _at(array):
+    return np.int64(array.ctypes.data)
 
 
 @njit(**FAST)
@@ -156,23 +197,11 @@ def _norm(x, weight, eps, out):
 def _code(x, line, room):
     """A line in 8-bit integers: codes, scales, minus 128 times the sums, scaled sums."""
     groups = len(x) // GROUP
-    codes, s, t, f = (
-        room.codes[line * len(x) :], room.s[line * groups :], room.t[line * groups :], room.f[line * groups :]
-    )  # fmt: skip
+    first = line * groups
+    x_at, codes, s = _at(x), _at(room.codes) + line * len(x), _at(room.s) + first * 4
+    t, f = _at(room.t) + first * 4, _at(room.f) + first * 4
     for g in range(groups):
-        own, made = x[g * GROUP : (g + 1) * GROUP], codes[g * GROUP : (g + 1) * GROUP]
-        most = ZERO
-        for i in range(GROUP):
-            most = max(most, abs(own[i]))
-        scale = LIMIT / most if most > ZERO else ZERO
-        total = np.int32(0)
-        for i in range(GROUP):
-            code = np.int32(_rint(own[i] * scale))
-            made[i] = code
-            total += code
-        s[g] = most / LIMIT
-        t[g] = np.int32(-128) * total
-        f[g] = s[g] * np.float32(total)
+        _code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 4, f + g * 4)
 
 
 @njit(**FAST)
@@ -199,11 +228,6 @@ def _turn(x, cos, sin):
         a, b = x[i], x[half + i]
         x[i] = a * cos[i] - b * sin[i]
         x[half + i] = b * cos[i] + a * sin[i]
-
-
-@njit
-def _at(array):
-    return np.int64(array.ctypes.data)
 
 
 @njit

@@ -11,7 +11,6 @@ growing caches can be paged and gives the same values. The gathering is the pric
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -186,5 +185,7 @@ class PagedState(DecodingState):
             self.pool.trim()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # an interpreter that shuts down has no modules left
+        try:
             self.close()
+        except Exception:
+            pass
