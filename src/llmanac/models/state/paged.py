@@ -11,7 +11,9 @@ growing caches can be paged and gives the same values. The gathering is the pric
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,8 +186,6 @@ class PagedState(DecodingState):
             self.rows, self._table = [], None
             self.pool.trim()
 
-    def __del__(self) -> None:
-        try:
+    def __del__(self, _suppress: Any = contextlib.suppress) -> None:
+        with _suppress(Exception):  # an interpreter that shuts down has no modules left
             self.close()
-        except Exception:
-            pass
