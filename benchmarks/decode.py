@@ -219,6 +219,7 @@ def against_transformers(name: str, kind: str, dtypes: tuple[str, ...]) -> Resul
         return absent(name)
     transformers, peer_name = find_peer("transformers")
     model = load_model(source)
+    model.packed = None  # its float32 numbers, not the file's blocks
     folder = Path(SCRATCH.name) / "transformers"
     if transformers and not folder.exists():
         export_model(model, folder, family="llama")
@@ -264,22 +265,21 @@ def half() -> Result:
 @bench.measure("paged-cost")
 def paged() -> Result:
     """Rows in blocks that lie apart against rows that have one block each, eight rows of Q8_0; nothing is shared."""
-    from llmanac.generate.native import NativeRunner
+    from llmanac.generate.native import NativeModel, NativeRunner
 
     made = native("smollm2", "q8_0")
     if made is None:
         return absent("paged-cost")
 
-    def runner(block_tokens: int) -> Callable[[], Any]:
-        one, texts = NativeRunner(made, block_tokens=block_tokens), prompts(8)
+    def runner(native: Any) -> Callable[[], Any]:
+        one, texts = NativeRunner(native), prompts(8)
         one.extend(texts, 1024)
         for begin in range(0, CONTEXT, 32):  # in turns, so that the blocks of a row are apart
             one.read(0, [text[begin : begin + 32] for text in texts], every=False)
         return lambda: [one.read(0, [[7]] * 8, every=False) for _ in range(STEPS[8])]
 
-    seconds = interleave(
-        {"ours": runner(made.block_tokens), "theirs": runner(1024)}, rounds=ROUNDS, clock=CLOCK
-    )  # fmt: skip
+    apart, together = runner(made), runner(NativeModel(made.model, threads=THREADS, block_tokens=1024))
+    seconds = interleave({"ours": apart, "theirs": together}, rounds=ROUNDS, clock=CLOCK)
     return Result.rate(
         "paged-cost", 8 * STEPS[8], seconds, unit="tokens/s", peer="the same without pages", **more(made)
     )  # fmt: skip

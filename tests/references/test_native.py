@@ -214,7 +214,7 @@ def test_sampled_sequences_have_the_probabilities_of_the_model(runner):
 @pytest.mark.parametrize("weights", ["own", "q8_0"])
 def test_a_request_gets_the_same_bits_whatever_shares_its_batch(weights, monkeypatch):
     model = small("gemma2", dim=64)
-    made = NativeModel(model, weights=weights, threads=1)
+    made = NativeModel(model, weights=weights, threads=1, block_tokens=16)
     asked = {"max_new_tokens": 15, "temperature": 0.9, "seed": 3, "logprobs": 2, "n": 2, "stop_ids": []}
     alone = [Engine(model, runner=made).generate(prompt, **asked) for prompt in PROMPTS]
     monkeypatch.setattr(native_module, "LINES", 11)  # passes that cut through prompts
@@ -280,5 +280,9 @@ def test_hooks_and_other_caches_are_refused():
     assert "hooks" in refusal(model)
     model = small()
     engine = Engine(model, prefix_cache_bytes=2**20)
+    with pytest.raises(RequestError, match="block_tokens: 24 is not 16 times"):
+        NativeModel(model, block_tokens=24)
+    with pytest.raises(RequestError, match="weights: 'q2' is not one of"):
+        NativeModel(model, weights="q2")
     with pytest.raises(RequestError, match="another runner"):
         NativeRunner(NativeModel(model, threads=1), engine.prefix_cache)

@@ -32,7 +32,7 @@ from llmanac.models.scores.scaled_dot import ScaledDot
 from llmanac.models.state import DecodingState
 from llmanac.models.state.kv import kv_cache
 
-BLOCK = 32  # tokens of a block of keys and values: long enough in memory for the processor to read ahead
+BLOCK = 64  # tokens of a block of keys and values: shorter ones cost more misses, longer ones share fewer prefixes
 PART = 16  # rows of a matrix that a kernel takes at once
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
 QUANTISED = ("q8_0", "q4_0", "q4_1")
@@ -108,15 +108,20 @@ class NativeModel:
             quantises its matrices (the head included, the embedding not) where their inputs come in groups of 32.
         threads: as many as torch uses by default.
         form: of the vector code: vnni, avx2 or plain; by default the best one here.
+        block_tokens: of the blocks that rows are kept in and prefixes are found by: 16 times a power of two.
 
     Raises:
         RequestError: a model that it cannot run, or weights that are not one of these.
     """
 
-    block_tokens = BLOCK
-
     def __init__(
-        self, model: Any, *, weights: str = "own", threads: int | None = None, form: str | None = None
+        self,
+        model: Any,
+        *,
+        weights: str = "own",
+        threads: int | None = None,
+        form: str | None = None,
+        block_tokens: int = BLOCK,
     ) -> None:
         from llmanac.kernels.infer._machine import forms
 
@@ -126,7 +131,10 @@ class NativeModel:
             raise RequestError(
                 f"runner: native cannot run this model ({reason}); use torch, or auto to choose by itself"
             )
-        self.model, self.weights = model, weights
+        pages = block_tokens // PART
+        if block_tokens % PART or pages < 1 or pages & (pages - 1):
+            raise RequestError(f"block_tokens: {block_tokens} is not 16 times a power of two")
+        self.model, self.weights, self.block_tokens = model, weights, block_tokens
         self.threads = threads or torch.get_num_threads()
         self.form = form or forms()[0]
         coded = weights != "own" or getattr(model, "packed", None) is not None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
-from llmanac.generate._native_model import BLOCK, LINES, PART, NativeModel, refusal
+from llmanac.generate._native_model import LINES, PART, NativeModel, refusal
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.models.state.paged import PagedState
 from llmanac.models.state.pool import BlockPool
@@ -30,21 +30,18 @@ class NativeRunner:
 
     Args:
         prefix_cache: one whose blocks are those of the native model (`like=native.start`), or None.
-        block_tokens: of the blocks of rows without one, 16 times a power of two.
 
     Raises:
         RequestError: a prefix cache whose blocks are another runner's.
     """
 
-    def __init__(
-        self, native: NativeModel, prefix_cache: PrefixCache | None = None, *, block_tokens: int = BLOCK
-    ) -> None:
+    def __init__(self, native: NativeModel, prefix_cache: PrefixCache | None = None) -> None:
         self.native, self.prefix_cache = native, prefix_cache
         if prefix_cache is not None and [x.stores[0].shape[2:] for x in prefix_cache.pool.layers if x] != [
             native.start().layers[0].tensors[0].shape[1::2]
         ]:
             raise RequestError("prefix_cache: its blocks are another runner's; use Engine.keep_prefixes")
-        self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=block_tokens)
+        self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=native.block_tokens)
         self._state: PagedState | None = None
 
     def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
