@@ -15,6 +15,7 @@ with interrupts.ending():
     import typer
 
     from llmanac.cli import (
+        bench,
         chat,
         classify,
         compare,
@@ -51,6 +52,7 @@ app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
 app.command("embed")(embed.embed_command)
 app.command("serve")(chat.serve_command)
+app.command("bench")(bench.bench_command)
 app.command("compare")(compare.compare_command)
 app.command("complexity")(complexity.complexity_command)
 app.command("convert")(methods.convert_command)

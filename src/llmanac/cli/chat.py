@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 
 import typer
 
-from llmanac.cli.options import Draft, DraftTokens, SomeModel
+from llmanac.cli.options import Draft, DraftTokens, SomeModel, SomeRunner
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 
@@ -39,11 +39,12 @@ def generate_command(
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
     draft: Draft = None,
     draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto",
 ) -> None:
     """Continue a text."""
     from llmanac.generate.load import load_engine
 
-    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens)
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
     text = sys.stdin.read() if prompt is None else prompt
     print_completions(
         engine, text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
@@ -82,11 +83,12 @@ def chat_command(
     path: Annotated[Path, typer.Argument(help="A run's or model's folder, or a .gguf file.")],
     draft: Draft = None,
     draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto",
 ) -> None:
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
     from llmanac.generate.load import load_assistant, load_engine
 
-    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens)
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
@@ -182,6 +184,7 @@ def serve_command(
     prefix_cache: Annotated[int, typer.Option(min=0, help="MiB of KV cache for shared prefixes; 0 for none.")] = 256,
     draft: Draft = None,
     draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto",
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
@@ -189,7 +192,7 @@ def serve_command(
     def load() -> tuple[Engine, Assistant | None]:
         from llmanac.generate.load import load_assistant, load_engine
 
-        engine = load_engine(path, draft=draft, draft_tokens=draft_tokens)
+        engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
         return engine, load_assistant(path, engine)
 
     serve(

@@ -37,6 +37,9 @@ Draft = Annotated[
     ),
 ]
 DraftTokens = Annotated[int | None, typer.Option(help="Most tokens to draft at once, 1 to 64.")]
+SomeRunner = Annotated[
+    str, typer.Option("--runner", help="auto, native (compiled, Llama-shaped models on a CPU) or torch.")
+]
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 

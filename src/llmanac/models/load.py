@@ -93,6 +93,8 @@ def load_model(
     _check_fit(model, sources, claim, weights)
     model.generation = read_generation(place, data)
     _fill(model, sources, weights, target, where)
+    if packed is not None:  # who can compute with blocks may
+        model.packed = packed.belongs_to(model)
     return model.eval()
 
 

@@ -166,7 +166,7 @@ def create_app(
         hosts: the names that requests may give this server; the loopback's own where it is left out.
     """
     if engine.prefix_cache is None and prefix_cache_bytes and PrefixCache.fits(engine.model):
-        engine.prefix_cache = PrefixCache(engine.model, prefix_cache_bytes)
+        engine.keep_prefixes(prefix_cache_bytes)
     service = Service(engine, model_name, assistant, max_queue)
 
     @contextlib.asynccontextmanager

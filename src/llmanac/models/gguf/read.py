@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.kernels.gguf import GGUF, PackedTensor
@@ -70,6 +70,20 @@ class PackedWeights(Weights):
             raise self._error(self._own[name], f"is one row of {tensor.kind}, whose heads cannot be reordered")
         rows = halved(tensor.data.reshape(tensor.shape[0], -1), heads)  # of a bias, a number each
         return PackedTensor(tensor.kind, tensor.shape, rows.reshape(tensor.data.shape))
+
+    def belongs_to(self, model: nn.Module) -> PackedWeights:
+        """Note that a model's parameters hold these tensors now; returns itself."""
+        self._versions = {name: parameter._version for name, parameter in model.named_parameters()}
+        return self
+
+    def unchanged(self, name: str, parameter: Tensor) -> PackedTensor | None:
+        """The blocks of a model's parameter; None where the file has none of it, or it was written to since."""
+        if name not in self._own or parameter.is_inference() or self._versions.get(name) != parameter._version:
+            return None
+        return self.packed(name)
+
+    def __deepcopy__(self, memo: Any) -> PackedWeights:
+        return self  # nothing of it changes
 
     def _error(self, key: str, problem: str) -> CheckpointError:
         return CheckpointError(f"{self.folder}: {key} {problem}")

@@ -12,8 +12,10 @@ are written there too, as long as it fits the pool's budget; otherwise each call
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,17 +79,20 @@ class PagedState(DecodingState):
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.pool.block_tokens)
 
-    def slots(self, tokens: int, lengths: Tensor | None = None) -> PagedSlots:
-        """Where the next tokens go; takes the blocks for them, and copies those that others hold too."""
+    def claim(self, tokens: Sequence[int]) -> Tensor:
+        """(B, blocks): the blocks of each row with its next `tokens` ones, `ZEROS` past its end.
+
+        Takes the blocks for them, and copies those to be written to that others hold too.
+        """
         pool, size = self.pool, self.pool.block_tokens
-        for row in self.rows:
+        for row, new in zip(self.rows, tokens, strict=True):
             first = row.count // size
             if row.count % size and pool.shared(row.blocks[first]):
                 old = row.blocks[first]
                 row.blocks[first] = pool.copy(old)
                 pool.release([old])
                 row.version += 1
-            missing = self._blocks_for(row.count + tokens) - len(row.blocks)
+            missing = self._blocks_for(row.count + new) - len(row.blocks)
             if missing > 0:
                 row.blocks += pool.take(missing)
                 row.version += 1
@@ -97,10 +102,15 @@ class PagedState(DecodingState):
             longest = max((len(row.blocks) for row in self.rows), default=0)
             padded = [[*row.blocks, *[ZEROS] * (longest - len(row.blocks))] for row in self.rows]
             self._table = torch.tensor(padded, dtype=torch.long, device=pool.device).view(len(padded), longest)
+        return self._table
+
+    def slots(self, tokens: int, lengths: Tensor | None = None) -> PagedSlots:
+        """Where the next tokens go; takes the blocks for them."""
+        found, size = self.claim([tokens] * len(self.rows)), self.pool.block_tokens
         plain = super().slots(tokens, lengths)
         where = plain.positions()
-        places = self._table.gather(1, where // size) * size + where % size
-        table = self._table[:, : self._blocks_for(plain.keys)]
+        places = found.gather(1, where // size) * size + where % size
+        table = found[:, : self._blocks_for(plain.keys)]
         return PagedSlots(
             **vars(plain), places=places.flatten(), table=table, gathered=self._gather(tokens, plain.keys)
         )
@@ -219,8 +229,6 @@ class PagedState(DecodingState):
             self.rows, self._table, self._gathered = [], None, []
             self.pool.trim()
 
-    def __del__(self) -> None:
-        try:
+    def __del__(self, _suppress: Any = contextlib.suppress) -> None:
+        with _suppress(Exception):  # an interpreter that shuts down has no modules left
             self.close()
-        except Exception:  # an interpreter that shuts down has no modules left
-            return

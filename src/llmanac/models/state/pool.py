@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -93,6 +94,13 @@ class PagedLayer:
         """The lengths say it all."""
 
 
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros; on the CPU from numpy, which asks for large memory pages: a row's blocks are far apart."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
+
+
 class BlockPool:
     """The blocks of all layers, who holds them, and which full ones can be found by their tokens.
 
@@ -165,7 +173,7 @@ class BlockPool:
         with torch.inference_mode(False):
             for layer in self.layers:
                 for i, store in enumerate(layer.stores if layer is not None else ()):
-                    grown = store.new_zeros((capacity, *store.shape[1:]))
+                    grown = _zeros((capacity, *store.shape[1:]), store)
                     grown[: min(old, capacity)].copy_(store[:capacity])
                     layer.stores[i] = grown  # type: ignore[union-attr]
         if capacity > old:
