@@ -99,7 +99,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         rows.append([name, *(f"{one['statistic']:.0f} of {one['freedom']}, p = {one['p']:.2g}" for one in own)])
     least = min(seed["ways"][name]["p"] for seed in seeds for name in WAYS[:-1])
     accepted = " and ".join(f"{seed['accepted']:.0%}" for seed in seeds)
-    words = f"The claim {'holds' if least > 0.001 else 'does not hold'}: the smallest p-value of the first three is {least:.2g}."
+    holds = "holds" if least > 0.001 else "does not hold"
+    words = f"The claim {holds}: the smallest p-value of the first three is {least:.2g}."
     return [
         Section(
             "Chi-square, by seed",

@@ -238,6 +238,21 @@ def test_prompts_are_scored_as_the_torch_runner_scores_them():
             assert a.logprob == pytest.approx(b.logprob, abs=1e-5)
 
 
+@pytest.mark.parametrize("drafter", ["prompt-lookup", "model"])
+def test_drafts_change_no_token(drafter):
+    """Rejected tokens are taken back from the pages."""
+    model = small("window")
+    draft = {"draft_model": small("window", dim=32)} if drafter == "model" else {}
+    asked = {"max_new_tokens": 20, "n": 2, "temperature": 0.7, "logprobs": 1, "stop_ids": []}
+    wanted = Engine(model, runner="native").generate(PROMPTS, **asked)
+    engine = Engine(model, runner="native", drafter=drafter, rows=5, **draft)
+    engine.speculation.always = True
+    found = engine.generate(PROMPTS, **asked)
+    assert [own.ids for own in found] == [own.ids for own in wanted]
+    assert [own.token_logprobs for own in found] == [own.token_logprobs for own in wanted]  # bit by bit
+    assert engine.speculation.accepted < engine.speculation.proposed
+
+
 def test_changed_weights_are_read_again():
     model = small()
     engine = Engine(model, runner="native", prefix_cache_bytes=2**20)
