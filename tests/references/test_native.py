@@ -242,7 +242,7 @@ def test_prompts_are_scored_as_the_torch_runner_scores_them():
 def test_drafts_change_no_token(drafter):
     """Rejected tokens are taken back from the pages."""
     model = small("window")
-    draft = {"draft_model": small("window", dim=32)} if drafter == "model" else {}
+    draft = {"draft_model": small("no-positions")} if drafter == "model" else {}
     asked = {"max_new_tokens": 20, "n": 2, "temperature": 0.7, "logprobs": 1, "stop_ids": []}
     wanted = Engine(model, runner="native").generate(PROMPTS, **asked)
     engine = Engine(model, runner="native", drafter=drafter, rows=5, **draft)
