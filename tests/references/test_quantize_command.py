@@ -121,6 +121,12 @@ def test_a_failure_leaves_nothing(dense, tmp_path):
         quantize(str(dense), tmp_path / "out", "int8", targets=["q_prj"], texts=[TEXT * 120])
     with pytest.raises(LlmanacError, match="first half"):
         quantize(str(dense), tmp_path / "out", "int8", texts=["too short"])
+    encoder = make_method("lm", {"name": "encoder", "dim": 32, "layers": 1})
+    encoder = encoder.build(vocab_size=load_tokenizer(dense).vocab_size)
+    llmanac.save_model(encoder, dense.parent / "encoder")
+    load_tokenizer(dense).save(dense.parent / "encoder")
+    with pytest.raises(SpecError, match="no causal model"):
+        quantize(str(dense.parent / "encoder"), tmp_path / "out", "int8", texts=[TEXT * 120])
     assert not list(tmp_path.iterdir())
 
 

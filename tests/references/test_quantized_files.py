@@ -273,6 +273,16 @@ def test_gptq_equals_the_formula(kind, version, tmp_path):
     torch.testing.assert_close(logits(load_model(tmp_path / "again", device="cpu")), logits(loaded))
 
 
+def test_biases_of_zeros_are_no_biases(tmp_path):
+    made = quantized("int4")
+    llmanac.save_model(made, tmp_path)
+    change(tmp_path, lambda tensors: tensors.update({f"{LAYER}.bias": torch.zeros(128)}))
+    torch.testing.assert_close(logits(load_model(tmp_path, device="cpu")), logits(made))
+    change(tmp_path, lambda tensors: tensors.update({f"{LAYER}.bias": torch.ones(128)}))
+    with pytest.raises(CheckpointError, match="no place"):
+        load_model(tmp_path, device="cpu")
+
+
 # ---------------------------------------------------------------- hostile
 
 

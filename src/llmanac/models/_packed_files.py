@@ -28,7 +28,8 @@ TYPES = {
     torch.int32: "I32", torch.int64: "I64",
 }  # fmt: skip
 INTEGERS = ("U8", "I8", "I32", "I64")
-SMALL = 4096  # bytes of a tensor that is read to learn a shape
+SMALL = 4096  # numbers of a tensor that is read to learn a shape
+LONGEST = 1 << 22  # rows or columns of a matrix of our own layout
 Needs = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
 Small = Callable[[str], Tensor]
 
@@ -62,7 +63,7 @@ class Layout:
         """The matrix's shape (N, K), and the types and shape that each ending's tensor must have.
 
         Args:
-            small: reads a tensor of at most SMALL bytes.
+            small: reads a tensor of at most SMALL numbers.
 
         Raises:
             ValueError: what is wrong.
@@ -116,7 +117,8 @@ class OwnLayout(Layout):
 
     def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
         shape = tuple(small("weight.shape").tolist())
-        if len(shape) != 2 or min(shape) < 1 or shape[0] * shape[1] > 64 * numbers(parts["weight"]):
+        fits = len(shape) == 2 and min(shape) >= 1 and max(shape) <= LONGEST
+        if not fits or shape[0] * shape[1] > 8 * numbers(parts["weight"]):
             raise ValueError(f"weight.shape is {shown(list(shape))}, which its codes cannot fill")
         model = self._model(shape)
         found: Needs = {_ending(name): ((TYPES[p.dtype],), tuple(p.shape)) for name, p in model.parts.items()}
@@ -260,6 +262,13 @@ class QuantizedWeights(Weights):
     def _tensor(self, name: str) -> Tensor:
         tensor: Tensor = self._open(self.headers[name].path).get_tensor(name)
         return tensor
+
+    def drop_zero_biases(self) -> None:
+        """Count zeros as used: GPTQ's writers give each packed matrix a bias, whether the model has one or not."""
+        for name in sorted(self.unused):
+            packed = name.endswith(".bias") and name.removesuffix("bias") + "weight" in self.parts
+            if packed and not bool(self._tensor(name).any()):
+                self.unused.discard(name)
 
     def is_packed(self, name: str) -> bool:
         """Whether the matrix of this name is."""

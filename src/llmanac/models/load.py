@@ -231,6 +231,8 @@ def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, 
             )
     if getattr(model.spec, "tied", False) and sources["lm_head.weight"].name in weights:
         weights.entry(sources["lm_head.weight"].name)
+    if isinstance(weights, QuantizedWeights):
+        weights.drop_zero_biases()
     if weights.unused:
         unused, layers = sorted(weights.unused), getattr(claim.spec, "layers", None)
         reason = "" if layers is None else f" ({claim.path}: {claim.fields['layers']} is {layers})"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from llmanac.core import registry
-from llmanac.core.errors import DataError, SpecError, nearest
+from llmanac.core.errors import DataError, RequestError, SpecError, nearest
 from llmanac.core.files import atomic_folder
 from llmanac.core.spec import make_method
-from llmanac.core.types import LanguageModel
+from llmanac.core.types import Batch, LanguageModel
 from llmanac.evaluate.divergence import Divergence, Windows, divergence, windows
 from llmanac.generate.engine import Engine
 from llmanac.models._quantized import stored_bytes
@@ -87,6 +87,10 @@ def quantize(
     if not hasattr(original, "parameter_count"):
         raise SpecError(f"{source}: an n-gram model has no matrices to quantize")
     train, held_out = _split(texts, tokenizer, min(LENGTH, original.max_length or LENGTH))
+    try:
+        original(Batch(ids=held_out.ids[:1, :2]))
+    except RequestError as error:
+        raise SpecError(f"{source}: is no causal model, and losses cannot be compared ({error})") from error
     before = stored_bytes(original)
     if quantizer is None:
         export_gguf(original, tokenizer, target, method)
