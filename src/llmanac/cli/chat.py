@@ -182,6 +182,9 @@ def serve_command(
     prefix_cache: Annotated[int, typer.Option(min=0, help="MiB of KV cache for shared prefixes; 0 for none.")] = 256,
     draft: Draft = None,
     draft_tokens: DraftTokens = None,
+    most_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that requests in progress may hold together [no limit].")
+    ] = None,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
@@ -189,7 +192,7 @@ def serve_command(
     def load() -> tuple[Engine, Assistant | None]:
         from llmanac.generate.load import load_assistant, load_engine
 
-        engine = load_engine(path, draft=draft, draft_tokens=draft_tokens)
+        engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens)
         return engine, load_assistant(path, engine)
 
     serve(
