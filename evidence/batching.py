@@ -11,8 +11,8 @@ of {prompt} tokens each decode {new} tokens. CPU seconds, so that other load on 
   wait up to {beside[fixed]:.0f} times as long as usual for a token; in pieces chosen by time (as the server does),
   {beside[chosen]:.1f} times in the median and {beside[late]:.1f} times for one in twenty. Reading it then takes
   {beside[costs]:.1f} times the CPU seconds, the others' tokens included.
-- No room: the same requests with at most {bound[most]} tokens held at once gave the same tokens, took
-  {bound[factor]:.2f} times the time and were put back {bound[preemptions]} times.
+- No room: with at most {bound[most]} tokens held at once requests wait, and the youngest is put back into the queue
+  where those that run need its room: {bound[factor]:.2f} times the time, the same tokens ({bound[preemptions]} put back).
 """
 
 from __future__ import annotations

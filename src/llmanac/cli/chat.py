@@ -185,6 +185,9 @@ def serve_command(
     draft: Draft = None,
     draft_tokens: DraftTokens = None,
     runner: SomeRunner = "auto",
+    most_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that requests in progress may hold together [no limit].")
+    ] = None,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
@@ -192,7 +195,7 @@ def serve_command(
     def load() -> tuple[Engine, Assistant | None]:
         from llmanac.generate.load import load_assistant, load_engine
 
-        engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
+        engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
         return engine, load_assistant(path, engine)
 
     serve(

@@ -116,7 +116,8 @@ class Engine:
         tokenizer: turns text into ids and back; `None` for a model that is used with ids alone.
         rows: how many sequences run at once.
         prefix_cache_bytes: keep the states of prompts and answers in so many bytes, so that a later prompt which
-            begins like one of them is not computed from its start; None keeps nothing.
+            begins like one of them is not computed from its start; None keeps nothing. Rows that run may take as many
+            bytes again, for what they gathered from it.
         drafter: speculative decoding: the name of a drafter (`llmanac list drafter`), its Spec, or a draft model with
             the same vocabulary. The tokens are those without it.
         draft_model: the model that a drafter needs, where `drafter` is a name or a Spec.

@@ -26,6 +26,7 @@ def load_engine(
     draft: str | Path | None = None,
     draft_tokens: int | None = None,
     runner: str = "torch",
+    most_tokens: int | None = None,
 ) -> Engine:
     """Load model and tokenizer and make an engine.
 
@@ -33,6 +34,7 @@ def load_engine(
         draft: speculative decoding: the name of a drafter that needs no model, or where a draft model is.
         runner: see `Engine`; RequestError where it cannot run the model.
         draft_tokens: the most tokens that it drafts at once; the drafter's own default where it is left out.
+        most_tokens: that all rows may hold together; see `Engine`.
 
     Raises:
         CheckpointError or TokenizerError: a file that cannot be read, by its name.
@@ -59,7 +61,8 @@ def load_engine(
         _check_tokens(words, load_tokenizer(draft_words), path, draft)
         helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device))
-    return Engine(loaded, words, rows=rows, drafter=spec, draft_model=helper, runner=runner)
+    choices: dict[str, Any] = {"drafter": spec, "draft_model": helper, "most_tokens": most_tokens, "runner": runner}
+    return Engine(loaded, words, rows=rows, **choices)
 
 
 def _free_drafters() -> list[str]:
