@@ -34,6 +34,7 @@ from llmanac.lab.costs import allocated
 from llmanac.models._context import ATTENTION_FORMS
 from llmanac.models.ngrams.counts import free_memory
 
+Found = Mapping[str, Mapping[str, Sequence[float]]]  # mixer -> cost -> its values over the lengths
 LENGTHS = (256, 512, 1024, 2048, 4096)
 ROUNDS = 3
 PROBES = (256, 512)  # lengths at which memory is estimated
@@ -354,9 +355,7 @@ def faster_from(lengths: Sequence[int], full: Sequence[float], other: Sequence[f
     return float(lengths[last] * (lengths[last + 1] / lengths[last]) ** part)
 
 
-def break_even(
-    lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]
-) -> dict[str, dict[str, float | None]]:
+def break_even(lengths: Sequence[int], found: Found) -> dict[str, dict[str, float | None]]:
     """For each mixer the lengths from which it takes 5% less time than full attention: training, forward, decoding."""
 
     def of(costs: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
@@ -377,9 +376,7 @@ def training(costs: Mapping[str, Sequence[float]]) -> list[float]:
     return [a + b for a, b in zip(costs["forward seconds"], costs["backward seconds"], strict=True)]
 
 
-def chart(
-    lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]], cost: str, label: str, about: str
-) -> str:
+def chart(lengths: Sequence[int], found: Found, cost: str, label: str, about: str) -> str:
     """Curves of one cost over the length, both axes logarithmic, as inline SVG; `about` says of what and where."""
     lines = [
         Line(name, list(zip(map(float, lengths), costs[cost], strict=True)), shade=i)
@@ -395,9 +392,7 @@ def from_length(value: float | None, lengths: Sequence[int]) -> str:
     return f"below {lengths[0]:,}" if value <= lengths[0] else f"{value:,.0f}"
 
 
-def comparison(
-    lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]
-) -> tuple[Sequence[str], list[list[str]]]:
+def comparison(lengths: Sequence[int], found: Found) -> tuple[Sequence[str], list[list[str]]]:
     """Heads and rows of the table of `break_even`."""
     even = break_even(lengths, found)
     rows = [[name, *(from_length(value, lengths) for value in row.values())] for name, row in even.items()]
