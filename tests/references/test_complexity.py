@@ -185,9 +185,14 @@ def test_the_command(capsys, tmp_path):
     assert not done.value.code
     said = capsys.readouterr().out
     assert "Slopes of log cost over log length (16 to 128 tokens, width 8)" in said
-    assert "mamba{states=4}" in said and "s^2: " in said and "Faster than multi-head" in said
+    assert "mamba{states=4}" in said and "s^2 " in said and "Faster than multi-head" in said
+    assert "nan" not in said and "llmanac compare mixer --arms 'multi-head,gru'" in said
     drawn = ElementTree.parse(picture).getroot()
     assert len(drawn.findall("{*}polyline")) == 4 and "gru" in "".join(drawn.itertext())
+    assert "width 8" in drawn.findtext("{*}title")
+    with pytest.raises(SystemExit) as refused:
+        main([*arguments, "-o", str(picture)])
+    assert refused.value.code == 2 and "--output: " in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--json"])
     found = json.loads(capsys.readouterr().out)
@@ -196,3 +201,18 @@ def test_the_command(capsys, tmp_path):
     with pytest.raises(SystemExit) as refused:
         main(["complexity", "gru", "-o", str(tmp_path / "times.png")])
     assert refused.value.code == 2 and "should end in .svg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, field",
+    [
+        (["--longest", "2000000"], "--longest"),
+        (["--dim", "8192"], "--dim"),
+        ([""], "mixers: ''"),
+        (["multi-head@plain", "--longest", "1048576"], "--longest: multi-head@plain needs about"),
+    ],
+)
+def test_what_is_too_large_names_its_flag(arguments, field, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(["complexity", *arguments])
+    assert refused.value.code == 2 and field in capsys.readouterr().err

@@ -33,6 +33,7 @@ from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import NextToken, collate_ragged
 
 CARD = {
+    "use": "-s objective=truncated-bptt -s objective.steps=64",
     "title": "Truncated backpropagation through time",
     "paper": "https://doi.org/10.1162/neco.1990.2.4.490",
     "reference": "torch.nn.RNN in a loop that detaches its state: gradients",

@@ -15,7 +15,7 @@ from llmanac.kernels.gguf import GGUF, PackedTensor
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.models._folder import MOST, TOKENS
 from llmanac.models._weights import Entry, Weights
-from llmanac.models.gguf.architectures import NEEDED, OTHERS, REAL, WHOLE, Config, architecture, halved
+from llmanac.models.gguf.architectures import NEEDED, OTHERS, REAL, SCALARS, WHOLE, Config, architecture, halved
 from llmanac.models.positions._scaling import Scaling
 
 FREQUENCIES = "rope_freqs.weight"  # what the frequencies of rotation are divided by
@@ -100,6 +100,7 @@ class PackedWeights(Weights):
 
     def _config(self, name: str, keys: dict[str, str]) -> Config:
         metadata, table = self.file.metadata, self.table
+        self._check(name)
         for key in NEEDED:
             if f"{name}.{key}" not in metadata:
                 raise self._error(f"{name}.{key}", "is missing")
@@ -130,6 +131,16 @@ class PackedWeights(Weights):
         config |= table.more(config)
         self._positions(name, config)
         return config | self._tokens(config["vocab_size"])
+
+    def _check(self, name: str) -> None:
+        """The keys that are read with others hold one value of their kind."""
+        for key, kind in {**SCALARS, "block_count": (int,)}.items():
+            value = self.file.metadata.get(f"{name}.{key}", kind[0]())
+            if type(value) not in kind:
+                expected = "text" if kind == (str,) else "one number"
+                raise self._error(f"{name}.{key}", f"is {shown(value)}, expected {expected}")
+        if not self.file.metadata.get(f"{name}.block_count", 1) > 0:
+            raise self._error(f"{name}.block_count", "is 0, expected at least one layer")
 
     def _positions(self, name: str, config: Config) -> None:
         metadata, size = self.file.metadata, config["head_dim"]
