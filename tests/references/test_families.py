@@ -27,9 +27,11 @@ from safetensors.torch import load_file, save_file
 from test_wordpiece import PROCESSORS, both
 from transformers import AutoModelForCausalLM
 
+from llmanac.cli import main
 from llmanac.core.errors import RequestError
 from llmanac.core.types import IGNORE, LAST, Batch
 from llmanac.generate.engine import Engine
+from llmanac.generate.load import load_engine
 from llmanac.models.families import FAMILIES, family
 from llmanac.models.families._table import canonical
 from llmanac.models.load import load_model
@@ -315,6 +317,20 @@ def test_a_training_step_reaches_every_parameter(case, tmp_path):
         optimizer.step()
     assert losses[2] < losses[1] < losses[0]
     assert all(g.abs().max() > 0 for name, g in gradients(ours).items() if not name.endswith("k_proj.bias"))
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_the_command_continues_no_text_that_only_an_encoder_reads(kind, tmp_path, capsys):
+    theirs(kind).save_pretrained(tmp_path)
+    both(tmp_path, post_processor=PROCESSORS["bert"])
+    with pytest.raises(SystemExit) as done:
+        main(["generate", str(tmp_path), "--prompt", "a", "--max-new-tokens", "2"])
+    out, err = capsys.readouterr()
+    if kind == "bert":
+        assert (out, done.value.code) == ("", 2) and f"llmanac embed {tmp_path}" in err
+    else:
+        assert not done.value.code, err
+        assert out == f"{load_engine(tmp_path).generate('a', max_new_tokens=2)[0].text}\n"
 
 
 def test_t5_writes_what_transformers_generates(tmp_path):
