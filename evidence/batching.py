@@ -12,8 +12,7 @@ of {prompt} tokens each decode {new} tokens. CPU seconds, so that other load on 
   {beside[chosen]:.1f} times in the median and {beside[late]:.1f} times for one in twenty. Reading it then takes
   {beside[costs]:.1f} times the CPU seconds, the others' tokens included.
 - No room: with at most {bound[most]} tokens held at once requests wait, and the youngest is put back into the queue
-  where those that run need its room: {bound[factor]:.2f} times the time, the same tokens ({bound[preemptions]} put
-  back).
+  where those that run need its room: {bound[factor]:.2f} times the time, {bound[preemptions]} put back, same tokens.
 """
 
 from __future__ import annotations
