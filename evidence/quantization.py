@@ -209,8 +209,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if real:
         own = {m: extra(real, m) for m in METHODS}
         parts.append(
-            f"The pretrained one loses {own['int8']:.4f} with int8, {own['nf4']:.3f} with NF4 and {own['gptq']:.3f} with "
-            'GPTQ: 4 bits are not free for a model of this size, as the syllabus says ("moderate").'
+            f"The pretrained one loses {own['int8']:.4f} with int8, {own['nf4']:.3f} with NF4 and {own['gptq']:.3f} "
+            'with GPTQ: 4 bits are not free for a model of this size, as the syllabus says ("moderate").'
         )
     parts.append(
         "With fewer bits, training through the rounding is better in every seed."
