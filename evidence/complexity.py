@@ -132,7 +132,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         name: {**costs[name], "training seconds": complexity.training(costs[name])} for name in DRAWN if name in costs
     }
     charts = [
-        {"svg": complexity.chart(lengths, drawn, cost, label), "caption": f"{label} of each mixer over the length"}
+        {"svg": complexity.chart(lengths, drawn, cost, label, "one thread"), "caption": f"{label} of each mixer over the length"}
         for cost, label in (
             ("forward operations", "operations of a forward pass"), ("training bytes", "bytes of a training step"),
             ("training seconds", "seconds of a training step"),

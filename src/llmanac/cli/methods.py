@@ -27,9 +27,7 @@ def list_command(
         from llmanac.models.families import FAMILIES
 
         print("\n".join([*FAMILIES, "gguf"]))
-        print(
-            "\nFamilies of checkpoints, read, and written by `llmanac convert --to`; docs/models.md has more."
-        )
+        print("\nFamilies of checkpoints, read, and written by `llmanac convert --to`; docs/models.md has more.")
         return
     if kind and kind not in kinds:
         raise SpecError(f"no kind named {kind!r}{nearest(kind, kinds)} (known: {', '.join(kinds)})")
