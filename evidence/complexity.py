@@ -57,7 +57,7 @@ SAID = (
 
 ABOUT = (
     "theory, then measured: operations forward and backward; bytes forward and of a training step; operations and "
-    "bytes of decoding a token (with 8 bytes a token for positions); seconds forward, backward and decoding"
+    "bytes of decoding a token; seconds forward, backward and decoding"
 )
 HEADS = ("", "operations", "bytes", "decode", "state", "seconds")
 
