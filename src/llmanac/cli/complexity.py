@@ -75,7 +75,7 @@ def complexity_command(
         print(f"\nFaster than {complexity.FULL} from this many tokens")
         _print([heads, *rows])
     print(
-        "\nOperations and bytes are counted (positions are 8 bytes a token); seconds are CPU time of a thread here.\n"
+        "\nOperations and bytes are counted; seconds are CPU time of a thread here.\n"
         "Parts of constant size (tiles, windows, filters) make slopes smaller than theory's at short lengths."
     )
     if output is not None:
