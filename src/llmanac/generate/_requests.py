@@ -183,7 +183,7 @@ class Sequence:
         self.generator = torch_generator(seed, "sample", key, number) if request.stochastic else None
         self.constraint = request.constraint() if request.constraint is not None else None
         self.drafted = self.accepted = 0  # tokens of a drafter
-        self.draft_length = FIRST_DRAFT
+        self.draft_length, self.drafted_at = FIRST_DRAFT, 0
         self._noise: deque[Tensor] = deque()
         self._taken = 0
 

@@ -13,6 +13,8 @@ import torch
 from llmanac.core import device
 from llmanac.core.errors import RequestError
 from llmanac.generate.engine import Engine, evaluating
+from llmanac.generate.schedule import READ_TOKENS
+from llmanac.models._quantized import stored_bytes
 
 STEPS, ROUNDS = 8, 5
 
@@ -28,7 +30,9 @@ def rates(engine: Engine, *, rows: Sequence[int] = (1, 8), context: int = 512) -
     """
     model: Any = engine.model
     limit = model.max_length
-    if context < 1 or (limit is not None and context + STEPS * (ROUNDS + 2) > limit):
+    # rows that are read first decode while others are read, a piece a step
+    new = STEPS * (ROUNDS + 2) + max(rows) * (context // READ_TOKENS + 1)
+    if context < 1 or (limit is not None and context + new > limit):
         raise RequestError(f"context: {context} tokens and those of the measurement do not fit the model's {limit}")
     draws = np.random.default_rng(0)
     found: dict[str, Any] = {"decode": {}}
@@ -38,19 +42,19 @@ def rates(engine: Engine, *, rows: Sequence[int] = (1, 8), context: int = 512) -
             prompts = draws.integers(0, model.vocab_size, (count, context)).tolist()
             start = time.perf_counter()
             for prompt in prompts:
-                scheduler.submit(engine.request(prompt, max_new_tokens=STEPS * (ROUNDS + 2), stop_ids=[]))
-            while len(scheduler.running) < count:
+                scheduler.submit(engine.request(prompt, max_new_tokens=new, stop_ids=[]))
+            while scheduler.waiting or any(row.sequence is None for row in scheduler.table):
                 scheduler.step()
-            found["read"] = count * context / (time.perf_counter() - start)
-            taken = []
+            if "read" not in found:  # of a single prompt
+                found["read"] = count * context / (time.perf_counter() - start)
+            speeds = []
             for _ in range(ROUNDS + 1):
                 start = time.perf_counter()
-                for _ in range(STEPS):
-                    scheduler.step()
-                taken.append(time.perf_counter() - start)
-            found["decode"][count] = count * STEPS / statistics.median(taken[1:])
+                tokens = sum(len(scheduler.step()) for _ in range(STEPS))
+                speeds.append(tokens / (time.perf_counter() - start))
+            found["decode"][count] = statistics.median(speeds[1:])
             scheduler.reset()
-    weights = engine.native.nbytes if engine.native else sum(p.nbytes for p in model.parameters())
+    weights = engine.native.nbytes if engine.native else stored_bytes(model)
     bandwidth, products = device.measure_bandwidth(model.device), device.measure_gemm(torch.float32, model.device)
     flops = 2 * sum(p.numel() for p in model.parameters())
     return found | {

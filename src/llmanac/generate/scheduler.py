@@ -224,8 +224,10 @@ class Scheduler:
         logits, tokens = self._run(call, rows)
         sequences = [row.sequence for row in rows if row.sequence is not None]
         if call.scored:  # forced tokens were read too: their own log-probabilities are known now
-            for sequence, given, n, row in zip(sequences, tokens, sure, logits, strict=True):
-                score_given(sequence, given[:n], row)
+            for row, start, given, n, own in zip(rows, before, tokens, sure, logits, strict=True):
+                assert row.sequence is not None
+                coming = row.pending[:1] if len(given) < n else []  # what the last token read here predicts
+                score_given(row.sequence, start - row.request.first + 1, [*given[1:n], *coming], own)
         place = [min(n, len(given)) - 1 for n, given in zip(sure, tokens, strict=True)]
         ready = [i for i, given in enumerate(tokens) if len(given) >= sure[i]]  # the others have more to read first
         while ready:

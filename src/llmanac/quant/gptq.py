@@ -110,6 +110,7 @@ class Walk:
         self.model, self.batches = model, batches
         self.done: list[nn.Module] = []
         self.hidden: list[Tensor] = []
+        self.real: Tensor | None = None  # (B, T): which tokens of the batch in hand are no padding
 
     def products(self, block: str, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """X^T X of what each layer reads, by name; layers whose matrix is used in another way are left out."""
@@ -119,7 +120,9 @@ class Walk:
             def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
                 x = inputs[0]
                 if x.is_floating_point():
-                    x = x.flatten(0, -2).float()
+                    x = (
+                        x.flatten(0, -2) if self.real is None or x.shape[:2] != self.real.shape else x[self.real]
+                    ).float()
                     found[name] = found.get(name, 0.0) + x.T @ x
 
             return hook
@@ -140,6 +143,8 @@ class Walk:
         out: list[Tensor] = []
         last = self.model.get_submodule(block) if block else None
         for number, batch in enumerate(self.batches):
+            lengths = getattr(batch, "lengths", None)
+            self.real = None if lengths is None else torch.arange(batch.shape[1]) < lengths[:, None]
             with ExitStack() as stack:
                 for module in self.done:
                     stack.callback(delattr, module, "forward")

@@ -128,7 +128,7 @@ def _split(texts: Sequence[str] | None, tokenizer: Any, length: int) -> tuple[Wi
 
 def _speed(model: Any, prompt: list[int]) -> float:
     """Tokens a second, prompt not counted."""
-    engine = Engine(cast(LanguageModel, model))
+    engine = Engine(cast(LanguageModel, model), runner="auto")
     count = max(1, min(DECODED, (model.max_length or 1 << 30) - len(prompt)))
 
     def seconds(tokens: int) -> float:
