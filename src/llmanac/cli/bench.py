@@ -13,11 +13,11 @@ from llmanac.cli.options import AsJson, SomeModel, SomeRunner
 def bench_command(
     path: SomeModel,
     rows: Annotated[list[int] | None, typer.Option(min=1, help="Rows that decode together; repeatable [1, 8].")] = None,
-    context: Annotated[int, typer.Option(min=1, help="Tokens before the first that is written.")] = 512,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of each row's prompt.")] = 512,
     runner: SomeRunner = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure tokens a second of reading and writing, beside this machine's memory and matrix-product limits."""
+    """Measure tokens a second of prefill and decoding, next to this machine's memory and matrix-product limits."""
     from llmanac.generate.bench import rates
     from llmanac.generate.load import load_engine
 
@@ -26,9 +26,10 @@ def bench_command(
         print(json.dumps(found, indent=1))
         return
     megabytes = found["weights_bytes"] / 1e6
-    print(f"runner     {found['runner']}, {found['threads']} threads, {megabytes:,.0f} MB of weights")
+    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    print(f"runner      {found['runner']}, {threads}, {megabytes:,.0f} MB of weights")
     limit = f"{found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {found['read_limit']:,.0f}"
-    print(f"read       {found['read']:,.0f} tokens/s of a prompt of {context} ({limit})")
+    print(f"prefill     {found['read']:,.0f} tokens/s of a prompt of {context} ({limit})")
     for count, rate in found["decode"].items():
         limit = f"{found['read_bytes_per_second'] / 1e9:,.1f} GB/s allow {found['decode_limit'] * count:,.0f}"
-        print(f"write {count:4} {rate:,.0f} tokens/s ({limit})")
+        print(f"decode {count:4} {rate:,.0f} tokens/s ({limit})")

@@ -15,6 +15,8 @@ from llmanac.core.progress import progress
 from llmanac.core.types import Batch
 from llmanac.generate.engine import evaluating
 
+SHORTEST = 8  # tokens of a window
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -51,7 +53,11 @@ class Windows:
 
 
 def windows(texts: Sequence[str], tokenizer: Any, length: int, rows: int, what: str = "text") -> Windows:
-    """The first `rows` windows of `length` tokens of the texts. Raises DataError where there is not one."""
+    """The first `rows` windows of `length` tokens of the texts, or one of all tokens of a shorter text.
+
+    Raises:
+        DataError: fewer than 8 tokens.
+    """
     ids: list[int] = []
     size = 0
     for text in texts:
@@ -60,9 +66,10 @@ def windows(texts: Sequence[str], tokenizer: Any, length: int, rows: int, what: 
         own = tokenizer.encode(text)
         ids += own
         size += len(text.encode("utf-8", "replace"))
+    if len(ids) < SHORTEST:
+        raise DataError(f"{what}: {len(ids):,} tokens are too few, at least {SHORTEST} are needed; give more text")
+    length = min(length, len(ids))
     count = min(rows, len(ids) // length)
-    if not count:
-        raise DataError(f"{what}: has {len(ids):,} tokens, and a window takes {length:,}; give more text")
     return Windows(torch.tensor(ids[: count * length]).view(count, length), size / len(ids))
 
 

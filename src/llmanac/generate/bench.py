@@ -29,11 +29,15 @@ def rates(engine: Engine, *, rows: Sequence[int] = (1, 8), context: int = 512) -
         RequestError: a context that the model does not have room for.
     """
     model: Any = engine.model
+    if not list(model.parameters()) or not hasattr(model, "device"):
+        raise RequestError("model: has no weights to read, so there is nothing to measure it against")
     limit = model.max_length
     # rows that are read first decode while others are read, a piece a step
     new = STEPS * (ROUNDS + 2) + max(rows) * (context // READ_TOKENS + 1)
     if context < 1 or (limit is not None and context + new > limit):
-        raise RequestError(f"context: {context} tokens and those of the measurement do not fit the model's {limit}")
+        raise RequestError(
+            f"--context: {context} tokens and {new} of the measurement do not fit the model's {limit}; give fewer"
+        )
     draws = np.random.default_rng(0)
     found: dict[str, Any] = {"decode": {}}
     with evaluating(model):

@@ -116,6 +116,8 @@ class OwnLayout(Layout):
         return made
 
     def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+        if "weight.shape" in parts and parts["weight.shape"].dtype != "I64":
+            raise ValueError(f"weight.shape is {parts['weight.shape'].dtype}, expected I64")
         shape = tuple(small("weight.shape").tolist())
         fits = len(shape) == 2 and min(shape) >= 1 and max(shape) <= LONGEST
         if not fits or shape[0] * shape[1] > 8 * numbers(parts["weight"]):

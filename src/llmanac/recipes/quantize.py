@@ -14,7 +14,7 @@ from llmanac.core.errors import DataError, RequestError, SpecError, nearest
 from llmanac.core.files import atomic_folder
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, LanguageModel
-from llmanac.evaluate.divergence import Divergence, Windows, divergence, windows
+from llmanac.evaluate.divergence import SHORTEST, Divergence, Windows, divergence, windows
 from llmanac.generate.engine import Engine
 from llmanac.models._quantized import stored_bytes
 from llmanac.models.gguf.write import export_gguf
@@ -84,9 +84,12 @@ def quantize(
     place, tokens = locate(source)
     original: Any = load_model(place, device="cpu")
     tokenizer = load_tokenizer(tokens)
-    if not hasattr(original, "parameter_count"):
+    if not any(p.ndim == 2 for p in original.parameters()):
         raise SpecError(f"{source}: an n-gram model has no matrices to quantize")
-    train, held_out = _split(texts, tokenizer, min(LENGTH, original.max_length or LENGTH))
+    length = min(LENGTH, original.max_length or LENGTH)
+    if length < SHORTEST:
+        raise SpecError(f"{source}: reads {length} tokens at most; losses are compared over at least {SHORTEST}")
+    train, held_out = _split(texts, tokenizer, length)
     try:
         original(Batch(ids=held_out.ids[:1, :2]))
     except RequestError as error:
@@ -122,8 +125,8 @@ def _split(texts: Sequence[str] | None, tokenizer: Any, length: int) -> tuple[Wi
     if not texts:
         raise DataError("--text: holds no text")
     middle = len(texts) // 2
-    train = windows(texts[:middle], tokenizer, length, CALIBRATION, "the first half of the text")
-    return train, windows(texts[middle:], tokenizer, length, EVALUATION, "the second half of the text")
+    train = windows(texts[:middle], tokenizer, length, CALIBRATION, "--text: its first half")
+    return train, windows(texts[middle:], tokenizer, length, EVALUATION, "--text: its second half")
 
 
 def _speed(model: Any, prompt: list[int]) -> float:
