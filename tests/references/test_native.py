@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from _small_models import block, randomise, tokens, transformer
 from numba import njit
 
 from llmanac.core.errors import RequestError
+from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate import native as native_module
 from llmanac.generate.engine import Engine
@@ -22,7 +24,7 @@ from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.kernels.infer._machine import call, forms
 from llmanac.kernels.infer.blocks import repacked
 from llmanac.kernels.infer.products import product
-from llmanac.models._layers import Linear
+from llmanac.models._layers import Linear, Product
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import train_tokenizer
@@ -301,3 +303,90 @@ def test_hooks_and_other_caches_are_refused():
         NativeModel(model, weights="q2")
     with pytest.raises(RequestError, match="another runner"):
         NativeRunner(NativeModel(model, threads=1), engine.prefix_cache)
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8", "ternary"])
+def test_packed_weights_are_refused_also_when_they_come_later(name):
+    model, quantizer = small("llama", dim=64), make_method("quantizer", name).build()
+    engine = Engine(model, runner="native")
+    quantizer.apply(model)
+    assert "packed" in refusal(model)
+    assert Engine(model, runner="auto").native is None
+    with pytest.raises(RequestError, match="packed"):
+        NativeModel(model, weights="q8_0")
+    with pytest.raises(RequestError, match="packed"):
+        engine.generate(PROMPTS[0], max_new_tokens=2)
+
+
+def test_training_through_rounding_is_refused_also_when_it_comes_later():
+    model = small("llama", dim=64)
+    engine = Engine(model, runner="native")
+    make_method("quantizer", "ternary").build().attach(model)
+    assert "rounding" in refusal(model)
+    with pytest.raises(RequestError, match="rounding"):
+        engine.generate(PROMPTS[0], max_new_tokens=2)
+
+
+def _halved(model):
+    for p in model.parameters():
+        p.data.mul_(0.5)
+
+
+def _replaced(model):
+    for part in model.modules():
+        if isinstance(part, Product):
+            part.weight = torch.nn.Parameter(part.weight.detach() * 0.5)
+
+
+def _rounded(model):
+    make_method("quantizer", "bf16").build().apply(model)
+
+
+@pytest.mark.parametrize("change", [_halved, _replaced, _rounded])
+def test_blocks_of_a_file_are_not_run_once_the_parameters_are_others(change, tmp_path):
+    tokenizer = train_tokenizer("utf8", [])
+    model = transformer(dtype=torch.float32, dim=64, tied=False, vocab_size=tokenizer.vocab_size)
+    loaded = load_model(export_gguf(model, tokenizer, tmp_path / "model.gguf", "Q8_0"))
+    engine = Engine(loaded, runner="native")
+    assert engine.native._plan.matrices[..., 4].all()
+    change(loaded)
+    engine.sync()
+    assert not engine.native._plan.matrices[..., 4].any() and not engine.native._plan.head[4]
+    ids = tokens(1, 40, below=tokenizer.vocab_size)
+    found = read(_with_float32_keys(engine.native), ids[0])[0].log_softmax(-1)
+    with torch.no_grad():
+        wanted = loaded.float()(ids).logits[0].log_softmax(-1)
+    torch.testing.assert_close(found, wanted, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_that_generate_or_sync_with_one_model_wait_for_each_other(threads):
+    model = small("llama", dim=64)
+    engine = Engine(model, runner=NativeModel(model, threads=threads))
+    asked = {"max_new_tokens": 30, "stop_ids": []}
+    wanted = [engine.generate(prompt, **asked)[0].ids for prompt in PROMPTS]
+    with ThreadPoolExecutor(3) as pool:
+        syncs = pool.submit(lambda: [engine.sync() for _ in range(20)])
+        runs = [pool.submit(lambda p: engine.generate(p, **asked)[0].ids, prompt) for prompt in PROMPTS * 3]
+        assert [run.result(60) for run in runs] == wanted * 3
+        assert len(syncs.result(60)) == 20
+
+
+@pytest.mark.parametrize("runner", ["native", "torch"])
+def test_rows_read_before_a_sync_are_not_found_after_it(runner):
+    model = small(dim=64, max_length=256)
+    prompt = tokens(1, 100, seed=3)[0].tolist()
+    engine = Engine(model, runner=runner, prefix_cache_bytes=2**22)
+    scheduler = engine.scheduler()
+    scheduler.submit(engine.request(prompt, max_new_tokens=40, stop_ids=[]))
+    for _ in range(5):
+        scheduler.step()
+    for p in model.parameters():
+        p.data.mul_(0.6)
+    engine.sync()
+    while scheduler.busy:
+        scheduler.step()
+    found = engine.generate(prompt, max_new_tokens=5, stop_ids=[])[0]
+    wanted = Engine(model).generate(prompt, max_new_tokens=5, stop_ids=[])[0]
+    assert engine.prefix_cache.reused_tokens == 0
+    assert found.logprobs == pytest.approx(wanted.logprobs, abs=1e-5)

@@ -7,6 +7,7 @@ of positions are small and copied. `sync` does both again after the weights have
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
@@ -19,6 +20,7 @@ from llmanac.core.errors import RequestError
 from llmanac.generate.prefix_cache import weights_stamp
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.models._layers import Linear, Product
+from llmanac.models._quantized import Quantized
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
 from llmanac.models.ffn.gated import GatedMLP
@@ -67,6 +69,11 @@ def refusal(model: Any) -> str | None:
         return "the model has forward hooks"
     if any(isinstance(m, Product) and m.change is not None for m in model.modules()):
         return "the model has adapters; merge them first"
+    if any(isinstance(m, Product) and m.through is not None for m in model.modules()):
+        return "the model is trained through a quantizer's rounding"
+    packed = {p.form.name for p in model.parameters() if isinstance(p, Quantized)}
+    if packed:
+        return f"it reads dense weights, and the model has packed ones ({', '.join(sorted(packed))})"
     layers = model.model.layers
     parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]
     for layer in layers:
@@ -101,6 +108,8 @@ def refusal(model: Any) -> str | None:
 class NativeModel:
     """A model's matrices and vectors for the compiled forward pass, and the threads that run it.
 
+    Schedulers of several threads may use it: `lock` is held while it computes or reads weights.
+
     Args:
         model: one that `refusal` has nothing against.
         weights: "own" reads the model's own numbers: those of torch, or the blocks of a GGUF file it was loaded from
@@ -127,10 +136,7 @@ class NativeModel:
 
         if weights not in ("own", *QUANTISED):
             raise RequestError(f"weights: {weights!r} is not one of own, {', '.join(QUANTISED)}")
-        if (reason := refusal(model)) is not None:
-            raise RequestError(
-                f"runner: native cannot run this model ({reason}); use torch, or auto to choose by itself"
-            )
+        _check(model)
         pages = block_tokens // PART
         if block_tokens % PART or pages < 1 or pages & (pages - 1):
             raise RequestError(f"block_tokens: {block_tokens} is not 16 times a power of two")
@@ -144,6 +150,7 @@ class NativeModel:
         self.padded = _filled(self.head_dim)
         self._pool = ThreadPoolExecutor(self.threads - 1, "llmanac-native") if self.threads > 1 else None
         self._longest = 0
+        self.lock = threading.RLock()
         self.sync()
 
     def start(self) -> DecodingState:
@@ -161,7 +168,12 @@ class NativeModel:
         return weights_stamp(self.model) != self._stamp
 
     def sync(self) -> None:
-        """Read the model's weights (again)."""
+        """Read the model's weights (again). Raises RequestError where it cannot run the model any more."""
+        with self.lock:
+            _check(self.model)
+            self._sync()
+
+    def _sync(self) -> None:
         from llmanac.kernels.infer.attend import attention
         from llmanac.kernels.infer.forward import ACTIVATIONS, Plan
 
@@ -261,10 +273,10 @@ class NativeModel:
         name = self._names[id(weight)]
         if self.weights == "own":
             source = getattr(self.model, "packed", None)
-            found = None if source is None else source.unchanged(name, weight)
-            if found is None or found.kind.lower() not in QUANTISED or found.shape != tuple(weight.shape):
+            if source is None or name not in source.entries or source.entries[name].dtype.lower() not in QUANTISED:
                 return "", None
-            return found.kind.lower(), found.data
+            found = source.unchanged(name, weight)
+            return ("", None) if found is None else (found.kind.lower(), found.data)
         if weight.shape[1] % 32:
             return "", None
         return self.weights, KINDS[self.weights.upper()].packed(weight.detach().float().numpy())
@@ -307,7 +319,7 @@ class NativeModel:
         self, ids: list[int], places: np.ndarray, rows: np.ndarray, ends: np.ndarray, blocks: np.ndarray,
         wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: Tensor,
     ) -> None:  # fmt: skip
-        """One pass over at most LINES tokens; see `kernels/infer/forward.py`."""
+        """One pass over at most LINES tokens, by the holder of `lock`; see `kernels/infer/forward.py`."""
         from llmanac.kernels.infer.forward import Step, forward
 
         self._reach(int(places.max()) + 1)
@@ -325,6 +337,11 @@ class NativeModel:
         forward(self._plan, self._room, step, 0, self.threads)
         for other in others:
             other.result()
+
+
+def _check(model: Any) -> None:
+    if (reason := refusal(model)) is not None:
+        raise RequestError(f"runner: native cannot run this model ({reason}); use torch, or auto to choose by itself")
 
 
 def _filled(size: int) -> int:

@@ -45,8 +45,9 @@ class NativeRunner(StateRunner):
         self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=native.block_tokens)
 
     def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
-        if self.native.changed():
-            self.native.sync()
+        with self.native.lock:
+            if self.native.changed():
+                self.native.sync()
         if self.prefix_cache is not None:
             found, held = self.prefix_cache.start(prompts)
         else:
@@ -61,6 +62,10 @@ class NativeRunner(StateRunner):
         return held
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
+        with self.native.lock:  # schedulers of other threads may use the same native model
+            return self._read(start, tokens, every)
+
+    def _read(self, start: int, tokens: Sequence[Sequence[int]], every: bool) -> Tensor:
         state = self._state
         vocabulary, pool = self.native.model.vocab_size, state.pool.layers[0]
         assert pool is not None

@@ -94,8 +94,9 @@ class PrefixCache:
             self.pool.register(state.blocks[row], ids[: state.counts[row]])
 
     def clear(self) -> None:
-        """Keep nothing of what was read so far."""
+        """Keep nothing of what was read so far, nor of what rows that run have read."""
         with self.lock:
+            self._epoch += 1
             self.pool.forget()
 
     def _check_weights(self) -> None:
@@ -125,7 +126,7 @@ class PrefixCache:
 
 
 def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
-    """What changes when the weights do: each parameter's address and how often it was written to; adapters in use.
+    """What changes when the weights do: each parameter's address and how often it was written to; what layers add.
 
     Writes through `parameter.data` are not counted.
     """
@@ -135,5 +136,6 @@ def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
         (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, getattr(model, "compute_dtype", None))
         for p in model.parameters()
     ]
-    changes = [m.change for m in model.modules() if isinstance(m, Product) and m.change is not None]
+    products = [m for m in model.modules() if isinstance(m, Product)]
+    changes = [c for m in products for c in (m.change, m.through) if c is not None]
     return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]

@@ -73,14 +73,15 @@ class PackedWeights(Weights):
 
     def belongs_to(self, model: nn.Module) -> PackedWeights:
         """Note that a model's parameters hold these tensors now; returns itself."""
-        self._versions = {name: parameter._version for name, parameter in model.named_parameters()}
+        self._loaded = {name: _identity(parameter) for name, parameter in model.named_parameters()}
         return self
 
     def unchanged(self, name: str, parameter: Tensor) -> PackedTensor | None:
-        """The blocks of a model's parameter; None where the file has none of it, or it was written to since."""
-        if name not in self._own or parameter.is_inference() or self._versions.get(name) != parameter._version:
+        """The blocks of a model's parameter; None where the file has none of it, or its numbers are others now."""
+        if name not in self._own or parameter.is_inference() or self._loaded.get(name) != _identity(parameter):
             return None
-        return self.packed(name)
+        # writes through `parameter.data` leave no trace but the numbers
+        return self.packed(name) if torch.equal(self.take(name).to(parameter), parameter.detach()) else None
 
     def __deepcopy__(self, memo: Any) -> PackedWeights:
         return self  # nothing of it changes
@@ -191,6 +192,11 @@ class PackedWeights(Weights):
         if type(id) is not int or not 0 <= id < size:
             raise self._error(key, f"is {shown(id)}, expected the id of a token below {size:,}")
         return id
+
+
+def _identity(parameter: Tensor) -> tuple[Any, ...]:
+    """What differs once a parameter was replaced, moved or written to."""
+    return id(parameter), parameter.data_ptr(), parameter.dtype, parameter._version
 
 
 def divisors(scaling: Scaling, turned: int, theta: float) -> Array:
