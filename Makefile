@@ -42,6 +42,7 @@ bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/quantize.py
 	$(BIN)/python benchmarks/retrieve.py
 	$(BIN)/python benchmarks/ngram.py
 	$(BIN)/python benchmarks/extract.py
