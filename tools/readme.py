@@ -23,7 +23,8 @@ SORTS = {
     "off topic": "about something else altogether",
 }
 BENCHMARKS = (
-    "tokenizer", "training", "scan", "attention", "decode", "quantize", "retrieve", "ngram", "extract", "filter", "dedup", "build",
+    "tokenizer", "training", "scan", "attention", "decode", "quantize", "retrieve", "ngram", "extract", "filter",
+    "dedup", "build",
 )  # fmt: skip
 SHOWN = (  # the rows of README.md
     "bpe-train-32k", "bpe-encode", "unigram-train", "train-bf16", "ngram-query", "bm25-query", "extract-f1",
