@@ -143,7 +143,8 @@ class NativeModel:
         self.model, self.weights, self.block_tokens = model, weights, block_tokens
         self.threads = threads or torch.get_num_threads()
         self.form = form or forms()[0]
-        coded = weights != "own" or getattr(model, "packed", None) is not None
+        kinds = {entry.dtype.lower() for entry in getattr(getattr(model, "packed", None), "entries", {}).values()}
+        coded = weights != "own" or bool(kinds & {"q8_0", "q4_0", "q4_1"})
         self.keys_dtype = torch.float16 if coded and self.form != "plain" else torch.float32
         attention = model.model.layers[0].self_attn
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
