@@ -39,6 +39,10 @@ bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/quantize.py
 	$(BIN)/python benchmarks/retrieve.py
 	$(BIN)/python benchmarks/ngram.py
 	$(BIN)/python benchmarks/extract.py

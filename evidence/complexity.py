@@ -21,7 +21,7 @@ form holds. One layer's cache at T = {last} takes {cache:,} bytes, an RNN's stat
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,8 +31,11 @@ from llmanac.core.types import Batch
 from llmanac.lab import complexity
 from llmanac.lab.report import Section, table
 
-ROWS = ("compare/rnn-transformer",)
-CLAIM = "T d^2 against T^2 d operations; a state of O(1) against a cache of O(T)"
+ROWS = ("compare/rnn-transformer", "lm/mamba", "lm/s4", "attention/flash")
+CLAIM = (
+    "T d^2 against T^2 d operations, a state of O(1) against a cache of O(T); flash attention takes O(s) memory; state "
+    "spaces take O(s) or O(s log s) work and a constant state"
+)
 SEEDS = 1
 TIMED = ("forward seconds", "backward seconds", "decode seconds", "tokens per second")
 TOLERANCE = 0.02  # the allocator rounds, and releases of torch differ in small tensors
@@ -50,6 +53,36 @@ SAID = (
     ("Linear attention", "O(s)", "O(s)", ("linear", "random-features", "lightning")),
     ("State spaces", "O(s)", "O(s)", ("mamba", "mamba2", *FIELDS.values())),
 )
+
+
+ABOUT = (
+    "theory, then measured: operations forward and backward; bytes forward and of a training step; operations and "
+    "bytes of decoding a token; seconds forward, backward and decoding"
+)
+HEADS = ("", "operations", "bytes", "decode", "state", "seconds")
+
+
+def slopes(lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[list[str]]:
+    """Rows of a table under `HEADS`: theory, then slopes over the last four lengths, as `ABOUT` says."""
+
+    def cell(growth: str, costs: Mapping[str, Sequence[float]], *names: str) -> str:
+        measured = (f"{round(complexity.slope(lengths[-4:], costs[name][-4:]), 2) + 0.0:.2f}" for name in names)
+        return growth + ", ".join(measured)
+
+    rows = []
+    for name, costs in found.items():
+        theory = complexity.theory_of(name)
+        known = (theory.work, theory.memory, theory.decode, theory.state) if theory else ()
+        work, memory, decode, state = [f"{growth}: " for growth in known] or [""] * 4
+        rows.append([
+            name,
+            cell(work, costs, "forward operations", "backward operations"),
+            cell(memory, costs, "forward bytes", "training bytes"),
+            cell(decode, costs, "decode operations", "decode bytes"),
+            cell(state, costs, "state"),
+            cell("", costs, "forward seconds", "backward seconds", "decode seconds"),
+        ])  # fmt: skip
+    return rows
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
@@ -119,7 +152,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     (result,) = seeds
     lengths, costs, plain = result["lengths"], result["costs"], result["plain"]
-    measured = complexity.slopes(lengths, costs) + complexity.slopes(plain["lengths"], plain["costs"])
+    measured = slopes(lengths, costs) + slopes(plain["lengths"], plain["costs"])
     by_name = {row[0]: row for row in measured}
     said = [
         [approach, memory, work, name, *by_name[name][1:3]]
@@ -132,7 +165,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         name: {**costs[name], "training seconds": complexity.training(costs[name])} for name in DRAWN if name in costs
     }
     charts = [
-        {"svg": complexity.chart(lengths, drawn, cost, label), "caption": f"{label} of each mixer over the length"}
+        {"svg": complexity.chart(lengths, drawn, cost, label, "one thread"),
+         "caption": f"{label} of each mixer over the length"}
         for cost, label in (
             ("forward operations", "operations of a forward pass"), ("training bytes", "bytes of a training step"),
             ("training seconds", "seconds of a training step"),
@@ -147,12 +181,12 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         [str(length), *(f"{result['rates'][name]['tokens per second'][i]:,.0f}" for name in MODELS)]
         for i, length in enumerate(result["steps"])
     ]
-    about = f"Slopes; {complexity.ABOUT}. {PLAIN} is measured up to {plain['lengths'][-1]:,} tokens."
+    about = f"Slopes; {ABOUT}. {PLAIN} is measured up to {plain['lengths'][-1]:,} tokens."
     return [
         Section("What is said of long-context methods", [], [
             table(["approach", "memory", "work", "mixer", "operations", "bytes"], said)]),
         Section("All mixers", [about], [
-            table(list(complexity.HEADS), measured), table(["", "work"], formulas)], charts),
+            table(list(HEADS), measured), table(["", "work"], formulas)], charts),
         Section("Break-even lengths", [
             f"Tokens from which a mixer takes at least {complexity.MARGIN:.0%} less time than {complexity.FULL} by "
             "torch's kernel, one row, one thread."

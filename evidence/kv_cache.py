@@ -8,8 +8,9 @@ The claim holds: without a cache every token costs a pass over all tokens before
 prompt; with a cache, memory grows with every token. {both[requests]} prompts share their first {both[beginning]} tokens
 and continue with {both[own]} of their own, read in turn: {kept[reused_tokens]} of {kept[prompt_tokens]} prompt tokens
 were not computed again; {kept[blocks_kept]} blocks of {kept[block_tokens]} tokens are kept, {held:.1f} MiB. If nothing
-is shared, pages take memory a block at a time where buffers double; gathering the pages costs the time in the last
-table.
+is shared, pages take memory a block at a time where buffers double. A bare paged state gathers its pages in every call
+(the first table); rows that go on together in an engine keep what was gathered, in as many bytes again, and cost the
+time in the last table.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def overhead(model: Any) -> dict[str, dict[str, float]]:
     found = {}
     for rows in (1, 8, 32):
         prompts = [ids(64, 1000 + i)[0].tolist() for i in range(rows)]
-        plain, paged = Engine(model), Engine(model, prefix_cache_bytes=1)
+        plain, paged = Engine(model), Engine(model, prefix_cache_bytes=BUDGET)
         options: dict[str, Any] = {"max_new_tokens": 64, "stop_ids": ()}
         found[str(rows)] = medians(
             {

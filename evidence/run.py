@@ -139,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="studies; all of them without a name")
     parser.add_argument("--seeds", type=int, help="instead of the study's own number")
     parser.add_argument("--check", action="store_true", help="measure small, render again, change nothing")
+    parser.add_argument("--render", action="store_true", help="write the pages again from their raw results")
     parser.add_argument("--list", action="store_true", help="name the studies and what they measure")
     given = parser.parse_args(arguments)
     try:
@@ -146,6 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.list:
             for name, study in chosen:
                 print(f"{name:<24} {study.CLAIM}")
+            return 0
+        if given.render:
+            for name, study in chosen:
+                kept = files.read_json(PAGES / name / RESULTS)
+                print(write(study, {**kept, "rows": list(study.ROWS)}, PAGES / name))
             return 0
         if given.check:
             stale = {name: found for name, _ in chosen if (found := changed(name))}

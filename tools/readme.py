@@ -22,7 +22,10 @@ SORTS = {
     "not stated": "about what the documentation of a name leaves open",
     "off topic": "about something else altogether",
 }
-BENCHMARKS = ("tokenizer", "training", "retrieve", "ngram", "extract", "filter", "dedup", "build")
+BENCHMARKS = (
+    "tokenizer", "training", "scan", "attention", "decode", "quantize", "retrieve", "ngram", "extract", "filter",
+    "dedup", "build",
+)  # fmt: skip
 SHOWN = (  # the rows of README.md
     "bpe-train-32k", "bpe-encode", "unigram-train", "train-bf16", "ngram-query", "bm25-query", "extract-f1",
     "dedup-minhash",

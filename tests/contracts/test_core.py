@@ -264,6 +264,14 @@ def test_former_names_of_fields_are_still_read(tmp_path):
     assert read_metrics(tmp_path) == [{"step": 1, "lr_scale": 0.5}]
 
 
+@pytest.mark.parametrize("change", [{"position.scaling.type": "yarn"}, {"position.scaling": {"type": "yarn"}}])
+def test_a_missing_field_is_named(change) -> None:
+    with pytest.raises(SpecError, match=r"^position\.scaling: factor "):
+        spec.patch(spec.make_method("lm", "transformer"), change)
+    with pytest.raises(SpecError, match=r"^scaling: type and factor "):
+        spec.make_method("position", {"name": "rope", "scaling": {}})
+
+
 def test_the_former_name_of_a_field_is_still_read() -> None:
     made = spec.make_method("stage", {"name": "lines", "minimum": 7, "max_removed": 0.5})
     assert (made.min_length, made.max_removed) == (7, 0.5)

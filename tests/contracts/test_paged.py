@@ -40,16 +40,18 @@ def test_paged_equals_uncached_in_every_chunking(kind, name):
     assert pool.held == 0
 
 
+@pytest.mark.parametrize("budget", [None, 1 << 24], ids=["gathered anew", "gathered kept"])
 @every
-def test_paged_equals_contiguous_through_ragged_rows_forks_joins_and_rewinds(kind, name):
+def test_paged_equals_contiguous_through_ragged_rows_forks_joins_and_rewinds(kind, name, budget):
     """The same random walk on both states: every logit is the contiguous state's."""
     model = model_of(kind, name)
-    rng, pool = random.Random(0), pool_of(model)
+    rng, pool = random.Random(0), pool_of(model, budget=budget)
     with torch.inference_mode():
         plain, paged = model.start(2), PagedState.start(pool, 2)
-        for step in range(24):
+        for step in range(24 if budget is None else 60):
             rows = len(plain.lengths)
-            move = rng.choice(["read", "read", "ragged", "select", "join", "rewind", "fork"])
+            moves = ["read", "read", "ragged", "select", "join", "rewind", "fork"]
+            move = rng.choice(moves if budget is None else [*moves, "read", "ragged", "part", "part", "arrange"])
             if int(plain.lengths.max()) > 40:
                 move = "rewind"
             if move in ("read", "ragged"):
@@ -63,6 +65,15 @@ def test_paged_equals_contiguous_through_ragged_rows_forks_joins_and_rewinds(kin
                 for row in range(rows):
                     count = ids.shape[1] if lengths is None or want == LAST else int(lengths[row])
                     torch.testing.assert_close(ours[row, :count], theirs[row, :count], **CLOSE)
+            elif move == "part":  # a range of rows goes on without the others
+                start = rng.randrange(rows)
+                ids = tokens(rows - start, rng.randrange(1, 4), seed=step)
+                ours, theirs = (model(ids, state.view(start, rows), LAST).logits for state in (paged, plain))
+                torch.testing.assert_close(ours, theirs, **CLOSE)
+            elif move == "arrange":
+                order = [rng.randrange(rows) for _ in range(rows)]
+                plain.arrange(order)
+                paged.arrange(order)
             elif move == "select":
                 order = torch.tensor([rng.randrange(rows) for _ in range(rng.randrange(1, 4))])
                 plain, paged = plain.select(order), paged.select(order)
@@ -257,3 +268,24 @@ def test_refusals():
     with pytest.raises(RequestError, match="cannot be kept in blocks"):
         BlockPool(a)
     assert pageable(model.start(1)) and not pageable(a) and not pageable(object())
+
+
+def test_what_was_gathered_is_kept_within_the_budget_for_rows_that_go_on_together():
+    model = small()
+    pool = pool_of(model, block_tokens=4, budget=20 * pool_of(model, block_tokens=4).block_bytes)
+    with torch.inference_mode():
+        state = PagedState.start(pool, 2)
+        model(tokens(2, 9), state)
+        (held,) = state._gathered
+        assert not held.layers  # rows that were read once may not go on together
+        for step in range(3):
+            model(tokens(2, 1, seed=step), state)
+        assert held.layers and held.known == [12, 12]
+        state.rewind(None, [5, 7])
+        model(tokens(1, 1, seed=9), state.view(1, 2))  # the second row without the first
+        assert held not in state._gathered
+        model(tokens(2, 70), state)  # 2 x 78 tokens are more than 20 blocks hold
+        assert not any(len(other.rows) == 2 for other in state._gathered)
+        assert pool.held > 20  # rows that run are never refused a block
+        state.arrange([0])
+        assert not state._gathered

@@ -17,7 +17,7 @@ from llmanac.core.errors import RequestError
 from llmanac.generate.load import load_engine
 
 
-def test_only_a_model_that_read_chats_has_a_chat_template(finished, text: Path, tmp_path: Path) -> None:
+def test_only_a_model_that_read_chats_has_a_chat_template(finished, text: Path, tmp_path: Path, monkeypatch) -> None:
     assert llmanac.load_tokenizer(finished.folder / "tokenizer").chat_template is not None
     assert llmanac.load_tokenizer(finished.folder / "model").chat_template is None
     turns = [{"role": "user", "content": "count"}, {"role": "assistant", "content": "3 cats"}]
@@ -29,7 +29,16 @@ def test_only_a_model_that_read_chats_has_a_chat_template(finished, text: Path, 
     base, model = (llmanac.load_tokenizer(done.folder / name) for name in ("base", "model"))
     assert base.chat_template is None and model.chat_template is not None
     assert base.fingerprint() == model.fingerprint() == done.load_tokenizer().fingerprint()
-    console.chat(load_engine(done.folder), lines=io.StringIO("count\n"))
+    seen, engine = [], load_engine(done.folder)
+    monkeypatch.setattr(engine, "stream", lambda ids, **options: seen.append((ids, options)) or iter(()))
+    console.chat(engine, lines=io.StringIO("count\n"), system="Be brief.", temperature=0.2, max_new_tokens=3)
+    console.chat(engine, lines=io.StringIO("count\n"))
+    assert len(seen[0][0]) > len(seen[1][0])
+    assert (seen[0][1]["temperature"], seen[0][1]["max_new_tokens"]) == (0.2, 3)
+    engine.model.generation = {"do_sample": True, "temperature": 0.6}
+    assert console.sampling(engine) == {"temperature": 0.6, "top_p": 1.0}
+    engine.model.generation = {"temperature": 0.6}
+    assert console.sampling(engine) == {"temperature": 0.0}
 
 
 def test_a_run_that_only_read_text_says_so_instead_of_chatting(finished, capsys) -> None:

@@ -184,7 +184,7 @@ WRONG = [
     (["encode", "{0}/bpe", "--text", "1 x", "--decode"], "--text: 'x' is no token id"),
     (["encode", "{0}/bpe", "--text", "999999", "--decode"], "--text: token 999999: not in the vocabulary"),
     (["encode", "{0}/bpe", "--text", "a", "--special", "<|ende|>"], "special: '<|ende|>' is no special token; did you"),
-    (["inspect", "{0}/en.txt"], "expected a folder, a tokenizer.json, a .model or a .tiktoken file"),
+    (["inspect", "{0}/en.txt"], "expected a folder, a tokenizer.json, a .model, a .gguf or a .tiktoken file"),
     (["compare", "{0}/bpe", "bpee", "--on", "en={0}/en.txt"], "no tokenizer named 'bpee'"),
     (["compare", "bpe", "--on", "en={0}/en.txt", "--every", "1"], "there is no text for it"),
     (["extend", "{0}/bpe", "{0}/none.txt", "-o", "{0}/x"], "none.txt: no such file or folder"),

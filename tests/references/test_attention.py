@@ -80,6 +80,26 @@ def test_a_bias_is_added_to_the_scores(form):
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("masked", [True, False])
+def test_one_query_over_shared_keys_equals_torch(masked, kv_heads, bias):
+    q, k, v = qkv(kv_heads=kv_heads)
+    q, v = q[:, :, -1:], v[..., :12]  # values of another width, as latent attention has
+    added = torch.randn(3, 4, 1, 37, dtype=torch.float64) if bias else None
+    queries = torch.tensor([[36], [20], [3]]) if masked else torch.tensor([[36]])
+    mask = _masks.AttentionMask(
+        _masks.Rule(kind="causal"), queries, torch.arange(37)[None], causal=False, mask=masked
+    )  # fmt: skip
+    seen = torch.zeros(len(queries), 1, 1, 37, dtype=torch.float64)
+    seen.masked_fill_((torch.arange(37) > queries)[:, None, None], float("-inf"))
+    expected = F.scaled_dot_product_attention(
+        q, *(x.repeat_interleave(4 // kv_heads, dim=1) for x in (k, v)), attn_mask=seen + (added if bias else 0)
+    )
+    actual = build("score", "scaled-dot", heads=4, head_dim=16).attend(q, k, v, mask, bias=added, form="sdpa")
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("mask", [True, False])
 def test_blocks_gradcheck(mask):
     q, k, v = qkv(heads=2, kv_heads=1, length=5, dim=3, batch=1)

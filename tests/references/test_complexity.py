@@ -44,6 +44,11 @@ def test_slopes_are_those_of_theory(name, monkeypatch):
     rows = [complexity.measure(text, length, dim, timed=False) for length in lengths]
     theory = complexity.expected(text, lengths)
     assert set(theory) == set(complexity.COSTS)
+    if mixer in ("multi-head", "multi-query", "grouped-query") and form != "flash":
+        longer = [8 * length for length in lengths]  # vectors of the token itself are most of the bytes before
+        subject = complexity.Subject(text, 16)
+        for row, length in zip(rows, longer, strict=True):
+            row["decode bytes"] = complexity.decoding(subject, subject.row(length), timed=False)["decode bytes"]
     found = {cost: complexity.slope(lengths, [row[cost] for row in rows]) for cost in theory}
     assert found == pytest.approx(theory, abs=0.15)
 
@@ -180,9 +185,14 @@ def test_the_command(capsys, tmp_path):
     assert not done.value.code
     said = capsys.readouterr().out
     assert "Slopes of log cost over log length (16 to 128 tokens, width 8)" in said
-    assert "mamba{states=4}" in said and "s^2: " in said and "Faster than multi-head" in said
+    assert "mamba{states=4}" in said and "s^2 " in said and "Faster than multi-head" in said
+    assert "nan" not in said and "llmanac compare mixer --arms 'multi-head,gru'" in said
     drawn = ElementTree.parse(picture).getroot()
     assert len(drawn.findall("{*}polyline")) == 4 and "gru" in "".join(drawn.itertext())
+    assert "width 8" in drawn.findtext("{*}title")
+    with pytest.raises(SystemExit) as refused:
+        main([*arguments, "-o", str(picture)])
+    assert refused.value.code == 2 and "--output: " in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--json"])
     found = json.loads(capsys.readouterr().out)
@@ -191,3 +201,18 @@ def test_the_command(capsys, tmp_path):
     with pytest.raises(SystemExit) as refused:
         main(["complexity", "gru", "-o", str(tmp_path / "times.png")])
     assert refused.value.code == 2 and "should end in .svg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, field",
+    [
+        (["--longest", "2000000"], "--longest"),
+        (["--dim", "8192"], "--dim"),
+        ([""], "mixers: ''"),
+        (["multi-head@plain", "--longest", "1048576"], "--longest: multi-head@plain needs about"),
+    ],
+)
+def test_what_is_too_large_names_its_flag(arguments, field, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(["complexity", *arguments])
+    assert refused.value.code == 2 and field in capsys.readouterr().err

@@ -171,3 +171,13 @@ def test_minilm_equals_transformers(tmp_path):
     found = Embedder.load(tmp_path, device="cpu").texts(texts)
     np.testing.assert_allclose(found.vectors, expected(tmp_path, texts, 256), rtol=0, atol=1e-5)
     assert nearest(found.vectors[:3], 1)[0][1:] == (0, 1) and found.cut
+
+
+def test_an_archive_and_the_folder_of_pooling_say_what_to_give(folder):
+    says(folder)
+    archive = folder / "model.zip"
+    archive.write_bytes(b"PK")
+    for place, advice in ((archive, "unzip"), (folder / "1_Pooling", f"{folder}$")):
+        with pytest.raises(CheckpointError, match=advice) as error:
+            Embedder.load(place)
+        assert str(place) in str(error.value)

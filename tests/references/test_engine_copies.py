@@ -181,7 +181,7 @@ from types import SimpleNamespace
 sys.modules["torch"] = None
 from llmanac.generate.schedule import Row, admit, schedule
 def asked(length, scored=None):
-    return SimpleNamespace(prompt=[1] * length, sequences=[0], prompt_logprobs=scored)
+    return SimpleNamespace(prompt=[1] * length, sequences=[0], prompt_logprobs=scored, rows=1, tokens=length)
 waiting = deque([asked(5), asked(3), asked(4000)])
 print([len(r.prompt) for r in admit(waiting, 2, 2)], len(waiting))
 rows = [Row(asked(2), [1], sequence=1), Row(asked(5), [1] * 5), Row(asked(4000), [1] * 4000), Row(asked(9), [1] * 9)]

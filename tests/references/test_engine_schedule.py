@@ -51,6 +51,7 @@ class Words:
 class Request:
     def __init__(self, prompt, samples=1, scored=False):
         self.prompt, self.sequences, self.prompt_logprobs = tuple(prompt), [None] * samples, 0 if scored else None
+        self.rows, self.tokens = samples, len(self.prompt)
 
 
 def rows_of(decoding, reading):
@@ -178,3 +179,37 @@ def test_an_encoder_decoder_has_no_prompt_scores():
     model = make_method("lm", {"name": "encoder-decoder", "dim": 16}).build(vocab_size=VOCABULARY)
     with pytest.raises(RequestError, match="prompt_logprobs"):
         Engine(model).generate([[1, 2]], prompt_logprobs=1)
+
+
+class Counting:
+    """Allows one token after another, each forced."""
+
+    def __init__(self, count=40):
+        self.count, self.done = count, 0
+
+    def mask(self):
+        allowed = torch.zeros(VOCABULARY, dtype=torch.bool)
+        allowed[self.forced() if self.done < self.count else EOS] = True
+        return allowed
+
+    def forced(self):
+        return 50 + self.done % 26 if 0 < self.done < self.count else None
+
+    def advance(self, token):
+        self.done += 1
+
+
+@pytest.mark.parametrize("most", [4, 7, 1000])
+@pytest.mark.parametrize("drafter", [None, "prompt-lookup", HistoryModel(scale=0.1)])
+def test_forced_tokens_that_take_several_calls_are_scored(most, drafter, monkeypatch):
+    """Every forced token has the log-probability of its own place, however the calls cut them."""
+    monkeypatch.setattr(decisions, "SCORED_LOGITS", most * VOCABULARY)
+    model = HistoryModel()
+    engine = Engine(model, ByteTokenizer(), drafter=drafter)
+    engine.speculation.always = True
+    asked = {"constraint": Counting, "max_new_tokens": 60, "n": 2, "temperature": 1.0}
+    for done in engine.generate(["ab", "cde"], **asked):
+        assert done.ids[1:40] == [50 + i % 26 for i in range(1, 40)]
+        for at, (token, logprob) in enumerate(zip(done.ids, done.logprobs, strict=True)):
+            expected = model.logits_of([*done.prompt_ids, *done.ids[:at]]).log_softmax(-1)[token]
+            assert logprob == pytest.approx(float(expected), abs=1e-6)

@@ -225,6 +225,9 @@ def test_sentencepiece_ids_equal_the_library(prefix, tmp_path):
     ("key", "value", "message"),
     [
         ("tokenizer.ggml.pre", "viking", "tokenizer.ggml.pre: 'viking' is not known .known: gpt-2"),
+        ("tokenizer.ggml.pre", ["gpt-2", "gpt-2"], r"tokenizer.ggml.pre: is \['gpt-2', 'gpt-2'\], expected text"),
+        ("tokenizer.ggml.model", np.zeros(2, np.int32), "tokenizer.ggml.model: "),
+        ("tokenizer.chat_template", [], r"tokenizer.chat_template: is \[\], expected text"),
         ("tokenizer.ggml.model", "bert", "tokenizer.ggml.model: 'bert' is not supported"),
         ("tokenizer.ggml.tokens", ["a", "a"], "tokenizer.ggml.tokens: 'a' is listed twice"),
         ("tokenizer.ggml.token_type", np.zeros(3, np.int32), "tokenizer.ggml.token_type: expected 300 numbers"),
@@ -238,6 +241,27 @@ def test_tokenizers_that_are_refused(key, value, message, tokenizer, tmp_path):
     metadata = {**_gguf.keys(tokenizer, 300), key: np.float32(value) if isinstance(value, float) else value}
     with pytest.raises(TokenizerError, match=rf"t\.gguf: {message}"):
         load_tokenizer(tokenizer_file(tmp_path / "t.gguf", metadata))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("rope.dimension_count", value) for value in (np.array([16, 16], np.uint32), "16", np.float32(16))),
+        *(("attention.value_length", value) for value in (np.array([16, 16], np.uint32), "x")),
+        *(("rope.scaling.type", value) for value in (["yarn", "yarn"], np.array([1, 2], np.uint32), np.uint32(1))),
+        *(("rope.scaling.factor", value) for value in (np.array([2.0, 2.0], np.float32), "2")),
+        *(("block_count", value) for value in (np.uint32(0), np.array([3, 3], np.uint32), "3")),
+    ],
+)  # fmt: skip
+def test_a_key_of_another_kind_is_refused_by_name(key, value, models, tokenizer, tmp_path):
+    _, ours = models("gemma2")
+    path = export_gguf(ours, tokenizer, tmp_path / "m.gguf", "f32")
+    kinds = {int: np.uint32, float: np.float32}
+    metadata = {name: kinds.get(type(old), lambda old: old)(old) for name, old in GGUF(path).metadata.items()}
+    with open(tmp_path / "other.gguf", "wb") as handle:
+        write(handle, {**metadata, f"gemma2.{key}": value}, {})
+    with pytest.raises(CheckpointError, match=rf"other\.gguf: gemma2\.{key} "):
+        load_model(tmp_path / "other.gguf", device="cpu")
 
 
 def test_bytes_without_merges_round_trip(tmp_path):

@@ -89,3 +89,19 @@ def test_a_model_is_packed_block_by_block(targets):
     torch.testing.assert_close(made(batches[0]).logits, original[:4])  # the hooks are gone
     with pytest.raises(SpecError, match="calibration"):
         make_method("quantizer", {"name": "gptq", "targets": targets}).build().apply(copy.deepcopy(made))
+
+
+def test_padding_does_not_count():
+    spec = make_method("lm", {"name": "transformer", "dim": 32, "layers": 1, "max_length": 64})
+    made = spec.build(vocab_size=96).eval()
+    with torch.no_grad():
+        for i, p in enumerate(made.parameters()):
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) * 0.15 + (p.ndim == 1))
+    rows = [torch.randint(0, 96, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (40, 17, 29)]
+    packed = []
+    for batches in ([Batch.padded(rows)], [Batch.padded([row]) for row in rows]):
+        packed.append(copy.deepcopy(made))
+        make_method("quantizer", {"name": "gptq", "group": 32}).build().apply(packed[-1], batches)
+    for a, b in zip(*(m.parameters() for m in packed), strict=True):
+        if isinstance(a, Quantized):
+            torch.testing.assert_close(a.dense(), b.dense())

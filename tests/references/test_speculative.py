@@ -190,3 +190,55 @@ def test_what_cannot_draft_is_refused():
         Engine(HistoryModel(), drafter="prompt-lokup")
     with pytest.raises(SpecError, match="tokens"):
         DrafterSpec(tokens=0)
+
+
+def test_a_draft_model_in_training_mode_evaluates_meanwhile(monkeypatch):
+    model, draft = lm(), lm(seed=1).train()
+    modes, forward = [], draft.forward
+    monkeypatch.setattr(draft, "forward", lambda *given: modes.append(draft.training) or forward(*given))
+    plain, fast = engines(model, draft)
+    same(plain.generate(PROMPTS, max_new_tokens=20), fast.generate(PROMPTS, max_new_tokens=20))
+    "".join(piece.text for piece in fast.stream("abc", max_new_tokens=9))
+    assert modes and not any(modes) and draft.training and not model.training
+
+
+@pytest.mark.parametrize("drafter", ["prompt-lookup", "near"])
+@pytest.mark.parametrize("name", ["transformer", "gru"])
+def test_scored_prompts_and_prompts_that_fill_the_context(name, drafter):
+    model = lm(**MODELS[name])
+    plain, fast = engines(model, near(model) if drafter == "near" else drafter, rows=3)
+    prompts = [list(range(97, 97 + n)) for n in (1, 93, 94, 95, 96)] + PROMPTS
+    asked = {"max_new_tokens": 50, "prompt_logprobs": 1, "stop_ids": []}
+    one, other = plain.generate(prompts, **asked), fast.generate(prompts, **asked)
+    same(one, other)
+    for a, b in zip(one, other, strict=True):
+        assert [t.id for t in a.prompt_token_logprobs] == [t.id for t in b.prompt_token_logprobs]
+        scores = [[t.logprob for t in done.prompt_token_logprobs[1:]] for done in (a, b)]
+        torch.testing.assert_close(*scores)
+
+
+@pytest.mark.parametrize("drafter", ["prompt-lookup", "near"])
+@pytest.mark.parametrize("name", ["transformer", "gru"])
+def test_requests_that_are_cancelled_and_come_later(name, drafter):
+    """A drafter follows rows that leave, move and join; at the end it holds nothing."""
+    model = lm(**MODELS[name])
+    plain, fast = engines(model, near(model) if drafter == "near" else drafter, rows=3)
+    alone = [plain.generate(p, max_new_tokens=40, stop_ids=[])[0] for p in PROMPTS]
+    scheduler = fast.scheduler()
+    asked = [fast.request(p, max_new_tokens=40, stop_ids=[]) for p in PROMPTS]
+    for request in asked[:3]:
+        scheduler.submit(request)
+    for _ in range(6):
+        scheduler.step()
+    scheduler.cancel(asked[1])
+    scheduler.submit(asked[3])
+    while scheduler.busy:
+        scheduler.step()
+    for i in (0, 2, 3):
+        assert asked[i].sequences[0].ids == alone[i].ids
+    assert not asked[1].finished
+    if drafter == "near":
+        assert scheduler.drafter._state is None
+    else:
+        del asked, request
+        assert not scheduler.drafter._tables

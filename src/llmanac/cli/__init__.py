@@ -15,6 +15,7 @@ with interrupts.ending():
     import typer
 
     from llmanac.cli import (
+        bench,
         chat,
         classify,
         compare,
@@ -25,6 +26,7 @@ with interrupts.ending():
         methods,
         ngram,
         quality,
+        quantize,
         run,
         score,
         tokenizer,
@@ -50,9 +52,11 @@ app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
 app.command("embed")(embed.embed_command)
 app.command("serve")(chat.serve_command)
+app.command("bench")(bench.bench_command)
 app.command("compare")(compare.compare_command)
 app.command("complexity")(complexity.complexity_command)
 app.command("convert")(methods.convert_command)
+app.command("quantize")(quantize.quantize_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("doctor")(methods.doctor_command)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 
 import typer
 
-from llmanac.cli.options import SomeModel
+from llmanac.cli.options import Draft, DraftTokens, SomeModel, SomeRunner
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 
@@ -37,58 +37,124 @@ def generate_command(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     seed: Annotated[int, typer.Option()] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
+    draft: Draft = None,
+    draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto",
 ) -> None:
     """Continue a text."""
     from llmanac.generate.load import load_engine
+    from llmanac.models.lm.encoder import Encoder
 
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
+    if isinstance(engine.model, Encoder):
+        raise RequestError(
+            f"{path}: is an encoder, which does not write; `llmanac embed {path}` gives vectors of texts"
+        )
     text = sys.stdin.read() if prompt is None else prompt
     print_completions(
-        load_engine(path), text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        engine, text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
         seed=seed, stop=tuple(stop or ()),
     )  # fmt: skip
+    _say_drafts(engine)
 
 
 def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -> None:
-    """Print the prompt and its continuation as it is generated; several samples (`n`) one after the other."""
+    """Print the prompt and its continuation as it is generated; several samples (`n`) one after the other.
+
+    Of an encoder-decoder, whose answer does not continue the prompt, the answer alone.
+    """
     count = options.get("n", 1)
+    before = "" if getattr(engine.model, "reads_source", False) else prompt
     if count == 1:
         engine.request(prompt, **options)  # an invalid request fails before anything is printed
-        _write(prompt)
+        _write(before)
         for piece in engine.stream(prompt, **options):
             _write(piece.text)
         _write("\n")
         return
     for completion in engine.generate(prompt, **options):
-        _write(f"--- sample {completion.index + 1} of {count}\n{prompt}{completion.text}\n")
+        _write(f"--- sample {completion.index + 1} of {count}\n{before}{completion.text}\n")
 
 
-def chat_command(path: Annotated[Path, typer.Argument(help="A run's or model's folder, or a .gguf file.")]) -> None:
+def _say_drafts(engine: Engine) -> None:
+    """One line on standard error: what became of the drafted tokens."""
+    if engine.drafter is None:
+        return
+    found = engine.speculation.report()
+    if not found["proposed"]:
+        print("drafts: none were made", file=sys.stderr, flush=True)
+        return
+    counts = f"{found['proposed']} tokens drafted, {found['accepted']} accepted ({found['acceptance']:.0%})"
+    print(f"drafts: {counts}, {found['tokens_per_call']:.2f} tokens a call", file=sys.stderr, flush=True)
+
+
+def chat_command(
+    path: Annotated[Path, typer.Argument(help="A run's or model's folder, or a .gguf file.")],
+    draft: Draft = None,
+    draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto",
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="0 is greedy [0.7 for a run; else what generation_config.json says, or 0]."),
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    seed: Annotated[int, typer.Option()] = 0,
+    system: Annotated[str | None, typer.Option(help="System message before the conversation.")] = None,
+) -> None:
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
     from llmanac.generate.load import load_assistant, load_engine
 
-    engine = load_engine(path)
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
-    chat(engine, assistant)
+    options: Options = {"temperature": 0.7} if (path / "run.json").is_file() else sampling(engine)
+    if temperature is not None:
+        options["temperature"] = temperature
+    if top_p is not None:
+        options["top_p"] = top_p
+    options |= {"max_new_tokens": max_new_tokens, "seed": seed}
+    chat(engine, assistant, system=system, **options)
+    _say_drafts(engine)
 
 
-def chat(engine: Engine, assistant: Assistant | None = None, *, lines: TextIO | None = None) -> None:
+def sampling(engine: Engine) -> Options:
+    """Temperature and top_p that a pretrained model's generation_config.json asks for; greedy where it does not."""
+    own = getattr(engine.model, "generation", {})
+    if own.get("do_sample") is not True:
+        return {"temperature": 0.0}
+    temperature, top_p = (
+        float(own[name]) if type(own.get(name)) in (int, float) else 1.0 for name in ("temperature", "top_p")
+    )
+    return {"temperature": temperature, "top_p": top_p}
+
+
+def chat(
+    engine: Engine,
+    assistant: Assistant | None = None,
+    *,
+    lines: TextIO | None = None,
+    system: str | None = None,
+    **options: Unpack[Options],
+) -> None:
     """A conversation on the terminal; from a pipe or file, each line is a message.
 
     An assistant answers one question at a time and may read the earlier ones. Without an assistant the prompt is the
-    conversation so far, without its oldest turns once it no longer fits the context.
+    conversation so far, after the `system` message and without its oldest turns once it no longer fits the context;
+    `options` are those of the answers.
     """
     from llmanac.generate.answers import ask
 
     interactive = lines is None and sys.stdin.isatty()
-    messages: list[dict[str, str]] = []
+    first = [] if system is None else [{"role": "system", "content": system}]
+    messages: list[dict[str, str]] = [*first]
     asked: list[str] = []
     for text in _messages(lines or sys.stdin, interactive):
         if text == "/exit":
             return
         if text == "/new":
-            messages, asked = [], []
+            messages, asked = [*first], []
         elif text == "/help":
             _write(f"{HELP}\n")
         else:
@@ -98,7 +164,7 @@ def chat(engine: Engine, assistant: Assistant | None = None, *, lines: TextIO | 
                     asked.append(text)
                 else:
                     messages.append({"role": "user", "content": text})
-                    messages = _reply(engine, messages)
+                    messages = _reply(engine, messages, options)
             except LlmanacError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 messages = messages[:-1] if messages and messages[-1]["role"] == "user" else messages
@@ -119,14 +185,17 @@ def _messages(lines: TextIO, interactive: bool) -> Iterator[str]:
         _write("\n")
 
 
-def _reply(engine: Engine, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+def _reply(engine: Engine, messages: Sequence[dict[str, str]], options: Options) -> list[dict[str, str]]:
     """Stream the model's answer; returns the conversation with it (Ctrl-C ends the answer, not the conversation)."""
     from llmanac.generate.conversation import fitting, room
 
     kept, ids = fitting(engine, list(messages))
     answer = ""
     try:
-        for piece in engine.stream(ids, max_new_tokens=room(engine, len(ids)), temperature=0.7, seed=len(ids)):
+        longest = min(options.get("max_new_tokens", 512), room(engine, len(ids)))
+        seed = (options.get("seed") or 0) + len(ids)  # another for each turn
+        given: Options = {"temperature": 0.7, **options, "max_new_tokens": longest, "seed": seed}
+        for piece in engine.stream(ids, **given):
             answer += piece.text
             _write(piece.text)
     except KeyboardInterrupt:
@@ -159,6 +228,12 @@ def serve_command(
     allow_host: Annotated[list[str] | None, typer.Option(help="Host name to accept; repeatable; * for any.")] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; further ones get status 429.")] = 64,
     prefix_cache: Annotated[int, typer.Option(min=0, help="MiB of KV cache for shared prefixes; 0 for none.")] = 256,
+    draft: Draft = None,
+    draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto",
+    most_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that requests in progress may hold together [no limit].")
+    ] = None,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
@@ -166,7 +241,7 @@ def serve_command(
     def load() -> tuple[Engine, Assistant | None]:
         from llmanac.generate.load import load_assistant, load_engine
 
-        engine = load_engine(path)
+        engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
         return engine, load_assistant(path, engine)
 
     serve(

@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson
+from llmanac.cli.options import AsJson, Force
 from llmanac.core.errors import SpecError
 
 STEPS = 5  # lengths, each twice the one before
+# tables of slopes: for each column a group, a head, and the cost whose slope it is or the field of `Theory`
+PASSES = (
+    ("operations", "theory", "work"), ("", "forward", "forward operations"), ("", "backward", "backward operations"),
+    ("bytes", "theory", "memory"), ("", "forward", "forward bytes"), ("", "training", "training bytes"),
+)  # fmt: skip
+DECODING = (
+    ("next token", "theory", "decode"), ("", "operations", "decode operations"), ("", "bytes", "decode bytes"),
+    ("state", "theory", "state"), ("", "bytes", "state"),
+    ("seconds", "forward", "forward seconds"), ("", "backward", "backward seconds"), ("", "decode", "decode seconds"),
+)  # fmt: skip
 
 
 def complexity_command(
     mixers: Annotated[list[str] | None, typer.Argument(help="Such as mamba, multi-head@flash [all].")] = None,
-    dim: Annotated[int, typer.Option(min=4, help="Width of the layer.")] = 64,
-    longest: Annotated[int, typer.Option(min=64, help="The longest of five lengths, each half of the next.")] = 4096,
+    dim: Annotated[int, typer.Option(min=4, max=4096, help="Width of the layer.")] = 64,
+    longest: Annotated[
+        int, typer.Option(min=64, max=1 << 20, help="The longest of five lengths, each half of the next.")
+    ] = 4096,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="SVG of the training times.")] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how operations, memory and time of each mixer grow with the length, against theory."""
     from llmanac.core import files
+    from llmanac.core.device import machine
     from llmanac.lab import complexity
     from llmanac.lab._svg import standalone
 
     if output is not None and output.suffix != ".svg":
         raise SpecError(f"--output: {output} should end in .svg")
+    if output is not None and output.exists() and not force:
+        raise SpecError(f"--output: {output} exists; give another name, or --force")
     names = list(mixers or complexity.mixers())
     lengths = [longest >> n for n in reversed(range(STEPS))]
     chosen = list(dict.fromkeys([complexity.FULL, *names]))
-    found = complexity.curves(chosen, lengths, dim, report=lambda line: print(line, file=sys.stderr, flush=True))
+    try:
+        found = complexity.curves(chosen, lengths, dim)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise SpecError(f"--longest: {longest:,} tokens of width {dim} do not fit into memory; give fewer") from None
     if output is not None:
+        about = f"width {dim}; one thread of {machine()['cpu']}"
         timed = {name: {**costs, "training seconds": complexity.training(costs)} for name, costs in found.items()}
-        drawn = complexity.chart(lengths, timed, "training seconds", "seconds of a training step")
+        drawn = complexity.chart(lengths, timed, "training seconds", "seconds of a training step", about)
         files.write_text(output, standalone(drawn))
     if as_json:
         theory = {name: complexity.expected(name, lengths[-4:]) for name in found}
@@ -44,15 +66,42 @@ def complexity_command(
         print(json.dumps(document, indent=1))
         return
     span = f"{lengths[-4]:,} to {longest:,} tokens, width {dim}"
-    print(f"Slopes of log cost over log length ({span}); {complexity.ABOUT}.")
-    _print([complexity.HEADS, *complexity.slopes(lengths, found)])
+    print(f"Slopes of log cost over log length ({span}): 2 is s^2, 1 is s, 0 is constant")
+    _print(_slopes(lengths, found, PASSES))
+    print()
+    _print(_slopes(lengths, found, DECODING))
     heads, rows = complexity.comparison(lengths, found)
     if rows:
         print(f"\nFaster than {complexity.FULL} from this many tokens")
         _print([heads, *rows])
-    print("\nOperations and bytes are counted; seconds are CPU time of one thread of this machine.")
+    print(
+        "\nOperations and bytes are counted; seconds are CPU time of a thread here.\n"
+        "Parts of constant size (tiles, windows, filters) make slopes smaller than theory's at short lengths."
+    )
     if output is not None:
         print(f"picture: {output}")
+    arms = [name for name in found if "@" not in name]
+    second = next((name for name in arms if name != complexity.FULL), "mamba")
+    print(f"Next: llmanac compare mixer --arms '{complexity.FULL},{second}' --budget 3m")
+
+
+def _slopes(
+    lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[tuple[str, str, str]]
+) -> list[list[str]]:
+    """A table: two rows of heads, then for each mixer theory and its slopes over the last four lengths."""
+    from llmanac.lab import complexity
+
+    rows = [["", *(group for group, _, _ in columns)], ["mixer", *(head for _, head, _ in columns)]]
+    for name, costs in found.items():
+        theory = complexity.theory_of(name)
+        row = [name]
+        for _, head, source in columns:
+            if head == "theory":
+                row.append("" if theory is None else getattr(theory, source))
+            else:
+                row.append(f"{round(complexity.slope(lengths[-4:], costs[source][-4:]), 2) + 0.0:.2f}")
+        rows.append(row)
+    return rows
 
 
 def _print(rows: list[Any]) -> None:

@@ -23,6 +23,12 @@ def list_command(
 
     entries = catalogue.entries()
     kinds = sorted({e.id.partition("/")[0] for e in entries} | set(registry.KINDS))
+    if kind in ("family", "families"):
+        from llmanac.models.families import FAMILIES
+
+        print("\n".join([*FAMILIES, "gguf"]))
+        print("\nFamilies of checkpoints, read, and written by `llmanac convert --to`; docs/models.md has more.")
+        return
     if kind and kind not in kinds:
         raise SpecError(f"no kind named {kind!r}{nearest(kind, kinds)} (known: {', '.join(kinds)})")
     if status and status not in catalogue.STATUSES:
@@ -58,7 +64,11 @@ def convert_command(
     target: Annotated[Path, typer.Argument(help="Output folder, or a .gguf file; it must not exist.")],
     family: Annotated[
         str | None,
-        typer.Option("--to", "--family", help="gguf, or a Hugging Face family such as llama, gpt2 or mistral [llama]."),
+        typer.Option(
+            "--to",
+            "--family",
+            help="gguf, or a Hugging Face family such as gpt2; `llmanac list family` names them [llama].",
+        ),
     ] = None,
     kind: Annotated[
         str | None, typer.Option("--type", help="Weights of a .gguf file: f32, f16, q8_0, q4_0 or q4_1 [f16].")

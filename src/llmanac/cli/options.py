@@ -29,6 +29,17 @@ Fields = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Set a field of the method; repeatable.")
 ]
 SomeModel = Annotated[str, typer.Argument(help="A run's or model's folder, a .gguf file, or a hub model's name.")]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DRAFTER|MODEL",
+        help="Speculative decoding: prompt-lookup, or a small model with the same tokens. The text is the same.",
+    ),
+]
+DraftTokens = Annotated[int | None, typer.Option(help="Most tokens to draft at once, 1 to 64.")]
+SomeRunner = Annotated[
+    str, typer.Option("--runner", help="auto, native (compiled, Llama-shaped models on a CPU) or torch.")
+]
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 

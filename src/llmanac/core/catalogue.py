@@ -118,7 +118,9 @@ def entries() -> list[Entry]:
 def _of_method(method: registry.Method, files: Mapping[str, Path | None]) -> Entry:
     """The entry of a method under its own name: its own row's checks, or the test of its file; only its own claim."""
     card = method.card
-    title = card["title"] if not method.defaults else f"{card['title']} ({method.name})"
+    title = card.get("titles", {}).get(method.name, card["title"])
+    if method.defaults and title == card["title"]:
+        title += f" ({method.name})"
     same_file = [row for row in rows().values() if files[row.id] == method.path]
     own = next((row for row in same_file if row.method == method.id), None)
     tests = [row.reference for row in (own, *same_file) if row and row.reference]

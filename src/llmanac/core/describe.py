@@ -70,6 +70,8 @@ def describe(name: str, compared: Collection[str] = ()) -> str:
         lines += [_docstring(method.path), ""]
         lines += _choices(method)
         card = method.card
+        if card.get("use"):
+            lines.append(f"{'use':<10} {card['use']}")
         for key in ("paper", "reference"):
             if card.get(key):
                 lines.append(f"{key:<10} {card[key]}")

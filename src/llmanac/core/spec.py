@@ -51,12 +51,14 @@ class Spec:
         for key in data:
             _check_field(key, hints, path)
         values = {k: make(hints[k], v, _join(path, k)) for k, v in data.items()}
+        needed = [f.name for f in fields(cls) if f.init and f.default is f.default_factory is dataclasses.MISSING]
+        if missing := [name for name in needed if name not in values]:
+            example = "{" + ", ".join(f"{name} = ..." for name in needed) + "}"
+            raise SpecError(f"{path or cls.__name__}: {' and '.join(missing)} must be set too, as in {example}")
         try:
             return cls(**values)
         except SpecError as error:
             raise _below(error, hints, path) from None
-        except TypeError as error:
-            raise SpecError(f"{path or cls.__name__}: {error}") from None
 
     def build(self, *args: Any, **dims: Any) -> Any:
         """Build the component. Dimensions come from the parent, so a child cannot disagree with it."""
@@ -214,7 +216,7 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
     old = getattr(node, step)
     if rest:
         if old is None:
-            old = _default_of(hints[step], here)
+            old = _default_of(hints[step], here, {rest[0]: value} if len(rest) == 1 else {})
         new = _patch_one(old, rest, value, here)
     else:
         new = _rename(old, hints[step], value, here)
@@ -226,11 +228,11 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
         raise SpecError(_join(path, own) if names_field else f"{here}: {own}") from None
 
 
-def _default_of(hint: Any, path: str) -> Any:
+def _default_of(hint: Any, path: str, given: Mapping[str, Any]) -> Any:
     options = [a for a in typing.get_args(hint) or (hint,) if isinstance(a, type) and issubclass(a, Spec)]
     if not options or options[0].kind:
         raise SpecError(f"{path}: is not set; set it to a method by name first")
-    return options[0].from_data({}, path)
+    return options[0].from_data(given, path)
 
 
 def _patch_list(node: tuple[Any, ...], step: str, rest: list[str], value: Any, path: str) -> tuple[Any, ...]:

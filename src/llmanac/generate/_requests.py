@@ -120,6 +120,8 @@ class Request:
         prompt_token_logprobs: one TokenLogprob a prompt token, once prefilled, if `prompt_logprobs` asked for them.
         context: the most tokens that the model can read, or `None`.
         cached_tokens: how many prompt tokens were not computed; `None` without a prefix cache.
+        arrival: its place among the requests of a scheduler.
+        paused: sequences that were put back into the queue, each with the tokens that it was to read next.
     """
 
     def __init__(
@@ -148,6 +150,8 @@ class Request:
         self.stop_ids = stop_ids
         self.prompt_token_logprobs: list[TokenLogprob] = []
         self.cached_tokens: int | None = None
+        self.arrival = 0
+        self.paused: list[tuple[Sequence, list[int]]] = []
         stops = stop_strings(options.get("stop", ()))
         if stops and tokenizer is None:
             raise RequestError("stop: stop strings need a tokenizer; give stop_ids")
@@ -162,6 +166,18 @@ class Request:
     def stochastic(self) -> bool:
         """Whether any random number is used."""
         return all(spec.stochastic for spec in self.decoding)
+
+    @property
+    def rows(self) -> int:
+        """How many sequences are to run."""
+        return len(self.paused) or len(self.sequences)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are to be read before it goes on."""
+        if not self.paused:
+            return len(self.prompt)
+        return sum(len(self.prompt) + len(sequence.token_logprobs) for sequence, _ in self.paused)
 
     @property
     def finished(self) -> bool:
@@ -181,7 +197,7 @@ class Sequence:
         self.generator = torch_generator(seed, "sample", key, number) if request.stochastic else None
         self.constraint = request.constraint() if request.constraint is not None else None
         self.drafted = self.accepted = 0  # tokens of a drafter
-        self.draft_length = FIRST_DRAFT
+        self.draft_length, self.drafted_at = FIRST_DRAFT, 0
         self._noise: deque[Tensor] = deque()
         self._taken = 0
 

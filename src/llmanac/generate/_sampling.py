@@ -130,10 +130,15 @@ def score_prompt(logits: Tensor, targets: Items[int], alternatives: int) -> list
     return [TokenLogprob(token, value, top) for token, value, top in zip(targets, own, tops, strict=True)]
 
 
-def score_given(sequence: Sequence, read: Items[int], logits: Tensor) -> None:
-    """Fill in the log-probabilities of tokens that were forced: the last of `read`, whose logits are (T, V)."""
-    if len(read) < 2:
+def score_given(sequence: Sequence, first: int, targets: Items[int], logits: Tensor) -> None:
+    """Fill in the log-probabilities of forced tokens that have none yet.
+
+    `targets` are the generated tokens from number `first` on; `logits` (T, V) are those of the places before them.
+    """
+    own = sequence.token_logprobs[first : first + len(targets)]
+    if all(token.logprob is not None for token in own):
         return
-    alternatives = sequence.request.logprobs or 0
-    first = len(sequence.token_logprobs) - len(read) + 1
-    sequence.token_logprobs[first:] = score_prompt(logits[: len(read) - 1], read[1:], alternatives)
+    scored = score_prompt(logits[: len(targets)], targets, sequence.request.logprobs or 0)
+    for at, (token, found) in enumerate(zip(own, scored, strict=True), first):
+        if token.logprob is None:
+            sequence.token_logprobs[at] = found

@@ -17,6 +17,7 @@ The rules that hold everywhere (`llmanac serve` included):
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 import numpy as np
 import torch
 
-from llmanac.core.errors import RequestError
+from llmanac.core.errors import RequestError, nearest
 from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
@@ -36,11 +37,14 @@ from llmanac.generate.scheduler import Scheduler
 from llmanac.generate.speculative import Speculation
 
 if TYPE_CHECKING:
+    from llmanac.generate.native import NativeModel
     from llmanac.tokenizers._base import Tokenizer
 
 __all__ = ["Completion", "Engine", "Options", "Piece", "Request", "TokenLogprob"]
 
 Prompt = str | Sequence[int]
+SMALL = 20_000_000  # parameters up to which `auto` does not compile anything
+RUNNERS = ("auto", "native", "torch")
 
 
 class Arrays(NamedTuple):
@@ -112,17 +116,25 @@ class Engine:
         tokenizer: turns text into ids and back; `None` for a model that is used with ids alone.
         rows: how many sequences run at once.
         prefix_cache_bytes: keep the states of prompts and answers in so many bytes, so that a later prompt which
-            begins like one of them is not computed from its start; None keeps nothing.
+            begins like one of them is not computed from its start; None keeps nothing. Rows that run may take as many
+            bytes again, for what they gathered from it.
         drafter: speculative decoding: the name of a drafter (`llmanac list drafter`), its Spec, or a draft model with
             the same vocabulary. The tokens are those without it.
         draft_model: the model that a drafter needs, where `drafter` is a name or a Spec.
+        most_tokens: that the sequences which run may hold together; where they need more, the youngest request waits
+            and is read again later. A request that alone needs more runs alone. None sets no bound.
+        runner: computes the model: `torch` (any model, any device), `native` (compiled; Llama-shaped models on a CPU),
+            `auto` (native where it can run a model of at least 20 million parameters: smaller ones are not worth the
+            seconds of compiling), or a `NativeModel` with choices of its own (quantised weights, threads).
 
     Attributes:
         prefix_cache: those states and their counters, or None.
         speculation: how many drafted tokens were accepted.
+        native: what the native runner runs, or None where torch does.
 
     Raises:
-        RequestError: fewer than one row, or a prefix cache for a model whose state cannot be kept in blocks.
+        RequestError: fewer than one row or token, a prefix cache for a model whose state cannot be kept in blocks, or a
+            runner that does not exist or cannot run this model.
     """
 
     def __init__(
@@ -134,11 +146,21 @@ class Engine:
         prefix_cache_bytes: int | None = None,
         drafter: str | DrafterSpec | LanguageModel | None = None,
         draft_model: LanguageModel | None = None,
+        most_tokens: int | None = None,
+        runner: str | NativeModel = "torch",
     ) -> None:
         if rows < 1:
             raise RequestError(f"rows: {rows} is not at least 1")
+        if most_tokens is not None and most_tokens < 1:
+            raise RequestError(f"most_tokens: {most_tokens} is not at least 1; leave it out to set no bound")
+        if most_tokens is not None and getattr(model, "reads_source", False):
+            raise RequestError("most_tokens: an encoder-decoder's answers cannot be put back; leave it out")
+        self.most_tokens = most_tokens
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
-        self.prefix_cache = None if prefix_cache_bytes is None else PrefixCache(model, prefix_cache_bytes)
+        self.native = _native(model, runner)
+        self.prefix_cache: PrefixCache | None = None
+        if prefix_cache_bytes is not None:
+            self.keep_prefixes(prefix_cache_bytes)
         if isinstance(drafter, str):
             drafter = cast(DrafterSpec, make_method("drafter", drafter))
         elif drafter is not None and not isinstance(drafter, DrafterSpec):
@@ -153,15 +175,45 @@ class Engine:
                 raise RequestError("drafter: an encoder-decoder cannot be drafted for, and drafts for no other model")
             self.drafter.build(model=draft_model)
 
-    def scheduler(self) -> Scheduler:
-        """A scheduler of this engine's model, rows and prefix cache."""
+    def keep_prefixes(self, size: int) -> None:
+        """Keep the states of prompts and answers in `size` bytes from now on."""
+        if self.native is None:
+            self.prefix_cache = PrefixCache(self.model, size)
+        else:
+            self.prefix_cache = PrefixCache(
+                self.model, size, block_tokens=self.native.block_tokens, like=self.native.start
+            )
+
+    def sync(self) -> float:
+        """Read the model's weights again after they have changed, and forget kept states; returns the seconds it took.
+
+        Writes to parameters are noticed by themselves when the next request starts, but those through
+        `parameter.data` are not.
+        """
+        start = time.perf_counter()
+        if self.native is not None:
+            self.native.sync()
+        if self.prefix_cache is not None:
+            self.prefix_cache.clear()
+        return time.perf_counter() - start
+
+    def scheduler(self, slower: float | None = None) -> Scheduler:
+        """A scheduler of this engine's model, runner, rows and prefix cache; `slower` as `Scheduler` takes it."""
+        runner = None
+        if self.native is not None:
+            from llmanac.generate.native import NativeRunner
+
+            runner = NativeRunner(self.native, self.prefix_cache)
         drafter = None if self.drafter is None else self.drafter.build(model=self.draft_model)
         return Scheduler(
             self.model,
             rows=self.rows,
             prefix_cache=self.prefix_cache,
+            runner=runner,
             drafter=drafter,
             speculation=self.speculation,
+            most_tokens=self.most_tokens,
+            slower=slower,
         )
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
@@ -178,7 +230,7 @@ class Engine:
         scheduler = self.scheduler()
         for request in requests:
             scheduler.submit(request)
-        with evaluating(self.model):
+        with evaluating(self.model, self.draft_model):
             while scheduler.busy:
                 scheduler.step()
         return [completion for request in requests for completion in completions(request)]
@@ -194,7 +246,7 @@ class Engine:
     def _pieces(self, request: Request) -> Iterator[Piece]:
         scheduler = self.scheduler()
         scheduler.submit(request)
-        with evaluating(self.model):
+        with evaluating(self.model, self.draft_model):
             while scheduler.busy:
                 for sequence in scheduler.step():
                     piece = sequence.take()
@@ -253,6 +305,21 @@ class Engine:
         return ids
 
 
+def _native(model: Any, runner: str | NativeModel) -> NativeModel | None:
+    """What the native runner runs where it is chosen."""
+    if not isinstance(runner, str):
+        return runner
+    if runner not in RUNNERS:
+        raise RequestError(f"runner: {runner!r} is not one of {', '.join(RUNNERS)}{nearest(runner, RUNNERS)}")
+    if runner == "torch":
+        return None
+    from llmanac.generate.native import NativeModel, refusal
+
+    if runner == "auto" and (refusal(model) is not None or model.parameter_count() < SMALL):
+        return None
+    return NativeModel(model)
+
+
 def completions(request: Request) -> list[Completion]:
     """The completions of a finished request."""
     return [
@@ -278,13 +345,13 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 
 @contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(*models: Any) -> Iterator[None]:
     """Dropout off while generating, and back as it was afterwards."""
-    training = isinstance(model, torch.nn.Module) and model.training
-    if training:
+    training = [model for model in models if isinstance(model, torch.nn.Module) and model.training]
+    for model in training:
         model.eval()
     try:
         yield
     finally:
-        if training:
+        for model in training:
             model.train()

@@ -3,28 +3,81 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from llmanac.core import files, registry
-from llmanac.core.errors import CheckpointError, DataError, SpecError
+from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
+from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel
 from llmanac.generate.answers import Assistant
+from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.engine import Engine
 from llmanac.models.locate import ASSISTANT, locate
 
 
 def load_engine(
-    path: str | Path, *, dtype: str | torch.dtype | None = None, device: str = "auto", rows: int = 32
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str = "auto",
+    rows: int = 32,
+    draft: str | Path | None = None,
+    draft_tokens: int | None = None,
+    runner: str = "torch",
+    most_tokens: int | None = None,
 ) -> Engine:
-    """Load model and tokenizer and make an engine. Raises CheckpointError or TokenizerError that names the file."""
+    """Load model and tokenizer and make an engine.
+
+    Args:
+        draft: speculative decoding: the name of a drafter that needs no model, or where a draft model is.
+        runner: see `Engine`; RequestError where it cannot run the model.
+        draft_tokens: the most tokens that it drafts at once; the drafter's own default where it is left out.
+        most_tokens: that all rows may hold together; see `Engine`.
+
+    Raises:
+        CheckpointError or TokenizerError: a file that cannot be read, by its name.
+        RequestError, SpecError: what cannot draft for this model.
+    """
     from llmanac.models.load import load_model
     from llmanac.tokenizers.load import load_tokenizer
 
     model, tokenizer = locate(path)
+    if draft is None and draft_tokens is not None:
+        raise RequestError("--draft-tokens: there is no drafter; give --draft too")
+    named = draft is not None and str(draft) in registry.methods("drafter")
+    fields = {"name": str(draft) if named else "model", **({} if draft_tokens is None else {"tokens": draft_tokens})}
+    spec = None if draft is None else cast(DrafterSpec, make_method("drafter", fields))
+    if named and str(draft) == "model":
+        raise RequestError("--draft model: give the draft model itself, its folder or .gguf file")
+    words = load_tokenizer(tokenizer)
+    helper = None
+    if draft is not None and not named:
+        try:
+            where, draft_words = locate(draft)
+        except CheckpointError as error:
+            raise CheckpointError(f"--draft {error}; drafters without a model: {', '.join(_free_drafters())}") from None
+        _check_tokens(words, load_tokenizer(draft_words), path, draft)
+        helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device))
-    return Engine(loaded, load_tokenizer(tokenizer), rows=rows)
+    choices: dict[str, Any] = {"drafter": spec, "draft_model": helper, "most_tokens": most_tokens, "runner": runner}
+    return Engine(loaded, words, rows=rows, **choices)
+
+
+def _free_drafters() -> list[str]:
+    return [name for name in registry.methods("drafter") if name != "model"]
+
+
+def _check_tokens(model: Any, draft: Any, path: str | Path, other: str | Path) -> None:
+    """Raises RequestError where two tokenizers give some id another text."""
+    pairs = zip(model._bytes, draft._bytes, strict=False)  # models of other sizes are refused by the engine
+    different = next((i for i, (a, b) in enumerate(pairs) if None not in (a, b) and a != b), None)
+    if different is not None:
+        what = f"token {different} is {draft.token_bytes(different)!r} there and {model.token_bytes(different)!r} here"
+        raise RequestError(
+            f"--draft {other}: its tokens are not those of {path} ({what}); a draft model needs the same tokenizer"
+        )
 
 
 def load_assistant(path: str | Path, engine: Engine) -> Assistant | None:

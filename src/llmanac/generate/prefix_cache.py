@@ -8,13 +8,14 @@ nothing but keys and values of tokens that the new request has itself; only its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from llmanac.core.errors import RequestError
 from llmanac.models._layers import Product
+from llmanac.models.state import DecodingState
 from llmanac.models.state.paged import PagedState
 from llmanac.models.state.pool import BLOCK_TOKENS, BlockPool, pageable
 
@@ -26,6 +27,7 @@ class PrefixCache:
 
     Args:
         budget: bytes that blocks may take before idle ones are given up.
+        like: makes an empty state whose layers say what a block holds; the model's own by default.
 
     Attributes:
         prompt_tokens, reused_tokens: how many tokens the prompts had, and how many of them were not computed.
@@ -34,13 +36,21 @@ class PrefixCache:
         RequestError: a budget that is not positive, or a model whose state cannot be kept in blocks.
     """
 
-    def __init__(self, model: Any, budget: int, *, block_tokens: int = BLOCK_TOKENS) -> None:
+    def __init__(
+        self,
+        model: Any,
+        budget: int,
+        *,
+        block_tokens: int = BLOCK_TOKENS,
+        like: Callable[[], DecodingState] | None = None,
+    ) -> None:
         if budget < 1:
             raise RequestError(f"prefix_cache_bytes: {budget} is not at least 1; leave it out to keep nothing")
         self.model, self.budget, self.block_tokens = model, int(budget), block_tokens
         self.prompt_tokens = self.reused_tokens = 0
+        self._like = like or (lambda: self.model.start(1))
         self.pool = self._new_pool()
-        self._weights = self._stamp()
+        self._weights = weights_stamp(self.model)
         self._epoch = 0  # counts changes of the weights
 
     @classmethod
@@ -54,23 +64,9 @@ class PrefixCache:
 
     def _new_pool(self) -> BlockPool:
         try:
-            return BlockPool(self.model.start(1), block_tokens=self.block_tokens, budget=self.budget)
+            return BlockPool(self._like(), block_tokens=self.block_tokens, budget=self.budget)
         except RequestError as error:
             raise RequestError(f"prefix_cache_bytes: {error}") from error
-
-    def _stamp(self) -> list[tuple[Any, ...]]:
-        """What changes when the weights do: each parameter's address and how often it was written to; adapters in use.
-
-        Writes through `parameter.data` are not counted: call `clear` after them.
-        """
-        if not isinstance(self.model, torch.nn.Module):
-            return []
-        weights = [
-            (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, getattr(self.model, "compute_dtype", None))
-            for p in self.model.parameters()
-        ]
-        changes = [m.change for m in self.model.modules() if isinstance(m, Product) and m.change is not None]
-        return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]
 
     def start(self, prompts: Sequence[Sequence[int] | None]) -> tuple[Any, list[int]]:
         """A state that already holds what it can of each prompt, and how many tokens that is for each.
@@ -98,12 +94,13 @@ class PrefixCache:
             self.pool.register(state.blocks[row], ids[: state.counts[row]])
 
     def clear(self) -> None:
-        """Keep nothing of what was read so far."""
+        """Keep nothing of what was read so far, nor of what rows that run have read."""
         with self.lock:
+            self._epoch += 1
             self.pool.forget()
 
     def _check_weights(self) -> None:
-        stamp = self._stamp()
+        stamp = weights_stamp(self.model)
         if stamp == self._weights:
             return
         self._epoch += 1
@@ -126,3 +123,19 @@ class PrefixCache:
             "prompt_tokens": self.prompt_tokens,
             "reused_tokens": self.reused_tokens,
         }
+
+
+def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
+    """What changes when the weights do: each parameter's address and how often it was written to; what layers add.
+
+    Writes through `parameter.data` are not counted.
+    """
+    if not isinstance(model, torch.nn.Module):
+        return []
+    weights = [
+        (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, getattr(model, "compute_dtype", None))
+        for p in model.parameters()
+    ]
+    products = [m for m in model.modules() if isinstance(m, Product)]
+    changes = [c for m in products for c in (m.change, m.through) if c is not None]
+    return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]

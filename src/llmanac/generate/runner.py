@@ -53,7 +53,46 @@ class Runner(Protocol):
         """Forget all rows."""
 
 
-class TorchRunner:
+class StateRunner:
+    """What runners of a `State` share: rows that move, end, are kept for later prompts, and go back.
+
+    Attributes:
+        prefix_cache: where beginnings are kept, or None.
+    """
+
+    prefix_cache: PrefixCache | None
+    _state: Any = None
+
+    def mark(self, start: int, stop: int) -> Any:
+        return self._state.view(start, stop).mark()
+
+    def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
+        state = self._state.view(start, start + len(lengths))
+        try:
+            state.rewind(mark, lengths)
+            return list(lengths)
+        except RequestError:
+            back = [n if n == c else m for n, c, m in zip(lengths, state.counts, marked, strict=True)]
+            state.rewind(mark, back)
+            return back
+
+    def arrange(self, order: Sequence[int]) -> None:
+        if order:
+            self._state.arrange(order)
+        else:
+            self.reset()
+
+    def keep(self, row: int, tokens: Sequence[int]) -> None:
+        if self.prefix_cache is not None:
+            self.prefix_cache.keep(self._state, row, tokens)
+
+    def reset(self) -> None:
+        if self._state is not None:
+            self._state.close()
+        self._state = None
+
+
+class TorchRunner(StateRunner):
     """Runs a model in torch.
 
     Args:
@@ -64,7 +103,6 @@ class TorchRunner:
         self.model, self.prefix_cache = model, prefix_cache
         self.device = device_of(model)
         self.reads_source = bool(getattr(model, "reads_source", False))
-        self._state: Any = None
         self._call: Any = model if isinstance(model, torch.nn.Module) else model.forward  # a call runs a module's hooks
 
     def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
@@ -95,34 +133,6 @@ class TorchRunner:
         want: Want = ALL if every else LAST
         logits: Tensor = self._call(batch, state, want).logits
         return logits
-
-    def mark(self, start: int, stop: int) -> Any:
-        return self._state.view(start, stop).mark()
-
-    def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
-        state = self._state.view(start, start + len(lengths))
-        try:
-            state.rewind(mark, lengths)
-            return list(lengths)
-        except RequestError:
-            back = [n if n == c else m for n, c, m in zip(lengths, state.counts, marked, strict=True)]
-            state.rewind(mark, back)
-            return back
-
-    def arrange(self, order: Sequence[int]) -> None:
-        if order:
-            self._state.arrange(order)
-        else:
-            self.reset()
-
-    def keep(self, row: int, tokens: Sequence[int]) -> None:
-        if self.prefix_cache is not None:
-            self.prefix_cache.keep(self._state, row, tokens)
-
-    def reset(self) -> None:
-        if self._state is not None:
-            self._state.close()
-        self._state = None
 
 
 def device_of(model: Any) -> torch.device:

@@ -3,11 +3,14 @@
 Every running sequence is one row of the runner's state: rows that decode come first, then rows whose prompts are being
 read, in the order of their arrival. A step has two kinds of calls: one for the rows that decode (each has one pending
 token, or several where tokens were forced), and, within a budget of padded tokens, calls that read the next piece of
-the prompts. So a long prompt delays those that decode by one piece, not by its whole length.
+the prompts. So a long prompt delays those that decode by one piece, not by its whole length; `Pieces` chooses it by
+time. Where the rows may hold only so many tokens together, the youngest request goes back to the queue and is read
+again later, with what it has generated.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from llmanac.generate._requests import Sequence as Generated
 
 READ_TOKENS = 2048  # padded prompt tokens a call, and a step where others decode
+LEAST_PIECE, FIRST_PIECE = 8, 32  # tokens of a prompt in a step, where time decides; before anything was measured
+GROWTH = 32  # tokens by which each running row will grow before a request that starts now may be put back
+SMOOTH, MARGIN = 0.3, 0.6  # of measured times; of the time that may be used, since later tokens of a prompt cost more
 SCORED_LOGITS = 2**25  # logits held at once while a prompt's own tokens are scored (128 MiB in float32)
 
 
@@ -32,6 +38,7 @@ class Row:
         source: tokens of the source that an encoder reads with the first of them.
         read: tokens that it holds.
         drafted: how many of the pending tokens, its last ones, are a drafter's guesses.
+        resumes: a sequence that was put back and its pending tokens, while what it held before is read again.
     """
 
     request: Request
@@ -40,6 +47,17 @@ class Row:
     read: int = 0
     source: int = 0
     drafted: int = 0
+    resumes: tuple[Generated, list[int]] | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether the prompt's tokens are scored."""
+        return self.request.prompt_logprobs is not None and self.resumes is None
+
+    @property
+    def rows(self) -> int:
+        """Rows that it needs: one a sample once the prompt is read."""
+        return 1 if self.sequence is not None or self.resumes is not None else len(self.request.sequences)
 
     @property
     def cost(self) -> int:
@@ -57,31 +75,62 @@ class Call:
     scored: bool  # whether the logits of every token are needed
 
 
-def admit(waiting: deque[Request], rows: int, free: int) -> list[Request]:
+@dataclass
+class Pieces:
+    """How much of the prompts a step reads while others decode.
+
+    Attributes:
+        slower: how many times as long as without it such a step may take; None does not look at the time.
+        decoding, token: seconds of a step's decoding, and of reading a token of a prompt.
+    """
+
+    slower: float | None = None
+    decoding: float = 0.0
+    token: float = 0.0
+
+    @property
+    def most(self) -> int | None:
+        if self.slower is None:
+            return None
+        if not self.decoding or not self.token:
+            return FIRST_PIECE
+        fits = int(MARGIN * (self.slower - 1) * self.decoding / self.token)
+        return max(LEAST_PIECE, min(READ_TOKENS, fits))
+
+    def add(self, decoding: float, reading: float, tokens: int) -> None:
+        """Note the seconds of a step, in which `tokens` of prompts were read (padding included)."""
+        if decoding:
+            self.decoding += (SMOOTH if self.decoding else 1.0) * (decoding - self.decoding)
+        if tokens:
+            self.token += (SMOOTH if self.token else 1.0) * (reading / tokens - self.token)
+
+
+def admit(waiting: deque[Request], rows: int, free: int, room: float = math.inf) -> list[Request]:
     """Take the requests that start now from the queue, first come first served.
 
     Args:
-        rows: of the engine; free: of them not in use. A request with more samples than there are rows runs alone.
+        rows: of the engine; free: of them not in use; room: tokens that may be added to those held. A request that
+            needs more than there is runs alone.
     """
     taken: list[Request] = []
-    while waiting and (len(waiting[0].sequences) <= free or (free == rows and not taken)):
+    while waiting and ((waiting[0].rows <= free and waiting[0].tokens <= room) or (free == rows and not taken)):
         taken.append(waiting.popleft())
-        free -= len(taken[-1].sequences)
+        free, room = free - taken[-1].rows, room - taken[-1].tokens
     # prompts of like length are read together; those whose own tokens are scored by themselves
     return sorted(taken, key=lambda r: (r.prompt_logprobs is not None, len(r.prompt)))
 
 
-def schedule(rows: Sequence[Row], vocabulary: int) -> list[Call]:
-    """The calls of one step, in order."""
+def schedule(rows: Sequence[Row], vocabulary: int, piece: int | None = None) -> list[Call]:
+    """The calls of one step, in order; `piece`: tokens of prompts where others decode."""
     calls = []
     decoding = sum(row.sequence is not None for row in rows)
     at = 0
     while at < decoding:
         calls.append(_decode(rows, at, decoding, vocabulary))
         at = calls[-1].stop
-    left, start = READ_TOKENS, decoding
+    left, start = READ_TOKENS if piece is None or not decoding else piece, decoding
     while start < len(rows) and left > 0:
-        call = _read(rows, start, min(left, budget(rows[start].request, vocabulary)))
+        call = _read(rows, start, min(left, budget(rows[start], vocabulary)))
         calls.append(call)
         if len(rows[start].pending) > call.tokens:
             break  # the rest of this prompt comes before those behind it
@@ -90,9 +139,9 @@ def schedule(rows: Sequence[Row], vocabulary: int) -> list[Call]:
     return calls
 
 
-def budget(request: Request, vocabulary: int) -> int:
+def budget(row: Row, vocabulary: int) -> int:
     """Padded tokens of one call that reads a prompt."""
-    if request.prompt_logprobs is None:
+    if not row.scored:
         return READ_TOKENS
     return max(1, min(READ_TOKENS, SCORED_LOGITS // vocabulary))
 
@@ -111,9 +160,9 @@ def _decode(rows: Sequence[Row], start: int, end: int, vocabulary: int) -> Call:
 
 def _read(rows: Sequence[Row], start: int, limit: int) -> Call:
     """The rows from `start` on that fit one call; one row alone may read a part of its pending tokens."""
-    scored = rows[start].request.prompt_logprobs is not None
+    scored = rows[start].scored
     cost, longest, stop = rows[start].cost, len(rows[start].pending), start + 1
-    while stop < len(rows) and (rows[stop].request.prompt_logprobs is not None) == scored:
+    while stop < len(rows) and rows[stop].scored == scored:
         dearer = max(cost, rows[stop].cost)
         if (stop + 1 - start) * dearer > limit:
             break

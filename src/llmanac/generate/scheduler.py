@@ -9,9 +9,11 @@ is not read again (`prefix_cache.py`).
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from llmanac.generate._sampling import choose, score_given, score_prompt
 from llmanac.generate.drafters import Drafter
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.runner import ROOM, Runner, TorchRunner, device_of
-from llmanac.generate.schedule import Call, Row, admit, schedule
+from llmanac.generate.schedule import GROWTH, Call, Pieces, Row, admit, schedule
 from llmanac.generate.speculative import Speculation
 
 __all__ = ["Scheduler", "device_of"]
@@ -40,7 +42,17 @@ class Scheduler:
         prefix_cache: where the states of prompts and answers are kept for later ones; None keeps nothing.
         runner: computes the model; torch by default.
         drafter: guesses tokens ahead; `speculation` counts them and may be shared by schedulers of one engine.
+        most_tokens: that all rows may hold together; beyond it the youngest request waits and is read again. The
+            oldest always goes on. None sets no bound.
+        slower: how many times as long a step may take where it reads a part of a prompt too; None does not look at
+            the time, so that what a call computes does not depend on it.
+
+    Attributes:
+        preemptions: how often a request was put back.
+        clock: seconds, for what is decided by time.
     """
+
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
 
     def __init__(
         self,
@@ -51,10 +63,14 @@ class Scheduler:
         runner: Runner | None = None,
         drafter: Drafter | None = None,
         speculation: Speculation | None = None,
+        most_tokens: int | None = None,
+        slower: float | None = None,
     ) -> None:
         self.model, self.rows, self.prefix_cache = model, rows, prefix_cache
         self.runner: Runner = runner or TorchRunner(model, prefix_cache)
         self.drafter, self.speculation = drafter, speculation or Speculation()
+        self.most_tokens, self.pieces, self.preemptions = most_tokens, Pieces(slower), 0
+        self._arrivals = itertools.count()
         self.waiting: deque[Request] = deque()
         self.table: list[Row] = []
         self._start_id: int | None = getattr(model, "start_id", None) if getattr(model, "reads_source", False) else None
@@ -70,6 +86,7 @@ class Scheduler:
 
     def submit(self, request: Request) -> None:
         """Queue a request; it starts as soon as there are rows for it, first come first served."""
+        request.arrival = next(self._arrivals)
         self.waiting.append(request)
 
     @torch.inference_mode()
@@ -85,6 +102,7 @@ class Scheduler:
         self.waiting.clear()
         self.table = []
         self.runner.reset()
+        self._forget_drafts()
 
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
@@ -92,14 +110,20 @@ class Scheduler:
         with self._lock():
             moved: list[Sequence] = []
             finished: list[tuple[Row, Tensor]] = []
+            self._make_room()
             self._admit()
+            times = [self.clock()]
             with self._drafting():
-                calls = deque(schedule(self.table, self.model.vocab_size))
+                calls = deque(schedule(self.table, self.model.vocab_size, self.pieces.most))
                 while calls and self.table[calls[0].start].sequence is not None:
                     call = calls.popleft()
                     moved += self._decode(call, self.table[call.start : call.stop])
+            times.append(self.clock())
             for call in calls:
                 finished += self._read(call, self.table[call.start : call.stop])
+            times.append(self.clock())
+            read = sum((call.stop - call.start) * call.tokens for call in calls)
+            self.pieces.add(times[1] - times[0] if moved else 0.0, times[2] - times[1], read)
             moved += self._begin(finished)
             self._keep([row.sequence is None or row.sequence.finish_reason is None for row in self.table])
             return moved
@@ -115,33 +139,69 @@ class Scheduler:
         if self.drafter is None or not rows:
             yield
             return
-        before, start = [len(row.sequence.token_logprobs) for row in rows if row.sequence], time.perf_counter()
+        before, start = [len(row.sequence.token_logprobs) for row in rows if row.sequence], self.clock()
         drafted = self.speculation.draft(self.drafter, rows, self.model.max_length)
         yield
         after = [len(row.sequence.token_logprobs) for row in rows if row.sequence]
         gained = sum(after) - sum(before)
         if gained:
-            seconds = (time.perf_counter() - start) * len(rows) / gained
+            seconds = (self.clock() - start) * len(rows) / gained
             self.speculation.pace(len(rows)).add(drafted, seconds)
 
+    def _forget_drafts(self) -> None:
+        if self.drafter is not None:
+            self.drafter.reset()
+
+    @property
+    def held(self) -> int:
+        """Tokens that the rows hold or are about to read; what rows of a pool share counts once."""
+        pending = sum(len(row.pending) for row in self.table)
+        if self.prefix_cache is None:
+            return pending + sum(row.read for row in self.table)
+        return pending + self.prefix_cache.pool.held * self.prefix_cache.block_tokens
+
+    def _make_room(self) -> None:
+        """Put the youngest requests back until the others' next tokens fit."""
+        while self.most_tokens is not None and self.held > self.most_tokens:
+            running = {row.request.arrival: row.request for row in self.table}
+            if len(running) < 2:
+                return
+            youngest = running[max(running)]
+            rows = [row for row in self.table if row.request is youngest]
+            found = [(r.sequence, r.pending) if r.sequence is not None else r.resumes for r in rows]
+            youngest.paused = [entry for entry in found if entry is not None]
+            self._keep([row.request is not youngest for row in self.table])
+            self.waiting.appendleft(youngest)
+            self.preemptions += 1
+
     def _admit(self) -> None:
-        """Give the requests that start now a row each, behind all others."""
-        used = sum(1 if row.sequence is not None else len(row.request.sequences) for row in self.table)
-        taken = admit(self.waiting, self.rows, self.rows - used)
+        """Give the requests that start now a row each, or one a sequence that was put back, behind all others."""
+        used = sum(row.rows for row in self.table)
+        room = math.inf if self.most_tokens is None else self.most_tokens - self.held - GROWTH * used
+        taken = admit(self.waiting, self.rows, self.rows - used, room)
         if not taken:
             return
-        cached = [r.prompt if r.prompt_logprobs is None else None for r in taken]
-        longest = max(len(r.prompt) + min(ROOM, r.max_new_tokens) for r in taken)
-        planned = [(len(r.prompt) if self._start_id is None else 1) + r.max_new_tokens for r in taken]
-        held = self.runner.extend(cached if self._start_id is None else [None] * len(taken), longest, planned)
-        for request, count in zip(taken, held, strict=True):
-            if self.prefix_cache is not None:
-                request.cached_tokens = count
-            scored = request.prompt_logprobs is not None
-            request.prompt_token_logprobs = [TokenLogprob(request.prompt[0], None)] if scored else []
-            pending = list(request.prompt[count:]) if self._start_id is None else [self._start_id]
-            source = 0 if self._start_id is None else len(request.prompt)
-            self.table.append(Row(request, pending, read=count, source=source))
+        made = [row for request in taken for row in self._rows(request)]
+        cached = [None if row.scored or self._start_id is not None else row.pending for row in made]
+        longest = max(len(row.pending) + min(ROOM, row.request.max_new_tokens) for row in made)
+        planned = [row.request.first + row.request.max_new_tokens for row in made]
+        for row, count in zip(made, self.runner.extend(cached, longest, planned), strict=True):
+            row.read, row.pending = count, row.pending[count:]
+            if self.prefix_cache is not None and row.resumes is None:
+                row.request.cached_tokens = count
+        self.table += made
+
+    def _rows(self, request: Request) -> list[Row]:
+        """The rows of a request that starts: with all that each has to read first."""
+        if request.paused:
+            paused, request.paused = request.paused, []
+            texts = [[*request.prompt, *sequence.ids][: -len(pending)] for sequence, pending in paused]
+            return [Row(request, text, resumes=entry) for text, entry in zip(texts, paused, strict=True)]
+        scored = request.prompt_logprobs is not None
+        request.prompt_token_logprobs = [TokenLogprob(request.prompt[0], None)] if scored else []
+        if self._start_id is None:
+            return [Row(request, list(request.prompt))]
+        return [Row(request, [self._start_id], source=len(request.prompt))]
 
     def _run(self, call: Call, rows: list[Row]) -> tuple[Tensor, list[list[int]]]:
         """The logits of a call, and the tokens that each row read."""
@@ -164,8 +224,10 @@ class Scheduler:
         logits, tokens = self._run(call, rows)
         sequences = [row.sequence for row in rows if row.sequence is not None]
         if call.scored:  # forced tokens were read too: their own log-probabilities are known now
-            for sequence, given, n, row in zip(sequences, tokens, sure, logits, strict=True):
-                score_given(sequence, given[:n], row)
+            for row, start, given, n, own in zip(rows, before, tokens, sure, logits, strict=True):
+                assert row.sequence is not None
+                coming = row.pending[:1] if len(given) < n else []  # what the last token read here predicts
+                score_given(row.sequence, start - row.request.first + 1, [*given[1:n], *coming], own)
         place = [min(n, len(given)) - 1 for n, given in zip(sure, tokens, strict=True)]
         ready = [i for i, given in enumerate(tokens) if len(given) >= sure[i]]  # the others have more to read first
         while ready:
@@ -239,6 +301,10 @@ class Scheduler:
                 table.append(row)
                 continue
             self.runner.keep(index, row.request.prompt)
+            if row.resumes is not None:
+                order.append(index)
+                table.append(Row(row.request, row.resumes[1], row.resumes[0], row.read))
+                continue
             for sequence in row.request.sequences:
                 order.append(index)
                 table.append(Row(row.request, [], sequence, row.read))
@@ -266,6 +332,8 @@ class Scheduler:
         order = _compact([row.sequence is not None for row in self.table], keep)
         self.runner.arrange(_exchanged(order, [row.read == 0 for row in self.table]))
         self.table = [self.table[i] for i in order]
+        if not self.table:
+            self._forget_drafts()
 
 
 def _compact(decoding: list[bool], keep: list[bool]) -> list[int]:

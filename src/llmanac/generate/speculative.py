@@ -85,7 +85,7 @@ class Speculation:
         """Add proposed tokens to the pending ones of `rows`, which decode. Returns whether there are any."""
         if not self.always and not self.pace(len(rows)).drafts():
             return False
-        chosen = [(row, room) for row in rows if (room := _room(row, context)) > 0]
+        chosen = [(row, room) for row in rows if (room := _room(row, context)) > 0 and _has_grown(row)]
         if not chosen:
             return False
         sequences = [row.sequence for row, _ in chosen if row.sequence is not None]
@@ -113,6 +113,13 @@ class Speculation:
             "acceptance": self.accepted / self.proposed if self.proposed else None,
             "tokens_per_call": 1 + self.accepted / calls if calls else None,
         }
+
+
+def _has_grown(row: Row) -> bool:
+    """Whether a row has tokens that it was not drafted for yet; forced ones may take several calls to read."""
+    assert row.sequence is not None
+    before, row.sequence.drafted_at = row.sequence.drafted_at, len(row.sequence.token_logprobs)
+    return row.sequence.drafted_at > before
 
 
 def _room(row: Row, context: int | None) -> int:

@@ -35,19 +35,18 @@ _KERNELS = sorted(Path(__file__).parent.rglob("*.py"))
 _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _KERNELS)).hexdigest()
 
 
-def cached(function: Callable[..., Any], *, nogil: bool = False, fastmath: Any = False) -> Any:
+def cached(function: Callable[..., Any], **options: Any) -> Any:
     """`njit` whose compiled form is kept on disk until any file of kernels changes.
 
     numba looks at a function's own file only, and would go on using old code of what the function calls.
 
     Args:
-        nogil: let other Python threads run meanwhile; only for a kernel whose arrays nobody else writes.
-        fastmath: what the compiler may assume of floats; see numba's njit.
+        options: of numba's njit: `nogil` (only for a kernel whose arrays nobody else writes), `fastmath`, ...
     """
     try:
-        dispatcher = njit(cache=True, nogil=nogil, fastmath=fastmath)(function)
+        dispatcher = njit(cache=True, **options)(function)
     except RuntimeError:  # no folder that numba may write to
-        return _announcing(njit(nogil=nogil, fastmath=fastmath)(function))
+        return _announcing(njit(**options)(function))
     index: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if hasattr(index, "_source_stamp"):
         index._source_stamp = (index._source_stamp, _STAMP)

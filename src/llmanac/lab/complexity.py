@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest
+from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, Want
 from llmanac.kernels.nn import _operations
@@ -31,12 +32,18 @@ from llmanac.lab._svg import Line, line_chart
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.costs import allocated
 from llmanac.models._context import ATTENTION_FORMS
+from llmanac.models.ngrams.counts import free_memory
 
+Found = Mapping[str, Mapping[str, Sequence[float]]]  # mixer -> cost -> its values over the lengths
 LENGTHS = (256, 512, 1024, 2048, 4096)
 ROUNDS = 3
+PROBES = (256, 512)  # lengths at which memory is estimated
 FULL = "multi-head"  # what the others are compared with
 MARGIN = 0.05  # differences of time that are smaller do not count
-COSTS = ("forward operations", "backward operations", "forward bytes", "training bytes", "decode operations", "state")
+COSTS = (
+    "forward operations", "backward operations", "forward bytes", "training bytes", "decode operations",
+    "decode bytes", "state",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Theory:
     """How a mixer's costs grow with the length s: s^2, s, s log s or 1.
 
     work: operations of a pass over s tokens, as the paper has it; d is the width, w the window, N the states.
-    memory: bytes of a pass; decode: operations of the next token; state: bytes kept for it.
+    memory: bytes of a pass; decode: operations and bytes of the next token; state: bytes kept for it.
     """
 
     work: str
@@ -153,6 +160,8 @@ class Subject:
 
     def __init__(self, text: str, dim: int) -> None:
         name, at, form = text.partition("@")
+        if not name.strip():
+            raise SpecError(f"mixers: {text!r} has no mixer's name; `llmanac list mixer` shows them")
         if at and form not in ATTENTION_FORMS:
             raise SpecError(
                 f"{text}: {form!r} is not one of {', '.join(ATTENTION_FORMS)}{nearest(form, ATTENTION_FORMS)}"
@@ -200,30 +209,31 @@ def measure(text: str, length: int, dim: int = 64, *, timed: bool = True) -> dic
         return lambda: torch.autograd.grad(loss, wanted, allow_unused=True)
 
     with one_thread():
-        found["forward operations"], found["forward bytes"] = operations(forward), float(allocated(forward) or math.nan)
-        found["backward operations"], found["training bytes"] = (
-            operations(backward()),
-            float(allocated(both) or math.nan),
-        )
-        x = x.detach()
-        token, state = x[:, -1:], subject.model.start(1)
-        with torch.no_grad():  # under inference_mode attention would be one operation that is not counted
-            subject(x[:, :-1], state)
-            mark, counts = state.mark(), list(state.counts)
-
-            def decode() -> None:
-                state.rewind(mark, counts)
-                subject(token, state)
-
-            with Operations() as counted:
-                subject(token, state)
-            found["decode operations"], found["state"] = counted.total, float(state.nbytes)
-            found["decode bytes"] = float(allocated(decode) or math.nan)
-            if timed:
-                found["decode seconds"] = seconds(lambda: decode)
+        found["forward operations"], found["forward bytes"] = operations(forward), float(allocated(forward) or 0)
+        found["backward operations"], found["training bytes"] = operations(backward()), float(allocated(both) or 0)
         if timed:
             found["forward seconds"] = seconds(lambda: forward)
             found["backward seconds"] = seconds(backward)
+    return found | decoding(subject, x.detach(), timed)
+
+
+def decoding(subject: Subject, x: torch.Tensor, timed: bool = True) -> dict[str, float]:
+    """The costs of decoding the last token of x (1, s, d) after the others, and the bytes of the state."""
+    token, state = x[:, -1:], subject.model.start(1)
+    with one_thread(), torch.no_grad():  # under inference_mode attention would be one operation that is not counted
+        subject(x[:, :-1], state)
+        mark, counts = state.mark(), list(state.counts)
+
+        def decode() -> None:
+            state.rewind(mark, counts)
+            subject(token, state)
+
+        with Operations() as counted:
+            subject(token, state)
+        found = {"decode operations": counted.total, "state": float(state.nbytes)}
+        found["decode bytes"] = float(allocated(decode) or 0)
+        if timed:
+            found["decode seconds"] = seconds(lambda: decode)
     return found
 
 
@@ -260,19 +270,52 @@ def mixers() -> list[str]:
 
 
 def curves(
-    names: Sequence[str], lengths: Sequence[int] = LENGTHS, dim: int = 64, report: Callable[[str], object] = print
+    names: Sequence[str],
+    lengths: Sequence[int] = LENGTHS,
+    dim: int = 64,
+    report: Callable[[str], object] = lambda name: None,
 ) -> dict[str, dict[str, list[float]]]:
-    """For each mixer and each cost its values over the lengths."""
+    """For each mixer and each cost its values over the lengths.
+
+    Raises:
+        SpecError: a mixer that is not known, or lengths that do not fit or need more memory than there is.
+    """
     if len(lengths) < 2 or min(lengths) < 2 or list(lengths) != sorted(set(lengths)):
         raise SpecError("lengths: need at least two different lengths from 2 on, in ascending order")
     for name in names:
         Subject(name, dim)  # all names are checked before the first is measured
-    found: dict[str, dict[str, list[float]]] = {}
     for name in names:
-        report(name)
-        rows = [measure(name, length, dim) for length in lengths]
-        found[name] = {cost: [row[cost] for row in rows] for cost in rows[0]}
+        _check_memory(name, lengths[-1], dim)
+    found: dict[str, dict[str, list[float]]] = {}
+    with progress("complexity", total=len(names) * sum(lengths), unit="tokens") as bar:
+        for name in names:
+            report(name)
+            rows = []
+            for length in lengths:
+                rows.append(measure(name, length, dim))
+                bar.advance(length, mixer=name)
+            found[name] = {cost: [row[cost] for row in rows] for cost in rows[0]}
     return found
+
+
+def _check_memory(name: str, longest: int, dim: int) -> None:
+    """Raises SpecError where a training step at the longest length would not fit, as estimated from two short ones."""
+    less, more = (_training_bytes(name, length, dim) for length in PROBES)
+    theory = theory_of(name)
+    square = max(0, more - 2 * less) / 2 / PROBES[0] ** 2 if theory is not None and theory.memory == "s^2" else 0.0
+    needed = square * longest**2 + (more / PROBES[1] - square * PROBES[1]) * longest
+    if needed > (there := free_memory()):
+        raise SpecError(
+            f"--longest: {name} needs about {needed / 1e9:,.1f} GB for a training step of {longest:,} tokens, and "
+            f"{there / 1e9:,.1f} GB are available; give a smaller --longest or --dim, or leave the mixer out"
+        )
+
+
+def _training_bytes(name: str, length: int, dim: int) -> int:
+    subject = Subject(name, dim)
+    x = subject.row(length)
+    with one_thread():
+        return allocated(lambda: subject(x).sum().backward()) or 0
 
 
 def slope(lengths: Sequence[float], values: Sequence[float]) -> float:
@@ -287,12 +330,12 @@ def expected(name: str, lengths: Sequence[float]) -> dict[str, float]:
     theory = theory_of(name)
     if theory is None:
         return {}
-    growth = (theory.work, theory.work, theory.memory, theory.memory, theory.decode, theory.state)
+    growth = (theory.work, theory.work, theory.memory, theory.memory, theory.decode, theory.decode, theory.state)
     return {cost: slope(lengths, [GROWTH[g](s) for s in lengths]) for cost, g in zip(COSTS, growth, strict=True)}
 
 
 def theory_of(name: str) -> Theory | None:
-    """Of a mixer as `Subject` takes it: its fields do not matter, its form does."""
+    """Of a mixer as `Subject` takes it, whatever its fields."""
     mixer, _, form = name.partition("@")
     return THEORY.get(parse_arm(mixer).name + (f"@{form}" if form == "plain" else ""))
 
@@ -312,9 +355,7 @@ def faster_from(lengths: Sequence[int], full: Sequence[float], other: Sequence[f
     return float(lengths[last] * (lengths[last + 1] / lengths[last]) ** part)
 
 
-def break_even(
-    lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]
-) -> dict[str, dict[str, float | None]]:
+def break_even(lengths: Sequence[int], found: Found) -> dict[str, dict[str, float | None]]:
     """For each mixer the lengths from which it takes 5% less time than full attention: training, forward, decoding."""
 
     def of(costs: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
@@ -335,56 +376,24 @@ def training(costs: Mapping[str, Sequence[float]]) -> list[float]:
     return [a + b for a, b in zip(costs["forward seconds"], costs["backward seconds"], strict=True)]
 
 
-def chart(lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]], cost: str, label: str) -> str:
-    """Curves of one cost over the length, both axes logarithmic, as inline SVG."""
+def chart(lengths: Sequence[int], found: Found, cost: str, label: str, about: str) -> str:
+    """Curves of one cost over the length, both axes logarithmic, as inline SVG; `about` says of what and where."""
     lines = [
         Line(name, list(zip(map(float, lengths), costs[cost], strict=True)), shade=i)
         for i, (name, costs) in enumerate(found.items())
     ]
-    return line_chart(lines, "tokens", label, f"{label} over the length", log=True)
-
-
-ABOUT = (
-    "theory, then measured: operations forward and backward; bytes forward and of a training step; operations and "
-    "bytes of decoding a token (with 8 bytes a token for positions); seconds forward, backward and decoding"
-)
-HEADS = ("", "operations", "bytes", "decode", "state", "seconds")
-
-
-def slopes(lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[list[str]]:
-    """Rows of a table under `HEADS`: theory, then slopes over the last four lengths, as `ABOUT` says."""
-
-    def cell(growth: str, costs: Mapping[str, Sequence[float]], *names: str) -> str:
-        measured = (f"{round(slope(lengths[-4:], costs[name][-4:]), 2) + 0.0:.2f}" for name in names)
-        return growth + ", ".join(measured)
-
-    rows = []
-    for name, costs in found.items():
-        theory = theory_of(name)
-        known = (theory.work, theory.memory, theory.decode, theory.state) if theory else ()
-        work, memory, decode, state = [f"{growth}: " for growth in known] or [""] * 4
-        rows.append([
-            name,
-            cell(work, costs, "forward operations", "backward operations"),
-            cell(memory, costs, "forward bytes", "training bytes"),
-            cell(decode, costs, "decode operations", "decode bytes"),
-            cell(state, costs, "state"),
-            cell("", costs, "forward seconds", "backward seconds", "decode seconds"),
-        ])  # fmt: skip
-    return rows
+    return line_chart(lines, f"tokens ({about})", label, f"{label} over the length, {about}", log=True)
 
 
 def from_length(value: float | None, lengths: Sequence[int]) -> str:
     """A break-even length as text."""
     if value is None:
-        return f"not up to {lengths[-1]:,}"
+        return f"never, up to {lengths[-1]:,}"
     return f"below {lengths[0]:,}" if value <= lengths[0] else f"{value:,.0f}"
 
 
-def comparison(
-    lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]]
-) -> tuple[Sequence[str], list[list[str]]]:
+def comparison(lengths: Sequence[int], found: Found) -> tuple[Sequence[str], list[list[str]]]:
     """Heads and rows of the table of `break_even`."""
     even = break_even(lengths, found)
     rows = [[name, *(from_length(value, lengths) for value in row.values())] for name, row in even.items()]
-    return ("", "training", "forward", "decode"), rows
+    return ("mixer", "training", "forward", "decode"), rows

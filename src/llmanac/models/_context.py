@@ -64,7 +64,8 @@ class Context:
     def at(self, position: Position, dtype: torch.dtype) -> Context:
         """The same with this position method: the model's, or a block's own."""
         prepared = position.prepare(self.positions, dtype, self.row_lengths() if position.by_length else None)
-        return replace(self, position=position, prepared=prepared, bias=position.bias(self.queries(), self.keys()))
+        bias = position.bias(self.queries(), self.keys()) if position.compares else None
+        return replace(self, position=position, prepared=prepared, bias=bias)
 
     def queries(self) -> Tensor:
         """(B or 1, T): positions of the queries as biases compare them with those of `keys`."""
@@ -81,7 +82,7 @@ class Context:
             keys: (B or 1, S), where the keys are; by default those of `keys()`.
         """
         keys = self.keys() if keys is None else keys
-        same = keys is self.keys()
+        same = not self.position.compares or keys is self.keys()
         fixed = self.bias if self.bias is None or same else self.position.bias(self.queries(), keys)
         rule = self.mask.rule
         causal = rule is not None and rule.kind == "causal"

@@ -6,7 +6,7 @@ weights to it. So the one cast at the embedding sets the precision of the model,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -29,10 +29,12 @@ class Product(nn.Module):
 
     Attributes:
         change: what a Transform adds, or None. Whoever computes with `weight` uses `changed` or `joined` too.
+        through: how a `Linear` is trained through the rounding of a quantizer; None for the product itself.
     """
 
     weight: nn.Parameter
     change: Change | None = None
+    through: Callable[[Tensor, Tensor], Tensor] | None = None  # (x, weight) -> product, in place of x W^T
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         """The product of x (..., inputs), given y = x W^T (..., outputs)."""
@@ -76,7 +78,10 @@ class Linear(Product):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        return self.changed(product(x, self.weight, self.bias), x)
+        if self.through is None:
+            return self.changed(product(x, self.weight, self.bias), x)
+        y = self.through(x, self.weight)
+        return self.changed(y if self.bias is None else y + self.bias.to(y.dtype), x)
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
@@ -155,7 +160,7 @@ def _alike(layers: Sequence[nn.Module]) -> bool:
     """Whether the layers can be packed: all Linear and allowed to, of one dtype and device, all or none with a bias."""
     if not all(isinstance(layer, Linear) and layer.packed is not False for layer in layers):
         return False
-    if any(isinstance(layer.weight, Quantized) for layer in layers):
+    if any(isinstance(layer.weight, Quantized) or layer.through is not None for layer in layers):
         return False
     kinds = {(layer.weight.dtype, layer.weight.device, layer.bias is None) for layer in layers}
     return len(kinds) == 1

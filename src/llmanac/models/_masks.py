@@ -79,13 +79,29 @@ class AttentionMask:
         queries: (B or 1, T) and keys (B or 1, S): positions in their row.
     """
 
-    def __init__(self, rule: Rule | None, queries: Tensor, keys: Tensor, *, causal: bool, mask: bool) -> None:
-        self.rule, self.queries, self.keys = rule, queries, keys
+    def __init__(
+        self, rule: Rule | None, queries: Tensor, keys: Tensor | SlotMapping, *, causal: bool, mask: bool
+    ) -> None:
+        self.rule, self.queries, self._keys = rule, queries, keys
         self.causal, self._masks = causal, mask
         self._allowed: Tensor | None = None
         self._additive: dict[torch.dtype, Tensor | None] = {}
         self._derived: dict[object, AttentionMask] = {}
         self.plans: dict[object, Any] = {}  # tiles of it, by how they were made
+
+    @property
+    def keys(self) -> Tensor:
+        return self._keys.key_positions if isinstance(self._keys, SlotMapping) else self._keys
+
+    @property
+    def _made(self) -> Tensor | None:
+        """The keys, unless nobody has asked for them yet."""
+        return self._keys.known.get("keys") if isinstance(self._keys, SlotMapping) else self._keys
+
+    @property
+    def count(self) -> int:
+        """S."""
+        return self._keys.keys if isinstance(self._keys, SlotMapping) else self._keys.shape[-1]
 
     @property
     def window(self) -> int | None:
@@ -122,7 +138,7 @@ class AttentionMask:
 
     def within(self, window: int | None) -> AttentionMask:
         """The same, narrowed to keys nearer than `window` (on both sides, where later keys are seen at all)."""
-        if window is None or window >= self.keys.shape[-1]:
+        if window is None or window >= self.count:
             return self
         assert self.rule is not None
         return self._derive(("window", window), replace(self.rule, window=window))
@@ -139,12 +155,12 @@ class AttentionMask:
 
     def _derive(self, key: object, rule: Rule) -> AttentionMask:
         if key not in self._derived:
-            self._derived[key] = AttentionMask(rule, self.queries, self.keys, causal=self.causal, mask=True)
+            self._derived[key] = AttentionMask(rule, self.queries, self._keys, causal=self.causal, mask=True)
         return self._derived[key]
 
     def over(self, keys: Tensor) -> AttentionMask:
         """The same queries over keys at other positions (B or 1, S), as a layer's state gives them."""
-        if keys is self.keys:
+        if keys is self._made:
             return self
         assert self.rule is not None
         if id(keys) not in self._derived:
@@ -186,7 +202,7 @@ def of_continuation(batch: Batch, slots: SlotMapping) -> AttentionMask:
     start, length = slots.start, slots.tokens
     steps = torch.arange(length, device=batch.device)
     queries = (start + steps)[None] if start is not None else slots.offsets[:, None] + steps
-    keys = slots.key_positions
+    keys = slots  # their positions are made where a layer has keys
     if start == 0 and batch.mask != "prefix":
         causal = batch.mask == "causal"
         end = None if causal else batch.lengths

@@ -22,6 +22,11 @@ class Form:
 
     name: ClassVar[str]
 
+    @property
+    def quantizer(self) -> dict[str, Any]:
+        """The quantizer whose matrices have this form: its name and fields."""
+        raise NotImplementedError
+
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         """The matrix, float32."""
         raise NotImplementedError

@@ -40,7 +40,7 @@ class Weights:
 
     Args:
         folder: holds model.safetensors, or an index and the shards that it names.
-        ignored: endings of names that are no weights.
+        ignored: endings of names that are no weights; skipped: beginnings of names that are not read.
         prefix: of their names, which a file may leave out.
         file: instead of model.safetensors; only that one is looked for an index of.
 
@@ -49,20 +49,32 @@ class Weights:
             weight has; the message names the file and the tensor.
     """
 
-    def __init__(self, folder: Path, ignored: tuple[str, ...] = (), prefix: str = "", file: str = WEIGHTS) -> None:
-        self.folder = folder
+    types: tuple[str, ...] = FLOATS
+
+    def __init__(
+        self,
+        folder: Path,
+        ignored: tuple[str, ...] = (),
+        prefix: str = "",
+        file: str = WEIGHTS,
+        skipped: tuple[str, ...] = (),
+    ) -> None:
+        self.folder, self.skipped = folder, skipped
         self.entries: dict[str, Entry] = {}
         self._handles: dict[Path, Any] = {}
         table = self._index() if file == WEIGHTS else {}
         for path in sorted({folder / name for name in table.values()}) or [folder / file]:
             self._add(path, ignored)
-        lost = [name for name in table if name not in self.entries and not name.endswith(ignored)]
+        lost = [name for name in table if name not in self.entries and not self._left_out(name, ignored)]
         if lost:
             raise CheckpointError(f"{folder / INDEX}: names {some(lost)}, which its files do not hold")
         # the hub's GPT-2 files leave out the prefix that transformers writes
         bare = bool(prefix) and not any(name.startswith(prefix) for name in self.entries)
         self.prefix = prefix if bare else ""
         self.unused = set(self.entries)
+
+    def _left_out(self, name: str, ignored: tuple[str, ...]) -> bool:
+        return name.endswith(ignored) or name.startswith(self.skipped)
 
     def _index(self) -> dict[str, str]:
         """`{name: file}` of the index, or an empty table where there is none."""
@@ -91,17 +103,21 @@ class Weights:
         if len(self.entries) + len(names) > MOST_TENSORS:
             raise CheckpointError(f"{path}: has more than {MOST_TENSORS:,} tensors; no model that can be read has")
         for name in names:
-            if name.endswith(ignored):
+            if self._left_out(name, ignored):
                 continue
             if name in self.entries:
                 raise CheckpointError(f"{path}: holds {shown(name)}, as {self.entries[name].path.name} does; keep one")
             about = handle.get_slice(name)
             self.entries[name] = Entry(path, tuple(about.get_shape()), str(about.get_dtype()))
-            if self.entries[name].dtype not in FLOATS:
-                raise CheckpointError(
-                    f"{path}: {shown(name)} has the type {self.entries[name].dtype}; weights are floating-point "
-                    f"numbers ({', '.join(FLOATS)})"
-                )
+            if self.entries[name].dtype not in self.types:
+                raise self.refusal(name, self.entries[name])
+
+    def refusal(self, name: str, entry: Entry) -> CheckpointError:
+        """The error for a tensor of a type that no weight has."""
+        return CheckpointError(
+            f"{entry.path}: {shown(name)} has the type {entry.dtype}; weights are floating-point numbers "
+            f"({', '.join(FLOATS)})"
+        )
 
     def _open(self, path: Path) -> Any:
         if path not in self._handles:

@@ -6,6 +6,7 @@ is compared with the files' headers, and tensors are read only if all of them fi
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, flatten
 from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record, read_table
+from llmanac.models._layers import Embedding, Product
+from llmanac.models._packed_files import KEY, Layout, QuantizedWeights, layout_of
+from llmanac.models._quantized import Quantized
 from llmanac.models._weights import MOST_TENSORS, Weights, check_finite, some, to
 from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, Source, family
 from llmanac.models.gguf.read import PackedWeights
@@ -80,19 +84,27 @@ def load_model(
     kind = data.get("model_type")
     if kind == ngram.MODEL_TYPE:
         return ngram.load_pretrained(place)  # type: ignore[return-value]
-    claim, weights = _own(place) if kind == "llmanac" else _theirs(place, data, packed)
+    quantization = data.pop(KEY, None) or None
+    layout = None if quantization is None else layout_of(place / CONFIG, quantization)
+    claim, weights = _own(place, layout) if kind == "llmanac" else _theirs(place, data, packed, layout)
     _check_counts(claim, weights)
     model = _skeleton(claim, claim.spec)
     sources = claim.sources(model, weights)
     _check_fit(model, sources, claim, weights)
     model.generation = read_generation(place, data)
     _fill(model, sources, weights, target, where)
+    if packed is not None:  # who can compute with blocks may
+        model.packed = packed.belongs_to(model)
     return model.eval()
 
 
-def _own(folder: Path) -> tuple[Claim, Weights]:
+def _weights(folder: Path, layout: Layout | None, *names: Any, **more: Any) -> Weights:
+    return Weights(folder, *names, **more) if layout is None else QuantizedWeights(folder, layout, *names, **more)
+
+
+def _own(folder: Path, layout: Layout | None) -> tuple[Claim, Weights]:
     """A model that no family holds."""
-    weights = Weights(folder)
+    weights = _weights(folder, layout)
     spec, vocab_size = read_record(folder, len(weights))
     path = folder / RECORD
     if getattr(spec, "estimated", False):
@@ -101,7 +113,9 @@ def _own(folder: Path) -> tuple[Claim, Weights]:
     return Claim(path, spec, vocab_size, (Names(),), OWN_FIELDS, {**sizes, "vocab_size": vocab_size}), weights
 
 
-def _theirs(place: Path, data: dict[str, Any], packed: PackedWeights | None) -> tuple[Claim, Weights]:
+def _theirs(
+    place: Path, data: dict[str, Any], packed: PackedWeights | None, layout: Layout | None
+) -> tuple[Claim, Weights]:
     """A checkpoint of a family, in a folder or packed in a file."""
     path, kind = place if packed else place / CONFIG, data.get("model_type")
     if not isinstance(kind, str):
@@ -114,9 +128,18 @@ def _theirs(place: Path, data: dict[str, Any], packed: PackedWeights | None) -> 
         spec, vocab_size = chosen.to_spec(config)
     except SpecError as error:
         raise _named(error, path, fields) from error
+    skipped = _further(config, chosen, spec)
     config.finish()
     claim = Claim(path, spec, vocab_size, chosen.names, fields, config.sizes)
-    return claim, packed or Weights(place, chosen.ignored, chosen.prefix)
+    return claim, packed or _weights(place, layout, chosen.ignored, chosen.prefix, skipped=skipped)
+
+
+def _further(config: Any, chosen: Any, spec: Any) -> tuple[str, ...]:
+    """Beginnings of the names of layers after the model's own, which are not read."""
+    count = config.get(chosen.further, 0) if chosen.further else 0
+    if type(count) is not int or not 0 <= count <= MOST_FURTHER:
+        raise CheckpointError(f"{config.path}: {chosen.further} is {shown(count)}, expected 0 to {MOST_FURTHER}")
+    return tuple(f"{chosen.names[0].layers.replace('*', str(spec.layers + i))}" for i in range(count))
 
 
 def _named(error: SpecError, path: Path, fields: Mapping[str, str]) -> CheckpointError:
@@ -138,6 +161,7 @@ def _skeleton(claim: Claim, spec: Any) -> Transformer:
     return model
 
 
+MOST_FURTHER = 16
 STACKS = (("layers", "blocks", "model.layers."), ("encoder_layers", "encoder", "encoder.layers."))
 
 
@@ -207,6 +231,8 @@ def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, 
             )
     if getattr(model.spec, "tied", False) and sources["lm_head.weight"].name in weights:
         weights.entry(sources["lm_head.weight"].name)
+    if isinstance(weights, QuantizedWeights):
+        weights.drop_zero_biases()
     if weights.unused:
         unused, layers = sorted(weights.unused), getattr(claim.spec, "layers", None)
         reason = "" if layers is None else f" ({claim.path}: {claim.fields['layers']} is {layers})"
@@ -248,8 +274,16 @@ def _fill(
     state: dict[str, Tensor] = {}
     shared = Counter(sources[name].name for name, _ in model.named_parameters())
     held: dict[str, Tensor] = {}  # tensors of which several parameters are parts, while some are still to come
-    for name, _ in model.named_parameters():
+    dense: list[str] = []  # packed matrices of theirs that have no packed form here
+    for name, _ in list(model.named_parameters()):
         source = sources[name]
+        if isinstance(weights, QuantizedWeights) and weights.is_packed(source.name):
+            layer = model.get_submodule(name.removesuffix(".weight"))
+            if source.alone and not source.transposed and isinstance(layer, (Product, Embedding)):
+                packed: Any = weights.packed(source.name, dtype).moved(device)
+                layer.weight = nn.Parameter(packed, requires_grad=False)
+                continue
+            dense += [] if source.name in held else [source.name]
         if source.name not in held:
             held[source.name] = weights.take(source.name)
         whole = held[source.name]
@@ -258,9 +292,17 @@ def _fill(
         shared[source.name] -= 1
         if not shared[source.name]:
             del held[source.name]
+    if dense:
+        warnings.warn(
+            f"{weights.folder}: {len(dense)} packed matrices are read as dense ones, because they are stored fused "
+            f"with others or transposed: {some(dense)}",
+            stacklevel=3,
+        )
     tied = getattr(model.spec, "tied", False)
     if tied and (head := sources["lm_head.weight"].name) in weights:
-        _check_tied(weights.take(head), state["model.embed_tokens.weight"], weights.folder)
+        embedding = model.embedding.weight
+        own = embedding if isinstance(embedding, Quantized) else state["model.embed_tokens.weight"]
+        _check_tied(weights.take(head), own, weights.folder)
     model.load_state_dict(state, strict=False, assign=True)
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight

@@ -32,6 +32,8 @@ def locate(path: str | Path) -> tuple[str, str]:
                 f"{path}: is a file of words; a model that generates counts tokens and is a folder, as "
                 "`llmanac ngram train TEXT --tokenizer TOKENIZER -o FOLDER` makes it"
             )
+        if folder.suffix == ".zip":
+            raise CheckpointError(f"{path}: is an archive; unzip it and give the folder")
         raise CheckpointError(
             f"{path}: is a file; give the folder that holds {CONFIG} and model.safetensors, or a .gguf file"
         )
@@ -46,6 +48,8 @@ def locate(path: str | Path) -> tuple[str, str]:
         if (model / CONFIG).exists():
             own = (model / "tokenizer.json").exists()
             return str(model), str(model if own else folder / "tokenizer")
+    if "_Pooling" in folder.resolve().name and (parent := folder.resolve().parent / CONFIG).exists():
+        raise CheckpointError(f"{path}: says how vectors are pooled; give the model's folder, {parent.parent}")
     if not (folder / CONFIG).exists():
         raise CheckpointError(f"{folder / CONFIG}: no such file; neither a finished run nor a model is there")
     return str(folder), str(folder)

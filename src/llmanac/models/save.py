@@ -1,7 +1,8 @@
 """Models to disk in Hugging Face's layout: config.json, model.safetensors, generation_config.json, llmanac.json.
 
 A model in a family's shape is written as that family, so that transformers loads it; any other is written as
-`model_type: llmanac`. Each file is renamed into place once it is complete, the config last.
+`model_type: llmanac`. Packed matrices stay packed, in the layout that `quantization_config` names.
+Each file is renamed into place once it is complete, the config last.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.spec import dump
 from llmanac.models._folder import FORMAT_VERSION, TOKENS
 from llmanac.models._layers import Product
+from llmanac.models._packed_files import KEY, pack_state
+from llmanac.models._quantized import Quantized
 from llmanac.models._weights import INDEX, WEIGHTS
 from llmanac.models.families import FAMILIES, Misfit, arrange
 from llmanac.models.families import family as find_family
@@ -64,6 +67,9 @@ def export_model(
         raise Misfit(f"this model cannot be written as {family}: {error}") from None
     state = canonical_state(model)
     sources = chosen.names[0].place({name: tuple(tensor.shape) for name, tensor in state.items()}, model.spec)
+    for name, tensor in state.items():
+        if isinstance(tensor, Quantized) and not (sources[name].alone and not sources[name].transposed):
+            raise Misfit(f"{name} is packed, and {family} stores it fused with others or transposed")
     return write_model(model, Path(folder), config, arrange(state, sources), shard_bytes)
 
 
@@ -94,6 +100,9 @@ def write_model(
     tokens = {key: model.generation.get(key, config.get(key)) for key in TOKENS}
     dtype = reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})  # frozen ones may be narrower
     config = {**config, **tokens, "dtype": DTYPE_NAMES[dtype], "torch_dtype": DTYPE_NAMES[dtype]}
+    state, quantization = pack_state(state, foreign=config["model_type"] != "llmanac")
+    if quantization is not None:
+        config[KEY] = quantization
     with files.atomic_folder(folder / STAGED) as temporary:
         names = write_weights(temporary, state, shard_bytes)
     try:

@@ -8,6 +8,8 @@ The model conditions on everything, learns from dependencies of at most k tokens
 memory at a time: long rows cost time but no memory. For a recurrent model this is the usual way to train; a model with
 attention sees the keys and values of earlier chunks as constants (Transformer-XL's segment recurrence).
 
+A loss that layers have of their own (the balance of experts) is that of each chunk, weighted by its tokens.
+
 Shapes: packed rows of n tokens -> a row for each document, ids (B, longest - 1), targets the same.
 
 Paper: Williams and Peng 1990, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
@@ -31,6 +33,7 @@ from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import NextToken, collate_ragged
 
 CARD = {
+    "use": "-s objective=truncated-bptt -s objective.steps=64",
     "title": "Truncated backpropagation through time",
     "paper": "https://doi.org/10.1162/neco.1990.2.4.490",
     "reference": "torch.nn.RNN in a loop that detaches its state: gradients",
@@ -70,6 +73,8 @@ class TruncatedBPTT(NextToken):
         assert batch.ids is not None and batch.targets is not None
         count, length = batch.shape
         state = model.start(count)
+        if getattr(state, "by_length", False):  # positions that depend on a row's length see all of it
+            state.plan([length] * count if batch.lengths is None else batch.lengths.tolist())
         for at in range(0, length, self.steps):
             if at:  # an independent state without history
                 with torch.no_grad():

@@ -2,6 +2,7 @@
 
     quantizer = make_method("quantizer", {"name": "nf4", "targets": ["all-linear", "lm_head"]}).build()
     report = quantizer.apply(model)          # in place; report.bits, report.layers
+    quantizer.attach(model)                  # or before training: through the rounding (ternary, binary)
     quantizer.pack(matrix)                   # one matrix (N, K) -> Quantized
 
 A quantized model computes, scores, generates and is saved as any other. Its packed matrices carry no gradient; adapters
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
-from llmanac.models._layers import Embedding, Product
+from llmanac.models._layers import Embedding, Linear, Product, unfuse
+from llmanac.models._packed_files import Layout, OwnLayout
 from llmanac.models._quantized import Quantized, stored_bytes
 
 
@@ -65,6 +67,8 @@ class QuantizerSpec(Spec):
 class Quantizer:
     """Packs matrices; see the module. Subclasses define `pack`, or `pack_all` where layers depend on each other."""
 
+    layout: ClassVar[type[Layout] | None] = OwnLayout  # of its files; None where nothing is packed
+
     def __init__(self, spec: QuantizerSpec) -> None:
         self.spec = spec
 
@@ -108,6 +112,33 @@ class Quantizer:
             found[name] = (*sizes[name], weight.stored if isinstance(weight, Quantized) else weight.nbytes)
         return Quantization(found, before, stored_bytes(model))
 
+    def attach(self, model: nn.Module) -> list[str]:
+        """Compute with rounded matrices from now on, and train the exact ones; returns the names of the layers.
+
+        `apply` packs exactly what was trained, and ends it.
+
+        Raises:
+            SpecError: a method that is not trained through, or a matrix that it cannot pack.
+        """
+        self.check_trainable()
+        layers: dict[str, Any] = find_targets(model, self.spec.targets, (Linear,))
+        for name, layer in layers.items():
+            if why := self.check(tuple(layer.weight.shape)):
+                raise SpecError(f"targets: {name} {why}; leave it out of the targets")
+        unfuse(model)
+        for layer in layers.values():
+            layer.through = self.trained_product
+        return list(layers)
+
+    def check_trainable(self) -> None:
+        """Raises SpecError for a method that is not trained through."""
+        if type(self).trained_product is Quantizer.trained_product:
+            raise SpecError(f"through: {self.spec.name} is not trained through its rounding; ternary and binary are")
+
+    def trained_product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x W^T as the packed form computes it; gradients pass the rounding as if there were none."""
+        raise NotImplementedError
+
     def _replace(self, model: nn.Module, layer: Any, packed: Tensor) -> None:
         """Give a layer its packed weight; a tied matrix stays one."""
         old = layer.weight
@@ -115,3 +146,5 @@ class Quantizer:
         for module in model.modules():
             if module._parameters.get("weight") is old:
                 module.weight = new
+                if isinstance(module, Linear):
+                    module.through = None

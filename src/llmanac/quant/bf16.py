@@ -43,6 +43,7 @@ class Half(Quantizer):
     """See the module."""
 
     spec: Spec
+    layout = None
 
     def pack(self, weight: Tensor) -> Tensor:
         dtype = torch.bfloat16 if self.spec.dtype == "bfloat16" else torch.float16

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
@@ -57,7 +58,7 @@ class Binary(Quantizer):
     def pack(self, weight: Tensor) -> Quantized:
         parts = weight.float().split(self.spec.group, 1)
         scale = torch.stack([part.abs().mean(1) for part in parts], 1).to(torch.float16)
-        bits = (weight >= 0).view(len(weight), -1, 8) << torch.arange(8, device=weight.device)
+        bits = (weight >= 0).long().view(len(weight), -1, 8) << torch.arange(8, device=weight.device)
         codes = bits.sum(-1).to(torch.uint8)
         form = Signs(self.spec.group)
         return Quantized(form, {"": codes, "scale": scale}, tuple(weight.shape), weight.dtype)
@@ -66,6 +67,9 @@ class Binary(Quantizer):
         """The rounded matrix, whose gradient is that of the matrix itself."""
         return weight + (self.pack(weight.detach()).dense(weight.dtype) - weight).detach()
 
+    def trained_product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, self.train_through(weight).to(x.dtype))
+
 
 @dataclass(frozen=True)
 class Signs(Form):
@@ -73,6 +77,10 @@ class Signs(Form):
 
     group: int
     name = "binary"
+
+    @property
+    def quantizer(self) -> dict[str, Any]:
+        return {"name": "binary", "group": self.group}
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         return self._values(parts[""], parts["scale"], shape[1])

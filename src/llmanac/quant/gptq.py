@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.models._layers import unfuse
-from llmanac.models._quantized import Form, Quantized
+from llmanac.models._quantized import Quantized
 from llmanac.quant import Quantizer, QuantizerSpec
+from llmanac.quant._gptq_files import GPTQFiles, Grouped
 
 CARD = {
     "title": "GPTQ: 4 bits with error correction",
@@ -61,6 +62,7 @@ class GPTQ(Quantizer):
     """See the module."""
 
     spec: Spec
+    layout = GPTQFiles
 
     def check(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) == 2 and shape[1] % 2:
@@ -108,6 +110,7 @@ class Walk:
         self.model, self.batches = model, batches
         self.done: list[nn.Module] = []
         self.hidden: list[Tensor] = []
+        self.real: Tensor | None = None  # (B, T): which tokens of the batch in hand are no padding
 
     def products(self, block: str, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """X^T X of what each layer reads, by name; layers whose matrix is used in another way are left out."""
@@ -117,7 +120,9 @@ class Walk:
             def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
                 x = inputs[0]
                 if x.is_floating_point():
-                    x = x.flatten(0, -2).float()
+                    x = (
+                        x.flatten(0, -2) if self.real is None or x.shape[:2] != self.real.shape else x[self.real]
+                    ).float()
                     found[name] = found.get(name, 0.0) + x.T @ x
 
             return hook
@@ -138,6 +143,8 @@ class Walk:
         out: list[Tensor] = []
         last = self.model.get_submodule(block) if block else None
         for number, batch in enumerate(self.batches):
+            lengths = getattr(batch, "lengths", None)
+            self.real = None if lengths is None else torch.arange(batch.shape[1]) < lengths[:, None]
             with ExitStack() as stack:
                 for module in self.done:
                     stack.callback(delattr, module, "forward")
@@ -205,21 +212,3 @@ def corrected(weight: Tensor, hessian: Tensor, group: int, damping: float) -> tu
             codes[:, j], errors[:, j - start] = code[:, 0].to(torch.uint8), error
         weight[:, stop:] -= errors @ upper[start:stop, stop:]
     return codes, torch.cat(scales, 1).to(torch.float16)
-
-
-@dataclass(frozen=True)
-class Grouped(Form):
-    """Codes two to a byte, the first in the low half. `group`: numbers a scale."""
-
-    group: int
-    name = "int4"
-
-    def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        return self._values(parts[""], parts["scale"], shape[1])
-
-    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
-        return self._values(parts[""][ids], parts["scale"][ids], shape[1])
-
-    def _values(self, codes: Tensor, scale: Tensor, columns: int) -> Tensor:
-        values = torch.stack([codes & 15, codes >> 4], -1).flatten(-2).float() - 8
-        return values * scale.float().repeat_interleave(self.group, -1)[..., :columns]

@@ -12,14 +12,17 @@ Papers: Jacob et al. 2018, section 2; Dettmers et al. 2022 (LLM.int8()) for vect
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from llmanac.core.errors import SpecError, shown
+from llmanac.models._packed_files import Layout, Needs, Small, expect
 from llmanac.models._quantized import Form, Quantized
+from llmanac.models._weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
 
 CARD = {
@@ -42,16 +45,6 @@ class Spec(QuantizerSpec):
         return Int8(self)
 
 
-class Int8(Quantizer):
-    """See the module."""
-
-    spec: Spec
-
-    def pack(self, weight: Tensor) -> Quantized:
-        codes, scale = rounded(weight)
-        return Quantized(FORMS[self.spec.activations], {"": codes, "scale": scale}, tuple(weight.shape), weight.dtype)
-
-
 def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     """(..., K) -> codes int8 (..., K) and scales (..., 1) float32; a row of zeros has scale 0."""
     x = x.float()
@@ -64,6 +57,10 @@ class Exact(Form):
     """Weights alone."""
 
     name = "int8"
+
+    @property
+    def quantizer(self) -> dict[str, Any]:
+        return {"name": "int8", "activations": "dynamic" if isinstance(self, Dynamic) else "exact"}
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         return parts[""] * parts["scale"]
@@ -84,3 +81,66 @@ class Dynamic(Exact):
 
 
 FORMS: dict[str, Form] = {"exact": Exact(), "dynamic": Dynamic()}
+NUMBERS = {"num_bits": 8, "type": "int", "symmetric": True}
+WEIGHTS = {**NUMBERS, "strategy": "channel", "dynamic": False}
+ACTIVATIONS = {**NUMBERS, "strategy": "token", "dynamic": True}
+
+
+@dataclass(frozen=True)
+class CompressedTensors(Layout):
+    """`int-quantized`: weight int8 (N, K), weight_scale (N, 1)."""
+
+    form: Form
+
+    @classmethod
+    def reading(cls, config: Mapping[str, Any]) -> Self:
+        expect(config, {"format": "int-quantized", "kv_cache_scheme": None})
+        groups = config.get("config_groups")
+        if not isinstance(groups, dict) or len(groups) != 1 or not isinstance(one := next(iter(groups.values())), dict):
+            raise SpecError(f"config_groups is {shown(groups)}, expected one group")
+        expect(one, {"output_activations": None})
+        expect(one.get("weights"), WEIGHTS, "weights: ")
+        if one.get("input_activations") is not None:
+            expect(one["input_activations"], ACTIVATIONS, "input_activations: ")
+        return cls(FORMS["exact" if one.get("input_activations") is None else "dynamic"])
+
+    @classmethod
+    def holding(cls, weights: Sequence[Quantized]) -> Self | None:
+        forms = {weight.form for weight in weights}
+        return cls(forms.pop()) if len(forms) == 1 and forms <= set(FORMS.values()) else None
+
+    def config(self, skipped: list[str]) -> dict[str, Any]:
+        group = {
+            "targets": ["Linear"],
+            "weights": WEIGHTS,
+            "input_activations": ACTIVATIONS if isinstance(self.form, Dynamic) else None,
+            "output_activations": None,
+        }
+        return {
+            "quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed",
+            "config_groups": {"group_0": group}, "ignore": skipped, "kv_cache_scheme": None,
+        }  # fmt: skip
+
+    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+        shape = parts["weight"].shape
+        if len(shape) != 2:
+            raise ValueError(f"weight has {len(shape)} axes")
+        return shape, {"weight": (("I8",), shape), "weight_scale": (("F32", "F16", "BF16"), (shape[0], 1))}
+
+    def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:
+        parts = {"": tensors["weight"], "scale": tensors["weight_scale"].float()}
+        return Quantized(self.form, parts, shape, dtype)
+
+    def write(self, weight: Quantized) -> dict[str, Tensor]:
+        return {"weight": weight.parts[""], "weight_scale": weight.parts["scale"]}
+
+
+class Int8(Quantizer):
+    """See the module."""
+
+    spec: Spec
+    layout = CompressedTensors
+
+    def pack(self, weight: Tensor) -> Quantized:
+        codes, scale = rounded(weight)
+        return Quantized(FORMS[self.spec.activations], {"": codes, "scale": scale}, tuple(weight.shape), weight.dtype)

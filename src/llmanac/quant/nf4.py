@@ -12,15 +12,19 @@ Paper: Dettmers et al. 2023, "QLoRA", sections 3.1 and 3.2.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, shown
+from llmanac.models._folder import MOST
+from llmanac.models._packed_files import Layout, Needs, Small, expect
 from llmanac.models._quantized import Form, Quantized
+from llmanac.models._weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
 
 CARD = {
@@ -32,6 +36,7 @@ CARD = {
 }
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED = 256  # scales that share one
+STATE = "weight.quant_state.bitsandbytes__nf4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,40 +83,17 @@ def nearest(x: Tensor, table: Tensor) -> Tensor:
     return torch.bucketize(x, ((table[1:] + table[:-1]) / 2).to(x.device))
 
 
-class NF4(Quantizer):
-    """See the module."""
-
-    spec: Spec
-
-    def pack(self, weight: Tensor) -> Quantized:
-        flat = weight.float().flatten()
-        size = self.spec.block
-        padded = torch.cat([flat, flat.new_zeros(-len(flat) % size)]).view(-1, size)
-        scale = padded.abs().amax(1)
-        codes = nearest(padded / torch.where(scale > 0, scale, 1.0)[:, None], levels()).to(torch.uint8)
-        codes = codes.flatten()[: len(flat) + len(flat) % 2]
-        parts = {"": (codes[0::2] << 4 | codes[1::2])[:, None]}
-        if self.spec.scales == "float32":
-            parts["absmax"] = scale
-        else:
-            offset = scale.mean()
-            rest = scale - offset
-            outer = torch.stack([part.abs().amax() for part in rest.split(NESTED)])
-            ratio = rest / torch.where(outer > 0, outer, 1.0).repeat_interleave(NESTED)[: len(rest)]
-            parts |= {
-                "absmax": nearest(ratio, eight_bit_levels()).to(torch.uint8),
-                "nested_absmax": outer,
-                "nested_offset": offset.reshape(1),
-            }
-        return Quantized(NormalFloat(size), parts, tuple(weight.shape), weight.dtype)
-
-
 @dataclass(frozen=True)
 class NormalFloat(Form):
-    """Codes two to a byte, the first in the high half. `block`: numbers a scale."""
+    """Codes two to a byte, the first in the high half. `block`: numbers a scale; `nested`: how scales are kept."""
 
     block: int
+    nested: str
     name = "nf4"
+
+    @property
+    def quantizer(self) -> dict[str, Any]:
+        return {"name": "nf4", "block": self.block, "scales": self.nested}
 
     def scales(self, parts: Mapping[str, Tensor]) -> Tensor:
         """a, one a block, float32."""
@@ -136,3 +118,127 @@ def _pairs() -> Tensor:
     """(256, 2): the two levels of each byte."""
     byte = torch.arange(256)
     return levels()[torch.stack([byte >> 4, byte & 15], 1)]
+
+
+@dataclass(frozen=True)
+class BitsAndBytes(Layout):
+    """Codes and scales as `parts` has them, the levels, and all that is no tensor as the bytes of a JSON object."""
+
+    optional = ("weight.nested_absmax", "weight.nested_quant_map")
+    scales: str = "double"
+
+    @classmethod
+    def reading(cls, config: Mapping[str, Any]) -> Self:
+        expect(config, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "load_in_8bit": False})
+        if config.get("bnb_4bit_quant_storage", "uint8") != "uint8":
+            raise SpecError(f"bnb_4bit_quant_storage is {shown(config['bnb_4bit_quant_storage'])}; only uint8 is read")
+        return cls()
+
+    @classmethod
+    def holding(cls, weights: Sequence[Quantized]) -> Self | None:
+        kinds = {weight.form.nested if isinstance(weight.form, NormalFloat) else "" for weight in weights}
+        return cls(kinds.pop()) if len(kinds) == 1 and "" not in kinds else None
+
+    def config(self, skipped: list[str]) -> dict[str, Any]:
+        return {
+            "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": self.scales == "double", "bnb_4bit_compute_dtype": "float32",
+            "bnb_4bit_quant_storage": "uint8", "llm_int8_skip_modules": skipped,
+        }  # fmt: skip
+
+    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+        shape, block, nested = _state(small(STATE))
+        count = shape[0] * shape[1]
+        blocks = -(-count // block)
+        found: Needs = {
+            "weight": (("U8",), ((count + 1) // 2, 1)),
+            "weight.absmax": (("U8" if nested else "F32",), (blocks,)),
+            "weight.quant_map": (("F32",), (16,)),
+            STATE: (("U8",), parts[STATE].shape),
+        }
+        if nested:
+            found["weight.nested_absmax"] = ("F32",), (-(-blocks // NESTED),)
+            found["weight.nested_quant_map"] = ("F32",), (256,)
+        return shape, found
+
+    def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:
+        _, block, nested = _state(tensors[STATE])
+        if not torch.allclose(tensors["weight.quant_map"], levels(), rtol=0, atol=1e-6):
+            raise ValueError("weight.quant_map has other levels than NF4")
+        parts = {"": tensors["weight"], "absmax": tensors["weight.absmax"]}
+        if nested:
+            if "weight.nested_absmax" not in tensors or not torch.allclose(
+                tensors.get("weight.nested_quant_map", torch.zeros(256)), eight_bit_levels(), rtol=0, atol=1e-6
+            ):
+                raise ValueError("weight.nested_absmax or weight.nested_quant_map is missing, or has other levels")
+            parts["nested_absmax"] = tensors["weight.nested_absmax"]
+            parts["nested_offset"] = torch.tensor([nested["nested_offset"]])
+        return Quantized(NormalFloat(block, "double" if nested else "float32"), parts, shape, dtype)
+
+    def write(self, weight: Quantized) -> dict[str, Tensor]:
+        form, parts = weight.form, weight.parts
+        assert isinstance(form, NormalFloat)
+        state: dict[str, Any] = {
+            "quant_type": "nf4", "blocksize": form.block, "dtype": str(weight.dtype).removeprefix("torch."),
+            "shape": list(weight.shape),
+        }  # fmt: skip
+        found = {"weight": parts[""], "weight.absmax": parts["absmax"], "weight.quant_map": levels().clone()}
+        if form.nested == "double":
+            offset = float(parts["nested_offset"])
+            state |= {"nested_blocksize": NESTED, "nested_dtype": "float32", "nested_offset": offset}
+            found["weight.nested_absmax"] = parts["nested_absmax"]
+            found["weight.nested_quant_map"] = eight_bit_levels().clone()
+        return {**found, STATE: torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)}
+
+
+def _state(data: Tensor) -> tuple[tuple[int, ...], int, dict[str, Any]]:
+    """(shape, block, what double quantization adds or nothing) of the JSON object. Raises ValueError."""
+    try:
+        table = json.loads(bytes(data.tolist()))
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{STATE} holds no JSON object") from None
+    if not isinstance(table, dict) or table.get("quant_type") != "nf4":
+        raise ValueError(f"{STATE} holds {shown(table)}, expected an object whose quant_type is nf4")
+    shape, block = table.get("shape"), table.get("blocksize")
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and 0 < n <= MOST for n in shape):
+        raise ValueError(f"shape is {shown(shape)}, expected two sizes")
+    if type(block) is not int or block not in SIZES:
+        raise ValueError(f"blocksize is {shown(block)}, expected one of {', '.join(map(str, SIZES))}")
+    nested = {key: value for key, value in table.items() if key.startswith("nested_")}
+    if nested:
+        if nested.get("nested_blocksize") != NESTED or nested.get("nested_dtype") != "float32":
+            raise ValueError(f"nested_blocksize and nested_dtype are not {NESTED} and float32")
+        offset = nested.get("nested_offset")
+        if not isinstance(offset, float) or not abs(offset) <= 1e30:
+            raise ValueError(f"nested_offset is {shown(offset)}, expected a number")
+        nested["nested_offset"] = float(offset)
+    return tuple(shape), block, nested
+
+
+class NF4(Quantizer):
+    """See the module."""
+
+    spec: Spec
+    layout = BitsAndBytes
+
+    def pack(self, weight: Tensor) -> Quantized:
+        flat = weight.float().flatten()
+        size = self.spec.block
+        padded = torch.cat([flat, flat.new_zeros(-len(flat) % size)]).view(-1, size)
+        scale = padded.abs().amax(1)
+        codes = nearest(padded / torch.where(scale > 0, scale, 1.0)[:, None], levels()).to(torch.uint8)
+        codes = codes.flatten()[: len(flat) + len(flat) % 2]
+        parts = {"": (codes[0::2] << 4 | codes[1::2])[:, None]}
+        if self.spec.scales == "float32":
+            parts["absmax"] = scale
+        else:
+            offset = scale.mean()
+            rest = scale - offset
+            outer = torch.stack([part.abs().amax() for part in rest.split(NESTED)])
+            ratio = rest / torch.where(outer > 0, outer, 1.0).repeat_interleave(NESTED)[: len(rest)]
+            parts |= {
+                "absmax": nearest(ratio, eight_bit_levels()).to(torch.uint8),
+                "nested_absmax": outer,
+                "nested_offset": offset.reshape(1),
+            }
+        return Quantized(NormalFloat(size, self.spec.scales), parts, tuple(weight.shape), weight.dtype)

@@ -10,14 +10,18 @@ Papers: Ma et al. 2024, "The Era of 1-bit LLMs", section 2; Bengio et al. 2013 f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from llmanac.core.errors import SpecError, shown
+from llmanac.models._packed_files import Layout, Needs, Small, expect
 from llmanac.models._quantized import Form, Quantized
+from llmanac.models._weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant.int8 import rounded
 
@@ -47,32 +51,14 @@ def codes_and_scale(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale).round().clamp(-1, 1), scale.reshape(1)
 
 
-class Ternary(Quantizer):
-    """See the module."""
-
-    spec: Spec
-
-    def check(self, shape: tuple[int, ...]) -> str | None:
-        if len(shape) == 2 and shape[0] % 4:
-            return f"has {shape[0]} rows, which is no multiple of 4"
-        return super().check(shape)
-
-    def pack(self, weight: Tensor) -> Quantized:
-        codes, scale = codes_and_scale(weight)
-        quarters = (codes + 1).to(torch.uint8).chunk(4)  # rows i, i + N/4, ... share a byte
-        packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
-        return Quantized(FORMS[self.spec.activations], {"": packed, "scale": scale}, tuple(weight.shape), weight.dtype)
-
-    def train_through(self, weight: Tensor) -> Tensor:
-        """The rounded matrix, whose gradient is that of the matrix itself."""
-        codes, scale = codes_and_scale(weight.detach())
-        return weight + (codes * scale - weight).detach().to(weight.dtype)
-
-
 class Exact(Form):
     """Two bits a number."""
 
     name = "ternary"
+
+    @property
+    def quantizer(self) -> dict[str, Any]:
+        return {"name": "ternary", "activations": "dynamic" if isinstance(self, Dynamic) else "exact"}
 
     def codes(self, parts: Mapping[str, Tensor]) -> Tensor:
         """q, int8."""
@@ -95,3 +81,85 @@ class Dynamic(Exact):
 
 
 FORMS: dict[str, Form] = {"exact": Exact(), "dynamic": Dynamic()}
+
+
+@dataclass(frozen=True)
+class BitNet(Layout):
+    """weight uint8 (N/4, K), weight_scale (1,), which is 1/s.
+
+    Attributes:
+        inverse: whether it is; files for `autobitlinear` have s.
+    """
+
+    inverse: bool = True
+
+    @classmethod
+    def reading(cls, config: Mapping[str, Any]) -> Self:
+        kind = config.get("linear_class", "bitlinear")
+        if kind not in ("bitlinear", "autobitlinear"):
+            raise SpecError(f"linear_class is {shown(kind)}; only bitlinear and autobitlinear are read")
+        expect(config, {"use_rms_norm": False})
+        if kind == "autobitlinear":
+            expect(config, {"quantization_mode": "offline"})
+        return cls(kind == "bitlinear")
+
+    @classmethod
+    def holding(cls, weights: Sequence[Quantized]) -> Self | None:
+        return cls() if {weight.form for weight in weights} == {FORMS["dynamic"]} else None
+
+    def config(self, skipped: list[str]) -> dict[str, Any]:
+        return {
+            "quant_method": "bitnet", "linear_class": "bitlinear", "quantization_mode": "offline",
+            "use_rms_norm": False, "modules_to_not_convert": skipped,
+        }  # fmt: skip
+
+    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+        codes = parts["weight"].shape
+        if len(codes) != 2:
+            raise ValueError(f"weight has {len(codes)} axes")
+        scale = parts["weight_scale"].shape if "weight_scale" in parts else (1,)
+        return (4 * codes[0], codes[1]), {
+            "weight": (("U8",), codes),
+            "weight_scale": (("F32", "F16", "BF16"), () if scale == () else (1,)),
+        }
+
+    def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:
+        scale = tensors["weight_scale"].float().reshape(1)
+        if self.inverse and not bool(scale > 0):
+            raise ValueError(f"weight_scale is {float(scale)}, expected a number above 0")
+        codes = tensors["weight"]
+        if bool(((codes & codes >> 1) & 0x55).any()):
+            raise ValueError("weight holds the code 3; only 0, 1 and 2 are used")
+        return Quantized(FORMS["dynamic"], {"": codes, "scale": 1 / scale if self.inverse else scale}, shape, dtype)
+
+    def write(self, weight: Quantized) -> dict[str, Tensor]:
+        return {"weight": weight.parts[""], "weight_scale": 1 / weight.parts["scale"]}
+
+
+class Ternary(Quantizer):
+    """See the module."""
+
+    spec: Spec
+    layout = BitNet
+
+    def check(self, shape: tuple[int, ...]) -> str | None:
+        if len(shape) == 2 and shape[0] % 4:
+            return f"has {shape[0]} rows, which is no multiple of 4"
+        return super().check(shape)
+
+    def pack(self, weight: Tensor) -> Quantized:
+        codes, scale = codes_and_scale(weight)
+        quarters = (codes + 1).to(torch.uint8).chunk(4)  # rows i, i + N/4, ... share a byte
+        packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+        return Quantized(FORMS[self.spec.activations], {"": packed, "scale": scale}, tuple(weight.shape), weight.dtype)
+
+    def train_through(self, weight: Tensor) -> Tensor:
+        """The rounded matrix, whose gradient is that of the matrix itself."""
+        codes, scale = codes_and_scale(weight.detach())
+        return weight + (codes * scale - weight).detach().to(weight.dtype)
+
+    def trained_product(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.spec.activations == "dynamic":
+            codes, scale = rounded(x.detach())
+            x = x + (codes * scale - x).detach().to(x.dtype)
+        return F.linear(x, self.train_through(weight).to(x.dtype))

@@ -70,9 +70,11 @@ class Parts:
         return found
 
     def model(self, seed: int) -> Any:
-        """The model with its initial values, on the device."""
+        """The model with its initial values, on the device, trained through a rounding where the recipe says so."""
         model = self.recipe.model.build(vocab_size=self.text.tokenizer.vocab_size).to(self.device)
         model.initialise(seed)
+        if self.recipe.through is not None:
+            self.recipe.through.build().attach(model)
         return model
 
     def rows(self, seed: int) -> Any:

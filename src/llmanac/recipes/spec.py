@@ -21,6 +21,7 @@ from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.objectives import ObjectiveSpec
+from llmanac.quant import QuantizerSpec
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._mixture import MixtureSpec
 from llmanac.tokenizers.load import stretches
@@ -121,7 +122,10 @@ class EvaluateSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSpec(Spec):
-    """From text to a report. `finetune` is left out where a recipe only pretrains."""
+    """From text to a report. `finetune` is left out where a recipe only pretrains.
+
+    With `through`, a quantizer (ternary, binary), the model is trained through its rounding and packed at the end.
+    """
 
     name: str = "run"
     data: DataSpec
@@ -134,9 +138,14 @@ class RecipeSpec(Spec):
     budget: str = "5m"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    through: QuantizerSpec | None = None
 
     def __post_init__(self) -> None:
         seconds(self.budget, "budget")
+        if self.through is not None:
+            self.through.build().check_trainable()
+            if self.finetune is not None:
+                raise SpecError("through: packed matrices are not fine-tuned; leave [finetune] out")
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise SpecError(f"name: {self.name!r} must be letters, digits, dots, hyphens and underscores")
 

@@ -192,6 +192,8 @@ class Pipeline:
             label="pretrain",
         )
         self._trained("pretrain", done)
+        if self.spec.through is not None:
+            self.spec.through.build().apply(self.base)  # exactly what was trained
         self._keep_model(self.base, "base")
 
     def _plan_model(self, budget: float) -> None:

@@ -61,8 +61,10 @@ def load(path: Path) -> Tokenizer:
 
 def _made(metadata: Mapping[str, Any]) -> Tokenizer:
     model, pre = metadata.get(f"{KEY}model"), metadata.get(f"{KEY}pre", "default")
-    if model not in ("gpt2", "llama"):
+    if not isinstance(model, str) or model not in ("gpt2", "llama"):
         raise TokenizerError(f"{KEY}model: {shown(model)} is not supported (only 'gpt2' and 'llama')")
+    if not isinstance(pre, str):
+        raise TokenizerError(f"{KEY}pre: is {shown(pre)}, expected text")
     tokens = _list(metadata, "tokens")
     where = {text: id for id, text in enumerate(tokens)}
     if len(where) < len(tokens):
@@ -75,12 +77,13 @@ def _made(metadata: Mapping[str, Any]) -> Tokenizer:
             types[where[text]] = spm.CONTROL
     begins = metadata.get(f"{KEY}add_bos_token", model == "llama" or pre in WHOLE)
     template = metadata.get("tokenizer.chat_template")
-    for key, value, kind in ((f"{KEY}add_bos_token", begins, bool), ("tokenizer.chat_template", template or "", str)):
+    given = "" if template is None else template
+    for key, value, kind in ((f"{KEY}add_bos_token", begins, bool), ("tokenizer.chat_template", given, str)):
         if type(value) is not kind:
             raise TokenizerError(f"{key}: is {shown(value)}, expected {'text' if kind is str else 'true or false'}")
     if model == "llama":
         return _by_scores(metadata, tokens, types, adds_bos=begins, chat_template=template, **roles)
-    if not isinstance(pre, str) or pre not in PATTERNS:
+    if pre not in PATTERNS:
         raise TokenizerError(f"{KEY}pre: {shown(pre)} is not known (known: {', '.join(PATTERNS)})")
     patterns, digits = PATTERNS[pre], {"type": "Digits", "individual_digits": True}
     last = patterns[-1] == GPT2  # which a ByteLevel step knows

@@ -52,12 +52,12 @@ def load_tokenizer(
     if is_folder:
         found = path / DOCUMENT if (path / DOCUMENT).is_file() else spm.model_in(path)
         if found is None:
-            from llmanac.tokenizers.hf import byt5, wordpiece
+            from llmanac.tokenizers.hf import byt5, vocabulary
 
             if byt5.is_byt5(path):
                 return byt5.load(path)
-            if (path / wordpiece.VOCABULARY).is_file():
-                return wordpiece.load_vocabulary(path)
+            if (path / vocabulary.VOCABULARY).is_file():
+                return vocabulary.load(path)
             raise TokenizerError(f"{path}: has no tokenizer.json, no tokenizer.model and no vocab.txt")
         path = found
     if not path.is_file():

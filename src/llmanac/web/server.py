@@ -166,7 +166,7 @@ def create_app(
         hosts: the names that requests may give this server; the loopback's own where it is left out.
     """
     if engine.prefix_cache is None and prefix_cache_bytes and PrefixCache.fits(engine.model):
-        engine.prefix_cache = PrefixCache(engine.model, prefix_cache_bytes)
+        engine.keep_prefixes(prefix_cache_bytes)
     service = Service(engine, model_name, assistant, max_queue)
 
     @contextlib.asynccontextmanager
@@ -216,7 +216,8 @@ def _other_routes(app: FastAPI, service: Service) -> None:
         running, waiting = service.worker.counts
         kept = service.engine.prefix_cache
         cache = {} if kept is None else {"prefix_cache": kept.report()}
-        return {"status": "ok", "running": running, "waiting": waiting, **cache}
+        drafts = {} if service.engine.drafter is None else {"speculation": service.engine.speculation.report()}
+        return {"status": "ok", "running": running, "waiting": waiting, **cache, **drafts}
 
     @app.get("/version")
     async def version() -> dict[str, str]:

@@ -19,6 +19,7 @@ from llmanac.generate.engine import Engine, Piece, Request, evaluating
 
 log = logging.getLogger(__package__)
 
+SLOWER = 3.0  # times as long as else a client's next token may take while another's prompt is read
 Pieces = Iterator[tuple[int, Piece]]
 
 
@@ -90,7 +91,7 @@ class Worker:
 
     def __init__(self, engine: Engine, *, max_queue: int = 64) -> None:
         self.engine, self.max_queue = engine, max_queue
-        self.scheduler = engine.scheduler()
+        self.scheduler = engine.scheduler(slower=SLOWER)
         self._jobs: list[Job] = []  # accepted and not over
         self._inbox: deque[Job] = deque()
         self._owners: dict[Request, tuple[Job, int]] = {}
@@ -135,7 +136,7 @@ class Worker:
             return started, len(self._jobs) - started
 
     def _run(self) -> None:
-        with evaluating(self.engine.model):
+        with evaluating(self.engine.model, self.engine.draft_model):
             while (job := self._next()) is not _STOP:
                 try:
                     if isinstance(job, Job):

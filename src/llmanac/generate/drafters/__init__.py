@@ -23,6 +23,9 @@ class Drafter(Protocol):
     def propose(self, sequences: Sequence[Generated], most: Sequence[int]) -> list[list[int]]:
         """Tokens that may follow each sequence, at most `most[i]` of them; none where there is no guess."""
 
+    def reset(self) -> None:
+        """Forget all sequences: none is running, or a call has failed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DrafterSpec(Spec):

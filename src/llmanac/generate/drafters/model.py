@@ -49,6 +49,9 @@ class DraftModel:
 
     def __init__(self, spec: Spec, model: LanguageModel) -> None:
         self.spec, self.model = spec, model
+        self.reset()
+
+    def reset(self) -> None:
         self._sequences: list[Generated] = []
         self._state: Any = None
         self._mark: Any = None

@@ -52,7 +52,10 @@ class PromptLookup:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self._tables: WeakKeyDictionary[Generated, _Table] = WeakKeyDictionary()
+        self.reset()
+
+    def reset(self) -> None:
+        self._tables: WeakKeyDictionary[Generated, _Table] = WeakKeyDictionary()  # one goes with its sequence
 
     def propose(self, sequences: Sequence[Generated], most: Sequence[int]) -> list[list[int]]:
         found = []

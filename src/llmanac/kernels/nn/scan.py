@@ -172,6 +172,7 @@ def _walk_back(u, dt, a, b, c, keep, kept, grad_y, grad_u, grad_dt, grad_a, grad
     states = a.shape[1]
     decay = np.empty((CHUNK, states), u.dtype)
     h = np.empty((CHUNK + 1, states), u.dtype)
+    carried, rate, total = np.empty(states, u.dtype), np.empty(states, u.dtype), np.empty(states, u.dtype)
     ln2 = a.dtype.type(0.6931471805599453)
     for row in range(rows):
         for piece in range((length + CHUNK - 1) // CHUNK - 1, -1, -1):
@@ -180,13 +181,14 @@ def _walk_back(u, dt, a, b, c, keep, kept, grad_y, grad_u, grad_dt, grad_a, grad
             for e in range(width):
                 for n in range(states):
                     h[0, n] = kept[row, piece, e, n]
+                    carried[n], rate[n], total[n] = flow[row, e, n], a[e, n], grad_a[e, n]
                 for i in range(count):
                     t = start + i
                     step = dt[row, t, e]
                     driven = step * u[row, t, e]
                     stays = keep[row, t]
                     for n in range(states):
-                        w = exp2(step * a[e, n]) * stays
+                        w = exp2(step * rate[n]) * stays
                         decay[i, n] = w
                         h[i + 1, n] = w * h[i, n] + driven * b[row, t, n]
                 for i in range(count - 1, -1, -1):
@@ -197,18 +199,23 @@ def _walk_back(u, dt, a, b, c, keep, kept, grad_y, grad_u, grad_dt, grad_a, grad
                     driven = step * x
                     into_driven = step - step
                     into_step = step - step
+                    # three loops: a compiler proves of few arrays only that they do not overlap
                     for n in range(states):
-                        g = flow[row, e, n] + slope * c[row, t, n]
+                        carried[n] += slope * c[row, t, n]
                         grad_c[row, t, n] += slope * h[i + 1, n]
-                        grad_b[row, t, n] += g * driven
-                        into_driven += g * b[row, t, n]
-                        w = g * decay[i, n]
+                    for n in range(states):
+                        grad_b[row, t, n] += carried[n] * driven
+                        into_driven += carried[n] * b[row, t, n]
+                    for n in range(states):
+                        w = carried[n] * decay[i, n]
                         m = w * h[i, n]
-                        into_step += m * a[e, n]
-                        grad_a[e, n] += m * step
-                        flow[row, e, n] = w
+                        into_step += m * rate[n]
+                        total[n] += m * step
+                        carried[n] = w
                     grad_u[row, t, e] = into_driven * step
                     grad_dt[row, t, e] = into_driven * x + into_step * ln2
+                for n in range(states):
+                    flow[row, e, n], grad_a[e, n] = carried[n], total[n]
 
 
 _forward: Any = cached(_walk, nogil=True, fastmath=RELAXED)

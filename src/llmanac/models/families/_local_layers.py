@@ -21,7 +21,9 @@ class Layers(Entry):
         layers, every = data["layers"], config.number("global_attn_every_n_layers", int, 3)
         if layers > MOST_LAYERS:
             raise CheckpointError(f"{config.path}: num_hidden_layers is {layers:,}; at most {MOST_LAYERS:,} are read")
-        window = config.number("local_attention", int, 128) // 2 + 1
+        half = config.number("local_attention", int, 128) // 2
+        config.expect("sliding_window", half)  # by which transformers would set the other
+        window = half + 1
         kinds = config.get("layer_types") or [SLIDING if i % every else FULL for i in range(layers)]
         if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in (FULL, SLIDING) for kind in kinds):
             raise CheckpointError(

@@ -54,8 +54,10 @@ class Rope(Entry):
             if not isinstance(table, dict):
                 raise CheckpointError(f"{config.path}: {key} is {shown(table)}, expected a table")
         given = {key: self.table(config, table, key) for key, table in tables.items() if table}
-        found = [self.scaling(own, config, data["max_length"]) for own in given.values()]
-        if len(found) == 2 and found[0] != found[1]:
+        kinds = [_kind(own.data) for own in given.values()]
+        differ = kinds[1:] != kinds[:1] and len(kinds) == 2
+        found = [] if differ else [self.scaling(own, config, data["max_length"]) for own in given.values()]
+        if differ or (len(found) == 2 and found[0] != found[1]):
             raise CheckpointError(
                 f"{config.path}: rope_parameters ({shown(tables['rope_parameters'])}) and rope_scaling "
                 f"({shown(tables['rope_scaling'])}) say different things; keep the one that the weights were trained "
@@ -90,9 +92,9 @@ class Rope(Entry):
 
     def scaling(self, own: Config, config: Config, longest: int) -> Data | None:
         """The scaling that a table asks for in a model of `longest` positions, as our Spec's data; None for none."""
-        kind = own.get("rope_type", own.get("type", "default"))
+        kind = _kind(own.data)
+        own.get("rope_type")
         own.get("type")
-        kind = OLDER.get(kind, kind) if isinstance(kind, str) else kind
         if kind not in ("default", *self.kinds):
             known = ", ".join(("default", *self.kinds))
             raise CheckpointError(f"{own.path}: rope_type {shown(kind)} is not supported (known: {known})")
@@ -147,6 +149,11 @@ class Rope(Entry):
             **{f"{stretch}.{field}": name for field, name in names.items()},
             **({"position.rotary_fraction": "partial_rotary_factor"} if self.partial else {}),
         }
+
+
+def _kind(table: Data) -> Any:
+    kind = next((table[key] for key in ("rope_type", "type") if table.get(key) is not None), "default")
+    return OLDER.get(kind, kind) if isinstance(kind, str) else kind
 
 
 def written(scaling: Data | None) -> dict[str, Any]:

@@ -67,6 +67,9 @@ class Key(Entry):
     def read(self, config: Config, data: Data) -> None:
         name = next((key for key in (self.name, *self.aliases) if config.data.get(key) is not None), self.name)
         value = self._value(config, name)
+        for other in (self.name, *self.aliases):  # said twice, it must be the same
+            if other != name:
+                config.expect(other, config.data.get(name))
         for path in (self.path, *self.paths):
             put(data, path, value)
 
@@ -229,6 +232,7 @@ class Family:
         names: layouts of the files, the one that is written first.
         writes: further keys with their values; neutral: keys with no effect on what is computed.
         ignored: endings of names in the files that are no parameters; prefix: of names, which files may leave out.
+        further: the key that counts layers after the model's own, which are not read (multi-token prediction).
     """
 
     model_type: str
@@ -240,6 +244,7 @@ class Family:
     neutral: frozenset[str] = frozenset()
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
     prefix: str = ""
+    further: str = ""
 
     def config(self, data: Mapping[str, Any], path: object) -> Config:
         """A config of this family, to be read."""

@@ -38,8 +38,7 @@ OWN: dict[str | tuple[str, ...], str] = {
 }
 FIXED: dict[str, tuple[Any, ...]] = {"attention_bias": (False,), "norm_topk_prob": (True,), "moe_layer_freq": (None, 1)}
 FIXED |= {"scoring_func": (None, "sigmoid"), "topk_method": (None, "noaux_tc")}
-# what follows from other sizes; further heads, what is returned, and how experts were trained
-NEUTRAL = "head_dim qk_head_dim num_nextn_predict_layers output_router_logits ep_size aux_loss_alpha seq_aux"
+NEUTRAL = "qk_head_dim output_router_logits ep_size aux_loss_alpha seq_aux"
 
 
 class Stretched(Rope):
@@ -103,6 +102,7 @@ FAMILY = Family(
         Equal("num_key_value_heads", f"{MIXER}.heads"),
         Key("qk_nope_head_dim", f"{MIXER}.head_dim", default=128),
         Key("qk_rope_head_dim", f"{MIXER}.rotary_dim", default=64),
+        Equal("head_dim", f"{MIXER}.rotary_dim"),  # by which transformers makes the frequencies
         Key("v_head_dim", f"{MIXER}.value_dim", default=128),
         Key("kv_lora_rank", f"{MIXER}.latent", default=512),
         Key("q_lora_rank", f"{MIXER}.query_latent", default=1536, unset=None),
@@ -117,4 +117,5 @@ FAMILY = Family(
     names=(Names(table=OWN), Names(table={**OWN, **STACKED.table})),
     writes=UNDROPPED,
     neutral=frozenset(NEUTRAL.split()),
+    further="num_nextn_predict_layers",
 )

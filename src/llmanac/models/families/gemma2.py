@@ -41,7 +41,8 @@ class Scale(Entry):
 
 # what Gemma 2 and 3 share
 COMMON: tuple[Entry, ...] = (
-    *SIZES[:-1],
+    *SIZES[:-2],
+    Key("num_key_value_heads", f"{MIXER}.kv_heads", default=4),
     Key("head_dim", f"{MIXER}.head_dim", default=256),
     Scale(),
     Key("hidden_activation", f"{FFN}.activation", ACTIVATIONS, default="gelu_pytorch_tanh"),

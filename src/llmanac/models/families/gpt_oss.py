@@ -31,7 +31,7 @@ class Stretched(Rope):
     """As in transformers, a config without rotary settings means those of the released models."""
 
     def read(self, config: Config, data: Data) -> None:
-        if not config.get("rope_parameters") and not config.get("rope_scaling"):
+        if config.get("rope_parameters") is None and not config.get("rope_scaling"):  # an empty table asks for none
             config.data["rope_parameters"] = UNSAID
         super().read(config, data)
 

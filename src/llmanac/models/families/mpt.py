@@ -22,7 +22,7 @@ from llmanac.models.positions.alibi import Spec as ALiBi
 
 # dropout, how a model is initialised and trained, and positions that ALiBi replaces
 NEUTRAL = """
-auto_map emb_pdrop embedding_fraction init_config init_device learned_pos_emb verbose
+emb_pdrop embedding_fraction init_config init_device learned_pos_emb tokenizer_name verbose
 """
 # transformers' model has these, whatever its config says
 ATTENTION = (
@@ -64,9 +64,9 @@ FAMILY = Family(
     ),
     entries=(
         Key("vocab_size", "vocab_size", default=50368),
-        Key("d_model", "dim", default=2048),
-        Key("n_layers", "layers", default=24),
-        Key("n_heads", f"{MIXER}.heads", default=16),
+        Key("d_model", "dim", default=2048, aliases=("hidden_size",)),
+        Key("n_layers", "layers", default=24, aliases=("num_hidden_layers",)),
+        Key("n_heads", f"{MIXER}.heads", default=16, aliases=("num_attention_heads",)),
         Key("max_seq_len", "max_length", default=2048),
         Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),
         Key("tie_word_embeddings", "tied", bool, default=True),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llmanac.models.families._names import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key
+from llmanac.models.families._table import Family, Key, Only
 from llmanac.models.families.llama import FAMILY as LLAMA
 from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED
 
@@ -23,6 +23,8 @@ FAMILY = Family(
         Key("max_position_embeddings", "max_length", default=4096),
         Key("rms_norm_eps", "norm.eps", float, default=1e-5),
         TIED,
+        Only("full_attn_mod", (None, 1)),
+        Only("interpolate_factor", (None, 1)),
         Rope(partial=True, kinds=("longrope",), trained=4096),
     ),
     names=(

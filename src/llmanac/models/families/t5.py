@@ -69,9 +69,7 @@ class Start(Entry):
     def read(self, config: Config, data: Data) -> None:
         start = config.get("decoder_start_token_id", config.get("pad_token_id", 0))
         if type(start) is not int or start < 0:
-            raise CheckpointError(
-                f"{config.path}: decoder_start_token_id is {shown(start)}, expected the id of a token"
-            )
+            raise CheckpointError(f"{config.path}: decoder_start_token_id is {shown(start)}, expected a token's id")
         data["start_id"] = start
 
     def write(self, data: Data) -> dict[str, Any]:
@@ -89,7 +87,7 @@ FAMILY = Family(
     model_type="t5",
     architecture="T5ForConditionalGeneration",
     spec=Spec(
-        encoder=(PreNorm(mixer=Softmax(score=Dot()), ffn=MLP()),), 
+        encoder=(PreNorm(mixer=Softmax(score=Dot()), ffn=MLP()),),
         blocks=(PreNorm(mixer=Softmax(score=Dot()), ffn=MLP(), cross=Cross(score=Dot())),),
         position=Buckets(), norm=RMSNorm(),
     ),

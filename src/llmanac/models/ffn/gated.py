@@ -23,6 +23,11 @@ from llmanac.models.ffn import Activation, FFNSpec, activate, check_width
 
 CARD = {
     "title": "Gated feed-forward layer",
+    "titles": {
+        "reglu": "ReGLU feed-forward layer",
+        "geglu-tanh": "GeGLU feed-forward layer (GELU by tanh)",
+        "clamped-swiglu": "SwiGLU feed-forward layer with clamped parts",
+    },
     "paper": "Shazeer 2020, arXiv:2002.05202",
     "reference": "LlamaMLP (SwiGLU) and GemmaMLP (GEGLU) in transformers",
     "aliases": {

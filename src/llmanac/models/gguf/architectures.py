@@ -31,9 +31,13 @@ WHOLE = {  # key -> that of config.json, a whole number above 0
 }
 REAL = {"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"}
 NEEDED = (*list(WHOLE)[:5], "attention.layer_norm_rms_epsilon")
-# read with others, or of no effect on what a model computes
+SCALARS: dict[str, tuple[type, ...]] = {  # read with others: of which type the one value is
+    "attention.value_length": (int,), "rope.dimension_count": (int,), "rope.scaling.type": (str,),
+    "rope.scaling.factor": (float, int),
+}  # fmt: skip
+# those, and keys of no effect on what a model computes
 OTHERS = (
-    "attention.value_length", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "vocab_size",
+    *SCALARS, "vocab_size",
     "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.attn_factor",
 )  # fmt: skip
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.kernels.gguf import GGUF, PackedTensor
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.models._folder import MOST, TOKENS
 from llmanac.models._weights import Entry, Weights
-from llmanac.models.gguf.architectures import NEEDED, OTHERS, REAL, WHOLE, Config, architecture, halved
+from llmanac.models.gguf.architectures import NEEDED, OTHERS, REAL, SCALARS, WHOLE, Config, architecture, halved
 from llmanac.models.positions._scaling import Scaling
 
 FREQUENCIES = "rope_freqs.weight"  # what the frequencies of rotation are divided by
@@ -71,6 +71,21 @@ class PackedWeights(Weights):
         rows = halved(tensor.data.reshape(tensor.shape[0], -1), heads)  # of a bias, a number each
         return PackedTensor(tensor.kind, tensor.shape, rows.reshape(tensor.data.shape))
 
+    def belongs_to(self, model: nn.Module) -> PackedWeights:
+        """Note that a model's parameters hold these tensors now; returns itself."""
+        self._loaded = {name: _identity(parameter) for name, parameter in model.named_parameters()}
+        return self
+
+    def unchanged(self, name: str, parameter: Tensor) -> PackedTensor | None:
+        """The blocks of a model's parameter; None where the file has none of it, or its numbers are others now."""
+        if name not in self._own or parameter.is_inference() or self._loaded.get(name) != _identity(parameter):
+            return None
+        # writes through `parameter.data` leave no trace but the numbers
+        return self.packed(name) if torch.equal(self.take(name).to(parameter), parameter.detach()) else None
+
+    def __deepcopy__(self, memo: Any) -> PackedWeights:
+        return self  # nothing of it changes
+
     def _error(self, key: str, problem: str) -> CheckpointError:
         return CheckpointError(f"{self.folder}: {key} {problem}")
 
@@ -86,6 +101,7 @@ class PackedWeights(Weights):
 
     def _config(self, name: str, keys: dict[str, str]) -> Config:
         metadata, table = self.file.metadata, self.table
+        self._check(name)
         for key in NEEDED:
             if f"{name}.{key}" not in metadata:
                 raise self._error(f"{name}.{key}", "is missing")
@@ -116,6 +132,16 @@ class PackedWeights(Weights):
         config |= table.more(config)
         self._positions(name, config)
         return config | self._tokens(config["vocab_size"])
+
+    def _check(self, name: str) -> None:
+        """The keys that are read with others hold one value of their kind."""
+        for key, kind in {**SCALARS, "block_count": (int,)}.items():
+            value = self.file.metadata.get(f"{name}.{key}", kind[0]())
+            if type(value) not in kind:
+                expected = "text" if kind == (str,) else "one number"
+                raise self._error(f"{name}.{key}", f"is {shown(value)}, expected {expected}")
+        if not self.file.metadata.get(f"{name}.block_count", 1) > 0:
+            raise self._error(f"{name}.block_count", "is 0, expected at least one layer")
 
     def _positions(self, name: str, config: Config) -> None:
         metadata, size = self.file.metadata, config["head_dim"]
@@ -166,6 +192,11 @@ class PackedWeights(Weights):
         if type(id) is not int or not 0 <= id < size:
             raise self._error(key, f"is {shown(id)}, expected the id of a token below {size:,}")
         return id
+
+
+def _identity(parameter: Tensor) -> tuple[Any, ...]:
+    """What differs once a parameter was replaced, moved or written to."""
+    return id(parameter), parameter.data_ptr(), parameter.dtype, parameter._version
 
 
 def divisors(scaling: Scaling, turned: int, theta: float) -> Array:

@@ -50,6 +50,7 @@ CARD = {
         "s4": {"blocks": [{"name": "pre-norm", "mixer": "s4"}], "position": "none"},
         "s4d": {"blocks": [{"name": "pre-norm", "mixer": "s4d"}], "position": "none"},
     },
+    "titles": {"mamba2": "Mamba-2 (state space duality)", "s4d": "S4D (diagonal state space)"},
 }
 
 

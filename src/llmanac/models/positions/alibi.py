@@ -24,6 +24,7 @@ CARD = {
     "paper": "Press et al. 2022, arXiv:2108.12409",
     "reference": "build_alibi_tensor of BLOOM and build_mpt_alibi_tensor of MPT in transformers",
     "test": "tests/references/test_relative_positions.py::test_alibi_equals_bloom_and_mpt",
+    "claim": "docs/evidence/extrapolation/page.md",
 }
 
 

@@ -8,7 +8,16 @@ rotations compose, the score of a query at p and a key at s depends on p - s alo
 keys are (B, T, H, d). Angles are computed in float32 whatever the model computes in, as every released checkpoint was
 trained.
 
-Su et al. 2021, section 3.2. Scaling to longer contexts (linear, dynamic NTK, YaRN, llama3, LongRoPE): `_scaling.py`.
+`scaling` (`_scaling.py`) changes the frequencies by `factor` for rows longer than the trained ones, `original_length`:
+
+    type        further fields
+    linear
+    dynamic
+    yarn        low_frequency_factor, high_frequency_factor, attention_factor, ramp ("whole" or "exact")
+    llama3      low_frequency_factor, high_frequency_factor
+    longrope    short_factors and long_factors, a number for each pair of a head; attention_factor
+
+Su et al. 2021, section 3.2.
 """
 
 from __future__ import annotations
@@ -26,6 +35,7 @@ from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.positions._scaling import Scaling
 
 CARD = {
+    "use": """-s 'model.position={name="rope",scaling={type="yarn",factor=4,original_length=2048}}'""",
     "title": "Rotary positions (RoPE)",
     "paper": "Su et al. 2021, arXiv:2104.09864",
     "reference": "transformers.LlamaForCausalLM",

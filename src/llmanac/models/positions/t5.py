@@ -27,6 +27,7 @@ CARD = {
     "paper": "Raffel et al. 2020, arXiv:1910.10683",
     "reference": "T5Attention.compute_bias in transformers",
     "test": "tests/references/test_relative_positions.py::test_t5_bias_equals_transformers",
+    "claim": "docs/evidence/extrapolation/page.md",
 }
 
 

@@ -122,6 +122,10 @@ class ScaledDot(Score):
         wide = q.shape[-1] - v.shape[-1]
         if wide > 0 and q.shape[2] > 1:  # torch's fused kernel takes one width only, and else holds all scores
             return self._sdpa(q, k, F.pad(v, (0, wide)), mask, bias)[..., : v.shape[-1]]
+        if grouped and q.shape[2] == 1:  # heads that share keys become rows of one product; torch would copy the keys
+            rows = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
+            folded = None if bias is None else bias.reshape(len(bias), k.shape[1], -1, bias.shape[-1])
+            return self._sdpa(rows, k, v, mask, folded).reshape(*q.shape[:3], -1)
         if bias is None and mask.causal and mask.allowed is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped, scale=self.scale)
         added: Tensor | None = mask.allowed

@@ -31,7 +31,6 @@ class SlotMapping:
         tokens: T, new tokens a row (a padded batch counts its padding).
         keys: S, tokens of the longest row with the new ones.
         lengths: (B,) new tokens of each row that are real, or None for all T.
-        key_positions: (1, S), the positions of the keys of a cache that holds a row's tokens in order.
         planned: (B,) tokens that each row is planned for; see `DecodingState.plan`.
         known: what layers with equal caches compute once: an index, key positions of a ring (and so one mask).
     """
@@ -41,9 +40,16 @@ class SlotMapping:
     tokens: int
     keys: int
     lengths: Tensor | None
-    key_positions: Tensor
     planned: Tensor
     known: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def key_positions(self) -> Tensor:
+        """(1, S): positions of the keys of a cache that holds a row's tokens in order; made where a layer has one."""
+        if "keys" not in self.known:
+            self.known["keys"] = torch.arange(self.keys, device=self.offsets.device)[None]
+        made: Tensor = self.known["keys"]
+        return made
 
     def positions(self) -> Tensor:
         """(B, T): positions of the new tokens."""
@@ -216,7 +222,6 @@ class DecodingState:
             tokens=tokens,
             keys=keys,
             lengths=lengths,
-            key_positions=torch.arange(keys, device=self.device)[None],
             planned=planned,
         )
 

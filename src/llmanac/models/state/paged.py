@@ -6,20 +6,38 @@ A row is a list of blocks; row b's token t is in slot t % N of block t // N (N t
 and a row that writes into a block which others hold too copies that block first.
 
 Attention gathers a layer's blocks into one tensor and continues as it always does, so every model whose layers remember
-growing caches can be paged and gives the same values. The gathering is the price; shared beginnings are the gain.
+growing caches can be paged and gives the same values. Rows that go on together keep what was gathered, and new tokens
+are written there too, as long as it fits the pool's budget; otherwise each call gathers again.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
 from llmanac.models.state import DecodingState, Mark, Row
+from llmanac.models.state.kv import KVCache
 from llmanac.models.state.pool import ZEROS, BlockPool, PagedSlots
+
+
+@dataclass
+class Gathered:
+    """What the layers gathered for some rows.
+
+    Attributes:
+        rows: whose tokens; known: how many of each it has.
+        layers: by the layer's id.
+    """
+
+    rows: list[Row]
+    known: list[int]
+    layers: dict[int, KVCache] = field(default_factory=dict)
 
 
 class PagedState(DecodingState):
@@ -36,6 +54,7 @@ class PagedState(DecodingState):
         self.pool = pool
         self._table: Tensor | None = None
         self._versions: list[tuple[int, int]] = []  # of the rows that the table is of
+        self._gathered: list[Gathered] = []  # of disjoint rows; views have the same list
         self._owner = True
 
     @classmethod
@@ -60,17 +79,20 @@ class PagedState(DecodingState):
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.pool.block_tokens)
 
-    def slots(self, tokens: int, lengths: Tensor | None = None) -> PagedSlots:
-        """Where the next tokens go; takes the blocks for them, and copies those that others hold too."""
+    def claim(self, tokens: Sequence[int]) -> Tensor:
+        """(B, blocks): the blocks of each row with its next `tokens` ones, `ZEROS` past its end.
+
+        Takes the blocks for them, and copies those to be written to that others hold too.
+        """
         pool, size = self.pool, self.pool.block_tokens
-        for row in self.rows:
+        for row, new in zip(self.rows, tokens, strict=True):
             first = row.count // size
             if row.count % size and pool.shared(row.blocks[first]):
                 old = row.blocks[first]
                 row.blocks[first] = pool.copy(old)
                 pool.release([old])
                 row.version += 1
-            missing = self._blocks_for(row.count + tokens) - len(row.blocks)
+            missing = self._blocks_for(row.count + new) - len(row.blocks)
             if missing > 0:
                 row.blocks += pool.take(missing)
                 row.version += 1
@@ -80,11 +102,40 @@ class PagedState(DecodingState):
             longest = max((len(row.blocks) for row in self.rows), default=0)
             padded = [[*row.blocks, *[ZEROS] * (longest - len(row.blocks))] for row in self.rows]
             self._table = torch.tensor(padded, dtype=torch.long, device=pool.device).view(len(padded), longest)
+        return self._table
+
+    def slots(self, tokens: int, lengths: Tensor | None = None) -> PagedSlots:
+        """Where the next tokens go; takes the blocks for them."""
+        found, size = self.claim([tokens] * len(self.rows)), self.pool.block_tokens
         plain = super().slots(tokens, lengths)
         where = plain.positions()
-        places = self._table.gather(1, where // size) * size + where % size
-        table = self._table[:, : self._blocks_for(plain.keys)]
-        return PagedSlots(**vars(plain), places=places.flatten(), table=table)
+        places = found.gather(1, where // size) * size + where % size
+        table = found[:, : self._blocks_for(plain.keys)]
+        return PagedSlots(
+            **vars(plain), places=places.flatten(), table=table, gathered=self._gather(tokens, plain.keys)
+        )
+
+    def _gather(self, tokens: int, keys: int) -> dict[int, KVCache] | None:
+        """What was gathered for just these rows, with the next tokens counted; what others hold of them is dropped."""
+        own = {id(row) for row in self.rows}
+        found: Gathered | None = None
+        for held in list(self._gathered):
+            same = len(held.rows) == len(self.rows) and all(a is b for a, b in zip(held.rows, self.rows, strict=True))
+            if same and all(row.count <= n for row, n in zip(self.rows, held.known, strict=True)):
+                found = held
+            elif any(id(row) in own for row in held.rows):
+                self._gathered.remove(held)
+        others = sum(len(held.rows) * max(held.known) for held in self._gathered if held is not found)
+        if self.pool.most is None or others + len(self.rows) * keys > self.pool.most * self.pool.block_tokens:
+            if found is not None:
+                self._gathered.remove(found)
+            return None
+        known = [row.count + tokens for row in self.rows]
+        if found is None:  # rows that go on together are expected only once they have done so
+            self._gathered.append(Gathered(self.rows[:], known))
+            return None
+        found.known = known
+        return found.layers
 
     def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
         """Count the new tokens, and return the blocks that only held padding."""
@@ -125,6 +176,7 @@ class PagedState(DecodingState):
         for row in old:
             self.pool.release(row.blocks)
         self._table = None
+        self._gathered.clear()
 
     def _rows(self, order: Sequence[int]) -> list[Row]:
         """New rows that hold the blocks of these rows too."""
@@ -139,7 +191,7 @@ class PagedState(DecodingState):
     def view(self, start: int, stop: int) -> PagedState:
         """A range of rows as a state over the same blocks."""
         part = PagedState(self.pool, [], [])
-        part.rows, part._owner = self.rows[start:stop], False
+        part.rows, part._owner, part._gathered = self.rows[start:stop], False, self._gathered
         return part
 
     def select(self, rows: Tensor) -> PagedState:
@@ -174,9 +226,9 @@ class PagedState(DecodingState):
             self._owner = False
             for row in self.rows:
                 self.pool.release(row.blocks)
-            self.rows, self._table = [], None
+            self.rows, self._table, self._gathered = [], None, []
             self.pool.trim()
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # an interpreter that shuts down has no modules left
+    def __del__(self, _suppress: Any = contextlib.suppress) -> None:
+        with _suppress(Exception):  # an interpreter that shuts down has no modules left
             self.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,11 @@ from torch import Tensor
 
 from llmanac.core.errors import RequestError
 from llmanac.models.state import DecodingState, SlotMapping
+from llmanac.models.state._store import grown
 from llmanac.models.state.kv import KVCache
 
 BLOCK_TOKENS = 16
+ROOM = 64  # tokens by which gathered rows can grow before they are copied
 SMALLEST = 8  # blocks of a first allocation
 ZEROS = 0  # a block of zeros that pads the tables; it is never written to
 
@@ -42,10 +45,12 @@ class PagedSlots(SlotMapping):
     Attributes:
         places: (B * T,) where each new token goes in a store seen as one row of slots.
         table: (B, blocks) the blocks of each row, `ZEROS` past its end.
+        gathered: what each layer gathered for the same rows before, for the tokens before these; None gathers again.
     """
 
     places: Tensor
     table: Tensor
+    gathered: dict[int, KVCache] | None = None
 
 
 class PagedLayer:
@@ -61,15 +66,22 @@ class PagedLayer:
 
     def append(self, slots: PagedSlots, *new: Tensor) -> tuple[Tensor, ...]:
         """Write the new tokens and return each tensor, gathered, up to the longest row's end, and the key positions."""
-        out = []
+        held = None if slots.gathered is None else slots.gathered.get(id(self))
+        out: list[Tensor] = []
         for store, value in zip(self.stores, new, strict=True):
             by_token = value.detach() if self.dim == 1 else value.detach().transpose(1, 2)
             flat = store.view(-1, *store.shape[2:])
             flat.index_copy_(0, slots.places, by_token.reshape(-1, *store.shape[2:]).to(store.dtype))
+            if held is not None:
+                continue
             rows, blocks = slots.table.shape
             read = store.index_select(0, slots.table.flatten()).view(rows, blocks * store.shape[1], *store.shape[2:])
             read = read[:, : slots.keys]
             out.append(read if self.dim == 1 else read.transpose(1, 2))
+        if held is not None:
+            return held.append(slots, *new)
+        if slots.gathered is not None:
+            slots.gathered[id(self)] = KVCache([grown(x, slots.keys + ROOM, self.dim) for x in out], self.dim)
         return (*out, slots.key_positions)
 
     def check_rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
@@ -82,6 +94,13 @@ class PagedLayer:
         """The lengths say it all."""
 
 
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros; on the CPU from numpy, which asks for large memory pages: a row's blocks are far apart."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
+
+
 class BlockPool:
     """The blocks of all layers, who holds them, and which full ones can be found by their tokens.
 
@@ -89,7 +108,8 @@ class BlockPool:
         like: an empty state of the model, whose layers say what a token needs.
         block_tokens: N.
         budget: bytes that idle and held blocks may take together; rows that run are never refused a block, so they
-            alone may take more. None keeps every idle block.
+            alone may take more. None keeps every idle block. States of a pool with a budget may keep as many bytes
+            of gathered rows (`paged.py`).
 
     Raises:
         RequestError: a state that cannot be kept in blocks.
@@ -153,7 +173,7 @@ class BlockPool:
         with torch.inference_mode(False):
             for layer in self.layers:
                 for i, store in enumerate(layer.stores if layer is not None else ()):
-                    grown = store.new_zeros((capacity, *store.shape[1:]))
+                    grown = _zeros((capacity, *store.shape[1:]), store)
                     grown[: min(old, capacity)].copy_(store[:capacity])
                     layer.stores[i] = grown  # type: ignore[union-attr]
         if capacity > old:

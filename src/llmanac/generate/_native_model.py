@@ -1,0 +1,360 @@
+"""A Transformer as the compiled forward pass reads it: which models fit, their matrices by address, their vectors.
+
+float32 and bfloat16 matrices are read where torch keeps them; quantised ones are packed once. Norms, biases and tables
+of positions are small and copied. `sync` does both again after the weights have changed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import RequestError
+from llmanac.generate.prefix_cache import weights_stamp
+from llmanac.kernels.gguf.blocks import KINDS
+from llmanac.models._layers import Linear, Product
+from llmanac.models._quantized import Quantized
+from llmanac.models.blocks.pre_norm import PreNorm
+from llmanac.models.blocks.sandwich import Sandwich
+from llmanac.models.ffn.gated import GatedMLP
+from llmanac.models.heads.linear import LinearHead
+from llmanac.models.lm.transformer import Transformer
+from llmanac.models.mixers.softmax import SoftmaxAttention
+from llmanac.models.norms.rmsnorm import RMSNorm
+from llmanac.models.positions import Position
+from llmanac.models.positions.rope import Rotary
+from llmanac.models.scores.scaled_dot import ScaledDot
+from llmanac.models.state import DecodingState
+from llmanac.models.state.kv import kv_cache
+
+BLOCK = 64  # tokens of a block of keys and values: shorter ones cost more misses, longer ones share fewer prefixes
+PART = 16  # rows of a matrix that a kernel takes at once
+LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
+QUANTISED = ("q8_0", "q4_0", "q4_1")
+POSITIONS = 1024  # that the tables are first made for
+
+
+KNOWN = {  # fields of Specs that it knows the meaning of
+    "dim", "layers", "blocks", "position", "norm", "head", "max_length", "tied", "embedding_scale", "mixer", "ffn",
+    "heads", "head_dim", "kv_heads", "window", "score", "qk_norm", "biases", "activation", "width", "eps", "offset",
+    "softcap", "theta", "rotary_fraction", "scaling",
+}  # fmt: skip
+
+
+def _parts(block: Any) -> list[Any]:
+    found = [block.mixer, block.ffn, getattr(block.mixer, "score", None), getattr(block.mixer, "qk_norm", None)]
+    return [part for part in (*found, block.position) if part is not None]
+
+
+def refusal(model: Any) -> str | None:
+    """Why the native runner cannot run a model; None where it can."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "numba's compiler is switched off (NUMBA_DISABLE_JIT)"
+    if type(model) is not Transformer:
+        return f"it runs Transformers, not {type(model).__name__}"
+    if model.device.type != "cpu":
+        return f"it runs on the CPU, and the model is on {model.device}"
+    kinds = {p.dtype for p in model.parameters()} | {model.dtype}
+    wrong = kinds - {torch.float32, torch.bfloat16}
+    if wrong:
+        return f"it computes in float32, and the model has {', '.join(sorted(map(str, wrong)))}"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return "the model has forward hooks"
+    if any(isinstance(m, Product) and m.change is not None for m in model.modules()):
+        return "the model has adapters; merge them first"
+    if any(isinstance(m, Product) and m.through is not None for m in model.modules()):
+        return "the model is trained through a quantizer's rounding"
+    packed = {p.form.name for p in model.parameters() if isinstance(p, Quantized)}
+    if packed:
+        return f"it reads dense weights, and the model has packed ones ({', '.join(sorted(packed))})"
+    layers = model.model.layers
+    parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]
+    for layer in layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        parts += [(type(layer), (PreNorm, Sandwich)), (type(attention), SoftmaxAttention), (type(mlp), GatedMLP)]
+        if layer.encoder_attn is not None:
+            return "the model reads a source sequence"
+        if type(attention) is SoftmaxAttention and type(mlp) is GatedMLP:
+            products = [getattr(attention, f"{n}_proj") for n in "qkvo"] + [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+            parts += [(type(product), Linear) for product in products] + [(type(attention.score), ScaledDot)]
+            parts += [(type(norm), RMSNorm) for norm in (attention.q_norm, attention.k_norm) if norm is not None]
+        position = layer.position or model.model.position
+        if position.by_length or type(position) not in (Rotary, Position):
+            return f"positions of the kind {type(position).__name__} that depend on more than a token's place"
+    for made, known in parts:
+        if made not in (known if isinstance(known, tuple) else (known,)):
+            names = known if isinstance(known, tuple) else (known,)
+            return f"it knows {' and '.join(k.__name__ for k in names)}, not {made.__name__}"
+    spec = model.spec
+    for part in (spec, spec.head, spec.position, spec.norm, *spec.blocks, *(p for b in spec.blocks for p in _parts(b))):
+        for field in fields(part):
+            if field.name not in KNOWN and getattr(part, field.name) != field.default:
+                return f"{field.name} is set"
+    if len({type(layer) for layer in layers}) > 1:
+        return "its blocks place their norms in different ways"
+    shapes = {(a.heads, a.kv_heads, a.head_dim, a.q_norm is None) for a in (layer.self_attn for layer in layers)}
+    if len(shapes) > 1 or len({(x.mlp.activation, x.mlp.up_proj.out_features) for x in layers}) > 1:
+        return "its layers have different shapes"
+    return None
+
+
+class NativeModel:
+    """A model's matrices and vectors for the compiled forward pass, and the threads that run it.
+
+    Schedulers of several threads may use it: `lock` is held while it computes or reads weights.
+
+    Args:
+        model: one that `refusal` has nothing against.
+        weights: "own" reads the model's own numbers: those of torch, or the blocks of a GGUF file it was loaded from
+            (other kinds than q8_0, q4_0 and q4_1 run as the float32 that they were loaded as); q8_0, q4_0 or q4_1
+            quantises its matrices (the head included, the embedding not) where their inputs come in groups of 32.
+        threads: as many as torch uses by default.
+        form: of the vector code: vnni, avx2 or plain; by default the best one here.
+        block_tokens: of the blocks that rows are kept in and prefixes are found by: 16 times a power of two.
+
+    Raises:
+        RequestError: a model that it cannot run, or weights that are not one of these.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        weights: str = "own",
+        threads: int | None = None,
+        form: str | None = None,
+        block_tokens: int = BLOCK,
+    ) -> None:
+        from llmanac.kernels.infer._machine import forms
+
+        if weights not in ("own", *QUANTISED):
+            raise RequestError(f"weights: {weights!r} is not one of own, {', '.join(QUANTISED)}")
+        _check(model)
+        pages = block_tokens // PART
+        if block_tokens % PART or pages < 1 or pages & (pages - 1):
+            raise RequestError(f"block_tokens: {block_tokens} is not 16 times a power of two")
+        self.model, self.weights, self.block_tokens = model, weights, block_tokens
+        self.threads = threads or torch.get_num_threads()
+        self.form = form or forms()[0]
+        kinds = {entry.dtype.lower() for entry in getattr(getattr(model, "packed", None), "entries", {}).values()}
+        coded = weights != "own" or bool(kinds & {"q8_0", "q4_0", "q4_1"})
+        self.keys_dtype = torch.float16 if coded and self.form != "plain" else torch.float32
+        attention = model.model.layers[0].self_attn
+        self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
+        self.padded = _filled(self.head_dim)
+        self._pool = ThreadPoolExecutor(self.threads - 1, "llmanac-native") if self.threads > 1 else None
+        self._longest = 0
+        self.lock = threading.RLock()
+        self.sync()
+
+    def start(self) -> DecodingState:
+        """What a token's keys and values take, all layers in one store, for a pool of blocks."""
+        heads = len(self.model.model.layers) * self.kv_heads
+        return DecodingState([kv_cache(1, heads, self.padded, dtype=self.keys_dtype, device=torch.device("cpu"))], 1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its matrices: what is read for one token."""
+        return sum(kept.nbytes for _, kept in self._held)
+
+    def changed(self) -> bool:
+        """Whether the model's parameters were written to, or moved, since they were last read."""
+        return weights_stamp(self.model) != self._stamp
+
+    def sync(self) -> None:
+        """Read the model's weights (again). Raises RequestError where it cannot run the model any more."""
+        with self.lock:
+            _check(self.model)
+            self._sync()
+
+    def _sync(self) -> None:
+        from llmanac.kernels.infer.attend import attention
+        from llmanac.kernels.infer.forward import ACTIVATIONS, Plan
+
+        self._held: list[Any] = []  # what the addresses below point into
+        self._known: dict[int, list[int]] = {}  # a tied matrix is packed once
+        self._names = {id(p): name for name, p in self.model.named_parameters()}
+        model, layers = self.model, self.model.model.layers
+        first = layers[0]
+        sandwich = isinstance(first, Sandwich)
+        matrices, norms, qk_norms = [], [], []
+        biases: list[list[Any]] = [[], [], [], []]
+        for layer in layers:
+            own, mlp = layer.self_attn, layer.mlp
+            groups = [[own.q_proj, own.k_proj, own.v_proj], [own.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]]
+            lines = []
+            for products, kept in zip(groups, biases, strict=True):
+                offset, bias = 0, []
+                for product in products:
+                    lines.append([*self._matrix(product.weight), offset])
+                    offset += _filled(len(product.weight))
+                    if product.bias is not None:
+                        bias.append(_vector(product.bias, _filled(len(product.weight))))
+                if bias:
+                    kept.append(np.concatenate(bias)[: offset if len(products) > 1 else len(products[0].weight)])
+            matrices.append(lines)
+            used = [layer.input_layernorm, layer.post_attention_layernorm]
+            if sandwich:
+                used += [layer.pre_feedforward_layernorm, layer.post_feedforward_layernorm]
+            else:
+                used = [used[0], used[0], used[1], used[1]]
+            norms.append([_scale(norm) for norm in used])
+            if own.q_norm is not None:
+                qk_norms.append([_scale(own.q_norm), _scale(own.k_norm)])
+        positions: list[Any] = []  # the tables, in the order of their use
+        table = []
+        for layer in layers:
+            position = layer.position or model.model.position
+            if isinstance(position, Rotary) and not any(position is p for p in positions):
+                positions.append(position)
+            table.append(next((i for i, p in enumerate(positions) if p is position), -1))
+        self._positions = positions
+        eps, own = first.input_layernorm.eps, first.self_attn
+        scores = [layer.self_attn.score for layer in layers]
+        number = 4 if self.keys_dtype == torch.float32 else 2
+        kind = "float32" if number == 4 else "float16"
+        shape = [
+            self.heads, self.kv_heads, self.head_dim, self.padded, ACTIVATIONS[first.mlp.activation],
+            attention(kind, self.form), number,
+        ]  # fmt: skip
+        dim, inner = model.spec.dim, first.mlp.up_proj.out_features
+        widths = [(matrices[0][2][5] + _filled(matrices[0][2][2])), dim, 2 * _filled(inner), dim]
+        self._plan = Plan(
+            shape=np.array(shape, np.int64),
+            eps=np.array([eps, own.q_norm.eps if own.q_norm else eps], np.float32),
+            layers=np.array([[x.self_attn.window or 0, t] for x, t in zip(layers, table, strict=True)], np.int64),
+            factors=np.array([[s.scale, s.softcap or 0.0] for s in scores], np.float32),
+            matrices=np.array(matrices, np.int64),
+            head=np.array([*self._matrix(model.lm_head.weight), 0], np.int64),
+            norms=np.array(norms, np.float32),
+            norm=_scale(model.model.norm),
+            post=sandwich,
+            qk_norms=np.array(qk_norms, np.float32).reshape(len(qk_norms), 2, self.head_dim),
+            biases=tuple(
+                np.array(b, np.float32).reshape(len(b), w) for b, w in zip(biases, widths, strict=True)
+            ),
+            cos=np.zeros((0, 0, 0), np.float32),
+            sin=np.zeros((0, 0, 0), np.float32),
+        )  # fmt: skip
+        self._make_room(dim, inner, widths)
+        self._stamp = weights_stamp(model)
+        self._longest = 0
+        self._reach(POSITIONS)
+
+    def _matrix(self, weight: Tensor) -> list[int]:
+        """Kernel, address, rows, columns and whether the input is coded, of a matrix (N, K)."""
+        from llmanac.kernels.infer.products import product
+
+        if id(weight) in self._known:
+            return self._known[id(weight)]
+        rows, columns = weight.shape
+        kind, data = self._blocks(weight)
+        kept: Any
+        if data is None:
+            kept = weight.detach().contiguous()
+            made = [product(str(kept.dtype).removeprefix("torch."), self.form), kept.data_ptr(), rows, columns, 0]
+        else:
+            from llmanac.kernels.infer.blocks import repacked
+
+            kept = repacked(kind, data)
+            made = [product(kind, self.form), kept.ctypes.data, rows, columns, 1]
+        self._held.append((weight, kept))
+        self._known[id(weight)] = made
+        return made
+
+    def _blocks(self, weight: Tensor) -> tuple[str, Any]:
+        """The quantised rows of a matrix as a GGUF file has them: those it was read from, or made here; or None."""
+        name = self._names[id(weight)]
+        if self.weights == "own":
+            source = getattr(self.model, "packed", None)
+            if source is None or name not in source.entries or source.entries[name].dtype.lower() not in QUANTISED:
+                return "", None
+            found = source.unchanged(name, weight)
+            return ("", None) if found is None else (found.kind.lower(), found.data)
+        if weight.shape[1] % 32:
+            return "", None
+        return self.weights, KINDS[self.weights.upper()].packed(weight.detach().float().numpy())
+
+    def _make_room(self, dim: int, inner: int, widths: list[int]) -> None:
+        from llmanac.kernels.infer.forward import QUERIES, Room
+
+        reads = self.heads * self.head_dim
+        widest = max(dim, inner, reads)
+        most = max(QUERIES, self.heads // self.kv_heads)
+
+        def lines(width: int) -> np.ndarray:
+            return np.zeros((LINES, width), np.float32)
+
+        groups = LINES * widest // 32
+        self._room = Room(
+            h=lines(dim), read=lines(reads), qkv=lines(widths[0]), gates=lines(widths[2]), inner=lines(inner),
+            y=lines(_filled(dim)), codes=np.zeros(LINES * widest, np.int8), s=np.zeros(groups, np.float32),
+            t=np.zeros(groups, np.int32), f=np.zeros(groups, np.float32),
+            asked=np.zeros((self.threads, 2, most, self.padded), np.float32),
+            where=np.zeros((self.threads, most), np.int64),
+            scores=np.zeros((self.threads, most, 0), np.float32), counter=np.zeros(1, np.int64),
+        )  # fmt: skip
+
+    def _reach(self, tokens: int) -> None:
+        """Make tables and room for rows of so many tokens."""
+        if tokens <= self._longest:
+            return
+        self._longest = tokens = _filled(max(tokens, 2 * self._longest, POSITIONS))
+        made = [p.prepare(torch.arange(tokens)[None], torch.float32) for p in self._positions]
+        halves = [(cos[0, :, 0], sin[0, :, 0]) for cos, sin in made]
+        shape = (len(halves), tokens, halves[0][0].shape[-1] // 2 if halves else 0)
+        cos = torch.stack([c[:, : shape[2]] for c, _ in halves]) if halves else torch.zeros(shape)
+        sin = torch.stack([s[:, shape[2] :] for _, s in halves]) if halves else torch.zeros(shape)
+        self._plan = self._plan._replace(cos=cos.contiguous().numpy(), sin=sin.contiguous().numpy())
+        scores = self._room.scores
+        self._room = self._room._replace(scores=np.zeros((*scores.shape[:2], tokens + PART), np.float32))
+
+    def run(
+        self, ids: list[int], places: np.ndarray, rows: np.ndarray, ends: np.ndarray, blocks: np.ndarray,
+        wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: Tensor,
+    ) -> None:  # fmt: skip
+        """One pass over at most LINES tokens, by the holder of `lock`; see `kernels/infer/forward.py`."""
+        from llmanac.kernels.infer.forward import Step, forward
+
+        self._reach(int(places.max()) + 1)
+        x = self.model.embed(torch.tensor(ids)).detach().float().numpy()
+        keys, values = stores
+        step = Step(
+            x=x, places=places, rows=rows, ends=ends, blocks=blocks, wanted=wanted, logits=logits.numpy(),
+            keys=keys.data_ptr(), values=values.data_ptr(), block_bytes=keys.nbytes // len(keys),
+            shift=(keys.shape[1] // PART).bit_length() - 1,
+        )  # fmt: skip
+        others: list[Future[Any]] = []
+        if self._pool is not None:
+            for thread in range(1, self.threads):
+                others.append(self._pool.submit(forward, self._plan, self._room, step, thread, self.threads))
+        forward(self._plan, self._room, step, 0, self.threads)
+        for other in others:
+            other.result()
+
+
+def _check(model: Any) -> None:
+    if (reason := refusal(model)) is not None:
+        raise RequestError(f"runner: native cannot run this model ({reason}); use torch, or auto to choose by itself")
+
+
+def _filled(size: int) -> int:
+    """The next multiple of 16."""
+    return -(-size // PART) * PART
+
+
+def _vector(given: Tensor, size: int) -> np.ndarray:
+    out = np.zeros(size, np.float32)
+    out[: len(given)] = given.detach().float().numpy()
+    return out
+
+
+def _scale(norm: Any) -> np.ndarray:
+    return (norm.weight.detach().float() + norm.offset).numpy()

@@ -1,0 +1,73 @@
+"""How fast an engine reads and writes, beside what the machine's memory and arithmetic allow."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmanac.core import device
+from llmanac.core.errors import RequestError
+from llmanac.generate.engine import Engine, evaluating
+from llmanac.generate.schedule import READ_TOKENS
+from llmanac.models._quantized import stored_bytes
+
+STEPS, ROUNDS = 8, 5
+
+
+def rates(engine: Engine, *, rows: Sequence[int] = (1, 8), context: int = 512) -> dict[str, Any]:
+    """Tokens a second of a prompt of `context` tokens, and of decoding with that many tokens before.
+
+    Greedy, with different random prompts. The limits are measured: of decoding one row, the bandwidth over the bytes of
+    the weights; of reading, the rate of float32 matrix products over a token's (8-bit weights may exceed it).
+
+    Raises:
+        RequestError: a context that the model does not have room for.
+    """
+    model: Any = engine.model
+    if not list(model.parameters()) or not hasattr(model, "device"):
+        raise RequestError("model: has no weights to read, so there is nothing to measure it against")
+    limit = model.max_length
+    # rows that are read first decode while others are read, a piece a step
+    new = STEPS * (ROUNDS + 2) + max(rows) * (context // READ_TOKENS + 1)
+    if context < 1 or (limit is not None and context + new > limit):
+        raise RequestError(
+            f"--context: {context} tokens and {new} of the measurement do not fit the model's {limit}; give fewer"
+        )
+    draws = np.random.default_rng(0)
+    found: dict[str, Any] = {"decode": {}}
+    with evaluating(model):
+        for count in rows:
+            scheduler = Engine(model, rows=count, runner=engine.native or "torch").scheduler()
+            prompts = draws.integers(0, model.vocab_size, (count, context)).tolist()
+            start = time.perf_counter()
+            for prompt in prompts:
+                scheduler.submit(engine.request(prompt, max_new_tokens=new, stop_ids=[]))
+            while scheduler.waiting or any(row.sequence is None for row in scheduler.table):
+                scheduler.step()
+            if "read" not in found:  # of a single prompt
+                found["read"] = count * context / (time.perf_counter() - start)
+            speeds = []
+            for _ in range(ROUNDS + 1):
+                start = time.perf_counter()
+                tokens = sum(len(scheduler.step()) for _ in range(STEPS))
+                speeds.append(tokens / (time.perf_counter() - start))
+            found["decode"][count] = statistics.median(speeds[1:])
+            scheduler.reset()
+    weights = engine.native.nbytes if engine.native else stored_bytes(model)
+    bandwidth, products = device.measure_bandwidth(model.device), device.measure_gemm(torch.float32, model.device)
+    flops = 2 * sum(p.numel() for p in model.parameters())
+    return found | {
+        "runner": "torch" if engine.native is None else f"native, {engine.native.form}",
+        "threads": torch.get_num_threads() if engine.native is None else engine.native.threads,
+        "context": context,
+        "weights_bytes": weights,
+        "read_bytes_per_second": bandwidth,
+        "gemm_flops": products,
+        "decode_limit": bandwidth / weights,
+        "read_limit": products / flops,
+    }

@@ -1,0 +1,263 @@
+"""Attention of a few queries over the pages of a row.
+
+    s_t = c(q . k_t)      p = softmax(s)      o = sum_t p_t v_t        for the last `window` t up to the query's place
+
+A block has pages of 16 tokens: of each layer and head keys (pages, d, 16) and values (pages, 16, d), in float32 or
+float16, d filled up to a multiple of 16. Queries of one key-value head (of a group's heads, and of several tokens while
+a prompt is read) share each page that is read. Every query's numbers are made in the same order whatever it shares its
+pages with.
+"""
+
+# mypy: disable-error-code="no-untyped-def, call-arg"
+# (numba types these functions itself)
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from llmanac.kernels.infer._machine import (
+    FLOAT,
+    FORMS,
+    I8,
+    I16,
+    I32,
+    I64,
+    address,
+    ahead,
+    constant,
+    fma,
+    forms,
+    literal,
+    load,
+    splat,
+    store,
+    vector,
+    widened,
+)  # fmt: skip
+from llmanac.kernels.nn._exponential import RELAXED, exp2, tanh
+from llmanac.kernels.text import cached
+
+PAGE = 16
+LINE = 64  # bytes of a cache line
+AHEAD = 6  # pages: their memory takes longer than one page's work
+QUERIES = 8  # that walk over the pages together
+KINDS = {"float32": 0, "float16": 1}
+NUMBER = types.int64
+LOG2E32 = np.float32(1.4426950408889634)
+LOWEST = np.float32(-3.0e38)
+
+# queries (n, d), places (n,), n, d, blocks (count,) of 2^shift pages, the layer and head's first byte in one, bytes of
+# one, keys, values, window, cap (a float32, 0 for none), scores (n, 16 pages), numbers in a row of scores, out (n, d)
+SIGNATURE = types.int64(*[NUMBER] * 15)
+
+
+def _narrow(builder: Any, kind: int, form: int, place: Any) -> Any:
+    """16 numbers at an address in float32."""
+    if kind == KINDS["float32"]:
+        return load(builder, vector(FLOAT), place)
+    return widened(builder, form, load(builder, vector(I16), place, 2))
+
+
+def _bring(builder: Any, place: Any) -> None:
+    """Ask for a cache line without waiting for it."""
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = builder.module.declare_intrinsic("llvm.prefetch", (I8.as_pointer(),), kind)
+    pointer = builder.inttoptr(place, I8.as_pointer())
+    builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
+
+
+@intrinsic(prefer_literal=True)
+def _scores(typing_context, form, kind, count, queries, d, keys, following, out, width):
+    """q . k of `count` queries and the 16 tokens of a page; the `following` page is brought near meanwhile."""
+    form_, kind_, count_ = literal(form), literal(kind), literal(count)
+    size = 16 * (4 if kind_ == 0 else 2)
+
+    def generate(context, builder, signature, arguments):
+        queries, d, keys, following, out, width = arguments[3:]
+        four = ir.Constant(I64, 4)
+        rows = [builder.add(queries, builder.mul(builder.mul(d, ir.Constant(I64, i)), four)) for i in range(count_)]
+        sums = [[cgutils.alloca_once_value(builder, constant(FLOAT, 0.0)) for _ in range(2)] for _ in rows]
+        for place in (place for pair in sums for place in pair):
+            builder.store(constant(FLOAT, 0.0), place)
+        with cgutils.for_range(builder, builder.lshr(d, ir.Constant(I64, 1)), intp=I64) as loop:
+            first = builder.shl(loop.index, ir.Constant(I64, 1))
+            for n in range(0, 2 * size, LINE):
+                _bring(builder, ahead(builder, builder.add(following, builder.mul(first, ir.Constant(I64, size))), n))
+            for n in range(2):
+                at = builder.add(first, ir.Constant(I64, n))
+                k = _narrow(builder, kind_, form_, builder.add(keys, builder.mul(at, ir.Constant(I64, size))))
+                for row, pair in zip(rows, sums, strict=True):
+                    q = splat(builder, load(builder, FLOAT, builder.add(row, builder.mul(at, four))))
+                    builder.store(fma(builder, q, k, builder.load(pair[n])), pair[n])
+        for i, pair in enumerate(sums):
+            place = builder.add(out, builder.mul(builder.mul(width, ir.Constant(I64, i)), four))
+            store(builder, builder.fadd(builder.load(pair[0]), builder.load(pair[1])), place)
+        return context.get_dummy_value()
+
+    return types.void(form, kind, count, *[NUMBER] * 6), generate
+
+
+@intrinsic(prefer_literal=True)
+def _read(typing_context, form, kind, count, wide, weights, width, values, following, d, out):
+    """Add the values of a page, 16 `wide` numbers of them, by the weights of `count` queries."""
+    form_, kind_, count_, wide_ = literal(form), literal(kind), literal(count), literal(wide)
+    size = 4 if kind_ == 0 else 2
+
+    def generate(context, builder, signature, arguments):
+        weights, width, values, following, d, out = arguments[4:]
+        four = ir.Constant(I64, 4)
+        places = [
+            [ahead(builder, builder.add(out, builder.mul(builder.mul(d, ir.Constant(I64, i)), four)), 64 * w)
+             for w in range(wide_)] for i in range(count_)
+        ]  # fmt: skip
+        rows = [builder.add(weights, builder.mul(builder.mul(width, ir.Constant(I64, i)), four)) for i in range(count_)]
+        sums = [[load(builder, vector(FLOAT), place) for place in row] for row in places]
+        for t in range(PAGE):
+            step = builder.mul(d, ir.Constant(I64, t * size))
+            row = builder.add(values, step)
+            _bring(builder, builder.add(following, step))
+            vs = [_narrow(builder, kind_, form_, ahead(builder, row, 16 * size * w)) for w in range(wide_)]
+            for i in range(count_):
+                p = splat(builder, load(builder, FLOAT, ahead(builder, rows[i], 4 * t)))
+                sums[i] = [fma(builder, p, v, old) for v, old in zip(vs, sums[i], strict=True)]
+        for own, into in zip(sums, places, strict=True):
+            for value, place in zip(own, into, strict=True):
+                store(builder, value, place)
+        return context.get_dummy_value()
+
+    return types.void(form, kind, count, wide, *[NUMBER] * 6), generate
+
+
+def _view(kind: Any) -> Any:
+    @intrinsic
+    def view(typing_context, place):
+        """An address as a pointer, for `carray`."""
+        pointer = types.CPointer(kind)
+
+        def generate(context, builder, signature, values):
+            return builder.inttoptr(values[0], context.get_value_type(pointer))
+
+        return pointer(NUMBER), generate
+
+    return view
+
+
+floats_at, numbers_at = _view(types.float32), _view(types.int64)
+
+
+@njit(fastmath=RELAXED, error_model="numpy")
+def _softmax(row, limit):
+    if limit > np.float32(0):
+        for t in range(len(row)):
+            row[t] = limit * tanh(row[t] / limit)
+    top = LOWEST
+    for t in range(len(row)):
+        top = max(top, row[t])
+    total = np.float32(0)
+    for t in range(len(row)):
+        weight = exp2((row[t] - top) * LOG2E32)
+        row[t] = weight
+        total += weight
+    scale = np.float32(1) / total
+    for t in range(len(row)):
+        row[t] *= scale
+
+
+@njit
+def _at(table, page, shift, block_bytes, part_bytes):
+    """Where a page begins in a store."""
+    return table[page >> shift] * block_bytes + (page & ((1 << shift) - 1)) * part_bytes
+
+
+def _attention(form, kind):
+    wide = 2 if form == FORMS.index("vnni") else 1  # accumulators that fit the registers
+    size = 4 if kind == 0 else 2
+
+    def attend(
+        queries, places, n, d, blocks, shift, begins, block_bytes, keys, values, window, cap, scores, width, out
+    ):
+        where, table = carray(numbers_at(places), (n,)), carray(numbers_at(blocks), (1 << 31,))
+        low = max(0, where[0] - window + 1) // PAGE if window > 0 else 0
+        stop = where[n - 1] // PAGE + 1
+        limit, part_bytes = carray(floats_at(cap), (1,))[0], PAGE * d * size
+        for page in range(low, stop):
+            own = keys + _at(table, page, shift, block_bytes, part_bytes) + begins
+            later = page + AHEAD  # past the last keys come the first values
+            if later < stop:
+                following = keys + _at(table, later, shift, block_bytes, part_bytes) + begins
+            else:
+                following = (
+                    values + _at(table, min(low + later - stop, stop - 1), shift, block_bytes, part_bytes) + begins
+                )
+            into = scores + (page - low) * PAGE * 4
+            i = 0
+            while i + 8 <= n:
+                _scores(form, kind, 8, queries + i * d * 4, d, own, following, into + i * width * 4, width)
+                i += 8
+            while i + 3 <= n:
+                _scores(form, kind, 3, queries + i * d * 4, d, own, following, into + i * width * 4, width)
+                i += 3
+            while i < n:
+                _scores(form, kind, 1, queries + i * d * 4, d, own, following, into + i * width * 4, width)
+                i += 1
+        for i in range(n):
+            first = (max(0, where[i] - window + 1) if window > 0 else 0) - low * PAGE
+            end = where[i] + 1 - low * PAGE
+            row = carray(floats_at(scores + i * width * 4), ((stop - low) * PAGE,))
+            row[:first] = np.float32(0)
+            row[end:] = np.float32(0)
+            _softmax(row[first:end], limit)
+        carray(floats_at(out), (n * d,))[:] = np.float32(0)
+        for part in range(0, d, 16 * wide):
+            for page in range(low, stop):
+                own = values + _at(table, page, shift, block_bytes, part_bytes) + begins + part * size
+                later = (
+                    page + AHEAD
+                )  # past the last values come the first ones of the next part, or the next head's keys
+                wrapped = min(low + later - stop, stop - 1)
+                if later < stop:
+                    following = values + _at(table, later, shift, block_bytes, part_bytes) + begins + part * size
+                elif part + 16 * wide < d:
+                    following = values + _at(table, wrapped, shift, block_bytes, part_bytes) + begins
+                    following += (part + 16 * wide) * size
+                else:
+                    following = keys + _at(table, wrapped, shift, block_bytes, part_bytes) + begins
+                    following += (part_bytes << shift) + part * size
+                row = scores + (page - low) * PAGE * 4
+                i = 0
+                if part + 16 * wide <= d:
+                    while i + 8 <= n:
+                        _read(
+                            form, kind, 8, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
+                        )
+                        i += 8
+                    while i + 3 <= n:
+                        _read(
+                            form, kind, 3, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
+                        )
+                        i += 3
+                    while i < n:
+                        _read(
+                            form, kind, 1, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
+                        )
+                        i += 1
+                else:
+                    for i in range(n):
+                        _read(form, kind, 1, 1, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4)
+        return 0
+
+    return attend
+
+
+@functools.cache
+def attention(kind: str, form: str | None = None) -> int:
+    """The address of the kernel for keys and values of this kind, compiled; its arguments are those of `SIGNATURE`."""
+    number = FORMS.index(form or forms()[0])
+    made = cached(_attention(number, KINDS[kind]), nogil=True, error_model="numpy", fastmath=RELAXED)
+    return address(made, SIGNATURE)

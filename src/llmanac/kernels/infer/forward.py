@@ -1,0 +1,395 @@
+"""The forward pass of a Llama-shaped model over tokens of several rows, from embeddings to logits.
+
+    x = x + post_1(W_o attend(rope(W_q h), rope(W_k h), W_v h))    h = norm_1(x)
+    x = x + post_2(W_d (f(W_g h) * W_u h))                         h = norm_2(x)
+    logits = W_v norm(x)
+
+Tokens are lines (n, D); those of one row that follow each other are a run, whose keys are written before its queries
+are compared with them. All threads walk through the same steps, each with its part of the lines, matrix rows or heads,
+and meet between them.
+"""
+
+# mypy: disable-error-code="no-untyped-def, call-arg"
+# (numba types these functions itself)
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from llmanac.kernels.infer._machine import (
+    FLOAT,
+    HALF,
+    I8,
+    I32,
+    ahead,
+    apply,
+    call,
+    load,
+    meet,
+    pick,
+    splat,
+    store,
+    vector,
+)  # fmt: skip
+from llmanac.kernels.infer.attend import PAGE, QUERIES
+from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
+from llmanac.kernels.text import cached
+
+ONE, HALF32, ZERO = np.float32(1), np.float32(0.5), np.float32(0)
+GROUP = 32
+ROOT_HALF, ROOT_2_PI, CUBE = np.float32(math.sqrt(0.5)), np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu-tanh": 2, "relu": 3}
+Q, K, V, OUT, GATE, UP, DOWN = range(7)
+# of a matrix: its kernel, its memory, rows, columns, whether its input is in 8 bits, its first column of the output
+KERNEL, PLACE, ROWS, COLUMNS, CODED, OFFSET = range(6)
+WINDOW, TABLE = range(2)  # of a layer: 0 for none; which table of positions, -1 for none
+
+
+class Plan(NamedTuple):
+    """What a model is, for the compiled code.
+
+    Attributes:
+        shape: heads, key-value heads, numbers a head, the same filled up to a multiple of 16, the activation, the
+            address of the attention kernel, bytes of a number in the pages.
+        eps: of the norms, and of those of queries and keys.
+        layers: (L, 2); factors: (L, 2) float32, scale and cap of the scores.
+        matrices: (L, 7, 6) as `KERNEL` to `OFFSET` say; head: (1, 6).
+        norms: (L, 4, D) before and after each part; norm: (D,), the last one.
+        post: whether the norms after the parts are used.
+        qk_norms: (L, 2, d) or (0, 2, d).
+        biases: of q, k and v, of o, of gate and up, of down: (L, outputs) each, or (0, outputs).
+        cos, sin: (tables, positions, turned / 2).
+    """
+
+    shape: Any
+    eps: Any
+    layers: Any
+    factors: Any
+    matrices: Any
+    head: Any
+    norms: Any
+    norm: Any
+    post: Any
+    qk_norms: Any
+    biases: Any
+    cos: Any
+    sin: Any
+
+
+class Room(NamedTuple):
+    """Memory of a pass of at most m lines: inputs and outputs of products, 8-bit inputs, and each thread's own."""
+
+    h: Any  # (m, D)
+    read: Any  # (m, heads d)
+    qkv: Any  # (m, ...) columns as the matrices' OFFSET says, and so is gates
+    gates: Any
+    inner: Any  # (m, F)
+    y: Any  # (m, D filled up)
+    codes: Any  # (m widest,) int8
+    s: Any  # (m widest / 32,) and so are t and f
+    t: Any
+    f: Any
+    asked: Any  # (threads, 2, queries, d filled up): queries, and what they read
+    where: Any  # (threads, queries) int64
+    scores: Any  # (threads, queries, tokens of the longest row, filled up)
+    counter: Any  # (1,) int64, which threads meet at
+
+
+class Step(NamedTuple):
+    """The lines of one pass.
+
+    Attributes:
+        x: (n, D) embeddings, which become the last hidden states.
+        places: (n,) position of each; rows: (n,) which row of `blocks`; ends: (n,) the line after its run's last one.
+        blocks: (rows, most blocks) int64.
+        wanted: (w,) lines whose logits are asked for; logits: (w, V filled up).
+        keys, values: addresses of the stores; block_bytes: of a block in each; shift: it has 2^shift pages.
+    """
+
+    x: Any
+    places: Any
+    rows: Any
+    ends: Any
+    blocks: Any
+    wanted: Any
+    logits: Any
+    keys: Any
+    values: Any
+    block_bytes: Any
+    shift: Any
+
+
+@intrinsic
+def _put_half(typing_context, place, value):
+    def generate(context, builder, signature, values):
+        store(builder, builder.fptrunc(values[1], HALF), values[0], 2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), generate
+
+
+@intrinsic
+def _put(typing_context, place, value):
+    def generate(context, builder, signature, values):
+        store(builder, values[1], values[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), generate
+
+
+@intrinsic
+def _code_group(typing_context, x, codes, s, t, f):
+    """32 numbers in 8-bit integers: their codes, scale, minus 128 times the sum of codes, and scale times the sum."""
+
+    def generate(context, builder, signature, places):
+        x, codes, *others = places
+        parts = [load(builder, vector(FLOAT), ahead(builder, x, 64 * i)) for i in range(2)]
+        sizes = [apply(builder, "llvm.fabs.v16f32", part.type, part) for part in parts]
+        most = builder.select(builder.fcmp_ordered(">", sizes[0], sizes[1]), *sizes)
+        for half in (8, 4, 2, 1):
+            pair = [pick(builder, most, list(range(n, n + half))) for n in (0, half)]
+            most = builder.select(builder.fcmp_ordered(">", *pair), *pair)
+        most = builder.extract_element(most, ir.Constant(I32, 0))
+        zero, limit = ir.Constant(FLOAT, 0.0), ir.Constant(FLOAT, 127.0)
+        factor = builder.select(builder.fcmp_ordered(">", most, zero), builder.fdiv(limit, most), zero)
+        total = None
+        for i, part in enumerate(parts):
+            rounded = apply(builder, "llvm.rint.v16f32", part.type, builder.fmul(part, splat(builder, factor)))
+            whole = builder.fptosi(rounded, vector(I32))
+            store(builder, builder.trunc(whole, vector(I8)), ahead(builder, codes, 16 * i), 1)
+            total = whole if total is None else builder.add(total, whole)
+        for half in (8, 4, 2, 1):
+            total = builder.add(*(pick(builder, total, list(range(n, n + half))) for n in (0, half)))
+        total = builder.extract_element(total, ir.Constant(I32, 0))
+        scale = builder.fmul(most, ir.Constant(FLOAT, 1 / 127))
+        store(builder, scale, others[0])
+        store(builder, builder.mul(total, ir.Constant(I32, -128)), others[1])
+        store(builder, builder.fmul(scale, builder.sitofp(total, FLOAT)), others[2])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+FAST: Any = {"fastmath": RELAXED, "error_model": "numpy"}
+
+
+@njit
+def _at(array):
+    return np.int64(array.ctypes.data)
+
+
+@njit(**FAST)
+def _norm(x, weight, eps, out):
+    total = ZERO
+    for i in range(len(x)):
+        total += x[i] * x[i]
+    scale = ONE / np.sqrt(total / np.float32(len(x)) + eps)
+    for i in range(len(x)):
+        out[i] = x[i] * scale * weight[i]
+
+
+@njit(**FAST)
+def _code(x, line, room):
+    """A line in 8-bit integers: codes, scales, minus 128 times the sums, scaled sums."""
+    groups = len(x) // GROUP
+    first = line * groups
+    x_at, codes, s = _at(x), _at(room.codes) + line * len(x), _at(room.s) + first * 4
+    t, f = _at(room.t) + first * 4, _at(room.f) + first * 4
+    for g in range(groups):
+        _code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 4, f + g * 4)
+
+
+@njit(**FAST)
+def _gated(kind, gate, up, out):
+    if kind == 0:
+        for i in range(len(out)):
+            out[i] = gate[i] * sigmoid(gate[i]) * up[i]
+    elif kind == 1:
+        for i in range(len(out)):
+            out[i] = gate[i] * HALF32 * np.float32(ONE + math.erf(gate[i] * ROOT_HALF)) * up[i]
+    elif kind == 2:
+        for i in range(len(out)):
+            inner = ROOT_2_PI * (gate[i] + CUBE * gate[i] * gate[i] * gate[i])
+            out[i] = gate[i] * HALF32 * (ONE + tanh(inner)) * up[i]
+    else:
+        for i in range(len(out)):
+            out[i] = max(gate[i], ZERO) * up[i]
+
+
+@njit(**FAST)
+def _turn(x, cos, sin):
+    half = len(cos)
+    for i in range(half):
+        a, b = x[i], x[half + i]
+        x[i] = a * cos[i] - b * sin[i]
+        x[half + i] = b * cos[i] + a * sin[i]
+
+
+@njit
+def _multiply(matrix, x, room, n, out, thread, threads):
+    """This thread's rows of a product with n lines."""
+    pieces = (matrix[ROWS] + 15) // 16
+    first, last = pieces * thread // threads * 16, min(pieces * (thread + 1) // threads * 16, matrix[ROWS])
+    if first < last:
+        call(
+            matrix[KERNEL],
+            (
+                matrix[PLACE], matrix[ROWS], first, last, matrix[COLUMNS], _at(x), _at(room.codes), _at(room.s),
+                _at(room.t), _at(room.f), np.int64(n), _at(out) + matrix[OFFSET] * 4, np.int64(out.shape[1]),
+            ),
+        )  # fmt: skip
+
+
+@njit(**FAST)
+def _add(x, y):
+    for i in range(len(x)):
+        x[i] += y[i]
+
+
+@njit(**FAST)
+def _added(plan, room, step, b, biases, layer, post):
+    """Add a part's output to the residual stream."""
+    x, y = step.x[b], room.y[b, : step.x.shape[1]]
+    if len(biases):
+        _add(y, biases[layer])
+    if plan.post:
+        _norm(y, plan.norms[layer, post], plan.eps[0], y)
+    _add(x, y)
+
+
+@njit(**FAST)
+def _keep(plan, room, step, layer, b):
+    """Norm and turn a line's queries and keys, and write its keys and values to its page."""
+    heads, kv_heads, size, padded, number = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3], plan.shape[6]
+    k_at, v_at = plan.matrices[layer, K, OFFSET], plan.matrices[layer, V, OFFSET]
+    line, place, table = room.qkv[b], step.places[b], plan.layers[layer, TABLE]
+    if len(plan.biases[0]):
+        _add(line, plan.biases[0][layer])
+    for head in range(heads + kv_heads):
+        at = head * size if head < heads else k_at + (head - heads) * size
+        x = line[at : at + size]
+        if len(plan.qk_norms):
+            _norm(x, plan.qk_norms[layer, 0 if head < heads else 1], plan.eps[1], x)
+        if table >= 0:
+            _turn(x, plan.cos[table, place], plan.sin[table, place])
+    tokens, slot = PAGE << step.shift, place % PAGE
+    page = step.blocks[step.rows[b], place // tokens] * step.block_bytes
+    page += place % tokens // PAGE * PAGE * padded * number
+    for g in range(kv_heads):
+        begin = page + (layer * kv_heads + g) * tokens * padded * number
+        for i in range(size):
+            k, v = step.keys + begin + (i * PAGE + slot) * number, step.values + begin + (slot * padded + i) * number
+            if number == 2:
+                _put_half(k, line[k_at + g * size + i])
+                _put_half(v, line[v_at + g * size + i])
+            else:
+                _put(k, line[k_at + g * size + i])
+                _put(v, line[v_at + g * size + i])
+
+
+@njit(**FAST)
+def _attend(plan, room, step, layer, b, stop, g, thread):
+    """What the lines b to stop of one run read with the heads of group g."""
+    heads, kv_heads, size, padded, number = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3], plan.shape[6]
+    group = heads // kv_heads
+    queries, out, where, scores = room.asked[thread, 0], room.asked[thread, 1], room.where[thread], room.scores[thread]
+    m, scale = 0, plan.factors[layer, 0]
+    for c in range(b, stop):
+        for r in range(group):
+            x = room.qkv[c, (g * group + r) * size : (g * group + r + 1) * size]
+            for i in range(size):
+                queries[m, i] = x[i] * scale
+            where[m] = step.places[c]
+            m += 1
+    call(
+        plan.shape[5],
+        (
+            _at(queries), _at(where), np.int64(m), padded, _at(step.blocks[step.rows[b]]),
+            step.shift, (layer * kv_heads + g) * (PAGE << step.shift) * padded * number, step.block_bytes, step.keys,
+            step.values, plan.layers[layer, WINDOW], _at(plan.factors[layer, 1:]), _at(scores),
+            np.int64(scores.shape[1]), _at(out),
+        ),
+    )  # fmt: skip
+    m = 0
+    for c in range(b, stop):
+        for r in range(group):
+            room.read[c, (g * group + r) * size : (g * group + r + 1) * size] = out[m, :size]
+            m += 1
+
+
+def _forward(plan, room, step, thread, threads):
+    """One thread's part of a pass."""
+    heads, kv_heads = plan.shape[0], plan.shape[1]
+    n, counter, width = len(step.x), _at(room.counter), room.inner.shape[1]
+    first, last = n * thread // threads, n * (thread + 1) // threads
+    together = max(1, QUERIES // (heads // kv_heads))
+    for layer in range(len(plan.layers)):
+        own = plan.matrices[layer]
+        coded = own[Q, CODED] + own[K, CODED] + own[V, CODED]
+        for b in range(first, last):
+            _norm(step.x[b], plan.norms[layer, 0], plan.eps[0], room.h[b])
+            if coded:
+                _code(room.h[b], b, room)
+        meet(counter, threads)
+        for j in range(3):
+            _multiply(own[j], room.h, room, n, room.qkv, thread, threads)
+        meet(counter, threads)
+        for b in range(first, last):
+            _keep(plan, room, step, layer, b)
+        meet(counter, threads)
+        b, turn = 0, 0
+        while b < n:
+            stop = min(b + together, step.ends[b])
+            for g in range(kv_heads):
+                if turn % threads == thread:
+                    _attend(plan, room, step, layer, b, stop, g, thread)
+                turn += 1
+            b = stop
+        meet(counter, threads)
+        if own[OUT, CODED]:
+            for b in range(first, last):
+                _code(room.read[b], b, room)
+            meet(counter, threads)
+        _multiply(own[OUT], room.read, room, n, room.y, thread, threads)
+        meet(counter, threads)
+        coded = own[GATE, CODED] + own[UP, CODED]
+        for b in range(first, last):
+            _added(plan, room, step, b, plan.biases[1], layer, 1)
+            _norm(step.x[b], plan.norms[layer, 2], plan.eps[0], room.h[b])
+            if coded:
+                _code(room.h[b], b, room)
+        meet(counter, threads)
+        _multiply(own[GATE], room.h, room, n, room.gates, thread, threads)
+        _multiply(own[UP], room.h, room, n, room.gates, thread, threads)
+        meet(counter, threads)
+        up = own[UP, OFFSET]
+        for b in range(first, last):
+            if len(plan.biases[2]):
+                _add(room.gates[b], plan.biases[2][layer])
+            _gated(plan.shape[4], room.gates[b, :width], room.gates[b, up : up + width], room.inner[b])
+            if own[DOWN, CODED]:
+                _code(room.inner[b], b, room)
+        meet(counter, threads)
+        _multiply(own[DOWN], room.inner, room, n, room.y, thread, threads)
+        meet(counter, threads)
+        for b in range(first, last):
+            _added(plan, room, step, b, plan.biases[3], layer, 3)
+    meet(counter, threads)
+    w = len(step.wanted)
+    for i in range(w * thread // threads, w * (thread + 1) // threads):
+        _norm(step.x[step.wanted[i]], plan.norm, plan.eps[0], room.h[i])
+        if plan.head[CODED]:
+            _code(room.h[i], i, room)
+    meet(counter, threads)
+    if w:
+        _multiply(plan.head, room.h, room, w, step.logits, thread, threads)
+    meet(counter, threads)
+    return 0
+
+
+forward = cached(_forward, nogil=True, error_model="numpy", fastmath=RELAXED)

@@ -1,0 +1,144 @@
+"""A model in fewer bits: quantized, compared with the original on text, and written as a folder or a .gguf file."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from llmanac.core import registry
+from llmanac.core.errors import DataError, RequestError, SpecError, nearest
+from llmanac.core.files import atomic_folder
+from llmanac.core.spec import make_method
+from llmanac.core.types import Batch, LanguageModel
+from llmanac.evaluate.divergence import SHORTEST, Divergence, Windows, divergence, windows
+from llmanac.generate.engine import Engine
+from llmanac.models._quantized import stored_bytes
+from llmanac.models.gguf.write import export_gguf
+from llmanac.models.load import load_model
+from llmanac.models.locate import GGUF, locate
+from llmanac.models.save import save_model
+from llmanac.tokenizers.load import load_tokenizer
+
+BLOCKS = ("q8_0", "q4_0", "q4_1")  # of .gguf files
+LENGTH, CALIBRATION, EVALUATION = 512, 16, 8  # tokens of a window; windows
+PROMPT, DECODED = 32, 48  # tokens
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantization cost.
+
+    Attributes:
+        before, after: bytes of the parameters; bits: of a number of what was quantized, scales included.
+        quality: on text that was not used for calibration.
+        speeds: tokens a second of one request, before and after.
+    """
+
+    before: int
+    after: int
+    bits: float
+    quality: Divergence
+    speeds: tuple[float, float]
+
+
+def check_target(source: str, target: Path, method: str) -> None:
+    """Raises SpecError for a method that is not known, or a target that is taken or of the wrong kind."""
+    known = (*BLOCKS, *_names())
+    if method not in known:
+        raise SpecError(f"--method: {method!r} is not known{nearest(method, known)} ({', '.join(known)})")
+    if (method in BLOCKS) != (target.suffix == GGUF):
+        what = f"a {GGUF} file (name it NAME{GGUF})" if method in BLOCKS else f"a folder; a {GGUF} file has "
+        raise SpecError(f"--output: {method} is written as {what}{'' if method in BLOCKS else ', '.join(BLOCKS)}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise SpecError(f"--output: {target} is there already; give a name that is not taken")
+    if Path(source).exists() and Path(source).resolve() in target.resolve().parents:
+        raise SpecError(f"--output: {target} is inside of {source}; write it elsewhere")
+
+
+def _names() -> list[str]:
+    return sorted(registry.methods("quantizer"))
+
+
+def quantize(
+    source: str, target: Path, method: str, *, targets: Sequence[str] = (), texts: Sequence[str] | None = None
+) -> Quantized:
+    """Load `source`, write `target`.
+
+    Args:
+        method: a quantizer's name, or the blocks of a .gguf file.
+        targets: patterns of the matrices, by default the quantizer's.
+        texts: for calibration (the first half) and comparison (the second); by default Python's own documentation.
+
+    Raises:
+        SpecError, DataError, CheckpointError: what cannot be done; nothing is written then.
+    """
+    check_target(source, target, method)
+    if targets and method in BLOCKS:
+        raise SpecError(f"--targets: {method} is of all matrices of the file")
+    fields = {"targets": list(targets)} if targets else {}
+    quantizer = None if method in BLOCKS else make_method("quantizer", {"name": method, **fields}).build()
+    place, tokens = locate(source)
+    original: Any = load_model(place, device="cpu")
+    tokenizer = load_tokenizer(tokens)
+    if not any(p.ndim == 2 for p in original.parameters()):
+        raise SpecError(f"{source}: an n-gram model has no matrices to quantize")
+    length = min(LENGTH, original.max_length or LENGTH)
+    if length < SHORTEST:
+        raise SpecError(f"{source}: reads {length} tokens at most; losses are compared over at least {SHORTEST}")
+    train, held_out = _split(texts, tokenizer, length)
+    try:
+        original(Batch(ids=held_out.ids[:1, :2]))
+    except RequestError as error:
+        raise SpecError(f"{source}: is no causal model, and losses cannot be compared ({error})") from error
+    before = stored_bytes(original)
+    if quantizer is None:
+        export_gguf(original, tokenizer, target, method)
+        after = target.stat().st_size
+        bits = 8 * after / original.parameter_count()
+        changed: Any = load_model(target, device="cpu")
+        quality = divergence(original, changed, held_out)
+    else:
+        changed = copy.deepcopy(original)
+        report = quantizer.apply(changed, list(train.batches()))
+        after, bits = report.now, report.bits
+        quality = divergence(original, changed, held_out)
+        with atomic_folder(target) as folder:
+            save_model(changed, folder)
+            tokenizer.save(folder)
+    prompt = held_out.ids[0, : min(PROMPT, held_out.ids.shape[1] // 2)].tolist()
+    speeds = (_speed(original, prompt), _speed(changed, prompt))
+    return Quantized(before, after, bits, quality, speeds)
+
+
+def _split(texts: Sequence[str] | None, tokenizer: Any, length: int) -> tuple[Windows, Windows]:
+    """Windows for calibration, and others for the comparison."""
+    if texts is None:
+        topics = make_method("source", {"name": "python-docs", "parts": ["topics"]})
+        texts = [document.text for document in topics.documents()]
+    if len(texts) == 1:  # one text: its halves
+        middle = len(texts[0]) // 2
+        texts = [texts[0][:middle], texts[0][middle:]]
+    if not texts:
+        raise DataError("--text: holds no text")
+    middle = len(texts) // 2
+    train = windows(texts[:middle], tokenizer, length, CALIBRATION, "--text: its first half")
+    return train, windows(texts[middle:], tokenizer, length, EVALUATION, "--text: its second half")
+
+
+def _speed(model: Any, prompt: list[int]) -> float:
+    """Tokens a second, prompt not counted."""
+    engine = Engine(cast(LanguageModel, model), runner="auto")
+    count = max(1, min(DECODED, (model.max_length or 1 << 30) - len(prompt)))
+
+    def seconds(tokens: int) -> float:
+        start = time.perf_counter()
+        engine.generate([prompt], max_new_tokens=tokens, stop_ids=())
+        return time.perf_counter() - start
+
+    seconds(1)
+    once = seconds(1)
+    return (count - 1) / max(seconds(count) - once, 1e-9)

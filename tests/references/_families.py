@@ -1,0 +1,342 @@
+"""Cases of every family: transformers' model, ours, and what is compared."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from _small_models import randomise, tokens
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+from llmanac.core.types import ALL, Batch, Want
+from llmanac.models.load import load_model
+
+LLAMA = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+STRETCHED = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+SHORTER, LONGER = [1.0, 1.1, 1.3, 1.7], [1.0, 2.0, 5.0, 9.0]
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+MAMBA = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "state_size": 6,
+    "residual_in_fp32": False,
+    "use_associative_scan": False,
+}
+EXPERTS = {**LLAMA, "num_hidden_layers": 2, "num_experts_per_tok": 2}
+GEMMA = {**LLAMA, "head_dim": 12, "pad_token_id": None}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+BERT = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "max_position_embeddings": 64,
+}
+BASES = {
+    "bert": BERT,
+    "roberta": BERT,
+    "modernbert": {**BERT, "pad_token_id": 0},
+    "t5": {"vocab_size": 61, "d_model": 32, "d_kv": 12, "d_ff": 56, "num_layers": 2, "num_heads": 4},
+    "gpt2": {**GPT2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    "mixtral": {**EXPERTS, "num_local_experts": 4},
+    "qwen3": {**LLAMA, "head_dim": 12},
+    "qwen3_moe": {**EXPERTS, "num_experts": 5, "moe_intermediate_size": 24, "norm_topk_prob": True},
+    "gemma": GEMMA,
+    "gemma2": {**GEMMA, "query_pre_attn_scalar": 20},
+    "gemma3_text": {**GEMMA, "query_pre_attn_scalar": 20},
+    "glm4": {**LLAMA, "head_dim": 12, "pad_token_id": None, "eos_token_id": 2},
+    "gpt_oss": {**EXPERTS, "head_dim": 12, "num_local_experts": 5, "sliding_window": 9},
+    "deepseek_v3": {
+        **EXPERTS,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 4,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 12,
+        "kv_lora_rank": 10,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 6,
+        "n_routed_experts": 8,
+        "n_group": 4,
+        "topk_group": 2,
+        "moe_intermediate_size": 24,
+        "n_shared_experts": 2,
+    },
+    "smollm3": {**LLAMA, "pad_token_id": None},
+    "phi3": {**LLAMA, "pad_token_id": None},
+    "mamba": MAMBA,
+    "gpt_neox": {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"},
+    "olmo2": {**LLAMA, "pad_token_id": None},
+    "mamba2": {**MAMBA, "num_heads": 8, "head_dim": 8, "n_groups": 2},
+    "minimax": {**EXPERTS, "num_hidden_layers": 4, "num_local_experts": 4},
+    "opt": {
+        "vocab_size": 61,
+        "hidden_size": 32,
+        "ffn_dim": 56,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "pad_token_id": None,
+        "dropout": 0.0,
+    },
+    "bloom": {"vocab_size": 61, "hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "mpt": {"vocab_size": 61, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64},
+}
+CASES = {
+    "llama, grouped": {},
+    "llama, multi-head, tied": {"num_key_value_heads": 4, "tie_word_embeddings": True},
+    "llama, multi-query": {"num_key_value_heads": 1},
+    "llama, biases": {"attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-3},
+    "llama, head_dim": {"head_dim": 20},
+    "llama, llama3 rope": {"rope_parameters": STRETCHED},
+    "llama, linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
+    "llama, dynamic rope": {
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}, "max_position_embeddings": 16,
+    },
+    "llama, yarn rope": {"rope_parameters": YARN},
+    "llama, yarn rope of two scales, exact": {
+        "rope_parameters": {
+            **YARN, "beta_fast": 8, "beta_slow": 0.5, "truncate": False, "mscale": 0.7, "mscale_all_dim": 1.0,
+        },
+    },
+    "llama, longrope": {
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": SHORTER, "long_factor": LONGER,
+            "original_max_position_embeddings": 16, "attention_factor": 1.2,
+        },
+    },
+    "llama, geglu": {"hidden_act": "gelu_pytorch_tanh"},
+    "gpt2": {},
+    "gpt2, untied": {"tie_word_embeddings": False},
+    "gpt2, inner width, relu": {"n_inner": 48, "activation_function": "relu", "layer_norm_epsilon": 1e-3},
+    "mistral": {"sliding_window": 9},
+    "mistral, no window, tied": {"sliding_window": None, "tie_word_embeddings": True, "head_dim": 12},
+    "qwen2": {},
+    "qwen2, windows": {**WINDOWS, "num_hidden_layers": 4},
+    "qwen3": {},
+    "qwen3, windows, biases": {
+        **WINDOWS, "attention_bias": True, "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+    "mixtral": {},
+    "mixtral, window, one expert a token": {"sliding_window": 9, "num_experts_per_tok": 1},
+    "qwen3_moe": {},
+    "phi3": {},
+    "phi3, partial rotation, window": {
+        "sliding_window": 9,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    },
+    "phi3, longrope": {
+        "original_max_position_embeddings": 16,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": SHORTER, "long_factor": LONGER,
+        },
+    },
+    "gemma": {},
+    "gemma, untied, biases": {"tie_word_embeddings": False, "attention_bias": True},
+    "gemma2": {"num_hidden_layers": 4, "sliding_window": 9},
+    "gemma2, low caps, untied, biases": {
+        "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 12,
+        "tie_word_embeddings": False, "attention_bias": True,
+    },
+    "gemma2, no caps, no windows": {
+        "attn_logit_softcapping": None, "final_logit_softcapping": None, "layer_types": ["full_attention"] * 3,
+    },
+    "gemma3_text": {"num_hidden_layers": 7, "sliding_window": 9},
+    "gemma3_text, two scalings, cap, untied, biases": {
+        "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+            "sliding_attention": {**YARN, "rope_theta": 100.0},
+        },
+        "final_logit_softcapping": 9.0, "query_pre_attn_scalar": 60, "tie_word_embeddings": False,
+        "attention_bias": True,
+    },
+    "gemma3_text, llama3 rope, no windows": {
+        "layer_types": ["full_attention"] * 3, "rope_parameters": {"full_attention": STRETCHED},
+    },
+    "glm4": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "glm4, all of a head, no biases, yarn rope": {
+        "rope_parameters": {**YARN, "partial_rotary_factor": 1.0}, "attention_bias": False,
+    },
+    "gpt_oss": {},
+    "gpt_oss, low limit, yarn rope": {
+        "swiglu_limit": 0.3, "num_hidden_layers": 3, "rope_parameters": {**YARN, "truncate": False},
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "attention_bias": False,
+    },
+    "deepseek_v3": {},
+    "deepseek_v3, no latent queries, halves, one group, all sparse, yarn rope of two scales": {
+        "q_lora_rank": None, "rope_interleave": False, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0,
+        "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7}, "routed_scaling_factor": 1.3,
+    },
+    "smollm3": {"num_hidden_layers": 4},
+    "smollm3, every second, untied": {
+        "num_hidden_layers": 4, "no_rope_layer_interval": 2, "tie_word_embeddings": False, "mlp_bias": True,
+    },
+    "mamba": {},
+    "mamba, wide, untied": {"expand": 3, "intermediate_size": 96, "time_step_rank": 5, "tie_word_embeddings": False},
+    "gpt_neox": {},
+    "gpt_neox, one part after the other, tied, half rotated": {
+        "use_parallel_residual": False, "tie_word_embeddings": True, "attention_bias": False, "rotary_pct": 0.5,
+        "rotary_emb_base": 500, "hidden_act": "gelu_pytorch_tanh",
+    },
+    "olmo2": {},
+    "olmo2, multi-query, biases, head_dim, tied, llama3 rope": {
+        "num_key_value_heads": 1, "attention_bias": True, "head_dim": 12, "tie_word_embeddings": True,
+        "rope_parameters": STRETCHED,
+    },
+    "bloom": {},
+    "bloom, six heads, untied": {
+        "n_head": 6, "hidden_size": 24, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3,
+        "apply_residual_connection_post_layernorm": True,
+    },
+    "mpt": {},
+    "mpt, six heads, untied": {"n_heads": 6, "d_model": 24, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3},
+    "mamba2": {},
+    "mamba2, wide, tied": {
+        "expand": 3, "num_heads": 6, "head_dim": 16, "n_groups": 1, "conv_kernel": 3, "tie_word_embeddings": True,
+        "layer_norm_epsilon": 1e-3,
+    },
+    "minimax": {},
+    "minimax, weights, head_dim, tied": {
+        "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+        "full_attn_alpha_factor": 2.5, "full_attn_beta_factor": 0.5, "linear_attn_alpha_factor": 3.5,
+        "linear_attn_beta_factor": 0.75, "mlp_alpha_factor": 1.5, "mlp_beta_factor": 1.25, "head_dim": 12,
+        "tie_word_embeddings": True, "sliding_window": 9,
+    },
+    "opt": {},
+    "opt, no biases, untied, gelu": {
+        "enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu",
+    },
+    "bert": {},
+    "bert, one type, relu": {
+        "type_vocab_size": 1, "hidden_act": "relu", "layer_norm_eps": 1e-3,
+    },
+    "bert, bare": {},
+    "roberta": {"type_vocab_size": 1},
+    "roberta, bare, padding 5": {"pad_token_id": 5},
+    "modernbert": {"local_attention": 12, "num_hidden_layers": 4},
+    "modernbert, untied, biases, other layers": {
+        "tie_word_embeddings": False,
+        "local_attention": 9, "attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True,
+        "decoder_bias": False, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e4},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e3},
+        },
+    },
+    "modernbert, bare": {"local_attention": 12},
+    "t5": {"num_decoder_layers": 3},
+    "t5, gated, tied without a scale": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+}  # fmt: skip
+ENCODERS = ("bert", "roberta", "modernbert")
+
+
+EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
+LLAMA_EPS = 1e-6  # transformers' default, where a norm does not keep its own
+
+
+def kind_of(case):
+    return case.partition(",")[0]
+
+
+def auto(case):
+    """transformers' class of a case."""
+    if "bare" in case:
+        return AutoModel
+    if kind_of(case) in ENCODERS:
+        return AutoModelForMaskedLM
+    return AutoModelForSeq2SeqLM if kind_of(case) == "t5" else AutoModelForCausalLM
+
+
+def values(out):
+    """What is compared: logits, or the hidden states of a model without a head."""
+    names = ("logits", "last_hidden_state", "hidden")
+    return next(found for name in names if (found := getattr(out, name, None)) is not None)
+
+
+SOURCE = tokens(3, 13, seed=5), torch.tensor([13, 4, 9])
+
+
+def ours_batch(case, ids, **fields):
+    """The batch that our model of a case reads: encoders see both sides, T5 a source for each row."""
+    rows = torch.arange(len(ids)) % 3
+    if kind_of(case) == "t5":
+        fields["source"] = Batch(ids=SOURCE[0][rows], lengths=SOURCE[1][rows])
+    return Batch(ids=ids, mask="bidirectional" if kind_of(case) in ENCODERS else "causal", **fields)
+
+
+def ours_on(model, case, ids, **fields):
+    want = Want(hidden=True) if "bare" in case else ALL
+    return values(model(ours_batch(case, ids, **fields), want=want))
+
+
+def theirs_on(model, case, ids, mask=None, first=0):
+    """The outputs of transformers' model for the same rows, of which the first is `first`."""
+    rows = (torch.arange(len(ids)) + first) % 3
+    mask = None if mask is None else mask.long()
+    if kind_of(case) != "t5":
+        return values(model(ids, attention_mask=mask))
+    real = (torch.arange(13) < SOURCE[1][rows][:, None]).long()
+    return values(model(input_ids=SOURCE[0][rows], attention_mask=real, decoder_input_ids=ids))
+
+
+def theirs(case, attention="eager"):
+    """transformers' model of a case in float64, with large weights."""
+    kind = kind_of(case)
+    config = AutoConfig.for_model(kind, **{**BASES.get(kind, LLAMA), **CASES[case]})
+    options = {"add_pooling_layer": False} if "bare" in case and kind != "modernbert" else {}
+    built = auto(case).from_config(config, **{**EAGER, "attn_implementation": attention}, **options)
+    built = randomise(built)
+    built.tie_weights()
+    for module in built.modules():
+        if hasattr(module, "e_score_correction_bias"):
+            module.e_score_correction_bias.copy_(torch.linspace(0.3, -0.3, module.num_experts))
+        if hasattr(module, "scalar_embed_scale"):  # else it is rounded to float32 first
+            module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=torch.float64)
+    return built.double().eval()
+
+
+def ours_of(model, folder, **options):
+    model.save_pretrained(folder, **options)
+    return load_model(folder, dtype="float64", device="cpu")
+
+
+def ragged(case):
+    """Three rows of different lengths, padded on the right, and which places are real."""
+    lengths = torch.tensor([48, 31, 5])
+    ids = tokens(3, 48)
+    if kind_of(case) in ENCODERS:  # transformers takes a padding id for padding wherever it is
+        ids = ids.clamp(min=6)
+    return ids, (torch.arange(48) < lengths[:, None])
+
+
+def double_norms(model, case, monkeypatch):
+    """transformers computes norms in float32 even in a float64 model; torch's own function does not."""
+    offset = float(kind_of(case).startswith("gemma"))
+    for kind in {type(module) for module in model.modules() if type(module).__name__.endswith("RMSNorm")}:
+        monkeypatch.setattr(
+            kind,
+            "forward",
+            lambda self, x: F.rms_norm(
+                x, self.weight.shape, self.weight + offset, getattr(self, "variance_epsilon", LLAMA_EPS)
+            ),
+        )

@@ -1,0 +1,365 @@
+"""Configs of every family: older spellings, defaults, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from _families import EAGER, ours_batch, ours_of, ours_on, theirs
+from _small_models import block, tokens, transformer
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from llmanac.core.errors import CheckpointError, RequestError
+from llmanac.core.types import Batch, Want
+from llmanac.models.families import FAMILIES, Config, family
+from llmanac.models.families._table import canonical
+from llmanac.models.load import load_model
+from llmanac.models.save import export_model
+
+
+def test_an_encoder_refuses_what_it_cannot_do(tmp_path):
+    ours = ours_of(theirs("bert, bare"), tmp_path)
+    for call, message in (
+        (lambda: ours(Batch(ids=tokens(1, 5))), 'is no causal model; give mask="bidirectional"'),
+        (lambda: ours.start(1), "does not write"),
+        (lambda: ours(tokens(1, 5)), "logits: this model has no head"),
+        (lambda: ours(tokens(1, 65), want=Want(hidden=True)), "65 tokens, but only 64 positions"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            call()
+    packed = Batch(
+        ids=torch.cat([tokens(1, 9), tokens(1, 5, seed=2)], 1), mask="bidirectional",
+        segments=torch.tensor([[0] * 9 + [1] * 5]), positions=torch.tensor([[*range(9), *range(5)]]),
+    )  # fmt: skip
+    alone = torch.cat([ours_on(ours, "bert, bare", ids) for ids in (tokens(1, 9), tokens(1, 5, seed=2))], 1)
+    torch.testing.assert_close(ours(packed, want=Want(hidden=True)).hidden, alone, rtol=0, atol=1e-10)
+
+
+def test_older_spellings_of_rope(tmp_path):
+    """`rope_theta` and `rope_scaling` of transformers 4, with its `type` key, are the same model."""
+    reference = ours_of(theirs("llama, llama3 rope"), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    scaling = config.pop("rope_parameters")
+    for key in ("rope_type", "type"):
+        old = {k: v for k, v in scaling.items() if k not in ("rope_type", "rope_theta")} | {key: "llama3"}
+        path.write_text(json.dumps({**config, "rope_theta": scaling["rope_theta"], "rope_scaling": old}))
+        assert load_model(tmp_path, device="cpu").spec == reference.spec
+    path.write_text(json.dumps({**config, "rope_theta": 123.0, "rope_scaling": None}))
+    assert load_model(tmp_path, device="cpu").spec.position.theta == 123.0
+
+
+def test_layers_that_all_differ_are_counted_before_they_are_built(tmp_path):
+    """Each lightning layer of MiniMax has a slope of its own."""
+    ours_of(theirs("minimax"), tmp_path)
+    path = tmp_path / "config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if k != "layer_types"}
+    path.write_text(json.dumps({**config, "num_hidden_layers": 5000}))
+    with pytest.raises(CheckpointError, match="num_hidden_layers asks for 5,000 layers of 5,000 tensors in all, but"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_the_limits_of_a_step_of_mamba2(tmp_path):
+    """None at all, in either spelling of infinity; others are refused."""
+    reference = ours_of(theirs("mamba2"), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "time_step_limit": [0.0, float("inf")]}))
+    assert load_model(tmp_path, device="cpu").spec == reference.spec
+    path.write_text(json.dumps({**config, "time_step_limit": [0.0, 0.1]}))
+    with pytest.raises(CheckpointError, match=r"time_step_limit = \[0.0, 0.1\] is not supported"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_older_spellings_of_gpt_neox(tmp_path):
+    """`rotary_pct` and `rotary_emb_base`, the tanh GELU by a third name, and what is absent is the 20B model's."""
+    reference = ours_of(theirs("gpt_neox, one part after the other, tied, half rotated"), tmp_path)
+    path = tmp_path / "config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if k != "rope_parameters"}
+    old = {**config, "rotary_pct": 0.5, "rotary_emb_base": 500, "hidden_act": "gelu_fast"}
+    path.write_text(json.dumps(old))
+    assert load_model(tmp_path, device="cpu").spec == reference.spec
+    path.write_text(json.dumps(config))
+    assert load_model(tmp_path, device="cpu").spec.position.rotary_fraction == 0.25
+
+
+OLDER = {  # keys of the first files, in place of those of today
+    "gemma2": {"layer_types": None, "rope_parameters": None, "rope_theta": 1e4, "hidden_act": "gelu_pytorch_tanh"},
+    "gemma3_text": {
+        "layer_types": None, "rope_parameters": None, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+        "sliding_window_pattern": 6, "rope_scaling": None, "cache_implementation": "hybrid",
+    },
+    "glm4": {"rope_parameters": None, "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    "gpt_oss": {"layer_types": None, "rope_parameters": None, "initial_context_length": 4096, "experts_per_token": 2},
+    "deepseek_v3": {
+        "rope_parameters": None, "rope_theta": 1e4, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "ep_size": 1,
+        "moe_layer_freq": 1, "num_nextn_predict_layers": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OLDER)
+def test_older_configs_are_the_same_models(kind, tmp_path):
+    ours = ours_of(theirs(kind), tmp_path)
+    path = tmp_path / "config.json"
+    changed = {**json.loads(path.read_text()), **OLDER[kind]}
+    gone = [key for key, value in OLDER[kind].items() if value is None]
+    path.write_text(json.dumps({key: value for key, value in changed.items() if key not in gone}))
+    again = load_model(tmp_path, dtype="float64", device="cpu")
+    assert canonical(again.spec) == canonical(ours.spec)
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, **EAGER)
+    assert torch.equal(peer.eval()(tokens(1, 20)).logits, theirs(kind)(tokens(1, 20)).logits)
+
+
+def test_a_config_may_leave_out_what_has_a_default(tmp_path):
+    expected = ours_of(theirs("llama, multi-head, tied"), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for key in ("num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "attention_bias", "rope_parameters"):
+        config.pop(key, None)
+    config["torch_dtype"] = config.pop("dtype", "float32")
+    path.write_text(json.dumps(config))
+    loaded = load_model(tmp_path, dtype="float64", device="cpu")
+    assert torch.equal(loaded(tokens(1, 9)).logits, expected(tokens(1, 9)).logits)
+
+
+REFUSED = {
+    "rope_parameters": ({"rope_type": "proportional", "factor": 2.0}, "rope_type 'proportional' is not supported"),
+    "rope_scaling": ({"type": "longrope", "short_factor": [1.0, 0.0]}, "short_factor has 0.0, expected numbers above"),
+    "hidden_act": ("quick_gelu", "hidden_act = 'quick_gelu' is not supported"),
+    "attn_logit_softcapping": (50.0, "attn_logit_softcapping = 50.0 is not known"),
+    "quantization_config": ({"bits": 4}, "quantization_config = "),
+    "sliding_window": (4096, "sliding_window = 4096 is not known"),
+    "num_key_value_heads": (3, "kv_heads: 3 must divide heads, 4"),
+    "hidden_size": ("wide", "hidden_size is 'wide', expected a number above 0"),
+    "num_hidden_layers": (2.5, "num_hidden_layers is 2.5, expected a whole number"),
+    "model_type": ("mistrall", "'mistrall' is not a family that can be read"),
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_what_cannot_be_honoured_is_refused_by_name(key, tmp_path):
+    ours_of(theirs("llama, grouped"), tmp_path)
+    path = tmp_path / "config.json"
+    value, message = REFUSED[key]
+    config = json.loads(path.read_text())
+    if key == "rope_scaling":
+        config.pop("rope_parameters")
+    path.write_text(json.dumps({**config, key: value}))
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_model(tmp_path, device="cpu")
+    assert str(path) in str(error.value)
+
+
+def test_neutral_and_empty_keys_are_accepted(tmp_path):
+    ours_of(theirs("llama, grouped"), tmp_path)
+    path = tmp_path / "config.json"
+    extra = {"pretraining_tp": 2, "sliding_window": None, "use_cache": False, "attention_dropout": 0.1, "foo": False}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **extra}))
+    load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("key, value", [("scale_attn_weights", False), ("scale_attn_by_inverse_layer_idx", True)])
+def test_gpt2_variants_are_refused(key, value, tmp_path):
+    ours_of(theirs("gpt2"), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=f"{key} = {value} is not supported"):
+        load_model(tmp_path, device="cpu")
+
+
+OTHERS = {  # of each further family: what it has a key for and we have no form for, or what its own values must be
+    "mistral": ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4}, "factor is missing"),
+    "qwen2": ("layer_types", ["sliding_attention"] * 3, "use_sliding_window is not true"),
+    "qwen3": ("layer_types", ["full_attention"] * 2, "layer_types lists 2 layers, the model has 3"),
+    "mixtral": ("num_experts_per_tok", 9, "num_experts_per_tok: .*top_k: 9 is not between 1 and experts, 4"),
+    "qwen3_moe": ("norm_topk_prob", None, "norm_topk_prob is not set; only True is supported"),
+    "phi3": ("rope_scaling", {"type": "linear", "factor": 2.0}, "rope_type 'linear' is not supported"),
+    "gemma": ("hidden_activation", "relu", "hidden_activation = 'relu' is not supported"),
+    "gemma2": ("sliding_window", None, "sliding_window is not set, but layer_types has sliding_attention"),
+    "gemma3_text": ("attn_logit_softcapping", 50.0, "attn_logit_softcapping = 50.0 is not supported"),
+    "glm4": ("partial_rotary_factor", "half", "partial_rotary_factor is 'half', expected a number"),
+    "gpt_oss": ("quantization_config", {"quant_method": "mxfp4"}, "quantization_config = .*mxfp4"),
+    "deepseek_v3": ("topk_method", "greedy", "topk_method = 'greedy' is not supported"),
+    "smollm3": ("no_rope_layers", [1, 2, 1, 0], "no_rope_layers is .* expected a list of 0 and 1"),
+    "mamba": ("intermediate_size", 65, "intermediate_size is 65, but expand x hidden_size is 64"),
+    "gpt_neox": ("use_parallel_residual", "both", "use_parallel_residual is 'both', expected true or false"),
+    "olmo2": ("clip_qkv", 8.0, "clip_qkv = 8.0 is not known"),
+    "minimax": ("layer_types", ["full_attention"] * 2, "layer_types lists 2 layers, the model has 4"),
+    "opt": ("word_embed_proj_dim", 16, "word_embed_proj_dim = 16 is not supported"),
+    "bloom": ("slow_but_exact", True, "slow_but_exact = True is not supported"),
+    "mamba2": ("num_heads", 9, "num_heads is 9, but expand x hidden_size / head_dim is 64 / 8"),
+    "mpt": ("attn_config", {"clip_qkv": 6.0}, r"attn_config: clip_qkv = 6.0 is not supported \(only None\)"),
+    "bert": ("position_embedding_type", "relative_key", "position_embedding_type = 'relative_key' is not supported"),
+    "roberta": ("pad_token_id", 63, "pad_token_id is 63, expected an id below 63"),
+    "modernbert": ("layer_types", ["chunked"] * 3, "layer_types is .*, expected 4 times full_attention or"),
+    "t5": ("decoder_start_token_id", -1, "decoder_start_token_id is -1, expected a token.s id"),
+}
+ACTIVATION = {"modernbert": "hidden_activation", "t5": "feed_forward_proj"}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_further_families_cannot_honour_is_refused_by_name(kind, tmp_path):
+    ours_of(theirs(kind), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for key, value, message in [
+        OTHERS[kind],
+        ("attention_multiplier", 0.5, "attention_multiplier = 0.5 is not known"),
+        (ACTIVATION.get(kind, "hidden_act"), "quick_gelu", "act.* = 'quick_gelu' is|proj = 'quick_gelu' is"),
+    ]:
+        changed = {**config, key: value}
+        if key == "rope_scaling":
+            changed.pop("rope_parameters")
+        path.write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=message) as error:
+            load_model(tmp_path, device="cpu")
+        assert str(path) in str(error.value)
+
+
+WRONG = [[], "x", True, -1, 0, 1, 1.5, float("nan"), 2**70, ["a"], {"a": 1}]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_any_value_of_any_key_is_honoured_or_refused(kind, tmp_path):
+    export_model(ours_of(theirs(kind), tmp_path), tmp_path, family=kind)
+    path = tmp_path / "config.json"
+    config, loaded = json.loads(path.read_text()), 0
+    for key in config:
+        for value in WRONG:
+            path.write_text(json.dumps({**config, key: value}))
+            try:
+                model = load_model(tmp_path, device="cpu")
+            except CheckpointError as error:
+                assert str(tmp_path) in str(error) and len(str(error)) < 1500, (key, value)
+            else:
+                model(ours_batch(kind, tokens(1, 3)), want=Want(hidden=True))
+                loaded += 1
+    assert 0 < loaded < len(config) * len(WRONG) / 2
+
+
+def test_missing_unused_and_misshapen_weights_are_named(tmp_path):
+    ours_of(theirs("llama, grouped"), tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    lost = "model.layers.1.mlp.up_proj.weight"
+    save_file({k: v for k, v in state.items() if k != lost}, path)
+    with pytest.raises(CheckpointError, match=f"1 weights are missing: {lost}"):
+        load_model(tmp_path, device="cpu")
+    save_file({**state, "model.layers.0.extra": torch.ones(1)}, path)
+    with pytest.raises(CheckpointError, match=r"1 weights have no place in the model: model.layers.0.extra"):
+        load_model(tmp_path, device="cpu")
+    save_file({**state, lost: state[lost][:5].clone()}, path)
+    with pytest.raises(CheckpointError, match=rf"{lost} gives \(5, 32\) for .*asks for \(56, 32\)"):
+        load_model(tmp_path, device="cpu")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"model.safetensors: not a whole safetensors file"):
+        load_model(tmp_path, device="cpu")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"model.safetensors: no such file"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_tied_config_with_another_head_is_refused(tmp_path):
+    ours_of(theirs("llama, multi-head, tied"), tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, path)
+    load_model(tmp_path, device="cpu")  # a copy is no contradiction
+    save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"] + 1}, path)
+    with pytest.raises(CheckpointError, match=r"ties the head to the embedding, but lm_head.weight differs"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_lost_shard_is_named(tmp_path):
+    ours_of(theirs("gpt2"), tmp_path, max_shard_size="20KB")
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=f"{shard.name}: no such file"):
+        load_model(tmp_path, device="cpu")
+
+
+MISFITS = {
+    "pointer": ({"head": "pointer"}, "head.name is pointer, llama's is linear"),
+    "sinusoidal": ({"position": "sinusoidal"}, "position.name is sinusoidal, llama's is rope"),
+    "layernorm": ({"norm": "layernorm"}, "norm.name is layernorm, llama's is rmsnorm"),
+    "relu": ({"blocks": block(ffn="relu")}, "blocks.0.ffn.name is mlp, llama's is gated"),
+    "window": ({"blocks": block("sliding-window"), "position": "none"}, "position.name is none, llama's is rope"),
+    "a window alone": (
+        {"blocks": block("sliding-window"), "norm": {"name": "rmsnorm", "offset": 0.5}},
+        r"blocks.0.mixer.window is 128, llama's is not set",
+    ),
+    "offset": ({"norm": {"name": "rmsnorm", "offset": 0.5}}, "norm.offset is 0.5, llama's is 0.0"),
+    "hybrid": ({"blocks": [*block("sliding-window"), *block()]}, "blocks.1.ffn.name is gated, llama's is not set"),
+    "fraction": ({"position": {"name": "rope", "rotary_fraction": 0.5}, "norm": "layernorm"}, "norm.name"),
+    "dynamic": (
+        {"position": {"name": "rope", "scaling": {"type": "dynamic", "factor": 2.0, "original_length": 16}}},
+        "max_length is 64, llama's is 32",
+    ),
+    "scale": ({"embedding_scale": 3.0}, "embedding_scale is 3.0, llama's is not set"),
+    "gru": ({"blocks": block("gru")}, "blocks.0.mixer.name is gru, llama's is softmax"),
+    "positions of a block": (
+        {"blocks": [{**block()[0], "position": "learned"}]},
+        r"blocks.0.position.name is learned, llama's is not set",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_no_family_holds_is_our_own_and_says_why(name, tmp_path):
+    choices, reason = MISFITS[name]
+    model = transformer(**choices)
+    with pytest.raises(CheckpointError, match=f"cannot be written as llama: .*{reason}"):
+        export_model(model, tmp_path / "export", family="llama")
+    assert not (tmp_path / "export").exists()
+    model.save_pretrained(tmp_path / "own")
+    assert json.loads((tmp_path / "own" / "config.json").read_text())["model_type"] == "llmanac"
+    again = load_model(tmp_path / "own", dtype="float64", device="cpu")
+    ids = tokens(2, 20)
+    assert again.spec == model.spec and torch.equal(again(ids).logits, model(ids).logits)
+
+
+def test_every_family_offers_the_same_parts():
+    for name in FAMILIES:
+        assert family(name).model_type == name and set(family(name).fields) >= {"layers", "dim", "vocabulary", "tied"}
+    with pytest.raises(CheckpointError, match="did you mean 'llama'"):
+        family("lama")
+    with pytest.raises(CheckpointError, match="family: 'qwen9' is not a family"):
+        export_model(transformer(), "nowhere", family="qwen9")
+    with pytest.raises(CheckpointError, match="x: vocab_size is missing"):
+        family("llama").to_spec(Config({"num_attention_heads": 4, "intermediate_size": 8}, "x"))
+
+
+# a key and its value, and whether transformers computes the same with it
+TWICE = [
+    ("mpt", {"num_hidden_layers": 3}, True), ("mpt", {"num_hidden_layers": 0}, False),
+    ("bloom", {"num_hidden_layers": 0}, False), ("bloom", {"num_attention_heads": 4}, True),
+    ("modernbert", {"sliding_window": 6}, True), ("modernbert", {"sliding_window": 0}, False),
+    ("deepseek_v3", {"head_dim": 4}, True), ("deepseek_v3", {"head_dim": 2}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, extra, same", TWICE)
+def test_keys_that_say_a_thing_twice_must_agree(kind, extra, same, tmp_path):
+    ours = ours_of(theirs(kind), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **extra}))
+    if same:
+        assert load_model(tmp_path, device="cpu").spec == ours.spec
+        return
+    with pytest.raises(CheckpointError, match=next(iter(extra))):
+        load_model(tmp_path, device="cpu")
+
+
+def test_an_empty_table_of_rotary_settings_of_gpt_oss_asks_for_no_scaling(tmp_path):
+    ours_of(theirs("gpt_oss"), tmp_path)
+    path = tmp_path / "config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if not k.startswith("rope_")}
+    for table, kind in (({}, None), (None, "yarn")):
+        path.write_text(json.dumps({**config, "rope_parameters": table}))
+        scaling = load_model(tmp_path, device="cpu").spec.position.scaling
+        assert (scaling and scaling.type) == kind
+        theirs_kind = AutoConfig.from_pretrained(tmp_path).rope_parameters["rope_type"]
+        assert theirs_kind == (kind or "default")
