@@ -138,7 +138,7 @@ def test_no_repeat_ngram_equals_transformers(n):
 
 
 def test_count_penalties_equal_the_formula():
-    rows, ids = texts()
+    rows, _ = texts()
     logits = logits_of(7)
     ours = count_penalty.Spec(presence=0.7, frequency=-0.2).build()(logits, rows)
     counts = np.stack([np.bincount(row.ids, minlength=501) for row in rows])

@@ -285,7 +285,7 @@ METHODS: dict[str, tuple[str, str, Any]] = {
     "frequency_penalty": ("count-penalty", "frequency", 0),
     "no_repeat_ngram": ("no-repeat-ngram", "n", 0),
     "temperature": ("temperature", "temperature", 1),
-    "top_k": ("top-k", "k", 0),
+    "top_k": ("top-k", "k", None),
     "top_p": ("top-p", "p", 1),
     "min_p": ("min-p", "m", 0),
     "typical_p": ("typical", "p", 1),
@@ -304,7 +304,7 @@ def _methods(options: Options) -> tuple[DecodingSpec, ...]:
     fields: dict[str, dict[str, Any]] = {}
     for name, (method, field_name, neutral) in METHODS.items():
         value = asked.get(name)
-        if value is None or value == neutral or (heat == 0 and name in CUTS):
+        if value is None or value == neutral or (heat == 0 and name == "temperature"):
             continue
         whole = name in ("top_k", "no_repeat_ngram")
         fields.setdefault(method, {})[field_name] = (
@@ -317,7 +317,10 @@ def _methods(options: Options) -> tuple[DecodingSpec, ...]:
         except SpecError as error:
             names = [name for name, (own, _, _) in METHODS.items() if own == method and name in asked]
             raise RequestError(f"{' or '.join(names)}: {str(error).partition(': ')[2]}") from None
-    return (*specs, greedy.Spec()) if heat == 0 else tuple(specs)
+    if heat == 0:
+        cuts = {METHODS[name][0] for name in CUTS}
+        return (*(spec for spec in specs if spec.name not in cuts), greedy.Spec())
+    return tuple(specs)
 
 
 def _bias(given: Any) -> list[DecodingSpec]:
