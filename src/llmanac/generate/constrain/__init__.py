@@ -1,0 +1,1 @@
+"""Constraints on generated text: regular expressions, JSON Schema, grammars, templates."""
