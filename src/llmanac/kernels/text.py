@@ -8,9 +8,7 @@ bytes, so that an eight-byte load at the last character stays inside it.
 # (numba types these functions itself)
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from llmanac.core.progress import announced
+from llmanac.kernels._cache import keep
 
 SEPARATOR = b"\xff"
 PADDING = 32
@@ -31,26 +30,13 @@ _COMPILING: list[bool] = []  # whether a kernel is being compiled, and its parts
 EXACT_KEY_BYTES = 16  # a key holds the bytes of a word up to this length themselves
 
 
-_KERNELS = sorted(Path(__file__).parent.rglob("*.py"))
-_STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _KERNELS)).hexdigest()
-
-
 def cached(function: Callable[..., Any], **options: Any) -> Any:
-    """`njit` whose compiled form is kept on disk until any file of kernels changes.
-
-    numba looks at a function's own file only, and would go on using old code of what the function calls.
+    """`njit` whose compiled form is kept on disk until any file of kernels changes; `_cache.py` says where.
 
     Args:
         options: of numba's njit: `nogil` (only for a kernel whose arrays nobody else writes), `fastmath`, ...
     """
-    try:
-        dispatcher = njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder that numba may write to
-        return _announcing(njit(**options)(function))
-    index: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if hasattr(index, "_source_stamp"):
-        index._source_stamp = (index._source_stamp, _STAMP)
-    return _announcing(dispatcher)
+    return _announcing(keep(njit(**options)(function)))
 
 
 def _announcing(dispatcher: Any) -> Any:

@@ -5,11 +5,14 @@ Both equal the array forms in `tests/references/test_bm25.py`.
 
 from __future__ import annotations
 
-import numba
+import functools
+
 import numpy as np
 
+from llmanac.kernels.text import cached
 
-@numba.njit(cache=True, nogil=True)
+
+@functools.partial(cached, nogil=True)
 def add_postings(
     starts: np.ndarray, texts: np.ndarray, weights: np.ndarray, words: np.ndarray, scores: np.ndarray
 ) -> None:
@@ -19,7 +22,7 @@ def add_postings(
             scores[texts[p]] += weights[p]
 
 
-@numba.njit(cache=True, nogil=True)
+@functools.partial(cached, nogil=True)
 def take_best(scores: np.ndarray, places: np.ndarray, kept: np.ndarray) -> int:
     """The k largest scores other than 0, best first, of equal ones the first; every score is set back to 0.
 

@@ -4,7 +4,7 @@ A kernel is compiled by itself and called by its address, so that the forward pa
 matrices have and whatever the processor can do.
 """
 
-# mypy: disable-error-code="no-untyped-def, call-arg, var-annotated"
+# mypy: disable-error-code="no-untyped-def, call-arg, var-annotated, attr-defined"
 # (numba types these functions itself)
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.extending import intrinsic
 
 FORMS = ("plain", "avx2", "vnni")
@@ -29,9 +29,12 @@ PATIENCE = 2000  # looks at a barrier before a thread lets others run
 
 @functools.cache
 def forms() -> tuple[str, ...]:
-    """The forms that this processor can run, best first."""
-    features = llvm.get_host_cpu_features()
-    return tuple(f for f in reversed(FORMS) if all(features.get(n, False) for n in NEEDS.get(f, ())))
+    """The forms that numba can compile here, best first: NUMBA_CPU_FEATURES may allow less than the processor has."""
+    if config.CPU_FEATURES is None:
+        features = {name for name, there in llvm.get_host_cpu_features().items() if there}
+    else:  # of a processor that NUMBA_CPU_NAME calls generic, none
+        features = {name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+")}
+    return tuple(f for f in reversed(FORMS) if features.issuperset(NEEDS.get(f, ())))
 
 
 def address(kernel: Any, signature: Any) -> int:

@@ -17,10 +17,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from numba import njit
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.kernels.text import cached
 
 
 def one_hot(ids: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -119,7 +119,7 @@ class _Bag(torch.autograd.Function):
         return None, None, table, None
 
 
-@njit(cache=True)
+@cached
 def _add_rows(ids, lengths, table, out, mean):
     """out[i] = sum (or mean) of the table's rows for list i."""
     at = 0
@@ -133,7 +133,7 @@ def _add_rows(ids, lengths, table, out, mean):
         at += lengths[i]
 
 
-@njit(cache=True)
+@cached
 def _add_back(ids, lengths, above, table, mean):
     """Every word's row of the gradient takes what came down to its lists."""
     at = 0

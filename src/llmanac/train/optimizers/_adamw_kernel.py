@@ -9,17 +9,17 @@ import concurrent.futures
 import functools
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from llmanac.kernels.text import cached
 from llmanac.train.optimizers._base import Coefficients
 
 PIECE = 1 << 16  # elements a thread takes at a time
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@functools.partial(cached, nogil=True, error_model="numpy")
 def _adamw(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, root, eps, scale):
     for i in range(p.size):
         gradient = g[i] * scale

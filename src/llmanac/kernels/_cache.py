@@ -1,0 +1,138 @@
+"""Where compiled code is kept: a folder of the user for each version of the package and each processor.
+
+    $LLMANAC_CACHE, else $NUMBA_CACHE_DIR, else the user's cache folder (~/.cache/llmanac)
+        0.1.0-znver4/bpe_<hash of the folder of the source>/encode.encode-54.py311.1.nbc
+
+numba decides what a file is for (signature, processor, Python), and this module where it is, whether it is whole, and
+what happens where it cannot be read or written: it is compiled again, and what cannot be kept is said once. Nothing is
+looked up on the disk before a kernel is compiled.
+"""
+
+# mypy: disable-error-code="attr-defined"
+# (of numba's own types, which lack these names)
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numba
+from llvmlite import binding as llvm
+from numba import config
+from numba.core import caching
+
+from llmanac import __version__
+
+VARIABLE = "LLMANAC_CACHE"
+DIGEST = 32  # bytes of SHA-256 before each part of a file
+
+
+def folder() -> Path:
+    """The folder of this version and processor; it may not exist."""
+    named = os.environ.get(VARIABLE) or config.CACHE_DIR
+    processor = config.CPU_NAME or llvm.get_host_cpu_name()
+    return (Path(named).expanduser() if named else _of_user()) / f"{__version__}-{processor}"
+
+
+def _of_user() -> Path:
+    if sys.platform == "win32":
+        place = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        place = "~/Library/Caches"
+    else:
+        place = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(place).expanduser() / "llmanac"
+
+
+@functools.cache
+def stamp() -> str:
+    """Of all files of kernels: numba looks at a function's own file only, and would use old code of what it calls."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+class _Locator(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):
+    def __init__(self, function: Any, file: str) -> None:
+        self._py_file, self._lineno = file, function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> _Locator:
+        return cls(function, file)
+
+    def get_cache_path(self) -> str:
+        return str(folder() / self.get_suitable_cache_subpath(self._py_file))
+
+    def get_source_stamp(self) -> Any:
+        return super().get_source_stamp(), stamp()
+
+    def ensure_cache_path(self) -> None:
+        os.makedirs(self.get_cache_path(), mode=0o700, exist_ok=True)
+
+
+class _Files(caching.IndexDataCacheFile):
+    """Files whose parts begin with their digest: a damaged one is not unpickled, and its code never run."""
+
+    def _dump(self, data: Any) -> bytes:
+        made: bytes = super()._dump(data)
+        return hashlib.sha256(made).digest() + made
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            with open(self._index_path, "rb") as file:
+                version, data = pickle.load(file), file.read()
+            found, overloads = _whole(data) if version == self._version else (None, {})
+        except Exception:
+            return {}
+        return overloads if found == self._source_stamp else {}
+
+    def _load_data(self, name: str) -> Any:
+        return _whole(Path(self._data_path(name)).read_bytes())
+
+
+def _whole(data: bytes) -> Any:
+    """What was dumped. Raises ValueError where it is not what was written."""
+    if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
+        raise ValueError("damaged")
+    return pickle.loads(data[DIGEST:])
+
+
+class _Implementation(caching.CompileResultCacheImpl):
+    _locator_classes: ClassVar[list[Any]] = [_Locator]
+
+
+class Cache(caching.FunctionCache):
+    """numba's cache of one function; what goes wrong with it costs a compilation and nothing else."""
+
+    _impl_class = _Implementation
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a file that is damaged, or was written by another build of numba
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            warnings.warn(
+                f"compiled code cannot be kept, and is compiled again at the next start ({error}); "
+                f"set {VARIABLE} to a folder that can be written to",
+                stacklevel=2,
+            )
+
+
+def keep(dispatcher: Any) -> Any:
+    """The same dispatcher, whose compiled forms are kept."""
+    if isinstance(dispatcher, numba.core.dispatcher.Dispatcher):  # not where numba is switched off
+        dispatcher._cache = Cache(dispatcher.py_func)
+    return dispatcher

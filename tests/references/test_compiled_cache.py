@@ -1,0 +1,114 @@
+"""The folder that compiled code is kept in: used by the next process, rebuilt where damaged, not needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from numba import config
+
+from llmanac.kernels._cache import VARIABLE, folder
+from llmanac.kernels.infer import _machine
+from llmanac.kernels.text import cached
+
+
+def seventh(x):
+    return 7 * x + 1
+
+
+def called():
+    """(hits, misses) of the disk after a call of the function, as a process that begins has them."""
+    made = cached(seventh)
+    assert made(3) == 22
+    return sum(made.stats.cache_hits.values()), sum(made.stats.cache_misses.values())
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def process(command, **environment):
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_another_process_compiles_nothing(place):
+    assert called() == (0, 1) and called() == (1, 0)
+    assert folder().parent == place and len(list(folder().rglob("*.nbc"))) == 1
+    found = process("import test_compiled_cache; print(test_compiled_cache.called())", **{VARIABLE: str(place)})
+    assert found.stdout.strip() == "(1, 0)" and not found.stderr
+
+
+def test_the_folder_is_the_users_and_of_the_processor(monkeypatch, tmp_path):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own = folder()
+    monkeypatch.setattr(config, "CPU_NAME", "generic")
+    assert own.parent == folder().parent and own != folder() and folder().name.endswith("-generic")
+    if sys.platform == "linux":
+        assert own.parent == tmp_path / "llmanac"
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "other bytes"])
+def test_damaged_files_are_built_again(ending, damage, place, recwarn):
+    called()
+    (path,) = folder().rglob(f"*.{ending}")
+    data = bytearray(path.read_bytes())
+    changed = {"cut": data[: len(data) // 2], "empty": b"", "other bytes": b"no pickle" * 20}
+    data[len(data) * 3 // 4] ^= 1
+    path.write_bytes(changed.get(damage, data))
+    assert called() == (0, 1)
+    assert called() == (1, 0)
+    assert not recwarn.list
+
+
+def test_a_folder_that_cannot_be_written_to_costs_a_compilation(place):
+    place.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match=f"compiled again at the next start.*set {VARIABLE}"):
+        assert called() == (0, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_used(place):
+    called()
+    for path in [*place.rglob("*"), place]:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    assert called() == (1, 0)
+
+
+def test_listing_methods_imports_no_compiler():
+    process("import sys\nimport llmanac.cli.__main__\nassert not {'numba', 'torch'} & set(sys.modules)")
+
+
+def test_forms_are_those_that_numba_compiles_for(monkeypatch):
+    for features, wanted in (("", ("plain",)), ("+avx2,+fma,+f16c,-avx512f", ("avx2", "plain"))):
+        monkeypatch.setattr(config, "CPU_FEATURES", features)
+        assert _machine.forms.__wrapped__() == wanted
+
+
+GENERIC = """
+from _small_models import transformer
+from llmanac.generate.engine import Engine
+import torch
+engine = Engine(transformer(dtype=torch.float32), runner="native")
+print(engine.native.form, len(engine.generate([1, 2, 3], max_new_tokens=4, stop_ids=[])[0].ids))
+"""
+
+
+@pytest.mark.slow
+def test_a_generic_processor_runs_the_plain_form(place):
+    assert process(GENERIC, NUMBA_CPU_NAME="generic").stdout.split() == ["plain", "4"]
