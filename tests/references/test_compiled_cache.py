@@ -90,8 +90,22 @@ def test_a_read_only_folder_is_used(place):
     assert called() == (1, 0)
 
 
-def test_listing_methods_imports_no_compiler():
+def test_listing_methods_imports_neither_numba_nor_torch():
     process("import sys\nimport llmanac.cli.__main__\nassert not {'numba', 'torch'} & set(sys.modules)")
+
+
+GENERATING = """
+import sys
+from _small_models import transformer
+import llmanac
+llmanac.save_model(transformer(), sys.argv[1])
+assert len(llmanac.Engine(llmanac.load_model(sys.argv[1])).generate([1, 2], max_new_tokens=2, stop_ids=[])[0].ids) == 2
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_loading_and_generating_import_no_compiler_of_torch(tmp_path):
+    process(GENERATING.replace("sys.argv[1]", repr(str(tmp_path / "model"))))
 
 
 def test_forms_are_those_that_numba_compiles_for(monkeypatch):

@@ -297,6 +297,22 @@ def test_what_has_no_form_is_refused_by_name(tokenizer, models, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_is_written_to_while_it_is_open_is_refused(models, tokenizer, tmp_path):
+    path = export_gguf(models("llama")[1], tokenizer, tmp_path / "m.gguf", "q8_0")
+    data, engine = path.read_bytes(), load_engine(path, device="cpu", runner="native")
+    path.write_bytes(data[: len(data) // 2])  # in place: the mapping has lost its second half
+    with pytest.raises(CheckpointError, match=r"m\.gguf: was written to since it was opened; load the model again"):
+        engine.sync()
+    again = export_gguf(models("qwen3")[1], tokenizer, tmp_path / "other.gguf", "q8_0")
+    engine = load_engine(again, device="cpu", runner="native")
+    before = engine.generate([3, 4, 5], max_new_tokens=4)[0].ids
+    path.write_bytes(data)
+    path.replace(again)  # a new file by the same name: what was opened is as it was
+    engine.sync()
+    assert engine.generate([3, 4, 5], max_new_tokens=4)[0].ids == before
+    assert load_model(again, device="cpu").spec != engine.model.spec
+
+
 # --------------------------------------------------------------------------------------------------- a real model
 @pytest.fixture(scope="module")
 def smollm2():

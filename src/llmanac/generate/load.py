@@ -14,6 +14,7 @@ from llmanac.core.types import LanguageModel
 from llmanac.generate.answers import Assistant
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.engine import Engine
+from llmanac.kernels.gguf import opened
 from llmanac.models.locate import ASSISTANT, locate
 
 
@@ -44,6 +45,7 @@ def load_engine(
     from llmanac.tokenizers.load import load_tokenizer
 
     model, tokenizer = locate(path)
+    held = opened(model) if Path(model).is_file() else None  # read once for both
     if draft is None and draft_tokens is not None:
         raise RequestError("--draft-tokens: there is no drafter; give --draft too")
     named = draft is not None and str(draft) in registry.methods("drafter")
@@ -62,7 +64,13 @@ def load_engine(
         helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device))
     choices: dict[str, Any] = {"drafter": spec, "draft_model": helper, "most_tokens": most_tokens, "runner": runner}
-    return Engine(loaded, words, rows=rows, **choices)
+    packed = getattr(loaded, "packed", None)
+    if held is None or packed is None:
+        return Engine(loaded, words, rows=rows, **choices)
+    packed.fresh = True
+    made = Engine(loaded, words, rows=rows, **choices)
+    packed.fresh = False
+    return made
 
 
 def _free_drafters() -> list[str]:

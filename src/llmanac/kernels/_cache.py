@@ -8,7 +8,7 @@ what happens where it cannot be read or written: it is compiled again, and what 
 looked up on the disk before a kernel is compiled.
 """
 
-# mypy: disable-error-code="attr-defined"
+# mypy: disable-error-code="attr-defined, misc"
 # (of numba's own types, which lack these names)
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
+from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.models._masks import AttentionMask, Rule
 
 Bounds = tuple[int, int]
@@ -64,7 +64,7 @@ class Tiles:
         return self._bands[key]
 
 
-@torch.compiler.disable  # reads positions
+@uncompiled  # reads positions
 def tiles_of(mask: AttentionMask, rows: int, columns: int) -> Tiles:
     """The tiles of a mask, made once for all layers."""
     if (rows, columns) not in mask.plans:

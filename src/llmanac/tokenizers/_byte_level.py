@@ -12,6 +12,16 @@ BYTES = {character: byte for byte, character in CHARACTERS.items()}
 ALPHABET = sorted(BYTES)  # the order in which a trainer numbers single bytes
 
 
+class _Codes(dict[int, int]):
+    """Code points of the alphabet -> bytes; all others -> one that is no byte."""
+
+    def __missing__(self, point: int) -> int:
+        return 0xFFFF
+
+
+_CODES = _Codes({ord(character): byte for character, byte in BYTES.items()})
+
+
 def written(data: bytes) -> str:
     """Bytes as a vocabulary writes them."""
     return data.decode("latin-1").translate(CHARACTERS)
@@ -20,6 +30,6 @@ def written(data: bytes) -> str:
 def read(text: str) -> bytes | None:
     """The bytes of a vocabulary's entry; None where a character is not of the alphabet."""
     try:
-        return bytes([BYTES[character] for character in text])
-    except KeyError:
+        return text.translate(_CODES).encode("latin-1")
+    except UnicodeEncodeError:
         return None

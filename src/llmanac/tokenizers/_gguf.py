@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import CheckpointError, SpecError, TokenizerError, shown
-from llmanac.kernels.gguf import GGUF
+from llmanac.kernels.gguf import opened
 from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
@@ -50,7 +50,7 @@ def load(path: Path) -> Tokenizer:
         TokenizerError: a damaged file, a model or a pattern that is not known, or a vocabulary that cannot be used.
     """
     try:
-        metadata = GGUF(path).metadata
+        metadata = opened(path).metadata
     except CheckpointError as error:
         raise TokenizerError(str(error)) from None
     try:

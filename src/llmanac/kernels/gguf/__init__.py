@@ -1,5 +1,5 @@
 """GGUF files: the container, and the blocks in which it packs weights. `models/gguf` makes models of them."""
 
-from llmanac.kernels.gguf.file import GGUF, PackedTensor
+from llmanac.kernels.gguf.file import GGUF, PackedTensor, opened
 
-__all__ = ["GGUF", "PackedTensor"]
+__all__ = ["GGUF", "PackedTensor", "opened"]

@@ -10,7 +10,9 @@ with the file's size before memory is taken, and what is refused is named by fil
 from __future__ import annotations
 
 import mmap
+import os
 import struct
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -74,6 +76,10 @@ class GGUF:
         metadata: the keys with their values: bool, int, float, str, a list of str, or an array of numbers.
         names: of the tensors, in the file's order.
 
+    Tensors are views of the mapped file. One that is written to or cut off while it is open is refused when the next
+    tensor is asked for; nothing guards a view that is read at that very moment, which ends the process where the file
+    has become shorter. A file that is replaced (renamed over) stays as it was for whoever has opened it.
+
     Raises:
         CheckpointError: not a GGUF file of version 2 or 3, a damaged one, or a tensor of a kind that is not read.
     """
@@ -85,10 +91,18 @@ class GGUF:
                 self._bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
             except (ValueError, OSError) as error:  # ValueError: empty
                 raise CheckpointError(f"{path}: cannot be read as a GGUF file ({error})") from None
+            self._open = os.dup(handle.fileno())
+            weakref.finalize(self, os.close, self._open)
+            self._state = self._now()
         read = _Reader(self.path, self._bytes)
         self.metadata = read.metadata()
         self._places = read.tensors(self.metadata)
         self.names = tuple(self._places)
+
+    def _now(self) -> tuple[int, int]:
+        """Size and time of the last write."""
+        found = os.fstat(self._open)
+        return found.st_size, found.st_mtime_ns
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -102,10 +116,28 @@ class GGUF:
         return self._places[name].kind
 
     def tensor(self, name: str) -> PackedTensor:
-        """The tensor of this name; nothing is copied."""
+        """The tensor of this name; nothing is copied. Raises CheckpointError where the file is not what it was."""
+        if self._now() != self._state:
+            raise CheckpointError(f"{self.path}: was written to since it was opened; load the model again")
         place = self._places[name]
         data = np.frombuffer(self._bytes, np.uint8, place.size, place.start)
         return PackedTensor(place.kind, place.shape, data.reshape(*place.shape[:-1], -1))
+
+
+_OPENED: weakref.WeakValueDictionary[tuple[int, ...], GGUF] = weakref.WeakValueDictionary()
+
+
+def opened(path: str | Path) -> GGUF:
+    """The file, read once for all that hold it: a model and its tokenizer. Raises CheckpointError as `GGUF` does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return GGUF(path)
+    key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    made = _OPENED.get(key)
+    if made is None or made.path != Path(path):
+        made = _OPENED[key] = GGUF(path)
+    return made
 
 
 class _Reader:
@@ -158,6 +190,23 @@ class _Reader:
         except UnicodeDecodeError:
             raise self.error(f"{where} is not UTF-8") from None
 
+    def texts(self, count: int, where: str) -> list[str]:
+        """The next texts, of which a file may have 100,000; what is wrong with one is left to `text` to say."""
+        found: list[str] = []
+        while len(found) < count:
+            start = self.at + 8
+            end = start + int.from_bytes(self.data[self.at : start], "little")
+            try:
+                text = self.data[start:end].decode("utf-8") if end <= self.end else None
+            except UnicodeDecodeError:
+                text = None
+            if text is None or start > self.end:
+                found.append(self.text(f"{where}[{len(found)}]"))
+            else:
+                found.append(text)
+                self.at = end
+        return found
+
     def metadata(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for i in range(self.key_count):
@@ -192,7 +241,7 @@ class _Reader:
         if self.items > MOST_ITEMS:
             raise self.error(f"{where} has {count:,} items; at most {MOST_ITEMS:,} are read in a file")
         if kind == TEXT:
-            return [self.text(f"{where}[{i}]") for i in range(count)]
+            return self.texts(count, where)
         if kind not in NUMBERS:
             raise self.error(f"{where} is a list of the type {kind}, which is not read")
         return self.numbers(kind, count, where)

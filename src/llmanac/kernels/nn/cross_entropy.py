@@ -19,13 +19,14 @@ from torch import Tensor
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.types import IGNORE
+from llmanac.kernels.nn._uncompiled import uncompiled
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at a time
 PIECE_ROWS = 2048
 CHUNK_ROWS = (256, 4096)  # below 256 rows, adding each chunk's gradient to the weight's costs more than making it
 
 
-@torch.compiler.disable  # its loop and its selection of rows are nothing that a compiler improves
+@uncompiled  # its loop and its selection of rows are nothing that a compiler improves
 def fused_cross_entropy(
     hidden: Tensor,
     weight: Tensor,

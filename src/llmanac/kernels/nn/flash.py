@@ -20,10 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmanac.kernels.nn._uncompiled import uncompiled
+
 Tiling = Iterable[tuple[slice, list[tuple[Any, Tensor | None]]]]
 
 
-@torch.compiler.disable  # which tiles there are depends on values
+@uncompiled  # which tiles there are depends on values
 def flash_attention(
     queries: Tensor,
     keys: Tensor,

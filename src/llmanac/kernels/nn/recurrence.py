@@ -21,12 +21,13 @@ from torch import Tensor
 
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
 from llmanac.kernels.nn._operations import did
+from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.kernels.text import cached
 
 Cell = Literal["rnn", "rnn-relu", "gru", "lstm"]
 
 
-@torch.compiler.disable  # a compiler would trace every step
+@uncompiled  # a compiler would trace every step
 def walk(
     cell: Cell,
     x: Tensor,

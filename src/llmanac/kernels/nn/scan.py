@@ -24,13 +24,14 @@ from torch.utils.checkpoint import checkpoint
 
 from llmanac.kernels.nn._exponential import LOG2E, RELAXED, exp2
 from llmanac.kernels.nn._operations import did
+from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.kernels.text import cached
 
 CHUNK = 64  # steps between two states that are kept
 CHANNELS = 64  # channels that walk together: their states stay in the first-level cache
 
 
-@torch.compiler.disable  # a compiler sees nothing of the loop, and would trace every step of the torch form
+@uncompiled  # a compiler sees nothing of the loop, and would trace every step of the torch form
 def selective_scan(
     u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor, begins: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

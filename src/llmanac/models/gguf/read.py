@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.kernels.gguf import GGUF, PackedTensor
+from llmanac.kernels.gguf import PackedTensor, opened
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.models._folder import MOST, TOKENS
 from llmanac.models._weights import Entry, Weights
@@ -28,15 +28,18 @@ class PackedWeights(Weights):
 
     Attributes:
         config: what the family's config.json would say.
+        fresh: whether nobody has had the model since it was read, so that its numbers need not be compared.
         fields: keys of config.json -> those of the file.
 
     Raises:
         CheckpointError: an architecture that is not known, or a key that is missing, wrong or not supported.
     """
 
+    fresh = False
+
     def __init__(self, path: Path) -> None:
         self.folder, self.prefix = path, ""
-        self.file = GGUF(path)
+        self.file = opened(path)
         name, self.table = architecture(self.file.metadata, path)
         keys = {**WHOLE, **REAL, **self.table.keys}
         self.fields = {theirs: f"{name}.{key}" for key, theirs in keys.items()}
@@ -81,7 +84,8 @@ class PackedWeights(Weights):
         if name not in self._own or parameter.is_inference() or self._loaded.get(name) != _identity(parameter):
             return None
         # writes through `parameter.data` leave no trace but the numbers
-        return self.packed(name) if torch.equal(self.take(name).to(parameter), parameter.detach()) else None
+        same = self.fresh or torch.equal(self.take(name).to(parameter), parameter.detach())
+        return self.packed(name) if same else None
 
     def __deepcopy__(self, memo: Any) -> PackedWeights:
         return self  # nothing of it changes

@@ -85,11 +85,13 @@ class Rotary(Position):
         self.turned, self.theta, self.scaling = turned, theta, scaling
         self.by_length = scaling is not None and scaling.by_length
         # not a buffer: casting the model must not cast the frequencies
-        self.frequencies = self._frequencies("meta" if torch.empty(0).is_meta else "cpu")
+        # without memory on the meta device; torch's arange would import its compiler there
+        empty = torch.empty(-(-turned // 2))
+        self.frequencies = empty if empty.is_meta else self._frequencies()
 
-    def _frequencies(self, device: str) -> Tensor:
-        """(turned / 2,), unscaled where scaling depends on the row; on the meta device it takes no memory."""
-        exponents = torch.arange(0, self.turned, 2, dtype=torch.float32, device=device) / self.turned
+    def _frequencies(self) -> Tensor:
+        """(turned / 2,), unscaled where scaling depends on the row."""
+        exponents = torch.arange(0, self.turned, 2, dtype=torch.float32, device="cpu") / self.turned
         frequencies = 1.0 / self.theta**exponents
         if self.scaling is None or self.by_length:
             return frequencies
@@ -99,7 +101,7 @@ class Rotary(Position):
         super()._apply(fn, recurse)
         device = fn(torch.zeros(1)).device
         if device.type != "meta":
-            known = self._frequencies("cpu") if self.frequencies.is_meta else self.frequencies
+            known = self._frequencies() if self.frequencies.is_meta else self.frequencies
             self.frequencies = known.to(device)
         return self
 

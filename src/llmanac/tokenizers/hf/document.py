@@ -186,7 +186,8 @@ def _merges(
     merges = model.get("merges")
     if not isinstance(merges, list):
         raise TokenizerError("model.merges: expected a list")
-    out = np.empty((3, len(merges)), np.int32)
+    odd = () if spelled is None else {text for text in ids if spelled(text) is None}
+    out: list[tuple[int, int, int]] = []
     for rank, merge in enumerate(merges):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
@@ -195,10 +196,10 @@ def _merges(
         for part in (left, right, left + right):
             if part not in ids:
                 raise TokenizerError(f"model.merges[{rank}]: {left!r} + {right!r}: {part!r} is not in the vocabulary")
-            if spelled is not None and spelled(part) is None:
+            if part in odd:
                 raise TokenizerError(f"model.merges[{rank}]: {part!r} is not written in the byte-level alphabet")
-        out[:, rank] = ids[left], ids[right], ids[left + right]
-    return out
+        out.append((ids[left], ids[right], ids[left + right]))
+    return np.array(out, np.int32).reshape(-1, 3).T.copy()
 
 
 def added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list[AddedToken]:
