@@ -117,21 +117,21 @@ def _with_float32_keys(made):
     return made
 
 
-def dequantised(weight, kind):
+def dequantized(weight, kind):
     made = KINDS[kind.upper()]
     return torch.from_numpy(made.float32(made.packed(weight.detach().numpy())))
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q4_1"])
-def test_quantised_weights_are_near_their_dequantised_values(kind):
+def test_quantized_weights_are_near_their_dequantized_values(kind):
     model, ids = small("llama", dim=64, layers=4), tokens(4, 48)
     plain = copy.deepcopy(model)
     with torch.no_grad():
         for layer in plain.modules():
             if isinstance(layer, Linear):
-                layer.weight.copy_(dequantised(layer.weight, kind))
+                layer.weight.copy_(dequantized(layer.weight, kind))
         head = plain.lm_head.weight
-        plain.lm_head.weight = torch.nn.Parameter(dequantised(head, kind))
+        plain.lm_head.weight = torch.nn.Parameter(dequantized(head, kind))
         wanted, exact = plain(ids).logits.log_softmax(-1), model(ids).logits.log_softmax(-1)
     found = torch.stack(read(NativeModel(model, weights=kind, threads=1), *ids)).log_softmax(-1)
     kl = float((wanted.exp() * (wanted - found)).sum(-1).mean())
@@ -151,7 +151,7 @@ def _call(place, arguments):
 
 @pytest.mark.parametrize("form", forms())
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "q8_0", "q4_0", "q4_1"])
-def test_products_equal_those_of_the_dequantised_matrix(kind, form):
+def test_products_equal_those_of_the_dequantized_matrix(kind, form):
     draw = torch.Generator().manual_seed(0)
     weights, x = torch.randn(35, 96, generator=draw), torch.randn(11, 96, generator=draw)
     groups = x.view(11, 3, 32)
@@ -160,7 +160,7 @@ def test_products_equal_those_of_the_dequantised_matrix(kind, form):
     if "_" in kind:
         made = KINDS[kind.upper()]
         held = repacked(kind, made.packed(weights.numpy()))
-        place, weights, x = held.ctypes.data, dequantised(weights, kind), (codes * s[..., None]).view(11, 96)
+        place, weights, x = held.ctypes.data, dequantized(weights, kind), (codes * s[..., None]).view(11, 96)
     else:
         held = weights = weights.to(getattr(torch, kind))
         place = held.data_ptr()

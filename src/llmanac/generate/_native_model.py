@@ -1,6 +1,6 @@
 """A Transformer as the compiled forward pass reads it: which models fit, their matrices by address, their vectors.
 
-float32 and bfloat16 matrices are read where torch keeps them; quantised ones are packed once. Norms, biases and tables
+float32 and bfloat16 matrices are read where torch keeps them; quantized ones are packed once. Norms, biases and tables
 of positions are small and copied. `sync` does both again after the weights have changed.
 """
 
@@ -37,7 +37,7 @@ from llmanac.models.state.kv import kv_cache
 BLOCK = 64  # tokens of a block of keys and values: shorter ones cost more misses, longer ones share fewer prefixes
 PART = 16  # rows of a matrix that a kernel takes at once
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
-QUANTISED = ("q8_0", "q4_0", "q4_1")
+QUANTIZED = ("q8_0", "q4_0", "q4_1")
 POSITIONS = 1024  # that the tables are first made for
 
 
@@ -114,7 +114,7 @@ class NativeModel:
         model: one that `refusal` has nothing against.
         weights: "own" reads the model's own numbers: those of torch, or the blocks of a GGUF file it was loaded from
             (other kinds than q8_0, q4_0 and q4_1 run as the float32 that they were loaded as); q8_0, q4_0 or q4_1
-            quantises its matrices (the head included, the embedding not) where their inputs come in groups of 32.
+            quantizes its matrices (the head included, the embedding not) where their inputs come in groups of 32.
         threads: as many as torch uses by default.
         form: of the vector code: vnni, avx2 or plain; by default the best one here.
         block_tokens: of the blocks that rows are kept in and prefixes are found by: 16 times a power of two.
@@ -134,8 +134,8 @@ class NativeModel:
     ) -> None:
         from llmanac.kernels.infer._machine import forms
 
-        if weights not in ("own", *QUANTISED):
-            raise RequestError(f"weights: {weights!r} is not one of own, {', '.join(QUANTISED)}")
+        if weights not in ("own", *QUANTIZED):
+            raise RequestError(f"weights: {weights!r} is not one of own, {', '.join(QUANTIZED)}")
         _check(model)
         pages = block_tokens // PART
         if block_tokens % PART or pages < 1 or pages & (pages - 1):
@@ -270,11 +270,11 @@ class NativeModel:
         return made
 
     def _blocks(self, weight: Tensor) -> tuple[str, Any]:
-        """The quantised rows of a matrix as a GGUF file has them: those it was read from, or made here; or None."""
+        """The quantized rows of a matrix as a GGUF file has them: those it was read from, or made here; or None."""
         name = self._names[id(weight)]
         if self.weights == "own":
             source = getattr(self.model, "packed", None)
-            if source is None or name not in source.entries or source.entries[name].dtype.lower() not in QUANTISED:
+            if source is None or name not in source.entries or source.entries[name].dtype.lower() not in QUANTIZED:
                 return "", None
             found = source.unchanged(name, weight)
             return ("", None) if found is None else (found.kind.lower(), found.data)

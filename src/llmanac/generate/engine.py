@@ -125,7 +125,7 @@ class Engine:
             and is read again later. A request that alone needs more runs alone. None sets no bound.
         runner: computes the model: `torch` (any model, any device), `native` (compiled; Llama-shaped models on a CPU),
             `auto` (native where it can run a model of at least 20 million parameters: smaller ones are not worth the
-            seconds of compiling), or a `NativeModel` with choices of its own (quantised weights, threads).
+            seconds of compiling), or a `NativeModel` with choices of its own (quantized weights, threads).
 
     Attributes:
         prefix_cache: those states and their counters, or None.

@@ -120,7 +120,7 @@ def init_normal(parameter: Tensor, std: float, generator: torch.Generator) -> No
 def linear_all(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     """Several linear maps of one input: one product where `fuse` allows it, else one each.
 
-    Layers that something has replaced (a quantised form) are called one by one.
+    Layers that something has replaced (a quantized form) are called one by one.
     """
     first: Any = layers[0]
     packed = getattr(first, "packed", False)

@@ -139,6 +139,15 @@ class Quantizer:
         """x W^T as the packed form computes it; gradients pass the rounding as if there were none."""
         raise NotImplementedError
 
+    def rounded(self, weight: Tensor) -> Tensor:
+        """(N, K) -> the matrix that its packed form says, in its dtype."""
+        dense: Tensor = self.pack(weight).dense(weight.dtype)  # type: ignore[attr-defined]
+        return dense
+
+    def train_through(self, weight: Tensor) -> Tensor:
+        """The rounded matrix, whose gradient is that of the matrix itself."""
+        return weight + (self.rounded(weight.detach()) - weight).detach()
+
     def _replace(self, model: nn.Module, layer: Any, packed: Tensor) -> None:
         """Give a layer its packed weight; a tied matrix stays one."""
         old = layer.weight

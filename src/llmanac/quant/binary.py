@@ -63,10 +63,6 @@ class Binary(Quantizer):
         form = Signs(self.spec.group)
         return Quantized(form, {"": codes, "scale": scale}, tuple(weight.shape), weight.dtype)
 
-    def train_through(self, weight: Tensor) -> Tensor:
-        """The rounded matrix, whose gradient is that of the matrix itself."""
-        return weight + (self.pack(weight.detach()).dense(weight.dtype) - weight).detach()
-
     def trained_product(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, self.train_through(weight).to(x.dtype))
 

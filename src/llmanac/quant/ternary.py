@@ -153,10 +153,9 @@ class Ternary(Quantizer):
         packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
         return Quantized(FORMS[self.spec.activations], {"": packed, "scale": scale}, tuple(weight.shape), weight.dtype)
 
-    def train_through(self, weight: Tensor) -> Tensor:
-        """The rounded matrix, whose gradient is that of the matrix itself."""
-        codes, scale = codes_and_scale(weight.detach())
-        return weight + (codes * scale - weight).detach().to(weight.dtype)
+    def rounded(self, weight: Tensor) -> Tensor:
+        codes, scale = codes_and_scale(weight)
+        return (codes * scale).to(weight.dtype)
 
     def trained_product(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.spec.activations == "dynamic":

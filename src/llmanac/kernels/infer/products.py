@@ -61,7 +61,7 @@ SIGNATURE = types.int64(*[types.int64] * 13)
 NUMBER = types.int64
 
 
-# ---------------------------------------------------------------- quantised
+# ---------------------------------------------------------------- quantized
 def _dot4(builder: Any, form: int, total: Any, weights: Any, x: Any) -> Any:
     """Add 4 products for each of 16 rows: weights (64,) unsigned bytes, 4 a row; x four signed bytes in an i32."""
     if form == VNNI:

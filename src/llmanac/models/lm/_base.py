@@ -21,7 +21,7 @@ class TrainedModel(nn.Module):
         compute_dtype: what activations are computed in, None for the weights' own dtype; settable. Weights keep their
             dtype; norms, softmax and losses are computed in float32 at least.
         generation: what generation_config.json holds (bos_token_id, eos_token_id, ...).
-        packed: the quantised blocks of the file that the weights were read from, where it has some; else None.
+        packed: the quantized blocks of the file that the weights were read from, where it has some; else None.
     """
 
     def __init__(self, spec: Any, vocab_size: int) -> None:
