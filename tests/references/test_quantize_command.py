@@ -76,6 +76,7 @@ def test_a_folder_is_written_that_loads_packed(method, dense, tmp_path):
     text = [TEXT * 60] * 2
     found = quantize(str(dense), tmp_path / "out", method, texts=text)
     assert found.after < found.before and found.quality.kl > 0 and min(found.speeds) > 0
+    assert found.before == (dense / "model.safetensors").stat().st_size
     loaded = load_model(tmp_path / "out", device="cpu")
     assert any(isinstance(p, Quantized) for p in loaded.parameters()) == (method != "bf16")
     again = divergence(load_model(dense, device="cpu"), loaded, windows(text[1:], load_tokenizer(dense), 64, 8))
@@ -89,6 +90,7 @@ def test_a_gguf_file(method, bits, dense, tmp_path):
     assert (tmp_path / "out.gguf").stat().st_size == found.after and found.quality.kl > 0
     again = quantize(str(tmp_path / "out.gguf"), tmp_path / "again", "int8", texts=[TEXT * 120])
     assert again.quality.before == pytest.approx(found.quality.after, rel=1e-6)
+    assert again.before == found.after  # the file's, not those of its numbers in float32
 
 
 def test_the_command_prints_what_it_cost(dense, tmp_path):

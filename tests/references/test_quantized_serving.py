@@ -11,6 +11,7 @@ from _small_models import block, tokens, transformer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from llmanac.core.errors import CheckpointError
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
@@ -98,3 +99,17 @@ def _dequantized(name, key, state, shape):
     own = {ending.removeprefix(f"{key}."): t for ending, t in state.items() if ending.startswith(f"{key}.")}
     found = functional.QuantState.from_dict(own, device=torch.device("cpu"))
     return functional.dequantize_4bit(state[key], found).float().view(shape)
+
+
+def test_a_hub_models_name_is_downloaded_and_served(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    tokenizer = train_tokenizer("utf8", [])
+    save_model(model(64, tokenizer), tmp_path)
+    tokenizer.save(tmp_path)
+    monkeypatch.setattr(
+        hub, "snapshot_download", lambda name, **given: str(tmp_path) if name == "owner/name" else 1 / 0
+    )
+    engine = load_engine("owner/name", device="cpu", runner="torch")
+    assert engine.generate("a", max_new_tokens=3, stop_ids=[])[0].ids and engine.runs_on.startswith("torch runner, ")
+    with pytest.raises(CheckpointError, match="the hub did not give it"):
+        load_engine("owner/other", device="cpu")

@@ -89,7 +89,7 @@ def _say_drafts(engine: Engine) -> None:
 
 
 def chat_command(
-    path: Annotated[Path, typer.Argument(help="A run's or model's folder, or a .gguf file.")],
+    path: SomeModel,
     draft: Draft = None,
     draft_tokens: DraftTokens = None,
     runner: SomeRunner = "auto",
@@ -109,12 +109,13 @@ def chat_command(
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
-    options: Options = {"temperature": 0.7} if (path / "run.json").is_file() else sampling(engine)
+    options: Options = {"temperature": 0.7} if (Path(path) / "run.json").is_file() else sampling(engine)
     if temperature is not None:
         options["temperature"] = temperature
     if top_p is not None:
         options["top_p"] = top_p
     options |= {"max_new_tokens": max_new_tokens, "seed": seed}
+    print(engine.runs_on, file=sys.stderr, flush=True)
     chat(engine, assistant, system=system, **options)
     _say_drafts(engine)
 
@@ -242,6 +243,7 @@ def serve_command(
         from llmanac.generate.load import load_assistant, load_engine
 
         engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
+        print(engine.runs_on, file=sys.stderr, flush=True)
         return engine, load_assistant(path, engine)
 
     serve(

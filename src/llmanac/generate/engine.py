@@ -175,6 +175,13 @@ class Engine:
                 raise RequestError("drafter: an encoder-decoder cannot be drafted for, and drafts for no other model")
             self.drafter.build(model=draft_model)
 
+    @property
+    def runs_on(self) -> str:
+        """The runner and its threads, for people."""
+        threads = torch.get_num_threads() if self.native is None else self.native.threads
+        runner = "torch" if self.native is None else f"native ({self.native.form})"
+        return f"{runner} runner, {threads} {'thread' if threads == 1 else 'threads'}"
+
     def keep_prefixes(self, size: int) -> None:
         """Keep the states of prompts and answers in `size` bytes from now on."""
         if self.native is None:

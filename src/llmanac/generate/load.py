@@ -15,7 +15,7 @@ from llmanac.generate.answers import Assistant
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.engine import Engine
 from llmanac.kernels.gguf import opened
-from llmanac.models.locate import ASSISTANT, locate
+from llmanac.models.locate import ASSISTANT, fetched
 
 
 def load_engine(
@@ -44,7 +44,7 @@ def load_engine(
     from llmanac.models.load import load_model
     from llmanac.tokenizers.load import load_tokenizer
 
-    model, tokenizer = locate(path)
+    model, tokenizer = fetched(path)
     held = opened(model) if Path(model).is_file() else None  # read once for both
     if draft is None and draft_tokens is not None:
         raise RequestError("--draft-tokens: there is no drafter; give --draft too")
@@ -57,7 +57,7 @@ def load_engine(
     helper = None
     if draft is not None and not named:
         try:
-            where, draft_words = locate(draft)
+            where, draft_words = fetched(draft)
         except CheckpointError as error:
             raise CheckpointError(f"--draft {error}; drafters without a model: {', '.join(_free_drafters())}") from None
         _check_tokens(words, load_tokenizer(draft_words), path, draft)

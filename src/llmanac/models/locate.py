@@ -55,6 +55,15 @@ def locate(path: str | Path) -> tuple[str, str]:
     return str(folder), str(folder)
 
 
+def fetched(path: str | Path) -> tuple[str, str]:
+    """As `locate`; a hub model is downloaded, and its folder holds both. Raises CheckpointError as `model_folder`."""
+    model, tokenizer = locate(path)
+    if Path(model).exists():
+        return model, tokenizer
+    folder = str(model_folder(path))
+    return folder, folder
+
+
 def model_folder(path: str | Path) -> Path:
     """The folder or .gguf file of a model: that of `locate`, or the hub model of that name, downloaded.
 

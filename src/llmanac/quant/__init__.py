@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
+from llmanac.core.progress import progress
 from llmanac.core.spec import Spec
 from llmanac.models._layers import Embedding, Linear, Product, unfuse
 from llmanac.models._packed_files import Layout, OwnLayout
@@ -82,8 +83,10 @@ class Quantizer:
 
     def pack_all(self, model: nn.Module, layers: dict[str, Any], calibration: Iterable[Any]) -> None:
         """Replace the weights of `layers`."""
-        for layer in layers.values():
-            self._replace(model, layer, self.pack(layer.weight.detach()))
+        with progress("quantize", total=len(layers), unit="matrices") as bar:
+            for layer in layers.values():
+                self._replace(model, layer, self.pack(layer.weight.detach()))
+                bar.advance()
 
     @torch.no_grad()
     def apply(self, model: nn.Module, calibration: Iterable[Any] = ()) -> Quantization:

@@ -16,10 +16,9 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, LanguageModel
 from llmanac.evaluate.divergence import SHORTEST, Divergence, Windows, divergence, windows
 from llmanac.generate.engine import Engine
-from llmanac.models._quantized import stored_bytes
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
-from llmanac.models.locate import GGUF, locate
+from llmanac.models.locate import GGUF, fetched
 from llmanac.models.save import save_model
 from llmanac.tokenizers.load import load_tokenizer
 
@@ -33,7 +32,7 @@ class Quantized:
     """What a quantization cost.
 
     Attributes:
-        before, after: bytes of the parameters; bits: of a number of what was quantized, scales included.
+        before, after: bytes of the files of weights; bits: of a number of what was quantized, scales included.
         quality: on text that was not used for calibration.
         speeds: tokens a second of one request, before and after.
     """
@@ -81,7 +80,7 @@ def quantize(
         raise SpecError(f"--targets: {method} is of all matrices of the file")
     fields = {"targets": list(targets)} if targets else {}
     quantizer = None if method in BLOCKS else make_method("quantizer", {"name": method, **fields}).build()
-    place, tokens = locate(source)
+    place, tokens = fetched(source)
     original: Any = load_model(place, device="cpu")
     tokenizer = load_tokenizer(tokens)
     if not any(p.ndim == 2 for p in original.parameters()):
@@ -94,24 +93,27 @@ def quantize(
         original(Batch(ids=held_out.ids[:1, :2]))
     except RequestError as error:
         raise SpecError(f"{source}: is no causal model, and losses cannot be compared ({error})") from error
-    before = stored_bytes(original)
     if quantizer is None:
         export_gguf(original, tokenizer, target, method)
-        after = target.stat().st_size
-        bits = 8 * after / original.parameter_count()
+        bits = 8 * _bytes(target) / original.parameter_count()
         changed: Any = load_model(target, device="cpu")
         quality = divergence(original, changed, held_out)
     else:
         changed = copy.deepcopy(original)
         report = quantizer.apply(changed, list(train.batches()))
-        after, bits = report.now, report.bits
+        bits = report.bits
         quality = divergence(original, changed, held_out)
         with atomic_folder(target) as folder:
             save_model(changed, folder)
             tokenizer.save(folder)
     prompt = held_out.ids[0, : min(PROMPT, held_out.ids.shape[1] // 2)].tolist()
     speeds = (_speed(original, prompt), _speed(changed, prompt))
-    return Quantized(before, after, bits, quality, speeds)
+    return Quantized(_bytes(Path(place)), _bytes(target), bits, quality, speeds)
+
+
+def _bytes(place: Path) -> int:
+    """Of a .gguf file, or of the weights in a folder."""
+    return sum(path.stat().st_size for path in ([place] if place.is_file() else place.glob("*.safetensors")))
 
 
 def _split(texts: Sequence[str] | None, tokenizer: Any, length: int) -> tuple[Windows, Windows]:
