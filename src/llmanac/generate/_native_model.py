@@ -176,8 +176,10 @@ class NativeModel:
 
     def _sync(self) -> None:
         from llmanac.kernels.infer.attend import attention
+        from llmanac.kernels.infer.blocks import Store
         from llmanac.kernels.infer.forward import ACTIVATIONS, Plan
 
+        self._store = Store()
         self._held: list[Any] = []  # what the addresses below point into
         self._known: dict[int, list[int]] = {}  # a tied matrix is packed once
         self._names = {id(p): name for name, p in self.model.named_parameters()}
@@ -263,7 +265,7 @@ class NativeModel:
         else:
             from llmanac.kernels.infer.blocks import repacked
 
-            kept = repacked(kind, data)
+            kept = repacked(kind, data, self._store)
             made = [product(kind, self.form), kept.ctypes.data, rows, columns, 1]
         self._held.append((weight, kept))
         self._known[id(weight)] = made
