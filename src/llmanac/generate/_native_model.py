@@ -320,7 +320,7 @@ class NativeModel:
 
     def run(
         self, ids: list[int], places: np.ndarray, rows: np.ndarray, ends: np.ndarray, blocks: np.ndarray,
-        wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: Tensor,
+        wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: np.ndarray,
     ) -> None:  # fmt: skip
         """One pass over at most LINES tokens, by the holder of `lock`; see `kernels/infer/forward.py`."""
         from llmanac.kernels.infer.forward import Step, forward
@@ -329,7 +329,7 @@ class NativeModel:
         x = self.model.embed(torch.tensor(ids)).detach().float().numpy()
         keys, values = stores
         step = Step(
-            x=x, places=places, rows=rows, ends=ends, blocks=blocks, wanted=wanted, logits=logits.numpy(),
+            x=x, places=places, rows=rows, ends=ends, blocks=blocks, wanted=wanted, logits=logits,
             keys=keys.data_ptr(), values=values.data_ptr(), block_bytes=keys.nbytes // len(keys),
             shift=(keys.shape[1] // PART).bit_length() - 1,
         )  # fmt: skip

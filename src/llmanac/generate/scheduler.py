@@ -231,10 +231,13 @@ class Scheduler:
         place = [min(n, len(given)) - 1 for n, given in zip(sure, tokens, strict=True)]
         ready = [i for i, given in enumerate(tokens) if len(given) >= sure[i]]  # the others have more to read first
         while ready:
-            index = torch.tensor(ready, device=logits.device)
-            last = logits[index, torch.tensor([place[i] for i in ready], device=logits.device)]
-            going = []
-            for i, chosen in zip(ready, choose(last, [sequences[i] for i in ready]), strict=True):
+            if logits.shape[1] == 1 and len(ready) == len(rows):
+                last = logits[:, 0]
+            else:
+                index = torch.tensor(ready, device=logits.device)
+                last = logits[index, torch.tensor([place[i] for i in ready], device=logits.device)]
+            going, best = [], getattr(self.runner, "best", None)
+            for i, chosen in zip(ready, choose(last, [sequences[i] for i in ready], best), strict=True):
                 rows[i].pending = self._push(sequences[i], chosen)
                 ahead = tokens[i][place[i] + 1 : place[i] + 2]
                 if rows[i].pending == ahead and sequences[i].finish_reason is None:
@@ -314,7 +317,7 @@ class Scheduler:
         going = [(row, logits) for row, logits in starting if row.request.max_new_tokens]
         if going:
             sequences = [row.sequence for row, _ in going if row.sequence is not None]
-            chosen = choose(torch.stack([logits for _, logits in going]), sequences)
+            chosen = choose(torch.stack([logits for _, logits in going]), sequences, getattr(self.runner, "best", None))
             for (row, _), token in zip(going, chosen, strict=True):
                 row.pending = self._push(row.sequence, token)
         for row, _ in starting:

@@ -35,6 +35,7 @@ from llmanac.kernels.infer._machine import (
     forms,
     literal,
     load,
+    pick,
     splat,
     store,
     vector,
@@ -151,14 +152,47 @@ def _view(kind: Any) -> Any:
 floats_at, numbers_at = _view(types.float32), _view(types.int64)
 
 
+@intrinsic
+def largest(typing_context, place, count):
+    """The largest of at least one float32 at an address; a NaN is none of them. A plain loop would be one by one."""
+
+    def generate(context, builder, signature, arguments):
+        place, count = arguments
+        lowest = float(LOWEST)
+        tops = [cgutils.alloca_once_value(builder, constant(FLOAT, lowest)) for _ in range(2)]
+        for top in tops:
+            builder.store(constant(FLOAT, lowest), top)
+
+        def raise_to(top, value):
+            old = builder.load(top)
+            builder.store(builder.select(builder.fcmp_ordered(">", value, old), value, old), top)
+
+        with cgutils.for_range(builder, builder.lshr(count, ir.Constant(I64, 5)), intp=I64) as loop:
+            for n, top in enumerate(tops):
+                at = builder.add(place, builder.shl(loop.index, ir.Constant(I64, 7)))
+                raise_to(top, load(builder, vector(FLOAT), ahead(builder, at, 64 * n)))
+        raise_to(tops[0], builder.load(tops[1]))
+        value = builder.load(tops[0])
+        for half in (8, 4, 2, 1):
+            pair = [pick(builder, value, list(range(n, n + half))) for n in (0, half)]
+            value = builder.select(builder.fcmp_ordered(">", *pair), *pair)
+        one = cgutils.alloca_once_value(builder, builder.extract_element(value, ir.Constant(I32, 0)))
+        builder.store(builder.extract_element(value, ir.Constant(I32, 0)), one)
+        done = builder.and_(count, ir.Constant(I64, -32))
+        with cgutils.for_range(builder, builder.sub(count, done), intp=I64) as loop:
+            at = builder.shl(builder.add(done, loop.index), ir.Constant(I64, 2))
+            raise_to(one, load(builder, FLOAT, builder.add(place, at)))
+        return builder.load(one)
+
+    return types.float32(NUMBER, NUMBER), generate
+
+
 @njit(fastmath=RELAXED, error_model="numpy")
 def _softmax(row, limit):
     if limit > np.float32(0):
         for t in range(len(row)):
             row[t] = limit * tanh(row[t] / limit)
-    top = LOWEST
-    for t in range(len(row)):
-        top = max(top, row[t])
+    top = largest(np.int64(row.ctypes.data), np.int64(len(row)))
     total = np.float32(0)
     for t in range(len(row)):
         weight = exp2((row[t] - top) * LOG2E32)
