@@ -236,8 +236,8 @@ class Scheduler:
             else:
                 index = torch.tensor(ready, device=logits.device)
                 last = logits[index, torch.tensor([place[i] for i in ready], device=logits.device)]
-            going, best = [], getattr(self.runner, "best", None)
-            for i, chosen in zip(ready, choose(last, [sequences[i] for i in ready], best), strict=True):
+            going = []
+            for i, chosen in zip(ready, self._choose(last, [sequences[i] for i in ready]), strict=True):
                 rows[i].pending = self._push(sequences[i], chosen)
                 ahead = tokens[i][place[i] + 1 : place[i] + 2]
                 if rows[i].pending == ahead and sequences[i].finish_reason is None:
@@ -253,6 +253,10 @@ class Scheduler:
                 if self.speculation is not None:
                     self.speculation.count(row, max(0, len(given) - n), at + 1 - min(n, len(given)))
         return sequences
+
+    def _choose(self, logits: Tensor, sequences: list[Sequence]) -> list[TokenLogprob]:
+        best = getattr(self.runner, "best", None)
+        return choose(logits, sequences) if best is None else choose(logits, sequences, best)
 
     def _settle(
         self, call: Call, rows: list[Row], tokens: list[list[int]], mark: Any, before: list[int], place: list[int]
@@ -317,7 +321,7 @@ class Scheduler:
         going = [(row, logits) for row, logits in starting if row.request.max_new_tokens]
         if going:
             sequences = [row.sequence for row, _ in going if row.sequence is not None]
-            chosen = choose(torch.stack([logits for _, logits in going]), sequences, getattr(self.runner, "best", None))
+            chosen = self._choose(torch.stack([logits for _, logits in going]), sequences)
             for (row, _), token in zip(going, chosen, strict=True):
                 row.pending = self._push(row.sequence, token)
         for row, _ in starting:

@@ -24,12 +24,12 @@ from numba.extending import intrinsic
 from llmanac.kernels.infer._machine import (
     FLOAT,
     FORMS,
-    I8,
     I16,
     I32,
     I64,
     address,
     ahead,
+    bring,
     constant,
     fma,
     forms,
@@ -65,14 +65,6 @@ def _narrow(builder: Any, kind: int, form: int, place: Any) -> Any:
     return widened(builder, form, load(builder, vector(I16), place, 2))
 
 
-def _bring(builder: Any, place: Any) -> None:
-    """Ask for a cache line without waiting for it."""
-    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    function = builder.module.declare_intrinsic("llvm.prefetch", (I8.as_pointer(),), kind)
-    pointer = builder.inttoptr(place, I8.as_pointer())
-    builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
-
-
 @intrinsic(prefer_literal=True)
 def _scores(typing_context, form, kind, count, queries, d, keys, following, out, width):
     """q . k of `count` queries and the 16 tokens of a page; the `following` page is brought near meanwhile."""
@@ -89,7 +81,7 @@ def _scores(typing_context, form, kind, count, queries, d, keys, following, out,
         with cgutils.for_range(builder, builder.lshr(d, ir.Constant(I64, 1)), intp=I64) as loop:
             first = builder.shl(loop.index, ir.Constant(I64, 1))
             for n in range(0, 2 * size, LINE):
-                _bring(builder, ahead(builder, builder.add(following, builder.mul(first, ir.Constant(I64, size))), n))
+                bring(builder, ahead(builder, builder.add(following, builder.mul(first, ir.Constant(I64, size))), n))
             for n in range(2):
                 at = builder.add(first, ir.Constant(I64, n))
                 k = _narrow(builder, kind_, form_, builder.add(keys, builder.mul(at, ir.Constant(I64, size))))
@@ -122,7 +114,7 @@ def _read(typing_context, form, kind, count, wide, weights, width, values, follo
         for t in range(PAGE):
             step = builder.mul(d, ir.Constant(I64, t * size))
             row = builder.add(values, step)
-            _bring(builder, builder.add(following, step))
+            bring(builder, builder.add(following, step))
             vs = [_narrow(builder, kind_, form_, ahead(builder, row, 16 * size * w)) for w in range(wide_)]
             for i in range(count_):
                 p = splat(builder, load(builder, FLOAT, ahead(builder, rows[i], 4 * t)))
