@@ -34,7 +34,7 @@ from llmanac.models.scores.scaled_dot import ScaledDot
 from llmanac.models.state import DecodingState
 from llmanac.models.state.kv import kv_cache
 
-BLOCK = 64  # tokens of a block of keys and values: shorter ones cost more misses, longer ones share fewer prefixes
+BLOCK = 128  # tokens of a block of keys and values: shorter ones cost more misses, longer ones share fewer prefixes
 PART = 16  # rows of a matrix that a kernel takes at once
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
 QUANTISED = ("q8_0", "q4_0", "q4_1")

@@ -114,7 +114,8 @@ def _read(typing_context, form, kind, count, wide, weights, width, values, follo
         for t in range(PAGE):
             step = builder.mul(d, ir.Constant(I64, t * size))
             row = builder.add(values, step)
-            bring(builder, builder.add(following, step))
+            for n in range(0, 16 * size * wide_, LINE):
+                bring(builder, ahead(builder, builder.add(following, step), n))
             vs = [_narrow(builder, kind_, form_, ahead(builder, row, 16 * size * w)) for w in range(wide_)]
             for i in range(count_):
                 p = splat(builder, load(builder, FLOAT, ahead(builder, rows[i], 4 * t)))
@@ -202,7 +203,8 @@ def _at(table, page, shift, block_bytes, part_bytes):
 
 
 def _attention(form, kind):
-    wide = 2 if form == FORMS.index("vnni") else 1  # accumulators that fit the registers
+    # accumulators for each of 8 and of 3 queries that fit the registers
+    wide, most = (2, 4) if form == FORMS.index("vnni") else (1, 1)
     size = 4 if kind == 0 else 2
 
     def attend(
@@ -240,42 +242,45 @@ def _attention(form, kind):
             row[end:] = np.float32(0)
             _softmax(row[first:end], limit)
         carray(floats_at(out), (n * d,))[:] = np.float32(0)
-        for part in range(0, d, 16 * wide):
+        part = 0
+        while part < d:
+            # values are read in full where few queries leave enough registers, else one part after the other
+            count, parts = (3, most) if n < 8 and part + 16 * most <= d else (8, wide)
+            if part + 16 * parts > d:
+                count, parts = 1, 1
+            step = 16 * parts
             for page in range(low, stop):
                 own = values + _at(table, page, shift, block_bytes, part_bytes) + begins + part * size
-                later = (
-                    page + AHEAD
-                )  # past the last values come the first ones of the next part, or the next head's keys
+                later = page + AHEAD  # past the last values: the first ones of the next part, or the next head's keys
                 wrapped = min(low + later - stop, stop - 1)
                 if later < stop:
                     following = values + _at(table, later, shift, block_bytes, part_bytes) + begins + part * size
-                elif part + 16 * wide < d:
+                elif part + step < d:
                     following = values + _at(table, wrapped, shift, block_bytes, part_bytes) + begins
-                    following += (part + 16 * wide) * size
+                    following += (part + step) * size
                 else:
                     following = keys + _at(table, wrapped, shift, block_bytes, part_bytes) + begins
                     following += (part_bytes << shift) + part * size
-                row = scores + (page - low) * PAGE * 4
+                weights, into, line = scores + (page - low) * PAGE * 4, out + part * 4, width * 4
                 i = 0
-                if part + 16 * wide <= d:
-                    while i + 8 <= n:
-                        _read(
-                            form, kind, 8, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
-                        )
-                        i += 8
-                    while i + 3 <= n:
-                        _read(
-                            form, kind, 3, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
-                        )
-                        i += 3
-                    while i < n:
-                        _read(
-                            form, kind, 1, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
-                        )
-                        i += 1
-                else:
-                    for i in range(n):
-                        _read(form, kind, 1, 1, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4)
+                while count == 8 and i + 8 <= n:
+                    _read(form, kind, 8, wide, weights + i * line, width, own, following, d, into + i * d * 4)
+                    i += 8
+                while count == 8 and i + 3 <= n:
+                    _read(form, kind, 3, wide, weights + i * line, width, own, following, d, into + i * d * 4)
+                    i += 3
+                while count == 3 and i + 3 <= n:
+                    _read(form, kind, 3, most, weights + i * line, width, own, following, d, into + i * d * 4)
+                    i += 3
+                while i < n:
+                    if parts == 1:
+                        _read(form, kind, 1, 1, weights + i * line, width, own, following, d, into + i * d * 4)
+                    elif parts == wide:
+                        _read(form, kind, 1, wide, weights + i * line, width, own, following, d, into + i * d * 4)
+                    else:
+                        _read(form, kind, 1, most, weights + i * line, width, own, following, d, into + i * d * 4)
+                    i += 1
+            part += step
         return 0
 
     return attend
