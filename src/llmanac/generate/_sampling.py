@@ -23,17 +23,17 @@ from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, compose
 Best = Callable[[Tensor], list[tuple[Any, ...]] | None]  # logits (B, V) -> the fields of each row's TokenLogprob
 
 
-def choose(logits: Tensor, sequences: Items[Sequence], best: Best | None = None) -> list[TokenLogprob]:
+def choose(logits: Tensor, sequences: Items[Sequence], own_best: Best | None = None) -> list[TokenLogprob]:
     """One token for each row of logits (B, V), as each row's own request asks.
 
     Args:
-        best: a runner's own code for rows that take their best token and ask for nothing else.
+        own_best: a runner's own code for rows that take their best token and ask for nothing else.
 
     Raises:
         LlmanacError: a row of logits has no finite maximum.
     """
-    if best is not None and all(_plain(sequence) for sequence in sequences):
-        found = best(logits)
+    if own_best is not None and all(_plain(sequence) for sequence in sequences):
+        found = own_best(logits)
         if found is not None:
             return [TokenLogprob(*row) for row in found]
     logits = logits if logits.dtype == torch.float64 else logits.float()

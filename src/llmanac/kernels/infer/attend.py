@@ -8,7 +8,7 @@ a prompt is read) share each page that is read. Every query's numbers are made i
 pages with.
 """
 
-# mypy: disable-error-code="no-untyped-def, call-arg"
+# mypy: disable-error-code="no-untyped-def, call-arg, var-annotated"
 # (numba types these functions itself)
 from __future__ import annotations
 
