@@ -39,9 +39,10 @@ class NativeRunner(StateRunner):
 
     def __init__(self, native: NativeModel, prefix_cache: PrefixCache | None = None) -> None:
         self.native, self.prefix_cache = native, prefix_cache
-        if prefix_cache is not None and [x.stores[0].shape[2:] for x in prefix_cache.pool.layers if x] != [
-            native.start().layers[0].tensors[0].shape[1::2]
-        ]:
+        one = native.start().layers[0].tensors[0]
+        wanted = (native.block_tokens, one.shape[1::2], one.dtype)
+        held = [] if prefix_cache is None else [x.stores[0] for x in prefix_cache.pool.layers if x is not None]
+        if prefix_cache is not None and [(x.shape[1], x.shape[2:], x.dtype) for x in held] != [wanted]:
             raise RequestError("prefix_cache: its blocks are another runner's; use Engine.keep_prefixes")
         self._logits = np.zeros((0, 0), np.float32)
         self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=native.block_tokens)
