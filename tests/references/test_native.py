@@ -50,6 +50,7 @@ MODELS = {
     "window": {"blocks": block({"name": "multi-head", "heads": 4, "window": 5})},
     "no-positions": {"blocks": [*block(), {**block()[0], "position": "none"}]},
     "partial": {"position": {"name": "rope", "rotary_fraction": 0.5}},
+    "wide-heads": {"blocks": block({"name": "multi-head", "heads": 6, "kv_heads": 2, "head_dim": 80})},
     "odd": {"dim": 44, "blocks": block(*ODD)},
     **{name: {"position": {"name": "rope", "scaling": scaling}} for name, scaling in SCALINGS.items()},
 }  # fmt: skip

@@ -34,7 +34,7 @@ from llmanac.models.scores.scaled_dot import ScaledDot
 from llmanac.models.state import DecodingState
 from llmanac.models.state.kv import kv_cache
 
-BLOCK = 64  # tokens of a block of keys and values: shorter ones cost more misses, longer ones share fewer prefixes
+BLOCK = 128  # tokens of a block of keys and values: shorter ones cost more misses, longer ones share fewer prefixes
 PART = 16  # rows of a matrix that a kernel takes at once
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
 QUANTIZED = ("q8_0", "q4_0", "q4_1")
@@ -176,8 +176,10 @@ class NativeModel:
 
     def _sync(self) -> None:
         from llmanac.kernels.infer.attend import attention
+        from llmanac.kernels.infer.blocks import Store
         from llmanac.kernels.infer.forward import ACTIVATIONS, Plan
 
+        self._store = Store()
         self._held: list[Any] = []  # what the addresses below point into
         self._known: dict[int, list[int]] = {}  # a tied matrix is packed once
         self._names = {id(p): name for name, p in self.model.named_parameters()}
@@ -263,7 +265,7 @@ class NativeModel:
         else:
             from llmanac.kernels.infer.blocks import repacked
 
-            kept = repacked(kind, data)
+            kept = repacked(kind, data, self._store)
             made = [product(kind, self.form), kept.ctypes.data, rows, columns, 1]
         self._held.append((weight, kept))
         self._known[id(weight)] = made
@@ -318,7 +320,7 @@ class NativeModel:
 
     def run(
         self, ids: list[int], places: np.ndarray, rows: np.ndarray, ends: np.ndarray, blocks: np.ndarray,
-        wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: Tensor,
+        wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: np.ndarray,
     ) -> None:  # fmt: skip
         """One pass over at most LINES tokens, by the holder of `lock`; see `kernels/infer/forward.py`."""
         from llmanac.kernels.infer.forward import Step, forward
@@ -327,7 +329,7 @@ class NativeModel:
         x = self.model.embed(torch.tensor(ids)).detach().float().numpy()
         keys, values = stores
         step = Step(
-            x=x, places=places, rows=rows, ends=ends, blocks=blocks, wanted=wanted, logits=logits.numpy(),
+            x=x, places=places, rows=rows, ends=ends, blocks=blocks, wanted=wanted, logits=logits,
             keys=keys.data_ptr(), values=values.data_ptr(), block_bytes=keys.nbytes // len(keys),
             shift=(keys.shape[1] // PART).bit_length() - 1,
         )  # fmt: skip

@@ -9,7 +9,9 @@ cannot change them; and when rounding moves a logit by d, the token changes only
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from collections.abc import Sequence as Items
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +20,22 @@ from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate._requests import Sequence, TokenLogprob
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, compose
 
+Best = Callable[[Tensor], list[tuple[Any, ...]] | None]  # logits (B, V) -> the fields of each row's TokenLogprob
 
-def choose(logits: Tensor, sequences: Items[Sequence]) -> list[TokenLogprob]:
+
+def choose(logits: Tensor, sequences: Items[Sequence], own_best: Best | None = None) -> list[TokenLogprob]:
     """One token for each row of logits (B, V), as each row's own request asks.
+
+    Args:
+        own_best: a runner's own code for rows that take their best token and ask for nothing else.
 
     Raises:
         LlmanacError: a row of logits has no finite maximum.
     """
+    if own_best is not None and all(_plain(sequence) for sequence in sequences):
+        found = own_best(logits)
+        if found is not None:
+            return [TokenLogprob(*row) for row in found]
     logits = logits if logits.dtype == torch.float64 else logits.float()
     log_total = logits.logsumexp(dim=-1, keepdim=True)
     if not bool(torch.isfinite(log_total).all()):
@@ -45,6 +56,12 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> list[TokenLogprob]:
     tops = _tops(logits - log_total, counts) if any(counts) else [{}] * len(sequences)
     columns = (best[:, 0].tolist(), own[:, 0].tolist(), tops, margin.tolist(), sampled[:, 0].tolist())
     return [TokenLogprob(*row) for row in zip(*columns, strict=True)]
+
+
+def _plain(sequence: Sequence) -> bool:
+    request = sequence.request
+    first = request.decoding[:1]  # nothing is done to logits before a method that takes the best
+    return sequence.constraint is None and not request.logprobs and bool(first) and not first[0].stochastic
 
 
 def draft_choice(logits: Tensor, sequences: Items[Sequence], ahead: int) -> list[int]:

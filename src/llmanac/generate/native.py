@@ -9,6 +9,7 @@ was cut into pieces and what a cache gave; in float32 they are the model's own b
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +39,12 @@ class NativeRunner(StateRunner):
 
     def __init__(self, native: NativeModel, prefix_cache: PrefixCache | None = None) -> None:
         self.native, self.prefix_cache = native, prefix_cache
-        if prefix_cache is not None and [x.stores[0].shape[2:] for x in prefix_cache.pool.layers if x] != [
-            native.start().layers[0].tensors[0].shape[1::2]
-        ]:
+        one = native.start().layers[0].tensors[0]
+        wanted = (native.block_tokens, one.shape[1::2], one.dtype)
+        held = [] if prefix_cache is None else [x.stores[0] for x in prefix_cache.pool.layers if x is not None]
+        if prefix_cache is not None and [(x.shape[1], x.shape[2:], x.dtype) for x in held] != [wanted]:
             raise RequestError("prefix_cache: its blocks are another runner's; use Engine.keep_prefixes")
+        self._logits = np.zeros((0, 0), np.float32)
         self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=native.block_tokens)
 
     def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
@@ -72,33 +75,62 @@ class NativeRunner(StateRunner):
         counts = [len(given) for given in tokens]
         if (start, start + len(tokens)) != (0, state.batch):
             state = state.view(start, start + len(tokens))
-        before = state.counts
+        before = np.array(state.counts)
         blocks = state.claim(counts).numpy()
+        length = max(counts) if every else 1
+        width = -(-vocabulary // PART) * PART
+        logits = self._room(len(tokens) * length, width)
+        store = (pool.stores[0], pool.stores[1])
+        if len(tokens) <= LINES and max(counts) == 1:  # a step of decoding: a line a row, each of them wanted
+            lines = np.arange(len(tokens))
+            self.native.run([given[0] for given in tokens], before, lines, lines + 1, blocks, lines, store, logits)
+        else:
+            self._pieces(tokens, before, blocks, store, logits, every)
+        for row, count in zip(state.rows, counts, strict=True):
+            row.count += count
+        return torch.from_numpy(logits).view(len(tokens), length, width)[..., :vocabulary]
+
+    def _room(self, lines: int, width: int) -> np.ndarray[Any, Any]:
+        """Memory for logits: that of the last ones, if nobody has them any more, since new memory costs page faults."""
+        if self._logits.shape != (lines, width) or sys.getrefcount(self._logits) > 2:
+            self._logits = np.zeros((lines, width), np.float32)
+        return self._logits
+
+    def _pieces(
+        self, tokens: Sequence[Sequence[int]], before: np.ndarray[Any, Any], blocks: np.ndarray[Any, Any],
+        store: tuple[Tensor, Tensor], logits: np.ndarray[Any, Any], every: bool,
+    ) -> None:  # fmt: skip
+        """Lines of several tokens a row, as many a pass as there is room for."""
+        counts = [len(given) for given in tokens]
         rows = np.repeat(np.arange(len(tokens)), counts)
         first = np.repeat(np.cumsum(counts) - counts, counts)
         steps = np.arange(len(rows)) - first
-        places, ids = np.array(before)[rows] + steps, [i for given in tokens for i in given]
+        places, ids = before[rows] + steps, [i for given in tokens for i in given]
         ends = np.repeat(np.cumsum(counts), counts)
-        length = max(counts) if every else 1
-        width = -(-vocabulary // PART) * PART
-        logits = torch.empty(len(tokens) * length, width)
-        if every and min(counts) < length:
-            logits.zero_()
         # the lines whose logits are kept, and where they go
         wanted = np.arange(len(rows)) if every else ends[steps == 0] - 1
-        target = rows * length + steps if every else np.arange(len(tokens))
+        target = rows * (len(logits) // len(tokens)) + steps if every else np.arange(len(tokens))
         for begin in range(0, len(rows), LINES):
             end = min(begin + LINES, len(rows))
             own = np.flatnonzero((wanted >= begin) & (wanted < end))
             direct = len(own) > 0 and target[own[-1]] - target[own[0]] == len(own) - 1
-            out = logits[target[own[0]] : target[own[-1]] + 1] if direct else torch.empty(len(own), width)
-            store = pool.stores
+            out = (
+                logits[target[own[0]] : target[own[-1]] + 1]
+                if direct
+                else np.empty((len(own), logits.shape[1]), np.float32)
+            )
             self.native.run(
                 ids[begin:end], places[begin:end], rows[begin:end], np.minimum(ends[begin:end], end) - begin, blocks,
-                wanted[own] - begin, (store[0], store[1]), out,
+                wanted[own] - begin, store, out,
             )  # fmt: skip
             if not direct and len(own):
-                logits[torch.from_numpy(target[own])] = out
-        for row, count in zip(state.rows, counts, strict=True):
-            row.count += count
-        return logits.view(len(tokens), length, width)[..., :vocabulary]
+                logits[target[own]] = out
+
+    def best(self, logits: Tensor) -> list[tuple[Any, ...]] | None:
+        """See `_sampling.choose`; None where a logit is not a finite number."""
+        from llmanac.kernels.infer.best import best
+
+        ids, numbers = np.empty(len(logits), np.int64), np.empty((len(logits), 2), np.float32)
+        if not best(logits.numpy(), logits.shape[1], ids, numbers):
+            return None
+        return [(i, own, {}, lead) for i, (own, lead) in zip(ids.tolist(), numbers.tolist(), strict=True)]

@@ -231,10 +231,13 @@ class Scheduler:
         place = [min(n, len(given)) - 1 for n, given in zip(sure, tokens, strict=True)]
         ready = [i for i, given in enumerate(tokens) if len(given) >= sure[i]]  # the others have more to read first
         while ready:
-            index = torch.tensor(ready, device=logits.device)
-            last = logits[index, torch.tensor([place[i] for i in ready], device=logits.device)]
+            if logits.shape[1] == 1 and len(ready) == len(rows):
+                last = logits[:, 0]
+            else:
+                index = torch.tensor(ready, device=logits.device)
+                last = logits[index, torch.tensor([place[i] for i in ready], device=logits.device)]
             going = []
-            for i, chosen in zip(ready, choose(last, [sequences[i] for i in ready]), strict=True):
+            for i, chosen in zip(ready, self._choose(last, [sequences[i] for i in ready]), strict=True):
                 rows[i].pending = self._push(sequences[i], chosen)
                 ahead = tokens[i][place[i] + 1 : place[i] + 2]
                 if rows[i].pending == ahead and sequences[i].finish_reason is None:
@@ -250,6 +253,10 @@ class Scheduler:
                 if self.speculation is not None:
                     self.speculation.count(row, max(0, len(given) - n), at + 1 - min(n, len(given)))
         return sequences
+
+    def _choose(self, logits: Tensor, sequences: list[Sequence]) -> list[TokenLogprob]:
+        best = getattr(self.runner, "best", None)
+        return choose(logits, sequences) if best is None else choose(logits, sequences, best)
 
     def _settle(
         self, call: Call, rows: list[Row], tokens: list[list[int]], mark: Any, before: list[int], place: list[int]
@@ -314,7 +321,7 @@ class Scheduler:
         going = [(row, logits) for row, logits in starting if row.request.max_new_tokens]
         if going:
             sequences = [row.sequence for row, _ in going if row.sequence is not None]
-            chosen = choose(torch.stack([logits for _, logits in going]), sequences)
+            chosen = self._choose(torch.stack([logits for _, logits in going]), sequences)
             for (row, _), token in zip(going, chosen, strict=True):
                 row.pending = self._push(row.sequence, token)
         for row, _ in starting:

@@ -129,6 +129,14 @@ def store(builder: Any, value: Any, place: Any, align: int = 4) -> None:
     builder.store(value, builder.inttoptr(place, value.type.as_pointer()), align=align)
 
 
+def bring(builder: Any, place: Any) -> None:
+    """Ask for a cache line without waiting for it."""
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = builder.module.declare_intrinsic("llvm.prefetch", (I8.as_pointer(),), kind)
+    pointer = builder.inttoptr(place, I8.as_pointer())
+    builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
+
+
 def ahead(builder: Any, place: Any, step: Any) -> Any:
     """An address some bytes (a number or an i64) further."""
     return builder.add(place, ir.Constant(I64, step) if isinstance(step, int) else step)

@@ -8,7 +8,7 @@ a prompt is read) share each page that is read. Every query's numbers are made i
 pages with.
 """
 
-# mypy: disable-error-code="no-untyped-def, call-arg"
+# mypy: disable-error-code="no-untyped-def, call-arg, var-annotated"
 # (numba types these functions itself)
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from numba.extending import intrinsic
 from llmanac.kernels.infer._machine import (
     FLOAT,
     FORMS,
-    I8,
     I16,
     I32,
     I64,
     address,
     ahead,
+    bring,
     constant,
     fma,
     forms,
     literal,
     load,
+    pick,
     splat,
     store,
     vector,
@@ -64,14 +65,6 @@ def _narrow(builder: Any, kind: int, form: int, place: Any) -> Any:
     return widened(builder, form, load(builder, vector(I16), place, 2))
 
 
-def _bring(builder: Any, place: Any) -> None:
-    """Ask for a cache line without waiting for it."""
-    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    function = builder.module.declare_intrinsic("llvm.prefetch", (I8.as_pointer(),), kind)
-    pointer = builder.inttoptr(place, I8.as_pointer())
-    builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
-
-
 @intrinsic(prefer_literal=True)
 def _scores(typing_context, form, kind, count, queries, d, keys, following, out, width):
     """q . k of `count` queries and the 16 tokens of a page; the `following` page is brought near meanwhile."""
@@ -88,7 +81,7 @@ def _scores(typing_context, form, kind, count, queries, d, keys, following, out,
         with cgutils.for_range(builder, builder.lshr(d, ir.Constant(I64, 1)), intp=I64) as loop:
             first = builder.shl(loop.index, ir.Constant(I64, 1))
             for n in range(0, 2 * size, LINE):
-                _bring(builder, ahead(builder, builder.add(following, builder.mul(first, ir.Constant(I64, size))), n))
+                bring(builder, ahead(builder, builder.add(following, builder.mul(first, ir.Constant(I64, size))), n))
             for n in range(2):
                 at = builder.add(first, ir.Constant(I64, n))
                 k = _narrow(builder, kind_, form_, builder.add(keys, builder.mul(at, ir.Constant(I64, size))))
@@ -121,7 +114,8 @@ def _read(typing_context, form, kind, count, wide, weights, width, values, follo
         for t in range(PAGE):
             step = builder.mul(d, ir.Constant(I64, t * size))
             row = builder.add(values, step)
-            _bring(builder, builder.add(following, step))
+            for n in range(0, 16 * size * wide_, LINE):
+                bring(builder, ahead(builder, builder.add(following, step), n))
             vs = [_narrow(builder, kind_, form_, ahead(builder, row, 16 * size * w)) for w in range(wide_)]
             for i in range(count_):
                 p = splat(builder, load(builder, FLOAT, ahead(builder, rows[i], 4 * t)))
@@ -151,14 +145,47 @@ def _view(kind: Any) -> Any:
 floats_at, numbers_at = _view(types.float32), _view(types.int64)
 
 
+@intrinsic
+def largest(typing_context, place, count):
+    """The largest of at least one float32 at an address; a NaN is none of them. A plain loop would be one by one."""
+
+    def generate(context, builder, signature, arguments):
+        place, count = arguments
+        lowest = float(LOWEST)
+        tops = [cgutils.alloca_once_value(builder, constant(FLOAT, lowest)) for _ in range(2)]
+        for top in tops:
+            builder.store(constant(FLOAT, lowest), top)
+
+        def raise_to(top, value):
+            old = builder.load(top)
+            builder.store(builder.select(builder.fcmp_ordered(">", value, old), value, old), top)
+
+        with cgutils.for_range(builder, builder.lshr(count, ir.Constant(I64, 5)), intp=I64) as loop:
+            for n, top in enumerate(tops):
+                at = builder.add(place, builder.shl(loop.index, ir.Constant(I64, 7)))
+                raise_to(top, load(builder, vector(FLOAT), ahead(builder, at, 64 * n)))
+        raise_to(tops[0], builder.load(tops[1]))
+        value = builder.load(tops[0])
+        for half in (8, 4, 2, 1):
+            pair = [pick(builder, value, list(range(n, n + half))) for n in (0, half)]
+            value = builder.select(builder.fcmp_ordered(">", *pair), *pair)
+        one = cgutils.alloca_once_value(builder, builder.extract_element(value, ir.Constant(I32, 0)))
+        builder.store(builder.extract_element(value, ir.Constant(I32, 0)), one)
+        done = builder.and_(count, ir.Constant(I64, -32))
+        with cgutils.for_range(builder, builder.sub(count, done), intp=I64) as loop:
+            at = builder.shl(builder.add(done, loop.index), ir.Constant(I64, 2))
+            raise_to(one, load(builder, FLOAT, builder.add(place, at)))
+        return builder.load(one)
+
+    return types.float32(NUMBER, NUMBER), generate
+
+
 @njit(fastmath=RELAXED, error_model="numpy")
 def _softmax(row, limit):
     if limit > np.float32(0):
         for t in range(len(row)):
             row[t] = limit * tanh(row[t] / limit)
-    top = LOWEST
-    for t in range(len(row)):
-        top = max(top, row[t])
+    top = largest(np.int64(row.ctypes.data), np.int64(len(row)))
     total = np.float32(0)
     for t in range(len(row)):
         weight = exp2((row[t] - top) * LOG2E32)
@@ -176,7 +203,8 @@ def _at(table, page, shift, block_bytes, part_bytes):
 
 
 def _attention(form, kind):
-    wide = 2 if form == FORMS.index("vnni") else 1  # accumulators that fit the registers
+    # accumulators for each of 8 and of 3 queries that fit the registers
+    wide, most = (2, 4) if form == FORMS.index("vnni") else (1, 1)
     size = 4 if kind == 0 else 2
 
     def attend(
@@ -214,42 +242,45 @@ def _attention(form, kind):
             row[end:] = np.float32(0)
             _softmax(row[first:end], limit)
         carray(floats_at(out), (n * d,))[:] = np.float32(0)
-        for part in range(0, d, 16 * wide):
+        part = 0
+        while part < d:
+            # values are read in full where few queries leave enough registers, else one part after the other
+            count, parts = (3, most) if n < 8 and part + 16 * most <= d else (8, wide)
+            if part + 16 * parts > d:
+                count, parts = 1, 1
+            step = 16 * parts
             for page in range(low, stop):
                 own = values + _at(table, page, shift, block_bytes, part_bytes) + begins + part * size
-                later = (
-                    page + AHEAD
-                )  # past the last values come the first ones of the next part, or the next head's keys
+                later = page + AHEAD  # past the last values: the first ones of the next part, or the next head's keys
                 wrapped = min(low + later - stop, stop - 1)
                 if later < stop:
                     following = values + _at(table, later, shift, block_bytes, part_bytes) + begins + part * size
-                elif part + 16 * wide < d:
+                elif part + step < d:
                     following = values + _at(table, wrapped, shift, block_bytes, part_bytes) + begins
-                    following += (part + 16 * wide) * size
+                    following += (part + step) * size
                 else:
                     following = keys + _at(table, wrapped, shift, block_bytes, part_bytes) + begins
                     following += (part_bytes << shift) + part * size
-                row = scores + (page - low) * PAGE * 4
+                weights, into, line = scores + (page - low) * PAGE * 4, out + part * 4, width * 4
                 i = 0
-                if part + 16 * wide <= d:
-                    while i + 8 <= n:
-                        _read(
-                            form, kind, 8, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
-                        )
-                        i += 8
-                    while i + 3 <= n:
-                        _read(
-                            form, kind, 3, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
-                        )
-                        i += 3
-                    while i < n:
-                        _read(
-                            form, kind, 1, wide, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4
-                        )
-                        i += 1
-                else:
-                    for i in range(n):
-                        _read(form, kind, 1, 1, row + i * width * 4, width, own, following, d, out + (i * d + part) * 4)
+                while count == 8 and i + 8 <= n:
+                    _read(form, kind, 8, wide, weights + i * line, width, own, following, d, into + i * d * 4)
+                    i += 8
+                while count == 8 and i + 3 <= n:
+                    _read(form, kind, 3, wide, weights + i * line, width, own, following, d, into + i * d * 4)
+                    i += 3
+                while count == 3 and i + 3 <= n:
+                    _read(form, kind, 3, most, weights + i * line, width, own, following, d, into + i * d * 4)
+                    i += 3
+                while i < n:
+                    if parts == 1:
+                        _read(form, kind, 1, 1, weights + i * line, width, own, following, d, into + i * d * 4)
+                    elif parts == wide:
+                        _read(form, kind, 1, wide, weights + i * line, width, own, following, d, into + i * d * 4)
+                    else:
+                        _read(form, kind, 1, most, weights + i * line, width, own, following, d, into + i * d * 4)
+                    i += 1
+            part += step
         return 0
 
     return attend

@@ -35,6 +35,7 @@ from llmanac.kernels.infer._machine import (
     address,
     ahead,
     apply,
+    bring,
     constant,
     fma,
     forms,
@@ -225,6 +226,7 @@ def _dots(typing_context, kind, rows, count, weights, x, k, out, width):
             return [builder.add(base, builder.mul(step, ir.Constant(I64, i))) for i in range(count)]
 
         w_rows = starts(weights, builder.mul(k, ir.Constant(I64, size)), rows_)
+        following = builder.add(weights, builder.mul(k, ir.Constant(I64, rows_ * size)))
         x_rows = starts(x, builder.mul(k, ir.Constant(I64, 4)), count_)
         pairs = [(r, i) for r in range(rows_) for i in range(count_)]
         sums = {pair: cgutils.alloca_once_value(builder, constant(FLOAT, 0.0)) for pair in pairs}
@@ -249,6 +251,9 @@ def _dots(typing_context, kind, rows, count, weights, x, k, out, width):
         full = builder.lshr(k, ir.Constant(I64, 4))
         with cgutils.for_range(builder, full, intp=I64) as loop:
             at = builder.shl(loop.index, ir.Constant(I64, 4))
+            for n in range(0, rows_ * 16 * size, 64):  # rows that take turns are no stream that the processor follows
+                own = builder.mul(loop.index, ir.Constant(I64, rows_ * 16 * size))
+                bring(builder, ahead(builder, builder.add(following, own), n))
             ws = [read(weight(r), at, 16) for r in range(rows_)]
             xs = [load(builder, vector(FLOAT), given(i, at)) for i in range(count_)]
             for r, i in pairs:
