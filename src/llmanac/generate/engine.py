@@ -67,7 +67,8 @@ class Completion:
         token_logprobs: a TokenLogprob (id, log-probability, alternatives, margin) for each generated token.
         finish_reason: "stop" (a stop token or stop string) or "length" (max_new_tokens, or the context is full).
         prompt_token_logprobs: one TokenLogprob a prompt token where `prompt_logprobs` was asked for, else empty.
-        index: which of the prompt's `n` samples this is.
+        index: which of the prompt's `n` samples this is; of beams, the best is the first.
+        score: what a beam search ranked it by, else None.
         drafted, accepted: tokens that a drafter proposed for it, and those of them that the model chose too.
     """
 
@@ -77,6 +78,7 @@ class Completion:
     prompt_ids: tuple[int, ...]
     prompt_token_logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
+    score: float | None = None
     drafted: int = 0
     accepted: int = 0
 
@@ -330,6 +332,7 @@ def completions(request: Request) -> list[Completion]:
             prompt_ids=request.prompt,
             prompt_token_logprobs=tuple(request.prompt_token_logprobs),
             index=sequence.index,
+            score=sequence.score,
             drafted=sequence.drafted,
             accepted=sequence.accepted,
         )
