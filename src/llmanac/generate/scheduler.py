@@ -124,7 +124,7 @@ class Scheduler:
                 finished += self._read(call, self.table[call.start : call.stop])
             times.append(self.clock())
             read = sum((call.stop - call.start) * call.tokens for call in calls)
-            self.pieces.add(times[1] - times[0] if moved else 0.0, times[2] - times[1], read)
+            self.pieces.add(times[1] - times[0] if moved or self._open else 0.0, times[2] - times[1], read)
             moved += self._begin(finished)
             self._keep([row.sequence is None or row.sequence.finish_reason is None for row in self.table])
             return moved
@@ -252,7 +252,7 @@ class Scheduler:
                 row.drafted = 0
                 if self.speculation is not None:
                     self.speculation.count(row, max(0, len(given) - n), at + 1 - min(n, len(given)))
-        return sequences
+        return [sequence for sequence in sequences if sequence.request.search is None]
 
     def _settle(
         self, call: Call, rows: list[Row], tokens: list[list[int]], mark: Any, before: list[int], place: list[int]
