@@ -276,6 +276,22 @@ def test_the_same_texts_on_every_runner_and_in_every_batch(name, monkeypatch):
         assert engine.prefix_cache.pool.held == 0
 
 
+def test_an_encoder_decoder_answers_by_beams():
+    made = make_method("lm", {"name": "encoder-decoder", "dim": 16}).build(vocab_size=23)
+    model = randomise(made, std=0.4).double().eval()
+    found = Engine(model).generate([[1, 2, 3], [5], [7, 8, 9, 10]], max_new_tokens=6, stop_ids=[3], beams=4, n=2)
+    for one in found:
+        answer = Batch(
+            ids=torch.tensor([[model.start_id, *one.ids[:-1]]]),
+            source=Batch(ids=torch.tensor([one.prompt_ids])),
+        )
+        with torch.no_grad():
+            logs = model(answer).logits.log_softmax(-1)[0]
+        own = logs.gather(-1, torch.tensor(one.ids)[:, None])[:, 0]
+        assert one.score == pytest.approx(own.mean().item(), abs=1e-9)
+    assert len({tuple(one.ids) for one in found}) == 6
+
+
 def test_beams_run_beside_samples_which_they_do_not_change():
     model = llama()
     engine, both = Engine(model, rows=7), []

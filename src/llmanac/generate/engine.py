@@ -3,6 +3,7 @@
     engine = Engine(model, tokenizer)
     engine.generate("Once upon a time", max_new_tokens=32)          # greedy, a list of one Completion
     engine.generate(prompts, temperature=0.8, top_p=0.9, seed=7)    # one batch, each prompt with its own random stream
+    engine.generate(prompts, beams=4, n=2)                          # beam search; each Completion has a score
     for piece in engine.stream("Once upon a time"):
         print(piece.text, end="", flush=True)
 
@@ -220,6 +221,8 @@ class Engine:
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
         """Continue prompts; `n` completions each, in the order of the prompts. See `Options` for what can be asked.
+
+        Of beams there are fewer than `n` where fewer texts are possible.
 
         Args:
             prompts: a text, a list of token ids, or a list of either.
