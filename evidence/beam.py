@@ -53,7 +53,7 @@ ROWS = (
     "decode/greedy", "decode/beam", "decode/length-penalty", "decode/diverse-beam", "decode/repetition-penalty",
     "decode/no-repeat-ngram", "decode/top-k", "decode/top-p", "decode/temperature",
 )  # fmt: skip
-CLAIM = "beams find more probable texts, which are shorter and, like greedy ones, repetitive; penalties change each"
+CLAIM = "beams find more probable texts, which are shorter and, like greedy ones, repetitive; penalties change both"
 SEEDS = 3
 TOLERANCE = 1e-3
 SIZES = {"full": {"sentences": 10, "passages": 8, "most": 36}, "small": {"sentences": 2, "passages": 2, "most": 6}}
