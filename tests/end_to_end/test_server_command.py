@@ -16,6 +16,7 @@ import pytest
 from _engine_models import ByteTokenizer, HistoryModel, script_of
 
 from llmanac.cli import chat as console
+from llmanac.cli.generate import print_completions
 from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
 from llmanac.generate.conversation import fitting
 from llmanac.generate.engine import Engine
@@ -85,9 +86,9 @@ def engine_saying(text, prompt_length, **options):
 
 
 def test_generate_prints_the_prompt_and_its_continuation(capsys):
-    console.print_completions(engine_saying(" naïve 日本", 4), "once")
+    print_completions(engine_saying(" naïve 日本", 4), "once")
     assert capsys.readouterr().out == "once naïve 日本\n"
-    console.print_completions(Engine(HistoryModel(), ByteTokenizer()), "once", n=2, temperature=1.0, max_new_tokens=3)
+    print_completions(Engine(HistoryModel(), ByteTokenizer()), "once", n=2, temperature=1.0, max_new_tokens=3)
     out = capsys.readouterr().out
     assert "--- sample 1 of 2\nonce" in out and "--- sample 2 of 2\nonce" in out
 

@@ -23,6 +23,7 @@ with interrupts.ending():
         data,
         dedup,
         embed,
+        generate,
         methods,
         ngram,
         quality,
@@ -47,7 +48,7 @@ app.command("list")(methods.list_command)
 app.command("show")(methods.show_command)
 app.command("run")(run.run_command)
 app.command("chat")(chat.chat_command)
-app.command("generate")(chat.generate_command)
+app.command("generate")(generate.generate_command)
 app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
 app.command("embed")(embed.embed_command)

@@ -1,4 +1,4 @@
-"""`llmanac chat`, `generate` and `serve`: a model's text on the terminal, as it comes, or over HTTP."""
+"""`llmanac chat` and `serve`: a model's answers on the terminal, as they come, or over HTTP."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 
 import typer
 
+from llmanac.cli.generate import say_drafts, write
 from llmanac.cli.options import Draft, DraftTokens, SomeModel, SomeRunner
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
@@ -26,66 +27,6 @@ NO_CHAT = (
     '(pairs = "docstrings" for the documentation assistant, or a file of rows with `messages`)'
 )
 PASSAGE = 600  # characters of a source that are shown
-
-
-def generate_command(
-    path: SomeModel,
-    prompt: Annotated[str | None, typer.Option(help="Text to continue [standard input].")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
-    draft: Draft = None,
-    draft_tokens: DraftTokens = None,
-    runner: SomeRunner = "auto",
-) -> None:
-    """Continue a text."""
-    from llmanac.generate.load import load_engine
-    from llmanac.models.lm.encoder import Encoder
-
-    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
-    if isinstance(engine.model, Encoder):
-        raise RequestError(
-            f"{path}: is an encoder, which does not write; `llmanac embed {path}` gives vectors of texts"
-        )
-    text = sys.stdin.read() if prompt is None else prompt
-    print_completions(
-        engine, text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        seed=seed, stop=tuple(stop or ()),
-    )  # fmt: skip
-    _say_drafts(engine)
-
-
-def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -> None:
-    """Print the prompt and its continuation as it is generated; several samples (`n`) one after the other.
-
-    Of an encoder-decoder, whose answer does not continue the prompt, the answer alone.
-    """
-    count = options.get("n", 1)
-    before = "" if getattr(engine.model, "reads_source", False) else prompt
-    if count == 1:
-        engine.request(prompt, **options)  # an invalid request fails before anything is printed
-        _write(before)
-        for piece in engine.stream(prompt, **options):
-            _write(piece.text)
-        _write("\n")
-        return
-    for completion in engine.generate(prompt, **options):
-        _write(f"--- sample {completion.index + 1} of {count}\n{before}{completion.text}\n")
-
-
-def _say_drafts(engine: Engine) -> None:
-    """One line on standard error: what became of the drafted tokens."""
-    if engine.drafter is None:
-        return
-    found = engine.speculation.report()
-    if not found["proposed"]:
-        print("drafts: none were made", file=sys.stderr, flush=True)
-        return
-    counts = f"{found['proposed']} tokens drafted, {found['accepted']} accepted ({found['acceptance']:.0%})"
-    print(f"drafts: {counts}, {found['tokens_per_call']:.2f} tokens a call", file=sys.stderr, flush=True)
 
 
 def chat_command(
@@ -117,7 +58,7 @@ def chat_command(
     options |= {"max_new_tokens": max_new_tokens, "seed": seed}
     print(engine.runs_on, file=sys.stderr, flush=True)
     chat(engine, assistant, system=system, **options)
-    _say_drafts(engine)
+    say_drafts(engine)
 
 
 def sampling(engine: Engine) -> Options:
@@ -157,7 +98,7 @@ def chat(
         if text == "/new":
             messages, asked = [*first], []
         elif text == "/help":
-            _write(f"{HELP}\n")
+            write(f"{HELP}\n")
         else:
             try:
                 if assistant is not None:
@@ -174,7 +115,7 @@ def chat(
 def _messages(lines: TextIO, interactive: bool) -> Iterator[str]:
     """The user's messages that are not blank, until the input ends (Ctrl-D or Ctrl-C on a terminal)."""
     if interactive:
-        _write(f"{HELP}\n")
+        write(f"{HELP}\n")
         with contextlib.suppress(ImportError):  # gives input() history and line editing, where available
             import readline  # noqa: F401
     try:
@@ -183,7 +124,7 @@ def _messages(lines: TextIO, interactive: bool) -> Iterator[str]:
                 yield text.strip()
     except (EOFError, KeyboardInterrupt):
         interrupts.answered()
-        _write("\n")
+        write("\n")
 
 
 def _reply(engine: Engine, messages: Sequence[dict[str, str]], options: Options) -> list[dict[str, str]]:
@@ -198,28 +139,23 @@ def _reply(engine: Engine, messages: Sequence[dict[str, str]], options: Options)
         given: Options = {"temperature": 0.7, **options, "max_new_tokens": longest, "seed": seed}
         for piece in engine.stream(ids, **given):
             answer += piece.text
-            _write(piece.text)
+            write(piece.text)
     except KeyboardInterrupt:
         interrupts.answered()
-        _write(" [stopped]")
-    _write("\n")
+        write(" [stopped]")
+    write("\n")
     return [*kept, {"role": "assistant", "content": answer}]
 
 
 def _show_answer(answer: Answer) -> None:
     from llmanac.generate.answers import citation_texts, nearest_texts
 
-    _write(f"{answer.text}\n")
+    write(f"{answer.text}\n")
     for citation in map(citation_texts, answer.citations):
         text = " ".join(citation["text"].split())
-        _write(f"  source: {citation['title']}\n    {text[:PASSAGE]}{' …' if len(text) > PASSAGE else ''}\n")
+        write(f"  source: {citation['title']}\n    {text[:PASSAGE]}{' …' if len(text) > PASSAGE else ''}\n")
     for entry in nearest_texts(answer):
-        _write(f"  nearest: {entry['signature'] or entry['name']}\n    {entry['summary'][:PASSAGE]}\n")
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+        write(f"  nearest: {entry['signature'] or entry['name']}\n    {entry['summary'][:PASSAGE]}\n")
 
 
 def serve_command(

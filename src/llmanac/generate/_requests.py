@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import math
@@ -15,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import RequestError, SpecError, nearest
+from llmanac.core.errors import RequestError, nearest
 from llmanac.core.rng import torch_generator
-from llmanac.core.spec import make_method
-from llmanac.generate._allowed import Allowed
+from llmanac.generate._options import decoding_of, optional, whole
 from llmanac.generate._text import TextStream
 from llmanac.generate.constraint import Constraint
-from llmanac.generate.decoding import DecodingSpec, greedy
+from llmanac.generate.decoding import DecodingSpec, beam
 
 FinishReason = Literal["stop", "length"]
 MOST_SAMPLES = 4096  # of one prompt
@@ -47,10 +47,15 @@ class Options(TypedDict, total=False):
     stop: one string or several; the text ends before the first to be complete. A special token's text works too.
     stop_ids: token ids that end a sequence, in place of the tokenizer's and the model's own end-of-text tokens.
     allowed_ids: the only token ids that may be generated, before any other method has its say.
-    n: samples a prompt.
+    n: samples a prompt; with beams, its best texts.
+    beams: beam search with so many (see `decoding/beam.py`); the other methods then act on log-probabilities.
+    length_penalty: texts are ranked by log-probability / length ** this; 1 by default.
+    early_stopping: False (the default), True or "never", as transformers ends a search.
+    beam_groups, diversity: so many groups of the beams, and what a group's tokens lose for each earlier group's beam
+        that takes the same token.
     logprobs: how many alternatives to report with each generated token's own log-probability.
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
-    decoding: decoding methods in order, in place of all of these.
+    decoding: decoding methods in order, as Specs or names, in place of all of these (but the options of beams).
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
     speculative: False: without the engine's drafter, where it has one. The tokens are the same.
     """
@@ -73,7 +78,12 @@ class Options(TypedDict, total=False):
     n: int
     logprobs: int | None
     prompt_logprobs: int | None
-    decoding: Items[DecodingSpec] | None
+    beams: int | None
+    length_penalty: float | None
+    early_stopping: bool | str | None
+    beam_groups: int | None
+    diversity: float | None
+    decoding: Items[DecodingSpec | str] | None
     constraint: Callable[[], Constraint] | None
     speculative: bool
 
@@ -136,9 +146,9 @@ class Request:
     ):
         self.prompt = tuple(prompt)
         self.context = context
-        self.max_new_tokens = _whole("max_new_tokens", options.get("max_new_tokens", 64), least=0)
-        self.logprobs = _optional("logprobs", options.get("logprobs"), least=0, most=LARGEST_TOP)
-        self.prompt_logprobs = _optional("prompt_logprobs", options.get("prompt_logprobs"), least=0, most=LARGEST_TOP)
+        self.max_new_tokens = whole("max_new_tokens", options.get("max_new_tokens", 64), least=0)
+        self.logprobs = optional("logprobs", options.get("logprobs"), least=0, most=LARGEST_TOP)
+        self.prompt_logprobs = optional("prompt_logprobs", options.get("prompt_logprobs"), least=0, most=LARGEST_TOP)
         self.decoding = decoding_of(options)
         self.constraint = options.get("constraint")
         if self.constraint is not None and not callable(self.constraint):
@@ -146,7 +156,10 @@ class Request:
         if self.constraint is not None and options.get("allowed_ids") is not None:
             raise RequestError("constraint: give either constraint or allowed_ids, not both")
         self.first = len(self.prompt) if source_length is None else source_length
-        self.speculative = bool(options.get("speculative", True))
+        last = self.decoding[-1] if self.decoding else None
+        self.search: beam.Spec | None = last if isinstance(last, beam.Spec) else None
+        self.searching: beam.Search | None = None
+        self.speculative = bool(options.get("speculative", True)) and self.search is None
         self.stop_ids = stop_ids
         self.prompt_token_logprobs: list[TokenLogprob] = []
         self.cached_tokens: int | None = None
@@ -157,9 +170,13 @@ class Request:
             raise RequestError("stop: stop strings need a tokenizer; give stop_ids")
         special = tokenizer.special_tokens if tokenizer else {}
         self.stop_ids |= {special[s] for s in stops if s in special}
-        seed = _whole("seed", options.get("seed", 0))
+        seed = whole("seed", options.get("seed", 0))
         key = hashlib.sha256(np.asarray(self.prompt, np.int64).tobytes()).hexdigest()
-        count = _whole("n", options.get("n", 1), least=1, most=MOST_SAMPLES)
+        count = whole("n", options.get("n", 1), least=1, most=MOST_SAMPLES)
+        if self.search is not None and count > self.search.beams:
+            raise RequestError(f"n: {count} texts of {self.search.beams} beams; give at least as many beams")
+        self.width = count if self.search is None else self.search.beams
+        self._ends = len(self.stop_ids) + len(stops)
         self.sequences = [Sequence(self, i, (seed, key, i), TextStream(tokenizer, stops)) for i in range(count)]
 
     @property
@@ -170,7 +187,7 @@ class Request:
     @property
     def rows(self) -> int:
         """How many sequences are to run."""
-        return len(self.paused) or len(self.sequences)
+        return len(self.paused) or self.width
 
     @property
     def tokens(self) -> int:
@@ -182,6 +199,13 @@ class Request:
     @property
     def finished(self) -> bool:
         return all(s.finish_reason for s in self.sequences)
+
+    def start_search(self) -> beam.Search:
+        """A new beam search from the first sequence, which has no tokens yet."""
+        assert self.search is not None
+        room = math.inf if self.context is None else self.context - self.first + 1
+        self.searching = self.search.search(self.sequences[0], int(min(self.max_new_tokens, room)), self._ends)
+        return self.searching
 
 
 class Sequence:
@@ -196,6 +220,7 @@ class Sequence:
         seed, key, number = stream
         self.generator = torch_generator(seed, "sample", key, number) if request.stochastic else None
         self.constraint = request.constraint() if request.constraint is not None else None
+        self.score: float | None = None  # of a beam search
         self.drafted = self.accepted = 0  # tokens of a drafter
         self.draft_length, self.drafted_at = FIRST_DRAFT, 0
         self._noise: deque[Tensor] = deque()
@@ -225,6 +250,21 @@ class Sequence:
         """The noise of the next token, which is then used up."""
         self.noise(vocabulary)
         return self._noise.popleft()
+
+    def continued(self, token: int, logprob: float, top: dict[int, float]) -> Sequence:
+        """A new sequence: this one and a token."""
+        other = copy.copy(self)
+        other.token_logprobs, other.text = [*self.token_logprobs], self.text.fork()
+        if self.constraint is not None:
+            if hasattr(self.constraint, "copy"):
+                other.constraint = self.constraint.copy()
+            else:
+                assert self.request.constraint is not None
+                other.constraint = self.request.constraint()
+                for earlier in self.ids:
+                    other.constraint.advance(earlier)
+        other.push(TokenLogprob(token, logprob, top))
+        return other
 
     def push(self, token: TokenLogprob) -> None:
         """Add a token and decide whether the sequence ends with it."""
@@ -264,76 +304,6 @@ def check_names(options: dict[str, Any]) -> None:
             raise RequestError(f"{name}: no such option{nearest(name, Options.__annotations__)} (known: {known})")
 
 
-def decoding_of(options: Options) -> tuple[DecodingSpec, ...]:
-    """What the options ask for: the allowed tokens, then temperature, top-k and top-p, or the methods given."""
-    given = options.get("allowed_ids")
-    if given is None:
-        return _methods(options)
-    try:
-        ids = tuple(sorted({_whole("allowed_ids", getattr(i, "item", lambda i=i: i)(), least=0) for i in given}))
-    except TypeError:
-        raise RequestError(f"allowed_ids: {given!r} is not a list of token ids") from None
-    if not ids:
-        raise RequestError("allowed_ids: nothing may be generated; leave it out, or give at least one id")
-    return Allowed(ids=ids), *_methods(options)
-
-
-# option -> its method, the field, and the value that leaves everything as it is; applied in this order
-METHODS: dict[str, tuple[str, str, Any]] = {
-    "repetition_penalty": ("repetition-penalty", "penalty", 1),
-    "presence_penalty": ("count-penalty", "presence", 0),
-    "frequency_penalty": ("count-penalty", "frequency", 0),
-    "no_repeat_ngram": ("no-repeat-ngram", "n", 0),
-    "temperature": ("temperature", "temperature", 1),
-    "top_k": ("top-k", "k", None),
-    "top_p": ("top-p", "p", 1),
-    "min_p": ("min-p", "m", 0),
-    "typical_p": ("typical", "p", 1),
-}
-CUTS = ("temperature", "top_k", "top_p", "min_p", "typical_p")  # nothing is drawn from what they leave where T = 0
-
-
-def _methods(options: Options) -> tuple[DecodingSpec, ...]:
-    asked = {name: options.get(name) for name in (*METHODS, "logit_bias") if options.get(name) is not None}
-    given = options.get("decoding")
-    if given is not None:
-        if asked:
-            raise RequestError(f"decoding: give either decoding or {', '.join(asked)}, not both")
-        return tuple(given)
-    heat = _number("temperature", options.get("temperature", 0.0), 0, math.inf)
-    fields: dict[str, dict[str, Any]] = {}
-    for name, (method, field_name, neutral) in METHODS.items():
-        value = asked.get(name)
-        if value is None or value == neutral or (heat == 0 and name == "temperature"):
-            continue
-        whole = name in ("top_k", "no_repeat_ngram")
-        fields.setdefault(method, {})[field_name] = (
-            _whole(name, value, least=1) if whole else _number(name, value, -math.inf, math.inf)
-        )
-    specs = _bias(asked.get("logit_bias"))
-    for method, values in fields.items():
-        try:
-            specs.append(make_method("decoding", {"name": method, **values}))
-        except SpecError as error:
-            names = [name for name, (own, _, _) in METHODS.items() if own == method and name in asked]
-            raise RequestError(f"{' or '.join(names)}: {str(error).partition(': ')[2]}") from None
-    if heat == 0:
-        cuts = {METHODS[name][0] for name in CUTS}
-        return (*(spec for spec in specs if spec.name not in cuts), greedy.Spec())
-    return tuple(specs)
-
-
-def _bias(given: Any) -> list[DecodingSpec]:
-    """The method for `{id: bias}`; ids may be text, as in JSON."""
-    if not given:
-        return []
-    try:
-        found = {int(key): _number("logit_bias", value, -math.inf, math.inf) for key, value in given.items()}
-        return [make_method("decoding", {"name": "logit-bias", "ids": [*found], "biases": [*found.values()]})]
-    except (AttributeError, ValueError, SpecError) as error:
-        raise RequestError(f"logit_bias: expected a table of token ids and numbers ({error})") from None
-
-
 def stop_strings(stop: str | Items[str] | None) -> tuple[str, ...]:
     """`stop` as a tuple. Raises RequestError for an empty or non-text stop string."""
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
@@ -341,25 +311,3 @@ def stop_strings(stop: str | Items[str] | None) -> tuple[str, ...]:
         if not isinstance(s, str) or not s:
             raise RequestError(f"stop: {s!r} is not a non-empty string")
     return stops
-
-
-def _whole(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise RequestError(f"{name}: {value!r} is not a whole number")
-    if (least is not None and value < least) or (most is not None and value > most):
-        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
-        raise RequestError(f"{name}: {value} is not {bounds}")
-    return int(value)
-
-
-def _optional(name: str, value: Any, *, least: int, most: int | None = None) -> int | None:
-    return None if value is None else _whole(name, value, least=least, most=most)
-
-
-def _number(name: str, value: Any, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-        raise RequestError(f"{name}: {value!r} is not a finite number")
-    if not least <= value <= most:
-        bounds = f"between {least} and {most}" if math.isfinite(most) else f"at least {least}"
-        raise RequestError(f"{name}: {value} is not {bounds}")
-    return float(value)

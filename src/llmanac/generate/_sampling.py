@@ -36,10 +36,7 @@ def choose(logits: Tensor, sequences: Items[Sequence], own_best: Best | None = N
         found = own_best(logits)
         if found is not None:
             return [TokenLogprob(*row) for row in found]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    log_total = logits.logsumexp(dim=-1, keepdim=True)
-    if not bool(torch.isfinite(log_total).all()):
-        raise LlmanacError("the model gave logits that are not finite numbers; its weights are damaged or overflowed")
+    logits, log_total = _finite(logits)
     processed = _processed(_constrained(logits, sequences), sequences)
     drawing = [row for row, sequence in enumerate(sequences) if sequence.generator is not None]
     decided = _with_noise(processed, sequences, drawing)
@@ -62,6 +59,28 @@ def _plain(sequence: Sequence) -> bool:
     request = sequence.request
     first = request.decoding[:1]  # nothing is done to logits before a method that takes the best
     return sequence.constraint is None and not request.logprobs and bool(first) and not first[0].stochastic
+
+
+def continuations(logits: Tensor, sequences: Items[Sequence]) -> tuple[Tensor, Tensor, list[dict[int, float]]]:
+    """What a beam search chooses from, for each row of logits (B, V).
+
+    Returns:
+        the model's log-probabilities (B, V), the same after constraints and methods, and alternatives to report.
+    """
+    logits, log_total = _finite(logits)
+    logprobs = logits - log_total
+    counts = [s.request.logprobs or 0 for s in sequences]
+    tops = _tops(logprobs, counts) if any(counts) else [{}] * len(sequences)
+    return logprobs, _processed(_constrained(logprobs, sequences), sequences), tops
+
+
+def _finite(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, V) as floats, and each row's log-sum-exp (B, 1). Raises LlmanacError where it is not finite."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    log_total = logits.logsumexp(dim=-1, keepdim=True)
+    if not bool(torch.isfinite(log_total).all()):
+        raise LlmanacError("the model gave logits that are not finite numbers; its weights are damaged or overflowed")
+    return logits, log_total
 
 
 def draft_choice(logits: Tensor, sequences: Items[Sequence], ahead: int) -> list[int]:

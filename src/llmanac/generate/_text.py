@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,13 @@ class TextStream:
         self._waiting = ""
         self._taken = 0
         self._begun = False
+
+    def fork(self) -> TextStream:
+        """An independent stream with the same text so far."""
+        other = copy.copy(self)
+        other._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        other._decoder.setstate(self._decoder.getstate())
+        return other
 
     def push(self, token: int) -> bool:
         """Add a token. Returns whether a stop string is now complete."""

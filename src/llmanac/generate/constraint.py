@@ -8,7 +8,11 @@ from torch import Tensor
 
 
 class Constraint(Protocol):
-    """One sequence's constraint (a regular expression, a JSON Schema, a grammar); the engine makes one a sample."""
+    """One sequence's constraint (a regular expression, a JSON Schema, a grammar); the engine makes one a sample.
+
+    It may have `copy()`, an independent constraint in the same state. Beams fork; without it a fork takes all tokens of
+    its text again.
+    """
 
     def mask(self) -> Tensor:
         """(V,) bool: tokens that may come next; at least one. End-of-text is allowed where the text may end."""

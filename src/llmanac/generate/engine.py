@@ -3,6 +3,7 @@
     engine = Engine(model, tokenizer)
     engine.generate("Once upon a time", max_new_tokens=32)          # greedy, a list of one Completion
     engine.generate(prompts, temperature=0.8, top_p=0.9, seed=7)    # one batch, each prompt with its own random stream
+    engine.generate(prompts, beams=4, n=2)                          # beam search; each Completion has a score
     for piece in engine.stream("Once upon a time"):
         print(piece.text, end="", flush=True)
 
@@ -67,7 +68,8 @@ class Completion:
         token_logprobs: a TokenLogprob (id, log-probability, alternatives, margin) for each generated token.
         finish_reason: "stop" (a stop token or stop string) or "length" (max_new_tokens, or the context is full).
         prompt_token_logprobs: one TokenLogprob a prompt token where `prompt_logprobs` was asked for, else empty.
-        index: which of the prompt's `n` samples this is.
+        index: which of the prompt's `n` samples this is; of beams, the best is the first.
+        score: what a beam search ranked it by, else None.
         drafted, accepted: tokens that a drafter proposed for it, and those of them that the model chose too.
     """
 
@@ -77,6 +79,7 @@ class Completion:
     prompt_ids: tuple[int, ...]
     prompt_token_logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
+    score: float | None = None
     drafted: int = 0
     accepted: int = 0
 
@@ -226,6 +229,8 @@ class Engine:
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
         """Continue prompts; `n` completions each, in the order of the prompts. See `Options` for what can be asked.
 
+        Of beams there are fewer than `n` where fewer texts are possible.
+
         Args:
             prompts: a text, a list of token ids, or a list of either.
 
@@ -337,6 +342,7 @@ def completions(request: Request) -> list[Completion]:
             prompt_ids=request.prompt,
             prompt_token_logprobs=tuple(request.prompt_token_logprobs),
             index=sequence.index,
+            score=sequence.score,
             drafted=sequence.drafted,
             accepted=sequence.accepted,
         )

@@ -57,7 +57,7 @@ class Row:
     @property
     def rows(self) -> int:
         """Rows that it needs: one a sample once the prompt is read."""
-        return 1 if self.sequence is not None or self.resumes is not None else len(self.request.sequences)
+        return 1 if self.sequence is not None or self.resumes is not None else self.request.width
 
     @property
     def cost(self) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel
 from llmanac.generate._requests import Request, Sequence, TokenLogprob
-from llmanac.generate._sampling import choose, score_given, score_prompt
+from llmanac.generate._sampling import choose, continuations, score_given, score_prompt
 from llmanac.generate.drafters import Drafter
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.runner import ROOM, Runner, TorchRunner, device_of
@@ -73,6 +73,7 @@ class Scheduler:
         self._arrivals = itertools.count()
         self.waiting: deque[Request] = deque()
         self.table: list[Row] = []
+        self._open: list[tuple[Row, Tensor]] = []  # beams, and the logits (V,) of what follows
         self._start_id: int | None = getattr(model, "start_id", None) if getattr(model, "reads_source", False) else None
 
     @property
@@ -100,7 +101,7 @@ class Scheduler:
     def reset(self) -> None:
         """Forget everything, after an error in the model."""
         self.waiting.clear()
-        self.table = []
+        self.table, self._open = [], []
         self.runner.reset()
         self._forget_drafts()
 
@@ -123,7 +124,7 @@ class Scheduler:
                 finished += self._read(call, self.table[call.start : call.stop])
             times.append(self.clock())
             read = sum((call.stop - call.start) * call.tokens for call in calls)
-            self.pieces.add(times[1] - times[0] if moved else 0.0, times[2] - times[1], read)
+            self.pieces.add(times[1] - times[0] if moved or self._open else 0.0, times[2] - times[1], read)
             moved += self._begin(finished)
             self._keep([row.sequence is None or row.sequence.finish_reason is None for row in self.table])
             return moved
@@ -169,7 +170,7 @@ class Scheduler:
             youngest = running[max(running)]
             rows = [row for row in self.table if row.request is youngest]
             found = [(r.sequence, r.pending) if r.sequence is not None else r.resumes for r in rows]
-            youngest.paused = [entry for entry in found if entry is not None]
+            youngest.paused = [entry for entry in found if entry is not None and youngest.search is None]
             self._keep([row.request is not youngest for row in self.table])
             self.waiting.appendleft(youngest)
             self.preemptions += 1
@@ -230,6 +231,8 @@ class Scheduler:
                 score_given(row.sequence, start - row.request.first + 1, [*given[1:n], *coming], own)
         place = [min(n, len(given)) - 1 for n, given in zip(sure, tokens, strict=True)]
         ready = [i for i, given in enumerate(tokens) if len(given) >= sure[i]]  # the others have more to read first
+        self._open += [(rows[i], logits[i, place[i]]) for i in ready if rows[i].request.search is not None]
+        ready = [i for i in ready if rows[i].request.search is None]
         while ready:
             if logits.shape[1] == 1 and len(ready) == len(rows):
                 last = logits[:, 0]
@@ -252,7 +255,7 @@ class Scheduler:
                 row.drafted = 0
                 if self.speculation is not None:
                     self.speculation.count(row, max(0, len(given) - n), at + 1 - min(n, len(given)))
-        return sequences
+        return [sequence for sequence in sequences if sequence.request.search is None]
 
     def _choose(self, logits: Tensor, sequences: list[Sequence]) -> list[TokenLogprob]:
         best = getattr(self.runner, "best", None)
@@ -297,12 +300,19 @@ class Scheduler:
         return [(row, logits[i, last[i]]) for i, row in enumerate(rows) if not row.pending]
 
     def _begin(self, finished: list[tuple[Row, Tensor]]) -> list[Sequence]:
-        """Fork a row for each sample of the prompts that were read, and choose their first tokens."""
-        if not finished:
+        """Fork a row for each sample of the prompts that were read, and choose their first tokens; beams fork too."""
+        if not finished and not self._open:
             return []
         done = {id(row): logits for row, logits in finished}
+        grown, moved = self._search(finished)
         order, table, starting = [], [], []
         for index, row in enumerate(self.table):
+            if id(row) in grown:
+                order += [index] * len(grown[id(row)])
+                table += [Row(row.request, [text.ids[-1]], text, row.read) for text in grown[id(row)]]
+                if row.sequence is None:
+                    self.runner.keep(index, row.request.prompt)
+                continue
             if id(row) not in done:
                 order.append(index)
                 table.append(row)
@@ -327,7 +337,32 @@ class Scheduler:
         for row, _ in starting:
             if not row.request.max_new_tokens and row.sequence is not None:
                 row.sequence.finish("length")
-        return [row.sequence for row, _ in starting if row.sequence is not None]
+        if not table:
+            self._forget_drafts()
+        return moved + [row.sequence for row, _ in starting if row.sequence is not None]
+
+    def _search(self, finished: list[tuple[Row, Tensor]]) -> tuple[dict[int, list[Sequence]], list[Sequence]]:
+        """Go one step on with every beam search: the new texts of each row (by its id), and what ended."""
+        begun = [(row, at) for row, at in finished if row.request.search is not None and row.request.max_new_tokens]
+        opened, self._open = [*self._open, *begun], []
+        if not opened:
+            return {}, []
+        texts = [row.sequence or row.request.start_search().leaves[0] for row, _ in opened]
+        logprobs, scores, tops = continuations(torch.stack([logits for _, logits in opened]), texts)
+        place = {id(text): at for at, text in enumerate(texts)}
+        grown: dict[int, list[Sequence]] = {id(row): [] for row, _ in opened}
+        ended: list[Sequence] = []
+        for request in {id(row.request): row.request for row, _ in opened}.values():
+            search = request.searching
+            assert search is not None
+            own = [place[id(leaf)] for leaf in search.leaves]
+            index = torch.tensor(own, device=logprobs.device)
+            for parent, text in search.step(logprobs[index], scores[index], [tops[i] for i in own]):
+                grown[id(opened[place[id(parent)]][0])].append(text)
+            if not search.leaves:
+                request.sequences[:] = search.best(len(request.sequences))
+                ended += request.sequences
+        return grown, ended
 
     def _keep(self, keep: list[bool]) -> None:
         """Drop the rows that are not kept; the last rows of the same kind take their places."""

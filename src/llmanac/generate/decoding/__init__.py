@@ -6,7 +6,8 @@ every row keeps at least one finite logit.
 
 Order. Methods apply from left to right, and the order matters: temperature before top-k or top-p means that the cut is
 made on the tempered distribution. The engine's own order for its options is the one of transformers: logit bias,
-repetition penalty, presence and frequency penalties, n-gram blocking, temperature, top-k, top-p, min-p, typical.
+repetition penalty, presence and frequency penalties, n-gram blocking, temperature, top-k, top-p, min-p, typical. Last
+comes what chooses: a draw, `greedy` or `beam`. Before a beam search the methods get log-probabilities, not logits.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ class DecodingSpec(Spec):
     """A decoding method's choices.
 
     `stochastic` is False for a method that keeps only each row's best token, so that no random number is used;
-    `reads_text` is True for one that looks at the rows' tokens so far.
+    `reads_text` is True for one that looks at the rows' tokens so far; `searches` for one that decides over several
+    continuations of a prompt together (`search`), so that it is the last of a request's methods.
     """
 
     kind: ClassVar[str] = "decoding"
     stochastic: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
+    searches: ClassVar[bool] = False
 
     def build(self, **dims: Any) -> LogitsProcessor:
         """The closure `(logits (B, V), sequences) -> logits (B, V)`."""

@@ -1,0 +1,169 @@
+"""`llmanac generate`: a model's continuation of one text as it comes, or of every text of a file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
+
+import typer
+
+from llmanac.cli.options import Column, Draft, DraftTokens, Force, SomeModel, SomeRunner
+from llmanac.core.errors import DataError, RequestError, SpecError
+
+if TYPE_CHECKING:
+    from llmanac.generate.engine import Engine, Options
+
+EARLY = {"true": True, "false": False, "never": "never"}
+
+
+def generate_command(
+    path: SomeModel,
+    text: Annotated[str | None, typer.Argument(metavar="PROMPT", help="Text to continue [standard input].")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The same as PROMPT.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Continue every line of a text file, or row of a table.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A .jsonl file for them; stopped, the same command goes on.")
+    ] = None,
+    column: Column = "prompt",
+    force: Force = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Texts a prompt.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(min=1)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    min_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    typical_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: less of what the text has.")] = None,
+    presence_penalty: Annotated[float | None, typer.Option(min=-2.0, max=2.0)] = None,
+    frequency_penalty: Annotated[float | None, typer.Option(min=-2.0, max=2.0)] = None,
+    no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="No so many tokens in a row twice.")] = None,
+    beams: Annotated[int | None, typer.Option(min=1, help="Beam search with so many.")] = None,
+    length_penalty: Annotated[float | None, typer.Option(help="Beams: score / length to this power [1].")] = None,
+    early_stopping: Annotated[str | None, typer.Option(metavar="[false|true|never]", help="End of the search.")] = None,
+    beam_groups: Annotated[int | None, typer.Option(min=1, help="Diverse beam search in so many groups.")] = None,
+    diversity: Annotated[float | None, typer.Option(min=0.0, help="Between groups of beams [0.5].")] = None,
+    decoding: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="`llmanac list decoding`, as top-k{k=5}; repeatable, in this order."),
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
+    draft: Draft = None,
+    draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto",
+) -> None:
+    """Continue a text, or every text of a file."""
+    given: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "n": n, "seed": seed, "stop": tuple(stop or ()), "top_k": top_k,
+        "top_p": top_p, "min_p": min_p, "typical_p": typical_p, "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
+        "no_repeat_ngram": no_repeat_ngram, "beams": beams, "length_penalty": length_penalty,
+        "beam_groups": beam_groups, "diversity": diversity, "temperature": temperature or None,
+        "early_stopping": None if early_stopping is None else EARLY.get(early_stopping, early_stopping),
+        "decoding": [_method(one) for one in decoding] if decoding else None,
+    }  # fmt: skip
+    # constraints are added to `given` here
+    options: Any = {name: value for name, value in given.items() if value is not None}
+    if sum(x is not None for x in (text, prompt, prompts)) > 1:
+        raise SpecError("--prompts: give one of PROMPT, --prompt and --prompts")
+    if output is not None and prompts is None:
+        raise SpecError("--output: is for the texts of --prompts; a single text is printed")
+    if prompts is not None:
+        from llmanac.generate.prompts import check_place
+
+        if output is not None:
+            check_place(output, prompts, force=force)
+    engine = _load(path, draft, draft_tokens, runner)
+    if prompts is not None:
+        _file(engine, path, prompts, column, output, options)
+    else:
+        print_completions(engine, text or prompt or sys.stdin.read(), **options)
+    say_drafts(engine)
+
+
+def _load(path: str, draft: str | None, draft_tokens: int | None, runner: str) -> Engine:
+    from llmanac.generate.load import load_engine
+    from llmanac.models.lm.encoder import Encoder
+
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
+    if isinstance(engine.model, Encoder):
+        raise RequestError(
+            f"{path}: is an encoder, which does not write; `llmanac embed {path}` gives vectors of texts"
+        )
+    return engine
+
+
+def _method(text: str) -> Any:
+    """A decoding method, as the arms of a comparison are written."""
+    from llmanac.core.spec import make_method
+    from llmanac.lab.arms import parse_arm
+
+    try:
+        arm = parse_arm(text)
+        return make_method("decoding", {"name": arm.name, **dict(arm.fields)})
+    except SpecError as error:
+        raise SpecError(f"--decoding: {str(error).removeprefix('--arms ')}") from None
+
+
+def _file(engine: Engine, path: str, prompts: str, column: str, output: Path | None, options: Any) -> None:
+    """Continue the texts of a file; to `output`, or as JSON Lines on standard output."""
+    from llmanac.cli.score import texts_of
+    from llmanac.cli.tables import print_table
+    from llmanac.generate.prompts import continued, write_completions
+
+    texts = [text for text in texts_of((), prompts, column) if text.strip()]
+    if not texts:
+        raise DataError(f"{prompts}: holds no text")
+    if output is None:
+        for lines in continued(engine, texts, options):
+            write(lines)
+        return
+    try:
+        found = write_completions(engine, texts, output, options, path)
+    except KeyboardInterrupt:
+        print(f"\nStopped; what is done is kept next to {output}. The same command goes on.")
+        raise SystemExit(130) from None
+    each = f"{found.logprob / max(1, found.tokens):.3f}"
+    row = (f"{found.prompts:,}", f"{found.texts:,}", f"{found.tokens:,}", each, f"{found.ended / found.texts:.0%}")
+    print_table(str(output), ("prompts", "texts", "tokens", "log p a token", "ended"), [row], left=())
+    print(f"Next: llmanac score {shlex.quote(path)} {shlex.quote(str(output))} --column text")
+
+
+def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -> None:
+    """Print the prompt and its continuation as it is generated; several samples (`n`) one after the other.
+
+    Of an encoder-decoder, whose answer does not continue the prompt, the answer alone.
+    """
+    count = options.get("n", 1)
+    before = "" if getattr(engine.model, "reads_source", False) else prompt
+    if count == 1:
+        engine.request(prompt, **options)  # an invalid request fails before anything is printed
+        write(before)
+        for piece in engine.stream(prompt, **options):
+            write(piece.text)
+        write("\n")
+        return
+    for completion in engine.generate(prompt, **options):
+        score = "" if completion.score is None else f", score {completion.score:.4f}"
+        write(f"--- sample {completion.index + 1} of {count}{score}\n{before}{completion.text}\n")
+
+
+def say_drafts(engine: Engine) -> None:
+    """One line on standard error: what became of the drafted tokens."""
+    if engine.drafter is None:
+        return
+    found = engine.speculation.report()
+    if not found["proposed"]:
+        print("drafts: none were made", file=sys.stderr, flush=True)
+        return
+    counts = f"{found['proposed']} tokens drafted, {found['accepted']} accepted ({found['acceptance']:.0%})"
+    print(f"drafts: {counts}, {found['tokens_per_call']:.2f} tokens a call", file=sys.stderr, flush=True)
+
+
+def write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,154 @@
+"""From a request's options to its decoding methods, in the order in which they apply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Items
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.spec import make_method
+from llmanac.generate._allowed import Allowed
+from llmanac.generate.decoding import DecodingSpec, beam, greedy
+
+if TYPE_CHECKING:
+    from llmanac.generate._requests import Options
+
+
+def decoding_of(options: Options) -> tuple[DecodingSpec, ...]:
+    """What the options ask for: the allowed tokens, then temperature, top-k and top-p, or the methods given."""
+    given = options.get("allowed_ids")
+    if given is None:
+        return _methods(options)
+    try:
+        ids = tuple(sorted({whole("allowed_ids", getattr(i, "item", lambda i=i: i)(), least=0) for i in given}))
+    except TypeError:
+        raise RequestError(f"allowed_ids: {given!r} is not a list of token ids") from None
+    if not ids:
+        raise RequestError("allowed_ids: nothing may be generated; leave it out, or give at least one id")
+    return Allowed(ids=ids), *_methods(options)
+
+
+# option -> its method, the field, and the value that leaves everything as it is; applied in this order
+METHODS: dict[str, tuple[str, str, Any]] = {
+    "repetition_penalty": ("repetition-penalty", "penalty", 1),
+    "presence_penalty": ("count-penalty", "presence", 0),
+    "frequency_penalty": ("count-penalty", "frequency", 0),
+    "no_repeat_ngram": ("no-repeat-ngram", "n", 0),
+    "temperature": ("temperature", "temperature", 1),
+    "top_k": ("top-k", "k", None),
+    "top_p": ("top-p", "p", 1),
+    "min_p": ("min-p", "m", 0),
+    "typical_p": ("typical", "p", 1),
+}
+BEAM = {"beams": "beams", "length_penalty": "length_penalty", "beam_groups": "groups", "diversity": "diversity",
+        "early_stopping": "early_stopping"}  # fmt: skip
+STOPPING = {True: "first", False: "heuristic"}  # transformers' values
+CUTS = ("temperature", "top_k", "top_p", "min_p", "typical_p")  # nothing is drawn from what they leave where T = 0
+
+
+def _methods(options: Options) -> tuple[DecodingSpec, ...]:
+    asked = {name: options.get(name) for name in (*METHODS, "logit_bias") if options.get(name) is not None}
+    given = options.get("decoding")
+    if given is not None:
+        if asked:
+            raise RequestError(f"decoding: give either decoding or {', '.join(asked)}, not both")
+        return _given(given, options)
+    heat = _number("temperature", options.get("temperature", 0.0), 0, math.inf)
+    search = _beam(options)
+    if search is not None and heat > 0:
+        raise RequestError("temperature: beam search draws nothing; leave out temperature or beams")
+    fields: dict[str, dict[str, Any]] = {}
+    for name, (method, field_name, neutral) in METHODS.items():
+        value = asked.get(name)
+        if value is None or value == neutral or (heat == 0 and name == "temperature"):
+            continue
+        counted = name in ("top_k", "no_repeat_ngram")
+        fields.setdefault(method, {})[field_name] = (
+            whole(name, value, least=1) if counted else _number(name, value, -math.inf, math.inf)
+        )
+    specs = _bias(asked.get("logit_bias"))
+    for method, values in fields.items():
+        try:
+            specs.append(make_method("decoding", {"name": method, **values}))
+        except SpecError as error:
+            names = [name for name, (own, _, _) in METHODS.items() if own == method and name in asked]
+            raise RequestError(f"{' or '.join(names)}: {str(error).partition(': ')[2]}") from None
+    if search is not None:
+        return (*specs, search)
+    if heat == 0:
+        cuts = {METHODS[name][0] for name in CUTS}
+        return (*(spec for spec in specs if spec.name not in cuts), greedy.Spec())
+    return tuple(specs)
+
+
+def _given(given: Items[DecodingSpec | str], options: Options) -> tuple[DecodingSpec, ...]:
+    """The methods of `decoding`; a beam search is the last of them, and the options of beams set its fields."""
+    try:
+        specs = [make_method("decoding", one) if isinstance(one, str) else one for one in given]
+    except SpecError as error:
+        raise RequestError(f"decoding: {error}") from None
+    if any(spec.searches for spec in specs[:-1]):
+        raise RequestError("decoding: a beam search must be the last method")
+    last = specs[-1] if specs and isinstance(specs[-1], beam.Spec) else None
+    found = _beam(options, last)
+    return (*(specs if last is None else specs[:-1]), *([] if found is None else [found]))
+
+
+def _beam(options: Options, base: beam.Spec | None = None) -> beam.Spec | None:
+    """The beam search that the options ask for, or None; `base` with what they change."""
+    asked: dict[str, Any] = {name: options.get(name) for name in BEAM if options.get(name) is not None}
+    for name, value in asked.items():
+        if name in ("beams", "beam_groups"):
+            whole(name, value, least=1)
+        elif name == "early_stopping":
+            asked[name] = STOPPING[value] if isinstance(value, bool) else value
+        else:
+            asked[name] = _number(name, value, -math.inf, math.inf)
+    if base is None and asked.get("beams", 1) == 1:
+        others = [name for name in asked if name != "beams"]
+        if others:
+            raise RequestError(f"{others[0]}: is of beam search; give beams, at least 2")
+        return None
+    fields = {BEAM[name]: value for name, value in asked.items()}
+    try:
+        return beam.Spec.from_data({**({} if base is None else vars(base)), **fields})
+    except SpecError as error:
+        field_name, _, what = str(error).partition(": ")
+        shown = {own: name for name, own in BEAM.items()}.get(field_name, field_name)
+        raise RequestError(f"{shown}: {what}") from None
+
+
+def _bias(given: Any) -> list[DecodingSpec]:
+    """The method for `{id: bias}`; ids may be text, as in JSON."""
+    if not given:
+        return []
+    try:
+        found = {int(key): _number("logit_bias", value, -math.inf, math.inf) for key, value in given.items()}
+        return [make_method("decoding", {"name": "logit-bias", "ids": [*found], "biases": [*found.values()]})]
+    except (AttributeError, ValueError, SpecError) as error:
+        raise RequestError(f"logit_bias: expected a table of token ids and numbers ({error})") from None
+
+
+def whole(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise RequestError(f"{name}: {value!r} is not a whole number")
+    if (least is not None and value < least) or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise RequestError(f"{name}: {value} is not {bounds}")
+    return int(value)
+
+
+def optional(name: str, value: Any, *, least: int, most: int | None = None) -> int | None:
+    return None if value is None else whole(name, value, least=least, most=most)
+
+
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+        raise RequestError(f"{name}: {value!r} is not a finite number")
+    if not least <= value <= most:
+        bounds = f"between {least} and {most}" if math.isfinite(most) else f"at least {least}"
+        raise RequestError(f"{name}: {value} is not {bounds}")
+    return float(value)

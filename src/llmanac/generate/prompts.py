@@ -1,0 +1,119 @@
+"""Every text of a file continued into a .jsonl file: in blocks that are kept, so that a stopped command goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.outputs import check_output
+from llmanac.core.progress import progress
+from llmanac.core.spec import dump
+from llmanac.generate.engine import Engine, Options
+
+BLOCK = 64  # prompts that are kept together
+ASKED = "asked.json"
+
+
+def parts_of(output: Path) -> Path:
+    """The folder of an unfinished output."""
+    return output.with_name(f"{output.name}.parts")
+
+
+def check_place(output: Path, prompts: str, *, force: bool) -> None:
+    """Refuse an output that may not be written. Raises SpecError that names it."""
+    if output.suffix != ".jsonl":
+        raise SpecError(f"--output: {output} must end in .jsonl")
+    check_output(output, "--output", [] if prompts == "-" else [prompts], force=force)
+
+
+def continued(engine: Engine, prompts: Sequence[str], options: Options, done: int = 0) -> Iterator[str]:
+    """The completions of each block of prompts as JSON Lines, from block `done` on.
+
+    Raises:
+        RequestError: a prompt that cannot be continued; the message has its number. Nothing was generated then.
+    """
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            engine.request(prompt, **options)
+        except RequestError as error:
+            raise RequestError(f"prompt {number}: {error}") from None
+    with progress("generate", len(prompts), "prompts") as bar:
+        bar.update(min(len(prompts), done * BLOCK))
+        for start in range(done * BLOCK, len(prompts), BLOCK):
+            block = prompts[start : start + BLOCK]
+            rows, number = [], start - 1
+            for completion in engine.generate(block, **options):
+                number += completion.index == 0  # a beam search may find fewer than n texts
+                rows.append({
+                    "number": number + 1, "prompt": prompts[number], "index": completion.index, "text": completion.text,
+                    "finish_reason": completion.finish_reason, "tokens": len(completion.ids),
+                    "logprob": math.fsum(p for p in completion.logprobs if p is not None), "score": completion.score,
+                })  # fmt: skip
+            yield "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+            bar.advance(len(block))
+
+
+def write_completions(engine: Engine, prompts: Sequence[str], output: Path, options: Options, model: str) -> Summary:
+    """Continue the prompts and write a row a text; blocks are kept in `OUTPUT.parts` until all are done.
+
+    Raises:
+        RequestError: a prompt or option that cannot be used. SpecError: parts of a command with other options.
+    """
+    text = json.dumps(list(prompts)).encode()
+    asked = {"model": model, "options": _plain(options), "prompts": hashlib.sha256(text).hexdigest()}
+    parts = parts_of(output)
+    if parts.is_dir():
+        if not (parts / ASKED).is_file() or files.read_json(parts / ASKED) != asked:
+            raise SpecError(f"--output: {parts} has texts of a command with other options; remove it, or name another")
+    else:
+        with files.atomic_folder(parts) as made:
+            files.write_json(made / ASKED, asked)
+    done = 0
+    while _part(parts, done).is_file():
+        done += 1
+    for number, lines in enumerate(continued(engine, prompts, options, done), done):
+        files.write_text(_part(parts, number), lines)
+    summary = Summary(prompts=len(prompts))
+    with files.atomic_file(output) as handle:
+        for number in range(-(-len(prompts) // BLOCK)):
+            lines = files.read_text(_part(parts, number))
+            handle.write(lines.encode())
+            for line in lines.splitlines():
+                summary.add(json.loads(line))
+    shutil.rmtree(parts)
+    return summary
+
+
+@dataclass
+class Summary:
+    """Counts over the texts of a file: `ended` by a stop token or string, `logprob` in nats."""
+
+    prompts: int
+    texts: int = 0
+    tokens: int = 0
+    ended: int = 0
+    logprob: float = 0.0
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.texts += 1
+        self.tokens += row["tokens"]
+        self.ended += row["finish_reason"] == "stop"
+        self.logprob += row["logprob"]
+
+
+def _part(parts: Path, number: int) -> Path:
+    return parts / f"{number:06d}.jsonl"
+
+
+def _plain(options: Options) -> Any:
+    """Options as JSON data that reads back the same."""
+    given = {name: dump(value) for name, value in options.items()}
+    return json.loads(json.dumps(given, default=str, sort_keys=True))

@@ -1,0 +1,121 @@
+"""`llmanac generate`: one text, and a file of prompts that a stopped command goes on with."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _engine_models import ByteTokenizer, HistoryModel
+
+from llmanac.cli import main
+from llmanac.core.spec import make_method
+from llmanac.generate import load, prompts
+from llmanac.generate.engine import Engine
+
+TEXTS = [f"prompt {i}" for i in range(5)]
+OPTIONS: dict[str, Any] = {"beams": 3, "n": 2, "no_repeat_ngram": 2, "max_new_tokens": 4, "length_penalty": 0.5}
+FLAGS = ["--beams", "3", "-n", "2", "--no-repeat-ngram", "2", "--max-new-tokens", "4", "--length-penalty", "0.5"]
+
+
+@pytest.fixture
+def engine(monkeypatch) -> Engine:
+    found = Engine(HistoryModel(), ByteTokenizer())
+    monkeypatch.setattr(load, "load_engine", lambda *args, **options: found)
+    return found
+
+
+def run(*words: object) -> int:
+    try:
+        main([str(word) for word in ("generate", "model", *words)])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_a_text_is_printed_with_every_option(engine, capsys) -> None:
+    assert run("once", *FLAGS, "--seed", "3") == 0
+    done = engine.generate("once", **OPTIONS)
+    shown = [f"--- sample {i + 1} of 2, score {one.score:.4f}\nonce{one.text}\n" for i, one in enumerate(done)]
+    assert capsys.readouterr().out == "".join(shown)
+    drawn = {"temperature": 0.7, "top_k": 9, "min_p": 0.01, "typical_p": 0.9, "repetition_penalty": 1.2}
+    drawn |= {"presence_penalty": 0.1, "frequency_penalty": 0.2, "top_p": 0.9}
+    flags = [word for name, value in drawn.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert run("--prompt", "once", *flags, "--max-new-tokens", 5, "--seed", 3, "--stop", "e") == 0
+    text = engine.generate("once", **drawn, max_new_tokens=5, seed=3, stop="e")[0].text
+    assert capsys.readouterr().out == f"once{text}\n"
+    assert run("once", "--decoding", "top-k{k=5}", "--decoding", "temperature{temperature=2.0}", "--seed", 5) == 0
+    given = ({"name": "top-k", "k": 5}, {"name": "temperature", "temperature": 2.0})
+    methods = [make_method("decoding", one) for one in given]
+    assert capsys.readouterr().out == f"once{engine.generate('once', decoding=methods, seed=5)[0].text}\n"
+    assert run("once", "--decoding", "beam", "--beams", 3, "--early-stopping", "never", "--max-new-tokens", 4) == 0
+    best = engine.generate("once", beams=3, early_stopping="never", max_new_tokens=4)[0]
+    assert capsys.readouterr().out == f"once{best.text}\n"
+
+
+def test_a_file_is_continued_and_a_stopped_command_goes_on(engine, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(prompts, "BLOCK", 2)
+    asked = tmp_path / "prompts.txt"
+    asked.write_text("\n\n".join(TEXTS) + "\n", "utf-8")
+    out = tmp_path / "out.jsonl"
+    generate, calls = engine.generate, []
+
+    def stopping(*args, **options):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return generate(*args, **options)
+
+    monkeypatch.setattr(engine, "generate", stopping)
+    assert run("--prompts", asked, "-o", out, *FLAGS) == 130
+    assert "goes on" in capsys.readouterr().out and not out.exists() and prompts.parts_of(out).is_dir()
+    assert run("--prompts", asked, "-o", out, *FLAGS, "--seed", "1") == 2
+    assert "other options" in capsys.readouterr().err
+    assert run("--prompts", asked, "-o", out, *FLAGS) == 0
+    assert len(calls) == 4 and not prompts.parts_of(out).exists()
+    printed = capsys.readouterr().out
+    assert "Next: llmanac score model" in printed and "10" in printed
+    found = rows(out)
+    expected = generate(TEXTS, **OPTIONS)
+    assert [(row["number"], row["prompt"], row["index"]) for row in found] == [
+        (i + 1, text, k) for i, text in enumerate(TEXTS) for k in range(2)
+    ]
+    for row, one in zip(found, expected, strict=True):
+        assert (row["text"], row["score"], row["finish_reason"]) == (one.text, one.score, one.finish_reason)
+        assert row["tokens"] == len(one.ids) and row["logprob"] == pytest.approx(sum(one.arrays.logprobs))
+    assert run("--prompts", out, *FLAGS) == 0  # its rows are prompts again
+    assert [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()[::4]] == TEXTS
+    assert run("--prompts", asked, "-o", out) == 2 and "there already" in capsys.readouterr().err
+    assert run("--prompts", asked, "-o", out, "--force", "--max-new-tokens", "1") == 0
+    assert [row["tokens"] for row in rows(out)] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a", "--prompt", "b"], "--prompts: give one of"),
+        (["a", "-o", "x.jsonl"], "--output: is for the texts of --prompts"),
+        (["--prompts", "missing.txt"], "missing.txt"),
+        (["--prompts", "empty.txt"], "empty.txt: holds no text"),
+        (["--prompts", "long.txt"], "prompt 2: prompt: 300 tokens do not fit"),
+        (["--prompts", "long.txt", "-o", "x.txt"], "must end in .jsonl"),
+        (["--prompts", "long.txt", "-o", "long.txt"], "must end in .jsonl"),
+        (["a", "--decoding", "top-k{k=0}"], "--decoding: .*k: 0 is not at least 1"),
+        (["a", "--decoding", "{k=0}"], "--decoding: "),
+        (["a", "--early-stopping", "soon", "--beams", "2"], "early_stopping: .*soon"),
+    ],
+)
+def test_what_cannot_be_done_is_said(engine, words, message, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("\n \n", "utf-8")
+    Path("long.txt").write_text("a\n" + "b" * 300, "utf-8")
+    assert run(*words) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("llmanac: ") and re.search(message, err), err
+    assert out == ""
