@@ -59,8 +59,8 @@ class Spec(ObjectiveSpec):
 class Instruction(NextToken):
     """The objective; see the module's rows."""
 
-    def __init__(self, spec: Spec, tokenizer: Any) -> None:
-        super().__init__()
+    def __init__(self, spec: Any, tokenizer: Any, models: Mapping[str, Any] | None = None) -> None:
+        super().__init__(models)
         self.spec, self.tokenizer = spec, tokenizer
 
     def encode(self, row: Any) -> tuple[np.ndarray, np.ndarray | None]:
