@@ -30,6 +30,7 @@ with interrupts.ending():
         run,
         score,
         tokenizer,
+        tune,
     )
     from llmanac.cli.options import SeveralValues
     from llmanac.core.errors import LlmanacError
@@ -57,6 +58,8 @@ app.command("compare")(compare.compare_command)
 app.command("complexity")(complexity.complexity_command)
 app.command("convert")(methods.convert_command)
 app.command("quantize")(quantize.quantize_command)
+app.command("tune")(tune.tune_command)
+app.command("distill")(tune.distill_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("doctor")(methods.doctor_command)
