@@ -66,7 +66,7 @@ class TuneSpec(Spec):
     model: str
     rows: RowsSpec
     teacher: str | None = None
-    adapter: AdapterSpec | None = field(default_factory=lambda: make_method("adapter", "lora"))
+    adapter: AdapterSpec | None = None
     trained: tuple[str, ...] = ("*",)
     quantizer: QuantizerSpec | None = None
     objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "chat"))
