@@ -132,7 +132,7 @@ def test_long_rows_are_cut_or_dropped_and_counted(place, tmp_path):
         rows = {"file": str(path), "length": 64, "side": side, "held_out": 0.0}
         done = tune(asked(place, rows=rows, train={"steps": 1}), tmp_path / side, report=lambda line: None)
         assert any(label.startswith(name) and count == "1" for label, count in done.rows)
-    with pytest.raises(SpecError, match="rows.length: 500 tokens, but the model reads 96"):
+    with pytest.raises(SpecError, match=r"rows\.length: 500 tokens, but the model reads 96"):
         tune(asked(place, rows={"length": 500}), tmp_path / "too-long")
 
 
