@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from llmanac.core.errors import CheckpointError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import HIDDEN, Batch
 from llmanac.models._layers import Linear
@@ -85,3 +86,34 @@ class ScalarModel(nn.Module):
         tensors = {"score.weight": self.score.weight, "mean": self.mean, "deviation": self.deviation}
         save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, Path(place) / "score.safetensors")
         return Path(place)
+
+
+def load_scalar(folder: str | Path, *, device: str = "cpu") -> ScalarModel:
+    """A model that `save_pretrained` wrote.
+
+    Raises:
+        CheckpointError: a folder without score.safetensors, or tensors that do not fit the trunk.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from llmanac.models.load import load_model
+
+    place = Path(folder) / "score.safetensors"
+    if not place.is_file():
+        raise CheckpointError(f"{place}: no such file; a reward model is trained by the objective bradley-terry")
+    model = ScalarModel(load_model(folder, device=device))
+    try:
+        tensors = load_file(place, device=device)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{place}: cannot be read ({error})") from None
+    own = {"score.weight": model.score.weight, "mean": model.mean, "deviation": model.deviation}
+    for name, tensor in own.items():
+        found = tensors.get(name)
+        if found is None or found.shape != tensor.shape or not bool(found.isfinite().all()):
+            raise CheckpointError(
+                f"{place}: {name} is missing, of another shape than {tuple(tensor.shape)}, or not finite"
+            )
+        with torch.no_grad():
+            tensor.copy_(found)
+    return model

@@ -18,6 +18,7 @@ from typing import Any
 from llmanac.core.errors import DataError
 from llmanac.core.files import atomic_file, read_text
 from llmanac.core.progress import progress
+from llmanac.metrics.answers import convention, correct, extract
 from llmanac.recipes.tune_rows import read_rows
 
 AT_ONCE = 64  # prompts between two writes
@@ -126,10 +127,8 @@ def teacher_file(
     """
     checked: Verify | None = None
     if verify is not None:
-        from llmanac.metrics.answers import equal, extract
-
-        convention = verify
-        checked = lambda text, own: equal(extract(text, convention), extract(own, convention), convention)  # noqa: E731
+        convention(verify)  # a name that is not known is refused before the teacher writes
+        checked = lambda text, own: correct(text, extract(own, verify) or own, verify)  # noqa: E731
     counts = write_teacher_rows(
         engine, data, folder / "teacher-answers.jsonl", samples=samples, verify=checked, **options
     )
