@@ -58,7 +58,7 @@ def test_a_tuning_trains_what_carries_loss_and_is_served(place, tmp_path):
     change, low, high = done.change()
     assert low < change < high < 0 and done.after.mean < done.before.mean
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert kept["held_out"]["loss_after"] == done.after.mean
+    assert kept["held_out"]["after"] == done.after.mean
     engine = load_engine(tmp_path / "out")
     assert engine.tokenizer.chat_template
     assert engine.generate([engine.tokenizer.encode_chat([{"role": "user", "content": "What"}])[0]], max_new_tokens=2)

@@ -106,7 +106,8 @@ def print_tuned(done: Tuned) -> None:
     if training.tokens_per_second:
         rows.append(("tokens a second", f"{training.tokens_per_second:,.0f}"))
     if done.before is not None and done.after is not None:
-        rows += [("loss before, nats a token", f"{done.before.mean:.4f}"), ("loss after", f"{done.after.mean:.4f}")]
+        what = done.measures
+        rows += [(f"before: {what}", f"{done.before.mean:.4f}"), ("after", f"{done.after.mean:.4f}")]
     if change is not None:
         rows.append(("change, with its 95% interval", f"{change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f})"))
     print_table(str(done.folder), ("", ""), rows)

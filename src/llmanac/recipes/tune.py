@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from llmanac.data.pack import PackedStream
 from llmanac.generate.engine import evaluating
 from llmanac.metrics._items import Items
 from llmanac.models.freeze import freeze
+from llmanac.models.lm._base import TrainedModel
 from llmanac.models.load import load_model
 from llmanac.models.locate import locate
 from llmanac.models.save import save_model
@@ -85,7 +86,7 @@ class Tuned:
     Attributes:
         rows: what became of the rows, for a table.
         trained, total: parameters.
-        before, after: nats a token that carries loss, by held-out row; None without held-out rows.
+        before, after: what is measured, by held-out row; None without held-out rows. measures: its name and unit.
     """
 
     folder: Path
@@ -95,9 +96,10 @@ class Tuned:
     training: TrainResult
     before: Items | None
     after: Items | None
+    measures: str = "loss, nats a token"
 
     def change(self) -> tuple[float, float, float] | None:
-        """after - before in nats a token, with its 95% interval over rows (normal, of a ratio of sums)."""
+        """after - before, with its 95% interval over rows (normal, of a ratio of sums)."""
         if self.before is None or self.after is None or len(self.before) < 2:
             return None
         units = self.before.units
@@ -123,12 +125,16 @@ def tune(
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line; before any training.
         KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
     """
-    place = Path(folder)
+    return run_in(lambda place: Tuning(asked, place, device, report), asked, Path(folder), resume, budget)
+
+
+def run_in(make: Callable[[Path], Tuning], asked: TuneSpec, place: Path, resume: bool, budget: float | None) -> Tuned:
+    """Run in a folder that is locked; one that was made for a tuning that could not begin is deleted."""
     there = place.exists()
     _check(asked, place, resume)
     with locked(place / ".lock", busy=f"{place}: another process is tuning in this folder"):
         try:
-            return _Tuning(asked, place, device, report).run(budget)
+            return make(place).run(budget)
         except (SpecError, DataError):
             if not (place / "training").exists() and not there:
                 shutil.rmtree(place, ignore_errors=True)  # nothing was trained: nothing to go on with
@@ -158,13 +164,16 @@ def _check(asked: TuneSpec, place: Path, resume: bool) -> None:
             raise LlmanacError(f"{place}: there is no tuning to resume; leave --resume out to start one")
         files.write_text(stored, spec.to_toml(spec.dump(asked)))
         return
-    before = spec.make(TuneSpec, files.read_toml(stored), str(stored))
+    before = spec.make(type(asked), files.read_toml(stored), str(stored))
     for path, (old, new) in spec.diff(before, asked).items():
         raise SpecError(f"{path}: was {old!r} and is {new!r} now; a resumed tuning keeps its recipe ({stored})")
 
 
-class _Tuning:
-    """One call of `tune`."""
+class Tuning:
+    """One call of `tune`; `recipes/align.py` reads other rows and measures other things."""
+
+    measures = "loss, nats a token"
+    label = "tune"
 
     def __init__(self, asked: TuneSpec, place: Path, device: str, report: Report) -> None:
         self.asked, self.place, self.report = asked, place, report
@@ -174,30 +183,37 @@ class _Tuning:
         self.model: Any = None
 
     def run(self, budget: float | None) -> Tuned:
-        asked = self.asked
-        rows = prepare(
-            asked.rows, reader(asked.objective, self.tokenizer), self.tokenizer, self.place / "data",
-            longest=lambda: self.load().max_length, seed=asked.seed,
-        )  # fmt: skip
+        """Read the rows, load, train, measure, write."""
+        rows = self.read()
         objective = self.objective()
         self.attach()
-        settled, folder = self._settled(rows, budget), self.place / "training"
-        stream = PackedStream(rows.train, length=settled.length, rows=settled.rows, seed=asked.seed, packing="whole")
-        settled = plan_memory(self.model, objective, stream, settled, folder, self.report)
+        stream, settled = self.source(rows, objective, budget)
         before = self._measure(objective, rows, "before")
         done = train(
-            self.model, stream, objective, settled, folder, seed=asked.seed, budget=budget, label="tune",
-            report=self.report,
+            self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
+            label=self.label, report=self.report,
         )  # fmt: skip
         after = self._measure(objective, rows, "after")
         every = list({id(p): p for p in self.model.parameters()}.values())
         moved = sum(p.numel() for p in every if p.requires_grad)
-        result = Tuned(
-            self.place, rows.lines(), moved, sum(p.numel() for p in every), done, before, after,
-        )  # fmt: skip
+        total = sum(p.numel() for p in every)
+        result = Tuned(self.place, rows.lines(), moved, total, done, before, after, self.measures)
         self._keep()
         files.write_json(self.place / RESULTS, _results(result))
         return result
+
+    def read(self) -> Any:
+        """The rows, with what they are measured on as `held_out`; asked for the context only once all were read."""
+        return prepare(
+            self.asked.rows, reader(self.asked.objective, self.tokenizer), self.tokenizer, self.place / "data",
+            longest=lambda: self.load().max_length, seed=self.asked.seed,
+        )  # fmt: skip
+
+    def source(self, rows: Any, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
+        """The stream of rows to train on, and the training with nothing open that rows decide."""
+        settled, seed = self._settled(rows, budget), self.asked.seed
+        stream = PackedStream(rows.train, length=settled.length, rows=settled.rows, seed=seed, packing="whole")
+        return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
 
     def load(self) -> Any:
         """The model as it is in its file, once."""
@@ -227,16 +243,19 @@ class _Tuning:
     def _settled(self, rows: Prepared, budget: float | None) -> TrainSpec:
         """The training with its length, its steps and its rate."""
         train, length = self.asked.train, rows.length
-        optimizer = train.optimizer
-        if self.asked.adapter is None and optimizer == make_method("optimizer", TUNING):
-            optimizer = spec.patch(optimizer, {"lr": TUNING["lr"] / 10})
-        chosen = dataclasses.replace(
-            train, length=length, batch_tokens=max(train.batch_tokens, length), optimizer=optimizer
-        )
+        tokens = max(train.batch_tokens, length)
+        chosen = dataclasses.replace(train, length=length, batch_tokens=tokens, optimizer=self.optimizer())
         if chosen.steps is None and budget is None:
             packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)
             chosen = dataclasses.replace(chosen, steps=math.ceil(packed * self.asked.rows.epochs / chosen.rows))
         return chosen
+
+    def optimizer(self) -> Any:
+        """With the rate for the model's own weights where none was stated."""
+        optimizer = self.asked.train.optimizer
+        if self.asked.adapter is None and optimizer == make_method("optimizer", TUNING):
+            optimizer = spec.patch(optimizer, {"lr": TUNING["lr"] / 10})
+        return optimizer
 
     def _measure(self, objective: Any, rows: Prepared, when: str) -> Items | None:
         """Loss by held-out row; that before the training is written down, since a resumed one has other weights."""
@@ -246,12 +265,13 @@ class _Tuning:
         if when == "before" and place.is_file():
             stored = files.read_table(place)
             return Items(stored["sums"], stored["units"])
-        found = self._losses(objective, rows.held_out[:EVALUATED], f"measure {when}")
+        found = self.values(objective, rows.held_out[:EVALUATED], f"measure {when}")
         if when == "before":
             files.write_json(place, {"sums": list(found.sums), "units": list(found.units)})
         return found
 
-    def _losses(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+    def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+        """What is measured, by row."""
         sums, units = [], []
         device = self.model.device
         with evaluating(self.model), torch.no_grad(), progress(label, len(rows), "rows") as bar:
@@ -265,7 +285,9 @@ class _Tuning:
     def _keep(self) -> None:
         """Write what was trained, with the tokenizer."""
         with files.atomic_folder(self.place / MODEL) as folder:
-            if self.asked.adapter is None:
+            if not isinstance(self.model, TrainedModel):
+                self.model.save_pretrained(folder)
+            elif self.asked.adapter is None:
                 save_model(self.model, folder)
             else:
                 from llmanac.adapters.files import save_adapter
@@ -294,8 +316,9 @@ def _results(result: Tuned) -> dict[str, Any]:
         if result.before is None or result.after is None
         else {
             "rows": len(result.before),
-            "loss_before": result.before.mean,
-            "loss_after": result.after.mean,
+            "measures": result.measures,
+            "before": result.before.mean,
+            "after": result.after.mean,
             "change": None if change is None else {"mean": change[0], "low": change[1], "high": change[2]},
         },
     }

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
+from llmanac.core.spec import Spec
 from llmanac.core.types import SourceState
 from llmanac.data.pack import ListStream
 from llmanac.generate.engine import Engine, evaluating
@@ -48,7 +49,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Spec):
     """How answers are sampled.
 
     Attributes:
