@@ -24,6 +24,7 @@ with interrupts.ending():
         dedup,
         embed,
         methods,
+        metric,
         ngram,
         quality,
         quantize,
@@ -68,6 +69,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(ngram.app, name="ngram")
 app.add_typer(quality.quality_app, name="quality")
+app.add_typer(metric.app, name="metric")
 
 
 @app.callback(invoke_without_command=True)
