@@ -15,6 +15,7 @@ with interrupts.ending():
     import typer
 
     from llmanac.cli import (
+        align,
         bench,
         chat,
         classify,
@@ -60,6 +61,7 @@ app.command("complexity")(complexity.complexity_command)
 app.command("convert")(methods.convert_command)
 app.command("quantize")(quantize.quantize_command)
 app.command("tune")(tune.tune_command)
+app.command("align")(align.align_command)
 app.command("distill")(tune.distill_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
