@@ -1,4 +1,4 @@
-"""Transforms: small trained changes of a frozen model. Some change its products, chosen by name; some come before its text.
+"""Transforms: small trained changes of a frozen model, of its products by name or of what comes before its text.
 
 transform = make_method("adapter", {"name": "lora", "targets": ["q_proj", "v_proj"]}).build(seed=0).apply(model)
 with transform.disabled():

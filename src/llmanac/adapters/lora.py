@@ -6,8 +6,8 @@
 B starts at 0, so the model starts as it was, and A is uniform within inputs^-0.5, as in the paper's code. Only A and B
 are trained: r (inputs + outputs) numbers in place of inputs x outputs, and no gradient or optimizer state of W. After
 training, s B A is added to W, so that inference costs nothing more. With s = alpha / r the gradients shrink as r grows;
-alpha / sqrt(r) keeps their size. Dropout applies to the x that A reads. DoRA trains the length of each row of the matrix
-apart from its direction; m starts at |W|, and |W + s B A| counts as a constant in the gradient, as in the paper.
+alpha / sqrt(r) keeps their size. Dropout applies to the x that A reads. DoRA trains the length of each row of the
+matrix apart from its direction; m starts at |W|, and |W + s B A| counts as a constant in the gradient, as in the paper.
 
 Shapes: x (..., inputs) -> A x (..., r) -> y (..., outputs). Names are PEFT's: `<layer>.lora_A.weight`, `lora_B` and
 `lora_magnitude_vector`. Hu et al. 2021; Kalajdzievski 2023 for the scaling; Liu et al. 2024 for DoRA.
@@ -31,7 +31,7 @@ from llmanac.models._quantized import dense, product
 
 CARD = {
     "title": "Low-rank adaptation (LoRA)",
-    "paper": "Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732; Liu et al. 2024, arXiv:2402.09353",
+    "paper": "Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, 2312.03732; Liu et al. 2024, 2402.09353",
     "reference": "PEFT's LoraModel on models of transformers: outputs, gradients, merged weights and files",
     "aliases": {"rslora": {"scaling": "rank-stabilized"}, "dora": {"form": "weight-decomposed"}},
     "titles": {"rslora": "Rank-stabilized LoRA", "dora": "Weight-decomposed low-rank adaptation (DoRA)"},
@@ -76,17 +76,25 @@ class LoRA(ProductTransform):
 
     Args:
         sizes: the rank and alpha of products that have others than the Spec's, by name.
+        shared: a name for each product; those of one name have one A. By default as the Spec's `sharing` says.
     """
 
     spec: Spec
 
-    def __init__(self, spec: Spec, seed: int = 0, sizes: Mapping[str, tuple[int, float]] | None = None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        seed: int = 0,
+        *,
+        sizes: Mapping[str, tuple[int, float]] | None = None,
+        shared: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(spec, seed)
-        self.sizes = dict(sizes or {})
+        self.sizes, self.shared = dict(sizes or {}), shared
 
     def make_parts(self, model: nn.Module, layers: Mapping[str, Product]) -> dict[str, Part]:
         first: dict[str, Factor] = {}
-        shared = together(model, list(layers)) if self.spec.sharing == "files" else {}
+        shared = self.shared or (together(model, list(layers)) if self.spec.sharing == "files" else {})
         parts: dict[str, Part] = {}
         for name, layer in layers.items():
             weight = layer.weight
