@@ -147,7 +147,7 @@ def compare(folder, written, peer, tmp_path, *, first=0, atol=1e-9, gradients=Tr
     load_adapter(reread, tmp_path / "ours")
     torch.testing.assert_close(own(reread)[0], found, rtol=0, atol=1e-12)
     with transform.disabled():
-        assert torch.equal(own(model)[0], plain)
+        torch.testing.assert_close(own(model)[0], plain, rtol=0, atol=1e-12)
     return model, transform
 
 
@@ -178,7 +178,7 @@ def test_lora_equals_peft(folders, tmp_path, family, kind):
     peer = peer_of(folder, LoraConfig(r=4, target_modules=TARGETS[family], task_type="CAUSAL_LM", **LORA[kind]))
     peer.save_pretrained(tmp_path / "theirs")
     exact = family not in ("neox", "mamba")  # whose peers compute a part in float32
-    model, transform = compare(folder, tmp_path / "theirs", peer, tmp_path, atol=1e-9 if exact else 2e-6)
+    model, transform = compare(folder, tmp_path / "theirs", peer, tmp_path, atol=1e-9 if exact else 1e-5)
     found = own(model)[0]
     assert transform.merge().error < 1e-12
     torch.testing.assert_close(own(model)[0], found, rtol=0, atol=1e-11)
@@ -202,7 +202,7 @@ def test_prompt_equals_peft(folders, tmp_path, family):
     folder = folders[family]
     peer = peer_of(folder, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, num_attention_heads=4))
     peer.save_pretrained(tmp_path / "theirs")
-    atol = 2e-6 if family == "mamba" else 1e-9
+    atol = 1e-5 if family == "mamba" else 1e-9
     model, transform = compare(folder, tmp_path / "theirs", peer, tmp_path, first=5, atol=atol)
     _check_cache_and_refusals(model, transform)
 
