@@ -55,6 +55,10 @@ class Part:
         """c (..., r), U (outputs, r) and s of the term s c U^T, in the dtype of `x`."""
         raise NotImplementedError
 
+    def factors(self) -> tuple[Tensor, Tensor, float, float] | None:
+        """A, B, s and the dropout where the term is low-rank and all that is added; None else, and while disabled."""
+        return None
+
     def gain(self, weight: Tensor) -> Tensor | None:
         """What the product and its term, without the bias, are multiplied by: (outputs,), or None for nothing."""
         return None

@@ -32,8 +32,8 @@ LEADS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
 EMBEDDINGS = "prompt_embeddings"
 LEAD_FIELDS = {
     "num_virtual_tokens", "token_dim", "num_attention_heads", "num_layers", "num_transformer_submodules",
-    "init_weights", "encoder_hidden_size", "prefix_projection", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs",
-    "tokenizer_name_or_path",
+    "init_weights", "encoder_hidden_size", "prefix_projection", "prompt_tuning_init", "prompt_tuning_init_text",
+    "tokenizer_kwargs", "tokenizer_name_or_path",
 }  # fmt: skip
 
 

@@ -160,6 +160,11 @@ class LowRank(Part):
         read = F.dropout(x, self.dropout, self.a.training) if self.dropout else x
         return F.linear(read, self.a.weight.to(x.dtype)), self.b.weight.to(x.dtype), self.scale
 
+    def factors(self) -> tuple[Tensor, Tensor, float, float] | None:
+        if self.lengths is not None or not self.transform.enabled:
+            return None
+        return self.a.weight, self.b.weight, self.scale, self.dropout if self.a.training else 0.0
+
     def gain(self, weight: Tensor) -> Tensor | None:
         return None if self.lengths is None else self.lengths.weight / self._lengths(weight)
 

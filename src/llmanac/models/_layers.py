@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmanac.models._low_rank import low_rank
 from llmanac.models._quantized import Quantized, dense, lookup, product
 
 
@@ -22,6 +23,9 @@ class Change(Protocol):
 
     def columns(self, x: Tensor) -> tuple[Tensor, Tensor, float] | None:
         """c (..., r), U (outputs, r) and s of the further term s c U^T, in the dtype of `x`; None for no term."""
+
+    def factors(self) -> tuple[Tensor, Tensor, float, float] | None:
+        """A, B, s and the dropout of a low-rank term alone, see `models/_low_rank.py`; None for another form."""
 
     def gain(self, weight: Tensor) -> Tensor | None:
         """What the product and its term, without the bias, are multiplied by: (outputs,) or as they are; or None."""
@@ -94,6 +98,10 @@ class Linear(Product):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
+        if self.change is not None and self.through is None and torch.is_grad_enabled():
+            factors = None if self.weight.requires_grad else self.change.factors()
+            if factors is not None and not torch.compiler.is_compiling():
+                return low_rank(x, self.weight, self.bias, *factors)
         if self.through is None:
             return self.changed(product(x, self.weight, self.bias), x)
         y = self.through(x, self.weight)
