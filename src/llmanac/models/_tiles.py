@@ -32,8 +32,9 @@ class Tiles:
         queries, keys = _bounds(mask.queries, rows), _bounds(mask.keys, columns)
         segments = None if mask.rule is None else mask.rule.segments
         lead = 0 if mask.rule is None else mask.rule.lead
-        of_keys = segments if segments is None or not lead else F.pad(segments, (lead, 0))
-        documents = [] if of_keys is None else [_bounds(x, n) for x, n in ((segments, rows), (of_keys, columns))]
+        documents: list[list[Bounds]] = []
+        if segments is not None:
+            documents = [_bounds(segments, rows), _bounds(F.pad(segments, (lead, 0)), columns)]
         length, total = mask.queries.shape[1], mask.keys.shape[1]
         self.plan: list[tuple[slice, list[tuple[slice, int | None]]]] = []
         for i, q in enumerate(queries):
