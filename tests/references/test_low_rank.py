@@ -76,7 +76,7 @@ def test_equals_the_plain_form(bias, dropout, dtype, atol):
 def test_difference_0_from_peft_on_one_module(kind):
     """The same numbers to the bit where s is a power of two, as with the usual alpha = 2 r."""
     alpha = 8 if kind != "rslora" else 4
-    model, layer, _ = layer_of(24, 20, alpha=alpha, name=kind)
+    _, layer, _ = layer_of(24, 20, alpha=alpha, name=kind)
     peer = nn.ModuleDict({"linear": nn.Linear(24, 20)})
     peer["linear"].load_state_dict({"weight": layer.weight, "bias": layer.bias})
     options = {"use_rslora": kind == "rslora", "use_dora": kind == "dora"}
@@ -142,7 +142,7 @@ def test_keeps_its_input_and_nothing_else(dropout, dtype):
 
 def test_a_packed_matrix_is_dequantized_by_tiles(monkeypatch):
     """Forward and backward equal those of the dense matrix, with tiles that cut blocks of scales, and none is kept."""
-    model, layer, _ = layer_of(40, 30, dtype=torch.float32)
+    _, layer, _ = layer_of(40, 30, dtype=torch.float32)
     x = input_of(6, 40)
     whole = make_method("quantizer", {"name": "nf4", "targets": ["linear"], "block": 32}).build()
     packed = whole.pack(layer.weight.detach())

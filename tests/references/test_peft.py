@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
 from _small_models import randomise
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -25,7 +22,6 @@ from transformers.models.qwen3 import modeling_qwen3
 
 from llmanac.adapters.load import load_adapter, save_adapter
 from llmanac.core.errors import CheckpointError, SpecError
-from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.models.load import load_model
 

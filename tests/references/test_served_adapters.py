@@ -23,6 +23,7 @@ ADAPTERS = {
     "prefix": {"name": "prefix", "tokens": 3},
     "prompt": {"name": "prompt", "tokens": 5},
 }
+CACHE = {"prefix_cache_bytes": 1 << 22}
 SYSTEM = list(range(40, 75))
 PROMPTS = [[*SYSTEM, 9, 8], [17], [*SYSTEM, 5], [7] * 12, [*SYSTEM, 9, 8], [3, 4]]
 
@@ -82,7 +83,7 @@ def usual(tmp_path_factory):
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "n": 2}], ids=["greedy", "sampled"])
 @pytest.mark.parametrize(
     "engine_options",
-    [{}, {"prefix_cache_bytes": 1 << 22}, {"prefix_cache_bytes": 1 << 22, "most_tokens": 90}, {"drafter": "prompt-lookup"}],
+    [{}, CACHE, {**CACHE, "most_tokens": 90}, {"drafter": "prompt-lookup"}],
     ids=["plain", "cached", "preempted", "drafted"],
 )  # fmt: skip
 def test_tokens_are_those_of_a_request_alone(usual, options, engine_options):

@@ -85,7 +85,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Transform:
     path = Path(folder)
     config = read_table(path / CONFIG)
     kind = config.get("peft_type")
-    if kind != "LORA" and kind not in LEADS:
+    if not isinstance(kind, str) or (kind != "LORA" and kind not in LEADS):
         known = ", ".join(("LORA", *LEADS))
         raise CheckpointError(f"{path / CONFIG}: peft_type is {shown(kind)}; this llmanac reads {known}")
     if not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():

@@ -15,6 +15,7 @@ with interrupts.ending():
     import typer
 
     from llmanac.cli import (
+        adapter,
         bench,
         chat,
         classify,
@@ -57,6 +58,7 @@ app.command("compare")(compare.compare_command)
 app.command("complexity")(complexity.complexity_command)
 app.command("convert")(methods.convert_command)
 app.command("quantize")(quantize.quantize_command)
+app.command("merge")(adapter.merge_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("doctor")(methods.doctor_command)
