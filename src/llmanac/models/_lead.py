@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
@@ -74,24 +75,22 @@ def after(batch: Batch, tokens: int) -> Batch:
     return found if batch.prefix is None else replace(found, prefix=batch.prefix + tokens)
 
 
-def with_vectors(batch: Batch, vectors: Tensor, embedded: Tensor) -> Batch:
-    """The batch (B, n + T) of vectors (n, D) and embedded tokens (B, T, D); it has no targets.
+def with_vectors(batch: Batch, vectors: Tensor, embedded: Tensor) -> tuple[Batch, Tensor | None]:
+    """The batch (B, n + T) of vectors (n, D) and embedded tokens (B, T, D), without targets.
 
-    Raises:
-        RequestError: packed rows, whose documents would need vectors each.
+    Returns:
+        it, and where its tokens are, (B, T): None where they are the last ones. In packed rows the vectors come before
+        each document.
     """
-    if batch.segments is not None:
-        raise RequestError(
-            "segments: the vectors of a trained prompt come before a row, not before each document in it; give every "
-            "document its own row"
-        )
     rows, tokens = len(embedded), len(vectors)
+    if batch.segments is not None:
+        return _packed(batch, vectors, embedded)
     made = after(batch, tokens)
     positions = made.positions
     if positions is not None:
         first = torch.arange(tokens, device=positions.device).expand(len(positions), -1)
         positions = torch.cat([first, positions], 1)
-    return replace(
+    made = replace(
         made,
         ids=None,
         embeddings=torch.cat([vectors.expand(rows, -1, -1), embedded], 1),
@@ -99,6 +98,48 @@ def with_vectors(batch: Batch, vectors: Tensor, embedded: Tensor) -> Batch:
         positions=positions,
         lengths=None if batch.lengths is None else batch.lengths + tokens,
     )
+    return made, None
+
+
+def _packed(batch: Batch, vectors: Tensor, embedded: Tensor) -> tuple[Batch, Tensor]:
+    """The same where rows hold documents one after the other."""
+    if batch.mask == "prefix":
+        raise RequestError('segments: packed rows with trained vectors before documents take no mask="prefix"')
+    segments, tokens = batch.segments, len(vectors)
+    assert segments is not None
+    begins = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True) & (segments >= 0)
+    count = begins.cumsum(1)  # documents that have begun
+    place = torch.arange(segments.shape[1], device=segments.device) + tokens * count
+    rows, starts = begins.nonzero(as_tuple=True)
+    into = rows[:, None], place[rows, starts][:, None] - tokens + torch.arange(tokens, device=rows.device)
+    shape = (len(segments), segments.shape[1] + tokens * int(count[:, -1].max()))
+
+    def spread(values: Tensor, first: Tensor, fill: int) -> Tensor:
+        """`values` (B, T) where the tokens go, `first` (documents, n) before them."""
+        return values.new_full(shape, fill).scatter(1, place, values).index_put(into, first)
+
+    index = place[:, :, None].expand_as(embedded)
+    x = embedded.new_zeros(*shape, embedded.shape[2]).scatter(1, index, embedded)
+    of_vectors = segments[rows, starts][:, None].expand(-1, tokens)
+    positions = batch.positions
+    if positions is not None:
+        steps = torch.arange(tokens, device=rows.device).expand(len(rows), -1).to(positions.dtype)
+        positions = spread(positions.expand(len(segments), -1) + tokens, steps, 0)
+    made = replace(
+        batch,
+        ids=None,
+        embeddings=x.index_put(into, vectors.expand(len(rows), -1, -1)),
+        targets=None,
+        segments=spread(segments, of_vectors, -1),
+        positions=positions,
+        lengths=None if batch.lengths is None else batch.lengths + tokens * count[:, -1],
+    )
+    return made, place
+
+
+def own(x: Tensor, first: int, places: Tensor | None) -> Tensor:
+    """The tokens (B, T, D) among the places of a row (B, n + T, D)."""
+    return x[:, first:] if places is None else x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 @torch.no_grad()

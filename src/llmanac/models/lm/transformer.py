@@ -23,7 +23,7 @@ from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
-from llmanac.models._lead import Lead, after, begin, prime, with_vectors
+from llmanac.models._lead import Lead, after, begin, own, prime, with_vectors
 from llmanac.models._masks import AttentionMask
 from llmanac.models._pass import check_request, documents, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
@@ -250,14 +250,20 @@ class Transformer(TrainedModel):
             made = begin(past, batch, lead.tokens, by_length=self._by_length)
             return self._run(after(batch, lead.tokens), batch, made, want)
         vectors = lead.vectors(self.dtype)
-        return self._run(with_vectors(batch, vectors, self._tokens(batch)), batch, None, want)
+        read, places = with_vectors(batch, vectors, self._tokens(batch))
+        return self._run(read, batch, None, want, places)
 
-    def _run(self, read: Batch, batch: Batch, state: DecodingState | None, want: Want) -> Output:
-        """The forward pass over `read`, whose last tokens are those of `batch`; what comes back is of `batch`."""
+    def _run(
+        self, read: Batch, batch: Batch, state: DecodingState | None, want: Want, places: Tensor | None = None
+    ) -> Output:
+        """The forward pass over `read`, which has the tokens of `batch` at `places` (B, T), or as its last ones.
+
+        What comes back is of those.
+        """
         x, context = self._enter(read, state)
         x, layers = run_layers(self.model.layers, x, context, None if state is None else state.layers, want.layers)
         if first := read.shape[1] - batch.shape[1]:
-            x, layers = x[:, first:], tuple(layer[:, first:] for layer in layers)
+            x, layers = (own(x, first, places), tuple(own(layer, first, places) for layer in layers))
         hidden = self.model.norm(x)
         output = read_head(self.lm_head, hidden, batch, context, None if state is None else state.layers[-1], want)
         if state is not None:
