@@ -40,6 +40,8 @@ def model():
 def made(name, tokenizer, model):
     """The objective; where it needs further models, frozen copies with other weights."""
     needs = registry.find("objective", name).card.get("models", [])
+    if dict(registry.find("objective", name).defaults).get("advantage") == "gae":
+        needs = ["value"]
     others = {role: randomise(copy.deepcopy(model), seed=5) for role in needs}
     return registry.build("objective", name, tokenizer=tokenizer, models=others or None)
 

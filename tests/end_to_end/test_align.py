@@ -16,6 +16,7 @@ from llmanac.core.spec import make, make_method
 from llmanac.generate.load import load_engine
 from llmanac.models.scalar import load_scalar
 from llmanac.recipes.align import AlignSpec, align
+from llmanac.recipes.tune import TuneSpec, tune
 from llmanac.tokenizers.load import train_tokenizer
 
 TRAIN = {"dtype": "float32", "compile": "never", "attention": "sdpa", "batch_tokens": 512}
@@ -29,23 +30,35 @@ def place(tmp_path_factory):
     fields = {"name": "transformer", "dim": 16, "layers": 1, "max_length": 64}
     model = make_method("lm", fields).build(vocab_size=tokenizer.vocab_size)
     model.generation = {"eos_token_id": tokenizer.eos_id}
-    model.save_pretrained(folder / "model")
-    tokenizer.save(folder / "model")
+    model.save_pretrained(folder / "raw")
+    tokenizer.save(folder / "raw")
     prompts = [f"say {draw.randrange(99)}" for _ in range(40)]
     pairs = [{"prompt": p, "chosen": " a" * draw.randint(1, 3), "rejected": " b" * draw.randint(1, 3)} for p in prompts]
     sides = [(row, side) for row in pairs for side in ("chosen", "rejected")]
     labelled = [{"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"} for r, side in sides]
     for name, rows in (("pairs", pairs), ("labelled", labelled), ("prompts", [{"prompt": p} for p in prompts])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = {"file": str(folder / "labelled.jsonl"), "epochs": 12.0, "held_out": 0.0}
+    train = {**TRAIN, "optimizer": {"name": "adamw", "lr": 0.02}}
+    start = tune(make(TuneSpec, {"model": str(folder / "raw"), "rows": rows, "train": train}), folder / "start",
+                 report=lambda line: None)  # fmt: skip
+    (start.folder / "model").rename(folder / "model")
     (folder / "rewards.py").write_text("def letters(text, row):\n    return text.count('a') / 8\n")
     return folder
 
 
 def asked(place, data, objective, **fields):
     train = {**TRAIN, **fields.pop("train", {})}
-    rows = {"file": str(place / f"{data}.jsonl"), "held_out": 0.25, "epochs": 6.0}
+    rows = {"file": str(place / f"{data}.jsonl"), "held_out": 0.25, "epochs": 30.0}
     given = {"model": str(place / "model"), "rows": rows, "objective": objective, "train": train}
     return make(AlignSpec, {**given, **fields})
+
+
+def risen(folder):
+    """Whether the last quarter of the draws earned more than the first."""
+    found = [json.loads(line)["reward"] for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+    quarter = len(found) // 4
+    return sum(found[-quarter:]) > 1.1 * sum(found[:quarter])
 
 
 @pytest.mark.parametrize("method", ["dpo", "simpo", "orpo"])
@@ -74,22 +87,21 @@ def test_a_reward_model_becomes_a_reward_for_a_policy(place, tmp_path):
         "sampling": {"prompts": 4, "samples": 8, "tokens": 4}, "train": {**train, "steps": 12},
     }  # fmt: skip
     done = align(asked(place, "prompts", "rloo", **fields), tmp_path / "policy", report=lambda x: None)
-    change, low, _ = done.change()
-    assert change > 0 and low > 0
+    assert done.change()[0] > 0 and risen(tmp_path / "policy")
 
 
 @pytest.mark.parametrize("method", ["grpo", "ppo"])
 def test_a_reward_is_learnt_and_every_draw_is_logged(place, tmp_path, method):
     fields = {
         "reward": {"name": "function", "file": f"{place / 'rewards.py'}:letters"},
-        "sampling": {"prompts": 4, "samples": 8, "tokens": 6}, "adapter": "lora" if method == "grpo" else None,
+        "sampling": {"prompts": 4, "samples": 8, "tokens": 6},
         "train": {"steps": 20, "optimizer": {"name": "adamw", "lr": 0.02}},
     }  # fmt: skip
     before = load_file(place / "model" / "model.safetensors")
     done = align(asked(place, "prompts", method, **fields), tmp_path / "out", report=lambda x: None)
-    assert done.change()[1] > 0
+    assert done.change()[0] > 0 and risen(tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
-    assert [line["draw"] for line in lines] == list(range(20)) and lines[-1]["reward"] > lines[0]["reward"]
+    assert [line["draw"] for line in lines] == list(range(20))
     engine = load_engine(tmp_path / "out")
     answer = engine.generate("say 5", max_new_tokens=6, temperature=1.0)[0].text
     assert isinstance(answer, str)
@@ -102,7 +114,7 @@ def test_command_and_refusals(place, tmp_path):
     run = CliRunner().invoke(
         app,
         ["align", str(place / "model"), str(place / "prompts.jsonl"), "-m", "reinforce", "--reward",
-         f"{place / 'rewards.py'}:letters", "-a", "full", "--steps", "2", "--samples", "2", "--max-tokens", "3",
+         f"{place / 'rewards.py'}:letters", "-a", "lora", "--kl", "0.1", "--steps", "2", "--samples", "2", "--max-tokens", "3",
          "-o", str(tmp_path / "out"), "-s", "train.dtype=float32", "--held-out", "0.3"],
         catch_exceptions=False,
     )  # fmt: skip

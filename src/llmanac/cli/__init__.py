@@ -15,6 +15,7 @@ with interrupts.ending():
     import typer
 
     from llmanac.cli import (
+        adapter,
         align,
         bench,
         chat,
@@ -63,6 +64,7 @@ app.command("quantize")(quantize.quantize_command)
 app.command("tune")(tune.tune_command)
 app.command("align")(align.align_command)
 app.command("distill")(tune.distill_command)
+app.command("merge")(adapter.merge_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("doctor")(methods.doctor_command)

@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
     decoding: decoding methods in order, in place of all of these.
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
+    adapter: the name of one of the engine's adapters, or None for the model alone.
     speculative: False: without the engine's drafter, where it has one. The tokens are the same.
     """
 
@@ -75,6 +76,7 @@ class Options(TypedDict, total=False):
     prompt_logprobs: int | None
     decoding: Items[DecodingSpec] | None
     constraint: Callable[[], Constraint] | None
+    adapter: str | None
     speculative: bool
 
 
@@ -146,6 +148,7 @@ class Request:
         if self.constraint is not None and options.get("allowed_ids") is not None:
             raise RequestError("constraint: give either constraint or allowed_ids, not both")
         self.first = len(self.prompt) if source_length is None else source_length
+        self.adapter = options.get("adapter")
         self.speculative = bool(options.get("speculative", True))
         self.stop_ids = stop_ids
         self.prompt_token_logprobs: list[TokenLogprob] = []

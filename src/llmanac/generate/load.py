@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import torch
 
+from llmanac.adapters._products import ProductTransform
+from llmanac.adapters.load import base_of, find_adapter, load_adapter
 from llmanac.core import files, registry
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
 from llmanac.core.spec import make_method
@@ -43,7 +45,8 @@ def load_engine(
     from llmanac.models.load import load_model
     from llmanac.tokenizers.load import load_tokenizer
 
-    model, tokenizer = locate(path)
+    adapter = find_adapter(path)
+    model, tokenizer = _base(adapter) if adapter else locate(path)
     if draft is None and draft_tokens is not None:
         raise RequestError("--draft-tokens: there is no drafter; give --draft too")
     named = draft is not None and str(draft) in registry.methods("drafter")
@@ -61,8 +64,24 @@ def load_engine(
         _check_tokens(words, load_tokenizer(draft_words), path, draft)
         helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device))
+    if adapter is not None:
+        change = load_adapter(cast(Any, loaded), adapter)
+        if isinstance(change, ProductTransform):
+            change.merge()  # what is served alone needs no product of its own
     choices: dict[str, Any] = {"drafter": spec, "draft_model": helper, "most_tokens": most_tokens, "runner": runner}
     return Engine(loaded, words, rows=rows, **choices)
+
+
+def _base(adapter: Path) -> tuple[str, str]:
+    """The model and tokenizer of an adapter's folder. Raises CheckpointError where its model is not there."""
+    base = base_of(adapter)
+    if base is None:
+        raise CheckpointError(f"{adapter}: does not name the model that it belongs to; merge it: llmanac merge --base")
+    try:
+        model, tokenizer = locate(base)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (the model of the adapter in {adapter})") from None
+    return model, str(adapter) if (adapter / "tokenizer.json").is_file() else tokenizer
 
 
 def _free_drafters() -> list[str]:

@@ -44,7 +44,13 @@ class NativeRunner(StateRunner):
             raise RequestError("prefix_cache: its blocks are another runner's; use Engine.keep_prefixes")
         self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=native.block_tokens)
 
-    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
+    def extend(
+        self,
+        prompts: Sequence[Sequence[int] | None],
+        reserve: int,
+        planned: Sequence[int] = (),
+        adapters: Sequence[str | None] = (),
+    ) -> list[int]:
         with self.native.lock:
             if self.native.changed():
                 self.native.sync()

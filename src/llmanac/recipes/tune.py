@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from llmanac.adapters import AdapterSpec
+from llmanac.adapters.load import save_adapter
 from llmanac.core import files, spec
 from llmanac.core.device import resolve_device
 from llmanac.core.errors import DataError, LlmanacError, SpecError
@@ -238,7 +239,7 @@ class Tuning:
             return
         if asked.quantizer is not None:
             asked.quantizer.build().apply(model)
-        asked.adapter.build(seed=asked.seed).apply(model)
+        self.change = asked.adapter.build(seed=asked.seed).apply(model)
 
     def _settled(self, rows: Prepared, budget: float | None) -> TrainSpec:
         """The training with its length, its steps and its rate."""
@@ -290,9 +291,8 @@ class Tuning:
             elif self.asked.adapter is None:
                 save_model(self.model, folder)
             else:
-                from llmanac.adapters.files import save_adapter
-
-                save_adapter(self.model, folder, base=self.model_place)
+                base = str(Path(self.model_place).resolve()) if Path(self.model_place).exists() else self.model_place
+                save_adapter(self.change, folder, base=base)
             self.tokenizer.save(folder)
 
 
