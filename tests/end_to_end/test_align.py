@@ -114,7 +114,8 @@ def test_command_and_refusals(place, tmp_path):
     run = CliRunner().invoke(
         app,
         ["align", str(place / "model"), str(place / "prompts.jsonl"), "-m", "reinforce", "--reward",
-         f"{place / 'rewards.py'}:letters", "-a", "lora", "--kl", "0.1", "--steps", "2", "--samples", "2", "--max-tokens", "3",
+         f"{place / 'rewards.py'}:letters", "-a", "lora", "--kl", "0.1", "--steps", "2", "--samples", "2",
+         "--max-tokens", "3",
          "-o", str(tmp_path / "out"), "-s", "train.dtype=float32", "--held-out", "0.3"],
         catch_exceptions=False,
     )  # fmt: skip

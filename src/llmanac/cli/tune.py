@@ -171,7 +171,7 @@ def distill_command(
     samples: Annotated[int, typer.Option(help="Sequence and response: answers a prompt.", min=1, max=256)] = 1,
     temperature: Annotated[float, typer.Option(help="Sequence and response: of the teacher's answers.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="Sequence and response: longest answer.", min=1)] = 256,
-    verify: Annotated[str, typer.Option(help="Response: how answers are compared, e.g. exact, gsm8k, math.")] = "exact",
+    verify: Annotated[str, typer.Option(help="Response: how answers are compared, e.g. squad, gsm8k, math.")] = "squad",
     set_: Patches = None,
     seed: Seed = 0,
     preview: Preview = 0,

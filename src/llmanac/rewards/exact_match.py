@@ -2,7 +2,7 @@
 
     r(y) = 1[extract(y) = answer]
 
-Conventions (`metrics/answers`): exact, squad, gsm8k, math, ... Objective and fast, and blind to every right answer that
+Conventions (`metrics/answers`): squad (lower case, no articles or punctuation), gsm8k, math, ... Objective and fast, and blind to every right answer that
 the convention does not find.
 """
 
@@ -27,7 +27,7 @@ CARD = {
 class Spec(RewardSpec):
     """Attributes: convention: how answers are found and compared; column: of the row's answer, a text or several."""
 
-    convention: str = "exact"
+    convention: str = "squad"
     column: str = "answer"
 
     def build(self, **context: Any) -> Reward:
