@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from _small_models import randomise
 
 from llmanac.core import registry
 from llmanac.core.errors import CheckpointError
@@ -26,12 +29,21 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model():
-    made = registry.build("lm", "transformer", dim=32, layers=1, max_length=64, vocab_size=VOCAB)
+    built = registry.build("lm", "transformer", dim=32, layers=1, max_length=64, vocab_size=VOCAB)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for p in made.parameters():
+        for p in built.parameters():
             p.copy_(torch.randn(p.shape, generator=generator) * 0.2 + (p.ndim == 1))
-    return made
+    return built
+
+
+def made(name, tokenizer, model):
+    """The objective; where it needs further models, frozen copies with other weights."""
+    needs = registry.find("objective", name).card.get("models", [])
+    if dict(registry.find("objective", name).defaults).get("advantage") == "gae":
+        needs = ["value"]
+    others = {role: randomise(copy.deepcopy(model), seed=5) for role in needs}
+    return registry.build("objective", name, tokenizer=tokenizer, models=others or None)
 
 
 def row(seed, length=33):
@@ -46,7 +58,7 @@ def row(seed, length=33):
 @pytest.mark.parametrize("name", OF_TOKENS)
 def test_sums_over_units(name, tokenizer, model):
     """The loss is a sum: of two rows together it is that of each, and so are the units, unless the rows are coupled."""
-    objective = registry.build("objective", name, tokenizer=tokenizer)
+    objective = made(name, tokenizer, model)
     assert isinstance(objective, Objective)
     rows = [row(1), row(2)]
     batch = objective.collate(rows)
@@ -64,7 +76,7 @@ def test_sums_over_units(name, tokenizer, model):
 @pytest.mark.parametrize("name", OF_TOKENS)
 def test_what_carries_no_loss_has_no_effect_on_it_from_behind(name, tokenizer, model):
     """Tokens after the last target, and padding, change nothing."""
-    objective = registry.build("objective", name, tokenizer=tokenizer)
+    objective = made(name, tokenizer, model)
     one, other = row(3), row(3)
     other.ids[-4:] = 7
     a, b = (objective.loss(model, objective.collate([r]))[0] for r in (one, other))
@@ -72,8 +84,8 @@ def test_what_carries_no_loss_has_no_effect_on_it_from_behind(name, tokenizer, m
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_state_goes_through_tensors(name, tokenizer):
-    objective, other = (registry.build("objective", name, tokenizer=tokenizer) for _ in range(2))
+def test_its_state_goes_through_tensors(name, tokenizer, model):
+    objective, other = (made(name, tokenizer, model) for _ in range(2))
     state = objective.state_dict()
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     other.load_state_dict(state)
@@ -84,7 +96,7 @@ def test_its_state_goes_through_tensors(name, tokenizer):
 @pytest.mark.parametrize("name", OF_TOKENS)
 def test_a_comparison_can_train_and_measure_with_it(name, tokenizer, model, tmp_path):
     """Its rows come from prepared text, and its metrics have a value for each held-out item and for all together."""
-    objective = registry.build("objective", name, tokenizer=tokenizer)
+    objective = made(name, tokenizer, model)
     documents = ["some text to learn from", "from text " * 30, "learn"]
     text = Tokens(tokenizer, TokenDataset.write(tmp_path / "tokens", documents, tokenizer))
     batch = objective.collate(next(objective.source(text, length=16, rows=2, seed=0)))

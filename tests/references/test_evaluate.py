@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
-from llmanac.evaluate.answers import exact_match, f1
 from llmanac.evaluate.baselines import baselines, byte_bits, byte_ngram, join, ngram_bits
 from llmanac.evaluate.bits_per_byte import bits_per_byte, score_texts, windows
+from llmanac.metrics.answers import exact_match, f1
 
 WORDS = ["The", "a", "cat,", "cat", "sat.", "SAT", "an", "x=1", "-", "dog's", "naïve", ""]
 

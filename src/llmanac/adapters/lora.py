@@ -1,18 +1,21 @@
 """Low-rank adaptation: a frozen matrix plus a trained product of two thin ones.
 
     y = W x + s B A x        A (r, inputs), B (outputs, r); s = alpha / r, or alpha / sqrt(r) (rank-stabilized)
+    y = g * (W x + s B A x)  g = m / |W + s B A|: weight-decomposed (DoRA); m (outputs,) is trained, |.| of each row
 
 B starts at 0, so the model starts as it was, and A is uniform within inputs^-0.5, as in the paper's code. Only A and B
 are trained: r (inputs + outputs) numbers in place of inputs x outputs, and no gradient or optimizer state of W. After
 training, s B A is added to W, so that inference costs nothing more. With s = alpha / r the gradients shrink as r grows;
-alpha / sqrt(r) keeps their size. Dropout applies to the x that A reads.
+alpha / sqrt(r) keeps their size. Dropout applies to the x that A reads. DoRA trains the length of each row of the
+matrix apart from its direction; m starts at |W|, and |W + s B A| counts as a constant in the gradient, as in the paper.
 
-Shapes: x (..., inputs) -> A x (..., r) -> y (..., outputs). Names are PEFT's: `<layer>.lora_A.weight` and `lora_B`.
-Hu et al. 2021; Kalajdzievski 2023 for the scaling.
+Shapes: x (..., inputs) -> A x (..., r) -> y (..., outputs). Names are PEFT's: `<layer>.lora_A.weight`, `lora_B` and
+`lora_magnitude_vector`. Hu et al. 2021; Kalajdzievski 2023 for the scaling; Liu et al. 2024 for DoRA.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,27 +23,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmanac.adapters import AdapterSpec, Part, Transform
+from llmanac.adapters._names import together
+from llmanac.adapters._products import Part, ProductSpec, ProductTransform
 from llmanac.core.errors import SpecError
 from llmanac.models._layers import Product, upcast
+from llmanac.models._quantized import dense, product
 
 CARD = {
     "title": "Low-rank adaptation (LoRA)",
-    "paper": "Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732",
-    "reference": "the formula added to the layers of transformers.LlamaForCausalLM",
-    "aliases": {"rslora": {"scaling": "rank-stabilized"}},
-    "test": "tests/references/test_lora.py::test_equals_the_formula_on_a_transformers_model",
+    "paper": "Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, 2312.03732; Liu et al. 2024, 2402.09353",
+    "reference": "PEFT's LoraModel on models of transformers: outputs, gradients, merged weights and files",
+    "aliases": {"rslora": {"scaling": "rank-stabilized"}, "dora": {"form": "weight-decomposed"}},
+    "titles": {"rslora": "Rank-stabilized LoRA", "dora": "Weight-decomposed low-rank adaptation (DoRA)"},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(AdapterSpec):
-    """rank: r; alpha: size of the change; dropout: share of A's inputs dropped in training; scaling: what s is."""
+class Spec(ProductSpec):
+    """rank: r; alpha: size of the change; dropout: share of A's inputs dropped in training; scaling: what s is.
+
+    form: a sum, or its rows' lengths trained too. sharing: `files` gives products that the files of the model's family
+    keep as one matrix (GPT-2: q, k and v) one A, as PEFT on that matrix has it.
+    """
 
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
     scaling: Literal["standard", "rank-stabilized"] = "standard"
+    form: Literal["sum", "weight-decomposed"] = "sum"
+    sharing: Literal["none", "files"] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,35 +62,60 @@ class Spec(AdapterSpec):
         if not 0 <= self.dropout < 1:
             raise SpecError(f"dropout: {self.dropout} is not in [0, 1)")
 
-    @property
-    def scale(self) -> float:
+    def scale(self, rank: int | None = None, alpha: float | None = None) -> float:
         """s."""
-        return self.alpha / (self.rank if self.scaling == "standard" else self.rank**0.5)
+        rank, alpha = rank or self.rank, alpha or self.alpha
+        return alpha / (rank if self.scaling == "standard" else rank**0.5)
 
     def build(self, *, seed: int = 0, **dims: Any) -> LoRA:
         return LoRA(self, seed)
 
 
-class LoRA(Transform):
-    """See the module."""
+class LoRA(ProductTransform):
+    """See the module.
+
+    Args:
+        sizes: the rank and alpha of products that have others than the Spec's, by name.
+        shared: a name for each product; those of one name have one A. By default as the Spec's `sharing` says.
+    """
 
     spec: Spec
 
-    def make_part(self, name: str, layer: Product) -> LowRank:
-        weight = layer.weight
-        # held in float32 at least: the steps of training are too small for less
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        a = torch.empty(self.spec.rank, weight.shape[1], dtype=dtype, device=weight.device)
-        b = torch.empty(weight.shape[0], self.spec.rank, dtype=dtype, device=weight.device)
-        return LowRank(self, Factor(a, a.shape[1] ** -0.5), Factor(b, 0.0))
+    def __init__(
+        self,
+        spec: Spec,
+        seed: int = 0,
+        *,
+        sizes: Mapping[str, tuple[int, float]] | None = None,
+        shared: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(spec, seed)
+        self.sizes, self.shared = dict(sizes or {}), shared
+
+    def make_parts(self, model: nn.Module, layers: Mapping[str, Product]) -> dict[str, Part]:
+        first: dict[str, Factor] = {}
+        shared = self.shared or (together(model, list(layers)) if self.spec.sharing == "files" else {})
+        parts: dict[str, Part] = {}
+        for name, layer in layers.items():
+            weight = layer.weight
+            rank, alpha = self.sizes.get(name, (self.spec.rank, self.spec.alpha))
+            # held in float32 at least: the steps of training are too small for less
+            options: Any = {
+                "dtype": torch.float64 if weight.dtype == torch.float64 else torch.float32, "device": weight.device,
+            }  # fmt: skip
+            a = first.setdefault(shared.get(name, name), Factor(torch.empty(rank, weight.shape[1], **options)))
+            b = Factor(torch.empty(weight.shape[0], rank, **options), zero=True)
+            lengths = Lengths(layer, **options) if self.spec.form == "weight-decomposed" else None
+            parts[name] = LowRank(self, a, b, self.spec.scale(rank, alpha), lengths)
+        return parts
 
 
 class Factor(nn.Module):
-    """A matrix whose initial values are uniform within +- `bound`."""
+    """A matrix whose initial values are uniform within inputs^-0.5, or zero."""
 
-    def __init__(self, weight: Tensor, bound: float) -> None:
+    def __init__(self, weight: Tensor, zero: bool = False) -> None:
         super().__init__()
-        self.bound = bound
+        self.bound = 0.0 if zero else weight.shape[1] ** -0.5
         self.weight = nn.Parameter(weight)
 
     @torch.no_grad()
@@ -88,16 +124,60 @@ class Factor(nn.Module):
         parameter.copy_(drawn.uniform_(-self.bound, self.bound, generator=generator) if self.bound else drawn.zero_())
 
 
-class LowRank(Part):
-    """A and B of one layer."""
+class Lengths(nn.Module):
+    """m (outputs,), initially the lengths of the rows of the layer's matrix."""
 
-    def __init__(self, transform: LoRA, a: Factor, b: Factor) -> None:
-        super().__init__(transform, {"lora_A": a, "lora_B": b})
-        self.a, self.b, self.scale, self.dropout = a, b, transform.spec.scale, transform.spec.dropout
+    def __init__(self, layer: Product, **options: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(layer.weight.shape[0], **options))
+        self._of = [layer]  # in a list, so that the layer is no child
+        self._squares: tuple[tuple[int, int], Tensor] | None = None
+
+    @torch.no_grad()
+    def squares(self) -> Tensor:
+        """|w|^2 of each row of the frozen matrix, computed once."""
+        weight = self._of[0].weight
+        stamp = (id(weight), 0 if weight.is_inference() else weight._version)
+        if self._squares is None or self._squares[0] != stamp:
+            self._squares = stamp, upcast(dense(weight)).square().sum(1)
+        return self._squares[1]
+
+    @torch.no_grad()
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        parameter.copy_(self.squares().sqrt())
+
+
+class LowRank(Part):
+    """A and B of one layer, and m."""
+
+    def __init__(self, transform: LoRA, a: Factor, b: Factor, scale: float, lengths: Lengths | None) -> None:
+        modules: dict[str, nn.Module] = {"lora_A": a, "lora_B": b}
+        super().__init__(transform, modules if lengths is None else modules | {"lora_magnitude_vector": lengths})
+        self.a, self.b, self.lengths = a, b, lengths
+        self.scale, self.dropout = scale, transform.spec.dropout
 
     def term(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
         read = F.dropout(x, self.dropout, self.a.training) if self.dropout else x
         return F.linear(read, self.a.weight.to(x.dtype)), self.b.weight.to(x.dtype), self.scale
 
-    def delta(self) -> Tensor:
-        return upcast(self.b.weight @ self.a.weight) * self.scale
+    def factors(self) -> tuple[Tensor, Tensor, float, float] | None:
+        if self.lengths is not None or not self.transform.enabled:
+            return None
+        return self.a.weight, self.b.weight, self.scale, self.dropout if self.a.training else 0.0
+
+    def gain(self, weight: Tensor) -> Tensor | None:
+        return None if self.lengths is None else self.lengths.weight / self._lengths(weight)
+
+    @torch.no_grad()
+    def _lengths(self, weight: Tensor) -> Tensor:
+        """|W + s B A| of each row: |w|^2 + 2 s b (A w) + s^2 b (A A^T) b^T, without the matrix W + s B A."""
+        assert self.lengths is not None
+        a, b = self.a.weight, self.b.weight * self.scale
+        crossed = 2 * product(a, weight).t() + b @ (a @ a.t())
+        return (self.lengths.squares() + (b * crossed).sum(1)).sqrt()
+
+    def merged(self, weight: Tensor) -> Tensor:
+        exact = weight + upcast(self.b.weight @ self.a.weight) * self.scale
+        if self.lengths is None:
+            return exact
+        return exact * (self.lengths.weight / exact.norm(dim=1))[:, None]

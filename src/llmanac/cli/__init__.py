@@ -15,6 +15,8 @@ with interrupts.ending():
     import typer
 
     from llmanac.cli import (
+        adapter,
+        align,
         bench,
         chat,
         classify,
@@ -25,12 +27,14 @@ with interrupts.ending():
         embed,
         generate,
         methods,
+        metric,
         ngram,
         quality,
         quantize,
         run,
         score,
         tokenizer,
+        tune,
     )
     from llmanac.cli.options import SeveralValues
     from llmanac.core.errors import LlmanacError
@@ -58,6 +62,10 @@ app.command("compare")(compare.compare_command)
 app.command("complexity")(complexity.complexity_command)
 app.command("convert")(methods.convert_command)
 app.command("quantize")(quantize.quantize_command)
+app.command("tune")(tune.tune_command)
+app.command("align")(align.align_command)
+app.command("distill")(tune.distill_command)
+app.command("merge")(adapter.merge_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("doctor")(methods.doctor_command)
@@ -66,6 +74,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(ngram.app, name="ngram")
 app.add_typer(quality.quality_app, name="quality")
+app.add_typer(metric.app, name="metric")
 
 
 @app.callback(invoke_without_command=True)

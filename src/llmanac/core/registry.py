@@ -44,6 +44,7 @@ KINDS: dict[str, str] = {
     "drafter": "generate/drafters",
     "objective": "objectives",
     "loss": "objectives/losses",
+    "reward": "rewards",
     "optimizer": "train/optimizers",
     "schedule": "train/schedules",
     "retriever": "retrieve",

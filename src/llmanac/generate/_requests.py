@@ -57,6 +57,7 @@ class Options(TypedDict, total=False):
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
     decoding: decoding methods in order, as Specs or names, in place of all of these (but the options of beams).
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
+    adapter: the name of one of the engine's adapters, or None for the model alone.
     speculative: False: without the engine's drafter, where it has one. The tokens are the same.
     """
 
@@ -85,6 +86,7 @@ class Options(TypedDict, total=False):
     diversity: float | None
     decoding: Items[DecodingSpec | str] | None
     constraint: Callable[[], Constraint] | None
+    adapter: str | None
     speculative: bool
 
 
@@ -160,6 +162,7 @@ class Request:
         self.search: beam.Spec | None = last if isinstance(last, beam.Spec) else None
         self.searching: beam.Search | None = None
         self.speculative = bool(options.get("speculative", True)) and self.search is None
+        self.adapter = options.get("adapter")
         self.stop_ids = stop_ids
         self.prompt_token_logprobs: list[TokenLogprob] = []
         self.cached_tokens: int | None = None

@@ -19,14 +19,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
 import numpy as np
 import torch
 
-from llmanac.core.errors import RequestError, nearest
+from llmanac.adapters import Transform
+from llmanac.adapters._bank import Bank
+from llmanac.core.errors import RequestError, nearest, shown
 from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
@@ -130,6 +134,9 @@ class Engine:
             `auto` (native where it can run a model of at least 20 million parameters: smaller ones are not worth the
             seconds of compiling), or a `NativeModel` with choices of its own (quantized weights, threads).
 
+        adapters: by name, folders in PEFT's layout, or Transforms on another model of this shape; a request names one
+            (`adapter`), and requests with different ones run in one batch. Torch runs them.
+
     Attributes:
         prefix_cache: those states and their counters, or None.
         speculation: how many drafted tokens were accepted.
@@ -151,6 +158,7 @@ class Engine:
         draft_model: LanguageModel | None = None,
         most_tokens: int | None = None,
         runner: str | NativeModel = "torch",
+        adapters: Mapping[str, str | Path | Transform] | None = None,
     ) -> None:
         if rows < 1:
             raise RequestError(f"rows: {rows} is not at least 1")
@@ -160,7 +168,18 @@ class Engine:
             raise RequestError("most_tokens: an encoder-decoder's answers cannot be put back; leave it out")
         self.most_tokens = most_tokens
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
+        if adapters and runner not in ("auto", "torch"):
+            raise RequestError(
+                "runner: the native runner computes no adapters; use torch, or merge() one into the model"
+            )
+        runner = "torch" if adapters else runner
         self.native = _native(model, runner)
+        self.bank: Bank | None = None
+        if adapters:
+            if not isinstance(model, torch.nn.Module):
+                raise RequestError("adapters: this model is counted, not trained, and has none")
+            self.bank = Bank(model, adapters)
+            weakref.finalize(self, self.bank.detach)
         self.prefix_cache: PrefixCache | None = None
         if prefix_cache_bytes is not None:
             self.keep_prefixes(prefix_cache_bytes)
@@ -224,6 +243,7 @@ class Engine:
             speculation=self.speculation,
             most_tokens=self.most_tokens,
             slower=slower,
+            bank=self.bank,
         )
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
@@ -269,7 +289,13 @@ class Engine:
         """A checked request, for a `Scheduler`. Raises RequestError as `generate` does."""
         _requests.check_names(cast(dict[str, Any], options))
         ids = self._prompt_ids(prompt)
-        context = self.model.max_length
+        context, adapter = self.model.max_length, options.get("adapter")
+        names = () if self.bank is None else self.bank.names
+        if adapter is not None and adapter not in names:
+            known = f"known: {', '.join(names)}" if names else "this engine has none"
+            raise RequestError(f"adapter: {shown(adapter)} is not known{nearest(str(adapter), names)} ({known})")
+        if adapter is not None and self.bank is not None and adapter in self.bank.leads and context is not None:
+            context -= self.bank.leads[adapter].tokens
         if context is not None and len(ids) > context:
             raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
         chosen = options.get("stop_ids")

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import torch
 
+from llmanac.adapters._products import ProductTransform
+from llmanac.adapters.load import base_of, find_adapter, load_adapter
 from llmanac.core import files, registry
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
 from llmanac.core.spec import make_method
@@ -44,7 +46,8 @@ def load_engine(
     from llmanac.models.load import load_model
     from llmanac.tokenizers.load import load_tokenizer
 
-    model, tokenizer = fetched(path)
+    adapter = find_adapter(path)
+    model, tokenizer = _base(adapter) if adapter else fetched(path)
     held = opened(model) if Path(model).is_file() else None  # read once for both
     if draft is None and draft_tokens is not None:
         raise RequestError("--draft-tokens: there is no drafter; give --draft too")
@@ -63,6 +66,11 @@ def load_engine(
         _check_tokens(words, load_tokenizer(draft_words), path, draft)
         helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device))
+    if adapter is not None:
+        change = load_adapter(cast(Any, loaded), adapter)
+        if isinstance(change, ProductTransform):
+            change.merge()  # what is served alone needs no product of its own
+            setattr(loaded, "packed", None)  # noqa: B010 - the file's blocks are no longer the model's weights
     choices: dict[str, Any] = {"drafter": spec, "draft_model": helper, "most_tokens": most_tokens, "runner": runner}
     packed = getattr(loaded, "packed", None)
     if held is None or packed is None:
@@ -71,6 +79,18 @@ def load_engine(
     made = Engine(loaded, words, rows=rows, **choices)
     packed.fresh = False
     return made
+
+
+def _base(adapter: Path) -> tuple[str, str]:
+    """The model and tokenizer of an adapter's folder. Raises CheckpointError where its model is not there."""
+    base = base_of(adapter)
+    if base is None:
+        raise CheckpointError(f"{adapter}: does not name the model that it belongs to; merge it: llmanac merge --base")
+    try:
+        model, tokenizer = fetched(base)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (the model of the adapter in {adapter})") from None
+    return model, str(adapter) if (adapter / "tokenizer.json").is_file() else tokenizer
 
 
 def _free_drafters() -> list[str]:

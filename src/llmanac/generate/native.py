@@ -47,7 +47,13 @@ class NativeRunner(StateRunner):
         self._logits = np.zeros((0, 0), np.float32)
         self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=native.block_tokens)
 
-    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
+    def extend(
+        self,
+        prompts: Sequence[Sequence[int] | None],
+        reserve: int,
+        planned: Sequence[int] = (),
+        adapters: Sequence[str | None] = (),
+    ) -> list[int]:
         with self.native.lock:
             if self.native.changed():
                 self.native.sync()

@@ -68,15 +68,18 @@ class PrefixCache:
         except RequestError as error:
             raise RequestError(f"prefix_cache_bytes: {error}") from error
 
-    def start(self, prompts: Sequence[Sequence[int] | None]) -> tuple[Any, list[int]]:
+    def start(
+        self, prompts: Sequence[Sequence[int] | None], keys: Sequence[bytes] | None = None
+    ) -> tuple[Any, list[int]]:
         """A state that already holds what it can of each prompt, and how many tokens that is for each.
 
-        A prompt of None is read from its start (its own tokens are to be scored).
+        A prompt of None is read from its start (its own tokens are to be scored). Rows of another key (an adapter's)
+        share nothing.
         """
         self._check_weights()
         rows, counts = [], []
-        for prompt in prompts:
-            found = [] if prompt is None else self.pool.find(prompt[:-1])
+        for prompt, key in zip(prompts, keys or [b""] * len(prompts), strict=True):
+            found = [] if prompt is None else self.pool.find(prompt[:-1], key)
             rows.append(found)
             counts.append(len(found) * self.block_tokens)
             if prompt is not None:
@@ -87,11 +90,11 @@ class PrefixCache:
             made.epoch = self._epoch
         return state, counts
 
-    def keep(self, state: Any, row: int, ids: Sequence[int]) -> None:
+    def keep(self, state: Any, row: int, ids: Sequence[int], key: bytes = b"") -> None:
         """Let the full blocks of a row be found again; `ids` are its tokens (more than it holds are ignored)."""
         self._check_weights()
         if isinstance(state, PagedState) and state.pool is self.pool and state.rows[row].epoch == self._epoch:
-            self.pool.register(state.blocks[row], ids[: state.counts[row]])
+            self.pool.register(state.blocks[row], ids[: state.counts[row]], key)
 
     def clear(self) -> None:
         """Keep nothing of what was read so far, nor of what rows that run have read."""
@@ -137,5 +140,6 @@ def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
         for p in model.parameters()
     ]
     products = [m for m in model.modules() if isinstance(m, Product)]
-    changes = [c for m in products for c in (m.change, m.through) if c is not None]
+    changes: list[Any] = [c for m in products for c in (m.change, m.through) if c is not None]
+    changes += [m.lead for m in model.modules() if getattr(m, "lead", None) is not None]
     return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from llmanac.adapters._bank import Bank
 from llmanac.core.errors import RequestError
 from llmanac.core.types import ALL, LAST, Batch, LanguageModel, Want
 from llmanac.generate.prefix_cache import PrefixCache
+from llmanac.models._lead import prime
 
+FRONT = -1  # in the place of a token where an adapter's places are
 ROOM = 256  # tokens of room made ahead a row, so that appending rarely reallocates
 
 
 class Runner(Protocol):
     """Holds the state of all rows and computes logits; `schedule.py` says which rows and how many tokens."""
 
-    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
+    def extend(
+        self,
+        prompts: Sequence[Sequence[int] | None],
+        reserve: int,
+        planned: Sequence[int] = (),
+        adapters: Sequence[str | None] = (),
+    ) -> list[int]:
         """Add a row for each prompt; returns how many of its tokens the row holds already (a prefix cache's).
 
         A prompt of None is one of which nothing may be taken from a cache; `reserve` is the tokens a row will read;
-        `planned` the most tokens that each row may have in the end.
+        `planned` the most tokens that each row may have in the end; `adapters` the adapter of each row, by default
+        none.
         """
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
@@ -68,13 +80,16 @@ class StateRunner:
 
     def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
         state = self._state.view(start, start + len(lengths))
+        leads = [getattr(row, "lead", 0) for row in state.rows]  # places that the scheduler does not count
+        places = [n + lead for n, lead in zip(lengths, leads, strict=True)]
         try:
-            state.rewind(mark, lengths)
+            state.rewind(mark, places)
             return list(lengths)
         except RequestError:
-            back = [n if n == c else m for n, c, m in zip(lengths, state.counts, marked, strict=True)]
+            before = [m + lead for m, lead in zip(marked, leads, strict=True)]
+            back = [n if n == c else m for n, c, m in zip(places, state.counts, before, strict=True)]
             state.rewind(mark, back)
-            return back
+            return [n - lead for n, lead in zip(back, leads, strict=True)]
 
     def arrange(self, order: Sequence[int]) -> None:
         if order:
@@ -97,18 +112,30 @@ class TorchRunner(StateRunner):
 
     Args:
         prefix_cache: where beginnings are kept; the state is then paged.
+        bank: the adapters that rows may have.
     """
 
-    def __init__(self, model: LanguageModel, prefix_cache: PrefixCache | None = None) -> None:
-        self.model, self.prefix_cache = model, prefix_cache
+    def __init__(self, model: LanguageModel, prefix_cache: PrefixCache | None = None, bank: Bank | None = None) -> None:
+        self.model, self.prefix_cache, self.bank = model, prefix_cache, bank
+        self._names: list[str | None] = []  # the adapter of each row, where there is a bank
         self.device = device_of(model)
         self.reads_source = bool(getattr(model, "reads_source", False))
         self._call: Any = model if isinstance(model, torch.nn.Module) else model.forward  # a call runs a module's hooks
 
-    def extend(self, prompts: Sequence[Sequence[int] | None], reserve: int, planned: Sequence[int] = ()) -> list[int]:
-        held = [0] * len(prompts)
+    def extend(
+        self,
+        prompts: Sequence[Sequence[int] | None],
+        reserve: int,
+        planned: Sequence[int] = (),
+        adapters: Sequence[str | None] = (),
+    ) -> list[int]:
+        held, names = [0] * len(prompts), list(adapters) or [None] * len(prompts)
+        leads = [self._lead(name) for name in names]
+        counts = [0 if lead is None else lead.tokens for lead in leads]
         if self.prefix_cache is not None:
-            found, held = self.prefix_cache.start(prompts)
+            given = [None if p is None else [FRONT] * n + list(p) for p, n in zip(prompts, counts, strict=True)]
+            found, places = self.prefix_cache.start(given, [(name or "").encode() for name in names])
+            held = [max(0, n - own) for n, own in zip(places, counts, strict=True)]
             if self._state is None or not self._state.rows:
                 self._state = found
             else:
@@ -118,14 +145,60 @@ class TorchRunner(StateRunner):
         else:
             self._state.extend(len(prompts))
         limit = self.model.max_length
-        new = self._state.view(self._state.batch - len(prompts), self._state.batch)
-        new.reserve(reserve if limit is None else min(reserve, limit))
+        first = self._state.batch - len(prompts)
+        new = self._state.view(first, self._state.batch)
+        new.reserve(max(counts) + (reserve if limit is None else min(reserve, limit)))
         if planned and getattr(new, "by_length", False):
-            new.plan([n if limit is None else min(n, limit) for n in planned])
+            wanted = [n if limit is None else min(n, limit) for n in planned]
+            new.plan([n + own for n, own in zip(wanted, counts, strict=True)])
+        self._names = [*self._names[:first], *names]
+        for index, lead in enumerate(leads):
+            if lead is not None:
+                row = self._state.view(first + index, first + index + 1)
+                row.rows[0].lead = lead.tokens
+                if names[index] is not None:  # that of the model itself is read by the model
+                    prime(self.model, lead, row)
         return held
+
+    def _lead(self, name: str | None) -> Any:
+        """What comes before a row's tokens, or None."""
+        if name is not None and self.bank is not None:
+            return self.bank.leads.get(name)
+        lead = getattr(self.model, "lead", None)
+        return lead if lead is not None and lead.enabled else None
+
+    def arrange(self, order: Sequence[int]) -> None:
+        self._names = [self._names[i] for i in order]
+        super().arrange(order)
+
+    def reset(self) -> None:
+        self._names = []
+        super().reset()
+
+    def keep(self, row: int, tokens: Sequence[int]) -> None:
+        if self.prefix_cache is not None:
+            lead = self._state.rows[row].lead
+            self.prefix_cache.keep(self._state, row, [FRONT] * lead + list(tokens), (self._names[row] or "").encode())
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
         state, stop = self._state, start + len(tokens)
+        if self.bank is not None:
+            names = self._names[start:stop]
+            ends = [i for i in range(1, len(names)) if names[i] != names[i - 1]] if self.bank.one_by_one else []
+            if ends:  # neighbours with the same adapter together
+                parts = [
+                    self.read(start + a, tokens[a:b], every=every, source=None if source is None else source[a:b])
+                    for a, b in itertools.pairwise([0, *ends, len(names)])
+                ]
+                longest = max(part.shape[1] for part in parts)
+                return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+            with self.bank.rows(names):
+                return self._read(state, start, stop, tokens, every, source)
+        return self._read(state, start, stop, tokens, every, source)
+
+    def _read(
+        self, state: Any, start: int, stop: int, tokens: Sequence[Sequence[int]], every: bool, source: Any
+    ) -> Tensor:
         if (start, stop) != (0, state.batch):
             state = state.view(start, stop)
         given = None if source is None else Batch.padded(source, device=self.device)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmanac.adapters._bank import Bank
 from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel
 from llmanac.generate._requests import Request, Sequence, TokenLogprob
@@ -47,6 +48,8 @@ class Scheduler:
         slower: how many times as long a step may take where it reads a part of a prompt too; None does not look at
             the time, so that what a call computes does not depend on it.
 
+        bank: adapters that requests may name.
+
     Attributes:
         preemptions: how often a request was put back.
         clock: seconds, for what is decided by time.
@@ -65,9 +68,10 @@ class Scheduler:
         speculation: Speculation | None = None,
         most_tokens: int | None = None,
         slower: float | None = None,
+        bank: Bank | None = None,
     ) -> None:
         self.model, self.rows, self.prefix_cache = model, rows, prefix_cache
-        self.runner: Runner = runner or TorchRunner(model, prefix_cache)
+        self.runner: Runner = runner or TorchRunner(model, prefix_cache, bank)
         self.drafter, self.speculation = drafter, speculation or Speculation()
         self.most_tokens, self.pieces, self.preemptions = most_tokens, Pieces(slower), 0
         self._arrivals = itertools.count()
@@ -186,7 +190,9 @@ class Scheduler:
         cached = [None if row.scored or self._start_id is not None else row.pending for row in made]
         longest = max(len(row.pending) + min(ROOM, row.request.max_new_tokens) for row in made)
         planned = [row.request.first + row.request.max_new_tokens for row in made]
-        for row, count in zip(made, self.runner.extend(cached, longest, planned), strict=True):
+        adapters = [row.request.adapter for row in made]
+        given = (cached, longest, planned, adapters) if any(adapters) else (cached, longest, planned)
+        for row, count in zip(made, self.runner.extend(*given), strict=True):
             row.read, row.pending = count, row.pending[count:]
             if self.prefix_cache is not None and row.resumes is None:
                 row.request.cached_tokens = count

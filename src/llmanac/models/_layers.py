@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmanac.models._low_rank import low_rank
 from llmanac.models._quantized import Quantized, dense, lookup, product
 
 
@@ -22,6 +23,12 @@ class Change(Protocol):
 
     def columns(self, x: Tensor) -> tuple[Tensor, Tensor, float] | None:
         """c (..., r), U (outputs, r) and s of the further term s c U^T, in the dtype of `x`; None for no term."""
+
+    def factors(self) -> tuple[Tensor, Tensor, float, float] | None:
+        """A, B, s and the dropout of a low-rank term alone, see `models/_low_rank.py`; None for another form."""
+
+    def gain(self, weight: Tensor) -> Tensor | None:
+        """What the product and its term, without the bias, are multiplied by: (outputs,) or as they are; or None."""
 
 
 class Product(nn.Module):
@@ -37,12 +44,20 @@ class Product(nn.Module):
     through: Callable[[Tensor, Tensor], Tensor] | None = None  # (x, weight) -> product, in place of x W^T
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        """The product of x (..., inputs), given y = x W^T (..., outputs)."""
+        """The product of x (..., inputs), given y = x W^T (..., outputs) with the bias, where there is one."""
         found = None if self.change is None else self.change.columns(x)
         if found is None:
             return y
         columns, weight, scale = found
-        return y + F.linear(columns, weight) * scale
+        term = F.linear(columns, weight) * scale
+        gain = self.change.gain(self.weight)  # type: ignore[union-attr]
+        if gain is None:
+            return y + term
+        bias, gain = getattr(self, "bias", None), gain.to(y.dtype)
+        if bias is None:
+            return gain * (y + term)
+        bias = bias.to(y.dtype)
+        return torch.addcmul(bias, gain, y - bias + term)
 
     def joined(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x' (..., inputs + r) and W' (outputs, inputs + r) with x' W'^T the product: [x, s c] [W, U]^T."""
@@ -51,12 +66,17 @@ class Product(nn.Module):
         if found is None:
             return x, own
         columns, weight, scale = found
-        return torch.cat([x, columns * scale], -1), torch.cat([own.to(weight.dtype), weight], -1)
+        joined = torch.cat([own.to(weight.dtype), weight], -1)
+        gain = self.change.gain(self.weight)  # type: ignore[union-attr]
+        joined = joined if gain is None else joined * gain[:, None].to(joined.dtype)
+        return torch.cat([x, columns * scale], -1), joined
 
     @property
     def fixed(self) -> int:
         """How many leading columns of the W' of `joined` need no gradient: those of a frozen W."""
-        return 0 if self.change is None or self.weight.requires_grad else self.weight.shape[1]
+        if self.change is None or self.weight.requires_grad or self.change.gain(self.weight) is not None:
+            return 0
+        return self.weight.shape[1]
 
 
 class Linear(Product):
@@ -78,6 +98,10 @@ class Linear(Product):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
+        if self.change is not None and self.through is None and torch.is_grad_enabled():
+            factors = None if self.weight.requires_grad else self.change.factors()
+            if factors is not None and not torch.compiler.is_compiling():
+                return low_rank(x, self.weight, self.bias, *factors)
         if self.through is None:
             return self.changed(product(x, self.weight, self.bias), x)
         y = self.through(x, self.weight)

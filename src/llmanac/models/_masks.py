@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
@@ -31,6 +32,7 @@ class Rule:
         window: only keys nearer than this, the query's own included; None for all.
         strict: whether a query does not see its own place.
         segments: (B, T), where queries and keys are the same packed tokens.
+        lead: keys before those of `segments`, which the tokens of every document see.
         pattern: positions (B or 1, T, 1) and (B or 1, 1, S) -> (B or 1, T, S) bool: a further condition, or None.
     """
 
@@ -40,6 +42,7 @@ class Rule:
     window: int | None = None
     strict: bool = False
     segments: Tensor | None = None
+    lead: int = 0
     pattern: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
@@ -59,7 +62,11 @@ class Rule:
             assert self.prefix is not None
             seen = seen | ((k >= 0) & (k < self.prefix[:, None, None]))
         if self.segments is not None:
-            seen = seen & (self.segments[:, rows, None] == self.segments[:, None, columns])
+            of_keys = F.pad(self.segments, (self.lead, 0)) if self.lead else self.segments
+            same = self.segments[:, rows, None] == of_keys[:, None, columns]
+            if self.lead:
+                same = same | (torch.arange(of_keys.shape[1], device=same.device)[columns] < self.lead)
+            seen = seen & same
         if self.pattern is not None:
             seen = seen & self.pattern(q, k)
         if self.end is not None:
@@ -141,6 +148,10 @@ class AttentionMask:
         if window is None or window >= self.count:
             return self
         assert self.rule is not None
+        if self.rule.lead and self.rule.segments is not None:
+            raise RequestError(
+                "segments: a window that a prefix comes before cannot be packed; give every document its own row"
+            )
         return self._derive(("window", window), replace(self.rule, window=window))
 
     def strictly_before(self) -> AttentionMask:
@@ -187,6 +198,15 @@ def of_batch(batch: Batch) -> AttentionMask:
     rule = Rule(kind=batch.mask, prefix=_prefix(batch), end=end, segments=batch.segments)
     plain = batch.segments is None and end is None and batch.mask != "prefix"
     return AttentionMask(rule, steps, steps, causal=causal, mask=not plain)
+
+
+def of_lead(batch: Batch, slots: SlotMapping) -> AttentionMask:
+    """The mask of a batch whose rows have an adapter's keys before them, all the same number."""
+    assert slots.start is not None
+    queries = slots.start + torch.arange(slots.tokens, device=batch.device)[None]
+    end = None if batch.mask == "causal" or batch.lengths is None else slots.start + batch.lengths
+    rule = Rule(kind=batch.mask, prefix=_prefix(batch), end=end, segments=batch.segments, lead=slots.start)
+    return AttentionMask(rule, queries, slots, causal=False, mask=True)
 
 
 def of_continuation(batch: Batch, slots: SlotMapping) -> AttentionMask:

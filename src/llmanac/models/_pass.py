@@ -13,6 +13,7 @@ from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch, Output, Want
 from llmanac.models import _masks
 from llmanac.models._context import Context
+from llmanac.models._lead import LeadState
 from llmanac.models._masks import AttentionMask
 from llmanac.models.state import DecodingState, SlotMapping
 
@@ -82,6 +83,8 @@ def place(batch: Batch, state: DecodingState | None) -> tuple[SlotMapping | None
     if state.batch != rows:
         raise RequestError(f"state: holds {state.batch} rows, the batch has {rows}")
     slots = state.slots(length, batch.lengths)
+    if isinstance(state, LeadState):
+        return slots, _masks.of_lead(batch, slots)
     return slots, _masks.of_continuation(batch, slots)
 
 

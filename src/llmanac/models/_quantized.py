@@ -39,6 +39,10 @@ class Form:
         """x (..., inputs) W^T, in the dtype of x."""
         return F.linear(x, weight.dense(x.dtype))
 
+    def multiply_back(self, above: Tensor, weight: Quantized) -> Tensor:
+        """above (N, outputs) W, in its dtype: what the gradient of x is."""
+        return above @ weight.dense(above.dtype)
+
 
 class Quantized(torch.Tensor):
     """A matrix of `shape` and `dtype` that is held as `parts`; carries no gradient.
@@ -119,7 +123,14 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, above: Tensor) -> Any:
-        return above @ ctx.weight.dense(above.dtype), None
+        return backward_product(above.flatten(0, -2), ctx.weight).view(*above.shape[:-1], -1), None
+
+
+def backward_product(above: Tensor, weight: Tensor) -> Tensor:
+    """above (N, outputs) W, in its dtype."""
+    if isinstance(weight, Quantized):
+        return weight.form.multiply_back(above, weight)
+    return above @ weight.to(above.dtype)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

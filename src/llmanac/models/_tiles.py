@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.kernels.nn._uncompiled import uncompiled
@@ -30,13 +31,16 @@ class Tiles:
         self._bands: dict[tuple[int, int, int], Tensor] = {}
         queries, keys = _bounds(mask.queries, rows), _bounds(mask.keys, columns)
         segments = None if mask.rule is None else mask.rule.segments
-        documents = [] if segments is None else [_bounds(segments, n) for n in (rows, columns)]
+        lead = 0 if mask.rule is None else mask.rule.lead
+        documents: list[list[Bounds]] = []
+        if segments is not None:
+            documents = [_bounds(segments, rows), _bounds(F.pad(segments, (lead, 0)), columns)]
         length, total = mask.queries.shape[1], mask.keys.shape[1]
         self.plan: list[tuple[slice, list[tuple[slice, int | None]]]] = []
         for i, q in enumerate(queries):
             tiles: list[tuple[slice, int | None]] = []
             for j, k in enumerate(keys):
-                if documents and not _meet(documents[0][i], documents[1][j]):
+                if documents and j * columns >= lead and not _meet(documents[0][i], documents[1][j]):
                     continue
                 kind = "some" if mask.rule is None else _seen(mask.rule, q, k)
                 if kind != "none":

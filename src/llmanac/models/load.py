@@ -92,6 +92,7 @@ def load_model(
     sources = claim.sources(model, weights)
     _check_fit(model, sources, claim, weights)
     model.generation = read_generation(place, data)
+    model.origin, model.family = str(path), None if kind == "llmanac" else str(kind)
     _fill(model, sources, weights, target, where)
     if packed is not None:  # who can compute with blocks may
         model.packed = packed.belongs_to(model)

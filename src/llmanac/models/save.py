@@ -76,16 +76,22 @@ def export_model(
 def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
     """The parameters under their own names, a tied head's matrix once. Raises CheckpointError for adapters."""
     for name, module in model.named_modules():
-        if isinstance(module, Product) and module.change is not None:
+        led = getattr(module, "lead", None) is not None
+        if led or _has_adapter(module):
             raise CheckpointError(
-                f"{name}: has an adapter, which a model's folder cannot hold; `merge()` it first, or `remove()` it and "
-                "save its `state()`"
+                f"{name or 'model'}: has an adapter, which a model's folder cannot hold; `merge()` it first, or save "
+                "it with `save_adapter` and `remove()` it"
             )
     state = {name: p.detach() for name, p in model.named_parameters()}
     for name, tensor in state.items():
         if tensor.device.type == "meta":
             raise CheckpointError(f"{name}: has no values (it is on the meta device); load the model before saving it")
     return state
+
+
+def _has_adapter(module: Any) -> bool:
+    """Whether a module's product has an adapter that belongs to the model, not to requests of an engine."""
+    return isinstance(module, Product) and module.change is not None and not getattr(module.change, "served", False)
 
 
 def write_model(

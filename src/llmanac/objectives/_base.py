@@ -91,9 +91,9 @@ class NextToken(OfText, BaseObjective):
         """
         if all(isinstance(row, Row) for row in rows):
             return collate_packed(rows)
-        return collate_ragged(list(self._encoded(rows)))
+        return collate_ragged(list(self.encode_all(rows)))
 
-    def _encoded(self, rows: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    def encode_all(self, rows: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         return map(self.encode, rows)
 
     def encode(self, row: Any) -> tuple[np.ndarray, np.ndarray | None]:

@@ -11,6 +11,7 @@ Rows are those of TRL, and so are the masks:
     {"prompt": messages, "completion": messages}    rendered by the chat template; the completion carries loss
     {"messages": messages}                          on = "completion": the last message; on = "assistant": every
                                                     assistant turn with its end mark (alias `chat`)
+    {"text": text}                                  all of it and an end of text carry loss
 
 The prompt ends where the tokens of the prompt alone and of the complete row first differ: a merge across the boundary
 belongs to the answer.
@@ -59,27 +60,27 @@ class Spec(ObjectiveSpec):
 class Instruction(NextToken):
     """The objective; see the module's rows."""
 
-    def __init__(self, spec: Spec, tokenizer: Any) -> None:
-        super().__init__()
+    def __init__(self, spec: Any, tokenizer: Any, models: Mapping[str, Any] | None = None) -> None:
+        super().__init__(models)
         self.spec, self.tokenizer = spec, tokenizer
 
     def encode(self, row: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """A row to `(ids (n,), loss mask (n,))`.
 
         Raises:
-            DataError: columns that are none of the three forms, or a row in which nothing carries loss.
+            DataError: columns that are none of the four forms, or a row in which nothing carries loss.
         """
-        return next(self._encoded([row]))
+        return next(self.encode_all([row]))
 
     def examples(self, rows: Iterable[Mapping[str, Any]], *, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows for `TokenDataset.write_examples`; one with no loss in its first `length` + 1 tokens is left out."""
         waiting = iter(rows)
         while some := list(itertools.islice(waiting, ROWS)):
-            for ids, mask in self._encoded(some):
+            for ids, mask in self.encode_all(some):
                 if mask is not None and mask[1 : length + 1].any():
                     yield ids[: length + 1], mask[: length + 1]
 
-    def _encoded(self, rows: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    def encode_all(self, rows: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """`encode` of each row, with all their conversations rendered together."""
         encoded = self.tokenizer.encode_chats(itertools.chain.from_iterable(map(self._chats, rows)))
         for row in rows:
@@ -96,7 +97,7 @@ class Instruction(NextToken):
 
     def _chats(self, row: Any) -> list[tuple[Any, bool]]:
         """The conversations that a row is encoded from: all of it, and what comes before the completion."""
-        if not isinstance(row, Mapping):
+        if not isinstance(row, Mapping) or isinstance(row.get("text"), str):
             return []
         if "messages" in row:
             messages = row["messages"]
@@ -106,7 +107,7 @@ class Instruction(NextToken):
                 return [(messages, False)]
             prompt, whole = messages[:-1], messages
         elif "prompt" not in row or "completion" not in row:
-            raise DataError(f"columns {sorted(row)}: expected `messages`, or `prompt` and `completion`")
+            raise DataError(f"columns {sorted(row)}: expected `messages`, `prompt` and `completion`, or `text`")
         elif isinstance(row["prompt"], str) and isinstance(row["completion"], str):
             return []
         elif isinstance(row["prompt"], str) or isinstance(row["completion"], str):
@@ -118,7 +119,8 @@ class Instruction(NextToken):
     def _with_loss(self, row: Mapping[str, Any], chats: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of a row and which of them carry loss, by its encoded conversations."""
         if not chats:
-            return self._text(row["prompt"], row["completion"])
+            plain = isinstance(row.get("text"), str)
+            return self._text("", row["text"]) if plain else self._text(row["prompt"], row["completion"])
         ids, by_assistant = np.asarray(chats[0][0], np.int64), np.asarray(chats[0][1], np.bool_)
         if "messages" in row and self.spec.on != "completion":
             return ids, by_assistant

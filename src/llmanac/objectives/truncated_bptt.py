@@ -65,7 +65,9 @@ class TruncatedBPTT(NextToken):
 
     def collate(self, rows: Sequence[Any]) -> Batch:
         """A row for each document of at least two tokens: a state belongs to one document."""
-        found = [piece for row in rows for piece in (documents(row) if isinstance(row, Row) else self._encoded([row]))]
+        found = [
+            piece for row in rows for piece in (documents(row) if isinstance(row, Row) else self.encode_all([row]))
+        ]
         return collate_ragged(found or [(np.zeros(2, np.int64), np.zeros(2, np.bool_))])
 
     def losses(self, model: Any, batch: Batch) -> Iterator[LossSum]:

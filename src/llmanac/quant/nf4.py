@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
@@ -36,6 +37,7 @@ CARD = {
 }
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED = 256  # scales that share one
+TILE = 1 << 20  # numbers of a matrix that are made dense at a time
 STATE = "weight.quant_state.bitsandbytes__nf4"
 
 
@@ -95,22 +97,57 @@ class NormalFloat(Form):
     def quantizer(self) -> dict[str, Any]:
         return {"name": "nf4", "block": self.block, "scales": self.nested}
 
-    def scales(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """a, one a block, float32."""
-        scale = parts["absmax"]
+    def scales(self, parts: Mapping[str, Tensor], blocks: slice | None = None) -> Tensor:
+        """a, one a block (all, or a range of them), float32."""
+        blocks = blocks or slice(0, len(parts["absmax"]))
+        scale = parts["absmax"][blocks]
         if "nested_absmax" not in parts:
             return scale
-        outer = parts["nested_absmax"].repeat_interleave(NESTED)[: len(scale)]
+        every = torch.arange(blocks.start, blocks.stop, device=scale.device) // NESTED
+        outer = parts["nested_absmax"][every]
         table = eight_bit_levels().to(scale.device)
         return table[scale.long()] * outer + parts["nested_offset"]
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        codes = parts[""].flatten()
-        pairs = _pairs().to(codes.device)[codes.int()]  # (bytes, 2)
-        scale = self.scales(parts)
-        values, count = pairs.flatten(), shape[0] * shape[1]
-        values = torch.cat([values, values.new_zeros(len(scale) * self.block - len(values))])
-        return (values.view(-1, self.block) * scale[:, None]).flatten()[:count].view(shape)
+        if shape[0] * shape[1] <= TILE:
+            return self.tile(parts, shape, 0, shape[0])
+        found = torch.empty(shape, device=parts[""].device)
+        for first, last in self.tiles(shape):
+            found[first:last] = self.tile(parts, shape, first, last)
+        return found
+
+    def tiles(self, shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        """Ranges of rows that are made dense together."""
+        rows = max(1, TILE // shape[1])
+        return ((first, min(first + rows, shape[0])) for first in range(0, shape[0], rows))
+
+    def tile(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], first: int, last: int) -> Tensor:
+        """Rows `first` to `last` of the matrix, float32, from their own codes alone."""
+        size, start, stop = self.block, first * shape[1], last * shape[1]
+        blocks = slice(start // size, -(-stop // size))
+        codes = parts[""].flatten()[blocks.start * size // 2 : blocks.stop * size // 2]
+        values = _pairs().to(codes.device)[codes.int()].flatten()
+        if missing := (blocks.stop - blocks.start) * size - len(values):  # the last block may be cut
+            values = F.pad(values, (0, missing))
+        values.view(-1, size).mul_(self.scales(parts, blocks)[:, None])
+        begin = start - blocks.start * size
+        return values[begin : begin + stop - start].view(-1, shape[1])
+
+    def multiply(self, x: Tensor, weight: Quantized) -> Tensor:
+        shape = tuple(weight.shape)
+        if shape[0] * shape[1] <= TILE:
+            return F.linear(x, self.tile(weight.parts, shape, 0, shape[0]).to(x.dtype))
+        y = x.new_empty(*x.shape[:-1], shape[0])
+        for first, last in self.tiles(shape):
+            y[..., first:last] = F.linear(x, self.tile(weight.parts, shape, first, last).to(x.dtype))
+        return y
+
+    def multiply_back(self, above: Tensor, weight: Quantized) -> Tensor:
+        shape = tuple(weight.shape)
+        found = above.new_zeros(len(above), shape[1])
+        for first, last in self.tiles(shape):
+            found.addmm_(above[:, first:last], self.tile(weight.parts, shape, first, last).to(above.dtype))
+        return found
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from llmanac.apps.docs_assistant.prompt import Asked
 from llmanac.apps.docs_assistant.questions import UNANSWERABLE, Pair
 from llmanac.core.progress import progress
 from llmanac.core.rng import seed_of
-from llmanac.evaluate.answers import exact_match, f1
+from llmanac.metrics.answers import exact_match, f1
 
 EXAMPLES = 10
 MISSED = 0.5  # F1 below which an answer counts as a miss

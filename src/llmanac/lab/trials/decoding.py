@@ -28,13 +28,13 @@ import torch
 
 from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.spec import dump
-from llmanac.evaluate.answers import f1
 from llmanac.generate.engine import Engine
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import digest, versions
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
+from llmanac.metrics.answers import f1
 
 MEASURE_VERSION = 1
 PROMPT_TOKENS, NEW_TOKENS = 32, 64

@@ -22,7 +22,11 @@ class TrainedModel(nn.Module):
             dtype; norms, softmax and losses are computed in float32 at least.
         generation: what generation_config.json holds (bos_token_id, eos_token_id, ...).
         packed: the quantized blocks of the file that the weights were read from, where it has some; else None.
+        family, origin: the family of the files that it was read from, and where they are; None where it was not.
     """
+
+    family: str | None = None
+    origin: str | None = None
 
     def __init__(self, spec: Any, vocab_size: int) -> None:
         super().__init__()

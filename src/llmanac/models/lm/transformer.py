@@ -23,6 +23,7 @@ from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
+from llmanac.models._lead import Lead, after, begin, own, prime, with_vectors
 from llmanac.models._masks import AttentionMask
 from llmanac.models._pass import check_request, documents, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
@@ -147,7 +148,10 @@ class Transformer(TrainedModel):
     Attributes:
         spec, vocab_size, max_length: what it was built from.
         attention_form: how attention is computed: sdpa, plain, blocks or flash. All give the same values; settable.
+        lead: what an adapter puts before the tokens of every row, or None; see `models/_lead.py`.
     """
+
+    lead: Lead | None = None
 
     def __init__(
         self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module | None]] | None = None
@@ -168,8 +172,9 @@ class Transformer(TrainedModel):
 
     @property
     def max_length(self) -> int | None:
-        """The context it was built for."""
-        return self.spec.max_length
+        """The context it was built for, less what an adapter puts before the tokens."""
+        limit = self.spec.max_length
+        return limit if self.lead is None or not self.lead.enabled or limit is None else limit - self.lead.tokens
 
     @property
     def embedding(self) -> Embedding:
@@ -225,8 +230,40 @@ class Transformer(TrainedModel):
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
         typed = getattr(self, "token_types", None) is not None
         check_request(self.model.layers, self.lm_head, batch, state, want, reads_source=False, typed=typed)
-        x, context = self._enter(batch, state)
+        if self.lead is not None and self.lead.enabled:
+            return self._led(self.lead, batch, state, want)
+        return self._run(batch, batch, state, want)
+
+    def _led(self, lead: Lead, batch: Batch, state: DecodingState | None, want: Want) -> Output:
+        """The forward pass of tokens after what an adapter puts before them."""
+        if state is not None:
+            lead.enabled = False  # while it is read itself
+            try:
+                prime(self, lead, state, batch.shape[1])
+            finally:
+                lead.enabled = True
+            return self._run(after(batch, lead.tokens), batch, state, want)
+        past = lead.past(self.dtype)
+        if past is not None:
+            if batch.segments is not None and self._compares:
+                raise RequestError("segments: biases by distance to a prefix cannot be packed; give documents own rows")
+            made = begin(past, batch, lead.tokens, by_length=self._by_length)
+            return self._run(after(batch, lead.tokens), batch, made, want)
+        vectors = lead.vectors(self.dtype)
+        read, places = with_vectors(batch, vectors, self._tokens(batch))
+        return self._run(read, batch, None, want, places)
+
+    def _run(
+        self, read: Batch, batch: Batch, state: DecodingState | None, want: Want, places: Tensor | None = None
+    ) -> Output:
+        """The forward pass over `read`, which has the tokens of `batch` at `places` (B, T), or as its last ones.
+
+        What comes back is of those.
+        """
+        x, context = self._enter(read, state)
         x, layers = run_layers(self.model.layers, x, context, None if state is None else state.layers, want.layers)
+        if first := read.shape[1] - batch.shape[1]:
+            x, layers = (own(x, first, places), tuple(own(layer, first, places) for layer in layers))
         hidden = self.model.norm(x)
         output = read_head(self.lm_head, hidden, batch, context, None if state is None else state.layers[-1], want)
         if state is not None:

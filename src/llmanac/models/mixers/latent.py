@@ -146,7 +146,10 @@ class LatentAttention(Mixer):
 
     def _up(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """W_uk (H, d, n) and W_uv (H, e, n)."""
-        weight = self.kv_b_proj.weight.to(dtype).view(-1, self.head_dim + self.value_dim, self.latent)
+        weight = self.kv_b_proj.weight.to(dtype)
+        if self.kv_b_proj.change is not None:
+            weight = self.kv_b_proj(torch.eye(self.latent, dtype=dtype, device=weight.device)).t().contiguous()
+        weight = weight.view(-1, self.head_dim + self.value_dim, self.latent)
         up_key, up_value = weight.split([self.head_dim, self.value_dim], dim=1)
         return up_key, up_value
 

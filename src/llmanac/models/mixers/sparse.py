@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import RequestError, SpecError
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import Context
 from llmanac.models._masks import AttentionMask
@@ -196,6 +196,8 @@ def by_document(mask: AttentionMask) -> AttentionMask:
     rule = mask.rule
     if rule is None or rule.segments is None:
         return mask
+    if rule.lead:
+        raise RequestError("segments: sparse attention after a prefix cannot be packed; give documents own rows")
     if "by document" in mask.plans:
         found: AttentionMask = mask.plans["by document"]
         return found

@@ -134,6 +134,7 @@ class Row:
     blocks: list[int] = field(default_factory=list)  # of a paged state
     plan: int = 0  # tokens it is expected to have in the end, where that was said
     planned: int = 0  # the same as its first tokens settled it
+    lead: int = 0  # of them, what an adapter put before its tokens; see `models/_lead.py`
     source: bool = False  # whether it was given a source sequence
     epoch: int = 0  # of the weights that its blocks were computed with
     version: int = 0  # counts changes of `blocks`
@@ -141,7 +142,7 @@ class Row:
 
     def copy(self) -> Row:
         """The same sequence in a contiguous state of its own."""
-        return Row(self.count, plan=self.plan, planned=self.planned, source=self.source)
+        return Row(self.count, plan=self.plan, planned=self.planned, lead=self.lead, source=self.source)
 
     def cut(self, count: int) -> None:
         """Forget the tokens past `count`; marks past it are no longer valid."""

@@ -281,18 +281,18 @@ class BlockPool:
         return new
 
     # ---------------------------------------------------------------- blocks by their tokens
-    def digests(self, ids: Sequence[int]) -> Iterator[bytes]:
-        """A name for each full block of a text: the hash of its tokens and of the name before it."""
-        size, name = self.block_tokens, b""
+    def digests(self, ids: Sequence[int], key: bytes = b"") -> Iterator[bytes]:
+        """A name for each full block of a text: the hash of its tokens and of the name before it, at first `key`."""
+        size, name = self.block_tokens, key
         data = np.asarray(ids, np.int64)
         for start in range(0, len(data) - size + 1, size):
             name = hashlib.sha256(name + data[start : start + size].tobytes()).digest()
             yield name
 
-    def find(self, ids: Sequence[int]) -> list[int]:
+    def find(self, ids: Sequence[int], key: bytes = b"") -> list[int]:
         """The registered blocks that a text begins with, as far as they go; they are held once more."""
         blocks: list[int] = []
-        for name in self.digests(ids):
+        for name in self.digests(ids, key):
             block = self._found.get(name)
             if block is None:
                 break
@@ -300,9 +300,9 @@ class BlockPool:
         self.hold(blocks)
         return blocks
 
-    def register(self, blocks: Sequence[int], ids: Sequence[int]) -> None:
+    def register(self, blocks: Sequence[int], ids: Sequence[int], key: bytes = b"") -> None:
         """Let the full blocks of a row that holds `ids` be found again; they are never written to after this."""
-        for block, name in zip(blocks, self.digests(ids), strict=False):
+        for block, name in zip(blocks, self.digests(ids, key), strict=False):
             if name not in self._found and block not in self._digests:
                 self._found[name], self._digests[block] = block, name
 

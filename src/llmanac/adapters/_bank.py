@@ -1,0 +1,165 @@
+"""Several adapters on one model at once, chosen row by row: what an engine serves different requests with.
+
+    with bank.rows(["french", None, "legal"]):
+        model(batch, state)      # row 0 with one adapter, row 1 without, row 2 with another
+
+The low-rank terms of the rows' adapters are one product: their A below each other, and a row's columns of the others
+set to 0. What comes before the text (prefixes, prompts) is put into a row's state when it begins, by the runner.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmanac.adapters import Transform, applied
+from llmanac.adapters._lead import LeadTransform
+from llmanac.adapters.lora import LoRA, LowRank
+from llmanac.core.errors import SpecError
+from llmanac.models._layers import Product
+
+_now = threading.local()  # .rows: (bank, the adapter of each row) of the forward pass that this thread runs
+
+
+class Bank:
+    """The adapters of one model by name.
+
+    Args:
+        adapters: folders in PEFT's layout, or Transforms that are applied to another model of the same shape; those
+            are read as they are at each step, so training that model changes what is served.
+
+    Attributes:
+        one_by_one: whether rows with different adapters need passes of their own: some layer mixes rows.
+
+    Raises:
+        SpecError, CheckpointError: an adapter that does not fit the model.
+    """
+
+    def __init__(self, model: nn.Module, adapters: Mapping[str, str | Path | Transform]) -> None:
+        if applied(model):
+            raise SpecError("adapters: the model has one applied already; remove() or merge() it first")
+        self.model = model
+        self.leads: dict[str, LeadTransform] = {}
+        self.parts: dict[str, dict[str, LowRank]] = {}  # by product and adapter
+        for name, given in adapters.items():
+            transform = _taken(model, given) if isinstance(given, (str, Path)) else given
+            self._add(name, transform)
+        self.names = tuple(adapters)
+        self.one_by_one = any(".experts." in name or name.endswith("kv_b_proj") for name in self.parts)
+        for name, parts in self.parts.items():
+            layer: Any = model.get_submodule(name)
+            if layer.change is None:
+                layer.change = Chosen()
+            layer.change.parts[id(self)] = parts
+
+    def _add(self, name: str, transform: Transform) -> None:
+        if isinstance(transform, LeadTransform) and transform.modules:
+            self.leads[name] = transform
+            return
+        parts: dict[str, Any] = transform.parts if isinstance(transform, LoRA) else {}
+        if not parts:
+            raise SpecError(f"adapters: {name} is not applied to a model, or of a kind that cannot be served")
+        for product, part in parts.items():
+            try:
+                layer = self.model.get_submodule(product)
+            except AttributeError:
+                layer = None
+            shape = (part.b.weight.shape[0], part.a.weight.shape[1])
+            if not isinstance(layer, Product) or tuple(layer.weight.shape) != shape:
+                raise SpecError(f"adapters: {name} changes {product} {shape}, which this model has not")
+            self.parts.setdefault(product, {})[name] = part
+
+    def detach(self) -> None:
+        """Take it off the model."""
+        for name in self.parts:
+            layer: Any = self.model.get_submodule(name)
+            if isinstance(layer.change, Chosen):
+                layer.change.parts.pop(id(self), None)
+                layer.change = layer.change if layer.change.parts else None
+
+    @contextmanager
+    def rows(self, names: Sequence[str | None]) -> Iterator[None]:
+        """Within it a forward pass of this thread computes row i with the adapter `names[i]`."""
+        before = getattr(_now, "rows", None)
+        _now.rows = (id(self), tuple(names))
+        try:
+            yield
+        finally:
+            _now.rows = before
+
+
+class Chosen:
+    """The `Change` of a product of which each row may have another."""
+
+    enabled = True
+    served = True  # the model's weights are its own
+
+    def __init__(self) -> None:
+        self.parts: dict[int, dict[str, LowRank]] = {}  # by bank and adapter
+
+    def _active(self) -> tuple[dict[str, LowRank], tuple[str | None, ...]]:
+        """The parts that rows of this pass have, and the adapter of each row."""
+        bank, names = getattr(_now, "rows", None) or (0, ())
+        parts = self.parts.get(bank, {})
+        return {name: parts[name] for name in dict.fromkeys(names) if name in parts}, names
+
+    def factors(self) -> None:
+        """None: see `columns`."""
+
+    def columns(self, x: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        """See `Change`."""
+        active, names = self._active()
+        if not active:
+            return None
+        _now.axes = x.ndim
+        if len(set(names)) == 1:
+            (part,) = active.values()
+            return F.linear(x, part.a.weight.to(x.dtype)), part.b.weight.to(x.dtype), part.scale
+        a = torch.cat([part.a.weight for part in active.values()]).to(x.dtype)
+        b = torch.cat([part.b.weight * part.scale for part in active.values()], 1).to(x.dtype)
+        own = [torch.tensor([name == other for other in names]) for name in active]
+        sizes = torch.tensor([len(part.a.weight) for part in active.values()])
+        mask = torch.stack(own, 1).repeat_interleave(sizes, 1).to(x)
+        return F.linear(x, a) * mask.view(len(names), *[1] * (x.ndim - 2), -1), b, 1.0
+
+    def gain(self, weight: Tensor) -> Tensor | None:
+        """See `Change`; one row of factors a row, where rows differ."""
+        active, names = self._active()
+        found = {name: part.gain(weight) for name, part in active.items()}
+        if all(gain is None for gain in found.values()):
+            return None
+        if len(set(names)) == 1:
+            return next(iter(found.values()))
+        one = torch.ones(weight.shape[0], device=weight.device)
+        rows = [found.get(name) if name is not None else None for name in names]
+        gains = torch.stack([(one if gain is None else gain.to(one.dtype)) for gain in rows])
+        return gains.view(len(names), *[1] * (_now.axes - 2), -1)
+
+
+def _taken(model: nn.Module, folder: str | Path) -> Transform:
+    """The adapter of a folder, with its values, off the model."""
+    from llmanac.adapters.load import load_adapter
+
+    others = {
+        module: module.change for module in model.modules() if isinstance(getattr(module, "change", None), Chosen)
+    }
+    for module in others:  # of other engines
+        module.change = None  # type: ignore[assignment]
+    try:
+        transform: Any = load_adapter(model, folder)
+        modules, parts = transform.modules, getattr(transform, "parts", None)
+        transform.remove()
+    finally:
+        for module, change in others.items():
+            module.change = change
+    transform.modules = modules
+    if parts is not None:
+        transform.parts = parts
+    return cast(Transform, transform)

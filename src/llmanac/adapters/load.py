@@ -1,0 +1,151 @@
+"""Adapters on disk in PEFT's layout: adapter_config.json and adapter_model.safetensors.
+
+    save_adapter(transform, folder);  transform = load_adapter(model, folder)
+
+What PEFT wrote is read, and PEFT reads what is written here, for its types LORA (rsLoRA and DoRA too), PREFIX_TUNING
+and PROMPT_TUNING. A field that asks for what is not built here is refused by name, never dropped. Files are untrusted:
+shapes are compared with the model before memory is taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from llmanac.adapters import Transform
+from llmanac.adapters._lead import MOST, NAME, LeadTransform
+from llmanac.adapters._peft import Adapter, read_lora, write_lora
+from llmanac.adapters.lora import LoRA
+from llmanac.adapters.prefix import Prefix
+from llmanac.core import files
+from llmanac.core.errors import CheckpointError, SpecError, shown
+from llmanac.core.spec import make_method
+from llmanac.models._folder import read_table
+from llmanac.models._weights import Weights, some
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LEADS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
+EMBEDDINGS = "prompt_embeddings"
+LEAD_FIELDS = {
+    "num_virtual_tokens", "token_dim", "num_attention_heads", "num_layers", "num_transformer_submodules",
+    "init_weights", "encoder_hidden_size", "prefix_projection", "prompt_tuning_init", "prompt_tuning_init_text",
+    "tokenizer_kwargs", "tokenizer_name_or_path",
+}  # fmt: skip
+
+
+def save_adapter(transform: Transform, folder: str | Path, *, base: str | None = None) -> Path:
+    """Write an applied Transform; returns the folder.
+
+    Args:
+        base: path or name of the model that it belongs to; by default where that was loaded from.
+
+    Raises:
+        SpecError: the Transform is not applied to a model, or has no form in PEFT.
+        LlmanacError: the disk refuses.
+    """
+    model: Any = transform.model
+    if model is None:
+        raise SpecError("adapter: is not applied to a model; save it before it is removed or merged")
+    if isinstance(transform, LoRA):
+        config, tensors = write_lora(transform, model)
+    elif isinstance(transform, LeadTransform):
+        config, tensors = _write_lead(transform, model)
+    else:
+        raise SpecError(f"adapter: {transform.spec.name} has no form in PEFT's files")
+    config = {
+        "base_model_name_or_path": base or getattr(model, "origin", None), "inference_mode": True,
+        "task_type": "SEQ_2_SEQ_LM" if getattr(model, "reads_source", False) else "CAUSAL_LM", **config,
+    }  # fmt: skip
+    path = Path(folder)
+    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+    (path / CONFIG).unlink(missing_ok=True)  # without it a folder is no adapter: old and new files are never mixed
+    files.write_bytes(path / WEIGHTS, data)
+    files.write_json(path / CONFIG, config)
+    return path
+
+
+def find_adapter(path: str | Path) -> Path | None:
+    """The folder with an adapter's files: `path` itself, or `path/model` of a tuning; None where there is none."""
+    folder = Path(path)
+    for place in (folder, folder / "model"):
+        if (place / CONFIG).is_file() and not (place / "config.json").is_file():
+            return place
+    return None
+
+
+def base_of(folder: str | Path) -> str | None:
+    """The model that an adapter's files name. Raises CheckpointError where they are missing or damaged."""
+    found = read_table(Path(folder) / CONFIG).get("base_model_name_or_path")
+    return found if isinstance(found, str) and found else None
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> Transform:
+    """Apply the adapter of a folder to a model; returns the Transform.
+
+    Raises:
+        CheckpointError: a file that is missing or damaged, a type or a field that is not built here, or tensors that
+            do not fit the model; the message names which. The model is then as before.
+        SpecError: the model has no place for it.
+    """
+    path = Path(folder)
+    config = read_table(path / CONFIG)
+    kind = config.get("peft_type")
+    if not isinstance(kind, str) or (kind != "LORA" and kind not in LEADS):
+        known = ", ".join(("LORA", *LEADS))
+        raise CheckpointError(f"{path / CONFIG}: peft_type is {shown(kind)}; this llmanac reads {known}")
+    if not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():
+        raise CheckpointError(f"{path}: holds a pickle, adapter_model.bin; convert it to {WEIGHTS}")
+    adapter = Adapter(path / CONFIG, config, Weights(path, file=WEIGHTS))
+    return read_lora(model, adapter) if kind == "LORA" else _read_lead(model, adapter, LEADS[kind])
+
+
+def _write_lead(transform: LeadTransform, model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with torch.no_grad():
+        rows = transform.modules[NAME]()
+    config: dict[str, Any] = {"num_virtual_tokens": transform.tokens, "num_transformer_submodules": 1}
+    if isinstance(transform, Prefix):
+        held = [shapes for shapes in transform.shapes if shapes]
+        heads = held[0][0][0]
+        config |= {
+            "peft_type": "PREFIX_TUNING", "num_layers": len(held), "num_attention_heads": heads,
+            "token_dim": rows.shape[1] // (2 * len(held)), "encoder_hidden_size": rows.shape[1] // (2 * len(held)),
+            "prefix_projection": False,
+        }  # fmt: skip
+    else:
+        shapes = [block.mixers[0].head_shape(model.spec.dim) for block in model.spec.blocks if block.mixers]
+        config |= {
+            "peft_type": "PROMPT_TUNING", "num_layers": model.spec.layers, "token_dim": rows.shape[1],
+            "num_attention_heads": next((shape[0] for shape in shapes if shape), 1), "prompt_tuning_init": "RANDOM",
+        }  # fmt: skip
+    return config, {EMBEDDINGS: rows}
+
+
+def _read_lead(model: Any, adapter: Adapter, name: str) -> Transform:
+    adapter.check_fields(LEAD_FIELDS)
+    tokens = adapter.number("num_virtual_tokens", most=MOST)
+    if adapter.number("num_transformer_submodules", 1) != 1:
+        raise adapter.error("num_transformer_submodules", "an adapter of an encoder-decoder is not built")
+    weights = adapter.weights
+    if set(weights.entries) != {EMBEDDINGS}:
+        raise CheckpointError(f"{weights.folder / WEIGHTS}: holds {some(weights.entries)}, expected {EMBEDDINGS} alone")
+    entry = weights.entry(EMBEDDINGS)
+    if entry.shape[0] != tokens:
+        raise adapter.error("num_virtual_tokens", f"{WEIGHTS} holds {entry.shape[0]:,}")
+    transform: Any = make_method("adapter", {"name": name, "tokens": tokens, "start": "normal"}).build()
+    transform.apply(model)
+    own = transform.modules[NAME].weight
+    try:
+        if entry.shape != tuple(own.shape):
+            raise CheckpointError(
+                f"{entry.path}: {EMBEDDINGS} is {entry.shape}, this model takes {tuple(own.shape)} for {tokens} tokens"
+                f"{adapter.base}"
+            )
+        transform.load_state({f"{NAME}.weight": weights.take(EMBEDDINGS).to(own)})
+    except CheckpointError as error:
+        transform.remove()
+        raise error if str(error).startswith(str(entry.path)) else CheckpointError(f"{entry.path}: {error}") from error
+    return cast(Transform, transform)

@@ -1,0 +1,34 @@
+"""`llmanac merge`: an adapter folded into its model."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def merge_command(
+    adapter: Annotated[Path, typer.Argument(help="A folder with adapter_config.json and adapter_model.safetensors.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder.")],
+    base: Annotated[str | None, typer.Option(help="The model it belongs to [the one that its files name].")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16 or float64 [the base's own].")
+    ] = None,
+) -> None:  # fmt: skip
+    """Write a model with an adapter's change in its weights; print how much of the change rounding took."""
+    from llmanac.cli.tables import print_table
+    from llmanac.recipes.merge import merge
+
+    found = merge(adapter, output, base=base, dtype=dtype)
+    worst = max(found.errors, key=lambda name: found.errors[name])
+    rows = [
+        ("matrices changed", f"{len(found.errors)}"),
+        ("of them packed before, written dense", f"{len(found.packed)}"),
+        ("largest error, relative to the change", f"{found.error:.2g} ({worst})"),
+    ]
+    print_table(f"{adapter}", ("", ""), rows)
+    if found.error > 0.01:
+        print("The weights' dtype rounds away a part of the change; --dtype float32 keeps it.")
+    print(f"Next: llmanac chat {shlex.quote(str(output))}")

@@ -1,0 +1,117 @@
+"""`llmanac align`: train a model on preferences or on a reward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmanac.cli.options import Patches, Seed, SomeModel
+from llmanac.cli.tune import AdapterName, Budget, Epochs, HeldOut, Length, Output, Rate, Resume, print_tuned
+from llmanac.core.errors import SpecError
+
+Method = Annotated[
+    str,
+    typer.Option("--method", "-m", help="grpo, ppo, rloo, ...; dpo, ipo, kto, simpo, orpo; bradley-terry."),
+]
+RewardName = Annotated[
+    list[str] | None,
+    typer.Option(help="exact-match, FILE.py:function, a reward model's folder, ...; repeatable, with =WEIGHT."),
+]
+Data = Annotated[
+    str,
+    typer.Argument(help="A .jsonl or .parquet file: prompt, chosen, rejected; prompt, completion, label; or prompt."),
+]
+
+
+def align_command(
+    model: SomeModel,
+    data: Data,
+    method: Method = "grpo",
+    output: Output = Path("aligned"),
+    reward: RewardName = None,
+    adapter: AdapterName = "lora",
+    lr: Rate = None,
+    steps: Annotated[int | None, typer.Option(help="Steps [100 with a reward; else those of --epochs].", min=1)] = None,
+    epochs: Epochs = None,
+    budget: Budget = None,
+    samples: Annotated[int | None, typer.Option(help="Answers to each prompt [8].", min=1)] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer [64].", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the sampled answers [1].")] = None,
+    kl: Annotated[float | None, typer.Option(help="Weight of the KL penalty to the start [the method's].")] = None,
+    length: Length = None,
+    held_out: HeldOut = None,
+    set_: Patches = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Align a model: to preferences, to a reward of its own answers, or train a reward model."""
+    from llmanac.core import spec
+    from llmanac.recipes.align import AlignSpec, align
+    from llmanac.recipes.spec import seconds
+
+    rows = {"file": data, "epochs": epochs, "length": length, "held_out": held_out}
+    fields: dict[str, Any] = {
+        "model": model,
+        "rows": {name: value for name, value in rows.items() if value is not None},
+        "adapter": None if adapter == "full" else adapter,
+        "objective": method,
+        "reward": read_rewards(reward),
+        "seed": seed,
+    }
+    asked = spec.make(AlignSpec, {name: value for name, value in fields.items() if value is not None})
+    patches: dict[str, Any] = {
+        "train.optimizer.lr": lr, "train.steps": steps, "sampling.samples": samples, "sampling.tokens": max_tokens,
+        "objective.temperature": temperature,
+    }  # fmt: skip
+    if kl is not None:
+        patches |= {"objective.kl_weight": kl}
+        if getattr(asked.objective, "kl", "") == "off" and kl > 0:
+            patches = {"objective.kl": "k3-ratio", **patches}
+    asked = spec.patch(asked, {name: value for name, value in patches.items() if value is not None})
+    asked = spec.patch(asked, spec.parse_patches(set_ or ()))
+    try:
+        done = align(asked, output, resume=resume, budget=None if budget is None else seconds(budget, "--budget"))
+    except KeyboardInterrupt:
+        print("\nStopped; what was trained is kept. Go on with the same command and --resume")
+        raise SystemExit(130) from None
+    print_tuned(done)
+
+
+def read_rewards(names: list[str] | None) -> Any:
+    """`--reward` as a reward's fields: one, or a sum of several with their weights.
+
+    Raises:
+        SpecError: a name that is no reward, no function and no folder, or a weight that is no number.
+    """
+    if not names:
+        return None
+    found, weights = [], []
+    for name in names:
+        text, _, weight = name.rpartition("=") if "=" in name and "==" not in name else (name, "", "")
+        try:
+            weights.append(float(weight) if text and weight else 1.0)
+        except ValueError:
+            raise SpecError(f"--reward {name}: {weight!r} is no weight; write NAME=0.5") from None
+        found.append(_reward(text or name))
+    if len(found) == 1 and weights == [1.0]:
+        return found[0]
+    return {"name": "mix", "parts": found, "weights": weights}
+
+
+def _reward(name: str) -> Any:
+    from llmanac.core import registry
+    from llmanac.core.errors import nearest
+
+    if ".py:" in name:
+        return {"name": "function", "file": name}
+    if Path(name).is_dir():
+        return {"name": "model", "path": name}
+    known = registry.methods("reward")
+    if name not in known:
+        hint = nearest(name, known)
+        raise SpecError(
+            f"--reward: {name!r} is not known{hint}; give FILE.py:function, a folder, or {', '.join(known)}"
+        )
+    return name

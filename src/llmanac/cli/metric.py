@@ -1,0 +1,190 @@
+"""`llmanac metric ...`: score a file of texts against references, with intervals, and against another system's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmanac.cli.options import AsJson, Fields, group
+from llmanac.core.errors import DataError
+
+if TYPE_CHECKING:
+    from llmanac.evaluate.segments import Rows
+    from llmanac.metrics._corpus import Measured
+
+FEW = 20  # segments
+app = group("Scores of texts against references: rouge, bleu, chrf, bertscore, exact-match, pass-at-k.")
+Hypotheses = Annotated[Path, typer.Argument(help="Lines of text or a table, a row for each text.")]
+References = Annotated[list[Path], typer.Argument(help="The references in the same order; several files give several.")]
+HypothesisColumn = Annotated[str, typer.Option("--column", help="Column of a table that holds the text.")]
+ReferenceColumn = Annotated[
+    str, typer.Option("--reference-column", help="Column that holds the reference, or a list of them.")
+]
+Baseline = Annotated[
+    Path | None, typer.Option("--baseline", help="Another system's texts, compared segment by segment.")
+]
+Test = Annotated[str, typer.Option("--test", help="Test of the difference: randomization or bootstrap.")]
+
+
+def _read(hypotheses: Path, references: Sequence[Path], column: str, other: str, **how: Any) -> tuple[Rows, list[Any]]:
+    from llmanac.evaluate.segments import read_rows, references_of, texts_of
+
+    mine = read_rows(hypotheses, column, "--column")
+    texts_of(mine)
+    if not mine.values:
+        raise DataError(f"{hypotheses}: holds no text to score")
+    return mine, references_of([read_rows(path, other, "--reference-column") for path in references], mine, **how)
+
+
+def _spec(name: str, fields: list[str] | None) -> Any:
+    from llmanac.core.spec import make_method, parse_patches, patch
+
+    return patch(make_method("metric", name), parse_patches(fields or ()))
+
+
+def _report(
+    found: dict[str, Measured], as_json: bool, next_command: str, baselines: dict[str, Measured] | None = None,
+    test: str = "randomization", **more: Any,
+) -> None:  # fmt: skip
+    """A row for each score: value, interval, and the difference from the baseline."""
+    from llmanac.metrics.significance import Spec, significance
+
+    heads, rows, document = ["metric", "value", "95% interval"], [], []
+    if baselines:
+        heads += ["baseline", "difference", "p"]
+    trials = 1000 if test == "bootstrap" else 10_000
+    for name, measured in found.items():
+        low, high = measured.interval()
+        entry: dict[str, Any] = {"metric": name, "value": measured.value, "low": low, "high": high}
+        entry |= {"segments": len(measured.statistics), "signature": measured.signature}
+        digits = 2 if max(abs(measured.value), abs(high)) > 1 else 4
+        row = [name, f"{measured.value:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"]
+        if baselines:
+            compared = significance(baselines[name], measured, Spec(test=test, trials=trials))  # type: ignore[arg-type]
+            entry |= {
+                "baseline": baselines[name].value,
+                "difference": compared.difference,
+                "p": compared.p,
+                "test": test,
+            }
+            row += [f"{baselines[name].value:.{digits}f}", f"{compared.difference:+.{digits}f}", f"{compared.p:.4f}"]
+        rows.append(row)
+        document.append(entry)
+    if as_json:
+        print(json.dumps({"scores": document, **more}, ensure_ascii=False))
+        return
+    from llmanac.cli.tables import print_table
+
+    print_table("", heads, rows)
+    for signature in dict.fromkeys(one.signature for one in found.values() if one.signature):
+        print(signature)
+    segments = len(next(iter(found.values())).statistics)
+    print(f"{segments:,} segments; intervals over them, by bootstrap or, for yes and no, Wilson's.")
+    if baselines and segments < FEW:
+        print(f"With fewer than {FEW} segments p is too small: a trial that differs as much does not count against it.")
+    print(f"Next: {next_command}")
+
+
+def _corpus(
+    name: str, hypotheses: Path, references: Sequence[Path], column: str, other: str, fields: list[str] | None,
+    baseline: Path | None, test: str, as_json: bool, next_command: str,
+) -> None:  # fmt: skip
+    """A metric of texts and references: `rouge`, `bleu`, `chrf`."""
+    from llmanac.evaluate.segments import check_paired, read_rows, texts_of
+
+    mine, golds = _read(hypotheses, references, column, other)
+    metric = _spec(name, fields).build()
+
+    def scored(texts: list[str]) -> dict[str, Measured]:
+        found = metric(texts, golds)
+        if name == "rouge":
+            return {kind: found.measured(kind) for kind in found.scores}
+        return {found.name: found}
+
+    baselines = None
+    if baseline is not None:
+        theirs = read_rows(baseline, column, "--column")
+        check_paired(theirs, mine)
+        baselines = scored(texts_of(theirs))
+    _report(scored(mine.values), as_json, next_command, baselines, test)
+
+
+@app.command("rouge")
+def rouge_command(
+    hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
+    reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
+    test: Test = "randomization", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """ROUGE-1, -2, -L and -Lsum, as rouge-score computes them; -s stemmer=porter takes suffixes off."""
+    after = f"llmanac metric bleu {hypotheses} {references[0]}"
+    _corpus("rouge", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
+
+
+@app.command("bleu")
+def bleu_command(
+    hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
+    reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
+    test: Test = "randomization", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """BLEU, as sacrebleu computes it, with its signature; -s tokenizer=intl, -s smoothing=floor, -s case=lower."""
+    after = f"llmanac metric chrf {hypotheses} {references[0]}"
+    _corpus("bleu", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
+
+
+@app.command("chrf")
+def chrf_command(
+    hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
+    reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
+    test: Test = "randomization", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """chrF, as sacrebleu computes it; -s word_order=2 is chrF++."""
+    after = f"llmanac metric bleu {hypotheses} {references[0]}"
+    _corpus("chrf", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
+
+
+@app.command("exact-match")
+def exact_match_command(
+    hypotheses: Hypotheses, references: References,
+    convention: Annotated[str, typer.Option(help="How answers are found and compared: squad, gsm8k, ...")] = "squad",
+    column: HypothesisColumn = "text", reference_column: ReferenceColumn = "reference", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """The fraction of answers that equal a reference, under a benchmark's convention."""
+    from llmanac.metrics.exact_match import exact_matches
+
+    mine, golds = _read(hypotheses, references, column, reference_column, blank=convention == "squad")
+    found = exact_matches(mine.values, golds, convention)
+    rows = {"exact match": found.matches} | ({"F1": found.f1} if found.f1 else {})
+    missing = sum(answer is None for answer in found.answers)
+    if missing and not as_json:
+        print(f"{missing:,} of {len(golds):,} texts have no answer that {convention} finds; they count as wrong.")
+    after = f"llmanac metric rouge {hypotheses} {references[0]}"
+    _report(rows, as_json, after, answers_not_found=missing)
+
+
+@app.command("pass-at-k")
+def pass_at_k_command(
+    samples: Annotated[Path, typer.Argument(help="A table with a row for each sample: its problem, and if it passed.")],
+    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Samples looked at; repeatable [1].")] = None,
+    problem: Annotated[str, typer.Option("--problem", help="Column that names the problem.")] = "task_id",
+    passed: Annotated[str, typer.Option("--passed", help="Column that says whether the sample passed.")] = "passed",
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """The chance that one of k samples passes, without bias, from the results of n samples a problem."""
+    from llmanac.evaluate.segments import read_rows
+    from llmanac.metrics.pass_at_k import counts, pass_at_k
+
+    names, results = read_rows(samples, problem, "--problem"), read_rows(samples, passed, "--passed")
+    for row, value in enumerate(results.values):
+        if not isinstance(value, bool) and value not in (0, 1):
+            raise DataError(
+                f"{results.place(row)}: column {passed!r} holds {str(value)[:40]!r}, expected true or false"
+            )
+    if not names.values:
+        raise DataError(f"{samples}: holds no sample")
+    _, totals, right = counts([(str(name), bool(ok)) for name, ok in zip(names.values, results.values, strict=True)])
+    found = {f"pass@{one}": pass_at_k(totals, right, one) for one in k or [1]}
+    _report(found, as_json, f"llmanac metric pass-at-k {samples} -k {min(10, int(totals.min()))}", problems=len(totals))

@@ -1,0 +1,210 @@
+"""`llmanac tune`: adapt a model to rows of text; `llmanac distill`: to what a teacher says about them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmanac.cli.options import Patches, Seed, SomeModel
+from llmanac.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from llmanac.recipes.tune import Tuned
+
+Data = Annotated[str, typer.Argument(help="A .jsonl or .parquet file: messages, prompt and completion, or text.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="A new folder, or with --resume the one to go on with.")]
+AdapterName = Annotated[
+    str, typer.Option("--adapter", "-a", help="lora, rslora, prefix, ... (`llmanac list adapter`), or full.")
+]
+Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate [1e-3; with --adapter full 1e-4].")]
+Epochs = Annotated[float | None, typer.Option(help="How often each row is read [1].")]
+Budget = Annotated[str | None, typer.Option(help="Time to spend instead of epochs, e.g. 10m.")]
+Length = Annotated[int | None, typer.Option(help="Tokens of a packed row [what 98% of the rows need].")]
+HeldOut = Annotated[float | None, typer.Option("--held-out", help="Share of the rows that is only measured [0.05].")]
+On = Annotated[str | None, typer.Option(help="Tokens with loss: assistant, completion or all [assistant].")]
+Preview = Annotated[int, typer.Option(help="Print so many rows with their loss masks, and stop.", min=0)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the tuning in --output.")]
+Quantize = Annotated[str | None, typer.Option(help="Store the frozen weights so while tuning, e.g. nf4 (QLoRA).")]
+
+
+def tune_command(
+    model: SomeModel,
+    data: Data,
+    output: Output = Path("tuned"),
+    adapter: AdapterName = "lora",
+    lr: Rate = None,
+    epochs: Epochs = None,
+    budget: Budget = None,
+    length: Length = None,
+    held_out: HeldOut = None,
+    on: On = None,
+    quantize: Quantize = None,
+    set_: Patches = None,
+    seed: Seed = 0,
+    preview: Preview = 0,
+    resume: Resume = False,
+) -> None:
+    """Fine-tune a model on rows: an adapter (LoRA by default) or its own weights; loss before and after."""
+    fields: dict[str, Any] = {
+        "model": model,
+        "rows": {"file": data},
+        "adapter": None if adapter == "full" else adapter,
+        "quantizer": quantize,
+        "seed": seed,
+    }
+    patches = {"train.optimizer.lr": lr, "objective.on": on}
+    _run(
+        fields,
+        {"epochs": epochs, "length": length, "held_out": held_out},
+        patches,
+        set_,
+        budget,
+        output,
+        preview,
+        resume,
+    )
+
+
+def _run(
+    fields: dict[str, Any], rows: dict[str, Any], patches: dict[str, Any], set_: list[str] | None,
+    budget: str | None, output: Path, preview: int, resume: bool,
+) -> None:  # fmt: skip
+    from llmanac.core import spec
+    from llmanac.recipes.spec import seconds
+    from llmanac.recipes.tune import TuneSpec, tune
+
+    fields["rows"] |= {name: value for name, value in rows.items() if value is not None}
+    asked = spec.make(
+        TuneSpec, {name: value for name, value in fields.items() if value is not None or name == "adapter"}
+    )
+    asked = spec.patch(asked, {name: value for name, value in patches.items() if value is not None})
+    asked = spec.patch(asked, spec.parse_patches(set_ or ()))
+    if preview:
+        print_preview(asked, preview)
+        return
+    try:
+        done = tune(asked, output, resume=resume, budget=None if budget is None else seconds(budget, "--budget"))
+    except KeyboardInterrupt:
+        print("\nStopped; what was trained is kept. Go on with the same command and --resume")
+        raise SystemExit(130) from None
+    print_tuned(done)
+
+
+def print_tuned(done: Tuned) -> None:
+    """What became of the rows, what was trained, the loss before and after, and the next command."""
+    from llmanac.cli.tables import print_table
+
+    training, change = done.training, done.change()
+    rows = [
+        *done.rows,
+        ("parameters trained", f"{done.trained:,} of {done.total:,} ({done.trained / done.total:.2%})"),
+        ("steps, tokens", f"{training.steps:,}, {training.tokens:,}"),
+    ]
+    if training.tokens_per_second:
+        rows.append(("tokens a second", f"{training.tokens_per_second:,.0f}"))
+    if done.before is not None and done.after is not None:
+        what = done.measures
+        rows += [(f"before: {what}", f"{done.before.mean:.4f}"), ("after", f"{done.after.mean:.4f}")]
+    if change is not None:
+        rows.append(("change, with its 95% interval", f"{change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f})"))
+    print_table(str(done.folder), ("", ""), rows)
+    print(f"Next: llmanac chat {shlex.quote(str(done.folder))}")
+
+
+def print_preview(asked: Any, count: int) -> None:
+    """Rows as the model reads them: tokens with loss marked, special tokens visible."""
+    from itertools import islice
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from llmanac.models.locate import locate
+    from llmanac.recipes.tune import reader
+    from llmanac.recipes.tune_rows import encode_rows
+    from llmanac.tokenizers.load import load_tokenizer
+
+    tokenizer = load_tokenizer(locate(asked.model)[1])
+    console = Console(highlight=False)
+    for line, _, (ids, mask) in islice(encode_rows(reader(asked.objective, tokenizer), asked.rows.file), count):
+        console.rule(f"{asked.rows.file}:{line}  {len(ids)} tokens, {int(mask[1:].sum())} with loss", align="left")
+        console.print(shown(tokenizer, ids.tolist(), mask.tolist(), Text))
+    console.print(Text("loss", style="black on green"), Text("no loss", style="dim"), Text("special", style="bold red"))
+
+
+def shown(tokenizer: Any, ids: list[int], mask: list[bool], text: Any) -> Any:
+    """The tokens of a row as rich text; where colours are not shown, brackets `⟦ ⟧` are around what carries loss."""
+    special = set(tokenizer.special_tokens.values()) if isinstance(tokenizer.special_tokens, dict) else set()
+    out = text()
+    before = False
+    for at, (token, counts) in enumerate(zip(ids, mask, strict=True)):
+        counts = counts and at > 0  # nothing predicts the first token
+        if counts != before:
+            out.append("⟦" if counts else "⟧", style="green")
+        before = counts
+        piece = tokenizer.token_bytes(token).decode("utf-8", "replace")
+        style = "black on green" if counts else "dim"
+        out.append(piece, style=f"bold red{' on green' if counts else ''}" if token in special else style)
+    if before:
+        out.append("⟧", style="green")
+    return out
+
+
+LEVELS = {"token": "token-distillation", "feature": "feature-distillation", "sequence": "chat", "response": "chat"}
+
+
+def distill_command(
+    teacher: Annotated[str, typer.Argument(help="The model to learn from: a folder, a .gguf file or a hub name.")],
+    student: Annotated[str, typer.Argument(help="The model to train.")],
+    data: Data,
+    level: Annotated[str, typer.Option(help="token, feature, sequence or response.")] = "token",
+    output: Output = Path("distilled"),
+    adapter: AdapterName = "full",
+    lr: Rate = None,
+    epochs: Epochs = None,
+    budget: Budget = None,
+    length: Length = None,
+    held_out: HeldOut = None,
+    on: On = None,
+    samples: Annotated[int, typer.Option(help="Sequence and response: answers a prompt.", min=1, max=256)] = 1,
+    temperature: Annotated[float, typer.Option(help="Sequence and response: of the teacher's answers.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="Sequence and response: longest answer.", min=1)] = 256,
+    verify: Annotated[str, typer.Option(help="Response: how answers are compared, e.g. squad, gsm8k, math.")] = "squad",
+    set_: Patches = None,
+    seed: Seed = 0,
+    preview: Preview = 0,
+    resume: Resume = False,
+) -> None:
+    """Train a student on what a teacher says: its distributions, its features, its texts, or its right answers."""
+    if level not in LEVELS:
+        raise SpecError(f"--level: {level!r} is not one of {', '.join(LEVELS)}")
+    if samples > 1 and not temperature:
+        raise SpecError(f"--samples {samples}: all the same at temperature 0; set --temperature, e.g. 0.8")
+    objective = LEVELS[level]
+    written = level in ("sequence", "response")
+    if written:
+        from llmanac.generate.load import load_engine
+        from llmanac.recipes.distill import teacher_file
+        from llmanac.recipes.tune import claim
+
+        claim(output, resume)
+        engine = load_engine(teacher, runner="auto")
+        options = {"temperature": temperature, "max_new_tokens": max_tokens, "seed": seed}
+        checked = verify if level == "response" else None
+        counts, made = teacher_file(engine, data, output, samples=samples, verify=checked, **options)
+        data = str(made)
+        print(", ".join(f"{name}: {count:,}" for name, count in counts.items()))
+        del engine
+    fields: dict[str, Any] = {
+        "model": student,
+        "teacher": None if written else teacher,
+        "rows": {"file": data},
+        "adapter": None if adapter == "full" else adapter,
+        "objective": objective,
+        "seed": seed,
+    }
+    patches = {"train.optimizer.lr": lr, "objective.on": on}
+    rows = {"epochs": epochs, "length": length, "held_out": held_out}
+    _run(fields, rows, patches, set_, budget, output, preview, resume)

@@ -1,0 +1,44 @@
+"""What objectives with a frozen teacher have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from llmanac.core.errors import SpecError
+from llmanac.core.types import ALL, HIDDEN, Want
+from llmanac.objectives.instruction import Instruction
+
+
+class WithTeacher(Instruction):
+    """Rows and masks of instruction tuning, and a frozen teacher that reads the same tokens."""
+
+    def __init__(self, spec: Any, tokenizer: Any, models: Mapping[str, nn.Module]) -> None:
+        teacher = models.get("teacher")
+        if teacher is None:
+            raise SpecError(f"objective: {spec.name} needs a teacher; give models={{'teacher': a language model}}")
+        own, other = getattr(tokenizer, "vocab_size", None), teacher.vocab_size
+        if own is not None and own > other:
+            raise SpecError(
+                f"teacher: its vocabulary has {other} tokens and the student's {own}; this level compares token by "
+                "token, so both need one tokenizer. Distill by sequence or response instead"
+            )
+        super().__init__(spec, tokenizer, models)
+
+    @property
+    def teacher(self) -> Any:
+        """The frozen model."""
+        return self.models["teacher"]
+
+
+def reading(model: Any) -> tuple[Want, Callable[[Tensor], Tensor]]:
+    """What to ask of a model, and how its logits (n, V) follow from n places of that.
+
+    The hidden states, where the head looks at one place alone; else the logits themselves.
+    """
+    head = getattr(model, "lm_head", None)
+    if head is None or getattr(head, "remembers", True):
+        return ALL, lambda logits: logits
+    return HIDDEN, lambda hidden: head.logits(hidden[None], None)[0]

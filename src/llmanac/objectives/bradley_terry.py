@@ -1,0 +1,96 @@
+"""The reward model's loss: the chosen answer's score should be above the rejected one's.
+
+    loss = -log sigmoid(v(x, y+) - v(x, y-) - m) + c (v(x, y+) + v(x, y-))^2
+
+v is the score at an answer's last token, m a margin of the row where it has one, and c keeps scores near 0, which the
+first term leaves open. The model is a `ScalarModel` (`models/scalar.py`).
+
+Shapes: scores (2 n,) of n pairs; the loss is the sum over pairs.
+
+Papers: Bradley and Terry 1952; Ouyang et al. 2022 (https://arxiv.org/abs/2203.02155), equation 1; Eisenstein et al.
+2023 (https://arxiv.org/abs/2312.09244) for c; Touvron et al. 2023 for m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.types import IGNORE, Batch, LossSum
+from llmanac.objectives import ObjectiveSpec
+from llmanac.objectives._preference import Preference
+
+CARD = {
+    "title": "Reward model (Bradley-Terry)",
+    "paper": "https://arxiv.org/abs/2203.02155",
+    "reference": "TRL's RewardTrainer: loss and gradient",
+    "test": "tests/references/test_reward_model.py::test_loss_and_gradient_equal_trl",
+    "rows": "preferences",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(ObjectiveSpec):
+    """Attributes: centre: c, 0 for none; margin: the column of m, None for none."""
+
+    centre: float = 0.01
+    margin: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.centre < 0:
+            raise SpecError(f"centre: {self.centre} is below 0")
+
+    def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> BradleyTerry:
+        return BradleyTerry(self, tokenizer, models)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Batch):
+    """Chosen answers, then rejected ones; `margins` (n,)."""
+
+    margins: Tensor | None = None
+
+
+class BradleyTerry(Preference):
+    """See the module. The batch holds complete texts: inputs reach their last token."""
+
+    needs_reference = False
+
+    def collate(self, rows: Sequence[Any]) -> Pairs:
+        encoded = [row if isinstance(row, tuple) else self.encode(row) for row in rows]
+        ids = [answers[n][0] for n in range(2) for answers in encoded]
+        targets = [np.where(answers[n][1], answers[n][0], IGNORE) for n in range(2) for answers in encoded]
+        batch = Batch.padded(ids, targets)
+        margins = None
+        if self.spec.margin is not None:
+            margins = torch.tensor([_margin(row, self.spec.margin) for row in rows])
+        return Pairs(**vars(batch), margins=margins)
+
+    def loss(self, model: Any, batch: Batch) -> LossSum:
+        """Metrics: how often the chosen answer scores higher, both scores, their distance."""
+        assert isinstance(batch, Pairs)
+        last = model.values(batch).gather(1, batch.last[:, None]).squeeze(1)
+        better, worse = self.halves(last)
+        apart = better - worse
+        losses = -F.logsigmoid(apart if batch.margins is None else apart - batch.margins)
+        if self.spec.centre:
+            losses = losses + self.spec.centre * (better + worse).square()
+        metrics = {
+            "accuracy": (apart > 0).float().sum(), "score_chosen": better.detach().sum(),
+            "score_rejected": worse.detach().sum(), "distance": apart.detach().sum(),
+        }  # fmt: skip
+        return losses.sum(), len(losses), metrics
+
+
+def _margin(row: Any, column: str) -> float:
+    try:
+        return float(row[column])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"margin: the row has no number in the column {column!r}") from None

@@ -1,0 +1,317 @@
+"""Alignment: preferences (dpo, ipo, kto, simpo, orpo), a reward model (bradley-terry), or a reward (grpo, ppo, ...).
+
+The same command, folder and training as fine-tuning (`recipes/tune.py`); what differs is what a row is:
+
+    prompt, chosen, rejected       preferences, and the pairs of a reward model
+    prompt, completion, label      kto
+    prompt, and columns that the reward reads      answers are sampled from the model that is trained
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.progress import Report, progress
+from llmanac.core.spec import make_method
+from llmanac.data.command_problems import CommandProblems
+from llmanac.data.pack import ListStream
+from llmanac.data.readers import table_rows
+from llmanac.data.split import fraction
+from llmanac.generate.engine import Engine, evaluating
+from llmanac.metrics._items import Items
+from llmanac.models.load import load_model
+from llmanac.models.locate import locate
+from llmanac.models.scalar import ScalarModel, load_scalar
+from llmanac.objectives import ObjectiveSpec
+from llmanac.objectives._preference import Preference
+from llmanac.recipes.tune import Tuned, TuneSpec, Tuning, run_in
+from llmanac.recipes.tune_memory import plan_memory
+from llmanac.rewards import RewardSpec, Sample
+from llmanac.train import TrainSpec
+from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
+
+PAIRS = 8  # of a step, where batch_tokens leaves it open
+STEPS = 100  # of a policy gradient
+TOLERANCE = 1e-5  # nats: the engine's log-probabilities against those of the training, in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignSpec(TuneSpec):
+    """Attributes:
+    objective: dpo, ipo, kto, simpo, orpo, bradley-terry, or a policy gradient.
+    reward: scores answers, for a policy gradient; sampling: how they are sampled.
+    teacher: the reference, where it is not the model that training starts from.
+    """
+
+    objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "grpo"))
+    reward: RewardSpec | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sampled = self.objective.name == "policy-gradient"
+        if sampled and self.reward is None:
+            raise SpecError("reward: a policy gradient needs one, e.g. exact-match, or FILE.py:function")
+        if not sampled and self.reward is not None:
+            raise SpecError(f"reward: {self.objective.name} learns from the rows alone; leave it out")
+
+
+@dataclass
+class Material:
+    """Rows to train on and to measure on."""
+
+    train: list[Any]
+    held_out: list[Any]
+    counts: Counter[str]
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The counts as rows of a table."""
+        return [(name, f"{count:,}") for name, count in self.counts.items() if count]
+
+
+def align(
+    asked: AlignSpec, folder: str | Path, *, resume: bool = False, device: str = "auto", budget: float | None = None,
+    report: Report = print,
+) -> Tuned:  # fmt: skip
+    """Align a model; as `recipes.tune.tune`, with the same files, `rollouts.jsonl` of what was sampled among them."""
+    kind = Sampled if asked.objective.name == "policy-gradient" else Preferred
+    return run_in(lambda place: kind(asked, place, device, report), asked, Path(folder), resume, budget)
+
+
+class Preferred(Tuning):
+    """Preferences or labelled answers, or pairs for a reward model."""
+
+    label = "align"
+    asked: AlignSpec
+
+    def read(self) -> Material:
+        """Encoded rows; a part of them held out by a hash of the row."""
+        reader: Any = self.asked.objective.build(tokenizer=self.tokenizer)
+        self.measures = "chosen above rejected" if "rejected" in reader.columns else "loss"
+        found, counts = Material([], [], Counter()), Counter[str]()
+        longest = self.asked.rows.length
+        for line, row in _rows(self.asked.rows.file):
+            try:
+                encoded = reader.encode(row)
+            except LlmanacError as error:
+                raise DataError(f"{self.asked.rows.file}:{line}: {error}") from None
+            counts["rows"] += 1
+            if longest is not None and max(_sizes(encoded)) > longest + 1:
+                counts["dropped: longer than rows.length"] += 1
+                continue
+            held = fraction(json.dumps(row, sort_keys=True, default=str), self.asked.seed) < self.asked.rows.held_out
+            (found.held_out if held else found.train).append(encoded)
+        counts |= {"trained on": len(found.train), "held out": len(found.held_out)}
+        if len(found.train) < 2:
+            raise DataError(f"{self.asked.rows.file}: {len(found.train)} rows are too few to train on")
+        return dataclasses.replace(found, counts=counts)
+
+    def load(self) -> Any:
+        """The language model; a reward model's trunk with a new map to one value."""
+        model = super().load()
+        if self.asked.objective.name == "bradley-terry" and not isinstance(model, ScalarModel):
+            self.model = model = ScalarModel(model, self.asked.seed)
+        return model
+
+    def objective(self) -> Any:
+        models = {}
+        spec: Any = self.asked.objective
+        needed: type[Preference] = type(spec.build(tokenizer=self.tokenizer))
+        if needed.needs_reference and (self.asked.adapter is None or self.asked.teacher is not None):
+            place = locate(self.asked.teacher)[0] if self.asked.teacher else self.model_place
+            models["reference"] = load_model(place, device=self.device)
+        self.load()
+        return spec.build(tokenizer=self.tokenizer, models=models or None)
+
+    def attach(self) -> None:
+        if isinstance(self.load(), ScalarModel):
+            if self.asked.adapter is not None:
+                self.asked.adapter.build(seed=self.asked.seed).apply(self.model.trunk)
+                self.model.score.requires_grad_(True)
+            return
+        super().attach()
+
+    def source(self, rows: Material, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
+        """Rows in memory, in a new order each epoch; a step has `batch_tokens` tokens of the longest rows at most."""
+        asked = self.asked
+        longest = max(max(_sizes(row)) for row in rows.train)
+        limit = getattr(getattr(self.model, "trunk", self.model), "max_length", None)
+        if limit is not None and longest - 1 > limit:
+            raise DataError(
+                f"{asked.rows.file}: a row has {longest} tokens and the model reads {limit} at most; set rows.length "
+                "to drop such rows"
+            )
+        answers = len(objective.columns)
+        count = max(2, min(len(rows.train), asked.train.batch_tokens // (answers * longest) or PAIRS))
+        settled = dataclasses.replace(
+            asked.train, length=longest, batch_tokens=count * longest, optimizer=self.optimizer()
+        )
+        if settled.steps is None and budget is None:
+            settled = dataclasses.replace(settled, steps=math.ceil(len(rows.train) * asked.rows.epochs / count))
+        stream = ListStream(rows.train, rows=count, seed=asked.seed, name="rows")
+        return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
+
+    def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+        """How often the chosen answer is preferred, or the loss of what has no pairs."""
+        size = 8 if objective.couples_batch else 1
+        sums, units = [], []
+        with evaluating(self.model), torch.no_grad(), progress(label, len(rows), "rows") as bar:
+            for at in range(0, len(rows) - len(rows) % size, size):
+                batch = objective.collate(rows[at : at + size]).to(torch.device(self.device))
+                loss, count, more = objective.loss(self.model, batch)
+                sums.append(float(more.get("accuracy", loss)))
+                units.append(float(count))
+                bar.advance(size)
+        return Items(sums, units)
+
+    def _keep(self) -> None:
+        if isinstance(self.model, ScalarModel) and self.asked.adapter is not None:
+            from llmanac.adapters import applied
+
+            for change in applied(self.model.trunk):
+                change.merge()
+        super()._keep()
+
+
+class Sampled(Tuning):
+    """A policy gradient on answers that the model gives itself."""
+
+    label, measures = "align", "reward of sampled answers"
+    asked: AlignSpec
+
+    def read(self) -> Material:
+        """Prompts with the rows that they came from; a part of them held out."""
+        found, counts = Material([], [], Counter()), Counter[str]()
+        for line, row in _rows(self.asked.rows.file):
+            prompt = self._prompt(row, line)
+            held = fraction(json.dumps(row, sort_keys=True, default=str), self.asked.seed) < self.asked.rows.held_out
+            (found.held_out if held else found.train).append(prompt)
+            counts["rows"] += 1
+        counts |= {"trained on": len(found.train), "held out": len(found.held_out)}
+        if not found.train:
+            raise DataError(f"{self.asked.rows.file}: no prompts to train on")
+        return dataclasses.replace(found, counts=counts)
+
+    def _prompt(self, row: Mapping[str, Any], line: int) -> Prompt:
+        given = row.get("prompt", row.get("messages", row.get("question")))
+        where = f"{self.asked.rows.file}:{line}"
+        try:
+            if isinstance(given, str):
+                template = getattr(self.tokenizer, "chat_template", None)
+                if template is None:
+                    return Prompt(ids=tuple(map(int, self.tokenizer.framed(given)[0])), text=given, row=row)
+                given = [{"role": "user", "content": given}]
+            if not isinstance(given, list) or not given:
+                raise DataError("has no prompt; give `prompt` (a text or messages) or `question`")
+            if given[-1].get("role") == "assistant":
+                given = given[:-1]
+            ids, _ = self.tokenizer.encode_chat(given, add_generation_prompt=True)
+        except LlmanacError as error:
+            raise DataError(f"{where}: {error}") from None
+        return Prompt(ids=tuple(ids), text=self.tokenizer.decode(ids), row=row)
+
+    def objective(self) -> Any:
+        """With a value model where the advantage needs one: the reward model's weights, or the policy's."""
+        spec: Any = self.asked.objective
+        if spec.aggregation == "constant" and spec.constant is None:
+            spec = dataclasses.replace(spec, constant=self.asked.sampling.tokens)
+        models = {}
+        if spec.advantage == "gae":
+            path = getattr(self.asked.reward, "path", None)
+            start = load_scalar(path) if path else ScalarModel(load_model(self.model_place, device=self.device))
+            models["value"] = start
+        self.load()
+        return spec.build(tokenizer=self.tokenizer, models=models or None)
+
+    def source(self, rows: Material, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
+        asked, sampling, spec = self.asked, self.asked.sampling, objective.spec
+        assert asked.reward is not None
+        longest = max(len(prompt.ids) for prompt in rows.train) + sampling.tokens
+        limit = self.model.max_length
+        if limit is not None and longest > limit:
+            raise SpecError(
+                f"sampling.tokens: the longest prompt and {sampling.tokens} tokens make {longest}, and the model reads "
+                f"{limit} at most"
+            )
+        count = sampling.prompts * sampling.samples // sampling.minibatches
+        settled = dataclasses.replace(
+            asked.train, length=longest, batch_tokens=count * longest, optimizer=self.optimizer()
+        )
+        if settled.steps is None and budget is None:
+            settled = dataclasses.replace(settled, steps=STEPS)
+        self.reward = asked.reward.build()
+        models: dict[str, Any] = {}
+        if spec.reads_reference:
+            models["reference"] = self._reference(objective)
+        if spec.advantage == "gae":
+            value = objective.models["value"]
+            models["values"] = batched(value.values, objective, value)
+        self.engine = Engine(self.model, self.tokenizer, rows=max(32, sampling.samples))
+        stream = Rollouts(
+            rows.train, self.engine, objective, self.reward, sampling, seed=asked.seed, report=self.report,
+            log=self.place / "rollouts.jsonl", **models,
+        )  # fmt: skip
+        return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
+
+    def _reference(self, objective: Any) -> Any:
+        """Log-probabilities of the reference: the disabled adapter, or a frozen model."""
+        from llmanac.adapters import applied
+
+        changes = applied(self.model)
+        if changes and self.asked.teacher is None:
+            import contextlib
+
+            def disabled(batch: Any) -> torch.Tensor:
+                with contextlib.ExitStack() as stack:
+                    for change in changes:
+                        stack.enter_context(change.disabled())
+                    logs: torch.Tensor = objective.log_probabilities(self.model, batch)[0]
+                return logs
+
+            return batched(disabled, objective, self.model)
+        place = locate(self.asked.teacher)[0] if self.asked.teacher else self.model_place
+        frozen = load_model(place, device=self.device).requires_grad_(False)
+        return batched(lambda batch: objective.log_probabilities(frozen, batch)[0], objective, frozen)
+
+    def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+        """The reward of one sampled answer to each held-out prompt."""
+        sampling = self.asked.sampling
+        self.engine.sync()
+        found = self.engine.generate(
+            [list(prompt.ids) for prompt in rows], max_new_tokens=sampling.tokens, seed=self.asked.seed,
+            temperature=objective.spec.temperature,
+        )  # fmt: skip
+        samples = [
+            Sample(
+                row=prompt.row, prompt=prompt.text, text=answer.text, finished=answer.finish_reason == "stop",
+                tokens=len(answer.token_logprobs),
+            )
+            for prompt, answer in zip(rows, found, strict=True)
+        ]  # fmt: skip
+        return Items([score.value for score in self.reward(samples)], [1.0] * len(rows))
+
+
+def _rows(path: str) -> Any:
+    """`(line, row)` of a table, with all its columns. Raises DataError where there is no such file."""
+    place = Path(path)
+    if not place.exists():
+        raise DataError(f"{path}: no such file; give a .jsonl or .parquet file")
+    for row in table_rows(place, CommandProblems()):
+        yield row.line, {name: value for name, value in row.values.items() if value is not None}
+
+
+def _sizes(encoded: Any) -> list[int]:
+    """Tokens of each answer of an encoded row."""
+    if isinstance(encoded[1], bool):
+        return [len(encoded[0][0])]
+    return [len(ids) for ids, _ in encoded]

@@ -1,0 +1,63 @@
+"""An adapter folded into its model, and written as a model of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmanac.adapters._products import Merged, ProductTransform
+from llmanac.adapters.load import base_of, find_adapter, load_adapter
+from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.files import atomic_folder
+from llmanac.models._folder import CONFIG, read_table
+from llmanac.models.families import Misfit
+from llmanac.models.load import load_model
+from llmanac.models.locate import GGUF, locate
+from llmanac.models.save import DTYPE_NAMES, export_model, save_model
+from llmanac.tokenizers.load import load_tokenizer
+
+
+def merge(adapter: str | Path, target: Path, *, base: str | None = None, dtype: str | None = None) -> Merged:
+    """Load an adapter on its base and write the merged model to `target`; packed matrices are written dense.
+
+    Args:
+        base: the model, by default the one that the adapter names.
+        dtype: of the written weights, by default the base's own (float32 for packed matrices and .gguf files).
+
+    Raises:
+        SpecError, CheckpointError: what cannot be done; nothing is written then.
+    """
+    if target.suffix == GGUF:
+        raise SpecError(f"--output: {target}: a merged model is a folder; `llmanac quantize` makes a {GGUF} file of it")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise SpecError(f"--output: {target} is there already; give a name that is not taken")
+    adapter = find_adapter(adapter) or adapter
+    source = base or base_of(adapter)
+    if source is None:
+        raise SpecError(f"--base: {adapter} does not name its model; give --base MODEL")
+    try:
+        place, tokens = locate(source)
+    except CheckpointError as error:
+        raise error if base else CheckpointError(f"{error} (named in {adapter}; give --base MODEL)") from error
+    model: Any = load_model(place, dtype=dtype or _dtype(place), device="cpu")
+    transform = load_adapter(model, adapter)
+    if not isinstance(transform, ProductTransform):
+        transform.merge()  # says why not
+    assert isinstance(transform, ProductTransform)
+    report = transform.merge()
+    tokenizer = load_tokenizer(tokens)
+    with atomic_folder(target) as folder:
+        try:
+            export_model(model, folder, model.family) if model.family else save_model(model, folder)
+        except Misfit:
+            save_model(model, folder)
+        tokenizer.save(folder)
+    return report
+
+
+def _dtype(place: str) -> str:
+    """That of the weights of a folder."""
+    config = read_table(Path(place) / CONFIG) if Path(place).is_dir() else {}
+    named = config.get("dtype", config.get("torch_dtype"))
+    packed = config.get("quantization_config") is not None
+    return named if isinstance(named, str) and named in DTYPE_NAMES.values() and not packed else "float32"

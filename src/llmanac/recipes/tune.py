@@ -1,0 +1,324 @@
+"""Fine-tuning of a model that is there: an adapter or the model's own weights, on the user's rows.
+
+    rows -> loss masks -> packed rows -> one training loop -> what was trained, with its tokenizer, in OUT/model
+
+OUT holds recipe.toml (what was asked for), data/ (encoded rows), training/ (plan, metrics, checkpoints), model/ (an
+adapter in PEFT's layout, or a model in Hugging Face's) and results.json. A tuning that was stopped goes on from its
+last checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmanac.adapters import AdapterSpec
+from llmanac.adapters.load import save_adapter
+from llmanac.core import files, spec
+from llmanac.core.device import resolve_device
+from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.lock import locked
+from llmanac.core.progress import Report, progress
+from llmanac.core.spec import Spec, make_method
+from llmanac.data.pack import PackedStream
+from llmanac.generate.engine import evaluating
+from llmanac.metrics._items import Items
+from llmanac.models.freeze import freeze
+from llmanac.models.lm._base import TrainedModel
+from llmanac.models.load import load_model
+from llmanac.models.locate import locate
+from llmanac.models.save import save_model
+from llmanac.objectives import ObjectiveSpec
+from llmanac.quant import QuantizerSpec
+from llmanac.recipes.tune_memory import plan_memory
+from llmanac.recipes.tune_rows import Prepared, RowsSpec, prepare
+from llmanac.tokenizers.load import load_tokenizer
+from llmanac.train import TrainSpec
+from llmanac.train.loop import TrainResult, train
+
+RECIPE, RESULTS, MODEL = "recipe.toml", "results.json", "model"
+TEACHER = "teacher"  # what the names of files with a teacher's answers begin with
+EVALUATED = 200  # held-out rows scored before and after
+TUNING: dict[str, Any] = {
+    "name": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+}  # for adapters; a tenth of the rate for own weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSpec(Spec):
+    """What is tuned, and on what.
+
+    Attributes:
+        model: a run, a folder, a .gguf file or a hub model's name; teacher: likewise, for objectives that need one.
+        adapter: None trains the model's own weights, those whose names match `trained`.
+        quantizer: what the frozen weights are stored in while an adapter is trained (nf4: QLoRA).
+        train: steps left open are those of `rows.epochs`; its length is `rows.length`. A rate left at its default is
+            that for adapters, or a tenth of it for the model's own weights.
+    """
+
+    model: str
+    rows: RowsSpec
+    teacher: str | None = None
+    adapter: AdapterSpec | None = None
+    trained: tuple[str, ...] = ("*",)
+    quantizer: QuantizerSpec | None = None
+    objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "chat"))
+    train: TrainSpec = field(default_factory=lambda: TrainSpec(optimizer=make_method("optimizer", TUNING)))
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.quantizer is not None and self.adapter is None:
+            raise SpecError("quantizer: quantized weights are not trained; give an adapter, or leave it out")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished tuning.
+
+    Attributes:
+        rows: what became of the rows, for a table.
+        trained, total: parameters.
+        before, after: what is measured, by held-out row; None without held-out rows. measures: its name and unit.
+    """
+
+    folder: Path
+    rows: list[tuple[str, str]]
+    trained: int
+    total: int
+    training: TrainResult
+    before: Items | None
+    after: Items | None
+    measures: str = "loss, nats a token"
+
+    def change(self) -> tuple[float, float, float] | None:
+        """after - before, with its 95% interval over rows (normal, of a ratio of sums)."""
+        if self.before is None or self.after is None or len(self.before) < 2:
+            return None
+        units = self.before.units
+        total, count = math.fsum(units), len(units)
+        parts = [b - a for a, b in zip(self.before.sums, self.after.sums, strict=True)]
+        mean = math.fsum(parts) / total
+        spread = math.fsum((d - mean * u) ** 2 for d, u in zip(parts, units, strict=True))
+        half = 1.959963984540054 * math.sqrt(spread * count / (count - 1)) / total
+        return mean, mean - half, mean + half
+
+
+def tune(
+    asked: TuneSpec, folder: str | Path, *, resume: bool = False, device: str = "auto", budget: float | None = None,
+    report: Report = print,
+) -> Tuned:  # fmt: skip
+    """Tune; `folder` gets everything.
+
+    Args:
+        resume: go on with the tuning in the folder.
+        budget: seconds; decides the steps where the recipe leaves them open.
+
+    Raises:
+        SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line; before any training.
+        KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
+    """
+    return run_in(lambda place: Tuning(asked, place, device, report), asked, Path(folder), resume, budget)
+
+
+def run_in(make: Callable[[Path], Tuning], asked: TuneSpec, place: Path, resume: bool, budget: float | None) -> Tuned:
+    """Run in a folder that is locked; one that was made for a tuning that could not begin is deleted."""
+    there = place.exists()
+    _check(asked, place, resume)
+    with locked(place / ".lock", busy=f"{place}: another process is tuning in this folder"):
+        try:
+            return make(place).run(budget)
+        except (SpecError, DataError):
+            if not (place / "training").exists() and not there:
+                shutil.rmtree(place, ignore_errors=True)  # nothing was trained: nothing to go on with
+            raise
+
+
+def claim(place: Path, resume: bool) -> None:
+    """Raises LlmanacError for a folder that holds something else, or that has nothing to resume."""
+    if place.exists() and not place.is_dir():
+        raise LlmanacError(f"{place}: is a file; give another --output")
+    if resume:
+        if not place.is_dir():
+            raise LlmanacError(f"{place}: there is no tuning to resume; leave --resume out to start one")
+        return
+    if (place / RECIPE).is_file():
+        raise LlmanacError(f"{place}: holds a tuning; --resume goes on with it, or give another --output")
+    if place.exists() and any(p.name != ".lock" and not p.name.startswith(TEACHER) for p in place.iterdir()):
+        raise LlmanacError(f"{place}: is there already; give another --output")
+
+
+def _check(asked: TuneSpec, place: Path, resume: bool) -> None:
+    """Refuse a folder that holds something else, or another tuning; write down what is asked for."""
+    claim(place, resume)
+    stored = place / RECIPE
+    if not stored.is_file():
+        if resume and not any(p.name.startswith(TEACHER) for p in place.iterdir()):
+            raise LlmanacError(f"{place}: there is no tuning to resume; leave --resume out to start one")
+        files.write_text(stored, spec.to_toml(spec.dump(asked)))
+        return
+    before = spec.make(type(asked), files.read_toml(stored), str(stored))
+    for path, (old, new) in spec.diff(before, asked).items():
+        raise SpecError(f"{path}: was {old!r} and is {new!r} now; a resumed tuning keeps its recipe ({stored})")
+
+
+class Tuning:
+    """One call of `tune`; `recipes/align.py` reads other rows and measures other things."""
+
+    measures = "loss, nats a token"
+    label = "tune"
+
+    def __init__(self, asked: TuneSpec, place: Path, device: str, report: Report) -> None:
+        self.asked, self.place, self.report = asked, place, report
+        self.device = str(resolve_device(device))
+        self.model_place, tokens = locate(asked.model)
+        self.tokenizer = load_tokenizer(tokens)
+        self.model: Any = None
+
+    def run(self, budget: float | None) -> Tuned:
+        """Read the rows, load, train, measure, write."""
+        rows = self.read()
+        objective = self.objective()
+        self.attach()
+        stream, settled = self.source(rows, objective, budget)
+        before = self._measure(objective, rows, "before")
+        done = train(
+            self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
+            label=self.label, report=self.report,
+        )  # fmt: skip
+        after = self._measure(objective, rows, "after")
+        every = list({id(p): p for p in self.model.parameters()}.values())
+        moved = sum(p.numel() for p in every if p.requires_grad)
+        total = sum(p.numel() for p in every)
+        result = Tuned(self.place, rows.lines(), moved, total, done, before, after, self.measures)
+        self._keep()
+        files.write_json(self.place / RESULTS, _results(result))
+        return result
+
+    def read(self) -> Any:
+        """The rows, with what they are measured on as `held_out`; asked for the context only once all were read."""
+        return prepare(
+            self.asked.rows, reader(self.asked.objective, self.tokenizer), self.tokenizer, self.place / "data",
+            longest=lambda: self.load().max_length, seed=self.asked.seed,
+        )  # fmt: skip
+
+    def source(self, rows: Any, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
+        """The stream of rows to train on, and the training with nothing open that rows decide."""
+        settled, seed = self._settled(rows, budget), self.asked.seed
+        stream = PackedStream(rows.train, length=settled.length, rows=settled.rows, seed=seed, packing="whole")
+        return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
+
+    def load(self) -> Any:
+        """The model as it is in its file, once."""
+        if self.model is None:
+            self.model = load_model(self.model_place, device=self.device)
+            self.model.packed = None  # the blocks of a .gguf file would stay in memory
+        return self.model
+
+    def objective(self) -> Any:
+        """What is trained for, with its teacher."""
+        teacher = self.asked.teacher
+        models = None
+        if teacher is not None:
+            models = {"teacher": load_model(locate(teacher)[0], device=self.device)}
+        return self.asked.objective.build(tokenizer=self.tokenizer, models=models, student=self.load())
+
+    def attach(self) -> None:
+        """Freeze, quantize and add the adapter, as the recipe says."""
+        asked, model = self.asked, self.load()
+        if asked.adapter is None:
+            freeze(model, trained=asked.trained)
+            return
+        if asked.quantizer is not None:
+            asked.quantizer.build().apply(model)
+        self.change = asked.adapter.build(seed=asked.seed).apply(model)
+
+    def _settled(self, rows: Prepared, budget: float | None) -> TrainSpec:
+        """The training with its length, its steps and its rate."""
+        train, length = self.asked.train, rows.length
+        tokens = max(train.batch_tokens, length)
+        chosen = dataclasses.replace(train, length=length, batch_tokens=tokens, optimizer=self.optimizer())
+        if chosen.steps is None and budget is None:
+            packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)
+            chosen = dataclasses.replace(chosen, steps=math.ceil(packed * self.asked.rows.epochs / chosen.rows))
+        return chosen
+
+    def optimizer(self) -> Any:
+        """With the rate for the model's own weights where none was stated."""
+        optimizer = self.asked.train.optimizer
+        if self.asked.adapter is None and optimizer == make_method("optimizer", TUNING):
+            optimizer = spec.patch(optimizer, {"lr": TUNING["lr"] / 10})
+        return optimizer
+
+    def _measure(self, objective: Any, rows: Prepared, when: str) -> Items | None:
+        """Loss by held-out row; that before the training is written down, since a resumed one has other weights."""
+        if not rows.held_out:
+            return None
+        place = self.place / "data" / "before.json"
+        if when == "before" and place.is_file():
+            stored = files.read_table(place)
+            return Items(stored["sums"], stored["units"])
+        found = self.values(objective, rows.held_out[:EVALUATED], f"measure {when}")
+        if when == "before":
+            files.write_json(place, {"sums": list(found.sums), "units": list(found.units)})
+        return found
+
+    def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+        """What is measured, by row."""
+        sums, units = [], []
+        device = self.model.device
+        with evaluating(self.model), torch.no_grad(), progress(label, len(rows), "rows") as bar:
+            for row in rows:
+                loss, count, _ = objective.loss(self.model, objective.collate([row]).to(device))
+                sums.append(float(loss))
+                units.append(float(count))
+                bar.advance(1)
+        return Items(sums, units)
+
+    def _keep(self) -> None:
+        """Write what was trained, with the tokenizer."""
+        with files.atomic_folder(self.place / MODEL) as folder:
+            if not isinstance(self.model, TrainedModel):
+                self.model.save_pretrained(folder)
+            elif self.asked.adapter is None:
+                save_model(self.model, folder)
+            else:
+                base = str(Path(self.model_place).resolve()) if Path(self.model_place).exists() else self.model_place
+                save_adapter(self.change, folder, base=base)
+            self.tokenizer.save(folder)
+
+
+def reader(objective: ObjectiveSpec, tokenizer: Any) -> Any:
+    """An objective that encodes rows as `objective` does, and needs no further model."""
+    spec = make_method("objective", {"name": "chat", "on": getattr(objective, "on", "assistant")})
+    return spec.build(tokenizer=tokenizer)
+
+
+def _results(result: Tuned) -> dict[str, Any]:
+    change = result.change()
+    return {
+        "rows": dict(result.rows),
+        "parameters": {"trained": result.trained, "total": result.total},
+        "steps": result.training.steps,
+        "tokens": result.training.tokens,
+        "seconds": round(result.training.seconds, 2),
+        "tokens_per_second": result.training.tokens_per_second,
+        "train": spec.dump(result.training.spec),
+        "held_out": None
+        if result.before is None or result.after is None
+        else {
+            "rows": len(result.before),
+            "measures": result.measures,
+            "before": result.before.mean,
+            "after": result.after.mean,
+            "change": None if change is None else {"mean": change[0], "low": change[1], "high": change[2]},
+        },
+    }

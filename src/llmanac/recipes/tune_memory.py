@@ -1,0 +1,93 @@
+"""How many rows are computed at a time: what one row's forward pass keeps for its gradients, against free memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmanac.core.device import DTYPES, resolve_dtype
+from llmanac.core.errors import SpecError
+from llmanac.core.progress import Report
+from llmanac.train import TrainSpec
+from llmanac.train._calibration import preserve_all, trial_rows
+from llmanac.train.plan import MICRO_TOKENS, Plan
+
+SHARE = 0.5  # of the free memory
+STATE_BYTES = 12  # a trained parameter's gradient and AdamW's two averages, float32
+WORK = 1.5  # what the backward pass needs on top of what was kept
+
+
+def plan_memory(
+    model: Any, objective: Any, stream: Any, spec: TrainSpec, folder: Path, report: Report, *, free: int | None = None
+) -> TrainSpec:
+    """The training with `micro_batch` settled; a resumed one keeps what was planned.
+
+    Args:
+        free: bytes that may be used, by default half of what the device has free.
+
+    Raises:
+        SpecError: not even one row fits.
+    """
+    made = Plan.read(folder)
+    if made is not None:
+        return dataclasses.replace(spec, micro_batch=made.spec.micro_batch)
+    if spec.micro_batch is not None or getattr(objective, "couples_batch", False):
+        return spec
+    device = next(model.parameters()).device
+    free = int(SHARE * free_bytes(device)) if free is None else free
+    trained = sum(p.numel() for p in {id(p): p for p in model.parameters() if p.requires_grad}.values())
+    with preserve_all(model, objective, None), trial_rows(stream) as draw:
+        if hasattr(model, "compute_dtype"):
+            model.compute_dtype = DTYPES[spec.dtype] if spec.dtype != "auto" else resolve_dtype("auto", device)
+        one = WORK * saved_bytes(model, objective, draw()[:1])
+    left = free - STATE_BYTES * trained
+    fit = int(left // max(one, 1))
+    if fit < 1:
+        need = (one + STATE_BYTES * trained) / 1e9
+        raise SpecError(
+            f"rows.length: a row of {spec.length} tokens needs about {need:.2g} GB, and {free / 1e9:.2g} GB may be "
+            "used; lower rows.length, or train an adapter instead of all weights"
+        )
+    micro = max(1, min(fit, spec.rows, MICRO_TOKENS // spec.length))
+    report(
+        f"memory: about {one / 1e6:,.0f} MB a row of {spec.length} tokens; {micro} of {spec.rows} rows at a time "
+        f"({STATE_BYTES * trained / 1e6:,.0f} MB of gradients and optimizer state)"
+    )
+    return dataclasses.replace(spec, micro_batch=micro)
+
+
+def saved_bytes(model: nn.Module, objective: Any, rows: Sequence[Any]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, parameters and inputs left out; each storage once."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)  # alive, so that no address is used twice
+        return tensor
+
+    kept: list[Tensor] = []
+    device = next(model.parameters()).device
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.enable_grad():
+        objective.loss(model, objective.collate(rows).to(device))
+    return sum(seen.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a process may still take on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    return 8 << 30  # elsewhere: what most machines have

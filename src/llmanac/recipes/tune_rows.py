@@ -1,0 +1,197 @@
+"""Rows to fine-tune on: a file with TRL's columns, encoded with its loss mask, cut to length, part of it held out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.files import write_text
+from llmanac.core.progress import progress
+from llmanac.core.spec import Spec
+from llmanac.data.command_problems import CommandProblems
+from llmanac.data.readers import table_rows
+from llmanac.data.split import fraction
+from llmanac.data.tokens import TokenDataset
+
+COLUMNS = ("messages", "prompt", "completion", "text")
+BATCH = 64  # rows encoded together
+GRAIN = 64  # the row length is a multiple of it
+COVERED = 0.98  # of the rows fit the length that is chosen
+Cut = Literal["right", "left", "drop"]
+Encoded = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsSpec(Spec):
+    """Which rows, and how they are used.
+
+    Attributes:
+        file: a table with `messages`, `prompt` and `completion`, or `text`.
+        length: tokens of a packed row; None: what 98% of the rows need, at most the model's context.
+        side: which end of a row that is too long is cut; `drop` leaves the row out.
+        held_out: about this share of the rows is measured and not trained on; equal rows stay on one side.
+        epochs: how often each row is read, where the training's steps are left open.
+    """
+
+    file: str
+    length: int | None = None
+    side: Cut = "right"
+    held_out: float = 0.05
+    epochs: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise SpecError(f"held_out: {self.held_out} is not at least 0 and below 1")
+        if not self.epochs > 0:
+            raise SpecError(f"epochs: {self.epochs} must be above 0")
+        if self.length is not None and self.length < 1:
+            raise SpecError(f"length: {self.length} is not at least 1 token")
+
+
+@dataclass
+class Prepared:
+    """Encoded rows.
+
+    Attributes:
+        train: in token shards; held_out: in memory, with the rows that they come from.
+        length: tokens of a packed row; counts: rows by what became of them.
+    """
+
+    train: TokenDataset
+    held_out: list[Encoded]
+    rows: list[Mapping[str, Any]]
+    length: int
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The counts as rows of a table."""
+        return [(name, f"{count:,}") for name, count in self.counts.items() if count]
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`(line, row)` of a table, with the columns that training reads.
+
+    Raises:
+        DataError: no such file, a row that is damaged or has none of the columns; by file and line.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file; give a .jsonl or .parquet file with {_FORMS}")
+    for row in table_rows(path, CommandProblems(), columns=COLUMNS):
+        given = {name: row.values[name] for name in COLUMNS if row.values.get(name) is not None}
+        if not ("messages" in given or "text" in given or {"prompt", "completion"} <= given.keys()):
+            has = ", ".join(sorted(map(str, row.values))) or "none"
+            raise DataError(f"{path}:{row.line}: needs {_FORMS} (has: {has})")
+        yield row.line, given
+
+
+_FORMS = "`messages`, `prompt` and `completion`, or `text`"
+
+
+def encode_rows(objective: Any, path: str | Path) -> Iterator[tuple[int, Mapping[str, Any], Encoded]]:
+    """`(line, row, (ids, loss mask))` of each row of a file.
+
+    Raises:
+        DataError: a row that cannot be encoded, or in which no token carries loss; by file and line.
+    """
+    waiting = read_rows(path)
+    while some := list(islice(waiting, BATCH)):
+        try:
+            encoded = list(objective.encode_all([row for _, row in some]))
+        except LlmanacError:
+            encoded = [_encode(objective, path, line, row) for line, row in some]
+        for (line, row), pair in zip(some, encoded, strict=True):
+            yield line, row, pair
+
+
+def _encode(objective: Any, path: str | Path, line: int, row: Mapping[str, Any]) -> Encoded:
+    try:
+        pair: Encoded = objective.encode(row)
+    except LlmanacError as error:
+        raise DataError(f"{path}:{line}: {error}") from None
+    return pair
+
+
+def cut(pair: Encoded, length: int, side: Cut) -> Encoded | None:
+    """The row in at most `length` + 1 tokens; None where it is dropped, or nothing of what is left carries loss.
+
+    `right` keeps its start. `left` keeps its end, and a first token that starts every row (begin of text).
+    """
+    ids, mask = pair
+    if len(ids) > length + 1:
+        if side == "drop":
+            return None
+        if side == "left":
+            kept = np.r_[0, len(ids) - length : len(ids)]
+            ids, mask = ids[kept], mask[kept]
+        else:
+            ids, mask = ids[: length + 1], mask[: length + 1]
+    return (ids, mask) if mask[1:].any() else None
+
+
+def prepare(
+    asked: RowsSpec, objective: Any, tokenizer: Any, folder: Path, *, longest: Callable[[], int | None], seed: int
+) -> Prepared:
+    """Encode a file's rows: `folder/train` gets token shards, `folder/held_out.jsonl` the rows held out.
+
+    Args:
+        longest: gives the model's context; asked once all rows were read, since it may load the model.
+
+    Raises:
+        DataError: a row that cannot be used, or too few rows that are left.
+    """
+    path, counts = asked.file, Counter[str]()
+    train: list[Encoded] = []
+    held: list[tuple[Encoded, Mapping[str, Any]]] = []
+    with progress("encode rows", None, "rows") as bar:
+        for _, row, pair in encode_rows(objective, path):
+            counts["rows"] += 1
+            bar.advance(1)
+            if fraction(json.dumps(row, sort_keys=True, default=str), seed) < asked.held_out:
+                held.append((pair, row))
+            else:
+                train.append(pair)
+    if not train:
+        raise DataError(f"{path}: {counts['rows']} rows are too few to train on")
+    if not held and asked.held_out:
+        raise DataError(
+            f"{path}: none of {counts['rows']} rows was held out; raise rows.held_out ({asked.held_out}), or set it "
+            "to 0"
+        )
+    length = _length(asked.length, train, longest())
+    kept = [pair for pair in (cut(pair, length, asked.side) for pair in train) if pair is not None]
+    if not kept:
+        raise DataError(f"{path}: no row is left at a length of {length} tokens; raise rows.length")
+    counts["trained on"] = len(kept)
+    if asked.side == "drop":
+        counts["dropped: longer than the length"] = len(train) - len(kept)
+    else:
+        counts["cut to the length"] = sum(len(ids) > length + 1 for ids, _ in train)
+        counts["dropped: what is left carries no loss"] = len(train) - len(kept)
+    shown = [(left, row) for pair, row in held if (left := cut(pair, length, asked.side)) is not None]
+    counts["held out"] = len(shown)
+    data = TokenDataset.write_examples(
+        folder / "train", kept, vocab_size=tokenizer.vocab_size, fingerprint=tokenizer.fingerprint()
+    )
+    write_text(folder / "held_out.jsonl", "".join(json.dumps(row, default=str) + "\n" for _, row in shown))
+    return Prepared(data, [pair for pair, _ in shown], [row for _, row in shown], length, counts)
+
+
+def _length(asked: int | None, rows: list[Encoded], longest: int | None) -> int:
+    """Tokens of a packed row."""
+    if asked is not None:
+        if longest is not None and asked > longest:
+            raise SpecError(f"rows.length: {asked} tokens, but the model reads {longest} at most")
+        return asked
+    sizes = np.sort([len(ids) for ids, _ in rows])
+    wanted = int(sizes[min(len(sizes) - 1, int(COVERED * len(sizes)))]) - 1
+    length = max(GRAIN, -(-wanted // GRAIN) * GRAIN)
+    return length if longest is None else min(length, longest)

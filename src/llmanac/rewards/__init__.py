@@ -1,0 +1,72 @@
+"""Rewards: how good a sampled answer is. `build() -> Reward`, which scores many samples at once.
+
+reward = make_method("reward", {"name": "exact-match", "convention": "gsm8k"}).build()
+reward([Sample(row={"answer": "42"}, prompt="6 * 7 =", text=" 42", finished=True)])      # [Score(1.0)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from llmanac.core.errors import DataError
+from llmanac.core.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A sampled answer as a reward sees it.
+
+    Attributes:
+        row: the columns of the data set's row (`answer`, `entry`, ...).
+        prompt, text: what the model read and wrote; finished: whether it ended by itself.
+        tokens: how many it wrote.
+    """
+
+    row: Mapping[str, Any]
+    prompt: str
+    text: str
+    finished: bool
+    tokens: int = 0
+
+    def column(self, name: str) -> Any:
+        """A column of the row. Raises DataError where it has none of that name."""
+        if name not in self.row:
+            has = ", ".join(sorted(map(str, self.row))) or "none"
+            raise DataError(f"reward: the rows have no column {name!r} (they have: {has})")
+        return self.row[name]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A reward, and the parts that it is made of by name (for the log)."""
+
+    value: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+class Reward(Protocol):
+    """Scores samples, in their order."""
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Score]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSpec(Spec):
+    """`build() -> Reward`."""
+
+    kind = "reward"
+
+    def build(self, **context: Any) -> Reward:
+        """Raises SpecError, DataError or CheckpointError for what it cannot read."""
+        raise NotImplementedError
+
+
+def each(score: Any) -> Reward:
+    """A Reward from a function of one sample."""
+
+    def reward(samples: Sequence[Sample]) -> list[Score]:
+        return [Score(float(score(sample))) for sample in samples]
+
+    return reward

@@ -1,0 +1,42 @@
+"""What goes wrong in a policy gradient, seen in what is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+
+class Alarms:
+    """What goes wrong in a policy gradient, each a sentence that says what to do; each is said once in ten draws."""
+
+    def __init__(self, report: Callable[[str], object] | None) -> None:
+        self.report, self.said = report, dict[str, int]()
+        self.recent: list[dict[str, Any]] = []
+
+    def look(self, line: Mapping[str, Any]) -> list[str]:
+        """The alarms that are due after a draw."""
+        self.recent = [*self.recent[-4:], dict(line)]
+        spread = [x["groups_with_spread"] for x in self.recent if x["groups_with_spread"] is not None]
+        found = {
+            "spread": bool(spread) and np.mean(spread) < 0.1
+            and "reward: 9 of 10 groups of answers earn all the same and teach nothing; mix in prompts of another "
+            "difficulty, sample more answers a prompt, or give a reward with more levels",
+            "clipped": np.mean([x["finished"] for x in self.recent]) < 0.5
+            and "length: more than half of the answers are cut off before their end; raise sampling.tokens, or set "
+            "sampling.unfinished",
+            "entropy": np.mean([x["surprise"] for x in self.recent]) < 0.02
+            and "entropy: the policy has become certain (under 0.02 nats a token); lower the learning rate, raise the "
+            "temperature, or hold it to a reference (kl)",
+            "kl": line["kl_to_reference"] is not None and abs(line["kl_to_reference"]) > 100
+            and "kl: the policy is more than 100 nats an answer from the reference; raise kl_weight or lower the rate",
+        }  # fmt: skip
+        due = [str(text) for name, text in found.items() if text and line["draw"] - self.said.get(name, -10) >= 10]
+        for name, text in found.items():
+            if text and str(text) in due:
+                self.said[name] = int(line["draw"])
+        for text in due:
+            if self.report is not None:
+                self.report(f"alarm: {text}")
+        return due

@@ -1,0 +1,143 @@
+"""`llmanac align`: preferences, a reward model and sampled answers, from rows to a model that is served."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from llmanac.cli import app
+from llmanac.cli.align import read_rewards
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.spec import make, make_method
+from llmanac.generate.load import load_engine
+from llmanac.models.scalar import load_scalar
+from llmanac.recipes.align import AlignSpec, align
+from llmanac.recipes.tune import TuneSpec, tune
+from llmanac.tokenizers.load import train_tokenizer
+
+TRAIN = {"dtype": "float32", "compile": "never", "attention": "sdpa", "batch_tokens": 512}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, preferences for answers with the letter a, labelled answers, and prompts."""
+    folder, draw = tmp_path_factory.mktemp("align"), random.Random(0)
+    tokenizer = train_tokenizer("bpe", ["say what a b "], vocab_size=262, special_tokens=["<|endoftext|>"])
+    fields = {"name": "transformer", "dim": 16, "layers": 1, "max_length": 64}
+    model = make_method("lm", fields).build(vocab_size=tokenizer.vocab_size)
+    model.generation = {"eos_token_id": tokenizer.eos_id}
+    model.save_pretrained(folder / "raw")
+    tokenizer.save(folder / "raw")
+    prompts = [f"say {draw.randrange(99)}" for _ in range(40)]
+    pairs = [{"prompt": p, "chosen": " a" * draw.randint(1, 3), "rejected": " b" * draw.randint(1, 3)} for p in prompts]
+    sides = [(row, side) for row in pairs for side in ("chosen", "rejected")]
+    labelled = [{"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"} for r, side in sides]
+    for name, rows in (("pairs", pairs), ("labelled", labelled), ("prompts", [{"prompt": p} for p in prompts])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = {"file": str(folder / "labelled.jsonl"), "epochs": 12.0, "held_out": 0.0}
+    train = {**TRAIN, "optimizer": {"name": "adamw", "lr": 0.02}}
+    start = tune(make(TuneSpec, {"model": str(folder / "raw"), "rows": rows, "train": train}), folder / "start",
+                 report=lambda line: None)  # fmt: skip
+    (start.folder / "model").rename(folder / "model")
+    (folder / "rewards.py").write_text("def letters(text, row):\n    return text.count('a') / 8\n")
+    return folder
+
+
+def asked(place, data, objective, **fields):
+    train = {**TRAIN, **fields.pop("train", {})}
+    rows = {"file": str(place / f"{data}.jsonl"), "held_out": 0.25, "epochs": 30.0}
+    given = {"model": str(place / "model"), "rows": rows, "objective": objective, "train": train}
+    return make(AlignSpec, {**given, **fields})
+
+
+def risen(folder):
+    """Whether the last quarter of the draws earned more than the first."""
+    found = [json.loads(line)["reward"] for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+    quarter = len(found) // 4
+    return sum(found[-quarter:]) > 1.1 * sum(found[:quarter])
+
+
+@pytest.mark.parametrize("method", ["dpo", "simpo", "orpo"])
+def test_preferences_are_learnt_by_an_adapter_or_all_weights(place, tmp_path, method):
+    adapter = "lora" if method == "dpo" else None
+    train = {"optimizer": {"name": "adamw", "lr": 0.01}}
+    done = align(asked(place, "pairs", method, adapter=adapter, train=train), tmp_path / "out", report=lambda x: None)
+    assert done.after.mean > 0.9 and done.after.mean > done.before.mean
+    assert dict(done.rows)["rows"] == "40"
+
+
+def test_kto_learns_from_labels_with_a_frozen_copy(place, tmp_path):
+    done = align(asked(place, "labelled", "kto", train={"optimizer": {"name": "adamw", "lr": 0.01}}), tmp_path / "out",
+                 report=lambda x: None)  # fmt: skip
+    assert done.after.mean < done.before.mean
+
+
+def test_a_reward_model_becomes_a_reward_for_a_policy(place, tmp_path):
+    """Pairs, then the model's score as the reward: the policy comes to say what the pairs preferred."""
+    train = {"optimizer": {"name": "adamw", "lr": 0.01}}
+    judged = align(asked(place, "pairs", "bradley-terry", train=train), tmp_path / "judge", report=lambda x: None)
+    assert judged.after.mean > 0.9
+    assert load_scalar(tmp_path / "judge" / "model").score.weight.shape == (1, 16)
+    fields = {
+        "reward": {"name": "model", "path": str(tmp_path / "judge" / "model")},
+        "sampling": {"prompts": 4, "samples": 8, "tokens": 4}, "train": {**train, "steps": 12},
+    }  # fmt: skip
+    done = align(asked(place, "prompts", "rloo", **fields), tmp_path / "policy", report=lambda x: None)
+    assert done.change()[0] > 0 and risen(tmp_path / "policy")
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_a_reward_is_learnt_and_every_draw_is_logged(place, tmp_path, method):
+    fields = {
+        "reward": {"name": "function", "file": f"{place / 'rewards.py'}:letters"},
+        "sampling": {"prompts": 4, "samples": 8, "tokens": 6},
+        "train": {"steps": 20, "optimizer": {"name": "adamw", "lr": 0.02}},
+    }  # fmt: skip
+    before = load_file(place / "model" / "model.safetensors")
+    done = align(asked(place, "prompts", method, **fields), tmp_path / "out", report=lambda x: None)
+    assert done.change()[0] > 0 and risen(tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
+    assert [line["draw"] for line in lines] == list(range(20))
+    engine = load_engine(tmp_path / "out")
+    answer = engine.generate("say 5", max_new_tokens=6, temperature=1.0)[0].text
+    assert isinstance(answer, str)
+    assert {name: t.tolist() for name, t in before.items()} == {
+        name: t.tolist() for name, t in load_file(place / "model" / "model.safetensors").items()
+    }
+
+
+def test_command_and_refusals(place, tmp_path):
+    run = CliRunner().invoke(
+        app,
+        ["align", str(place / "model"), str(place / "prompts.jsonl"), "-m", "reinforce", "--reward",
+         f"{place / 'rewards.py'}:letters", "-a", "lora", "--kl", "0.1", "--steps", "2", "--samples", "2",
+         "--max-tokens", "3",
+         "-o", str(tmp_path / "out"), "-s", "train.dtype=float32", "--held-out", "0.3"],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert run.exit_code == 0 and "reward of sampled answers" in run.stdout and "Next: llmanac chat" in run.stdout
+    with pytest.raises(SpecError, match="reward: a policy gradient needs one"):
+        asked(place, "prompts", "grpo")
+    with pytest.raises(SpecError, match="learns from the rows alone"):
+        asked(place, "pairs", "dpo", reward="exact-match")
+    with pytest.raises(DataError, match=r"prompts\.jsonl:1: needs the columns prompt, chosen, rejected"):
+        align(asked(place, "prompts", "dpo"), tmp_path / "x", report=lambda x: None)
+    with pytest.raises(SpecError, match=r"sampling\.tokens: the longest prompt"):
+        fields = {"reward": "length", "sampling": {"tokens": 64}}
+        align(asked(place, "prompts", "grpo", **fields), tmp_path / "y", report=lambda x: None)
+    (place / "broken.py").write_text("def bad(text, row):\n    return row['nothing']\n")
+    with pytest.raises(DataError, match=r"broken\.py:bad: raised KeyError: 'nothing'; answer"):
+        fields = {"reward": {"name": "function", "file": f"{place / 'broken.py'}:bad"}, "sampling": {"tokens": 4}}
+        align(asked(place, "prompts", "grpo", **fields), tmp_path / "z", report=lambda x: None)
+
+
+def test_rewards_of_the_command_line(place):
+    assert read_rewards(["exact-match"]) == "exact-match"
+    mixed = read_rewards([f"{place / 'rewards.py'}:letters=2", "length=0.5"])
+    assert mixed["weights"] == [2.0, 0.5] and mixed["parts"][1] == "length"
+    with pytest.raises(SpecError, match="is not known"):
+        read_rewards(["exact-mach"])

@@ -1,0 +1,204 @@
+"""`llmanac tune` and `llmanac distill`: rows to a tuned model, refusals, a killed tuning, a teacher's text."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from llmanac.cli import app
+from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.spec import make, make_method
+from llmanac.generate.load import load_engine
+from llmanac.recipes.distill import teacher_file
+from llmanac.recipes.tune import TuneSpec, tune
+from llmanac.recipes.tune_memory import plan_memory, saved_bytes
+from llmanac.tokenizers.load import train_tokenizer
+from llmanac.train._step import Stepper
+
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with rows, and a teacher and a student of one tokenizer."""
+    folder, draw = tmp_path_factory.mktemp("tune"), random.Random(0)
+    rows = []
+    for _ in range(120):
+        a, b = draw.randrange(9), draw.randrange(9)
+        said = [f"What is {a} plus {b}?", f"It is {a + b}."]
+        rows.append({"messages": [{"role": r, "content": c} for r, c in zip(("user", "assistant"), said, strict=True)]})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = train_tokenizer("bpe", [str(rows)], vocab_size=300, special_tokens=SPECIAL)
+    for name, dim in (("student", 16), ("teacher", 24)):
+        model = make_method("lm", {"name": "transformer", "dim": dim, "layers": 1, "max_length": 96}).build(
+            vocab_size=tokenizer.vocab_size
+        )
+        model.generation = {"eos_token_id": tokenizer.special_tokens["<|im_end|>"]}
+        model.save_pretrained(folder / name)
+        tokenizer.save(folder / name)
+    return folder
+
+
+def asked(place, **fields):
+    rows = {"file": str(place / "rows.jsonl"), "held_out": 0.1, **fields.pop("rows", {})}
+    train = {"steps": 6, "batch_tokens": 256, "dtype": "float32", "compile": "never", "checkpoint_every": 2}
+    train |= {"attention": "sdpa", **fields.pop("train", {})}
+    return make(TuneSpec, {"model": str(place / "student"), "rows": rows, "train": train, **fields})
+
+
+def test_a_tuning_trains_what_carries_loss_and_is_served(place, tmp_path):
+    done = tune(asked(place, train={"steps": 30, "batch_tokens": 512}), tmp_path / "out", report=lambda line: None)
+    counts = dict(done.rows)
+    assert counts["rows"] == "120" and int(counts["held out"]) + int(counts["trained on"]) == 120
+    change, low, high = done.change()
+    assert low < change < high < 0 and done.after.mean < done.before.mean
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert kept["held_out"]["after"] == done.after.mean
+    engine = load_engine(tmp_path / "out")
+    assert engine.tokenizer.chat_template
+    assert engine.generate([engine.tokenizer.encode_chat([{"role": "user", "content": "What"}])[0]], max_new_tokens=2)
+    before = load_file(place / "student" / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    assert all((before[name] != after[name]).any() for name in before)  # full: every parameter moves
+
+
+def test_frozen_patterns_stay(place, tmp_path):
+    tune(asked(place, trained=["*.mlp.*"]), tmp_path / "out", report=lambda line: None)
+    before = load_file(place / "student" / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    assert {name for name in before if (before[name] != after[name]).any()} == {n for n in before if ".mlp." in n}
+
+
+def test_a_killed_tuning_goes_on_bit_for_bit(place, tmp_path, monkeypatch):
+    tune(asked(place), tmp_path / "whole", report=lambda line: None)
+    plain = Stepper.__call__
+
+    def killed(self, rows, scale, step):
+        if step == 3:
+            raise SystemExit  # as kill -9: nothing is saved on the way out
+        return plain(self, rows, scale, step)
+
+    monkeypatch.setattr(Stepper, "__call__", killed)
+    with pytest.raises(SystemExit):
+        tune(asked(place), tmp_path / "cut", report=lambda line: None)
+    monkeypatch.setattr(Stepper, "__call__", plain)
+    with pytest.raises(LlmanacError, match="--resume goes on with it"):
+        tune(asked(place), tmp_path / "cut")
+    with pytest.raises(SpecError, match="seed: was 0 and is 1 now"):
+        tune(asked(place, seed=1), tmp_path / "cut", resume=True)
+    tune(asked(place), tmp_path / "cut", resume=True, report=lambda line: None)
+    whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    results = [json.loads((tmp_path / name / "results.json").read_text())["held_out"] for name in ("whole", "cut")]
+    assert results[0] == results[1]
+
+
+def test_preview_shows_the_mask(place):
+    found = CliRunner().invoke(
+        app, ["tune", str(place / "student"), str(place / "rows.jsonl"), "--preview", "2"], catch_exceptions=False
+    )
+    assert found.exit_code == 0
+    row = json.loads((place / "rows.jsonl").read_text().splitlines()[0])["messages"]
+    assert f"⟦{row[1]['content']}<|im_end|>⟧" in found.stdout
+    assert f"<|im_start|>user\n{row[0]['content']}<|im_end|>" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"question": "a"}', r"rows.jsonl:2: needs `messages`.*has: question"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', r"rows.jsonl:2: nothing in this row carries loss"),
+        ('{"prompt": "a", "completion": ', r"rows.jsonl, line 2|rows.jsonl:2: not JSON"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(place, tmp_path, line, words):
+    first = (place / "rows.jsonl").read_text().splitlines()[0]
+    (tmp_path / "rows.jsonl").write_text(f"{first}\n{line}\n")
+    with pytest.raises(DataError, match=words):
+        tune(asked(place, rows={"file": str(tmp_path / "rows.jsonl")}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_long_rows_are_cut_or_dropped_and_counted(place, tmp_path):
+    long = {"prompt": "a b c d e f g " * 4, "completion": "It is 4. " * 12}
+    path = tmp_path / "rows.jsonl"
+    path.write_text((place / "rows.jsonl").read_text() + json.dumps(long) + "\n")
+    for side, name in (("right", "cut to the length"), ("left", "cut to the length"), ("drop", "dropped: longer")):
+        rows = {"file": str(path), "length": 64, "side": side, "held_out": 0.0}
+        done = tune(asked(place, rows=rows, train={"steps": 1}), tmp_path / side, report=lambda line: None)
+        assert any(label.startswith(name) and count == "1" for label, count in done.rows)
+    with pytest.raises(SpecError, match=r"rows\.length: 500 tokens, but the model reads 96"):
+        tune(asked(place, rows={"length": 500}), tmp_path / "too-long")
+
+
+def test_memory_decides_how_many_rows_are_computed_at_a_time(place):
+    model = make_method("lm", {"name": "transformer", "dim": 16, "layers": 2, "max_length": 64}).build(vocab_size=50)
+    objective = make_method("objective", "autoregressive").build()
+    row = [list(range(33))]
+    one, two = saved_bytes(model, objective, row), saved_bytes(model, objective, row * 2)
+    assert 1.7 * one < two <= 2 * one
+    spec = asked(place).train
+    spec = make(type(spec), {"steps": 1, "length": 32, "batch_tokens": 256, "dtype": "float32"})
+
+    class Rows:
+        def __next__(self):
+            return row * 8
+
+        def state(self):
+            return {}, {}
+
+        def restore(self, state, tensors):
+            pass
+
+    states = 12 * model.parameter_count()
+    for rows in (1, 3):
+        free = int(states + 1.5 * one * (rows + 0.5))
+        settled = plan_memory(model, objective, Rows(), spec, place / "none", lambda line: None, free=free)
+        assert settled.micro_batch == rows
+    with pytest.raises(SpecError, match=r"rows.length: .* lower rows.length"):
+        plan_memory(model, objective, Rows(), spec, place / "none", lambda line: None, free=states)
+
+
+@pytest.mark.parametrize("objective", ["token-distillation", "feature-distillation"])
+def test_a_student_learns_from_a_teacher(place, tmp_path, objective):
+    fields = {"teacher": str(place / "teacher"), "objective": objective}
+    done = tune(asked(place, **fields, train={"steps": 20}), tmp_path / "out", report=lambda line: None)
+    assert done.after.mean < done.before.mean
+
+
+class Scripted:
+    """A teacher's engine whose answers are known."""
+
+    def __init__(self, answers):
+        self.answers, self.calls = answers, 0
+
+    def generate(self, prompts, n, **options):
+        self.calls += len(prompts)
+        for prompt in prompts:
+            for text, reason in self.answers[prompt]:
+                yield type("Completion", (), {"text": text, "finish_reason": reason})()
+
+    def __getattr__(self, name):
+        raise AttributeError(name)
+
+
+def test_teachers_text_becomes_rows_and_a_cut_answer_never_does(tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "a", "completion": "1"}\n{"prompt": "b", "completion": "2"}\n')
+    engine = Scripted({"a": [("1", "stop"), ("1", "stop")], "b": [("5", "stop"), ("2 and", "length")]})
+    engine.generate = lambda prompts, n, **o: list(Scripted.generate(engine, prompts, n, **o))
+    counts, rows = teacher_file(engine, data, tmp_path, samples=2, verify=None)
+    assert [json.loads(line) for line in rows.read_text().splitlines()] == [
+        {"prompt": "a", "completion": "1"}, {"prompt": "b", "completion": "5"},
+    ]  # fmt: skip
+    assert counts == {"prompts": 2, "written": 2, "repeated": 1, "cut off or empty": 1}
+    answers = tmp_path / "teacher-answers.jsonl"
+    answers.write_text(answers.read_text().splitlines(True)[0] + '{"line": 2, "ro')  # killed while it wrote
+    calls = engine.calls
+    again, rows = teacher_file(engine, data, tmp_path, samples=2, verify=None)
+    assert engine.calls == calls + 1 and len(rows.read_text().splitlines()) == 2 and again["prompts"] == 2

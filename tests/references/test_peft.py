@@ -1,0 +1,215 @@
+"""Adapters against PEFT on models of transformers: outputs, gradients and files, both ways, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from _small_models import randomise
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MambaConfig,
+    Phi3Config,
+    Qwen3Config,
+)
+from transformers.models.llama import modeling_llama
+from transformers.models.phi3 import modeling_phi3
+from transformers.models.qwen3 import modeling_qwen3
+
+from llmanac.adapters.load import load_adapter, save_adapter
+from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.types import Batch
+from llmanac.models.load import load_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIZES = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+CONFIGS = {
+    "llama": LlamaConfig(**LLAMA, tie_word_embeddings=False),
+    "tied": LlamaConfig(**LLAMA, tie_word_embeddings=True),
+    "gpt2": GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "phi3": Phi3Config(**LLAMA, tie_word_embeddings=False, **IDS),
+    "neox": GPTNeoXConfig(**SIZES, intermediate_size=48, max_position_embeddings=64, tie_word_embeddings=False),
+    "qwen3": Qwen3Config(**LLAMA, head_dim=16, tie_word_embeddings=False),
+    "mamba": MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4),
+}
+LORA = {
+    "lora": {"lora_alpha": 8},
+    "rslora": {"lora_alpha": 6, "use_rslora": True},
+    "dora": {"lora_alpha": 8, "use_dora": True},
+    "patterns": {"lora_alpha": 8, "rank_pattern": {"layers.1.mlp.up_proj": 2}, "alpha_pattern": {"q_proj": 5}},
+}
+TARGETS = {
+    "llama": "all-linear",
+    "tied": ["q_proj", "down_proj", "lm_head"],
+    "gpt2": ["c_attn", "mlp.c_proj", "c_fc"],
+    "phi3": ["qkv_proj", "gate_up_proj", "o_proj"],
+    "neox": ["query_key_value", "dense"],
+    "mamba": ["in_proj", "x_proj"],
+}
+ROWS = [12, 5, 9]
+
+
+@pytest.fixture(autouse=True)
+def exact_norms(monkeypatch):
+    """The peers' norms compute in float32 even in a float64 model."""
+    for module, name in (
+        (modeling_llama, "LlamaRMSNorm"), (modeling_phi3, "Phi3RMSNorm"), (modeling_qwen3, "Qwen3RMSNorm"),
+    ):  # fmt: skip
+        monkeypatch.setattr(
+            getattr(module, name),
+            "forward",
+            lambda self, x: F.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon),
+        )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    found = {}
+    for name, config in CONFIGS.items():
+        found[name] = tmp_path_factory.mktemp(name)
+        randomise(AutoModelForCausalLM.from_config(config)).save_pretrained(found[name])
+    return found
+
+
+def peer_of(folder, adapter=None):
+    """A model of transformers in float64, with PEFT's adapter: a config, or a folder."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation=None).eval()
+    if adapter is None:
+        return model
+    if isinstance(adapter, (LoraConfig, PrefixTuningConfig, PromptTuningConfig)):
+        model = get_peft_model(model, adapter, autocast_adapter_dtype=False).double()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.empty(parameter.shape).normal_(0, 0.2, generator=generator))
+        return model.eval()
+    return PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).double()
+
+
+def ours_of(folder):
+    return load_model(folder, dtype=torch.float64, device="cpu")
+
+
+def texts():
+    ids = torch.randint(97, (3, 12), generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor(ROWS)
+    return ids, lengths, torch.arange(12) < lengths[:, None]
+
+
+def theirs(peer, first=0):
+    """Logits of the real tokens after `first` virtual ones, and the summed loss."""
+    ids, _, real = texts()
+    logits = peer(input_ids=ids, attention_mask=real.long()).logits[:, first:].double()
+    labels = ids.masked_fill(~real, -100)
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    return logits[real], loss
+
+
+def own(model):
+    ids, lengths, real = texts()
+    labels = torch.cat([ids.masked_fill(~real, -100)[:, 1:], torch.full((3, 1), -100)], 1)
+    batch = Batch(ids=ids, targets=labels, lengths=lengths)
+    return model(batch).logits[real], model.nll(batch)
+
+
+def compare(folder, written, peer, tmp_path, *, first=0, atol=1e-9, gradients=True):
+    """PEFT's files on our model: logits, loss, gradients; what is written here in PEFT again."""
+    model = ours_of(folder)
+    plain = own(model)[0]
+    transform = load_adapter(model, written)
+    expected, loss = theirs(peer, first)
+    found, nll = own(model)
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+    torch.testing.assert_close(nll, loss, rtol=max(1e-9, atol), atol=0)
+    assert (found - plain).abs().max() > 0.05
+    nll.backward()
+    found_gradients = {name: p.grad for name, p in transform.parameters().items()}
+    assert all(g is not None and g.abs().max() > 1e-6 for g in found_gradients.values())
+    if gradients:
+        loss.backward()
+        _compare_gradients(folder, peer, found_gradients, tmp_path, atol)
+    save_adapter(transform, tmp_path / "ours", base=str(folder))
+    again, _ = theirs(peer_of(folder, tmp_path / "ours").eval(), first)
+    # PEFT reads the vectors of a prompt or prefix into float32
+    torch.testing.assert_close(again, expected, rtol=0, atol=2e-6 if written_lead(transform) else atol)
+    reread = ours_of(folder)
+    load_adapter(reread, tmp_path / "ours")
+    torch.testing.assert_close(own(reread)[0], found, rtol=0, atol=1e-12)
+    with transform.disabled():
+        torch.testing.assert_close(own(model)[0], plain, rtol=0, atol=1e-12)
+    return model, transform
+
+
+def written_lead(transform):
+    return transform.spec.name in ("prefix", "prompt")
+
+
+def _compare_gradients(folder, peer, gradients, tmp_path, atol):
+    """PEFT's gradients by the names of its files, read as an adapter."""
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(parameter.grad)
+    peer.save_pretrained(tmp_path / "gradients")
+    their = load_adapter(ours_of(folder), tmp_path / "gradients").state()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, their[name], rtol=1e-8, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "family, kind",
+    [(f, "lora") for f in TARGETS if f != "llama"]
+    + [("llama", k) for k in LORA] + [("gpt2", "dora"), ("gpt2", "rslora"), ("tied", "dora"), ("phi3", "dora")],
+)  # fmt: skip
+def test_lora_equals_peft(folders, tmp_path, family, kind):
+    """Heads that are tied, fused and transposed matrices, interleaved ones, and a state-space model."""
+    folder = folders[family]
+    peer = peer_of(folder, LoraConfig(r=4, target_modules=TARGETS[family], task_type="CAUSAL_LM", **LORA[kind]))
+    peer.save_pretrained(tmp_path / "theirs")
+    exact = family not in ("neox", "mamba")  # whose peers compute a part in float32
+    model, transform = compare(folder, tmp_path / "theirs", peer, tmp_path, atol=1e-9 if exact else 1e-5)
+    found = own(model)[0]
+    assert transform.merge().error < 1e-12
+    torch.testing.assert_close(own(model)[0], found, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+def test_prefix_equals_peft(folders, tmp_path, family, projected):
+    """Grouped keys, learned positions, and heads of another width than D / H; through our cache too."""
+    folder = folders[family]
+    options = {"prefix_projection": True, "encoder_hidden_size": 8} if projected else {}
+    peer = peer_of(folder, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, **options))
+    peer.save_pretrained(tmp_path / "theirs")
+    # with a projection the files hold what it makes, whose gradients PEFT does not compute
+    model, transform = compare(folder, tmp_path / "theirs", peer, tmp_path, gradients=not projected)
+    _check_cache_and_refusals(model, transform)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mamba"])
+def test_prompt_equals_peft(folders, tmp_path, family):
+    folder = folders[family]
+    peer = peer_of(folder, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, num_attention_heads=4))
+    peer.save_pretrained(tmp_path / "theirs")
+    atol = 1e-5 if family == "mamba" else 1e-9
+    model, transform = compare(folder, tmp_path / "theirs", peer, tmp_path, first=5, atol=atol)
+    _check_cache_and_refusals(model, transform)
+
+
+def _check_cache_and_refusals(model, transform):
+    ids = texts()[0]
+    state = model.start(3)
+    pieces = torch.cat([model(part, state).logits for part in ids.split(5, dim=1)], 1)
+    torch.testing.assert_close(pieces, model(ids).logits, rtol=0, atol=1e-10)
+    assert state.counts == [17] * 3
+    with pytest.raises(SpecError, match="cannot be merged"):
+        transform.merge()
+    with pytest.raises(CheckpointError, match="save_adapter"):
+        model.save_pretrained("/nowhere")

@@ -1,0 +1,96 @@
+"""Rewards against their references: TRL, lm-eval's conventions, reasoning-gym, the formulas."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.spec import make_method
+from llmanac.rewards import Sample
+
+
+def values(reward, *texts, rows=None, **more):
+    made = make_method("reward", reward).build()
+    rows = rows or [{}] * len(texts)
+    samples = [
+        Sample(row=row, prompt="p", text=text, finished=True, **more) for text, row in zip(texts, rows, strict=True)
+    ]
+    return [score.value for score in made(samples)]
+
+
+def test_exact_match():
+    rows = [{"answer": "42"}] * 3
+    gsm8k = {"name": "exact-match", "convention": "gsm8k"}
+    assert values(gsm8k, "so #### 42", "#### 1,042", "42 it is", rows=rows) == [1.0, 0.0, 0.0]
+    assert values("exact-match", " 42 ", "43", "", rows=rows) == [1.0, 0.0, 0.0]
+    assert values("math", r"thus $\boxed{\frac{1}{2}}$", rows=[{"answer": r"\frac12"}]) == [1.0]
+    assert values("exact-match", "b", rows=[{"answer": ["a", "b"]}]) == [1.0]
+    with pytest.raises(DataError, match="no column 'answer'"):
+        values("exact-match", "x")
+    with pytest.raises((SpecError, DataError), match="nonsense"):
+        values({"name": "exact-match", "convention": "nonsense"}, "x", rows=[{"answer": "x"}])
+
+
+def test_pattern():
+    form = {"name": "pattern", "pattern": r"<a>\d+</a>"}
+    assert values(form, "<a>12</a>", "<a>12</a>.", "<a>x</a>") == [1.0, 0.0, 0.0]
+    assert values({**form, "where": "anywhere"}, "so <a>1</a>.", "no") == [1.0, 0.0]
+    assert values("format", "<think>a\nb</think> <answer>1</answer>", "<answer>1</answer>") == [1.0, 0.0]
+    with pytest.raises(SpecError, match="pattern: '\\('"):
+        make_method("reward", {"name": "pattern", "pattern": "("})
+
+
+def test_length_equals_trl():
+    rewards = pytest.importorskip("trl.rewards")
+    theirs = rewards.get_soft_overlong_punishment(max_completion_len=100, soft_punish_cache=20)
+    counts = [0, 79, 80, 81, 95, 100, 101, 300]
+    expected = theirs(completion_ids=[[0] * n for n in counts])
+    made = make_method("reward", {"name": "length", "target": 80, "window": 20}).build()
+    samples = [Sample(row={}, prompt="", text="", finished=True, tokens=n) for n in counts]
+    assert [score.value for score in made(samples)] == pytest.approx(expected)
+
+
+def test_combinations():
+    one, two = {"name": "pattern", "pattern": "a+"}, {"name": "pattern", "pattern": ".{3}"}
+    mixed = {"name": "mix", "parts": [one, two], "weights": [2.0, 0.5]}
+    assert values(mixed, "aaa", "aa", "bbb", "b") == [2.5, 2.0, 0.5, 0.0]
+    gated = {"name": "gated", "parts": [one, two]}
+    assert values(gated, "aaa", "aa", "bbb") == [1.0, 0.0, 0.0]  # what one part gives alone is worth nothing
+    [score] = make_method("reward", mixed).build()([Sample(row={}, prompt="", text="aa", finished=True)])
+    assert score.parts == {"pattern-1": 1.0, "pattern-2": 0.0}
+    with pytest.raises(SpecError, match="weights: 1 for 2 parts"):
+        make_method("reward", {**mixed, "weights": [1.0]})
+
+
+def test_function(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "def one(text, row):\n    return len(text) * row['by']\n"
+        "def many(prompts, completions, by, **more):\n    return [len(c) * b for c, b in zip(completions, by)]\n"
+        "def none(text, row):\n    return None\n"
+        "def short(completions, **more):\n    return [1.0]\n"
+    )
+    rows = [{"by": 2}, {"by": 3}]
+    for name in ("one", "many"):
+        assert values({"name": "function", "file": f"{path}:{name}"}, "ab", "c", rows=rows) == [4.0, 3.0]
+    for name, words in (("none", "gave None for the answer"), ("short", "gave 1 rewards for 2 answers")):
+        with pytest.raises(DataError, match=words):
+            values({"name": "function", "file": f"{path}:{name}"}, "ab", "c", rows=rows)
+    with pytest.raises(SpecError, match="has no function 'missing'"):
+        values({"name": "function", "file": f"{path}:missing"}, "ab")
+    with pytest.raises(SpecError, match=r"is not FILE\.py:function"):
+        values({"name": "function", "file": "own.py"}, "ab")
+
+
+def test_reasoning_gym_scores_are_its_own():
+    gym = pytest.importorskip("reasoning_gym")
+    for task in ("chain_sum", "spell_backward", "gcd"):
+        data = gym.create_dataset(task, size=5, seed=3)
+        rows = [dict(entry) for entry in data]
+        texts = [row["answer"] for row in rows]
+        for given in (texts, texts[1:] + texts[:1], [f"I think <answer>{t}</answer>" for t in texts]):
+            plain = [text.split("<answer>")[-1].removesuffix("</answer>") for text in given]
+            expected = [data.score_answer(text, row) for text, row in zip(plain, rows, strict=True)]
+            assert values("reasoning-gym", *given, rows=rows) == pytest.approx(expected)
+    with pytest.raises(SpecError, match="no task of reasoning-gym"):
+        values({"name": "reasoning-gym", "task": "nothing"}, "x", rows=rows[:1])

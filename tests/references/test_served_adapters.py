@@ -1,0 +1,167 @@
+"""Requests with different adapters in one batch: each gets the tokens that it gets when it is served alone."""
+
+from __future__ import annotations
+
+import copy
+import gc
+
+import pytest
+import torch
+from _engine_models import VOCABULARY, ByteTokenizer
+from _small_models import block, transformer
+
+from llmanac.adapters.load import save_adapter
+from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.spec import make_method
+from llmanac.generate.engine import Engine
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ADAPTERS = {
+    "small": {"name": "lora", "rank": 2, "targets": ["q_proj", "lm_head"]},
+    "wide": {"name": "rslora", "rank": 5, "targets": ["all-linear"]},
+    "lengths": {"name": "dora", "rank": 2, "targets": ["o_proj", "up_proj"]},
+    "prefix": {"name": "prefix", "tokens": 3},
+    "prompt": {"name": "prompt", "tokens": 5},
+}
+CACHE = {"prefix_cache_bytes": 1 << 22}
+SYSTEM = list(range(40, 75))
+PROMPTS = [[*SYSTEM, 9, 8], [17], [*SYSTEM, 5], [7] * 12, [*SYSTEM, 9, 8], [3, 4]]
+
+
+def trained(model, fields, seed):
+    """A copy of the model with a Transform whose values are not the initial ones."""
+    own = copy.deepcopy(model)
+    transform = make_method("adapter", fields).build(seed=seed).apply(own)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in transform.parameters().values():
+            parameter.add_(torch.empty(parameter.shape).normal_(0, 0.3, generator=generator))
+    return own, transform
+
+
+def setting(tmp_path, names=tuple(ADAPTERS), **choices):
+    """A model, its adapters (folders and live Transforms by turns), and the model of each."""
+    model = transformer(vocab_size=VOCABULARY, **choices)
+    given, alone = {}, {None: model}
+    for seed, name in enumerate(names):
+        alone[name], transform = trained(model, ADAPTERS[name], seed)
+        given[name] = save_adapter(transform, tmp_path / name) if seed % 2 == 0 else transform
+    return model, given, alone
+
+
+def submit(engine, adapters, **options):
+    """All requests in one scheduler; the tokens of each."""
+    made = [
+        engine.request(prompt, adapter=name, max_new_tokens=10, seed=i, **options)
+        for i, (prompt, name) in enumerate(zip(PROMPTS, adapters, strict=True))
+    ]
+    scheduler = engine.scheduler()
+    for request in made:
+        scheduler.submit(request)
+    while scheduler.busy:
+        scheduler.step()
+    return [sequence.ids for request in made for sequence in request.sequences], made
+
+
+def expected(alone, adapters, known=None, **options):
+    """The tokens of each request served alone; `known` keeps them."""
+    found, known = [], {} if known is None else known
+    for i, (prompt, name) in enumerate(zip(PROMPTS, adapters, strict=True)):
+        key = (i, name, *options.items())
+        if key not in known:
+            done = Engine(alone[name], ByteTokenizer()).generate([prompt], max_new_tokens=10, seed=i, **options)
+            known[key] = [completion.ids for completion in done]
+        found += known[key]
+    return found
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    return *setting(tmp_path_factory.mktemp("adapters")), {}
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "n": 2}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "engine_options",
+    [{}, CACHE, {**CACHE, "most_tokens": 90}, {"drafter": "prompt-lookup"}],
+    ids=["plain", "cached", "preempted", "drafted"],
+)  # fmt: skip
+def test_tokens_are_those_of_a_request_alone(usual, options, engine_options):
+    model, given, alone, known = usual
+    engine = Engine(model, ByteTokenizer(), adapters=given, rows=8, **engine_options)
+    every = list(ADAPTERS)
+    for adapters in ([None, *every], [every[3], every[4], every[3], None, every[4], every[1]]):
+        assert submit(engine, adapters, **options)[0] == expected(alone, adapters, known, **options)
+    if engine.prefix_cache is not None and "most_tokens" not in engine_options:
+        assert engine.prefix_cache.reused_tokens > 0
+        # the same prompts under other adapters take nothing from each other
+        submit(engine, ["small"] * 6, **options)
+        assert submit(engine, ["wide"] * 6, **options)[0] == expected(alone, ["wide"] * 6, known, **options)
+
+
+def test_every_adapter_gives_other_tokens(usual):
+    _, _, alone, known = usual
+    first = [expected(alone, [name] * 6, known)[0] for name in (None, *ADAPTERS)]
+    assert len(set(map(tuple, first))) == 6
+
+
+@pytest.mark.parametrize("mixer", ["mamba", "gru", "latent", "sliding-window"])
+def test_other_layers(tmp_path, mixer):
+    """Recurrent states, rings, latent keys, and rows that begin with trained vectors."""
+    names = ("wide", "prompt", "prefix") if mixer in ("latent", "sliding-window") else ("wide", "prompt")
+    model, given, alone = setting(tmp_path, names, blocks=block(mixer))
+    adapters = [*names, None, *names, *names][:6]
+    engine = Engine(model, ByteTokenizer(), adapters=given)
+    assert submit(engine, adapters)[0] == expected(alone, adapters)
+
+
+def test_experts_mix_rows_and_are_run_apart(tmp_path):
+    model, given, alone = setting(tmp_path, ("wide", "prefix"), blocks=block("multi-head", "experts"))
+    adapters = ["wide", "prefix", None, "wide", "wide", None]
+    engine = Engine(model, ByteTokenizer(), adapters=given)
+    assert engine.bank is not None and engine.bank.one_by_one
+    assert submit(engine, adapters)[0] == expected(alone, adapters)
+
+
+def test_the_model_alone_is_as_before(tmp_path):
+    model, given, alone = setting(tmp_path, ("wide", "prompt"))
+    engine = Engine(model, ByteTokenizer(), adapters=given)
+    assert Engine(model, ByteTokenizer()).generate([[5, 6]])[0].ids == Engine(alone[None]).generate([[5, 6]])[0].ids
+    model.save_pretrained(tmp_path / "m")  # its weights are its own
+    assert all(p.requires_grad for p in model.parameters())
+    del engine
+    gc.collect()
+    assert all(getattr(m, "change", None) is None for m in model.modules())
+
+
+def test_a_live_transform_is_served_as_it_is_trained(tmp_path):
+    model = transformer(vocab_size=VOCABULARY)
+    own, transform = trained(model, ADAPTERS["wide"], 0)
+    engine = Engine(model, ByteTokenizer(), adapters={"it": transform})
+    before = engine.generate([[5, 6]], adapter="it")[0].ids
+    with torch.no_grad():
+        for parameter in transform.parameters().values():
+            parameter.mul_(-1.5)
+    after = engine.generate([[5, 6]], adapter="it")[0].ids
+    assert before != after == Engine(own, ByteTokenizer()).generate([[5, 6]])[0].ids
+
+
+def test_refusals(tmp_path):
+    model, given, alone = setting(tmp_path, ("small", "wide", "prompt"))
+    engine = Engine(model, ByteTokenizer(), adapters=given)
+    with pytest.raises(RequestError, match=r"adapter: 'smal' is not known.*small.*\(known: small, wide, prompt\)"):
+        engine.request([1], adapter="smal")
+    with pytest.raises(RequestError, match="this engine has none"):
+        Engine(model).request([1], adapter="small")
+    with pytest.raises(RequestError, match="native runner computes no adapters"):
+        Engine(model.float(), adapters=given, runner="native")
+    assert Engine(model, adapters=given, runner="auto").native is None
+    limit = model.max_length
+    assert engine.request([1] * (limit - 5), adapter="prompt").context == limit - 5
+    with pytest.raises(RequestError, match="do not fit"):
+        engine.request([1] * (limit - 4), adapter="prompt")
+    with pytest.raises(SpecError, match="has one applied already"):
+        Engine(alone["wide"], adapters=given)
+    other = transformer(vocab_size=VOCABULARY, dim=16)
+    with pytest.raises(SpecError, match="which this model has not"):
+        Engine(other, adapters={"wide": given["wide"]})
