@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from _harness import Benchmark, Result, find_peer
+from _workers import answer, begin_memory, loops, turns
 
 DIM, LAYERS, HEADS, WIDTH, LENGTH, ROWS = 256, 6, 4, 688, 256, 8
 TOKENS = LENGTH * ROWS
@@ -98,12 +97,6 @@ def theirs(precision: str, compiled: bool, vocab: int) -> tuple[Callable[[], Any
     return step, {}
 
 
-def resident(field: str) -> float:
-    """A field of /proc/self/status in MB: VmRSS (now) or VmHWM (the most so far)."""
-    text = Path("/proc/self/status").read_text()
-    return int(text.partition(field + ":")[2].split()[0]) / 1024
-
-
 def worker(name: str, vocab: int) -> None:
     """Build a loop, then answer each line of standard input with one line of JSON."""
     import torch
@@ -120,81 +113,26 @@ def worker(name: str, vocab: int) -> None:
         from llmanac.train._memory import keep_freed_memory
 
         keep_freed_memory()
-    before = resident("VmRSS") if Path("/proc/self/status").is_file() else None
-    if before is not None:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # the peak of the imports is not the loop's
+    before = begin_memory()
     compiled = "compiled" in words
     dtype = "float32" if "float32" in words else "auto"
     step, about = ours(compiled, vocab, dtype) if owner == "ours" else theirs(words[0], compiled, vocab)
-    for _ in range(3):
-        step()
-    print(json.dumps(about), flush=True)
-    for line in sys.stdin:
-        answer: dict[str, Any] = {}
-        if line.strip() == "step":
-            cpu, wall = time.process_time(), time.perf_counter()
-            step()
-            answer = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-        elif line.strip() == "gemm":
-            from llmanac.core.device import DTYPES, measure_gemm
 
-            clock = time.process_time if THREADS == 1 else time.perf_counter
-            answer = {"rate": measure_gemm(DTYPES[about["dtype"]], clock=clock)}
-        elif line.strip() == "memory" and before is not None:
-            answer = {"megabytes": resident("VmHWM") - before}
-        print(json.dumps(answer), flush=True)
+    def more(what: str) -> dict[str, Any]:
+        from llmanac.core.device import DTYPES, measure_gemm
 
+        clock = time.process_time if THREADS == 1 else time.perf_counter
+        return {"rate": measure_gemm(DTYPES[about["dtype"]], clock=clock)} if what == "gemm" else {}
 
-class Loop:
-    """A worker process."""
-
-    def __init__(self, name: str, vocab: int) -> None:
-        command = [sys.executable, __file__, "--worker", name, str(vocab)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name = name
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name}: the loop ended with status {self.process.wait()}")
-        return json.loads(line)
-
-    def ask(self, what: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        print(what, file=self.process.stdin, flush=True)
-        return self.read()
-
-
-@contextlib.contextmanager
-def loops(names: list[str], vocab: int) -> Iterator[tuple[dict[str, Loop], dict[str, dict[str, Any]]]]:
-    """Start workers one after the other (each measures while it plans), and end them in any case."""
-    running: dict[str, Loop] = {}
-    try:
-        about = {}
-        for name in names:
-            running[name] = Loop(name, vocab)
-            about[name] = running[name].read()
-        yield running, about
-    finally:
-        for loop in running.values():
-            if loop.process.stdin is not None:
-                loop.process.stdin.close()
-            loop.process.wait(timeout=60)
+    answer(step, about, before, more)
 
 
 def taking_turns(names: list[str], vocab: int = 4096) -> tuple[dict[str, float], dict[str, dict[str, Any]], float]:
     """Median seconds a step of each loop over rounds in alternating order; what ours decided; the GEMM rate."""
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    rate = 0.0
-    with loops(names, vocab) as (running, about):
-        for turn in range(ROUNDS):
-            for name in names if turn % 2 == 0 else reversed(names):
-                answer = running[name].ask("step")
-                taken[name].append(answer["cpu" if THREADS == 1 else "wall"])
-            rate = max(rate, running[names[0]].ask("gemm")["rate"])
-    return {name: statistics.median(times) for name, times in taken.items()}, about, rate
+    with loops(__file__, names, vocab) as (running, about):
+        seconds = turns(running, ROUNDS, "cpu" if THREADS == 1 else "wall")
+        rate = max(running[names[0]].ask("gemm")["rate"] for _ in range(ROUNDS))
+    return seconds, about, rate
 
 
 # --- the measurements ----------------------------------------------------------------------------------------------
@@ -235,7 +173,7 @@ def memory(name: str, vocab: int) -> Result:
     found: dict[str, list[float]] = {"ours": [], **({"theirs-bf16": []} if module else {})}
     for _ in range(PROCESSES):
         for loop_name, megabytes in found.items():
-            with loops([loop_name], vocab) as (running, _):
+            with loops(__file__, [loop_name], vocab) as (running, _):
                 for _ in range(3):
                     running[loop_name].ask("step")
                 megabytes.append(running[loop_name].ask("memory")["megabytes"])

@@ -1,0 +1,322 @@
+"""Fine-tuning against TRL, plain `transformers` loops, PEFT and bitsandbytes: memory and speed of a step.
+
+Each loop is a process that takes a step when its turn comes, with the same rows, dtype, optimizer and clipping, one
+thread and the same allocator settings on all sides. Memory is the peak of the process above what its imports left; a
+step's time is the CPU time of its process. The first four are of a small Llama (width 256, 2 layers, 8 rows of 256
+tokens, float32), the others of SmolLM2-135M with adapters of rank 8 on all linear maps.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _harness import Benchmark, Result, find_peer
+from _workers import answer, begin_memory, loops, turns
+
+DIM, LAYERS, HEADS, LENGTH, ROWS, RANK = 256, 2, 4, 256, 8, 8
+ROUNDS = int(os.environ.get("LLMANAC_BENCH_ROUNDS", "5"))
+PROCESSES = 3
+
+bench = Benchmark("adapt", "Fine-tuning steps against TRL, transformers, PEFT and bitsandbytes.")
+Step = Callable[[], Any]
+
+
+def rows_of(vocab: int, count: int, length: int) -> list[list[int]]:
+    import numpy as np
+
+    return np.random.default_rng(0).integers(4, vocab, (count, length)).tolist()
+
+
+def small_peer(vocab: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab, hidden_size=DIM, intermediate_size=2 * DIM, num_hidden_layers=LAYERS, use_cache=False,
+            num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=2 * LENGTH,
+            bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False,
+        )
+    ).train()  # fmt: skip
+
+
+def stepper(model: Any, rows: list[list[int]], dtype: str) -> Step:
+    """Our step on these rows, as `llmanac tune` makes it."""
+    import numpy as np
+
+    from llmanac.core.device import DTYPES
+    from llmanac.core.spec import make_method
+    from llmanac.train._memory import keep_freed_memory
+    from llmanac.train._step import Stepper
+
+    keep_freed_memory()
+    objective = make_method("objective", "autoregressive").build()
+    optimizer = make_method("optimizer", {"name": "adamw", "lr": 1e-3, "weight_decay": 0.0})
+    made = Stepper(
+        model.train(), objective, optimizer.build(model=model), micro_batch=len(rows), clip=1.0, dtype=DTYPES[dtype],
+        folder=Path(tempfile.gettempdir()),
+    )  # fmt: skip
+    data = [np.asarray(row) for row in rows]
+    return lambda: made(data, 1.0, 0)
+
+
+def plain(model: Any, rows: list[list[int]], dtype: str = "float32") -> Step:
+    """The loop that a transformers user writes."""
+    import contextlib
+
+    import torch
+
+    from llmanac.train._memory import keep_freed_memory
+
+    keep_freed_memory()  # as ours: the allocator is not what is compared
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0, fused=True)
+    ids = torch.tensor(rows)
+    short = dtype == "bfloat16"
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16) if short else contextlib.nullcontext():
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def trl(vocab: int, rows: list[list[int]]) -> Step:
+    """A step of TRL's SFTTrainer with its default loss, without what its loop does between steps."""
+    import torch
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+    from trl import SFTConfig, SFTTrainer
+
+    from llmanac.train._memory import keep_freed_memory
+
+    keep_freed_memory()
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>")
+    trainer = SFTTrainer(
+        model=small_peer(vocab), train_dataset=Dataset.from_list([{"input_ids": row} for row in rows]),
+        processing_class=tokenizer,
+        args=SFTConfig(
+            output_dir=tempfile.mkdtemp(), per_device_train_batch_size=len(rows), report_to="none", use_cpu=True,
+            bf16=False, gradient_checkpointing=False, max_length=LENGTH, optim="adamw_torch_fused", learning_rate=1e-3,
+            weight_decay=0.0, disable_tqdm=True, save_strategy="no",
+        ),
+    )  # fmt: skip
+    optimizer = trainer.create_optimizer()
+    batch = next(iter(trainer.get_train_dataloader()))
+
+    def step() -> None:
+        trainer.training_step(trainer.model, dict(batch))
+        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def our_small(vocab: int) -> Any:
+    from llmanac.core import registry, spec
+
+    mixer, ffn = {"name": "multi-head", "heads": HEADS}, {"name": "swiglu", "width": 2 * DIM}
+    block = spec.make_method("block", {"name": "pre-norm", "mixer": mixer, "ffn": ffn})
+    shape = {"dim": DIM, "layers": LAYERS, "blocks": (block,), "max_length": 2 * LENGTH, "tied": False}
+    return registry.build("lm", "transformer", **shape, vocab_size=vocab)
+
+
+def smol(dtype: str, quantizer: str | None = None) -> Any:
+    """SmolLM2 with our adapter: its frozen weights in `dtype`, or quantized."""
+    import torch
+
+    from llmanac.core.spec import make_method
+    from llmanac.models.freeze import freeze
+    from llmanac.models.load import load_model
+
+    model: Any = load_model(os.environ["LLMANAC_SMOLLM2"])
+    model.packed = None
+    model.compute_dtype = getattr(torch, dtype)
+    if quantizer:
+        make_method("quantizer", quantizer).build().apply(model)
+    make_method("adapter", {"name": "lora", "rank": RANK}).build(seed=0).apply(model)
+    return freeze(model)
+
+
+def smol_peer(folder: str, four_bits: bool) -> Any:
+    """SmolLM2 with PEFT's adapter, its linear maps in bitsandbytes' 4 bits where asked."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.config.use_cache = False
+    if four_bits:
+        import bitsandbytes as bnb
+
+        for name, module in list(model.model.layers.named_modules()):
+            if isinstance(module, torch.nn.Linear):
+                made = bnb.nn.Linear4bit(
+                    module.in_features, module.out_features, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4",
+                    compress_statistics=True,
+                )  # fmt: skip
+                made.weight = bnb.nn.Params4bit(
+                    module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=made
+                )
+                owner, _, own = name.rpartition(".")
+                setattr(model.model.layers.get_submodule(owner), own, made.to("cpu"))
+    config = LoraConfig(r=RANK, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, config).train()
+
+
+def worker(name: str, vocab: int, folder: str) -> None:
+    """One loop: `ours` or a peer, of a small model or of SmolLM2."""
+    import torch
+
+    torch.set_num_threads(1)
+    needs = {
+        "trl": ["trl.trainer.sft_trainer", "datasets"],
+        "peft": ["peft", "transformers.models.llama.modeling_llama"],
+    }
+    owner = name.split("-")[0]
+    own = ["llmanac.models.lm.transformer", "llmanac.train.loop", "llmanac.train.optimizers._adamw_kernel"]
+    for module in own if owner == "ours" else needs.get(owner, [llama]):
+        importlib.import_module(module)
+    before = begin_memory()
+    rows = rows_of(vocab or 49152, ROWS, LENGTH) if vocab else rows_of(49152, 4, LENGTH)
+    if name == "ours-sft":
+        step = stepper(our_small(vocab), [[*row, 5] for row in rows], "float32")
+    elif name == "plain-sft":
+        step = plain(small_peer(vocab), rows)
+    elif name == "trl-sft":
+        step = trl(vocab, rows)
+    elif name == "ours-lora":
+        step = stepper(smol("float32"), [[*row, 5] for row in rows], "float32")
+    elif name == "peft-lora":
+        step = plain(smol_peer(folder, False), rows)
+    elif name == "ours-bf16":
+        step = stepper(smol("bfloat16"), [[*row, 5] for row in rows], "bfloat16")
+    elif name == "ours-nf4":
+        step = stepper(smol("bfloat16", "nf4"), [[*row, 5] for row in rows], "bfloat16")
+    else:
+        step = plain(smol_peer(folder, True), rows, "bfloat16")
+    answer(step, {}, before)
+
+
+def memory(names: list[str], vocab: int, folder: str = "-") -> dict[str, float]:
+    """Peak megabytes above the imports: the median of processes."""
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(PROCESSES):
+        for name, taken in found.items():
+            with loops(__file__, [name], vocab, folder) as (running, _):
+                running[name].ask("step")
+                taken.append(running[name].ask("memory")["megabytes"])
+    return {name: statistics.median(taken) for name, taken in found.items()}
+
+
+def sft_memory(name: str, vocab: int) -> Result:
+    module, peer = find_peer("trl")
+    found = memory(["ours-sft", "plain-sft", *(["trl-sft"] if module else [])], vocab)
+    more = {
+        "plain_loop": found["plain-sft"],
+        "of_plain_loop": found["ours-sft"] / found["plain-sft"],
+        "vocabulary": vocab,
+    }
+    return Result(name, "MB", found["ours-sft"], f"{peer} SFTTrainer", found.get("trl-sft"), "lower", more)
+
+
+@bench.measure("sft-memory-16k")
+def sft_memory_16k() -> Result:
+    return sft_memory("sft-memory-16k", 16_000)
+
+
+@bench.measure("sft-memory-49k")
+def sft_memory_49k() -> Result:
+    return sft_memory("sft-memory-49k", 49_152)
+
+
+def sft_speed(name: str, peer_loop: str, peer: str) -> Result:
+    rates = {}
+    for vocab in (16_000, 49_152):
+        with loops(__file__, ["ours-sft", peer_loop], vocab, "-") as (running, _):
+            rates[vocab] = turns(running, ROUNDS)
+    tokens = ROWS * LENGTH
+    pair = {"ours": rates[16_000]["ours-sft"], "theirs": rates[16_000][peer_loop]}
+    more = {"ratio_49k": rates[49_152][peer_loop] / rates[49_152]["ours-sft"]}
+    return Result.rate(name, tokens, pair, unit="tokens/s", peer=peer, **more)
+
+
+@bench.measure("sft-speed")
+def sft_speed_trl() -> Result:
+    return sft_speed("sft-speed", "trl-sft", f"{find_peer('trl')[1]} SFTTrainer")
+
+
+@bench.measure("sft-speed-hf")
+def sft_speed_hf() -> Result:
+    return sft_speed("sft-speed-hf", "plain-sft", f"{find_peer('transformers')[1]} loop")
+
+
+def folder_of_smollm2() -> str | None:
+    """SmolLM2 in Hugging Face's layout, made once from its GGUF file; None where that is not here."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from evidence._pretrained import smollm2
+
+    path = smollm2()
+    if path is None:
+        return None
+    os.environ["LLMANAC_SMOLLM2"] = str(path)
+    place = Path(tempfile.gettempdir()) / "llmanac-smollm2-hf"
+    if not (place / "config.json").is_file():
+        from llmanac.models.load import load_model
+
+        load_model(path).save_pretrained(place)
+    return str(place)
+
+
+def on_smollm2(name: str, own: str, other: str, peer: str, tokens: int = 4 * LENGTH) -> Result:
+    folder = folder_of_smollm2()
+    if folder is None:
+        return Result(name, "tokens/s", None, peer, more={"why": "SmolLM2 is not here"})
+    with loops(__file__, [own, other], 0, folder) as (running, _):
+        seconds = turns(running, ROUNDS)
+    return Result.rate(name, tokens, {"ours": seconds[own], "theirs": seconds[other]}, unit="tokens/s", peer=peer)
+
+
+@bench.measure("lora-speed")
+def lora_speed() -> Result:
+    return on_smollm2("lora-speed", "ours-lora", "peft-lora", f"{find_peer('peft')[1]} in a plain loop")
+
+
+@bench.measure("lora-memory")
+def lora_memory() -> Result:
+    folder, peer = folder_of_smollm2(), f"{find_peer('peft')[1]} in a plain loop"
+    if folder is None:
+        return Result("lora-memory", "MB", None, peer, more={"why": "SmolLM2 is not here"})
+    found = memory(["ours-lora", "peft-lora"], 0, folder)
+    return Result("lora-memory", "MB", found["ours-lora"], peer, found["peft-lora"], "lower")
+
+
+@bench.measure("qlora-step")
+def qlora_step() -> Result:
+    """A step with the frozen weights in NF4 against the same in bfloat16, 1,024 tokens."""
+    return on_smollm2("qlora-step", "ours-nf4", "ours-bf16", "our LoRA in bfloat16")
+
+
+@bench.measure("qlora-bnb")
+def qlora_bnb() -> Result:
+    return on_smollm2("qlora-bnb", "ours-nf4", "bnb-nf4", f"{find_peer('bitsandbytes')[1]} Linear4bit with PEFT")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    else:
+        bench.main()
