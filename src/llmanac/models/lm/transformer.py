@@ -226,7 +226,10 @@ class Transformer(TrainedModel):
         typed = getattr(self, "token_types", None) is not None
         check_request(self.model.layers, self.lm_head, batch, state, want, reads_source=False, typed=typed)
         x, context = self._enter(batch, state)
-        x, layers = run_layers(self.model.layers, x, context, None if state is None else state.layers, want.layers)
+        blocks = self.model.layers
+        if want == Want(layers=want.layers) and want.layers and state is None:
+            blocks = blocks[: max(want.layers)]  # nothing else is wanted
+        x, layers = run_layers(blocks, x, context, None if state is None else state.layers, want.layers)
         hidden = self.model.norm(x)
         output = read_head(self.lm_head, hidden, batch, context, None if state is None else state.layers[-1], want)
         if state is not None:
