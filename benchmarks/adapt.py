@@ -182,10 +182,8 @@ def worker(name: str, vocab: int, folder: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    needs = {
-        "trl": ["trl.trainer.sft_trainer", "datasets"],
-        "peft": ["peft", "transformers.models.llama.modeling_llama"],
-    }
+    llama = "transformers.models.llama.modeling_llama"
+    needs = {"trl": ["trl.trainer.sft_trainer", "datasets"], "peft": ["peft", llama], "bnb": ["bitsandbytes", "peft"]}
     owner = name.split("-")[0]
     own = ["llmanac.models.lm.transformer", "llmanac.train.loop", "llmanac.train.optimizers._adamw_kernel"]
     for module in own if owner == "ours" else needs.get(owner, [llama]):

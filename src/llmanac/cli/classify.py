@@ -15,7 +15,7 @@ from llmanac.cli.options import AsJson, Fields, Force, OnError, Seed, group
 
 if TYPE_CHECKING:
     from llmanac.data.labelled import Labelled
-    from llmanac.evaluate.classification import Report
+    from llmanac.metrics.accuracy import Report
 
 app = group("Classify texts: train a classifier, use it, explain it, or compare the methods.")
 TextColumn = Annotated[str, typer.Option(help="Column of the text; in a .tsv without a header its number, from 1.")]

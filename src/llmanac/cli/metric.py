@@ -51,12 +51,14 @@ def _report(
     test: str = "randomization", **more: Any,
 ) -> None:  # fmt: skip
     """A row for each score: value, interval, and the difference from the baseline."""
-    from llmanac.metrics.significance import Spec, significance
+    from llmanac.core.spec import make_method
+    from llmanac.metrics.significance import significance
 
     heads, rows, document = ["metric", "value", "95% interval"], [], []
     if baselines:
         heads += ["baseline", "difference", "p"]
     trials = 1000 if test == "bootstrap" else 10_000
+    spec = make_method("metric", {"name": "significance", "test": test, "trials": trials})
     for name, measured in found.items():
         low, high = measured.interval()
         entry: dict[str, Any] = {"metric": name, "value": measured.value, "low": low, "high": high}
@@ -64,7 +66,7 @@ def _report(
         digits = 2 if max(abs(measured.value), abs(high)) > 1 else 4
         row = [name, f"{measured.value:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"]
         if baselines:
-            compared = significance(baselines[name], measured, Spec(test=test, trials=trials))  # type: ignore[arg-type]
+            compared = significance(baselines[name], measured, spec)
             entry |= {
                 "baseline": baselines[name].value,
                 "difference": compared.difference,
@@ -144,6 +146,30 @@ def chrf_command(
     """chrF, as sacrebleu computes it; -s word_order=2 is chrF++."""
     after = f"llmanac metric bleu {hypotheses} {references[0]}"
     _corpus("chrf", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
+
+
+@app.command("bertscore")
+def bertscore_command(
+    hypotheses: Hypotheses,
+    references: References,
+    model: Annotated[str, typer.Option(help="An encoder: a model's folder or a hub model's name.")],
+    layer: Annotated[int | None, typer.Option(help="Blocks of the model that are read [all].")] = None,
+    weights: Annotated[str, typer.Option(help="uniform, or idf to weigh rare tokens more.")] = "uniform",
+    column: HypothesisColumn = "text",
+    reference_column: ReferenceColumn = "reference",
+    as_json: AsJson = False,
+) -> None:
+    """BERTScore: how well tokens have counterparts of similar meaning, as bert-score computes it."""
+    from llmanac.core.spec import make_method
+    from llmanac.evaluate.embed import Embedder
+
+    mine, golds = _read(hypotheses, references, column, reference_column)
+    spec = make_method("metric", {"name": "bertscore", "layer": layer, "weights": weights})
+    found = spec.build()(mine.values, golds, Embedder.load(model))
+    if found.cut and not as_json:
+        print(f"{found.cut:,} texts are longer than the model reads, and were cut.")
+    rows = {one.name: one for one in (found.measured(side) for side in ("precision", "recall", "f"))}
+    _report(rows, as_json, f"llmanac metric rouge {hypotheses} {references[0]}", cut=found.cut)
 
 
 @app.command("exact-match")

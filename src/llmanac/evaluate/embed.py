@@ -11,7 +11,7 @@ is taken. The dot product of two vectors of length 1 is their cosine. Reimers & 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, SpecError, shown
-from llmanac.core.types import HIDDEN, Batch
+from llmanac.core.types import HIDDEN, Batch, Want
 from llmanac.models._layers import upcast
 from llmanac.models.lm.encoder import Encoder
 
@@ -31,6 +31,7 @@ Pooling = Literal["mean", "cls", "last"]
 MODULES, LENGTH = "modules.json", "sentence_bert_config.json"
 MODES = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}  # sentence-transformers' names
 BATCH_TOKENS = 1 << 13  # places of a batch, padding included
+BATCH_HIDDEN = 1 << 10  # where every state is kept
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,16 @@ class Embedder:
         Raises:
             DataError: a text without a token, by its number.
         """
+        rows, cut = self.tokens(texts)
+        for number, row in enumerate(rows):
+            if not row:
+                raise DataError(
+                    f"text {number + 1}: is empty, and this model puts no token around a text; leave it out"
+                )
+        return Embedded(self.vectors(rows), [len(row) for row in rows], cut)
+
+    def tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """The ids of each text, special tokens included, and the numbers of those that were cut."""
         tokenizer, rows, cut = self.tokenizer, [], []
         template, bos = tokenizer.template, tokenizer.bos_id if tokenizer.adds_bos else None
         given = [text.lower() if self.lower else text for text in texts]
@@ -140,11 +151,31 @@ class Embedder:
                 ids = ids[:room]
                 cut.append(number)
             rows.append([bos] * begins + template.apply(ids)[0])
-            if not rows[-1]:
-                raise DataError(
-                    f"text {number + 1}: is empty, and this model puts no token around a text; leave it out"
-                )
-        return Embedded(self.vectors(rows), [len(row) for row in rows], cut)
+        return rows, cut
+
+    @property
+    def special(self) -> frozenset[int]:
+        """The ids that are put around every text."""
+        return frozenset(self.tokens([""])[0][0])
+
+    @torch.inference_mode()
+    def hidden(self, rows: Sequence[Sequence[int]], layer: int | None = None) -> list[Tensor]:
+        """The hidden state of each token, (T, D) a row of ids, after `layer` blocks (by default after all).
+
+        Raises:
+            SpecError: a layer that the model does not have. RequestError: an id or a length that it cannot take.
+        """
+        blocks = len(self.model.model.layers)
+        if layer is not None and not 0 <= layer <= blocks:
+            raise SpecError(f"layer: {layer} is not between 0 and the {blocks} blocks of the model")
+        want = Want(layers=(blocks if layer is None else layer,))
+        out: list[Tensor | None] = [None] * len(rows)
+        for chosen in _batches([len(row) for row in rows], BATCH_HIDDEN):
+            found = self.model(self._padded([list(rows[i]) for i in chosen]), want=want).layers[0]
+            states = self.model.model.norm(found)
+            for i, row in zip(chosen, states, strict=True):
+                out[i] = row[: len(rows[i])]
+        return out  # type: ignore[return-value]
 
     @torch.inference_mode()
     def vectors(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -153,23 +184,15 @@ class Embedder:
         Raises:
             RequestError: an id or a length that the model cannot take.
         """
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         out: np.ndarray | None = None
-        start = 0
-        while start < len(order):
-            stop = start + 1
-            while stop < len(order) and len(rows[order[stop]]) * (stop + 1 - start) <= BATCH_TOKENS:
-                stop += 1
-            found = self._batch([list(rows[i]) for i in order[start:stop]]).float().cpu().numpy()
+        for chosen in _batches([len(row) for row in rows], BATCH_TOKENS):
+            found = self._batch([list(rows[i]) for i in chosen]).float().cpu().numpy()
             out = np.empty((len(rows), found.shape[1]), np.float32) if out is None else out
-            out[order[start:stop]] = found
-            start = stop
+            out[chosen] = found
         return np.empty((0, 0), np.float32) if out is None else out
 
     def _batch(self, rows: list[list[int]]) -> Tensor:
-        model, batch = self.model, Batch.padded(rows, device=self.model.device)
-        if isinstance(model, Encoder):
-            batch = Batch(ids=batch.ids, lengths=batch.lengths, mask="bidirectional")
+        model, batch = self.model, self._padded(rows)
         if getattr(model, "reads_source", False):
             hidden = model.encode(batch)[0].hidden
         else:
@@ -177,6 +200,24 @@ class Embedder:
         lengths = torch.tensor([len(row) for row in rows], device=hidden.device)
         pooled = pool(upcast(hidden), lengths, self.pooling)
         return F.normalize(pooled, dim=-1) if self.normalize else pooled
+
+    def _padded(self, rows: list[list[int]]) -> Batch:
+        batch = Batch.padded(rows, device=self.model.device)
+        if isinstance(self.model, Encoder):
+            batch = Batch(ids=batch.ids, lengths=batch.lengths, mask="bidirectional")
+        return batch
+
+
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Numbers of rows that go together: of like lengths, `most` places in all, padding included."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and lengths[order[stop]] * (stop + 1 - start) <= most:
+            stop += 1
+        yield order[start:stop]
+        start = stop
 
 
 def pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:

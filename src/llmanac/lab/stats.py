@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmanac.core.errors import SpecError
-from llmanac.lab._student import student_quantile, student_sf
 from llmanac.metrics._items import Metric as Metric
+from llmanac.metrics._student import student_quantile, student_sf
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive", "none", "loses text"]
 MIN_REPLICATES = 3

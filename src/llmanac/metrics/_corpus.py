@@ -1,17 +1,18 @@
 """Scores of a corpus from sums of what each segment adds: the value, its bootstrap interval, texts to ids and back.
 
 Most scores of generated text are a formula of sums: BLEU of matches and lengths, ROUGE of one F a segment. With the
-summands kept, a resampled corpus costs one product of matrices instead of another pass over the texts.
+summands kept, a resampled corpus costs a sum of rows instead of another pass over the texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from llmanac.core.errors import DataError, shown
+from llmanac.kernels.metrics.trials import add_drawn
 from llmanac.metrics._intervals import wilson_interval
 
 SEED = 12345  # sacrebleu's
@@ -80,30 +81,21 @@ def percentiles(scores: np.ndarray, confidence: float = 0.95) -> tuple[float, fl
 
 def resampled(measured: Measured, samples: int, generator: np.random.Generator) -> np.ndarray:
     """(samples,) scores of corpora of as many segments, drawn with replacement."""
-    return _scores(measured, _draws(len(measured.statistics), samples, generator))
+    return resampled_together((measured,), samples, generator)[0]
 
 
 def resampled_together(
     several: Sequence[Measured], samples: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
     """The same resamples of several systems' scores on the same segments."""
-    blocks = [
-        [_of_sums(one, counts @ one.statistics) for one in several]
-        for counts in _draws(len(several[0].statistics), samples, generator)
-    ]
-    return tuple(np.concatenate(found) for found in zip(*blocks, strict=True))
-
-
-def _draws(segments: int, samples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each segment is in each resample, (b, S) float64, a block of samples at a time."""
+    segments = len(several[0].statistics)
+    sums = [np.zeros((samples, one.statistics.shape[1])) for one in several]
     rows = max(1, BLOCK // segments)
     for start in range(0, samples, rows):
         drawn = generator.integers(0, segments, size=(min(rows, samples - start), segments))
-        yield np.stack([np.bincount(row, minlength=segments) for row in drawn]).astype(np.float64)
-
-
-def _scores(measured: Measured, counts: Iterator[np.ndarray]) -> np.ndarray:
-    return np.concatenate([_of_sums(measured, block @ measured.statistics) for block in counts])
+        for one, total in zip(several, sums, strict=True):
+            add_drawn(drawn, one.statistics, total[start : start + rows])
+    return tuple(_of_sums(one, total) for one, total in zip(several, sums, strict=True))
 
 
 def _of_sums(measured: Measured, sums: np.ndarray) -> np.ndarray:
@@ -126,6 +118,8 @@ def reference_lists(hypotheses: Sequence[str], references: Sequence[str | Sequen
         raise DataError(f"{len(hypotheses)} hypotheses but {len(references)} rows of references; give a row for each")
     if not hypotheses:
         raise DataError("hypotheses: there is nothing to score")
+    if set(map(type, hypotheses)) == set(map(type, references)) == {str}:  # the usual case, at once
+        return [[str(given)] for given in references]
     out = []
     for row, (text, given) in enumerate(zip(hypotheses, references, strict=True), 1):
         found = [given] if isinstance(given, str) else list(given or ())

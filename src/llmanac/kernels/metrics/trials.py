@@ -1,6 +1,6 @@
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-"""Sums over randomly chosen segments, for randomisation tests."""
+"""Sums over randomly chosen segments, for randomisation tests and the bootstrap."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ def add_chosen(bits, statistics, sums):
             chosen = (np.int64(bits[at >> 3]) | np.int64(bits[(at >> 3) + 1]) << 8) >> (at & 7) & keep
             for k in range(width):
                 sums[trial, k] += subsets[chosen, k]
+
+
+@cached
+def add_drawn(drawn, statistics, sums):
+    """sums (T, K) += for each row of drawn (T, N), the statistics (S, K) of the segments that it names."""
+    width = statistics.shape[1]
+    for trial in range(drawn.shape[0]):
+        for n in range(drawn.shape[1]):
+            segment = drawn[trial, n]
+            for k in range(width):
+                sums[trial, k] += statistics[segment, k]

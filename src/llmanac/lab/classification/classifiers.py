@@ -16,9 +16,9 @@ from llmanac.core.progress import Report, progress
 from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.command_problems import asked, command_bounds, save_and_tell
 from llmanac.data.labelled import Labelled, read_labelled
-from llmanac.evaluate import classification
 from llmanac.generate.load import load_engine
 from llmanac.lab.classification import training
+from llmanac.metrics import accuracy as classification
 from llmanac.models.classifiers.load import load_classifier
 from llmanac.recipes.classification import check_sizes
 

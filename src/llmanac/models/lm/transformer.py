@@ -261,7 +261,10 @@ class Transformer(TrainedModel):
         What comes back is of those.
         """
         x, context = self._enter(read, state)
-        x, layers = run_layers(self.model.layers, x, context, None if state is None else state.layers, want.layers)
+        blocks = self.model.layers
+        if want == Want(layers=want.layers) and want.layers and state is None:
+            blocks = blocks[: max(want.layers)]  # nothing else is wanted
+        x, layers = run_layers(blocks, x, context, None if state is None else state.layers, want.layers)
         if first := read.shape[1] - batch.shape[1]:
             x, layers = (own(x, first, places), tuple(own(layer, first, places) for layer in layers))
         hidden = self.model.norm(x)

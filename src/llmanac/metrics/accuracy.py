@@ -1,16 +1,38 @@
-"""How good a classifier is on labelled texts: accuracy, precision, recall and F1 per label, and the confusion table.
+"""Accuracy, and what it hides: precision, recall and F1 of each label, and the confusion table.
 
-precision = right / predicted        recall = right / there        F1 = 2 right / (predicted + there)
+    accuracy = right / all        standard error = sqrt(accuracy (1 - accuracy) / (S - 1))
+    precision = right / predicted        recall = right / there        F1 = 2 right / (predicted + there)
+
+Macro F1 is the mean of F1 over the labels, micro F1 pools their counts: with one label a text it is the accuracy.
+Accuracy is simple and says nothing about the kind of error: where one label is frequent, always giving it scores high.
+Shapes: S true labels and S predicted ones -> a table (L, L).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import DataError
+from llmanac.metrics import MetricSpec
 from llmanac.metrics._intervals import wilson_interval
+
+CARD = {
+    "title": "Accuracy, macro and micro F1",
+    "paper": "van Rijsbergen 1979, Information Retrieval (F)",
+    "reference": "sklearn's accuracy_score and f1_score; lm-eval's acc and its standard error",
+    "test": "tests/references/test_accuracy.py::test_scores_equal_sklearn",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(MetricSpec):
+    """Nothing to choose; the labels are those that occur."""
+
+    def build(self, **dims: Any) -> Callable[[Sequence[str], Sequence[str]], Report]:
+        return lambda truth, predicted: report(sorted({*truth, *predicted}), truth, predicted)
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,11 @@ class Report:
         """The 95% interval of the accuracy over texts like these."""
         return wilson_interval(self.right, self.rows)[1:]
 
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy, from the sample's spread as lm-eval computes it; NaN for one text."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / (self.rows - 1)) if self.rows > 1 else math.nan
+
     def of(self, label: str) -> dict[str, float]:
         """Precision, recall, F1 and support of a label; 0 where there is nothing to divide by."""
         i = self.labels.index(label)
@@ -64,6 +91,11 @@ class Report:
         return sum(self.of(label)["f1"] for label in seen) / len(seen)
 
     @property
+    def micro_f1(self) -> float:
+        """F1 of the pooled counts; the accuracy, as each text has one label and is given one."""
+        return self.accuracy
+
+    @property
     def majority(self) -> float:
         """The accuracy of always giving the most frequent label."""
         return max(map(sum, self.confusion)) / self.rows
@@ -74,6 +106,7 @@ class Report:
             "rows": self.rows,
             "accuracy": self.accuracy,
             "interval": list(self.interval),
+            "standard_error": None if self.rows < 2 else self.standard_error,
             "macro_f1": self.macro_f1,
             "majority": self.majority,
             "labels": {label: self.of(label) for label in self.labels},

@@ -1,0 +1,79 @@
+"""Agreement of raters beyond chance: Cohen's kappa of two raters, Fleiss' of several.
+
+    kappa = (observed - expected) / (1 - expected)
+
+Cohen: observed is how often both give one label, expected what their own frequencies of labels would give by chance;
+with weights, disagreements count |i - j| or (i - j)^2 of ordered labels. Fleiss: the same over all pairs of raters of
+an item, with the frequencies of all raters together. 1 is full agreement, 0 that of chance. Shapes: ratings (N, R).
+Cohen 1960; Cohen 1968 (weights); Fleiss 1971.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from llmanac.core.errors import DataError
+from llmanac.metrics import MetricSpec
+
+CARD = {
+    "title": "Agreement of raters (kappa)",
+    "paper": "Cohen 1960, doi:10.1177/001316446002000104; Fleiss 1971, doi:10.1037/h0031619",
+    "reference": "sklearn's cohen_kappa_score; NLTK's multi-rater pi",
+    "test": "tests/references/test_human.py::test_agreement_equals_sklearn_and_nltk",
+    "aliases": {"fleiss-kappa": {"raters": "several"}, "cohen-kappa": {"raters": "two"}},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(MetricSpec):
+    """raters: "two" (Cohen) or "several" (Fleiss); weights: of disagreements, for two raters of ordered labels."""
+
+    raters: Literal["two", "several"] = "two"
+    weights: Literal["none", "linear", "quadratic"] = "none"
+
+    def build(self, **dims: Any) -> Callable[..., float]:
+        if self.raters == "several":
+            return fleiss
+        return lambda one, two: cohen(one, two, self.weights)
+
+
+def cohen(one: Sequence[Any], two: Sequence[Any], weights: str = "none") -> float:
+    """Kappa of two raters of the same N items; NaN where both always give the same one label.
+
+    Raises:
+        DataError: no items, or lists of different lengths.
+    """
+    if len(one) != len(two) or not len(one):
+        raise DataError(f"ratings: {len(one)} and {len(two)} of them; both raters need the same items, at least one")
+    labels, own = np.unique(np.concatenate([one, two]), return_inverse=True)
+    table = np.zeros((len(labels), len(labels)))
+    np.add.at(table, (own[: len(one)], own[len(one) :]), 1)
+    chance = np.outer(table.sum(1), table.sum(0)) / len(one)
+    off = np.abs(np.subtract.outer(np.arange(len(labels)), np.arange(len(labels))))
+    cost = {"none": off > 0, "linear": off, "quadratic": off**2}[weights].astype(float)
+    expected = float((cost * chance).sum())
+    return 1 - float((cost * table).sum()) / expected if expected else float("nan")
+
+
+def fleiss(ratings: Sequence[Sequence[Any]]) -> float:
+    """Kappa of the R ratings of each of N items; NaN where only one label is ever given.
+
+    Raises:
+        DataError: no items, one rating, or items with other numbers of ratings; it names the item, counted from 1.
+    """
+    if not len(ratings) or len(ratings[0]) < 2:
+        raise DataError("ratings: at least one item with two ratings is needed")
+    raters = len(ratings[0])
+    for item, row in enumerate(ratings, 1):
+        if len(row) != raters:
+            raise DataError(f"item {item}: has {len(row)} ratings and the first has {raters}; each needs as many")
+    labels, own = np.unique(np.asarray(ratings).ravel(), return_inverse=True)
+    counts = np.zeros((len(ratings), len(labels)))
+    np.add.at(counts, (np.repeat(np.arange(len(ratings)), raters), own.ravel()), 1)
+    observed = ((counts**2).sum(1) - raters).mean() / (raters * (raters - 1))
+    expected = ((counts.sum(0) / counts.sum()) ** 2).sum()
+    return float((observed - expected) / (1 - expected)) if expected < 1 else float("nan")
