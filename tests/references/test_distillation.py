@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
 
 import numpy as np
@@ -186,6 +187,45 @@ def test_expected_gradient_of_the_teachers_text_is_that_of_the_sequence_level_kl
             total[name] += weight * grad
     for name, grad in exact.items():
         torch.testing.assert_close(total[name], grad, rtol=1e-9, atol=1e-11)
+
+
+class Answers:
+    """A teacher's engine whose answers to each prompt are known."""
+
+    tokenizer = None
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def generate(self, prompts, n, **options):
+        return [Answer(text) for prompt in prompts for text in self.answers[prompt][:n]]
+
+
+class Answer:
+    finish_reason = "stop"
+
+    def __init__(self, text):
+        self.text = text
+
+
+def test_only_verified_answers_reach_the_loss(tmp_path):
+    """Of right and wrong answers only the right ones become rows; a perfect teacher's rows train as the gold ones."""
+    from llmanac.recipes.distill import teacher_file
+    from llmanac.tokenizers.load import train_tokenizer
+
+    gold = [{"prompt": f"{a} plus 2 is", "completion": f" so #### {a + 2}"} for a in range(5)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in gold))
+    mixed = {row["prompt"]: [row["completion"], " so #### 99"] for row in gold}
+    counts, rows = teacher_file(Answers(mixed), data, tmp_path / "mixed", samples=2, verify="gsm8k")
+    kept = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert counts["wrong"] == counts["written"] == 5 and not any("99" in row["completion"] for row in kept)
+    assert [row["prompt"] for row in kept] == [row["prompt"] for row in gold]
+    tokenizer = train_tokenizer("bpe", [str(gold)], vocab_size=280, special_tokens=["<|endoftext|>"])
+    objective = registry.build("objective", "instruction", tokenizer=tokenizer)
+    as_gold = [{**row, "completion": row["completion"].strip()} for row in gold]  # white space is not the teacher's
+    for (ids, mask), (own, theirs) in zip(objective.encode_all(kept), objective.encode_all(as_gold), strict=True):
+        assert (ids == own).all() and (mask == theirs).all()
 
 
 def test_refusals():

@@ -189,3 +189,53 @@ def test_data_that_cannot_be_used_says_why(tmp_path):
 def test_wide_vocabularies_take_four_bytes(tmp_path):
     dataset = TokenDataset.write_examples(tmp_path / "d", [([70_000, 1], None)], vocab_size=128_256)
     assert dataset.dtype == np.uint32 and dataset[0].tolist() == [70_000, 1]
+
+
+def test_full_finetuning_equals_transformers(tmp_path):
+    """Standard fine-tuning on ragged rows whose prompts carry no loss: loss and gradients by transformers' labels."""
+    from _small_models import gradients, randomise
+
+    from llmanac.models.load import load_model
+
+    config = transformers.LlamaConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5,
+    )  # fmt: skip
+    theirs = randomise(transformers.LlamaForCausalLM(config))
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    generator = np.random.default_rng(0)
+    rows = [(generator.integers(0, 61, n), np.arange(n) >= start) for n, start in ((9, 3), (14, 1), (5, 4))]
+    objective = registry.build("objective", "autoregressive")
+    loss, units, _ = objective.loss(ours, objective.collate(rows))
+    (loss / units).backward()
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row, _ in rows])
+    labels = torch.full_like(ids, -100)
+    for line, (row, mask) in zip(labels, rows, strict=True):
+        line[: len(row)][torch.from_numpy(mask)] = torch.from_numpy(row)[torch.from_numpy(mask)]
+    seen = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in rows])
+    expected = theirs(input_ids=ids, attention_mask=seen, labels=labels).loss
+    expected.backward()
+    torch.testing.assert_close(loss / units, expected, rtol=1e-5, atol=1e-6)
+    own = gradients(ours)
+    for name, gradient in gradients(theirs).items():
+        torch.testing.assert_close(own[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_full_training_holds_sixteen_bytes_a_parameter():
+    """Weights, gradients and AdamW's two averages in float32, counted over the live tensors: 1040 GB for 65 billion."""
+    from llmanac.core.types import Batch
+
+    model = registry.build("lm", "transformer", dim=32, layers=2, max_length=32, vocab_size=61)
+    optimizer = spec.make_method("optimizer", "adamw").build(model=model)
+    ids = torch.randint(61, (2, 9))
+    model.nll(Batch(ids=ids[:, :-1], targets=ids[:, 1:])).backward()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.step(1.0, 1.0)
+    parameters = list(model.parameters())
+    held = [*parameters, *[p.grad for p in parameters], *[t for t in optimizer.state.values() if t.ndim]]
+    assert sum(t.nbytes for t in held) == 16 * model.parameter_count()
+    assert 16 * 65_000_000_000 == 1040 * 10**9
+    blocks = [p for p in parameters if p.ndim > 1 and p.grad.abs().max() > 0]
+    assert blocks and all((a != b).any() for a, b in zip(before, parameters, strict=True) if b.grad.abs().max() > 0)
