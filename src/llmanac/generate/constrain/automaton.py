@@ -8,6 +8,7 @@ automata, which are made and combined here. Sizes are bounded; what is larger is
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,18 @@ from llmanac.generate.constrain import expressions as ex
 from llmanac.generate.constrain._utf8 import EVERY, byte_moves, covers_plain, normal, plain_automaton
 from llmanac.kernels.constrain import networks, recognize
 from llmanac.kernels.constrain.recognize import (
-    ACCEPTS, CALL_AT, EMPTY_AT, ENDS, FINAL, FRESH, MOVE_AT, PLAIN, RUN, SCOPE, TAIL, Network,
+    ACCEPTS,
+    CALL_AT,
+    EMPTY_AT,
+    ENDS,
+    FINAL,
+    FRESH,
+    MOVE_AT,
+    PLAIN,
+    RUN,
+    SCOPE,
+    TAIL,
+    Network,
 )  # fmt: skip
 
 MOST_STATES = 1 << 19  # of a network
@@ -247,7 +259,7 @@ class _Builder:
         run = networks.automaton_runs(automaton.moves, plain_automaton(), automaton.classes)
         for state, row in enumerate(automaton.moves[:, automaton.classes]):
             cuts = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), 256]
-            for low, high in zip(cuts, cuts[1:], strict=False):
+            for low, high in itertools.pairwise(cuts):
                 if row[low] >= 0:
                     self.moves.append((first + state, low, high - 1, first + int(row[low])))
         self.known_runs += [(first + state, int(n)) for state, n in enumerate(run) if n]

@@ -1,8 +1,8 @@
 r"""Regular expressions as trees: the syntax that Python, ECMA-262 and Rust share.
 
 Characters, `.`, classes, escapes (`\xhh`, `\uhhhh`, `\u{h}`, `\Uhhhhhhhh`, `\cX`), `\d \w \s` and their opposites,
-`\p{L}` (general categories), alternatives, groups of any kind, `* + ? {n} {n,} {n,m}` (lazy ones match the same texts),
-`^` and `$`, and the flags `(?i)`, `(?s)` at the start or of a group. `^` and `$` are the ends of the text, nothing else.
+`\p{L}` (general categories), alternatives, groups, `* + ? {n} {n,} {n,m}` (lazy ones match the same texts), `^` and
+`$`, and the flags `(?i)`, `(?s)` at the start or of a group. `^` and `$` are the ends of the text, nothing else.
 References to groups, look-around, `\b`, possessive quantifiers and atomic groups are refused by name.
 
 `parse_regex` is for texts that match as a unit: `\d`, `\w` and `\s` are ASCII, `.` is not `\n`. `search_regex` has the
@@ -36,8 +36,11 @@ POSIX = {
     "xdigit": ((48, 57), (65, 70), (97, 102)),
 }  # fmt: skip
 CATEGORIES = frozenset(
-    "L Lu Ll Lt Lm Lo M Mn Mc Me N Nd Nl No P Pc Pd Ps Pe Pi Pf Po S Sm Sc Sk So Z Zs Zl Zp C Cc Cf Co Cn".split()
-)
+    [
+        "L", "Lu", "Ll", "Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N", "Nd", "Nl", "No", "P", "Pc", "Pd", "Ps", "Pe",
+        "Pi", "Pf", "Po", "S", "Sm", "Sc", "Sk", "So", "Z", "Zs", "Zl", "Zp", "C", "Cc", "Cf", "Co", "Cn",
+    ]
+)  # fmt: skip
 LONG_NAMES = {
     "Letter": "L", "Uppercase_Letter": "Lu", "Lowercase_Letter": "Ll", "Mark": "M", "Number": "N", "digit": "Nd",
     "Decimal_Number": "Nd", "Punctuation": "P", "punct": "P", "Symbol": "S", "Separator": "Z", "Other": "C",
@@ -61,12 +64,12 @@ class Flags:
 
 def parse_regex(text: str, *, ignore_case: bool = False) -> Regex:
     """The texts that match as a unit. Raises RequestError that names a construct that is not supported."""
-    return _joined([*_Reader(text, Flags(ignore_case)).whole().values()])
+    return _joined([*RegexReader(text, Flags(ignore_case)).whole().values()])
 
 
 def search_regex(text: str) -> Regex:
     """The texts that have a match somewhere. Raises RequestError as `parse_regex` does."""
-    found = _Reader(text, Flags(ecma=True)).whole()
+    found = RegexReader(text, Flags(ecma=True)).whole()
     return _joined(
         [
             Concat((*(() if begins else (ANYTHING,)), part, *(() if ends else (ANYTHING,))))
@@ -91,7 +94,7 @@ def nullable(regex: Regex) -> bool:
     return False
 
 
-class _Reader:
+class RegexReader:
     """Reads an expression from left to right."""
 
     def __init__(self, text: str, flags: Flags) -> None:

@@ -7,6 +7,7 @@ may follow (inside of a string), plain tokens up to that length are allowed at o
 from __future__ import annotations
 
 import bisect
+import re
 import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from llmanac.tokenizers._base import Tokenizer
 
 RUNS = (LONGEST_RUN, 8)  # the lengths of plain tokens that are allowed at once
+PLAIN_BYTES = re.compile(rb'[^\x00-\x1f"\\\x7f]+').fullmatch
 _KNOWN: weakref.WeakKeyDictionary[Tokenizer, Vocabulary] = weakref.WeakKeyDictionary()
 Trie = tuple[np.ndarray, ...]
 
@@ -87,7 +89,7 @@ def _bytes(tokenizer: Tokenizer, token: int) -> bytes:
 
 def _plain_length(data: bytes) -> int:
     """Characters of a plain token; 0 for others."""
-    if any(c < 0x20 or c in b'"\\\x7f' for c in data):
+    if not PLAIN_BYTES(data):
         return 0
     try:
         return len(data.decode())
