@@ -118,7 +118,7 @@ def test_a_mask_knows_the_keys_so_far():
 
 def test_sets_that_are_forgotten_are_made_anew():
     grammar = parse_lark('start: "[" (start ("," start)*)? "]" | /[0-9]+/')
-    small, large = Matcher(grammar, TOKENIZER, sets=64), Matcher(grammar, TOKENIZER)
+    small, large = Matcher(grammar, TOKENIZER, sets=40), Matcher(grammar, TOKENIZER)
     one, two = Follower(small, [256], 260), Follower(large, [256], 260)
     for byte in b"[[1,[22,[3]]],[[[[4]]]],5,[[[1],12],123],[[[[[6]]]]]]":
         assert (one.mask() == two.mask()).all() and one.accepting() == two.accepting()
