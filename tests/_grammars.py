@@ -90,7 +90,7 @@ class Cut(Exception):
 
 def drawn(grammar: ex.Grammar, rng: random.Random, size: int = 400) -> str:
     """A text of a grammar, drawn at random. Raises Cut: it got too long, or an expression has no text to draw."""
-    alphabet = "aZ09 -._:/@é😀\"\\\n\u0001~%"
+    alphabet = 'aZ09 -._:/@é😀"\\\n\u0001~%'
     used: list[set[str]] = [set()]
     left = size
 

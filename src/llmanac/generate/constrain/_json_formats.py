@@ -63,10 +63,7 @@ def _label(most: int) -> str:
 
 _HOST = "|".join(f"{_label(n)}(?:\\.{_label(n)}){{0,{m - 1}}}" for n, m in ((63, 3), (31, 7), (15, 15), (7, 31)))
 _DOMAIN = f"{_LETTER}(?:[A-Za-z0-9-]*{_LETTER})?"
-_EMAIL = (
-    f"(?:{_ATOM}(?:\\.{_ATOM})*|{_QUOTED})@"
-    f"(?:{_DOMAIN}(?:\\.{_DOMAIN})*|\\[(?:{_IPV4}|[Ii][Pp][Vv]6:{_IPV6})\\])"
-)
+_EMAIL = f"(?:{_ATOM}(?:\\.{_ATOM})*|{_QUOTED})@(?:{_DOMAIN}(?:\\.{_DOMAIN})*|\\[(?:{_IPV4}|[Ii][Pp][Vv]6:{_IPV6})\\])"
 _UNICODE = "\\u00a0-\\ud7ff\\uf900-\\ufdcf\\ufdf0-\\uffef" + "".join(
     f"{chr(plane << 16 if plane != 14 else 0xE1000)}-{chr((plane << 16) + 0xFFFD)}" for plane in range(1, 15)
 )
@@ -92,8 +89,7 @@ def _identifier(more: str, private: str, *, relative: bool) -> str:
 
 _VARIABLE = f"(?:[A-Za-z0-9_]|{_PERCENT})(?:\\.?(?:[A-Za-z0-9_]|{_PERCENT}))*(?::[1-9][0-9]{{0,3}}|\\*)?"
 _TEMPLATE = (
-    f"(?:[!#$&-;=?-\\[\\]_a-z~{_UNICODE}{_PRIVATE}]|{_PERCENT}"
-    f"|\\{{[+#./;?&=,!@|]?{_VARIABLE}(?:,{_VARIABLE})*\\}})*"
+    f"(?:[!#$&-;=?-\\[\\]_a-z~{_UNICODE}{_PRIVATE}]|{_PERCENT}|\\{{[+#./;?&=,!@|]?{_VARIABLE}(?:,{_VARIABLE})*\\}})*"
 )
 _POINTER = "(?:/(?:[^~/]|~[01])*)*"
 
@@ -124,6 +120,9 @@ _DOUBT = {
     "date-time": "0000-[^~]*|[^~]*:60[^~]*",
     "hostname": "[^~]*[Xx][Nn]--[^~]*|[A-Za-z0-9.-]{30,}",
 }
+
+
+BASE64 = Strings.of(parse_regex("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?"))
 
 
 @cache

@@ -1,24 +1,26 @@
-"""Sets of numbers as automata over decimal text: bounds, multiples and lists of values, with and, or and not, all exact.
+"""Sets of numbers as automata over decimal text: bounds, multiples and lists, with and, or and not, all exact.
 
 A plain number is `-?(0|[1-9][0-9]*)(\\.[0-9]+)?`; zero has no sign. Every set holds all plain texts of a value or none
 (2, 2.0 and 2.00 are one value), so `not` is exact. `style` then narrows how the values are written. Texts with an
 exponent are not followed by the automata: they belong to a set only where it holds every number (`exponent`).
+
+Readers round fractions to float64, and 2.99999999999999999 would become 3 in spite of `exclusiveMaximum: 3`. So next to
+a limit that is excluded, texts between two float64 numbers belong to no set; where multiples or listed values are
+excluded, fractions have at most 15 digits, which float64 holds apart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from itertools import product
 
 from llmanac.core.errors import SpecError
-from llmanac.generate.constrain.expressions import Chars, Concat, Node, Ref, Regex, Repeat, Sequence, Terminal, Union
-from llmanac.generate.constrain.expressions import Choice as Alternatives
 
-MAX_STATES = 5000
-MAX_REGEX = 3000
+MAX_STATES = 5000  # of one automaton
+MAX_EXPRESSION = 64  # machines and connectives; what is longer is made one machine
 ALPHABET = "-.0123456789"
 State = Hashable
 
@@ -44,7 +46,7 @@ class Below:
 
     def __init__(self, bound: Decimal, inclusive: bool):
         self.key = ("below", bound, inclusive)
-        self.negative, self.inclusive = bound < 0, inclusive
+        self.bound, self.negative, self.inclusive = bound, bound < 0, inclusive
         self.whole, self.fraction = _digits(bound)
 
     start: State = "sign"
@@ -150,6 +152,25 @@ class Listed:
         return (text.rstrip("0").rstrip(".") if "." in text else text) in self.texts
 
 
+class _Digits:
+    """No point, or at most 15 significant digits."""
+
+    key = ("digits",)
+    start: State = 0
+
+    def step(self, state: State, symbol: str) -> State:
+        if state is None or symbol == "-":
+            return state
+        assert isinstance(state, tuple | int)
+        count, fraction = state if isinstance(state, tuple) else (state, False)
+        fraction |= symbol == "."
+        count = min(count + (symbol != "." and (count > 0 or symbol != "0")), 16)
+        return None if fraction and count > 15 else (count, True) if fraction else count
+
+    def accepts(self, state: State) -> bool:
+        return state is not None
+
+
 class _Written:
     """Well-formed text; zero has no sign."""
 
@@ -191,8 +212,30 @@ class _Style:
         return state in ("whole", "digit")
 
 
-Machine = Below | Multiple | Listed | _Written | _Style
+class _Table:
+    """A set of which the automaton was made before, and what is left out of it and of its complement."""
+
+    def __init__(self, values: Expression):
+        self.key = ("table", id(self))
+        self.edges, self.accepting = _automaton(("and", _Written(), values), 1)
+        self.limits = {inside: _limits(values, inside) for inside in (False, True)}
+
+    start: State = 0
+
+    def step(self, state: State, symbol: str) -> State:
+        return None if state is None else self.edges[state].get(symbol)  # type: ignore[call-overload]
+
+    def accepts(self, state: State) -> bool:
+        return state in self.accepting
+
+
+Automaton = tuple[list[dict[str, int]], frozenset[int]]  # edges of each state (0 is the start), accepting states
+Machine = Below | Multiple | Listed | _Digits | _Written | _Style | _Table
 Expression = Machine | tuple[object, ...]  # a machine, or ("and" | "or" | "not", expressions...)
+
+
+def _size(item: Expression) -> int:
+    return 1 + sum(map(_size, item[1:])) if isinstance(item, tuple) else 1  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,21 +246,26 @@ class Numbers:
     style: frozenset[str] = frozenset()
     exponent: str = "some"  # "all", "none", or "some" where the automata do not know
 
+    def _with(self, other: Numbers, connective: str, style: frozenset[str]) -> Numbers:
+        strong, weak = ("none", "all") if connective == "and" else ("all", "none")
+        pair = (self.exponent, other.exponent)
+        exponent = strong if strong in pair else weak if pair == (weak, weak) else "some"
+        values: Expression = (connective, self.values, other.values)
+        if _size(values) > MAX_EXPRESSION:
+            values = _Table(values)
+        return Numbers(values, style, exponent)
+
     def __and__(self, other: Numbers) -> Numbers:
         for one, two in ((self, other), (other, self)):
             if one is EVERY or two is NONE:
                 return two
-        pair = (self.exponent, other.exponent)
-        exponent = "none" if "none" in pair else "all" if pair == ("all", "all") else "some"
-        return Numbers(("and", self.values, other.values), self.style | other.style, exponent)
+        return self._with(other, "and", self.style | other.style)
 
     def __or__(self, other: Numbers) -> Numbers:
         for one, two in ((self, other), (other, self)):
             if one is NONE or two is EVERY:
                 return two
-        pair = (self.exponent, other.exponent)
-        exponent = "all" if "all" in pair else "none" if pair == ("none", "none") else "some"
-        return Numbers(("or", self.values, other.values), self.style & other.style, exponent)
+        return self._with(other, "or", self.style & other.style)
 
     def __invert__(self) -> Numbers:
         if self is EVERY or self is NONE:
@@ -230,6 +278,7 @@ class Numbers:
         return self.exponent != "all" and not automaton(self)[1]
 
 
+APART = _Digits()
 EVERY = Numbers(("and",), exponent="all")
 NONE = Numbers(("or",), exponent="none")
 INTEGERS = Numbers(Multiple(Decimal(1)), frozenset({"whole"}))
@@ -252,12 +301,36 @@ def listed(values: Iterable[Decimal]) -> Numbers:
     return Numbers(Listed(values), frozenset({"whole", "short"} if whole else {"short"}))
 
 
-Automaton = tuple[list[dict[str, int]], frozenset[int]]  # edges of each state (0 is the start), accepting states
+def _limits(item: Expression, inside: bool) -> dict[object, Expression]:
+    """What keeps a set, or its complement, the same when its numbers are rounded to float64."""
+    if isinstance(item, tuple):
+        found: dict[object, Expression] = {}
+        for part in item[1:]:
+            found |= _limits(part, inside != (item[0] == "not"))  # type: ignore[arg-type]
+        return found
+    if isinstance(item, _Table):
+        return item.limits[inside]
+    if isinstance(item, Multiple | Listed) and not inside:
+        return {"digits": APART}
+    if isinstance(item, Below) and item.inclusive != inside and item.bound and item.bound.adjusted() < 300:
+        limit = float(item.bound)
+        near = Decimal(repr(math.nextafter(limit, -math.inf if inside else math.inf)))
+        low, high = sorted((near, item.bound))
+        between = ("and", ("not", Below(low, True)), Below(high, False))
+        return {(inside, item.bound): ("or", _Style("whole"), ("not", between))}
+    return {}
 
 
 @cache
 def automaton(numbers: Numbers) -> Automaton:
     """The smallest automaton without dead states. Raises SpecError: more than MAX_STATES."""
+    limits = () if "whole" in numbers.style else _limits(numbers.values, True).values()
+    styles = map(_Style, sorted(numbers.style))
+    return _automaton(("and", _Written(), *styles, *limits, numbers.values), 1 + len(numbers.style))
+
+
+def _automaton(everything: Expression, forms: int) -> Automaton:
+    """Of an expression; its first parts are about the form of the text, and a dead one ends the search."""
     machines: dict[object, Machine] = {}
 
     def collect(item: Expression) -> None:
@@ -267,7 +340,6 @@ def automaton(numbers: Numbers) -> Automaton:
         else:
             machines.setdefault(item.key, item)
 
-    everything: Expression = ("and", _Written(), *(_Style(s) for s in sorted(numbers.style)), numbers.values)
     collect(everything)
     order = list(machines.values())
     place = {m.key: n for n, m in enumerate(order)}
@@ -280,8 +352,6 @@ def automaton(numbers: Numbers) -> Automaton:
             return not next(parts)
         return all(parts) if item[0] == "and" else any(parts)
 
-    # the form of the text comes first, then the styles: a dead one ends the search
-    forms = 1 + len(numbers.style)
     start = tuple(m.start for m in order)
     index, edges = {start: 0}, [dict[str, int]()]
     queue = [start]
@@ -332,123 +402,3 @@ def _smallest(edges: list[dict[str, int]], accepting: set[int]) -> Automaton:
     for n in alive:
         result[part[n]] = {s: part[t] for s, t in edges[n].items() if t in alive}
     return result, frozenset(part[n] for n in accepting)
-
-
-def _chars(symbols: str) -> Chars:
-    """One of these symbols."""
-    ranges: list[tuple[int, int]] = []
-    for code in sorted(map(ord, symbols)):
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1] = (ranges[-1][0], code)
-        else:
-            ranges.append((code, code))
-    return Chars(tuple(ranges))
-
-
-def _arrows(out: dict[str, int]) -> dict[int, Chars]:
-    """The symbols to each target."""
-    targets: dict[int, str] = {}
-    for symbol, target in out.items():
-        targets[target] = targets.get(target, "") + symbol
-    return {target: _chars(symbols) for target, symbols in targets.items()}
-
-
-def _joined(*items: Regex) -> Regex:
-    parts = [p for i in items for p in (i.items if isinstance(i, Concat) else (i,))]
-    return parts[0] if len(parts) == 1 else Concat(tuple(parts))
-
-
-def _either(first: Regex | None, second: Regex) -> Regex:
-    return second if first is None or first == second else Union((first, second))
-
-
-def _regex(machine: Automaton) -> Regex | None:
-    """The automaton as an expression, by removing one state after the other; None where it gets too long."""
-    edges, accepting = machine
-    if len(edges) > 80:
-        return None
-    final, size = len(edges), dict[tuple[int, int], int]()
-    arrows: dict[tuple[int, int], Regex] = {}
-    for n, out in enumerate(edges):
-        arrows.update({(n, t): chars for t, chars in _arrows(out).items()})
-        if n in accepting:
-            arrows[n, final] = Concat(())
-    arrows[-1, 0] = Concat(())
-    size = dict.fromkeys(arrows, 1)
-    left = set(range(len(edges)))
-    while left:
-
-        def cost(n: int) -> tuple[int, int]:
-            into = [size[a] for a in arrows if a[1] == n and a[0] != n]
-            outof = [size[a] for a in arrows if a[0] == n and a[1] != n]
-            loop = size.get((n, n), 0)
-            return sum(into) * len(outof) + sum(outof) * len(into) + loop * len(into) * len(outof), n
-
-        n = min(left, key=cost)
-        left.discard(n)
-        loop = arrows.pop((n, n), None)
-        weight = size.pop((n, n), 0)
-        middle = () if loop is None else (Repeat(loop, 0),)
-        into = [a for a in arrows if a[1] == n]
-        outof = [a for a in arrows if a[0] == n]
-        for source, target in product(into, outof):
-            arrow = (source[0], target[1])
-            arrows[arrow] = _either(arrows.get(arrow), _joined(arrows[source], *middle, arrows[target]))
-            size[arrow] = size.get(arrow, 0) + size[source] + weight + size[target]
-            if size[arrow] > MAX_REGEX:
-                return None
-        for arrow in (*into, *outof):
-            arrows.pop(arrow, None)
-            size.pop(arrow, None)
-    return arrows.get((-1, final))
-
-
-def _exponents() -> Regex:
-    """One digit before the point, and an exponent that a float64 can hold."""
-    digit, nonzero = _chars("0123456789"), _chars("123456789")
-    fraction = Repeat(Concat((_chars("."), Repeat(digit, 1))), 0, 1)
-    small = Union((Repeat(digit, 1, 2), Concat((_chars("012"), digit, digit)), Concat((*map(_chars, "30"), _chars("01234567")))))
-    mark = Concat((Chars(((69, 69), (101, 101))), Repeat(_chars("+-"), 0, 1)))
-    largest = Repeat(Concat((_chars("."), Repeat(_chars("0123456"), 1, 1), Repeat(digit, 0))), 0, 1)
-    tail = Concat((Chars(((69, 69), (101, 101))), Repeat(_chars("+"), 0, 1), *map(_chars, "308")))
-    body = Union((Concat((nonzero, fraction, mark, small)), Concat((_chars("1"), largest, tail))))
-    return Concat((Repeat(_chars("-"), 0, 1), body))
-
-
-def text_of(numbers: Numbers) -> Regex | None:
-    """The texts of a set as an expression; None: too long for one, see `rules_of`."""
-    plain = _regex(automaton(numbers)) if automaton(numbers)[1] else Union(())
-    if plain is None or numbers.exponent != "all" or numbers.style:
-        return plain
-    return Union((plain, _exponents()))
-
-
-def rules_of(numbers: Numbers, name: str) -> dict[str, Node]:
-    """The texts of a set as right-linear rules; the start is `name` with 0."""
-    edges, accepting = automaton(numbers)
-    rules: dict[str, Node] = {}
-    for n, out in enumerate(edges):
-        steps: list[Node] = [Sequence((Terminal(c), Ref(f"{name}{t}"))) for t, c in _arrows(out).items()]
-        rules[f"{name}{n}"] = Alternatives((*steps, *([Sequence(())] if n in accepting else [])))
-    return rules
-
-
-def count(numbers: Numbers) -> int | None:
-    """How many texts belong to a set; None: no limit."""
-    edges, accepting = automaton(numbers)
-    if numbers.exponent == "all" and not numbers.style:
-        return None
-    known: dict[int, int | None] = {}
-
-    def texts(state: int, path: frozenset[int]) -> int | None:
-        if state in path:
-            return None
-        if state not in known:
-            total: int | None = int(state in accepting)
-            for target in edges[state].values():
-                more = texts(target, path | {state})
-                total = None if total is None or more is None else total + more
-            known[state] = total
-        return known[state]
-
-    return texts(0, frozenset())

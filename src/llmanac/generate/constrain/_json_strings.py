@@ -1,4 +1,4 @@
-"""Sets of strings: lists of words, all but these, or expressions over their characters; and how they are written in JSON.
+"""Sets of strings: lists of words, all but these, or expressions over their characters; and how JSON writes them.
 
 A string has one text: only `"`, `\\` and control characters are escaped, by the short escape where there is one and by
 `\\u00xx` (lower case) else. So and, or and not of strings are those of their texts.
@@ -7,14 +7,15 @@ A string has one text: only `"`, `\\` and control characters are escaped, by the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from llmanac.core.errors import RequestError
+from llmanac.core.errors import RequestError, SpecError
 from llmanac.generate.constrain.automaton import automaton_of
 from llmanac.generate.constrain.expressions import LAST_CHARACTER, And, Chars, Concat, Not, Regex, Repeat, Union
 
-ANY_CHARACTER = Chars(((0, LAST_CHARACTER),))
+MAX_SIZE = 100_000  # of an expression, in parts
+ANY_CHARACTER = Chars(((0, 0xD7FF), (0xE000, LAST_CHARACTER)))
 SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 ESCAPED = {**{code: f"\\u{code:04x}" for code in range(32)}, **SHORT}
 
@@ -149,12 +150,20 @@ class Strings:
     rest: bool = False
     regex: Regex | None = None
     doubt: tuple[Regex, ...] = ()
+    size: int = field(default=1, compare=False)
 
     @classmethod
-    def of(cls, regex: Regex, doubt: tuple[Regex, ...] = ()) -> Strings:
-        """What an expression over characters matches."""
+    def of(cls, regex: Regex, doubt: tuple[Regex, ...] = (), size: int | None = None) -> Strings:
+        """What an expression over characters matches.
+
+        Raises:
+            SpecError: it has more than MAX_SIZE parts.
+        """
+        size = _size(regex) if size is None else size
+        if size > MAX_SIZE:
+            raise SpecError(f"schema: its patterns combine to more than {MAX_SIZE:,} parts; make them simpler")
         found = _words(regex, 64)
-        return cls(regex=regex, doubt=doubt) if found is None else cls(frozenset(found), doubt=doubt)
+        return cls(regex=regex, doubt=doubt, size=size) if found is None else cls(frozenset(found), doubt=doubt)
 
     def __contains__(self, word: str) -> bool:
         return matches(self.regex, word) if self.regex is not None else (word in self.words) != self.rest
@@ -164,7 +173,7 @@ class Strings:
         """Over the characters of the strings."""
         if self.regex is not None:
             return self.regex
-        words = Union(tuple(literal(w) for w in sorted(self.words)))
+        words = Union(tuple(map(literal, sorted(self.words))))
         if not self.rest:
             return words
         return Not(words) if self.words else Repeat(ANY_CHARACTER, 0)
@@ -174,19 +183,20 @@ class Strings:
         for one, two in ((self, other), (other, self)):
             if one.regex is None and not one.rest:
                 return Strings(frozenset(w for w in one.words if w in two), doubt=doubt)
-            if one == EVERY or one == two:
+            if one in (EVERY, two):
                 return two
         if self.regex is None and other.regex is None:
             return Strings(self.words | other.words, True, doubt=doubt)
-        return Strings.of(And((*_parts(self.expression), *_parts(other.expression))), doubt)
+        parts = (*_parts(self.expression, And), *_parts(other.expression, And))
+        return Strings.of(_together(parts), doubt, self.size + other.size)
 
     def __invert__(self) -> Strings:
         if self.doubt:
             excluded = And((_opposite(self.expression), *map(Not, self.doubt)))
-            return Strings.of(excluded, self.doubt)
+            return Strings.of(excluded, self.doubt, self.size + 1)
         if self.regex is None:
             return Strings(self.words, rest=not self.rest)
-        return Strings.of(_opposite(self.regex))
+        return Strings.of(_opposite(self.regex), (), self.size + 1)
 
     def __or__(self, other: Strings) -> Strings:
         if NONE in (self, other) or self == other:
@@ -202,12 +212,15 @@ class Strings:
         for one, two in ((self, other), (other, self)):
             if one.regex is None and one.rest:
                 return Strings(frozenset(w for w in one.words if w not in two), True, doubt=doubt)
-        return Strings.of(Union((self.expression, other.expression)), doubt)
+        parts = (*_parts(self.expression, Union), *_parts(other.expression, Union))
+        return Strings.of(Union(parts), doubt, self.size + other.size)
 
     def empty(self) -> bool:
         """Whether no string belongs to it; False where that would cost too much to know."""
         if self.regex is None:
             return not self.words and not self.rest
+        if not _combined(self.regex):  # a pattern alone matches something
+            return False
         try:
             return not automaton_of(self.regex).final.any()
         except RequestError:
@@ -219,8 +232,44 @@ class Strings:
         return Concat((quote, _encoded(self.expression), quote))
 
 
-def _parts(regex: Regex) -> Iterator[Regex]:
-    yield from regex.items if isinstance(regex, And) else (regex,)
+def _size(regex: Regex) -> int:
+    if isinstance(regex, Chars):
+        return 1
+    if isinstance(regex, Repeat | Not):
+        return 1 + _size(regex.item)
+    return 1 + sum(map(_size, regex.items))
+
+
+def _combined(regex: Regex) -> bool:
+    return isinstance(regex, And | Not) or (isinstance(regex, Union) and all(map(_combined, regex.items)))
+
+
+def _parts(regex: Regex, kind: type[And | Union]) -> Iterator[Regex]:
+    yield from regex.items if isinstance(regex, kind) else (regex,)
+
+
+def _together(parts: tuple[Regex, ...]) -> Regex:
+    """What all parts match; those that repeat a character are made one, which spares counting in two automata."""
+    least, most, item = 0, None, ANY_CHARACTER
+    others: list[Regex] = []
+    for part in parts:
+        while isinstance(part, Concat | Union) and len(part.items) == 1:
+            part = part.items[0]
+        if (
+            isinstance(part, Repeat)
+            and isinstance(part.item, Chars)
+            and (ANY_CHARACTER in (item, part.item) or item == part.item)
+        ):
+            item = repeated if item == ANY_CHARACTER else item
+            least = max(least, part.least)
+            most = part.most if most is None else most if part.most is None else min(most, part.most)
+        else:
+            others.append(part)
+    if most is not None and least > most:
+        return Union(())
+    if (least, most, item) != (0, None, ANY_CHARACTER):
+        others.append(Repeat(item, least, most))
+    return others[0] if len(others) == 1 else And(tuple(dict.fromkeys(others)))
 
 
 def _opposite(regex: Regex) -> Regex:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 from llmanac.core.errors import SpecError
+from llmanac.generate.constrain import _json_digits as digits
 from llmanac.generate.constrain import _json_numbers as numbers
 from llmanac.generate.constrain import _json_strings as strings
+from llmanac.generate.constrain._json_document import refuse
 from llmanac.generate.constrain._json_numbers import Numbers
 from llmanac.generate.constrain._json_schemas import Schemas
 from llmanac.generate.constrain._json_strings import Strings, literal
-from llmanac.generate.constrain._json_values import NEVER, Array, Conjunction, Object, Values, both
+from llmanac.generate.constrain._json_values import NEVER, Array, Conjunction, Group, Object, Values, both
 from llmanac.generate.constrain.expressions import (
     Chars,
     Choice,
@@ -32,7 +35,9 @@ from llmanac.generate.constrain.expressions import (
 
 MAX_RULES = 20_000
 MAX_PATTERNS = 6  # of patternProperties that apply to one object
+MAX_EXISTS = 3  # properties of one object that have to exist under a name that is not given
 EMPTY, NOTHING = Sequence(()), Choice(())
+Region = tuple[Strings, Conjunction]  # names, and what the values of such properties have to be
 _SPACE = Repeat(Chars(((9, 10), (13, 13), (32, 32))), 0)
 
 
@@ -81,6 +86,7 @@ class Writer:
         while self.waiting:
             following = self.waiting.pop()
             values = self.schemas.conjunction(following)
+            self.schemas.at = next((p for _, p in following if not p.startswith("!")), self.schemas.at)
             self.rules[self.names[following]] = self.any_of(values, self.names[following])
         return start
 
@@ -101,11 +107,11 @@ class Writer:
 
     def any_of(self, values: Values, name: str) -> Node:
         """The texts of a set of values."""
-        number = numbers.text_of(values.numbers)
+        number = digits.text_of(values.numbers)
         scalars = list(self.scalars(values))
         items: list[Node] = []
         if number is None:
-            self.rules.update(numbers.rules_of(values.numbers, f"{name}.n"))
+            self.rules.update(digits.rules_of(values.numbers, f"{name}.n"))
             items.append(Ref(f"{name}.n0"))
         elif number != Union(()):
             scalars.append(number)
@@ -113,7 +119,7 @@ class Writer:
             items.append(Terminal(scalars[0] if len(scalars) == 1 else Union(tuple(scalars))))
         arrays = [Array(evaluated=a.evaluated) for a in values.arrays if replace(a, evaluated=0) == Array()]
         items += [self.array(piece, name) for piece in arrays[:1] or values.arrays]
-        everything = [o for o in values.objects if not replace(o, groups=_strict(o)) != Object()]
+        everything = [o for o in values.objects if replace(o, groups=_strict(o)) == Object()]
         items += [self.object(piece) for piece in everything[:1] or values.objects]
         return items[0] if len(items) == 1 else Choice(tuple(items))
 
@@ -131,24 +137,23 @@ class Writer:
     def array(self, piece: Array, name: str) -> Node:
         """The texts of the arrays of a piece."""
         item: Callable[[Conjunction], Node] = self.reference
-        if piece.unique:
-            item = self.unique_item
+        if piece.unique is not None:
+            item = partial(self.unique_item, piece.unique)
             piece = replace(piece, most=self.distinct(piece))
             if piece.most is not None and piece.most < piece.least:
                 return NOTHING
         body = self.counted(piece, item) if piece.contains else self.items(piece, item)
         node = Sequence((self.layout.opening("["), body, self.layout.closing("]")))
-        return Scope(node) if piece.unique else node
+        return node if piece.unique is None else Scope(node)
 
-    def unique_item(self, schema: Conjunction) -> Node:
+    def unique_item(self, pointer: str, schema: Conjunction) -> Node:
         """An item whose text no other item has; equal values have one text."""
         values = self.schemas.conjunction(schema)
         if values.arrays or values.objects:
-            raise SpecError("schema: 'uniqueItems' is supported for items without arrays and objects; add a 'type'")
-        values = replace(values, numbers=_short(values.numbers))
-        number = numbers.text_of(values.numbers)
+            raise refuse(pointer, "'uniqueItems' is supported where no item is an array or object; give their 'type'")
+        number = digits.text_of(_short(values.numbers))
         if number is None:
-            raise SpecError("schema: 'uniqueItems' is not supported for numbers of so complex a form")
+            raise refuse(pointer, "'uniqueItems' is not supported for numbers of so complex a form")
         return Fresh(Union((*self.scalars(values), number)))
 
     def distinct(self, piece: Array) -> int | None:
@@ -156,7 +161,7 @@ class Writer:
         total = 0
         for schema in {*piece.prefix, piece.rest} - {NEVER}:
             values = self.schemas.conjunction(schema)
-            number = numbers.count(_short(values.numbers))
+            number = digits.count(_short(values.numbers))
             if values.strings.regex is not None or values.strings.rest or number is None:
                 return piece.most
             total += values.null + len(values.booleans) + len(values.strings.words) + number
@@ -254,14 +259,14 @@ class Writer:
         node = Sequence((self.layout.opening("{"), body, self.layout.closing("}")))
         return Scope(node) if others else node
 
-    def regions(self, piece: Object, declared: frozenset[str]) -> Iterator[tuple[Strings, Conjunction]]:
+    def regions(self, piece: Object, declared: frozenset[str]) -> Iterator[Region]:
         """The names that are not declared, by what their values have to be."""
         patterns = list(dict.fromkeys(p for g in piece.groups for p, _ in g.patterns))
         if len(patterns) > MAX_PATTERNS:
-            raise SpecError(f"schema: more than {MAX_PATTERNS} different patterns of property names for one object")
+            raise refuse(self.schemas.at, f"more than {MAX_PATTERNS} patterns of property names for one object")
         start = piece.names & Strings(declared, rest=True)
 
-        def split(names: Strings, chosen: tuple[Strings, ...], rest: list[Strings]) -> Iterator[tuple[Strings, Conjunction]]:
+        def split(names: Strings, chosen: tuple[Strings, ...], rest: list[Strings]) -> Iterator[Region]:
             if names.empty():
                 return
             if rest:
@@ -292,8 +297,11 @@ class _Properties:
         others: list[tuple[Conjunction, Strings]],
     ) -> None:
         self.writer, self.entries, self.others, self.exists = writer, entries, others, piece.exists
-        if len(self.exists) > 3:
-            raise SpecError("schema: more than 3 properties that have to exist by 'not' or 'else' in one object")
+        if len(self.exists) > MAX_EXISTS:
+            raise refuse(
+                writer.schemas.at,
+                f"'not', 'oneOf' or 'else' ask for more than {MAX_EXISTS} properties of names that are not given",
+            )
         needed = sum(entry[2] for entry in entries)
         self.least = piece.least if piece.least > needed else 0
         self.most = piece.most if others or (piece.most is not None and piece.most < len(entries)) else None
@@ -320,7 +328,9 @@ class _Properties:
             self.todo.append(key)
         return Ref(self.states[key])
 
-    def shown(self, missing: int, names: Strings | str, schema: Conjunction) -> Iterator[tuple[Strings | str, Conjunction, int]]:
+    def shown(
+        self, missing: int, names: Strings | str, schema: Conjunction
+    ) -> Iterator[tuple[Strings | str, Conjunction, int]]:
         """The ways in which a property shows some of the missing existences, with what remains of its names."""
         places = [n for n in range(len(self.exists)) if missing >> n & 1]
         for size in range(len(places) + 1):
@@ -376,15 +386,13 @@ class _Properties:
         return Sequence((Fresh(names.text()), Terminal(self.colon), self.writer.reference(schema)))
 
 
-def _strict(piece: Object) -> tuple[object, ...]:
+def _strict(piece: Object) -> tuple[Group, ...]:
     """The groups of a piece that say something."""
-    return tuple(
-        g for g in piece.groups if g.additional or any(s for _, s in g.names) or any(s for _, s in g.patterns)
-    )
+    return tuple(g for g in piece.groups if g.additional or any(s for _, s in g.names) or any(s for _, s in g.patterns))
 
 
 def _short(of: Numbers) -> Numbers:
-    """Each value in one way only."""
+    """Each value in one way only, also when it is rounded to float64."""
     if of is numbers.NONE:
         return of
-    return replace(of, style=of.style | {"short"}, exponent="some" if of.exponent == "all" else of.exponent)
+    return Numbers(("and", of.values, numbers.APART), of.style | {"short"}, "none")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from llmanac.generate.constrain import _json_numbers as numbers
 from llmanac.generate.constrain import _json_strings as strings
-from llmanac.generate.constrain._json_document import TRUE
+from llmanac.generate.constrain._json_document import TRUE, refuse
 from llmanac.generate.constrain._json_numbers import Numbers
 from llmanac.generate.constrain._json_strings import Strings
 
@@ -99,7 +99,7 @@ class Array:
     least: int = 0
     most: int | None = None
     contains: tuple[Contains, ...] = ()
-    unique: bool = False
+    unique: str | None = None  # where `uniqueItems` is
     evaluated: int | None = 0  # items that unevaluatedItems leaves; None: all
 
     def of(self, place: int) -> Conjunction:
@@ -115,7 +115,7 @@ class Array:
             max(self.least, other.least),
             _lesser(self.most, other.most),
             tuple(dict.fromkeys(self.contains + other.contains)),
-            self.unique or other.unique,
+            other.unique if self.unique is None else self.unique,
             None if None in seen else max(n for n in seen if n is not None),
         )
 
@@ -183,7 +183,7 @@ class Algebra:
             contains.append(part)
         if most is not None and piece.least > most:
             return None
-        unique = piece.unique and (most is None or most > 1)
+        unique = piece.unique if most is None or most > 1 else None
         prefix = piece.prefix if most is None else piece.prefix[:most]
         rest = NEVER if most is not None and len(piece.prefix) >= most else piece.rest
         return replace(piece, prefix=prefix, rest=rest, most=most, unique=unique, contains=tuple(contains))
@@ -215,8 +215,8 @@ class Algebra:
 
     def without_array(self, piece: Array) -> Iterator[Array]:
         """The complement of a piece."""
-        if piece.unique:
-            raise ValueError("'uniqueItems' is supported neither below 'not' nor where alternatives overlap")
+        if piece.unique is not None:
+            raise refuse(piece.unique, "'uniqueItems' is supported neither below 'not' nor where alternatives overlap")
         for place, schema in enumerate(piece.prefix):
             if schema:
                 yield Array(((),) * place + (self.opposite(schema),), least=place + 1)
@@ -277,9 +277,8 @@ class Algebra:
         objects: tuple[Object, ...] = (Object(),)
         for piece in of.objects:
             objects = self._objects(objects, tuple(self.without_object(piece)))
-        return Values(
-            not of.null, frozenset({False, True}) - of.booleans, ~of.numbers, ~of.strings, arrays, objects
-        )
+        booleans = frozenset({False, True}) - of.booleans
+        return Values(not of.null, booleans, ~of.numbers, ~of.strings, arrays, objects)
 
     def exactly_one(self, sets: list[Values]) -> Values:
         """Values of exactly one set. Pieces that have no value in common need no complement."""
@@ -289,14 +288,14 @@ class Algebra:
             null, booleans, number, string = one.null, one.booleans, one.numbers, one.strings
             arrays: list[Array] = []
             for array in one.arrays:
-                some = (array,)
+                some: tuple[Array, ...] = (array,)
                 for other in (a for v in others for a in v.arrays):
                     if some and self._arrays((array,), (other,)):
                         some = self._arrays(some, tuple(self.without_array(other)))
                 arrays += some
             objects: list[Object] = []
             for piece in one.objects:
-                left = (piece,)
+                left: tuple[Object, ...] = (piece,)
                 for thing in (o for v in others for o in v.objects):
                     if left and self._objects((piece,), (thing,)):
                         left = self._objects(left, tuple(self.without_object(thing)))

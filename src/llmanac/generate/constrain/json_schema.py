@@ -22,8 +22,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from llmanac.core.errors import DataError, SpecError, nearest, shown
-from llmanac.generate.constrain._json_document import Document
+from llmanac.core.errors import DataError, SpecError, shown
+from llmanac.generate.constrain._json_document import Document, refuse
+from llmanac.generate.constrain._json_keywords import HANDLERS
 from llmanac.generate.constrain._json_schemas import Schemas
 from llmanac.generate.constrain._json_text import LAYOUTS, Writer
 from llmanac.generate.constrain.expressions import Grammar
@@ -61,13 +62,16 @@ def grammar(schema: object, *, whitespace: Whitespace = "spaced", name: str = "j
             satisfies or that is too large.
     """
     if whitespace not in LAYOUTS:
-        raise SpecError(f"whitespace: {shown(whitespace)} is none of {', '.join(LAYOUTS)}{nearest(whitespace, LAYOUTS)}")
-    schemas = Schemas(Document(schema_of(schema)))
+        raise SpecError(f"whitespace: {shown(whitespace)} is none of {', '.join(LAYOUTS)}")
+    schemas = Schemas(Document(schema_of(schema)), HANDLERS)
     start = schemas.of("")
-    if schemas.impossible(start):
-        raise SpecError("schema: no value satisfies it")
-    writer = Writer(schemas, LAYOUTS[whitespace], name)
-    found = writer.write(start)
+    try:
+        if schemas.impossible(start):
+            raise SpecError("schema: no value satisfies it")
+        writer = Writer(schemas, LAYOUTS[whitespace], name)
+        found = writer.write(start)
+    except RecursionError:
+        raise refuse(schemas.at, "nested too deeply; make it flatter") from None
     return Grammar(writer.rules, found.name)
 
 
