@@ -255,11 +255,8 @@ def _together(parts: tuple[Regex, ...]) -> Regex:
     for part in parts:
         while isinstance(part, Concat | Union) and len(part.items) == 1:
             part = part.items[0]
-        if (
-            isinstance(part, Repeat)
-            and isinstance(part.item, Chars)
-            and (ANY_CHARACTER in (item, part.item) or item == part.item)
-        ):
+        repeated = part.item if isinstance(part, Repeat) else None
+        if isinstance(part, Repeat) and isinstance(repeated, Chars) and ANY_CHARACTER in (item, repeated):
             item = repeated if item == ANY_CHARACTER else item
             least = max(least, part.least)
             most = part.most if most is None else most if part.most is None else min(most, part.most)
