@@ -1,4 +1,4 @@
-"""A slow acceptor of grammars, written from their definition, texts of JSON values, and texts drawn from a grammar."""
+"""Texts of JSON values, texts drawn from a grammar, and whether a grammar matches a text."""
 
 from __future__ import annotations
 
@@ -7,58 +7,25 @@ import json
 import random
 from collections.abc import Iterator
 
+import numpy as np
+from _engine_models import ByteTokenizer
+
 from llmanac.generate.constrain import expressions as ex
 from llmanac.generate.constrain._json_strings import ends
+from llmanac.generate.constrain.matcher import Matcher
 
-Place = tuple[int, frozenset[str]]
 
+class Reader:
+    """Whether texts match a grammar, by the recognizer that generation uses."""
 
-def accepts(grammar: ex.Grammar, text: str) -> bool:
-    """Whether a text matches a grammar as a unit: all ways to match are followed."""
-    known: dict[object, frozenset[Place]] = {}
-    regexes: dict[tuple[int, int], frozenset[int]] = {}
+    def __init__(self, grammar: ex.Grammar) -> None:
+        self.matcher = Matcher(grammar, ByteTokenizer())
 
-    def match(regex: ex.Regex, at: int) -> frozenset[int]:
-        if (id(regex), at) not in regexes:
-            regexes[id(regex), at] = ends(regex, text, at)
-        return regexes[id(regex), at]
-
-    def found(node: ex.Node, place: Place) -> frozenset[Place]:
-        key = (node.name if isinstance(node, ex.Ref) else id(node), place)
-        if key not in known:
-            known[key] = frozenset()  # a rule that calls itself at its own place adds nothing
-            known[key] = frozenset(search(node, place))
-        return known[key]
-
-    def search(node: ex.Node, place: Place) -> set[Place] | frozenset[Place]:
-        at, used = place
-        match node:
-            case ex.Terminal(regex):
-                return {(end, used) for end in match(regex, at)}
-            case ex.Fresh(regex):
-                return {(end, used | {text[at:end]}) for end in match(regex, at) if text[at:end] not in used}
-            case ex.Scope(inner):
-                return {(end, used) for end, _ in found(inner, (at, frozenset()))}
-            case ex.Ref(name):
-                return found(grammar.rules[name], place)
-            case ex.Choice(items):
-                return frozenset().union(*(found(item, place) for item in items))
-            case ex.Sequence(items):
-                front = {place}
-                for item in items:
-                    front = {end for here in front for end in found(item, here)}
-                return front
-        front, seen, times = {place}, set[Place](), 0
-        while front and times <= len(text) + node.least:
-            new = front - seen if times >= node.least else front
-            seen |= front if times >= node.least else set()
-            if times == node.most:
-                break
-            front = {end for here in new for end in found(node.node, here)}
-            times += 1
-        return seen
-
-    return any(end == len(text) for end, _ in found(ex.Ref(grammar.start), (0, frozenset())))
+    def __call__(self, text: str) -> bool:
+        data = np.frombuffer(text.encode() + b" ", np.uint8).copy()
+        state = self.matcher.follow(-1, data, 0, len(data) - 1)
+        assert state >= -1
+        return state >= 0 and self.matcher.accepts(state)
 
 
 def texts(value: object, layout: tuple[str, str] = (", ", ": "), limit: int = 60) -> list[str]:
