@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from llmanac.generate.constrain._json_numbers import Automaton, Numbers, automaton
+from llmanac.generate.constrain._json_strings import literal
 from llmanac.generate.constrain.expressions import (
     Chars,
     Choice,
@@ -99,7 +100,10 @@ def _exponents() -> Regex:
         (Repeat(digit, 1, 2), Concat((_chars("012"), digit, digit)), Concat((*map(_chars, "30"), _chars("01234567"))))
     )
     mark = Concat((Chars(((69, 69), (101, 101))), Repeat(_chars("+-"), 0, 1)))
-    largest = Repeat(Concat((_chars("."), Repeat(_chars("0123456"), 1, 1), Repeat(digit, 0))), 0, 1)
+    under = [(_chars("7"),), (_chars("7"), _chars("9")), (literal("7976931348623157"),)]  # 1.7976931348623157e308
+    under += [(_chars("0123456"), Repeat(digit, 0)), (_chars("7"), _chars("012345678"), Repeat(digit, 0))]
+    under += [(_chars("7"), _chars("9"), _chars("0123456"), Repeat(digit, 0))]
+    largest = Repeat(Concat((_chars("."), Union(tuple(map(Concat, under))))), 0, 1)
     tail = Concat((Chars(((69, 69), (101, 101))), Repeat(_chars("+"), 0, 1), *map(_chars, "308")))
     body = Union((Concat((nonzero, fraction, mark, small)), Concat((_chars("1"), largest, tail))))
     return Concat((Repeat(_chars("-"), 0, 1), body))
