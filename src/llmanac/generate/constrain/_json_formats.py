@@ -19,8 +19,8 @@ from llmanac.generate.constrain.regex import parse_regex
 
 # defined by a draft, but whether a string is valid cannot be decided by an expression of bearable size
 REFUSED = frozenset({"idn-email", "idn-hostname", "regex"})
-# OpenAPI's, which say how a value is stored or shown
-ANNOTATIONS = frozenset({"int32", "int64", "float", "double", "password", "byte", "binary"})
+# OpenAPI's and Pydantic's, which say how a value is stored or shown
+ANNOTATIONS = frozenset({"int32", "int64", "float", "double", "password", "byte", "binary", "path"})
 
 _HEX, _LETTER = "[0-9A-Fa-f]", "[A-Za-z0-9]"
 _FOURTH = "(?:0[48]|[2468][048]|[13579][26])"
