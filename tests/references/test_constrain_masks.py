@@ -1,5 +1,6 @@
 """Row constrain/logits: masks of regular expressions against llguidance, state by state; text of the engine."""
 
+import json
 import re
 
 import numpy as np
@@ -263,3 +264,74 @@ def test_options_of_the_engine():
         engine.generate("x", regex="a", stop_ids=[])
     pieces = list(engine.stream("x", regex="abc[de]", max_new_tokens=9))
     assert re.fullmatch("abc[de]", "".join(piece.text for piece in pieces))
+
+
+def test_llguidance_as_the_engine_of_constraints(bpe):
+    pytest.importorskip("llguidance")
+    from llmanac.generate.constrain.llguidance import constraint
+
+    engine = Engine(HistoryModel(vocab_size=bpe.vocab_size), bpe)
+    asked = {"temperature": 1.0, "n": 3, "max_new_tokens": 40}
+    for pattern in [r"[a-z]{3}(12)+x", r'"the cat [^"]{2}"']:
+        made = constraint(engine, regex=pattern)
+        for done in engine.generate("x", constraint=made, **asked):
+            assert done.finish_reason == "length" or re.fullmatch(pattern, done.text), done.text
+        ours, theirs = follower(bpe, pattern), made()
+        first = int(ours.mask().nonzero()[0])
+        ours.advance(first), theirs.advance(first)
+        other = theirs.copy()
+        theirs.rewind(1)
+        assert theirs.mask()[first] and other.accepting() == ours.accepting()
+    for options, why in [
+        ({"grammar": "start: x"}, "llguidance: "),
+        ({}, "one of"),
+        ({"regex": "(?=a)"}, "llguidance: "),
+    ]:
+        with pytest.raises(RequestError, match=why):
+            constraint(engine, **options)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "n": {"enum": [1, 22]}, "next": {"$ref": "#"}},
+    "required": ["name", "n"],
+    "additionalProperties": {"type": "boolean"},
+}
+
+
+class Model:
+    """What a Pydantic model offers."""
+
+    def __init__(self, text):
+        self.value = json.loads(text)
+
+    @classmethod
+    def model_json_schema(cls):
+        return SCHEMA
+
+    @classmethod
+    def model_validate_json(cls, text):
+        return cls(text)
+
+
+def test_a_schema_gives_the_object_beside_the_text():
+    jsonschema = pytest.importorskip("jsonschema")
+    engine, complete = Engine(HistoryModel(), ByteTokenizer()), 0
+    for given in (SCHEMA, Model):
+        for done in engine.generate(PROMPTS, schema=given, temperature=1.0, n=8, max_new_tokens=150):
+            if done.finish_reason == "length":
+                assert done.parsed is None
+                continue
+            value = json.loads(done.text, object_pairs_hook=distinct)
+            jsonschema.validate(value, SCHEMA)
+            assert value == (done.parsed if given is SCHEMA else done.parsed.value)
+            complete += 1
+    assert complete > 10
+    assert engine.generate("x", regex="a")[0].parsed is None
+    with pytest.raises(RequestError, match="schema: no value"):
+        engine.generate("x", schema={"type": "string", "minLength": 3, "maxLength": 2})
+
+
+def distinct(pairs):
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)

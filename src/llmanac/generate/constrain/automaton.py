@@ -17,7 +17,7 @@ from llmanac.core.errors import RequestError, nearest, shown
 from llmanac.generate.constrain import expressions as ex
 from llmanac.generate.constrain._utf8 import EVERY, byte_moves, covers_plain, normal, plain_automaton
 from llmanac.kernels.constrain import networks, recognize
-from llmanac.kernels.constrain.recognize import (
+from llmanac.kernels.constrain.items import (
     ACCEPTS,
     CALL_AT,
     EMPTY_AT,
@@ -30,7 +30,8 @@ from llmanac.kernels.constrain.recognize import (
     SCOPE,
     TAIL,
     Network,
-)  # fmt: skip
+    memory_for,
+)
 
 MOST_STATES = 1 << 19  # of a network
 MOST_AUTOMATON = 20_000  # states of a deterministic automaton for And and Not
@@ -95,7 +96,7 @@ def automaton_of(regex: ex.Regex) -> _Automaton:
         return automaton_of(_ANY).product(automaton_of(regex.item).complement())
     network = compile_grammar(ex.Grammar({"": ex.Terminal(regex)}, ""), nothing=True)
     for sets in (1 << 10, 1 << 15):
-        memory = recognize.memory(int(network.classes.max()) + 1, sets)
+        memory = memory_for(int(network.classes.max()) + 1, sets)
         count = recognize.explore(network, memory)
         if count >= 0:
             break
@@ -230,14 +231,14 @@ class _Builder:
         """`count` copies, one behind the other; `leave`: where an empty move leads from the start of each."""
         if not count:
             return at
-        parts = (self.moves, self.empties, self.calls, self.plain, self.known_runs)
-        lengths = [len(part) for part in parts]
-        first = self.states
+        first, before = self.states, (len(self.moves), len(self.empties), len(self.calls))
+        runs = (len(self.plain), len(self.known_runs))
         end = self.node(item, at)
         size = self.states - first
         if leave is not None:
             self.empties.append((at, leave))
-        moves, empties, calls, plain, known = (part[n:] for part, n in zip(parts, lengths, strict=True))
+        moves, empties, calls = self.moves[before[0] :], self.empties[before[1] :], self.calls[before[2] :]
+        plain, known = self.plain[runs[0] :], self.known_runs[runs[1] :]
         self.state(size * (count - 1))
         start = at
         for copy in range(1, count):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmanac.kernels.constrain.recognize import CALL_AT, EMPTY_AT, FINAL, MOVE_AT
+from llmanac.kernels.constrain.items import CALL_AT, EMPTY_AT, FINAL, MOVE_AT
 from llmanac.kernels.text import cached
 
 LONGEST_RUN = 32  # plain characters; more are not counted
