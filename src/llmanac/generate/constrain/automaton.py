@@ -24,11 +24,13 @@ from llmanac.kernels.constrain.items import (
     ENDS,
     FINAL,
     FRESH,
+    MANY,
     MOVE_AT,
     PLAIN,
     RUN,
     SCOPE,
     TAIL,
+    WORDS,
     Network,
     memory_for,
 )
@@ -118,6 +120,7 @@ class _Builder:
         self.calls: list[tuple[int, int, int]] = []
         self.plain: list[tuple[int, int]] = []  # moves on a plain character
         self.known_runs: list[tuple[int, int]] = []
+        self.words: list[tuple[int, int]] = []
         self.ends: list[int] = []
         self.rules: list[tuple[int, int]] = []  # start state, kind
         self.numbers: dict[object, int] = {}
@@ -180,7 +183,7 @@ class _Builder:
             case ex.Terminal(regex):
                 return self.node(regex, at)
             case ex.Fresh(regex):
-                return self.call(at, self.rule(("fresh", regex), FRESH, lambda start: self.node(regex, start)))
+                return self.call(at, self.rule(("fresh", regex), FRESH, lambda start: self.fresh(regex, start)))
             case ex.Scope(inner):
                 return self.call(at, self.rule(("scope", inner), SCOPE, lambda start: self.node(inner, start)))
             case ex.Ref(name):
@@ -254,6 +257,16 @@ class _Builder:
             self.known_runs += [(moved(a), run) for a, run in known]
         return end + size * (count - 1)
 
+    def fresh(self, regex: ex.Regex, at: int) -> int:
+        """Its automaton, if that is not too large: by it, texts of which none is left are known at their beginnings."""
+        try:
+            found = automaton_of(regex)
+        except RequestError:
+            return self.node(regex, at)
+        words = networks.words(found.moves, found.final, np.bincount(found.classes, minlength=found.moves.shape[1]))
+        self.words += [(self.states + state, int(n)) for state, n in enumerate(words)]
+        return self.automaton(found, at)
+
     def automaton(self, automaton: _Automaton, at: int) -> int:
         first = self.state(len(automaton.moves) + 1)
         end = first + len(automaton.moves)
@@ -290,7 +303,8 @@ def compile_grammar(grammar: ex.Grammar, *, nothing: bool = False) -> Network:
     moves = moves[np.lexsort((moves[:, 1], moves[:, 0]))]
     empties, calls = empties[empties[:, 0].argsort()], calls[calls[:, 0].argsort()]
     rules = np.array(builder.rules, np.int32)
-    states = np.zeros((builder.states + 1, 7), np.int32)
+    states = np.zeros((builder.states + 1, 8), np.int32)
+    states[:, WORDS] = MANY
     states[builder.ends, FINAL] = 1
 
     def network() -> Network:
@@ -309,6 +323,8 @@ def compile_grammar(grammar: ex.Grammar, *, nothing: bool = False) -> Network:
     made = network()
     for state, run in builder.known_runs:
         states[state, RUN] = max(states[state, RUN], run)
+    for state, count in builder.words:
+        states[state, WORDS] = count
     plain = np.array([(a, b) for a, b in builder.plain if live[b]], np.int64).reshape(-1, 2)
     plain = plain[plain[:, 0].argsort()]
     first = np.searchsorted(plain[:, 0], np.arange(builder.states + 1))

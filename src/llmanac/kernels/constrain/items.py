@@ -17,12 +17,13 @@ DEAD, UNKNOWN, FULL = -1, -2, -4  # no text goes on; a move that is not computed
 PLAIN, SCOPE, FRESH = 0, 1, 2  # kinds of rules
 SETS, ITEMS, WAITS, FRAMES, TEXTS, LETTERS, LISTS, STAMP, DONE, VARIED = range(10)  # what is counted
 LONGEST_TOKEN = 1024  # bytes; longer ones are never allowed
+MANY = 1 << 24  # texts
 HERE = -1  # a Fresh terminal that begins with the next byte
 LATER = 0  # the text of a Fresh terminal that ends in a token which is only considered
 FRAME_BITS, LIST_BITS = 21, 20
 FRAME_MASK, LIST_MASK = (1 << FRAME_BITS) - 1, (1 << LIST_BITS) - 1
 # columns of `Network.states`, rows of `Network.moves`, of `Memory.sets` and so on
-MOVE_AT, EMPTY_AT, CALL_AT, FINAL, ENDS, TAIL, RUN = range(7)
+MOVE_AT, EMPTY_AT, CALL_AT, FINAL, ENDS, TAIL, RUN, WORDS = range(8)
 KERNEL_AT, SCAN_AT, WAIT_AT, ACCEPTS, SET_RUN = range(5)
 KERNELS, SCANS, WAITING, WAIT_RULES = range(4)
 SET_TABLE, FRAME_TABLE, LIST_TABLE, TEXT_TABLE = range(4)
@@ -32,8 +33,9 @@ WORK, MARKS, STAMPS, OVER = range(4)
 class Network(NamedTuple):
     """A grammar, in few arrays, because passing one costs time.
 
-    states (states + 1, 7) int32: where its moves, empty moves and calls begin; whether it ends a rule, whether empty
-        moves lead to an end, whether nothing else follows; how many plain characters may follow, whatever they are.
+    states (states + 1, 8) int32: where its moves, empty moves and calls begin; whether it ends a rule, whether empty
+        moves lead to an end, whether nothing else follows; how many plain characters may follow, whatever they are; in
+        the automata of Fresh terminals, how many texts may follow, MANY where they are not counted.
     moves (moves, 3): the lowest and highest class of bytes, where it leads; sorted by state and lowest class.
     empties (empties,); calls (calls, 2): rule, where it goes on; rules (rules, 2): start, kind.
     classes (256,) uint8: of each byte.
@@ -189,3 +191,60 @@ def listed(m, texts, text):
             return True
         texts = m.lists[texts, 0]
     return False
+
+
+@njit
+def add(m, count, item):
+    """`work[:count]` with an item that it lacks; the new count, or FULL."""
+    work, marks, stamps = m.scratch[WORK], m.scratch[MARKS], m.scratch[STAMPS]
+    stamp = m.counts[STAMP]
+    slot = np.int64(mixed(item) >> 20) % marks.shape[0]
+    while stamps[slot] == stamp:
+        if marks[slot] == item:
+            return count
+        slot = (slot + 1) % marks.shape[0]
+    if 2 * count >= work.shape[0]:
+        return np.int64(FULL)
+    marks[slot], stamps[slot], work[count] = item, stamp, item
+    return count + 1
+
+
+@njit
+def sort(x):
+    """Sort in place: Shell's sort, for short arrays."""
+    gap = x.shape[0] // 2
+    while gap:
+        for i in range(gap, x.shape[0]):
+            value, j = x[i], i
+            while j >= gap and x[j - gap] > value:
+                x[j] = x[j - gap]
+                j -= gap
+            x[j] = value
+        gap //= 2
+
+
+@njit
+def begun(g, m, texts, state, buffer, start, stop):
+    """How many of the listed texts begin with `buffer[start:stop]` and go on from a state of an automaton to its end.
+
+    One that is not known yet is counted.
+    """
+    count = 0
+    while texts:
+        text, texts = m.lists[texts, 1], m.lists[texts, 0]
+        if text == LATER:
+            count += 1
+            continue
+        at, end, i, now = m.text_at[text], m.text_at[text + 1], start, state
+        while at < end and i < stop and m.letters[at] == buffer[i]:
+            at, i = at + 1, i + 1
+        if i < stop:
+            continue
+        while at < end and now >= 0:
+            letter, found = g.classes[m.letters[at]], -1
+            for j in range(g.states[now, MOVE_AT], g.states[now + 1, MOVE_AT]):
+                if g.moves[j, 0] <= letter <= g.moves[j, 1]:
+                    found = g.moves[j, 2]
+            now, at = found, at + 1
+        count += now >= 0 and g.states[now, ENDS] != 0
+    return count

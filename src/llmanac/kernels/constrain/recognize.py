@@ -33,7 +33,7 @@ from llmanac.kernels.constrain.items import (  # noqa: F401
     KERNELS,
     LATER,
     LONGEST_TOKEN,
-    MARKS,
+    MANY,
     MOVE_AT,
     OVER,
     PLAIN,
@@ -45,7 +45,6 @@ from llmanac.kernels.constrain.items import (  # noqa: F401
     SET_TABLE,
     SETS,
     STAMP,
-    STAMPS,
     TAIL,
     UNKNOWN,
     VARIED,
@@ -53,9 +52,12 @@ from llmanac.kernels.constrain.items import (  # noqa: F401
     WAIT_RULES,
     WAITING,
     WAITS,
+    WORDS,
     WORK,
     Memory,
     Network,
+    add,
+    begun,
     frame_for,
     frame_of,
     list_of,
@@ -63,26 +65,11 @@ from llmanac.kernels.constrain.items import (  # noqa: F401
     listed,
     mixed,
     packed,
+    sort,
     state_of,
     text_of,
 )
 from llmanac.kernels.text import cached
-
-
-@njit
-def add(m, count, item):
-    """`work[:count]` with an item that it lacks; the new count, or FULL."""
-    work, marks, stamps = m.scratch[WORK], m.scratch[MARKS], m.scratch[STAMPS]
-    stamp = m.counts[STAMP]
-    slot = np.int64(mixed(item) >> 20) % marks.shape[0]
-    while stamps[slot] == stamp:
-        if marks[slot] == item:
-            return count
-        slot = (slot + 1) % marks.shape[0]
-    if 2 * count >= work.shape[0]:
-        return np.int64(FULL)
-    marks[slot], stamps[slot], work[count] = item, stamp, item
-    return count + 1
 
 
 @njit
@@ -199,20 +186,6 @@ def close(g, m, new, size):
 
 
 @njit
-def sort(x):
-    """Sort in place: Shell's sort, for short arrays."""
-    gap = x.shape[0] // 2
-    while gap:
-        for i in range(gap, x.shape[0]):
-            value, j = x[i], i
-            while j >= gap and x[j - gap] > value:
-                x[j] = x[j - gap]
-                j -= gap
-            x[j] = value
-        gap //= 2
-
-
-@njit
 def set_of(g, m, count):
     """The set whose kernel is `work[:count]`, made where it is new; FULL."""
     kernel = m.scratch[WORK, :count]
@@ -285,6 +258,10 @@ def step(g, m, origin, letter, buffer, at, real):
                             return count
                 if g.states[to, TAIL]:
                     continue
+                if texts and g.states[to, WORDS] < MANY:
+                    varies = True
+                    if g.states[to, WORDS] <= begun(g, m, texts, to, buffer, m.frames[own, 3], at + 1):
+                        continue
             count = add(m, count, packed(to, own, texts))
             if count < 0:
                 return count
