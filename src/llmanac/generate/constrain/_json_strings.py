@@ -204,15 +204,17 @@ class Strings:
         if self.regex is None and other.regex is None:
             return Strings(self.words | other.words, True, doubt=doubt)
         parts = (*_parts(self.expression, And), *_parts(other.expression, And))
-        size = self.size + other.size
-        while True:
-            found = Strings.of(_together(parts), doubt, size)
+        return Strings.of(_together(parts), doubt, self.size + other.size)
+
+    def counted(self) -> Strings:
+        """Without the strings that are too long to be counted by an automaton; they are left open."""
+        found, most = self, self.longest()
+        while most is not None:
+            limit = Repeat(ANY_CHARACTER, 0, most // 2)
+            doubt = (*found.doubt, Repeat(ANY_CHARACTER, most // 2 + 1))
+            found = Strings.of(_together((*_parts(found.expression, And), limit)), doubt, found.size + 1)
             most = found.longest()
-            if most is None:
-                return found
-            # too large to count so far in all states: longer strings are left open
-            doubt = (*doubt, Repeat(ANY_CHARACTER, most // 2 + 1))
-            parts = (*parts, Repeat(ANY_CHARACTER, 0, most // 2))
+        return found
 
     def longest(self) -> int | None:
         """The greatest length where counting to it takes too large an automaton; None where that is none."""
