@@ -36,6 +36,7 @@ from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
 from llmanac.generate._requests import FinishReason, Options, Piece, Request, TokenLogprob
+from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.scheduler import Scheduler
@@ -75,6 +76,7 @@ class Completion:
         index: which of the prompt's `n` samples this is; of beams, the best is the first.
         score: what a beam search ranked it by, else None.
         drafted, accepted: tokens that a drafter proposed for it, and those of them that the model chose too.
+        parsed: the object of the text where `schema` was given and the text is complete, else None.
     """
 
     text: str
@@ -86,6 +88,7 @@ class Completion:
     score: float | None = None
     drafted: int = 0
     accepted: int = 0
+    parsed: Any = None
 
     @property
     def ids(self) -> list[int]:
@@ -188,6 +191,7 @@ class Engine:
         elif drafter is not None and not isinstance(drafter, DrafterSpec):
             draft_model, drafter = drafter, cast(DrafterSpec, make_method("drafter", "model"))
         self.drafter: DrafterSpec | None = drafter
+        self._matchers: Matchers = {}
         self.draft_model, self.speculation = draft_model, Speculation()
         if draft_model is not None and draft_model.vocab_size != model.vocab_size:
             sizes = f"{draft_model.vocab_size} tokens, the model has {model.vocab_size}"
@@ -303,9 +307,12 @@ class Engine:
         source_length = 1 if getattr(self.model, "reads_source", False) else None  # answers have a row of their own
         if source_length is not None and options.get("prompt_logprobs") is not None:
             raise RequestError("prompt_logprobs: an encoder-decoder reads its prompt as a whole and gives it no score")
+        size = self.model.vocab_size
+        constraint = constraint_of(cast(dict[str, Any], options), self.tokenizer, stop_ids, size, self._matchers)
         made = Request(
-            ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer, source_length=source_length
-        )
+            ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer, source_length=source_length,
+            constraint=constraint,
+        )  # fmt: skip
         for method in made.decoding:
             if isinstance(method, Allowed) and method.ids[-1] >= self.model.vocab_size:
                 size = self.model.vocab_size
@@ -371,6 +378,7 @@ def completions(request: Request) -> list[Completion]:
             score=sequence.score,
             drafted=sequence.drafted,
             accepted=sequence.accepted,
+            parsed=request.parsed(sequence),
         )
         for sequence in request.sequences
     ]
