@@ -1,4 +1,4 @@
-"""What comes before the text, on every kind of layer and position: cached, packed, in the engine, or refused by name."""
+"""What comes before the text, on every kind of layer and position: cached, packed, served, or refused by name."""
 
 from __future__ import annotations
 
