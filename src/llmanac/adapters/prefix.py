@@ -29,7 +29,6 @@ CARD = {
     "title": "Prefix tuning",
     "paper": "Li & Liang 2021, arXiv:2101.00190",
     "reference": "PEFT's PREFIX_TUNING on models of transformers, through the cache",
-    "test": "tests/references/test_peft.py::test_prefix_equals_peft",
 }
 
 
