@@ -99,6 +99,7 @@ def _write_lead(transform: LeadTransform, model: Any) -> tuple[dict[str, Any], d
         rows = transform.modules[NAME]()
     config: dict[str, Any] = {"num_virtual_tokens": transform.tokens, "num_transformer_submodules": 1}
     if isinstance(transform, Prefix):
+        rows = rows[:, transform.columns().argsort()]
         held = [shapes for shapes in transform.shapes if shapes]
         heads = held[0][0][0]
         config |= {
@@ -135,7 +136,9 @@ def _read_lead(model: Any, adapter: Adapter, name: str) -> Transform:
                 f"{entry.path}: {EMBEDDINGS} is {entry.shape}, this model takes {tuple(own.shape)} for {tokens} tokens"
                 f"{adapter.base}"
             )
-        transform.load_state({f"{NAME}.weight": weights.take(EMBEDDINGS).to(own)})
+        rows = weights.take(EMBEDDINGS).to(own)
+        rows = rows[:, transform.columns()] if isinstance(transform, Prefix) else rows
+        transform.load_state({f"{NAME}.weight": rows})
     except CheckpointError as error:
         transform.remove()
         raise error if str(error).startswith(str(entry.path)) else CheckpointError(f"{entry.path}: {error}") from error

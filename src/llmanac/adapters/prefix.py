@@ -77,6 +77,20 @@ class Prefix(LeadTransform):
             found.append(tuple(tensors) or None)
         return found
 
+    def columns(self) -> Tensor:
+        """Where each of our numbers of a row is in a row of PEFT's: keys that turn in pairs leave as halves here."""
+        found, at = [], 0
+        for layer, shapes in zip(self.model.model.layers, self.shapes, strict=True):
+            position = self.model.model.position if layer.position is None else layer.position
+            for number, (heads, width) in enumerate(shapes or ()):
+                order = torch.arange(width)
+                if number == 0 and getattr(position, "layout", "halves") == "pairs":
+                    turned = position.turned
+                    order = torch.cat([order[:turned:2], order[1:turned:2], order[turned:]])
+                found += [at + head * width + order for head in range(heads)]
+                at += heads * width
+        return torch.cat(found)
+
     def of_text(self, model: Transformer, ids: Tensor) -> Tensor:
         layers = state_without(self, model, ids).layers
         held = [layer.tensors for layer, shapes in zip(layers, self.shapes, strict=False) if shapes]
