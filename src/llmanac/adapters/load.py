@@ -62,7 +62,10 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
     }  # fmt: skip
     path = Path(folder)
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
-    (path / CONFIG).unlink(missing_ok=True)  # without it a folder is no adapter: old and new files are never mixed
+    try:  # without it a folder is no adapter: old and new files are never mixed
+        (path / CONFIG).unlink(missing_ok=True)
+    except OSError as error:
+        raise files.refused(error, path) from error
     files.write_bytes(path / WEIGHTS, data)
     files.write_json(path / CONFIG, config)
     return path

@@ -34,7 +34,10 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(LeadSpec):
-    """projection: width of the layer between narrow vectors and rows while they are trained; None for no such layer."""
+    """projection: width of the layer between narrow vectors and rows while they are trained; None for no such layer.
+
+    With one, `start` has no meaning: the vectors and layers begin at random.
+    """
 
     projection: int | None = None
 
