@@ -169,11 +169,15 @@ def _compare_gradients(folder, peer, gradients, tmp_path, atol):
         torch.testing.assert_close(gradient, their[name], rtol=max(1e-8, atol), atol=atol)
 
 
+SLOW = [("mamba", "lora"), ("tied", "dora"), ("phi3", "dora")]
+
+
 @pytest.mark.parametrize(
     "family, kind",
-    [(f, "lora") for f in TARGETS if f != "llama"]
-    + [("llama", k) for k in LORA] + [("gpt2", "dora"), ("gpt2", "rslora"), ("tied", "dora"), ("phi3", "dora")],
-)  # fmt: skip
+    [("llama", kind) for kind in LORA]
+    + [("tied", "lora"), ("gpt2", "lora"), ("gpt2", "dora"), ("phi3", "lora"), ("neox", "lora")]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW],
+)
 def test_lora_equals_peft(folders, tmp_path, family, kind):
     """Heads that are tied, fused and transposed matrices, interleaved ones, and a state-space model."""
     folder = folders[family]
@@ -204,7 +208,7 @@ def test_prefix_equals_peft(folders, tmp_path, family, projected):
     _check_cache_and_refusals(model, transform)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mamba"])
+@pytest.mark.parametrize("family", ["llama", "mamba", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_prompt_equals_peft(folders, tmp_path, family):
     folder = folders[family]
     peer = peer_of(folder, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, num_attention_heads=4))
