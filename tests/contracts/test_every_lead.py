@@ -1,4 +1,4 @@
-"""What comes before the text, on every kind of layer and position: cached, packed, in the engine, or refused."""
+"""What comes before the text, on every kind of layer and position: cached, packed, served, or refused by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmanac.models._context import ATTENTION_FORMS
 LEADS = ("prefix", "prompt")
 every = pytest.mark.parametrize("name", LEADS)
 ATTENDING = ("multi-query", "grouped-query", "latent", "longformer", "big-bird")
-OTHERS = ("gru", "min-gru", "mamba", "mamba2", "s4d", "linear", "lightning")
+OTHERS = ("min-gru", "mamba", "linear")
 
 
 def led(name, model, tokens_=3, std=0.2, **fields):
@@ -83,7 +83,7 @@ def test_on_every_position(name, position):
 @every
 def test_layers_of_both_kinds(name):
     """The prefix is in the layers with attention; a ring that is shorter than the prefix keeps its end."""
-    blocks = [*block("gru"), *block({"name": "softmax", "window": 4}), *block("multi-head")]
+    blocks = [*block("min-gru"), *block({"name": "softmax", "window": 4}), *block("multi-head")]
     model = transformer(blocks=blocks, layers=3)
     plain = model(tokens(3, 9)).logits
     check(model, led(name, model, tokens_=6), plain)

@@ -17,6 +17,7 @@ from llmanac.cli import main
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.models._quantized import Quantized
+from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -200,6 +201,29 @@ def test_merging_into_packed_matrices(tmp_path, name):
     assert isinstance(layer.weight, Quantized) and 0.01 < report.error < 1
     exact = dense.model.layers[0].self_attn.q_proj.weight
     assert 0 < (layer.weight.dense() - exact).norm() / exact.norm() < 0.15
+
+
+@pytest.mark.parametrize("kind", ["gguf", "nf4"])
+def test_a_base_of_packed_matrices_is_merged_dense(tmp_path, kind, capsys):
+    """The sum of what the packed matrices hold and the change, in a plain checkpoint."""
+    base, tokenizer = transformer(vocab_size=VOCABULARY, dtype=torch.float32), train_tokenizer("utf8", [])
+    place = tmp_path / ("base.gguf" if kind == "gguf" else "base")
+    if kind == "gguf":
+        export_gguf(base, tokenizer, place, "q8_0")
+    else:
+        make_method("quantizer", "nf4").build().apply(base)
+        base.save_pretrained(place)
+        tokenizer.save(place)
+    folder, adapted = written("lora", tmp_path / "a", load_model(place, device="cpu"))
+    with pytest.raises(SystemExit, match="0"):
+        main(["merge", str(folder), "-o", str(tmp_path / "m"), "--base", str(place)])
+    assert ("written dense" in (shown := capsys.readouterr().out)) and ("4" in shown)
+    merged, ids = load_model(tmp_path / "m", device="cpu"), tokens(2, 9)
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=0, atol=1e-4)
+    assert not any(isinstance(p, Quantized) for n, p in merged.named_parameters() if "q_proj" in n)
+    layer = adapted.model.layers[1].self_attn.q_proj
+    exact = layer.change.merged(load_model(place, device="cpu").model.layers[1].self_attn.q_proj.weight.float())
+    torch.testing.assert_close(merged.model.layers[1].self_attn.q_proj.weight, exact, rtol=1e-6, atol=1e-6)
 
 
 def test_the_command(tmp_path, capsys):

@@ -9,10 +9,13 @@ from _small_models import randomise
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    Glm4Config,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MambaConfig,
+    MistralConfig,
     Phi3Config,
     Qwen3Config,
 )
@@ -36,6 +39,9 @@ CONFIGS = {
     "phi3": Phi3Config(**LLAMA, tie_word_embeddings=False, **IDS),
     "neox": GPTNeoXConfig(**SIZES, intermediate_size=48, max_position_embeddings=64, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**LLAMA, head_dim=16, tie_word_embeddings=False),
+    "glm4": Glm4Config(**LLAMA, head_dim=8, **IDS),  # keys turn in pairs
+    "bloom": BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4),  # ALiBi
+    "windows": MistralConfig(**LLAMA, sliding_window=6),
     "mamba": MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4),
 }
 LORA = {
@@ -160,14 +166,18 @@ def _compare_gradients(folder, peer, gradients, tmp_path, atol):
     peer.save_pretrained(tmp_path / "gradients")
     their = load_adapter(ours_of(folder), tmp_path / "gradients").state()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, their[name], rtol=1e-8, atol=atol)
+        torch.testing.assert_close(gradient, their[name], rtol=max(1e-8, atol), atol=atol)
+
+
+SLOW = [("mamba", "lora"), ("tied", "dora"), ("phi3", "dora")]
 
 
 @pytest.mark.parametrize(
     "family, kind",
-    [(f, "lora") for f in TARGETS if f != "llama"]
-    + [("llama", k) for k in LORA] + [("gpt2", "dora"), ("gpt2", "rslora"), ("tied", "dora"), ("phi3", "dora")],
-)  # fmt: skip
+    [("llama", kind) for kind in LORA]
+    + [("tied", "lora"), ("gpt2", "lora"), ("gpt2", "dora"), ("phi3", "lora"), ("neox", "lora")]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW],
+)
 def test_lora_equals_peft(folders, tmp_path, family, kind):
     """Heads that are tied, fused and transposed matrices, interleaved ones, and a state-space model."""
     folder = folders[family]
@@ -180,8 +190,10 @@ def test_lora_equals_peft(folders, tmp_path, family, kind):
     torch.testing.assert_close(own(model)[0], found, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("projected", [False, True])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+@pytest.mark.parametrize(
+    "family, projected",
+    [(f, False) for f in ("llama", "gpt2", "qwen3", "glm4", "bloom", "windows")] + [("llama", True), ("gpt2", True)],
+)
 def test_prefix_equals_peft(folders, tmp_path, family, projected):
     """Grouped keys, learned positions, and heads of another width than D / H; through our cache too."""
     folder = folders[family]
@@ -189,11 +201,14 @@ def test_prefix_equals_peft(folders, tmp_path, family, projected):
     peer = peer_of(folder, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, **options))
     peer.save_pretrained(tmp_path / "theirs")
     # with a projection the files hold what it makes, whose gradients PEFT does not compute
-    model, transform = compare(folder, tmp_path / "theirs", peer, tmp_path, gradients=not projected)
+    atol = 1e-9 if family in ("llama", "gpt2", "qwen3") else 1e-5  # the other peers compute a part in float32
+    model, transform = compare(
+        folder, tmp_path / "theirs", peer, tmp_path, atol=atol, gradients=not projected and atol < 1e-8
+    )
     _check_cache_and_refusals(model, transform)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mamba"])
+@pytest.mark.parametrize("family", ["llama", "mamba", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_prompt_equals_peft(folders, tmp_path, family):
     folder = folders[family]
     peer = peer_of(folder, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, num_attention_heads=4))
@@ -207,7 +222,7 @@ def _check_cache_and_refusals(model, transform):
     ids = texts()[0]
     state = model.start(3)
     pieces = torch.cat([model(part, state).logits for part in ids.split(5, dim=1)], 1)
-    torch.testing.assert_close(pieces, model(ids).logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(pieces, model(ids).logits, rtol=0, atol=1e-9)
     assert state.counts == [17] * 3
     with pytest.raises(SpecError, match="cannot be merged"):
         transform.merge()

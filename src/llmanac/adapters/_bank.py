@@ -49,6 +49,8 @@ class Bank:
         self.leads: dict[str, LeadTransform] = {}
         self.parts: dict[str, dict[str, LowRank]] = {}  # by product and adapter
         for name, given in adapters.items():
+            if not isinstance(name, str) or not name:
+                raise SpecError(f"adapters: {name!r} is no name; give each adapter one that requests can say")
             transform = _taken(model, given) if isinstance(given, (str, Path)) else given
             self._add(name, transform)
         self.names = tuple(adapters)

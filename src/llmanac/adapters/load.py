@@ -62,7 +62,10 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
     }  # fmt: skip
     path = Path(folder)
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
-    (path / CONFIG).unlink(missing_ok=True)  # without it a folder is no adapter: old and new files are never mixed
+    try:  # without it a folder is no adapter: old and new files are never mixed
+        (path / CONFIG).unlink(missing_ok=True)
+    except OSError as error:
+        raise files.refused(error, path) from error
     files.write_bytes(path / WEIGHTS, data)
     files.write_json(path / CONFIG, config)
     return path
@@ -108,6 +111,7 @@ def _write_lead(transform: LeadTransform, model: Any) -> tuple[dict[str, Any], d
         rows = transform.modules[NAME]()
     config: dict[str, Any] = {"num_virtual_tokens": transform.tokens, "num_transformer_submodules": 1}
     if isinstance(transform, Prefix):
+        rows = rows[:, transform.columns().argsort()]
         held = [shapes for shapes in transform.shapes if shapes]
         heads = held[0][0][0]
         config |= {
@@ -144,7 +148,9 @@ def _read_lead(model: Any, adapter: Adapter, name: str) -> Transform:
                 f"{entry.path}: {EMBEDDINGS} is {entry.shape}, this model takes {tuple(own.shape)} for {tokens} tokens"
                 f"{adapter.base}"
             )
-        transform.load_state({f"{NAME}.weight": weights.take(EMBEDDINGS).to(own)})
+        rows = weights.take(EMBEDDINGS).to(own)
+        rows = rows[:, transform.columns()] if isinstance(transform, Prefix) else rows
+        transform.load_state({f"{NAME}.weight": rows})
     except CheckpointError as error:
         transform.remove()
         raise error if str(error).startswith(str(entry.path)) else CheckpointError(f"{entry.path}: {error}") from error

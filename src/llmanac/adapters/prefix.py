@@ -29,13 +29,15 @@ CARD = {
     "title": "Prefix tuning",
     "paper": "Li & Liang 2021, arXiv:2101.00190",
     "reference": "PEFT's PREFIX_TUNING on models of transformers, through the cache",
-    "test": "tests/references/test_peft.py::test_prefix_equals_peft",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(LeadSpec):
-    """projection: width of the layer between narrow vectors and rows while they are trained; None for no such layer."""
+    """projection: width of the layer between narrow vectors and rows while they are trained; None for no such layer.
+
+    With one, `start` has no meaning: the vectors and layers begin at random.
+    """
 
     projection: int | None = None
 
@@ -77,6 +79,20 @@ class Prefix(LeadTransform):
                 at += heads * width
             found.append(tuple(tensors) or None)
         return found
+
+    def columns(self) -> Tensor:
+        """Where each of our numbers of a row is in a row of PEFT's: keys that turn in pairs leave as halves here."""
+        found, at = [], 0
+        for layer, shapes in zip(self.model.model.layers, self.shapes, strict=True):
+            position = self.model.model.position if layer.position is None else layer.position
+            for number, (heads, width) in enumerate(shapes or ()):
+                order = torch.arange(width)
+                if number == 0 and getattr(position, "layout", "halves") == "pairs":
+                    turned = position.turned
+                    order = torch.cat([order[:turned:2], order[1:turned:2], order[turned:]])
+                found += [at + head * width + order for head in range(heads)]
+                at += heads * width
+        return torch.cat(found)
 
     def of_text(self, model: Transformer, ids: Tensor) -> Tensor:
         layers = state_without(self, model, ids).layers

@@ -21,7 +21,6 @@ CARD = {
     "title": "Prompt tuning",
     "paper": "Lester et al. 2021, arXiv:2104.08691",
     "reference": "PEFT's PROMPT_TUNING on models of transformers",
-    "test": "tests/references/test_peft.py::test_prompt_equals_peft",
 }
 
 

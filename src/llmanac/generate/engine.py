@@ -199,6 +199,8 @@ class Engine:
         if self.drafter is not None:
             if getattr(model, "reads_source", False) or getattr(draft_model, "reads_source", False):
                 raise RequestError("drafter: an encoder-decoder cannot be drafted for, and drafts for no other model")
+            if getattr(draft_model, "lead", None) is not None:
+                raise RequestError("drafter: the draft model has a prefix or a prompt before its tokens; remove() it")
             self.drafter.build(model=draft_model)
 
     @property

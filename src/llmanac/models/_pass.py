@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch, Output, Want
 from llmanac.models import _masks
 from llmanac.models._context import Context
-from llmanac.models._lead import LeadState
+from llmanac.models._lead import Before, LeadState
 from llmanac.models._masks import AttentionMask
 from llmanac.models.state import DecodingState, SlotMapping
+
+Recompute = Literal["none", "blocks"]
 
 
 def check_targets(batch: Batch, want: Want) -> None:
@@ -89,12 +92,24 @@ def place(batch: Batch, state: DecodingState | None) -> tuple[SlotMapping | None
 
 
 def run_layers(
-    layers: Iterable[Any], x: Tensor, context: Context, states: Sequence[Any] | None, wanted: tuple[int, ...] = ()
+    layers: Iterable[Any],
+    x: Tensor,
+    context: Context,
+    states: Sequence[Any] | None,
+    wanted: tuple[int, ...] = (),
+    recompute: Recompute = "none",
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The residual stream after the last block, and what it was after the `wanted` ones (0: before the first)."""
+    """The residual stream after the last block, and what it was after the `wanted` ones (0: before the first).
+
+    With `recompute` of blocks, the backward pass keeps what enters each block and computes the rest of it again.
+    """
     kept = {0: x} if 0 in wanted else {}
     for count, layer in enumerate(layers, 1):
-        x = layer(x, context, None if states is None else states[count - 1])
+        state = None if states is None else states[count - 1]
+        if recompute == "blocks" and torch.is_grad_enabled() and (state is None or isinstance(state, Before)):
+            x = checkpoint(layer, x, context, state, use_reentrant=False)
+        else:
+            x = layer(x, context, state)
         if count in wanted:
             kept[count] = x
     return x, tuple(kept[n] for n in wanted)

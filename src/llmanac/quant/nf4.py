@@ -57,6 +57,14 @@ class Spec(QuantizerSpec):
         return NF4(self)
 
 
+def packed_bytes(shape: tuple[int, ...], spec: Spec) -> int:
+    """What a matrix takes: half a byte a number and its scales."""
+    count = shape[0] * shape[1]
+    blocks = -(-count // spec.block)
+    nested = blocks + 4 * -(-blocks // NESTED) + 4  # codes of scales, theirs, and the mean
+    return (count + 1) // 2 + (nested if spec.scales == "double" else 4 * blocks)
+
+
 @functools.cache
 def levels() -> Tensor:
     """c, (16,) float32, ascending."""
@@ -126,7 +134,7 @@ class NormalFloat(Form):
         size, start, stop = self.block, first * shape[1], last * shape[1]
         blocks = slice(start // size, -(-stop // size))
         codes = parts[""].flatten()[blocks.start * size // 2 : blocks.stop * size // 2]
-        values = _pairs().to(codes.device)[codes.int()].flatten()
+        values = F.embedding(codes.int(), _pairs().to(codes.device)).flatten()  # int32 indices take half the memory
         if missing := (blocks.stop - blocks.start) * size - len(values):  # the last block may be cut
             values = F.pad(values, (0, missing))
         values.view(-1, size).mul_(self.scales(parts, blocks)[:, None])

@@ -32,7 +32,7 @@ CARD = {
 class Spec(RewardSpec):
     """Attributes: file: `FILE.py:function`."""
 
-    file: str
+    file: str = "reward.py:reward"
 
     def build(self, **context: Any) -> Reward:
         path, _, name = self.file.rpartition(":")

@@ -10,10 +10,11 @@ that a hack of one part alone earns nothing. Every part is in the log under its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmanac.core.errors import SpecError
+from llmanac.core.spec import make_method
 from llmanac.rewards import Reward, RewardSpec, Sample, Score
 
 CARD = {
@@ -29,7 +30,7 @@ CARD = {
 class Spec(RewardSpec):
     """Attributes: parts: the rewards; weights: one a part, 1 each where left out; form: sum or product."""
 
-    parts: tuple[RewardSpec, ...]
+    parts: tuple[RewardSpec, ...] = field(default_factory=lambda: (make_method("reward", "exact-match"),))
     weights: tuple[float, ...] = ()
     form: Literal["sum", "product"] = "sum"
 

@@ -30,7 +30,7 @@ AT_ONCE = 32  # answers scored together
 class Spec(RewardSpec):
     """Attributes: path: the folder of a reward model."""
 
-    path: str
+    path: str = "reward-model"
 
     def build(self, **context: Any) -> Reward:
         from llmanac.models.scalar import load_scalar

@@ -26,6 +26,11 @@ PIECE_ROWS = 2048
 CHUNK_ROWS = (256, 4096)  # below 256 rows, adding each chunk's gradient to the weight's costs more than making it
 
 
+def chunk_rows(vocab_size: int) -> int:
+    """Rows of logits that are held at a time."""
+    return min(max(CHUNK_ELEMENTS // vocab_size, CHUNK_ROWS[0]), CHUNK_ROWS[1])
+
+
 @uncompiled  # its loop and its selection of rows are nothing that a compiler improves
 def fused_cross_entropy(
     hidden: Tensor,
@@ -75,7 +80,7 @@ def fused_cross_entropy(
     if not torch.is_grad_enabled():  # needs_input_grad is set even where no gradient will be computed
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     gate, other = (None, None) if mixture is None else mixture
-    size = chunk or min(max(CHUNK_ELEMENTS // len(weight), CHUNK_ROWS[0]), CHUNK_ROWS[1])
+    size = chunk or chunk_rows(len(weight))
     with torch.autocast(hidden.device.type, enabled=False):
         if reduction == "sum":
             total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap)

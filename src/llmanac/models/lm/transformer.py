@@ -25,7 +25,7 @@ from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
 from llmanac.models._lead import Lead, after, begin, own, prime, with_vectors
 from llmanac.models._masks import AttentionMask
-from llmanac.models._pass import check_request, documents, place, read_head, run_layers
+from llmanac.models._pass import Recompute, check_request, documents, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.heads import HeadSpec
@@ -148,10 +148,12 @@ class Transformer(TrainedModel):
     Attributes:
         spec, vocab_size, max_length: what it was built from.
         attention_form: how attention is computed: sdpa, plain, blocks or flash. All give the same values; settable.
+        recompute: `blocks` to train with less memory and a third more computing, see `run_layers`; settable.
         lead: what an adapter puts before the tokens of every row, or None; see `models/_lead.py`.
     """
 
     lead: Lead | None = None
+    recompute: Recompute = "none"
 
     def __init__(
         self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module | None]] | None = None
@@ -261,10 +263,10 @@ class Transformer(TrainedModel):
         What comes back is of those.
         """
         x, context = self._enter(read, state)
-        blocks = self.model.layers
+        blocks, states = self.model.layers, None if state is None else state.layers
         if want == Want(layers=want.layers) and want.layers and state is None:
             blocks = blocks[: max(want.layers)]  # nothing else is wanted
-        x, layers = run_layers(blocks, x, context, None if state is None else state.layers, want.layers)
+        x, layers = run_layers(blocks, x, context, states, want.layers, self.recompute)
         if first := read.shape[1] - batch.shape[1]:
             x, layers = (own(x, first, places), tuple(own(layer, first, places) for layer in layers))
         hidden = self.model.norm(x)
