@@ -17,7 +17,8 @@ from llmanac.core.spec import make_method
 from llmanac.generate._requests import Request
 from llmanac.generate.engine import Engine
 from llmanac.generate.runner import TorchRunner
-from llmanac.generate.scheduler import Scheduler, _exchanged
+from llmanac.generate.schedule import exchanged
+from llmanac.generate.scheduler import Scheduler
 
 STATE = str(Path("models") / "state")
 READ_TOKENS = 16  # of prompts a step, so that prompts are read in pieces
@@ -167,11 +168,11 @@ def test_samples_fork_their_own_prompt_only(attention: Any) -> None:
     drained(scheduler)
 
 
-def test_rows_that_hold_nothing_are_exchanged() -> None:
+def test_rows_that_hold_nothing_areexchanged() -> None:
     empty = [False, False, False, True, True, True]
-    assert _exchanged([0, 2, 3, 4, 5], empty) == [0, 2, 5, 3, 4]
-    assert _exchanged([0, 2, 3, 4, 5], [False] * 6) == [0, 2, 3, 4, 5]
-    assert _exchanged([0, 1, 2], empty) == [0, 1, 2]
+    assert exchanged([0, 2, 3, 4, 5], empty) == [0, 2, 5, 3, 4]
+    assert exchanged([0, 2, 3, 4, 5], [False] * 6) == [0, 2, 3, 4, 5]
+    assert exchanged([0, 1, 2], empty) == [0, 1, 2]
 
 
 WITHOUT_TORCH = """

@@ -14,8 +14,7 @@ from llmanac.core.errors import RequestError
 from llmanac.core.spec import make_method
 from llmanac.generate import schedule as decisions
 from llmanac.generate.engine import Engine
-from llmanac.generate.schedule import Call, Row, admit, schedule
-from llmanac.generate.scheduler import _compact
+from llmanac.generate.schedule import Call, Row, admit, compact, schedule
 
 
 class Words:
@@ -84,9 +83,9 @@ def test_requests_start_first_come_first_served():
 
 
 def test_rows_that_leave_move_the_fewest():
-    assert _compact([True] * 4, [True, False, True, True]) == [0, 3, 2]
-    assert _compact([True, True, False, False], [False, True, True, True]) == [1, 2, 3]
-    assert _compact([True, True, True, False], [True, True, False, False]) == [0, 1]
+    assert compact([True] * 4, [True, False, True, True]) == [0, 3, 2]
+    assert compact([True, True, False, False], [False, True, True, True]) == [1, 2, 3]
+    assert compact([True, True, True, False], [True, True, False, False]) == [0, 1]
 
 
 def test_a_long_prompt_delays_the_others_by_pieces(monkeypatch):

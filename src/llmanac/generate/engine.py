@@ -21,9 +21,8 @@ import contextlib
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -35,7 +34,8 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
-from llmanac.generate._requests import FinishReason, Options, Piece, Request, TokenLogprob
+from llmanac.generate._completion import Completion, completions
+from llmanac.generate._requests import Options, Piece, Request, TokenLogprob
 from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
@@ -46,76 +46,11 @@ if TYPE_CHECKING:
     from llmanac.generate.native import NativeModel
     from llmanac.tokenizers._base import Tokenizer
 
-__all__ = ["Completion", "Engine", "Options", "Piece", "Request", "TokenLogprob"]
+__all__ = ["Completion", "Engine", "Options", "Piece", "Request", "TokenLogprob", "completions"]
 
 Prompt = str | Sequence[int]
 SMALL = 20_000_000  # parameters up to which `auto` does not compile anything
 RUNNERS = ("auto", "native", "torch")
-
-
-class Arrays(NamedTuple):
-    """Generated tokens: ids (T,) int64, and natural log-probabilities (T,) float64.
-
-    `logprobs` are the model's own; `sampled_logprobs` are of the distribution that each token was drawn from.
-    """
-
-    ids: np.ndarray
-    logprobs: np.ndarray
-    sampled_logprobs: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Completion:
-    """One continuation of one prompt.
-
-    Attributes:
-        text: without the stop string or stop token that ended it; special tokens have no text.
-        token_logprobs: a TokenLogprob (id, log-probability, alternatives, margin) for each generated token.
-        finish_reason: "stop" (a stop token or stop string) or "length" (max_new_tokens, or the context is full).
-        prompt_token_logprobs: one TokenLogprob a prompt token where `prompt_logprobs` was asked for, else empty.
-        index: which of the prompt's `n` samples this is; of beams, the best is the first.
-        score: what a beam search ranked it by, else None.
-        drafted, accepted: tokens that a drafter proposed for it, and those of them that the model chose too.
-        parsed: the object of the text where `schema` was given and the text is complete, else None.
-    """
-
-    text: str
-    token_logprobs: tuple[TokenLogprob, ...]
-    finish_reason: FinishReason
-    prompt_ids: tuple[int, ...]
-    prompt_token_logprobs: tuple[TokenLogprob, ...] = ()
-    index: int = 0
-    score: float | None = None
-    drafted: int = 0
-    accepted: int = 0
-    parsed: Any = None
-
-    @property
-    def ids(self) -> list[int]:
-        """The generated token ids."""
-        return [s.id for s in self.token_logprobs]
-
-    @property
-    def logprobs(self) -> list[float | None]:
-        """The natural log-probability of each generated token under the model (before temperature and cuts).
-
-        None for tokens that a constraint forced at the very end: the model never read what comes before them.
-        """
-        return [s.logprob for s in self.token_logprobs]
-
-    @property
-    def arrays(self) -> Arrays:
-        """The generated tokens as arrays."""
-        given = (
-            [t.id for t in self.token_logprobs],
-            [np.nan if t.logprob is None else t.logprob for t in self.token_logprobs],
-            [t.sampled for t in self.token_logprobs],
-        )
-        return Arrays(*[np.array(x, kind) for x, kind in zip(given, (np.int64, np.float64, np.float64), strict=True)])
-
-    @property
-    def prompt_tokens(self) -> int:
-        return len(self.prompt_ids)
 
 
 class Engine:
@@ -365,25 +300,6 @@ def _native(model: Any, runner: str | NativeModel) -> NativeModel | None:
     if runner == "auto" and (refusal(model) is not None or model.parameter_count() < SMALL):
         return None
     return NativeModel(model)
-
-
-def completions(request: Request) -> list[Completion]:
-    """The completions of a finished request."""
-    return [
-        Completion(
-            text=sequence.text.text,
-            token_logprobs=tuple(sequence.token_logprobs),
-            finish_reason=cast(FinishReason, sequence.finish_reason),
-            prompt_ids=request.prompt,
-            prompt_token_logprobs=tuple(request.prompt_token_logprobs),
-            index=sequence.index,
-            score=sequence.score,
-            drafted=sequence.drafted,
-            accepted=sequence.accepted,
-            parsed=request.parsed(sequence),
-        )
-        for sequence in request.sequences
-    ]
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

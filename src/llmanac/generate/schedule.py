@@ -168,3 +168,24 @@ def _read(rows: Sequence[Row], start: int, limit: int) -> Call:
             break
         cost, longest, stop = dearer, max(longest, len(rows[stop].pending)), stop + 1
     return Call(start, stop, min(longest, limit) if stop == start + 1 else longest, scored)
+
+
+def compact(decoding: list[bool], keep: list[bool]) -> list[int]:
+    """The order of the kept rows that moves the fewest: rows that decode first, holes filled from the end."""
+    running, reading = ([i for i, kept in enumerate(keep) if kept and decoding[i] is kind] for kind in (True, False))
+    moving = [i for i in running if i >= len(running)]
+    filled = [i if keep[i] and decoding[i] else moving.pop() for i in range(len(running))]
+    return [*filled, *reading]  # prompts keep their order of arrival
+
+
+def exchanged(order: list[int], empty: list[bool]) -> list[int]:
+    """The order with rows that hold nothing exchanged for each other, so that most of them need not move."""
+    places = [place for place, i in enumerate(order) if empty[i]]
+    free = {order[place] for place in places}
+    out = list(order)
+    for place in [p for p in places if p in free]:
+        out[place] = place
+        free.remove(place)
+    for place in [p for p in places if out[p] != p]:
+        out[place] = free.pop()
+    return out

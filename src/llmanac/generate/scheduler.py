@@ -27,7 +27,7 @@ from llmanac.generate._sampling import choose, continuations, score_given, score
 from llmanac.generate.drafters import Drafter
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.runner import ROOM, Runner, TorchRunner, device_of
-from llmanac.generate.schedule import GROWTH, Call, Pieces, Row, admit, schedule
+from llmanac.generate.schedule import GROWTH, Call, Pieces, Row, admit, compact, exchanged, schedule
 from llmanac.generate.speculative import Speculation
 
 __all__ = ["Scheduler", "device_of"]
@@ -332,7 +332,7 @@ class Scheduler:
                 order.append(index)
                 table.append(Row(row.request, [], sequence, row.read))
                 starting.append((table[-1], done[id(row)]))
-        self.runner.arrange(_exchanged(order, [row.read == 0 for row in self.table]))
+        self.runner.arrange(exchanged(order, [row.read == 0 for row in self.table]))
         self.table = table
         going = [(row, logits) for row, logits in starting if row.request.max_new_tokens]
         if going:
@@ -377,29 +377,8 @@ class Scheduler:
         for index, row in enumerate(self.table):
             if not keep[index] and row.sequence is not None:
                 self.runner.keep(index, (*row.request.prompt, *(t.id for t in row.sequence.token_logprobs)))
-        order = _compact([row.sequence is not None for row in self.table], keep)
-        self.runner.arrange(_exchanged(order, [row.read == 0 for row in self.table]))
+        order = compact([row.sequence is not None for row in self.table], keep)
+        self.runner.arrange(exchanged(order, [row.read == 0 for row in self.table]))
         self.table = [self.table[i] for i in order]
         if not self.table:
             self._forget_drafts()
-
-
-def _compact(decoding: list[bool], keep: list[bool]) -> list[int]:
-    """The order of the kept rows that moves the fewest: rows that decode first, holes filled from the end."""
-    running, reading = ([i for i, kept in enumerate(keep) if kept and decoding[i] is kind] for kind in (True, False))
-    moving = [i for i in running if i >= len(running)]
-    filled = [i if keep[i] and decoding[i] else moving.pop() for i in range(len(running))]
-    return [*filled, *reading]  # prompts keep their order of arrival
-
-
-def _exchanged(order: list[int], empty: list[bool]) -> list[int]:
-    """The order with rows that hold nothing exchanged for each other, so that most of them need not move."""
-    places = [place for place, i in enumerate(order) if empty[i]]
-    free = {order[place] for place in places}
-    out = list(order)
-    for place in [p for p in places if p in free]:
-        out[place] = place
-        free.remove(place)
-    for place in [p for p in places if out[p] != p]:
-        out[place] = free.pop()
-    return out
