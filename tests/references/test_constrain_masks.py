@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from _engine_models import ByteTokenizer, HistoryModel
+from _small_models import transformer
 
 from llmanac.core.errors import RequestError
 from llmanac.generate.constrain.expressions import Grammar, Terminal
@@ -335,3 +337,37 @@ def test_a_schema_gives_the_object_beside_the_text():
 def distinct(pairs):
     assert len(dict(pairs)) == len(pairs)
     return dict(pairs)
+
+
+def test_a_text_without_a_continuation_ends_alone():
+    """A constraint that allows nothing more fails its own request; the other rows of the batch go on."""
+    from llmanac.core.errors import RequestError
+    from llmanac.generate.engine import completions
+
+    class Dead:
+        def __init__(self):
+            self.left = 2
+
+        def mask(self):
+            if not self.left:
+                raise RequestError("constraint: no token may follow")
+            return torch.ones(engine.model.vocab_size, dtype=torch.bool)
+
+        def forced(self):
+            return None
+
+        def advance(self, token):
+            self.left -= 1
+
+    engine = Engine(transformer(vocab_size=40, dim=16, layers=1, dtype=torch.float32), None)
+    scheduler = engine.scheduler()
+    dead, alive = (engine.request([1, 2], max_new_tokens=6, stop_ids=(), **more) for more in ({"constraint": Dead}, {}))
+    for request in (dead, alive):
+        scheduler.submit(request)
+    while scheduler.busy:
+        scheduler.step()
+    assert completions(alive)[0].ids == engine.generate([1, 2], max_new_tokens=6, stop_ids=())[0].ids
+    with pytest.raises(RequestError, match="no token may follow"):
+        completions(dead)
+    with pytest.raises(RequestError, match="no token may follow"):
+        list(engine.stream([1, 2], constraint=Dead, stop_ids=()))

@@ -11,6 +11,7 @@ import typer
 
 from llmanac.cli.options import Column, Draft, DraftTokens, Force, SomeModel, SomeRunner
 from llmanac.core.errors import DataError, RequestError, SpecError
+from llmanac.core.files import read_json, read_text
 
 if TYPE_CHECKING:
     from llmanac.generate.engine import Engine, Options
@@ -50,6 +51,9 @@ def generate_command(
         list[str] | None,
         typer.Option(metavar="METHOD", help="`llmanac list decoding`, as top-k{k=5}; repeatable, in this order."),
     ] = None,
+    regex: Annotated[str | None, typer.Option(help="The text matches this regular expression.")] = None,
+    grammar: Annotated[Path | None, typer.Option(help="A file with a grammar in Lark's form.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="A file with a JSON Schema.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
     draft: Draft = None,
@@ -64,9 +68,9 @@ def generate_command(
         "no_repeat_ngram": no_repeat_ngram, "beams": beams, "length_penalty": length_penalty,
         "beam_groups": beam_groups, "diversity": diversity, "temperature": temperature or None,
         "early_stopping": None if early_stopping is None else EARLY.get(early_stopping, early_stopping),
-        "decoding": [_method(one) for one in decoding] if decoding else None,
+        "decoding": [_method(one) for one in decoding] if decoding else None, "regex": regex,
+        "grammar": None if grammar is None else read_text(grammar), "schema": _schema(schema),
     }  # fmt: skip
-    # constraints are added to `given` here
     options: Any = {name: value for name, value in given.items() if value is not None}
     if sum(x is not None for x in (text, prompt, prompts)) > 1:
         raise SpecError("--prompts: give one of PROMPT, --prompt and --prompts")
@@ -95,6 +99,16 @@ def _load(path: str, draft: str | None, draft_tokens: int | None, runner: str) -
             f"{path}: is an encoder, which does not write; `llmanac embed {path}` gives vectors of texts"
         )
     return engine
+
+
+def _schema(path: Path | None) -> dict[str, Any] | None:
+    """A JSON Schema of a file; `true` and `false` are schemas too, but say nothing."""
+    if path is None:
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise SpecError(f"--schema: {path}: a JSON Schema is an object, not {type(found).__name__}")
+    return found
 
 
 def _method(text: str) -> Any:

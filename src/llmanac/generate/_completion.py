@@ -76,7 +76,10 @@ class Completion:
 
 
 def completions(request: Request) -> list[Completion]:
-    """The completions of a finished request."""
+    """The completions of a finished request. Raises RequestError where a constraint left no token to go on with."""
+    for sequence in request.sequences:
+        if sequence.error is not None:
+            raise sequence.error
     return [
         Completion(
             text=sequence.text.text,

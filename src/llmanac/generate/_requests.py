@@ -240,6 +240,7 @@ class Sequence:
         self.token_logprobs: list[TokenLogprob] = []
         self.text = text
         self.finish_reason: FinishReason | None = None
+        self.error: RequestError | None = None  # why its constraint allows nothing more; no other row is affected
         seed, key, number = stream
         self.generator = torch_generator(seed, "sample", key, number) if request.stochastic else None
         self.constraint = request.constraint() if request.constraint is not None else None

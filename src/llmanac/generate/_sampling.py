@@ -101,7 +101,11 @@ def _constrained(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
         return logits
     masked = logits.clone()
     for row, constraint in held:
-        allowed = constraint.mask()
+        try:
+            allowed = constraint.mask()
+        except RequestError as error:  # this text has no continuation: it ends, and the others go on
+            sequences[row].error = error
+            continue
         if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool or allowed.shape != logits.shape[1:]:
             what = f"{tuple(allowed.shape)} {allowed.dtype}" if isinstance(allowed, Tensor) else type(allowed).__name__
             raise RequestError(f"constraint: its mask is {what}; it must be a bool tensor of {logits.shape[1]} tokens")

@@ -222,6 +222,8 @@ class Engine:
         with evaluating(self.model, self.draft_model):
             while scheduler.busy:
                 for sequence in scheduler.step():
+                    if sequence.error is not None:
+                        raise sequence.error
                     piece = sequence.take()
                     if piece.text or piece.token_logprobs or piece.finish_reason:
                         yield piece

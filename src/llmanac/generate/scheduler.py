@@ -281,6 +281,9 @@ class Scheduler:
 
     def _push(self, sequence: Any, chosen: TokenLogprob) -> list[int]:
         """Add a token and those that its constraint forces after it; returns them as what is to be read."""
+        if sequence.error is not None:
+            sequence.finish_reason = "length"
+            return []
         sequence.push(chosen)
         new = [chosen.id]
         while len(new) <= FORCED and sequence.finish_reason is None and (forced := sequence.forced()) is not None:
