@@ -21,6 +21,7 @@ from llmanac.web._wire import (
     Body,
     ChatBody,
     CompletionBody,
+    DetokenizeBody,
     Message,
     Part,
     Sent,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from llmanac.web.server import Service
 
 REF = "#/components/schemas/"
-BODIES: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody)
+BODIES: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody)
 NESTED: tuple[type[Sent], ...] = (Message, Part, StreamOptions)
 ERRORS = {
     400: "the request cannot be served; `param` names its field",
@@ -70,6 +71,7 @@ PAGES: dict[tuple[str, str], tuple[str, type[Sent] | None, str | None, tuple[int
     ("get", "/version"): ("The version of llmanac", None, "Version", ()),
     ("get", "/"): ("The chat page", None, None, ()),
     ("post", "/tokenize"): ("Token ids of a text", TokenizeBody, "Tokens", ()),
+    ("post", "/detokenize"): ("Text of token ids", DetokenizeBody, "Prompt", ()),
     ("get", "/tokenizer_info"): ("The tokenizer's own tokens", None, "TokenizerInfo", (404,)),
 }
 
@@ -130,6 +132,8 @@ def _bodies(service: Service) -> dict[str, Any]:
         {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]},
     ]
     _bound_ids(schemas["CompletionBody"]["properties"]["prompt"], service.engine.model.vocab_size)
+    if service.engine.tokenizer is not None:
+        _bound_ids(schemas["DetokenizeBody"]["properties"]["tokens"], service.engine.tokenizer.vocab_size)
     if service.assistant is not None:
         for name, neutral in UNSUPPORTED_BY_ASSISTANT.items():
             chat["properties"][name] = {"enum": [None, *neutral], "description": "not supported"}

@@ -18,7 +18,7 @@ from llmanac.generate.engine import Engine, Request
 from llmanac.web._errors import ApiError
 from llmanac.web._logprobs import TokenTexts
 from llmanac.web._replies import ChatReply, CompletionReply, Reply
-from llmanac.web._wire import Body, ChatBody, CompletionBody, TokenizeBody, check_length
+from llmanac.web._wire import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, check_length
 from llmanac.web.assistant import prompt_of, questions_of
 from llmanac.web.worker import Busy
 
@@ -119,11 +119,25 @@ def tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any],
         raise ApiError(400, "this server has no tokenizer")
     check_length("prompt", [body.prompt])
     with blaming("prompt"):
-        ids = [int(i) for i in tokenizer.encode(body.prompt)]
+        ids = [int(i) for i in tokenizer.encode(body.prompt, special="all" if body.parse_special else "never")]
     if body.add_special_tokens and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
         ids = [tokenizer.bos_id, *ids]
     reply = {"tokens": ids, "count": len(ids), "max_model_len": service.engine.model.max_length}
     return reply, body.ignored()
+
+
+def text_of_tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
+    """The reply to POST /detokenize: the text of the tokens, special tokens included."""
+    body = DetokenizeBody.model_validate_json(data)
+    body.check()
+    tokenizer = service.engine.tokenizer
+    if tokenizer is None:
+        raise ApiError(400, "this server has no tokenizer")
+    wrong = next((i for i in body.tokens if i >= tokenizer.vocab_size), None)
+    if wrong is not None:
+        message = f"tokens: {wrong} is not in the vocabulary of {tokenizer.vocab_size} tokens"
+        raise ApiError(400, message, param="tokens")
+    return {"prompt": tokenizer.decode(body.tokens)}, body.ignored()
 
 
 def _text(prompt: str | list[int], texts: TokenTexts) -> str:

@@ -262,10 +262,17 @@ class ChatBody(Body):
 
 
 class TokenizeBody(Sent):
-    """POST /tokenize."""
+    """POST /tokenize. `parse_special`: special tokens that are written in the text become their ids."""
 
     prompt: Text
     add_special_tokens: bool = False
+    parse_special: bool = True
+
+
+class DetokenizeBody(Sent):
+    """POST /detokenize."""
+
+    tokens: Annotated[Ids, Field(max_length=MAX_TEXT), BeforeValidator(_whole_list)]
 
 
 def check_length(field: str, texts: list[Any]) -> None:

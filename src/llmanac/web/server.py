@@ -232,6 +232,11 @@ def _other_routes(app: FastAPI, service: Service) -> None:
         reply, ignored = await service.read(http, _prepare.tokens)
         return JSONResponse(reply, headers=header_of(ignored))
 
+    @app.post("/detokenize")
+    async def detokenize(http: Request) -> Response:
+        reply, ignored = await service.read(http, _prepare.text_of_tokens)
+        return JSONResponse(reply, headers=header_of(ignored))
+
     @app.get("/tokenizer_info")
     async def tokenizer_info() -> dict[str, Any]:
         if tokenizer is None:
