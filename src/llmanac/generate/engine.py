@@ -269,9 +269,10 @@ class Engine:
             ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer, source_length=source_length
         )
         for method in made.decoding:
-            if isinstance(method, Allowed) and method.ids[-1] >= self.model.vocab_size:
-                size = self.model.vocab_size
-                raise RequestError(f"allowed_ids: {method.ids[-1]} is not in the vocabulary of {size} tokens")
+            named, size = getattr(method, "ids", ()), self.model.vocab_size
+            if named and max(named) >= size:
+                option = "allowed_ids" if isinstance(method, Allowed) else "logit_bias"
+                raise RequestError(f"{option}: {max(named)} is not in the vocabulary of {size} tokens")
         return made
 
     @property

@@ -1,0 +1,170 @@
+"""Tool calls in a model's text, as its chat template asks for them.
+
+    Hermes, Qwen: <tool_call>\\n{"name": "f", "arguments": {...}}\\n</tool_call>, one or several, after any text
+    Llama 3:      {"name": "f", "parameters": {...}}, several joined by "; ", in place of any text
+
+A `Calls` reads one choice as it grows. A call is known by its name; its arguments go on as they come, as they are
+written. What only begins like a call is text.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+LONGEST_HEAD = 512  # characters before a call's arguments
+
+
+@dataclass(frozen=True)
+class Form:
+    """How calls are written: `name` for messages, `opening` before each (none: the text begins with it), and the key
+    that holds the arguments."""
+
+    name: str
+    opening: str
+    closing: str
+    key: str
+
+
+HERMES = Form("hermes", OPEN, CLOSE, "arguments")
+LLAMA = Form("llama3", "", "", "parameters")
+
+
+def form_of(template: str | None) -> Form | None:
+    """The form that a chat template (Jinja source) asks for; None where it is neither, or the template has no tools."""
+    if template is None or not re.search(r"\btools\b", template):
+        return None
+    if OPEN in template:
+        return None if "<function=" in template else HERMES  # Qwen3-Coder writes its arguments as XML
+    return LLAMA if re.search(r'"parameters":', template) and '"name":' in template else None
+
+
+class Calls:
+    """Tells a choice's text from its tool calls.
+
+    Args:
+        form: how calls are written.
+        names: of the functions that may be called.
+
+    Attributes:
+        made: the calls so far, as `message.tool_calls` has them.
+        content: the text outside calls.
+    """
+
+    def __init__(self, form: Form, names: Collection[str]) -> None:
+        self.form, self.names = form, names
+        self.made: list[dict[str, Any]] = []
+        self.content = ""
+        self._waiting = ""
+        self._state = "text" if form.opening else "head"
+        self._value = Value()
+        self._spaces = ""
+        kind, key = r'(?:"type"\s*:\s*"function"\s*,\s*)?', f'"{form.key}"'
+        self._head = re.compile(rf'\s*\{{\s*{kind}"name"\s*:\s*"([\w-]+)"\s*,\s*{key}\s*:\s*(?=\{{)')
+
+    def push(self, text: str, *, last: bool = False) -> Iterator[dict[str, Any]]:
+        """The deltas that more text brings: `{"content": ...}` or `{"tool_calls": [...]}`."""
+        self._waiting += text
+        moving = True
+        while moving:
+            before = (self._state, len(self._waiting))
+            yield from getattr(self, f"_in_{self._state}")(last)
+            moving = bool(self._waiting) and before != (self._state, len(self._waiting))
+        if last and self._spaces and not self.made:
+            yield from self._say("", last)
+
+    def _in_text(self, last: bool) -> Iterator[dict[str, Any]]:
+        text, opening, rest = self._waiting.partition(self.form.opening)
+        held = 0 if last or opening else _overlap(text, self.form.opening)
+        yield from self._say(text[: len(text) - held], last and not opening)
+        self._waiting = rest if opening else text[len(text) - held :]
+        if opening:
+            self._state = "head"
+
+    def _in_head(self, last: bool) -> Iterator[dict[str, Any]]:
+        found = self._head.match(self._waiting)
+        if found is not None and found[1] in self.names:
+            call = {"id": f"call_{secrets.token_hex(12)}", "type": "function"}
+            self.made.append({**call, "function": {"name": found[1], "arguments": ""}})
+            yield self._delta(call, {"name": found[1], "arguments": ""})
+            self._waiting = self._waiting[found.end() :]
+            self._state, self._value, self._spaces = "arguments", Value(), ""
+            return
+        inside, closing, rest = self._waiting, "", ""
+        if self.form.closing:
+            inside, closing, rest = self._waiting.partition(self.form.closing)
+        odd = not self.form.opening and inside.lstrip()[:1] not in ("", "{")
+        if found is not None or closing or odd or last or len(inside) > LONGEST_HEAD:  # no call after all
+            self._waiting, self._state = rest, "text" if self.form.opening else "rest"
+            yield from self._say(self.form.opening + inside + closing, last and not rest)
+
+    def _in_arguments(self, last: bool) -> Iterator[dict[str, Any]]:
+        size = self._value.push(self._waiting)
+        piece, self._waiting = self._waiting[:size], self._waiting[size:]
+        if piece:
+            self.made[-1]["function"]["arguments"] += piece
+            yield self._delta({}, {"arguments": piece})
+        if self._value.complete:
+            self._state = "tail"
+
+    def _in_tail(self, last: bool) -> Iterator[dict[str, Any]]:
+        """What closes a call, and what is between two, is not shown."""
+        yield from ()
+        if self.form.closing:
+            _, found, rest = self._waiting.partition(self.form.closing)
+            following = "text"
+        else:
+            rest = re.sub(r"^\s*\}?\s*[;,]?\s*", "", self._waiting, count=1)
+            found, following = rest[:1] if rest[:1] == "{" else "", "head"
+        if found:
+            self._waiting, self._state = rest, following
+
+    def _in_rest(self, last: bool) -> Iterator[dict[str, Any]]:
+        text, self._waiting = self._waiting, ""
+        yield from self._say(text, last)
+
+    def _say(self, text: str, last: bool) -> Iterator[dict[str, Any]]:
+        """Text outside calls, without the white space before a call or at the end behind one."""
+        text = self._spaces + text
+        said = text if last and not self.made else text.rstrip()
+        self._spaces = text[len(said) :]
+        if said:
+            self.content += said
+            yield {"content": said}
+
+    def _delta(self, head: dict[str, Any], function: dict[str, Any]) -> dict[str, Any]:
+        return {"tool_calls": [{"index": len(self.made) - 1, **head, "function": function}]}
+
+
+class Value:
+    """Finds the end of a JSON object in text that comes piece by piece."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._depth, self._quoted, self._escaped = 0, False, False
+
+    def push(self, text: str) -> int:
+        """How many of the characters belong to the object."""
+        for i, c in enumerate(text):
+            if self._quoted:
+                self._quoted = self._escaped or c != '"'
+                self._escaped = c == "\\" and not self._escaped
+            elif c == '"':
+                self._quoted = True
+            elif c in "{[":
+                self._depth += 1
+            elif c in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.complete = True
+                    return i + 1
+        return len(text)
+
+
+def _overlap(text: str, marker: str) -> int:
+    """How many characters at the end of a text may be the beginning of the marker."""
+    return next((n for n in range(min(len(marker) - 1, len(text)), 0, -1) if text.endswith(marker[:n])), 0)
