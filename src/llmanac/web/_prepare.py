@@ -141,7 +141,8 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
         request = engine.request(ids, **options)
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
     names = [tool.function.name for tool in tools]
-    calls = functools.partial(Calls, form, names) if names and form is not None else None
+    most = 1 if body.parallel_tool_calls is False else None
+    calls = functools.partial(Calls, form, names, most) if names and form is not None else None
     reply = ChatReply(service.model_name, [request], texts, alternatives=alternatives, calls=calls)
     return Prepared(body, [request], reply, ignored, questions)
 

@@ -49,14 +49,15 @@ class Calls:
     Args:
         form: how calls are written.
         names: of the functions that may be called.
+        most: calls that are read; what comes after them is left out. None sets no bound.
 
     Attributes:
         made: the calls so far, as `message.tool_calls` has them.
         content: the text outside calls.
     """
 
-    def __init__(self, form: Form, names: Collection[str]) -> None:
-        self.form, self.names = form, names
+    def __init__(self, form: Form, names: Collection[str], most: int | None = None) -> None:
+        self.form, self.names, self.most = form, names, most
         self.made: list[dict[str, Any]] = []
         self.content = ""
         self._waiting = ""
@@ -114,6 +115,9 @@ class Calls:
     def _in_tail(self, last: bool) -> Iterator[dict[str, Any]]:
         """What closes a call, and what is between two, is not shown."""
         yield from ()
+        if self.most is not None and len(self.made) >= self.most:
+            self._waiting = ""
+            return
         if self.form.closing:
             _, found, rest = self._waiting.partition(self.form.closing)
             following = "text"
