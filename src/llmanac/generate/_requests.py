@@ -20,6 +20,8 @@ from llmanac.core.rng import torch_generator
 from llmanac.core.spec import make_method
 from llmanac.generate._allowed import Allowed
 from llmanac.generate._text import TextStream
+from llmanac.generate.constrain import parser_of
+from llmanac.generate.constrain.expressions import Grammar
 from llmanac.generate.constraint import Constraint
 from llmanac.generate.decoding import DecodingSpec, greedy
 
@@ -51,6 +53,9 @@ class Options(TypedDict, total=False):
     logprobs: how many alternatives to report with each generated token's own log-probability.
     prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
     decoding: decoding methods in order, in place of all of these.
+    regex: a regular expression that the text matches as a unit (`constrain/regex.py` has the syntax).
+    grammar: a context-free grammar of the text in Lark's form (`constrain/lark.py`), or a `Grammar`.
+    schema: a JSON Schema of the text, or a class with `model_json_schema`; `Completion.parsed` is then the object.
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
     speculative: False: without the engine's drafter, where it has one. The tokens are the same.
     """
@@ -74,6 +79,9 @@ class Options(TypedDict, total=False):
     logprobs: int | None
     prompt_logprobs: int | None
     decoding: Items[DecodingSpec] | None
+    regex: str | None
+    grammar: str | Grammar | None
+    schema: Mapping[str, Any] | type | None
     constraint: Callable[[], Constraint] | None
     speculative: bool
 
@@ -133,6 +141,7 @@ class Request:
         context: int | None,
         tokenizer: Any,
         source_length: int | None = None,
+        constraint: Callable[[], Constraint] | None = None,
     ):
         self.prompt = tuple(prompt)
         self.context = context
@@ -140,11 +149,12 @@ class Request:
         self.logprobs = _optional("logprobs", options.get("logprobs"), least=0, most=LARGEST_TOP)
         self.prompt_logprobs = _optional("prompt_logprobs", options.get("prompt_logprobs"), least=0, most=LARGEST_TOP)
         self.decoding = decoding_of(options)
-        self.constraint = options.get("constraint")
+        self.constraint = options.get("constraint") or constraint
         if self.constraint is not None and not callable(self.constraint):
             raise RequestError("constraint: give a function or class that makes one for each sample")
         if self.constraint is not None and options.get("allowed_ids") is not None:
-            raise RequestError("constraint: give either constraint or allowed_ids, not both")
+            raise RequestError("allowed_ids: give either a constraint or allowed_ids, not both")
+        self.parser = parser_of(options.get("schema"))
         self.first = len(self.prompt) if source_length is None else source_length
         self.speculative = bool(options.get("speculative", True))
         self.stop_ids = stop_ids
@@ -178,6 +188,16 @@ class Request:
         if not self.paused:
             return len(self.prompt)
         return sum(len(self.prompt) + len(sequence.token_logprobs) for sequence, _ in self.paused)
+
+    def parsed(self, sequence: Sequence) -> Any:
+        """The object of a text that follows the request's schema; None where it was cut short."""
+        follower = sequence.constraint
+        if self.parser is None or follower is None or not getattr(follower, "accepting", bool)():
+            return None
+        try:
+            return self.parser(sequence.text.text)
+        except ValueError:  # a stop string has cut it
+            return None
 
     @property
     def finished(self) -> bool:

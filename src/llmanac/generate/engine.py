@@ -31,6 +31,7 @@ from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
 from llmanac.generate._requests import FinishReason, Options, Piece, Request, TokenLogprob
+from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.scheduler import Scheduler
@@ -69,6 +70,7 @@ class Completion:
         prompt_token_logprobs: one TokenLogprob a prompt token where `prompt_logprobs` was asked for, else empty.
         index: which of the prompt's `n` samples this is.
         drafted, accepted: tokens that a drafter proposed for it, and those of them that the model chose too.
+        parsed: the object of the text where `schema` was given and the text is complete, else None.
     """
 
     text: str
@@ -79,6 +81,7 @@ class Completion:
     index: int = 0
     drafted: int = 0
     accepted: int = 0
+    parsed: Any = None
 
     @property
     def ids(self) -> list[int]:
@@ -166,6 +169,7 @@ class Engine:
         elif drafter is not None and not isinstance(drafter, DrafterSpec):
             draft_model, drafter = drafter, cast(DrafterSpec, make_method("drafter", "model"))
         self.drafter: DrafterSpec | None = drafter
+        self._matchers: Matchers = {}
         self.draft_model, self.speculation = draft_model, Speculation()
         if draft_model is not None and draft_model.vocab_size != model.vocab_size:
             sizes = f"{draft_model.vocab_size} tokens, the model has {model.vocab_size}"
@@ -265,9 +269,12 @@ class Engine:
         source_length = 1 if getattr(self.model, "reads_source", False) else None  # answers have a row of their own
         if source_length is not None and options.get("prompt_logprobs") is not None:
             raise RequestError("prompt_logprobs: an encoder-decoder reads its prompt as a whole and gives it no score")
+        size = self.model.vocab_size
+        constraint = constraint_of(cast(dict[str, Any], options), self.tokenizer, stop_ids, size, self._matchers)
         made = Request(
-            ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer, source_length=source_length
-        )
+            ids, options, stop_ids=stop_ids, context=context, tokenizer=self.tokenizer, source_length=source_length,
+            constraint=constraint,
+        )  # fmt: skip
         for method in made.decoding:
             named, size = getattr(method, "ids", ()), self.model.vocab_size
             if named and max(named) >= size:
@@ -333,6 +340,7 @@ def completions(request: Request) -> list[Completion]:
             index=sequence.index,
             drafted=sequence.drafted,
             accepted=sequence.accepted,
+            parsed=request.parsed(sequence),
         )
         for sequence in request.sequences
     ]

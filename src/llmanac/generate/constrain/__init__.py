@@ -1,1 +1,101 @@
 """Constraints on generated text: regular expressions, JSON Schema, grammars, templates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from llmanac.core.errors import RequestError, shown
+from llmanac.generate.constrain.expressions import Grammar, Terminal
+
+if TYPE_CHECKING:
+    from llmanac.generate.constrain.matcher import Matcher
+    from llmanac.tokenizers._base import Tokenizer
+
+WAYS = ("constraint", "regex", "grammar", "schema")
+MOST_KEPT = 32  # matchers of an engine
+Matchers = MutableMapping[tuple[str, str], "Matcher"]
+
+
+def schema_of(given: Any) -> dict[str, Any]:
+    """The JSON Schema of the `schema` option: a dict, or a class that has `model_json_schema`."""
+    made = getattr(given, "model_json_schema", None)
+    if made is not None and not isinstance(given, Mapping):
+        given = made()
+    if not isinstance(given, Mapping):
+        raise RequestError(f"schema: {shown(given)} is neither a JSON Schema nor a class with model_json_schema")
+    return dict(given)
+
+
+def grammar_of(options: Mapping[str, Any]) -> tuple[tuple[str, str], Callable[[], Grammar]] | None:
+    """What names the grammar that the options ask for, and a function that makes it; None where they ask for none.
+
+    Raises:
+        RequestError: more than one of `constraint`, `regex`, `grammar` and `schema`, or one of a wrong type.
+    """
+    asked = [name for name in WAYS if options.get(name) is not None]
+    if len(asked) > 1:
+        raise RequestError(f"{asked[0]}: give only one of {', '.join(asked)}")
+    if not asked or asked[0] == "constraint":
+        return None
+    name, given = asked[0], options[asked[0]]
+    if name == "schema":
+        schema = schema_of(given)
+
+        def from_schema() -> Grammar:
+            from llmanac.generate.constrain import json_schema
+
+            return json_schema.grammar(schema)
+
+        try:
+            return (name, json.dumps(schema)), from_schema
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestError(f"schema: it cannot be written as JSON ({error})") from None
+    if name == "grammar" and isinstance(given, Grammar):
+        return (name, repr(given)), lambda: given
+    if not isinstance(given, str):
+        raise RequestError(f"{name}: {shown(given)} is not a text")
+
+    def from_text() -> Grammar:
+        if name == "grammar":
+            from llmanac.generate.constrain.lark import parse_lark
+
+            return parse_lark(given)
+        from llmanac.generate.constrain.regex import parse_regex
+
+        return Grammar({"start": Terminal(parse_regex(given))}, "start")
+
+    return (name, given), from_text
+
+
+def constraint_of(
+    options: Mapping[str, Any], tokenizer: Tokenizer | None, ends: Collection[int], size: int, known: Matchers
+) -> Callable[[], Any] | None:
+    """What makes a constraint for each sample, where the options ask for one by regex, grammar or schema.
+
+    Args:
+        ends: ids of end-of-text tokens; size: tokens of the model; known: matchers that were made before.
+    """
+    found = grammar_of(options)
+    if found is None:
+        return None
+    key, make = found
+    if tokenizer is None:
+        raise RequestError(f"{key[0]}: this engine has no tokenizer, which it needs")
+    from llmanac.generate.constrain.matcher import Follower, Matcher
+
+    if key not in known:
+        while len(known) >= MOST_KEPT:
+            known.pop(next(iter(known)))
+        known[key] = Matcher(make(), tokenizer)
+    matcher = known[key]
+    return lambda: Follower(matcher, ends, size)
+
+
+def parser_of(schema: Any) -> Callable[[str], Any] | None:
+    """What makes the object of a text for the `schema` option; None without one."""
+    if schema is None:
+        return None
+    made: Callable[[str], Any] = getattr(schema, "model_validate_json", None) or json.loads
+    return made

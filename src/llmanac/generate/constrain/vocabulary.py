@@ -1,0 +1,105 @@
+"""A tokenizer's tokens as tries of bytes, from which the tokens that may follow a text are read.
+
+Tokens without quotes, backslashes and control characters are plain; most tokens are. Where any so many plain characters
+may follow (inside of a string), plain tokens up to that length are allowed at once, and only the others are walked.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+import weakref
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from llmanac.core.errors import RequestError
+from llmanac.kernels.constrain import networks
+from llmanac.kernels.constrain.networks import LONGEST_RUN
+from llmanac.kernels.constrain.recognize import LONGEST_TOKEN
+
+if TYPE_CHECKING:
+    from llmanac.tokenizers._base import Tokenizer
+
+RUNS = (LONGEST_RUN, 8)  # the lengths of plain tokens that are allowed at once
+PLAIN_BYTES = re.compile(rb'[^\x00-\x1f"\\\x7f]+').fullmatch
+_KNOWN: weakref.WeakKeyDictionary[Tokenizer, Vocabulary] = weakref.WeakKeyDictionary()
+Trie = tuple[np.ndarray, ...]
+
+
+class Slice(NamedTuple):
+    """Plain tokens of at most `run` characters as a mask, and the trie of all other tokens."""
+
+    run: int
+    plain: np.ndarray
+    rest: Trie
+
+
+class Vocabulary:
+    """The tokens of a tokenizer as bytes; special tokens and ids without bytes are never allowed.
+
+    Attributes:
+        size: one more than the highest id; words: (size / 32,) uint32 hold a mask.
+        token: the bytes of each id, empty where it is never allowed.
+        slices: from the longest run to 0, the last of all tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        if getattr(tokenizer, "separator", b""):
+            raise RequestError("constraint: this tokenizer puts text between its tokens; use one that is byte-level")
+        special = frozenset(tokenizer.special_tokens.values())
+        self.size = tokenizer.vocab_size
+        self.words = (self.size + 31) // 32
+        self.token = [b"" if i in special else _bytes(tokenizer, i) for i in range(self.size)]
+        ids = [i for i, data in enumerate(self.token) if 0 < len(data) <= LONGEST_TOKEN]
+        ids.sort(key=lambda i: (self.token[i], -i))
+        lengths = np.array([_plain_length(self.token[i]) for i in ids], np.int64)
+        order = np.array(ids, np.int64)
+        self.sorted = [self.token[i] for i in ids]
+        self.slices = [self._slice(order, lengths, run) for run in (*RUNS, 0)]
+
+    def _slice(self, ids: np.ndarray, lengths: np.ndarray, run: int) -> Slice:
+        chosen = (lengths > 0) & (lengths <= run)
+        bits = np.zeros(self.words * 32, np.uint8)
+        bits[ids[chosen]] = 1
+        plain = np.packbits(bits, bitorder="little").view(np.uint32)
+        rest = ids[~chosen]
+        parts = [self.token[i] for i in rest.tolist()]
+        offsets = np.cumsum([0, *map(len, parts)])
+        same = np.full(self.size, -1, np.int32)
+        made = networks.trie(np.frombuffer(b"".join(parts) or b"\0", np.uint8), offsets, rest, same)
+        return Slice(run, plain, (*made, same))
+
+    def first_longer(self, data: bytes) -> int:
+        """The first place from which on `data` is the beginning of a longer token; its length where there is none."""
+        for at in range(max(0, len(data) - LONGEST_TOKEN), len(data)):
+            rest = data[at:]
+            place = bisect.bisect_right(self.sorted, rest)
+            if place < len(self.sorted) and self.sorted[place].startswith(rest):
+                return at
+        return len(data)
+
+
+def _bytes(tokenizer: Tokenizer, token: int) -> bytes:
+    try:
+        return tokenizer.token_bytes(token)
+    except (ValueError, LookupError, StopIteration):  # an id that is not used
+        return b""
+
+
+def _plain_length(data: bytes) -> int:
+    """Characters of a plain token; 0 for others."""
+    if not PLAIN_BYTES(data):
+        return 0
+    try:
+        return len(data.decode())
+    except UnicodeDecodeError:
+        return 0
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """The tries of a tokenizer, made once."""
+    found = _KNOWN.get(tokenizer)
+    if found is None:
+        found = _KNOWN[tokenizer] = Vocabulary(tokenizer)
+    return found

@@ -1,0 +1,1 @@
+"""Recognizers of grammars over bytes, and the tokens that may follow."""

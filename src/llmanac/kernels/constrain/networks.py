@@ -1,0 +1,155 @@
+"""What is computed once for a grammar's network and for a vocabulary: dead states, plain characters, the trie."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# (numba types these functions itself)
+from __future__ import annotations
+
+import numpy as np
+
+from llmanac.kernels.constrain.recognize import CALL_AT, EMPTY_AT, FINAL, MOVE_AT
+from llmanac.kernels.text import cached
+
+LONGEST_RUN = 32  # plain characters; more are not counted
+
+
+def _live(g, moves, empties, calls):
+    """(states,) bool: whether the end of its rule can be reached.
+
+    `moves`, `empties` and `calls` are the states that each of them starts from.
+    """
+    live, changed = g.states[:-1, FINAL] != 0, True
+    while changed:
+        changed = False
+        for i in range(moves.shape[0] - 1, -1, -1):
+            if live[g.moves[i, 2]] and not live[moves[i]]:
+                live[moves[i]] = changed = True
+        for i in range(empties.shape[0] - 1, -1, -1):
+            if live[g.empties[i]] and not live[empties[i]]:
+                live[empties[i]] = changed = True
+        for i in range(calls.shape[0] - 1, -1, -1):
+            if live[g.calls[i, 1]] and live[g.rules[g.calls[i, 0], 0]] and not live[calls[i]]:
+                live[calls[i]] = changed = True
+    return live
+
+
+live = cached(_live)
+
+
+def _ends(g):
+    """Whether empty moves lead to the end of a rule, and whether nothing else follows; (states,) bool each."""
+    states = g.states.shape[0] - 1
+    ends, tail = g.states[:-1, FINAL] != 0, np.ones(states, np.bool_)
+    for state in range(states):
+        tail[state] = (
+            g.states[state, MOVE_AT] == g.states[state + 1, MOVE_AT]
+            and g.states[state, CALL_AT] == g.states[state + 1, CALL_AT]
+        )
+    changed = True
+    while changed:
+        changed = False
+        for state in range(states - 1, -1, -1):
+            for i in range(g.states[state, EMPTY_AT], g.states[state + 1, EMPTY_AT]):
+                to = g.empties[i]
+                if ends[to] and not ends[state]:
+                    ends[state] = changed = True
+                if tail[state] and not tail[to]:
+                    tail[state], changed = False, True
+    return ends, tail & ends
+
+
+ends = cached(_ends)
+
+
+def _runs(g, known, first, target):
+    """(states,) int32: plain characters that may follow a state: `known`, or over plain moves to other states.
+
+    The plain moves of state i lead to `target[first[i]:first[i + 1]]`.
+    """
+    states = known.shape[0]
+    run, changed = known.copy(), True
+    while changed:
+        changed = False
+        for state in range(states - 1, -1, -1):
+            best = run[state]
+            for i in range(first[state], first[state + 1]):
+                best = max(best, min(LONGEST_RUN, run[target[i]] + 1))
+            for i in range(g.states[state, EMPTY_AT], g.states[state + 1, EMPTY_AT]):
+                best = max(best, run[g.empties[i]])
+            if best > run[state]:
+                run[state], changed = best, True
+    return run
+
+
+runs = cached(_runs)
+
+
+def _automaton_runs(moves, plain_moves, byte_class):
+    """(states,) int32: how many plain characters may follow in a deterministic automaton `moves` (states, classes).
+
+    `plain_moves` (P, 256): the automaton of a plain character's bytes; it starts in 0 and ends in 0.
+    """
+    states, parts = moves.shape[0], plain_moves.shape[0]
+    run, held = np.zeros(states, np.int32), np.ones((states, parts), np.bool_)
+    for length in range(1, LONGEST_RUN + 1):
+        now, before = held.copy(), held[:, 0].copy()
+        for turn in range(1, parts + 1):
+            part = turn % parts  # a character's later bytes first, see `plain_automaton`
+            for state in range(states):
+                fits = True
+                for letter in range(256):
+                    to = plain_moves[part, letter]
+                    if to < 0:
+                        continue
+                    reached = moves[state, byte_class[letter]]
+                    if reached < 0 or not (before[reached] if to == 0 else now[reached, to]):
+                        fits = False
+                        break
+                now[state, part] = fits
+        for state in range(states):
+            if now[state, 0]:
+                run[state] = length
+        if (now[:, 0] == before).all():
+            for state in range(states):
+                if now[state, 0]:
+                    run[state] = LONGEST_RUN
+            break
+        held = now
+    return run
+
+
+automaton_runs = cached(_automaton_runs)
+
+
+def _trie(data, offsets, ids, same):
+    """Sorted strings as a trie in preorder: byte, depth, the node behind its subtree, and the token that ends there.
+
+    String i is `data[offsets[i]:offsets[i + 1]]` and belongs to token `ids[i]`; further tokens of the same bytes are
+    chained in `same`.
+    """
+    most = data.shape[0]
+    letters, depths, skips = np.empty(most, np.uint8), np.empty(most, np.int16), np.empty(most, np.int32)
+    tokens, path = np.empty(most, np.int32), np.empty(most + 1, np.int32)
+    count, depth = 0, 0
+    for i in range(ids.shape[0]):
+        start, stop = offsets[i], offsets[i + 1]
+        shared = 0
+        while shared < depth and shared < stop - start and letters[path[shared]] == data[start + shared]:
+            shared += 1
+        while depth > shared:
+            depth -= 1
+            skips[path[depth]] = count
+        for j in range(start + shared, stop):
+            path[depth] = count
+            letters[count], depths[count], tokens[count] = data[j], depth, -1
+            depth += 1
+            count += 1
+        end = path[depth - 1]
+        same[ids[i]] = tokens[end]
+        tokens[end] = ids[i]
+    while depth > 0:
+        depth -= 1
+        skips[path[depth]] = count
+    return letters[:count].copy(), depths[:count].copy(), skips[:count].copy(), tokens[:count].copy()
+
+
+trie = cached(_trie)
