@@ -1,0 +1,282 @@
+"""Sets of strings: lists of words, all but these, or expressions over their characters; and how JSON writes them.
+
+A string has one text: only `"`, `\\` and control characters are escaped, by the short escape where there is one and by
+`\\u00xx` (lower case) else. So and, or and not of strings are those of their texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from llmanac.core.errors import RequestError, SpecError
+from llmanac.generate.constrain.automaton import automaton_of
+from llmanac.generate.constrain.expressions import LAST_CHARACTER, And, Chars, Concat, Not, Regex, Repeat, Union
+
+MAX_SIZE = 100_000  # of an expression, in parts
+ANY_CHARACTER = Chars(((0, 0xD7FF), (0xE000, LAST_CHARACTER)))
+SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
+ESCAPED = {**{code: f"\\u{code:04x}" for code in range(32)}, **SHORT}
+
+
+def literal(text: str) -> Regex:
+    """Exactly this text."""
+    return Concat(tuple(Chars(((ord(c), ord(c)),)) for c in text))
+
+
+def _written(chars: Chars) -> Regex:
+    """A character as JSON writes it."""
+    plain: list[tuple[int, int]] = []
+    escapes: list[Regex] = []
+    for low, high in chars.ranges:
+        for code, text in ESCAPED.items():
+            if low <= code <= high:
+                escapes.append(literal(text))
+        for first, last in ((32, 33), (35, 91), (93, LAST_CHARACTER)):
+            if max(low, first) <= min(high, last):
+                plain.append((max(low, first), min(high, last)))
+    items = ([Chars(tuple(plain))] if plain else []) + escapes
+    return items[0] if len(items) == 1 else Union(tuple(items))
+
+
+WRITTEN = Repeat(_written(ANY_CHARACTER), 0)
+
+
+def _encoded(regex: Regex) -> Regex:
+    """The JSON texts, without quotes, of the strings that an expression matches."""
+    if isinstance(regex, Chars):
+        return _written(regex)
+    if isinstance(regex, Repeat):
+        return Repeat(_encoded(regex.item), regex.least, regex.most)
+    if isinstance(regex, Not):
+        return And((WRITTEN, Not(_encoded(regex.item))))
+    return type(regex)(tuple(_encoded(item) for item in regex.items))
+
+
+def ends(regex: Regex, text: str, start: int = 0) -> frozenset[int]:
+    """Where the texts end that an expression matches from a place on."""
+    known: dict[tuple[int, int], frozenset[int]] = {}
+
+    def found(item: Regex, at: int) -> frozenset[int]:
+        key = (id(item), at)
+        if key not in known:
+            known[key] = frozenset(search(item, at))
+        return known[key]
+
+    def search(item: Regex, at: int) -> set[int] | frozenset[int]:
+        if isinstance(item, Chars):
+            here = at < len(text) and any(low <= ord(text[at]) <= high for low, high in item.ranges)
+            return {at + 1} if here else set()
+        if isinstance(item, Concat):
+            front: set[int] = {at}
+            for part in item.items:
+                front = {end for place in front for end in found(part, place)}
+            return front
+        if isinstance(item, Union):
+            return frozenset().union(*(found(part, at) for part in item.items))
+        if isinstance(item, And):
+            return frozenset(range(at, len(text) + 1)).intersection(*(found(part, at) for part in item.items))
+        if isinstance(item, Not):
+            return set(range(at, len(text) + 1)) - found(item.item, at)
+        front, seen, times = {at}, set[int](), 0
+        while front and times <= len(text) + item.least:
+            new = front - seen if times >= item.least else front
+            seen |= front if times >= item.least else set()
+            if times == item.most:
+                break
+            front = {end for place in new for end in found(item.item, place)}
+            times += 1
+        return seen
+
+    return found(regex, start)
+
+
+def matches(regex: Regex, text: str) -> bool:
+    """Whether an expression matches a text as a unit."""
+    return len(text) in ends(regex, text)
+
+
+def _words(regex: Regex, limit: int) -> set[str] | None:
+    """The strings that an expression matches; None: more than a limit, or not known."""
+    if isinstance(regex, Chars):
+        if sum(high - low + 1 for low, high in regex.ranges) > limit:
+            return None
+        return {chr(c) for low, high in regex.ranges for c in range(low, high + 1) if not 0xD800 <= c <= 0xDFFF}
+    if isinstance(regex, Not):
+        return None
+    if isinstance(regex, And):
+        for item in regex.items:
+            found = _words(item, limit)
+            if found is not None:
+                return {w for w in found if all(matches(other, w) for other in regex.items)}
+        return None
+    total: set[str]
+    if isinstance(regex, Union):
+        total = set()
+        for item in regex.items:
+            found = _words(item, limit)
+            if found is None or len(total := total | found) > limit:
+                return None
+        return total
+    if isinstance(regex, Repeat):
+        if regex.most is None or regex.most > limit:
+            return None
+        once, total, power = _words(regex.item, limit), set(), {""}
+        for times in range(regex.most + 1):
+            if times >= regex.least:
+                total |= power
+            if once is None or len(total) > limit or len(power) * max(len(once), 1) > limit * limit:
+                return None if regex.most else {""}
+            power = {a + b for a in power for b in once}
+        return total if len(total) <= limit else None
+    total = {""}
+    for item in regex.items:
+        found = _words(item, limit)
+        if found is None or len(total) * max(len(found), 1) > limit * limit:
+            return None
+        total = {a + b for a in total for b in found}
+    return total if len(total) <= limit else None
+
+
+@dataclass(frozen=True)
+class Strings:
+    """A set of strings: the words, all strings but the words (`rest`), or what an expression matches.
+
+    Strings of `doubt` belong neither to the set nor to its complement (a format that is not followed in all cases).
+    """
+
+    words: frozenset[str] = frozenset()
+    rest: bool = False
+    regex: Regex | None = None
+    doubt: tuple[Regex, ...] = ()
+    size: int = field(default=1, compare=False)
+
+    @classmethod
+    def of(cls, regex: Regex, doubt: tuple[Regex, ...] = (), size: int | None = None) -> Strings:
+        """What an expression over characters matches.
+
+        Raises:
+            SpecError: it has more than MAX_SIZE parts.
+        """
+        size = _size(regex) if size is None else size
+        if size > MAX_SIZE:
+            raise SpecError(f"schema: its patterns combine to more than {MAX_SIZE:,} parts; make them simpler")
+        found = _words(regex, 64)
+        return cls(regex=regex, doubt=doubt, size=size) if found is None else cls(frozenset(found), doubt=doubt)
+
+    def __contains__(self, word: str) -> bool:
+        return matches(self.regex, word) if self.regex is not None else (word in self.words) != self.rest
+
+    @cached_property
+    def expression(self) -> Regex:
+        """Over the characters of the strings."""
+        if self.regex is not None:
+            return self.regex
+        words = Union(tuple(map(literal, sorted(self.words))))
+        if not self.rest:
+            return words
+        return Not(words) if self.words else Repeat(ANY_CHARACTER, 0)
+
+    def __and__(self, other: Strings) -> Strings:
+        doubt = tuple(dict.fromkeys(self.doubt + other.doubt))
+        for one, two in ((self, other), (other, self)):
+            if one.regex is None and not one.rest:
+                return Strings(frozenset(w for w in one.words if w in two), doubt=doubt)
+            if one in (EVERY, two):
+                return two
+        if self.regex is None and other.regex is None:
+            return Strings(self.words | other.words, True, doubt=doubt)
+        parts = (*_parts(self.expression, And), *_parts(other.expression, And))
+        return Strings.of(_together(parts), doubt, self.size + other.size)
+
+    def __invert__(self) -> Strings:
+        if self.doubt:
+            excluded = And((_opposite(self.expression), *map(Not, self.doubt)))
+            return Strings.of(excluded, self.doubt, self.size + 1)
+        if self.regex is None:
+            return Strings(self.words, rest=not self.rest)
+        return Strings.of(_opposite(self.regex), (), self.size + 1)
+
+    def __or__(self, other: Strings) -> Strings:
+        if NONE in (self, other) or self == other:
+            return other if self == NONE else self
+        doubt = tuple(dict.fromkeys(self.doubt + other.doubt))
+        if self.regex is None and other.regex is None:
+            if self.rest and other.rest:
+                return Strings(self.words & other.words, True, doubt=doubt)
+            if self.rest or other.rest:
+                less, more = (self, other) if self.rest else (other, self)
+                return Strings(less.words - more.words, True, doubt=doubt)
+            return Strings(self.words | other.words, doubt=doubt)
+        for one, two in ((self, other), (other, self)):
+            if one.regex is None and one.rest:
+                return Strings(frozenset(w for w in one.words if w not in two), True, doubt=doubt)
+        parts = (*_parts(self.expression, Union), *_parts(other.expression, Union))
+        return Strings.of(Union(parts), doubt, self.size + other.size)
+
+    def empty(self) -> bool:
+        """Whether no string belongs to it; False where that would cost too much to know."""
+        if self.regex is None:
+            return not self.words and not self.rest
+        if not _combined(self.regex):  # a pattern alone matches something
+            return False
+        try:
+            return not automaton_of(self.regex).final.any()
+        except RequestError:
+            return False
+
+    def text(self) -> Regex:
+        """As JSON writes these strings, with quotes."""
+        quote = literal('"')
+        return Concat((quote, _encoded(self.expression), quote))
+
+
+def _size(regex: Regex) -> int:
+    if isinstance(regex, Chars):
+        return 1
+    if isinstance(regex, Repeat | Not):
+        return 1 + _size(regex.item)
+    return 1 + sum(map(_size, regex.items))
+
+
+def _combined(regex: Regex) -> bool:
+    return isinstance(regex, And | Not) or (isinstance(regex, Union) and all(map(_combined, regex.items)))
+
+
+def _parts(regex: Regex, kind: type[And | Union]) -> Iterator[Regex]:
+    yield from regex.items if isinstance(regex, kind) else (regex,)
+
+
+def _together(parts: tuple[Regex, ...]) -> Regex:
+    """What all parts match; those that repeat a character are made one, which spares counting in two automata."""
+    least, most, item = 0, None, ANY_CHARACTER
+    others: list[Regex] = []
+    for part in parts:
+        while isinstance(part, Concat | Union) and len(part.items) == 1:
+            part = part.items[0]
+        repeated = part.item if isinstance(part, Repeat) else None
+        if isinstance(part, Repeat) and isinstance(repeated, Chars) and ANY_CHARACTER in (item, repeated):
+            item = repeated if item == ANY_CHARACTER else item
+            least = max(least, part.least)
+            most = part.most if most is None else most if part.most is None else min(most, part.most)
+        else:
+            others.append(part)
+    if most is not None and least > most:
+        return Union(())
+    if (least, most, item) != (0, None, ANY_CHARACTER):
+        others.append(Repeat(item, least, most))
+    return others[0] if len(others) == 1 else And(tuple(dict.fromkeys(others)))
+
+
+def _opposite(regex: Regex) -> Regex:
+    return regex.item if isinstance(regex, Not) else Not(regex)
+
+
+EVERY = Strings(rest=True)
+NONE = Strings()
+
+
+def lengths(least: int, most: int | None) -> Strings:
+    """Strings of so many code points."""
+    return Strings.of(Repeat(ANY_CHARACTER, least, most)) if least or most is not None else EVERY
