@@ -13,7 +13,7 @@ from _servers import running
 
 from llmanac.generate.engine import Engine
 from llmanac.tokenizers.load import train_tokenizer
-from llmanac.web._tools import HERMES, LLAMA, Calls, form_of
+from llmanac.web._tools import Calls, form_of
 
 HEAD = """{%- if tools %}<|im_start|>system
 # Tools
@@ -195,11 +195,11 @@ def test_what_is_refused(calling, fields, param):
 
 
 def test_other_templates_are_refused_by_name():
-    mistral = "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}[TOOL_CALLS]" + TURNS.replace(
-        "tool_call>", "call>"
-    )
+    other = TURNS.replace("tool_call>", "call>")
+    mistral = "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}[TOOL_CALLS]" + other
     coder = QWEN.replace("</tool_call>", "<function=name><parameter=a></tool_call>")
-    assert [form_of(t) for t in (QWEN, LLAMA3, mistral, coder, TURNS, None)] == [HERMES, LLAMA, None, None, None, None]
+    assert [form_of(t) for t in (QWEN, LLAMA3)] == ["hermes", "llama3"]
+    assert [form_of(t) for t in (mistral, coder, TURNS, None)] == [None] * 4
     engine, _ = saying("x", mistral)
     with running(engine) as found:
         answer = httpx.post(f"{found.url}/v1/chat/completions", json={"messages": ASK, "tools": TOOLS})
@@ -211,18 +211,18 @@ def test_other_templates_are_refused_by_name():
 @pytest.mark.parametrize(
     ("form", "text", "content", "calls"),
     [
-        (HERMES, "plain <tool text  ", "plain <tool text  ", []),
-        (HERMES, "a <tool_c", "a <tool_c", []),
-        (HERMES, "x <tool_call> never", "x <tool_call> never", []),
-        (HERMES, "<tool_call>\n{bad}\n</tool_call> more", "<tool_call>\n{bad}\n</tool_call> more", []),
-        (HERMES, '<tool_call>{"name": "f", "arguments": {}}', "", [("f", "{}")]),
-        (HERMES, '<tool_call>{"name": "no", "arguments": {}}</tool_call>', None, []),
-        (HERMES, 'a\n<tool_call>{"name":"f","arguments":{"x":"}"}}</tool_call>\nb', "a\nb", [("f", '{"x":"}"}')]),
-        (HERMES, "y" * 600 + "<tool_call>" + "z" * 600, None, []),
-        (LLAMA, '{"type": "function", "name": "f", "parameters": {"x": [{}]}}', "", [("f", '{"x": [{}]}')]),
-        (LLAMA, '{"name": "f", "parameters": {}}\n{"name": "f", "parameters": {"a": 1}}', "", [("f", "{}"), ("f", '{"a": 1}')]),  # noqa: E501
-        (LLAMA, '{"answer": 1}', None, []),
-        (LLAMA, " hello {x} ", None, []),
+        ("hermes", "plain <tool text  ", "plain <tool text  ", []),
+        ("hermes", "a <tool_c", "a <tool_c", []),
+        ("hermes", "x <tool_call> never", "x <tool_call> never", []),
+        ("hermes", "<tool_call>\n{bad}\n</tool_call> more", "<tool_call>\n{bad}\n</tool_call> more", []),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {}}', "", [("f", "{}")]),
+        ("hermes", '<tool_call>{"name": "no", "arguments": {}}</tool_call>', None, []),
+        ("hermes", 'a\n<tool_call>{"name":"f","arguments":{"x":"}"}}</tool_call>\nb', "a\nb", [("f", '{"x":"}"}')]),
+        ("hermes", "y" * 600 + "<tool_call>" + "z" * 600, None, []),
+        ("llama3", '{"type": "function", "name": "f", "parameters": {"x": [{}]}}', "", [("f", '{"x": [{}]}')]),
+        ("llama3", '{"name": "f", "parameters": {}}\n{"name": "f", "parameters": {"a": 1}}', "", [("f", "{}"), ("f", '{"a": 1}')]),  # noqa: E501
+        ("llama3", '{"answer": 1}', None, []),
+        ("llama3", " hello {x} ", None, []),
     ],
 )  # fmt: skip
 def test_every_cut_gives_the_same(form, text, content, calls):
@@ -235,3 +235,40 @@ def test_every_cut_gives_the_same(form, text, content, calls):
         deltas += found.push("", last=True)
         assert "".join(d.get("content", "") for d in deltas) == (text if content is None else content) == found.content
         assert [(c["function"]["name"], c["function"]["arguments"]) for c in found.made] == calls
+
+
+# ---------------------------------------------------------------- calls that must be made
+
+
+@pytest.fixture(scope="module", params=[QWEN, LLAMA3], ids=["hermes", "llama3"])
+def free(request):
+    """A model that writes anything, so that only the constraint makes its text a call."""
+    tokenizer = tokenizer_with(request.param)
+    with running(Engine(HistoryModel(max_length=4096, vocab_size=tokenizer.vocab_size), tokenizer)) as found:
+        yield found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", [None, "subtract"], ids=["required", "named"])
+def test_calls_that_must_be_made(free, name, stream):
+    choice = "required" if name is None else {"type": "function", "function": {"name": name}}
+    for seed in range(4):
+        ask = {"model": "tiny", "messages": ASK, "tools": TOOLS, "tool_choice": choice, "seed": seed}
+        ask["parallel_tool_calls"] = False
+        if stream:
+            with free.client.chat.completions.stream(**ask) as events:
+                found = events.get_final_completion().choices[0]
+        else:
+            found = free.client.chat.completions.create(**ask).choices[0]
+        [(called, arguments)] = calls_of(found.message)
+        assert found.finish_reason == "tool_calls" and not found.message.content
+        assert called in ([name] if name else ["add_two_numbers", "subtract"])
+        assert arguments.keys() == {"a", "b"} and all(type(value) is int for value in arguments.values())
+
+
+def test_tools_whose_parameters_cannot_be_followed(free):
+    wrong = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "unevaluatedItems": 3}}}
+    for choice in ("required", {"type": "function", "function": {"name": "f"}}):
+        body = {"messages": ASK, "tools": [wrong], "tool_choice": choice}
+        answer = httpx.post(f"{free.url}/v1/chat/completions", json=body)
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "tools", answer.text

@@ -20,7 +20,7 @@ from llmanac.generate.engine import Engine, Request
 from llmanac.web._errors import ApiError
 from llmanac.web._logprobs import TokenTexts
 from llmanac.web._replies import ChatReply, CompletionReply, Reply
-from llmanac.web._structured import OPTIONS, calls_structure, structure, structure_of
+from llmanac.web._structured import calls_structure, constrain, structure_of
 from llmanac.web._tools import Calls, form_of
 from llmanac.web._wire import Body, CompletionBody, DetokenizeBody, TokenizeBody, check_length
 from llmanac.web._wire_chat import ROLES, TOOL_ROLES, ChatBody
@@ -57,12 +57,8 @@ class Prepared:
 
 
 @contextlib.contextmanager
-def blaming(name: str, structured: str | None = None) -> Iterator[None]:
-    """Errors inside are the fault of this field of the request, unless they name another one.
-
-    Args:
-        structured: the field whose schema, regular expression or grammar becomes a constraint inside.
-    """
+def blaming(name: str) -> Iterator[None]:
+    """Errors inside are the fault of this field of the request, unless they name another one."""
     try:
         yield
     except (ApiError, Busy):
@@ -70,8 +66,6 @@ def blaming(name: str, structured: str | None = None) -> Iterator[None]:
     except (LlmanacError, TimeoutError, RecursionError) as error:
         message = str(error) or "it takes too long to tokenize; send shorter text"
         own, _, rest = message.partition(": ")
-        if structured is not None and own.partition(".")[0].partition("[")[0] in OPTIONS:
-            name, own, message = structured, "", rest if own in OPTIONS else message
         if own in (*Body.model_fields, "prompt", name):
             name, message = name if own == "prompt" else own, rest
         code = "context_length_exceeded" if "do not fit the model's context" in message else None
@@ -88,11 +82,11 @@ def completion(service: Service, data: bytes, until: float) -> Prepared:
     options["max_new_tokens"] = 16 if body.max_tokens is None else body.max_tokens
     options["logprobs"] = body.logprobs
     options["n"] = body.best_of or body.n or 1
-    structured = structure(options, structure_of(body))
+    constrain(service, options, structure_of(body))
     if body.echo and body.logprobs is not None:
         options["prompt_logprobs"] = body.logprobs
     prompts = body.prompts()
-    with blaming("prompt", structured):
+    with blaming("prompt"):
         requests = [engine.request(prompt, **options) for prompt in prompts]
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
     echo = [_text(p, texts) for p in prompts] if body.echo else None
@@ -121,10 +115,8 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
             raise ApiError(400, message, param=asked[0])
         given = {"tools": [tool.model_dump(exclude_none=True) for tool in tools]}
         check_length("tools", [json.dumps(given, ensure_ascii=False)])
-        asked = calls_structure(form, body)
-        if form.closing and body.parallel_tool_calls is False:
-            options["stop"] = [*options.get("stop", ()), form.closing]
-    structured = structure(options, asked)
+        asked = calls_structure(form, given["tools"], body)
+    constrain(service, options, asked)
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
     ignored, limit, questions = body.ignored(), body.limit, None
     with blaming("messages"):
@@ -137,7 +129,7 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
             ids = _chat_ids(engine.tokenizer, messages, until, **given)
             options["logprobs"] = alternatives
     options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit
-    with blaming("messages", structured):
+    with blaming("messages"):
         request = engine.request(ids, **options)
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
     names = [tool.function.name for tool in tools]

@@ -1,8 +1,6 @@
 """Tool calls in a model's text, as its chat template asks for them.
 
-    Hermes, Qwen: <tool_call>\\n{"name": "f", "arguments": {...}}\\n</tool_call>, one or several, after any text
-    Llama 3:      {"name": "f", "parameters": {...}}, several joined by "; ", in place of any text
-
+In the form of Hermes and Qwen text may come before the calls; in that of Llama 3 the reply is either text or calls.
 A `Calls` reads one choice as it grows. A call is known by its name; its arguments go on as they come, as they are
 written. What only begins like a call is text.
 """
@@ -12,35 +10,21 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+from llmanac.generate.constrain.tools import form_named
+
 LONGEST_HEAD = 512  # characters before a call's arguments
 
 
-@dataclass(frozen=True)
-class Form:
-    """How calls are written: `name` for messages, `opening` before each (none: the text begins with it), and the key
-    that holds the arguments."""
-
-    name: str
-    opening: str
-    closing: str
-    key: str
-
-
-HERMES = Form("hermes", OPEN, CLOSE, "arguments")
-LLAMA = Form("llama3", "", "", "parameters")
-
-
-def form_of(template: str | None) -> Form | None:
-    """The form that a chat template (Jinja source) asks for; None where it is neither, or the template has no tools."""
+def form_of(template: str | None) -> str | None:
+    """The form that a chat template (Jinja source) asks for, of `constrain/tools.py`; None where it is another one, or
+    the template has no tools."""
     if template is None or not re.search(r"\btools\b", template):
         return None
-    if OPEN in template:
-        return None if "<function=" in template else HERMES  # Qwen3-Coder writes its arguments as XML
-    return LLAMA if re.search(r'"parameters":', template) and '"name":' in template else None
+    if "<tool_call>" in template:
+        return None if "<function=" in template else "hermes"  # Qwen3-Coder writes its arguments as XML
+    return "llama3" if '"parameters":' in template and '"name":' in template else None
 
 
 class Calls:
@@ -56,15 +40,17 @@ class Calls:
         content: the text outside calls.
     """
 
-    def __init__(self, form: Form, names: Collection[str], most: int | None = None) -> None:
-        self.form, self.names, self.most = form, names, most
+    def __init__(self, form: str, names: Collection[str], most: int | None = None) -> None:
+        found = form_named(form)
+        self.names, self.most = names, most
+        self._opening, self._closing = found.opening.strip(), found.closing.strip()
         self.made: list[dict[str, Any]] = []
         self.content = ""
         self._waiting = ""
-        self._state = "text" if form.opening else "head"
+        self._state = "text" if found.opening else "head"
         self._value = Value()
         self._spaces = ""
-        kind, key = r'(?:"type"\s*:\s*"function"\s*,\s*)?', f'"{form.key}"'
+        kind, key = r'(?:"type"\s*:\s*"function"\s*,\s*)?', f'"{found.key}"'
         self._head = re.compile(rf'\s*\{{\s*{kind}"name"\s*:\s*"([\w-]+)"\s*,\s*{key}\s*:\s*(?=\{{)')
 
     def push(self, text: str, *, last: bool = False) -> Iterator[dict[str, Any]]:
@@ -79,8 +65,8 @@ class Calls:
             yield from self._say("", last)
 
     def _in_text(self, last: bool) -> Iterator[dict[str, Any]]:
-        text, opening, rest = self._waiting.partition(self.form.opening)
-        held = 0 if last or opening else _overlap(text, self.form.opening)
+        text, opening, rest = self._waiting.partition(self._opening)
+        held = 0 if last or opening else _overlap(text, self._opening)
         yield from self._say(text[: len(text) - held], last and not opening)
         self._waiting = rest if opening else text[len(text) - held :]
         if opening:
@@ -96,12 +82,12 @@ class Calls:
             self._state, self._value, self._spaces = "arguments", Value(), ""
             return
         inside, closing, rest = self._waiting, "", ""
-        if self.form.closing:
-            inside, closing, rest = self._waiting.partition(self.form.closing)
-        odd = not self.form.opening and inside.lstrip()[:1] not in ("", "{")
+        if self._closing:
+            inside, closing, rest = self._waiting.partition(self._closing)
+        odd = not self._opening and inside.lstrip()[:1] not in ("", "{")
         if found is not None or closing or odd or last or len(inside) > LONGEST_HEAD:  # no call after all
-            self._waiting, self._state = rest, "text" if self.form.opening else "rest"
-            yield from self._say(self.form.opening + inside + closing, last and not rest)
+            self._waiting, self._state = rest, "text" if self._opening else "rest"
+            yield from self._say(self._opening + inside + closing, last and not rest)
 
     def _in_arguments(self, last: bool) -> Iterator[dict[str, Any]]:
         size = self._value.push(self._waiting)
@@ -118,8 +104,8 @@ class Calls:
         if self.most is not None and len(self.made) >= self.most:
             self._waiting = ""
             return
-        if self.form.closing:
-            _, found, rest = self._waiting.partition(self.form.closing)
+        if self._closing:
+            _, found, rest = self._waiting.partition(self._closing)
             following = "text"
         else:
             rest = re.sub(r"^\s*\}?\s*[;,]?\s*", "", self._waiting, count=1)

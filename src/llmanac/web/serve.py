@@ -27,6 +27,7 @@ from llmanac.web._asgi import Guard
 from llmanac.web._errors import ApiError, json_error
 from llmanac.web._hosts import Hosts
 from llmanac.web._http import config
+from llmanac.web._structured import warm
 from llmanac.web.server import BODY_SECONDS, MAX_BODY, create_app
 
 GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
@@ -155,6 +156,7 @@ class Loading:
         try:
             app = self._load()
             app.state.service.start()
+            threading.Thread(target=warm, args=(app.state.service,), name="llmanac-warming", daemon=True).start()
         except BaseException as error:  # whatever it is, the main thread raises it
             self.error = error
             self.failed()

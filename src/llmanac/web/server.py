@@ -10,6 +10,7 @@ stream that merely ends for a whole answer.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -21,6 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from llmanac import __version__
 from llmanac.generate.answers import Assistant
+from llmanac.generate.constrain import Matchers
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES, PrefixCache
 from llmanac.web import _errors, _openapi, _prepare
@@ -70,6 +72,8 @@ class Service:
         self.pool = Pool(waiting=max_queue)
         self.chats = Pool(threads=1, waiting=max_queue, name="chats")  # one process renders templates, one at a time
         self.embeddings = Pool(threads=1, waiting=max_queue, name="embeddings")
+        self.structures: Matchers = {}
+        self.compiling = threading.Lock()
         self.created = int(time.time())
 
     def start(self) -> None:

@@ -205,11 +205,15 @@ class Worker:
                 job, _, times = self._owners[request]
                 job.started, times.begun = True, times.begun or start
         gained: dict[Job, list[Event]] = {}
+        broken: dict[Job, LlmanacError] = {}
         ended: dict[Request, None] = {}
         for sequence in moved:
             request, piece = sequence.request, sequence.take()
             job, index, times = self._owners[request]
             self.metrics.tokens(request, times, sequence.index, len(piece.token_logprobs), now)
+            error = getattr(sequence.constraint, "error", None)
+            if error is not None:
+                broken[job] = error
             if job.stream:
                 gained.setdefault(job, []).append((index, piece))
             if sequence.finish_reason and request.finished:
@@ -218,8 +222,11 @@ class Worker:
         for request in ended:
             job, _, times = self._owners[request]
             self.metrics.end(request, times, now)
-            if all(other.finished for other in job.requests):
+            if job not in broken and all(other.finished for other in job.requests):
                 over[job] = None
+        for job, error in broken.items():
+            gained.pop(job, None)
+            self._fail(error, [job])
         for job, events in gained.items():
             job.deliver(*events, *([None] if job in over else []))
         for job in over:
