@@ -86,7 +86,8 @@ def test_the_other_structures(server, chat):
         "grammar": ('start: "a" start "b" | "c"', lambda text: re.fullmatch("(a*)c(b*)", text)),
     }
     for name, (given, right) in structures.items():
-        fields = {"extra_body": {"structured_outputs": {name: given}}, "n": 8, "seed": 4, "temperature": 3, "max_tokens": 200}
+        fields = {"n": 8, "seed": 4, "temperature": 3, "max_tokens": 200}
+        fields["extra_body"] = {"structured_outputs": {name: given}}
         if chat:
             choices = server.client.chat.completions.create(model="tiny", messages=ASK, **fields).choices
             texts = [choice.message.content for choice in choices]

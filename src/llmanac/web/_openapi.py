@@ -160,6 +160,9 @@ def _bodies(service: Service) -> dict[str, Any]:
     schemas["Part"]["required"] = ["type", "text"]
     chat = schemas["ChatBody"]
     chat["properties"] |= TOOLS
+    # so many messages are a body that is too large as well, which is another error
+    most = chat["properties"]["messages"].pop("maxItems")
+    chat["properties"]["messages"]["description"] = f"at most {most}"
     message = schemas["Message"]["properties"]
     if form_of(getattr(service.engine.tokenizer, "chat_template", None)) is None or service.assistant is not None:
         message |= {name: {"enum": [None], "description": "not supported"} for name in ("tool_calls", "tool_call_id")}
