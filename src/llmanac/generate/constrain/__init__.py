@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from llmanac.core.errors import RequestError, shown
+from llmanac.core.errors import RequestError, SpecError, shown
 from llmanac.generate.constrain.expressions import Grammar, Terminal
 
 if TYPE_CHECKING:
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
 WAYS = ("constraint", "regex", "grammar", "schema")
 MOST_KEPT = 32  # matchers of an engine
 Matchers = MutableMapping[tuple[str, str], "Matcher"]
-
-
-def schema_of(given: Any) -> dict[str, Any]:
-    """The JSON Schema of the `schema` option: a dict, or a class that has `model_json_schema`."""
-    made = getattr(given, "model_json_schema", None)
-    if made is not None and not isinstance(given, Mapping):
-        given = made()
-    if not isinstance(given, Mapping):
-        raise RequestError(f"schema: {shown(given)} is neither a JSON Schema nor a class with model_json_schema")
-    return dict(given)
 
 
 def grammar_of(options: Mapping[str, Any]) -> tuple[tuple[str, str], Callable[[], Grammar]] | None:
@@ -41,17 +31,14 @@ def grammar_of(options: Mapping[str, Any]) -> tuple[tuple[str, str], Callable[[]
         return None
     name, given = asked[0], options[asked[0]]
     if name == "schema":
-        schema = schema_of(given)
-
-        def from_schema() -> Grammar:
-            from llmanac.generate.constrain import json_schema
-
-            return json_schema.grammar(schema)
+        from llmanac.generate.constrain import json_schema
 
         try:
-            return (name, json.dumps(schema)), from_schema
+            schema = json_schema.schema_of(given)
+            return (name, json.dumps(schema)), lambda: json_schema.grammar(schema)
         except (TypeError, ValueError, RecursionError) as error:
-            raise RequestError(f"schema: it cannot be written as JSON ({error})") from None
+            why = str(error).removeprefix("schema: ")
+            raise RequestError(f"schema: {why}") from None
     if name == "grammar" and isinstance(given, Grammar):
         return (name, repr(given)), lambda: given
     if not isinstance(given, str):
@@ -88,7 +75,10 @@ def constraint_of(
     if key not in known:
         while len(known) >= MOST_KEPT:
             known.pop(next(iter(known)))
-        known[key] = Matcher(make(), tokenizer)
+        try:
+            known[key] = Matcher(make(), tokenizer)
+        except SpecError as error:
+            raise RequestError(str(error)) from None
     matcher = known[key]
     return lambda: Follower(matcher, ends, size)
 

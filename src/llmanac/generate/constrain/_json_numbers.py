@@ -5,8 +5,8 @@ A plain number is `-?(0|[1-9][0-9]*)(\\.[0-9]+)?`; zero has no sign. Every set h
 exponent are not followed by the automata: they belong to a set only where it holds every number (`exponent`).
 
 Readers round fractions to float64, and 2.99999999999999999 would become 3 in spite of `exclusiveMaximum: 3`. So next to
-a limit that is excluded, texts between two float64 numbers belong to no set; where multiples or listed values are
-excluded, fractions have at most 15 digits, which float64 holds apart.
+a limit that is excluded, texts between two float64 numbers belong to no set; multiples, and numbers that are not
+multiples or not listed, have at most 15 digits where they have a fraction, which float64 holds apart.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ class Numbers:
 APART = _Digits()
 EVERY = Numbers(("and",), exponent="all")
 NONE = Numbers(("or",), exponent="none")
-INTEGERS = Numbers(Multiple(Decimal(1)), frozenset({"whole"}))
+INTEGERS = Numbers(("and", Multiple(Decimal(1)), APART), frozenset({"whole"}))
 
 
 def at_most(bound: Decimal, *, inclusive: bool) -> Numbers:
@@ -291,7 +291,7 @@ def at_most(bound: Decimal, *, inclusive: bool) -> Numbers:
 
 def multiples(of: Decimal) -> Numbers:
     """Multiples of a positive number."""
-    return Numbers(Multiple(of))
+    return Numbers(("and", Multiple(of), APART))
 
 
 def listed(values: Iterable[Decimal]) -> Numbers:

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmanac.core.errors import LlmanacError, shown
 from llmanac.generate.constrain import _json_numbers as numbers
-from llmanac.generate.constrain._json_document import Document, escaped, refuse
+from llmanac.generate.constrain._json_document import ANNOTATIONS, Document, escaped, refuse
 from llmanac.generate.constrain._json_strings import Strings
 from llmanac.generate.constrain._json_values import (
     EVERYTHING,
@@ -65,6 +65,7 @@ class Schemas(Algebra):
         self.ahead = 0
         self.at = ""
         self.work = 0
+        self.same: dict[str, str] = {}
         self.handlers = handlers
 
     # --------------------------------------------------------------------------------------- algebra
@@ -105,6 +106,10 @@ class Schemas(Algebra):
             return () if schema == sign else NEVER
         if isinstance(schema, Mapping) and not schema:
             return () if sign else NEVER
+        if isinstance(schema, Mapping) and not any(isinstance(v, Mapping | list) for v in schema.values()):
+            key = repr([(k, v) for k, v in schema.items() if k not in ANNOTATIONS])
+            if "$" not in key:  # schemas that say the same share a rule
+                pointer = self.same.setdefault(key, pointer)
         return ((sign, pointer),)
 
     def conjunction(self, schema: Conjunction) -> Values:

@@ -15,6 +15,7 @@ from llmanac.generate.constrain.automaton import automaton_of
 from llmanac.generate.constrain.expressions import LAST_CHARACTER, And, Chars, Concat, Not, Regex, Repeat, Union
 
 MAX_SIZE = 100_000  # of an expression, in parts
+LONGEST = 8192  # characters of a string with a greater `maxLength`
 ANY_CHARACTER = Chars(((0, 0xD7FF), (0xE000, LAST_CHARACTER)))
 SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 ESCAPED = {**{code: f"\\u{code:04x}" for code in range(32)}, **SHORT}
@@ -28,15 +29,18 @@ def literal(text: str) -> Regex:
 def _written(chars: Chars) -> Regex:
     """A character as JSON writes it."""
     plain: list[tuple[int, int]] = []
-    escapes: list[Regex] = []
+    escapes: dict[str, list[str]] = {}  # the last characters of escapes that begin in the same way
     for low, high in chars.ranges:
         for code, text in ESCAPED.items():
             if low <= code <= high:
-                escapes.append(literal(text))
+                escapes.setdefault(text[:-1], []).append(text[-1])
         for first, last in ((32, 33), (35, 91), (93, LAST_CHARACTER)):
             if max(low, first) <= min(high, last):
                 plain.append((max(low, first), min(high, last)))
-    items = ([Chars(tuple(plain))] if plain else []) + escapes
+    items: list[Regex] = [Chars(tuple(plain))] if plain else []
+    for start, ends in escapes.items():
+        last_one = Chars(tuple((ord(c), ord(c)) for c in sorted(set(ends))))
+        items.append(Concat((literal(start), last_one)))
     return items[0] if len(items) == 1 else Union(tuple(items))
 
 
@@ -248,29 +252,71 @@ def _parts(regex: Regex, kind: type[And | Union]) -> Iterator[Regex]:
     yield from regex.items if isinstance(regex, kind) else (regex,)
 
 
+def _opposite(regex: Regex) -> Regex:
+    return regex.item if isinstance(regex, Not) else Not(regex)
+
+
 def _together(parts: tuple[Regex, ...]) -> Regex:
-    """What all parts match; those that repeat a character are made one, which spares counting in two automata."""
-    least, most, item = 0, None, ANY_CHARACTER
+    """What all parts match; lengths go into another part where they can, which spares counting in two automata."""
+    least, most = 0, None
     others: list[Regex] = []
-    for part in parts:
-        while isinstance(part, Concat | Union) and len(part.items) == 1:
-            part = part.items[0]
-        repeated = part.item if isinstance(part, Repeat) else None
-        if isinstance(part, Repeat) and isinstance(repeated, Chars) and ANY_CHARACTER in (item, repeated):
-            item = repeated if item == ANY_CHARACTER else item
+    for part in map(_bare, parts):
+        if isinstance(part, Repeat) and part.item == ANY_CHARACTER:
             least = max(least, part.least)
             most = part.most if most is None else most if part.most is None else min(most, part.most)
         else:
             others.append(part)
     if most is not None and least > most:
         return Union(())
-    if (least, most, item) != (0, None, ANY_CHARACTER):
-        others.append(Repeat(item, least, most))
+    if least or most is not None:
+        sized = [_sized(part, least, most) for part in others]
+        place = next((n for n, part in enumerate(sized) if part is not None), None)
+        if place is None:
+            others.append(Repeat(ANY_CHARACTER, least, most))
+        else:
+            others[place] = sized[place] or others[place]
     return others[0] if len(others) == 1 else And(tuple(dict.fromkeys(others)))
 
 
-def _opposite(regex: Regex) -> Regex:
-    return regex.item if isinstance(regex, Not) else Not(regex)
+def _bare(regex: Regex) -> Regex:
+    while isinstance(regex, Concat | Union) and len(regex.items) == 1:
+        regex = regex.items[0]
+    return regex
+
+
+def _flat(regex: Regex) -> Iterator[Regex]:
+    """What an expression joins."""
+    regex = _bare(regex)
+    if isinstance(regex, Concat):
+        for item in regex.items:
+            yield from _flat(item)
+    else:
+        yield regex
+
+
+def _sized(regex: Regex, least: int, most: int | None) -> Regex | None:
+    """The texts of so many characters, where only one part of an expression has no fixed length; else None."""
+    items = list(_flat(regex))
+    fixed, free = 0, None
+    for place, item in enumerate(items):
+        one = _bare(item.item) if isinstance(item, Repeat) else item
+        if not isinstance(one, Chars):
+            return None
+        if isinstance(item, Repeat) and item.least != item.most:
+            if free is not None:
+                return None
+            free = place
+        else:
+            fixed += item.least if isinstance(item, Repeat) else 1
+    if free is None:
+        return regex if fixed >= least and (most is None or fixed <= most) else Union(())
+    part = items[free]
+    assert isinstance(part, Repeat)
+    low = max(part.least, least - fixed)
+    high = part.most if most is None else most - fixed if part.most is None else min(part.most, most - fixed)
+    if high is not None and high < low:
+        return Union(())
+    return Concat((*items[:free], Repeat(part.item, low, high), *items[free + 1 :]))
 
 
 EVERY = Strings(rest=True)
@@ -278,5 +324,9 @@ NONE = Strings()
 
 
 def lengths(least: int, most: int | None) -> Strings:
-    """Strings of so many code points."""
-    return Strings.of(Repeat(ANY_CHARACTER, least, most)) if least or most is not None else EVERY
+    """Strings of so many code points; those of more than LONGEST are left open where `most` is greater."""
+    if not least and most is None:
+        return EVERY
+    if most is None or most <= LONGEST:
+        return Strings.of(Repeat(ANY_CHARACTER, least, most))
+    return Strings.of(Repeat(ANY_CHARACTER, least, LONGEST), (Repeat(ANY_CHARACTER, LONGEST + 1),))

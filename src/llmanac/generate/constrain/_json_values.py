@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from llmanac.generate.constrain import _json_numbers as numbers
 from llmanac.generate.constrain import _json_strings as strings
@@ -38,9 +39,14 @@ class Group:
     additional: Conjunction | None = None  # None: not given
     evaluates: bool = True  # for unevaluatedProperties
 
+    @cached_property
+    def table(self) -> dict[str, Conjunction]:
+        """`properties`."""
+        return dict(self.names)
+
     def of(self, name: str) -> Conjunction:
         """What the value of a property has to be."""
-        found = [schema for known, schema in self.names if known == name]
+        found = [self.table[name]] if name in self.table else []
         found += [schema for pattern, schema in self.patterns if name in pattern]
         if not found and self.additional is not None:
             found = [self.additional]
@@ -282,17 +288,16 @@ class Algebra:
 
     def exactly_one(self, sets: list[Values]) -> Values:
         """Values of exactly one set. Pieces that have no value in common need no complement."""
-        result = NOTHING
+        once = some = NOTHING
         for place, one in enumerate(sets):
             others = sets[:place] + sets[place + 1 :]
-            null, booleans, number, string = one.null, one.booleans, one.numbers, one.strings
             arrays: list[Array] = []
             for array in one.arrays:
-                some: tuple[Array, ...] = (array,)
+                rest: tuple[Array, ...] = (array,)
                 for other in (a for v in others for a in v.arrays):
-                    if some and self._arrays((array,), (other,)):
-                        some = self._arrays(some, tuple(self.without_array(other)))
-                arrays += some
+                    if rest and self._arrays((array,), (other,)):
+                        rest = self._arrays(rest, tuple(self.without_array(other)))
+                arrays += rest
             objects: list[Object] = []
             for piece in one.objects:
                 left: tuple[Object, ...] = (piece,)
@@ -300,13 +305,16 @@ class Algebra:
                     if left and self._objects((piece,), (thing,)):
                         left = self._objects(left, tuple(self.without_object(thing)))
                 objects += left
-            for values in others:
-                null &= not values.null
-                booleans -= values.booleans
-                number &= ~values.numbers
-                string &= ~values.strings
-            result = self.join(result, Values(null, booleans, number, string, tuple(arrays), tuple(objects)))
-        return result
+            once = Values(
+                (once.null and not one.null) or (one.null and not some.null),
+                (once.booleans - one.booleans) | (one.booleans - some.booleans),
+                (once.numbers & ~one.numbers) | (one.numbers & ~some.numbers),
+                (once.strings & ~one.strings) | (one.strings & ~some.strings),
+                tuple(dict.fromkeys((*once.arrays, *arrays))),
+                tuple(dict.fromkeys((*once.objects, *objects))),
+            )
+            some = self.join(some, replace(one, arrays=(), objects=()))
+        return once
 
     def no_value(self, of: Values) -> bool:
         """Whether no value belongs to a set, as far as is known."""

@@ -94,8 +94,8 @@ class _GrammarReader:
         rules = {name: self.resolve(node, line, resolved, after) for name, (node, line) in self.rules.items()}
         if after is None:
             return Grammar(rules, start)
-        first = {IGNORED: ignored, "%start": Sequence((after, Ref(start)))}
-        return Grammar(rules | first, "%start")
+        first: dict[str, Node] = {IGNORED: ignored, "%start": Sequence((after, Ref(start)))}
+        return Grammar({**rules, **first}, "%start")
 
     def directive(self) -> None:
         name, line = self.take().text, self.line

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llmanac.tokenizers._base import Tokenizer
 
 MOST_BYTES = 1 << 26  # of the moves of sets, and of masks
-LEAST_SETS = 1 << 11
+LEAST_SETS, GROWTHS = 1 << 11, 4  # sets at first; how often there is room for eight times as many
 MOST_FORCED = 512  # bytes
 MOST_KEPT = 10_000  # sets whose forced tokens are kept
 NO_TOKENS: list[int] = []
@@ -159,7 +159,7 @@ class Follower:
         return self._states[-1]
 
     def _replay(self) -> None:
-        for _ in range(4):
+        for _ in range(GROWTHS):
             self._version, states = self.matcher.version, [self.matcher.start]
             for start, stop in zip(self._lengths, self._lengths[1:], strict=False):
                 states.append(self.matcher.follow(states[-1], self._buffer, start, stop))
@@ -177,13 +177,12 @@ class Follower:
 
     def bits(self) -> np.ndarray:
         """(words,) uint32: as `mask`, of the tokenizer's tokens and without end-of-text."""
-        found = self.matcher.mask(self.state, self._buffer, self._length)
-        if found is None:
-            self._full()
+        for _ in range(GROWTHS):
             found = self.matcher.mask(self.state, self._buffer, self._length)
-        if found is None:
-            raise RequestError("the constraint needs more memory for one token than it may have; simplify it")
-        return found
+            if found is not None:
+                return found
+            self._full()
+        raise RequestError("the constraint needs more memory for one token than it may have; simplify it")
 
     def mask(self) -> Tensor:
         """(V,) bool: tokens that may come next; at least one. End-of-text is allowed where the text may end.
@@ -233,9 +232,10 @@ class Follower:
             self._buffer = np.concatenate([self._buffer, np.zeros(len(self._buffer) + len(data), np.uint8)])
         self._buffer[start:stop] = np.frombuffer(data, np.uint8)
         after = self.matcher.follow(state, self._buffer, start, stop)
-        if after == FULL:
-            self._full()
-            after = self.matcher.follow(self.state, self._buffer, start, stop)
+        for _ in range(GROWTHS):
+            if after == FULL:
+                self._full()
+                after = self.matcher.follow(self.state, self._buffer, start, stop)
         if after < 0:
             raise RequestError(f"constraint: token {token} ({data!r}) may not follow {self.text[-40:]!r}")
         self._forced = self._forced[1:] if self._forced[:1] == [token] else NO_TOKENS

@@ -36,7 +36,7 @@ class Slice(NamedTuple):
 
 
 class Vocabulary:
-    """The tokens of a tokenizer as bytes; special tokens and ids without bytes are never allowed.
+    """The tokens of a tokenizer as bytes; special tokens, the unknown one and ids without bytes are never allowed.
 
     Attributes:
         size: one more than the highest id; words: (size / 32,) uint32 hold a mask.
@@ -47,7 +47,7 @@ class Vocabulary:
     def __init__(self, tokenizer: Tokenizer) -> None:
         if getattr(tokenizer, "separator", b""):
             raise RequestError("constraint: this tokenizer puts text between its tokens; use one that is byte-level")
-        special = frozenset(tokenizer.special_tokens.values())
+        special = {*tokenizer.special_tokens.values(), getattr(tokenizer, "unknown_id", None)}
         self.size = tokenizer.vocab_size
         self.words = (self.size + 31) // 32
         self.token = [b"" if i in special else _bytes(tokenizer, i) for i in range(self.size)]

@@ -10,7 +10,7 @@ bounded memory a byte. `texts` is a list of what `Fresh` terminals matched in th
 Earley 1970, An efficient context-free parsing algorithm; Leo 1991 for right recursion.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 # (numba types these functions itself)
 from __future__ import annotations
 
@@ -415,6 +415,8 @@ def step(g, m, origin, letter, buffer, at, real):
                         count = after_fresh(g, m, count, own, texts, text if real else LATER)
                         if count < 0:
                             return count
+                if g.states[to, TAIL]:
+                    continue
             count = add(m, count, packed(to, own, texts))
             if count < 0:
                 return count
