@@ -17,6 +17,7 @@ from llmanac.generate.constrain._json_numbers import Numbers
 from llmanac.generate.constrain._json_schemas import Schemas
 from llmanac.generate.constrain._json_strings import Strings, literal
 from llmanac.generate.constrain._json_values import NEVER, Array, Conjunction, Group, Object, Values, both
+from llmanac.generate.constrain._json_values import NOTHING as NO_VALUES
 from llmanac.generate.constrain.expressions import (
     Chars,
     Choice,
@@ -158,13 +159,14 @@ class Writer:
 
     def distinct(self, piece: Array) -> int | None:
         """How many items a unique array has at most."""
-        total = 0
+        union = NO_VALUES
         for schema in {*piece.prefix, piece.rest} - {NEVER}:
             values = self.schemas.conjunction(schema)
-            number = digits.count(_short(values.numbers))
-            if values.strings.regex is not None or values.strings.rest or number is None:
-                return piece.most
-            total += values.null + len(values.booleans) + len(values.strings.words) + number
+            union = self.schemas.join(union, replace(values, numbers=_short(values.numbers), arrays=(), objects=()))
+        number = digits.count(union.numbers)
+        if union.strings.regex is not None or union.strings.rest or number is None:
+            return piece.most
+        total = union.null + len(union.booleans) + len(union.strings.words) + number
         return total if piece.most is None else min(total, piece.most)
 
     def items(self, piece: Array, item: Callable[[Conjunction], Node]) -> Node:
