@@ -18,11 +18,13 @@ from llmanac.generate.engine import Options
 from llmanac.web._errors import ApiError
 from llmanac.web._wire import MAX_STRUCTURE, Body
 from llmanac.web._wire_chat import ChatBody, ChosenTool
+from llmanac.web.worker import Busy
 
 if TYPE_CHECKING:
     from llmanac.web.server import Service
 
 MOST_KEPT = 8  # structures that stay compiled
+PATIENCE = 15.0  # seconds to wait for another request's structure
 
 OPTIONS = ("schema", "regex", "grammar")  # of the engine
 FORMS = ("json_", "regex", "grammar", "choice")
@@ -89,15 +91,18 @@ def constrain(service: Service, options: Options, asked: tuple[str, dict[str, An
     engine, known = service.engine, service.structures
     ends = engine.eos_ids | frozenset(options.get("stop_ids") or ())
     size = engine.model.vocab_size
+    if not service.compiling.acquire(timeout=PATIENCE):
+        raise Busy("the server is compiling other requests' structures; try again in a moment")
     try:
-        with service.compiling:
-            while len(known) >= MOST_KEPT:
-                known.pop(next(iter(known)))
-            make = constraint_of(option, engine.tokenizer, ends, size, known)
+        while len(known) >= MOST_KEPT:
+            known.pop(next(iter(known)))
+        make = constraint_of(option, engine.tokenizer, ends, size, known)
     except (LlmanacError, RecursionError) as error:
         own, _, rest = str(error).partition(": ")
         message = rest if own in OPTIONS else str(error)
         raise ApiError(400, f"{field}: {message}", param=field) from error
+    finally:
+        service.compiling.release()
     assert make is not None
     options["stop_ids"] = list(ends)  # a text that is complete has to end
     options["constraint"] = lambda: Shielded(make(), min(ends, default=0), size)
