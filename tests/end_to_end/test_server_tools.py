@@ -195,6 +195,13 @@ def test_what_is_refused(calling, fields, param):
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
 
 
+def test_what_the_model_may_ignore_is_named(calling):
+    tool = {"type": "function", "function": {**TOOLS[0]["function"], "strict": True, "cache": 1}, "extra": 1}
+    body = {"messages": ASK, "tools": [tool], "temperature": 0, "max_tokens": 1}
+    answer = httpx.post(f"{calling.url}/v1/chat/completions", json=body)
+    assert answer.headers["x-llmanac-ignored"] == "tools.extra, tools.function.cache, tools.function.strict"
+
+
 def test_other_templates_are_refused_by_name():
     other = TURNS.replace("tool_call>", "call>")
     mistral = "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}[TOOL_CALLS]" + other

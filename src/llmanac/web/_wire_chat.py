@@ -171,6 +171,8 @@ class ChatBody(Body):
         unread = ["max_tokens"] if None not in (self.max_tokens, self.max_completion_tokens) else []
         nested = {f"messages.{name}" for message in self.messages for name in message.ignored()}
         nested |= {f"tools.{name}" for tool in self.tools or () for name in tool.ignored()}
+        if self.tool_choice in (None, "auto") and any(tool.function.strict for tool in self.tools or ()):
+            nested.add("tools.function.strict")  # the model writes what it chooses to write
         return [*super().ignored(), *unread, *sorted(nested)]
 
     @property
