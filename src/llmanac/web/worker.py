@@ -200,8 +200,9 @@ class Worker:
         waited, start = list(self.scheduler.waiting), time.monotonic()
         moved = self.scheduler.step()
         now = time.monotonic()
+        still = set(self.scheduler.waiting) if waited else ()
         for request in waited:
-            if request not in self.scheduler.waiting:
+            if request not in still:
                 job, _, times = self._owners[request]
                 job.started, times.begun = True, times.begun or start
         gained: dict[Job, list[Event]] = {}
