@@ -21,7 +21,7 @@ from llmanac.web._metrics import Metrics, Times
 
 log = logging.getLogger(__package__)
 
-SLOWER = 3.0  # times as long as else a client's next token may take while another's prompt is read
+SLOWER = 3.0  # times as long as else a streaming client's next token may take while another's prompt is read
 Pieces = Iterator[tuple[int, Piece]]
 
 
@@ -197,6 +197,8 @@ class Worker:
 
     def _step(self) -> None:
         """One step of the scheduler; each job that moved gets its pieces in one delivery."""
+        # how soon the next token comes matters where somebody sees it come
+        self.scheduler.pieces.slower = SLOWER if any(job.stream for job in self._jobs) else None
         waited, start = list(self.scheduler.waiting), time.monotonic()
         moved = self.scheduler.step()
         now = time.monotonic()
