@@ -206,8 +206,11 @@ def test_other_templates_are_refused_by_name():
     other = TURNS.replace("tool_call>", "call>")
     mistral = "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}[TOOL_CALLS]" + other
     coder = QWEN.replace("</tool_call>", "<function=name><parameter=a></tool_call>")
-    assert [form_of(t) for t in (QWEN, LLAMA3)] == ["hermes", "llama3"]
-    assert [form_of(t) for t in (mistral, coder, TURNS, None)] == [None] * 4
+    glm = QWEN.replace("<tool_call>", "<tool_call>{{ name }}<arg_key>")
+    escaped = QWEN.replace('{"name": <function-name>, "arguments":', '{{ "{\\"name\\": <name>, \\"arguments\\":" }}')
+    assert [form_of(t) for t in (QWEN, escaped, LLAMA3)] == ["hermes", "hermes", "llama3"]
+    others = (mistral, coder, glm, LLAMA3.replace("ipython", "python"), TURNS, None)
+    assert [form_of(t) for t in others] == [None] * 6
     engine, _ = saying("x", mistral)
     with running(engine) as found:
         answer = httpx.post(f"{found.url}/v1/chat/completions", json={"messages": ASK, "tools": TOOLS})
@@ -226,6 +229,9 @@ def test_other_templates_are_refused_by_name():
         ("hermes", '<tool_call>{"name": "f", "arguments": {}}', "", [("f", "{}")]),
         ("hermes", '<tool_call>{"name": "no", "arguments": {}}</tool_call>', None, []),
         ("hermes", 'a\n<tool_call>{"name":"f","arguments":{"x":"}"}}</tool_call>\nb', "a\nb", [("f", '{"x":"}"}')]),
+        ("hermes", '<tool_call>{"arguments": {"a": "é"}, "name": "f"}</tool_call>', "", [("f", '{"a": "é"}')]),
+        ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "no"}</tool_call>', None, []),
+        ("hermes", '<tool_call>{"arguments": [], "name": "f"}', None, []),
         ("hermes", "y" * 600 + "<tool_call>" + "z" * 600, None, []),
         ("llama3", '{"type": "function", "name": "f", "parameters": {"x": [{}]}}', "", [("f", '{"x": [{}]}')]),
         ("llama3", '{"name": "f", "parameters": {}}\n{"name": "f", "parameters": {"a": 1}}', "", [("f", "{}"), ("f", '{"a": 1}')]),  # noqa: E501

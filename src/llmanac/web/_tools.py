@@ -7,6 +7,7 @@ written. What only begins like a call is text.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Collection, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 from llmanac.generate.constrain.tools import form_named
 
 LONGEST_HEAD = 512  # characters before a call's arguments
+LONGEST_LATE = 2**16  # characters of a call with its name behind its arguments, which is read at its end
 
 
 def form_of(template: str | None) -> str | None:
@@ -22,9 +24,14 @@ def form_of(template: str | None) -> str | None:
     the template has no tools."""
     if template is None or not re.search(r"\btools\b", template):
         return None
+
+    def names(key: str) -> bool:
+        return re.search(rf'"{key}\\?"\s*:', template) is not None  # quotes may be escaped in Jinja's strings
+
     if "<tool_call>" in template:
-        return None if "<function=" in template else "hermes"  # Qwen3-Coder writes its arguments as XML
-    return "llama3" if '"parameters":' in template and '"name":' in template else None
+        xml = "<function=" in template or "<arg_key>" in template  # Qwen3-Coder and GLM: no JSON inside
+        return "hermes" if names("name") and names("arguments") and not xml else None
+    return "llama3" if names("name") and names("parameters") and "ipython" in template else None
 
 
 class Calls:
@@ -75,17 +82,24 @@ class Calls:
     def _in_head(self, last: bool) -> Iterator[dict[str, Any]]:
         found = self._head.match(self._waiting)
         if found is not None and found[1] in self.names:
-            call = {"id": f"call_{secrets.token_hex(12)}", "type": "function"}
-            self.made.append({**call, "function": {"name": found[1], "arguments": ""}})
-            yield self._delta(call, {"name": found[1], "arguments": ""})
+            yield self._begin(found[1])
             self._waiting = self._waiting[found.end() :]
-            self._state, self._value, self._spaces = "arguments", Value(), ""
+            self._state, self._value = "arguments", Value()
             return
         inside, closing, rest = self._waiting, "", ""
         if self._closing:
             inside, closing, rest = self._waiting.partition(self._closing)
+        late = bool(self._closing) and re.match(r'\s*\{\s*"arguments"', inside) is not None  # before the name
+        call = _read(inside, self.names) if late and closing else None
+        if call is not None:
+            yield self._begin(call[0])
+            yield self._more(call[1])
+            self._waiting, self._state = rest, "text"
+            return
         odd = not self._opening and inside.lstrip()[:1] not in ("", "{")
-        if found is not None or closing or odd or last or len(inside) > LONGEST_HEAD:  # no call after all
+        if (
+            found is not None or closing or odd or last or len(inside) > (LONGEST_LATE if late else LONGEST_HEAD)
+        ):  # no call after all
             self._waiting, self._state = rest, "text" if self._opening else "rest"
             yield from self._say(self._opening + inside + closing, last and not rest)
 
@@ -93,8 +107,7 @@ class Calls:
         size = self._value.push(self._waiting)
         piece, self._waiting = self._waiting[:size], self._waiting[size:]
         if piece:
-            self.made[-1]["function"]["arguments"] += piece
-            yield self._delta({}, {"arguments": piece})
+            yield self._more(piece)
         if self._value.complete:
             self._state = "tail"
 
@@ -126,8 +139,30 @@ class Calls:
             self.content += said
             yield {"content": said}
 
+    def _begin(self, name: str) -> dict[str, Any]:
+        call = {"id": f"call_{secrets.token_hex(12)}", "type": "function"}
+        self.made.append({**call, "function": {"name": name, "arguments": ""}})
+        self._spaces = ""
+        return self._delta(call, {"name": name, "arguments": ""})
+
+    def _more(self, arguments: str) -> dict[str, Any]:
+        self.made[-1]["function"]["arguments"] += arguments
+        return self._delta({}, {"arguments": arguments})
+
     def _delta(self, head: dict[str, Any], function: dict[str, Any]) -> dict[str, Any]:
         return {"tool_calls": [{"index": len(self.made) - 1, **head, "function": function}]}
+
+
+def _read(text: str, names: Collection[str]) -> tuple[str, str] | None:
+    """Name and arguments of a complete call; None for what is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    name, given = found.get("name"), found.get("arguments")
+    if not isinstance(name, str) or name not in names or not isinstance(given, dict):
+        return None
+    return name, json.dumps(given, ensure_ascii=False)
 
 
 class Value:
