@@ -144,7 +144,7 @@ def _strings(self: Schemas, pointer: str, schema: Mapping[str, Any], evaluated: 
         if not isinstance(name, str) or name not in formats.FORMATS:
             hint = nearest(str(name), formats.FORMATS)
             raise refuse(f"{pointer}/format", f"the format {shown(name)} is not supported{hint}")
-        result &= formats.strings(name)
+        result &= formats.strings(name, short=result != strings.EVERY)
     if self.document.draft <= 7:  # annotations since 2019-09
         if schema.get("contentEncoding") == "base64":
             result &= formats.BASE64

@@ -204,7 +204,26 @@ class Strings:
         if self.regex is None and other.regex is None:
             return Strings(self.words | other.words, True, doubt=doubt)
         parts = (*_parts(self.expression, And), *_parts(other.expression, And))
-        return Strings.of(_together(parts), doubt, self.size + other.size)
+        size = self.size + other.size
+        while True:
+            found = Strings.of(_together(parts), doubt, size)
+            most = found.longest()
+            if most is None:
+                return found
+            # too large to count so far in all states: longer strings are left open
+            doubt = (*doubt, Repeat(ANY_CHARACTER, most // 2 + 1))
+            parts = (*parts, Repeat(ANY_CHARACTER, 0, most // 2))
+
+    def longest(self) -> int | None:
+        """The greatest length where counting to it takes too large an automaton; None where that is none."""
+        most = [part.most for part in _parts(self.expression, And) if isinstance(part, Repeat)]
+        if not isinstance(self.regex, And) or not any(most):
+            return None
+        try:
+            automaton_of(_encoded(self.regex))
+        except RequestError:
+            return min(n for n in most if n)
+        return None
 
     def __invert__(self) -> Strings:
         if self.doubt:

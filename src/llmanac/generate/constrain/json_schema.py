@@ -25,8 +25,9 @@ from typing import Any, Literal
 from llmanac.core.errors import DataError, SpecError, shown
 from llmanac.generate.constrain._json_document import Document, refuse
 from llmanac.generate.constrain._json_keywords import HANDLERS
+from llmanac.generate.constrain._json_layouts import LAYOUTS
 from llmanac.generate.constrain._json_schemas import Schemas
-from llmanac.generate.constrain._json_text import LAYOUTS, Writer
+from llmanac.generate.constrain._json_text import Writer
 from llmanac.generate.constrain.expressions import Grammar
 
 Whitespace = Literal["spaced", "compact", "any"]
