@@ -110,14 +110,16 @@ def constrain(service: Service, options: Options, asked: tuple[str, dict[str, An
 
 def warm(service: Service) -> None:
     """Compile what constraints run on, which takes up to a minute where it was never done; errors are a request's."""
-    options: Options = {}
-    with contextlib.suppress(ApiError):
-        constrain(service, options, ("warm", {"regex": "a[bc]"}))
-        made = options["constraint"]
-        if made is not None:
-            follower = made()
-            follower.mask()
-            follower.forced()
+    warming: tuple[dict[str, Any], ...] = ({"regex": "a[bc]"}, {"schema": {"type": "object"}})
+    for option in warming:
+        options: Options = {}
+        with contextlib.suppress(ApiError, Busy, LlmanacError):
+            constrain(service, options, ("warm", option))
+            made = options["constraint"]
+            if made is not None:
+                follower = made()
+                follower.mask()
+                follower.forced()
 
 
 class Shielded:
