@@ -45,14 +45,14 @@ def engine(dtype: str | None) -> Any:
 def ask(address: str, model: str) -> None:
     """All prompts, from 8 clients."""
 
-    def one(prompt: list[int]) -> None:
-        body = {"model": model, "prompt": prompt, "max_tokens": NEW, "temperature": 0.0}
-        found = (
-            httpx.post(f"{address}/v1/completions", json={**body, "stop": []}, timeout=600).raise_for_status().json()
-        )
-        assert found["usage"]["completion_tokens"] > 0
+    # one connection pool: to make a client takes longer than to ask
+    with httpx.Client(base_url=address, timeout=600) as http, concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
 
-    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+        def one(prompt: list[int]) -> None:
+            body = {"model": model, "prompt": prompt, "max_tokens": NEW, "temperature": 0.0, "stop": []}
+            found = http.post("/v1/completions", json=body).raise_for_status().json()
+            assert found["usage"]["completion_tokens"] > 0
+
         list(pool.map(one, prompts()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import torch
@@ -24,6 +25,9 @@ class ByteTokenizer:
     chat_template: str | None = "built in"
 
     def encode(self, text, *, special="never"):
+        if special == "all":
+            parts = re.split(f"({'|'.join(map(re.escape, self.special_tokens))})", text)
+            return [i for p in parts for i in ([self.special_tokens[p]] if p in self.special_tokens else p.encode())]
         return list(text.encode())
 
     def decode(self, ids, *, skip_special=False):

@@ -78,6 +78,32 @@ def test_ctrl_c_ends_cleanly(root, streaming):
     assert out.strip() == "closed" and "Traceback" not in err
 
 
+LOADING = """
+import time
+from llmanac.core import interrupts
+from llmanac.web.serve import serve
+def load():
+    print("loading", flush=True)
+    time.sleep(60)
+with interrupts.noted(program=True):
+    serve(load, port=0)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a single process there")
+def test_ctrl_c_while_the_model_loads():
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and not out
+
+
 # ---------------------------------------------------------------- the terminal
 
 

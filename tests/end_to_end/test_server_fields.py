@@ -11,6 +11,7 @@ from llmanac.web._wire import UNSUPPORTED, UNSUPPORTED_CHAT, UNSUPPORTED_COMPLET
 
 CHAT = {"model": "tiny", "messages": ASK, "max_tokens": 2}
 TEXT = {"model": "tiny", "prompt": "abc", "max_tokens": 2}
+CALL = {"id": "a", "function": {"name": "f", "arguments": "{}"}}
 ODD = {"asks": "for something"}  # a value that no field is neutral at
 
 
@@ -38,15 +39,16 @@ def test_what_would_change_the_answer_is_refused_by_name_unless_it_asks_for_noth
 @pytest.mark.parametrize(
     ("extra", "param"),
     [
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"frequency_penalty": False}, "frequency_penalty"),  # JSON's false is not 0
-        ({"tools": [{"type": "function"}], "tool_choice": "none"}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"min_tokens": False}, "min_tokens"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),  # no form in the template
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "some"}, "tool_choice"),
         ({"n": 129}, "n"),
-        ({"messages": [{"role": "tool", "content": "4", "tool_call_id": "a"}]}, "messages.0.tool_call_id"),
+        ({"messages": [{"role": "tool", "content": "4", "tool_call_id": "a"}]}, "messages.0.role"),
         ({"messages": [{"role": "owl", "content": "4"}]}, "messages.0.role"),
-        ({"messages": [*ASK, {"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages.1.tool_calls"),
+        ({"messages": [*ASK, {"role": "assistant", "tool_calls": [CALL]}]}, "messages.1.tool_calls"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0.content"),
     ],
 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -291,3 +294,11 @@ def test_further_hosts():
     assert Hosts("::1").allows("[0:0::1]:8000") and Hosts(allowed=["*"]).allows("evil.example")
     with pytest.raises(LlmanacError, match="--allow-host http://a/"):
         Hosts(allowed=["http://a/"])
+
+
+def test_a_soak_of_seconds(root):
+    """`benchmarks/soak.py` for a few seconds: nothing is left, every count is right, no reply has status 500."""
+    command = [sys.executable, str(root / "benchmarks" / "soak.py"), "--minutes", "0.1", "--clients", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert re.search(r"^0 wrong, [1-9]\d* replies recounted", done.stdout, re.MULTILINE)

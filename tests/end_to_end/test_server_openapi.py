@@ -71,7 +71,12 @@ def test_errors_are_declared_in_the_shape_they_have(document, server):
         declared = document["paths"][path][method]["responses"][str(answer.status_code)]
         assert declared["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Error"}
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-    for path, method in (("/v1/completions", "post"), ("/v1/chat/completions", "post"), ("/tokenize", "post")):
+    for path, method in (
+        ("/v1/completions", "post"),
+        ("/v1/chat/completions", "post"),
+        ("/tokenize", "post"),
+        ("/detokenize", "post"),
+    ):
         declared = document["paths"][path][method]["responses"]
         assert {"200", "400", "404", "408", "413", "415", "429", "500", "503"} <= declared.keys()
         assert "422" not in declared
@@ -98,9 +103,10 @@ def test_schemathesis_finds_nothing(assistant, tmp_path):
     command = shutil.which("schemathesis", path=str(Path(sys.executable).parent)) or shutil.which("schemathesis")
     if command is None:
         pytest.skip("schemathesis is not installed (pip install 'schemathesis>=4.32')")
-    with running(Engine(HistoryModel(max_length=1024), ByteTokenizer()), assistant=assistant) as server:
+    engine = Engine(HistoryModel(max_length=512), ByteTokenizer())
+    with running(engine, assistant=assistant) as server:
         words = [command, "run", f"{server.url}/openapi.json", "--checks", "all", "-n", "30", "--seed", "1"]
-        words += ["--request-timeout", "300", "--max-response-time", "300"]  # some ask for a hundred long texts
+        words += ["--request-timeout", "600", "--max-response-time", "600"]  # some ask for a hundred long texts
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=1500)
     said = "\n".join(line[:300] for line in done.stdout.splitlines()[-80:])
     assert done.returncode == 0, said

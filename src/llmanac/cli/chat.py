@@ -17,6 +17,7 @@ from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 
 if TYPE_CHECKING:
+    from llmanac.evaluate.embed import Embedder
     from llmanac.generate.answers import Answer, Assistant
     from llmanac.generate.engine import Engine, Options
 
@@ -171,18 +172,25 @@ def serve_command(
     most_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens that requests in progress may hold together [no limit].")
     ] = None,
+    embedding_model: Annotated[str | None, typer.Option(help="Model for /v1/embeddings.")] = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option(help="Key that requests must have; repeatable.", envvar="LLMANAC_API_KEY")
+    ] = None,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
 
-    def load() -> tuple[Engine, Assistant | None]:
+    def load() -> tuple[Engine, Assistant | None, Embedder | None]:
+        from llmanac.evaluate.embed import Embedder
         from llmanac.generate.load import load_assistant, load_engine
 
         engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
         print(engine.runs_on, file=sys.stderr, flush=True)
-        return engine, load_assistant(path, engine)
+        embedder = None if embedding_model is None else Embedder.load(embedding_model)
+        return engine, load_assistant(path, engine), embedder
 
     serve(
         load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue,
-        prefix_cache_bytes=prefix_cache * 2**20, allow_hosts=allow_host or (),
+        prefix_cache_bytes=prefix_cache * 2**20, allow_hosts=allow_host or (), api_keys=api_key or (),
+        embedding_name=Path(embedding_model or "embedding").resolve().name,
     )  # fmt: skip

@@ -253,9 +253,10 @@ class Engine:
             constraint=constraint,
         )  # fmt: skip
         for method in made.decoding:
-            if isinstance(method, Allowed) and method.ids[-1] >= self.model.vocab_size:
-                size = self.model.vocab_size
-                raise RequestError(f"allowed_ids: {method.ids[-1]} is not in the vocabulary of {size} tokens")
+            named, size = getattr(method, "ids", ()), self.model.vocab_size
+            if named and max(named) >= size:
+                option = "allowed_ids" if isinstance(method, Allowed) else "logit_bias"
+                raise RequestError(f"{option}: {max(named)} is not in the vocabulary of {size} tokens")
         return made
 
     @property

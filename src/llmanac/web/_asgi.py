@@ -6,11 +6,13 @@ No `BaseHTTPMiddleware` here: it hides disconnects from the handlers and more th
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from starlette.datastructures import MutableHeaders
@@ -21,6 +23,7 @@ from llmanac.web._errors import ApiError, json_error
 from llmanac.web._hosts import Hosts
 
 T = TypeVar("T")
+OPEN = ("/", "/health")  # pages that need no key; the chat page asks for one
 log = logging.getLogger(__package__)
 
 DONE = b"data: [DONE]\n\n"
@@ -33,17 +36,22 @@ def event(data: Any) -> bytes:
 
 
 class Guard:
-    """What holds for every request: its host is this server, its body is small and comes in time, no error is unsaid.
+    """What holds for every request: its host is this server, its key is known, its body is small and comes in time, no
+    error is unsaid.
 
     Every response has a request id: the client's own where it sent one.
 
     Args:
         max_body: bytes of the largest body.
         body_seconds: for the whole body to arrive.
+        keys: of which every request but those of `OPEN` must have one; none: no request needs one.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Hosts, max_body: int, body_seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Hosts, max_body: int, body_seconds: float, keys: Iterable[str] = ()
+    ) -> None:
         self.app, self.hosts, self.max_body, self.body_seconds = app, hosts, max_body, body_seconds
+        self.keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,7 +71,7 @@ class Guard:
                 own["x-content-type-options"] = "nosniff"
             await send(message)
 
-        if (refusal := self._refusal(headers)) is not None:
+        if (refusal := self._refusal(headers, scope["path"])) is not None:
             await json_error(refusal)(scope, receive, named)
             return
         try:
@@ -74,15 +82,25 @@ class Guard:
             log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             await json_error(error)(scope, receive, named)
 
-    def _refusal(self, headers: dict[bytes, bytes]) -> ApiError | None:
+    def _refusal(self, headers: dict[bytes, bytes], path: str) -> ApiError | None:
         """What is wrong with a request by its headers alone."""
         host = headers.get(b"host")
         if host is not None and not self.hosts.allows(host.decode("latin-1")):
             shown = host.decode("latin-1")[:100]
             message = f"host: this server is not called {shown!r}; if it is, start it with --allow-host and that name"
             return ApiError(403, message, code="host_not_allowed")
+        if self.keys and path not in OPEN and not self._knows(headers.get(b"authorization", b"")):
+            message = "send one of this server's API keys, as the header authorization: Bearer KEY"
+            return ApiError(401, message, code="invalid_api_key")
         length = headers.get(b"content-length", b"0")
         return self._too_large() if length.isdigit() and int(length) > self.max_body else None
+
+    def _knows(self, header: bytes) -> bool:
+        """Whether the header has a key; takes as long for every wrong one."""
+        scheme, _, key = header.partition(b" ")
+        given = hashlib.sha256(key.strip()).digest()
+        found = [hmac.compare_digest(given, own) for own in self.keys]
+        return scheme.lower() == b"bearer" and any(found)
 
     def _limited(self, receive: Receive) -> Receive:
         """`receive`, with the limits of a body."""

@@ -51,7 +51,7 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
         status = 500
     else:
         status, message = 500, "the server failed on this request; its log says why"
-    kind = {429: "rate_limit_error", 404: "not_found_error"}.get(
+    kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}.get(
         status, "invalid_request_error" if status < 500 else "server_error"
     )
     return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
@@ -80,6 +80,8 @@ def _first_problem(error: ValidationError) -> tuple[str | None, str]:
 _UNIONS = {
     "prompt": "a string, or a list (not empty) of strings, of token ids, or of lists of token ids",
     "stop": "a string or a list of at most 4 strings, none of them empty or longer than 1000 characters",
+    "input": "a string, or a list (not empty) of strings, of token ids, or of lists of token ids",
+    "tool_choice": 'none, auto, required, or {"type": "function", "function": {"name": ...}}',
     "messages": 'a list of {"role": ..., "content": text} objects',
 }
 
@@ -87,7 +89,12 @@ _UNIONS = {
 def json_error(error: Exception) -> JSONResponse:
     """The response for an error that comes before any other output."""
     status, body = error_body(error)
-    headers = {429: {"retry-after": str(RETRY_SECONDS)}, 408: {"connection": "close"}}.get(status)
+    headers = {
+        401: {"www-authenticate": "Bearer"},
+        408: {"connection": "close"},
+        429: {"retry-after": str(RETRY_SECONDS)},
+        503: {"retry-after": str(RETRY_SECONDS)},
+    }.get(status)
     return JSONResponse(body, status_code=status, headers=headers)
 
 

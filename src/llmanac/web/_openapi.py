@@ -14,27 +14,52 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from llmanac import __version__
+from llmanac.web._tools import form_of
 from llmanac.web._wire import (
     UNREAD_BY_ASSISTANT,
     UNSUPPORTED_BY_ASSISTANT,
     WITHOUT_EFFECT,
     Body,
-    ChatBody,
     CompletionBody,
-    Message,
-    Part,
+    DetokenizeBody,
+    EmbeddingBody,
     Sent,
     StreamOptions,
     TokenizeBody,
 )
+from llmanac.web._wire_chat import TOOL_ROLES, ChatBody, Message, Part
 
 if TYPE_CHECKING:
     from llmanac.web.server import Service
 
 REF = "#/components/schemas/"
-BODIES: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody)
+BODIES: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, EmbeddingBody)
 NESTED: tuple[type[Sent], ...] = (Message, Part, StreamOptions)
+# Fields that hold a language of its own (JSON Schema, regular expressions, grammars, tools) have their plain values in
+# the document, so that whatever is made from it can be served; the description says what else they take.
+STRUCTURES: dict[str, dict[str, Any]] = {
+    "response_format": {
+        "enum": [None, {"type": "text"}, {"type": "json_object"}],
+        "description": 'also {"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}: JSON by a schema',
+    },
+    "structured_outputs": {
+        "enum": [None],
+        "description": "an object with one of json (a schema), regex, grammar, and choice (a list of texts)",
+    },
+}
+TOOLS: dict[str, dict[str, Any]] = {
+    "tools": {
+        "enum": [None, []],
+        "description": 'functions: {"type": "function", "function": {"name", "description", "parameters"}}; taken '
+        "where the chat template writes tool calls as Hermes, Qwen or Llama 3 do",
+    },
+    "tool_choice": {
+        "enum": [None, "none", "auto"],
+        "description": 'with tools also "required" or {"type": "function", "function": {"name": ...}}',
+    },
+}
 ERRORS = {
+    401: "the API key is missing or wrong",
     400: "the request cannot be served; `param` names its field",
     403: "the Host header names another server",
     404: "no such model or page",
@@ -46,7 +71,7 @@ ERRORS = {
     500: "the server failed on this request",
     503: "the server is shutting down",
 }
-ALWAYS = (400, 403, 405, 408, 413, 500)
+ALWAYS = (400, 401, 403, 405, 408, 413, 500)
 OF_A_BODY = (404, 415, 429, 503)
 
 TEXT = {"type": "string"}
@@ -64,12 +89,15 @@ REPLIES = tomllib.loads(Path(__file__).with_name("replies.toml").read_text("utf-
 PAGES: dict[tuple[str, str], tuple[str, type[Sent] | None, str | None, tuple[int, ...]]] = {
     ("post", "/v1/completions"): ("Continue text", CompletionBody, "Completion", ()),
     ("post", "/v1/chat/completions"): ("Answer a conversation", ChatBody, "ChatCompletion", ()),
+    ("post", "/v1/embeddings"): ("Vectors of texts", EmbeddingBody, "Embeddings", ()),
     ("get", "/v1/models"): ("The model that is served", None, "Models", ()),
     ("get", "/v1/models/{name}"): ("One model", None, "Model", (404,)),
     ("get", "/health"): ("Whether the server answers", None, "Health", ()),
+    ("get", "/metrics"): ("Counters, as Prometheus reads them", None, None, ()),
     ("get", "/version"): ("The version of llmanac", None, "Version", ()),
     ("get", "/"): ("The chat page", None, None, ()),
     ("post", "/tokenize"): ("Token ids of a text", TokenizeBody, "Tokens", ()),
+    ("post", "/detokenize"): ("Text of token ids", DetokenizeBody, "Prompt", ()),
     ("get", "/tokenizer_info"): ("The tokenizer's own tokens", None, "TokenizerInfo", (404,)),
 }
 
@@ -91,7 +119,7 @@ def _json(schema: str) -> dict[str, Any]:
 def _operation(
     path: str, summary: str, body: type[Sent] | None, reply: str | None, own: tuple[int, ...]
 ) -> dict[str, Any]:
-    content: dict[str, Any] = {"text/html": {"schema": TEXT}}
+    content: dict[str, Any] = {"text/plain" if path == "/metrics" else "text/html": {"schema": TEXT}}
     if reply is not None:
         content = _json(reply)
     headers: dict[str, Any] = {"x-request-id": {"required": True, "schema": TEXT}}
@@ -115,21 +143,39 @@ def _bodies(service: Service) -> dict[str, Any]:
     """Schemas of the bodies, with what this server alone knows."""
     _, made = models_json_schema([(kind, "validation") for kind in BODIES], ref_template=REF + "{model}")
     schemas: dict[str, Any] = made["$defs"]
+    size = service.engine.model.vocab_size
     for kind in (*BODIES, *NESTED):
         properties = schemas[kind.__name__]["properties"]
         for name, neutral in kind.unsupported.items():
             properties[name] = {"enum": [None, *neutral], "description": "not supported"}
         if "model" in properties:
-            properties["model"] = {"enum": [None, "", service.model_name]}
+            served = service.embedding_name if kind is EmbeddingBody else service.model_name
+            properties["model"] = {"enum": [None, "", served]}
             properties |= {name: {"description": "not read"} for name in WITHOUT_EFFECT}
+        if issubclass(kind, Body):
+            properties["logit_bias"]["anyOf"][0]["propertyNames"] = {"pattern": numbers_below(size)}
+            values = properties["logit_bias"]["anyOf"][0].pop("patternProperties").values()
+            properties["logit_bias"]["anyOf"][0]["additionalProperties"] = next(iter(values))
+            properties |= STRUCTURES
     schemas["Part"]["required"] = ["type", "text"]
     chat = schemas["ChatBody"]
+    chat["properties"] |= TOOLS
+    # so many messages are a body that is too large as well, which is another error
+    most = chat["properties"]["messages"].pop("maxItems")
+    chat["properties"]["messages"]["description"] = f"at most {most}"
+    message = schemas["Message"]["properties"]
+    if form_of(getattr(service.engine.tokenizer, "chat_template", None)) is None or service.assistant is not None:
+        message |= {name: {"enum": [None], "description": "not supported"} for name in ("tool_calls", "tool_call_id")}
+    else:
+        message["role"]["enum"] = list(TOOL_ROLES)
     # alternatives need log-probabilities
     chat["anyOf"] = [
         {"properties": {"top_logprobs": {"enum": [None, 0]}}},
         {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]},
     ]
     _bound_ids(schemas["CompletionBody"]["properties"]["prompt"], service.engine.model.vocab_size)
+    if service.engine.tokenizer is not None:
+        _bound_ids(schemas["DetokenizeBody"]["properties"]["tokens"], service.engine.tokenizer.vocab_size)
     if service.assistant is not None:
         for name, neutral in UNSUPPORTED_BY_ASSISTANT.items():
             chat["properties"][name] = {"enum": [None, *neutral], "description": "not supported"}
@@ -138,6 +184,17 @@ def _bodies(service: Service) -> dict[str, Any]:
         question = {"required": ["role", "content"], "properties": {"role": {"const": "user"}, "content": ASKED}}
         chat["properties"]["messages"]["contains"] = question
     return schemas
+
+
+def numbers_below(size: int) -> str:
+    """A regular expression of the decimal numbers 0 to size - 1, without leading zeros."""
+    top = str(size - 1)
+    found = [rf"[1-9]\d{{{n}}}" for n in range(len(top) - 1)] + (["0"] if len(top) > 1 else [])
+    for i, digit in enumerate(top):
+        least = 1 if i == 0 and len(top) > 1 else 0
+        if int(digit) > least:
+            found.append(rf"{top[:i]}[{least}-{int(digit) - 1}]\d{{{len(top) - 1 - i}}}")
+    return f"^({'|'.join([*found, top])})$"
 
 
 def _bound_ids(schema: Any, size: int) -> None:

@@ -7,6 +7,8 @@ a pattern does wrong is an error of the request (400) that names its field.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +20,10 @@ from llmanac.generate.engine import Engine, Request
 from llmanac.web._errors import ApiError
 from llmanac.web._logprobs import TokenTexts
 from llmanac.web._replies import ChatReply, CompletionReply, Reply
-from llmanac.web._wire import Body, ChatBody, CompletionBody, TokenizeBody, check_length
+from llmanac.web._structured import calls_structure, constrain, structure_of
+from llmanac.web._tools import Calls, form_of
+from llmanac.web._wire import Body, CompletionBody, DetokenizeBody, TokenizeBody, check_length
+from llmanac.web._wire_chat import ROLES, TOOL_ROLES, ChatBody
 from llmanac.web.assistant import prompt_of, questions_of
 from llmanac.web.worker import Busy
 
@@ -28,6 +33,10 @@ if TYPE_CHECKING:
 NO_CHAT = (
     "this model has no chat template, so it was not tuned to chat; use /v1/completions, which continues text (a recipe "
     "makes a run that chats by a [finetune] section)"
+)
+NO_TOOLS = (
+    "tools: this model's chat template has no form of tool calls that this server knows (Hermes and Qwen's "
+    "<tool_call>, Llama 3's JSON); leave tools out"
 )
 
 
@@ -72,6 +81,8 @@ def completion(service: Service, data: bytes, until: float) -> Prepared:
     options = body.options(engine.eos_ids)
     options["max_new_tokens"] = 16 if body.max_tokens is None else body.max_tokens
     options["logprobs"] = body.logprobs
+    options["n"] = body.best_of or body.n or 1
+    constrain(service, options, structure_of(body))
     if body.echo and body.logprobs is not None:
         options["prompt_logprobs"] = body.logprobs
     prompts = body.prompts()
@@ -79,7 +90,7 @@ def completion(service: Service, data: bytes, until: float) -> Prepared:
         requests = [engine.request(prompt, **options) for prompt in prompts]
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
     echo = [_text(p, texts) for p in prompts] if body.echo else None
-    reply = CompletionReply(service.model_name, requests, texts, echo=echo, logprobs=body.logprobs)
+    reply = CompletionReply(service.model_name, requests, texts, echo=echo, logprobs=body.logprobs, best=body.n or 1)
     return Prepared(body, requests, reply, body.ignored())
 
 
@@ -89,8 +100,23 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
     body = ChatBody.model_validate_json(data)
     service.check_model(body.model)
     body.check()
+    template = None if assistant is not None else getattr(engine.tokenizer, "chat_template", None)
+    form = form_of(template)
+    body.check_messages(TOOL_ROLES if form is not None else ROLES)
     messages = body.conversation()
     options = body.options(engine.eos_ids)
+    asked, given = structure_of(body), {}
+    tools = body.callable_tools
+    if tools and assistant is None:
+        if form is None:
+            raise ApiError(400, NO_TOOLS, param="tools", code="unsupported")
+        if asked is not None:
+            message = f"{asked[0]}: not together with tools; set tool_choice to none, or leave one of them out"
+            raise ApiError(400, message, param=asked[0])
+        given = {"tools": [tool.model_dump(exclude_none=True) for tool in tools]}
+        check_length("tools", [json.dumps(given, ensure_ascii=False)])
+        asked = calls_structure(form, given["tools"], body)
+    constrain(service, options, asked)
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
     ignored, limit, questions = body.ignored(), body.limit, None
     with blaming("messages"):
@@ -100,13 +126,16 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
             limit = sys.maxsize if limit is None else limit  # the answer is as long as it is
             ids = prompt_of(assistant, engine, messages)
         else:
-            ids = _chat_ids(engine.tokenizer, messages, until)
+            ids = _chat_ids(engine.tokenizer, messages, until, **given)
             options["logprobs"] = alternatives
     options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit
     with blaming("messages"):
         request = engine.request(ids, **options)
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
-    reply = ChatReply(service.model_name, [request], texts, alternatives=alternatives)
+    names = [tool.function.name for tool in tools]
+    most = 1 if body.parallel_tool_calls is False else None
+    calls = functools.partial(Calls, form, names, most) if names and form is not None else None
+    reply = ChatReply(service.model_name, [request], texts, alternatives=alternatives, calls=calls)
     return Prepared(body, [request], reply, ignored, questions)
 
 
@@ -119,11 +148,25 @@ def tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any],
         raise ApiError(400, "this server has no tokenizer")
     check_length("prompt", [body.prompt])
     with blaming("prompt"):
-        ids = [int(i) for i in tokenizer.encode(body.prompt)]
+        ids = [int(i) for i in tokenizer.encode(body.prompt, special="all" if body.parse_special else "never")]
     if body.add_special_tokens and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
         ids = [tokenizer.bos_id, *ids]
     reply = {"tokens": ids, "count": len(ids), "max_model_len": service.engine.model.max_length}
     return reply, body.ignored()
+
+
+def text_of_tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
+    """The reply to POST /detokenize: the text of the tokens, special tokens included."""
+    body = DetokenizeBody.model_validate_json(data)
+    body.check()
+    tokenizer = service.engine.tokenizer
+    if tokenizer is None:
+        raise ApiError(400, "this server has no tokenizer")
+    wrong = next((i for i in body.tokens if i >= tokenizer.vocab_size), None)
+    if wrong is not None:
+        message = f"tokens: {wrong} is not in the vocabulary of {tokenizer.vocab_size} tokens"
+        raise ApiError(400, message, param="tokens")
+    return {"prompt": tokenizer.decode(body.tokens)}, body.ignored()
 
 
 def _text(prompt: str | list[int], texts: TokenTexts) -> str:
@@ -131,11 +174,11 @@ def _text(prompt: str | list[int], texts: TokenTexts) -> str:
     return prompt if isinstance(prompt, str) else b"".join(map(texts.bytes_of, prompt)).decode("utf-8", "replace")
 
 
-def _chat_ids(tokenizer: Any, messages: list[dict[str, str]], until: float) -> list[int]:
+def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], until: float, **variables: Any) -> list[int]:
     """The conversation as token ids, ready for the assistant's turn."""
     if tokenizer is None or tokenizer.chat_template is None:
         raise ApiError(400, f"messages: {NO_CHAT}", param="messages", code="no_chat_template")
-    return list(tokenizer.chat_ids(messages, add_generation_prompt=True, until=until))
+    return list(tokenizer.chat_ids(messages, add_generation_prompt=True, until=until, **variables))
 
 
 def _room(engine: Engine, prompt_tokens: int) -> int:

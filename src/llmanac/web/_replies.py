@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmanac import __version__
-from llmanac.generate.engine import Piece, Request, TokenLogprob, completions
+from llmanac.generate.engine import Completion, Piece, Request, TokenLogprob, completions
 from llmanac.web._logprobs import CompletionLogprobs, TokenTexts, chat_logprobs
+from llmanac.web._tools import Calls
 
 
 def usage_of(requests: list[Request]) -> dict[str, Any]:
@@ -46,11 +47,8 @@ class Reply:
 
     def whole(self, extra: dict[str, Any]) -> dict[str, Any]:
         """The reply when everything is done."""
-        choices = [
-            self.choice(i * self.per_prompt + s.index, request, s.index)
-            for i, request in enumerate(self.requests)
-            for s in request.sequences
-        ]
+        done = [completion for request in self.requests for completion in self.shown(completions(request))]
+        choices = [self.choice(index, completion) for index, completion in enumerate(done)]
         body = {**self.head, "object": self.whole_object, "choices": choices, "usage": usage_of(self.requests)}
         return {**body, **({"llmanac": extra} if extra else {})}
 
@@ -64,7 +62,11 @@ class Reply:
     def usage_chunk(self) -> dict[str, Any]:
         return {**self.chunk(), "usage": usage_of(self.requests)}
 
-    def choice(self, index: int, request: Request, sample: int) -> dict[str, Any]:
+    def shown(self, samples: list[Completion]) -> list[Completion]:
+        """Those of a prompt's samples that are sent."""
+        return samples
+
+    def choice(self, index: int, done: Completion) -> dict[str, Any]:
         raise NotImplementedError
 
     def chunks(self, prompt: int, piece: Piece, extra: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -73,7 +75,8 @@ class Reply:
 
 
 class CompletionReply(Reply):
-    """/v1/completions. `echo` holds the text of each prompt where the client wants it back."""
+    """/v1/completions. `echo` holds the text of each prompt where the client wants it back; of the samples of a prompt
+    the `best` are sent, by log-probability a token, or all of them."""
 
     prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
 
@@ -85,15 +88,25 @@ class CompletionReply(Reply):
         *,
         echo: list[str] | None = None,
         logprobs: int | None = None,
+        best: int | None = None,
     ) -> None:
         super().__init__(model_name, requests, texts)
-        self.echo, self.logprobs = echo, logprobs
+        self.echo, self.logprobs, self.best = echo, logprobs, best
         self._logs: dict[int, CompletionLogprobs] = {}
         self._late: dict[int, tuple[str, list[TokenLogprob]]] = {}
 
-    def choice(self, index: int, request: Request, sample: int) -> dict[str, Any]:
-        done = completions(request)[sample]
-        echo = self.echo[index // self.per_prompt] if self.echo is not None else ""
+    def shown(self, samples: list[Completion]) -> list[Completion]:
+        if self.best is None or self.best >= len(samples):
+            return samples
+
+        def mean(sample: Completion) -> float:
+            found = [value for value in sample.logprobs if value is not None]
+            return sum(found) / len(found) if found else 0.0
+
+        return sorted(samples, key=mean, reverse=True)[: self.best]
+
+    def choice(self, index: int, done: Completion) -> dict[str, Any]:
+        echo = self.echo[index // (self.best or self.per_prompt)] if self.echo is not None else ""
         scores = [*(done.prompt_token_logprobs if self.echo is not None else ()), *done.token_logprobs]
         return {
             "index": index,
@@ -120,24 +133,43 @@ class CompletionReply(Reply):
 
 
 class ChatReply(Reply):
-    """/v1/chat/completions. `alternatives` is how many to show with each token; None shows no log-probabilities."""
+    """/v1/chat/completions.
+
+    Args:
+        alternatives: how many to show with each token; None shows no log-probabilities.
+        calls: makes what reads the tool calls of a choice, where it may have any.
+    """
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(
-        self, model_name: str, requests: list[Request], texts: TokenTexts, *, alternatives: int | None = None
+        self,
+        model_name: str,
+        requests: list[Request],
+        texts: TokenTexts,
+        *,
+        alternatives: int | None = None,
+        calls: Callable[[], Calls] | None = None,
     ) -> None:
         super().__init__(model_name, requests, texts)
         self.alternatives = alternatives
         self._late: dict[int, list[TokenLogprob]] = {}
+        self._calls = [calls() for _ in range(self.per_prompt)] if calls is not None else None
 
-    def choice(self, index: int, request: Request, sample: int) -> dict[str, Any]:
-        done = completions(request)[sample]
+    def choice(self, index: int, done: Completion) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None}
+        reason: str | None = done.finish_reason
+        if self._calls is not None:
+            found = self._calls[index]
+            list(found.push(done.text, last=True))
+            if found.made:
+                message |= {"content": found.content or None, "tool_calls": found.made}
+                reason = _reason(reason, found)
         return {
             "index": index,
-            "message": {"role": "assistant", "content": done.text, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(list(done.token_logprobs)),
-            "finish_reason": done.finish_reason,
+            "finish_reason": reason,
         }
 
     def opening(self) -> Iterator[dict[str, Any]]:
@@ -146,12 +178,21 @@ class ChatReply(Reply):
 
     def chunks(self, prompt: int, piece: Piece, extra: dict[str, Any]) -> Iterator[dict[str, Any]]:
         scores = [*self._late.pop(piece.index, []), *piece.token_logprobs]
-        if piece.text or (piece.finish_reason and self.alternatives is not None):
-            yield self._delta(piece.index, {"content": piece.text}, scores)
-        else:
+        reason: str | None = piece.finish_reason
+        deltas = [{"content": piece.text}] if piece.text else []
+        if self._calls is not None:
+            found = self._calls[piece.index]
+            deltas = list(found.push(piece.text, last=reason is not None))
+            reason = _reason(reason, found)
+        if not deltas and reason and self.alternatives is not None:
+            deltas = [{}]
+        for delta in deltas:
+            yield self._delta(piece.index, delta, scores)
+            scores = []
+        if scores:
             self._late[piece.index] = scores
-        if piece.finish_reason:
-            last = self._delta(piece.index, {}, [], finish_reason=piece.finish_reason)
+        if reason:
+            last = self._delta(piece.index, {}, [], finish_reason=reason)
             yield {**last, **({"llmanac": extra} if extra else {})}
 
     def _delta(
@@ -162,3 +203,8 @@ class ChatReply(Reply):
 
     def _logprobs(self, scores: list[TokenLogprob]) -> dict[str, Any] | None:
         return None if self.alternatives is None else chat_logprobs(scores, self.texts, self.alternatives)
+
+
+def _reason(reason: str | None, found: Calls) -> str | None:
+    """OpenAI's finish_reason where the model called tools."""
+    return "tool_calls" if reason == "stop" and found.made else reason

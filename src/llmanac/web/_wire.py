@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import secrets
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from llmanac.generate.engine import Options
 from llmanac.web._errors import ApiError
@@ -27,8 +27,9 @@ MAX_ROWS = 4096  # prompts times n of one request
 MAX_TEXT = 500_000  # characters of text, or token ids, of one request
 MAX_NAMED = 20  # fields in the header of what was ignored
 MAX_COUNT = 2**31 - 1
-
-ROLES = ("system", "developer", "user", "assistant")
+MAX_BIASED = 4096  # tokens of logit_bias
+MAX_STRUCTURE = 2**16  # characters of a schema, regular expression, grammar, or all choices
+MAX_INPUTS = 2048  # texts to embed
 
 _FIELDS = tomllib.loads(Path(__file__).with_name("fields.toml").read_text("utf-8"))
 Unsupported = Mapping[str, Sequence[Any]]  # name -> the values that request nothing; null is always one of them
@@ -59,6 +60,8 @@ def _prompt(value: Any) -> Any:
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT), BeforeValidator(whole)]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]  # a token id as JSON writes a key
+NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
 
 
@@ -105,14 +108,52 @@ class StreamOptions(Sent):
     include_usage: bool | None = None
 
 
+class NamedSchema(Sent):
+    name: Annotated[str, Field(pattern=NAME)] | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | bool, Field(alias="schema")] = Field(default_factory=dict)
+    strict: bool | None = None
+
+
+class ResponseFormat(Sent):
+    """`response_format`: JSON in place of text, any object or what a schema says."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    def ignored(self) -> list[str]:
+        nested = self.json_schema.ignored() if self.json_schema else []
+        return [*super().ignored(), *(f"json_schema.{name}" for name in nested)]
+
+
+class Structured(Sent):
+    """`structured_outputs`: what the text must be; exactly one of the fields. `choice`: one of these texts."""
+
+    json_: Annotated[dict[str, Any] | str | bool | None, Field(alias="json")] = None
+    regex: Annotated[str, Field(min_length=1)] | None = None
+    grammar: Annotated[str, Field(min_length=1)] | None = None
+    choice: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_BIASED)] | None = (
+        None
+    )
+
+
 class Body(Sent):
-    """What both endpoints take. top_k, stop_token_ids and ignore_eos are not OpenAI's; other servers have them too."""
+    """What both endpoints take. What other servers take too and OpenAI does not: top_k, min_p, typical_p,
+    repetition_penalty, stop_token_ids, ignore_eos, structured_outputs."""
 
     model: str | None = None
     max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=MAX_COUNT), BeforeValidator(whole)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: (
+        Annotated[dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED)] | None
+    ) = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[Ids, BeforeValidator(_whole_list)] | None = None
@@ -120,6 +161,8 @@ class Body(Sent):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(whole)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: Structured | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -131,9 +174,9 @@ class Body(Sent):
             self.stream_options.check("stream_options.")
 
     def ignored(self) -> list[str]:
-        nested = self.stream_options.ignored() if self.stream_options else []
         unread = ["stream_options"] if self.stream_options and not self.stream else []
-        return [*super().ignored(), *unread, *(f"stream_options.{name}" for name in nested)]
+        nested = {name: getattr(self, name) for name in ("stream_options", "response_format", "structured_outputs")}
+        return [*super().ignored(), *unread, *(f"{k}.{name}" for k, v in nested.items() if v for name in v.ignored())]
 
     def options(self, eos_ids: frozenset[int]) -> Options:
         """Engine options, with OpenAI's defaults: temperature 1 and, without a seed, a fresh one."""
@@ -144,6 +187,12 @@ class Body(Sent):
             n=self.n or 1,
             seed=secrets.randbits(48) if self.seed is None else self.seed,
             stop=[self.stop] if isinstance(self.stop, str) else self.stop or [],
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
         )
         if self.ignore_eos or self.stop_token_ids:
             ends = () if self.ignore_eos else eos_ids
@@ -164,108 +213,56 @@ class CompletionBody(Body):
         BeforeValidator(_prompt),
     ] = ""
     echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
     return_tokens_as_token_ids: bool | None = None
+
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise ApiError(400, f"best_of: {self.best_of} is less than n, {self.n}", param="best_of")
+        if self.stream and self.best_of is not None and self.best_of > (self.n or 1):
+            raise ApiError(400, "best_of: the best are known at the end only; leave out stream", param="best_of")
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts, one or several. Raises ApiError for too many, or too much text."""
         one = isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int))
         prompts: list[Any] = [self.prompt] if one else list(self.prompt)
-        if len(prompts) * (self.n or 1) > MAX_ROWS:
+        if len(prompts) * max(self.n or 1, self.best_of or 1) > MAX_ROWS:
             raise ApiError(400, f"prompt: more than {MAX_ROWS} completions in one request; send fewer", param="prompt")
         check_length("prompt", prompts)
         return prompts
 
 
-class Part(Sent):
-    type: Annotated[str, WithJsonSchema({"type": "string", "const": "text"})]
-    text: Annotated[str | None, WithJsonSchema({"type": "string", "maxLength": MAX_TEXT})] = None
-
-
-class Message(Sent):
-    unsupported: ClassVar = UNSUPPORTED_MESSAGE
-
-    role: Annotated[str, WithJsonSchema({"type": "string", "enum": list(ROLES)})]
-    content: Text | list[Part] | None = None
-
-    def ignored(self) -> list[str]:
-        parts = self.content if isinstance(self.content, list) else []
-        return [*super().ignored(), *(f"content.{name}" for part in parts for name in part.ignored())]
-
-    def check(self, where: str = "") -> None:
-        super().check(where)
-        if self.role not in ROLES:
-            message = f"{where}role: {self.role[:60]!r} is not supported by this server; use one of {', '.join(ROLES)}"
-            raise ApiError(400, message, param=f"{where}role")
-        for part in self.content if isinstance(self.content, list) else ():
-            if part.type != "text" or part.text is None:
-                message = f"{where}content: {part.type[:60]!r} parts are not supported; send text"
-                raise ApiError(400, message, param=f"{where}content")
-
-    @property
-    def plain(self) -> str:
-        """The content as one text."""
-        if isinstance(self.content, list):
-            return "".join(part.text or "" for part in self.content)
-        return self.content or ""
-
-
-MAX_MESSAGES = 4096  # of one conversation
-
-
-class ChatBody(Body):
-    """POST /v1/chat/completions."""
-
-    unsupported: ClassVar = {**UNSUPPORTED, **UNSUPPORTED_CHAT}
-
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Count | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
-    return_tokens_as_token_ids: bool | None = None
-
-    def check(self, where: str = "") -> None:
-        super().check(where)
-        for i, message in enumerate(self.messages):
-            message.check(f"messages.{i}.")
-        if self.top_logprobs and not self.logprobs:
-            raise ApiError(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
-
-    def ignored(self) -> list[str]:
-        unread = ["max_tokens"] if None not in (self.max_tokens, self.max_completion_tokens) else []
-        nested = {f"messages.{name}" for message in self.messages for name in message.ignored()}
-        return [*super().ignored(), *unread, *sorted(nested)]
-
-    @property
-    def limit(self) -> int | None:
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-
-    def conversation(self) -> list[dict[str, str]]:
-        """Messages as `{"role", "content"}` with plain text. Raises ApiError for too much of it."""
-        messages = [{"role": "system" if m.role == "developer" else m.role, "content": m.plain} for m in self.messages]
-        check_length("messages", [m["content"] for m in messages])
-        return messages
-
-    def unread(self, *, history: bool) -> Iterator[str]:
-        """What an assistant does not read. Raises ApiError for what it would have to answer differently for.
-
-        Args:
-            history: whether it reads the user's earlier messages.
-        """
-        sent = {name: getattr(self, name) for name in (*UNREAD_BY_ASSISTANT, *UNSUPPORTED_BY_ASSISTANT)}
-        refuse(sent, UNSUPPORTED_BY_ASSISTANT)
-        yield from (name for name in UNREAD_BY_ASSISTANT if sent[name] is not None)
-        roles = ["system" if m.role == "developer" else m.role for m in self.messages]
-        yield from (f"messages[role={role}]" for role in ("system", "assistant") if role in roles)
-        if roles.count("user") > 1 and not history:
-            yield "messages[earlier]"
-
-
 class TokenizeBody(Sent):
-    """POST /tokenize."""
+    """POST /tokenize. `parse_special`: special tokens that are written in the text become their ids."""
 
     prompt: Text
     add_special_tokens: bool = False
+    parse_special: bool = True
+
+
+class DetokenizeBody(Sent):
+    """POST /detokenize."""
+
+    tokens: Annotated[Ids, Field(max_length=MAX_TEXT), BeforeValidator(_whole_list)]
+
+
+class EmbeddingBody(Sent):
+    """POST /v1/embeddings."""
+
+    model: str | None = None
+    input: Annotated[
+        Text
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[Ids, Field(min_length=1)]
+        | Annotated[
+            list[Annotated[Ids, Field(min_length=1)]], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)
+        ],
+        BeforeValidator(_prompt),
+    ]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=MAX_COUNT), BeforeValidator(whole)] | None = None
 
 
 def check_length(field: str, texts: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Serve an engine: claim the port, load the model, serve until Ctrl-C."""
+"""Serve an engine: claim the port, answer that the model is loading until it is, serve until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import contextlib
 import functools
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError
@@ -19,16 +23,22 @@ from llmanac.core.progress import Report
 from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
+from llmanac.web._asgi import Guard
+from llmanac.web._errors import ApiError, json_error
 from llmanac.web._hosts import Hosts
 from llmanac.web._http import config
-from llmanac.web.server import create_app
-from llmanac.web.worker import Worker
+from llmanac.web._structured import warm
+from llmanac.web.server import BODY_SECONDS, MAX_BODY, create_app
 
 GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
 
 SAY = functools.partial(print, flush=True)
 
-Load = Callable[[], tuple[Engine, Assistant | None]]
+if TYPE_CHECKING:
+    from llmanac.evaluate.embed import Embedder
+    from llmanac.web.server import Service
+
+Load = Callable[[], tuple[Engine, Assistant | None, "Embedder | None"]]
 
 
 def claim_port(host: str, port: int) -> socket.socket:
@@ -64,62 +74,130 @@ def serve(
     port: int = 8000,
     model_name: str = "llmanac",
     assistant: Assistant | None = None,
+    embedding_name: str = "embedding",
     max_queue: int = 64,
     prefix_cache_bytes: int | None = DEFAULT_BYTES,
     allow_hosts: Iterable[str] = (),
+    api_keys: Iterable[str] = (),
     report: Report = SAY,
 ) -> None:
-    """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is reported at once.
+    """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is reported at once; while it
+    loads, requests are answered with 503.
 
     Args:
-        engine: an engine, or a function that loads one (with its assistant, if it has one).
+        engine: an engine, or a function that loads one, its assistant and an embedder (None where there is none).
         host: where to listen; the loopback address by default, so that nobody else reaches it.
-        prefix_cache_bytes: see `create_app`.
+        embedding_name, prefix_cache_bytes, api_keys: see `create_app`.
         allow_hosts: names besides `host` and the loopback's that requests may give this server.
-        report: what lines for the user are given to: where the server is, once it listens.
+        report: what lines for the user are given to: where the server is, once it can answer.
 
     Raises:
-        LlmanacError: the port cannot be claimed, or a name in `allow_hosts` is none.
+        LlmanacError: the port cannot be claimed, a name in `allow_hosts` is none, an API key is empty.
     """
-    hosts = Hosts(host, allow_hosts)
+    hosts, keys = Hosts(host, allow_hosts), list(api_keys)
+    if not all(key.strip() for key in keys):
+        raise LlmanacError("--api-key: is empty; give the text that clients send, or leave it out")
     with contextlib.closing(claim_port(host, port)) as claimed:
-        if not isinstance(engine, Engine):
-            engine, assistant = engine()
-        app = create_app(
-            engine,
-            model_name=model_name,
-            assistant=assistant,
-            max_queue=max_queue,
-            prefix_cache_bytes=prefix_cache_bytes,
-            hosts=hosts,
-        )
         name, actual = claimed.getsockname()[:2]
-        shown = f"[{name}]" if ":" in name else name
-        address = f"http://{shown}:{actual}"
-        report(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.")
-        if engine.prefix_cache is not None:
-            megabytes = engine.prefix_cache.budget / 2**20
-            report(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).")
-        run(app, claimed)
+        address = f"http://{f'[{name}]' if ':' in name else name}:{actual}"
+
+        def load() -> FastAPI:
+            found, answers, embedder = (engine, assistant, None) if isinstance(engine, Engine) else engine()
+            app = create_app(
+                found,
+                model_name=model_name,
+                assistant=answers,
+                max_queue=max_queue,
+                prefix_cache_bytes=prefix_cache_bytes,
+                hosts=hosts,
+                embedder=embedder,
+                embedding_name=embedding_name,
+                api_keys=keys,
+            )
+            report(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.")
+            if found.prefix_cache is not None:
+                megabytes = found.prefix_cache.budget / 2**20
+                report(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).")
+            return app
+
+        run(Loading(load, model_name, hosts, keys), claimed)
+
+
+class Loading:
+    """The app of a server whose model is not there yet; once it is, the server's own app.
+
+    Until then /health says so (503), /v1/models names the model, and every other page is refused (503).
+
+    Attributes:
+        service: what the app's routes share, once it is there.
+        error: why it will never be there.
+    """
+
+    def __init__(self, load: Callable[[], FastAPI], model_name: str, hosts: Hosts, keys: list[str]) -> None:
+        self.service: Service | None = None
+        self.error: BaseException | None = None
+        self.failed: Callable[[], None] = lambda: None
+        self._load, self._model_name = load, model_name
+        self._app: ASGIApp = Guard(self._answer, hosts=hosts, max_body=MAX_BODY, body_seconds=BODY_SECONDS, keys=keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        await receive()
+        threading.Thread(target=self._run, name="llmanac-loading", daemon=True).start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if self.service is not None:
+            self.service.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _run(self) -> None:
+        try:
+            app = self._load()
+            app.state.service.start()
+            threading.Thread(target=warm, args=(app.state.service,), name="llmanac-warming", daemon=True).start()
+        except BaseException as error:  # whatever it is, the main thread raises it
+            self.error = error
+            self.failed()
+        else:
+            self.service, self._app = app.state.service, app
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = json_error(ApiError(503, "the model is loading; try again in a moment", code="loading"))
+        if scope["path"] == "/health":
+            response = JSONResponse({"status": "loading"}, status_code=503)
+        elif scope["path"] == "/v1/models":
+            card = {"id": self._model_name, "object": "model", "created": int(time.time()), "owned_by": "llmanac"}
+            response = JSONResponse({"object": "list", "data": [card]})
+        await response(scope, receive, send)
 
 
 class Server(uvicorn.Server):
     """uvicorn, with streams that are still going ended by an error event rather than cut off."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Loading) -> None:
         super().__init__(config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS))
-        self._worker: Worker = app.state.service.worker
+        self._loading = app
+        app.failed = lambda: setattr(self, "should_exit", True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         deadline = time.monotonic() + GRACE_SECONDS
-        while any(self._worker.counts) and time.monotonic() < deadline and not self.force_exit:
-            await asyncio.sleep(0.05)
-        await asyncio.to_thread(self._worker.close)
+        if self._loading.service is not None:
+            worker = self._loading.service.worker
+            while any(worker.counts) and time.monotonic() < deadline and not self.force_exit:
+                await asyncio.sleep(0.05)
+            await asyncio.to_thread(worker.close)
         await super().shutdown(sockets)
 
 
-def run(app: FastAPI, claimed: socket.socket) -> None:
-    """Run an app on a bound socket until Ctrl-C."""
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
+def run(app: Loading, claimed: socket.socket) -> None:
+    """Run an app on a bound socket until Ctrl-C. Raises what kept its model from loading."""
+    try:
         Server(app).run(sockets=[claimed])
+    except KeyboardInterrupt:  # uvicorn raises it again once everything is closed
+        if app.service is None:
+            raise
+    if app.error is not None:
+        raise app.error
     interrupts.answered()

@@ -10,10 +10,11 @@ stream that merely ends for a whole answer.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -21,18 +22,24 @@ from starlette.requests import ClientDisconnect
 
 from llmanac import __version__
 from llmanac.generate.answers import Assistant
+from llmanac.generate.constrain import Matchers
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES, PrefixCache
 from llmanac.web import _errors, _openapi, _prepare
 from llmanac.web._asgi import DONE, PING, EventStream, Guard, event, unless_disconnected
+from llmanac.web._embeddings import vectors
 from llmanac.web._errors import ApiError
 from llmanac.web._hosts import Hosts
+from llmanac.web._metrics import render
 from llmanac.web._pool import Pool
 from llmanac.web._prepare import Prepared
 from llmanac.web._replies import Reply
 from llmanac.web._wire import header_of
 from llmanac.web.assistant import answering_job, examples_of
 from llmanac.web.worker import Job, Worker
+
+if TYPE_CHECKING:
+    from llmanac.evaluate.embed import Embedder
 
 T = TypeVar("T")
 
@@ -49,13 +56,37 @@ PAGE_POLICY = (
 class Service:
     """What the routes share: the engine, its worker, the optional assistant, and how a job becomes a response."""
 
-    def __init__(self, engine: Engine, model_name: str, assistant: Assistant | None, max_queue: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        model_name: str,
+        assistant: Assistant | None,
+        max_queue: int,
+        embedder: Embedder | None = None,
+        embedding_name: str = "embedding",
+    ) -> None:
         self.engine, self.model_name, self.assistant = engine, model_name, assistant
+        self.embedder, self.embedding_name = embedder, embedding_name
         self.examples = examples_of(assistant)
         self.worker = Worker(engine, max_queue=max_queue)
         self.pool = Pool(waiting=max_queue)
         self.chats = Pool(threads=1, waiting=max_queue, name="chats")  # one process renders templates, one at a time
+        self.embeddings = Pool(threads=1, waiting=max_queue, name="embeddings")
+        self.structures: Matchers = {}
+        self.compiling = threading.Lock()
         self.created = int(time.time())
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.worker.start()
+        for pool in (self.pool, self.chats, self.embeddings):
+            pool.start()
+
+    def close(self) -> None:
+        """End the threads; what is not over ends with an error."""
+        for pool in (self.pool, self.chats, self.embeddings):
+            pool.close()
+        self.worker.close()
 
     @property
     def can_chat(self) -> bool:
@@ -81,6 +112,10 @@ class Service:
             },
         }
 
+    def embedding_card(self) -> dict[str, Any]:
+        card = {**self.model_card(), "id": self.embedding_name, "max_model_len": getattr(self.embedder, "most", None)}
+        return {**card, "llmanac": {"chat": False, "assistant": False}}
+
     async def read(self, http: Request, prepare: Callable[[Service, bytes, float], T]) -> T:
         """What `prepare` makes of the request's body, in a thread.
 
@@ -91,7 +126,7 @@ class Service:
             raise ApiError(415, "send the body as JSON, with the header content-type: application/json")
         data = await http.body()
         renders = prepare is _prepare.chat and self.assistant is None and self.can_chat
-        pool = self.chats if renders else self.pool
+        pool = self.chats if renders else self.embeddings if prepare is vectors else self.pool
         done = await unless_disconnected(http.receive, pool.run(lambda until: (prepare(self, data, until),)))
         if done is None:
             raise ClientDisconnect
@@ -103,7 +138,7 @@ class Service:
         if self.assistant is not None and asked.questions is not None:
             job = answering_job(self.engine, asked.requests[0], self.assistant, asked.questions)
         else:
-            job = Job(asked.requests)
+            job = Job(asked.requests, stream=bool(asked.body.stream))
         self.worker.submit(job)
         if asked.body.stream:
             events = self._events(job, asked.reply, asked.body.include_usage)
@@ -120,12 +155,10 @@ class Service:
         try:
             for chunk in reply.opening():
                 yield event(chunk)
-            async for item in job.pieces(PING_SECONDS):
-                if item is None:
-                    yield PING
-                    continue
-                for chunk in reply.chunks(*item, job.extra):
-                    yield event(chunk)
+            async for items in job.steps(PING_SECONDS):
+                data = b"".join(event(chunk) for item in items for chunk in reply.chunks(*item, job.extra))
+                if data or not items:
+                    yield data or PING
         except Exception as error:
             yield event(_errors.error_body(error)[1])
             return
@@ -135,7 +168,7 @@ class Service:
 
 
 async def _drain(job: Job) -> bool:
-    async for _ in job.pieces():
+    async for _ in job.steps():
         pass
     return True
 
@@ -150,6 +183,9 @@ def create_app(
     body_seconds: float = BODY_SECONDS,
     hosts: Hosts | None = None,
     prefix_cache_bytes: int | None = DEFAULT_BYTES,
+    embedder: Embedder | None = None,
+    embedding_name: str = "embedding",
+    api_keys: Iterable[str] = (),
 ) -> FastAPI:
     """The ASGI app.
 
@@ -164,20 +200,18 @@ def create_app(
         max_body: bytes of the largest request body.
         body_seconds: for a request's body to arrive.
         hosts: the names that requests may give this server; the loopback's own where it is left out.
+        embedder: answers /v1/embeddings, under the name `embedding_name`.
+        api_keys: of which requests must have one, all but those of the chat page's text and of /health.
     """
     if engine.prefix_cache is None and prefix_cache_bytes and PrefixCache.fits(engine.model):
         engine.keep_prefixes(prefix_cache_bytes)
-    service = Service(engine, model_name, assistant, max_queue)
+    service = Service(engine, model_name, assistant, max_queue, embedder, embedding_name)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.worker.start()
-        service.pool.start()
-        service.chats.start()
+        service.start()
         yield
-        service.pool.close()
-        service.chats.close()
-        service.worker.close()
+        service.close()
 
     app = FastAPI(title="llmanac", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
@@ -185,7 +219,8 @@ def create_app(
     _errors.install(app)
     _api_routes(app, service)
     _other_routes(app, service)
-    app.add_middleware(Guard, hosts=hosts or Hosts(), max_body=max_body, body_seconds=body_seconds)
+    keys = list(api_keys)
+    app.add_middleware(Guard, hosts=hosts or Hosts(), max_body=max_body, body_seconds=body_seconds, keys=keys)
     return app
 
 
@@ -200,10 +235,18 @@ def _api_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [service.model_card()]}
+        more = [] if service.embedder is None else [service.embedding_card()]
+        return {"object": "list", "data": [service.model_card(), *more]}
+
+    @app.post("/v1/embeddings")
+    async def embeddings(http: Request) -> Response:
+        reply, ignored = await service.read(http, vectors)
+        return JSONResponse(reply, headers=header_of(ignored))
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
+        if service.embedder is not None and name == service.embedding_name:
+            return service.embedding_card()
         service.check_model(name)
         return service.model_card()
 
@@ -219,6 +262,10 @@ def _other_routes(app: FastAPI, service: Service) -> None:
         drafts = {} if service.engine.drafter is None else {"speculation": service.engine.speculation.report()}
         return {"status": "ok", "running": running, "waiting": waiting, **cache, **drafts}
 
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(render(service.worker, service.model_name), media_type="text/plain; version=0.0.4")
+
     @app.get("/version")
     async def version() -> dict[str, str]:
         return {"version": __version__}
@@ -230,6 +277,11 @@ def _other_routes(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize")
     async def tokenize(http: Request) -> Response:
         reply, ignored = await service.read(http, _prepare.tokens)
+        return JSONResponse(reply, headers=header_of(ignored))
+
+    @app.post("/detokenize")
+    async def detokenize(http: Request) -> Response:
+        reply, ignored = await service.read(http, _prepare.text_of_tokens)
         return JSONResponse(reply, headers=header_of(ignored))
 
     @app.get("/tokenizer_info")

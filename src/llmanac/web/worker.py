@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from llmanac.core.errors import LlmanacError
 from llmanac.generate.engine import Engine, Piece, Request, evaluating
+from llmanac.web._metrics import Metrics, Times
 
 log = logging.getLogger(__package__)
 
-SLOWER = 3.0  # times as long as else a client's next token may take while another's prompt is read
+SLOWER = 3.0  # times as long as else a streaming client's next token may take while another's prompt is read
 Pieces = Iterator[tuple[int, Piece]]
 
 
@@ -31,6 +33,9 @@ class ShuttingDown(LlmanacError):
     """The server is being stopped."""
 
 
+Event = tuple[int, Piece] | Exception | None
+
+
 class Job:
     """What one HTTP request asks of the engine: prompts to continue, or work of its own that yields the pieces.
 
@@ -39,47 +44,55 @@ class Job:
     Attributes:
         requests: the engine requests; `pieces` names them by their place in this list.
         work: runs in the worker's thread, between two steps, in place of the scheduler.
+        stream: whether the pieces are delivered; without, only the end is.
         extra: what `work` leaves for the reply.
     """
 
-    def __init__(self, requests: list[Request], work: Callable[[Job], Pieces] | None = None) -> None:
+    def __init__(
+        self, requests: list[Request], work: Callable[[Job], Pieces] | None = None, *, stream: bool = True
+    ) -> None:
         self.requests = requests
         self.work = work
+        self.stream = stream
+        self.arrival = time.monotonic()
         self.extra: dict[str, Any] = {}
         self.started = False
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
+        self._events: asyncio.Queue[list[Event]] = asyncio.Queue()
 
     @property
     def rows(self) -> int:
         """Sequences that are not finished yet."""
         return sum(s.finish_reason is None for r in self.requests for s in r.sequences)
 
-    def deliver(self, event: tuple[int, Piece] | Exception | None) -> None:
-        """Send a piece, a failure, or the end to the event loop; called from the worker's thread."""
+    def deliver(self, *events: Event) -> None:
+        """Send pieces, a failure, or the end to the event loop; called from the worker's thread."""
         try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._events.put_nowait, list(events))
         except RuntimeError:  # the loop is closed: nobody is listening any more
             self.cancelled = True
 
-    async def pieces(self, patience: float | None = None) -> AsyncIterator[tuple[int, Piece] | None]:
-        """`(request, piece)` as they come; `None` each time that `patience` seconds brought nothing.
+    async def steps(self, patience: float | None = None) -> AsyncIterator[list[tuple[int, Piece]]]:
+        """What each step brought, as `(request, piece)`; an empty list after `patience` seconds of nothing.
 
         Raises whatever stopped the job.
         """
         while True:
             try:
                 async with asyncio.timeout(patience):  # wait_for may swallow a cancellation (Python 3.11)
-                    event = await self._events.get()
+                    events = await self._events.get()
             except TimeoutError:
-                yield None
+                yield []
                 continue
-            if event is None:
-                return
-            if isinstance(event, Exception):
-                raise event
-            yield event
+            pieces = [event for event in events if isinstance(event, tuple)]
+            if pieces:
+                yield pieces
+            for event in events[len(pieces) :]:
+                if event is None:
+                    return
+                if isinstance(event, Exception):
+                    raise event
 
 
 class Worker:
@@ -94,7 +107,8 @@ class Worker:
         self.scheduler = engine.scheduler(slower=SLOWER)
         self._jobs: list[Job] = []  # accepted and not over
         self._inbox: deque[Job] = deque()
-        self._owners: dict[Request, tuple[Job, int]] = {}
+        self._owners: dict[Request, tuple[Job, int, Times]] = {}
+        self.metrics = Metrics()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="llmanac-engine", daemon=True)
@@ -178,43 +192,73 @@ class Worker:
             self._finish(job)
             return
         for index, request in enumerate(job.requests):
-            self._owners[request] = (job, index)
+            self._owners[request] = (job, index, Times(job.arrival))
             self.scheduler.submit(request)
 
     def _step(self) -> None:
-        touched: dict[int, Job] = {}
-        for sequence in self.scheduler.step():
-            job, index = self._owners[sequence.request]
-            job.started = True
-            job.deliver((index, sequence.take()))
-            if sequence.finish_reason:
-                touched[id(job)] = job
-        for job in touched.values():
-            if all(request.finished for request in job.requests):
-                self._finish(job)
+        """One step of the scheduler; each job that moved gets its pieces in one delivery."""
+        # how soon the next token comes matters where somebody sees it come
+        self.scheduler.pieces.slower = SLOWER if any(job.stream for job in self._jobs) else None
+        waited, start = list(self.scheduler.waiting), time.monotonic()
+        moved = self.scheduler.step()
+        now = time.monotonic()
+        still = set(self.scheduler.waiting) if waited else ()
+        for request in waited:
+            if request not in still:
+                job, _, times = self._owners[request]
+                job.started, times.begun = True, times.begun or start
+        gained: dict[Job, list[Event]] = {}
+        broken: dict[Job, LlmanacError] = {}
+        ended: dict[Request, None] = {}
+        for sequence in moved:
+            request, piece = sequence.request, sequence.take()
+            job, index, times = self._owners[request]
+            self.metrics.tokens(request, times, sequence.index, len(piece.token_logprobs), now)
+            error = getattr(sequence.constraint, "error", None)
+            if error is not None:
+                broken[job] = error
+            if job.stream:
+                gained.setdefault(job, []).append((index, piece))
+            if sequence.finish_reason and request.finished:
+                ended[request] = None
+        over: dict[Job, None] = {}
+        for request in ended:
+            job, _, times = self._owners[request]
+            self.metrics.end(request, times, now)
+            if job not in broken and all(other.finished for other in job.requests):
+                over[job] = None
+        for job, error in broken.items():
+            gained.pop(job, None)
+            self._fail(error, [job])
+        for job, events in gained.items():
+            job.deliver(*events, *([None] if job in over else []))
+        for job in over:
+            self._finish(job, told=job in gained)
 
-    def _finish(self, job: Job) -> None:
-        job.deliver(None)
+    def _finish(self, job: Job, *, told: bool = False) -> None:
+        if not told:
+            job.deliver(None)
         with self._changed:
             self._end(job)
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: Job, reason: str = "abort") -> None:
         self._jobs = [j for j in self._jobs if j is not job]
         for request in job.requests:
-            if self._owners.pop(request, None) is not None and not request.finished:
+            owned = self._owners.pop(request, None)
+            if owned is not None and not request.finished:
                 self.scheduler.cancel(request)
+                self.metrics.end(request, owned[2], time.monotonic(), reason)
 
     def _fail(self, error: Exception, jobs: list[Job] | None) -> None:
         """Tell those concerned: one job, or all that the scheduler was running or had waiting."""
         log.error("a request failed", exc_info=error)
         if jobs is None:
-            jobs = list({id(job): job for job, _ in self._owners.values()}.values())
+            jobs = list({id(job): job for job, _, _ in self._owners.values()}.values())
             self.scheduler.reset()
-            self._owners.clear()
         for job in jobs:
             job.deliver(error)
             with self._changed:
-                self._end(job)
+                self._end(job, "error")
 
 
 _STOP = object()

@@ -1,0 +1,52 @@
+"""POST /v1/embeddings: vectors of texts, by a model that is loaded for it (`--embedding-model`)."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from llmanac.web._errors import ApiError
+from llmanac.web._prepare import blaming
+from llmanac.web._wire import EmbeddingBody, check_length
+
+if TYPE_CHECKING:
+    from llmanac.web.server import Service
+
+NONE = "this server has no embedding model; start it with --embedding-model"
+
+
+def vectors(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
+    """The reply, and what of the request was ignored. A text that is too long for the model is refused."""
+    body = EmbeddingBody.model_validate_json(data)
+    body.check()
+    embedder, name = service.embedder, service.embedding_name
+    if embedder is None:
+        raise ApiError(404, NONE, param="model", code="model_not_found")
+    if body.model not in (None, "", name):
+        message = f"model: {body.model!r} gives no vectors here; this server's embedding model is {name!r}"
+        raise ApiError(404, message, param="model", code="model_not_found")
+    single = isinstance(body.input, str) or (body.input and isinstance(body.input[0], int))
+    given: list[Any] = [body.input] if single else list(body.input)
+    check_length("input", given)
+    with blaming("input"):
+        if isinstance(given[0], str):
+            found = embedder.texts(given)
+            if found.cut:
+                message = (
+                    f"input: text {found.cut[0] + 1} is longer than the {embedder.most} tokens that the model reads"
+                )
+                raise ApiError(400, f"{message}; shorten it", param="input", code="context_length_exceeded")
+            rows, counts = found.vectors, found.tokens
+        else:
+            rows, counts = embedder.vectors(given), [len(ids) for ids in given]
+    if body.dimensions not in (None, rows.shape[1]):
+        message = f"dimensions: the vectors of this model have {rows.shape[1]} numbers; leave it out"
+        raise ApiError(400, message, param="dimensions", code="unsupported")
+
+    def written(row: Any) -> Any:
+        packed = body.encoding_format == "base64"
+        return base64.b64encode(row.astype("<f4").tobytes()).decode() if packed else row.tolist()
+
+    listed = [{"object": "embedding", "index": i, "embedding": written(row)} for i, row in enumerate(rows)]
+    usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
+    return {"object": "list", "model": name, "data": listed, "usage": usage}, body.ignored()

@@ -1,0 +1,183 @@
+"""What a reply must be: `response_format`, `structured_outputs` and forced tool calls as options of the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from llmanac.core.errors import LlmanacError
+from llmanac.generate.constrain import constraint_of
+from llmanac.generate.constrain.tools import calls_grammar
+from llmanac.generate.engine import Options
+from llmanac.web._errors import ApiError
+from llmanac.web._wire import MAX_STRUCTURE, Body
+from llmanac.web._wire_chat import ChatBody, ChosenTool
+from llmanac.web.worker import Busy
+
+if TYPE_CHECKING:
+    from llmanac.web.server import Service
+
+MOST_KEPT = 8  # structures that stay compiled
+PATIENCE = 15.0  # seconds to wait for another request's structure
+
+OPTIONS = ("schema", "regex", "grammar")  # of the engine
+FORMS = ("json_", "regex", "grammar", "choice")
+
+
+def structure_of(body: Body) -> tuple[str, dict[str, Any]] | None:
+    """The field that asks for a structure, and the engine's option for it; None where the text is free.
+
+    Raises:
+        ApiError: more than one structure, a part that is missing, or one that is too large.
+    """
+    asked = body.response_format
+    field: str = "response_format"
+    option: dict[str, Any] | None = None
+    if asked is not None and asked.type == "json_object":
+        option = {"schema": {"type": "object"}}
+    elif asked is not None and asked.type == "json_schema":
+        if asked.json_schema is None:
+            raise ApiError(400, "response_format.json_schema: is missing", param="response_format.json_schema")
+        field = "response_format.json_schema.schema"
+        option = {"schema": _schema(asked.json_schema.schema_, field)}
+    given = body.structured_outputs
+    if given is not None:
+        names = [name for name in FORMS if getattr(given, name) is not None]
+        if len(names) != 1 or option is not None:
+            message = "structured_outputs: give one of json, regex, grammar and choice, and no other response_format"
+            raise ApiError(400, message, param="structured_outputs")
+        field, option = f"structured_outputs.{names[0].rstrip('_')}", _structured(names[0], getattr(given, names[0]))
+    if option is None:
+        return None
+    size = max(len(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for v in option.values())
+    if size > MAX_STRUCTURE:
+        message = f"{field}: {size:,} characters are more than the {MAX_STRUCTURE:,} that it may have"
+        raise ApiError(400, message, param=field, code="structure_too_large")
+    return field, option
+
+
+def calls_structure(form: str, tools: list[dict[str, Any]], body: ChatBody) -> tuple[str, dict[str, Any]] | None:
+    """As `structure_of`, for tool calls that must be made; None where the model may choose.
+
+    Raises:
+        ApiError: a tool's parameters are no schema that can be followed.
+    """
+    chosen = body.tool_choice
+    if chosen in (None, "none", "auto"):
+        return None
+    name = chosen.function.name if isinstance(chosen, ChosenTool) else None
+    most = 1 if name is not None or body.parallel_tool_calls is False else None
+    try:
+        return "tools", {"grammar": calls_grammar(tools, form, name=name, most=most)}  # type: ignore[arg-type]
+    except LlmanacError as error:
+        raise ApiError(400, str(error), param="tools") from error
+
+
+def constrain(service: Service, options: Options, asked: tuple[str, dict[str, Any]] | None) -> None:
+    """Put what `structure_of` found into the options, as a constraint.
+
+    Raises:
+        ApiError: what cannot be followed, by its field.
+    """
+    if asked is None:
+        return
+    field, option = asked
+    engine, known = service.engine, service.structures
+    ends = engine.eos_ids | frozenset(options.get("stop_ids") or ())
+    size = engine.model.vocab_size
+    if not service.compiling.acquire(timeout=PATIENCE):
+        raise Busy("the server is compiling other requests' structures; try again in a moment")
+    try:
+        while len(known) >= MOST_KEPT:
+            known.pop(next(iter(known)))
+        make = constraint_of(option, engine.tokenizer, ends, size, known)
+    except (LlmanacError, RecursionError) as error:
+        own, _, rest = str(error).partition(": ")
+        message = rest if own in OPTIONS else str(error)
+        raise ApiError(400, f"{field}: {message}", param=field) from error
+    finally:
+        service.compiling.release()
+    assert make is not None
+    options["stop_ids"] = list(ends)  # a text that is complete has to end
+    options["constraint"] = lambda: Shielded(make(), min(ends, default=0), size)
+
+
+def warm(service: Service) -> None:
+    """Compile what constraints run on, which takes up to a minute where it was never done; errors are a request's."""
+    warming: tuple[dict[str, Any], ...] = ({"regex": "a[bc]"}, {"schema": {"type": "object"}})
+    for option in warming:
+        options: Options = {}
+        with contextlib.suppress(ApiError, Busy, LlmanacError):
+            constrain(service, options, ("warm", option))
+            made = options["constraint"]
+            if made is not None:
+                follower = made()
+                follower.mask()
+                follower.forced()
+
+
+class Shielded:
+    """A constraint whose failure ends its own request, and no other that runs with it.
+
+    Attributes:
+        error: what went wrong; from then on only `end` may come.
+    """
+
+    def __init__(self, inner: Any, end: int, size: int) -> None:
+        self.error: LlmanacError | None = None
+        self._inner, self._end, self._size = inner, end, size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def mask(self) -> Tensor:
+        found = self._try(self._inner.mask)
+        if found is None:
+            found = torch.zeros(self._size, dtype=torch.bool)
+            found[self._end] = True
+        return found
+
+    def forced(self) -> int | None:
+        found: int | None = self._try(self._inner.forced)
+        return found
+
+    def advance(self, token: int) -> None:
+        self._try(lambda: self._inner.advance(token))
+
+    def _try(self, work: Callable[[], Any]) -> Any:
+        if self.error is not None:
+            return None
+        try:
+            return work()
+        except LlmanacError as error:
+            self.error = error
+            return None
+
+
+def _structured(name: str, value: Any) -> dict[str, Any]:
+    if name == "choice":
+        return {"regex": "|".join(re.escape(text) for text in value)}
+    if name == "json_":
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                message = "structured_outputs.json: is not JSON"
+                raise ApiError(400, message, param="structured_outputs.json") from None
+        if not isinstance(value, (dict, bool)):
+            message = "structured_outputs.json: expected a schema, an object"
+            raise ApiError(400, message, param="structured_outputs.json")
+        return {"schema": _schema(value, "structured_outputs.json")}
+    return {name: value}
+
+
+def _schema(value: dict[str, Any] | bool, field: str) -> dict[str, Any]:
+    if value is False:
+        raise ApiError(400, f"{field}: no value satisfies it", param=field)
+    return {} if value is True else value

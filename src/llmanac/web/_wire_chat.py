@@ -1,0 +1,206 @@
+"""The body of a chat request: messages, tools, and which of them the model may or must call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from llmanac.web import _wire
+from llmanac.web._errors import ApiError
+from llmanac.web._wire import (
+    MAX_TOP,
+    NAME,
+    UNREAD_BY_ASSISTANT,
+    UNSUPPORTED,
+    UNSUPPORTED_BY_ASSISTANT,
+    UNSUPPORTED_CHAT,
+    UNSUPPORTED_MESSAGE,
+    Body,
+    Count,
+    Sent,
+    Text,
+    check_length,
+    refuse,
+    whole,
+)
+
+MAX_MESSAGES = 4096  # of one conversation
+MAX_TOOLS = 128
+ROLES = ("system", "developer", "user", "assistant")
+TOOL_ROLES = (*ROLES, "tool")  # where the chat template has a form of tool calls
+
+
+class Part(Sent):
+    type: Annotated[str, WithJsonSchema({"type": "string", "const": "text"})]
+    text: Annotated[str | None, WithJsonSchema({"type": "string", "maxLength": _wire.MAX_TEXT})] = None
+
+
+class Called(Sent):
+    name: Annotated[str, Field(pattern=NAME)]
+    arguments: Text
+
+
+class ToolCall(Sent):
+    """A call that the assistant made in an earlier turn."""
+
+    id: Annotated[str, Field(max_length=256)] | None = None
+    type: Literal["function"] = "function"
+    function: Called
+
+
+class Message(Sent):
+    unsupported: ClassVar = UNSUPPORTED_MESSAGE
+
+    role: Annotated[str, WithJsonSchema({"type": "string", "enum": list(ROLES)})]
+    content: Text | list[Part] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+
+    def ignored(self) -> list[str]:
+        parts = self.content if isinstance(self.content, list) else []
+        return [*super().ignored(), *(f"content.{name}" for part in parts for name in part.ignored())]
+
+    def check(self, where: str = "", roles: tuple[str, ...] = ROLES) -> None:
+        super().check(where)
+        if self.role not in roles:
+            message = f"{where}role: {self.role[:60]!r} is not supported by this server; use one of {', '.join(roles)}"
+            raise ApiError(400, message, param=f"{where}role")
+        for name, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
+            if getattr(self, name) and (self.role != role or "tool" not in roles):
+                message = f"{where}{name}: only messages of the role {role} have it, where the model can call tools"
+                raise ApiError(400, message, param=where + name, code="unsupported")
+        for part in self.content if isinstance(self.content, list) else ():
+            if part.type != "text" or part.text is None:
+                message = f"{where}content: {part.type[:60]!r} parts are not supported; send text"
+                raise ApiError(400, message, param=f"{where}content")
+        for i, call in enumerate(self.tool_calls or ()):
+            call.check(f"{where}tool_calls.{i}.")
+
+    @property
+    def plain(self) -> str:
+        """The content as one text."""
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content)
+        return self.content or ""
+
+    def as_template_reads(self, where: str) -> dict[str, Any]:
+        """The message for a chat template; the arguments of calls are tables there."""
+        out: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self.plain}
+        if self.tool_call_id is not None:
+            out["tool_call_id"] = self.tool_call_id
+        if self.tool_calls:
+            out["tool_calls"] = [
+                {"type": "function", "id": call.id, "function": {"name": call.function.name, "arguments": found}}
+                for i, call in enumerate(self.tool_calls)
+                for found in [_arguments(call.function.arguments, f"{where}tool_calls.{i}.function.arguments")]
+            ]
+        return out
+
+
+def _arguments(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ApiError(400, f"{where}: is not a JSON object", param=where)
+    return found
+
+
+class Function(Sent):
+    name: Annotated[str, Field(pattern=NAME)]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Sent):
+    type: Literal["function"]
+    function: Function
+
+    def ignored(self) -> list[str]:
+        return [*super().ignored(), *(f"function.{name}" for name in self.function.ignored())]
+
+
+class ChosenName(Sent):
+    name: str
+
+
+class ChosenTool(Sent):
+    type: Literal["function"]
+    function: ChosenName
+
+
+class ChatBody(Body):
+    """POST /v1/chat/completions."""
+
+    unsupported: ClassVar = {**UNSUPPORTED, **UNSUPPORTED_CHAT}
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
+    return_tokens_as_token_ids: bool | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
+
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
+        names = [tool.function.name for tool in self.tools or ()]
+        chosen = self.tool_choice
+        if len(set(names)) < len(names):
+            raise ApiError(400, "tools: two functions have the same name", param="tools")
+        if chosen not in (None, "none", "auto") and not names:
+            raise ApiError(400, "tool_choice: there are no tools to choose from", param="tool_choice")
+        if isinstance(chosen, ChosenTool) and chosen.function.name not in names:
+            message = f"tool_choice: no function is called {chosen.function.name[:60]!r}"
+            raise ApiError(400, message, param="tool_choice")
+
+    def check_messages(self, roles: tuple[str, ...]) -> None:
+        """Raise ApiError for a message that this server's model does not take."""
+        for i, message in enumerate(self.messages):
+            message.check(f"messages.{i}.", roles)
+
+    def ignored(self) -> list[str]:
+        unread = ["max_tokens"] if None not in (self.max_tokens, self.max_completion_tokens) else []
+        nested = {f"messages.{name}" for message in self.messages for name in message.ignored()}
+        nested |= {f"tools.{name}" for tool in self.tools or () for name in tool.ignored()}
+        if self.tool_choice in (None, "auto") and any(tool.function.strict for tool in self.tools or ()):
+            nested.add("tools.function.strict")  # the model writes what it chooses to write
+        return [*super().ignored(), *unread, *sorted(nested)]
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The tools that the model sees."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    def conversation(self) -> list[dict[str, Any]]:
+        """Messages as a chat template reads them, with plain text. Raises ApiError for too much of it."""
+        messages = [m.as_template_reads(f"messages.{i}.") for i, m in enumerate(self.messages)]
+        calls = [call.function.arguments for m in self.messages for call in m.tool_calls or ()]
+        check_length("messages", [*(m["content"] for m in messages), *calls])
+        return messages
+
+    def unread(self, *, history: bool) -> Iterator[str]:
+        """What an assistant does not read. Raises ApiError for what it would have to answer differently for.
+
+        Args:
+            history: whether it reads the user's earlier messages.
+        """
+        sent = {name: getattr(self, name) for name in UNREAD_BY_ASSISTANT}
+        refuse(self.model_dump(include=set(UNSUPPORTED_BY_ASSISTANT), exclude_none=True), UNSUPPORTED_BY_ASSISTANT)
+        yield from (name for name in UNREAD_BY_ASSISTANT if sent[name] is not None)
+        roles = ["system" if m.role == "developer" else m.role for m in self.messages]
+        yield from (f"messages[role={role}]" for role in ("system", "assistant") if role in roles)
+        if roles.count("user") > 1 and not history:
+            yield "messages[earlier]"

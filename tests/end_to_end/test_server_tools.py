@@ -1,0 +1,289 @@
+"""Tool calls in the forms of Hermes, Qwen and Llama 3, as a model writes them; with the official client."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import httpx
+import openai
+import pytest
+from _engine_models import HistoryModel
+from _servers import running
+
+from llmanac.generate.engine import Engine
+from llmanac.tokenizers.load import train_tokenizer
+from llmanac.web._structured import warm
+from llmanac.web._tools import Calls, form_of
+
+HEAD = """{%- if tools %}<|im_start|>system
+# Tools
+<tools>{% for tool in tools %}
+{{ tool | tojson }}{% endfor %}
+</tools>
+For each call, return a json object within <tool_call></tool_call> tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call><|im_end|>
+{% endif %}"""
+TURNS = """{%- for m in messages %}<|im_start|>{{ m.role }}
+{% if m.content %}{{ m.content }}{% endif %}{% for call in m.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+QWEN = HEAD + TURNS
+LLAMA3 = """{%- if tools %}Environment: ipython
+Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.
+{% for t in tools %}{{ t | tojson(indent=4) }}{% endfor %}{% endif %}
+{%- for m in messages %}{{ m.role }}: {{ m.content }}
+{% for call in m.tool_calls or [] %}{% set f = call.function %}
+{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}
+{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"""
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"{name} two numbers",
+            "parameters": {
+                "type": "object",
+                "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+                "required": ["a", "b"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for name in ("add_two_numbers", "subtract")
+]
+ASK = [{"role": "user", "content": "2 and 3?"}]
+CALLS = [("add_two_numbers", {"a": 2, "b": 3}), ("subtract", {"a": 2, "b": 3, "note": 'brace } and "quote" 日本'})]
+SAID = {
+    "hermes": "Let me see.\n"
+    + "\n".join(
+        f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(given, ensure_ascii=False)}}}\n</tool_call>'
+        for name, given in CALLS
+    ),
+    "llama3": "; ".join(
+        f'{{"name": "{name}", "parameters": {json.dumps(given, ensure_ascii=False)}}}' for name, given in CALLS
+    ),
+}
+
+
+def tokenizer_with(template):
+    tokenizer = train_tokenizer("utf8", [], special_tokens=["<|im_start|>", "<|im_end|>"])
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def saying(text, template):
+    """An engine that says the text after any prompt, and what it was asked."""
+    tokenizer = tokenizer_with(template)
+    asked = []
+    said = [*tokenizer.encode(text), tokenizer.eos_id]
+
+    def script(ids):
+        if not asked or ids[: len(asked[-1])] != asked[-1]:
+            asked.append(list(ids))
+        return said[min(len(ids) - len(asked[-1]), len(said) - 1)]
+
+    model = HistoryModel(script=script, max_length=4096, vocab_size=tokenizer.vocab_size)
+    return Engine(model, tokenizer), asked
+
+
+@pytest.fixture(scope="module", params=["hermes", "llama3"])
+def calling(request):
+    engine, asked = saying(SAID[request.param], QWEN if request.param == "hermes" else LLAMA3)
+    with running(engine, prefix_cache_bytes=None) as found:
+        found.asked, found.form, found.tokenizer = asked, request.param, engine.tokenizer
+        yield found
+
+
+def calls_of(message):
+    return [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls]
+
+
+def test_calls(calling):
+    reply = calling.client.chat.completions.create(model="tiny", messages=ASK, tools=TOOLS, temperature=0)
+    choice = reply.choices[0]
+    assert choice.finish_reason == "tool_calls" and calls_of(choice.message) == CALLS
+    assert choice.message.content == ("Let me see." if calling.form == "hermes" else None)
+    assert len({call.id for call in choice.message.tool_calls}) == 2
+    assert all(call.type == "function" and call.id.startswith("call_") for call in choice.message.tool_calls)
+    prompt = calling.tokenizer.decode(calling.asked[-1])
+    assert '"add_two_numbers two numbers"' in prompt  # the model saw the tools
+
+
+def test_streamed_calls(calling):
+    ask = {"model": "tiny", "messages": ASK, "tools": TOOLS, "temperature": 0}
+    deltas = [c.choices[0].delta for c in calling.client.chat.completions.create(**ask, stream=True)]
+    names, texts, ids = {}, {}, {}
+    for call in (call for delta in deltas for call in delta.tool_calls or ()):
+        sent = call.model_dump(exclude_unset=True)
+        if call.index not in names:
+            assert sent.keys() == {"index", "id", "type", "function"}
+            assert sent["function"].keys() == {"name", "arguments"} and sent["function"]["arguments"] == ""
+            names[call.index], texts[call.index], ids[call.index] = call.function.name, "", call.id
+        else:
+            assert sent.keys() == {"index", "function"} and sent["function"].keys() == {"arguments"}
+            texts[call.index] += call.function.arguments
+    assert [(names[i], json.loads(texts[i])) for i in sorted(names)] == CALLS and len(set(ids.values())) == 2
+    assert "".join(d.content or "" for d in deltas) == ("Let me see." if calling.form == "hermes" else "")
+    with calling.client.chat.completions.stream(**ask) as stream:
+        final = stream.get_final_completion().choices[0]
+    assert calls_of(final.message) == CALLS and final.finish_reason == "tool_calls"
+
+
+def test_results_go_back_to_the_model(calling):
+    first = calling.client.chat.completions.create(model="tiny", messages=ASK, tools=TOOLS, temperature=0)
+    made = first.choices[0].message.model_dump(exclude_none=True)
+    calling.asked.clear()
+    result = {"role": "tool", "tool_call_id": made["tool_calls"][0]["id"], "content": "five"}
+    calling.client.chat.completions.create(
+        model="tiny", messages=[*ASK, made, result], tools=TOOLS, temperature=0, max_tokens=1
+    )
+    prompt = calling.tokenizer.decode(calling.asked[-1])
+    assert "five" in prompt and json.dumps(CALLS[0][1]) in prompt
+    broken = {**made, "tool_calls": [{**made["tool_calls"][0], "function": {"name": "subtract", "arguments": "[1]"}}]}
+    with pytest.raises(openai.BadRequestError) as caught:
+        calling.client.chat.completions.create(model="tiny", messages=[*ASK, broken], tools=TOOLS)
+    assert caught.value.param == "messages.1.tool_calls.0.function.arguments"
+
+
+def test_without_tools_it_is_text(calling):
+    for given in ({}, {"tools": TOOLS, "tool_choice": "none"}, {"tools": []}):
+        reply = calling.client.chat.completions.create(model="tiny", messages=ASK, temperature=0, **given)
+        choice = reply.choices[0]
+        assert choice.message.content == SAID[calling.form] and choice.message.tool_calls is None
+        assert choice.finish_reason == "stop"
+        assert "add_two_numbers two numbers" not in calling.tokenizer.decode(calling.asked[-1])
+
+
+def test_a_call_that_is_cut_short(calling):
+    cut = len(SAID[calling.form].partition('"a": 2')[0].encode()) + 3
+    ask = {"model": "tiny", "messages": ASK, "tools": TOOLS, "temperature": 0, "max_tokens": cut}
+    choice = calling.client.chat.completions.create(**ask).choices[0]
+    assert choice.finish_reason == "length" and choice.message.tool_calls[0].function.arguments == '{"a"'
+    assert not choice.message.tool_calls[1:]
+
+
+def test_one_call_at_most(calling):
+    ask = {"model": "tiny", "messages": ASK, "tools": TOOLS, "temperature": 0, "parallel_tool_calls": False}
+    assert calls_of(calling.client.chat.completions.create(**ask).choices[0].message) == CALLS[:1]
+    with calling.client.chat.completions.stream(**ask) as stream:
+        assert calls_of(stream.get_final_completion().choices[0].message) == CALLS[:1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "code"}]}, "tools.0.type"),
+        ({"tools": [TOOLS[0], TOOLS[0]]}, "tools"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": TOOLS * 65}, "tools"),
+        (
+            {"tools": [{**TOOLS[0], "function": {**TOOLS[0]["function"], "parameters": 1}}]},
+            "tools.0.function.parameters",
+        ),
+    ],
+)
+def test_what_is_refused(calling, fields, param):
+    answer = httpx.post(f"{calling.url}/v1/chat/completions", json={"messages": ASK, **fields})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+def test_what_the_model_may_ignore_is_named(calling):
+    tool = {"type": "function", "function": {**TOOLS[0]["function"], "strict": True, "cache": 1}, "extra": 1}
+    body = {"messages": ASK, "tools": [tool], "temperature": 0, "max_tokens": 1}
+    answer = httpx.post(f"{calling.url}/v1/chat/completions", json=body)
+    assert answer.headers["x-llmanac-ignored"] == "tools.extra, tools.function.cache, tools.function.strict"
+
+
+def test_other_templates_are_refused_by_name():
+    other = TURNS.replace("tool_call>", "call>")
+    mistral = "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}[TOOL_CALLS]" + other
+    coder = QWEN.replace("</tool_call>", "<function=name><parameter=a></tool_call>")
+    glm = QWEN.replace("<tool_call>", "<tool_call>{{ name }}<arg_key>")
+    escaped = QWEN.replace('{"name": <function-name>, "arguments":', '{{ "{\\"name\\": <name>, \\"arguments\\":" }}')
+    assert [form_of(t) for t in (QWEN, escaped, LLAMA3)] == ["hermes", "hermes", "llama3"]
+    others = (mistral, coder, glm, LLAMA3.replace("ipython", "python"), TURNS, None)
+    assert [form_of(t) for t in others] == [None] * 6
+    engine, _ = saying("x", mistral)
+    with running(engine) as found:
+        answer = httpx.post(f"{found.url}/v1/chat/completions", json={"messages": ASK, "tools": TOOLS})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, "tools", "unsupported")
+        assert "template" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "content", "calls"),
+    [
+        ("hermes", "plain <tool text  ", "plain <tool text  ", []),
+        ("hermes", "a <tool_c", "a <tool_c", []),
+        ("hermes", "x <tool_call> never", "x <tool_call> never", []),
+        ("hermes", "<tool_call>\n{bad}\n</tool_call> more", "<tool_call>\n{bad}\n</tool_call> more", []),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {}}', "", [("f", "{}")]),
+        ("hermes", '<tool_call>{"name": "no", "arguments": {}}</tool_call>', None, []),
+        ("hermes", 'a\n<tool_call>{"name":"f","arguments":{"x":"}"}}</tool_call>\nb', "a\nb", [("f", '{"x":"}"}')]),
+        ("hermes", '<tool_call>{"arguments": {"a": "é"}, "name": "f"}</tool_call>', "", [("f", '{"a": "é"}')]),
+        ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "no"}</tool_call>', None, []),
+        ("hermes", '<tool_call>{"arguments": [], "name": "f"}', None, []),
+        ("hermes", "y" * 600 + "<tool_call>" + "z" * 600, None, []),
+        ("llama3", '{"type": "function", "name": "f", "parameters": {"x": [{}]}}', "", [("f", '{"x": [{}]}')]),
+        ("llama3", '{"name": "f", "parameters": {}}\n{"name": "f", "parameters": {"a": 1}}', "", [("f", "{}"), ("f", '{"a": 1}')]),  # noqa: E501
+        ("llama3", '{"answer": 1}', None, []),
+        ("llama3", " hello {x} ", None, []),
+    ],
+)  # fmt: skip
+def test_every_cut_gives_the_same(form, text, content, calls):
+    """Text that comes in any pieces gives the same text and calls; what is no call is text as it was written."""
+    pick = random.Random(0)
+    for trial in range(60):
+        cuts = sorted(pick.sample(range(len(text) + 1), min(len(text), trial // 6)))
+        found = Calls(form, {"f"})
+        deltas = [d for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) for d in found.push(text[a:b])]
+        deltas += found.push("", last=True)
+        assert "".join(d.get("content", "") for d in deltas) == (text if content is None else content) == found.content
+        assert [(c["function"]["name"], c["function"]["arguments"]) for c in found.made] == calls
+
+
+# ---------------------------------------------------------------- calls that must be made
+
+
+@pytest.fixture(scope="module", params=[QWEN, LLAMA3], ids=["hermes", "llama3"])
+def free(request):
+    """A model that writes anything, so that only the constraint makes its text a call."""
+    tokenizer = tokenizer_with(request.param)
+    with running(Engine(HistoryModel(max_length=4096, vocab_size=tokenizer.vocab_size), tokenizer)) as found:
+        warm(found.service)  # it may compile for longer than a request may take
+        yield found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", [None, "subtract"], ids=["required", "named"])
+def test_calls_that_must_be_made(free, name, stream):
+    choice = "required" if name is None else {"type": "function", "function": {"name": name}}
+    for seed in range(4):
+        ask = {"model": "tiny", "messages": ASK, "tools": TOOLS, "tool_choice": choice, "seed": seed}
+        ask["parallel_tool_calls"] = False
+        if stream:
+            with free.client.chat.completions.stream(**ask) as events:
+                found = events.get_final_completion().choices[0]
+        else:
+            found = free.client.chat.completions.create(**ask).choices[0]
+        [(called, arguments)] = calls_of(found.message)
+        assert found.finish_reason == "tool_calls" and not found.message.content
+        assert called in ([name] if name else ["add_two_numbers", "subtract"])
+        assert arguments.keys() == {"a", "b"} and all(type(value) is int for value in arguments.values())
+
+
+def test_tools_whose_parameters_cannot_be_followed(free):
+    wrong = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "unevaluatedItems": 3}}}
+    for choice in ("required", {"type": "function", "function": {"name": "f"}}):
+        body = {"messages": ASK, "tools": [wrong], "tool_choice": choice}
+        answer = httpx.post(f"{free.url}/v1/chat/completions", json=body)
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "tools", answer.text
