@@ -114,6 +114,7 @@ def trl(vocab: int, rows: list[list[int]]) -> Step:
         ),
     )  # fmt: skip
     optimizer = trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
     batch = next(iter(trainer.get_train_dataloader()))
 
     def step() -> None:
