@@ -21,10 +21,18 @@ class Reader:
     def __init__(self, grammar: ex.Grammar) -> None:
         self.matcher = Matcher(grammar, ByteTokenizer())
 
-    def __call__(self, text: str) -> bool:
+    def state(self, text: str) -> int:
         data = np.frombuffer(text.encode() + b" ", np.uint8).copy()
         state = self.matcher.follow(-1, data, 0, len(data) - 1)
         assert state >= -1
+        return state
+
+    def alive(self, text: str) -> bool:
+        """Whether a text may go on or end."""
+        return self.state(text) >= 0
+
+    def __call__(self, text: str) -> bool:
+        state = self.state(text)
         return state >= 0 and self.matcher.accepts(state)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from llmanac.generate.constrain._json_numbers import Automaton, Numbers, automaton
+from llmanac.generate.constrain._json_strings import literal
 from llmanac.generate.constrain.expressions import (
     Chars,
     Choice,
@@ -91,18 +92,27 @@ def _regex(machine: Automaton) -> Regex | None:
     return arrows.get((-1, final))
 
 
-def _exponents() -> Regex:
-    """One digit before the point, and an exponent that a float64 can hold."""
-    digit, nonzero = _chars("0123456789"), _chars("123456789")
-    fraction = Repeat(Concat((_chars("."), Repeat(digit, 1))), 0, 1)
-    small = Union(
-        (Repeat(digit, 1, 2), Concat((_chars("012"), digit, digit)), Concat((*map(_chars, "30"), _chars("01234567"))))
+def _others() -> Regex:
+    """What a number that no keyword limits may be too: -0, or with an exponent within the range of float64."""
+    digit, nonzero, point = _chars("0123456789"), _chars("123456789"), _chars(".")
+    fraction = Repeat(Concat((point, Repeat(digit, 1))), 0, 1)
+    mark, sign = Chars(((69, 69), (101, 101))), Repeat(_chars("+-"), 0, 1)
+    short = Concat((Union((_chars("0"), Concat((nonzero, Repeat(digit, 0, 14))))), fraction))
+    large = Union((Concat((_chars("012"), digit, digit)), Concat((literal("30"), _chars("01234567")))))
+    # below 1.7976931348623157e308
+    under = [(_chars("7"),), (literal("79"),), (literal("7976931348623157"),), (_chars("0123456"), Repeat(digit, 0))]
+    under += [
+        (_chars("7"), _chars("012345678"), Repeat(digit, 0)),
+        (literal("79"), _chars("0123456"), Repeat(digit, 0)),
+    ]
+    largest = Concat((_chars("1"), Repeat(Concat((point, Union(tuple(map(Concat, under))))), 0, 1)))
+    forms = (
+        Concat((short, mark, sign, Repeat(digit, 1, 2))),
+        Concat((nonzero, fraction, mark, sign, large)),
+        Concat((largest, mark, Repeat(_chars("+"), 0, 1), literal("308"))),
     )
-    mark = Concat((Chars(((69, 69), (101, 101))), Repeat(_chars("+-"), 0, 1)))
-    largest = Repeat(Concat((_chars("."), Repeat(_chars("0123456"), 1, 1), Repeat(digit, 0))), 0, 1)
-    tail = Concat((Chars(((69, 69), (101, 101))), Repeat(_chars("+"), 0, 1), *map(_chars, "308")))
-    body = Union((Concat((nonzero, fraction, mark, small)), Concat((_chars("1"), largest, tail))))
-    return Concat((Repeat(_chars("-"), 0, 1), body))
+    zero = Concat((literal("-0"), Repeat(Concat((point, Repeat(_chars("0"), 1))), 0, 1)))
+    return Union((*(Concat((Repeat(_chars("-"), 0, 1), form)) for form in forms), zero))
 
 
 def text_of(numbers: Numbers) -> Regex | None:
@@ -110,7 +120,7 @@ def text_of(numbers: Numbers) -> Regex | None:
     plain = _regex(automaton(numbers)) if automaton(numbers)[1] else Union(())
     if plain is None or numbers.exponent != "all" or numbers.style:
         return plain
-    return Union((plain, _exponents()))
+    return Union((plain, _others()))
 
 
 def rules_of(numbers: Numbers, name: str) -> dict[str, Node]:

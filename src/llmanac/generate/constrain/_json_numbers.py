@@ -125,14 +125,10 @@ class Listed:
     """The numbers of a list."""
 
     def __init__(self, values: frozenset[Decimal]):
-        texts = {self._text(v) for v in values}
+        digits = {v: _digits(v) for v in values}
+        texts = {"-" * (v < 0) + whole + "." * bool(rest) + rest for v, (whole, rest) in digits.items()}
         self.key = ("listed", frozenset(texts))
         self.texts, self.prefixes = texts, {t[:n] for t in texts for n in range(len(t) + 1)}
-
-    @staticmethod
-    def _text(value: Decimal) -> str:
-        whole, fraction = _digits(value)
-        return ("-" if value < 0 else "") + whole + ("." + fraction if fraction else "")
 
     start: State = ""
 

@@ -14,6 +14,7 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.generate.constrain.automaton import automaton_of
 from llmanac.generate.constrain.expressions import LAST_CHARACTER, And, Chars, Concat, Not, Regex, Repeat, Union
 
+SHORT_TEXT = 100  # characters; the search of all ends takes their square
 MAX_SIZE = 100_000  # of an expression, in parts
 LONGEST = 8192  # characters of a string with a greater `maxLength`
 ANY_CHARACTER = Chars(((0, 0xD7FF), (0xE000, LAST_CHARACTER)))
@@ -97,8 +98,19 @@ def ends(regex: Regex, text: str, start: int = 0) -> frozenset[int]:
 
 
 def matches(regex: Regex, text: str) -> bool:
-    """Whether an expression matches a text as a unit."""
-    return len(text) in ends(regex, text)
+    """Whether an expression matches a text as a unit.
+
+    Raises:
+        RequestError: a long text, and an expression that is too large for an automaton.
+    """
+    if len(text) <= SHORT_TEXT:
+        return len(text) in ends(regex, text)
+    automaton, state = automaton_of(regex), 0
+    for byte in text.encode():
+        state = int(automaton.moves[state, automaton.classes[byte]])
+        if state < 0:
+            return False
+    return bool(automaton.final[state])
 
 
 def _words(regex: Regex, limit: int) -> set[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -13,12 +13,13 @@ from llmanac.generate.constrain import _json_digits as digits
 from llmanac.generate.constrain import _json_numbers as numbers
 from llmanac.generate.constrain import _json_strings as strings
 from llmanac.generate.constrain._json_document import refuse
+from llmanac.generate.constrain._json_layouts import Layout
 from llmanac.generate.constrain._json_numbers import Numbers
 from llmanac.generate.constrain._json_schemas import Schemas
 from llmanac.generate.constrain._json_strings import Strings, literal
 from llmanac.generate.constrain._json_values import NEVER, Array, Conjunction, Group, Object, Values, both
+from llmanac.generate.constrain._json_values import NOTHING as NO_VALUES
 from llmanac.generate.constrain.expressions import (
-    Chars,
     Choice,
     Concat,
     Fresh,
@@ -26,7 +27,6 @@ from llmanac.generate.constrain.expressions import (
     Node,
     Ref,
     Regex,
-    Repeat,
     Scope,
     Sequence,
     Terminal,
@@ -38,31 +38,6 @@ MAX_PATTERNS = 6  # of patternProperties that apply to one object
 MAX_EXISTS = 3  # properties of one object that have to exist under a name that is not given
 EMPTY, NOTHING = Sequence(()), Choice(())
 Region = tuple[Strings, Conjunction]  # names, and what the values of such properties have to be
-_SPACE = Repeat(Chars(((9, 10), (13, 13), (32, 32))), 0)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What is between the parts of arrays and objects."""
-
-    comma: Regex
-    colon: Regex
-    inner: Regex | None = None  # behind an opening bracket and before a closing one
-
-    def opening(self, bracket: str) -> Node:
-        """`[` or `{`."""
-        return Terminal(Concat((literal(bracket), *([self.inner] if self.inner else []))))
-
-    def closing(self, bracket: str) -> Node:
-        """`]` or `}`."""
-        return Terminal(Concat((*([self.inner] if self.inner else []), literal(bracket))))
-
-
-LAYOUTS = {
-    "spaced": Layout(literal(", "), literal(": ")),
-    "compact": Layout(literal(","), literal(":")),
-    "any": Layout(Concat((_SPACE, literal(","), _SPACE)), Concat((_SPACE, literal(":"), _SPACE)), _SPACE),
-}
 
 
 class Writer:
@@ -158,13 +133,15 @@ class Writer:
 
     def distinct(self, piece: Array) -> int | None:
         """How many items a unique array has at most."""
-        total = 0
+        union = NO_VALUES
         for schema in {*piece.prefix, piece.rest} - {NEVER}:
             values = self.schemas.conjunction(schema)
-            number = digits.count(_short(values.numbers))
-            if values.strings.regex is not None or values.strings.rest or number is None:
-                return piece.most
-            total += values.null + len(values.booleans) + len(values.strings.words) + number
+            union = self.schemas.join(union, replace(values, numbers=_short(values.numbers)))
+        number = digits.count(union.numbers)
+        endless = union.strings.regex is not None or union.strings.rest
+        if number is None or endless or union.arrays or union.objects:
+            return piece.most
+        total = union.null + len(union.booleans) + len(union.strings.words) + number
         return total if piece.most is None else min(total, piece.most)
 
     def items(self, piece: Array, item: Callable[[Conjunction], Node]) -> Node:

@@ -10,7 +10,7 @@ No text of the grammar is invalid, and every valid value has one, written by thi
 - strings escape only `"`, `\\` and control characters, by the short escape where there is one;
 - numbers have no exponent and zero has no sign; where every number has to be an integer there is no fraction, and
   those of `const`, `enum` and `uniqueItems` end in no needless zeros. A number that no keyword limits may also have the
-  form `1.5e-7`, within the range of float64.
+  form `1.5e-7`, within the range of float64, or be -0.
 
 What cannot be followed exactly is refused by the pointer of its keyword. Keywords of no draft are annotations.
 Source: json-schema.org, drafts 4, 6, 7, 2019-09 and 2020-12.
@@ -25,8 +25,9 @@ from typing import Any, Literal
 from llmanac.core.errors import DataError, SpecError, shown
 from llmanac.generate.constrain._json_document import Document, refuse
 from llmanac.generate.constrain._json_keywords import HANDLERS
+from llmanac.generate.constrain._json_layouts import LAYOUTS
 from llmanac.generate.constrain._json_schemas import Schemas
-from llmanac.generate.constrain._json_text import LAYOUTS, Writer
+from llmanac.generate.constrain._json_text import Writer
 from llmanac.generate.constrain.expressions import Grammar
 
 Whitespace = Literal["spaced", "compact", "any"]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from llmanac.core.errors import DataError, SpecError, nearest, shown
 from llmanac.generate.constrain import expressions as ex
 from llmanac.generate.constrain._json_strings import literal
-from llmanac.generate.constrain.json_schema import grammar, parse
+from llmanac.generate.constrain.json_schema import grammar
 
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "additionalProperties": False}
 MAX_TOOLS = 128
@@ -125,8 +125,8 @@ def parse_calls(text: str, form: Literal["hermes", "llama3"]) -> list[Call]:
         rest = rest.removeprefix(chosen.opening.strip()).lstrip()
         try:
             value, end = decoder.raw_decode(rest)
-        except (ValueError, RecursionError):
-            value, end = parse(rest), len(rest)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"no tool call: {shown(rest)} is not complete JSON ({error})") from None
         if not isinstance(value, dict) or set(value) != {"name", chosen.key} or not isinstance(value[chosen.key], dict):
             raise DataError(f"no tool call: {shown(rest)} is not an object of 'name' and {chosen.key!r}")
         calls.append(Call(str(value["name"]), value[chosen.key]))

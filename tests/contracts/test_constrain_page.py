@@ -1,0 +1,36 @@
+"""docs/constrain.md: its code runs, and its keywords, formats and limits are those of the code."""
+
+import re
+
+from _pages import blocks
+
+from llmanac.generate.constrain import _json_document, _json_keywords, _json_numbers, _json_schemas, _json_strings
+from llmanac.generate.constrain import _json_text as text
+from llmanac.generate.constrain._json_formats import ANNOTATIONS, FORMATS, REFUSED
+
+
+def test_the_page_is_that_of_the_code(root):
+    page = (root / "docs" / "constrain.md").read_text("utf-8")
+    table = page[page.index("## Keywords") : page.index("## Formats")]
+    named = set(re.findall(r"`([$\w]+)`", table))
+    left_out = {"$recursiveAnchor"}
+    assert named >= _json_document.KEYWORDS - left_out
+    assert set(_json_keywords.HANDLERS) <= named
+    formats = page[page.index("## Formats") : page.index("## How values")]
+    assert set(re.findall(r"`([a-z0-9-]+)`", formats)) - {"xn--"} == {*FORMATS, *ANNOTATIONS, *REFUSED}
+    limits = [
+        _json_document.MAX_VALUES, _json_document.MAX_DEPTH, _json_schemas.MAX_COUNT, _json_schemas.MAX_PIECES,
+        _json_strings.MAX_SIZE, _json_numbers.MAX_STATES, text.MAX_RULES,
+    ]  # fmt: skip
+    rows = re.findall(r"\| ([\d,]+) \|\n", page[page.index("## Limits") : page.index("## Tool calls")])
+    assert [int(row.replace(",", "")) for row in rows] == limits
+    assert f"{_json_strings.LONGEST:,}" in table
+    assert f"at most {text.MAX_PATTERNS} patterns" in table
+    assert f"at most {_json_keywords.MAX_BRANCHES} schemas" in table
+
+
+def test_the_code_runs(root):
+    page = (root / "docs" / "constrain.md").read_text("utf-8")
+    for block in blocks(page):
+        assert block.language == "python"
+        exec(block.text, {})
