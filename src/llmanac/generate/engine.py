@@ -70,7 +70,7 @@ class Completion:
         prompt_token_logprobs: one TokenLogprob a prompt token where `prompt_logprobs` was asked for, else empty.
         index: which of the prompt's `n` samples this is.
         drafted, accepted: tokens that a drafter proposed for it, and those of them that the model chose too.
-        parsed: the object of the text where `schema` was given and the text is complete, else None.
+        parsed: the object of a complete text where `schema` was given, the slots where `template` was; else None.
     """
 
     text: str
