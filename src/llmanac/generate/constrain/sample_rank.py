@@ -18,10 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack, cast
+from typing import Any
 
 from llmanac.core.errors import RequestError, nearest, shown
-from llmanac.generate._requests import Options
 from llmanac.generate.constrain import WAYS, grammar_of
 from llmanac.generate.engine import Completion, Engine, Prompt, as_prompts
 
@@ -54,7 +53,7 @@ def sample_then_rank(
     *,
     n: int,
     by: Scorer | Sequence[Scorer],
-    **options: Unpack[Options],
+    **options: Any,
 ) -> list[Best]:
     """The best of `n` samples of each prompt.
 
@@ -67,10 +66,8 @@ def sample_then_rank(
     Raises:
         RequestError: as `Engine.generate`; a scorer that does not exist, or that gives something other than numbers.
     """
-    if "n" in options:
-        raise RequestError("n: give it once")
     scorers = scorers_of(by)
-    done = engine.generate(prompts, **cast(Any, {**options, "n": n}))
+    done = engine.generate(prompts, n=n, **options)
     count = len(as_prompts(prompts))
     return [rank(done[at * n : (at + 1) * n], scorers) for at in range(count)]
 
