@@ -16,10 +16,10 @@ constraint's reward is not a part of this study yet.
 - FUDGE with weight 1 makes {fudge1[valid]:.0%} valid, with weight {most} {fudge_most[valid]:.0%}; plain samples are
   in {rank1[valid]:.0%}. Its classifier reads {fudge1[candidates]:.0f} tokens for one that is generated.
 - Masking is not conditioning. On a model of {texts} texts that can be enumerated, where a text is valid with
-  probability {chance:.2f}, the distribution under masks is {kl[masks]:.3f} nats from the model's own given that the text
-  is valid. FUDGE with an exact classifier is {kl[fudge]:.0e} from it; with the best two candidates only, some texts
-  cannot be written (total variation {variation[two]:.2f}). The first valid one of 16 samples follows it up to
-  {kl[rank16]:.3f} nats: the chance that none is valid.
+  probability {chance:.2f}, the distribution under masks is {kl[masks]:.3f} nats from the model's own given that the
+  text is valid. FUDGE with an exact classifier is that distribution ({kl[fudge]:.0e} nats); with the best two
+  candidates only, some texts cannot be written (total variation {variation[two]:.2f}). The first valid one of 16
+  samples follows it up to {kl[rank16]:.3f} nats: the chance that none is valid.
 """
 
 from __future__ import annotations
@@ -279,8 +279,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     cost = found["training_cost"]
     notes = [
         "Tokens are those generated for one text that is kept; calls are of the model, for all texts of the arm in one "
-        "batch; times are CPU seconds without the compilation of a constraint. The first three arms take the most probable token. Best of n ranks by validity, "
-        "then by log-probability a token.",
+        "batch; times are CPU seconds without the compilation of a constraint. The first three arms take the most "
+        "probable token. Best of n ranks by validity, then by log-probability a token.",
         f"FUDGE's training set has {cost['tokens']:,} tokens; training took {cost['seconds']:.1f} s.",
     ]
     kl, variation = result["exact"]["kl"], result["exact"]["variation"]

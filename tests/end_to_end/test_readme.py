@@ -22,7 +22,7 @@ SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
 LONG = ["docs/classify.md", "docs/compare.md", "docs/ngrams.md", "docs/tokenizers.md"]  # a minute or more each
 # run by test_data_page.py, which has the page's inputs, and by test_contributing.py and test_constrain_page.py of
 # tests/contracts
-ELSEWHERE = ["docs/constrain.md", "docs/data.md", "CONTRIBUTING.md"]
+ELSEWHERE = ["docs/constrain.md", "docs/constraints-methods.md", "docs/data.md", "CONTRIBUTING.md"]
 
 
 @pytest.fixture
