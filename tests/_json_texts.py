@@ -24,7 +24,10 @@ class Reader:
     def state(self, text: str) -> int:
         data = np.frombuffer(text.encode() + b" ", np.uint8).copy()
         state = self.matcher.follow(-1, data, 0, len(data) - 1)
-        assert state >= -1
+        if state < -1:  # its memory is used up
+            self.matcher.clear()
+            state = self.matcher.follow(-1, data, 0, len(data) - 1)
+            assert state >= -1
         return state
 
     def alive(self, text: str) -> bool:

@@ -18,7 +18,7 @@ def test_the_page_is_that_of_the_code(root):
     assert named >= _json_document.KEYWORDS - left_out
     assert set(_json_keywords.HANDLERS) <= named
     formats = page[page.index("## Formats") : page.index("## How values")]
-    assert set(re.findall(r"`([a-z0-9-]+)`", formats)) - {"xn--"} == {*FORMATS, *ANNOTATIONS, *REFUSED}
+    assert set(re.findall(r"`([a-z0-9-]+)`", formats)) - {"xn--", "pattern"} == {*FORMATS, *ANNOTATIONS, *REFUSED}
     limits = [
         _json_document.MAX_VALUES, _json_document.MAX_DEPTH, _json_schemas.MAX_COUNT, _json_schemas.MAX_PIECES,
         _json_strings.MAX_SIZE, _json_numbers.MAX_STATES, text.MAX_RULES,

@@ -11,6 +11,7 @@ from llmanac.core.errors import RequestError
 from llmanac.generate.constrain import expressions as ex
 from llmanac.generate.constrain.lark import parse_lark
 from llmanac.generate.constrain.matcher import Follower, Matcher
+from llmanac.generate.constrain.regex import parse_regex
 
 TOKENIZER = ByteTokenizer()
 
@@ -114,6 +115,17 @@ def test_a_mask_knows_the_keys_so_far():
         follower.advance(ord(":"))
     follower.rewind(1)
     assert follower.mask()[ord(":")] and follower.text == b"ab:ba:a" and other.text == b"ab:ba:ab"
+
+
+def test_the_beginning_of_a_text_of_which_none_is_left_is_not_alive():
+    item = ex.Fresh(parse_regex('"(aa|ab|b[ab]?)"|a[^b]*'))
+    read = reader(ex.Grammar({"s": ex.Scope(ex.Sequence((item, ex.Many(ex.Sequence((COMMA, item)), 0, 4))))}, "s"))
+    for text, alive in {'"aa","a': True, '"aa","ab","a': False, '"aa","ab","b': True, '"aa","ab",a': True}.items():
+        assert read(text)[0] == alive, text
+    assert read('"b","ba","bb","a')[0] and not read('"b","ba","bb","b')[0]
+
+
+COMMA = ex.Terminal(letters(","))
 
 
 def test_sets_that_are_forgotten_are_made_anew():

@@ -152,7 +152,7 @@ WRONG = {
     "{a:/x/": r"closing '}' is missing", "{a:['x', 3]}": "choices are texts", "{a:[}": "list of texts", "": "1 to",
     "{a:/x/}{a:/y/}": "two slots", "{a:text}{b:/x/}": "nothing ends slot 'a' before 'b'", "{a:/(/}": "slot 'a': regex",
     "{a:text, size=3}": "none of stop", "{a:text, max_tokens=0}": "not at least 1", "{a:number}": "expected /regex/",
-    "{a:text, stop=''}": "non-empty", "{a:text, max_tokens=many}": "none of stop",
+    "{a:text, stop=''}": "1 to 200 characters", "{a:text, max_tokens=many}": "none of stop",
 }  # fmt: skip
 
 
@@ -165,7 +165,8 @@ def test_what_is_not_well_formed_is_refused(text):
 def test_refused_options():
     engine = Engine(HistoryModel(), ByteTokenizer())
     for options, why in [
-        ({"template": 3}, "neither a Template"), ({"template": "a", "regex": "b"}, "only one"),
+        ({"template": 3}, "neither a Template"), ({"template": {}}, "neither a Template"),
+        ({"template": "a", "regex": "b"}, "only one"),
         ({"template": "{a:/[^\\x00-\\U0010ffff]/}"}, "matches no text"),
     ]:  # fmt: skip
         with pytest.raises(RequestError, match=why):

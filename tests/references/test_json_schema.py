@@ -163,6 +163,25 @@ def test_drawn_formats_are_valid(name):
         READERS[name](json.loads(text))
 
 
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        ({"format": "email", "maxLength": 254}, "a" * 242 + "@example.com", "a" * 243 + "@example.com"),
+        ({"format": "uri", "minLength": 9}, "http://a.", "http://a"),
+        ({"format": "hostname", "maxLength": 20}, "a" * 16 + ".com", "a" * 17 + ".com"),
+        ({"format": "date", "pattern": "^2024"}, "2024-02-29", "2023-02-28"),
+        ({"pattern": "^\\S.*\\S$", "minLength": 3, "maxLength": 2000}, "a" * 2000, "a" * 2001),
+        ({"not": {"format": "ipv4"}, "maxLength": 7}, "1.2.3.", "1.2.3.4"),
+        ({"oneOf": [{"format": "date"}, {"minLength": 10}]}, "2023-02-29", "2024-02-29"),
+        ({"maxLength": 65_535}, "é" * 500, 1),
+    ],
+)
+def test_lengths_beside_formats_and_patterns(schema, valid, invalid):
+    reads = Reader(grammar({"type": "string", **schema}))
+    assert reads(json.dumps(valid, ensure_ascii=False))
+    assert not reads(json.dumps(invalid))
+
+
 NUMBERS = [
     {"minimum": -5, "maximum": 12.75},
     {"exclusiveMinimum": 0, "exclusiveMaximum": 1},

@@ -320,12 +320,13 @@ def _limits(item: Expression, inside: bool) -> dict[object, Expression]:
 @cache
 def automaton(numbers: Numbers) -> Automaton:
     """The smallest automaton without dead states. Raises SpecError: more than MAX_STATES."""
-    limits = () if "whole" in numbers.style else _limits(numbers.values, True).values()
+    whole = "whole" in numbers.style
+    limits = () if whole else _limits(numbers.values, True).values()
     styles = map(_Style, sorted(numbers.style))
-    return _automaton(("and", _Written(), *styles, *limits, numbers.values), 1 + len(numbers.style))
+    return _automaton(("and", _Written(), *styles, *limits, numbers.values), 1 + len(numbers.style), whole)
 
 
-def _automaton(everything: Expression, forms: int) -> Automaton:
+def _automaton(everything: Expression, forms: int, whole: bool = False) -> Automaton:
     """Of an expression; its first parts are about the form of the text, and a dead one ends the search."""
     machines: dict[object, Machine] = {}
 
@@ -333,7 +334,7 @@ def _automaton(everything: Expression, forms: int) -> Automaton:
         if isinstance(item, tuple):
             for part in item[1:]:
                 collect(part)  # type: ignore[arg-type]
-        else:
+        elif item is not APART or not whole:  # without a point there is nothing to count
             machines.setdefault(item.key, item)
 
     collect(everything)
@@ -342,7 +343,7 @@ def _automaton(everything: Expression, forms: int) -> Automaton:
 
     def accepts(item: Expression, state: tuple[State, ...]) -> bool:
         if not isinstance(item, tuple):
-            return item.accepts(state[place[item.key]])
+            return item.key not in place or item.accepts(state[place[item.key]])
         parts = (accepts(part, state) for part in item[1:])  # type: ignore[arg-type]
         if item[0] == "not":
             return not next(parts)
@@ -385,8 +386,7 @@ def _smallest(edges: list[dict[str, int]], accepting: set[int]) -> Automaton:
     part = {n: int(n in accepting) for n in alive}
     count = 0
     while True:
-        seen: dict[object, int] = {}
-        # the start gets number 0
+        seen: dict[object, int] = {}  # the start gets number 0
         signatures = {
             n: (part[n], tuple((s, part[t]) for s, t in edges[n].items() if t in alive)) for n in sorted(alive)
         }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from llmanac.core.errors import LlmanacError, shown
 from llmanac.generate.constrain import _json_numbers as numbers
@@ -27,9 +28,11 @@ from llmanac.generate.constrain.regex import search_regex
 
 MAX_PIECES = 512  # alternatives of arrays or of objects
 MAX_WORK = 200_000  # pieces that are combined for one document
+MAX_SECONDS = 5.0  # for simplifications; without them a grammar is larger or has fewer texts
 MAX_COUNT = 100_000  # minLength, maxItems and the like
 MAX_LOOKAHEAD = 8  # levels of required properties and items that are searched for one that no value satisfies
 
+Result = TypeVar("Result")
 Handler = Callable[["Schemas", str, Mapping[str, Any], bool], Values]
 
 
@@ -65,10 +68,24 @@ class Schemas(Algebra):
         self.ahead = 0
         self.at = ""
         self.work = 0
+        self.seconds = 0.0
         self.same: dict[str, str] = {}
         self.handlers = handlers
 
     # --------------------------------------------------------------------------------------- algebra
+    def timed(self, work: Callable[[], Result], otherwise: Result) -> Result:
+        """What some work on automata gives; after MAX_SECONDS of such work for a document, what is said otherwise."""
+        if self.seconds > MAX_SECONDS:
+            return otherwise
+        start = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.seconds += time.monotonic() - start
+
+    def vacant(self, of: Strings) -> bool:
+        return self.timed(of.empty, False)
+
     def limit(self, pieces: int) -> None:
         self.work += pieces
         if pieces > MAX_PIECES or self.work > MAX_WORK:

@@ -206,6 +206,27 @@ class Strings:
         parts = (*_parts(self.expression, And), *_parts(other.expression, And))
         return Strings.of(_together(parts), doubt, self.size + other.size)
 
+    def counted(self) -> Strings:
+        """Without the strings that are too long to be counted by an automaton; they are left open."""
+        found, most = self, self.longest()
+        while most is not None:
+            limit = Repeat(ANY_CHARACTER, 0, most // 2)
+            doubt = (*found.doubt, Repeat(ANY_CHARACTER, most // 2 + 1))
+            found = Strings.of(_together((*_parts(found.expression, And), limit)), doubt, found.size + 1)
+            most = found.longest()
+        return found
+
+    def longest(self) -> int | None:
+        """The greatest length where counting to it takes too large an automaton; None where that is none."""
+        most = [part.most for part in _parts(self.expression, And) if isinstance(part, Repeat)]
+        if not isinstance(self.regex, And) or not any(most):
+            return None
+        try:
+            automaton_of(_encoded(self.regex))
+        except RequestError:
+            return min(n for n in most if n)
+        return None
+
     def __invert__(self) -> Strings:
         if self.doubt:
             excluded = And((_opposite(self.expression), *map(Not, self.doubt)))

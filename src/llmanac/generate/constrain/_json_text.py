@@ -244,7 +244,7 @@ class Writer:
         start = piece.names & Strings(declared, rest=True)
 
         def split(names: Strings, chosen: tuple[Strings, ...], rest: list[Strings]) -> Iterator[Region]:
-            if names.empty():
+            if self.schemas.vacant(names):
                 return
             if rest:
                 yield from split(names & rest[0], (*chosen, rest[0]), rest[1:])
@@ -319,7 +319,9 @@ class _Properties:
                         value = both(value, needs if left in region else NEVER)
                     else:
                         left, value = left & region, both(value, needs)
-                if not self.writer.schemas.impossible(value) and (isinstance(left, str) or not left.empty()):
+                if not self.writer.schemas.impossible(value) and (
+                    isinstance(left, str) or not self.writer.schemas.vacant(left)
+                ):
                     yield left, value, missing - sum(1 << n for n in chosen)
 
     def entry(self, place: int, count: int, missing: int) -> Node:

@@ -157,6 +157,10 @@ class Algebra:
         """What a value satisfies that does not satisfy a conjunction."""
         raise NotImplementedError
 
+    def vacant(self, of: Strings) -> bool:
+        """Whether no string belongs to a set, as far as is known."""
+        raise NotImplementedError
+
     def limit(self, pieces: int) -> None:
         """Raise SpecError where there are too many pieces."""
         raise NotImplementedError
@@ -165,11 +169,11 @@ class Algebra:
     def object(self, piece: Object) -> Object | None:
         """The piece; None where no object belongs to it."""
         low = max(piece.least, len(piece.required))
-        if (piece.most is not None and low > piece.most) or (low and piece.names.empty()):
+        if (piece.most is not None and low > piece.most) or (low and self.vacant(piece.names)):
             return None
         if any(self.impossible(piece.of(name)) for name in piece.required):
             return None
-        if any(self.impossible(schema) or (piece.names & names).empty() for names, schema in piece.exists):
+        if any(self.impossible(schema) or self.vacant(piece.names & names) for names, schema in piece.exists):
             return None
         return piece
 
@@ -320,4 +324,4 @@ class Algebra:
         """Whether no value belongs to a set, as far as is known."""
         if of.null or of.booleans or of.arrays or of.objects:
             return False
-        return of.strings.empty() and of.numbers.empty()
+        return self.vacant(of.strings) and of.numbers.empty()

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmanac.core.errors import RequestError, shown
 
+LONGEST_STOP = 200
 SLOT = re.compile(r"\{(?P<name>[A-Za-z_]\w*)\s*(?P<colon>:)?\s*")
 OPTION = re.compile(r"""\s*,\s*(\w+)\s*=\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|-?\w+)""", re.DOTALL)
 
@@ -37,8 +38,10 @@ class Slot:
             raise RequestError(f"template: slot {self.name!r} has {' and '.join(kinds)}; give one of them")
         if kinds and (self.stop is not None or self.max_tokens is not None):
             raise RequestError(f"template: slot {self.name!r}: stop and max_tokens are for free text, not {kinds[0]}")
-        if self.stop is not None and (not isinstance(self.stop, str) or not self.stop):
-            raise RequestError(f"template: slot {self.name!r}: stop {self.stop!r} is not a non-empty text")
+        if self.stop is not None and not (isinstance(self.stop, str) and 0 < len(self.stop) <= LONGEST_STOP):
+            raise RequestError(
+                f"template: slot {self.name!r}: stop {self.stop!r} is not a text of 1 to {LONGEST_STOP} characters"
+            )
         if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
             raise RequestError(f"template: slot {self.name!r}: max_tokens {self.max_tokens!r} is not at least 1")
         if self.choices is not None and not (self.choices and all(isinstance(c, str) for c in self.choices)):
@@ -94,7 +97,7 @@ def _slot(text: str, found: re.Match[str], slots: dict[str, Slot]) -> tuple[Slot
         closing = re.compile(r"""\[(?:[^\]"']|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')*\]""").match(text, at)
         try:
             made = Slot(name, choices=tuple(ast.literal_eval(closing[0] if closing else "")))
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise wrong("expected a list of texts such as ['yes', 'no']") from None
         at = closing.end() if closing else at
     elif text.startswith("text", at):

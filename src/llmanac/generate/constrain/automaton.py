@@ -17,20 +17,23 @@ from llmanac.core.errors import RequestError, nearest, shown
 from llmanac.generate.constrain import expressions as ex
 from llmanac.generate.constrain._utf8 import EVERY, byte_moves, covers_plain, normal, plain_automaton
 from llmanac.kernels.constrain import networks, recognize
-from llmanac.kernels.constrain.recognize import (
+from llmanac.kernels.constrain.items import (
     ACCEPTS,
     CALL_AT,
     EMPTY_AT,
     ENDS,
     FINAL,
     FRESH,
+    MANY,
     MOVE_AT,
     PLAIN,
     RUN,
     SCOPE,
     TAIL,
+    WORDS,
     Network,
-)  # fmt: skip
+    memory_for,
+)
 
 MOST_STATES = 1 << 19  # of a network
 MOST_AUTOMATON = 20_000  # states of a deterministic automaton for And and Not
@@ -95,7 +98,7 @@ def automaton_of(regex: ex.Regex) -> _Automaton:
         return automaton_of(_ANY).product(automaton_of(regex.item).complement())
     network = compile_grammar(ex.Grammar({"": ex.Terminal(regex)}, ""), nothing=True)
     for sets in (1 << 10, 1 << 15):
-        memory = recognize.memory(int(network.classes.max()) + 1, sets)
+        memory = memory_for(int(network.classes.max()) + 1, sets)
         count = recognize.explore(network, memory)
         if count >= 0:
             break
@@ -117,6 +120,7 @@ class _Builder:
         self.calls: list[tuple[int, int, int]] = []
         self.plain: list[tuple[int, int]] = []  # moves on a plain character
         self.known_runs: list[tuple[int, int]] = []
+        self.words: list[tuple[int, int]] = []
         self.ends: list[int] = []
         self.rules: list[tuple[int, int]] = []  # start state, kind
         self.numbers: dict[object, int] = {}
@@ -179,7 +183,7 @@ class _Builder:
             case ex.Terminal(regex):
                 return self.node(regex, at)
             case ex.Fresh(regex):
-                return self.call(at, self.rule(("fresh", regex), FRESH, lambda start: self.node(regex, start)))
+                return self.call(at, self.rule(("fresh", regex), FRESH, lambda start: self.fresh(regex, start)))
             case ex.Scope(inner):
                 return self.call(at, self.rule(("scope", inner), SCOPE, lambda start: self.node(inner, start)))
             case ex.Ref(name):
@@ -230,14 +234,14 @@ class _Builder:
         """`count` copies, one behind the other; `leave`: where an empty move leads from the start of each."""
         if not count:
             return at
-        parts = (self.moves, self.empties, self.calls, self.plain, self.known_runs)
-        lengths = [len(part) for part in parts]
-        first = self.states
+        first, before = self.states, (len(self.moves), len(self.empties), len(self.calls))
+        runs = (len(self.plain), len(self.known_runs))
         end = self.node(item, at)
         size = self.states - first
         if leave is not None:
             self.empties.append((at, leave))
-        moves, empties, calls, plain, known = (part[n:] for part, n in zip(parts, lengths, strict=True))
+        moves, empties, calls = self.moves[before[0] :], self.empties[before[1] :], self.calls[before[2] :]
+        plain, known = self.plain[runs[0] :], self.known_runs[runs[1] :]
         self.state(size * (count - 1))
         start = at
         for copy in range(1, count):
@@ -252,6 +256,16 @@ class _Builder:
             self.plain += [(moved(a), moved(b)) for a, b in plain]
             self.known_runs += [(moved(a), run) for a, run in known]
         return end + size * (count - 1)
+
+    def fresh(self, regex: ex.Regex, at: int) -> int:
+        """Its automaton, if that is not too large: by it, texts of which none is left are known at their beginnings."""
+        try:
+            found = automaton_of(regex)
+        except RequestError:
+            return self.node(regex, at)
+        words = networks.words(found.moves, found.final, np.bincount(found.classes, minlength=found.moves.shape[1]))
+        self.words += [(self.states + state, int(n)) for state, n in enumerate(words)]
+        return self.automaton(found, at)
 
     def automaton(self, automaton: _Automaton, at: int) -> int:
         first = self.state(len(automaton.moves) + 1)
@@ -289,7 +303,8 @@ def compile_grammar(grammar: ex.Grammar, *, nothing: bool = False) -> Network:
     moves = moves[np.lexsort((moves[:, 1], moves[:, 0]))]
     empties, calls = empties[empties[:, 0].argsort()], calls[calls[:, 0].argsort()]
     rules = np.array(builder.rules, np.int32)
-    states = np.zeros((builder.states + 1, 7), np.int32)
+    states = np.zeros((builder.states + 1, 8), np.int32)
+    states[:, WORDS] = MANY
     states[builder.ends, FINAL] = 1
 
     def network() -> Network:
@@ -308,6 +323,8 @@ def compile_grammar(grammar: ex.Grammar, *, nothing: bool = False) -> Network:
     made = network()
     for state, run in builder.known_runs:
         states[state, RUN] = max(states[state, RUN], run)
+    for state, count in builder.words:
+        states[state, WORDS] = count
     plain = np.array([(a, b) for a, b in builder.plain if live[b]], np.int64).reshape(-1, 2)
     plain = plain[plain[:, 0].argsort()]
     first = np.searchsorted(plain[:, 0], np.arange(builder.states + 1))

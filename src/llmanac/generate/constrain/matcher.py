@@ -19,7 +19,7 @@ from llmanac.generate.constrain.automaton import compile_grammar
 from llmanac.generate.constrain.expressions import Grammar
 from llmanac.generate.constrain.vocabulary import vocabulary_of
 from llmanac.kernels.constrain import recognize
-from llmanac.kernels.constrain.recognize import FULL, LONGEST_TOKEN
+from llmanac.kernels.constrain.items import ACCEPTS, FRESH, FULL, LONGEST_TOKEN, SET_RUN, VARIED, memory_for
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._base import Tokenizer
@@ -46,7 +46,7 @@ class Matcher:
     def __init__(self, grammar: Grammar, tokenizer: Tokenizer, *, sets: int | None = None) -> None:
         self.tokenizer, self.vocabulary = tokenizer, vocabulary_of(tokenizer)
         self.network = compile_grammar(grammar)
-        self.reads_text = bool((self.network.rules[:, 1] == recognize.FRESH).any())
+        self.reads_text = bool((self.network.rules[:, 1] == FRESH).any())
         self._counts = np.bincount(self.network.classes)
         letters = np.searchsorted(self.network.classes, np.arange(len(self._counts)))
         self._letters = np.where(self._counts == 1, letters, -1)  # the byte of each class that has only one
@@ -63,7 +63,7 @@ class Matcher:
             self._new()
 
     def _new(self) -> None:
-        self._memory = recognize.memory(len(self._counts), self._sets)
+        self._memory = memory_for(len(self._counts), self._sets)
         self._masks: dict[int, np.ndarray] = {}
         self._forced: dict[int, list[int]] = {}
         self.start = self.follow(-1, NO_BYTES, 0, 0)
@@ -77,7 +77,7 @@ class Matcher:
 
     def accepts(self, state: int) -> bool:
         """Whether the text may end."""
-        return bool(self._memory.sets[state, recognize.ACCEPTS])
+        return bool(self._memory.sets[state, ACCEPTS])
 
     def mask(self, state: int, buffer: np.ndarray, at: int) -> np.ndarray | None:
         """(words,) uint32: the tokens that may follow, bit by bit, without end-of-text; None: memory is used up."""
@@ -86,12 +86,12 @@ class Matcher:
             return found
         with self._lock:
             memory = self._memory
-            run, varied = memory.sets[state, recognize.SET_RUN], memory.counts[recognize.VARIED]
+            run, varied = memory.sets[state, SET_RUN], memory.counts[VARIED]
             chosen = next(part for part in self.vocabulary.slices if part.run <= run)
             mask = chosen.plain.copy()
             if recognize.walk(self.network, memory, chosen.rest, state, mask, buffer, at) == FULL:
                 return None
-            if memory.counts[recognize.VARIED] == varied:  # the mask does not depend on the text itself
+            if memory.counts[VARIED] == varied:  # the mask does not depend on the text itself
                 if len(self._masks) * mask.nbytes > MOST_BYTES:
                     self._masks.clear()
                 self._masks[state] = mask
@@ -106,10 +106,10 @@ class Matcher:
         if found is not None:
             return found
         with self._lock:
-            varied = self._memory.counts[recognize.VARIED]
+            varied = self._memory.counts[VARIED]
             size = int(recognize.forced(self.network, self._memory, state, self._letters, buffer, at, MOST_FORCED))
             found = self._encoded(state, buffer.copy(), at, size) if size > 0 else []
-            if size >= 0 and self._memory.counts[recognize.VARIED] == varied:
+            if size >= 0 and self._memory.counts[VARIED] == varied:
                 if len(self._forced) > MOST_KEPT:
                     self._forced.clear()
                 self._forced[state] = found

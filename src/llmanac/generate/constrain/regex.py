@@ -11,40 +11,28 @@ meaning of JSON Schema's `pattern`: the text has a match somewhere, `\s` and `.`
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from llmanac.core.errors import RequestError
+from llmanac.generate.constrain._classes import (
+    CATEGORIES,
+    DIGITS,
+    ECMA_SPACES,
+    LONG_NAMES,
+    POSIX,
+    SPACES,
+    WORDS,
+    cases,
+    category_of,
+)  # fmt: skip
 from llmanac.generate.constrain._utf8 import EVERY, Ranges, normal, others
 from llmanac.generate.constrain.expressions import LAST_CHARACTER, Chars, Concat, Regex, Repeat, Union
 
 LONGEST, MOST_REPEATS, DEEPEST = 20_000, 100_000, 100
 EMPTY, NOTHING, ANYTHING = Concat(()), Union(()), Repeat(Chars(EVERY), 0)
 CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "v": "\v", "0": "\0"}
-DIGITS: Ranges = ((48, 57),)
-WORDS: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
-SPACES: Ranges = ((9, 13), (32, 32))
-ECMA_SPACES: Ranges = (
-    (9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F),
-    (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
-)  # fmt: skip
-POSIX = {
-    "alpha": ((65, 90), (97, 122)), "digit": DIGITS, "alnum": ((48, 57), (65, 90), (97, 122)), "word": WORDS,
-    "upper": ((65, 90),), "lower": ((97, 122),), "space": SPACES, "punct": ((33, 47), (58, 64), (91, 96), (123, 126)),
-    "xdigit": ((48, 57), (65, 70), (97, 102)),
-}  # fmt: skip
-CATEGORIES = frozenset(
-    [
-        "L", "Lu", "Ll", "Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N", "Nd", "Nl", "No", "P", "Pc", "Pd", "Ps", "Pe",
-        "Pi", "Pf", "Po", "S", "Sm", "Sc", "Sk", "So", "Z", "Zs", "Zl", "Zp", "C", "Cc", "Cf", "Co", "Cn",
-    ]
-)  # fmt: skip
-LONG_NAMES = {
-    "Letter": "L", "Uppercase_Letter": "Lu", "Lowercase_Letter": "Ll", "Mark": "M", "Number": "N", "digit": "Nd",
-    "Decimal_Number": "Nd", "Punctuation": "P", "punct": "P", "Symbol": "S", "Separator": "Z", "Other": "C",
-}  # fmt: skip
 REFUSED = {
     "?=": "look-ahead", "?!": "look-ahead", "?<=": "look-behind", "?<!": "look-behind", "?>": "an atomic group",
     "?(": "a condition", "?P=": "a reference to a group", "?P>": "recursion", "?&": "recursion", "?R": "recursion",
@@ -311,7 +299,7 @@ class RegexReader:
                 raise self.error(
                     f"the property {name!r} is not supported; use a general category such as L or Nd", start
                 )
-            found = _category(name)
+            found = category_of(name)
         return others(found) if inverted else found
 
     def bracket(self, start: int) -> Ranges:
@@ -357,7 +345,7 @@ class RegexReader:
         if not self.flags.ignore_case:
             return ranges
         lows, highs = (np.array(column) for column in zip(*normal(ranges), strict=True))
-        letters, forms = _cases()
+        letters, forms = cases()
         place = np.searchsorted(lows, letters, "right") - 1
         inside = (place >= 0) & (highs[place] >= letters)
         return normal([*ranges, *((int(c), int(c)) for c in forms[inside])])
@@ -376,26 +364,3 @@ def _after(left: Places, right: Places) -> Places:
             if NOTHING not in (first, second):
                 found.setdefault((begins or begun, ended or ends), []).append(Concat((first, second)))
     return {place: _joined(parts) for place, parts in found.items()} or {(False, False): NOTHING}
-
-
-@functools.cache
-def _cases() -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of different characters that are equal without regard to case."""
-    groups: dict[str, list[int]] = {}
-    for code in range(0x1E944):
-        if 0xD800 <= code < 0xE000:
-            continue
-        folded = chr(code).casefold()
-        if len(folded) == 1:
-            groups.setdefault(folded, []).append(code)
-    pairs = [(a, b) for group in groups.values() if len(group) > 1 for a in group for b in group if a != b]
-    table = np.array(pairs)
-    return table[:, 0], table[:, 1]
-
-
-@functools.cache
-def _category(name: str) -> Ranges:
-    from llmanac.kernels.unicode import in_categories
-
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], in_categories(name), [False]]).astype(np.int8)))
-    return normal(zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True))

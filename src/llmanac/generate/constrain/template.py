@@ -5,8 +5,9 @@ r"""Templates: fixed text and slots that the model fills, each with a constraint
     Template(["Name: ", Slot("name", regex="[A-Z][a-z]+"), "."])
 
 A slot is a regular expression between slashes, a list of choices, `text`, or a name alone, whose `Slot` is then an
-argument. `{{` and `}}` are braces. A slot of text ends before its `stop`, by default the fixed text that follows; a
-stop is written once, also where the fixed text begins with it. After `max_tokens` tokens a slot of text ends by itself.
+argument. `{{` and `}}` are braces. A slot of text ends before its `stop`, by default the fixed text that follows (its
+first 64 characters); a stop is written once, also where the fixed text begins with it. After `max_tokens` tokens a slot
+of text ends by itself.
 
 The template is one grammar over bytes, so tokens may cross from fixed text into a slot and back where the grammar
 allows it (token healing). Fixed text is appended without a step of the model, up to the first token which could be part
@@ -17,6 +18,7 @@ Where a text can be divided in several ways, each slot takes as much as it can, 
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,23 +38,29 @@ from llmanac.generate.constrain.json_schema import parse
 from llmanac.generate.constrain.matcher import Follower, Matcher
 from llmanac.generate.constrain.regex import ANYTHING, parse_regex
 from llmanac.kernels.constrain import recognize
+from llmanac.kernels.constrain.items import ACCEPTS, FULL, memory_for
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._base import Tokenizer
 
-MOST_PARTS, LONGEST = 1000, 100_000  # parts, and characters of fixed text
+MOST_PARTS, LONGEST = 1000, 100_000  # parts, and characters of a template
+STOP = 64  # characters of fixed text that end a slot of text before it
 Matchers = Callable[[int, str], Matcher]  # of the parts from a place on, behind a fixed text
 ONE_OR_MORE = ex.Repeat(ex.Chars(EVERY), 1)
 
 
-@functools.lru_cache(maxsize=32)
 def template_of(given: object) -> Template:
     """A template, or that of a text. Raises RequestError for anything else, and as Template does."""
     if isinstance(given, Template):
         return given
     if not isinstance(given, str):
         raise RequestError(f"template: {shown(given)} is neither a Template nor a text")
-    return Template(given)
+    return _written(given)
+
+
+@functools.lru_cache(maxsize=32)
+def _written(text: str) -> Template:
+    return Template(text)
 
 
 class Template:
@@ -67,6 +75,8 @@ class Template:
     """
 
     def __init__(self, parts: str | Sequence[str | Slot], **slots: Slot) -> None:
+        if isinstance(parts, str) and len(parts) > LONGEST:
+            raise RequestError(f"template: {len(parts):,} characters are more than {LONGEST:,}; make it shorter")
         given = read(parts, slots) if isinstance(parts, str) else list(parts)
         self.parts: list[str | Slot] = []
         for part in given:  # neighbouring fixed texts become one
@@ -99,7 +109,7 @@ class Template:
         if isinstance(after, Slot) and slot.stop is None:
             raise RequestError(f"template: nothing ends slot {slot.name!r} before {after.name!r}; give it a stop")
         fixed = after if isinstance(after, str) else ""
-        stop = slot.stop or fixed or None
+        stop = slot.stop or fixed[:STOP] or None
         return stop, fixed.removeprefix(stop or "")
 
     def _piece(self, at: int) -> ex.Grammar:
@@ -215,28 +225,29 @@ class Reader:
 
     def __init__(self, grammar: ex.Grammar) -> None:
         self.network = compile_grammar(grammar)
-        self._room = 1 << 11
+        self._room, self._lock = 1 << 11, threading.Lock()
         self.clear()
 
     def clear(self) -> None:
         """Forget the sets, and have room for more of them."""
         self._room = min(8 * self._room, 1 << 17)
-        self.memory = recognize.memory(int(self.network.classes.max()) + 1, self._room)
+        self.memory = memory_for(int(self.network.classes.max()) + 1, self._room)
 
     def ends(self, data: bytes, start: int) -> list[int]:
         """Where the text from `start` on may end, in order."""
-        for _ in range(3):
-            buffer = np.frombuffer(data[start:] + b" ", np.uint8).copy()
-            found, state = [], -1
-            for at in range(len(buffer)):
-                state = int(recognize.follow(self.network, self.memory, state, buffer, max(0, at - 1), at))
-                if state < 0:
-                    break
-                if self.memory.sets[state, recognize.ACCEPTS]:
-                    found.append(start + at)
-            if state != recognize.FULL:
-                return found
-            self.clear()
+        buffer = np.frombuffer(data[start:] + b" ", np.uint8).copy()
+        with self._lock:
+            for _ in range(3):
+                found, state = [], -1
+                for at in range(len(buffer)):
+                    state = int(recognize.follow(self.network, self.memory, state, buffer, max(0, at - 1), at))
+                    if state < 0:
+                        break
+                    if self.memory.sets[state, ACCEPTS]:
+                        found.append(start + at)
+                if state != FULL:
+                    return found
+                self.clear()
         raise ValueError("the template is too ambiguous for this text")
 
 

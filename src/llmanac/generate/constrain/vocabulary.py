@@ -16,8 +16,8 @@ import numpy as np
 
 from llmanac.core.errors import RequestError
 from llmanac.kernels.constrain import networks
+from llmanac.kernels.constrain.items import LONGEST_TOKEN
 from llmanac.kernels.constrain.networks import LONGEST_RUN
-from llmanac.kernels.constrain.recognize import LONGEST_TOKEN
 
 if TYPE_CHECKING:
     from llmanac.tokenizers._base import Tokenizer

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmanac.kernels.constrain.recognize import CALL_AT, EMPTY_AT, FINAL, MOVE_AT
+from llmanac.kernels.constrain.items import CALL_AT, EMPTY_AT, FINAL, MANY, MOVE_AT
 from llmanac.kernels.text import cached
 
 LONGEST_RUN = 32  # plain characters; more are not counted
@@ -118,6 +118,43 @@ def _automaton_runs(moves, plain_moves, byte_class):
 
 
 automaton_runs = cached(_automaton_runs)
+
+
+def _words(moves, final, sizes):
+    """(states,) int32: how many texts a deterministic automaton matches from each state, MANY for more.
+
+    `sizes` (classes,): bytes of each class.
+    """
+    states = moves.shape[0]
+    alive, words, changed = final.copy(), np.full(states, -1, np.int64), True
+    while changed:
+        changed = False
+        for state in range(states - 1, -1, -1):
+            for letter in range(moves.shape[1]):
+                to = moves[state, letter]
+                if to >= 0 and alive[to] and not alive[state]:
+                    alive[state] = changed = True
+    changed = True
+    while changed:  # a state is counted once all that follow are; those on circles never are
+        changed = False
+        for state in range(states - 1, -1, -1):
+            if words[state] >= 0:
+                continue
+            total, known = np.int64(final[state]), True
+            for letter in range(moves.shape[1]):
+                to = moves[state, letter]
+                if to >= 0 and alive[to]:
+                    known &= words[to] >= 0
+                    total += sizes[letter] * words[to]
+            if known:
+                words[state], changed = min(total, MANY), True
+    for state in range(states):
+        if words[state] < 0:
+            words[state] = MANY
+    return words
+
+
+words = cached(_words)
 
 
 def _trie(data, offsets, ids, same):

@@ -14,207 +14,62 @@ Earley 1970, An efficient context-free parsing algorithm; Leo 1991 for right rec
 # (numba types these functions itself)
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
+from llmanac.kernels.constrain.items import (  # noqa: F401
+    ACCEPTS,
+    CALL_AT,
+    DEAD,
+    DONE,
+    EMPTY_AT,
+    ENDS,
+    FINAL,
+    FRESH,
+    FULL,
+    HERE,
+    ITEMS,
+    KERNEL_AT,
+    KERNELS,
+    LATER,
+    LONGEST_TOKEN,
+    MANY,
+    MOVE_AT,
+    OVER,
+    PLAIN,
+    RUN,
+    SCAN_AT,
+    SCANS,
+    SCOPE,
+    SET_RUN,
+    SET_TABLE,
+    SETS,
+    STAMP,
+    TAIL,
+    UNKNOWN,
+    VARIED,
+    WAIT_AT,
+    WAIT_RULES,
+    WAITING,
+    WAITS,
+    WORDS,
+    WORK,
+    Memory,
+    Network,
+    add,
+    begun,
+    frame_for,
+    frame_of,
+    list_of,
+    list_with,
+    listed,
+    mixed,
+    packed,
+    sort,
+    state_of,
+    text_of,
+)
 from llmanac.kernels.text import cached
-
-DEAD, UNKNOWN, FULL = -1, -2, -4  # no text goes on; a move that is not computed yet; memory is used up
-PLAIN, SCOPE, FRESH = 0, 1, 2  # kinds of rules
-SETS, ITEMS, WAITS, FRAMES, TEXTS, LETTERS, LISTS, STAMP, DONE, VARIED = range(10)  # what is counted
-LONGEST_TOKEN = 1024  # bytes; longer ones are never allowed
-HERE = -1  # a Fresh terminal that begins with the next byte
-LATER = 0  # the text of a Fresh terminal that ends in a token which is only considered
-FRAME_BITS, LIST_BITS = 21, 20
-FRAME_MASK, LIST_MASK = (1 << FRAME_BITS) - 1, (1 << LIST_BITS) - 1
-
-
-# columns of `Network.states`, rows of `Network.moves`, of `Memory.sets` and so on
-MOVE_AT, EMPTY_AT, CALL_AT, FINAL, ENDS, TAIL, RUN = range(7)
-KERNEL_AT, SCAN_AT, WAIT_AT, ACCEPTS, SET_RUN = range(5)
-KERNELS, SCANS, WAITING, WAIT_RULES = range(4)
-SET_TABLE, FRAME_TABLE, LIST_TABLE, TEXT_TABLE = range(4)
-WORK, MARKS, STAMPS, OVER = range(4)
-
-
-class Network(NamedTuple):
-    """A grammar, in few arrays, because passing one costs time.
-
-    states (states + 1, 7) int32: where its moves, empty moves and calls begin; whether it ends a rule, whether empty
-        moves lead to an end, whether nothing else follows; how many plain characters may follow, whatever they are.
-    moves (moves, 3): the lowest and highest class of bytes, where it leads; sorted by state and lowest class.
-    empties (empties,); calls (calls, 2): rule, where it goes on; rules (rules, 2): start, kind.
-    classes (256,) uint8: of each byte.
-    """
-
-    states: np.ndarray
-    moves: np.ndarray
-    empties: np.ndarray
-    calls: np.ndarray
-    rules: np.ndarray
-    classes: np.ndarray
-
-
-class Memory(NamedTuple):
-    """Sets, and what they are made of.
-
-    counts: what is used; moves (sets, classes) int32; sets (sets + 1, 5): where its items begin, whether the text may
-        end, how many plain characters may follow; items (4, items): of kernels, with moves on bytes, waiting for a
-        rule, and that rule; tables (4, slots): hash tables of sets, frames, lists and texts; frames (frames, 4): set,
-        rule, list of texts, start; lists (lists, 2): the list before, text; text_at, letters: texts; scratch (4, n).
-    """
-
-    counts: np.ndarray
-    moves: np.ndarray
-    sets: np.ndarray
-    items: np.ndarray
-    tables: np.ndarray
-    frames: np.ndarray
-    lists: np.ndarray
-    text_at: np.ndarray
-    letters: np.ndarray
-    scratch: np.ndarray
-
-
-def memory(classes: int, sets: int) -> Memory:
-    """Empty memory for so many sets. The system takes memory only for what is used of an array."""
-    frames, lists = 4 * sets, 2 * sets
-    made = Memory(
-        np.zeros(10, np.int64), np.empty((sets, classes), np.int32), np.zeros((sets + 1, 5), np.int64),
-        np.empty((4, 16 * sets), np.int64), np.zeros((4, 8 * sets), np.int32), np.zeros((frames, 4), np.int32),
-        np.zeros((lists, 2), np.int32), np.zeros(lists + 1, np.int64), np.empty(64 * lists, np.uint8),
-        np.zeros((4, 8 * sets), np.int64),
-    )  # fmt: skip
-    made.counts[[FRAMES, LISTS, TEXTS]] = 1  # frame 0 is the whole text, list 0 is empty, text 0 is `LATER`
-    return made
-
-
-@njit
-def packed(state, frame, texts):
-    return (np.int64(state) << (FRAME_BITS + LIST_BITS)) | (np.int64(frame) << LIST_BITS) | np.int64(texts)
-
-
-@njit
-def state_of(item):
-    return item >> (FRAME_BITS + LIST_BITS)
-
-
-@njit
-def frame_of(item):
-    return (item >> LIST_BITS) & FRAME_MASK
-
-
-@njit
-def list_of(item):
-    return item & LIST_MASK
-
-
-@njit
-def mixed(value):
-    value = np.uint64(value) * np.uint64(0x9E3779B97F4A7C15)
-    value ^= value >> np.uint64(29)
-    return value * np.uint64(0xBF58476D1CE4E5B9)
-
-
-@njit
-def frame_for(m, origin, rule, texts, start):
-    """The frame of these four numbers, made where it is new; FULL."""
-    table = m.tables[FRAME_TABLE]
-    slot = np.int64(
-        mixed(mixed(mixed(mixed(origin) ^ np.uint64(rule)) ^ np.uint64(texts)) ^ np.uint64(start + 1)) >> 20
-    )
-    slot %= table.shape[0]
-    while table[slot]:
-        found = table[slot]
-        row = m.frames[found]
-        if row[0] == origin and row[1] == rule and row[2] == texts and row[3] == start:
-            return np.int64(found)
-        slot = (slot + 1) % table.shape[0]
-    new = m.counts[FRAMES]
-    if new >= m.frames.shape[0] or new > FRAME_MASK:
-        return np.int64(FULL)
-    m.counts[FRAMES] = new + 1
-    m.frames[new, 0], m.frames[new, 1], m.frames[new, 2], m.frames[new, 3] = origin, rule, texts, start
-    table[slot] = new
-    return new
-
-
-@njit
-def list_with(m, before, text):
-    """The list of texts with one more; FULL."""
-    table = m.tables[LIST_TABLE]
-    slot = np.int64(mixed(mixed(before) ^ np.uint64(text)) >> 20) % table.shape[0]
-    while table[slot]:
-        found = table[slot]
-        if m.lists[found, 0] == before and m.lists[found, 1] == text:
-            return np.int64(found)
-        slot = (slot + 1) % table.shape[0]
-    new = m.counts[LISTS]
-    if new >= m.lists.shape[0] or new > LIST_MASK:
-        return np.int64(FULL)
-    m.counts[LISTS] = new + 1
-    m.lists[new, 0], m.lists[new, 1] = before, text
-    table[slot] = new
-    return new
-
-
-@njit
-def text_of(m, buffer, start, stop, make):
-    """The number of `buffer[start:stop]`; 0 where it is new and not to be made; FULL."""
-    key = np.uint64(stop - start)
-    for i in range(start, stop):
-        key = mixed(key ^ np.uint64(buffer[i]))
-    table = m.tables[TEXT_TABLE]
-    slot = np.int64(key >> 20) % table.shape[0]
-    while table[slot]:
-        found = table[slot]
-        at = m.text_at[found]
-        same = m.text_at[found + 1] - at == stop - start
-        i = start
-        while same and i < stop:
-            same = m.letters[at + i - start] == buffer[i]
-            i += 1
-        if same:
-            return np.int64(found)
-        slot = (slot + 1) % table.shape[0]
-    if not make:
-        return np.int64(0)
-    new, used = m.counts[TEXTS], m.counts[LETTERS]
-    if new + 1 >= m.text_at.shape[0] or used + stop - start > m.letters.shape[0]:
-        return np.int64(FULL)
-    m.letters[used : used + stop - start] = buffer[start:stop]
-    m.text_at[new], m.text_at[new + 1] = used, used + stop - start
-    m.counts[TEXTS], m.counts[LETTERS] = new + 1, used + stop - start
-    table[slot] = new
-    return new
-
-
-@njit
-def listed(m, texts, text):
-    """Whether a list holds a text; one that is not known yet may be any."""
-    while texts:
-        if m.lists[texts, 1] == text or m.lists[texts, 1] == LATER:
-            return True
-        texts = m.lists[texts, 0]
-    return False
-
-
-@njit
-def add(m, count, item):
-    """`work[:count]` with an item that it lacks; the new count, or FULL."""
-    work, marks, stamps = m.scratch[WORK], m.scratch[MARKS], m.scratch[STAMPS]
-    stamp = m.counts[STAMP]
-    slot = np.int64(mixed(item) >> 20) % marks.shape[0]
-    while stamps[slot] == stamp:
-        if marks[slot] == item:
-            return count
-        slot = (slot + 1) % marks.shape[0]
-    if 2 * count >= work.shape[0]:
-        return np.int64(FULL)
-    marks[slot], stamps[slot], work[count] = item, stamp, item
-    return count + 1
 
 
 @njit
@@ -331,20 +186,6 @@ def close(g, m, new, size):
 
 
 @njit
-def sort(x):
-    """Sort in place: Shell's sort, for short arrays."""
-    gap = x.shape[0] // 2
-    while gap:
-        for i in range(gap, x.shape[0]):
-            value, j = x[i], i
-            while j >= gap and x[j - gap] > value:
-                x[j] = x[j - gap]
-                j -= gap
-            x[j] = value
-        gap //= 2
-
-
-@njit
 def set_of(g, m, count):
     """The set whose kernel is `work[:count]`, made where it is new; FULL."""
     kernel = m.scratch[WORK, :count]
@@ -417,6 +258,10 @@ def step(g, m, origin, letter, buffer, at, real):
                             return count
                 if g.states[to, TAIL]:
                     continue
+                if texts and g.states[to, WORDS] < MANY:
+                    varies = True
+                    if g.states[to, WORDS] <= begun(g, m, texts, to, buffer, m.frames[own, 3], at + 1):
+                        continue
             count = add(m, count, packed(to, own, texts))
             if count < 0:
                 return count
