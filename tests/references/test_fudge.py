@@ -2,10 +2,11 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
-from _engine_models import HistoryModel
+from _engine_models import ByteTokenizer, HistoryModel
 from _small_models import randomise
 
 from llmanac.core.errors import DataError, RequestError, SpecError
@@ -136,6 +137,14 @@ def test_the_classifier_may_read_the_prompt_too():
     for wrong in ({"k": 0}, {"weight": -1.0}):
         with pytest.raises(SpecError, match=next(iter(wrong))):
             Fudge(classifier=network, **wrong)
+
+
+def test_under_a_constraint_only_what_it_allows_is_a_candidate():
+    network = randomise(GRUClassifier(260, dim=6, hidden=5)).double()
+    engine = Engine(HistoryModel(), ByteTokenizer())
+    for k in (1, 2, 260):
+        found = engine.generate("x", regex="[ab]{4}", decoding=[Fudge(classifier=network, k=k)], max_new_tokens=9, n=3)
+        assert all(re.fullmatch("[ab]{4}", done.text) for done in found)
 
 
 def batch(lists, classes=None):

@@ -143,10 +143,12 @@ class Template:
         """The texts of the parts from `start` to `stop`, behind the fixed text `before`."""
         rules: dict[str, ex.Node] = {}
         nodes: list[ex.Node] = [ex.Terminal(literal(before))]
-        for at, piece in enumerate(self._pieces[start:stop], start):
-            names = {name: name if name.startswith("slot") else f"part{at}" for name in piece.rules}
-            rules |= {names[name]: node for name, node in piece.rules.items()}
-            nodes.append(ex.Ref(names[piece.start]))
+        for piece in self._pieces[start:stop]:
+            only = piece.rules[piece.start]
+            if len(piece.rules) > 1 or not isinstance(only, ex.Terminal):
+                rules |= piece.rules
+                only = ex.Ref(piece.start)
+            nodes.append(only)
         rules["template"] = ex.Sequence(tuple(nodes))
         return ex.Grammar(rules, "template")
 
@@ -167,14 +169,14 @@ class Template:
         """
         readers = self._readers
         data = text.encode("utf-8", "surrogatepass")
+        if len(data) not in self._reader.ends(data, 0):  # at once, before ways to divide it are tried
+            raise ValueError("the text is not one of the template")
         ends: list[list[int]] = [readers[0].ends(data, 0)]  # of the parts so far, the longest last
         starts, hopeless = [0], set[tuple[int, int]]()
         while len(ends) <= len(readers):
             if not ends[-1]:
                 ends.pop()
                 hopeless.add((len(ends), starts.pop()))
-                if not ends:
-                    raise ValueError("the text is not one of the template")
                 continue
             stop = ends[-1].pop()
             if len(ends) == len(readers):
@@ -192,6 +194,10 @@ class Template:
                     found = found.removesuffix(end)
                 values[part.name] = found if part.schema is None else parse(found)
         return values
+
+    @functools.cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.grammar())
 
     @functools.cached_property
     def _readers(self) -> list[Reader]:
