@@ -7,14 +7,16 @@ that of the text under the model alone, in nats. FUDGE's classifier of beginning
 {training} samples from other sentences ({valid_training:.0%} of them valid). The arm of a policy trained to the
 constraint's reward is not a part of this study yet.
 
-- Hard constraints give {masks[valid]:.0%} (masks) and {template[valid]:.0%} (template) valid records where the prompt
-  alone gives {prompt[valid]:.0%}. Their texts have {masks[logprob]:.1f} and {template[logprob]:.1f} nats; what the
-  model writes by itself has {prompt[logprob]:.1f}. The template needs {template[calls]} calls of the model for all
-  sentences, the masks {masks[calls]}, the prompt alone {prompt[calls]}.
-- Ranked samples are valid in {rank1[valid]:.0%}, {rank4[valid]:.0%} and {rank16[valid]:.0%} of the cases for n = 1, 4
-  and 16, and the last cost {rank16[ratio]:.1f} times the tokens of n = 1.
-- FUDGE with weight 1 makes {fudge1[valid]:.0%} valid, with weight {most} {fudge_most[valid]:.0%}; plain samples are
-  in {rank1[valid]:.0%}. Its classifier reads {fudge1[candidates]:.0f} tokens for one that is generated.
+- Taking the most probable token, hard constraints give {masks[valid]:.0%} (masks) and {template[valid]:.0%} (template)
+  valid records, the prompt alone {prompt[valid]:.0%}. Their texts have {masks[logprob]:.1f} and {template[logprob]:.1f}
+  nats; what the model writes by itself has {prompt[logprob]:.1f}. The template needs {template[calls]} calls of the
+  model for all sentences, the masks {masks[calls]}, the prompt alone {prompt[calls]}.
+- Sampling, {rank1[valid]:.0%} of {rank1[texts]} plain samples are valid, and {sampled[valid]:.0%} of {sampled[texts]}
+  with masks. Ranked samples are in {rank4[valid]:.0%} and {rank16[valid]:.0%} of the cases for n = 4 and 16; the last
+  cost {rank16[ratio]:.1f} times the tokens of n = 1.
+- FUDGE with weight 1 makes {fudge1[valid]:.0%} of {fudge1[texts]} samples valid, with weight {most}
+  {fudge_most[valid]:.0%}. Its classifier reads {fudge1[candidates]:.0f} tokens for one that is generated.
+- It is a task of few sentences: differences of accuracy between arms that are mostly valid are not significant.
 - Masking is not conditioning. On a model of {texts} texts that can be enumerated, where a text is valid with
   probability {chance:.2f}, the distribution under masks is {kl[masks]:.3f} nats from the model's own given that the
   text is valid. FUDGE with an exact classifier is that distribution ({kl[fudge]:.0e} nats); with the best two
@@ -297,7 +299,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
                 table(
                     ["method", "nats", "total variation"],
                     [
-                        [text, "infinite" if kl[key] is None else f"{kl[key]:.4f}", f"{variation[key]:.4f}"]
+                        [text, "infinite" if kl[key] is None else f"{kl[key]:.4f}", f"{abs(variation[key]):.4f}"]
                         for key, text in names.items()
                     ],
                 )
@@ -315,7 +317,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ranked["rank16"] = {**ranked["rank16"], "ratio": ranked["rank16"]["tokens"] / ranked["rank1"]["tokens"]}
     return {
         "target": "SmolLM2-135M-Instruct", "heat": HEAT, "prompt": arms["prompt alone"], "template": arms["template"],
-        "masks": arms["masks"], "fudge1": arms["FUDGE, weight 1"], "fudge_most": arms[f"FUDGE, weight {most}"],
+        "masks": arms["masks"], "sampled": arms["masks, sampled"],
+        "fudge1": arms["FUDGE, weight 1"], "fudge_most": arms[f"FUDGE, weight {most}"],
         "most": most, **ranked, **result["exact"],
         **{key: found[key] for key in ("training", "valid_training", "tests", "each")},
     }  # fmt: skip
