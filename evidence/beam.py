@@ -37,12 +37,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from llmanac.evaluate.answers import f1
 
 from evidence._compared import made_up
 from evidence.speculation import FILE, target
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.evaluate.answers import f1
 from llmanac.generate.decoding.no_repeat_ngram import followers
 from llmanac.generate.engine import Completion, Engine
 from llmanac.lab.report import Section, table

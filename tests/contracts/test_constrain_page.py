@@ -1,7 +1,8 @@
-"""docs/constrain.md: its code runs, and its keywords, formats and limits are those of the code."""
+"""docs/constrain.md and constraints-methods.md: their code runs; keywords, formats and limits are those of the code."""
 
 import re
 
+import pytest
 from _pages import blocks
 
 from llmanac.generate.constrain import _json_document, _json_keywords, _json_numbers, _json_schemas, _json_strings
@@ -29,8 +30,9 @@ def test_the_page_is_that_of_the_code(root):
     assert f"at most {_json_keywords.MAX_BRANCHES} schemas" in table
 
 
-def test_the_code_runs(root):
-    page = (root / "docs" / "constrain.md").read_text("utf-8")
-    for block in blocks(page):
+@pytest.mark.parametrize("page", ["constrain.md", "constraints-methods.md"])
+def test_the_code_runs(root, page):
+    names = {}
+    for block in blocks((root / "docs" / page).read_text("utf-8")):
         assert block.language == "python"
-        exec(block.text, {})
+        exec(block.text, names)

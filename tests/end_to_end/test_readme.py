@@ -22,7 +22,7 @@ SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
 # a minute or more each
 LONG = [f"docs/{n}.md" for n in ("align", "classify", "compare", "finetune", "generate", "ngrams", "tokenizers")]
 # run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
-ELSEWHERE = ["docs/constrain.md", "docs/data.md", "CONTRIBUTING.md"]
+ELSEWHERE = ["docs/constrain.md", "docs/constraints-methods.md", "docs/data.md", "CONTRIBUTING.md"]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class Completion:
         index: which of the prompt's `n` samples this is; of beams, the best is the first.
         score: what a beam search ranked it by, else None.
         drafted, accepted: tokens that a drafter proposed for it, and those of them that the model chose too.
-        parsed: the object of the text where `schema` was given and the text is complete, else None.
+        parsed: the object of a complete text where `schema` was given, the slots where `template` was; else None.
     """
 
     text: str

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from llmanac.generate.constrain import parser_of
 from llmanac.generate.constrain.expressions import Grammar
 from llmanac.generate.constraint import Constraint
 from llmanac.generate.decoding import DecodingSpec, beam
+
+if TYPE_CHECKING:
+    from llmanac.generate.constrain.template import Template
 
 FinishReason = Literal["stop", "length"]
 MOST_SAMPLES = 4096  # of one prompt
@@ -61,6 +64,7 @@ class Options(TypedDict, total=False):
     regex: a regular expression that the text matches as a unit (`constrain/regex.py` has the syntax).
     grammar: a context-free grammar of the text in Lark's form (`constrain/lark.py`), or a `Grammar`.
     schema: a JSON Schema of the text, or a class with `model_json_schema`; `Completion.parsed` is then the object.
+    template: fixed text and slots (`constrain/template.py`); `Completion.parsed` is then a dict of the slots' values.
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
     adapter: the name of one of the engine's adapters, or None for the model alone.
     speculative: False: without the engine's drafter, where it has one. The tokens are the same.
@@ -93,6 +97,7 @@ class Options(TypedDict, total=False):
     regex: str | None
     grammar: str | Grammar | None
     schema: Mapping[str, Any] | type | None
+    template: Template | str | None
     constraint: Callable[[], Constraint] | None
     adapter: str | None
     speculative: bool
@@ -166,7 +171,7 @@ class Request:
             raise RequestError("constraint: give a function or class that makes one for each sample")
         if self.constraint is not None and options.get("allowed_ids") is not None:
             raise RequestError("allowed_ids: give either a constraint or allowed_ids, not both")
-        self.parser = parser_of(options.get("schema"))
+        self.parser = parser_of(options)
         self.first = len(self.prompt) if source_length is None else source_length
         last = self.decoding[-1] if self.decoding else None
         self.search: beam.Spec | None = last if isinstance(last, beam.Spec) else None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmanac.generate.constrain.matcher import Matcher
     from llmanac.tokenizers._base import Tokenizer
 
-WAYS = ("constraint", "regex", "grammar", "schema")
+WAYS = ("constraint", "regex", "grammar", "schema", "template")
 MOST_KEPT = 32  # matchers of an engine
 Matchers = MutableMapping[tuple[str, str], "Matcher"]
 
@@ -22,12 +22,12 @@ def grammar_of(options: Mapping[str, Any]) -> tuple[tuple[str, str], Callable[[]
     """What names the grammar that the options ask for, and a function that makes it; None where they ask for none.
 
     Raises:
-        RequestError: more than one of `constraint`, `regex`, `grammar` and `schema`, or one of a wrong type.
+        RequestError: more than one of `WAYS`, or one of a wrong type.
     """
     asked = [name for name in WAYS if options.get(name) is not None]
     if len(asked) > 1:
         raise RequestError(f"{asked[0]}: give only one of {', '.join(asked)}")
-    if not asked or asked[0] == "constraint":
+    if not asked or asked[0] in ("constraint", "template"):
         return None
     name, given = asked[0], options[asked[0]]
     if name == "schema":
@@ -59,12 +59,18 @@ def grammar_of(options: Mapping[str, Any]) -> tuple[tuple[str, str], Callable[[]
 def constraint_of(
     options: Mapping[str, Any], tokenizer: Tokenizer | None, ends: Collection[int], size: int, known: Matchers
 ) -> Callable[[], Any] | None:
-    """What makes a constraint for each sample, where the options ask for one by regex, grammar or schema.
+    """What makes a constraint for each sample, where the options ask for one by regex, grammar, schema or template.
 
     Args:
         ends: ids of end-of-text tokens; size: tokens of the model; known: matchers that were made before.
     """
     found = grammar_of(options)
+    if options.get("template") is not None:
+        from llmanac.generate.constrain.template import template_of
+
+        if tokenizer is None:
+            raise RequestError("template: this engine has no tokenizer, which it needs")
+        return template_of(options["template"]).constraint(tokenizer, ends, size)
     if found is None:
         return None
     key, make = found
@@ -83,8 +89,13 @@ def constraint_of(
     return lambda: Follower(matcher, ends, size)
 
 
-def parser_of(schema: Any) -> Callable[[str], Any] | None:
-    """What makes the object of a text for the `schema` option; None without one."""
+def parser_of(options: Mapping[str, Any]) -> Callable[[str], Any] | None:
+    """What makes the object of a text for the options `schema` and `template`; None without them."""
+    schema = options.get("schema")
+    if options.get("template") is not None:
+        from llmanac.generate.constrain.template import template_of
+
+        return template_of(options["template"]).slots
     if schema is None:
         return None
     made: Callable[[str], Any] = getattr(schema, "model_validate_json", None) or json.loads

@@ -100,7 +100,7 @@ class Matcher:
     def forced(self, state: int, buffer: np.ndarray, at: int) -> list[int]:
         """The tokens of the bytes that must follow, as the tokenizer encodes them; none where there is a choice.
 
-        Tokens at the end which could be part of a longer one are left to the model.
+        Tokens at the end which could be part of a longer one that the grammar allows are left to the model.
         """
         found = self._forced.get(state)
         if found is not None:
@@ -108,26 +108,39 @@ class Matcher:
         with self._lock:
             varied = self._memory.counts[VARIED]
             size = int(recognize.forced(self.network, self._memory, state, self._letters, buffer, at, MOST_FORCED))
-            found = self._encoded(buffer[at : at + size].tobytes()) if size > 0 else []
+            found = self._encoded(state, buffer.copy(), at, size) if size > 0 else []
             if size >= 0 and self._memory.counts[VARIED] == varied:
                 if len(self._forced) > MOST_KEPT:
                     self._forced.clear()
                 self._forced[state] = found
         return found
 
-    def _encoded(self, data: bytes) -> list[int]:
+    def _encoded(self, state: int, buffer: np.ndarray, at: int, size: int) -> list[int]:
+        data = buffer[at : at + size].tobytes()
         text = data.decode("utf-8", "ignore")
         ids = [int(i) for i in self.tokenizer.encode(text)] if text else []
         words = self.vocabulary.token
         parts = [words[i] if i < len(words) else b"" for i in ids]
         if not all(parts) or b"".join(parts) != text.encode():
             return []
-        longer, at = self.vocabulary.first_longer(data), 0
+        longer, stop = self._first_longer(state, buffer, at, data), 0
         for count, part in enumerate(parts):
-            at += len(part)
-            if at > longer:
+            stop += len(part)
+            if stop > longer:
                 return ids[:count]
         return ids
+
+    def _first_longer(self, state: int, buffer: np.ndarray, at: int, data: bytes) -> int:
+        """The first place from which on `data`, which must follow, may be the beginning of a longer token."""
+        for place in self.vocabulary.longer(data):
+            after = self.follow(state, buffer, at, at + place)
+            bits = self.mask(after, buffer.copy(), at + place) if after >= 0 else None
+            if bits is None:  # memory is used up
+                return place
+            allowed = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
+            if self.vocabulary.lengths[allowed].max(initial=0) > len(data) - place:
+                return place
+        return len(data)
 
 
 class Follower:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import re
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class Vocabulary:
 
     Attributes:
         size: one more than the highest id; words: (size / 32,) uint32 hold a mask.
-        token: the bytes of each id, empty where it is never allowed.
+        token: the bytes of each id, empty where it is never allowed; lengths: (32 words,) of those that may be.
         slices: from the longest run to 0, the last of all tokens.
     """
 
@@ -55,6 +56,8 @@ class Vocabulary:
         ids.sort(key=lambda i: (self.token[i], -i))
         lengths = np.array([_plain_length(self.token[i]) for i in ids], np.int64)
         order = np.array(ids, np.int64)
+        self.lengths = np.zeros(self.words * 32, np.int32)
+        self.lengths[order] = [len(self.token[i]) for i in ids]
         self.sorted = [self.token[i] for i in ids]
         self.slices = [self._slice(order, lengths, run) for run in (*RUNS, 0)]
 
@@ -70,14 +73,13 @@ class Vocabulary:
         made = networks.trie(np.frombuffer(b"".join(parts) or b"\0", np.uint8), offsets, rest, same)
         return Slice(run, plain, (*made, same))
 
-    def first_longer(self, data: bytes) -> int:
-        """The first place from which on `data` is the beginning of a longer token; its length where there is none."""
+    def longer(self, data: bytes) -> Iterator[int]:
+        """The places from which on `data` is the beginning of a longer token, the first one first."""
         for at in range(max(0, len(data) - LONGEST_TOKEN), len(data)):
             rest = data[at:]
             place = bisect.bisect_right(self.sorted, rest)
             if place < len(self.sorted) and self.sorted[place].startswith(rest):
-                return at
-        return len(data)
+                yield at
 
 
 def _bytes(tokenizer: Tokenizer, token: int) -> bytes:
