@@ -152,6 +152,7 @@ class Zygote:
         """The forked process, with the ends of its pipes: stdout, stderr, verdict."""
         try:
             os.setsid()
+            os.environ.clear()
             signal.signal(signal.SIGINT, signal.default_int_handler)
             moved = [os.dup2(end, 200 + i) for i, end in enumerate(ends)]  # out of the way of 1 to 3
             rules = self.rules
@@ -218,6 +219,9 @@ class Zygote:
                     looked = time.monotonic()
                     if _bytes_in(self.work) > WORK_BYTES:
                         kept[1][:] = b"the program's files are larger than 32 MiB"
+                        return "killed"
+                    if _threads(pid) > self.threads:  # the limit does not hold for root
+                        kept[1][:] = b"the program has too many threads"
                         return "killed"
             for end, _ in poll.poll(math.ceil(wait * 1000)):
                 if end not in waiting:  # nobody writes to the channel while we work: it was closed
@@ -286,6 +290,14 @@ def _tasks(uid: int) -> int:
             if name.isdigit() and os.stat(f"/proc/{name}").st_uid == uid:
                 count += len(os.listdir(f"/proc/{name}/task"))
     return count
+
+
+def _threads(pid: int) -> int:
+    """How many threads a process has; 0 if that cannot be seen."""
+    try:
+        return os.stat(f"/proc/{pid}/task").st_nlink - 2
+    except OSError:
+        return 0
 
 
 def _bytes_in(folder: str) -> int:

@@ -36,7 +36,7 @@ SECONDS, MEMORY = 3.0, 512 << 20
 LEAST_MEMORY = 64 << 20  # Python alone takes half of it
 LONGEST = 1 << 22  # characters of a program
 TO_START = 60.0  # seconds
-PROTECTIONS = ("landlock", "namespaces", "seccomp", "user-namespaces")
+PROTECTIONS = ("landlock", "namespaces", "root-namespaces", "seccomp", "user-namespaces")
 Status = Literal["passed", "failed", "timeout", "cheated", "killed", "refused"]
 # Imported before programs are forked, so that each finds them ready.
 READY = (
@@ -98,7 +98,7 @@ class _Worker:
         if not settings["root"]:
             self.work = tempfile.mkdtemp(prefix="llmanac-sandbox-")
         ours, theirs = socket.socketpair()
-        package = str(Path(__file__).resolve().parents[2])
+        package = str(Path(os.path.abspath(__file__)).parents[2])
         start = (
             f"import sys; sys.path.insert(0, sys.argv[1]); import {READY.replace(' ', ', ')}\n"
             "from llmanac.sandbox._zygote import main; del sys.path[0]\n"
@@ -114,7 +114,7 @@ class _Worker:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 cwd="/",
-                env={"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+                env={"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"},  # an arena takes 64 MiB of a program's addresses
                 start_new_session=True,
             )
         except OSError as error:
@@ -163,8 +163,8 @@ class Sandbox:
         workers: programs that run at the same time.
         wall: seconds of waiting, besides CPU time, after which a program is ended; default: 4 times its CPU seconds
             and 2 more, so that a busy machine does not turn a pass into a timeout.
-        without: protections to leave out as if the machine did not allow them, for tests: landlock, namespaces (all),
-            user-namespaces, seccomp.
+        without: protections to leave out as if the machine did not allow them, for tests: seccomp, landlock,
+            root-namespaces (that root makes), user-namespaces, namespaces (both).
 
     Raises:
         SandboxError: on entering, where the machine has no seccomp, or neither landlock nor mount namespaces.
@@ -213,7 +213,8 @@ class Sandbox:
         missing = []
         ways = [(True, False), (True, True), (False, False)] if os.geteuid() == 0 else [(True, True), (False, False)]
         for root, user in ways:
-            if root and ("namespaces" in self._without or (user and "user-namespaces" in self._without)):
+            kind = "user-namespaces" if user else "root-namespaces"
+            if root and {"namespaces", kind} & set(self._without):
                 missing.append(f"{'user ' if user else ''}namespaces: left out")
                 continue
             self._settings = {"readable": _readable(), "without": self._without, "root": root, "user": user}
