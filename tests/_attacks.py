@@ -1,7 +1,7 @@
 """Runs the attacks of attacks.toml in a sandbox; `python tests/_attacks.py` prints them as a table.
 
-Each way to run them (PROFILES) stands for a kind of machine: what it leaves out is left out, and as root there are those
-of a normal user too, run by a process that has given up root, with a Python that such a user can read.
+Each way to run them (PROFILES) is a kind of machine: some protections are left out, as if the machine did not allow
+them. Root runs those of a normal user too: in a process that has given up root, with a Python that a user can read.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def python_for_users() -> str | None:
     for path in dict.fromkeys([sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin")]):
         if path is None:
             continue
-        program = "import sys; sys.path.insert(0, sys.argv[1]); import llmanac.sandbox.pool; assert sys.version_info >= (3, 11)"
+        program = "import sys; sys.path.insert(0, sys.argv[1]); import tomllib, llmanac.sandbox.pool"
         with contextlib.suppress(OSError):
             as_user = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
             done = subprocess.run([path, "-c", program, str(SOURCE)], capture_output=True, cwd="/", **as_user)
@@ -162,7 +162,8 @@ def main() -> int:
             {"afterwards": found["after"]} if found["after"] else {}
         )
         wrong += len(bad)
-        print(f"{profile}: {len(found['attacks']) - len(bad)} of {len(found['attacks'])} contained; {found['protection']}")
+        count = len(found["attacks"])
+        print(f"{profile}: {count - len(bad)} of {count} contained; {found['protection']}")
         for name, text in bad.items():
             print(f"    NOT CONTAINED {name}: {text}")
     print(f"\n{'attack':38}" + "".join(f"{i + 1:>10}" for i in range(len(columns))))

@@ -19,7 +19,7 @@ from llmanac.sandbox import _linux
 from llmanac.sandbox.pool import Result, Sandbox, SandboxError
 
 pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="the sandbox is for Linux")
-QUICK = ("as root", "as root, no namespaces", "as a user", "as a user, no user namespaces")  # the others are slow
+QUICK = ("as root", "as a user", "as a user, no user namespaces")  # the others are slow
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_says_what_the_machine_does_not_allow() -> None:
 ENDS = {
     "x = 1": "passed",
     "": "passed",
-    "assert 1 == 2, 'told'": "failed",
+    "assert 1 == 2, 'two'": "failed",
     "x = (": "failed",
     "raise SystemExit": "failed",
     "import numpy": "failed",
@@ -96,7 +96,7 @@ ENDS = {
 def test_ends_of_ordinary_programs(sandbox: Sandbox) -> None:
     results = sandbox.run_many(ENDS)
     assert {code: r.status for code, r in zip(ENDS, results, strict=True)} == ENDS
-    assert results[2].stderr == "AssertionError: told\n"
+    assert results[2].stderr == "AssertionError: two\n"
 
 
 def test_output_is_kept_up_to_its_limit(sandbox: Sandbox) -> None:
@@ -118,9 +118,9 @@ def test_what_cannot_be_run_is_refused(sandbox: Sandbox) -> None:
 
 
 def test_memory_and_time_are_the_callers(sandbox: Sandbox) -> None:
-    takes = "x = bytearray(300 << 20)"
+    takes = "x = bytearray(150 << 20)"
     assert sandbox.run(takes).passed
-    assert "MemoryError" in sandbox.run(takes, memory=200 << 20).stderr
+    assert "MemoryError" in sandbox.run(takes, memory=128 << 20).stderr
     busy = "import time\nwhile time.process_time() < 0.4: pass"
     assert sandbox.run(busy, seconds=0.2).status == "timeout"
     result = sandbox.run(busy, seconds=2)
@@ -239,11 +239,11 @@ def test_a_fork_of_the_owner_cannot_use_it(sandbox: Sandbox) -> None:
 def test_the_tables_of_both_machines_are_complete() -> None:
     from llmanac.sandbox._syscalls import ALLOWED, CONDITIONAL, SETUP
 
-    needed = {"read", "write", "openat", "mmap", "futex", "exit_group", "clone", "kill", "tgkill", "ppoll", "newfstatat"}
+    needed = {"read", "write", "openat", "mmap", "futex", "exit_group", "clone", "kill", "tgkill", "ppoll", "fstat"}
     both = ALLOWED | CONDITIONAL
     assert all(both[name][1] is not None for name in needed)
     assert all(arm is not None for _, arm in SETUP.values())
-    assert not set(both) & {"fork", "vfork", "execve", "socket", "connect", "mount", "ptrace", "unshare", "bpf", "truncate"}
+    assert not set(both) & {"fork", "vfork", "execve", "socket", "connect", "mount", "ptrace", "unshare", "truncate"}
     for column in (0, 1):
         numbers = [n[column] for n in both.values() if n[column] is not None]
         assert len(numbers) == len(set(numbers))

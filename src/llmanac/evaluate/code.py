@@ -1,8 +1,8 @@
 """Does generated code do what its tests ask for: HumanEval's and MBPP's problems, run in the sandbox.
 
-A program is the problem's code with the completion in it, then its tests. HumanEval: prompt + completion, `test`, and a call
-of `check` on the entry point. MBPP: the completion alone, its imports and setup, then each `assert`. It passes if it runs to
-its end. Equal programs of one call are run once. `metrics/pass_at_k.py` makes pass@k of the rows.
+A program is the completed code, then its tests. HumanEval: prompt + completion, `test`, and a call of `check` on the
+entry point. MBPP: the completion alone, its imports and setup, then each `assert`. It passes if it runs to its end.
+Equal programs of one call are run once. pass@k is made of the samples, and of those that passed, of each problem.
 
 Chen et al. 2021, arXiv:2107.03374; Austin et al. 2021, arXiv:2108.07732.
 """

@@ -1,4 +1,4 @@
-"""What the Linux kernel offers to confine a process, called with ctypes: namespaces, mounts, landlock, seccomp, capabilities.
+"""What the Linux kernel offers to confine a process, called with ctypes: namespaces, landlock, seccomp, capabilities.
 
 Every function acts on the calling process and raises OSError where the machine does not allow it.
 """
@@ -59,7 +59,7 @@ def drop_capabilities() -> None:
 
 
 def enter_namespaces(*, user: bool) -> None:
-    """New pid (for children), net, ipc, uts and mount namespaces; with `user` inside a new user namespace, as nobody."""
+    """New pid (for children), net, ipc, uts and mount namespaces; with `user` in a new user namespace, as nobody."""
     uid, gid = os.geteuid(), os.getegid()
     call("unshare", NEWPID | NEWNET | NEWIPC | NEWUTS | NEWNS | (NEWUSER if user else 0))
     if user:
@@ -79,7 +79,7 @@ def unmount(folder: str) -> None:
 
 
 def private_root(readable: Iterable[str], work: str) -> None:
-    """Replace the root of this mount namespace by one that has `readable` only, read-only, and an empty folder `work`."""
+    """Replace the root of this mount namespace by one with `readable` only, read-only, and an empty folder `work`."""
     sources = [path for path in dict.fromkeys(readable) if os.path.lexists(path)]
     stage = next(p for p in ("/sys", "/proc", "/mnt", "/tmp") if os.path.isdir(p) and not _holds(p, sources))
     call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
@@ -160,7 +160,11 @@ _OWN = 0x7EADBEEF  # in its place the process's own id is written
 # The values that the argument of a call may have: (call, argument, values).
 _VALUES: tuple[tuple[str, int, Sequence[int]], ...] = (
     ("fcntl", 1, (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)),  # not the ones that send signals
-    ("ioctl", 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),  # what kind of file, bytes waiting, blocking, cloexec
+    (
+        "ioctl",
+        1,
+        (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451),
+    ),  # kind of file, bytes waiting, blocking
     ("kill", 0, (_OWN,)),
     ("tgkill", 0, (_OWN,)),
     ("prlimit64", 0, (0, _OWN)),
@@ -180,39 +184,52 @@ def _answer(value: int) -> bytes:
     return _instruction(0x06, 0, 0, value)
 
 
-def _for_call(name: str, body: Sequence[bytes]) -> list[bytes]:
-    """Run `body`, which must answer, if the call is `name`."""
-    number = (CONDITIONAL.get(name) or ALLOWED[name])[_column or 0]
-    return [] if number is None else [_instruction(0x15, 0, len(body), number), *body]
+_REFUSE = _answer(_ERROR | errno.EPERM)
 
 
 def _one_of(argument: int, values: Sequence[int]) -> list[bytes]:
     """Allow the values of the low half of an argument, which is all that these calls look at; refuse others."""
     tests = [_instruction(0x15, len(values) - i, 0, value) for i, value in enumerate(values)]
-    return [_load(16 + 8 * argument), *tests, _answer(_ERROR | errno.EPERM), _answer(_ALLOW)]
+    return [_load(16 + 8 * argument), *tests, _REFUSE, _answer(_ALLOW)]
+
+
+def _answers() -> dict[int, list[bytes]]:
+    """Instructions that answer a call, by its number; calls that are not here are refused."""
+    bodies = {name: [_answer(_ALLOW)] for name in ALLOWED}
+    # threads only, in the same namespaces; clone3 and openat2 keep their flags in memory, where a filter cannot look
+    bodies["clone"] = [
+        _load(16), _instruction(0x45, 2, 0, CLONE_NEW), _instruction(0x45, 0, 1, CLONE_THREAD), _answer(_ALLOW),
+        _REFUSE,
+    ]  # fmt: skip
+    bodies["clone3"] = bodies["openat2"] = [_answer(_ERROR | errno.ENOSYS)]
+    # an address to send to must be absent: both halves of the pointer are zero
+    bodies["sendto"] = [
+        _load(48), _instruction(0x15, 0, 3, 0), _load(52), _instruction(0x15, 0, 1, 0), _answer(_ALLOW), _REFUSE,
+    ]  # fmt: skip
+    bodies |= {name: _one_of(argument, values) for name, argument, values in _VALUES}
+    numbers = {name: pair[_column or 0] for name, pair in (ALLOWED | CONDITIONAL).items()}
+    return {number: bodies[name] for name, number in numbers.items() if number is not None}
+
+
+def _search(steps: Sequence[tuple[int, list[bytes]]]) -> list[bytes]:
+    """A binary search for the last step at or below the number; when it is loaded, the kernel tries every call."""
+    if len(steps) == 1:
+        return steps[0][1]
+    middle = len(steps) // 2
+    below, above = _search(steps[:middle]), _search(steps[middle:])
+    return [_instruction(0x35, len(below), 0, steps[middle][0]), *below, *above]
 
 
 def _filter() -> bytes:
-    refuse, missing = _answer(_ERROR | errno.EPERM), _answer(_ERROR | errno.ENOSYS)
+    answers, steps = _answers(), [(0, [_REFUSE])]
+    for number in sorted(answers | {n + 1: [] for n in answers}):
+        body = answers.get(number, [_REFUSE])
+        if body != steps[-1][1]:
+            steps.append((number, body))
     program = [_load(4), _instruction(0x15, 1, 0, _audit), _answer(_KILL), _load(0)]
     if _column == 0:
         program += [_instruction(0x35, 0, 1, 0x40000000), _answer(_KILL)]  # the x32 numbering of the same calls
-    for name in ALLOWED:
-        program += _for_call(name, [_answer(_ALLOW)])
-    # threads only, in the same namespaces; clone3 keeps its flags in memory, where a filter cannot look
-    threads = [
-        _load(16), _instruction(0x45, 2, 0, CLONE_NEW), _instruction(0x45, 0, 1, CLONE_THREAD), _answer(_ALLOW), refuse,
-    ]  # fmt: skip
-    program += _for_call("clone", threads)
-    program += _for_call("clone3", [missing]) + _for_call("openat2", [missing])
-    for name, argument, values in _VALUES:
-        program += _for_call(name, _one_of(argument, values))
-    # an address to send to must be absent: both halves of the pointer are zero
-    absent = [
-        _load(48), _instruction(0x15, 0, 3, 0), _load(52), _instruction(0x15, 0, 1, 0), _answer(_ALLOW), refuse,
-    ]  # fmt: skip
-    program += _for_call("sendto", absent)
-    return b"".join([*program, refuse])
+    return b"".join([*program, *_search(steps)])
 
 
 _TEMPLATE = _filter() if supported() else b""

@@ -8,7 +8,7 @@ from __future__ import annotations
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column below, AUDIT_ARCH of seccomp
 
 # What a Python program needs: files, memory, clocks, its own threads and signals. Frequent calls come first.
-# Not here, so refused: processes, sockets, mounts, modes and owners of files, keys, tracing, modules, io_uring, bpf, ...
+# Not here, so refused: processes, sockets, mounts, modes and owners of files, keys, tracing, io_uring, bpf, ...
 ALLOWED: dict[str, tuple[int, int | None]] = {
     "read": (0, 63), "write": (1, 64), "futex": (202, 98), "mmap": (9, 222), "munmap": (11, 215), "close": (3, 57),
     "openat": (257, 56), "newfstatat": (262, 79), "fstat": (5, 80), "lseek": (8, 62), "brk": (12, 214),

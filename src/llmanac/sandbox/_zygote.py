@@ -1,7 +1,7 @@
 """The process that untrusted programs are forked from. `pool.py` starts it, one for each worker.
 
-It is a Python of its own that imports the standard library only, so a fork takes a millisecond and there are no threads of
-torch to copy. First it enters new namespaces; then it waits for requests at a socket. The process that was started stays
+It is a Python of its own that imports the standard library only, so a fork takes a millisecond and copies no threads of
+torch. First it enters new namespaces; then it waits for requests at a socket. The process that was started stays
 outside as a guard: it ends the zygote, and with it all programs, when the process that it serves is gone.
 
 A program is run by a child that gives up its rights and becomes `__main__` of the program. Its verdict comes through a
@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from llmanac.sandbox import _linux
+from llmanac.sandbox._usage import bytes_in, empty, tasks, threads
 
 WORK = "/tmp"  # what a program sees as its folder, where it has a file system of its own
 WORK_BYTES, WORK_INODES = 32 << 20, 1000
@@ -104,7 +105,7 @@ class Zygote:
             self._allow = lambda: _linux.landlock_rules(given["readable"], writable)
             self.rules = self._allow()
         # where other processes of the user count too, leave room for them
-        self.threads = THREADS if self.root else 4 * THREADS + _tasks(os.geteuid() if self.uid is None else self.uid)
+        self.threads = THREADS if self.root else 4 * THREADS + tasks(os.geteuid() if self.uid is None else self.uid)
         self.seccomp = "seccomp" not in given["without"]
 
     def _other_user(self, readable: list[str]) -> int | None:
@@ -151,8 +152,6 @@ class Zygote:
     def child(self, request: dict[str, Any], code: str, nonce: bytes, ends: tuple[int, int, int]) -> NoReturn:
         """The forked process, with the ends of its pipes: stdout, stderr, verdict."""
         try:
-            os.setsid()
-            os.environ.clear()
             signal.signal(signal.SIGINT, signal.default_int_handler)
             moved = [os.dup2(end, 200 + i) for i, end in enumerate(ends)]  # out of the way of 1 to 3
             rules = self.rules
@@ -178,16 +177,22 @@ class Zygote:
         for _, end in pipes:
             os.close(end)
         kept = [bytearray(), bytearray(), bytearray()]
+        ends = [end for end, _ in pipes]
+        child = os.pidfd_open(pid)  # readable when it has ended
         try:
-            status = self._watch(pid, request, [end for end, _ in pipes], kept)
+            status = self._watch(pid, child, request, ends[:2], kept)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            _, _, used = os.wait4(pid, 0)
-            for end, _ in pipes:
+            used = os.wait4(pid, 0)[2]
+            for end, part in zip(ends, kept, strict=True):  # what it wrote last
+                os.set_blocking(end, False)
+                part += (_read(end) or b"")[: OUTPUT - len(part)]
+            for end in (child, *ends):
                 os.close(end)
         out, err, said = (bytes(part) for part in kept)
-        text = said[len(nonce) :].decode("utf-8", "replace") if said.startswith(nonce) else ""
+        valid = status == "ended" and said.startswith(nonce)
+        text = said[len(nonce) :].decode("utf-8", "replace") if valid else ""
         name = next((name for name in FOUND if text.startswith(name)), "")
         cpu = used.ru_utime + used.ru_stime
         if name == "refused":
@@ -196,18 +201,19 @@ class Zygote:
             status = "timeout"  # the kernel's limit was first
         self.clean()
         return {
-            "status": name or status, "seconds": cpu,
+            "status": name or status.replace("ended", "killed"), "seconds": cpu,
             "stdout": out.decode("utf-8", "replace"), "stderr": err.decode("utf-8", "replace"),
         }  # fmt: skip
 
-    def _watch(self, pid: int, request: dict[str, Any], ends: list[int], kept: list[bytearray]) -> str:
-        """Read a child's pipes until its verdict is there, it has ended, or its time is over."""
+    def _watch(self, pid: int, child: int, request: dict[str, Any], ends: list[int], kept: list[bytearray]) -> str:
+        """Read a child's output until it has ended or must be."""
         clock = (~pid << 3) | 2  # the CPU time of that process
         until, looked = time.monotonic() + request["wall"], 0.0
-        poll, waiting = select.poll(), set(ends)
-        for end in (*ends, self.channel.fileno()):
-            os.set_blocking(end, end == self.channel.fileno())
-            poll.register(end, select.POLLIN | select.POLLHUP)
+        poll = select.poll()
+        for end in (child, self.channel.fileno(), *ends):
+            poll.register(end, select.POLLIN)
+        for end in ends:
+            os.set_blocking(end, False)
         while True:
             cpu, left = request["seconds"] - time.clock_gettime(clock), until - time.monotonic()
             if min(cpu, left) <= 0:
@@ -217,27 +223,23 @@ class Zygote:
                 wait = min(wait, LOOK)
                 if time.monotonic() - looked >= LOOK:
                     looked = time.monotonic()
-                    if _bytes_in(self.work) > WORK_BYTES:
+                    if bytes_in(self.work, WORK_BYTES) > WORK_BYTES:
                         kept[1][:] = b"the program's files are larger than 32 MiB"
                         return "killed"
-                    if _threads(pid) > self.threads:  # the limit does not hold for root
+                    if threads(pid) > self.threads:  # the limit does not hold for root
                         kept[1][:] = b"the program has too many threads"
                         return "killed"
             for end, _ in poll.poll(math.ceil(wait * 1000)):
-                if end not in waiting:  # nobody writes to the channel while we work: it was closed
+                if end == child:
+                    return "ended"
+                if end not in ends:  # nobody writes to the channel while we work: it was closed
                     raise EOFError
-                number = ends.index(end)
                 data = _read(end)
                 if data == b"":
-                    waiting.remove(end)
                     poll.unregister(end)
                 elif data:
-                    kept[number] += data[: OUTPUT - len(kept[number])]
-                if number == 2:  # the verdict is one short write; what was printed before it is in the pipes
-                    for i in (0, 1):
-                        if rest := _read(ends[i]):
-                            kept[i] += rest[: OUTPUT - len(kept[i])]
-                    return "killed"  # unless there is a verdict
+                    part = kept[ends.index(end)]
+                    part += data[: OUTPUT - len(part)]
 
     def clean(self) -> None:
         """Leave an empty work folder."""
@@ -282,57 +284,7 @@ def _read(end: int) -> bytes | None:
         return None
 
 
-def _tasks(uid: int) -> int:
-    """How many threads a user has now."""
-    count = 0
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        with contextlib.suppress(OSError):
-            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == uid:
-                count += len(os.listdir(f"/proc/{name}/task"))
-    return count
-
-
-def _threads(pid: int) -> int:
-    """How many threads a process has; 0 if that cannot be seen."""
-    try:
-        return os.stat(f"/proc/{pid}/task").st_nlink - 2
-    except OSError:
-        return 0
-
-
-def _bytes_in(folder: str) -> int:
-    """Bytes of the files in a folder, at most 10,000 of them; a file counts as a page at least."""
-    total, todo, seen = 0, [folder], 0
-    while todo and seen < 10_000 and total <= WORK_BYTES:
-        with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:
-            for entry in entries:
-                seen += 1
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append(entry.path)
-                total += max(4096, entry.stat(follow_symlinks=False).st_blocks * 512)
-                if total > WORK_BYTES:
-                    break
-    return total
-
-
-def empty(folder: bytes) -> None:
-    """Remove everything in a folder, however deep, whatever its modes: folders are moved up before they are removed."""
-    while names := os.listdir(folder):
-        for name in names:
-            path = os.path.join(folder, name)
-            if os.path.islink(path) or not os.path.isdir(path):
-                os.unlink(path)
-                continue
-            os.chmod(path, 0o700)
-            for inner in os.listdir(path):
-                below = os.path.join(path, inner)
-                if os.path.isdir(below) and not os.path.islink(below):
-                    os.chmod(below, 0o700)
-                os.rename(below, os.path.join(folder, os.urandom(16).hex().encode()))
-            os.rmdir(path)
-
-
-# --- starting ----------------------------------------------------------------------------------------------------------
+# --- starting --------------------------------------------------------------------------------------------------------
 
 
 def _guard(zygote: int, parent: int | None, work: str | None) -> NoReturn:
@@ -343,7 +295,6 @@ def _guard(zygote: int, parent: int | None, work: str | None) -> NoReturn:
         if parent is not None:
             watched.register(parent, select.POLLIN)
         watched.poll()
-        time.sleep(0)
         if not os.waitpid(zygote, os.WNOHANG)[0]:
             os.kill(zygote, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
@@ -377,6 +328,7 @@ def main(descriptor: int, parent_id: int, settings: str) -> None:
         if given["root"]:
             _linux.private_root([*given["readable"], *DEVICES], WORK)
             _linux.mount_work(WORK, WORK_BYTES, WORK_INODES)
+        os.environ.clear()
         zygote = Zygote(channel, given)
         gc.collect()
         gc.freeze()  # a fork then copies no pages for the collector's marks

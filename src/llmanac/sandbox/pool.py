@@ -39,10 +39,7 @@ TO_START = 60.0  # seconds
 PROTECTIONS = ("landlock", "namespaces", "root-namespaces", "seccomp", "user-namespaces")
 Status = Literal["passed", "failed", "timeout", "cheated", "killed", "refused"]
 # Imported before programs are forked, so that each finds them ready.
-READY = (
-    "abc bisect collections copy datetime decimal enum fractions functools hashlib heapq io itertools json math operator "
-    "random re statistics string time traceback typing unittest"
-)
+READY = "bisect cmath collections copy datetime functools hashlib heapq itertools math operator re string time typing"
 
 
 class SandboxError(LlmanacError, RuntimeError):
@@ -85,7 +82,11 @@ class Protection:
 def _readable() -> list[str]:
     """Where Python's library, and the shared libraries that it loads, are."""
     base = {"platbase": sys.base_exec_prefix}  # not the virtual environment's
-    paths = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib", vars=base), sysconfig.get_config_var("LIBDIR")]
+    paths = [
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib", vars=base),
+        sysconfig.get_config_var("LIBDIR"),
+    ]
     system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache"]
     return [os.path.abspath(path) for path in dict.fromkeys([*paths, *system]) if path and os.path.lexists(path)]
 
@@ -186,7 +187,7 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         if self._open:
             raise SandboxError("sandbox: is open already")
-        self._process, self._open = os.getpid(), True
+        self._process, self._open, self._free = os.getpid(), True, queue.LifoQueue()
         try:
             first, missing = self._first()
             self._all.append(first)
@@ -197,6 +198,9 @@ class Sandbox:
             self.close()
             raise
         root, user = self._settings["root"], self._settings["user"]
+        if os.geteuid() == 0 and first.hello["uid"] is None:
+            why = "this way of namespaces keeps it" if root else f"no other user can read {sys.base_prefix}"
+            missing.append(f"a user of their own: programs run as root without its capabilities ({why})")
         version = _linux.landlock_version() if first.hello["landlock"] else 0
         self.protection = Protection(root, user, version, first.hello["uid"], tuple(missing))
         return self
@@ -257,8 +261,8 @@ class Sandbox:
         Raises:
             SandboxError: the sandbox is not open, or its workers died three times over this program.
         """
-        if not seconds > 0:
-            raise SandboxError(f"seconds: must be above 0, got {seconds}")
+        if not 0 < seconds < 1e6:
+            raise SandboxError(f"seconds: must be above 0 and below a million, got {seconds}")
         if memory < LEAST_MEMORY:
             raise SandboxError(f"memory: must be at least {LEAST_MEMORY} bytes, got {memory}")
         if len(code) > LONGEST:
@@ -329,4 +333,15 @@ class Sandbox:
             worker.interrupt()
         for worker in workers:
             worker.close()
-        self._free = queue.LifoQueue()
+
+
+def describe() -> str:
+    """One line: what confines programs on this machine, and what is missing; or why nothing is run."""
+    try:
+        with Sandbox(1) as sandbox:
+            has = sandbox.protection
+    except SandboxError as error:
+        return str(error).removeprefix("sandbox: ")
+    parts = ["user namespace"] * has.user_namespace + ["namespaces"] * (has.namespaces and not has.user_namespace)
+    parts += [f"landlock {has.landlock}"] * (has.landlock > 0) + ["seccomp"] + ["own user"] * (has.user is not None)
+    return ", ".join(parts) + "".join(f"; missing: {line}" for line in has.missing)
