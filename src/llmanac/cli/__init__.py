@@ -23,6 +23,7 @@ with interrupts.ending():
         data,
         dedup,
         embed,
+        evaluate,
         methods,
         metric,
         ngram,
@@ -52,6 +53,7 @@ app.command("generate")(chat.generate_command)
 app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
 app.command("embed")(embed.embed_command)
+app.command("evaluate")(evaluate.evaluate_command)
 app.command("serve")(chat.serve_command)
 app.command("bench")(bench.bench_command)
 app.command("compare")(compare.compare_command)

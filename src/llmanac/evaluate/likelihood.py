@@ -71,7 +71,12 @@ def check_texts(texts: Sequence[Any]) -> None:
 
 @torch.inference_mode()
 def loglikelihood(
-    model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch_tokens: int = BATCH_TOKENS
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    label: str | None = "score",
 ) -> list[Likelihood]:
     """The likelihood of each continuation after its context; equal to lm-eval's for the same model.
 
@@ -81,6 +86,7 @@ def loglikelihood(
     Args:
         pairs: (context, continuation); either may be empty; an empty continuation has the log-likelihood 0.
         batch_tokens: about how many tokens go through the model at once; changes no figure but for rounding.
+        label: of the progress line; None shows none.
 
     Raises:
         DataError: see `encode_pair`.
@@ -103,7 +109,8 @@ def loglikelihood(
     contexts: dict[Ids, list[Ids]] = {}
     for context_ids, read in rows:
         contexts.setdefault(context_ids, []).append(read)
-    with evaluating(model), progress("score", total=len(pairs), unit="texts") as bar:
+    shown = contextlib.nullcontext() if label is None else progress(label, total=len(pairs), unit="texts")
+    with evaluating(model), shown as bar:
         for group in _groups(contexts, batch_tokens):
             for key, logprobs, best in _after(model, group, contexts, batch_tokens):
                 start_ids, read = key
@@ -112,10 +119,10 @@ def loglikelihood(
                     ids = (*read, last)
                     values = (*own.tolist(), float(logprobs[len(read), last]))
                     found[item] = Likelihood(ids, values, best == ids, len(start_ids))
-                bar.advance(len(rows[key]))
+                if bar is not None:
+                    bar.advance(len(rows[key]))
         for item, (start, rest) in long.items():
             found[item] = _in_windows(model, start, rest)
-            bar.advance()
     return [found[item] for item in range(len(pairs))]
 
 
