@@ -60,7 +60,8 @@ def rows_of(source: Source, folder: Path) -> Iterator[Row]:
     for path in files_of(source, folder):
         labels = None if source.labels is None else _labels(folder, source.labels)
         for line, row in _rows_of_file(source, path):
-            for place, found in _nested(row, source.rows, f"{path}:{line}"):
+            nested = source.rows if format_of(path) == ".json" else None
+            for place, found in _nested(row, nested, f"{path}:{line}"):
                 number += 1
                 if number > MOST_ROWS:
                     raise DataError(f"{path}: more than {MOST_ROWS:,} rows; make the pattern narrower")
@@ -121,22 +122,14 @@ def _nested(row: Any, path: str | None, place: str) -> Iterator[tuple[str, Row]]
             raise DataError(f"{where}: has no {key!r}, which data.rows names")
         below = value if key == "*" else value[key]
         own = above if key == "*" else {**above, **{k: v for k, v in value.items() if k != key}}
-        many = key == "*" or steps[depth].endswith("[]")
-        if many and isinstance(below, dict):
-            names, values = list(below), list(below.values())
-        else:
-            values = below if many else [below]
-            names = list(range(len(values))) if isinstance(values, list) else []
+        listed = steps[depth].endswith("[]") or key == "*"
+        values: Any = list(below.values()) if listed and isinstance(below, dict) else below if listed else [below]
         if not isinstance(values, list):
             raise DataError(f"{where}: {key!r} is {type(below).__name__} where a list was expected")
-        last = depth + 1 == len(steps)
-        extra = [{"number": i, "siblings": values} if last else {} for i in range(len(values))]
-        todo += reversed(
-            [
-                (one, depth + 1, {**own, **extra[i]}, f"{where}.{names[i] if key == '*' else f'{key}.{i}'}")
-                for i, one in enumerate(values)
-            ]
-        )
+        names = list(below) if key == "*" else [f"{key}.{i}" for i in range(len(values))]
+        for i in reversed(range(len(values))):
+            extra = {"number": i, "siblings": values} if depth + 1 == len(steps) else {}
+            todo.append((values[i], depth + 1, {**own, **extra}, f"{where}.{names[i]}"))
 
 
 def items_of(own: Benchmark, folder: Path, *, limit: int | None = None, shots: int | None = None) -> list[Item]:

@@ -26,8 +26,8 @@ SECONDS = 2.0  # of a regular expression on one text
 _PARTS = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem,
     nodes.Slice, nodes.Filter, nodes.Test, nodes.Concat, nodes.Add, nodes.Sub, nodes.List, nodes.Tuple, nodes.Dict,
-    nodes.Pair, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.If, nodes.For,
-    nodes.Call, nodes.Keyword,
+    nodes.Pair, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.If,
+    nodes.For, nodes.Call, nodes.Keyword,
 )  # fmt: skip
 _METHODS = {
     str: {

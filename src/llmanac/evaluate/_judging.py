@@ -30,13 +30,15 @@ class Verdict:
         answer: what was generated, or the chosen choice; extracted: what was compared, None where nothing was found.
         right: by the benchmark's first metric.
         scores: by metric; empty for an item that its benchmark leaves out.
-        note: more about it, such as the error of a program.
+        values: log-likelihoods in nats, of each choice or of the text.
+        note: more about it, such as how a program ended.
     """
 
     answer: str
     extracted: str | None
     right: bool
     scores: dict[str, float] = field(default_factory=dict)
+    values: tuple[float, ...] = ()
     note: str = ""
 
 
@@ -44,14 +46,13 @@ def judge_choices(item: Item, sums: Sequence[float]) -> Verdict:
     """Of log-likelihoods of the choices, in nats."""
     picks = {name: int(chosen([sums], [item.choices], per)[0]) for name, per in PER.items()}
     scores = {name: float(pick in item.golds) for name, pick in picks.items()}
-    note = "  ".join(f"{value:.3f}" for value in sums)
-    return Verdict(item.choices[picks["acc"]], item.choices[picks["acc"]], scores["acc"] == 1.0, scores, note)
+    return Verdict(item.choices[picks["acc"]], item.choices[picks["acc"]], scores["acc"] == 1.0, scores, tuple(sums))
 
 
 def judge_likelihood(item: Item, total: float, greedy: bool) -> Verdict:
     """Of the likelihood of the text itself."""
     scores = {"acc": float(greedy), "log-likelihood": total}
-    return Verdict(str(item.references[0]), None, greedy, scores, f"{total:.3f} nats")
+    return Verdict(str(item.references[0]), None, greedy, scores, (total,))
 
 
 def judge_generated(own: Generation, item: Item, text: str) -> Verdict:
@@ -174,6 +175,6 @@ def judge_programs(items: Sequence[Item], answers: Sequence[str]) -> list[Verdic
     with Sandbox() as sandbox:
         found = code.check(samples, sandbox)
     return [
-        Verdict(answer, code.program(row, answer), one.passed, {"pass@1": float(one.passed)}, str(one.result))
+        Verdict(answer, code.program(row, answer), one.passed, {"pass@1": float(one.passed)}, note=str(one.result))
         for (row, answer), one in zip(samples, found, strict=True)
     ]

@@ -35,8 +35,8 @@ MOST_LENGTH = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Spec):
-    """files: patterns in the data folder, of which the first that matches anything is read; rows: where the rows of
-    nested JSON are, `data[].paragraphs[].qas[]` (`*` is every value of a table); lines: the fields of consecutive lines
+    """files: patterns in the data folder, of which the first that matches anything is read; rows: where the rows of a
+    .json file are, `data[].paragraphs[].qas[]` (`*` is every value of a table); lines: the fields of consecutive lines
     of a text file (a repeated field is a list); labels: a file with a line for each row, the field `label`; where: an
     expression, rows for which it is false are left out."""
 

@@ -57,6 +57,7 @@ class Evaluation:
                 "benchmark": self.benchmark, "item": item.name, "prompt": item.prompt, "answer": one.answer,
                 "extracted": one.extracted, "references": right, "right": one.right, "scores": one.scores,
                 "note": one.note, **({"choices": list(item.choices)} if item.choices else {}),
+                **({"log_likelihoods": list(one.values)} if one.values else {}),
                 **({"cluster": item.cluster} if item.cluster is not None else {}),
             }  # fmt: skip
 

@@ -1,0 +1,283 @@
+"""Benchmarks against lm-eval's own tasks: the same rows, the same model in float64, the same canned answers."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmanac.evaluate._answering import Local
+from llmanac.evaluate._benchmark_rows import items_of
+from llmanac.evaluate.benchmark import load_benchmark
+from llmanac.evaluate.evaluation import evaluate
+
+lm_eval = pytest.importorskip("lm_eval")
+pytest.importorskip("datasets")
+STOCK = Path(lm_eval.__file__).parent / "tasks"
+ENDINGS = "goes home.|opens a [step] small door.|sings  to the crowd, for a very long while.|héllo 日本."
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+WORDS = ["the", "a", "red", "cat", "dog", "sees", "runs", "under", "over", "hill", "and", "then", "why", "Tom"]
+
+
+def words(seed, count):
+    return " ".join(random.Random(seed).choices(WORDS, k=count))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Small sets in the columns of the hub's."""
+    folder = tmp_path_factory.mktemp("data")
+    write(folder / "hellaswag" / "val.jsonl", [
+        {"activity_label": "Cutting [x] wood", "ctx_a": words(i, 5) + " [title] Ends", "ctx_b": ["", "the dog"][i % 2],
+         "endings": [words(9 * i + k, 2 + k) + e for k, e in enumerate(ENDINGS.split("|"))], "label": str(i % 4)}
+        for i in range(12)])  # fmt: skip
+    write(folder / "piqa" / "valid.jsonl", [
+        {"goal": words(i, 6), "sol1": words(i + 50, 3), "sol2": words(i + 80, 9), "label": i % 2} for i in range(10)
+    ])  # fmt: skip
+    for subject in ("anatomy", "world_religions"):
+        for part, count in (("test", 5), ("dev", 5)):
+            write(folder / "mmlu" / part / f"{subject}_{part}.jsonl", [
+                {"question": f" {words(len(subject) + i + count, 4)}? ", "choices": [words(i + k, 2) for k in range(4)],
+                 "answer": (i * 3 + len(part)) % 4} for i in range(count)])  # fmt: skip
+    write(folder / "lambada" / "test.jsonl", [{"text": words(i, 9) + " end"} for i in range(6)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """(folder, transformers' model in float64) with large weights, and a tokenizer of ours."""
+    transformers = pytest.importorskip("transformers")
+    from llmanac.tokenizers.load import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer("bpe", [words(0, 300) + ENDINGS], vocab_size=300, special_tokens=["<|endoftext|>"])
+    tokenizer.save(folder)
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=tokenizer.vocab_size, n_embd=24, n_layer=2, n_head=3, n_positions=512, initializer_range=0.2,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config).double().eval()
+    model.save_pretrained(folder)
+    return folder, model
+
+
+@pytest.fixture(scope="module")
+def ours(pretrained):
+    from llmanac.generate.load import load_engine
+
+    return load_engine(pretrained[0], dtype="float64", device="cpu")
+
+
+def task_of(folder, name, text):
+    """An lm-eval task from YAML that includes a stock one."""
+    from lm_eval.tasks import TaskManager
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.yaml").write_text(f"task: {name}\ndataset_path: json\ndataset_name: null\n{text}", "utf-8")
+    return TaskManager(include_path=str(folder), include_defaults=False)
+
+
+def files(cache, **splits):
+    listed = "".join(f"    {split}: {path}\n" for split, path in splits.items())
+    return f"dataset_kwargs:\n  cache_dir: {cache}\n  data_files:\n{listed}"
+
+
+METRICS = "metric_list:\n" + "".join(
+    f"  - {{metric: {name}, aggregation: mean, higher_is_better: true}}\n" for name in ("acc", "acc_norm", "acc_bytes")
+)
+
+
+def choice_tasks(data, tmp):
+    """(our name, rows of ours to take, lm-eval's task name, its YAML)."""
+    stock, rows = STOCK / "hellaswag" / "hellaswag.yaml", data / "hellaswag/val.jsonl"
+    yield "hellaswag", None, "hs", f"include: {stock}\n{METRICS}" + files(tmp, train=rows, validation=rows)
+    stock, rows = STOCK / "piqa" / "piqa.yaml", data / "piqa/valid.jsonl"
+    yield "piqa", None, "pq", f"include: {stock}\n{METRICS}" + files(tmp, train=rows, validation=rows)
+    for subject in ("anatomy", "world_religions"):
+        stock, parts = STOCK / "mmlu" / "default" / f"mmlu_{subject}.yaml", {
+            part: data / "mmlu" / part / f"{subject}_{part}.jsonl" for part in ("test", "dev")
+        }  # fmt: skip
+        yield "mmlu", subject, f"mm_{subject}", f"include: {stock}\nnum_fewshot: 5\n{METRICS}" + files(tmp, **parts)
+
+
+@pytest.fixture(scope="module")
+def theirs(pretrained, data, tmp_path_factory):
+    """lm-eval's results, by our benchmark's name and subject."""
+    transformers = pytest.importorskip("transformers")
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    folder, model = pretrained
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    harness = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3, device="cpu")
+    tmp, out = tmp_path_factory.mktemp("tasks"), {}
+    for name, subject, task, text in choice_tasks(data, tmp / "cache"):
+        manager = task_of(tmp / task, task, text)
+        found = lm_eval.simple_evaluate(harness, tasks=[task], task_manager=manager, bootstrap_iters=1)
+        out[name, subject] = found["results"][task], found["samples"][task]
+    return out
+
+
+@pytest.mark.parametrize("block, batch_tokens", [(1, 64), (5, 4096), (32, 300)])
+@pytest.mark.parametrize("name", ["hellaswag", "piqa", "mmlu"])
+def test_choices_equal_lm_eval(name, block, batch_tokens, ours, data, theirs):
+    """Prompts, log-likelihoods, acc, acc_norm, acc_bytes and their standard errors, whatever the batch."""
+    _, own = load_benchmark(name)
+    if name == "piqa":  # with the labels in the rows
+        own = replace(own, data=replace(own.data, labels=None))
+    every = items_of(own, data)
+    for (listed, subject), (results, samples) in theirs.items():
+        if listed != name:
+            continue
+        items = [item for item in every if subject is None or subject in item.name]
+        found = evaluate(Local(ours, "m", "m", batch_tokens=batch_tokens), name, items, own, block=block)
+        assert len(samples) == len(items)
+        for item, one, sample in zip(items, found.verdicts, sorted(samples, key=lambda s: s["doc_id"]), strict=True):
+            assert [item.prompt] * len(item.choices) == [given[0] for given in sample["arguments"]]
+            assert [" " + text for text in item.choices] == [given[1] for given in sample["arguments"]]
+            expected = [float(response[0][0]) for response in sample["resps"]]
+            assert one.values == pytest.approx(expected, abs=1e-9)
+            assert one.scores == {metric: sample[metric] for metric in ("acc", "acc_norm", "acc_bytes")}
+        for score in found.scores:
+            assert score.value == pytest.approx(results[f"{score.metric},none"], abs=1e-12)
+            assert score.standard_error == pytest.approx(results[f"{score.metric}_stderr,none"], abs=1e-12)
+    if name == "hellaswag":
+        assert len({score.value for score in found.scores}) > 1  # the three ways to compare choices differ
+
+
+def test_last_words_equal_lm_eval(pretrained, ours, data, tmp_path):
+    """LAMBADA: the word's likelihood, and whether greedy decoding writes it."""
+    transformers = pytest.importorskip("transformers")
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    folder, model = pretrained
+    harness = huggingface.HFLM(
+        pretrained=model, tokenizer=transformers.AutoTokenizer.from_pretrained(folder), batch_size=4, device="cpu"
+    )
+    text = f"include: {STOCK}/lambada/lambada_openai.yaml\n" + files(tmp_path, test=data / "lambada" / "test.jsonl")
+    manager = task_of(tmp_path / "lb", "lb", text)
+    expected = lm_eval.simple_evaluate(harness, tasks=["lb"], task_manager=manager, bootstrap_iters=0)["results"]["lb"]
+    _, own = load_benchmark("lambada")
+    found = {s.metric: s for s in evaluate(Local(ours, "m", "m"), "lambada", items_of(own, data), own).scores}
+    assert found["perplexity"].value == pytest.approx(expected["perplexity,none"], rel=1e-10)
+    assert found["acc"].value == expected["acc,none"]
+
+
+class Canned:
+    """Answers that are known beforehand, for lm-eval (`generate_until`) and for us (`generate`)."""
+
+    name = identity = "canned"
+
+    def __init__(self, answers):
+        self.answers, self.asked = answers, []
+
+    def generate(self, prompts, stop, length, chat):
+        start = len(self.asked)
+        self.asked += prompts
+        return self.answers[start : start + len(prompts)]
+
+    def likelihoods(self, pairs):
+        raise AssertionError("only generations are asked for")
+
+
+def theirs_of(answers, tasks, manager):
+    """lm-eval's results for the canned answers, and the prompts in its order."""
+    from lm_eval.api.model import LM
+
+    class Model(LM):
+        def generate_until(self, requests, **_):
+            return [answers[request.doc_id] for request in requests]
+
+        def loglikelihood(self, requests, **_):
+            raise NotImplementedError
+
+        loglikelihood_rolling = loglikelihood
+
+    found = lm_eval.simple_evaluate(Model(), tasks=[tasks], task_manager=manager, bootstrap_iters=1)
+    samples = sorted(found["samples"][tasks], key=lambda s: (s["filter"], s["doc_id"]))
+    return found["results"][tasks], [s["arguments"][0][0] for s in samples][: len(answers)]
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "triviaqa", "drop"])
+def test_generated_answers_equal_lm_eval(name, tmp_path):
+    """Prompts with the examples that lm-eval draws, extraction, scores and standard errors on given answers."""
+    if name == "gsm8k":
+        rows = [{"question": words(i, 5) + "?", "answer": f"{i}+{i}=<<>>{2 * i}\n#### {1000 * i:,}"} for i in range(9)]
+        answers = [
+            "#### 0",
+            "so #### 1,000.",
+            "it is $2,000",
+            "3000 #### 5",
+            "x #### 4000 #### 1",
+            "",
+            "6000.",
+            "n",
+            "8",
+        ]
+        splits = {part: write(tmp_path / name / f"{part}.jsonl", rows) for part in ("train", "test")}
+        rename = {"gsm8k": "exact_match,strict-match", "gsm8k-flexible": "exact_match,flexible-extract"}
+        rename = {f"exact match ({ours})": theirs for ours, theirs in rename.items()}
+    elif name == "triviaqa":
+        rows = [{"question": words(i, 4), "answer": {"aliases": [f"The Cat {i}", "Dog!"]}} for i in range(6)]
+        answers = [" the cat 0", "dog", "cat 2", " THE CAT-3", "", "The Cat 5"]
+        path = write(tmp_path / name / "validation.jsonl", rows)
+        splits, rename = {"train": path, "validation": path}, {"exact match": "exact_match,remove_whitespace"}
+    else:
+        blank = {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": []}
+        date = {"day": "3", "month": "May", "year": "1912"}
+        golds = [{"number": "7"}, {"spans": ["two cats", "a dog"]}, {"date": date}] * 2
+        more = {"number": ["8", ""], "date": [blank["date"]] * 2, "spans": [[], ["Seven cats"]]}
+        rows = [
+            {"query_id": str(i), "section_id": "s", "passage": f"P{i}", "question": words(i, 3),
+             "answer": {**blank, **gold}, "validated_answers": more}
+            for i, gold in enumerate(golds)
+        ]  # fmt: skip
+        answers = ["7.0", "dog, two cats", "3 May 1912", " 8 ", "the seven cats ran", "May"]
+        path = write(tmp_path / name / "drop_validation.jsonl", rows)
+        splits, rename = {"train": path, "validation": path}, {"exact match": "em,none", "F1": "f1,none"}
+    stock = {"gsm8k": "gsm8k/gsm8k.yaml"}.get(name, f"{name}/default.yaml")
+    manager = task_of(tmp_path / "t", "t", f"include: {STOCK / stock}\n" + files(tmp_path / "cache", **splits))
+    expected, prompts = theirs_of(answers, "t", manager)
+    _, own = load_benchmark(name)
+    own = replace(own, data=replace(own.data, files=(f"{name}/*{'test' if 'test' in splits else 'validation'}.jsonl",)))
+    model = Canned(answers)
+    found = evaluate(model, name, items_of(own, tmp_path), own, block=4)
+    assert model.asked == prompts
+    for score in found.scores:
+        assert score.value == pytest.approx(expected[rename[score.metric]], abs=1e-12), score.metric
+        metric, _, way = rename[score.metric].partition(",")
+        assert score.plain_error == pytest.approx(expected[f"{metric}_stderr,{way}"], abs=1e-12)
+        assert 0 < score.value < 1
+
+
+@pytest.mark.parametrize("name", ["humaneval", "mbpp"])
+def test_prompts_of_programs_equal_lm_evals_templates(name, shared_data):
+    """Its templates and examples, read out of its files: the tasks themselves download code when they are loaded."""
+    from lm_eval.utils import apply_template
+
+    text = (STOCK / name / f"{name}.yaml").read_text("utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("doc_to_text"))
+    template = ast.literal_eval(line.split(": ", 1)[1])
+    before = ""
+    if name == "mbpp":
+        tree = ast.parse((STOCK / name / "utils.py").read_text("utf-8"))
+        made = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "list_fewshot_samples")
+        for sample in ast.literal_eval(made.body[0].value):
+            before += apply_template(template, sample) + sample["code"] + "\n[DONE]" + "\n\n"
+    _, own = load_benchmark(name)
+    items = items_of(own, shared_data, limit=40)
+    assert [item.prompt for item in items] == [before + apply_template(template, item.row) for item in items]
+    stops = text.split("until:")[1].split("do_sample")[0]
+    assert own.generation.stop == tuple(
+        ast.literal_eval(s.strip()[2:]) for s in stops.splitlines() if s.strip()[:1] == "-"
+    )
