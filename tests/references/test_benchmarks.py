@@ -281,3 +281,16 @@ def test_prompts_of_programs_equal_lm_evals_templates(name, shared_data):
     assert own.generation.stop == tuple(
         ast.literal_eval(s.strip()[2:]) for s in stops.splitlines() if s.strip()[:1] == "-"
     )
+
+
+@pytest.mark.parametrize("name", ["humaneval", "mbpp"])
+def test_known_programs_pass_and_others_do_not(name, shared_data):
+    """Reference solutions in the sandbox, through the benchmark; each with how it ended."""
+    _, own = load_benchmark(name)
+    items = items_of(own, shared_data, limit=5)
+    field = {"humaneval": "canonical_solution", "mbpp": "code"}[name]
+    right = evaluate(Canned([item.row[field] for item in items]), name, items, own)
+    assert [one.right for one in right.verdicts] == [True] * 5 and right.scores[0].metric == "pass@1"
+    wrong = evaluate(Canned(["    return None"] * 5), name, items, own)
+    assert [one.right for one in wrong.verdicts] == [False] * 5
+    assert all(one.note.startswith("failed: ") for one in wrong.verdicts)

@@ -92,6 +92,9 @@ class _Bounded(ImmutableSandboxedEnvironment):
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return any(isinstance(obj, kind) and attr in names for kind, names in _METHODS.items())
 
+    def wrap_str_format(self, value: Any) -> None:
+        """`str.format` is a method like others: not allowed, since it may pad to any width."""
+
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(__obj, "__name__", "") == "replace" and isinstance(owner := getattr(__obj, "__self__", None), str):
             return _replace(owner, *args, **kwargs)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmanac.core.errors import DataError
 from llmanac.evaluate._benchmark_rows import Item
 from llmanac.evaluate.benchmark import Generation
 from llmanac.metrics._intervals import Z
 from llmanac.metrics._statistics import estimate
 from llmanac.metrics.answers import convention, drop, f1
 from llmanac.metrics.multiple_choice import chosen
+
+if TYPE_CHECKING:
+    from llmanac.sandbox.pool import Result
 
 PER = {"acc": "text", "acc_norm": "character", "acc_bytes": "byte"}
 LEAST_HUMAN_F1 = 0.4  # QuAC leaves out questions on which people agree less
@@ -165,16 +167,20 @@ def _perplexity(score: Score) -> Score:
 
 
 def judge_programs(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
-    """Run each answer with its row's tests in the sandbox. Raises DataError where programs cannot be run here."""
-    try:
-        from llmanac.evaluate import code
-        from llmanac.sandbox.pool import Sandbox
-    except ImportError:
-        raise DataError("code: this version has no sandbox to run programs in") from None
+    """Run each answer with its row's tests in the sandbox. Raises SandboxError where programs cannot be confined."""
+    from llmanac.evaluate import code
+    from llmanac.sandbox.pool import Sandbox
+
     samples = [(item.row or {}, answer) for item, answer in zip(items, answers, strict=True)]
     with Sandbox() as sandbox:
-        found = code.check(samples, sandbox)
+        found = [one.result for one in code.check(samples, sandbox)]
     return [
-        Verdict(answer, code.program(row, answer), one.passed, {"pass@1": float(one.passed)}, note=str(one.result))
+        Verdict(answer, code.program(row, answer), one.passed, {"pass@1": float(one.passed)}, note=_ending(one))
         for (row, answer), one in zip(samples, found, strict=True)
     ]
+
+
+def _ending(result: Result) -> str:
+    """How a program ended, with its exception."""
+    lines = result.stderr.strip().splitlines()
+    return result.status + (f": {lines[-1][:200]}" if lines and not result.passed else "")

@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible server: likelihoods by `echo` and `logprobs`, text by greedy completions.
 
-Some servers ignore `echo`, leave log-probabilities out, or give those of other tokens, and then every choice looks equally
+Some servers ignore `echo`, leave log-probabilities out, or give those of other tokens, and every choice looks equally
 good. So a server is tested before its likelihoods are used: the text must come back as it was sent, each token with a
 number, one text must have one likelihood however it is divided into context and continuation, and a token that the
 server itself generates must have, when it is sent back, the log-probability that the server named for it.
