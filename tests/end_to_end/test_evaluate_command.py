@@ -297,7 +297,7 @@ def test_a_wrong_key_is_named(change, message):
         ('{"question": "q", "answer": 0}', "'options' has no value"),
         ('{"question": "q", "options": ["a"], "answer": 0}', "not a list of at least two texts"),
         ('{"question": "q", "options": ["a", "b"], "answer": 2}', "choices.gold: 2 is not the number"),
-        ('{"question": "q", "options": ["a", "b"], "answer": "b"}', "choices.gold: 'b' is not the number"),
+        ('{"question": "q", "options": ["a", "b"], "answer": "c"}', "choices.gold: 'c' is not the number"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line(row, message, tmp_path):

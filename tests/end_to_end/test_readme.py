@@ -16,10 +16,10 @@ from _pages import INDENTED, Session, blocks
 # the pages whose blocks are run here, and those with blocks that are marked slow
 PAGES = [
     "README.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md", "docs/models.md", "docs/ngrams.md",
-    "docs/sandbox.md", "docs/server.md", "docs/tokenizers.md",
+    "docs/evaluate.md", "docs/sandbox.md", "docs/server.md", "docs/tokenizers.md",
 ]  # fmt: skip
 SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
-LONG = ["docs/classify.md", "docs/compare.md", "docs/ngrams.md", "docs/tokenizers.md"]  # a minute or more each
+LONG = ["docs/classify.md", "docs/compare.md", "docs/evaluate.md", "docs/ngrams.md", "docs/tokenizers.md"]  # a minute or more each
 # run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
 ELSEWHERE = ["docs/data.md", "CONTRIBUTING.md"]
 

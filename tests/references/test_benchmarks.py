@@ -51,6 +51,7 @@ def data(tmp_path_factory):
             write(folder / "mmlu" / part / f"{subject}_{part}.jsonl", [
                 {"question": f" {words(len(subject) + i + count, 4)}? ", "choices": [words(i + k, 2) for k in range(4)],
                  "answer": (i * 3 + len(part)) % 4} for i in range(count)])  # fmt: skip
+    write(folder / "strategyqa" / "dev.jsonl", [{"question": words(i, 5), "answer": i % 3 == 0} for i in range(9)])
     write(folder / "lambada" / "test.jsonl", [{"text": words(i, 9) + " end"} for i in range(6)])
     return folder
 
@@ -112,6 +113,17 @@ def choice_tasks(data, tmp):
         }  # fmt: skip
         yield "mmlu", subject, f"mm_{subject}", f"include: {stock}\nnum_fewshot: 5\n{METRICS}" + files(tmp, **parts)
 
+    rows = data / "strategyqa" / "dev.jsonl"
+    text = (
+        'doc_to_text: "Q: {{question}}\\nA:"\ndoc_to_choice: ["Yes", "No"]\ndoc_to_target: "{{0 if answer else 1}}"\n'
+    )
+    yield (
+        "strategyqa",
+        None,
+        "sq",
+        f"output_type: multiple_choice\nvalidation_split: validation\n{text}{METRICS}" + files(tmp, validation=rows),
+    )
+
 
 @pytest.fixture(scope="module")
 def theirs(pretrained, data, tmp_path_factory):
@@ -130,7 +142,7 @@ def theirs(pretrained, data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("block, batch_tokens", [(1, 64), (5, 4096), (32, 300)])
-@pytest.mark.parametrize("name", ["hellaswag", "piqa", "mmlu"])
+@pytest.mark.parametrize("name", ["hellaswag", "piqa", "mmlu", "strategyqa"])
 def test_choices_equal_lm_eval(name, block, batch_tokens, ours, data, theirs):
     """Prompts, log-likelihoods, acc, acc_norm, acc_bytes and their standard errors, whatever the batch."""
     _, own = load_benchmark(name)
@@ -294,3 +306,71 @@ def test_known_programs_pass_and_others_do_not(name, shared_data):
     wrong = evaluate(Canned(["    return None"] * 5), name, items, own)
     assert [one.right for one in wrong.verdicts] == [False] * 5
     assert all(one.note.startswith("failed: ") for one in wrong.verdicts)
+
+
+def perturbed(rows, seed):
+    """Answers near the references: right, partly right, wrong, empty, with articles and punctuation."""
+    rng = random.Random(seed)
+    changes = [
+        lambda t: t, lambda t: f"the {t}.", lambda t: t.upper(), lambda t: " ".join(t.split()[:1]), lambda t: "",
+        lambda t: t + " and more", lambda t: words(len(t), 3), lambda t: "\n" + t, lambda t: t + "\nQ: next",
+    ]  # fmt: skip
+    return [rng.choice(changes)(rng.choice(row)) for row in rows]
+
+
+def test_squad_equals_torchmetrics(shared_data):
+    """Exact match and F1 of every question of XQuAD's English part; errors are over paragraphs."""
+    squad = pytest.importorskip("torchmetrics.functional.text").squad
+    _, own = load_benchmark("squad")
+    items = items_of(own, shared_data)
+    answers = perturbed([item.references for item in items], 0)
+    found = {score.metric: score for score in evaluate(Canned(answers), "squad", items, own).scores}
+    expected = squad(
+        [{"prediction_text": text, "id": str(i)} for i, text in enumerate(answers)],
+        [{"answers": {"answer_start": [0] * len(item.references), "text": list(item.references)}, "id": str(i)}
+         for i, item in enumerate(items)],
+    )  # fmt: skip
+    assert 100 * found["exact match"].value == pytest.approx(expected["exact_match"].item(), rel=1e-6)
+    assert 100 * found["F1"].value == pytest.approx(expected["f1"].item(), rel=1e-6)
+    assert found["F1"].clusters == 240 and found["F1"].standard_error != found["F1"].plain_error
+
+
+def test_quac_equals_coqas_scores(shared_data):
+    """lm-eval's compute_scores of CoQA (best of all references but one), on the conversations at hand, F1 within SQuAD's."""
+    from llmanac.metrics.answers import f1
+
+    source = (STOCK / "coqa" / "utils.py").read_text("utf-8")
+    made = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "compute_scores")
+
+    class squad_metrics:
+        compute_f1 = staticmethod(lambda gold, text: f1(text, gold))
+        compute_exact = staticmethod(lambda gold, text: 0)
+
+    scope = {"squad_metrics": squad_metrics}
+    exec(compile(ast.Module([made], []), "coqa", "exec"), scope)
+    _, own = load_benchmark("quac")
+    items = items_of(own, shared_data)
+    for seed in range(5):
+        answers = perturbed([item.references for item in items], seed)
+        found = evaluate(Canned(answers), "quac", items, own)
+        kept = 0
+        for item, answer, one in zip(items, answers, found.verdicts, strict=True):
+            if "CANNOTANSWER" in item.references or not one.scores:  # rules that are QuAC's own
+                continue
+            kept += 1
+            expected = scope["compute_scores"](list(item.references), answer.strip().split("\n")[0])
+            assert one.scores["F1"] == pytest.approx(expected["f1"], abs=1e-12)
+        assert kept >= 4 and "HEQ-D" in {score.metric for score in found.scores}
+
+
+def test_math_takes_its_references(shared_data):
+    """MATH-500's own solutions are right, by both conventions; another problem's are not."""
+    _, own = load_benchmark("math")
+    items = items_of(own, shared_data, limit=120)
+    rows = [json.loads(line) for line in (shared_data / "math" / "math500.jsonl").open(encoding="utf-8")][:120]
+    ending = "\nFinal Answer: The final answer is ${}$. I hope it is correct."
+    answers = [row["solution"] + ending.format(row["answer"]) for row in rows]
+    right = {score.metric: score.value for score in evaluate(Canned(answers), "math", items, own).scores}
+    assert right == {"exact match (math)": 1.0, "exact match (minerva-math)": 1.0}
+    wrong = evaluate(Canned(answers[1:] + answers[:1]), "math", items, own)
+    assert all(score.value < 0.1 for score in wrong.scores)

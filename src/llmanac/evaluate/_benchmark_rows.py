@@ -224,7 +224,9 @@ def _choices(made: Templates, row: Row) -> tuple[tuple[str, ...], tuple[int, ...
     texts, gold = made.texts.value(row), made.gold.value(row)
     if not isinstance(texts, (list, tuple)) or len(texts) < 2 or not all(isinstance(t, str) and t for t in texts):
         raise DataError(f"choices.texts: {shown(texts)} is not a list of at least two texts")
-    golds = gold if isinstance(gold, (list, tuple)) else [gold]
+    golds = list(gold) if isinstance(gold, (list, tuple)) else [gold]
+    golds = [texts.index(one) if one in texts else one for one in golds]  # a choice's text is as good as its number
+    golds = [int(one) if isinstance(one, str) and one.isascii() and one.isdigit() else one for one in golds]
     for one in golds:
         if type(one) is not int or not 0 <= one < len(texts):
             raise DataError(f"choices.gold: {shown(one)} is not the number of one of {len(texts)} choices, from 0")

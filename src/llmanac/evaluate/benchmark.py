@@ -83,7 +83,7 @@ class Shots(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Choices(Spec):
-    """texts: an expression, the choices of a row; gold: an expression, the number of the right one, or several."""
+    """texts: an expression, the choices of a row; gold: an expression, the number (from 0) or text of the right one."""
 
     texts: str
     gold: str
