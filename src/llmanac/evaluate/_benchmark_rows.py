@@ -48,7 +48,9 @@ class Item:
 def files_of(source: Source, folder: Path) -> list[Path]:
     """The files of the first pattern that matches. Raises DataError that lists the patterns."""
     for pattern in source.files:
-        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        root = Path(pattern).parent if Path(pattern).is_absolute() else folder
+        own = Path(pattern).name if Path(pattern).is_absolute() else pattern
+        found = sorted(path for path in root.glob(own) if path.is_file())
         if found:
             return found
     raise DataError(f"{folder}: no file matches {' or '.join(source.files)}; name the folder of the data with --data")
@@ -214,7 +216,7 @@ def answer_text(own: Benchmark, made: Templates, row: Row) -> str:
         texts, golds = _choices(made, row)
         return texts[golds[0]]
     references = _references(made, row)
-    if not references or not isinstance(references[0], str):
+    if not isinstance(references[0], str):
         raise DataError("target: must be set for examples, since a row's first reference is no text")
     return references[0]
 
@@ -259,7 +261,7 @@ def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> Ite
         texts, golds = _choices(made, row)
     elif own.generation and made.references is not None:
         references = _references(made, row)
-    elif not own.generation:
+    elif not (own.generation and "code" in own.generation.metrics):
         references = (answer_text(own, made, row),)
     kept = row if own.generation and "code" in own.generation.metrics else None
     return Item(row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import regex
 
 from llmanac.evaluate._benchmark_rows import Item
-from llmanac.evaluate.benchmark import Generation
+from llmanac.evaluate._jinja import SECONDS
+from llmanac.evaluate.benchmark import Extraction, Generation
 from llmanac.metrics._intervals import Z
 from llmanac.metrics._statistics import estimate
-from llmanac.metrics.answers import convention, drop, f1
+from llmanac.metrics.answers import INVALID, convention, drop, f1
 from llmanac.metrics.multiple_choice import chosen
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 PER = {"acc": "text", "acc_norm": "character", "acc_bytes": "byte"}
 LEAST_HUMAN_F1 = 0.4  # QuAC leaves out questions on which people agree less
 NO_ANSWER = "CANNOTANSWER"  # QuAC's
+_PUNCTUATION, _DIGITS = str.maketrans("", "", string.punctuation), str.maketrans("", "", string.digits)
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,41 @@ def judge_generated(own: Generation, item: Item, text: str) -> Verdict:
             made = _by_convention(name, rule.equal, found, item.references, label)
         extracted = found if number == 0 else extracted
         scores |= made
+    for number, one in enumerate(own.extractions):
+        found = extracted_by(one, text)
+        extracted = found if number == 0 and not own.metrics else extracted
+        equal = any(_plain(one, found or INVALID) == _plain(one, str(gold)) for gold in item.references)
+        scores["exact match" if len(own.extractions) == 1 else f"exact match ({one.label})"] = float(equal)
     right = bool(scores) and next(iter(scores.values())) == 1.0
     return Verdict(shown_text, extracted, right, scores)
+
+
+def extracted_by(own: Extraction, text: str) -> str | None:
+    """What a pattern finds in a text, as lm-eval's filters do; None where it finds nothing."""
+    if own.strip:
+        text = text.lstrip()
+    if own.pattern is None:
+        return text
+    try:
+        found = regex.findall(own.pattern, text, timeout=SECONDS)
+        match = found[own.group] if found else None
+    except (TimeoutError, IndexError):
+        return None
+    if isinstance(match, tuple):
+        match = next((part for part in match if part), None)
+    return None if match is None else match.strip()
+
+
+def _plain(own: Extraction, text: str) -> str:
+    """A text without what makes no difference."""
+    for source in own.ignore:
+        try:
+            text = regex.sub(source, "", text, timeout=SECONDS)
+        except TimeoutError:
+            return text
+    text = text.lower() if own.ignore_case else text
+    text = text.translate(_PUNCTUATION) if own.ignore_punctuation else text
+    return text.translate(_DIGITS) if own.ignore_numbers else text
 
 
 def _by_convention(

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import regex
+
 from llmanac.core.errors import SpecError, nearest, shown
 from llmanac.core.files import read_toml
 from llmanac.core.spec import Spec
@@ -48,7 +50,7 @@ class Source(Spec):
 
     def __post_init__(self) -> None:
         for pattern in (*self.files, *([self.labels] if self.labels else [])):
-            if not pattern or pattern.startswith(("/", "~")) or ".." in Path(pattern).parts:
+            if not pattern or pattern.startswith("~") or ".." in Path(pattern).parts:
                 raise SpecError(f"files: {shown(pattern)} leaves the data folder; give a pattern inside it")
         if not self.files:
             raise SpecError("files: is empty; give at least one pattern")
@@ -90,15 +92,39 @@ class Choices(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extraction(Spec):
+    """An answer found by a pattern and compared as lm-eval's exact_match. label: of the metric; pattern: a regular
+    expression, of which match number `group` (-1 is the last) counts, its first group that is not empty; strip: white
+    space before the answer is taken off; ignore_...: what makes no difference; ignore: expressions of text to drop."""
+
+    label: str
+    pattern: str | None = None
+    group: int = 0
+    strip: bool = False
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+    ignore_numbers: bool = False
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for source in (*([self.pattern] if self.pattern is not None else []), *self.ignore):
+            try:
+                regex.compile(source)
+            except (regex.error, RecursionError) as error:
+                raise SpecError(f"pattern: {shown(source)} is not a regular expression ({error})") from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generation(Spec):
     """stop: texts that end an answer; length: most tokens; references: an expression, the right answers; metrics:
     conventions of `metrics.answers`, or `quac`, or `code` (the row's own tests are run); strip: what is taken off a
-    text before it is compared."""
+    text before it is compared; extractions: answers found by patterns instead."""
 
     stop: tuple[str, ...] = ()
     length: int = 256
     references: str | None = None
     metrics: tuple[str, ...] = ("squad",)
+    extractions: tuple[Extraction, ...] = ()
     strip: Literal["no", "both", "first-line"] = "no"
 
     def __post_init__(self) -> None:
@@ -109,12 +135,10 @@ class Generation(Spec):
         for name in self.metrics:
             if name not in OTHER_METRICS:
                 convention(name)
-        if not self.metrics:
+        if not self.metrics and not self.extractions:
             raise SpecError(f"metrics: is empty (known: {', '.join((*CONVENTIONS, *OTHER_METRICS))})")
         if "code" in self.metrics and len(self.metrics) > 1:
             raise SpecError("metrics: code goes with no other metric")
-        if "code" not in self.metrics and self.references is None:
-            raise SpecError("references: must be set; without right answers nothing can be scored")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +167,8 @@ class Benchmark(Spec):
             raise SpecError(
                 "target: must be set where there are no choices and no generation: its likelihood is scored"
             )
+        if self.generation and not (self.generation.references or self.target or "code" in self.generation.metrics):
+            raise SpecError("generation.references: must be set; without right answers nothing can be scored")
         if not (isinstance(self.fields, dict) or self.fields == ()):
             raise SpecError("fields: expected a table of names and expressions")
         Templates(self)  # reads every template
