@@ -6,34 +6,16 @@ import ast
 import json
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
+from _lm_eval import ENDINGS, STOCK, Canned, files, lm_eval, ours, pretrained, task_of, theirs_of, words, write
 
-from llmanac.core.errors import LlmanacError
 from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import items_of
 from llmanac.evaluate.benchmark import load_benchmark
 from llmanac.evaluate.evaluation import evaluate
 
-lm_eval = pytest.importorskip("lm_eval")
-pytest.importorskip("datasets")
-STOCK = Path(lm_eval.__file__).parent / "tasks"
-ENDINGS = "goes home.|opens a [step] small door.|sings  to the crowd, for a very long while.|héllo 日本."
-
-
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-WORDS = ["the", "a", "red", "cat", "dog", "sees", "runs", "under", "over", "hill", "and", "then", "why", "Tom"]
-
-
-def words(seed, count):
-    return " ".join(random.Random(seed).choices(WORDS, k=count))
+__all__ = ["ours", "pretrained"]  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -55,46 +37,6 @@ def data(tmp_path_factory):
     write(folder / "strategyqa" / "dev.jsonl", [{"question": words(i, 5), "answer": i % 3 == 0} for i in range(9)])
     write(folder / "lambada" / "test.jsonl", [{"text": words(i, 9) + " end"} for i in range(6)])
     return folder
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """(folder, transformers' model in float64) with large weights, and a tokenizer of ours."""
-    transformers = pytest.importorskip("transformers")
-    from llmanac.tokenizers.load import train_tokenizer
-
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_tokenizer("bpe", [words(0, 300) + ENDINGS], vocab_size=300, special_tokens=["<|endoftext|>"])
-    tokenizer.save(folder)
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=tokenizer.vocab_size, n_embd=24, n_layer=2, n_head=3, n_positions=512, initializer_range=0.2,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model = transformers.GPT2LMHeadModel(config).double().eval()
-    model.save_pretrained(folder)
-    return folder, model
-
-
-@pytest.fixture(scope="module")
-def ours(pretrained):
-    from llmanac.generate.load import load_engine
-
-    return load_engine(pretrained[0], dtype="float64", device="cpu")
-
-
-def task_of(folder, name, text):
-    """An lm-eval task from YAML that includes a stock one."""
-    from lm_eval.tasks import TaskManager
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.yaml").write_text(f"task: {name}\ndataset_path: json\ndataset_name: null\n{text}", "utf-8")
-    return TaskManager(include_path=str(folder), include_defaults=False)
-
-
-def files(cache, **splits):
-    listed = "".join(f"    {split}: {path}\n" for split, path in splits.items())
-    return f"dataset_kwargs:\n  cache_dir: {cache}\n  data_files:\n{listed}"
 
 
 METRICS = "metric_list:\n" + "".join(
@@ -184,41 +126,6 @@ def test_last_words_equal_lm_eval(pretrained, ours, data, tmp_path):
     found = {s.metric: s for s in evaluate(Local(ours, "m", "m"), "lambada", items_of(own, data), own).scores}
     assert found["perplexity"].value == pytest.approx(expected["perplexity,none"], rel=1e-10)
     assert found["acc"].value == expected["acc,none"]
-
-
-class Canned:
-    """Answers that are known beforehand, for lm-eval (`generate_until`) and for us (`generate`)."""
-
-    name = identity = "canned"
-
-    def __init__(self, answers):
-        self.answers, self.asked = answers, []
-
-    def generate(self, prompts, stop, length, chat):
-        start = len(self.asked)
-        self.asked += prompts
-        return self.answers[start : start + len(prompts)]
-
-    def likelihoods(self, pairs):
-        raise AssertionError("only generations are asked for")
-
-
-def theirs_of(answers, tasks, manager):
-    """lm-eval's results for the canned answers, and the prompts in its order."""
-    from lm_eval.api.model import LM
-
-    class Model(LM):
-        def generate_until(self, requests, **_):
-            return [answers[request.doc_id] for request in requests]
-
-        def loglikelihood(self, requests, **_):
-            raise NotImplementedError
-
-        loglikelihood_rolling = loglikelihood
-
-    found = lm_eval.simple_evaluate(Model(), tasks=[tasks], task_manager=manager, bootstrap_iters=1)
-    samples = sorted(found["samples"][tasks], key=lambda s: (s["filter"], s["doc_id"]))
-    return found["results"][tasks], [s["arguments"][0][0] for s in samples][: len(answers)]
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "triviaqa", "drop"])
@@ -375,101 +282,3 @@ def test_math_takes_its_references(shared_data):
     assert right == {"exact match (math)": 1.0, "exact match (minerva-math)": 1.0}
     wrong = evaluate(Canned(answers[1:] + answers[:1]), "math", items, own)
     assert all(score.value < 0.1 for score in wrong.scores)
-
-
-GSM = r"""
-output_type: generate_until
-test_split: test
-training_split: train
-num_fewshot: 3
-doc_to_text: "Question: {{question}}\nAnswer:"
-doc_to_target: "{{answer}}"
-generation_kwargs: {until: ["Question:"], do_sample: false, temperature: 0.0, max_gen_toks: 9}
-metric_list:
-  - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true, ignore_punctuation: true,
-     regexes_to_ignore: [",", "\\$", "(?s).*#### ", "\\.$"]}
-filter_list:
-  - {name: strict, filter: [{function: regex, regex_pattern: "#### (\\-?[0-9\\.\\,]+)"}, {function: take_first}]}
-  - name: flexible
-    filter: [{function: regex, group_select: -1, regex_pattern: "(-?[$0-9.,]{2,})|(-?[0-9]+)"}, {function: take_first}]
-  - {name: plain, filter: [{function: remove_whitespace}, {function: take_first}]}
-metadata: {version: 1.0}
-"""
-CHOOSE = """
-output_type: multiple_choice
-validation_split: validation
-description: "About {{name}}.\\n"
-doc_to_text: question
-doc_to_choice: "{{[a, b]}}"
-doc_to_target: "{{label}}"
-num_fewshot: 2
-fewshot_config: {sampler: first_n}
-metric_list: [{metric: acc}, {metric: acc_norm}]
-"""
-
-
-def test_task_files_equal_lm_eval(pretrained, ours, tmp_path):
-    """lm-eval's own YAML: prompts, filters and figures are those that lm-eval gives for the same file."""
-    rows = [{"question": words(i, 5) + "?", "answer": f"so\n#### {1000 * i:,}"} for i in range(8)]
-    splits = {part: write(tmp_path / f"{part}.jsonl", rows) for part in ("train", "test")}
-    answers = ["#### 0", "so #### 1,000.", "it is $2,000", "3000 #### 5", "x #### 4000 #### 1", "", " 6,000.", "n"]
-    manager = task_of(tmp_path / "t", "gen", GSM + files(tmp_path / "cache", **splits))
-    expected, prompts = theirs_of(answers, "gen", manager)
-    _, own = load_benchmark(edited(tmp_path / "t" / "gen.yaml"))
-    model = Canned(answers)
-    found = evaluate(model, "gen", items_of(own, tmp_path), own)
-    assert model.asked == prompts and own.generation.length == 9
-    scores = {score.metric: score.value for score in found.scores}
-    assert scores == {
-        f"exact match ({name})": expected[f"exact_match,{name}"] for name in ("strict", "flexible", "plain")
-    }
-    assert len(set(scores.values())) == 2
-
-    transformers = pytest.importorskip("transformers")
-    huggingface = pytest.importorskip("lm_eval.models.huggingface")
-    rows = [
-        {"question": words(i, 5), "a": words(i + 9, 2), "b": words(i, 4), "label": i % 2, "name": "x"} for i in range(9)
-    ]
-    path = write(tmp_path / "choose.jsonl", rows)
-    manager = task_of(tmp_path / "c", "mc", CHOOSE + files(tmp_path / "cache", validation=path))
-    folder, net = pretrained
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    harness = huggingface.HFLM(pretrained=net, tokenizer=tokenizer, batch_size=4, device="cpu")
-    expected = lm_eval.simple_evaluate(harness, tasks=["mc"], task_manager=manager, bootstrap_iters=1)
-    _, own = load_benchmark(edited(tmp_path / "c" / "mc.yaml"))
-    found = evaluate(Local(ours, "m", "m"), "mc", items_of(own, tmp_path), own)
-    samples = sorted(expected["samples"]["mc"], key=lambda s: s["doc_id"])
-    assert [item.prompt for item in found.items] == [sample["arguments"][0][0] for sample in samples]
-    for score in found.scores[:2]:
-        assert score.value == expected["results"]["mc"][f"{score.metric},none"]
-
-
-def edited(path):
-    """The file without the line for the tests' own cache."""
-    text = path.read_text("utf-8")
-    path.write_text("".join(line for line in text.splitlines(True) if "cache_dir" not in line), "utf-8")
-    return path
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ("process_docs: x", "'process_docs' is not read"),
-        ("doc_to_text: !function utils.f", "!function utils.f runs code"),
-        ("dataset_path: EleutherAI/x", "is a set on the hub"),
-        ("output_type: loglikelihood_rolling", "output_type: 'loglikelihood_rolling' is not read"),
-        ("generation_kwargs: {do_sample: true}", "generation_kwargs.do_sample: True is not read"),
-        ("filter_list: [{name: x, filter: [{function: majority_vote}]}]", "'majority_vote' is not read"),
-        ("metric_list: [{metric: bleu}]", "metric_list: "),
-        ("a: [", "not YAML that can be read"),
-    ],
-)
-def test_what_is_not_read_of_task_files_is_named(change, message, tmp_path):
-    key = change.partition(":")[0]
-    lines = {"dataset_path": "json", "dataset_kwargs": "{data_files: {test: x.jsonl}}", "test_split": "test",
-             "doc_to_text": "q", "doc_to_target": "a"}  # fmt: skip
-    text = "".join(f"{k}: {v}\n" for k, v in lines.items() if k != key) + change + "\n"
-    (tmp_path / "t.yaml").write_text(text, "utf-8")
-    with pytest.raises(LlmanacError) as caught:
-        load_benchmark(tmp_path / "t.yaml")
-    assert message in str(caught.value) and str(tmp_path / "t.yaml") in str(caught.value)
