@@ -14,7 +14,7 @@ import regex
 from llmanac.evaluate._benchmark_rows import Item
 from llmanac.evaluate._jinja import SECONDS
 from llmanac.evaluate.benchmark import Extraction, Generation
-from llmanac.metrics._intervals import Z
+from llmanac.metrics._intervals import Z, wilson_interval
 from llmanac.metrics._statistics import estimate
 from llmanac.metrics.answers import INVALID, convention, drop, f1
 from llmanac.metrics.multiple_choice import chosen
@@ -187,7 +187,10 @@ def _score(name: str, values: Sequence[float], clusters: Sequence[Any] | None) -
     if count < 2 or not all(map(math.isfinite, values)):
         return Score(name, float(np.mean(values)), None, None, None, len(values), count, None)
     found, plain = estimate(values, clusters), estimate(values)
-    limits = (found.low, found.high) if name == "log-likelihood" else (max(0.0, found.low), min(1.0, found.high))
+    if clusters is None and set(values) <= {0.0, 1.0}:  # Wilson's is not empty where all are equal
+        limits = wilson_interval(int(sum(values)), len(values))[1:]
+    else:
+        limits = (found.low, found.high) if name == "log-likelihood" else (max(0.0, found.low), min(1.0, found.high))
     return Score(
         name, found.mean, found.standard_error, *limits, found.items, found.clusters, plain.standard_error
     )  # fmt: skip
