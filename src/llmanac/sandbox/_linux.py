@@ -11,6 +11,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from llmanac.sandbox._syscalls import ALLOWED, CONDITIONAL, MACHINES, SETUP
 
@@ -23,7 +24,8 @@ KEPT = {2: MS_NOSUID, 4: MS_NODEV, 8: MS_NOEXEC, 1024: 1024, 2048: 2048, 4096: 1
 LANDLOCK_ENOUGH = 3  # the first version that covers truncation
 
 _column, _audit = MACHINES.get(platform.machine(), (None, 0))
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+_CAPABILITIES, _NONE = struct.pack("=Ii", 0x20080522, 0), bytes(24)
 
 
 def supported() -> bool:
@@ -49,10 +51,14 @@ def die_with_parent() -> None:
     call("prctl", 1, 9, 0, 0, 0)
 
 
+def no_new_privileges() -> None:
+    """Never get rights by executing a program: seccomp and landlock need that promise. Children inherit it."""
+    call("prctl", 38, 1, 0, 0, 0)
+
+
 def drop_capabilities() -> None:
-    """Give up every capability and the means to get new ones."""
-    call("capset", struct.pack("=Ii", 0x20080522, 0), bytes(24))
-    call("prctl", 38, 1, 0, 0, 0)  # no_new_privs
+    """Give up every capability."""
+    call("capset", _CAPABILITIES, _NONE)
 
 
 # --- namespaces and mounts -------------------------------------------------------------------------------------------
@@ -232,11 +238,18 @@ def _filter() -> bytes:
     return b"".join([*program, *_search(steps)])
 
 
-_TEMPLATE = _filter() if supported() else b""
+# A forked child fills in its id and has nothing more to make: each page that it touches costs it a microsecond.
+_FILTER = bytearray(_filter() if supported() else b"")
+_PLACES = [at for at in range(0, len(_FILTER), 4) if _FILTER[at : at + 4] == struct.pack("=I", _OWN)]
+_PROGRAM = struct.pack(
+    "HxxxxxxQ",
+    len(_FILTER) // 8,
+    ctypes.addressof((ctypes.c_char * len(_FILTER)).from_buffer(_FILTER)) if _FILTER else 0,
+)
 
 
 def seccomp() -> None:
-    """From now on allow only the system calls of `_syscalls.py`; others fail with EPERM. Needs no_new_privs."""
-    own = struct.pack("=I", os.getpid())
-    program = ctypes.create_string_buffer(_TEMPLATE.replace(struct.pack("=I", _OWN), own), len(_TEMPLATE))
-    call("seccomp", 1, 0, struct.pack("HxxxxxxQ", len(_TEMPLATE) // 8, ctypes.addressof(program)))
+    """From now on allow only the system calls of `_syscalls.py`; others fail with EPERM. Needs `no_new_privileges`."""
+    for place in _PLACES:
+        struct.pack_into("=I", _FILTER, place, os.getpid())
+    call("seccomp", 1, 0, _PROGRAM)

@@ -5,12 +5,13 @@ torch. First it enters new namespaces; then it waits for requests at a socket. T
 outside as a guard: it ends the zygote, and with it all programs, when the process that it serves is gone.
 
 A program is run by a child that gives up its rights and becomes `__main__` of the program. Its verdict comes through a
-pipe with a random word in front. A frame at the socket is its length in 4 bytes and JSON.
+pipe with a random word in front.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import math
@@ -26,39 +27,20 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from llmanac.sandbox import _linux
+from llmanac.sandbox._frames import receive, send
 from llmanac.sandbox._usage import bytes_in, empty, tasks, threads
 
 WORK = "/tmp"  # what a program sees as its folder, where it has a file system of its own
 WORK_BYTES, WORK_INODES = 32 << 20, 1000
 FILE, DESCRIPTORS, THREADS = 8 << 20, 64, 64  # bytes of a file, open files, threads
+LIMITS = {
+    resource.RLIMIT_FSIZE: FILE, resource.RLIMIT_NOFILE: DESCRIPTORS, resource.RLIMIT_CORE: 0,
+    resource.RLIMIT_STACK: 64 << 20, resource.RLIMIT_MSGQUEUE: 0, resource.RLIMIT_MEMLOCK: 0,
+}  # fmt: skip
 OUTPUT = 1 << 14  # bytes kept of stdout and of stderr
-FRAME = 1 << 26
 LOOK = 0.1  # seconds between looks at a work folder that has no size of its own
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 FOUND = "passed", "failed", "refused"
-
-
-def send(channel: socket.socket, message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode()
-    channel.sendall(len(data).to_bytes(4, "big") + data)
-
-
-def receive(channel: socket.socket) -> dict[str, Any] | None:
-    """The next message; None where the other side has closed."""
-    data = _exactly(channel, 4)
-    if len(data) < 4 or (size := int.from_bytes(data, "big")) > FRAME or len(data := _exactly(channel, size)) < size:
-        return None
-    message: dict[str, Any] = json.loads(data)
-    return message
-
-
-def _exactly(channel: socket.socket, size: int) -> bytes:
-    parts, left = [], size
-    with contextlib.suppress(OSError):
-        while left and (part := channel.recv(min(left, 1 << 20))):
-            parts.append(part)
-            left -= len(part)
-    return b"".join(parts)
 
 
 # --- the child that becomes the program ------------------------------------------------------------------------------
@@ -81,6 +63,13 @@ def become(code: str, nonce: bytes, verdict: int, error: Callable[[str], None]) 
         sys.stdout.flush()
     write(verdict, nonce + ending)
     leave(0)
+
+
+def limit(kind: int, value: int) -> None:
+    """Set a limit of this process, for good; a lower one stays."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 class Zygote:
@@ -106,7 +95,9 @@ class Zygote:
             self.rules = self._allow()
         # where other processes of the user count too, leave room for them
         self.threads = THREADS if self.root else 4 * THREADS + tasks(os.geteuid() if self.uid is None else self.uid)
-        self.seccomp = "seccomp" not in given["without"]
+        _linux.no_new_privileges()  # this and the limits are inherited
+        for kind, value in LIMITS.items():
+            limit(kind, value)
 
     def _other_user(self, readable: list[str]) -> int | None:
         """A user id that nobody has, so that root's programs are not root's; None where it could not read Python."""
@@ -125,15 +116,9 @@ class Zygote:
 
     def confine(self, seconds: float, memory: int) -> None:
         """Give up, in the child, all that a program must not have."""
-        most = {
-            "AS": memory, "CPU": math.ceil(seconds) + 1, "FSIZE": FILE, "NOFILE": DESCRIPTORS, "CORE": 0,
-            "NPROC": self.threads, "STACK": 64 << 20, "MSGQUEUE": 0, "MEMLOCK": 0,
-        }  # fmt: skip
-        for name, value in most.items():
-            kind = getattr(resource, f"RLIMIT_{name}")
-            hard = resource.getrlimit(kind)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (value, value))
+        limit(resource.RLIMIT_AS, memory)
+        limit(resource.RLIMIT_CPU, math.ceil(seconds) + 1)
+        limit(resource.RLIMIT_NPROC, self.threads)
         if self.uid is not None:
             os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
@@ -145,19 +130,14 @@ class Zygote:
         _linux.drop_capabilities()
         if self.rules is not None:
             _linux.landlock(self.rules)
-        os.closerange(4, 1 << 16)
-        if self.seccomp:
-            _linux.seccomp()
+        os.closerange(4, DESCRIPTORS)
+        _linux.seccomp()
 
     def child(self, request: dict[str, Any], code: str, nonce: bytes, ends: tuple[int, int, int]) -> NoReturn:
         """The forked process, with the ends of its pipes: stdout, stderr, verdict."""
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            moved = [os.dup2(end, 200 + i) for i, end in enumerate(ends)]  # out of the way of 1 to 3
-            rules = self.rules
-            if rules is not None:
-                self.rules = os.dup2(rules, 210)
-            for target, end in zip((1, 2, 3), moved, strict=True):
+            for target, end in enumerate(ends, 1):
                 os.dup2(end, target)
             self.confine(request["seconds"], request["memory"])
         except BaseException as problem:
@@ -309,7 +289,9 @@ def _guard(zygote: int, parent: int | None, work: str | None) -> NoReturn:
 def main(descriptor: int, parent_id: int, settings: str) -> None:
     """Enter the namespaces that `settings` ask for, report whether that worked, and serve."""
     given: dict[str, Any] = json.loads(settings)
-    channel = socket.socket(fileno=descriptor)
+    channel = socket.socket(fileno=fcntl.fcntl(descriptor, fcntl.F_DUPFD, 4))  # a low number
+    os.close(descriptor)
+    os.dup2(0, 3)  # the verdict's place in a child: nothing else may be there
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = None
     with contextlib.suppress(OSError):  # before Linux 5.3 the closed channel must do

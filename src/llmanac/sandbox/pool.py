@@ -30,7 +30,7 @@ from typing import Any, Literal
 from llmanac.core.errors import LlmanacError
 from llmanac.core.progress import progress
 from llmanac.sandbox import _linux
-from llmanac.sandbox._zygote import receive, send
+from llmanac.sandbox._frames import receive, send
 
 SECONDS, MEMORY = 3.0, 512 << 20
 LEAST_MEMORY = 64 << 20  # Python alone takes half of it
@@ -39,7 +39,7 @@ TO_START = 60.0  # seconds
 PROTECTIONS = ("landlock", "namespaces", "root-namespaces", "seccomp", "user-namespaces")
 Status = Literal["passed", "failed", "timeout", "cheated", "killed", "refused"]
 # Imported before programs are forked, so that each finds them ready.
-READY = "bisect cmath collections copy datetime functools hashlib heapq itertools math operator re string time typing"
+READY = "bisect collections copy functools heapq itertools math operator re string time typing"
 
 
 class SandboxError(LlmanacError, RuntimeError):
