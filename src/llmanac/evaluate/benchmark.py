@@ -8,7 +8,7 @@
 
     [choices]                             # or [generation], or neither: then `target` is scored as the next text
     texts = "options"                     # an expression: the choices of a row
-    gold = "answer"                       # the number of the right one, from 0
+    gold = "answer"                       # the number of the right one, from 0, or its text
 
 `benchmarks/` has those that come with llmanac; a path names one's own. Templates are those of `_jinja.py`. Prompts
 follow lm-eval: description, examples with the separator after each, the row's own prompt; a choice follows the
