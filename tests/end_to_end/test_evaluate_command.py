@@ -333,6 +333,8 @@ def test_templates():
 
 
 def test_flags_that_are_wrong(folder, capsys):
+    run("a", "--benchmarks", "own.toml", "--chat", expect=2)
+    assert "--chat: own scores likelihoods" in capsys.readouterr().err
     run("a", expect=2)
     assert "--benchmarks: give at least one of drop, gsm8k" in capsys.readouterr().err
     run("a", "--benchmarks", "helaswag", expect=2)

@@ -19,7 +19,8 @@ PAGES = [
     "docs/evaluate.md", "docs/sandbox.md", "docs/server.md", "docs/tokenizers.md",
 ]  # fmt: skip
 SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
-LONG = ["docs/classify.md", "docs/compare.md", "docs/evaluate.md", "docs/ngrams.md", "docs/tokenizers.md"]  # a minute or more each
+# a minute or more each
+LONG = ["docs/classify.md", "docs/compare.md", "docs/evaluate.md", "docs/ngrams.md", "docs/tokenizers.md"]
 # run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
 ELSEWHERE = ["docs/data.md", "CONTRIBUTING.md"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.progress import progress
 from llmanac.evaluate._answering import Answerer
@@ -76,12 +76,15 @@ def evaluate(
 
     Args:
         cache: the folder where answers are kept; None keeps none.
-        chat: prompts are sent as a user's messages, choices follow without the delimiter.
+        chat: prompts are sent as a user's messages; for generations only.
         block: items that are answered together; changes no score.
 
     Raises:
+        SpecError: `chat` for a benchmark of likelihoods.
         LlmanacError: what the model or its server cannot do; a benchmark of code without a sandbox.
     """
+    if chat and own.generation is None:
+        raise SpecError(f"--chat: {name} scores likelihoods, whose prompts have no turns; leave --chat out")
     raw: list[Any] = []
     with progress(name, total=len(items), unit="items") as bar:
         for start in range(0, len(items), block):
@@ -97,11 +100,11 @@ def _request(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool)
     made = own.generation
     if made is not None:
         return [FORM, model.identity, chat, list(made.stop), made.length, [item.prompt for item in items]]
-    return [FORM, model.identity, chat, _pairs(items, own, chat)]
+    return [FORM, model.identity, chat, _pairs(items, own)]
 
 
-def _pairs(items: Sequence[Item], own: Benchmark, chat: bool) -> list[list[tuple[str, str]]]:
-    delimiter = "" if chat else own.shots.delimiter
+def _pairs(items: Sequence[Item], own: Benchmark) -> list[list[tuple[str, str]]]:
+    delimiter = own.shots.delimiter
     return [[(item.prompt, delimiter + text) for text in (item.choices or map(str, item.references))] for item in items]
 
 
@@ -109,7 +112,7 @@ def _answers(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool)
     made = own.generation
     if made is not None:
         return list(model.generate([item.prompt for item in items], made.stop, made.length, chat))
-    pairs = _pairs(items, own, chat)
+    pairs = _pairs(items, own)
     found = iter(model.likelihoods([pair for row in pairs for pair in row]))
     return [[list(next(found)) for _ in row] for row in pairs]
 
