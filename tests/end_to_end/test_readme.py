@@ -15,13 +15,16 @@ from _pages import INDENTED, Session, blocks
 
 # the pages whose blocks are run here, and those with blocks that are marked slow
 PAGES = [
-    "README.md", "docs/align.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md", "docs/finetune.md",
-    "docs/generate.md", "docs/models.md", "docs/ngrams.md", "docs/sandbox.md", "docs/serve.md",
+    "README.md", "docs/align.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md", "docs/evaluate.md",
+    "docs/finetune.md", "docs/generate.md", "docs/models.md", "docs/ngrams.md", "docs/sandbox.md", "docs/serve.md",
     "docs/tokenizers.md",
 ]  # fmt: skip
 SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
 # a minute or more each
-LONG = [f"docs/{n}.md" for n in ("align", "classify", "compare", "finetune", "generate", "ngrams", "tokenizers")]
+LONG = [
+    f"docs/{name}.md"
+    for name in ("align", "classify", "compare", "evaluate", "finetune", "generate", "ngrams", "tokenizers")
+]
 # run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
 ELSEWHERE = ["docs/constrain.md", "docs/constraints-methods.md", "docs/data.md", "CONTRIBUTING.md"]
 

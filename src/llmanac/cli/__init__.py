@@ -25,6 +25,7 @@ with interrupts.ending():
         data,
         dedup,
         embed,
+        evaluate,
         generate,
         methods,
         metric,
@@ -56,6 +57,7 @@ app.command("generate")(generate.generate_command)
 app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
 app.command("embed")(embed.embed_command)
+app.command("evaluate")(evaluate.evaluate_command)
 app.command("serve")(chat.serve_command)
 app.command("bench")(bench.bench_command)
 app.command("compare")(compare.compare_command)

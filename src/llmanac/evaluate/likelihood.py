@@ -31,6 +31,7 @@ from llmanac.metrics.log_likelihood import log_likelihood
 from llmanac.models._pairs import encode, encode_pair, start_token
 
 BATCH_TOKENS = 4096
+SHARED = 48  # tokens with which contexts begin alike, from which on these are read once
 LOGITS = 2**23  # logits held at once (64 MiB in float64)
 
 Ids = tuple[int, ...]
@@ -71,16 +72,23 @@ def check_texts(texts: Sequence[Any]) -> None:
 
 @torch.inference_mode()
 def loglikelihood(
-    model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch_tokens: int = BATCH_TOKENS
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    label: str | None = "score",
 ) -> list[Likelihood]:
     """The likelihood of each continuation after its context; equal to lm-eval's for the same model.
 
     A context that several continuations share is read once; so is a continuation's beginning where only the last token
-    differs (the letters of a multiple choice). Sums are in float64, of logits in the model's own dtype.
+    differs (the letters of a multiple choice), and the beginning of contexts that share examples. Sums are in float64,
+    of logits in the model's own dtype.
 
     Args:
         pairs: (context, continuation); either may be empty; an empty continuation has the log-likelihood 0.
         batch_tokens: about how many tokens go through the model at once; changes no figure but for rounding.
+        label: of the progress line; None shows none.
 
     Raises:
         DataError: see `encode_pair`.
@@ -103,28 +111,54 @@ def loglikelihood(
     contexts: dict[Ids, list[Ids]] = {}
     for context_ids, read in rows:
         contexts.setdefault(context_ids, []).append(read)
-    with evaluating(model), progress("score", total=len(pairs), unit="texts") as bar:
-        for group in _groups(contexts, batch_tokens):
-            for key, logprobs, best in _after(model, group, contexts, batch_tokens):
+    shown = contextlib.nullcontext() if label is None else progress(label, total=len(pairs), unit="texts")
+    with evaluating(model), shown as bar:
+        for base, shared, group in _groups(model, contexts, batch_tokens):
+            for key, logprobs, best in _after(model, group, contexts, batch_tokens, base, shared):
                 start_ids, read = key
                 own = logprobs[np.arange(len(read)), list(read)]
                 for item, last in rows[key]:
                     ids = (*read, last)
                     values = (*own.tolist(), float(logprobs[len(read), last]))
                     found[item] = Likelihood(ids, values, best == ids, len(start_ids))
-                bar.advance(len(rows[key]))
+                if bar is not None:
+                    bar.advance(len(rows[key]))
         for item, (start, rest) in long.items():
             found[item] = _in_windows(model, start, rest)
-            bar.advance()
     return [found[item] for item in range(len(pairs))]
 
 
-def _groups(contexts: dict[Ids, list[Ids]], batch_tokens: int) -> Iterator[list[Ids]]:
-    """Contexts of similar length that are read together; those of one token need no reading ahead."""
+def _groups(
+    model: Any, contexts: dict[Ids, list[Ids]], batch_tokens: int
+) -> Iterator[tuple[State | None, int, list[Ids]]]:
+    """Contexts of similar length that are read together, with the state of the tokens that all of them begin with and
+    the number of these; contexts of one token need no reading ahead."""
+    families: dict[Ids, list[Ids]] = {}
+    for ids in contexts:
+        families.setdefault(ids[:SHARED] if len(ids) > SHARED + 1 else (), []).append(ids)
+    alone = families.pop((), [])
+    for key in [key for key, family in families.items() if len(family) == 1]:
+        alone += families.pop(key)
+    yield from ((None, 0, group) for group in _batches(alone, 0, batch_tokens))
+    for family in families.values():
+        first, last, shortest = min(family), max(family), min(map(len, family))
+        differ = (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+        shared = min(
+            next(differ, shortest), shortest - 2
+        )  # each context has a token of its own to read, and a last one
+        base = model.start(1)
+        for at in range(0, shared, batch_tokens):
+            _read(model, [first[at : min(at + batch_tokens, shared)]], base, LAST)
+        yield from ((base, shared, group) for group in _batches(family, shared, batch_tokens))
+
+
+def _batches(contexts: Sequence[Ids], shared: int, batch_tokens: int) -> Iterator[list[Ids]]:
+    """Contexts of similar length, together at most about so many tokens to read."""
     group: list[Ids] = []
     for ids in sorted(contexts, key=len):
-        full = (len(group) + 1) * len(ids) > batch_tokens or (group and len(group[0]) == 1 < len(ids))
-        if group and full:
+        rows = len(group) + 1
+        full = rows * (len(ids) - shared) > batch_tokens or rows * len(ids) > 4 * batch_tokens
+        if group and (full or len(group[0]) == 1 < len(ids)):
             yield group
             group = []
         group.append(ids)
@@ -133,12 +167,13 @@ def _groups(contexts: dict[Ids, list[Ids]], batch_tokens: int) -> Iterator[list[
 
 
 def _after(
-    model: Any, group: list[Ids], contexts: dict[Ids, list[Ids]], batch_tokens: int
+    model: Any, group: list[Ids], contexts: dict[Ids, list[Ids]], batch_tokens: int, base: State | None, shared: int
 ) -> Iterator[tuple[tuple[Ids, Ids], np.ndarray, Ids]]:
     """`(key, logprobs (T, V) float64, most probable ids)` of all that follows the contexts of a group."""
-    state = model.start(len(group))
+    zeros = torch.zeros(len(group), dtype=torch.int64, device=device_of(model))
+    state = model.start(len(group)) if base is None else base.select(zeros)
     if len(group[0]) > 1:
-        heads = [ids[:-1] for ids in group]
+        heads = [ids[shared:-1] for ids in group]
         part = batch_tokens if len(group) == 1 else max(map(len, heads))
         for at in range(0, max(map(len, heads)), part):
             _read(model, [head[at : at + part] for head in heads], state, LAST)

@@ -1,0 +1,122 @@
+"""`llmanac evaluate`: benchmarks on one model, or on two that are paired item by item."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmanac.cli.options import AsJson, SomeRunner
+from llmanac.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from llmanac.evaluate._answering import Answerer
+    from llmanac.evaluate.evaluation import Difference, Evaluation
+
+Model = Annotated[
+    str, typer.Argument(help="A run's or model's folder, a .gguf file, a hub name, or a server's http://.")
+]
+
+
+def evaluate_command(
+    model: Model,
+    other: Annotated[str | None, typer.Argument(metavar="[MODEL_B]", help="Compared with the first by item.")] = None,
+    benchmarks: Annotated[str, typer.Option(help="Names, or paths of .toml or lm-eval .yaml files.")] = "",
+    data: Annotated[Path | None, typer.Option(help="The folder of the benchmarks' data.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each.")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="Examples before each question [the benchmark's].")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Send prompts through the model's chat template.")] = False,
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder of results, items and kept answers.")] = Path(
+        "results"
+    ),
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
+    runner: SomeRunner = "torch",
+    as_json: AsJson = False,
+) -> None:
+    """Run benchmarks: a table with standard errors, every item in an HTML report; stopped runs go on."""
+    from llmanac.evaluate._benchmark_rows import items_of
+    from llmanac.evaluate.benchmark import load_benchmark, names
+    from llmanac.evaluate.evaluation import compare, evaluate
+    from llmanac.evaluate.evaluation_report import check_folder, write_results
+
+    wanted = [part.strip() for part in benchmarks.split(",") if part.strip()]
+    if not wanted:
+        raise SpecError(f"--benchmarks: give at least one of {', '.join(names())}, or the path of a .toml file")
+    check_folder(out)
+    chosen = []
+    for part in dict.fromkeys(wanted):
+        name, own = load_benchmark(part)
+        folder = data or (Path(part).parent if Path(part).suffix else None)
+        if folder is None:
+            raise SpecError(f"--data: name the folder that holds {' or '.join(own.data.files)}")
+        chosen.append((name, own, items_of(own, folder, limit=limit, shots=shots)))
+    found: list[list[Evaluation]] = []
+    try:
+        for path in dict.fromkeys([model, *([other] if other else [])]):
+            answerer = _answerer(path, dtype, runner)
+            found.append(
+                [evaluate(answerer, n, items, own, cache=out / "cache", chat=chat) for n, own, items in chosen]
+            )
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Answers so far are kept in {out}; the same command goes on.", file=sys.stderr)
+        raise
+    differences = [d for pair in zip(*found, strict=True) for d in compare(*pair)] if len(found) == 2 else []
+    options = {"limit": limit, "shots": shots, "chat": chat}
+    page = write_results(out, {name: own for name, own, _ in chosen}, found, differences, options)
+    if as_json:
+        print(json.dumps(page, ensure_ascii=False))
+        return
+    _show(found, differences, out)
+    name = wanted[0]
+    more = ["llmanac", "evaluate", model, *([other] if other else []), "--benchmarks", name]
+    more += ["--data", str(data)] if data else []
+    more += ["--limit", str(2 * limit)] if limit else ["--shots", "0"]
+    print(f"Next: {shlex.join(more)} -o {shlex.quote(str(out))}   (answers that are there are used again)")
+
+
+def _answerer(path: str, dtype: str | None, runner: str) -> Answerer:
+    if path.startswith(("http://", "https://")):
+        from llmanac.evaluate._server import Server
+
+        return Server(path)
+    from llmanac.evaluate._answering import load_local
+
+    return load_local(path, dtype=dtype, runner=runner)
+
+
+def _digits(value: float | None, spec: str = ".4f") -> str:
+    return "" if value is None else format(value, spec)
+
+
+def _show(found: list[list[Evaluation]], differences: list[Difference], out: Path) -> None:
+    from llmanac.cli.tables import print_table
+
+    heads = ["benchmark", "metric", "value", "± standard error", "95% interval", "items"]
+    several = len(found) > 1
+    rows: list[list[str]] = []
+    for letter, evaluations in zip("AB", found, strict=False):
+        for one in evaluations:
+            for score in one.scores:
+                between = f"{_digits(score.low)} to {_digits(score.high)}" if score.low is not None else ""
+                count = f"{score.items:,}" + (f" in {score.clusters:,}" if score.clusters != score.items else "")
+                row = [one.benchmark, score.metric, _digits(score.value), _digits(score.standard_error), between, count]
+                rows.append([letter, *row] if several else row)
+    print_table("", ["model", *heads] if several else heads, rows, left=(0, 1, 2) if several else (0, 1))
+    if several:
+        for letter, evaluations in zip("AB", found, strict=False):
+            print(f"{letter}: {evaluations[0].model}")
+        heads = ["benchmark", "metric", "difference", "95% interval", "B is", "more items"]
+        print_table("B less A, item by item", heads, map(_difference, differences), left=(0, 1, 4))
+    if any(score.clusters != score.items for evaluations in found for one in evaluations for score in one.scores):
+        print("Items in clusters, such as questions on one passage: standard errors are over clusters.")
+    print(f"Every item: {out / 'report.html'}")
+
+
+def _difference(one: Difference) -> list[Any]:
+    more = "" if one.verdict != "not settled" else "none would" if one.more is None else f"about {one.more:,}"
+    interval = f"{one.low:+.4f} to {one.high:+.4f}"
+    return [one.benchmark, one.metric, f"{one.difference:+.4f}", interval, one.verdict, more]

@@ -1,0 +1,84 @@
+"""What answers a benchmark: a model through the engine, or a server through OpenAI's completions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.files import file_sha256
+from llmanac.evaluate.likelihood import BATCH_TOKENS, loglikelihood
+from llmanac.generate.engine import Engine
+from llmanac.generate.prefix_cache import PrefixCache
+from llmanac.models._pairs import encode
+
+PREFIX_BYTES = 256 << 20  # of examples that prompts share
+
+
+class Answerer(Protocol):
+    """identity: what its answers depend on, apart from the request."""
+
+    name: str
+    identity: str
+
+    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        """(sum of log-probabilities in nats, whether greedy decoding writes it) of each continuation."""
+
+    def generate(self, prompts: Sequence[str], stop: Sequence[str], length: int, chat: bool) -> list[str]:
+        """The greedy continuation of each prompt up to the first stop; `chat` sends a prompt as a user's message."""
+
+
+class Local:
+    """A model in this process. What does not fit its context loses tokens on the left, as in lm-eval."""
+
+    def __init__(self, engine: Engine, name: str, identity: str, *, batch_tokens: int = BATCH_TOKENS) -> None:
+        self.engine, self.name, self.identity, self.batch_tokens = engine, name, identity, batch_tokens
+        if engine.prefix_cache is None and PrefixCache.fits(engine.model):
+            engine.keep_prefixes(PREFIX_BYTES)
+
+    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        model, tokenizer = self.engine.model, self.engine.tokenizer
+        found = loglikelihood(model, tokenizer, pairs, batch_tokens=self.batch_tokens, label=None)
+        return [(one.total, one.greedy) for one in found]
+
+    def generate(self, prompts: Sequence[str], stop: Sequence[str], length: int, chat: bool) -> list[str]:
+        tokenizer, context = self.engine.tokenizer, self.engine.model.max_length
+        if tokenizer is None:
+            raise SpecError("model: has no tokenizer to read prompts with")
+        ids: list[list[int]]
+        if chat:
+            turns = [([{"role": "user", "content": text}], True) for text in prompts]
+            ids = [list(found) for found, _ in tokenizer.encode_chats(turns)]
+        else:
+            ids = [encode(tokenizer, text) for text in prompts]
+        if context is not None:
+            length = max(1, min(length, context - 1))
+            ids = [one[-max(1, context - length) :] for one in ids]
+        done = self.engine.generate(ids, max_new_tokens=length, stop=tuple(stop), temperature=0)
+        return [one.text for one in done]
+
+
+def load_local(path: str, *, dtype: str | None = None, device: str = "auto", runner: str = "torch") -> Local:
+    """A model by its path. Raises what `load_engine` raises."""
+    from llmanac.generate.load import load_engine
+
+    engine = load_engine(path, dtype=dtype, device=device, runner=runner)
+    kind = str(getattr(engine.model, "compute_dtype", None) or dtype)
+    return Local(engine, path, f"{_content(path)} {kind} {runner if engine.native else 'torch'}")
+
+
+def _content(path: str) -> str:
+    """A hash of the files that a model and its tokenizer are read from."""
+    from llmanac.models.locate import locate, model_folder
+
+    total = hashlib.sha256()
+    for place in dict.fromkeys((model_folder(path), Path(locate(path)[1]))):
+        for file in [place] if place.is_file() else sorted(place.glob("*")):
+            if file.is_file() and file.suffix in (".json", ".safetensors", ".gguf", ".model", ".txt", ".jinja"):
+                try:
+                    total.update(f"{file.name} {file_sha256(file)}\n".encode())
+                except OSError as error:
+                    raise CheckpointError(f"{file}: cannot read it ({error.strerror})") from None
+    return total.hexdigest()[:32]

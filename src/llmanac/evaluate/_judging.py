@@ -1,0 +1,226 @@
+"""What an answer is worth: the scores of one item, and of all items together."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import regex
+
+from llmanac.evaluate._benchmark_rows import Item
+from llmanac.evaluate._jinja import SECONDS
+from llmanac.evaluate.benchmark import Extraction, Generation
+from llmanac.metrics._intervals import Z, wilson_interval
+from llmanac.metrics._statistics import estimate
+from llmanac.metrics.answers import INVALID, convention, drop, f1
+from llmanac.metrics.multiple_choice import chosen
+
+if TYPE_CHECKING:
+    from llmanac.sandbox.pool import Result
+
+PER = {"acc": "text", "acc_norm": "character", "acc_bytes": "byte"}
+LEAST_HUMAN_F1 = 0.4  # QuAC leaves out questions on which people agree less
+NO_ANSWER = "CANNOTANSWER"  # QuAC's
+_PUNCTUATION, _DIGITS = str.maketrans("", "", string.punctuation), str.maketrans("", "", string.digits)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One item's answer.
+
+    Attributes:
+        answer: what was generated, or the chosen choice; extracted: what was compared, None where nothing was found.
+        right: by the benchmark's first metric.
+        scores: by metric; empty for an item that its benchmark leaves out.
+        values: log-likelihoods in nats, of each choice or of the text.
+        note: more about it, such as how a program ended.
+    """
+
+    answer: str
+    extracted: str | None
+    right: bool
+    scores: dict[str, float] = field(default_factory=dict)
+    values: tuple[float, ...] = ()
+    note: str = ""
+
+
+def judge_choices(item: Item, sums: Sequence[float]) -> Verdict:
+    """Of log-likelihoods of the choices, in nats."""
+    picks = {name: int(chosen([sums], [item.choices], per)[0]) for name, per in PER.items()}
+    scores = {name: float(pick in item.golds) for name, pick in picks.items()}
+    return Verdict(item.choices[picks["acc"]], item.choices[picks["acc"]], scores["acc"] == 1.0, scores, tuple(sums))
+
+
+def judge_likelihood(item: Item, total: float, greedy: bool) -> Verdict:
+    """Of the likelihood of the text itself."""
+    scores = {"acc": float(greedy), "log-likelihood": total}
+    return Verdict(str(item.references[0]), None, greedy, scores, (total,))
+
+
+def judge_generated(own: Generation, item: Item, text: str) -> Verdict:
+    """Of a generated text, by every metric of the benchmark but `code`."""
+    shown_text = text
+    if own.strip == "first-line":
+        text = text.strip().split("\n")[0]
+    elif own.strip == "both":
+        text = text.strip()
+    scores: dict[str, float] = {}
+    extracted: str | None = None
+    found: str | None
+    for number, name in enumerate(own.metrics):
+        label = "exact match" if len(own.metrics) == 1 else f"exact match ({name})"
+        if name == "quac":
+            found, made = text, quac(text, [str(one) for one in item.references])
+        else:
+            rule = convention(name)
+            found = rule.extract(text)
+            made = _by_convention(name, rule.equal, found, item.references, label)
+        extracted = found if number == 0 else extracted
+        scores |= made
+    for number, one in enumerate(own.extractions):
+        found = extracted_by(one, text)
+        extracted = found if number == 0 and not own.metrics else extracted
+        equal = any(_plain(one, found or INVALID) == _plain(one, str(gold)) for gold in item.references)
+        scores["exact match" if len(own.extractions) == 1 else f"exact match ({one.label})"] = float(equal)
+    right = bool(scores) and next(iter(scores.values())) == 1.0
+    return Verdict(shown_text, extracted, right, scores)
+
+
+def extracted_by(own: Extraction, text: str) -> str | None:
+    """What a pattern finds in a text, as lm-eval's filters do; None where it finds nothing."""
+    if own.strip:
+        text = text.lstrip()
+    if own.pattern is None:
+        return text
+    try:
+        found = regex.findall(own.pattern, text, timeout=SECONDS)
+        match = found[own.group] if found else None
+    except (TimeoutError, IndexError):
+        return None
+    if isinstance(match, tuple):
+        match = next((part for part in match if part), None)
+    return None if match is None else match.strip()
+
+
+def _plain(own: Extraction, text: str) -> str:
+    """A text without what makes no difference."""
+    for source in own.ignore:
+        try:
+            text = regex.sub(source, "", text, timeout=SECONDS)
+        except TimeoutError:
+            return text
+    text = text.lower() if own.ignore_case else text
+    text = text.translate(_PUNCTUATION) if own.ignore_punctuation else text
+    return text.translate(_DIGITS) if own.ignore_numbers else text
+
+
+def _by_convention(
+    name: str, equal: Callable[[str, str], bool], answer: str | None, references: Sequence[Any], label: str
+) -> dict[str, float]:
+    if name == "drop":
+        golds = [[one] if isinstance(one, str) else list(one) for one in references]
+        golds = [gold for gold in golds if gold[0].strip()]  # as lm-eval: an empty annotation scores nothing
+        pairs = [drop(answer, gold) for gold in golds] if answer is not None else []
+        return {label: max((p[0] for p in pairs), default=0.0), "F1": max((p[1] for p in pairs), default=0.0)}
+    exact = answer is not None and any(equal(answer, str(one)) for one in references)
+    if name == "squad":
+        return {label: float(exact), "F1": f1(answer or "", [str(one) for one in references])}
+    return {label: float(exact)}
+
+
+def quac(answer: str, references: Sequence[str]) -> dict[str, float]:
+    """F1 of an answer against each choice of all references but one, and whether it is at least people's own (HEQ).
+
+    Nothing where people agree on less than `LEAST_HUMAN_F1`. Choi et al. 2018, arXiv:1808.07036, section 5.1.
+    """
+    without = [one for one in references if one != NO_ANSWER]
+    unanswerable = 2 * (len(references) - len(without)) > len(references)
+    golds = [NO_ANSWER] if unanswerable else without or list(references)
+    people, own = 1.0, f1(answer, golds)
+    if len(golds) > 1:
+        rest = [[*golds[:i], *golds[i + 1 :]] for i in range(len(golds))]
+        people = float(np.mean([f1(gold, others) for gold, others in zip(golds, rest, strict=True)]))
+        own = float(np.mean([f1(answer, others) for others in rest]))
+    return {} if people < LEAST_HUMAN_F1 else {"F1": own, "HEQ-Q": float(own >= people)}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric over all items: the value with its standard error (clustered where items share a passage)."""
+
+    metric: str
+    value: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+    items: int
+    clusters: int
+    plain_error: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def summarise(items: Sequence[Item], verdicts: Sequence[Verdict]) -> list[Score]:
+    """Every metric's mean over the items that have it, with errors."""
+    out = []
+    for name in dict.fromkeys(metric for one in verdicts for metric in one.scores):
+        kept = [(i, v) for i, v in zip(items, verdicts, strict=True) if name in v.scores]
+        values = [verdict.scores[name] for _, verdict in kept]
+        clusters = [item.cluster for item, _ in kept]
+        shared = clusters if None not in clusters and len(set(clusters)) < len(clusters) else None
+        out.append(_score(name, values, shared))
+        if name == "HEQ-Q" and shared is not None:
+            whole: dict[Any, float] = {}
+            for cluster, value in zip(clusters, values, strict=True):
+                whole[cluster] = min(value, whole.get(cluster, 1.0))
+            out.append(_score("HEQ-D", list(whole.values()), None))
+    return [_perplexity(score) if score.metric == "log-likelihood" else score for score in out]
+
+
+def _score(name: str, values: Sequence[float], clusters: Sequence[Any] | None) -> Score:
+    count = len(values) if clusters is None else len(set(clusters))
+    if count < 2 or not all(map(math.isfinite, values)):
+        return Score(name, float(np.mean(values)), None, None, None, len(values), count, None)
+    found, plain = estimate(values, clusters), estimate(values)
+    if clusters is None and set(values) <= {0.0, 1.0}:  # Wilson's is not empty where all are equal
+        limits = wilson_interval(int(sum(values)), len(values))[1:]
+    else:
+        limits = (found.low, found.high) if name == "log-likelihood" else (max(0.0, found.low), min(1.0, found.high))
+    return Score(
+        name, found.mean, found.standard_error, *limits, found.items, found.clusters, plain.standard_error
+    )  # fmt: skip
+
+
+def _perplexity(score: Score) -> Score:
+    """exp(-mean log-likelihood) of a text; its error by the delta method, its interval from that of the mean."""
+    value = math.exp(min(700.0, -score.value))
+    if score.standard_error is None or score.plain_error is None:
+        return Score("perplexity", value, None, None, None, score.items, score.clusters, None)
+    error, plain = value * score.standard_error, value * score.plain_error
+    low, high = (math.exp(min(700.0, -score.value + side * Z * score.standard_error)) for side in (-1, 1))
+    return Score("perplexity", value, error, low, high, score.items, score.clusters, plain)
+
+
+def judge_programs(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
+    """Run each answer with its row's tests in the sandbox. Raises SandboxError where programs cannot be confined."""
+    from llmanac.evaluate import code
+    from llmanac.sandbox.pool import Sandbox
+
+    samples = [(item.row or {}, answer) for item, answer in zip(items, answers, strict=True)]
+    with Sandbox() as sandbox:
+        found = [one.result for one in code.check(samples, sandbox)]
+    return [
+        Verdict(answer, code.program(row, answer), one.passed, {"pass@1": float(one.passed)}, note=_ending(one))
+        for (row, answer), one in zip(samples, found, strict=True)
+    ]
+
+
+def _ending(result: Result) -> str:
+    """How a program ended, with its exception."""
+    lines = result.stderr.strip().splitlines()
+    return result.status + (f": {lines[-1][:200]}" if lines and not result.passed else "")

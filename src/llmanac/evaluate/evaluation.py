@@ -1,0 +1,201 @@
+"""Benchmarks run on models: every item kept, finished blocks kept by content, two models compared item by item.
+
+    found = evaluate(answerer, "hellaswag", items, benchmark, cache=folder)        found.scores, found.verdicts
+
+Items go in blocks. A block's answers are kept under a hash of the model, the prompts and what was asked: a run that was
+stopped goes on, and another limit or another metric computes only what is new. Decoding is greedy.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.files import read_json, write_json
+from llmanac.core.progress import progress
+from llmanac.evaluate._answering import Answerer
+from llmanac.evaluate._benchmark_rows import Item
+from llmanac.evaluate._judging import (
+    Score,
+    Verdict,
+    judge_choices,
+    judge_generated,
+    judge_likelihood,
+    judge_programs,
+    summarise,
+)  # fmt: skip
+from llmanac.evaluate.benchmark import Benchmark
+from llmanac.metrics._statistics import items_needed, paired
+
+BLOCK = 32  # items that are answered, and kept, together
+FORM = 1  # of what is kept; another number leaves older files alone
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One benchmark on one model."""
+
+    benchmark: str
+    model: str
+    items: list[Item]
+    verdicts: list[Verdict]
+    scores: list[Score]
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """A JSON object for each item."""
+        for item, one in zip(self.items, self.verdicts, strict=True):
+            right: list[Any] = [item.choices[gold] for gold in item.golds] or [
+                ref if isinstance(ref, str) else list(ref) for ref in item.references
+            ]
+            yield {
+                "benchmark": self.benchmark, "item": item.name, "prompt": item.prompt, "answer": one.answer,
+                "extracted": one.extracted, "references": right, "right": one.right, "scores": one.scores,
+                "note": one.note, **({"choices": list(item.choices)} if item.choices else {}),
+                **({"log_likelihoods": list(one.values)} if one.values else {}),
+                **({"cluster": item.cluster} if item.cluster is not None else {}),
+            }  # fmt: skip
+
+
+def evaluate(
+    model: Answerer,
+    name: str,
+    items: Sequence[Item],
+    own: Benchmark,
+    *,
+    cache: Path | None = None,
+    chat: bool = False,
+    block: int = BLOCK,
+) -> Evaluation:
+    """Answer and score items.
+
+    Args:
+        cache: the folder where answers are kept; None keeps none.
+        chat: prompts are sent as a user's messages; for generations only.
+        block: items that are answered together; changes no score.
+
+    Raises:
+        SpecError: `chat` for a benchmark of likelihoods.
+        LlmanacError: what the model or its server cannot do; a benchmark of code without a sandbox.
+    """
+    if chat and own.generation is None:
+        raise SpecError(f"--chat: {name} scores likelihoods, whose prompts have no turns; leave --chat out")
+    raw: list[Any] = []
+    with progress(name, total=len(items), unit="items") as bar:
+        for start in range(0, len(items), block):
+            part = items[start : start + block]
+            compute = functools.partial(_answers, model, part, own, chat)
+            raw += _kept(cache, _request(model, part, own, chat), len(part), compute)
+            bar.advance(len(part))
+    verdicts = _judged(items, raw, own)
+    return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts))
+
+
+def _request(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool) -> list[Any]:
+    made = own.generation
+    if made is not None:
+        return [FORM, model.identity, chat, list(made.stop), made.length, [item.prompt for item in items]]
+    return [FORM, model.identity, chat, _pairs(items, own)]
+
+
+def _pairs(items: Sequence[Item], own: Benchmark) -> list[list[tuple[str, str]]]:
+    delimiter = own.shots.delimiter
+    return [[(item.prompt, delimiter + text) for text in (item.choices or map(str, item.references))] for item in items]
+
+
+def _answers(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool) -> list[Any]:
+    made = own.generation
+    if made is not None:
+        return list(model.generate([item.prompt for item in items], made.stop, made.length, chat))
+    pairs = _pairs(items, own)
+    found = iter(model.likelihoods([pair for row in pairs for pair in row]))
+    return [[list(next(found)) for _ in row] for row in pairs]
+
+
+def _kept(cache: Path | None, request: list[Any], count: int, compute: Callable[[], list[Any]]) -> list[Any]:
+    """The answers to a request: those of an earlier run, or computed and kept."""
+    if cache is None:
+        return compute()
+    key = hashlib.sha256(json.dumps(request, ensure_ascii=True).encode()).hexdigest()
+    place = cache / key[:2] / f"{key}.json"
+    try:
+        found = read_json(place)
+        if isinstance(found, list) and len(found) == count:
+            return found
+    except DataError:  # not there, or damaged
+        pass
+    found = compute()
+    write_json(place, found, indent=None)
+    return found
+
+
+def _judged(items: Sequence[Item], raw: Sequence[Any], own: Benchmark) -> list[Verdict]:
+    made = own.generation
+    if made is None:
+        if own.choices:
+            return [judge_choices(item, [pair[0] for pair in row]) for item, row in zip(items, raw, strict=True)]
+        return [judge_likelihood(item, *row[0]) for item, row in zip(items, raw, strict=True)]
+    if "code" in made.metrics:
+        return judge_programs(items, raw)
+    return [judge_generated(made, item, text) for item, text in zip(items, raw, strict=True)]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Model B less model A on the same items.
+
+    Attributes:
+        verdict: better, worse, or not settled.
+        more: items like these beyond those at hand that would settle a true difference of this size; None where it is
+            settled or there is no difference.
+    """
+
+    benchmark: str
+    metric: str
+    difference: float
+    standard_error: float
+    low: float
+    high: float
+    verdict: str
+    more: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def compare(one: Evaluation, two: Evaluation) -> list[Difference]:
+    """The paired differences of every metric that is a mean over items.
+
+    Raises:
+        DataError: other items or prompts.
+    """
+    if [(item.name, item.prompt) for item in one.items] != [(item.name, item.prompt) for item in two.items]:
+        raise DataError(f"{one.benchmark}: the two models were asked other items; evaluate both with the same options")
+    out = []
+    for name in dict.fromkeys(metric for verdict in one.verdicts for metric in verdict.scores):
+        both = [
+            (a.scores[name], b.scores[name], item.cluster)
+            for item, a, b in zip(one.items, one.verdicts, two.verdicts, strict=True)
+            if name in a.scores and name in b.scores
+        ]
+        if len(both) < 2:
+            continue
+        clusters = [cluster for _, _, cluster in both]
+        shared = clusters if None not in clusters and len(set(clusters)) < len(clusters) else None
+        found = paired([b for _, b, _ in both], [a for a, _, _ in both], shared)
+        settled = found.low > 0 or found.high < 0
+        more = None
+        if not settled and found.mean:
+            more = max(0, items_needed(found.mean, found.standard_error, found.items) - found.items)
+        verdict = "not settled" if not settled else "better" if found.mean > 0 else "worse"
+        out.append(
+            Difference(
+                one.benchmark, name, found.mean, found.standard_error, found.low, found.high, verdict, more or None
+            )
+        )
+    return out

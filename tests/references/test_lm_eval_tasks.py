@@ -1,0 +1,111 @@
+"""Task files of lm-eval read by us and by itself: the same prompts, filters and figures."""
+
+from __future__ import annotations
+
+import pytest
+from _lm_eval import Canned, files, lm_eval, ours, pretrained, task_of, theirs_of, words, write
+
+from llmanac.core.errors import LlmanacError
+from llmanac.evaluate._answering import Local
+from llmanac.evaluate._benchmark_rows import items_of
+from llmanac.evaluate.benchmark import load_benchmark
+from llmanac.evaluate.evaluation import evaluate
+
+__all__ = ["ours", "pretrained"]  # fixtures
+
+GSM = r"""
+output_type: generate_until
+test_split: test
+training_split: train
+num_fewshot: 3
+doc_to_text: "Question: {{question}}\nAnswer:"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["Question:"], do_sample: false, temperature: 0.0, max_gen_toks: 9}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true, ignore_punctuation: true,
+     regexes_to_ignore: [",", "\\$", "(?s).*#### ", "\\.$"]}
+filter_list:
+  - {name: strict, filter: [{function: regex, regex_pattern: "#### (\\-?[0-9\\.\\,]+)"}, {function: take_first}]}
+  - name: flexible
+    filter: [{function: regex, group_select: -1, regex_pattern: "(-?[$0-9.,]{2,})|(-?[0-9]+)"}, {function: take_first}]
+  - {name: plain, filter: [{function: remove_whitespace}, {function: take_first}]}
+metadata: {version: 1.0}
+"""
+CHOOSE = """
+output_type: multiple_choice
+validation_split: validation
+description: "About {{name}}.\\n"
+doc_to_text: question
+doc_to_choice: "{{[a, b]}}"
+doc_to_target: "{{label}}"
+num_fewshot: 2
+fewshot_config: {sampler: first_n}
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+
+
+def test_task_files_equal_lm_eval(pretrained, ours, tmp_path):
+    """lm-eval's own YAML: prompts, filters and figures are those that lm-eval gives for the same file."""
+    rows = [{"question": words(i, 5) + "?", "answer": f"so\n#### {1000 * i:,}"} for i in range(8)]
+    splits = {part: write(tmp_path / f"{part}.jsonl", rows) for part in ("train", "test")}
+    answers = ["#### 0", "so #### 1,000.", "it is $2,000", "3000 #### 5", "x #### 4000 #### 1", "", " 6,000.", "n"]
+    manager = task_of(tmp_path / "t", "gen", GSM + files(tmp_path / "cache", **splits))
+    expected, prompts = theirs_of(answers, "gen", manager)
+    _, own = load_benchmark(edited(tmp_path / "t" / "gen.yaml"))
+    model = Canned(answers)
+    found = evaluate(model, "gen", items_of(own, tmp_path), own)
+    assert model.asked == prompts and own.generation.length == 9
+    scores = {score.metric: score.value for score in found.scores}
+    assert scores == {
+        f"exact match ({name})": expected[f"exact_match,{name}"] for name in ("strict", "flexible", "plain")
+    }
+    assert len(set(scores.values())) == 2
+
+    transformers = pytest.importorskip("transformers")
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    rows = [
+        {"question": words(i, 5), "a": words(i + 9, 2), "b": words(i, 4), "label": i % 2, "name": "x"} for i in range(9)
+    ]
+    path = write(tmp_path / "choose.jsonl", rows)
+    manager = task_of(tmp_path / "c", "mc", CHOOSE + files(tmp_path / "cache", validation=path))
+    folder, net = pretrained
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    harness = huggingface.HFLM(pretrained=net, tokenizer=tokenizer, batch_size=4, device="cpu")
+    expected = lm_eval.simple_evaluate(harness, tasks=["mc"], task_manager=manager, bootstrap_iters=1)
+    _, own = load_benchmark(edited(tmp_path / "c" / "mc.yaml"))
+    found = evaluate(Local(ours, "m", "m"), "mc", items_of(own, tmp_path), own)
+    samples = sorted(expected["samples"]["mc"], key=lambda s: s["doc_id"])
+    assert [item.prompt for item in found.items] == [sample["arguments"][0][0] for sample in samples]
+    for score in found.scores[:2]:
+        assert score.value == expected["results"]["mc"][f"{score.metric},none"]
+
+
+def edited(path):
+    """The file without the line for the tests' own cache."""
+    text = path.read_text("utf-8")
+    path.write_text("".join(line for line in text.splitlines(True) if "cache_dir" not in line), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("process_docs: x", "'process_docs' is not read"),
+        ("doc_to_text: !function utils.f", "!function utils.f runs code"),
+        ("dataset_path: EleutherAI/x", "is a set on the hub"),
+        ("output_type: loglikelihood_rolling", "output_type: 'loglikelihood_rolling' is not read"),
+        ("generation_kwargs: {do_sample: true}", "generation_kwargs.do_sample: True is not read"),
+        ("filter_list: [{name: x, filter: [{function: majority_vote}]}]", "'majority_vote' is not read"),
+        ("metric_list: [{metric: bleu}]", "metric_list: "),
+        ("a: [", "not YAML that can be read"),
+    ],
+)
+def test_what_is_not_read_of_task_files_is_named(change, message, tmp_path):
+    key = change.partition(":")[0]
+    lines = {"dataset_path": "json", "dataset_kwargs": "{data_files: {test: x.jsonl}}", "test_split": "test",
+             "doc_to_text": "q", "doc_to_target": "a"}  # fmt: skip
+    text = "".join(f"{k}: {v}\n" for k, v in lines.items() if k != key) + change + "\n"
+    (tmp_path / "t.yaml").write_text(text, "utf-8")
+    with pytest.raises(LlmanacError) as caught:
+        load_benchmark(tmp_path / "t.yaml")
+    assert message in str(caught.value) and str(tmp_path / "t.yaml") in str(caught.value)
