@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def generate_command(
     ] = None,
     regex: Annotated[str | None, typer.Option(help="The text matches this regular expression.")] = None,
     grammar: Annotated[Path | None, typer.Option(help="A file with a grammar in Lark's form.")] = None,
-    schema: Annotated[Path | None, typer.Option(help="A file with a JSON Schema.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="A file with a JSON Schema, or the schema itself.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
     draft: Draft = None,
@@ -105,7 +106,11 @@ def _schema(path: Path | None) -> dict[str, Any] | None:
     """A JSON Schema of a file; `true` and `false` are schemas too, but say nothing."""
     if path is None:
         return None
-    found = read_json(path)
+    text = str(path).strip()
+    try:
+        found = json.loads(text) if text.startswith("{") else read_json(path)
+    except ValueError as error:
+        raise SpecError(f"--schema: {text[:60]}: neither a file nor JSON ({error})") from None
     if not isinstance(found, dict):
         raise SpecError(f"--schema: {path}: a JSON Schema is an object, not {type(found).__name__}")
     return found
@@ -157,9 +162,13 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
     if count == 1:
         engine.request(prompt, **options)  # an invalid request fails before anything is printed
         write(before)
+        reason = None
         for piece in engine.stream(prompt, **options):
             write(piece.text)
+            reason = piece.finish_reason or reason
         write("\n")
+        if reason == "length" and any(options.get(name) for name in ("regex", "grammar", "schema")):
+            print("note: cut at --max-new-tokens, so the text is not complete", file=sys.stderr)
         return
     for completion in engine.generate(prompt, **options):
         score = "" if completion.score is None else f", score {completion.score:.4f}"

@@ -111,7 +111,8 @@ def print_tuned(done: Tuned) -> None:
     if change is not None:
         rows.append(("change, with its 95% interval", f"{change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f})"))
     print_table(str(done.folder), ("", ""), rows)
-    print(f"Next: llmanac chat {shlex.quote(str(done.folder))}")
+    command = "chat" if done.chats else "generate"
+    print(f"Next: llmanac {command} {shlex.quote(str(done.folder))}")
 
 
 def print_preview(asked: Any, count: int) -> None:

@@ -70,6 +70,8 @@ class Preference(BaseObjective):
             has = ", ".join(sorted(map(str, row))) if isinstance(row, Mapping) else type(row).__name__
             raise DataError(f"needs the columns prompt, {', '.join(self.columns)} (has: {has})")
         answers = [row[name] for name in self.columns]
+        if len(answers) > 1 and all(answer == answers[0] for answer in answers):
+            raise DataError(f"{' and '.join(self.columns)} are the same: {str(answers[0])[:60]!r}")
         if "prompt" in row:
             return [{"prompt": row["prompt"], "completion": answer} for answer in answers]
         if not all(isinstance(answer, (list, tuple)) and len(answer) > 1 for answer in answers):

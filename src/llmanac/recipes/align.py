@@ -10,7 +10,6 @@ The same command, folder and training as fine-tuning (`recipes/tune.py`); what d
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,6 @@ from llmanac.core.spec import make_method
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.pack import ListStream
 from llmanac.data.readers import table_rows
-from llmanac.data.split import fraction
 from llmanac.generate.engine import Engine, evaluating
 from llmanac.metrics._items import Items
 from llmanac.models.load import load_model
@@ -36,12 +34,14 @@ from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._preference import Preference
 from llmanac.recipes.tune import Tuned, TuneSpec, Tuning, run_in
 from llmanac.recipes.tune_memory import plan_memory
+from llmanac.recipes.tune_rows import held_out
 from llmanac.rewards import RewardSpec, Sample
 from llmanac.train import TrainSpec
 from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
 
 PAIRS = 8  # of a step, where batch_tokens leaves it open
 STEPS = 100  # of a policy gradient
+MEASURED = 64  # answers at least, before and after
 TOLERANCE = 1e-5  # nats: the engine's log-probabilities against those of the training, in float32
 
 
@@ -88,18 +88,31 @@ def align(
     return run_in(lambda place: kind(asked, place, device, report), asked, Path(folder), resume, budget)
 
 
-class Preferred(Tuning):
-    """Preferences or labelled answers, or pairs for a reward model."""
+class Aligning(Tuning):
+    """What both ways have in common."""
 
     label = "align"
     asked: AlignSpec
+
+    def _split(self, every: Sequence[tuple[Any, Any]], counts: Counter[str]) -> Material:
+        """Rows to train on and to measure on."""
+        out = held_out([row for _, row in every], self.asked.rows.held_out, self.asked.seed)
+        sides: tuple[list[Any], list[Any]] = ([], [])
+        for (item, _), held in zip(every, out, strict=True):
+            sides[held].append(item)
+        counts |= {"trained on": len(sides[0]), "held out": len(sides[1])}
+        return Material(*sides, counts)
+
+
+class Preferred(Aligning):
+    """Preferences or labelled answers, or pairs for a reward model."""
 
     def read(self) -> Material:
         """Encoded rows; a part of them held out by a hash of the row."""
         reader: Any = self.asked.objective.build(tokenizer=self.tokenizer)
         self.measures = "chosen above rejected" if "rejected" in reader.columns else "loss"
-        found, counts = Material([], [], Counter()), Counter[str]()
-        longest = self.asked.rows.length
+        counts, longest = Counter[str](), self.asked.rows.length
+        every: list[tuple[Any, Any]] = []
         for line, row in _rows(self.asked.rows.file):
             try:
                 encoded = reader.encode(row)
@@ -109,12 +122,11 @@ class Preferred(Tuning):
             if longest is not None and max(_sizes(encoded)) > longest + 1:
                 counts["dropped: longer than rows.length"] += 1
                 continue
-            held = fraction(json.dumps(row, sort_keys=True, default=str), self.asked.seed) < self.asked.rows.held_out
-            (found.held_out if held else found.train).append(encoded)
-        counts |= {"trained on": len(found.train), "held out": len(found.held_out)}
+            every.append((encoded, row))
+        found = self._split(every, counts)
         if len(found.train) < 2:
             raise DataError(f"{self.asked.rows.file}: {len(found.train)} rows are too few to train on")
-        return dataclasses.replace(found, counts=counts)
+        return found
 
     def load(self) -> Any:
         """The language model; a reward model's trunk with a new map to one value."""
@@ -183,24 +195,18 @@ class Preferred(Tuning):
         super()._keep()
 
 
-class Sampled(Tuning):
+class Sampled(Aligning):
     """A policy gradient on answers that the model gives itself."""
 
-    label, measures = "align", "reward of sampled answers"
-    asked: AlignSpec
+    measures = "reward of sampled answers"
 
     def read(self) -> Material:
         """Prompts with the rows that they came from; a part of them held out."""
-        found, counts = Material([], [], Counter()), Counter[str]()
-        for line, row in _rows(self.asked.rows.file):
-            prompt = self._prompt(row, line)
-            held = fraction(json.dumps(row, sort_keys=True, default=str), self.asked.seed) < self.asked.rows.held_out
-            (found.held_out if held else found.train).append(prompt)
-            counts["rows"] += 1
-        counts |= {"trained on": len(found.train), "held out": len(found.held_out)}
+        every = [(self._prompt(row, line), row) for line, row in _rows(self.asked.rows.file)]
+        found = self._split(every, Counter({"rows": len(every)}))
         if not found.train:
             raise DataError(f"{self.asked.rows.file}: no prompts to train on")
-        return dataclasses.replace(found, counts=counts)
+        return found
 
     def _prompt(self, row: Mapping[str, Any], line: int) -> Prompt:
         given = row.get("prompt", row.get("messages", row.get("question")))
@@ -284,11 +290,11 @@ class Sampled(Tuning):
         return batched(lambda batch: objective.log_probabilities(frozen, batch)[0], objective, frozen)
 
     def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
-        """The reward of one sampled answer to each held-out prompt."""
-        sampling = self.asked.sampling
+        """The mean reward of sampled answers to each held-out prompt: several where there are few prompts."""
+        sampling, count = self.asked.sampling, -(-MEASURED // len(rows))
         self.engine.sync()
         found = self.engine.generate(
-            [list(prompt.ids) for prompt in rows], max_new_tokens=sampling.tokens, seed=self.asked.seed,
+            [list(prompt.ids) for prompt in rows], n=count, max_new_tokens=sampling.tokens, seed=self.asked.seed,
             temperature=objective.spec.temperature,
         )  # fmt: skip
         samples = [
@@ -296,9 +302,11 @@ class Sampled(Tuning):
                 row=prompt.row, prompt=prompt.text, text=answer.text, finished=answer.finish_reason == "stop",
                 tokens=len(answer.token_logprobs),
             )
-            for prompt, answer in zip(rows, found, strict=True)
+            for prompt, answer in zip([p for p in rows for _ in range(count)], found, strict=True)
         ]  # fmt: skip
-        return Items([score.value for score in self.reward(samples)], [1.0] * len(rows))
+        scores = [score.value for score in self.reward(samples)]
+        groups = [scores[at : at + count] for at in range(0, len(scores), count)]
+        return Items([sum(group) / count for group in groups], [1.0] * len(rows))
 
 
 def _rows(path: str) -> Any:

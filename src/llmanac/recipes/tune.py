@@ -38,7 +38,7 @@ from llmanac.models.save import save_model
 from llmanac.objectives import ObjectiveSpec
 from llmanac.quant import QuantizerSpec
 from llmanac.recipes.tune_memory import plan_memory
-from llmanac.recipes.tune_rows import Prepared, RowsSpec, prepare
+from llmanac.recipes.tune_rows import Prepared, RowsSpec, few, prepare
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train
@@ -46,6 +46,7 @@ from llmanac.train.loop import TrainResult, train
 RECIPE, RESULTS, MODEL = "recipe.toml", "results.json", "model"
 TEACHER = "teacher"  # what the names of files with a teacher's answers begin with
 EVALUATED = 200  # held-out rows scored before and after
+STEPS_AN_EPOCH = 8  # at least, where there are enough rows
 TUNING: dict[str, Any] = {
     "name": "adamw",
     "lr": 1e-3,
@@ -88,6 +89,7 @@ class Tuned:
         rows: what became of the rows, for a table.
         trained, total: parameters.
         before, after: what is measured, by held-out row; None without held-out rows. measures: its name and unit.
+        chats: whether the tokenizer has a chat template.
     """
 
     folder: Path
@@ -98,6 +100,7 @@ class Tuned:
     before: Items | None
     after: Items | None
     measures: str = "loss, nats a token"
+    chats: bool = True
 
     def change(self) -> tuple[float, float, float] | None:
         """after - before, with its 95% interval over rows (normal, of a ratio of sums)."""
@@ -189,7 +192,10 @@ class Tuning:
         objective = self.objective()
         self.attach()
         stream, settled = self.source(rows, objective, budget)
+        if warning := few(len(rows.held_out)):
+            self.report(warning)
         before = self._measure(objective, rows, "before")
+        self.report("planning: a few steps are timed first")
         done = train(
             self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
             label=self.label, report=self.report,
@@ -198,7 +204,9 @@ class Tuning:
         every = list({id(p): p for p in self.model.parameters()}.values())
         moved = sum(p.numel() for p in every if p.requires_grad)
         total = sum(p.numel() for p in every)
-        result = Tuned(self.place, rows.lines(), moved, total, done, before, after, self.measures)
+        named = self.measures if self.asked.teacher is None else f"{self.asked.objective.name}, a token"
+        chats = getattr(self.tokenizer, "chat_template", None) is not None
+        result = Tuned(self.place, rows.lines(), moved, total, done, before, after, named, chats)
         self._keep()
         files.write_json(self.place / RESULTS, _results(result))
         return result
@@ -245,6 +253,9 @@ class Tuning:
         """The training with its length, its steps and its rate."""
         train, length = self.asked.train, rows.length
         tokens = max(train.batch_tokens, length)
+        if train.batch_tokens == TrainSpec().batch_tokens:  # left open: few rows still make several steps an epoch
+            packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)
+            tokens = length * max(1, min(tokens // length, packed // STEPS_AN_EPOCH))
         chosen = dataclasses.replace(train, length=length, batch_tokens=tokens, optimizer=self.optimizer())
         if chosen.steps is None and budget is None:
             packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)

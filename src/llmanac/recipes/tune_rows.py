@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -149,23 +150,21 @@ def prepare(
         DataError: a row that cannot be used, or too few rows that are left.
     """
     path, counts = asked.file, Counter[str]()
+    every: list[tuple[Encoded, Mapping[str, Any]]] = []
     train: list[Encoded] = []
     held: list[tuple[Encoded, Mapping[str, Any]]] = []
     with progress("encode rows", None, "rows") as bar:
         for _, row, pair in encode_rows(objective, path):
             counts["rows"] += 1
             bar.advance(1)
-            if fraction(json.dumps(row, sort_keys=True, default=str), seed) < asked.held_out:
-                held.append((pair, row))
-            else:
-                train.append(pair)
+            every.append((pair, row))
+    for (pair, row), out in zip(every, held_out([row for _, row in every], asked.held_out, seed), strict=True):
+        if out:
+            held.append((pair, row))
+        else:
+            train.append(pair)
     if not train:
         raise DataError(f"{path}: {counts['rows']} rows are too few to train on")
-    if not held and asked.held_out:
-        raise DataError(
-            f"{path}: none of {counts['rows']} rows was held out; raise rows.held_out ({asked.held_out}), or set it "
-            "to 0"
-        )
     length = _length(asked.length, train, longest())
     kept = [pair for pair in (cut(pair, length, asked.side) for pair in train) if pair is not None]
     if not kept:
@@ -183,6 +182,26 @@ def prepare(
     )
     write_text(folder / "held_out.jsonl", "".join(json.dumps(row, default=str) + "\n" for _, row in shown))
     return Prepared(data, [pair for pair, _ in shown], [row for _, row in shown], length, counts)
+
+
+def held_out(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list[bool]:
+    """Which rows are held out: about this share, by a hash of each row, so that equal rows are on one side.
+
+    Of few rows at least one is, unless all are equal; 0 holds out none.
+    """
+    places = [fraction(json.dumps(row, sort_keys=True, default=str), seed) for row in rows]
+    limit = share
+    if share and places and min(places) >= share and min(places) < max(places):
+        limit = math.nextafter(min(places), 1)
+    found = [place < limit for place in places]
+    return found if not all(found) else [False] * len(found)
+
+
+def few(count: int, flag: str = "--held-out") -> str | None:
+    """A warning where what is measured is measured on too few rows to mean much."""
+    if 0 < count < 20:
+        return f"note: measured on {count} held-out rows only, which says little; hold out more with {flag}"
+    return None
 
 
 def _length(asked: int | None, rows: list[Encoded], longest: int | None) -> int:
