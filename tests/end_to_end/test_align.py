@@ -119,7 +119,7 @@ def test_command_and_refusals(place, tmp_path):
          "-o", str(tmp_path / "out"), "-s", "train.dtype=float32", "--held-out", "0.3"],
         catch_exceptions=False,
     )  # fmt: skip
-    assert run.exit_code == 0 and "reward of sampled answers" in run.stdout and "Next: llmanac chat" in run.stdout
+    assert run.exit_code == 0 and "reward of sampled answers" in run.stdout and "Next: llmanac generate" in run.stdout
     with pytest.raises(SpecError, match="reward: a policy gradient needs one"):
         asked(place, "prompts", "grpo")
     with pytest.raises(SpecError, match="learns from the rows alone"):
