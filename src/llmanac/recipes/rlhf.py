@@ -151,7 +151,7 @@ class _Stages:
             if not task.is_dir():
                 write_task(task, asked.seed)
             self.held_out = str(task / "held-out.jsonl")
-            names = {name: str(task / f"{name}.jsonl") for name in ("instructions", "pairs", "prompts")}
+            names: dict[str, Any] = {name: str(task / f"{name}.jsonl") for name in ("instructions", "pairs", "prompts")}
             known = make_method("reward", {"name": "function", "file": f"{TASK}:truth"})
             asked = dataclasses.replace(asked, model=str(task / "start"), truth=known, **names)
         self.asked = asked

@@ -53,11 +53,14 @@ def prompts(draw: random.Random) -> list[dict[str, Any]]:
     return found
 
 
-def answer(row: Mapping[str, Any], draw: random.Random, skill: float, liked: float) -> str:
-    """An answer whose words are right with the probability `skill`, with `indeed` before each with that of `liked`."""
+def answer(row: Mapping[str, Any], draw: random.Random, skill: float, liked: float, count: int | None = None) -> str:
+    """An answer whose words are right with the probability `skill`, with `indeed` before each with that of `liked`.
+
+    count: its words, as many as are asked for by default.
+    """
     every = [word for text in WORDS.values() for word in text.split()]
     said: list[str] = []
-    for word in draw.sample(row["words"], row["count"]):
+    for word in draw.sample(row["words"], row["count"] if count is None else count):
         said += [LIKED] if draw.random() < liked else []
         said.append(word if draw.random() < skill else draw.choice(every))
     return "".join(f" {word}" for word in said)
@@ -73,8 +76,10 @@ def demonstrations(draw: random.Random, rows: list[dict[str, Any]], count: int) 
 def pairs(draw: random.Random, rows: list[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
     """Two answers to a prompt as raters order them."""
     for _ in range(count):
-        row = draw.choice(rows)
-        both = [answer(row, draw, draw.choice((0.5, 0.75, 1.0)), draw.choice((0.0, 0.0, 0.3))) for _ in range(2)]
+        row, both = draw.choice(rows), []
+        for _ in range(2):  # of models that differ in skill, in length and in taste
+            words = draw.choice((row["count"], row["count"], draw.randrange(7)))
+            both.append(answer(row, draw, draw.choice((0.5, 0.75, 1.0)), draw.choice((0.0, 0.0, 0.3)), words))
         both.sort(key=lambda text: (truth(text, row) + LIKING * text.split().count(LIKED), draw.random()))
         if draw.random() < MISTAKEN:
             both.reverse()
