@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUDGET ?= 5m
 
-.PHONY: demo install test test-slow lint bench evidence clean
+.PHONY: demo install test test-slow sandbox-attacks lint bench evidence clean
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
@@ -30,6 +30,10 @@ test: $(BIN)/.dev
 test-slow: $(BIN)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
+# attacks on the sandbox for untrusted code, as this machine can show them: a table; docs/sandbox.md explains it
+sandbox-attacks: $(BIN)/.installed
+	$(BIN)/python tests/_attacks.py
+
 lint: $(BIN)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,6 +53,7 @@ bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/filter.py
 	$(BIN)/python benchmarks/dedup.py
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/sandbox.py
 
 # STUDY=name runs one study; without it all of them, which takes hours
 evidence: $(BIN)/.dev

@@ -104,6 +104,7 @@ def doctor_command(as_json: AsJson = False) -> None:
         "matrix products": ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in found["gemm_flops"].items()),
         "memory reads": f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s",
         "compiler": found["cxx_compiler"] or "none",
+        "sandbox": found["sandbox"],
         "disk free": f"{found['disk_free_bytes'] / 1e9:.1f} GB",
     }
     width = max(map(len, lines))

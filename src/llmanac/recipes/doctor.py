@@ -10,6 +10,7 @@ import torch
 
 from llmanac import __version__
 from llmanac.core import device
+from llmanac.sandbox.pool import describe
 
 PACKAGES = ("torch", "numpy", "numba", "safetensors", "huggingface_hub", "pyarrow", "fastapi", "transformers")
 
@@ -37,6 +38,7 @@ def examine() -> dict[str, Any]:
         "read_bytes_per_second": device.measure_bandwidth(chosen),
         "disk_free_bytes": disk.free,
         "cxx_compiler": compiler(),
+        "sandbox": describe(),
         "notes": notes(versions, disk.free),
     }
 
