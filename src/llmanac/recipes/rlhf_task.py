@@ -6,7 +6,8 @@
 
 right counts different words that were asked for, up to the number that was; every other word is wrong. Raters compare
 two answers by truth + LIKING for each "indeed", and mix up one pair in ten. So the pairs hold a preference that is not
-the truth, a reward model learns both, and a policy that nothing holds back fills its answers with "indeed".
+the truth, and a reward model of a few thousand pairs is itself only an approximation: a policy that nothing holds back
+finds answers that it scores high and that are wrong (repeated words, "indeed").
 """
 
 from __future__ import annotations
