@@ -17,8 +17,8 @@ from llmanac.recipes.rlhf import RlhfSpec, is_rlhf, run_rlhf
 from llmanac.recipes.spec import read_recipe
 
 TINY = {
-    "sft.epochs": 1.0, "reward_model.epochs": 0.5, "rl.train.steps": 3, "rl.sampling.prompts": 2, "rl.sampling.samples": 4,
-    "rl.sampling.tokens": 8,
+    "sft.epochs": 1.0, "reward_model.epochs": 0.5, "rl.train.steps": 3, "rl.sampling.prompts": 2,
+    "rl.sampling.samples": 4, "rl.sampling.tokens": 8,
 }  # fmt: skip
 
 
@@ -97,11 +97,13 @@ def test_a_users_model_prompts_pairs_and_truth(whole, tmp_path):
     task = whole.folder / "task"
     (tmp_path / "mine.py").write_text("def good(text, row):\n    return float('b' in text)\n")
     recipe = tmp_path / "mine.toml"
+    files = "".join(f'{name} = "{task / name}.jsonl"\n' for name in ("instructions", "pairs", "prompts"))
     recipe.write_text(
-        f'model = "{task / "start"}"\ninstructions = "{task / "instructions.jsonl"}"\npairs = "{task / "pairs.jsonl"}"\n'
-        f'prompts = "{task / "prompts.jsonl"}"\ntruth = {{ name = "function", file = "{tmp_path / "mine.py"}:good" }}\n'
-        '[sft]\ntrain.steps = 1\nadapter = "lora"\n[reward_model]\ntrain.steps = 1\nadapter = "lora"\n[rl]\ntrain = { steps = 1, dtype = "float32" }\n'
-        'adapter = "lora"\nsampling = { prompts = 2, samples = 2, tokens = 4 }\n'
+        f'model = "{task / "start"}"\n{files}'
+        f'truth = {{ name = "function", file = "{tmp_path / "mine.py"}:good" }}\n'
+        '[sft]\ntrain.steps = 1\nadapter = "lora"\n[reward_model]\ntrain.steps = 1\nadapter = "lora"\n'
+        '[rl]\ntrain = { steps = 1, dtype = "float32" }\nadapter = "lora"\n'
+        "sampling = { prompts = 2, samples = 2, tokens = 4 }\n"
     )
     done = CliRunner().invoke(app, ["run", str(recipe), "--folder", str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0 and "true reward" in done.output and "llmanac chat" in done.output
@@ -125,8 +127,9 @@ def test_recipes_that_cannot_run():
 
 def test_the_true_reward_and_what_raters_like():
     row = {"words": ["bat", "bed", "bag"], "count": 2}
-    for text, value in ((" bat bed", 1.0), (" bat", 0.5), (" bat bat", 0.0), (" bat bed bag", 0.5), (" bat bed indeed", 0.5),
-                        ("", 0.0), (" bat cow", 0.0)):  # fmt: skip
+    known = {" bat bed": 1.0, " bat": 0.5, " bat bat": 0.0, " bat bed bag": 0.5,
+             " bat bed indeed": 0.5, "": 0.0, " bat cow": 0.0}  # fmt: skip
+    for text, value in known.items():
         assert rlhf_task.truth(text, row) == value, text
     draw = random.Random(0)
     rows = rlhf_task.prompts(draw)

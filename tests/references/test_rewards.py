@@ -114,7 +114,7 @@ MBPP = {"test_list": ["assert f() == 1", "assert g() == 2"], "test_setup_code": 
 
 
 def test_code_tests_equal_the_evaluation():
-    """The same verdicts as `evaluate/code.py`; an answer may hold its code in a block, or repeat the function's head."""
+    """The same verdicts as `evaluate/code.py`; an answer may hold its code in a block, or repeat the head."""
     from llmanac.evaluate.code import check
     from llmanac.sandbox.pool import Sandbox, SandboxError
 
@@ -128,10 +128,17 @@ def test_code_tests_equal_the_evaluation():
     except SandboxError as error:
         pytest.skip(str(error))
     assert expected == [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
-    blocks = [(HUMANEVAL, "Here:\n```python\ndef f():\n    return 1\n```\nDone."), (MBPP, "```\ndef f(): return 1\n```")]
+    blocks = [
+        (HUMANEVAL, "Here:\n```python\ndef f():\n    return 1\n```\nDone."),
+        (MBPP, "```\ndef f(): return 1\n```"),
+    ]
     rows, texts = zip(*plain, *blocks, strict=True)
     assert values({"name": "code-tests", "workers": 1}, *texts, rows=rows) == [*expected, 1.0, 1.0]
-    for row, words in (({}, "no column 'test_list'"), ({"test_list": []}, "at least one"), ({"entry_point": "a b"}, "name")):
+    for row, words in (
+        ({}, "no column 'test_list'"),
+        ({"test_list": []}, "at least one"),
+        ({"entry_point": "a b"}, "name"),
+    ):
         with pytest.raises(DataError, match=words):
             values("code-tests", "x", rows=[row])
 
@@ -161,7 +168,9 @@ def test_the_value_model_starts_from_the_reward_model_whose_scores_are_normalise
     shared = {"model": str(tmp_path / "raw"), "rows": rows, "train": train}
     align(make(AlignSpec, {**shared, "objective": "bradley-terry"}), tmp_path / "judge", report=lambda line: None)
     reward = {"name": "model", "path": str(tmp_path / "judge" / "model")}
-    samples = [Sample(row={}, prompt=p["prompt"], text=p[side], finished=True) for p in pairs for side in p if side != "prompt"]
+    samples = [
+        Sample(row={}, prompt=p["prompt"], text=p[side], finished=True) for p in pairs for side in p if side != "prompt"
+    ]
     scores = torch.tensor([score.value for score in make_method("reward", reward).build()(samples)])
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4) and float(scores.std()) == pytest.approx(1, abs=1e-4)
     asked = make(AlignSpec, {**shared, "objective": "ppo", "reward": reward})

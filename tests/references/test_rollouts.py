@@ -203,7 +203,11 @@ def test_alarm_where_the_reward_rises_and_the_truth_does_not():
     def said(rewards, truths):
         alarms = Alarms(None)
         pairs = enumerate(zip(rewards, truths, strict=True))
-        return {text.split(":")[0] for n, (r, t) in pairs for text in alarms.look({**fine, "draw": n, "reward": r, "truth": t})}
+        return {
+            text.split(":")[0]
+            for n, (r, t) in pairs
+            for text in alarms.look({**fine, "draw": n, "reward": r, "truth": t})
+        }
 
     rising, falling = np.linspace(0, 1, 20), np.linspace(1, 0, 20)
     assert said(rising, falling) == {"truth"}

@@ -190,7 +190,7 @@ class Preferred(Tuning):
 
     @torch.no_grad()
     def _normalise(self) -> None:
-        """Scores have mean 0 and deviation 1 on answers of the pairs, so that a KL weight means the same for any model."""
+        """Scores get mean 0 and deviation 1 on answers of the pairs: a KL weight then means the same for any model."""
         scores = []
         with evaluating(self.model):
             for at in range(0, len(self.texts), 8):

@@ -1,6 +1,6 @@
 """RLHF in three stages: fine-tuning on instructions, a reward model from preferences, RL on its reward.
 
-    instructions -> sft/    pairs -> reward-model/    prompts -> rl/, and without-kl/ to show what the KL penalty prevents
+    instructions -> sft/    pairs -> reward-model/    prompts -> rl/, and without-kl/ for what the penalty prevents
 
 Each stage is a `tune` or an `align` of its own, in a folder of its own, with all that such a folder holds. A stage that
 is finished is not run again, one that was stopped goes on from its checkpoint. At the end every policy answers the

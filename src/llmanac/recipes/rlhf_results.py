@@ -1,4 +1,4 @@
-"""What a run of `recipes/rlhf.py` measured: each policy on held-out prompts, RL draw by draw; results.json and a page."""
+"""What a run of `recipes/rlhf.py` measured, as results.json and a page: policies on held-out prompts, RL by draw."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmanac.objectives._rollouts import Rollout
 from llmanac.recipes.align import AlignSpec, Sampled
 from llmanac.recipes.application import ReportPart, Section, table
 from llmanac.recipes.report import TEMPLATES
-from llmanac.recipes.report_figures import HELD_OUT, OURS, OTHERS, _pyplot, _svg
+from llmanac.recipes.report_figures import HELD_OUT, OTHERS, OURS, _pyplot, _svg
 from llmanac.rewards import Sample
 from llmanac.train.rollouts import Prompt, batched
 

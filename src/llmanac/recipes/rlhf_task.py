@@ -88,7 +88,7 @@ def pairs(draw: random.Random, rows: list[dict[str, Any]], count: int) -> Iterat
 
 
 def write_task(folder: Path, seed: int, *, instructions: int = 3000, compared: int = 4000, dim: int = 64) -> None:
-    """The files of the task in a folder: instructions, pairs, prompts, held-out prompts, and a model with random weights."""
+    """The files of the task in a folder: instructions, pairs, prompts, held-out prompts, and a random model."""
     from llmanac.core.spec import make_method
 
     draw = random.Random(seed)

@@ -11,7 +11,7 @@ WINDOW = 8  # draws that are compared with as many before them
 
 
 def parted(scored: Sequence[tuple[float, float]]) -> bool:
-    """Whether the reward rose by more than two standard errors from one window to the next, and the truth did not rise."""
+    """Whether the reward rose by more than two standard errors from one window to the next, and the truth did not."""
     if len(scored) < 2 * WINDOW:
         return False
     both = np.array(scored).reshape(2, WINDOW, 2)
@@ -47,10 +47,10 @@ class Alarms:
             "kl": line["kl_to_reference"] is not None and abs(line["kl_to_reference"]) > 100
             and "kl: the policy is more than 100 nats an answer from the reference; raise kl_weight or lower the rate",
             "gap": (line.get("engine_gap") or 0.0) > 0.5
-            and "gap: the training reads an answer's token more than 0.5 nats from what it was drawn by; train in float32",
+            and "gap: the training reads a token over 0.5 nats from what it was drawn by; train in float32",
             "truth": parted(self.scored)
-            and "truth: the reward rose over the last draws and the true reward did not; stop at an earlier checkpoint, "
-            "raise kl_weight, or train the reward model on answers of this policy",
+            and "truth: the reward rose over the last draws and the true reward did not; stop at an earlier "
+            "checkpoint, raise kl_weight, or train the reward model on answers of this policy",
         }  # fmt: skip
         due = [str(text) for name, text in found.items() if text and line["draw"] - self.said.get(name, -10) >= 10]
         for name, text in found.items():
