@@ -122,6 +122,7 @@ def their_step(trainer: Any, draw: Callable[[], Any]) -> Step:
     import torch
 
     optimizer = trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1  # its loop sets it
 
     def step() -> None:
         trainer.training_step(trainer.model, draw())
