@@ -2,9 +2,9 @@
 
 Each loop is a process that takes a step when its turn comes: a small Llama (width 256, 2 layers, 8,000 words, float32)
 from one folder, the same prompts, lengths, learning rate and clipping, one thread on all sides. A GRPO step samples 8
-answers of 48 tokens to each of 4 prompts, scores them, and updates once; a DPO step reads 8 pairs of
-64 tokens of prompt and 64 of answer, with a frozen copy as the reference. Time is the CPU time of the process; memory is
-its peak above what its imports left.
+answers of 48 tokens to each of 4 prompts, scores them, and updates once; a DPO step reads 8 pairs of 64 tokens of
+prompt and 64 of answer, with a frozen copy as the reference. Time is the CPU time of the process; memory is its peak
+above what its imports left.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def our_grpo(folder: str) -> Step:
     from llmanac.tokenizers.load import load_tokenizer
     from llmanac.train.rollouts import Prompt, Rollouts, Sampling
 
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model: Any = load_model(folder)
+    tokenizer = load_tokenizer(folder)
     objective = make_method("objective", "grpo").build()
     prompts = [Prompt(ids=tuple(tokenizer.encode(t)), text=t, row={}) for t in texts(PROMPTS, PROMPT, 0)]
     sampling = Sampling(prompts=PROMPTS, samples=SAMPLES, tokens=ANSWER)
@@ -125,7 +126,7 @@ def their_step(trainer: Any, draw: Callable[[], Any]) -> Step:
     trainer.current_gradient_accumulation_steps = 1  # its loop sets it
 
     def step() -> None:
-        trainer.training_step(trainer.model, draw())
+        trainer.training_step(trainer.model, draw(), None)
         torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -148,8 +149,12 @@ def trl_grpo(folder: str) -> Step:
     from llmanac.train._memory import keep_freed_memory
 
     keep_freed_memory()
+
+    def score(completions: list[str], **_: Any) -> list[float | None]:
+        return [even(text) for text in completions]
+
     trainer = GRPOTrainer(
-        model=folder, reward_funcs=lambda completions, **_: [even(text) for text in completions],
+        model=folder, reward_funcs=score,
         train_dataset=Dataset.from_list([{"prompt": text} for text in texts(PROMPTS, PROMPT, 0)]),
         args=GRPOConfig(
             num_generations=SAMPLES, max_completion_length=ANSWER, beta=0.0, loss_type="grpo",
@@ -214,7 +219,8 @@ def dpo_step() -> Result:
 @bench.measure("grpo-memory")
 def grpo_memory() -> Result:
     module, peer = find_peer("trl")
-    folder, found = make_folder(), {name: [] for name in ("ours-grpo", *(["trl-grpo"] if module else []))}
+    folder = make_folder()
+    found: dict[str, list[float]] = {name: [] for name in ("ours-grpo", *(["trl-grpo"] if module else []))}
     for _ in range(PROCESSES):
         for name, taken in found.items():
             with loops(__file__, [name], folder) as (running, _):
