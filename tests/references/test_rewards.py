@@ -94,3 +94,85 @@ def test_reasoning_gym_scores_are_its_own():
             assert values("reasoning-gym", *given, rows=rows) == pytest.approx(expected)
     with pytest.raises(SpecError, match="no task of reasoning-gym"):
         values({"name": "reasoning-gym", "task": "nothing"}, "x", rows=rows[:1])
+
+
+def test_quality_is_the_classifiers_score(tmp_path):
+    from llmanac.data.quality_model import Features, train_quality
+
+    model = train_quality(["good and clear words"] * 4, ["bad noise here"] * 4, Features(bits=10))
+    model.save(tmp_path / "quality")
+    texts = ("clear words", "noise", "")
+    found = values({"name": "quality", "path": str(tmp_path / "quality")}, *texts)
+    assert found == pytest.approx([model.score(text) for text in texts], abs=1e-6)
+    assert found[0] > 0.5 > found[1]
+    with pytest.raises(DataError, match="absent"):
+        values({"name": "quality", "path": str(tmp_path / "absent")}, "x")
+
+
+HUMANEVAL = {"prompt": "def f():\n", "test": "def check(f):\n    assert f() == 1", "entry_point": "f"}
+MBPP = {"test_list": ["assert f() == 1", "assert g() == 2"], "test_setup_code": "def g(): return 2"}
+
+
+def test_code_tests_equal_the_evaluation():
+    """The same verdicts as `evaluate/code.py`; an answer may hold its code in a block, or repeat the head."""
+    from llmanac.evaluate.code import check
+    from llmanac.sandbox.pool import Sandbox, SandboxError
+
+    plain = [
+        (HUMANEVAL, "    return 1"), (HUMANEVAL, "    return 2"), (HUMANEVAL, "    raise SystemExit(0)"),
+        (MBPP, "def f(): return 1"), (MBPP, "def f(): return"), (MBPP, "f ="),
+    ]  # fmt: skip
+    try:
+        with Sandbox(workers=1) as sandbox:
+            expected = [float(verdict.passed) for verdict in check(plain, sandbox)]
+    except SandboxError as error:
+        pytest.skip(str(error))
+    assert expected == [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    blocks = [
+        (HUMANEVAL, "Here:\n```python\ndef f():\n    return 1\n```\nDone."),
+        (MBPP, "```\ndef f(): return 1\n```"),
+    ]
+    rows, texts = zip(*plain, *blocks, strict=True)
+    assert values({"name": "code-tests", "workers": 1}, *texts, rows=rows) == [*expected, 1.0, 1.0]
+    for row, words in (
+        ({}, "no column 'test_list'"),
+        ({"test_list": []}, "at least one"),
+        ({"entry_point": "a b"}, "name"),
+    ):
+        with pytest.raises(DataError, match=words):
+            values("code-tests", "x", rows=[row])
+
+
+def test_the_value_model_starts_from_the_reward_model_whose_scores_are_normalised(tmp_path):
+    """PPO's details: the map starts at N(0, 1 / (D + 1)); scores of the pairs' texts have mean 0 and deviation 1."""
+    import json
+
+    import torch
+
+    from llmanac.core.spec import make
+    from llmanac.models.scalar import ScalarModel, load_scalar
+    from llmanac.recipes.align import AlignSpec, Sampled, align
+    from llmanac.tokenizers.load import train_tokenizer
+
+    tokenizer = train_tokenizer("bpe", ["a b"], vocab_size=258, special_tokens=["<|endoftext|>"])
+    fields = {"name": "transformer", "dim": 64, "layers": 1, "max_length": 32}
+    model = make_method("lm", fields).build(vocab_size=tokenizer.vocab_size)
+    deviations = [float(ScalarModel(model, seed).score.weight.detach().std()) for seed in range(20)]
+    assert sum(deviations) / 20 == pytest.approx(65**-0.5, rel=0.1)
+    model.save_pretrained(tmp_path / "raw")
+    tokenizer.save(tmp_path / "raw")
+    pairs = [{"prompt": f"{n} ", "chosen": "a" * (1 + n % 5), "rejected": "b" * (1 + n % 4)} for n in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    train = {"steps": 2, "dtype": "float32", "attention": "sdpa", "compile": "never"}
+    rows = {"file": str(tmp_path / "pairs.jsonl"), "held_out": 0.0}
+    shared = {"model": str(tmp_path / "raw"), "rows": rows, "train": train}
+    align(make(AlignSpec, {**shared, "objective": "bradley-terry"}), tmp_path / "judge", report=lambda line: None)
+    reward = {"name": "model", "path": str(tmp_path / "judge" / "model")}
+    samples = [
+        Sample(row={}, prompt=p["prompt"], text=p[side], finished=True) for p in pairs for side in p if side != "prompt"
+    ]
+    scores = torch.tensor([score.value for score in make_method("reward", reward).build()(samples)])
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4) and float(scores.std()) == pytest.approx(1, abs=1e-4)
+    asked = make(AlignSpec, {**shared, "objective": "ppo", "reward": reward})
+    value = Sampled(asked, tmp_path, "cpu", print).objective().models["value"]
+    torch.testing.assert_close(value.score.weight, load_scalar(reward["path"]).score.weight)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from _small_models import transformer
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError, SpecError, TrainingError
 from llmanac.core.spec import make, make_method
 from llmanac.generate.engine import Engine
 from llmanac.models.scalar import ScalarModel
@@ -182,3 +182,85 @@ def test_alarms_are_sentences_and_rare():
     assert len(said) == 8 and {text.split(": ")[1] for text in said} == {"reward", "length", "entropy", "kl"}
     fine = {"groups_with_spread": 0.9, "finished": 1.0, "surprise": 1.0, "kl_to_reference": None, "draw": 0}
     assert not Alarms(None).look(fine)
+
+
+def test_the_truth_is_logged_and_never_trained_on(tmp_path):
+    seen = []
+
+    def truth(samples):
+        seen.append(len(samples))
+        return [Score(float(len(sample.text))) for sample in samples]
+
+    plain, without = trained(tmp_path / "plain", 2)
+    shown, lines = trained(tmp_path / "shown", 2, truth=truth)
+    assert seen == [16, 16] and all(line["truth"] > 0 for line in lines) and without[0]["truth"] is None
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), shown.state_dict().values(), strict=True))
+
+
+def test_alarm_where_the_reward_rises_and_the_truth_does_not():
+    fine = {"groups_with_spread": 0.9, "finished": 1.0, "surprise": 1.0, "kl_to_reference": None}
+
+    def said(rewards, truths):
+        alarms = Alarms(None)
+        pairs = enumerate(zip(rewards, truths, strict=True))
+        return {
+            text.split(":")[0]
+            for n, (r, t) in pairs
+            for text in alarms.look({**fine, "draw": n, "reward": r, "truth": t})
+        }
+
+    rising, falling = np.linspace(0, 1, 20), np.linspace(1, 0, 20)
+    assert said(rising, falling) == {"truth"}
+    assert not said(rising, rising) and not said(falling, falling)
+    noise = np.random.default_rng(0).normal(size=20)
+    assert not said(0.5 + 0.01 * noise, np.zeros(20)) and not said(rising[:15], falling[:15])
+
+
+def test_a_first_minibatch_whose_ratio_is_not_one_ends_the_training():
+    """The engine reads the weights that the training reads; a warning over 1e-5 nats, once, and an error over 1e-3."""
+    said = []
+    found = source(small(), objective(), report=said.append)
+    next(found)
+    for gap, words in ((5e-6, 0), (5e-5, 1), (5e-5, 1)):
+        found.stepped({"largest_gap": gap})
+        assert len([text for text in said if "ratio" in text]) == words
+    with pytest.raises(TrainingError, match=r"draw 0: .*2\.0e-03 nats"):
+        found.stepped({"largest_gap": 2e-3})
+    found.served = 2
+    found.stepped({"largest_gap": 1.0})  # the policy has moved since it sampled
+
+
+def test_another_policy_than_the_engines_is_noticed(tmp_path):
+    engine, model = small(), small()
+    with torch.no_grad():
+        model.embedding.weight.mul_(1.5)
+    made = objective(advantage="rloo")
+    spec = make(TrainSpec, {**SETTINGS, "steps": 2, "optimizer": {"name": "adamw", "lr": 0.01}})
+    with pytest.raises(TrainingError, match="not 1 at the first minibatch"):
+        train(model, source(engine, made), made, spec, tmp_path, seed=0, report=lambda line: None)
+
+
+def test_log_probabilities_are_read_again_where_the_dtype_is_short():
+    """Behaviour log-probabilities are then those of the training's own forward pass, and the engine's gap is kept."""
+    model = small(torch.bfloat16)
+    made = objective(advantage="rloo")
+    found = source(model, made, behaviour=batched(lambda batch: made.log_probabilities(model, batch)[0], made, model))
+    rows = next(found)
+    _, units, metrics = made.loss(model, made.collate(rows))
+    assert found.gap is not None and 0 <= found.gap < 0.2
+    assert float(metrics["largest_gap"] / units) <= found.gap + 1e-3
+
+
+def test_a_reward_is_that_of_the_last_token_and_kl_that_of_each():
+    """PPO's details: the score at the end token, k1 off each token, advantages whitened, returns not."""
+    model, start = small(), small()
+    with torch.no_grad():
+        for parameter in start.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    value = ScalarModel(small())
+    made = objective({"value": value}, advantage="gae", kl="k1-reward", kl_weight=0.5, decay=1.0, gamma=1.0)
+    reference = batched(lambda batch: made.log_probabilities(start, batch)[0], made, start)
+    for row in next(source(model, made, values=batched(value.values, made, value), reference=reference)):
+        by_token = -0.5 * (row.logprobs - row.reference)
+        by_token[-1] += row.reward
+        assert row.returns == pytest.approx(by_token[::-1].cumsum()[::-1], abs=1e-9)

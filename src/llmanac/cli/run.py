@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmanac.cli.options import Patches, Show
+from llmanac.cli.rlhf import run_stages
 
 if TYPE_CHECKING:
     from llmanac.recipes.run import Run
 
 
 def run_command(
-    recipe: Annotated[str, typer.Argument(help="quickstart, or the path of a recipe.toml.")],
+    recipe: Annotated[str, typer.Argument(help="quickstart, rlhf, or the path of a recipe.toml.")],
     set_: Patches = None,
     budget: Annotated[str | None, typer.Option(help="Time to spend, e.g. 60s, 5m, 2h.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Output folder [runs/<name>].")] = None,
@@ -26,11 +27,15 @@ def run_command(
     """Run a recipe: text to a tokenizer, a model, an evaluation and a report."""
     began = time.monotonic()  # the budget includes loading the libraries
     from llmanac.core import spec
+    from llmanac.recipes.rlhf import is_rlhf
     from llmanac.recipes.run import NothingKept, run
-    from llmanac.recipes.spec import load_recipe, shown
+    from llmanac.recipes.spec import load_recipe, read_recipe, shown
 
     changes = spec.parse_patches(set_ or ())
     changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
+    if is_rlhf(data := read_recipe(recipe)):
+        run_stages(recipe, data, changes, folder, resume, show)
+        return
     if show:
         print(shown(load_recipe(recipe, changes)), end="")
         return

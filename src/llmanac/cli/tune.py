@@ -172,6 +172,7 @@ def distill_command(
     samples: Annotated[int, typer.Option(help="Sequence and response: answers a prompt.", min=1, max=256)] = 1,
     temperature: Annotated[float, typer.Option(help="Sequence and response: of the teacher's answers.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="Sequence and response: longest answer.", min=1)] = 256,
+    on_policy: Annotated[float | None, typer.Option(help="Token: share of the rows that the student answers.")] = None,
     verify: Annotated[str, typer.Option(help="Response: how answers are compared, e.g. squad, gsm8k, math.")] = "squad",
     set_: Patches = None,
     seed: Seed = 0,
@@ -183,6 +184,8 @@ def distill_command(
         raise SpecError(f"--level: {level!r} is not one of {', '.join(LEVELS)}")
     if samples > 1 and not temperature:
         raise SpecError(f"--samples {samples}: all the same at temperature 0; set --temperature, e.g. 0.8")
+    if on_policy is not None and level != "token":
+        raise SpecError(f"--on-policy: is for --level token, where the teacher scores the student's texts, not {level}")
     objective = LEVELS[level]
     written = level in ("sequence", "response")
     if written:
@@ -206,6 +209,6 @@ def distill_command(
         "objective": objective,
         "seed": seed,
     }
-    patches = {"train.optimizer.lr": lr, "objective.on": on}
+    patches = {"train.optimizer.lr": lr, "objective.on": on, "objective.on_policy": on_policy}
     rows = {"epochs": epochs, "length": length, "held_out": held_out}
     _run(fields, rows, patches, set_, budget, output, preview, resume)

@@ -4,7 +4,8 @@
 
 D is the forward KL divergence (covers all that the teacher may say), the reverse one (keeps to what it says most), or
 the generalized Jensen-Shannon divergence. Both distributions are taken at the temperature T; T^2 keeps the size of the
-gradient. With `top`, D is over the teacher's k most probable tokens and the sum of all the others.
+gradient. With `top`, D is over the teacher's k most probable tokens and the sum of all the others. With `on_policy`
+that share of the answers is sampled from the student as it is (`train/on_policy.py`).
 
 Shapes: ids (B, T); hidden states (N, D) of the N places that carry loss; logits exist in chunks only.
 
@@ -45,6 +46,7 @@ class Spec(ObjectiveSpec):
     temperature: T of both distributions; share: w, 1 for the divergence alone.
     top: how many of the teacher's tokens are told apart, None for all.
     on: which tokens carry loss, as in instruction tuning.
+    on_policy: about this share of the rows is answered by the student itself (GKD's lambda); tokens: of such an answer.
     """
 
     divergence: Divergence = "forward"
@@ -53,6 +55,8 @@ class Spec(ObjectiveSpec):
     share: float = 1.0
     top: int | None = None
     on: Literal["completion", "assistant", "all"] = "completion"
+    on_policy: float = 0.0
+    tokens: int = 128
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < 1:
@@ -63,6 +67,14 @@ class Spec(ObjectiveSpec):
             raise SpecError(f"temperature: {self.temperature} must be above 0")
         if not 0 < self.share <= 1:
             raise SpecError(f"share: {self.share} must be above 0 and at most 1")
+        if not 0 <= self.on_policy <= 1 or self.tokens < 1:
+            raise SpecError(
+                f"on_policy, tokens: {self.on_policy} and {self.tokens} must be from 0 to 1, and at least 1"
+            )
+        if self.on_policy and (self.share < 1 or self.on == "all"):
+            raise SpecError(
+                "on_policy: a student is not trained to repeat its own answers; share = 1 and on = completion"
+            )
         if self.top is not None and self.top < 1:
             raise SpecError(f"top: {self.top} must be at least 1")
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.progress import Report, progress
 from llmanac.core.spec import make_method
@@ -32,7 +33,7 @@ from llmanac.models.locate import locate
 from llmanac.models.scalar import ScalarModel, load_scalar
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._preference import Preference
-from llmanac.recipes.tune import Tuned, TuneSpec, Tuning, run_in
+from llmanac.recipes.tune import EVALUATED, Tuned, TuneSpec, Tuning, run_in
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import held_out
 from llmanac.rewards import RewardSpec, Sample
@@ -42,7 +43,6 @@ from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
 PAIRS = 8  # of a step, where batch_tokens leaves it open
 STEPS = 100  # of a policy gradient
 MEASURED = 64  # answers at least, before and after
-TOLERANCE = 1e-5  # nats: the engine's log-probabilities against those of the training, in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +50,23 @@ class AlignSpec(TuneSpec):
     """Attributes:
     objective: dpo, ipo, kto, simpo, orpo, bradley-terry, or a policy gradient.
     reward: scores answers, for a policy gradient; sampling: how they are sampled.
+    truth: what the reward stands for, where it can be computed: logged next to it, and never trained on.
     teacher: the reference, where it is not the model that training starts from.
     """
 
     objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "grpo"))
     reward: RewardSpec | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    truth: RewardSpec | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         sampled = self.objective.name == "policy-gradient"
         if sampled and self.reward is None:
             raise SpecError("reward: a policy gradient needs one, e.g. exact-match, or FILE.py:function")
-        if not sampled and self.reward is not None:
-            raise SpecError(f"reward: {self.objective.name} learns from the rows alone; leave it out")
+        for name in ("reward", "truth"):
+            if not sampled and getattr(self, name) is not None:
+                raise SpecError(f"{name}: {self.objective.name} learns from the rows alone; leave it out")
 
 
 @dataclass
@@ -156,6 +159,7 @@ class Preferred(Aligning):
     def source(self, rows: Material, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
         """Rows in memory, in a new order each epoch; a step has `batch_tokens` tokens of the longest rows at most."""
         asked = self.asked
+        self.texts, self.made = rows.train[:EVALUATED], objective
         longest = max(max(_sizes(row)) for row in rows.train)
         limit = getattr(getattr(self.model, "trunk", self.model), "max_length", None)
         if limit is not None and longest - 1 > limit:
@@ -192,7 +196,19 @@ class Preferred(Aligning):
 
             for change in applied(self.model.trunk):
                 change.merge()
+        if isinstance(self.model, ScalarModel):
+            self._normalise()
         super()._keep()
+
+    @torch.no_grad()
+    def _normalise(self) -> None:
+        """Scores get mean 0 and deviation 1 on answers of the pairs: a KL weight then means the same for any model."""
+        scores = []
+        with evaluating(self.model):
+            for at in range(0, len(self.texts), 8):
+                batch = self.made.collate(self.texts[at : at + 8]).to(torch.device(self.device))
+                scores.append(self.model.values(batch).gather(1, batch.last[:, None]).flatten())
+        self.model.normalise(torch.cat(scores))
 
 
 class Sampled(Aligning):
@@ -257,7 +273,12 @@ class Sampled(Aligning):
             settled = dataclasses.replace(settled, steps=STEPS)
         self.reward = asked.reward.build()
         models: dict[str, Any] = {}
-        if spec.reads_reference:
+        if resolve_dtype(settled.dtype, torch.device(self.device)) != torch.float32:
+            # a batch of another shape is rounded otherwise: the ratio is of two readings of one shape
+            models["behaviour"] = batched(
+                lambda b: objective.log_probabilities(self.model, b)[0], objective, self.model
+            )
+        if spec.reads_reference or asked.truth is not None:
             models["reference"] = self._reference(objective)
         if spec.advantage == "gae":
             value = objective.models["value"]
@@ -265,7 +286,7 @@ class Sampled(Aligning):
         self.engine = Engine(self.model, self.tokenizer, rows=max(32, sampling.samples))
         stream = Rollouts(
             rows.train, self.engine, objective, self.reward, sampling, seed=asked.seed, report=self.report,
-            log=self.place / "rollouts.jsonl", **models,
+            truth=asked.truth.build() if asked.truth is not None else None, log=self.place / "rollouts.jsonl", **models,
         )  # fmt: skip
         return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
 
@@ -295,7 +316,7 @@ class Sampled(Aligning):
         self.engine.sync()
         found = self.engine.generate(
             [list(prompt.ids) for prompt in rows], n=count, max_new_tokens=sampling.tokens, seed=self.asked.seed,
-            temperature=objective.spec.temperature,
+            temperature=objective.spec.temperature, logprobs=0,
         )  # fmt: skip
         samples = [
             Sample(

@@ -205,7 +205,7 @@ def load_recipe(
     elif isinstance(recipe, Mapping):
         data = recipe
     else:
-        data = files.read_toml(_find(str(recipe)))
+        data = read_recipe(recipe)
     try:
         made = spec.make(RecipeSpec, data)
     except SpecError as error:
@@ -244,6 +244,11 @@ def plans_size(recipe: Recipe) -> bool:
     model: Any = recipe.spec.model
     can_be = model.name == "transformer" and all(hasattr(block, "mixer") for block in model.blocks)
     return can_be and not recipe.states("model.dim", "model.layers")
+
+
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """The table of a built-in recipe or of a TOML file. Raises SpecError, DataError as `load_recipe`."""
+    return files.read_toml(_find(str(recipe)))
 
 
 def _find(name: str) -> Path:

@@ -10,6 +10,7 @@ last checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -221,7 +222,32 @@ class Tuning:
     def source(self, rows: Any, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
         """The stream of rows to train on, and the training with nothing open that rows decide."""
         settled, seed = self._settled(rows, budget), self.asked.seed
+        share = getattr(self.asked.objective, "on_policy", 0.0)
+        if share:
+            return self._on_policy(rows, objective, settled, share, timed=budget is not None)
         stream = PackedStream(rows.train, length=settled.length, rows=settled.rows, seed=seed, packing="whole")
+        return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
+
+    def _on_policy(
+        self, rows: Prepared, objective: Any, settled: TrainSpec, share: float, *, timed: bool
+    ) -> tuple[Any, TrainSpec]:
+        """Rows that the student answers itself, one text a row."""
+        from llmanac.generate.engine import Engine
+        from llmanac.train.on_policy import OnPolicy
+
+        data, tokens = rows.train, objective.spec.tokens
+        ends = data.offsets.tolist()
+        pairs = [(data.read(a, b - a), data.read_loss(a, b - a)) for a, b in itertools.pairwise(ends)]
+        longest = max(len(ids) for ids, _ in pairs) + tokens
+        limit = self.model.max_length
+        if limit is not None and longest > limit:
+            raise SpecError(f"tokens: the longest row and {tokens} tokens make {longest}, and the model reads {limit}")
+        count = max(1, min(len(pairs), settled.batch_tokens // longest))
+        settled = dataclasses.replace(settled, length=longest, batch_tokens=count * longest)
+        if self.asked.train.steps is None and not timed:
+            settled = dataclasses.replace(settled, steps=math.ceil(len(pairs) * self.asked.rows.epochs / count))
+        stream = OnPolicy(pairs, Engine(self.model, self.tokenizer), count=count, share=share, tokens=tokens,
+                          seed=self.asked.seed)  # fmt: skip
         return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
 
     def load(self) -> Any:

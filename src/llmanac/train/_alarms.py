@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+WINDOW = 8  # draws that are compared with as many before them
+
+
+def parted(scored: Sequence[tuple[float, float]]) -> bool:
+    """Whether the reward rose by more than two standard errors from one window to the next, and the truth did not."""
+    if len(scored) < 2 * WINDOW:
+        return False
+    both = np.array(scored).reshape(2, WINDOW, 2)
+    reward, truth = both.mean(1)[1] - both.mean(1)[0]
+    error = np.sqrt(both[:, :, 0].var(1, ddof=1).sum() / WINDOW)
+    return bool(reward > 2 * error and truth <= 0)
 
 
 class Alarms:
@@ -14,10 +26,13 @@ class Alarms:
     def __init__(self, report: Callable[[str], object] | None) -> None:
         self.report, self.said = report, dict[str, int]()
         self.recent: list[dict[str, Any]] = []
+        self.scored: list[tuple[float, float]] = []  # reward and truth of each draw
 
     def look(self, line: Mapping[str, Any]) -> list[str]:
         """The alarms that are due after a draw."""
         self.recent = [*self.recent[-4:], dict(line)]
+        if line.get("truth") is not None:
+            self.scored = [*self.scored[1 - 2 * WINDOW :], (line["reward"], line["truth"])]
         spread = [x["groups_with_spread"] for x in self.recent if x["groups_with_spread"] is not None]
         found = {
             "spread": bool(spread) and np.mean(spread) < 0.1
@@ -31,6 +46,11 @@ class Alarms:
             "temperature, or hold it to a reference (kl)",
             "kl": line["kl_to_reference"] is not None and abs(line["kl_to_reference"]) > 100
             and "kl: the policy is more than 100 nats an answer from the reference; raise kl_weight or lower the rate",
+            "gap": (line.get("engine_gap") or 0.0) > 0.5
+            and "gap: the training reads a token over 0.5 nats from what it was drawn by; train in float32",
+            "truth": parted(self.scored)
+            and "truth: the reward rose over the last draws and the true reward did not; stop at an earlier "
+            "checkpoint, raise kl_weight, or train the reward model on answers of this policy",
         }  # fmt: skip
         due = [str(text) for name, text in found.items() if text and line["draw"] - self.said.get(name, -10) >= 10]
         for name, text in found.items():

@@ -178,6 +178,8 @@ class _Run:
                     begin = pace.now()
                     lr_scale = schedule(self.step)
                     result = stepper(next(self.source), lr_scale, self.step)
+                    if hasattr(self.source, "stepped"):
+                        self.source.stepped(result.metrics)
                     self.step, self.tokens = self.step + 1, self.tokens + result.tokens
                     seconds = pace.now() - begin
                     self.seconds += seconds

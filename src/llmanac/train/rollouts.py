@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError, SpecError, TrainingError
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec
 from llmanac.core.types import SourceState
@@ -35,6 +35,7 @@ from llmanac.train._alarms import Alarms
 
 FIELDS = ("logprobs", "advantages", "returns", "values", "reference")
 KEPT = 0.9  # of the moving average, a draw
+NEAR, FAR = 1e-5, 1e-3  # nats: the gap between engine and training that is said, and that is refused
 SCORED = 16  # answers scored together by a model
 LogProbabilities = Callable[[Sequence[Rollout]], list[np.ndarray]]
 
@@ -83,13 +84,15 @@ class Rollouts:
         reference: gives log-probabilities of the reference, where the objective reads them.
         behaviour: recomputes those of the policy, where the engine's differ from the training's (short dtypes).
         values: gives V before each token and is needed for gae.
+        truth: a further reward of the same answers, which is logged and never trained on.
         log: a file of one line a draw, or None; `report` gets alarms.
     """
 
     def __init__(
         self, prompts: Sequence[Prompt], engine: Engine, objective: Any, reward: Reward, sampling: Sampling, *,
         seed: int, reference: LogProbabilities | None = None, behaviour: LogProbabilities | None = None,
-        values: LogProbabilities | None = None, log: Path | None = None, report: Callable[[str], object] | None = None,
+        values: LogProbabilities | None = None, truth: Reward | None = None, log: Path | None = None,
+        report: Callable[[str], object] | None = None,
     ) -> None:  # fmt: skip
         spec = objective.spec
         if spec.grouped and sampling.samples < 2:
@@ -102,12 +105,14 @@ class Rollouts:
             raise SpecError("advantage: gae needs a value model")
         self.engine, self.spec, self.reward, self.sampling = engine, spec, reward, sampling
         self.reference, self.behaviour, self.values = reference, behaviour, values
-        self.log, self.seed = log, seed
+        self.log, self.seed, self.truth = log, seed, truth
+        self.report = report
         self.stream = ListStream(prompts, rows=sampling.prompts, seed=seed, name="prompts")
         self.draws, self.served = 0, 0
         self.rows: list[Rollout] = []
         self.baseline = 0.0
-        self.alarms = Alarms(report)
+        self.alarms, self.warned = Alarms(report), False
+        self.gap: float | None = None  # of the last draw, between the engine and `behaviour`
 
     def __iter__(self) -> Rollouts:
         return self
@@ -159,6 +164,27 @@ class Rollouts:
         self.draws += 1
         return rows
 
+    def stepped(self, metrics: Mapping[str, float]) -> None:
+        """Check that the training's log-probabilities of a new draw are the engine's, before a step moved the policy.
+
+        Raises:
+            TrainingError: they differ by more than 1e-3 nats a token in float32.
+        """
+        gap = metrics.get("largest_gap", 0.0)
+        if self.served != 1 or self.behaviour is not None or gap <= NEAR:
+            return
+        said = (
+            f"the training's log-probabilities differ by {gap:.1e} nats a token from those that answers were drawn by"
+        )
+        if gap > FAR:
+            raise TrainingError(
+                f"draw {self.draws - 1}: {said}, so the ratio is not 1 at the first minibatch; turn off dropout, or "
+                "give a model that reads a batch as it reads one text"
+            )
+        if self.report is not None and not self.warned:
+            self.warned = True
+            self.report(f"alarm: ratio: {said}; the estimate is biased by about as much")
+
     def _scores(self, samples: Sequence[Sample]) -> list[Score]:
         scores = self.reward(samples)
         if len(scores) != len(samples):
@@ -177,8 +203,10 @@ class Rollouts:
         """The log-probabilities and values that other models give."""
         given = {"logprobs": self.behaviour, "reference": self.reference, "values": self.values}
         for name, model in given.items():
-            if model is not None and (name != "reference" or self.spec.reads_reference):
+            if model is not None:
                 found = model(rows)
+                if name == "logprobs":
+                    self.gap = max(float(np.abs(r.logprobs - v).max()) for r, v in zip(rows, found, strict=True))
                 changes: list[dict[str, Any]] = [{name: value} for value in found]
                 rows = [dataclasses.replace(row, **change) for row, change in zip(rows, changes, strict=True)]
         return rows
@@ -224,6 +252,7 @@ class Rollouts:
         line: dict[str, Any] = {
             "draw": self.draws,
             "reward": float(rewards.mean()),
+            "truth": None if self.truth is None else float(np.mean([score.value for score in self.truth(samples)])),
             "parts": {name: float(np.mean([row.parts.get(name, 0.0) for row in rows])) for name in parts},
             "tokens": float(np.mean([len(row.completion) for row in rows])),
             "finished": float(np.mean([row.finished for row in rows])),
@@ -232,6 +261,7 @@ class Rollouts:
             "kl_to_reference": None
             if rows[0].reference is None
             else float(np.mean([(row.logprobs - row.reference).sum() for row in rows])),
+            "engine_gap": self.gap,
             "sample": {"prompt": samples[0].prompt[-200:], "text": samples[0].text[:400], "reward": rows[0].reward},
         }
         if self.log is not None:

@@ -1,0 +1,204 @@
+"""RLHF in three stages: fine-tuning on instructions, a reward model from preferences, RL on its reward.
+
+    instructions -> sft/    pairs -> reward-model/    prompts -> rl/, and without-kl/ for what the penalty prevents
+
+Each stage is a `tune` or an `align` of its own, in a folder of its own, with all that such a folder holds. A stage that
+is finished is not run again, one that was stopped goes on from its checkpoint. At the end every policy answers the
+held-out prompts: the reward, the true reward where there is one, the KL divergence from where RL began, length and
+surprise. Without a model of the user's, the task is `recipes/rlhf_task.py`, whose true reward is known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmanac.adapters import AdapterSpec
+from llmanac.core import files, spec
+from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.lock import locked
+from llmanac.core.progress import Report
+from llmanac.core.spec import Spec, make_method
+from llmanac.objectives import ObjectiveSpec
+from llmanac.recipes.align import AlignSpec, align
+from llmanac.recipes.merge import merge
+from llmanac.recipes.rlhf_results import write_results
+from llmanac.recipes.rlhf_task import write_task
+from llmanac.recipes.tune import TUNING, TuneSpec, tune
+from llmanac.recipes.tune_rows import RowsSpec
+from llmanac.rewards import RewardSpec
+from llmanac.train import TrainSpec
+from llmanac.train.rollouts import Sampling
+
+RECIPE, RESULTS = "recipe.toml", "results.json"
+TABLES = ("sft", "reward_model", "rl")  # a recipe of this form has one of them
+HELD_OUT = 0.05  # of the rows of each stage
+TASK = Path(__file__).with_name("rlhf_task.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec(Spec):
+    """How a stage trains.
+
+    Attributes:
+        epochs: how often rows are read, where `train.steps` is left open (100 for RL). train: as in `tune`.
+        adapter: what is trained, None for all weights; it is merged into the model at the end of the stage.
+    """
+
+    epochs: float = 1.0
+    adapter: AdapterSpec | None = None
+    train: TrainSpec = field(default_factory=lambda: TrainSpec(optimizer=make_method("optimizer", TUNING)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlSpec(StageSpec):
+    """And how it samples: a policy gradient with its KL penalty, and what is drawn."""
+
+    objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "rloo"))
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        if self.objective.name != "policy-gradient":
+            raise SpecError(f"objective: {self.objective.name} is no policy gradient; write rloo, grpo, ppo, ...")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlhfSpec(Spec):
+    """Attributes:
+    model: where training begins; None, with no files, for the built-in task.
+    instructions: rows to fine-tune on, None for a model that follows instructions already.
+    pairs: `prompt`, `chosen`, `rejected`; None where a reward is given. prompts: for RL, a part of them held out.
+    reward: instead of a reward model; truth: what it stands for, where that can be computed.
+    without_kl: run RL a second time without the KL penalty.
+    """
+
+    name: str = "rlhf"
+    seed: int = 0
+    model: str | None = None
+    instructions: str | None = None
+    pairs: str | None = None
+    prompts: str | None = None
+    reward: RewardSpec | None = None
+    truth: RewardSpec | None = None
+    without_kl: bool = False
+    sft: StageSpec = field(default_factory=StageSpec)
+    reward_model: StageSpec = field(default_factory=StageSpec)
+    rl: RlSpec = field(default_factory=RlSpec)
+
+    def __post_init__(self) -> None:
+        own = {name: getattr(self, name) for name in ("model", "prompts", "pairs", "instructions", "reward", "truth")}
+        if self.model is None:
+            for name, value in own.items():
+                if value is not None:
+                    raise SpecError(f"{name}: is set and model is not; without a model the built-in task is run")
+            return
+        if self.prompts is None:
+            raise SpecError("prompts: RL needs a .jsonl file with a column prompt")
+        if (self.pairs is None) == (self.reward is None):
+            raise SpecError("pairs, reward: give preference pairs for a reward model, or a reward, and not both")
+
+
+def is_rlhf(data: Mapping[str, Any]) -> bool:
+    """Whether a recipe has this form."""
+    return any(name in data for name in TABLES)
+
+
+@dataclass(frozen=True)
+class Rlhf:
+    """A finished run: its folder, and what `results.json` holds."""
+
+    folder: Path
+    results: dict[str, Any]
+
+
+def run_rlhf(asked: RlhfSpec, folder: str | Path, *, resume: bool = False, report: Report = print) -> Rlhf:
+    """Run the three stages; `folder` gets everything.
+
+    Args:
+        resume: go on with the run in the folder, which must be of the same recipe.
+
+    Raises:
+        SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
+        KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
+    """
+    place = Path(folder).resolve()  # stages name each other's folders
+    stored = place / RECIPE
+    if resume and not stored.is_file():
+        raise LlmanacError(f"{folder}: there is no run to resume; leave --resume out to start one")
+    if not resume and place.exists() and any(p.name != ".lock" for p in place.iterdir()):
+        raise LlmanacError(f"{folder}: is there already; --resume goes on with a run, or give another --folder")
+    if resume:
+        before = spec.make(RlhfSpec, files.read_toml(stored), str(stored))
+        for path, (old, new) in spec.diff(before, asked).items():
+            raise SpecError(f"{path}: was {old!r} and is {new!r} now; a resumed run keeps its recipe ({stored})")
+    with locked(place / ".lock", busy=f"{folder}: another process is running in this folder"):
+        if not resume:
+            files.write_text(stored, spec.to_toml(spec.dump(asked)))
+        return Rlhf(place, _Stages(asked, place, report).run())
+
+
+class _Stages:
+    """One call of `run_rlhf`."""
+
+    def __init__(self, asked: RlhfSpec, place: Path, report: Report) -> None:
+        self.place, self.report, self.held_out = place, report, None
+        task = place / "task"
+        if asked.model is None:
+            if not task.is_dir():
+                write_task(task, asked.seed)
+            self.held_out = str(task / "held-out.jsonl")
+            names: dict[str, Any] = {name: str(task / f"{name}.jsonl") for name in ("instructions", "pairs", "prompts")}
+            known = make_method("reward", {"name": "function", "file": f"{TASK}:truth"})
+            asked = dataclasses.replace(asked, model=str(task / "start"), truth=known, **names)
+        self.asked = asked
+
+    def run(self) -> dict[str, Any]:
+        """All stages that are not finished, and the results."""
+        asked, arms = self.asked, {}
+        start = str(asked.model)
+        if asked.instructions is not None:
+            arms["start"] = start
+            start = self.tuned("sft", self.tuning(TuneSpec, asked.sft, start, asked.instructions))
+        reward = asked.reward
+        if asked.pairs is not None:
+            made = self.tuning(AlignSpec, asked.reward_model, start, asked.pairs, objective="bradley-terry")
+            judge = self.tuned("reward-model", made)
+            reward = make_method("reward", {"name": "model", "path": judge})
+        arms["sft" if asked.instructions is not None else "start"] = start
+        further = {"objective": asked.rl.objective, "sampling": asked.rl.sampling, "reward": reward}
+        made = self.tuning(AlignSpec, asked.rl, start, str(asked.prompts), truth=asked.truth, **further)
+        arms["rl"] = self.tuned("rl", made)
+        held: Any = asked.rl.objective
+        if asked.without_kl and held.reads_reference:
+            free = dataclasses.replace(made, objective=spec.patch(held, {"kl_weight": 0.0, "kl": "off"}))
+            arms["without-kl"] = self.tuned("without-kl", free)
+        prompts = made if self.held_out is None else spec.patch(made, {"rows.file": self.held_out})
+        return write_results(self.place, asked.name, asked.seed, prompts, arms, start)
+
+    def tuning(self, kind: type[TuneSpec], stage: StageSpec, model: str, file: str, **fields: Any) -> Any:
+        """A stage as the recipe of one `tune` or `align`."""
+        share = 0.0 if self.held_out and "sampling" in fields else HELD_OUT
+        rows = RowsSpec(file=file, epochs=stage.epochs, held_out=share)
+        shared = {"model": model, "rows": rows, "adapter": stage.adapter, "seed": self.asked.seed}
+        made = spec.make(kind, {**shared, **fields})
+        return dataclasses.replace(made, train=stage.train)
+
+    def tuned(self, name: str, made: Any) -> str:
+        """Run a stage, unless it is finished; returns the folder of its model, with an adapter merged."""
+        folder = self.place / name
+        if not (folder / RESULTS).is_file():
+            self.report(f"{name}:")
+            began = time.monotonic()
+            run = align if isinstance(made, AlignSpec) else tune
+            run(made, folder, resume=(folder / RECIPE).is_file(), report=self.report)
+            self.report(f"{name}: {time.monotonic() - began:.0f} s")
+        scalar = (folder / "model" / "score.safetensors").is_file()
+        if made.adapter is None or scalar:
+            return str(folder / "model")
+        if not (folder / "merged").is_dir():
+            merge(folder / "model", folder / "merged", base=made.model)
+        return str(folder / "merged")
