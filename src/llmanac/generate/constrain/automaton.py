@@ -70,7 +70,9 @@ class _Automaton:
         place = np.array([number[code] for code in known.tolist()])
         moves = np.where(table < 0, -1, place[np.searchsorted(known, np.maximum(table, 0))]).astype(np.int32)
         pair = np.array(codes)
-        return _Automaton(moves, classes.astype(np.uint8), self.final[pair // width] & other.final[pair % width])
+        final = self.final[pair // width] & other.final[pair % width]
+        moves[~networks.alive(moves, final)[moves]] = -1  # for `automaton_runs`, and for smaller products
+        return _Automaton(moves, classes.astype(np.uint8), final)
 
     def complement(self) -> _Automaton:
         """What it does not match, of all bytes."""
@@ -315,10 +317,16 @@ def compile_grammar(grammar: ex.Grammar, *, nothing: bool = False) -> Network:
         return Network(states, found[0], found[1][:, 0].copy(), found[2], rules, classes)
 
     parts = [moves, empties, calls]
-    live = networks.live(network(), *(np.ascontiguousarray(part[:, 0]) for part in parts))
+    targets = [moves[:, 3], empties[:, 1], calls[:, 2]]
+    first, second = np.concatenate(targets), np.concatenate([*targets[:2], rules[calls[:, 1], 0]])
+    both = np.concatenate([first, second])
+    order = both.argsort(kind="stable")
+    place = np.searchsorted(both[order], np.arange(builder.states + 1))
+    sources = np.concatenate([part[:, 0] for part in parts])
+    live = networks.live(states[:-1, FINAL] != 0, sources, first, second, order, place)
     if not live[rules[0, 0]] and not nothing:
         raise RequestError("the constraint matches no text at all; check it for parts that exclude each other")
-    targets = (moves[:, 3], empties[:, 1], np.where(live[rules[calls[:, 1], 0]], calls[:, 2], -1))
+    targets[2] = np.where(live[rules[calls[:, 1], 0]], calls[:, 2], -1)
     parts = [part[(to >= 0) & live[to]] for part, to in zip(parts, targets, strict=True)]
     made = network()
     for state, run in builder.known_runs:
