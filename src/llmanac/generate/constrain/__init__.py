@@ -76,13 +76,19 @@ def constraint_of(
     key, make = found
     if tokenizer is None:
         raise RequestError(f"{key[0]}: this engine has no tokenizer, which it needs")
+    from llmanac.generate.constrain._patience import limited
+    from llmanac.generate.constrain.automaton import warm
     from llmanac.generate.constrain.matcher import Follower, Matcher
+    from llmanac.generate.constrain.vocabulary import vocabulary_of
 
     if key not in known:
         while len(known) >= MOST_KEPT:
             known.pop(next(iter(known)))
+        warm()
+        vocabulary_of(tokenizer)  # made once, and not in the time of this constraint
         try:
-            known[key] = Matcher(make(), tokenizer)
+            with limited(key[0]):
+                known[key] = Matcher(make(), tokenizer)
         except SpecError as error:
             raise RequestError(str(error)) from None
     matcher = known[key]

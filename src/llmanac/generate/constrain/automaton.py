@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from llmanac.core.errors import RequestError, nearest, shown
+from llmanac.generate.constrain import _patience
 from llmanac.generate.constrain import expressions as ex
 from llmanac.generate.constrain._utf8 import EVERY, byte_moves, covers_plain, normal, plain_automaton
 from llmanac.kernels.constrain import networks, recognize
@@ -55,6 +56,7 @@ class _Automaton:
         number = {0: 0}
         codes, rows, at = [0], [], 0
         while at < len(codes):
+            _patience.check()
             chunk = np.array(codes[at:])
             at = len(codes)
             a, b = left[chunk // width], right[chunk % width]
@@ -129,6 +131,7 @@ class _Builder:
         self.waiting: list[tuple[int, Callable[[int], int]]] = []
 
     def state(self, count: int = 1) -> int:
+        _patience.check()
         self.states += count
         if self.states > MOST_STATES:
             raise RequestError(f"the constraint is too large: it has more than {MOST_STATES:,} states; make it smaller")
@@ -247,6 +250,7 @@ class _Builder:
         self.state(size * (count - 1))
         start = at
         for copy in range(1, count):
+            _patience.check()
             shift, begin = size * copy, end + size * (copy - 1)
 
             def moved(state: int, begin: int = begin, shift: int = shift) -> int:
@@ -274,6 +278,7 @@ class _Builder:
         end = first + len(automaton.moves)
         run = networks.automaton_runs(automaton.moves, plain_automaton(), automaton.classes)
         for state, row in enumerate(automaton.moves[:, automaton.classes]):
+            _patience.check()
             cuts = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), 256]
             for low, high in itertools.pairwise(cuts):
                 if row[low] >= 0:
@@ -339,3 +344,10 @@ def compile_grammar(grammar: ex.Grammar, *, nothing: bool = False) -> Network:
     states[:-1, ENDS], states[:-1, TAIL] = networks.ends(made)
     states[:-1, RUN] = networks.runs(made, states[:-1, RUN].copy(), first, np.ascontiguousarray(plain[:, 1]))
     return made
+
+
+@functools.cache
+def warm() -> None:
+    """Compile the kernels for this machine, where that was never done; no constraint's own time is used for it."""
+    letter = ex.Chars(((97, 97),))
+    compile_grammar(ex.Grammar({"": ex.Scope(ex.Fresh(ex.Not(letter)))}, ""))
