@@ -449,13 +449,13 @@ class Failing:
             raise RequestError("constraint: it failed")
 
 
-@pytest.mark.parametrize("method", ["advance", "forced"])
-def test_a_constraint_that_fails_ends_its_own_text_only(method):
+@pytest.mark.parametrize(("method", "more"), [("advance", {}), ("forced", {}), ("advance", {"beams": 2})])
+def test_a_constraint_that_fails_ends_its_own_text_only(method, more):
     engine = Engine(HistoryModel(), ByteTokenizer())
     alone = engine.generate("hello", max_new_tokens=8)[0]
     scheduler = engine.scheduler()
     good = engine.request("hello", max_new_tokens=8)
-    bad = engine.request("hello", max_new_tokens=8, constraint=lambda: Failing(method))
+    bad = engine.request("hello", max_new_tokens=8, constraint=lambda: Failing(method), **more)
     scheduler.submit(bad)
     scheduler.submit(good)
     while scheduler.busy:
@@ -463,4 +463,4 @@ def test_a_constraint_that_fails_ends_its_own_text_only(method):
     assert good.sequences[0].ids == alone.ids
     assert bad.sequences[0].finish_reason == "length" and "it failed" in str(bad.sequences[0].error)
     with pytest.raises(RequestError, match="it failed"):
-        engine.generate("hello", max_new_tokens=8, constraint=lambda: Failing(method))
+        engine.generate("hello", max_new_tokens=8, constraint=lambda: Failing(method), **more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +90,9 @@ def constraint_of(
         try:
             with limited(key[0]):
                 known[key] = Matcher(make(), tokenizer)
-        except SpecError as error:
-            raise RequestError(str(error)) from None
+        except (SpecError, RequestError) as error:
+            named = re.match(r"\w+[:#]", str(error))
+            raise RequestError(str(error) if named else f"{key[0]}: {error}") from None
     matcher = known[key]
     return lambda: Follower(matcher, ends, size)
 
