@@ -9,8 +9,7 @@ import torch
 from _engine_models import ByteTokenizer, HistoryModel
 from _small_models import transformer
 
-from llmanac.core.errors import RequestError, SpecError
-from llmanac.generate.constrain import json_schema
+from llmanac.core.errors import RequestError
 from llmanac.generate.constrain.expressions import Grammar, Terminal
 from llmanac.generate.constrain.matcher import Follower, Matcher
 from llmanac.generate.constrain.regex import parse_regex, search_regex
@@ -372,95 +371,3 @@ def test_a_text_without_a_continuation_ends_alone():
         completions(dead)
     with pytest.raises(RequestError, match="no token may follow"):
         list(engine.stream([1, 2], constraint=Dead, stop_ids=()))
-
-
-# ------------------------------------------------------------------------------- what is forced, allowed and taken
-def agreed(tokenizer, grammar, rng, steps=6):
-    """A walk on which the mask is the set of tokens that `advance` takes, and what is forced is of that set."""
-    size = tokenizer.vocab_size
-    ours = Follower(Matcher(grammar, tokenizer), [tokenizer.eos_id], size)
-    for _ in range(steps):
-        mask, taken = ours.mask().numpy(), np.zeros(size, bool)
-        for token in range(size):
-            try:
-                ours.copy().advance(token)
-            except RequestError:
-                continue
-            taken[token] = True
-        assert (mask == taken).all(), (ours.text, np.flatnonzero(mask != taken)[:5])
-        follows, forced = ours.copy(), ours.forced()
-        while forced is not None:  # as many as the encoding of what must follow has
-            assert follows.mask()[forced], (ours.text, follows.text)
-            follows.advance(forced)
-            forced = follows._forced[0] if follows._forced else None
-        token = int(rng.choice(np.flatnonzero(mask)))
-        if token == tokenizer.eos_id:
-            return
-        ours.advance(token)
-
-
-@pytest.mark.parametrize("pattern", ["日本", "é{2}", "(Ä|b)c", "x(日本|旦)y", "(éé|日本)"])
-def test_tokens_may_end_inside_of_characters(bpe, pattern):
-    rng = np.random.default_rng(0)
-    for tokenizer in (ByteTokenizer(), bpe):
-        for _ in range(3):
-            agreed(tokenizer, Grammar({"s": Terminal(parse_regex(pattern))}, "s"), rng, 12)
-    for seed in range(3):
-        done = Engine(HistoryModel(), ByteTokenizer()).generate("x", regex=pattern, temperature=1.0, seed=seed)[0]
-        assert re.fullmatch(pattern, done.text) and done.finish_reason == "stop"
-
-
-def test_masks_of_combined_patterns_are_what_advance_takes(bpe):
-    rng = np.random.default_rng(0)
-    schemas = [
-        {"type": "string", "not": {"pattern": "^a"}}, {"type": "string", "pattern": "^a", "not": {"pattern": "n"}},
-        {"type": "string", "oneOf": [{"pattern": "^a"}, {"pattern": "b$"}]},
-    ]  # fmt: skip
-    for _ in range(4):
-        one, two, three = (str(rng.choice(["^a", "n", "^[a-e]+$", "b$", "^.{2,4}$", "é"])) for _ in range(3))
-        schemas.append({"type": "string", "pattern": one, "not": {"anyOf": [{"pattern": two}, {"pattern": three}]}})
-    for schema in schemas:
-        try:
-            grammar = json_schema.grammar(schema)
-        except SpecError as error:
-            assert "no value" in str(error)
-            continue
-        agreed(bpe, grammar, rng)
-
-
-class Failing:
-    """Allows everything; fails in one of its methods after two tokens."""
-
-    def __init__(self, method):
-        self.method, self.taken = method, 0
-
-    def mask(self):
-        return torch.ones(260, dtype=torch.bool)
-
-    def forced(self):
-        self._fail("forced")
-
-    def advance(self, token):
-        self.taken += 1
-        self._fail("advance")
-
-    def _fail(self, method):
-        if method == self.method and self.taken > 1:
-            raise RequestError("constraint: it failed")
-
-
-@pytest.mark.parametrize(("method", "more"), [("advance", {}), ("forced", {}), ("advance", {"beams": 2})])
-def test_a_constraint_that_fails_ends_its_own_text_only(method, more):
-    engine = Engine(HistoryModel(), ByteTokenizer())
-    alone = engine.generate("hello", max_new_tokens=8)[0]
-    scheduler = engine.scheduler()
-    good = engine.request("hello", max_new_tokens=8)
-    bad = engine.request("hello", max_new_tokens=8, constraint=lambda: Failing(method), **more)
-    scheduler.submit(bad)
-    scheduler.submit(good)
-    while scheduler.busy:
-        scheduler.step()
-    assert good.sequences[0].ids == alone.ids
-    assert bad.sequences[0].finish_reason == "length" and "it failed" in str(bad.sequences[0].error)
-    with pytest.raises(RequestError, match="it failed"):
-        engine.generate("hello", max_new_tokens=8, constraint=lambda: Failing(method), **more)

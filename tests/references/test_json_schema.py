@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from collections import Counter
 from datetime import date, datetime
 from ipaddress import IPv4Address, IPv6Address
@@ -11,15 +10,11 @@ from uuid import UUID
 import jsonschema
 import llguidance
 import pytest
-from _engine_models import ByteTokenizer
 from _json_texts import Cut, Reader, drawn, texts
 from _schemas_at_random import document, value
 
 from llmanac.core.errors import LlmanacError, RequestError, SpecError
-from llmanac.generate.constrain import _patience, constraint_of
-from llmanac.generate.constrain.automaton import warm as compile_kernels
 from llmanac.generate.constrain.json_schema import grammar
-from llmanac.generate.constrain.matcher import Follower, Matcher
 
 LAYOUTS = {"spaced": (", ", ": "), "compact": (",", ":")}
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
@@ -375,50 +370,6 @@ def ladder(step):
     """Each definition refers to the following one twice."""
     rungs = {f"r{n}": step(n, {"$ref": f"#/$defs/r{n + 1}"}) for n in range(30)}
     return {"$ref": "#/$defs/r0", "$defs": {**rungs, "r30": {"type": "string", "pattern": "a"}}}
-
-
-@pytest.mark.parametrize(
-    ("schema", "inside", "outside"),
-    [
-        ({"type": "integer", "minimum": 1e300}, "1" + "0" * 300, "9" * 300),
-        ({"type": "integer", "minimum": 10**300 + 7, "maximum": 10**301}, str(10**300 + 7), str(10**300 + 6)),
-        ({"type": "array", "minItems": 8192, "maxItems": 99_999}, f"[{'1, ' * 8191}1]", f"[{'1, ' * 8190}1]"),
-        ({"type": "array", "maxItems": 99_999, "items": {"maxItems": 90_000}}, "[[1], 2]", "[1,]"),
-    ],
-    ids=["float", "exact", "least", "most"],
-)
-def test_large_limits_take_little_time(schema, inside, outside):
-    tokenizer = ByteTokenizer()
-    compile_kernels()
-    start = time.thread_time()
-    matcher = Matcher(grammar(schema), tokenizer)
-    assert time.thread_time() - start < 3
-    for text, accepted in ((inside, True), (outside, False)):
-        follower = Follower(matcher, [tokenizer.eos_id], tokenizer.vocab_size)
-        try:
-            for token in tokenizer.encode(text):
-                follower.advance(token)
-        except RequestError:
-            assert not accepted
-        else:
-            assert follower.accepting() == accepted
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"schema": {"type": "array", "maxItems": 9000}},
-        {"schema": {"type": "number", "minimum": 10**300}},
-        {"regex": "(ab){9000}"},
-    ],
-    ids=["rules", "numbers", "regex"],
-)
-def test_compiling_has_a_time_limit(option, monkeypatch):
-    tokenizer = ByteTokenizer()
-    compile_kernels()
-    monkeypatch.setattr(_patience, "MOST_SECONDS", 0.0)
-    with pytest.raises(RequestError, match=r"^(schema|regex): compiling it takes more than 0 s; make it smaller"):
-        constraint_of(option, tokenizer, [tokenizer.eos_id], tokenizer.vocab_size, {})
 
 
 HOSTILE = {
