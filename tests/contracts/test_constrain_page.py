@@ -8,6 +8,9 @@ from _pages import blocks
 from llmanac.generate.constrain import _json_document, _json_keywords, _json_numbers, _json_schemas, _json_strings
 from llmanac.generate.constrain import _json_text as text
 from llmanac.generate.constrain._json_formats import ANNOTATIONS, FORMATS, REFUSED
+from llmanac.generate.constrain._patience import MOST_SECONDS
+from llmanac.generate.constrain.regex import LONGEST
+from llmanac.web._wire import MAX_STRUCTURE
 
 
 def test_the_page_is_that_of_the_code(root):
@@ -20,12 +23,14 @@ def test_the_page_is_that_of_the_code(root):
     formats = page[page.index("## Formats") : page.index("## How values")]
     assert set(re.findall(r"`([a-z0-9-]+)`", formats)) - {"xn--", "pattern"} == {*FORMATS, *ANNOTATIONS, *REFUSED}
     limits = [
-        _json_document.MAX_VALUES, _json_document.MAX_DEPTH, _json_schemas.MAX_COUNT, _json_schemas.MAX_PIECES,
-        _json_strings.MAX_SIZE, _json_numbers.MAX_STATES, text.MAX_RULES,
+        _json_document.MAX_VALUES, _json_document.MAX_DEPTH, _json_schemas.MAX_COUNT, _json_schemas.MAX_LEAST,
+        _json_schemas.MAX_PIECES, LONGEST, _json_strings.MAX_SIZE, _json_numbers.MAX_STATES, text.MAX_RULES,
     ]  # fmt: skip
     rows = re.findall(r"\| ([\d,]+) \|\n", page[page.index("## Limits") : page.index("## Tool calls")])
     assert [int(row.replace(",", "")) for row in rows] == limits
-    assert f"{_json_strings.LONGEST:,}" in table
+    assert LONGEST == MAX_STRUCTURE
+    assert f"{_json_strings.LONGEST:,}" in table and f"{text.LONGEST:,} items" in table
+    assert f"more than {MOST_SECONDS:g} seconds" in page
     assert f"at most {text.MAX_PATTERNS} patterns" in table
     assert f"at most {_json_keywords.MAX_BRANCHES} schemas" in table
 
@@ -34,5 +39,6 @@ def test_the_page_is_that_of_the_code(root):
 def test_the_code_runs(root, page):
     names = {}
     for block in blocks((root / "docs" / page).read_text("utf-8")):
-        assert block.language == "python"
-        exec(block.text, names)
+        assert block.language in ("python", "sh")
+        if block.language == "python":
+            exec(block.text, names)

@@ -347,6 +347,9 @@ def test_strings(data):
         ({"multipleOf": 0.0123456789, "type": "number"}, "schema#: its numbers need an automaton of more than"),
         (3, "schema: 3 is neither a JSON Schema"),
         ({"properties": {1: {}}}, "schema: the key 1 is no string"),
+        ({"items": {"const": "a\ud800"}}, "schema#/items/const: 'a\\ud800' has half of a surrogate pair"),
+        ({"enum": [{"\udfff": 1}]}, "schema#/enum/0: '\\udfff' has half of a surrogate pair"),
+        ({"minItems": 99_999}, "schema#/minItems: 99999 is no whole number from 0 to 8,192; give a smaller one"),
     ],
     ids=str,
 )  # fmt: skip

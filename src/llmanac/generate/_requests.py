@@ -292,7 +292,12 @@ class Sequence:
                 other.constraint = self.request.constraint()
                 for earlier in self.ids:
                     other.constraint.advance(earlier)
-        other.push(TokenLogprob(token, logprob, top))
+        try:
+            other.push(TokenLogprob(token, logprob, top))
+        except RequestError as error:  # its constraint failed; no other request is affected
+            other.error = error
+        if other.error is not None:
+            other.finish_reason = "length"
         return other
 
     def push(self, token: TokenLogprob) -> None:

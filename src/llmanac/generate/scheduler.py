@@ -281,18 +281,21 @@ class Scheduler:
 
     def _push(self, sequence: Any, chosen: TokenLogprob) -> list[int]:
         """Add a token and those that its constraint forces after it; returns them as what is to be read."""
-        if sequence.error is not None:
-            sequence.finish_reason = "length"
-            return []
-        sequence.push(chosen)
-        new = [chosen.id]
-        while len(new) <= FORCED and sequence.finish_reason is None and (forced := sequence.forced()) is not None:
-            if type(forced) is not int or not 0 <= forced < self.model.vocab_size:
-                size = self.model.vocab_size
-                raise RequestError(f"constraint: forced {forced!r}, which is not a token id below {size}")
-            sequence.push(TokenLogprob(forced, None))
-            new.append(forced)
-        return new
+        new, token = [], chosen
+        try:
+            while sequence.error is None:
+                sequence.push(token)
+                new.append(token.id)
+                if len(new) > FORCED or sequence.finish_reason is not None or (forced := sequence.forced()) is None:
+                    return new
+                if type(forced) is not int or not 0 <= forced < self.model.vocab_size:
+                    size = self.model.vocab_size
+                    raise RequestError(f"constraint: forced {forced!r}, which is not a token id below {size}")
+                token = TokenLogprob(forced, None)
+        except RequestError as error:  # as in `_sampling`: this text ends, and the others go on
+            sequence.error = error
+        sequence.finish_reason = "length"
+        return []
 
     def _read(self, call: Call, rows: list[Row]) -> list[tuple[Row, Tensor]]:
         """Read a piece of some prompts; the rows whose prompts end with it, and the logits (V,) of what follows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -76,15 +77,22 @@ def constraint_of(
     key, make = found
     if tokenizer is None:
         raise RequestError(f"{key[0]}: this engine has no tokenizer, which it needs")
+    from llmanac.generate.constrain._patience import limited
+    from llmanac.generate.constrain.automaton import warm
     from llmanac.generate.constrain.matcher import Follower, Matcher
+    from llmanac.generate.constrain.vocabulary import vocabulary_of
 
     if key not in known:
         while len(known) >= MOST_KEPT:
             known.pop(next(iter(known)))
+        warm()
+        vocabulary_of(tokenizer)  # made once, and not in the time of this constraint
         try:
-            known[key] = Matcher(make(), tokenizer)
-        except SpecError as error:
-            raise RequestError(str(error)) from None
+            with limited(key[0]):
+                known[key] = Matcher(make(), tokenizer)
+        except (SpecError, RequestError) as error:
+            named = re.match(r"\w+[:#]", str(error))
+            raise RequestError(str(error) if named else f"{key[0]}: {error}") from None
     matcher = known[key]
     return lambda: Follower(matcher, ends, size)
 

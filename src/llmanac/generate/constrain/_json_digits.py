@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from llmanac.generate.constrain._json_numbers import Automaton, Numbers, automaton
+from llmanac.generate.constrain._json_minimal import Automaton
+from llmanac.generate.constrain._json_numbers import Numbers, automaton
 from llmanac.generate.constrain._json_strings import literal
 from llmanac.generate.constrain.expressions import (
     Chars,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
@@ -11,6 +12,7 @@ from llmanac.core.errors import SpecError, nearest, shown
 MAX_DEPTH = 100  # of nested JSON values of a schema
 MAX_VALUES = 200_000  # JSON values in a schema
 
+SURROGATE = re.compile("[\\ud800-\\udfff]").search
 TRUE = "!true"  # the pointer of a schema that allows every value; no pointer of a document starts so
 Schema = Mapping[str, Any] | bool
 
@@ -61,6 +63,16 @@ def escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
+def _check_unicode(text: str, path: tuple[Any, ...]) -> None:
+    """Raise SpecError for a text that has no bytes; `path` is (the parent's path, key or place)."""
+    if not SURROGATE(text):
+        return
+    pointer = ""
+    while path:
+        path, pointer = path[0], f"/{escaped(str(path[1]))}{pointer}"
+    raise refuse(pointer, f"{shown(text)} has half of a surrogate pair, which is no character; write both halves")
+
+
 class Document:
     """The schemas of a document by JSON pointer.
 
@@ -84,9 +96,10 @@ class Document:
 
     @staticmethod
     def _measure(schema: object) -> None:
-        todo, count = [(schema, 0)], 0
+        todo: list[tuple[Any, int, tuple[Any, ...]]] = [(schema, 0, ())]  # the last is (parent's, key or place)
+        count = 0
         while todo:
-            value, depth = todo.pop()
+            value, depth, path = todo.pop()
             count += 1
             if depth > MAX_DEPTH or count > MAX_VALUES:
                 raise SpecError(f"schema: more than {MAX_DEPTH} levels or {MAX_VALUES:,} values; make it smaller")
@@ -94,9 +107,12 @@ class Document:
                 for key in value:
                     if not isinstance(key, str):
                         raise SpecError(f"schema: the key {shown(key)} is no string")
-                todo += [(v, depth + 1) for v in value.values()]
+                    _check_unicode(key, path)
+                todo += [(v, depth + 1, (path, k)) for k, v in value.items()]
             elif isinstance(value, list | tuple):
-                todo += [(v, depth + 1) for v in value]
+                todo += [(v, depth + 1, (path, n)) for n, v in enumerate(value)]
+            elif isinstance(value, str):
+                _check_unicode(value, path)
 
     def _draft(self, schema: object, pointer: str, default: int) -> int:
         if not isinstance(schema, Mapping) or "$schema" not in schema:

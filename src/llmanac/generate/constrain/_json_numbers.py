@@ -15,9 +15,11 @@ import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import lru_cache
 
 from llmanac.core.errors import SpecError
+from llmanac.generate.constrain import _patience
+from llmanac.generate.constrain._json_minimal import Automaton, smallest
 
 MAX_STATES = 5000  # of one automaton
 MAX_EXPRESSION = 64  # machines and connectives; what is longer is made one machine
@@ -37,7 +39,7 @@ def decimal(value: object) -> Decimal:
 
 def _digits(value: Decimal) -> tuple[str, str]:
     """Integer and fraction digits of the magnitude, without needless zeros; the integer part of 0.5 is "0"."""
-    whole, _, fraction = format(abs(value), "f").partition(".")
+    whole, _, fraction = format(value.copy_abs(), "f").partition(".")
     return whole.lstrip("0") or "0", fraction.rstrip("0")
 
 
@@ -225,7 +227,6 @@ class _Table:
         return state in self.accepting
 
 
-Automaton = tuple[list[dict[str, int]], frozenset[int]]  # edges of each state (0 is the start), accepting states
 Machine = Below | Multiple | Listed | _Digits | _Written | _Style | _Table
 Expression = Machine | tuple[object, ...]  # a machine, or ("and" | "or" | "not", expressions...)
 
@@ -317,7 +318,7 @@ def _limits(item: Expression, inside: bool) -> dict[object, Expression]:
     return {}
 
 
-@cache
+@lru_cache(maxsize=1024)
 def automaton(numbers: Numbers) -> Automaton:
     """The smallest automaton without dead states. Raises SpecError: more than MAX_STATES."""
     whole = "whole" in numbers.style
@@ -353,6 +354,7 @@ def _automaton(everything: Expression, forms: int, whole: bool = False) -> Autom
     index, edges = {start: 0}, [dict[str, int]()]
     queue = [start]
     for state in queue:
+        _patience.check()
         for symbol in ALPHABET:
             head = tuple(m.step(s, symbol) for m, s in zip(order[:forms], state[:forms], strict=True))
             if None in head:
@@ -366,35 +368,4 @@ def _automaton(everything: Expression, forms: int, whole: bool = False) -> Autom
                 queue.append(target)
             edges[index[state]][symbol] = index[target]
     accepting = {n for state, n in index.items() if order[0].accepts(state[0]) and accepts(everything, state)}
-    return _smallest(edges, accepting)
-
-
-def _smallest(edges: list[dict[str, int]], accepting: set[int]) -> Automaton:
-    """Without states that reach no accepting one, and with equal states made one."""
-    sources: dict[int, set[int]] = {}
-    for n, out in enumerate(edges):
-        for target in out.values():
-            sources.setdefault(target, set()).add(n)
-    alive, todo = set(accepting), list(accepting)
-    while todo:
-        for source in sources.get(todo.pop(), ()):
-            if source not in alive:
-                alive.add(source)
-                todo.append(source)
-    if 0 not in alive:
-        return [{}], frozenset()
-    part = {n: int(n in accepting) for n in alive}
-    count = 0
-    while True:
-        seen: dict[object, int] = {}  # the start gets number 0
-        signatures = {
-            n: (part[n], tuple((s, part[t]) for s, t in edges[n].items() if t in alive)) for n in sorted(alive)
-        }
-        part = {n: seen.setdefault(signature, len(seen)) for n, signature in signatures.items()}
-        if len(seen) == count:
-            break
-        count = len(seen)
-    result: list[dict[str, int]] = [{} for _ in range(count)]
-    for n in alive:
-        result[part[n]] = {s: part[t] for s, t in edges[n].items() if t in alive}
-    return result, frozenset(part[n] for n in accepting)
+    return smallest(edges, accepting, ALPHABET)

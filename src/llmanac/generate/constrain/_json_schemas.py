@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from llmanac.core.errors import LlmanacError, shown
 from llmanac.generate.constrain import _json_numbers as numbers
+from llmanac.generate.constrain import _patience
 from llmanac.generate.constrain._json_document import ANNOTATIONS, Document, escaped, refuse
 from llmanac.generate.constrain._json_strings import Strings
 from llmanac.generate.constrain._json_values import (
@@ -29,7 +30,8 @@ from llmanac.generate.constrain.regex import search_regex
 MAX_PIECES = 512  # alternatives of arrays or of objects
 MAX_WORK = 200_000  # pieces that are combined for one document
 MAX_SECONDS = 5.0  # for simplifications; without them a grammar is larger or has fewer texts
-MAX_COUNT = 100_000  # minLength, maxItems and the like
+MAX_COUNT = 100_000  # maxLength, maxItems and the like
+MAX_LEAST = 8192  # minLength, minItems and the like
 MAX_LOOKAHEAD = 8  # levels of required properties and items that are searched for one that no value satisfies
 
 Result = TypeVar("Result")
@@ -87,6 +89,7 @@ class Schemas(Algebra):
         return self.timed(of.empty, False)
 
     def limit(self, pieces: int) -> None:
+        _patience.check()
         self.work += pieces
         if pieces > MAX_PIECES or self.work > MAX_WORK:
             raise refuse(self.at, f"more than {MAX_PIECES} alternatives of arrays or objects; make it simpler")
@@ -220,8 +223,10 @@ class Schemas(Algebra):
             return None
         value = schema[keyword]
         whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
-        if not whole or not 0 <= value <= MAX_COUNT:
-            raise refuse(f"{pointer}/{keyword}", f"{shown(value)} is no whole number from 0 to {MAX_COUNT:,}")
+        most = MAX_LEAST if keyword.startswith("min") else MAX_COUNT
+        if not whole or not 0 <= value <= most:
+            why = f"{shown(value)} is no whole number from 0 to {most:,}; give a smaller one"
+            raise refuse(f"{pointer}/{keyword}", why if whole and value > most else why.partition(";")[0])
         return int(value)
 
     def number(self, pointer: str, schema: Mapping[str, Any], keyword: str) -> Decimal:

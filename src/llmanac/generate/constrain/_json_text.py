@@ -12,6 +12,7 @@ from llmanac.core.errors import SpecError
 from llmanac.generate.constrain import _json_digits as digits
 from llmanac.generate.constrain import _json_numbers as numbers
 from llmanac.generate.constrain import _json_strings as strings
+from llmanac.generate.constrain import _patience
 from llmanac.generate.constrain._json_document import refuse
 from llmanac.generate.constrain._json_layouts import Layout
 from llmanac.generate.constrain._json_numbers import Numbers
@@ -34,6 +35,7 @@ from llmanac.generate.constrain.expressions import (
 )
 
 MAX_RULES = 20_000
+LONGEST = 8192  # items or properties where a greater number is allowed
 MAX_PATTERNS = 6  # of patternProperties that apply to one object
 MAX_EXISTS = 3  # properties of one object that have to exist under a name that is not given
 EMPTY, NOTHING = Sequence(()), Choice(())
@@ -74,6 +76,7 @@ class Writer:
 
     def fresh_name(self) -> str:
         """A rule's name; the rule is taken."""
+        _patience.check()
         if len(self.rules) >= MAX_RULES:
             raise SpecError(f"schema: it needs more than {MAX_RULES:,} rules; make it smaller")
         name = f"{self.name}{len(self.rules)}"
@@ -112,6 +115,8 @@ class Writer:
     def array(self, piece: Array, name: str) -> Node:
         """The texts of the arrays of a piece."""
         item: Callable[[Conjunction], Node] = self.reference
+        if piece.most is not None:
+            piece = replace(piece, most=min(piece.most, max(piece.least, LONGEST)))
         if piece.unique is not None:
             item = partial(self.unique_item, piece.unique)
             piece = replace(piece, most=self.distinct(piece))
@@ -281,6 +286,8 @@ class _Properties:
             )
         needed = sum(entry[2] for entry in entries)
         self.least = piece.least if piece.least > needed else 0
+        if piece.most is not None:
+            piece = replace(piece, most=min(piece.most, max(piece.least, needed, LONGEST)))
         self.most = piece.most if others or (piece.most is not None and piece.most < len(entries)) else None
         self.cap = max(self.least, 1) if self.most is None else max(self.most, 1)
         self.comma, self.colon = writer.layout.comma, writer.layout.colon

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from llmanac.core.errors import RequestError, nearest, shown
+from llmanac.generate.constrain import _patience
 from llmanac.generate.constrain import expressions as ex
 from llmanac.generate.constrain._utf8 import EVERY, byte_moves, covers_plain, normal, plain_automaton
 from llmanac.kernels.constrain import networks, recognize
@@ -55,6 +56,7 @@ class _Automaton:
         number = {0: 0}
         codes, rows, at = [0], [], 0
         while at < len(codes):
+            _patience.check()
             chunk = np.array(codes[at:])
             at = len(codes)
             a, b = left[chunk // width], right[chunk % width]
@@ -70,7 +72,9 @@ class _Automaton:
         place = np.array([number[code] for code in known.tolist()])
         moves = np.where(table < 0, -1, place[np.searchsorted(known, np.maximum(table, 0))]).astype(np.int32)
         pair = np.array(codes)
-        return _Automaton(moves, classes.astype(np.uint8), self.final[pair // width] & other.final[pair % width])
+        final = self.final[pair // width] & other.final[pair % width]
+        moves[~networks.alive(moves, final)[moves]] = -1  # for `automaton_runs`, and for smaller products
+        return _Automaton(moves, classes.astype(np.uint8), final)
 
     def complement(self) -> _Automaton:
         """What it does not match, of all bytes."""
@@ -127,6 +131,7 @@ class _Builder:
         self.waiting: list[tuple[int, Callable[[int], int]]] = []
 
     def state(self, count: int = 1) -> int:
+        _patience.check()
         self.states += count
         if self.states > MOST_STATES:
             raise RequestError(f"the constraint is too large: it has more than {MOST_STATES:,} states; make it smaller")
@@ -245,6 +250,7 @@ class _Builder:
         self.state(size * (count - 1))
         start = at
         for copy in range(1, count):
+            _patience.check()
             shift, begin = size * copy, end + size * (copy - 1)
 
             def moved(state: int, begin: int = begin, shift: int = shift) -> int:
@@ -272,6 +278,7 @@ class _Builder:
         end = first + len(automaton.moves)
         run = networks.automaton_runs(automaton.moves, plain_automaton(), automaton.classes)
         for state, row in enumerate(automaton.moves[:, automaton.classes]):
+            _patience.check()
             cuts = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), 256]
             for low, high in itertools.pairwise(cuts):
                 if row[low] >= 0:
@@ -315,10 +322,16 @@ def compile_grammar(grammar: ex.Grammar, *, nothing: bool = False) -> Network:
         return Network(states, found[0], found[1][:, 0].copy(), found[2], rules, classes)
 
     parts = [moves, empties, calls]
-    live = networks.live(network(), *(np.ascontiguousarray(part[:, 0]) for part in parts))
+    targets = [moves[:, 3], empties[:, 1], calls[:, 2]]
+    first, second = np.concatenate(targets), np.concatenate([*targets[:2], rules[calls[:, 1], 0]])
+    both = np.concatenate([first, second])
+    order = both.argsort(kind="stable")
+    place = np.searchsorted(both[order], np.arange(builder.states + 1))
+    sources = np.concatenate([part[:, 0] for part in parts])
+    live = networks.live(states[:-1, FINAL] != 0, sources, first, second, order, place)
     if not live[rules[0, 0]] and not nothing:
         raise RequestError("the constraint matches no text at all; check it for parts that exclude each other")
-    targets = (moves[:, 3], empties[:, 1], np.where(live[rules[calls[:, 1], 0]], calls[:, 2], -1))
+    targets[2] = np.where(live[rules[calls[:, 1], 0]], calls[:, 2], -1)
     parts = [part[(to >= 0) & live[to]] for part, to in zip(parts, targets, strict=True)]
     made = network()
     for state, run in builder.known_runs:
@@ -331,3 +344,10 @@ def compile_grammar(grammar: ex.Grammar, *, nothing: bool = False) -> Network:
     states[:-1, ENDS], states[:-1, TAIL] = networks.ends(made)
     states[:-1, RUN] = networks.runs(made, states[:-1, RUN].copy(), first, np.ascontiguousarray(plain[:, 1]))
     return made
+
+
+@functools.cache
+def warm() -> None:
+    """Compile the kernels for this machine, where that was never done; no constraint's own time is used for it."""
+    letter = ex.Chars(((97, 97),))
+    compile_grammar(ex.Grammar({"": ex.Scope(ex.Fresh(ex.Not(letter)))}, ""))

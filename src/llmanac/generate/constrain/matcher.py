@@ -6,6 +6,7 @@ A `Matcher` is made once for a grammar and a tokenizer; each sample has a `Follo
 
 from __future__ import annotations
 
+import codecs
 import threading
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ MOST_BYTES = 1 << 26  # of the moves of sets, and of masks
 LEAST_SETS, GROWTHS = 1 << 11, 4  # sets at first; how often there is room for eight times as many
 MOST_FORCED = 512  # bytes
 MOST_KEPT = 10_000  # sets whose forced tokens are kept
+UTF_8 = codecs.getincrementaldecoder("utf-8")
 NO_TOKENS: list[int] = []
 NO_BYTES = np.zeros(4 * LONGEST_TOKEN, np.uint8)
 
@@ -117,7 +119,10 @@ class Matcher:
 
     def _encoded(self, state: int, buffer: np.ndarray, at: int, size: int) -> list[int]:
         data = buffer[at : at + size].tobytes()
-        text = data.decode("utf-8", "ignore")
+        try:
+            text = UTF_8().decode(data)  # without a character that is not complete at the end
+        except UnicodeDecodeError:  # the text so far ends inside of a character, which no encoding begins with
+            return []
         ids = [int(i) for i in self.tokenizer.encode(text)] if text else []
         words = self.vocabulary.token
         parts = [words[i] if i < len(words) else b"" for i in ids]

@@ -30,7 +30,7 @@ from llmanac.generate.constrain._classes import (
 from llmanac.generate.constrain._utf8 import EVERY, Ranges, normal, others
 from llmanac.generate.constrain.expressions import LAST_CHARACTER, Chars, Concat, Regex, Repeat, Union
 
-LONGEST, MOST_REPEATS, DEEPEST = 20_000, 100_000, 100
+LONGEST, MOST_REPEATS, DEEPEST = 1 << 16, 100_000, 100
 EMPTY, NOTHING, ANYTHING = Concat(()), Union(()), Repeat(Chars(EVERY), 0)
 CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "v": "\v", "0": "\0"}
 REFUSED = {

@@ -12,27 +12,31 @@ from llmanac.kernels.text import cached
 LONGEST_RUN = 32  # plain characters; more are not counted
 
 
-def _live(g, moves, empties, calls):
-    """(states,) bool: whether the end of its rule can be reached.
+def _live(final, source, first, second, order, at):
+    """(states,) bool: whether the end of its rule can be reached: from `source[i]` where both `first[i]` and
+    `second[i]` are live.
 
-    `moves`, `empties` and `calls` are the states that each of them starts from.
+    `order[at[s]:at[s + 1]]` are the places of 2E numbers at which s is: those below E of `first`, the others of
+    `second`.
     """
-    live, changed = g.states[:-1, FINAL] != 0, True
-    while changed:
-        changed = False
-        for i in range(moves.shape[0] - 1, -1, -1):
-            if live[g.moves[i, 2]] and not live[moves[i]]:
-                live[moves[i]] = changed = True
-        for i in range(empties.shape[0] - 1, -1, -1):
-            if live[g.empties[i]] and not live[empties[i]]:
-                live[empties[i]] = changed = True
-        for i in range(calls.shape[0] - 1, -1, -1):
-            if live[g.calls[i, 1]] and live[g.rules[g.calls[i, 0], 0]] and not live[calls[i]]:
-                live[calls[i]] = changed = True
+    live, todo, count, steps = final.copy(), np.flatnonzero(final), np.int64(0), source.shape[0]
+    waiting = np.empty(final.shape[0], np.int64)
+    for state in todo:
+        waiting[count] = state
+        count += 1
+    while count:
+        count -= 1
+        state = waiting[count]
+        for i in range(at[state], at[state + 1]):
+            step = order[i] % steps
+            if live[first[step]] and live[second[step]] and not live[source[step]]:
+                live[source[step]] = True
+                waiting[count] = source[step]
+                count += 1
     return live
 
 
-live = cached(_live)
+live = cached(_live, nogil=True)
 
 
 def _ends(g):
@@ -57,7 +61,7 @@ def _ends(g):
     return ends, tail & ends
 
 
-ends = cached(_ends)
+ends = cached(_ends, nogil=True)
 
 
 def _runs(g, known, first, target):
@@ -80,7 +84,7 @@ def _runs(g, known, first, target):
     return run
 
 
-runs = cached(_runs)
+runs = cached(_runs, nogil=True)
 
 
 def _automaton_runs(moves, plain_moves, byte_class):
@@ -117,7 +121,26 @@ def _automaton_runs(moves, plain_moves, byte_class):
     return run
 
 
-automaton_runs = cached(_automaton_runs)
+automaton_runs = cached(_automaton_runs, nogil=True)
+
+
+def _alive(moves, final):
+    """(states,) bool: whether a final state can be reached in a deterministic automaton."""
+    states, alive, changed = moves.shape[0], final.copy(), True
+    while changed:
+        changed = False
+        for state in range(states - 1, -1, -1):
+            if alive[state]:
+                continue
+            for letter in range(moves.shape[1]):
+                to = moves[state, letter]
+                if to >= 0 and alive[to]:
+                    alive[state] = changed = True
+                    break
+    return alive
+
+
+alive = cached(_alive, nogil=True)
 
 
 def _words(moves, final, sizes):
@@ -126,14 +149,7 @@ def _words(moves, final, sizes):
     `sizes` (classes,): bytes of each class.
     """
     states = moves.shape[0]
-    alive, words, changed = final.copy(), np.full(states, -1, np.int64), True
-    while changed:
-        changed = False
-        for state in range(states - 1, -1, -1):
-            for letter in range(moves.shape[1]):
-                to = moves[state, letter]
-                if to >= 0 and alive[to] and not alive[state]:
-                    alive[state] = changed = True
+    reaches, words = alive(moves, final), np.full(states, -1, np.int64)
     changed = True
     while changed:  # a state is counted once all that follow are; those on circles never are
         changed = False
@@ -143,7 +159,7 @@ def _words(moves, final, sizes):
             total, known = np.int64(final[state]), True
             for letter in range(moves.shape[1]):
                 to = moves[state, letter]
-                if to >= 0 and alive[to]:
+                if to >= 0 and reaches[to]:
                     known &= words[to] >= 0
                     total += sizes[letter] * words[to]
             if known:
@@ -154,7 +170,7 @@ def _words(moves, final, sizes):
     return words
 
 
-words = cached(_words)
+words = cached(_words, nogil=True)
 
 
 def _trie(data, offsets, ids, same):
@@ -189,4 +205,4 @@ def _trie(data, offsets, ids, same):
     return letters[:count].copy(), depths[:count].copy(), skips[:count].copy(), tokens[:count].copy()
 
 
-trie = cached(_trie)
+trie = cached(_trie, nogil=True)

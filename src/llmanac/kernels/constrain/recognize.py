@@ -285,7 +285,7 @@ def _follow(g, m, state, buffer, start, stop):
     return np.int64(state)
 
 
-follow = cached(_follow)
+follow = cached(_follow, nogil=True)
 
 
 def _walk(g, m, trie, state, mask, buffer, at):
@@ -320,7 +320,7 @@ def _walk(g, m, trie, state, mask, buffer, at):
     return np.int64(seen)
 
 
-walk = cached(_walk)
+walk = cached(_walk, nogil=True)
 
 
 def _forced(g, m, state, letters, buffer, at, most):
@@ -350,7 +350,7 @@ def _forced(g, m, state, letters, buffer, at, most):
     return np.int64(count)
 
 
-forced = cached(_forced)
+forced = cached(_forced, nogil=True)
 
 
 def _explore(g, m):
@@ -365,4 +365,4 @@ def _explore(g, m):
     return np.int64(state)
 
 
-explore = cached(_explore)
+explore = cached(_explore, nogil=True)
