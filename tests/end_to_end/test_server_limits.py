@@ -86,7 +86,7 @@ def test_what_never_ends_is_answered_and_the_queue_is_bounded():
         answers = [a.result() for a in asked]
         codes = sorted((a.status_code, a.json()["error"]["code"]) for a in answers)
         # 4 threads, 2 that wait, 2 too many
-        assert codes == [(400, "tokenization_timeout")] * reading.threads + [(429, "server_busy")] * 4
+        assert codes == [(400, "reading_timeout")] * reading.threads + [(429, "server_busy")] * 4
         assert all("retry-after" in a.headers for a in answers if a.status_code == 429)
         assert httpx.get(f"{server.url}/health").status_code == 200
         tokenizer.go.set()
