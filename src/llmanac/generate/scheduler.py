@@ -285,11 +285,14 @@ class Scheduler:
             sequence.finish_reason = "length"
             return []
         sequence.push(chosen)
-        new = [chosen.id]
+        new, sequence.due = [chosen.id], None
         while len(new) <= FORCED and sequence.finish_reason is None and (forced := sequence.forced()) is not None:
             if type(forced) is not int or not 0 <= forced < self.model.vocab_size:
                 size = self.model.vocab_size
                 raise RequestError(f"constraint: forced {forced!r}, which is not a token id below {size}")
+            if sequence.request.logprobs is not None:  # it is chosen like any other, to have a log-probability
+                sequence.due = forced
+                break
             sequence.push(TokenLogprob(forced, None))
             new.append(forced)
         return new

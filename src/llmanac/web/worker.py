@@ -2,8 +2,8 @@
 
 HTTP handlers live in the event loop and never touch the model. They hand a `Job` to the `Worker`, whose thread steps
 one `Scheduler` for all clients, so that their sequences share each call of the model, and sends every piece back to
-the loop. At most `max_queue` jobs wait for a row; the next one is refused with `Busy`, at once. Free rows go to the jobs
-in turn, a prompt each, and the prompts of one job leave a part of the rows to others.
+the loop. At most `max_queue` jobs wait for a row; the next one is refused with `Busy`, at once. Free rows go to the
+jobs in turn, a prompt each, and the prompts of one job leave a part of the rows to others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from llmanac.core.errors import LlmanacError
+from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.engine import Engine, Piece, Request, evaluating
 from llmanac.web._metrics import Metrics, Times
 
@@ -275,7 +275,10 @@ class Worker:
 
     def _fail(self, error: Exception, jobs: list[Job] | None) -> None:
         """Tell those concerned: one job, or all that the scheduler was running or had waiting."""
-        log.error("a request failed", exc_info=error)
+        if isinstance(error, RequestError):  # the client's doing, and the client is told
+            log.warning("a request ended with an error: %s", error)
+        else:
+            log.error("a request failed", exc_info=error)
         if jobs is None:
             jobs = list({id(job): job for job, _, _ in self._owners.values()}.values())
             self.scheduler.reset()
