@@ -176,7 +176,8 @@ def test_options_make_methods_in_the_order_of_transformers():
     assert decoding_of({"min_p": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "temperature": 1.0}) == ()
     for bad in ({"min_p": 2.0}, {"typical_p": 0.0}, {"repetition_penalty": 0.0}, {"presence_penalty": 3.0},
                 {"no_repeat_ngram": 0.5}, {"logit_bias": {"x": 1}}, {"logit_bias": [1]},
-                {"logit_bias": {65.7: 1}}, {"logit_bias": {True: 1}}, {"logit_bias": {-1: 1}}, {"logit_bias": {1: 1e38}},
+                {"logit_bias": {65.7: 1}}, {"logit_bias": {True: 1}}, {"logit_bias": {-1: 1}},
+                {"logit_bias": {1: 1e38}},
                 {"temperature": 1e-46}, {"repetition_penalty": 1e-30}, {"repetition_penalty": 101}):  # fmt: skip
         with pytest.raises(RequestError, match=next(iter(bad))):
             decoding_of({"temperature": 1.0, **bad})

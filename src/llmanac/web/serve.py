@@ -1,4 +1,4 @@
-"""Serve an engine: claim the port, answer that the model is loading or compiling until it is ready, serve until Ctrl-C."""
+"""Serve an engine: claim the port, answer 503 until the model is loaded and compiled, serve until Ctrl-C."""
 
 from __future__ import annotations
 
