@@ -284,6 +284,19 @@ def test_hosts(server, host, status):
         assert sent.status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 200), ("http://127.0.0.1:8000", 200),
+        ("chrome-extension://abcdef", 200),
+    ],
+)  # fmt: skip
+def test_pages_of_other_sites(server, origin, status):
+    body = {"prompt": "a", "max_tokens": 1}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, headers={"origin": origin})
+    assert answer.status_code == status, answer.text
+
+
 def test_further_hosts():
     every_address = Hosts("0.0.0.0")
     assert every_address.allows("192.0.2.1:80") and every_address.allows("[2001:db8::1]")
