@@ -107,7 +107,7 @@ class Summary:
     def add(self, row: dict[str, Any]) -> None:
         self.texts += 1
         self.tokens += row["tokens"]
-        self.scored += row["scored"]
+        self.scored += row.get("scored", row["tokens"])  # parts of an earlier version have none
         self.ended += row["finish_reason"] == "stop"
         self.logprob += row["logprob"]
 

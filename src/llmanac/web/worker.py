@@ -201,9 +201,10 @@ class Worker:
     def _feed(self) -> None:
         """Give the scheduler prompts for its free rows, one of each job in turn."""
         held: dict[Job, int] = {}
-        for row in (*self.scheduler.table, *self.scheduler.waiting):
-            job = self._owners[row if isinstance(row, Request) else row.request][0]
-            held[job] = held.get(job, 0) + row.rows
+        rows = [(row.request, row.rows) for row in self.scheduler.table]
+        for request, count in (*rows, *((request, request.rows) for request in self.scheduler.waiting)):
+            job = self._owners[request][0]
+            held[job] = held.get(job, 0) + count
         free, most = self.engine.rows - sum(held.values()), self.engine.rows - int(self.engine.rows * RESERVED)
         passed = 0
         while free > 0 and passed < len(self._turns):
