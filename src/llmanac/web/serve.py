@@ -125,13 +125,17 @@ def serve(
             slow.start()
             warm(app.state.service)
             slow.cancel()
-            report(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.")
-            if found.prefix_cache is not None:
-                megabytes = found.prefix_cache.budget / 2**20
-                report(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).")
             return app
 
+        def ready(service: Service) -> None:
+            report(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.")
+            kept = service.engine.prefix_cache
+            if kept is not None:
+                megabytes = kept.budget / 2**20
+                report(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).")
+
         loading = Loading(load, model_name, hosts, keys)
+        loading.ready = ready
         run(loading, claimed)
 
 
@@ -144,12 +148,14 @@ class Loading:
         state: what it does: "loading" or "compiling".
         service: what the app's routes share, once it is there.
         error: why it will never be there.
+        ready: called once requests are answered.
     """
 
     def __init__(self, load: Callable[[], FastAPI], model_name: str, hosts: Hosts, keys: list[str]) -> None:
         self.state = "loading"
         self.service: Service | None = None
         self.error: BaseException | None = None
+        self.ready: Callable[[Service], None] = lambda service: None
         self.failed: Callable[[], None] = lambda: None
         self._load, self._model_name = load, model_name
         self._app: ASGIApp = Guard(self._answer, hosts=hosts, max_body=MAX_BODY, body_seconds=BODY_SECONDS, keys=keys)
@@ -175,6 +181,7 @@ class Loading:
             self.failed()
         else:
             self.service, self._app = app.state.service, app
+            self.ready(self.service)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = json_error(ApiError(503, COMPILING if self.state == "compiling" else LOADING, code=self.state))
