@@ -59,6 +59,18 @@ def test_a_text_is_printed_with_every_option(engine, capsys) -> None:
     assert capsys.readouterr().out == f"once{best.text}\n"
 
 
+def test_the_mean_is_of_the_tokens_that_have_a_log_probability(engine, tmp_path, capsys) -> None:
+    asked, out = tmp_path / "asked.txt", tmp_path / "out.jsonl"
+    asked.write_text("p\n", "utf-8")
+    assert run("--prompts", asked, "-o", out, "--regex", "abc") == 0
+    (row,) = rows(out)
+    logs = [p for p in engine.generate("p", regex="abc")[0].logprobs if p is not None]
+    assert row["text"] == "abc" and row["scored"] == len(logs) < row["tokens"]
+    assert f"{sum(logs) / len(logs):.3f}" in capsys.readouterr().out
+    every = engine.generate("p", regex="abc", logprobs=0)[0]
+    assert every.text == "abc" and None not in every.logprobs
+
+
 def test_a_file_is_continued_and_a_stopped_command_goes_on(engine, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(prompts, "BLOCK", 2)
     asked = tmp_path / "prompts.txt"

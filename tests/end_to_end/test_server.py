@@ -174,6 +174,32 @@ def test_echo_and_logprobs_as_an_evaluation_harness_reads_them(server, engine, s
     assert logs[1].tokens[0] == "bytes:\\xe6"  # never a U+FFFD that could collide with another token
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_text_offsets_index_the_text(stream):
+    class Begins(ByteTokenizer):
+        adds_bos = True
+
+    ask = {"model": "tiny", "prompt": ["abc", "", "x y"], "echo": True, "logprobs": 0, "max_tokens": 4, "seed": 1}
+    with running(Engine(HistoryModel(script=lambda ids: EOS if len(ids) == 6 else 65), Begins())) as server:
+        found = {}
+        chunks = (
+            server.client.completions.create(**ask, stream=True)
+            if stream
+            else [server.client.completions.create(**ask)]
+        )
+        for choice in (choice for chunk in chunks for choice in chunk.choices):
+            text, tokens, offsets = found.setdefault(choice.index, ("", [], []))
+            found[choice.index] = (
+                text + choice.text,
+                tokens + choice.logprobs.tokens,
+                offsets + choice.logprobs.text_offset,
+            )
+    for text, tokens, offsets in found.values():
+        shown = [text[a:b] for a, b in zip(offsets, [*offsets[1:], len(text)], strict=True)]
+        assert shown == ["" if token.startswith("<|") else token for token in tokens], (text, tokens, offsets)
+    assert [tokens[0] for _, tokens, _ in (found[0], found[1])] == ["<|begin|>"] * 2
+
+
 def test_the_new_token_is_there_even_if_it_ends_the_text(server):
     model = HistoryModel(script={3: EOS})
     with running(Engine(model, ByteTokenizer())) as ending:

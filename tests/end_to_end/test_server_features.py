@@ -235,6 +235,9 @@ def test_a_server_that_loads_says_so_and_then_answers():
 
     with pytest.MonkeyPatch.context() as patch, concurrent.futures.ThreadPoolExecutor(1) as pool:
         patch.setattr(serving, "Server", Kept)
+        patch.setattr(serving, "NOTED_SECONDS", 0)
+        compile_, compiled = serving.warm, threading.Event()
+        patch.setattr(serving, "warm", lambda service: (compiled.wait(30), compile_(service)))
         done = pool.submit(serving.serve, load, port=port, model_name="tiny", api_keys=["k"], report=lines.append)
         wait_until(lambda: server is not None and server.started)
         url, key = f"http://127.0.0.1:{port}", {"authorization": "Bearer k"}
@@ -246,9 +249,17 @@ def test_a_server_that_loads_says_so_and_then_answers():
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "loading"
         assert answer.headers["retry-after"] == "1" and not lines
         go.set()
+        wait_until(lambda: lines)
+        assert "compiling" in lines[0] and len(lines) == 1
+        answer = httpx.get(f"{url}/health")
+        assert (answer.status_code, answer.json()) == (503, {"status": "compiling"})
+        answer = httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, headers=key)
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+        assert "compiling its kernels; this happens once" in answer.json()["error"]["message"]
+        compiled.set()
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=5)
         assert client.completions.create(model="tiny", prompt="a", max_tokens=2).usage.completion_tokens >= 1
-        assert httpx.get(f"{url}/health").json()["status"] == "ok" and "Serving tiny" in lines[0]
+        assert httpx.get(f"{url}/health").json()["status"] == "ok" and "Serving tiny" in lines[1]
         server.should_exit = True
         done.result(timeout=20)
 

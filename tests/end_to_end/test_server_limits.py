@@ -86,7 +86,7 @@ def test_what_never_ends_is_answered_and_the_queue_is_bounded():
         answers = [a.result() for a in asked]
         codes = sorted((a.status_code, a.json()["error"]["code"]) for a in answers)
         # 4 threads, 2 that wait, 2 too many
-        assert codes == [(400, "tokenization_timeout")] * reading.threads + [(429, "server_busy")] * 4
+        assert codes == [(400, "reading_timeout")] * reading.threads + [(429, "server_busy")] * 4
         assert all("retry-after" in a.headers for a in answers if a.status_code == 429)
         assert httpx.get(f"{server.url}/health").status_code == 200
         tokenizer.go.set()
@@ -284,6 +284,19 @@ def test_hosts(server, host, status):
         assert sent.status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 200), ("http://127.0.0.1:8000", 200),
+        ("chrome-extension://abcdef", 200),
+    ],
+)  # fmt: skip
+def test_pages_of_other_sites(server, origin, status):
+    body = {"prompt": "a", "max_tokens": 1}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, headers={"origin": origin})
+    assert answer.status_code == status, answer.text
+
+
 def test_further_hosts():
     every_address = Hosts("0.0.0.0")
     assert every_address.allows("192.0.2.1:80") and every_address.allows("[2001:db8::1]")
@@ -302,3 +315,33 @@ def test_a_soak_of_seconds(root):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert re.search(r"^0 wrong, [1-9]\d* replies recounted", done.stdout, re.MULTILINE)
+
+
+# ---------------------------------------------------------------- many prompts in one request
+
+
+def test_a_list_of_prompts_holds_up_nobody_else():
+    with running(Engine(HistoryModel(seconds=0.002), ByteTokenizer(), rows=8), max_queue=2) as server:
+        url = f"{server.url}/v1/completions"
+        many = {"prompt": ["a"] * 400, "max_tokens": 100, "ignore_eos": True}
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            lists = [pool.submit(httpx.post, url, json=many, timeout=120) for _ in range(1)]
+            wait_until(lambda: server.service.worker.counts[0] == 1)
+            start = time.monotonic()
+            assert httpx.post(url, json={"prompt": "b", "max_tokens": 4}).status_code == 200
+            took = time.monotonic() - start
+            assert not lists[0].done() and took < 2, took
+            server.service.worker.cancel(server.service.worker._jobs[0])
+            wait_until(lambda: not server.service.worker._turns and not any(server.service.worker.counts))
+
+
+def test_every_prompt_of_a_list_is_answered():
+    with (
+        running(Engine(HistoryModel(), ByteTokenizer(), rows=4)) as server,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        url = f"{server.url}/v1/completions"
+        ask = [{"prompt": ["a", "bc", "d"] * 5, "n": n, "max_tokens": 3, "seed": 1} for n in (2, 6)]
+        for n, answer in zip((2, 6), pool.map(lambda body: httpx.post(url, json=body, timeout=60), ask), strict=True):
+            texts = [choice["text"] for choice in answer.json()["choices"]]
+            assert len(texts) == 15 * n and texts[: 3 * n] == texts[-3 * n :]

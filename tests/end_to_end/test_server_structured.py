@@ -128,7 +128,7 @@ def test_what_cannot_be_followed_is_refused(server, fields, param):
     assert param in answer.json()["error"]["message"]
 
 
-def test_a_constraint_that_fails_ends_its_own_request_only(server, monkeypatch):
+def test_a_constraint_that_fails_ends_its_own_request_only(server, monkeypatch, caplog):
     advance = Follower.advance
 
     def failing(follower, token):
@@ -145,5 +145,22 @@ def test_a_constraint_that_fails_ends_its_own_request_only(server, monkeypatch):
         for stream in (False, True):
             answer = httpx.post(url, json={**broken, "stream": stream}, timeout=60)
             assert "too ambiguous" in answer.text and answer.status_code == (200 if stream else 400)
+            assert '"param":"structured_outputs.regex"' in answer.text
         assert all(other.result().json()["usage"]["completion_tokens"] == 60 for other in others)
     assert server.service.worker.counts == (0, 0)
+    logged = [record for record in caplog.records if record.name.startswith("llmanac")]
+    assert len(logged) == 2 and not any(record.exc_info for record in logged)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_forced_tokens_have_log_probabilities(server, temperature):
+    url = f"{server.url}/v1"
+    ask = {"max_tokens": 60, "temperature": temperature, "seed": 3, "structured_outputs": {"regex": "[xy]{3} abc|zz"}}
+    scored = httpx.post(f"{url}/completions", json={"prompt": "a", "logprobs": 2, **ask}, timeout=60).json()
+    logs = scored["choices"][0]["logprobs"]
+    assert all(-100 < value < 0 for value in logs["token_logprobs"]) and all(len(t) >= 2 for t in logs["top_logprobs"])
+    plain = httpx.post(f"{url}/completions", json={"prompt": "a", **ask}, timeout=60).json()
+    assert plain["choices"][0]["text"] == scored["choices"][0]["text"]  # the same draws
+    chat = {"messages": ASK, "logprobs": True, "top_logprobs": 2, **ask}
+    found = httpx.post(f"{url}/chat/completions", json=chat, timeout=60).json()["choices"][0]["logprobs"]["content"]
+    assert all(token["logprob"] > -100 and len(token["top_logprobs"]) == 2 for token in found)

@@ -105,6 +105,14 @@ def test_typical_equals_transformers(p, scale):
         same_distribution(typical.Spec(p=p).build()(given), TypicalLogitsWarper(p)(None, given))
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_typical_keeps_every_tie_as_transformers_does(p):
+    logits = torch.stack([torch.zeros(6), torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0, 0.0])]).double()
+    ours = typical.Spec(p=p).build()(logits)
+    same_distribution(ours, TypicalLogitsWarper(p)(None, logits))
+    assert bool((ours[0] == 0).all())
+
+
 class Text(NamedTuple):
     prompt_ids: tuple
     ids: list
@@ -149,8 +157,9 @@ def test_count_penalties_equal_the_formula():
 def test_logit_bias_equals_transformers():
     rows, ids = texts()
     logits = logits_of(8)
-    ours = logit_bias.Spec(ids=(3, 77), biases=(-100.0, 2.5)).build()(logits, rows)
-    torch.testing.assert_close(ours, SequenceBiasLogitsProcessor([[[3], -100.0], [[77], 2.5]])(ids, logits))
+    ours = logit_bias.Spec(ids=(3, 77), biases=(-100.0, 2.3)).build()(logits, rows)
+    torch.testing.assert_close(ours, SequenceBiasLogitsProcessor([[[3], -100.0], [[77], 2.3]])(ids, logits))
+    assert ours[0, 77] == logits[0, 77] + 2.3  # in float64 as the logits are
 
 
 def test_options_make_methods_in_the_order_of_transformers():
@@ -166,7 +175,10 @@ def test_options_make_methods_in_the_order_of_transformers():
     assert [s.name for s in decoding_of({**options, "temperature": 0.0})] == [*names[:4], "greedy"]
     assert decoding_of({"min_p": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "temperature": 1.0}) == ()
     for bad in ({"min_p": 2.0}, {"typical_p": 0.0}, {"repetition_penalty": 0.0}, {"presence_penalty": 3.0},
-                {"no_repeat_ngram": 0.5}, {"logit_bias": {"x": 1}}, {"logit_bias": [1]}):  # fmt: skip
+                {"no_repeat_ngram": 0.5}, {"logit_bias": {"x": 1}}, {"logit_bias": [1]},
+                {"logit_bias": {65.7: 1}}, {"logit_bias": {True: 1}}, {"logit_bias": {-1: 1}},
+                {"logit_bias": {1: 1e38}},
+                {"temperature": 1e-46}, {"repetition_penalty": 1e-30}, {"repetition_penalty": 101}):  # fmt: skip
         with pytest.raises(RequestError, match=next(iter(bad))):
             decoding_of({"temperature": 1.0, **bad})
 

@@ -146,7 +146,7 @@ def _file(engine: Engine, path: str, prompts: str, column: str, output: Path | N
     except KeyboardInterrupt:
         print(f"\nStopped; what is done is kept next to {output}. The same command goes on.")
         raise SystemExit(130) from None
-    each = f"{found.logprob / max(1, found.tokens):.3f}"
+    each = f"{found.logprob / max(1, found.scored):.3f}"
     row = (f"{found.prompts:,}", f"{found.texts:,}", f"{found.tokens:,}", each, f"{found.ended / found.texts:.0%}")
     print_table(str(output), ("prompts", "texts", "tokens", "log p a token", "ended"), [row], left=())
     print(f"Next: llmanac score {shlex.quote(path)} {shlex.quote(str(output))} --column text")

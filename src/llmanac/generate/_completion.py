@@ -56,7 +56,8 @@ class Completion:
     def logprobs(self) -> list[float | None]:
         """The natural log-probability of each generated token under the model (before temperature and cuts).
 
-        None for tokens that a constraint forced at the very end: the model never read what comes before them.
+        None for tokens that a constraint forced at the very end, where `logprobs` was not asked for: the model never
+        read what comes before them.
         """
         return [s.logprob for s in self.token_logprobs]
 

@@ -46,6 +46,9 @@ METHODS: dict[str, tuple[str, str, Any]] = {
 BEAM = {"beams": "beams", "length_penalty": "length_penalty", "beam_groups": "groups", "diversity": "diversity",
         "early_stopping": "early_stopping"}  # fmt: skip
 STOPPING = {True: "first", False: "heuristic"}  # transformers' values
+BOUNDS = {"repetition_penalty": (0.01, 100.0)}
+COLDEST = 1e-5  # the smallest temperature above 0: logits divided by it are finite in float32
+LARGEST_BIAS = 1e30  # so is what other methods make of a logit with it
 CUTS = ("temperature", "top_k", "top_p", "min_p", "typical_p")  # nothing is drawn from what they leave where T = 0
 
 
@@ -57,6 +60,8 @@ def _methods(options: Options) -> tuple[DecodingSpec, ...]:
             raise RequestError(f"decoding: give either decoding or {', '.join(asked)}, not both")
         return _given(given, options)
     heat = _number("temperature", options.get("temperature", 0.0), 0, math.inf)
+    if 0 < heat < COLDEST:
+        raise RequestError(f"temperature: {heat} is not 0 (greedy), and not at least {COLDEST:g}")
     search = _beam(options)
     if search is not None and heat > 0:
         raise RequestError("temperature: beam search draws nothing; leave out temperature or beams")
@@ -67,7 +72,7 @@ def _methods(options: Options) -> tuple[DecodingSpec, ...]:
             continue
         counted = name in ("top_k", "no_repeat_ngram")
         fields.setdefault(method, {})[field_name] = (
-            whole(name, value, least=1) if counted else _number(name, value, -math.inf, math.inf)
+            whole(name, value, least=1) if counted else _number(name, value, *BOUNDS.get(name, (-math.inf, math.inf)))
         )
     specs = _bias(asked.get("logit_bias"))
     for method, values in fields.items():
@@ -122,14 +127,18 @@ def _beam(options: Options, base: beam.Spec | None = None) -> beam.Spec | None:
 
 
 def _bias(given: Any) -> list[DecodingSpec]:
-    """The method for `{id: bias}`; ids may be text, as in JSON."""
+    """The method for `{id: bias}`; ids may be text, as in JSON. Raises RequestError for other keys."""
     if not given:
         return []
     try:
-        found = {int(key): _number("logit_bias", value, -math.inf, math.inf) for key, value in given.items()}
+        found = {_id(key): _number("logit_bias", value, -LARGEST_BIAS, LARGEST_BIAS) for key, value in given.items()}
         return [make_method("decoding", {"name": "logit-bias", "ids": [*found], "biases": [*found.values()]})]
     except (AttributeError, ValueError, SpecError) as error:
         raise RequestError(f"logit_bias: expected a table of token ids and numbers ({error})") from None
+
+
+def _id(key: Any) -> int:
+    return whole("logit_bias", int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key, least=0)
 
 
 def whole(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:

@@ -249,6 +249,7 @@ class Sequence:
         seed, key, number = stream
         self.generator = torch_generator(seed, "sample", key, number) if request.stochastic else None
         self.constraint = request.constraint() if request.constraint is not None else None
+        self.due: int | None = None  # the next token, where its constraint leaves no choice and it is to be scored
         self.score: float | None = None  # of a beam search
         self.drafted = self.accepted = 0  # tokens of a drafter
         self.draft_length, self.drafted_at = FIRST_DRAFT, 0

@@ -38,7 +38,11 @@ def choose(logits: Tensor, sequences: Items[Sequence], own_best: Best | None = N
             return [TokenLogprob(*row) for row in found]
     logits, log_total = _finite(logits)
     processed = _processed(_constrained(logits, sequences), sequences)
-    drawing = [row for row, sequence in enumerate(sequences) if sequence.generator is not None]
+    for row, sequence in enumerate(sequences):
+        if sequence.due is not None:  # it has a constraint, so this is a copy of the logits
+            processed[row] = -torch.inf
+            processed[row, sequence.due] = 0.0
+    drawing = [row for row, s in enumerate(sequences) if s.generator is not None and s.due is None]
     decided = _with_noise(processed, sequences, drawing)
     best, margin = _best_two(decided)
     if bool((decided.gather(-1, best) == -torch.inf).any()):

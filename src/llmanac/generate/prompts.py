@@ -55,7 +55,8 @@ def continued(engine: Engine, prompts: Sequence[str], options: Options, done: in
                 rows.append({
                     "number": number + 1, "prompt": prompts[number], "index": completion.index, "text": completion.text,
                     "finish_reason": completion.finish_reason, "tokens": len(completion.ids),
-                    "logprob": math.fsum(p for p in completion.logprobs if p is not None), "score": completion.score,
+                    "logprob": math.fsum(p for p in completion.logprobs if p is not None),
+                    "scored": sum(p is not None for p in completion.logprobs), "score": completion.score,
                 })  # fmt: skip
             yield "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
             bar.advance(len(block))
@@ -94,17 +95,19 @@ def write_completions(engine: Engine, prompts: Sequence[str], output: Path, opti
 
 @dataclass
 class Summary:
-    """Counts over the texts of a file: `ended` by a stop token or string, `logprob` in nats."""
+    """Counts over the texts of a file: `ended` by a stop token or string, `logprob` in nats of the `scored` tokens."""
 
     prompts: int
     texts: int = 0
     tokens: int = 0
+    scored: int = 0
     ended: int = 0
     logprob: float = 0.0
 
     def add(self, row: dict[str, Any]) -> None:
         self.texts += 1
         self.tokens += row["tokens"]
+        self.scored += row.get("scored", row["tokens"])  # parts of an earlier version have none
         self.ended += row["finish_reason"] == "stop"
         self.logprob += row["logprob"]
 

@@ -282,6 +282,7 @@ class Scheduler:
     def _push(self, sequence: Any, chosen: TokenLogprob) -> list[int]:
         """Add a token and those that its constraint forces after it; returns them as what is to be read."""
         new, token = [], chosen
+        sequence.due = None
         try:
             while sequence.error is None:
                 sequence.push(token)
@@ -291,6 +292,9 @@ class Scheduler:
                 if type(forced) is not int or not 0 <= forced < self.model.vocab_size:
                     size = self.model.vocab_size
                     raise RequestError(f"constraint: forced {forced!r}, which is not a token id below {size}")
+                if sequence.request.logprobs is not None:  # chosen like any other, to have a log-probability
+                    sequence.due = forced
+                    return new
                 token = TokenLogprob(forced, None)
         except RequestError as error:  # as in `_sampling`: this text ends, and the others go on
             sequence.error = error

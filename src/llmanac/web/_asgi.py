@@ -89,6 +89,10 @@ class Guard:
             shown = host.decode("latin-1")[:100]
             message = f"host: this server is not called {shown!r}; if it is, start it with --allow-host and that name"
             return ApiError(403, message, code="host_not_allowed")
+        site = _site(headers.get(b"origin", b"").decode("latin-1"))
+        if site is not None and not self.hosts.allows(site):
+            message = f"origin: pages of {site[:100]!r} may not use this server; --allow-host and that name lets them"
+            return ApiError(403, message, code="origin_not_allowed")
         if self.keys and path not in OPEN and not self._knows(headers.get(b"authorization", b"")):
             message = "send one of this server's API keys, as the header authorization: Bearer KEY"
             return ApiError(401, message, code="invalid_api_key")
@@ -125,6 +129,12 @@ class Guard:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is larger than {self.max_body} bytes", code="body_too_large")
+
+
+def _site(origin: str) -> str | None:
+    """The host of a page that sends a request; None where no web page of a site does (tools, browser extensions)."""
+    scheme, _, host = origin.partition("://")
+    return host if scheme in ("http", "https") else "null" if origin == "null" else None
 
 
 async def disconnected(receive: Receive) -> None:

@@ -7,7 +7,7 @@ a dictionary collide; with `return_tokens_as_token_ids` as `token_id:123`.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmanac.generate.engine import TokenLogprob
@@ -23,6 +23,7 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Tokenizer | None, *, as_ids: bool = False) -> None:
         self._tokenizer, self._as_ids = tokenizer, as_ids
+        self.special = frozenset(tokenizer.special_tokens.values()) if tokenizer else frozenset()
 
     def bytes_of(self, token: int) -> bytes:
         if self._tokenizer is None or token >= self._tokenizer.vocab_size:
@@ -40,11 +41,19 @@ class TokenTexts:
 
 
 class CompletionLogprobs:
-    """`choices[].logprobs` of /v1/completions, for one choice as it grows (offsets go on from chunk to chunk)."""
+    """`choices[].logprobs` of /v1/completions, for one choice as it grows (offsets go on from chunk to chunk).
 
-    def __init__(self, texts: TokenTexts) -> None:
+    Args:
+        echo: the prompt's text and its tokens, where the choice begins with it; what these have before the text (a
+            begin-of-text token, a space) has no length, and neither has a special token that was generated.
+    """
+
+    def __init__(self, texts: TokenTexts, echo: tuple[str, Sequence[int]] = ("", ())) -> None:
         self._texts = texts
         self._offset = 0
+        self._echoed = len(echo[1])
+        data, own = b"".join(map(texts.bytes_of, echo[1])), echo[0].encode("utf-8", "replace")
+        self._before = len(data) - len(own) if data.endswith(own) else 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def render(self, scores: Iterable[TokenLogprob]) -> dict[str, list[Any]]:
@@ -54,8 +63,17 @@ class CompletionLogprobs:
             out["token_logprobs"].append(None if score.logprob is None else max(score.logprob, LOWEST))
             out["top_logprobs"].append(None if score.logprob is None else self._top(score, score.logprob))
             out["text_offset"].append(self._offset)
-            self._offset += len(self._decoder.decode(self._texts.bytes_of(score.id)))
+            self._offset += len(self._decoder.decode(self._shown(score.id)))
         return out
+
+    def _shown(self, token: int) -> bytes:
+        """What the next token adds to the text."""
+        if self._echoed == 0:
+            return b"" if token in self._texts.special else self._texts.bytes_of(token)
+        data = self._texts.bytes_of(token)
+        cut = min(self._before, len(data))
+        self._before, self._echoed = self._before - cut, self._echoed - 1
+        return data[cut:]
 
     def _top(self, score: TokenLogprob, own: float) -> dict[str, float]:
         """The alternatives and always the token itself; two tokens of one text are distinguished by their ids."""

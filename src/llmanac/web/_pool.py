@@ -98,8 +98,9 @@ class Pool:
                 raise Busy("the server is busy reading other requests; try again in a moment") from None
             raise ApiError(
                 400,
-                f"this request takes longer than {self.seconds:g} s to tokenize; send shorter text",
-                code="tokenization_timeout",
+                f"reading this request (its text, or the structure of its reply) takes longer than {self.seconds:g} s; "
+                "send less text, or a simpler structure",
+                code="reading_timeout",
             ) from None
         finally:
             self._left(call)

@@ -106,19 +106,25 @@ class CompletionReply(Reply):
         return sorted(samples, key=mean, reverse=True)[: self.best]
 
     def choice(self, index: int, done: Completion) -> dict[str, Any]:
-        echo = self.echo[index // (self.best or self.per_prompt)] if self.echo is not None else ""
+        prompt = index // (self.best or self.per_prompt)
+        echo = self.echo[prompt] if self.echo is not None else ""
         scores = [*(done.prompt_token_logprobs if self.echo is not None else ()), *done.token_logprobs]
         return {
             "index": index,
             "text": echo + done.text,
-            "logprobs": None if self.logprobs is None else CompletionLogprobs(self.texts).render(scores),
+            "logprobs": None if self.logprobs is None else self._logprobs(prompt).render(scores),
             "finish_reason": done.finish_reason,
         }
+
+    def _logprobs(self, prompt: int) -> CompletionLogprobs:
+        if self.echo is None:
+            return CompletionLogprobs(self.texts)
+        return CompletionLogprobs(self.texts, (self.echo[prompt], self.requests[prompt].prompt))
 
     def chunks(self, prompt: int, piece: Piece, extra: dict[str, Any]) -> Iterator[dict[str, Any]]:
         index = prompt * self.per_prompt + piece.index
         if index not in self._logs:
-            self._logs[index] = CompletionLogprobs(self.texts)
+            self._logs[index] = self._logprobs(prompt)
             echoed = (
                 (self.echo[prompt], self.requests[prompt].prompt_token_logprobs) if self.echo is not None else ("", [])
             )

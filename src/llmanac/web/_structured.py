@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import LlmanacError
+from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.constrain import constraint_of
 from llmanac.generate.constrain.tools import calls_grammar
 from llmanac.generate.engine import Options
@@ -92,7 +92,7 @@ def constrain(service: Service, options: Options, asked: tuple[str, dict[str, An
     ends = engine.eos_ids | frozenset(options.get("stop_ids") or ())
     size = engine.model.vocab_size
     if not service.compiling.acquire(timeout=PATIENCE):
-        raise Busy("the server is compiling other requests' structures; try again in a moment")
+        raise Busy("the server is compiling an earlier request's structure; try again in a moment")
     try:
         while len(known) >= MOST_KEPT:
             known.pop(next(iter(known)))
@@ -105,7 +105,7 @@ def constrain(service: Service, options: Options, asked: tuple[str, dict[str, An
         service.compiling.release()
     assert make is not None
     options["stop_ids"] = list(ends)  # a text that is complete has to end
-    options["constraint"] = lambda: Shielded(make(), min(ends, default=0), size)
+    options["constraint"] = lambda: Shielded(make(), min(ends, default=0), size, field)
 
 
 def warm(service: Service) -> None:
@@ -126,12 +126,12 @@ class Shielded:
     """A constraint whose failure ends its own request, and no other that runs with it.
 
     Attributes:
-        error: what went wrong; from then on only `end` may come.
+        error: what went wrong, by the request's `field`; from then on only `end` may come.
     """
 
-    def __init__(self, inner: Any, end: int, size: int) -> None:
+    def __init__(self, inner: Any, end: int, size: int, field: str) -> None:
         self.error: LlmanacError | None = None
-        self._inner, self._end, self._size = inner, end, size
+        self._inner, self._end, self._size, self._field = inner, end, size, field
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -156,7 +156,7 @@ class Shielded:
         try:
             return work()
         except LlmanacError as error:
-            self.error = error
+            self.error = RequestError(f"{self._field}: {str(error).removeprefix('constraint: ')}")
             return None
 
 

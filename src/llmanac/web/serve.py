@@ -1,4 +1,4 @@
-"""Serve an engine: claim the port, answer that the model is loading until it is, serve until Ctrl-C."""
+"""Serve an engine: claim the port, answer 503 until the model is loaded and compiled, serve until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ from llmanac.web._structured import warm
 from llmanac.web.server import BODY_SECONDS, MAX_BODY, create_app
 
 GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
+
+NOTED_SECONDS = 3  # of compiling, after which a line says so
+LOADING = "the model is loading; try again in a moment"
+COMPILING = "the server is compiling its kernels; this happens once, try again in a moment"
 
 SAY = functools.partial(print, flush=True)
 
@@ -82,14 +86,15 @@ def serve(
     report: Report = SAY,
 ) -> None:
     """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is reported at once; while it
-    loads, requests are answered with 503.
+    loads, and while the kernels of constraints compile, requests are answered with 503.
 
     Args:
         engine: an engine, or a function that loads one, its assistant and an embedder (None where there is none).
         host: where to listen; the loopback address by default, so that nobody else reaches it.
         embedding_name, prefix_cache_bytes, api_keys: see `create_app`.
         allow_hosts: names besides `host` and the loopback's that requests may give this server.
-        report: what lines for the user are given to: where the server is, once it can answer.
+        report: what lines for the user are given to: where the server is, once it can answer; before that,
+            that it compiles, where this takes seconds.
 
     Raises:
         LlmanacError: the port cannot be claimed, a name in `allow_hosts` is none, an API key is empty.
@@ -114,28 +119,43 @@ def serve(
                 embedding_name=embedding_name,
                 api_keys=keys,
             )
-            report(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.")
-            if found.prefix_cache is not None:
-                megabytes = found.prefix_cache.budget / 2**20
-                report(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).")
+            loading.state = "compiling"
+            slow = threading.Timer(NOTED_SECONDS, report, [f"Loading {model_name}: compiling its kernels, once ..."])
+            slow.daemon = True
+            slow.start()
+            warm(app.state.service)
+            slow.cancel()
             return app
 
-        run(Loading(load, model_name, hosts, keys), claimed)
+        def ready(service: Service) -> None:
+            report(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.")
+            kept = service.engine.prefix_cache
+            if kept is not None:
+                megabytes = kept.budget / 2**20
+                report(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).")
+
+        loading = Loading(load, model_name, hosts, keys)
+        loading.ready = ready
+        run(loading, claimed)
 
 
 class Loading:
-    """The app of a server whose model is not there yet; once it is, the server's own app.
+    """The app of a server whose model is not ready yet; once it is, the server's own app.
 
     Until then /health says so (503), /v1/models names the model, and every other page is refused (503).
 
     Attributes:
+        state: what it does: "loading" or "compiling".
         service: what the app's routes share, once it is there.
         error: why it will never be there.
+        ready: called once requests are answered.
     """
 
     def __init__(self, load: Callable[[], FastAPI], model_name: str, hosts: Hosts, keys: list[str]) -> None:
+        self.state = "loading"
         self.service: Service | None = None
         self.error: BaseException | None = None
+        self.ready: Callable[[Service], None] = lambda service: None
         self.failed: Callable[[], None] = lambda: None
         self._load, self._model_name = load, model_name
         self._app: ASGIApp = Guard(self._answer, hosts=hosts, max_body=MAX_BODY, body_seconds=BODY_SECONDS, keys=keys)
@@ -156,17 +176,17 @@ class Loading:
         try:
             app = self._load()
             app.state.service.start()
-            threading.Thread(target=warm, args=(app.state.service,), name="llmanac-warming", daemon=True).start()
         except BaseException as error:  # whatever it is, the main thread raises it
             self.error = error
             self.failed()
         else:
             self.service, self._app = app.state.service, app
+            self.ready(self.service)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = json_error(ApiError(503, "the model is loading; try again in a moment", code="loading"))
+        response = json_error(ApiError(503, COMPILING if self.state == "compiling" else LOADING, code=self.state))
         if scope["path"] == "/health":
-            response = JSONResponse({"status": "loading"}, status_code=503)
+            response = JSONResponse({"status": self.state}, status_code=503)
         elif scope["path"] == "/v1/models":
             card = {"id": self._model_name, "object": "model", "created": int(time.time()), "owned_by": "llmanac"}
             response = JSONResponse({"object": "list", "data": [card]})

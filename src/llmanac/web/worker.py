@@ -2,7 +2,8 @@
 
 HTTP handlers live in the event loop and never touch the model. They hand a `Job` to the `Worker`, whose thread steps
 one `Scheduler` for all clients, so that their sequences share each call of the model, and sends every piece back to
-the loop. At most `max_queue` jobs wait for a row; the next one is refused with `Busy`, at once.
+the loop. At most `max_queue` jobs wait for a row; the next one is refused with `Busy`, at once. Free rows go to the
+jobs in turn, a prompt each, and the prompts of one job leave a part of the rows to others.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from llmanac.core.errors import LlmanacError
+from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.engine import Engine, Piece, Request, evaluating
 from llmanac.web._metrics import Metrics, Times
 
 log = logging.getLogger(__package__)
 
+RESERVED = 1 / 8  # of the rows: not for the further prompts of a job that has some already
 SLOWER = 3.0  # times as long as else a streaming client's next token may take while another's prompt is read
 Pieces = Iterator[tuple[int, Piece]]
 
@@ -107,6 +109,7 @@ class Worker:
         self.scheduler = engine.scheduler(slower=SLOWER)
         self._jobs: list[Job] = []  # accepted and not over
         self._inbox: deque[Job] = deque()
+        self._turns: deque[tuple[Job, deque[Request]]] = deque()  # jobs with prompts that the scheduler has not yet
         self._owners: dict[Request, tuple[Job, int, Times]] = {}
         self.metrics = Metrics()
         self._changed = threading.Condition()
@@ -155,7 +158,7 @@ class Worker:
                 try:
                     if isinstance(job, Job):
                         self._begin(job)
-                    elif self.scheduler.busy:
+                    elif self.scheduler.busy or self._turns:
                         self._step()
                 except Exception as error:
                     self._fail(error, [job] if isinstance(job, Job) else None)
@@ -171,7 +174,7 @@ class Worker:
                     return _STOP
                 if self._inbox:
                     return self._inbox.popleft()
-                if self.scheduler.busy:
+                if self.scheduler.busy or self._turns:
                     return None
                 self._changed.wait()
 
@@ -193,12 +196,33 @@ class Worker:
             return
         for index, request in enumerate(job.requests):
             self._owners[request] = (job, index, Times(job.arrival))
-            self.scheduler.submit(request)
+        self._turns.append((job, deque(job.requests)))
+
+    def _feed(self) -> None:
+        """Give the scheduler prompts for its free rows, one of each job in turn."""
+        held: dict[Job, int] = {}
+        rows = [(row.request, row.rows) for row in self.scheduler.table]
+        for request, count in (*rows, *((request, request.rows) for request in self.scheduler.waiting)):
+            job = self._owners[request][0]
+            held[job] = held.get(job, 0) + count
+        free, most = self.engine.rows - sum(held.values()), self.engine.rows - int(self.engine.rows * RESERVED)
+        passed = 0
+        while free > 0 and passed < len(self._turns):
+            job, left = self._turns.popleft()
+            own = held.get(job, 0)
+            if own and own + left[0].rows > most:
+                passed += 1
+            else:
+                passed, free, held[job] = 0, free - left[0].rows, own + left[0].rows
+                self.scheduler.submit(left.popleft())
+            if left:
+                self._turns.append((job, left))
 
     def _step(self) -> None:
         """One step of the scheduler; each job that moved gets its pieces in one delivery."""
         # how soon the next token comes matters where somebody sees it come
         self.scheduler.pieces.slower = SLOWER if any(job.stream for job in self._jobs) else None
+        self._feed()
         waited, start = list(self.scheduler.waiting), time.monotonic()
         moved = self.scheduler.step()
         now = time.monotonic()
@@ -243,6 +267,7 @@ class Worker:
 
     def _end(self, job: Job, reason: str = "abort") -> None:
         self._jobs = [j for j in self._jobs if j is not job]
+        self._turns = deque(turn for turn in self._turns if turn[0] is not job)
         for request in job.requests:
             owned = self._owners.pop(request, None)
             if owned is not None and not request.finished:
@@ -251,7 +276,10 @@ class Worker:
 
     def _fail(self, error: Exception, jobs: list[Job] | None) -> None:
         """Tell those concerned: one job, or all that the scheduler was running or had waiting."""
-        log.error("a request failed", exc_info=error)
+        if isinstance(error, RequestError):  # the client's doing, and the client is told
+            log.warning("a request ended with an error: %s", error)
+        else:
+            log.error("a request failed", exc_info=error)
         if jobs is None:
             jobs = list({id(job): job for job, _, _ in self._owners.values()}.values())
             self.scheduler.reset()

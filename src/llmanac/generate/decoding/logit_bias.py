@@ -40,7 +40,7 @@ class Spec(DecodingSpec):
             raise SpecError("ids: a token id is not negative")
 
     def build(self, **dims: Any) -> LogitsProcessor:
-        ids, biases = torch.tensor(self.ids), torch.tensor(self.biases)
+        ids, biases = torch.tensor(self.ids), torch.tensor(self.biases, dtype=torch.float64)
 
         def add(logits: Tensor, sequences: Sequences = ()) -> Tensor:
             if int(ids.max()) >= logits.shape[-1]:

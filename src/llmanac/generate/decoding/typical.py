@@ -1,6 +1,7 @@
 """Locally typical sampling: tokens whose surprise is nearest to the expected surprise, until their mass reaches p.
 
-    H = -sum_v p(v) log p(v);  sort by |-log p(v) - H| ascending;  token i stays  iff  sum_{j < i} p_j < p
+    H = -sum_v p(v) log p(v);  sort by |-log p(v) - H| ascending;  token i stays  iff  sum_{j < i} p_j < p,
+    and so does every token as near to H as the last of these
 
 Very probable tokens may be dropped where the distribution is flat: text then carries about as much information a token
 as the model expects. Logits (B, V) in, logits (B, V) out, with `-inf` for what was dropped.
@@ -44,9 +45,10 @@ class Spec(DecodingSpec):
             logs = logits.log_softmax(-1)
             mass = logs.exp()
             entropy = -torch.where(mass > 0, mass * logs, 0.0).sum(-1, keepdim=True)
-            order = (-logs - entropy).abs().argsort(dim=-1, stable=True)
-            ordered = mass.gather(-1, order)
-            dropped = (ordered.cumsum(-1) - ordered) >= p
-            return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -torch.inf)
+            distance = (-logs - entropy).abs()
+            nearest, order = distance.sort(dim=-1, stable=True)
+            last = (mass.gather(-1, order).cumsum(-1) < p).sum(-1, keepdim=True)
+            furthest = nearest.gather(-1, last.clamp(max=nearest.shape[-1] - 1))
+            return logits.masked_fill(distance > furthest, -torch.inf)
 
         return cut
