@@ -47,6 +47,11 @@ bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/quantize.py
+	$(BIN)/python benchmarks/constrain.py
+	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/evaluate.py
+	$(BIN)/python benchmarks/adapt.py
+	$(BIN)/python benchmarks/align.py
 	$(BIN)/python benchmarks/retrieve.py
 	$(BIN)/python benchmarks/ngram.py
 	$(BIN)/python benchmarks/extract.py

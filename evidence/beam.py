@@ -37,7 +37,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from llmanac.evaluate.answers import f1
 
 from evidence._compared import made_up
 from evidence.speculation import FILE, target
@@ -47,6 +46,7 @@ from llmanac.generate.decoding.no_repeat_ngram import followers
 from llmanac.generate.engine import Completion, Engine
 from llmanac.lab.report import Section, table
 from llmanac.lab.trials.decoding import distinct
+from llmanac.metrics.answers import f1
 from llmanac.recipes.classification import small_language_model
 
 ROWS = (
