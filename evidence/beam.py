@@ -39,7 +39,8 @@ from typing import Any
 import torch
 
 from evidence._compared import made_up
-from evidence.speculation import FILE, target
+from evidence._pretrained import FILE
+from evidence.speculation import target
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.decoding.no_repeat_ngram import followers

@@ -28,13 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.evaluate.answers import f1
-
 from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.data.sources.python_docs import Spec
 from llmanac.generate.load import load_assistant, load_engine
 from llmanac.metrics._intervals import wilson_interval as proportion
+from llmanac.metrics.answers import f1
 
 KINDS = ("named", "unnamed", "typo", "followup", "unanswerable")
 NAMING = ("named", "typo", "followup")
