@@ -21,8 +21,9 @@ from llmanac.evaluate._benchmark_rows import Item, items_of
 from llmanac.evaluate._jinja import Expression, Template
 from llmanac.evaluate._judging import judge_generated, quac, summarise
 from llmanac.evaluate._server import Server
-from llmanac.evaluate.benchmark import Benchmark, Generation, load_benchmark, names
+from llmanac.evaluate.benchmark import Benchmark, Generation
 from llmanac.evaluate.evaluation import compare, evaluate
+from llmanac.evaluate.load import load_benchmark, names
 from llmanac.generate.engine import Engine
 
 OWN = """

@@ -12,8 +12,8 @@ from _lm_eval import ENDINGS, STOCK, Canned, files, lm_eval, ours, pretrained, t
 
 from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import items_of
-from llmanac.evaluate.benchmark import load_benchmark
 from llmanac.evaluate.evaluation import evaluate
+from llmanac.evaluate.load import load_benchmark
 
 __all__ = ["ours", "pretrained"]  # fixtures
 

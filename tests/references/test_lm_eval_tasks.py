@@ -8,8 +8,8 @@ from _lm_eval import Canned, files, lm_eval, ours, pretrained, task_of, theirs_o
 from llmanac.core.errors import LlmanacError
 from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import items_of
-from llmanac.evaluate.benchmark import load_benchmark
 from llmanac.evaluate.evaluation import evaluate
+from llmanac.evaluate.load import load_benchmark
 
 __all__ = ["ours", "pretrained"]  # fixtures
 

@@ -39,9 +39,9 @@ def evaluate_command(
 ) -> None:
     """Run benchmarks: a table with standard errors, every item in an HTML report; stopped runs go on."""
     from llmanac.evaluate._benchmark_rows import items_of
-    from llmanac.evaluate.benchmark import load_benchmark, names
     from llmanac.evaluate.evaluation import compare, evaluate
     from llmanac.evaluate.evaluation_report import check_folder, write_results
+    from llmanac.evaluate.load import load_benchmark, names
 
     wanted = [part.strip() for part in benchmarks.split(",") if part.strip()]
     if not wanted:

@@ -24,13 +24,11 @@ from typing import Any, Literal
 
 import regex
 
-from llmanac.core.errors import SpecError, nearest, shown
-from llmanac.core.files import read_toml
+from llmanac.core.errors import SpecError, shown
 from llmanac.core.spec import Spec
 from llmanac.evaluate._jinja import Expression, Template
 from llmanac.metrics.answers import CONVENTIONS, convention
 
-FOLDER = Path(__file__).with_name("benchmarks")
 OTHER_METRICS = ("quac", "code")  # scored by more than an answer's convention
 MOST_LENGTH = 1 << 16
 
@@ -197,33 +195,3 @@ class Templates:
         self.same = Expression(own.shots.same, "shots.same") if own.shots.same else None
         wheres = {source: source.where for source in (own.data, own.shots.data) if source and source.where}
         self.where = {source: Expression(where, "where") for source, where in wheres.items()}
-
-
-def names() -> list[str]:
-    """The benchmarks that come with llmanac."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
-
-
-def load_benchmark(name: str | Path) -> tuple[str, Benchmark]:
-    """`(name, benchmark)` of one that comes with llmanac, or of a .toml file, or of an lm-eval task (.yaml).
-
-    Raises:
-        SpecError: no such benchmark, or a key that is not known; it names the file and the key.
-        DataError: a file that cannot be read.
-    """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        from llmanac.evaluate.lm_eval_task import read_task
-
-        return path.stem, read_task(path)
-    if path.suffix != ".toml":
-        if str(name) not in names():
-            raise SpecError(
-                f"benchmark: {shown(str(name))} is not known{nearest(str(name), names())} (known: "
-                f"{', '.join(names())}; a path to a .toml file names your own)"
-            )
-        path = FOLDER / f"{name}.toml"
-    try:
-        return path.stem, Benchmark.from_data(read_toml(path))
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
