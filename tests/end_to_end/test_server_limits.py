@@ -325,7 +325,7 @@ def test_a_list_of_prompts_holds_up_nobody_else():
         url = f"{server.url}/v1/completions"
         many = {"prompt": ["a"] * 400, "max_tokens": 100, "ignore_eos": True}
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            lists = [pool.submit(httpx.post, url, json=many, timeout=120) for _ in range(1)]
+            lists = [pool.submit(httpx.post, url, json=many, timeout=6) for _ in range(1)]
             wait_until(lambda: server.service.worker.counts[0] == 1)
             start = time.monotonic()
             assert httpx.post(url, json={"prompt": "b", "max_tokens": 4}).status_code == 200

@@ -34,7 +34,12 @@ SMALL = {  # fields, width and lengths at which constant parts are small; else {
 ATTENTION = {"multi-head", "multi-query", "grouped-query", "sliding-window", "latent"}
 
 
-@pytest.mark.parametrize("name", complexity.mixers())
+SLOW = pytest.mark.slow  # half a minute: all scores of long rows are made
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=SLOW if n == "multi-head@plain" else ()) for n in complexity.mixers()]
+)
 def test_slopes_are_those_of_theory(name, monkeypatch):
     monkeypatch.setattr(scaled_dot, "TILE", 64)
     monkeypatch.setattr(sparse, "TILE", 32)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
-import numpy as np
 import pytest
 import torch
 from _engine_models import EOS, VOCABULARY, ByteTokenizer, HistoryModel
@@ -119,18 +117,20 @@ TEXTS = ("the same beginning, one", "the same beginning, two", "short")
 def test_forced_tokens_cost_no_call_of_their_own(temperature):
     model = HistoryModel()
     engine = Engine(model, ByteTokenizer())
-    options = {"max_new_tokens": 60, "temperature": temperature, "seed": 3, "logprobs": 2}
-    done = engine.generate(list(b"q"), constraint=lambda: Words(*TEXTS), **options)[0]
+    plain = {"max_new_tokens": 60, "temperature": temperature, "seed": 3}
+    options = {**plain, "logprobs": 2}
+    done = engine.generate(list(b"q"), constraint=lambda: Words(*TEXTS), **plain)[0]
     assert done.text in TEXTS and done.finish_reason == "stop"
     assert model.calls <= 4 < len(done.ids)
+    scored = engine.generate(list(b"q"), constraint=lambda: Words(*TEXTS), **options)[0]
+    assert scored.ids == done.ids  # with log-probabilities forced tokens are read too, and every one has its own
+    done = scored
     ids, logprobs, sampled = done.arrays
     for i, token in enumerate(ids):
         logits = model.logits_of([*b"q", *ids[:i].tolist()])
         expected = (logits - logits.logsumexp(0))[token].item()
-        if not math.isnan(logprobs[i]):
-            assert logprobs[i] == pytest.approx(expected, abs=1e-12)
-            assert len(done.token_logprobs[i].top) == 2
-    assert np.isnan(logprobs).sum() <= 25  # only tokens that were forced at the very end, which nothing reads
+        assert logprobs[i] == pytest.approx(expected, abs=1e-12)
+        assert len(done.token_logprobs[i].top) == 2
     assert (sampled <= 0).all()
     pieces = list(engine.stream(list(b"q"), constraint=lambda: Words(*TEXTS), **options))
     assert "".join(p.text for p in pieces) == done.text
