@@ -23,7 +23,18 @@ SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
 # a minute or more each
 LONG = [
     f"docs/{name}.md"
-    for name in ("align", "classify", "compare", "evaluate", "finetune", "generate", "models", "ngrams", "tokenizers")
+    for name in (
+        "align",
+        "classify",
+        "compare",
+        "evaluate",
+        "finetune",
+        "generate",
+        "models",
+        "ngrams",
+        "serve",
+        "tokenizers",
+    )
 ]
 # run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
 ELSEWHERE = ["docs/constrain.md", "docs/constraints-methods.md", "docs/data.md", "CONTRIBUTING.md"]
