@@ -102,9 +102,9 @@ def test_a_reward_is_learnt_and_every_draw_is_logged(place, tmp_path, method):
     assert done.change()[0] > 0 and risen(tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
     assert [line["draw"] for line in lines] == list(range(20))
-    engine = load_engine(tmp_path / "out")
-    answer = engine.generate("say 5", max_new_tokens=6, temperature=1.0)[0].text
-    assert isinstance(answer, str)
+    said = load_engine(tmp_path / "out").generate("say 5", max_new_tokens=6, temperature=1.0, n=16)
+    start = load_engine(place / "model").generate("say 5", max_new_tokens=6, temperature=1.0, n=16)
+    assert sum(one.text.count("a") for one in said) > sum(one.text.count("a") for one in start)
     assert {name: t.tolist() for name, t in before.items()} == {
         name: t.tolist() for name, t in load_file(place / "model" / "model.safetensors").items()
     }
