@@ -35,7 +35,10 @@ def test_the_page_is_that_of_the_code(root):
     assert f"at most {_json_keywords.MAX_BRANCHES} schemas" in table
 
 
-@pytest.mark.parametrize("page", ["constrain.md", "constraints-methods.md"])
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param("constrain.md", marks=pytest.mark.slow), "constraints-methods.md"],  # it compiles every kernel
+)
 def test_the_code_runs(root, page):
     names = {}
     for block in blocks((root / "docs" / page).read_text("utf-8")):

@@ -56,7 +56,7 @@ def check_comes_back(tokenizer: Tokenizer, text: str, ids: list[int]) -> None:
         assert tokenizer.encode(tokenizer.decode(ids), special=unknown(tokenizer)) == ids
 
 
-many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_they_are_there():

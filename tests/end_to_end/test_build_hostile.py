@@ -121,7 +121,7 @@ def test_a_file_of_nul_bytes_is_refused_where_they_begin(folder: Path) -> None:
     assert "byte 1200000" in details["bomb.txt.gz"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(st.text("aé☃ \r", max_size=9), st.integers(0, 2)), max_size=12),
     st.integers(4, 40), st.integers(1, 40), st.integers(1, 12),

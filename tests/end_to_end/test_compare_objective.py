@@ -95,6 +95,7 @@ def base(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return copy.deepcopy(recipe) | {"objective": "second-half"}
 
 
+@pytest.mark.slow
 def test_two_arms_of_it_get_a_verdict_on_its_own_metric(base: dict[str, Any], tmp_path: Path) -> None:
     arms = ["second-half{sees=causal}", "second-half"]
     found = ask("objective", arms, base, tmp_path / "study", tmp_path / "cache", seeds=3)

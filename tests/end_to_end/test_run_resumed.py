@@ -189,6 +189,7 @@ def test_a_run_whose_plan_never_began_may_be_mended(text: Path, tmp_path: Path) 
         llmanac.run({**asked, "budget": "5s"}, {"model.norm": "layernorm"}, folder=place, resume=True)
 
 
+@pytest.mark.slow
 def test_a_mended_length_is_the_length_of_the_pairs(text: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"count {i}\n", "completion": "the cat sat on a mat and " * 6} for i in range(60)]

@@ -24,7 +24,7 @@ from llmanac.tokenizers.load import train_tokenizer
 CORPUS = ["banana bandana cabana anagram bananas band nab a an ban", "aaaa aaa aa abab ababab", "naïve 中文 中中"] * 6
 WORDS = ["banana", "bandana", "aaaaa", "ababab", "cabanas", "中中文"]
 SEEDS = 6000
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=50, deadline=None)
 
 
 @pytest.fixture(scope="module")

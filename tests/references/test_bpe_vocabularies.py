@@ -80,7 +80,7 @@ def agrees(mine, theirs, samples) -> None:
     ("name", "ours", "pattern"),
     [
         ("cl100k", "gpt4", CL100K),
-        ("o200k", "o200k", NAMED["o200k"]),
+        pytest.param("o200k", "o200k", NAMED["o200k"], marks=pytest.mark.slow),
         ("llama3", "llama3", NAMED["llama3"]),
         ("qwen3", "qwen3", NAMED["qwen3"]),
     ],

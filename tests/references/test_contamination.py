@@ -73,7 +73,7 @@ def test_every_planted_item_is_found_and_no_other(seed: int) -> None:
     assert all((r.document is not None) == (r.found > 0) for r in report.items)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.text("aAbé日 .", max_size=20), max_size=5),
     st.lists(st.lists(st.text("aAbé日 .", max_size=12), min_size=1, max_size=3), min_size=1, max_size=5),
@@ -94,7 +94,7 @@ def test_words() -> None:
     assert words("\x00\ud800?") == [] == words("")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(alphabet=st.sampled_from("aBé\u0301 ﬁ日ß\n.İ\u1100\u1161😀"), max_size=30), st.data())
 def test_ranges_go_back_to_the_text(text: str, data: Any) -> None:
     made = prepared(text).encode()

@@ -168,7 +168,7 @@ def test_a_margin_below_zero_ends_too(corrector):
 
 
 # ---------------------------------------------------------------- changes and their places
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text("abc ", min_size=1, max_size=12), st.integers(0, 2**32), st.integers(1, 6))
 def test_changes_retell_any_row_of_edits(text, seed, count):
     """Edits made one after another, each of the text as it then is, told as changes of the first text."""
@@ -185,7 +185,7 @@ def test_changes_retell_any_row_of_edits(text, seed, count):
         assert all(a.stop <= b.start for a, b in itertools.pairwise(changes))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300) | st.text("ab .!?\"'\n", max_size=2000))
 def test_sentences_cover_every_letter_once(text):
     spans = list(sentences(text))
@@ -202,7 +202,7 @@ def test_sentences_end_where_they_should():
     ]  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.text(max_size=60)
     | st.lists(st.sampled_from(["The", "the", "a", "dogs", "was", "in", "I", ",", "“x”"])).map(" ".join)
@@ -237,7 +237,7 @@ def distance(a: str, b: str) -> int:
     return rows[-1][-1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text("abc", min_size=1, max_size=5), st.text("abc", max_size=6))
 def test_slips_are_the_words_at_distance_one(word, other):
     found = slips(word)

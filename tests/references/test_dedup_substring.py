@@ -21,7 +21,7 @@ def array_of(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.one_of(st.binary(max_size=60), st.text("ab", max_size=80).map(str.encode), st.text("\x00a\x7f").map(str.encode))
 )
@@ -53,7 +53,7 @@ def test_suffix_array_of_ten_megabytes_of_one_letter_and_of_fibonacci() -> None:
     assert ((first < 0) | ((first == 0) & (ranks[left + 1] < ranks[right + 1]))).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text("ab\xff", max_size=60))
 def test_shared_prefixes_stop_at_the_end_of_a_text(letters: str) -> None:
     data = letters.encode("latin-1")
@@ -116,7 +116,7 @@ def left_of(text: str, data: bytes, gone: list[bool]) -> str | None:
 TEXTS = st.lists(st.text(alphabet=st.sampled_from("aabé日\n 😀"), max_size=25), max_size=6)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(TEXTS, st.integers(1, 8), st.sampled_from(["cut", "keep"]), st.integers(1, PARTS))
 def test_cuts_equal_brute_force(texts: list[str], minimum: int, overlaps: Any, parts: int) -> None:
     texts = texts + texts[:1]

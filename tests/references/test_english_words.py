@@ -40,7 +40,7 @@ def test_words_and_sentences_of_hard_texts(peer) -> None:
         assert count_sentences([text]) == [len(peer.span_tokenize(text))], ascii(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
 def test_any_text(peer, text) -> None:
     assert split_words(text) == peer.word_tokenize(text)

@@ -69,7 +69,7 @@ def all_text(page: str) -> str:
     return root.text_content()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -262,7 +262,7 @@ def test_a_tokenizer_that_begins_texts_with_bos():
 # ---------------------------------------------------------------- formulas and refusals
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-50, 0), max_size=20))
 def test_log_likelihood_and_perplexity_are_their_formulas(values):
     total = math.fsum(values)

@@ -66,7 +66,7 @@ def test_signatures_equal_datasketch(hashing: Any, unit: Any, permutations: int,
     assert len({signature.tobytes() for signature in signatures}) > 5, "different texts have different signatures"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=80), st.integers(1, 4), st.sampled_from(["words", "spaced", "characters"]))
 def test_equal_shingles_and_only_they_have_equal_hashes(text: str, width: int, unit: Any) -> None:
     signer = Signer(4, width, unit, "lower", "fast", 1)
@@ -74,7 +74,7 @@ def test_equal_shingles_and_only_they_have_equal_hashes(text: str, width: int, u
     assert len(set(hashes)) == len(set(shingles)) == len(set(zip(shingles, hashes, strict=True)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=60))
 def test_spaced_units_are_those_of_split(text: str) -> None:
     assert units_of(text, "spaced") == text.split()
@@ -164,7 +164,7 @@ def test_choices_are_checked_and_too_many_pairs_refused() -> None:
         near_duplicates.candidate_pairs(["the same words again and again"] * 11_000)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.one_of(st.text("ab_ .9", max_size=90), st.sampled_from(["é", "日本", "—", "w" * 70, " " * 130])), max_size=8

@@ -32,7 +32,7 @@ SHARES = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(SHARES, st.lists(st.integers(0, 60), max_size=12))
 def test_every_prefix_is_within_one_of_its_share_over_any_interruptions(
     shares: dict[str, Any], pieces: list[int]

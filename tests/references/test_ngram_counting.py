@@ -38,7 +38,7 @@ def table(counts: counting.Counts) -> dict[tuple[int, ...], int]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows_of_tokens, st.integers(1, 6), st.booleans(), st.booleans())
 def test_counts_equal_a_counter(bodies: list[list[int]], order: int, start: bool, hashed: bool) -> None:
     rows = [[START, *body] for body in bodies]
@@ -146,7 +146,7 @@ LETTERS = b"ab \n\t\r\0\x0b\x0c\xc3\xa9\xffxyzword"
 letters = st.lists(st.sampled_from(LETTERS), max_size=60).map(bytes)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(letters, st.integers(1, 70))
 def test_words_are_split_as_kenlm_does_however_the_text_is_cut(text: bytes, cut: int) -> None:
     pieces = [text[i : i + cut] for i in range(0, len(text), cut)]

@@ -151,7 +151,7 @@ def test_a_damaged_gzip_and_a_line_without_end_are_refused(tmp_path: Path) -> No
         read_arpa(tmp_path / "missing.arpa")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_a_file_with_any_damage_is_read_or_refused(data: st.DataObject) -> None:
     import tempfile

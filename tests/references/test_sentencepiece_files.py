@@ -121,7 +121,7 @@ def load_or_raise(data, folder):
     return load_tokenizer(folder / "m.model")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(places=st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 255)), min_size=1, max_size=6))
 def test_bytes_changed_anywhere_give_a_tokenizer_or_an_error(places, tmp_path_factory):
     data = bytearray(trained(byte_fallback=True))

@@ -21,7 +21,7 @@ from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers.load import extend, load_tokenizer, train_tokenizer
 
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=50, deadline=None)
 OLD = ["the theatre there, these others 12 123", "x = 1;\n\n  y it's", "aaaa bbbb abab baba aaab"] * 9
 NEW = ["die Straße, dieser Straßen naïve", "abba baab abaabb", "0x7f 0xff\t\tfor x in y:"] * 7
 

@@ -17,7 +17,7 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.tokenizers._mixture import Mixture, MixtureSpec, apportion, parse_weights, shares
 from llmanac.tokenizers.load import mixture, train_tokenizer
 
-many = settings(max_examples=200, deadline=None)
+many = settings(max_examples=60, deadline=None)
 AMOUNTS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 10**9), min_size=1)
 
 

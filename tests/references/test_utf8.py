@@ -13,7 +13,7 @@ from llmanac.core.spec import make_method
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 from llmanac.tokenizers.utf8 import UTF8
 
-many = settings(max_examples=300, deadline=None)
+many = settings(max_examples=80, deadline=None)
 TEXTS = [
     "",
     "a",

@@ -18,7 +18,7 @@ from llmanac.tokenizers.load import extend, load_tokenizer, train_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 SPECIAL = ("[UNK]", "[PAD]", "<s>")
-many = settings(max_examples=200, deadline=None)
+many = settings(max_examples=60, deadline=None)
 
 
 def pre_tokenizer(pattern: str):
