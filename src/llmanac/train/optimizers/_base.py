@@ -153,6 +153,10 @@ class Optimizer:
         """`(tensors by name, steps by parameter name)`: safetensors and JSON hold these."""
         return dict(self.state), dict(self.steps)
 
+    def state_shape(self, what: str, parameter: Tensor) -> tuple[int, ...]:
+        """The shape of the state tensor `what` of a parameter."""
+        return tuple(parameter.shape)
+
     def load_state_dict(self, tensors: dict[str, Tensor], steps: dict[str, int]) -> None:
         """Take the state back. Raises CheckpointError when a tensor belongs to no parameter, or has another shape."""
         parameters = dict(self.named_parameters())
@@ -160,7 +164,7 @@ class Optimizer:
             name = key.partition(".")[2]
             if name not in parameters:
                 raise CheckpointError(f"optimizer state {key!r} belongs to no parameter of this model")
-            if parameters[name].shape != value.shape:
+            if tuple(value.shape) != self.state_shape(key.partition(".")[0], parameters[name]):
                 raise CheckpointError(
                     f"optimizer state {key!r} is {tuple(value.shape)}, the parameter {tuple(parameters[name].shape)}"
                 )
