@@ -1,8 +1,8 @@
 """AdamW with its state in 8 bits: two bytes and a little a parameter, where float32 takes eight.
 
-Each block of 256 values of m and of v is divided by its largest magnitude and rounded to the nearest of 256 values whose
-density falls with magnitude ("dynamic" codes: a few bits choose the power of ten, the others the fraction). A step
-reads the block, does AdamW's arithmetic in float32, and rounds again. Since each block has its own scale, one
+Each block of 256 values of m and of v is divided by its largest magnitude and rounded to the nearest of 256 values,
+whose density falls with magnitude ("dynamic" codes: a few bits choose the power of ten, the others the fraction). A
+step reads the block, does AdamW's arithmetic in float32, and rounds again. Since each block has its own scale, one
 outlier costs precision in its block only.
 
 State: uint8 codes of the parameter's shape and a float32 scale a block, for m and v. Parameters under `smallest` values
