@@ -32,6 +32,7 @@ class Batch:
         mask: what a token may see: the past, the whole row, or a whole prefix and then the past.
         prefix: (B,) prefix length of each row, for `mask="prefix"`.
         token_types: (B, T) which text of a pair a token is of, for encoders that tell them apart; None for all 0.
+        within: (B, T) place of each token in a span that fills a blank, for two-dimensional positions; None for all 0.
         source: the sequence that an encoder reads, for encoder-decoders and cross-attention. With a state it is given
             once, with the first tokens.
     """
@@ -45,6 +46,7 @@ class Batch:
     mask: MaskKind = "causal"
     prefix: Tensor | None = None
     token_types: Tensor | None = None
+    within: Tensor | None = None
     source: Batch | None = None
 
     @classmethod
@@ -104,7 +106,7 @@ class Batch:
         each: tuple[int, ...] = (rows, length)
         shapes: dict[str, list[tuple[int, ...]]] = {
             "targets": [each], "segments": [each], "positions": [each, (1, length)], "lengths": [(rows,)],
-            "prefix": [(rows,)], "token_types": [each],
+            "prefix": [(rows,)], "token_types": [each], "within": [each],
         }  # fmt: skip
         for name, fit in shapes.items():
             value = getattr(self, name)

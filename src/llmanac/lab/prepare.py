@@ -20,7 +20,7 @@ from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.cache import digest
 from llmanac.lab.sources import fingerprint
-from llmanac.recipes.parts import make_tokenizer, make_tokens
+from llmanac.recipes.parts import make_tokenizer, make_tokens, tokenizer_of
 from llmanac.tokenizers.load import load_tokenizer
 
 CERTAIN = 200  # characters from which on two documents that begin alike are the same one
@@ -75,7 +75,7 @@ def prepare(recipe: Any, root: Path, measured_on: Prepared | None = None) -> Pre
             "train": corpus.manifest["train"]["sha256"],
             "held_out": corpus.manifest["held_out"]["sha256"],
             "bytes": recipe.evaluate.held_out_bytes,
-            "tokenizer": dump(recipe.tokenizer),
+            "tokenizer": dump(tokenizer_of(recipe)),
             **({"vocabulary": dump(recipe.data.vocabulary)} if recipe.data.vocabulary else {}),
             "sources": sources,
             **({"measured_on": measured_on.identity} if measured_on else {}),

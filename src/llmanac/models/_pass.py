@@ -33,7 +33,15 @@ def check_targets(batch: Batch, want: Want) -> None:
 
 
 def check_request(
-    layers: Sequence[Any], head: Any, batch: Batch, state: Any, want: Want, *, reads_source: bool, typed: bool = False
+    layers: Sequence[Any],
+    head: Any,
+    batch: Batch,
+    state: Any,
+    want: Want,
+    *,
+    reads_source: bool,
+    typed: bool = False,
+    dimensions: int = 1,
 ) -> None:
     """All that can be refused is refused before a layer has run, so that a state is never half advanced.
 
@@ -58,6 +66,8 @@ def check_request(
         raise RequestError("source: this model has no encoder and no cross-attention; leave it out")
     if batch.token_types is not None and not typed:
         raise RequestError("token_types: this model has none; leave them out")
+    if batch.within is not None and dimensions != 2:
+        raise RequestError("within: this model's positions have one dimension; leave it out, or use learned-2d")
     if batch.prefix is not None and batch.mask != "prefix":
         raise RequestError('prefix: is read with mask="prefix" only')
 

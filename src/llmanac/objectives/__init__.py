@@ -7,7 +7,7 @@ never changes its gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from llmanac.core.spec import Spec
 
@@ -17,6 +17,7 @@ class ObjectiveSpec(Spec):
     """Describes an objective. `build(tokenizer=..., models=...)` gives one."""
 
     kind = "objective"
+    special_tokens: ClassVar[tuple[str, ...]] = ()  # that its rows are written with; a recipe's tokenizer gets them
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Any:
         """The objective. `models` are the further models that it needs, by name (reference, teacher, value)."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from llmanac.core import files
+from llmanac.core.spec import patch
 from llmanac.data.documents import Document
 from llmanac.data.tokens import TokenDataset
 from llmanac.metrics._items import Items, Metric
@@ -28,8 +29,16 @@ def make_tokenizer(recipe: Any, documents: Iterable[Document], place: Path) -> A
     """The recipe's tokenizer, trained on these documents and kept in `place`, or the one that is there."""
     if not (place / "tokenizer.json").is_file():
         with files.atomic_folder(place) as folder:
-            recipe.tokenizer.train(recipe.data.vocabulary_texts(documents)).save(folder)
+            tokenizer_of(recipe).train(recipe.data.vocabulary_texts(documents)).save(folder)
     return load_tokenizer(place)
+
+
+def tokenizer_of(recipe: Any) -> Any:
+    """The recipe's tokenizer, with the special tokens that its objective writes rows with."""
+    needed, known = recipe.objective.special_tokens, getattr(recipe.tokenizer, "special_tokens", None)
+    if not needed or known is None:
+        return recipe.tokenizer
+    return patch(recipe.tokenizer, {"special_tokens": list(dict.fromkeys((*known, *needed)))})
 
 
 def make_tokens(documents: Iterable[Document], tokenizer: Any, place: Path) -> TokenDataset:

@@ -231,7 +231,16 @@ class Transformer(TrainedModel):
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
         typed = getattr(self, "token_types", None) is not None
-        check_request(self.model.layers, self.lm_head, batch, state, want, reads_source=False, typed=typed)
+        check_request(
+            self.model.layers,
+            self.lm_head,
+            batch,
+            state,
+            want,
+            reads_source=False,
+            typed=typed,
+            dimensions=self.model.position.dimensions,
+        )
         if self.lead is not None and self.lead.enabled:
             return self._led(self.lead, batch, state, want)
         return self._run(batch, batch, state, want)
@@ -296,7 +305,7 @@ class Transformer(TrainedModel):
         if slots is not None and batch.positions is not None and self._compares:
             raise RequestError("positions: a bias by distance counts them from the state; leave them out")
         positions = self._positions(batch, mask)
-        x = position.embed(self._tokens(batch), positions)
+        x = position.embed_within(position.embed(self._tokens(batch), positions), batch.within)
         if self.model.embed_norm is not None:
             x = self.model.embed_norm(x)
         context = Context(

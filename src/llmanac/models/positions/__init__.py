@@ -38,10 +38,15 @@ class Position(nn.Module):
     limit: int | None = None  # positions 0 .. limit - 1 exist; None for no limit
     embedding_std: float = 0.02  # of the token embeddings as they start; what is added to them must not drown them
     compares: bool = False  # whether a bias compares positions of queries with positions of keys
+    dimensions: ClassVar[int] = 1  # 2 where a token's place within a span is told apart (`embed_within`)
     by_length: bool = False  # whether `prepare` depends on the length of a token's row
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         """Token embeddings (B, T, D) and positions (B or 1, T) -> (B, T, D)."""
+        return x
+
+    def embed_within(self, x: Tensor, within: Tensor | None) -> Tensor:
+        """Token embeddings (B, T, D) and `Batch.within` (B, T), None for all 0 -> (B, T, D)."""
         return x
 
     def prepare(self, positions: Tensor, dtype: torch.dtype, lengths: Tensor | None = None) -> Any:
