@@ -19,6 +19,7 @@ from llmanac.recipes.tune import TuneSpec, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train._step import Stepper
+from llmanac.train.plan import set_recompute
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 
@@ -106,6 +107,35 @@ def test_preview_shows_the_mask(place):
     row = json.loads((place / "rows.jsonl").read_text().splitlines()[0])["messages"]
     assert f"⟦{row[1]['content']}<|im_end|>⟧" in found.stdout
     assert f"<|im_start|>user\n{row[0]['content']}<|im_end|>" in found.stdout
+    assert "held out" in found.stdout and "tokens of a packed row" in found.stdout
+
+
+def test_preview_counts_rows_whose_rest_carries_no_loss(place, tmp_path):
+    asking = {"prompt": "What is 4 plus 4? " * 12, "completion": "8"}
+    rows = [json.dumps({**asking, "completion": str(n)}) for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text((place / "rows.jsonl").read_text() + "\n".join(rows))
+    words = ["tune", str(place / "student"), str(tmp_path / "rows.jsonl"), "--preview", "1", "--held-out", "0.5"]
+    found = CliRunner().invoke(app, [*words, "--length", "64"], catch_exceptions=False).stdout
+    left = [line for line in found.splitlines() if "carries no loss" in line]
+    assert len(left) == 2 and sum(int(line.split("│")[2]) for line in left) == 20
+
+
+def test_blocks_computed_again_give_the_same_weights_in_less_memory(place, tmp_path):
+    said = {}
+    for what in ("none", "blocks"):
+        lines = []
+        done = tune(asked(place, train={"recompute": what}), tmp_path / what, report=lines.append)
+        assert done.training.spec.recompute == what
+        said[what] = int(next(line for line in lines if "MB a row" in line).split()[2])
+    kept = [load_file(tmp_path / what / "model" / "model.safetensors") for what in said]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0]) and said["blocks"] <= said["none"]
+    model = make_method("lm", {"name": "transformer", "dim": 16, "layers": 4}).build(vocab_size=50)
+    objective, row = make_method("objective", "autoregressive").build(), [list(range(33))]
+    all_kept = saved_bytes(model, objective, row)
+    set_recompute(model, "blocks")
+    assert saved_bytes(model, objective, row) < 0.5 * all_kept
+    with pytest.raises(SpecError, match=r"train\.recompute: Linear cannot compute its blocks again"):
+        set_recompute(torch.nn.Linear(2, 2), "blocks")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +143,7 @@ def test_preview_shows_the_mask(place):
     [
         ('{"question": "a"}', r"rows.jsonl:2: needs `messages`.*has: question"),
         ('{"messages": [{"role": "user", "content": "a"}]}', r"rows.jsonl:2: nothing in this row carries loss"),
+        ('{"text": "a"}', r"rows.jsonl:2: the file mixes `text`.*\(line 2\), with rows .*\(line 1\)"),
         ('{"prompt": "a", "completion": ', r"rows.jsonl, line 2|rows.jsonl:2: not JSON"),
     ],
 )
