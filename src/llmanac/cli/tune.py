@@ -71,8 +71,7 @@ def _run(
     fields: dict[str, Any], data: str, output: Path, options: dict[str, Any], patches: dict[str, Any] | None = None
 ) -> None:
     from llmanac.core import spec
-    from llmanac.recipes.spec import seconds
-    from llmanac.recipes.tune import TuneSpec, tune
+    from llmanac.recipes.tune import TuneSpec
 
     rows = {name: options[name] for name in ("epochs", "length", "held_out") if options[name] is not None}
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -84,9 +83,29 @@ def _run(
     if options["preview"]:
         print_preview(asked, options["preview"])
         return
-    budget = None if options["budget"] is None else seconds(options["budget"], "--budget")
+    _tune(asked, output, options["resume"], options["budget"])
+
+
+def run_tuning(data: Any, changes: dict[str, Any], folder: Path, resume: bool, show: bool) -> None:
+    """`llmanac run` of a tuning's recipe."""
+    from llmanac.core import spec
+    from llmanac.recipes.tune import TuneSpec
+
+    budget = changes.pop("budget", None)
+    asked = spec.patch(spec.make(TuneSpec, data), changes)
+    if show:
+        print(spec.to_toml(spec.dump(asked)), end="")
+        return
+    _tune(asked, folder, resume, budget)
+
+
+def _tune(asked: Any, output: Path, resume: bool, budget: str | None) -> None:
+    from llmanac.recipes.spec import seconds
+    from llmanac.recipes.tune import tune
+
+    time = None if budget is None else seconds(budget, "--budget")
     try:
-        done = tune(asked, output, resume=options["resume"], budget=budget)
+        done = tune(asked, output, resume=resume, budget=time)
     except KeyboardInterrupt:
         print("\nStopped; what was trained is kept. Go on with the same command and --resume")
         raise SystemExit(130) from None
