@@ -8,7 +8,8 @@ The system message asks for a line of the text, word for word, before and after 
 `llmanac.recipes.tune` trains rank {rank} on all linear maps of the Q4_1 file, once over {trained:,} rows ({tokens:,}
 tokens, {steps} steps). The adapter is merged and exported as Q8_0. Both files are answered from by the native runner:
 greedy, at most {most} tokens, the first line counts. All of it takes {cpu:.0f} CPU seconds, of which {answering:.0f}
-are the answers: {minutes:.1f} minutes of two cores, computed: the machine had much other load, and time by the clock means nothing.
+are the answers: {minutes:.1f} minutes of two cores, computed: the machine had much other load, and time by the clock
+means nothing.
 
 {verdict}
 
