@@ -28,9 +28,11 @@ def begin_memory() -> float | None:
     return before
 
 
-def answer(step: Callable[[], Any], about: dict[str, Any], before: float | None, more: Any = None) -> None:
-    """Three steps to warm up, then a line of JSON for each line of input: step, memory, or what `more` knows."""
-    for _ in range(3):
+def answer(
+    step: Callable[[], Any], about: dict[str, Any], before: float | None, more: Any = None, warmup: int = 3
+) -> None:
+    """A few steps to warm up, then a line of JSON for each line of input: step, memory, or what `more` knows."""
+    for _ in range(warmup):
         step()
     print(json.dumps(about), flush=True)
     for line in sys.stdin:

@@ -4,6 +4,10 @@ Each loop is a process that takes a step when its turn comes, with the same rows
 thread and the same allocator settings on all sides. Memory is the peak of the process above what its imports left; a
 step's time is the CPU time of its process. The first four are of a small Llama (width 256, 2 layers, 8 rows of 256
 tokens, float32), the others of SmolLM2-135M with adapters of rank 8 on all linear maps.
+
+    python benchmarks/adapt.py --only sft-memory-16k
+
+runs one row. LLMANAC_BENCH_QUICK=1 takes one step after one that warms up, in one process: a look, not a figure.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from _harness import Benchmark, Result, find_peer
 from _workers import answer, begin_memory, loops, turns
 
 DIM, LAYERS, HEADS, LENGTH, ROWS, RANK = 256, 2, 4, 256, 8, 8
-ROUNDS = int(os.environ.get("LLMANAC_BENCH_ROUNDS", "5"))
-PROCESSES = 3
+QUICK = bool(os.environ.get("LLMANAC_BENCH_QUICK"))
+ROUNDS = 1 if QUICK else int(os.environ.get("LLMANAC_BENCH_ROUNDS", "5"))
+PROCESSES, WARMUP = (1, 1) if QUICK else (3, 3)
 
 bench = Benchmark("adapt", "Fine-tuning steps against TRL, transformers, PEFT and bitsandbytes.")
 Step = Callable[[], Any]
@@ -207,7 +212,7 @@ def worker(name: str, vocab: int, folder: str) -> None:
         step = stepper(smol("bfloat16", "nf4"), [[*row, 5] for row in rows], "bfloat16")
     else:
         step = plain(smol_peer(folder, True), rows, "bfloat16")
-    answer(step, {}, before)
+    answer(step, {}, before, warmup=WARMUP)
 
 
 def memory(names: list[str], vocab: int, folder: str = "-") -> dict[str, float]:

@@ -10,15 +10,17 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from llmanac.cli import app
+from llmanac.cli import app, main
 from llmanac.core.errors import DataError, LlmanacError, SpecError
-from llmanac.core.spec import make, make_method
+from llmanac.core.spec import dump, make, make_method, to_toml
 from llmanac.generate.load import load_engine
+from llmanac.lab.compare import compare
 from llmanac.recipes.distill import teacher_file
-from llmanac.recipes.tune import TuneSpec, tune
+from llmanac.recipes.tune import TUNING, TuneSpec, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train._step import Stepper
+from llmanac.train.plan import set_recompute
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 
@@ -106,6 +108,35 @@ def test_preview_shows_the_mask(place):
     row = json.loads((place / "rows.jsonl").read_text().splitlines()[0])["messages"]
     assert f"⟦{row[1]['content']}<|im_end|>⟧" in found.stdout
     assert f"<|im_start|>user\n{row[0]['content']}<|im_end|>" in found.stdout
+    assert "held out" in found.stdout and "tokens of a packed row" in found.stdout
+
+
+def test_preview_counts_rows_whose_rest_carries_no_loss(place, tmp_path):
+    asking = {"prompt": "What is 4 plus 4? " * 12, "completion": "8"}
+    rows = [json.dumps({**asking, "completion": str(n)}) for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text((place / "rows.jsonl").read_text() + "\n".join(rows))
+    words = ["tune", str(place / "student"), str(tmp_path / "rows.jsonl"), "--preview", "1", "--held-out", "0.5"]
+    found = CliRunner().invoke(app, [*words, "--length", "64"], catch_exceptions=False).stdout
+    left = [line for line in found.splitlines() if "carries no loss" in line]
+    assert len(left) == 2 and sum(int(line.split("│")[2]) for line in left) == 20
+
+
+def test_blocks_computed_again_give_the_same_weights_in_less_memory(place, tmp_path):
+    said = {}
+    for what in ("none", "blocks"):
+        lines = []
+        done = tune(asked(place, train={"recompute": what}), tmp_path / what, report=lines.append)
+        assert done.training.spec.recompute == what
+        said[what] = int(next(line for line in lines if "MB a row" in line).split()[2])
+    kept = [load_file(tmp_path / what / "model" / "model.safetensors") for what in said]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0]) and said["blocks"] <= said["none"]
+    model = make_method("lm", {"name": "transformer", "dim": 16, "layers": 4}).build(vocab_size=50)
+    objective, row = make_method("objective", "autoregressive").build(), [list(range(33))]
+    all_kept = saved_bytes(model, objective, row)
+    set_recompute(model, "blocks")
+    assert saved_bytes(model, objective, row) < 0.5 * all_kept
+    with pytest.raises(SpecError, match=r"train\.recompute: Linear cannot compute its blocks again"):
+        set_recompute(torch.nn.Linear(2, 2), "blocks")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +144,7 @@ def test_preview_shows_the_mask(place):
     [
         ('{"question": "a"}', r"rows.jsonl:2: needs `messages`.*has: question"),
         ('{"messages": [{"role": "user", "content": "a"}]}', r"rows.jsonl:2: nothing in this row carries loss"),
+        ('{"text": "a"}', r"rows.jsonl:2: the file mixes `text`.*\(line 2\), with rows .*\(line 1\)"),
         ('{"prompt": "a", "completion": ', r"rows.jsonl, line 2|rows.jsonl:2: not JSON"),
     ],
 )
@@ -169,6 +201,57 @@ def test_a_student_learns_from_a_teacher(place, tmp_path, objective):
     fields = {"teacher": str(place / "teacher"), "objective": objective}
     done = tune(asked(place, **fields, train={"steps": 20}), tmp_path / "out", report=lambda line: None)
     assert done.after.mean < done.before.mean
+
+
+def test_adapters_are_compared_from_question_to_page(place, tmp_path):
+    base = asked(place, rows={"held_out": 0.3}, train={"steps": None, "checkpoint_every": None, "optimizer": TUNING})
+    options = {"folder": tmp_path / "a", "cache": tmp_path / "cache", "budget": 600, "seeds": 2}
+    options["report"] = lambda line: None
+    found = compare("adapter", "lora{rank=2},prompt{tokens=4},full", base=base, **options)
+    values = found.values("loss")
+    assert set(values) == {"lora{rank=2}", "prompt{tokens=4}", "full"} and all(len(v) == 2 for v in values.values())
+    assert found.comparison("full")["low"] < found.comparison("full")["high"] and set(found.verdicts) == {*values} - {
+        "lora{rank=2}"
+    }
+    data = found.data
+    assert data["pairing"]["checked"] and all(s["rows_equal"] and s["rows"] for s in data["pairing"]["seeds"].values())
+    full, lora = data["costs"]["full"], data["costs"]["lora{rank=2}"]
+    assert full["parameters"] > 10 * lora["parameters"] and full["written_bytes"] > lora["written_bytes"] > 0
+    assert full["tokens"] == lora["tokens"] > 0 and full["peak_memory"] > 0
+    (moved,) = [arm for arm in data["arms"] if arm["label"] == "full"]
+    assert moved["held"] == {"train.optimizer.lr": [1e-3, 1e-4]}
+    page = found.page.read_text()
+    assert "<svg" in page and "held-out loss" in page.lower() and "Quality against cost" in page
+    again = compare("adapter", "lora{rank=2},prompt{tokens=4},full", base=base, **options)
+    assert all(run["cached"] for run in again.data["runs"]) and again.values("loss") == values
+
+
+def test_a_tuning_is_a_recipe_and_the_base_of_a_comparison(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(to_toml(dump(asked(place, adapter="lora"))))
+
+    def command(*words):
+        with pytest.raises(SystemExit) as ended:
+            main([*words])
+        return ended.value.code
+
+    assert command("run", "mine.toml", "-s", "train.steps=2", "--seed", "1") == 0
+    assert "Next: llmanac chat runs/mine" in capsys.readouterr().out
+    assert json.loads((tmp_path / "runs/mine/results.json").read_text())["steps"] == 2
+    words = ["compare", "adapter.rank", "--arms", "1,2", "--seeds", "1", "--budget", "10m"]
+    assert command(*words, "--base", "runs/mine", "--tune", "lr=2") == 0
+    out = capsys.readouterr().out
+    assert (
+        "held-out loss" in out and "--base runs/mine" in (tmp_path / "studies/adapter.rank-1-2/study.html").read_text()
+    )
+    for extra, message in (
+        ([], "give a --base that has one, as a tuning's folder, or -s model=MODEL"),
+        (["-s", "rows.file=a.jsonl"], "model: rows.file is set, but no model"),
+        (["--base", "runs/mine", "--hold", "params"], "--hold params: arms that tune one model read the same rows"),
+        (["--base", "runs/mine", "-s", "rows.held_out=0"], "rows.held_out: 0 leaves nothing to measure"),
+    ):
+        assert command("compare", "adapter", "--arms", "lora,full", *extra) == 2
+        assert message in capsys.readouterr().err
 
 
 class Scripted:

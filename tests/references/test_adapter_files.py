@@ -59,6 +59,11 @@ def drop(ending):
     return lambda held: held.pop(first(held, ending))
 
 
+def strip(held, part):
+    for name in [name for name in held if part in name]:
+        del held[name]
+
+
 def put(ending, make):
     def act(held):
         name = first(held, ending)
@@ -97,6 +102,11 @@ HOSTILE = [
     ("lora", {}, add("base_model.model.model.embed_tokens.lora_embedding_A", 3, 32), "no tensor of an adapter"),
     ("lora", {}, add("base_model.model.lm_head.weight", 61, 32), "trained or of another model"),
     ("lora", {}, lambda held: held.clear(), "the adapter is empty"),
+    ("lora", {}, lambda held: strip(held, "1.mlp.down_proj"), r"means 1 modules .*: model.layers.1.mlp.down_proj;"),
+    ("lora", {"target_modules": r"model\..*\.(q_proj|v_proj|down_proj)"}, None, "means 2 modules .*0.self_attn.v_proj"),
+    ("lora", {"target_modules": "all-linear"}, None, "means 10 modules"),
+    ("lora", {"target_modules": [3]}, None, r"target_modules is \[3\]; expected names"),
+    ("lora", {"target_modules": "(a"}, None, "target_modules is '\\(a'; this is no regular expression"),
     ("dora", {"use_dora": False}, None, "lora_magnitude_vector has no use"),
     ("prefix", {"num_virtual_tokens": 1 << 60}, None, "num_virtual_tokens is"),
     ("prefix", {"num_virtual_tokens": 5}, None, "num_virtual_tokens is 5; adapter_model.safetensors holds 4"),
@@ -124,6 +134,16 @@ def test_hostile_files_are_refused_with_a_sentence(tmp_path, name, config, tenso
     assert str(tmp_path) in str(found.value) and len(str(found.value)) < 700
     assert [k for k, p in model.named_parameters() if p.requires_grad] == trained
     assert model.lead is None and not any(getattr(m, "change", None) for m in model.modules())
+
+
+def test_modules_that_the_config_leaves_out_need_no_tensors(tmp_path):
+    folder, _ = written("lora", tmp_path / "a")
+    named = {"target_modules": ["q_proj", "down_proj"]}
+    slow = {"target_modules": r"(.*)*(q_proj|v_proj)"}  # is not tried: it could take for ever
+    for config in ({**named, "layers_to_transform": [0]}, {**named, "exclude_modules": r".*\.1\..*"}, slow):
+        changed(folder, config, lambda held: strip(held, "layers.1."))
+        assert len(load_adapter(transformer(), folder).parts) == 2
+        changed(folder, {"layers_to_transform": ..., "exclude_modules": ...})
 
 
 def test_damaged_folders(tmp_path):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llmanac.adapters import PREFIX
 from llmanac.adapters._names import family_of, places
+from llmanac.adapters._targets import ALL_LINEAR
 from llmanac.adapters.lora import LoRA, LowRank, Spec
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.models._layers import Product, upcast
@@ -92,6 +93,33 @@ class Adapter:
                     raise self.error(field, f"expected numbers from 1 to {MOST_RANK:,}")
                 return value
         return None
+
+    def means(self, field: str, name: str, unknown: bool = False) -> bool:
+        """Whether a field of module names (PEFT's: names, ends of names, or one pattern) means a module.
+
+        Args:
+            unknown: the answer where a pattern cannot be tried in bounded time.
+        """
+        wanted = self.config.get(field)
+        if isinstance(wanted, str):
+            if wanted == ALL_LINEAR:
+                return not name.endswith("lm_head")
+            if len(wanted) > 1000 or len(re.findall(r"[*+{]", wanted)) > 3 or re.search(r"\)\s*[*+{?]", wanted):
+                return unknown
+            try:
+                return re.fullmatch(wanted, name) is not None
+            except re.error as error:
+                raise self.error(field, f"this is no regular expression ({error})") from None
+        if wanted is not None and not (isinstance(wanted, list) and all(isinstance(end, str) for end in wanted)):
+            raise self.error(field, "expected names or a regular expression")
+        return any(name == end or name.endswith(f".{end}") for end in wanted or ())
+
+    def layer(self, name: str) -> bool:
+        """Whether a module is of the layers that `layers_to_transform` means."""
+        layers = self.config.get("layers_to_transform")
+        found = re.search(r"\.(\d+)\.", name)
+        own = layers if isinstance(layers, list) else [layers]
+        return layers is None or (found is not None and int(found[1]) in own)
 
     @property
     def base(self) -> str:
@@ -190,6 +218,13 @@ def read_lora(model: Any, adapter: Adapter) -> LoRA:
         )
     tensors, copies = _sorted(weights)
     chosen, products = _family(model, tensors, adapter)
+    wanted = {n for n in products if adapter.means("target_modules", n) and adapter.layer(n)}
+    missing = sorted(n for n in wanted - tensors.keys() if not adapter.means("exclude_modules", n, unknown=True))
+    if missing:
+        raise CheckpointError(
+            f"{weights.folder}: target_modules of {adapter.path.name} means {len(missing)} modules of which the file "
+            f"has no tensors: {some(missing)}; it is not complete"
+        )
     form = "weight-decomposed" if adapter.flag("use_dora") else "sum"
     scaling = "rank-stabilized" if adapter.flag("use_rslora") else "standard"
     sizes: dict[str, tuple[int, float]] = {}

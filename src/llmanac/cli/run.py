@@ -10,6 +10,7 @@ import typer
 
 from llmanac.cli.options import Patches, Show
 from llmanac.cli.rlhf import run_stages
+from llmanac.cli.tune import run_tuning
 
 if TYPE_CHECKING:
     from llmanac.recipes.run import Run
@@ -30,11 +31,15 @@ def run_command(
     from llmanac.recipes.rlhf import is_rlhf
     from llmanac.recipes.run import NothingKept, run
     from llmanac.recipes.spec import load_recipe, read_recipe, shown
+    from llmanac.recipes.tune import is_tuning
 
     changes = spec.parse_patches(set_ or ())
     changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
     if is_rlhf(data := read_recipe(recipe)):
         run_stages(recipe, data, changes, folder, resume, show)
+        return
+    if is_tuning(data):
+        run_tuning(data, changes, folder or Path("runs") / Path(recipe).stem, resume, show)
         return
     if show:
         print(shown(load_recipe(recipe, changes)), end="")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,63 +33,79 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the tuning in
 Quantize = Annotated[str | None, typer.Option(help="Store the frozen weights so while tuning, e.g. nf4 (QLoRA).")]
 
 
+def _shared(
+    lr: Rate = None, epochs: Epochs = None, budget: Budget = None, length: Length = None, held_out: HeldOut = None,
+    on: On = None, set_: Patches = None, seed: Seed = 0, preview: Preview = 0, resume: Resume = False,
+) -> None:  # fmt: skip
+    """The options of both commands."""
+
+
+def _with_shared(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `_shared`, which it gets as the mapping `options`."""
+    own, shared = (inspect.signature(f, eval_str=True).parameters for f in (command, _shared))
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(**{n: v for n, v in given.items() if n in own}, options={n: given[n] for n in shared})
+
+    run.__signature__ = inspect.Signature([*[p for n, p in own.items() if n != "options"], *shared.values()])  # type: ignore[attr-defined]
+    run.__annotations__ = command.__annotations__ | _shared.__annotations__
+    return run
+
+
+@_with_shared
 def tune_command(
     model: SomeModel,
     data: Data,
     output: Output = Path("tuned"),
     adapter: AdapterName = "lora",
-    lr: Rate = None,
-    epochs: Epochs = None,
-    budget: Budget = None,
-    length: Length = None,
-    held_out: HeldOut = None,
-    on: On = None,
     quantize: Quantize = None,
-    set_: Patches = None,
-    seed: Seed = 0,
-    preview: Preview = 0,
-    resume: Resume = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Fine-tune a model on rows: an adapter (LoRA by default) or its own weights; loss before and after."""
-    fields: dict[str, Any] = {
-        "model": model,
-        "rows": {"file": data},
-        "adapter": None if adapter == "full" else adapter,
-        "quantizer": quantize,
-        "seed": seed,
-    }
-    patches = {"train.optimizer.lr": lr, "objective.on": on}
-    _run(
-        fields,
-        {"epochs": epochs, "length": length, "held_out": held_out},
-        patches,
-        set_,
-        budget,
-        output,
-        preview,
-        resume,
-    )
+    _run({"model": model, "adapter": adapter, "quantizer": quantize}, data, output, options)
 
 
 def _run(
-    fields: dict[str, Any], rows: dict[str, Any], patches: dict[str, Any], set_: list[str] | None,
-    budget: str | None, output: Path, preview: int, resume: bool,
-) -> None:  # fmt: skip
+    fields: dict[str, Any], data: str, output: Path, options: dict[str, Any], patches: dict[str, Any] | None = None
+) -> None:
     from llmanac.core import spec
-    from llmanac.recipes.spec import seconds
-    from llmanac.recipes.tune import TuneSpec, tune
+    from llmanac.recipes.tune import TuneSpec
 
-    fields["rows"] |= {name: value for name, value in rows.items() if value is not None}
-    asked = spec.make(
-        TuneSpec, {name: value for name, value in fields.items() if value is not None or name == "adapter"}
-    )
+    rows = {name: options[name] for name in ("epochs", "length", "held_out") if options[name] is not None}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    fields["adapter"] = None if fields["adapter"] == "full" else fields["adapter"]
+    asked = spec.make(TuneSpec, {**fields, "rows": {"file": data, **rows}, "seed": options["seed"]})
+    patches = {"train.optimizer.lr": options["lr"], "objective.on": options["on"], **(patches or {})}
     asked = spec.patch(asked, {name: value for name, value in patches.items() if value is not None})
-    asked = spec.patch(asked, spec.parse_patches(set_ or ()))
-    if preview:
-        print_preview(asked, preview)
+    asked = spec.patch(asked, spec.parse_patches(options["set_"] or ()))
+    if options["preview"]:
+        print_preview(asked, options["preview"])
         return
+    _tune(asked, output, options["resume"], options["budget"])
+
+
+def run_tuning(data: Any, changes: dict[str, Any], folder: Path, resume: bool, show: bool) -> None:
+    """`llmanac run` of a tuning's recipe."""
+    from llmanac.core import spec
+    from llmanac.recipes.tune import TuneSpec
+
+    budget = changes.pop("budget", None)
+    asked = spec.patch(spec.make(TuneSpec, data), changes)
+    if show:
+        print(spec.to_toml(spec.dump(asked)), end="")
+        return
+    _tune(asked, folder, resume, budget)
+
+
+def _tune(asked: Any, output: Path, resume: bool, budget: str | None) -> None:
+    from llmanac.recipes.spec import seconds
+    from llmanac.recipes.tune import tune
+
+    time = None if budget is None else seconds(budget, "--budget")
     try:
-        done = tune(asked, output, resume=resume, budget=None if budget is None else seconds(budget, "--budget"))
+        done = tune(asked, output, resume=resume, budget=time)
     except KeyboardInterrupt:
         print("\nStopped; what was trained is kept. Go on with the same command and --resume")
         raise SystemExit(130) from None
@@ -116,23 +135,34 @@ def print_tuned(done: Tuned) -> None:
 
 
 def print_preview(asked: Any, count: int) -> None:
-    """Rows as the model reads them: tokens with loss marked, special tokens visible."""
+    """Rows as the model reads them: tokens with loss marked, special tokens visible; then what becomes of all rows."""
+    import tempfile
     from itertools import islice
 
     from rich.console import Console
     from rich.text import Text
 
+    from llmanac.cli.tables import print_table
+    from llmanac.models.load import load_model
     from llmanac.models.locate import locate
     from llmanac.recipes.tune import reader
-    from llmanac.recipes.tune_rows import encode_rows
+    from llmanac.recipes.tune_rows import encode_rows, prepare
     from llmanac.tokenizers.load import load_tokenizer
 
-    tokenizer = load_tokenizer(locate(asked.model)[1])
+    place, tokens = locate(asked.model)
+    tokenizer = load_tokenizer(tokens)
     console = Console(highlight=False)
-    for line, _, (ids, mask) in islice(encode_rows(reader(asked.objective, tokenizer), asked.rows.file), count):
+    objective = reader(asked.objective, tokenizer)
+    for line, _, (ids, mask) in islice(encode_rows(objective, asked.rows.file), count):
         console.rule(f"{asked.rows.file}:{line}  {len(ids)} tokens, {int(mask[1:].sum())} with loss", align="left")
         console.print(shown(tokenizer, ids.tolist(), mask.tolist(), Text))
     console.print(Text("loss", style="black on green"), Text("no loss", style="dim"), Text("special", style="bold red"))
+    with tempfile.TemporaryDirectory() as folder:  # every row is read, so that one without loss is refused here too
+        found = prepare(
+            asked.rows, objective, tokenizer, Path(folder), seed=asked.seed,
+            longest=lambda: load_model(place).max_length,
+        )  # fmt: skip
+    print_table("", ("", ""), [*found.lines(), ("tokens of a packed row", f"{found.length:,}")])
 
 
 def shown(tokenizer: Any, ids: list[int], mask: list[bool], text: Any) -> Any:
@@ -156,6 +186,7 @@ def shown(tokenizer: Any, ids: list[int], mask: list[bool], text: Any) -> Any:
 LEVELS = {"token": "token-distillation", "feature": "feature-distillation", "sequence": "chat", "response": "chat"}
 
 
+@_with_shared
 def distill_command(
     teacher: Annotated[str, typer.Argument(help="The model to learn from: a folder, a .gguf file or a hub name.")],
     student: Annotated[str, typer.Argument(help="The model to train.")],
@@ -163,21 +194,13 @@ def distill_command(
     level: Annotated[str, typer.Option(help="token, feature, sequence or response.")] = "token",
     output: Output = Path("distilled"),
     adapter: AdapterName = "full",
-    lr: Rate = None,
-    epochs: Epochs = None,
-    budget: Budget = None,
-    length: Length = None,
-    held_out: HeldOut = None,
-    on: On = None,
     samples: Annotated[int, typer.Option(help="Sequence and response: answers a prompt.", min=1, max=256)] = 1,
     temperature: Annotated[float, typer.Option(help="Sequence and response: of the teacher's answers.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="Sequence and response: longest answer.", min=1)] = 256,
     on_policy: Annotated[float | None, typer.Option(help="Token: share of the rows that the student answers.")] = None,
     verify: Annotated[str, typer.Option(help="Response: how answers are compared, e.g. squad, gsm8k, math.")] = "squad",
-    set_: Patches = None,
-    seed: Seed = 0,
-    preview: Preview = 0,
-    resume: Resume = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Train a student on what a teacher says: its distributions, its features, its texts, or its right answers."""
     if level not in LEVELS:
@@ -186,29 +209,19 @@ def distill_command(
         raise SpecError(f"--samples {samples}: all the same at temperature 0; set --temperature, e.g. 0.8")
     if on_policy is not None and level != "token":
         raise SpecError(f"--on-policy: is for --level token, where the teacher scores the student's texts, not {level}")
-    objective = LEVELS[level]
     written = level in ("sequence", "response")
     if written:
         from llmanac.generate.load import load_engine
         from llmanac.recipes.distill import teacher_file
         from llmanac.recipes.tune import claim
 
-        claim(output, resume)
+        claim(output, options["resume"])
         engine = load_engine(teacher, runner="auto")
-        options = {"temperature": temperature, "max_new_tokens": max_tokens, "seed": seed}
+        how = {"temperature": temperature, "max_new_tokens": max_tokens, "seed": options["seed"]}
         checked = verify if level == "response" else None
-        counts, made = teacher_file(engine, data, output, samples=samples, verify=checked, **options)
+        counts, made = teacher_file(engine, data, output, samples=samples, verify=checked, **how)
         data = str(made)
         print(", ".join(f"{name}: {count:,}" for name, count in counts.items()))
         del engine
-    fields: dict[str, Any] = {
-        "model": student,
-        "teacher": None if written else teacher,
-        "rows": {"file": data},
-        "adapter": None if adapter == "full" else adapter,
-        "objective": objective,
-        "seed": seed,
-    }
-    patches = {"train.optimizer.lr": lr, "objective.on": on, "objective.on_policy": on_policy}
-    rows = {"epochs": epochs, "length": length, "held_out": held_out}
-    _run(fields, rows, patches, set_, budget, output, preview, resume)
+    fields = {"model": student, "teacher": None if written else teacher, "adapter": adapter, "objective": LEVELS[level]}
+    _run(fields, data, output, options, {"objective.on_policy": on_policy})

@@ -16,7 +16,7 @@ from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec, diff, kinds_of, make_method, patch
 from llmanac.lab.arms import ArmText, read_value
 
-TrialName = Literal["training", "decoding", "tokenizers"]
+TrialName = Literal["training", "decoding", "tokenizers", "tunings"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ PATHS = {
 # one optimizer says nothing about another. Elsewhere fields of the same name are kept (heads, widths).
 OWN_DEFAULTS = ("optimizer",)
 POST_HOC: dict[str, TrialName] = {"decoding": "decoding", "tokenizer": "tokenizers"}
+FULL = "full"  # the arm of adapters that has none
 KNOWN = (*PATHS, *POST_HOC, "recipe")
 # Kinds whose methods can all be compared with each other; objectives, for example, need text of their own kind.
 AS_THEY_ARE = frozenset(KNOWN) - {"recipe", "objective", "block"}
@@ -132,7 +133,10 @@ def _path_in(base: Spec, kind: str) -> str:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise SpecError(f"{kind}: the base recipe has none, so there is nothing to vary; give a --base that has one")
+        tunings = ", as a tuning's folder, or -s model=MODEL -s rows.file=ROWS" if kind == "adapter" else ""
+        raise SpecError(
+            f"{kind}: the base recipe has none, so there is nothing to vary; give a --base that has one{tunings}"
+        )
     raise SpecError(f"{kind}: the base recipe has several ({', '.join(found)}); name one of these paths instead")
 
 
@@ -159,7 +163,7 @@ def resolve(base: Spec, axis: Axis, texts: Sequence[ArmText]) -> list[Arm]:
     """
     arms = []
     for text in texts:
-        if axis.kind and text.patches is None:
+        if axis.kind and text.patches is None and (axis.kind, text.name) != ("adapter", FULL):
             _known(axis.kind, text.name)
         changes = _changes(base, axis, text)
         try:
@@ -180,6 +184,8 @@ def _known(kind: str, name: str) -> None:
 def _changes(base: Spec, axis: Axis, text: ArmText) -> dict[str, Any]:
     if text.patches is not None:
         return dict(text.patches)
+    if axis.kind == "adapter" and text.name == FULL:
+        return {axis.path: None}
     if axis.name == "recipe":
         raise SpecError(f"arms.{text.label}: complete recipes are compared by their patches, a table of path = value")
     if axis.kind in OWN_DEFAULTS and text.name not in _names(axis.kind, _at(base, axis.path)):

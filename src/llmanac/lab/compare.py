@@ -7,6 +7,7 @@ compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +30,12 @@ from llmanac.lab.hold import check_hold
 from llmanac.lab.posthoc import run_decoding, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.tune import parse_tune
+from llmanac.lab.tunings import run_tunings, tuning_of
 from llmanac.recipes.spec import load_recipe, seconds
 
 BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
-RUNNERS = {"training": run_controlled, "decoding": run_decoding, "tokenizers": run_tokenizers}
+RUNNERS = {"training": run_controlled, "decoding": run_decoding, "tokenizers": run_tokenizers, "tunings": run_tunings}
 MARGIN = 0.005
 KEYS = ("kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "set", "title")
 
@@ -102,7 +104,8 @@ def compare(
         kind: what varies: a kind (`position`, `ffn`, `optimizer`, `decoding`, `tokenizer`, ...), a dotted path of the
             recipe (`train.optimizer.lr`), or `recipe` for complete recipes.
         arms: names, or names with fields (`mlp{width=512}`); a mapping gives labels of your own.
-        base: a recipe (name, path, data or Spec); a small model on the documentation of this Python by default.
+        base: a recipe (name, path, data or Spec), or a tuning's (`lab/tunings.py`); a small model on the documentation
+            of this Python by default.
         budget: time for everything, what was cached not counted.
         seeds: replicates of what is trained; sampling seeds of a decoding method.
         hold: what is equal between arms: tokens (default), params, flops or time.
@@ -126,8 +129,10 @@ def compare(
     asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
     asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps}
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
-    recipe = load_recipe(BASE if base is None else base, changes).spec
+    tuning = tuning_of(base, changes)
+    recipe: Any = tuning or load_recipe(BASE if base is None else base, changes).spec
     axis, texts = find_axis(kind, recipe), parse_arms(arms)
+    axis = axis if tuning is None else dataclasses.replace(axis, trial="tunings")
     known = [text.label for text in texts]
     baseline = baseline or known[0]
     if baseline not in known:
@@ -136,7 +141,7 @@ def compare(
         raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs 3")
     if not margin > 0:
         raise SpecError(f"--margin: {margin} is not above 0; 0.005 is half a percent of the baseline")
-    if axis.trial != "training":
+    if axis.trial not in ("training", "tunings"):
         refused = [name for name, value in (("--hold", hold), ("--tune", tune)) if value is not None]
         if refused:
             raise SpecError(

@@ -106,7 +106,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     if plan is None:
         plan = _plan(question, trial, arms, cache, started, vocabulary)
         record.write(base, arms, plan)
-    _say_plan(plan, say)
+    say_plan(plan, say)
     arms = [with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in arms]
     tuned = None
     if question.factors:
@@ -221,7 +221,8 @@ def _plan(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _say_plan(plan: Plan, say: Say) -> None:
+def say_plan(plan: Plan, say: Say) -> None:
+    """Say how many steps each arm takes, and how long that is expected to be."""
     for label, steps in plan.steps.items():
         runs = plan.seeds + plan.tuning_runs
         if not plan.speed[label].step_seconds:

@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -288,12 +288,12 @@ class Tuning:
             chosen = dataclasses.replace(chosen, steps=math.ceil(packed * self.asked.rows.epochs / chosen.rows))
         return chosen
 
+    def planned_steps(self) -> int:
+        """Steps that the recipe states, or those of its epochs."""
+        return self._settled(self.read(), None).steps or 0
+
     def optimizer(self) -> Any:
-        """With the rate for the model's own weights where none was stated."""
-        optimizer = self.asked.train.optimizer
-        if self.asked.adapter is None and optimizer == make_method("optimizer", TUNING):
-            optimizer = spec.patch(optimizer, {"lr": TUNING["lr"] / 10})
-        return optimizer
+        return own_rate(self.asked)
 
     def _measure(self, objective: Any, rows: Prepared, when: str) -> Items | None:
         """Loss by held-out row; that before the training is written down, since a resumed one has other weights."""
@@ -331,6 +331,19 @@ class Tuning:
                 base = str(Path(self.model_place).resolve()) if Path(self.model_place).exists() else self.model_place
                 save_adapter(self.change, folder, base=base)
             self.tokenizer.save(folder)
+
+
+def is_tuning(data: Any) -> bool:
+    """Whether a recipe's data is that of a tuning."""
+    return isinstance(data, Mapping) and isinstance(data.get("model"), str) and "rows" in data
+
+
+def own_rate(asked: TuneSpec) -> Any:
+    """The optimizer, with the rate for the model's own weights where none was stated."""
+    optimizer = asked.train.optimizer
+    if asked.adapter is None and optimizer == make_method("optimizer", TUNING):
+        optimizer = spec.patch(optimizer, {"lr": TUNING["lr"] / 10})
+    return optimizer
 
 
 def reader(objective: ObjectiveSpec, tokenizer: Any) -> Any:

@@ -15,7 +15,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report
 from llmanac.train import TrainSpec
 from llmanac.train._calibration import preserve_all, trial_rows
-from llmanac.train.plan import MICRO_TOKENS, Plan
+from llmanac.train.plan import MICRO_TOKENS, Plan, set_recompute
 
 SHARE = 0.5  # of the free memory
 STATE_BYTES = 12  # a trained parameter's gradient and AdamW's two averages, float32
@@ -41,6 +41,7 @@ def plan_memory(
     device = next(model.parameters()).device
     free = int(SHARE * free_bytes(device)) if free is None else free
     trained = sum(p.numel() for p in {id(p): p for p in model.parameters() if p.requires_grad}.values())
+    set_recompute(model, spec.recompute)
     with preserve_all(model, objective, None), trial_rows(stream) as draw:
         if hasattr(model, "compute_dtype"):
             model.compute_dtype = DTYPES[spec.dtype] if spec.dtype != "auto" else resolve_dtype("auto", device)
@@ -51,7 +52,7 @@ def plan_memory(
         need = (one + STATE_BYTES * trained) / 1e9
         raise SpecError(
             f"rows.length: a row of {spec.length} tokens needs about {need:.2g} GB, and {free / 1e9:.2g} GB may be "
-            "used; lower rows.length, or train an adapter instead of all weights"
+            "used; lower rows.length, set train.recompute=blocks, or train an adapter instead of all weights"
         )
     micro = max(1, min(fit, spec.rows, MICRO_TOKENS // spec.length))
     report(

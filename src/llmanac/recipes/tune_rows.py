@@ -84,6 +84,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         DataError: no such file, a row that is damaged or has none of the columns; by file and line.
     """
     path = Path(path)
+    seen: dict[bool, int] = {}  # whether a column is `text` -> its first line
     if not path.exists():
         raise DataError(f"{path}: no such file; give a .jsonl or .parquet file with {_FORMS}")
     for row in table_rows(path, CommandProblems(), columns=COLUMNS):
@@ -91,6 +92,13 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not ("messages" in given or "text" in given or {"prompt", "completion"} <= given.keys()):
             has = ", ".join(sorted(map(str, row.values))) or "none"
             raise DataError(f"{path}:{row.line}: needs {_FORMS} (has: {has})")
+        for name in given:
+            seen.setdefault(name == "text", row.line)
+        if len(seen) == 2:
+            raise DataError(
+                f"{path}:{row.line}: the file mixes `text`, all of which carries loss (line {seen[True]}), with rows "
+                f"in which only answers do (line {seen[False]}); write two files, or give all rows one form"
+            )
         yield row.line, given
 
 
@@ -177,6 +185,7 @@ def prepare(
         counts["dropped: what is left carries no loss"] = len(train) - len(kept)
     shown = [(left, row) for pair, row in held if (left := cut(pair, length, asked.side)) is not None]
     counts["held out"] = len(shown)
+    counts["held out, but dropped: too long, or what is left carries no loss"] = len(held) - len(shown)
     data = TokenDataset.write_examples(
         folder / "train", kept, vocab_size=tokenizer.vocab_size, fingerprint=tokenizer.fingerprint()
     )

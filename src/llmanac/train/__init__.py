@@ -26,6 +26,8 @@ class TrainSpec(Spec):
         compile: whether torch.compile is used; `auto` does for runs above ten minutes where there is a C++ compiler.
         checkpoint_every: steps between checkpoints; None for a tenth of those that were planned first.
         keep: how many of the newest checkpoints stay; the best one stays too.
+        recompute: `blocks` keeps only what enters each block and computes the rest again in the backward pass: less
+            memory, up to a third more time, the same result.
     """
 
     steps: int | None = None
@@ -40,6 +42,7 @@ class TrainSpec(Spec):
     compile: Literal["auto", "never", "always"] = "auto"
     checkpoint_every: int | None = None
     keep: int = 2
+    recompute: Literal["none", "blocks"] = "none"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_tokens", "length", "micro_batch", "checkpoint_every", "keep"):

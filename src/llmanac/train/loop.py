@@ -25,10 +25,10 @@ from llmanac.train._trained import Trained, under
 from llmanac.train.checkpoint import Checkpoint, Checkpoints
 from llmanac.train.compiling import NO_COMPILER, compile_model
 from llmanac.train.metrics import Metrics
-from llmanac.train.plan import Plan, plan, set_attention
+from llmanac.train.plan import Plan, plan, set_attention, set_recompute
 
 Evaluate = Callable[[Any], Mapping[str, float]]
-MAY_CHANGE = ("keep", "checkpoint_every")  # fields that do not change what is computed
+MAY_CHANGE = ("keep", "checkpoint_every", "recompute")  # fields that do not change what is computed
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ class _Run:
         made = self._plan(spec, resume, found is not None, budget)
         spec = made.spec
         set_attention(self.model, spec.attention)
+        set_recompute(self.model, spec.recompute)
         self.optimizer = spec.optimizer.build(model=self.trained.optimized)
         planned = spec.schedule.build(steps=made.first_steps)
         schedule = pace.revised(planned, made.first_steps, made.revisions)

@@ -137,6 +137,7 @@ def plan(
             model, objective, optimizer, micro_batch=micro, clip=spec.clip, dtype=dtype, folder=folder or Path()
         )
         modules.train()
+        set_recompute(model, spec.recompute)
         measured: dict[str, Any] = {}
         if spec.attention == "auto":
             form, seconds = attention_form(model, stepper, rows, seconds=limit)
@@ -179,6 +180,14 @@ def set_attention(model: nn.Module, form: str) -> None:
     """Tell a model that has the choice which attention form to use."""
     if hasattr(model, "attention_form") and form != "auto":
         setattr(model, "attention_form", form)  # noqa: B010 - a Module's attributes are typed as tensors
+
+
+def set_recompute(model: nn.Module, what: str) -> None:
+    """Tell a model of blocks what its backward pass computes again. Raises SpecError for one without the choice."""
+    if hasattr(model, "recompute"):
+        setattr(model, "recompute", what)  # noqa: B010 - a Module's attributes are typed as tensors
+    elif what != "none":
+        raise SpecError(f"train.recompute: {type(model).__name__} cannot compute its blocks again; leave it out")
 
 
 def _step_seconds(stepper: Stepper, draw: Callable[[], Any], rows: Any, limit: float) -> float:

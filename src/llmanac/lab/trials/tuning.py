@@ -1,0 +1,150 @@
+"""A trial that tunes a model that is there (`recipes/tune.py`): the arm's adapter, or its own weights, on given rows.
+
+The seed names the rows held out, the order of the others and an adapter's initial values; these are the same for every
+arm. The replicate is the seed, and what is measured is the loss of the held-out rows after the tuning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmanac.core.device import resolve_device
+from llmanac.core.spec import dump
+from llmanac.data.pack import PackedStream
+from llmanac.lab.axis import Arm
+from llmanac.lab.cache import versions
+from llmanac.lab.costs import peak_memory
+from llmanac.lab.pairing import RecordingStream, hash_parameters
+from llmanac.lab.sources import fingerprint
+from llmanac.lab.study import Measurement
+from llmanac.lab.trials.decoding import hash_files
+from llmanac.metrics._items import Items, Metric
+from llmanac.models.locate import model_folder
+from llmanac.recipes.tune import MODEL, RECIPE, Tuned, TuneSpec, Tuning, run_in
+from llmanac.train.loop import MAY_CHANGE
+
+MEASURE_VERSION = 1  # raise it when what is measured below changes its meaning
+TUNING_PART = 4  # one held-out row in so many is for the sweep of `--tune`, the others for the result
+CODE = (Tuning.__module__, PackedStream.__module__)
+
+
+class Tried(Tuning):
+    """A tuning that notes what it started from and what it cost.
+
+    Attributes:
+        part: of the held-out rows: 0 for the sweep, 1 for the result.
+        parameters: hashes of the initial tensors; stream: what hashed the rows; peak: bytes of a step.
+    """
+
+    part = 1
+    stream: Any = None
+    peak: float | None = None
+
+    def attach(self) -> None:
+        super().attach()
+        self.parameters = hash_parameters(self.load())
+
+    def objective(self) -> Any:
+        self.made = super().objective()
+        return self.made
+
+    def source(self, rows: Any, objective: Any, budget: float | None) -> Any:
+        found, settled = super().source(rows, objective, budget)
+        if isinstance(found, PackedStream):
+            found = RecordingStream(
+                found,
+                lambda: PackedStream(
+                    rows.train, length=settled.length, rows=settled.rows, seed=self.asked.seed, packing="whole"
+                ),
+            )
+        self.stream = found
+        return found, settled
+
+    def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+        few = len(rows) < 2 * TUNING_PART
+        chosen = [row for n, row in enumerate(rows) if few or (n % TUNING_PART > 0) == (self.part == 1)]
+        return super().values(objective, chosen, label)
+
+    def run(self, budget: float | None) -> Tuned:
+        """Run, and measure a further step's memory."""
+        done = super().run(budget)
+        self.peak = peak_memory(self.load(), self.made, done.training.spec, next(self.stream), self.place)
+        return done
+
+
+class TuningTrial:
+    """Tunes an arm under a seed.
+
+    Args:
+        base: whose model and rows are used; tuning: measure on the held-out rows of the sweep.
+    """
+
+    metrics: tuple[Metric, ...] = (Metric("loss", "nats", "lower", "held-out loss a token"),)
+    costs: tuple[Metric, ...] = (
+        Metric("parameters", "", "lower", "trained parameters"), Metric("tokens", "", "lower", "training tokens"),
+        Metric("steps", "", "lower"), Metric("seconds", "s", "lower", "training time"),
+        Metric("train_tokens_per_second", "token/s", "higher", "training speed"),
+        Metric("peak_memory", "B", "lower", "peak memory of a step"),
+        Metric("written_bytes", "B", "lower", "size of what is written"),
+    )  # fmt: skip
+    replicate = "seed"
+
+    def __init__(self, base: TuneSpec, *, tuning: bool = False) -> None:
+        self.tuning = tuning
+        self.identity = {name: hash_model(path) for name in ("model", "teacher") if (path := getattr(base, name))}
+        with open(base.rows.file, "rb") as file:
+            self.identity["rows"] = hashlib.file_digest(file, "sha256").hexdigest()
+
+    def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Everything that decides an arm's numbers."""
+        asked = dump(arm.spec)
+        train = {k: v for k, v in asked.pop("train").items() if k not in MAY_CHANGE}
+        for name in ("model", "teacher", "seed"):
+            asked.pop(name, None)
+        asked["rows"].pop("file")
+        return {
+            "trial": "tuning", "measure": MEASURE_VERSION, "asked": asked, "train": train, "seed": seed,
+            "files": self.identity, "tuning": self.tuning, "sources": fingerprint([arm.spec], CODE),
+            "versions": versions(), "device": str(resolve_device("auto")), "threads": torch.get_num_threads(),
+        }  # fmt: skip
+
+    def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
+        """Tune, or go on with a tuning that was killed, and measure."""
+        tried, done = self.tune(arm, seed, work / "tuning")
+        assert done.after is not None
+        written = sum(path.stat().st_size for path in (tried.place / MODEL).glob("*.safetensors"))
+        training = done.training
+        costs: dict[str, float | None] = {
+            "parameters": done.trained, "tokens": training.tokens, "steps": training.steps, "seconds": training.seconds,
+            "train_tokens_per_second": training.tokens / training.seconds if training.seconds else None,
+            "peak_memory": tried.peak, "written_bytes": written,
+        }  # fmt: skip
+        pairing = {"parameters": tried.parameters, "rows": getattr(tried.stream, "hashes", [])}
+        return Measurement({"loss": [done.after.mean]}, costs, [], pairing)
+
+    def tune(self, arm: Arm, seed: int, place: Path) -> tuple[Tried, Tuned]:
+        """The tuning of an arm in a folder; one that is there is gone on with."""
+        asked, made = dataclasses.replace(arm.spec, seed=seed), []
+
+        def begin(folder: Path) -> Tried:
+            made.append(Tried(asked, folder, "auto", lambda line: None))
+            made[0].part = 0 if self.tuning else 1
+            return made[0]
+
+        done = run_in(begin, asked, place, (place / RECIPE).is_file(), None)
+        return made[0], done
+
+
+def hash_model(path: str) -> str:
+    """sha256 of a model's files."""
+    place = model_folder(path)
+    if place.is_dir():
+        return hash_files(place)
+    with open(place, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
