@@ -33,6 +33,7 @@ with interrupts.ending():
         ngram,
         quality,
         quantize,
+        rate,
         run,
         score,
         tokenizer,
@@ -59,6 +60,7 @@ app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
 app.command("embed")(embed.embed_command)
 app.command("evaluate")(evaluate.evaluate_command)
+app.command("rate")(rate.rate_command)
 app.command("serve")(chat.serve_command)
 app.command("bench")(bench.bench_command)
 app.command("compare")(compare.compare_command)
