@@ -58,7 +58,7 @@ def rate_command(
     both = [*names["--models"], *names["--answers"]]
     if len(set(both)) < len(both):
         raise SpecError("--models, --answers: name each model or file once")
-    if out.is_dir() and any(out.iterdir()) and not (out / "questions.jsonl").exists():
+    if out.is_dir() and any(path.name[0] != "." for path in out.iterdir()) and not (out / "questions.jsonl").exists():
         raise SpecError(f"-o: {out} holds something else than ratings; name another folder")
     with locked(out / ".lock", busy=f"{out}: another `llmanac rate` uses it; end that one, or name another with -o"):
         kept = Questions.load(out) if (out / "questions.jsonl").exists() else None
