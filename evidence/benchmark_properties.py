@@ -212,7 +212,9 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         ])  # fmt: skip
         for row in one["artefacts"]:
             if "value" in row:
-                artefact_rows.append([name, f"{row['baseline']}" + (", largest own model" if "model" in row else ""), _text(row)])
+                artefact_rows.append(
+                    [name, f"{row['baseline']}" + (", largest own model" if "model" in row else ""), _text(row)]
+                )
         artefact_rows.append([name, "SmolLM2", _text(big[name]["model"])])
         artefact_rows.append([name, "SmolLM2, the question hidden", _text(big[name]["hidden"])])
         again = one["reproducibility"]
@@ -264,9 +266,12 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ]  # fmt: skip
     seen, unseen = leak["4-gram, seen"]["auc"], leak["4-gram, not seen"]["auc"]
     return {
-        "models": len(ORDERS) * len(AMOUNTS), "orders": ", ".join(map(str, ORDERS)),
-        "amounts": ", ".join(f"{amount:.0%}" for amount in AMOUNTS), "vocabulary": f"{VOCABULARY:,}",
-        "limit": LIMIT, "few": FEW,
+        "models": len(ORDERS) * len(AMOUNTS),
+        "orders": ", ".join(map(str, ORDERS)),
+        "amounts": ", ".join(f"{amount:.0%}" for amount in AMOUNTS),
+        "vocabulary": f"{VOCABULARY:,}",
+        "limit": LIMIT,
+        "few": FEW,
         "difficulty": f"the strongest and the weakest own model differ beyond chance on {', '.join(apart) or 'none'}; "
         f"fewer than two beat chance on {', '.join(at_chance) or 'none'}.",
         "usefulness": f"rank correlation with cloze: {said}. Not measurable: {', '.join(at_chance) or 'none'}.",

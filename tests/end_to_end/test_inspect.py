@@ -64,7 +64,9 @@ def folder(tmp_path, monkeypatch, models):
     (tmp_path / "own.toml").write_text(OWN)
     (tmp_path / "written.toml").write_text(WRITTEN)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("llmanac.evaluate._answering.load_local", lambda path, **_: Local(models["abc".index(path)], path, path))
+    monkeypatch.setattr(
+        "llmanac.evaluate._answering.load_local", lambda path, **_: Local(models["abc".index(path)], path, path)
+    )
     return tmp_path
 
 
@@ -112,7 +114,9 @@ def test_the_same_examples_come_in_another_order(folder):
     plain, other = items_of(own, folder), items_of(made["order of examples", "seed 1"], folder)
     assert plain != other
     for a, b in zip(plain, other, strict=True):
-        assert sorted(a.prompt.removeprefix("Name it. ").split("\n\n")) == sorted(b.prompt.removeprefix("Name it. ").split("\n\n"))
+        assert sorted(a.prompt.removeprefix("Name it. ").split("\n\n")) == sorted(
+            b.prompt.removeprefix("Name it. ").split("\n\n")
+        )
     assert not any(kind in ("examples drawn", "order of examples") for kind, _, _ in variants(own, 0, 2))
     assert questions_of(own, folder)[3] == ("now", "colour 3")  # what the prompt's own fields say, by name
 
@@ -121,7 +125,10 @@ def test_a_hidden_question_leaves_the_choices(folder, models):
     own = load_benchmark("own.toml")[1]
     items, model = items_of(own, folder), Local(models[0], "a", "a")
     found = hidden(model, "own", own, items, "acc")
-    totals = [one.total for one in loglikelihood(models[0].model, models[0].tokenizer, [("", f" {t}") for t in items[0].choices])]
+    totals = [
+        one.total
+        for one in loglikelihood(models[0].model, models[0].tokenizer, [("", f" {t}") for t in items[0].choices])
+    ]
     best = int(np.argmax(totals))
     assert found["value"] == np.mean([best in item.golds for item in items])
     written = load_benchmark("written.toml")[1]
@@ -143,7 +150,9 @@ def test_ranks_count_where_models_beat_chance():
     found = usefulness(one, two)
     expected = stats.spearmanr([a.value for a in one], [a.value for a in two])[0]
     assert found["spearman"]["value"] == pytest.approx(expected) and found["spearman"]["low"] > 0.5
-    assert found["kendall"]["value"] == pytest.approx(stats.kendalltau([a.value for a in one], [a.value for a in two])[0])
+    assert found["kendall"]["value"] == pytest.approx(
+        stats.kendalltau([a.value for a in one], [a.value for a in two])[0]
+    )
     guessed = usefulness(one, ability([0.0] * 12, seed=2))
     assert "noise" in guessed["not_measured"] and "spearman" not in guessed
     assert "at least 3 models" in usefulness(one[:2], two)["not_measured"]
@@ -159,7 +168,9 @@ def test_planted_leaks_are_found_and_separated(folder):
     texts = [" ".join(rng.choices(pool, k=60)) for _ in range(40)] + [f"so {one[0]} it" for one in questions[:20]]
     (folder / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     found, report = leaked(questions, [str(i) for i in range(40)], ["train.jsonl"])
-    assert found["found"] == found["found_wholly"] == 20 and all(one.fraction == (i < 20) for i, one in enumerate(report.items))
+    assert found["found"] == found["found_wholly"] == 20 and all(
+        one.fraction == (i < 20) for i, one in enumerate(report.items)
+    )
     tokenizer = ByteTokenizer()
     aucs = []
     for given in (texts, texts[:40]):

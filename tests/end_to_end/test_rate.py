@@ -1,4 +1,4 @@
-"""`llmanac rate`: the page's calls and its defences, the files, kill -9, the report, and what trains on the preferences."""
+"""`llmanac rate`: the page's calls and defences, the files, kill -9, the report."""
 
 from __future__ import annotations
 
@@ -108,7 +108,10 @@ def test_requests_of_others_are_refused(store):
     ):  # fmt: skip
         found = page.post("/api/rate", json=wrong, headers=KEY)
         assert found.status_code == 400 and found.json()["error"]["message"], wrong
-    assert page.post("/api/rate", content=b"[" * 3000, headers={**KEY, "content-type": "application/json"}).status_code == 400
+    assert (
+        page.post("/api/rate", content=b"[" * 3000, headers={**KEY, "content-type": "application/json"}).status_code
+        == 400
+    )
     assert page.get(ask + "&number=x", headers=KEY).status_code == 400
     assert page.get("/api/else", headers=KEY).status_code == 404
     assert page.get("/api/rate", headers=KEY).status_code == 405
@@ -122,6 +125,7 @@ def test_scores_of_single_answers(tmp_path):
     rng = np.random.default_rng(0)
     given = {name: {} for name in ("Ann", "Bob")}
     for rater in given:
+
         def wish(one, rater=rater):
             value = int(rng.integers(3, 6)) if one["answers"][0].startswith(" a") else int(rng.integers(1, 4))
             given[rater][one["answers"][0]] = value
@@ -131,7 +135,9 @@ def test_scores_of_single_answers(tmp_path):
     found = report(read_ratings(tmp_path / "ratings.jsonl"))
     means = {one["model"]: one["value"] for one in found["scores"]}
     for name, value in means.items():
-        assert value == pytest.approx(np.mean([v for g in given.values() for t, v in g.items() if t.startswith(f" {name}")]))
+        assert value == pytest.approx(
+            np.mean([v for g in given.values() for t, v in g.items() if t.startswith(f" {name}")])
+        )
     labels = [[given[rater][text] for text in given["Ann"]] for rater in given]
     assert found["agreement"]["kappa"] == pytest.approx(cohen_kappa_score(*labels, weights="quadratic"), abs=1e-12)
     rows = [json.loads(line) for line in (tmp_path / "preferences.jsonl").read_text().splitlines()]
@@ -146,10 +152,14 @@ def test_a_report_equals_the_definitions():
         for rater in ("x", "y", "z"):
             for left, right in (("a", "b"), ("b", "c"), ("c", "a")):
                 won = rng.random() < (0.7 if left < right else 0.3)
-                rows.append(Rating(rater, item, (left, right), "tie" if rng.random() < 0.1 else "left" if won else "right"))
+                rows.append(
+                    Rating(rater, item, (left, right), "tie" if rng.random() < 0.1 else "left" if won else "right")
+                )
     found = report(rows)
     one = found["win_rates"][0]
-    values = [1.0 if r.value == "left" else 0.5 if r.value == "tie" else 0.0 for r in rows if set(r.models) == {"a", "b"}]
+    values = [
+        1.0 if r.value == "left" else 0.5 if r.value == "tie" else 0.0 for r in rows if set(r.models) == {"a", "b"}
+    ]
     assert (one["model"], one["other"]) == ("a", "b") and one["value"] == pytest.approx(np.mean(values))
     by_item = np.reshape(values, (60, 3)).mean(1)
     assert one["high"] - one["value"] == pytest.approx(1.959964 * by_item.std(ddof=1) / 60**0.5, abs=1e-6)

@@ -15,7 +15,7 @@ from llmanac.core.registry import build
 from llmanac.metrics.diversity import self_bleu
 
 RNG = np.random.default_rng(0)
-WORDS = "the a sky, is blue. Snow white; coal black & grass green - it's don't 3.5 $4".split()
+WORDS = ["the", "sky,", "is", "blue.", "Snow", "white;", "coal", "&", "grass", "-", "it's", "3.5", "$4", "green"]
 
 
 def texts(count=14):

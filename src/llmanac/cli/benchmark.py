@@ -25,7 +25,9 @@ def _benchmark() -> None:
 def inspect_command(
     name: Annotated[str, typer.Argument(help="A benchmark's name, or the path of a .toml or lm-eval .yaml file.")],
     data: Annotated[Path | None, typer.Option(help="The folder of the benchmark's data.")] = None,
-    models: Annotated[str, typer.Option(help="Models that are run, with commas between: folders, .gguf, http://.")] = "",
+    models: Annotated[
+        str, typer.Option(help="Models that are run, with commas between: folders, .gguf, http://.")
+    ] = "",
     results: Annotated[str, typer.Option(help="Folders that `llmanac evaluate` wrote, with commas between.")] = "",
     against: Annotated[str | None, typer.Option(help="Another benchmark, whose ranking is compared.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None,
@@ -35,7 +37,9 @@ def inspect_command(
         list[str] | None, typer.Option(help="Training text in which the questions are searched; repeatable.")
     ] = None,
     column: Annotated[str, typer.Option(help="Column of a table of training text.")] = "text",
-    embedder: Annotated[str | None, typer.Option(help="A model of sentence vectors, for the spread of meaning.")] = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="A model of sentence vectors, for the spread of meaning.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=0, max=100, help="Draws of examples and of their order.")] = 3,
     out: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("inspected"),
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
@@ -88,7 +92,9 @@ def inspect_command(
         print(f"Next: {shlex.join(more)} --models FOLDER   (more properties)")
     elif not against:
         other_name = "hellaswag" if label == "piqa" else "piqa"
-        print(f"Next: {shlex.join([*more, '--models', models])} --against {other_name}   (whether both rank models alike)")
+        print(
+            f"Next: {shlex.join([*more, '--models', models])} --against {other_name}   (whether both rank models alike)"
+        )
     else:
         print(f"Next: {shlex.join([*more, '--models', models])} --train TEXT   (whether questions leaked into it)")
 

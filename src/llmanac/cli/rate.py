@@ -13,7 +13,7 @@ from llmanac.cli.options import AsJson, Seed, SomeRunner
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.evaluate.ratings import Questions
+    pass
 
 
 def rate_command(
@@ -129,9 +129,8 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     agreement = found["agreement"]
     raters = f"{found['ratings']:,} ratings of {found['questions']:,} questions by {', '.join(found['raters'])}"
     kappa = agreement.get("kappa")
-    said = agreement.get("not_measured") or (
-        f"{agreement['name']} {'undefined' if kappa is None else format(kappa, '.3f')} on {agreement['tasks']:,} ratings"
-    )
+    value = "undefined" if kappa is None else f"{kappa:.3f}"
+    said = agreement.get("not_measured") or f"{agreement['name']} {value} on {agreement['tasks']:,} ratings"
     print(f"{raters}; agreement: {said}.")
     if left := found.get("left"):
         print(f"The left answer was preferred {left['value']:.0%} of the time ({_between(left)}).")

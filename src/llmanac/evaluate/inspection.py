@@ -1,6 +1,6 @@
 """A benchmark inspected: every property of `properties.py` and `variants.py` in one table.
 
-    inspect("piqa", own, data=folder, models=["a", "b", "c"], load=load_answerer)        a table for JSON
+inspect("piqa", own, data=folder, models=["a", "b", "c"], load=load_answerer)        a table for JSON
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import LlmanacError
 from llmanac.evaluate._answering import Answerer, Local
 from llmanac.evaluate._benchmark_rows import Item, items_of, questions_of
 from llmanac.evaluate.benchmark import Benchmark
@@ -134,7 +133,9 @@ def _first_metric(own: Benchmark) -> str | None:
         return "acc"
     if made.metrics[:1] == ("quac",):
         return "F1"
-    return None if "code" in made.metrics else "exact match" if len(made.metrics) == 1 and not made.extractions else None
+    return (
+        None if "code" in made.metrics else "exact match" if len(made.metrics) == 1 and not made.extractions else None
+    )
 
 
 def summary(found: Table) -> list[tuple[str, str, str]]:

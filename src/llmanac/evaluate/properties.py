@@ -107,7 +107,7 @@ def _answers(benchmark: str, model: str, rows: Sequence[Table], metric: str | No
 
 
 def answers_of(found: Evaluation, metric: str | None = None) -> Answers:
-    """Of an evaluation; the metric is the benchmark's first where none is given. Raises SpecError for no such metric."""
+    """Of an evaluation, by the benchmark's first metric where none is given. Raises SpecError for no such metric."""
     return _answers(found.benchmark, found.model, list(found.lines()), metric, found.benchmark)
 
 
@@ -143,7 +143,9 @@ def together(answers: Sequence[Answers]) -> tuple[np.ndarray, list[str]]:
     shared = set(answers[0].items).intersection(*(one.items for one in answers[1:]))
     names = [name for name in answers[0].items if name in shared]
     if not names:
-        raise DataError(f"{answers[0].benchmark}: the models answered no item in common; evaluate them on the same data")
+        raise DataError(
+            f"{answers[0].benchmark}: the models answered no item in common; evaluate them on the same data"
+        )
     places = [{name: i for i, name in enumerate(one.items)} for one in answers]
     return np.stack([one.scores[[at[n] for n in names]] for one, at in zip(answers, places, strict=True)]), names
 
@@ -172,8 +174,8 @@ def difficulty(answers: Sequence[Answers]) -> Table:
     rest: Table = {"not_measured": "all models do equally well on each item"}
     if len(defined):
         rest = {
-            "mean": float(defined.mean()), "below_0": float((defined < 0).mean()), "undefined": int(np.isnan(found).sum()),
-            "of_chance": 1 / (len(answers) - 1) ** 0.5,
+            "mean": float(defined.mean()), "below_0": float((defined < 0).mean()),
+            "undefined": int(np.isnan(found).sum()), "of_chance": 1 / (len(answers) - 1) ** 0.5,
             "lowest": [names[i] for i in np.argsort(np.where(np.isnan(found), 2, found))[:5].tolist()],
         }  # fmt: skip
     return out | {"item_rest": rest}
@@ -234,7 +236,9 @@ def baselines(own: Benchmark, items: Sequence[Item], metric: str) -> list[Table]
             scores = [sum(i in item.golds for i in at) / len(at) for item, at in zip(items, longest, strict=True)]
             add("the longest choice", scores)
     elif own.generation and "code" not in own.generation.metrics:
-        firsts = [item.references[0] if isinstance(item.references[0], str) else item.references[0][0] for item in items]
+        firsts = [
+            item.references[0] if isinstance(item.references[0], str) else item.references[0][0] for item in items
+        ]
         text = Counter(firsts).most_common(1)[0][0]
         verdicts = [judge_generated(own.generation, item, text) for item in items]
         scores = [one.scores[metric] for one in verdicts if metric in one.scores]

@@ -6,8 +6,8 @@ A folder of ratings has three files:
     ratings.jsonl       a line a rating, in the order given; of two by one rater on one question the later one counts
     preferences.jsonl   prompt, chosen, rejected: TRL's columns, which `llmanac align` reads
 
-A comparison is a pair of models on a prompt, `{"rater", "item", "left", "right", "choice": left | right | tie}`; a score
-is one answer, `{"rater", "item", "model", "score": 1 to 5}`. Who sees which answer on which side, and in which order
+A comparison is a pair of models on a prompt, `{"rater", "item", "left", "right", "choice"}`, which is left, right or
+tie; a score is one answer, `{"rater", "item", "model", "score"}`, from 1 to 5. Who sees which answer on which side, and in which order
 the questions come, follows from the seed, the rater's name and the question.
 """
 
@@ -171,7 +171,9 @@ class Rating:
             raise DataError(f"{place}: rater must be a name and item the number of a question")
         if not all(isinstance(name, str) and name for name in models) or len(set(models)) < len(models):
             raise DataError(f"{place}: left and right must name two models, or model one")
-        good = type(value) is int and value in SCORES if len(models) == 1 else isinstance(value, str) and value in OUTCOMES
+        good = (
+            type(value) is int and value in SCORES if len(models) == 1 else isinstance(value, str) and value in OUTCOMES
+        )
         if not good:
             expected = "a score from 1 to 5" if len(models) == 1 else "left, right or tie"
             raise DataError(f"{place}: {shown(value)} is not {expected}")
@@ -307,7 +309,9 @@ def report(ratings: Sequence[Rating]) -> dict[str, Any]:
     kept = latest(ratings)
     kinds = {len(one.models) for one in kept}
     if len(kinds) != 1:
-        raise DataError("ratings: has both comparisons and scores; give one kind" if kinds else "ratings: there is none")
+        raise DataError(
+            "ratings: has both comparisons and scores; give one kind" if kinds else "ratings: there is none"
+        )
     raters = list(dict.fromkeys(one.rater for one in kept))
     out: dict[str, Any] = {"ratings": len(kept), "raters": raters, "questions": len({one.item for one in kept})}
     if kinds == {1}:

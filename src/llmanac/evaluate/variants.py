@@ -18,8 +18,8 @@ from llmanac.evaluate._answering import Answerer, Local
 from llmanac.evaluate._benchmark_rows import Item, items_of
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.evaluation import evaluate
-from llmanac.evaluate.properties import Answers, Table, answers_of
 from llmanac.evaluate.likelihood import BATCH_TOKENS, LOGITS
+from llmanac.evaluate.properties import Answers, Table, answers_of
 from llmanac.generate.engine import evaluating
 from llmanac.generate.windows import batches
 from llmanac.metrics._statistics import estimate

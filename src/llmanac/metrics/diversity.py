@@ -90,7 +90,9 @@ def self_bleu(texts: Sequence[str]) -> float:
     spec = bleu.Spec(order_rule="effective")
     found = bleu.token_ids(texts, "13a", "mixed")
     ranges, others = found.ranges, np.nonzero(~np.eye(count, dtype=bool))[1].reshape(count, count - 1)
-    matches = matched_ngrams(found.ids, ranges, ranges[others.ravel()], np.arange(1, count + 1) * (count - 1), spec.order)
+    matches = matched_ngrams(
+        found.ids, ranges, ranges[others.ravel()], np.arange(1, count + 1) * (count - 1), spec.order
+    )
     lengths = np.diff(ranges)[:, 0]
     theirs = lengths[others]
     nearest = (2 * np.abs(theirs - lengths[:, None]) * (1 + int(lengths.max())) + theirs).argmin(1)

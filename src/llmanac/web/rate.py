@@ -47,7 +47,11 @@ def create_rating_app(store: Store, *, token: str, hosts: Hosts | None = None) -
             return work(*arguments)
 
     async def page(_: Request) -> Response:
-        headers = {"content-security-policy": PAGE_POLICY, "referrer-policy": "no-referrer", "cache-control": "no-store"}
+        headers = {
+            "content-security-policy": PAGE_POLICY,
+            "referrer-policy": "no-referrer",
+            "cache-control": "no-store",
+        }
         return HTMLResponse(PAGE.read_text("utf-8"), headers=headers)
 
     async def task(http: Request) -> Response:
