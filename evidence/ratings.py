@@ -2,7 +2,7 @@
 
 Simulated raters compare the answers of two models; the first has the better answer to {better:.0%} of the questions. A
 rater says which is better with the probability of his skill, else the other. {trials} simulated studies of each kind,
-read by `llmanac rate --report`'s own function: the win rate's interval is over questions, whatever the number of raters.
+read by the function of `llmanac rate --report`: the win rate's interval is over questions, however many raters there are.
 
 ## What the numbers say
 
@@ -95,8 +95,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
          f"{c['settled']:.0%}", f"{c['covered']:.0%}", "" if c["kappa"] is None else f"{c['kappa']:.2f}"]
         for c in seeds[0]["cells"]
     ]  # fmt: skip
-    heads = ["skill", "raters a question", "questions", "win rate", "width of its interval", "settled", "interval holds",
-             "kappa"]  # fmt: skip
+    heads = ["skill", "raters a question", "questions", "win rate", "width of its interval", "settled"]
+    heads += ["interval holds", "kappa"]
     kept = [[str(p["raters"]), str(p["pairs"]), f"{p['right']:.0%}"] for p in seeds[0]["pairs"]]
     return [
         Section("Win rates", [], [table(heads, rows)]),

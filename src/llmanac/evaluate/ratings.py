@@ -7,8 +7,8 @@ A folder of ratings has three files:
     preferences.jsonl   prompt, chosen, rejected: TRL's columns, which `llmanac align` reads
 
 A comparison is a pair of models on a prompt, `{"rater", "item", "left", "right", "choice"}`, which is left, right or
-tie; a score is one answer, `{"rater", "item", "model", "score"}`, from 1 to 5. Who sees which answer on which side, and in which order
-the questions come, follows from the seed, the rater's name and the question.
+tie; a score is one answer, `{"rater", "item", "model", "score"}`, from 1 to 5. Who sees which answer on which side,
+and in which order the questions come, follows from the seed, the rater's name and the question.
 """
 
 from __future__ import annotations
