@@ -2,7 +2,7 @@
 
 Simulated raters compare the answers of two models; the first has the better answer to {better:.0%} of the questions. A
 rater says which is better with the probability of his skill, else the other. {trials} simulated studies of each kind,
-read by the function of `llmanac rate --report`: the win rate's interval is over questions, however many raters there are.
+read by the function of `llmanac rate --report`: the win rate's interval is over questions, not over ratings.
 
 ## What the numbers say
 
