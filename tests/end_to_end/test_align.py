@@ -13,6 +13,7 @@ from llmanac.cli import app
 from llmanac.cli.align import read_rewards
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make, make_method
+from llmanac.evaluate.ratings import Questions, Store
 from llmanac.generate.load import load_engine
 from llmanac.models.scalar import load_scalar
 from llmanac.recipes.align import AlignSpec, align
@@ -74,6 +75,23 @@ def test_kto_learns_from_labels_with_a_frozen_copy(place, tmp_path):
     done = align(asked(place, "labelled", "kto", train={"optimizer": {"name": "adamw", "lr": 0.01}}), tmp_path / "out",
                  report=lambda x: None)  # fmt: skip
     assert done.after.mean < done.before.mean
+
+
+def test_ratings_of_people_train_a_reward_model_and_a_policy(place, tmp_path):
+    """What the rating page writes is read as it is, for a reward model and for DPO."""
+    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
+    asked_of = Questions([f"{i}: {row['prompt']}" for i, row in enumerate(rows)],
+                         {"m": [row["chosen"] for row in rows], "n": [row["rejected"] for row in rows]})  # fmt: skip
+    asked_of.save(tmp_path / "ratings")
+    store = Store(tmp_path / "ratings", asked_of, "compare")
+    for number in range(len(store.tasks)):
+        answers = store.shown("Ann", number)["answers"]
+        store.rate("Ann", number, "left" if "a" in answers[0] else "right")
+    (place / "rated.jsonl").write_bytes((tmp_path / "ratings" / "preferences.jsonl").read_bytes())
+    for method in ("bradley-terry", "dpo"):
+        fields = {"adapter": "lora"} if method == "dpo" else {}
+        spec = asked(place, "rated", method, train={"optimizer": {"name": "adamw", "lr": 0.01}, "steps": 60}, **fields)
+        assert align(spec, tmp_path / method, report=lambda line: None).after.mean > 0.9
 
 
 def test_a_reward_model_becomes_a_reward_for_a_policy(place, tmp_path):

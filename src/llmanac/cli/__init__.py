@@ -18,6 +18,7 @@ with interrupts.ending():
         adapter,
         align,
         bench,
+        benchmark,
         chat,
         classify,
         compare,
@@ -32,6 +33,7 @@ with interrupts.ending():
         ngram,
         quality,
         quantize,
+        rate,
         run,
         score,
         tokenizer,
@@ -58,6 +60,7 @@ app.command("score")(score.score_command)
 app.command("correct")(score.correct_command)
 app.command("embed")(embed.embed_command)
 app.command("evaluate")(evaluate.evaluate_command)
+app.command("rate")(rate.rate_command)
 app.command("serve")(chat.serve_command)
 app.command("bench")(bench.bench_command)
 app.command("compare")(compare.compare_command)
@@ -77,6 +80,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(ngram.app, name="ngram")
 app.add_typer(quality.quality_app, name="quality")
 app.add_typer(metric.app, name="metric")
+app.add_typer(benchmark.app, name="benchmark")
 
 
 @app.callback(invoke_without_command=True)

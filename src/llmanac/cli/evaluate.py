@@ -14,7 +14,6 @@ from llmanac.cli.options import AsJson, SomeRunner
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.evaluate._answering import Answerer
     from llmanac.evaluate.evaluation import Difference, Evaluation
 
 Model = Annotated[
@@ -38,6 +37,7 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Run benchmarks: a table with standard errors, every item in an HTML report; stopped runs go on."""
+    from llmanac.evaluate._answering import load_answerer
     from llmanac.evaluate._benchmark_rows import items_of
     from llmanac.evaluate.evaluation import compare, evaluate
     from llmanac.evaluate.evaluation_report import check_folder, write_results
@@ -57,7 +57,7 @@ def evaluate_command(
     found: list[list[Evaluation]] = []
     try:
         for path in dict.fromkeys([model, *([other] if other else [])]):
-            answerer = _answerer(path, dtype, runner)
+            answerer = load_answerer(path, dtype=dtype, runner=runner)
             found.append(
                 [evaluate(answerer, n, items, own, cache=out / "cache", chat=chat) for n, own, items in chosen]
             )
@@ -76,16 +76,6 @@ def evaluate_command(
     more += ["--data", str(data)] if data else []
     more += ["--limit", str(2 * limit)] if limit else ["--shots", "0"]
     print(f"Next: {shlex.join(more)} -o {shlex.quote(str(out))}   (answers that are there are used again)")
-
-
-def _answerer(path: str, dtype: str | None, runner: str) -> Answerer:
-    if path.startswith(("http://", "https://")):
-        from llmanac.evaluate._server import Server
-
-        return Server(path)
-    from llmanac.evaluate._answering import load_local
-
-    return load_local(path, dtype=dtype, runner=runner)
 
 
 def _digits(value: float | None, spec: str = ".4f") -> str:

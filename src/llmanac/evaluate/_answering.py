@@ -69,6 +69,15 @@ def load_local(path: str, *, dtype: str | None = None, device: str = "auto", run
     return Local(engine, path, f"{_content(path)} {kind} {runner if engine.native else 'torch'}")
 
 
+def load_answerer(path: str, *, dtype: str | None = None, runner: str = "torch") -> Answerer:
+    """A model by its path, or a server by its address (http://...)."""
+    if path.startswith(("http://", "https://")):
+        from llmanac.evaluate._server import Server
+
+        return Server(path)
+    return load_local(path, dtype=dtype, runner=runner)
+
+
 def _content(path: str) -> str:
     """A hash of the files that a model and its tokenizer are read from."""
     from llmanac.models.locate import locate, model_folder

@@ -205,6 +205,8 @@ class _Examples:
         kept = [text for place, text in drawn if self.apart or place != row["place"]][: self.count]
         if len(kept) < self.count:
             raise DataError(f"shots: {self.count} examples are asked for, and there are {len(kept)} others")
+        if self.own.shots.shuffle is not None:
+            random.Random(self.own.shots.shuffle).shuffle(kept)
         return "".join(kept)
 
 
@@ -265,3 +267,15 @@ def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> Ite
         references = (answer_text(own, made, row),)
     kept = row if own.generation and "code" in own.generation.metrics else None
     return Item(row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept)
+
+
+def questions_of(own: Benchmark, folder: Path, *, limit: int | None = None) -> list[tuple[str, ...]]:
+    """What each item asks: the texts of the fields that its prompt has, without the words that all prompts share."""
+    made = Templates(own)
+    out = []
+    for row in itertools.islice(_computed(own.data, made, folder), limit):
+        values = [row.get(name) for name in made.prompt.names]
+        flat = [one for value in values for one in (value if isinstance(value, (list, tuple)) else [value])]
+        texts = tuple(one for one in flat if isinstance(one, str) and one.strip())
+        out.append(texts or (made.prompt.text(row),))
+    return out

@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 import regex
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -132,6 +132,11 @@ class Template:
     def _parse(self) -> jinja2.Template:
         _check(_environment().parse(self.source), self.place)
         return _environment().from_string(self.source)
+
+    @property
+    def names(self) -> list[str]:
+        """The fields that it reads."""
+        return sorted(meta.find_undeclared_variables(_environment().parse(self.source)))
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The text for a row. Raises DataError for a field that is missing or a text that is too long."""

@@ -61,7 +61,7 @@ class Shots(Spec):
     """Examples before the question. count: how many; data: where they are (else the benchmark's own rows, without the
     one that is asked); samples: given here instead; order: the first ones, or drawn for each item as lm-eval draws
     them from `seed`; same: an expression, only rows with the same value serve; separator: after each example;
-    delimiter: between a prompt and its answer."""
+    delimiter: between a prompt and its answer; shuffle: a seed, puts the same examples in another order."""
 
     count: int = 0
     data: Source | None = None
@@ -71,6 +71,7 @@ class Shots(Spec):
     same: str | None = None
     separator: str = "\n\n"
     delimiter: str = " "
+    shuffle: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.count <= 1000:

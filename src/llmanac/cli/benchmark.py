@@ -1,0 +1,115 @@
+"""`llmanac benchmark inspect`: what a benchmark is worth."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmanac.cli.options import AsJson, SomeRunner, group
+from llmanac.core.errors import SpecError
+
+KEY = "properties"
+app = group("Benchmarks themselves: inspect.")
+
+
+@app.callback()
+def _benchmark() -> None:
+    """A group also with one command."""
+
+
+@app.command("inspect")
+def inspect_command(
+    name: Annotated[str, typer.Argument(help="A benchmark's name, or the path of a .toml or lm-eval .yaml file.")],
+    data: Annotated[Path | None, typer.Option(help="The folder of the benchmark's data.")] = None,
+    models: Annotated[
+        str, typer.Option(help="Models that are run, with commas between: folders, .gguf, http://.")
+    ] = "",
+    results: Annotated[str, typer.Option(help="Folders that `llmanac evaluate` wrote, with commas between.")] = "",
+    against: Annotated[str | None, typer.Option(help="Another benchmark, whose ranking is compared.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="Examples before each question [the benchmark's].")] = None,
+    metric: Annotated[str | None, typer.Option(help="The score that counts [the benchmark's first].")] = None,
+    train: Annotated[
+        list[str] | None, typer.Option(help="Training text in which the questions are searched; repeatable.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="Column of a table of training text.")] = "text",
+    embedder: Annotated[
+        str | None, typer.Option(help="A model of sentence vectors, for the spread of meaning.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=0, max=100, help="Draws of examples and of their order.")] = 3,
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("inspected"),
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
+    runner: SomeRunner = "torch",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a benchmark: difficulty, diversity, usefulness, reproducibility, artefacts, contamination."""
+    from llmanac.core.files import write_json, write_text
+    from llmanac.core.outputs import check_pages
+    from llmanac.evaluate._answering import load_answerer
+    from llmanac.evaluate.inspection import inspect, summary
+    from llmanac.evaluate.load import load_benchmark
+
+    label, own = load_benchmark(name)
+    folder = data or (Path(name).parent if Path(name).suffix else None)
+    other = None
+    if against is not None:
+        their, theirs = load_benchmark(against)
+        if their == label:
+            raise SpecError(f"--against {against}: is the benchmark itself; name another one")
+        other = (their, theirs, data or (Path(against).parent if Path(against).suffix else None))
+    paths = list(dict.fromkeys(part.strip() for part in models.split(",") if part.strip()))
+    if paths and folder is None:
+        raise SpecError(f"--data: name the folder that holds {' or '.join(own.data.files)}")
+    check_pages(out, "-o", (f"{label}.json", f"{label}.svg"), KEY)
+    vectors: Any = None
+    if embedder is not None:
+        from llmanac.evaluate.embed import Embedder
+
+        vectors = Embedder.load(embedder)
+    stored = [Path(part.strip()) for part in results.split(",") if part.strip()]
+    found = inspect(
+        label, own, data=folder, models=paths, load=lambda path: load_answerer(path, dtype=dtype, runner=runner),
+        results=stored, against=other, limit=limit, shots=shots, metric=metric, train=train or (), column=column,
+        embedder=vectors, seeds=seeds, cache=out / "cache",
+    )  # fmt: skip
+    place = write_json(out / f"{label}.json", {KEY: found})
+    drawing = chart(found)
+    if drawing:
+        write_text(out / f"{label}.svg", drawing)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    from llmanac.cli.tables import print_table
+
+    print_table(own.title, ["property", "measure", "value"], summary(found), left=(0, 1, 2))
+    print(f"Written: {place}" + (f", {out / f'{label}.svg'}" if drawing else ""))
+    more = ["llmanac", "benchmark", "inspect", name, *(["--data", str(data)] if data else [])]
+    if not paths:
+        print(f"Next: {shlex.join(more)} --models FOLDER   (more properties)")
+    elif not against:
+        other_name = "hellaswag" if label == "piqa" else "piqa"
+        print(
+            f"Next: {shlex.join([*more, '--models', models])} --against {other_name}   (whether both rank models alike)"
+        )
+    else:
+        print(f"Next: {shlex.join([*more, '--models', models])} --train TEXT   (whether questions leaked into it)")
+
+
+def chart(found: dict[str, Any]) -> str | None:
+    """Scores of models, of what needs no question, and of variants, on one axis; None where there is none of them."""
+    from llmanac.lab._svg import Row, interval_chart, standalone
+
+    difficulty, variants = found["difficulty"], found["reproducibility"]
+    rows = [Row(one["model"][-28:], [], one["value"], one["low"], one["high"]) for one in difficulty.get("models", [])]
+    if rows:
+        rows.append(Row("chance", [], difficulty["chance"], None, None, 1))
+    for one in found["artefacts"].get("rows", []):
+        rows.append(Row(one["baseline"][-28:], [], one["value"], one["low"], one["high"], 2))
+    for kind, part in variants.get("spread", {}).items():
+        dots = [one["value"] for one in variants["variants"] if one["kind"] == kind]
+        rows.append(Row(kind, dots, variants["value"], part["low"], part["high"], 3))
+    return standalone(interval_chart(rows, "score", f"{found['title']}: scores")) if rows else None

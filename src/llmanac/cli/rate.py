@@ -1,0 +1,136 @@
+"""`llmanac rate`: a page on which people compare or score answers, and what their ratings say."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmanac.cli.options import AsJson, Seed, SomeRunner
+from llmanac.core.errors import SpecError
+
+if TYPE_CHECKING:
+    pass
+
+
+def rate_command(
+    prompts: Annotated[Path | None, typer.Argument(help="Lines of text, or a table with a prompt a row.")] = None,
+    models: Annotated[str, typer.Option(help="Models that answer, with commas between: folders, .gguf, http://.")] = "",
+    answers: Annotated[str, typer.Option(help="Files of answers that are there already, with commas between.")] = "",
+    mode: Annotated[str, typer.Option(help="compare (two answers side by side) or score (1 to 5).")] = "compare",
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder of questions, ratings, preferences.")] = Path(
+        "ratings"
+    ),
+    column: Annotated[str, typer.Option(help="Column of the prompt in a table.")] = "prompt",
+    answer_column: Annotated[str, typer.Option(help="Column of the answer in tables of --answers.")] = "answer",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of a model.")] = 256,
+    chat: Annotated[bool, typer.Option("--chat", help="Send prompts through the models' chat templates.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1 [any free one].")] = 0,
+    seed: Seed = 0,
+    report: Annotated[Path | None, typer.Option(help="Only say what a file of ratings says.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
+    runner: SomeRunner = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Let people compare or score answers of models, blind; write preferences for `llmanac align`."""
+    from llmanac.evaluate.ratings import PREFERENCES, RATINGS, Questions, Store, read_ratings
+    from llmanac.evaluate.ratings import report as reported
+
+    if report is not None:
+        _show(reported(read_ratings(report / RATINGS if report.is_dir() else report)), as_json)
+        place = (report if report.is_dir() else report.parent) / PREFERENCES
+        if not as_json:
+            print(f"Next: llmanac align MODEL {shlex.quote(str(place))} --method dpo")
+        return
+    if prompts is None:
+        raise SpecError("PROMPTS: name a file of prompts, or ratings to report on with --report")
+    if mode not in ("compare", "score"):
+        raise SpecError(f"--mode {mode}: is not compare or score")
+    from llmanac.core.lock import locked
+    from llmanac.evaluate.segments import read_rows, texts_of
+
+    texts = texts_of(read_rows(prompts, column, "--column"))
+    names = {flag: [part.strip() for part in given.split(",") if part.strip()]
+             for flag, given in (("--models", models), ("--answers", answers))}  # fmt: skip
+    both = [*names["--models"], *names["--answers"]]
+    if len(set(both)) < len(both):
+        raise SpecError("--models, --answers: name each model or file once")
+    if out.is_dir() and any(path.name[0] != "." for path in out.iterdir()) and not (out / "questions.jsonl").exists():
+        raise SpecError(f"-o: {out} holds something else than ratings; name another folder")
+    with locked(out / ".lock", busy=f"{out}: another `llmanac rate` uses it; end that one, or name another with -o"):
+        kept = Questions.load(out) if (out / "questions.jsonl").exists() else None
+        if kept is not None and kept.prompts == texts and list(kept.answers) == both:
+            questions = kept  # goes on; nothing is generated again
+        else:
+            found = _answers(texts, names["--models"], names["--answers"], answer_column, max_tokens, chat,
+                             {"dtype": dtype, "runner": runner})  # fmt: skip
+            questions = Questions(texts, found)
+            questions.tasks(mode)  # type: ignore[arg-type]
+            questions.save(out)
+        store = Store(out, questions, mode, seed)  # type: ignore[arg-type]
+        from llmanac.web.rate import serve_ratings
+
+        serve_ratings(store, port=port)
+        if store.ratings:
+            _show(reported(store.ratings), as_json)
+    if not as_json:
+        print(f"Next: llmanac rate --report {shlex.quote(str(out))}")
+
+
+def _answers(
+    texts: list[str], models: list[str], given: list[str], column: str, length: int, chat: bool, how: dict[str, Any]
+) -> dict[str, list[str]]:
+    from llmanac.core.progress import progress
+    from llmanac.evaluate._answering import load_answerer
+    from llmanac.evaluate.ratings import read_answers
+
+    out = {}
+    for path in models:
+        model = load_answerer(path, **how)
+        out[path] = []
+        with progress(f"answers of {path}", total=len(texts), unit="answers") as bar:
+            for start in range(0, len(texts), 32):
+                out[path] += model.generate(texts[start : start + 32], [], length, chat)
+                bar.advance(len(texts[start : start + 32]))
+    return out | {path: read_answers(Path(path), texts, column) for path in given}
+
+
+def _between(one: dict[str, Any]) -> str:
+    return "" if one["low"] is None else f"{one['low']:.3f} to {one['high']:.3f}"
+
+
+def _show(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    from llmanac.cli.tables import print_table
+
+    if rates := found.get("win_rates"):
+        rows = [
+            [one["model"], one["other"], f"{one['value']:.3f}", _between(one),
+             f"{one['wins']} / {one['ties']} / {one['losses']}",
+             "" if one["settled"] else "no number would" if one["more"] is None else f"about {one['more']:,}"]
+            for one in rates
+        ]  # fmt: skip
+        heads = ["model", "against", "win rate", "95% interval", "wins / ties / losses", "more questions"]
+        print_table("", heads, rows, left=(0, 1))
+    if scores := found.get("scores"):
+        rows = [[one["model"], f"{one['value']:.3f}", _between(one), f"{one['questions']:,}"] for one in scores]
+        print_table("", ["model", "mean score", "95% interval", "questions"], rows)
+    ranking = found.get("bradley_terry")
+    if isinstance(ranking, list):
+        rows = [[one["model"], f"{one['rating']:.0f}", f"{one['low']:.0f} to {one['high']:.0f}"] for one in ranking]
+        print_table("Bradley-Terry", ["model", "rating", "95% interval"], rows)
+    elif ranking:
+        print(f"Bradley-Terry ratings: {ranking['not_measured']}")
+    agreement = found["agreement"]
+    raters = f"{found['ratings']:,} ratings of {found['questions']:,} questions by {', '.join(found['raters'])}"
+    kappa = agreement.get("kappa")
+    value = "undefined" if kappa is None else f"{kappa:.3f}"
+    said = agreement.get("not_measured") or f"{agreement['name']} {value} on {agreement['tasks']:,} ratings"
+    print(f"{raters}; agreement: {said}.")
+    if left := found.get("left"):
+        print(f"The left answer was preferred {left['value']:.0%} of the time ({_between(left)}).")

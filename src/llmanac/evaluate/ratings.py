@@ -1,0 +1,394 @@
+"""People's ratings of answers: what they are shown, the file that they are kept in, what it says.
+
+A folder of ratings has three files:
+
+    questions.jsonl     prompt, and the answer of each model, by name
+    ratings.jsonl       a line a rating, in the order given; of two by one rater on one question the later one counts
+    preferences.jsonl   prompt, chosen, rejected: TRL's columns, which `llmanac align` reads
+
+A comparison is a pair of models on a prompt, `{"rater", "item", "left", "right", "choice"}`, which is left, right or
+tie; a score is one answer, `{"rater", "item", "model", "score"}`, from 1 to 5. Who sees which answer on which side,
+and in which order the questions come, follows from the seed, the rater's name and the question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from llmanac.core import files
+from llmanac.core.errors import DataError, RequestError, SpecError, shown
+from llmanac.data.command_problems import CommandProblems
+from llmanac.data.readers import table_rows
+from llmanac.evaluate.segments import read_rows, texts_of
+from llmanac.metrics._battles import OUTCOMES, Battles
+from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics._statistics import estimate, items_needed
+from llmanac.metrics.agreement import cohen, fleiss
+from llmanac.metrics.bradley_terry import bradley_terry
+
+QUESTIONS, RATINGS, PREFERENCES = "questions.jsonl", "ratings.jsonl", "preferences.jsonl"
+SCORES = (1, 2, 3, 4, 5)
+MOST_TASKS = 100_000
+MOST_RATERS = 1000
+Mode = Literal["compare", "score"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is rated at once: a question (its number) and the models whose answers are shown, two or one."""
+
+    item: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """prompts: (N,) texts; answers: by model, (N,) texts."""
+
+    prompts: list[str]
+    answers: dict[str, list[str]]
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise DataError("prompts: there is none to rate answers of")
+        for name, given in self.answers.items():
+            if len(given) != len(self.prompts):
+                raise DataError(f"{name}: has {len(given)} answers to {len(self.prompts)} prompts; give one for each")
+
+    def tasks(self, mode: Mode) -> list[Task]:
+        """Every pair of models on every prompt, or every answer. Answers that are the same text are not compared.
+
+        Raises:
+            SpecError: fewer than two models for comparisons, or more tasks than a page should hold.
+        """
+        names = list(self.answers)
+        if not names or (mode == "compare" and len(names) < 2):
+            raise SpecError("--models: comparisons need the answers of at least two models; name them with commas")
+        groups = list(itertools.combinations(names, 2)) if mode == "compare" else [(name,) for name in names]
+        found = [
+            Task(item, group)
+            for item in range(len(self.prompts)) for group in groups
+            if len({self.answers[name][item].strip() for name in group}) == len(group)
+        ]  # fmt: skip
+        if not found:
+            raise DataError("answers: all models answer each prompt alike; there is nothing to compare")
+        if len(found) > MOST_TASKS:
+            raise SpecError(f"{len(found):,} ratings are too many for a page ({MOST_TASKS:,}); give fewer prompts")
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write them; refuses a folder with ratings of other questions."""
+        rows = [
+            {"prompt": prompt, "answers": {name: given[i] for name, given in self.answers.items()}}
+            for i, prompt in enumerate(self.prompts)
+        ]
+        path = folder / QUESTIONS
+        if (folder / RATINGS).exists() and path.exists():
+            kept = Questions.load(folder)
+            if (kept.prompts, kept.answers) != (self.prompts, self.answers):
+                raise SpecError(f"-o: {folder} has ratings of other questions or answers; name another folder")
+            return
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        files.write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+    @classmethod
+    def load(cls, folder: Path) -> Questions:
+        """Read them back. Raises DataError for a missing or damaged file; it names file and line."""
+        path, prompts = folder / QUESTIONS, []
+        answers: dict[str, list[str]] = {}
+        for row in table_rows(path, CommandProblems()):
+            prompt, given = row.values.get("prompt"), row.values.get("answers")
+            if not isinstance(prompt, str) or not isinstance(given, dict) or not _all_texts(given):
+                raise DataError(f"{path}:{row.line}: needs a prompt and the answers of models, all of them texts")
+            if prompts and set(given) != set(answers):
+                raise DataError(f"{path}:{row.line}: has answers of other models than the lines before")
+            prompts.append(prompt)
+            for name, text in given.items():
+                answers.setdefault(name, []).append(text)
+        return cls(prompts, answers)
+
+
+def _all_texts(given: Mapping[Any, Any]) -> bool:
+    return all(isinstance(value, str) for value in given.values())
+
+
+def read_answers(path: Path, prompts: Sequence[str], column: str) -> list[str]:
+    """A file's answers, one a prompt. Raises DataError that names the file."""
+    found = texts_of(read_rows(path, column, "--column"))
+    if len(found) != len(prompts):
+        raise DataError(f"{path}: has {len(found)} answers and there are {len(prompts)} prompts; give one for each")
+    return found
+
+
+def in_order(tasks: Sequence[Task], rater: str, seed: int) -> list[Task]:
+    """A rater's own order of the tasks, and the side of each model in a comparison."""
+
+    def draw(task: Task) -> bytes:
+        return hashlib.sha256(json.dumps([seed, rater, task.item, *task.models]).encode()).digest()
+
+    ordered = sorted(tasks, key=draw)
+    return [Task(one.item, one.models[::-1] if draw(one)[-1] & 1 else one.models) for one in ordered]
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A line of the file. models: left and right of a comparison, or the one that is scored; value: left, right or tie,
+    or the score."""
+
+    rater: str
+    item: int
+    models: tuple[str, ...]
+    value: str | int
+
+    @property
+    def task(self) -> tuple[Any, ...]:
+        return self.item, frozenset(self.models)
+
+    def as_json(self) -> dict[str, Any]:
+        if len(self.models) == 1:
+            return {"rater": self.rater, "item": self.item, "model": self.models[0], "score": self.value}
+        left, right = self.models
+        return {"rater": self.rater, "item": self.item, "left": left, "right": right, "choice": self.value}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], place: str) -> Rating:
+        """Raises DataError that names the place and the field."""
+        rater, item = row.get("rater"), row.get("item")
+        models = (row.get("model"),) if "model" in row else (row.get("left"), row.get("right"))
+        value = row.get("score") if len(models) == 1 else row.get("choice")
+        if not isinstance(rater, str) or not rater or type(item) is not int or item < 0:
+            raise DataError(f"{place}: rater must be a name and item the number of a question")
+        if not all(isinstance(name, str) and name for name in models) or len(set(models)) < len(models):
+            raise DataError(f"{place}: left and right must name two models, or model one")
+        good = (
+            type(value) is int and value in SCORES if len(models) == 1 else isinstance(value, str) and value in OUTCOMES
+        )
+        if not good:
+            expected = "a score from 1 to 5" if len(models) == 1 else "left, right or tie"
+            raise DataError(f"{place}: {shown(value)} is not {expected}")
+        return cls(rater, item, models, value)  # type: ignore[arg-type]
+
+
+class Store:
+    """The file of ratings, which grows by a line at a time and is on the disk before a rating is confirmed.
+
+    Holds the lock of its folder only through its user; a line that a killed process left unfinished is dropped.
+    """
+
+    def __init__(self, folder: Path, questions: Questions, mode: Mode, seed: int = 0) -> None:
+        self.folder, self.questions, self.mode, self.seed = folder, questions, mode, seed
+        self.tasks = questions.tasks(mode)
+        self.path = folder / RATINGS
+        self._cut()
+        self.ratings = read_ratings(self.path) if self.path.exists() else []
+        self._orders: dict[str, list[Task]] = {}
+        self._done: dict[str, dict[tuple[Any, ...], Rating]] = defaultdict(dict)
+        for one in self.ratings:
+            if (len(one.models) == 1) != (mode == "score"):
+                raise SpecError(f"{self.path}: has ratings of another kind; name another folder with -o")
+            self._done[one.rater][one.task] = one
+
+    def _cut(self) -> None:
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            files.write_bytes(self.path, data[: data.rfind(b"\n") + 1])
+
+    def order(self, rater: str) -> list[Task]:
+        """The rater's tasks. Raises RequestError where there are too many raters."""
+        if rater not in self._orders:
+            if len(self._orders) >= MOST_RATERS:
+                raise RequestError(f"rater: there are {MOST_RATERS} already")
+            self._orders[rater] = in_order(self.tasks, rater, self.seed)
+        return self._orders[rater]
+
+    def shown(self, rater: str, number: int | None = None) -> dict[str, Any]:
+        """What a rater sees: the task of a number, by default the first that is not rated yet; no name of a model."""
+        order, done = self.order(rater), self._done[rater]
+        keys = [(task.item, frozenset(task.models)) for task in order]
+        count = sum(key in done for key in keys)
+        if number is None:
+            number = next((i for i, key in enumerate(keys) if key not in done), None)
+        page: dict[str, Any] = {"mode": self.mode, "done": count, "total": len(order), "number": number}
+        if number is None:
+            return page
+        if not 0 <= number < len(order):
+            raise RequestError(f"number: {number} is not between 0 and {len(order) - 1}")
+        task, rated = order[number], done.get(keys[number])
+        page |= {"prompt": self.questions.prompts[task.item],
+                 "answers": [self.questions.answers[name][task.item] for name in task.models],
+                 "rated": None if rated is None else rated.value}  # fmt: skip
+        return page
+
+    def rate(self, rater: str, number: int, value: Any) -> None:
+        """Keep a rating; when this returns, it is on the disk. Raises RequestError or DataError for what is none."""
+        order = self.order(rater)
+        if type(number) is not int or not 0 <= number < len(order):
+            raise RequestError(f"number: {shown(number)} is not between 0 and {len(order) - 1}")
+        task = order[number]
+        key = {"model": task.models[0], "score": value} if len(task.models) == 1 else {
+            "left": task.models[0], "right": task.models[1], "choice": value}  # fmt: skip
+        made = Rating.of({"rater": rater, "item": task.item, **key}, "rating")
+        line = json.dumps(made.as_json(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            with open(self.path, "ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise files.refused(error, self.path) from error
+        self.ratings.append(made)
+        self._done[rater][made.task] = made
+        write_preferences(self.folder, self.questions, self.ratings)
+
+
+def read_ratings(path: Path) -> list[Rating]:
+    """A file of ratings. Raises DataError that names file and line."""
+    return [Rating.of(row.values, f"{path}:{row.line}") for row in table_rows(path, CommandProblems())]
+
+
+def latest(ratings: Sequence[Rating]) -> list[Rating]:
+    """Without those that their rater replaced."""
+    return list({(one.rater, *one.task): one for one in ratings}.values())
+
+
+def _margins(ratings: Sequence[Rating]) -> Iterator[tuple[int, str, str]]:
+    """`(item, preferred model, other model)` by the majority of raters; nothing where they are even."""
+    compared: dict[tuple[int, str, str], float] = defaultdict(float)
+    scored: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for one in latest(ratings):
+        if len(one.models) == 1:
+            scored[one.item][one.models[0]].append(int(one.value))
+            continue
+        won, (left, right) = OUTCOMES[str(one.value)] - 0.5, one.models
+        low, high = sorted((left, right))
+        compared[one.item, low, high] += won if low == left else -won
+    for (item, low, high), margin in compared.items():
+        if margin:
+            yield (item, low, high) if margin > 0 else (item, high, low)
+    for item, by_model in scored.items():
+        for low, high in itertools.combinations(sorted(by_model), 2):
+            margin = float(np.mean(by_model[low]) - np.mean(by_model[high]))
+            if margin:
+                yield (item, low, high) if margin > 0 else (item, high, low)
+
+
+def write_preferences(folder: Path, questions: Questions, ratings: Sequence[Rating]) -> int:
+    """Write TRL's columns, a row for each pair that the majority prefers one of, in whole or not at all; how many."""
+    lines = []
+    for item, better, worse in sorted(_margins(ratings)):
+        row = {"prompt": questions.prompts[item], "chosen": questions.answers[better][item],
+               "rejected": questions.answers[worse][item]}  # fmt: skip
+        if row["chosen"].strip() and row["rejected"].strip():
+            lines.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+    files.write_bytes(folder / PREFERENCES, b"".join(lines))
+    return len(lines)
+
+
+def report(ratings: Sequence[Rating]) -> dict[str, Any]:
+    """What ratings say: win rates or mean scores with intervals, agreement of raters, ratings of more than two models.
+
+    A comparison's rate counts a tie as half a win. Its interval is over questions: raters of one question are no
+    independent evidence. Kappa is Cohen's for two raters, Fleiss' for more, over what all of them rated.
+
+    Raises:
+        DataError: no rating, or both kinds in one file.
+    """
+    kept = latest(ratings)
+    kinds = {len(one.models) for one in kept}
+    if len(kinds) != 1:
+        raise DataError(
+            "ratings: has both comparisons and scores; give one kind" if kinds else "ratings: there is none"
+        )
+    raters = list(dict.fromkeys(one.rater for one in kept))
+    out: dict[str, Any] = {"ratings": len(kept), "raters": raters, "questions": len({one.item for one in kept})}
+    if kinds == {1}:
+        by_model: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for one in kept:
+            by_model[one.models[0]][one.item].append(int(one.value))
+        out["scores"] = [
+            {"model": name, **_mean([float(np.mean(values)) for values in by_item.values()])}
+            for name, by_item in by_model.items()
+        ]
+    pairs: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    battles: list[tuple[str, str, str]] = []
+    sides: list[float] = []
+    for one in kept if kinds == {2} else ():
+        (left, right), won = one.models, OUTCOMES[str(one.value)]
+        low, high = sorted((left, right))
+        pairs[low, high][one.item].append(won if low == left else 1 - won)
+        battles.append((left, right, str(one.value)))
+        sides.append(won)
+    if pairs:
+        out["win_rates"] = [_win_rate(low, high, by_item) for (low, high), by_item in sorted(pairs.items())]
+        decided = [won for won in sides if won != 0.5]
+        out["left"] = dict(zip(("value", "low", "high"), wilson_interval(int(sum(decided)), len(decided)), strict=True)
+                           ) if decided else None  # fmt: skip
+    out["agreement"] = _agreement(kept, raters)
+    names = {name for pair in pairs for name in pair}
+    if len(names) > 2:
+        try:
+            ranking = bradley_terry(Battles.read(battles)).ranking()
+            out["bradley_terry"] = [dict(zip(("model", "rating", "low", "high"), row, strict=True)) for row in ranking]
+        except DataError as error:
+            out["bradley_terry"] = {"not_measured": str(error)}
+    return out
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any]:
+    if len(values) < 2:
+        return {"value": float(np.mean(values)), "low": None, "high": None, "questions": len(values)}
+    found = estimate(values)
+    return {"value": found.mean, "low": found.low, "high": found.high, "questions": len(values)}
+
+
+def _win_rate(low: str, high: str, by_item: Mapping[int, Sequence[float]]) -> dict[str, Any]:
+    """How often the first is preferred; Wilson's interval where every question is won or lost, else the normal one."""
+    values = [float(np.mean(given)) for given in by_item.values()]
+    given = [one for ratings in by_item.values() for one in ratings]
+    found = {"model": low, "other": high, **_mean(values), "ratings": len(given),
+             "wins": given.count(1.0), "ties": given.count(0.5), "losses": given.count(0.0)}  # fmt: skip
+    if set(values) <= {0.0, 1.0}:
+        found["low"], found["high"] = wilson_interval(int(sum(values)), len(values))[1:]
+    elif found["low"] is not None:
+        found["low"], found["high"] = max(0.0, found["low"]), min(1.0, found["high"])
+    settled = found["low"] is not None and (found["low"] > 0.5 or found["high"] < 0.5)
+    more = None
+    if not settled and len(values) > 1 and found["value"] != 0.5:
+        error = max(estimate(values).standard_error, 0.5 / len(values))
+        more = max(1, items_needed(found["value"] - 0.5, error, len(values)) - len(values))
+    return {**found, "settled": settled, "more": more}
+
+
+def _agreement(kept: Sequence[Rating], raters: Sequence[str]) -> dict[str, Any]:
+    """Kappa over the tasks that every rater rated; labels are the preferred model, so sides do not matter."""
+    if len(raters) < 2:
+        return {"not_measured": "needs at least two raters"}
+    given: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(dict)
+    for one in kept:
+        label = one.value if len(one.models) == 1 else {"left": one.models[0], "right": one.models[1]}.get(
+            str(one.value), "tie")  # fmt: skip
+        given[one.task][one.rater] = label
+    rows = [[labels[name] for name in raters] for labels in given.values() if len(labels) == len(raters)]
+    if not rows:
+        return {"not_measured": "no question was rated by all raters"}
+    scores = len(kept[0].models) == 1
+    if len(raters) == 2:
+        kappa = cohen([a for a, _ in rows], [b for _, b in rows], "quadratic" if scores else "none")
+        name = "Cohen's kappa" + (", quadratic weights" if scores else "")
+    else:
+        kappa, name = fleiss(rows), "Fleiss' kappa"
+    same = float(np.mean([len(set(row)) == 1 for row in rows]))
+    return {"name": name, "kappa": None if math.isnan(kappa) else kappa, "tasks": len(rows), "all_alike": same}
