@@ -99,7 +99,7 @@ def our_grpo(folder: str) -> Step:
     objective = make_method("objective", "grpo").build()
     prompts = [Prompt(ids=tuple(tokenizer.encode(t)), text=t, row={}) for t in texts(PROMPTS, PROMPT, 0)]
     sampling = Sampling(prompts=PROMPTS, samples=SAMPLES, tokens=ANSWER)
-    engine = Engine(model, tokenizer, rows=PROMPTS * SAMPLES)
+    engine = Engine(model, tokenizer, rows=PROMPTS * SAMPLES, runner="native")
     reward = each(lambda sample: even(sample.text))
     source = Rollouts(prompts, engine, objective, reward, sampling, seed=0)
     made = stepper(model, objective, PROMPTS * SAMPLES)
