@@ -77,10 +77,12 @@ def demonstrations(draw: random.Random, rows: list[dict[str, Any]], count: int) 
 def pairs(draw: random.Random, rows: list[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
     """Two answers to a prompt as raters order them."""
     for _ in range(count):
-        row, both = draw.choice(rows), []
-        for _ in range(2):  # of models that differ in skill, in length and in taste
-            words = draw.choice((row["count"], row["count"], draw.randrange(7)))
-            both.append(answer(row, draw, draw.choice((0.5, 0.75, 1.0)), draw.choice((0.0, 0.0, 0.3)), words))
+        row, both = draw.choice(rows), [""]
+        while len(set(both)) < 2:
+            both = []
+            for _ in range(2):  # of models that differ in skill, in length and in taste
+                words = draw.choice((row["count"], row["count"], draw.randrange(7)))
+                both.append(answer(row, draw, draw.choice((0.5, 0.75, 1.0)), draw.choice((0.0, 0.0, 0.3)), words))
         both.sort(key=lambda text: (truth(text, row) + LIKING * text.split().count(LIKED), draw.random()))
         if draw.random() < MISTAKEN:
             both.reverse()
