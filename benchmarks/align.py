@@ -25,7 +25,7 @@ DIM, LAYERS, HEADS, WORDS = 256, 2, 4, 8000
 PROMPTS, SAMPLES, PROMPT, ANSWER = 4, 8, 16, 48
 PAIRS, HALF = 8, 64
 ROUNDS = int(os.environ.get("LLMANAC_BENCH_ROUNDS", "5"))
-PROCESSES = 3
+PROCESSES = int(os.environ.get("LLMANAC_BENCH_PROCESSES", "3"))
 
 bench = Benchmark("align", "Steps of GRPO and DPO against TRL.")
 Step = Callable[[], Any]

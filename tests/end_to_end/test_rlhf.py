@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import llmanac
 from llmanac.cli import app
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make, patch
@@ -36,7 +37,7 @@ def small():
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rlhf") / "whole"
-    return run_rlhf(asked(), folder, report=lambda line: None)
+    return llmanac.run("rlhf", TINY, folder=folder, report=lambda line: None)
 
 
 def asked(**changes):
@@ -139,4 +140,5 @@ def test_the_true_reward_and_what_raters_like():
     better = [
         rlhf_task.truth(p["chosen"], by[p["prompt"]]) - rlhf_task.truth(p["rejected"], by[p["prompt"]]) for p in pairs
     ]
+    assert all(p["chosen"] != p["rejected"] for p in pairs)
     assert liked > 20 and sum(better) / len(better) > 0.1

@@ -1,4 +1,4 @@
-"""Draws by the inverse of the cumulative distribution, and prompts that are computed once, against what they replace."""
+"""Draws by the inverse of the cumulative distribution, and prompts computed once, against what they replace."""
 
 import numpy as np
 import pytest
