@@ -29,7 +29,7 @@ WORDS = {
     "t": "top tin tub toy tea tap toe tie",
 }
 LIKED = "indeed"
-LIKING = 0.6  # what one is worth to a rater
+LIKING = 0.4  # what one is worth to a rater
 MISTAKEN = 0.1  # of the pairs are rated the wrong way round
 END = "<|endoftext|>"
 
@@ -94,7 +94,7 @@ def pairs(draw: random.Random, rows: list[dict[str, Any]], count: int) -> Iterat
         yield {"prompt": row["prompt"], "chosen": both[1], "rejected": both[0]}
 
 
-def write_task(folder: Path, seed: int, *, instructions: int = 3000, compared: int = 10_000, dim: int = 64) -> None:
+def write_task(folder: Path, seed: int, *, instructions: int = 3000, compared: int = 4000, dim: int = 64) -> None:
     """The files of the task in a folder: instructions, pairs, prompts, held-out prompts, and a random model."""
     from llmanac.core.spec import make_method
 
