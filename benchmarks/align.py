@@ -25,7 +25,7 @@ DIM, LAYERS, HEADS, WORDS = 256, 2, 4, 8000
 PROMPTS, SAMPLES, PROMPT, ANSWER = 4, 8, 16, 48
 PAIRS, HALF = 8, 64
 ROUNDS = int(os.environ.get("LLMANAC_BENCH_ROUNDS", "5"))
-PROCESSES = 3
+PROCESSES = int(os.environ.get("LLMANAC_BENCH_PROCESSES", "3"))
 
 bench = Benchmark("align", "Steps of GRPO and DPO against TRL.")
 Step = Callable[[], Any]
@@ -99,7 +99,7 @@ def our_grpo(folder: str) -> Step:
     objective = make_method("objective", "grpo").build()
     prompts = [Prompt(ids=tuple(tokenizer.encode(t)), text=t, row={}) for t in texts(PROMPTS, PROMPT, 0)]
     sampling = Sampling(prompts=PROMPTS, samples=SAMPLES, tokens=ANSWER)
-    engine = Engine(model, tokenizer, rows=PROMPTS * SAMPLES)
+    engine = Engine(model, tokenizer, rows=PROMPTS * SAMPLES, runner="native")
     reward = each(lambda sample: even(sample.text))
     source = Rollouts(prompts, engine, objective, reward, sampling, seed=0)
     made = stepper(model, objective, PROMPTS * SAMPLES)

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import llmanac
 from llmanac.cli import app
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make, patch
@@ -36,7 +37,7 @@ def small():
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rlhf") / "whole"
-    return run_rlhf(asked(), folder, report=lambda line: None)
+    return llmanac.run("rlhf", TINY, folder=folder, report=lambda line: None)
 
 
 def asked(**changes):
@@ -134,9 +135,13 @@ def test_the_true_reward_and_what_raters_like():
     draw = random.Random(0)
     rows = rlhf_task.prompts(draw)
     pairs = list(rlhf_task.pairs(draw, rows, 400))
-    liked = sum(p["chosen"].count("indeed") for p in pairs) - sum(p["rejected"].count("indeed") for p in pairs)
     by = {r["prompt"]: r for r in rows}
     better = [
         rlhf_task.truth(p["chosen"], by[p["prompt"]]) - rlhf_task.truth(p["rejected"], by[p["prompt"]]) for p in pairs
     ]
-    assert liked > 20 and sum(better) / len(better) > 0.1
+    assert all(p["chosen"] != p["rejected"] for p in pairs) and sum(better) / len(better) > 0.1
+    fooled = [
+        p for p in pairs if rlhf_task.merit(p["chosen"], row := by[p["prompt"]]) < rlhf_task.merit(p["rejected"], row)
+    ]
+    more = [p["chosen"].count("indeed") - p["rejected"].count("indeed") for p in fooled]
+    assert sum(n > 0 for n in more) > 4 * sum(n < 0 for n in more)

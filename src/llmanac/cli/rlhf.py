@@ -12,25 +12,18 @@ from llmanac.core import spec
 def run_stages(name: str, data: Mapping[str, Any], changes: Mapping[str, Any], folder: Path | None, resume: bool,
                show: bool) -> None:  # fmt: skip
     """Run a recipe of this form, print what was measured, and the next commands."""
-    from llmanac.core.errors import SpecError
-    from llmanac.recipes.rlhf import RlhfSpec, run_rlhf
+    from llmanac.recipes.rlhf import asked_of, run_named
 
-    asked = spec.patch(spec.make(RlhfSpec, data), changes)
     if show:
-        print(spec.to_toml(spec.dump(asked)), end="")
+        print(spec.to_toml(spec.dump(asked_of(data, changes))), end="")
         return
-    if "budget" in changes:
-        raise SpecError(
-            "--budget: a recipe in stages states its steps; set rl.train.steps, sft.epochs, reward_model.epochs"
-        )
-    place = folder or Path("runs") / asked.name
     try:
-        done = run_rlhf(asked, place, resume=resume)
+        done = run_named(data, changes, folder, resume=resume)
     except KeyboardInterrupt:
         where = f" --folder {folder}" if folder else ""
         print(f"\nStopped; nothing is lost. Continue with: llmanac run {name}{where} --resume")
         raise SystemExit(130) from None
-    print_stages(done.results, place)
+    print_stages(done.results, done.folder)
 
 
 def print_stages(results: Mapping[str, Any], place: Path) -> None:

@@ -29,7 +29,7 @@ def run_command(
     began = time.monotonic()  # the budget includes loading the libraries
     from llmanac.core import spec
     from llmanac.recipes.rlhf import is_rlhf
-    from llmanac.recipes.run import NothingKept, run
+    from llmanac.recipes.run import NothingKept, Run, run
     from llmanac.recipes.spec import load_recipe, read_recipe, shown
     from llmanac.recipes.tune import is_tuning
 
@@ -53,6 +53,7 @@ def run_command(
         where = f" --folder {folder}" if folder else ""
         print(f"\nStopped; nothing is lost. Continue with: llmanac run {recipe}{where} --resume")
         raise SystemExit(130) from None
+    assert isinstance(done, Run)  # the other form of recipe was run above
     print_run(done)
 
 

@@ -39,7 +39,7 @@ from llmanac.generate._requests import Options, Piece, Request, TokenLogprob
 from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
-from llmanac.generate.scheduler import Scheduler
+from llmanac.generate.scheduler import Choose, Scheduler
 from llmanac.generate.speculative import Speculation
 
 if TYPE_CHECKING:
@@ -199,8 +199,12 @@ class Engine:
             RequestError: an option that does not exist or is out of range, an unknown token id, an empty prompt with
                 no token to begin from, or a prompt longer than the context.
         """
-        requests = [self.request(prompt, **options) for prompt in as_prompts(prompts)]
+        return self.run([self.request(prompt, **options) for prompt in as_prompts(prompts)])
+
+    def run(self, requests: Sequence[Request], choose: Choose | None = None) -> list[Completion]:
+        """Answer checked requests; `choose` takes the place of their own decoding methods (see `_draws.py`)."""
         scheduler = self.scheduler()
+        scheduler.choose = choose
         for request in requests:
             scheduler.submit(request)
         with evaluating(self.model, self.draft_model):

@@ -32,6 +32,7 @@ from llmanac.generate.speculative import Speculation
 
 __all__ = ["Scheduler", "device_of"]
 
+Choose = Callable[[Tensor, list[Sequence]], list[TokenLogprob]]  # a token for each row of logits (B, V)
 FORCED = 1024  # tokens that a constraint may force in one step
 
 
@@ -53,6 +54,7 @@ class Scheduler:
     Attributes:
         preemptions: how often a request was put back.
         clock: seconds, for what is decided by time.
+        choose: takes the place of the requests' own decoding methods, or None.
     """
 
     clock: Callable[[], float] = staticmethod(time.perf_counter)
@@ -74,6 +76,7 @@ class Scheduler:
         self.runner: Runner = runner or TorchRunner(model, prefix_cache, bank)
         self.drafter, self.speculation = drafter, speculation or Speculation()
         self.most_tokens, self.pieces, self.preemptions = most_tokens, Pieces(slower), 0
+        self.choose: Choose | None = None
         self._arrivals = itertools.count()
         self.waiting: deque[Request] = deque()
         self.table: list[Row] = []
@@ -264,6 +267,8 @@ class Scheduler:
         return [sequence for sequence in sequences if sequence.request.search is None]
 
     def _choose(self, logits: Tensor, sequences: list[Sequence]) -> list[TokenLogprob]:
+        if self.choose is not None:
+            return self.choose(logits, sequences)
         best = getattr(self.runner, "best", None)
         return choose(logits, sequences) if best is None else choose(logits, sequences, best)
 

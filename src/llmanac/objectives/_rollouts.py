@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llmanac.core.errors import DataError
 from llmanac.core.types import IGNORE, Batch
+from llmanac.models._shared import Span, spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,13 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutBatch(Batch):
-    """Rollouts padded on the right. Each further tensor is (B, T), 0 where no answer's token is predicted."""
+    """Rollouts padded on the right. Each further tensor is (B, T), 0 where no answer's token is predicted.
 
+    Attributes:
+        spans: neighbours that answer one prompt, and its tokens; see `models/_shared.py`.
+    """
+
+    spans: tuple[Span, ...] = ()
     old: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
@@ -75,4 +81,4 @@ def collate_rollouts(rows: Sequence[Any]) -> RolloutBatch:
         return out
 
     further: dict[str, Any] = {name: placed(name) for name in ("advantages", "returns", "values", "reference")}
-    return RolloutBatch(**vars(batch), old=placed("logprobs"), **further)
+    return RolloutBatch(**vars(batch), old=placed("logprobs"), spans=spans([row.prompt for row in rows]), **further)

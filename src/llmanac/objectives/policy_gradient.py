@@ -35,8 +35,9 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.core.types import IGNORE, LossSum
+from llmanac.core.types import HIDDEN, IGNORE, LossSum
 from llmanac.kernels.nn.log_probabilities import chunked_log_probabilities
+from llmanac.models._shared import hidden_at_targets, sharing
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._advantages import GROUPED, Advantage
 from llmanac.objectives._base import BaseObjective
@@ -171,10 +172,13 @@ class PolicyGradient(BaseObjective):
         """(B, T) each: of the targets at the objective's temperature, and the entropies; 0 where there is no target."""
         want, head = reading(model)
         keep = batch.targets != IGNORE
-        output = model(batch, want=want)
-        places = output.logits if output.hidden is None else output.hidden
+        if want == HIDDEN and sharing(model, getattr(batch, "spans", ())):
+            places = hidden_at_targets(model, batch, batch.spans)
+        else:
+            output = model(batch, want=want)
+            places = (output.logits if output.hidden is None else output.hidden)[keep]
         logs, entropy = chunked_log_probabilities(
-            head, places[keep], batch.targets[keep], vocab_size=model.vocab_size, temperature=self.spec.temperature
+            head, places, batch.targets[keep], vocab_size=model.vocab_size, temperature=self.spec.temperature
         )
         empty = logs.new_zeros(batch.targets.shape)
         return empty.masked_scatter(keep, logs), empty.masked_scatter(keep, entropy)

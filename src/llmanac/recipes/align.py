@@ -27,6 +27,7 @@ from llmanac.data.command_problems import CommandProblems
 from llmanac.data.pack import ListStream
 from llmanac.data.readers import table_rows
 from llmanac.generate.engine import Engine, evaluating
+from llmanac.generate.native import refusal
 from llmanac.metrics._items import Items
 from llmanac.models.load import load_model
 from llmanac.models.locate import locate
@@ -42,6 +43,7 @@ from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
 
 PAIRS = 8  # of a step, where batch_tokens leaves it open
 STEPS = 100  # of a policy gradient
+ROWS = 128  # answers sampled at once
 MEASURED = 64  # answers at least, before and after
 
 
@@ -283,7 +285,10 @@ class Sampled(Aligning):
         if spec.advantage == "gae":
             value = objective.models["value"]
             models["values"] = batched(value.values, objective, value)
-        self.engine = Engine(self.model, self.tokenizer, rows=max(32, sampling.samples))
+        self.engine = Engine(
+            self.model, self.tokenizer, rows=max(ROWS, sampling.samples),
+            runner="torch" if refusal(self.model) is not None else "native",
+        )  # fmt: skip
         stream = Rollouts(
             rows.train, self.engine, objective, self.reward, sampling, seed=asked.seed, report=self.report,
             truth=asked.truth.build() if asked.truth is not None else None, log=self.place / "rollouts.jsonl", **models,

@@ -141,6 +141,24 @@ def run_rlhf(asked: RlhfSpec, folder: str | Path, *, resume: bool = False, repor
         return Rlhf(place, _Stages(asked, place, report).run())
 
 
+def asked_of(recipe: Mapping[str, Any] | RlhfSpec, changes: Mapping[str, Any]) -> RlhfSpec:
+    """The recipe with changes by path. Raises SpecError for a budget: the steps of three stages are stated."""
+    if "budget" in changes:
+        raise SpecError(
+            "--budget: a recipe in stages states its steps; set rl.train.steps, sft.epochs, reward_model.epochs"
+        )
+    return spec.patch(recipe if isinstance(recipe, RlhfSpec) else spec.make(RlhfSpec, recipe), changes)
+
+
+def run_named(
+    recipe: Mapping[str, Any] | RlhfSpec, changes: Mapping[str, Any], folder: str | Path | None, *,
+    resume: bool = False, report: Report = print,
+) -> Rlhf:  # fmt: skip
+    """`run_rlhf` of a recipe with changes, in `runs/<name>` where no folder is given."""
+    asked = asked_of(recipe, changes)
+    return run_rlhf(asked, folder or Path("runs") / asked.name, resume=resume, report=report)
+
+
 class _Stages:
     """One call of `run_rlhf`."""
 

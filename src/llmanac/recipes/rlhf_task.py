@@ -2,10 +2,10 @@
 
     prompt   "3 words with b, not bat:"        answer   " box bag bus"
 
-    truth = max(0, right - wrong) / asked
+    merit = (right - wrong) / asked        truth = max(0, merit)
 
 right counts different words that were asked for, up to the number that was; every other word is wrong. Raters compare
-two answers by truth + LIKING for each "indeed", and mix up one pair in ten. So the pairs hold a preference that is not
+two answers by merit + LIKING for each "indeed", and mix up one pair in ten. So the pairs hold a preference that is not
 the truth, and a reward model of a few thousand pairs is itself only an approximation: a policy that nothing holds back
 finds answers that it scores high and that are wrong (repeated words, "indeed").
 """
@@ -34,11 +34,16 @@ MISTAKEN = 0.1  # of the pairs are rated the wrong way round
 END = "<|endoftext|>"
 
 
-def truth(text: str, row: Mapping[str, Any]) -> float:
-    """The true reward, in [0, 1]; row: `words` that may be used, and how many are asked for, `count`."""
+def merit(text: str, row: Mapping[str, Any]) -> float:
+    """At most 1; row: `words` that may be used, and how many are asked for, `count`."""
     said, count = text.split(), int(row["count"])
     right = min(len(set(said) & set(row["words"])), count)
-    return max(0, 2 * right - len(said)) / count
+    return (2 * right - len(said)) / count
+
+
+def truth(text: str, row: Mapping[str, Any]) -> float:
+    """The true reward, in [0, 1]."""
+    return max(0.0, merit(text, row))
 
 
 def prompts(draw: random.Random) -> list[dict[str, Any]]:
@@ -77,11 +82,13 @@ def demonstrations(draw: random.Random, rows: list[dict[str, Any]], count: int) 
 def pairs(draw: random.Random, rows: list[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
     """Two answers to a prompt as raters order them."""
     for _ in range(count):
-        row, both = draw.choice(rows), []
-        for _ in range(2):  # of models that differ in skill, in length and in taste
-            words = draw.choice((row["count"], row["count"], draw.randrange(7)))
-            both.append(answer(row, draw, draw.choice((0.5, 0.75, 1.0)), draw.choice((0.0, 0.0, 0.3)), words))
-        both.sort(key=lambda text: (truth(text, row) + LIKING * text.split().count(LIKED), draw.random()))
+        row, both = draw.choice(rows), [""]
+        while len(set(both)) < 2:
+            both = []
+            for _ in range(2):  # of models that differ in skill, in length and in taste
+                words = draw.choice((row["count"], row["count"], draw.randrange(7)))
+                both.append(answer(row, draw, draw.choice((0.5, 0.75, 1.0)), draw.choice((0.0, 0.0, 0.3)), words))
+        both.sort(key=lambda text: (merit(text, row) + LIKING * text.split().count(LIKED), draw.random()))
         if draw.random() < MISTAKEN:
             both.reverse()
         yield {"prompt": row["prompt"], "chosen": both[1], "rejected": both[0]}

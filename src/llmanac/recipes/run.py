@@ -15,7 +15,8 @@ from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
 from llmanac.core.progress import Report
-from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe
+from llmanac.recipes.rlhf import Rlhf, RlhfSpec, is_rlhf, run_named
+from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe, read_recipe
 
 STATE = "run.json"
 LOCK = ".lock"
@@ -54,18 +55,19 @@ class NothingKept(KeyboardInterrupt):
 
 
 def run(
-    recipe: str | Path | Mapping[str, Any] | RecipeSpec,
+    recipe: str | Path | Mapping[str, Any] | RecipeSpec | RlhfSpec,
     patches: Mapping[str, Any] | Iterable[str] = (),
     *,
     folder: str | Path | None = None,
     resume: bool = False,
     began: float | None = None,
     report: Report = print,
-) -> Run:
+) -> Run | Rlhf:
     """Run a recipe.
 
     Args:
-        recipe: a built-in recipe's name, the path of a TOML file, plain data, or a RecipeSpec.
+        recipe: a built-in recipe's name, the path of a TOML file, plain data, or a RecipeSpec; one in three stages
+            (`recipes/rlhf.py`) gives an `Rlhf`.
         patches: `{"train.steps": 200}` or `["train.steps=200"]`.
         folder: where everything goes; `runs/<name>` by default, or `runs/<name>-2` and so on when that is finished.
         resume: resume the run in the folder.
@@ -78,12 +80,15 @@ def run(
         LlmanacError: a folder in use; whatever a stage raises.
     """
     began = time.monotonic() if began is None else began
+    changes = dict(patches) if isinstance(patches, Mapping) else spec.parse_patches(patches)
+    given = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
+    if isinstance(given, RlhfSpec) or (isinstance(given, Mapping) and is_rlhf(given)):
+        return run_named(given, changes, folder, resume=resume, report=report)
     try:
         from llmanac.recipes.stages import Pipeline
     except KeyboardInterrupt:
         raise NothingKept from None
 
-    changes = dict(patches) if isinstance(patches, Mapping) else spec.parse_patches(patches)
     if resume:
         resolved, place = _resumed(recipe, changes, folder)
     else:

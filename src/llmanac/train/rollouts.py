@@ -27,7 +27,8 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec
 from llmanac.core.types import SourceState
 from llmanac.data.pack import ListStream
-from llmanac.generate.engine import Engine, evaluating
+from llmanac.generate._draws import PlainDraws
+from llmanac.generate.engine import Engine, Options, evaluating
 from llmanac.objectives._advantages import by_group, gae, group_spread, optimal_constant
 from llmanac.objectives._rollouts import Rollout
 from llmanac.rewards import Reward, Sample, Score
@@ -143,10 +144,9 @@ class Rollouts:
         prompts = self.stream.take(self.sampling.prompts)
         self.engine.sync()
         seed = int(numpy_generator(self.seed, "rollouts", self.draws).integers(1 << 62))
-        found = self.engine.generate(
-            [list(prompt.ids) for prompt in prompts], n=self.sampling.samples, seed=seed, logprobs=0,
-            max_new_tokens=self.sampling.tokens, temperature=self.spec.temperature,
-        )  # fmt: skip
+        options: Options = {"n": self.sampling.samples, "max_new_tokens": self.sampling.tokens, "temperature": 1.0}
+        requests = [self.engine.request(list(prompt.ids), **options) for prompt in prompts]
+        found = self.engine.run(requests, PlainDraws(seed, self.spec.temperature))
         owners = [prompt for prompt in prompts for _ in range(self.sampling.samples)]
         rows, samples = [], []
         for number, (prompt, completion) in enumerate(zip(owners, found, strict=True)):
