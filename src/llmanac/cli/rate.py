@@ -87,7 +87,7 @@ def _answers(
     from llmanac.evaluate._answering import load_answerer
     from llmanac.evaluate.ratings import read_answers
 
-    out = {}
+    out: dict[str, list[str]] = {}
     for path in models:
         model = load_answerer(path, **how)
         out[path] = []

@@ -105,7 +105,8 @@ class Questions:
     @classmethod
     def load(cls, folder: Path) -> Questions:
         """Read them back. Raises DataError for a missing or damaged file; it names file and line."""
-        path, prompts = folder / QUESTIONS, []
+        path = folder / QUESTIONS
+        prompts: list[str] = []
         answers: dict[str, list[str]] = {}
         for row in table_rows(path, CommandProblems()):
             prompt, given = row.values.get("prompt"), row.values.get("answers")

@@ -107,12 +107,12 @@ def reproducibility(
             with _together(model, alone) as other_model:
                 found = evaluate(other_model, name, plain, own, block=1 if alone else 128)
             add(BATCH, label, answers_of(found, base.metric))
-    error = estimate(base.scores, base.clusters)
+    noise = estimate(base.scores, base.clusters)
     kinds = {kind: [base.value, *(row["value"] for row in rows if row["kind"] == kind)] for kind in
              dict.fromkeys(row["kind"] for row in rows)}  # fmt: skip
     return {
-        "model": base.model, "value": base.value, "standard_error": error.standard_error,
-        "detectable": error.detectable, "variants": rows,
+        "model": base.model, "value": base.value, "standard_error": noise.standard_error,
+        "detectable": noise.detectable, "variants": rows,
         "spread": {kind: {"low": min(v), "high": max(v), "deviation": float(np.std(v, ddof=1)), "runs": len(v)}
                    for kind, v in kinds.items()},
         **({} if count else {"note": "no examples precede the questions: nothing is drawn, and there is no order"}),
@@ -150,9 +150,9 @@ def min_k(model: Local, texts: Sequence[str], k: float = 0.2, label: str | None 
     with evaluating(network), shown as bar:
         for chosen, batch in batches(network, pieces, max(1, min(BATCH_TOKENS, LOGITS // network.vocab_size))):
             logprobs = call(batch, None, ALL).logits.double().log_softmax(-1)
-            for row, piece in enumerate(chosen):
+            for place, piece in enumerate(chosen):
                 targets = torch.from_numpy(pieces[piece][1]).to(logprobs.device)
-                out[piece] = lowest(token_scores(logprobs[row, : len(targets)], targets).cpu().numpy(), k)
+                out[piece] = lowest(token_scores(logprobs[place, : len(targets)], targets).cpu().numpy(), k)
             if bar is not None:
                 bar.advance(len(chosen))
     return out

@@ -9,6 +9,7 @@ nothing else that runs.
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ class PlainDraws:
     def __call__(self, logits: Tensor, sequences: Items[Sequence]) -> list[TokenLogprob]:
         """One token a row of logits (B, V). Raises LlmanacError where they are not finite numbers."""
         uniform = self._uniform(sequences)
+        ids: Any
+        numbers: Any
         if logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.stride(-1) == 1:
             ids, numbers = _compiled(logits, self.temperature, uniform)
         else:

@@ -92,6 +92,7 @@ def run(
     if resume:
         resolved, place = _resumed(recipe, changes, folder)
     else:
+        assert not isinstance(recipe, RlhfSpec)
         resolved = load_recipe(recipe, changes)
         if getattr(resolved.spec.model, "estimated", False):
             raise SpecError(
