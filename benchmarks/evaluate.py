@@ -1,8 +1,8 @@
 """Scores of generated text against the tools that define them: the same texts in, equal scores out; one thread.
 
-ROUGE on news articles and their summaries, BLEU, its significance test and BERTScore on machine translation. The texts
-are those of `LLMANAC_SHARED_DATA` where it is set, else sentences made by rule. `MINILM=/path` names the folder of
-all-MiniLM-L6-v2 for BERTScore.
+ROUGE on news articles and their summaries, BLEU, its significance test and BERTScore on machine translation, multiple
+choice on SmolLM2-135M-Instruct in float32. The texts are those of `LLMANAC_SHARED_DATA` where it is set, else sentences
+made by rule. `MINILM=/path` names the folder of all-MiniLM-L6-v2 for BERTScore.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from _harness import Benchmark, Result, find_peer, interleave
 DATA = Path(os.environ["LLMANAC_SHARED_DATA"]) if "LLMANAC_SHARED_DATA" in os.environ else None
 TRIALS = 10_000
 PAIRS = 200  # of BERTScore
+PEER_BATCHES = (1, 8)  # of lm-eval
 
-bench = Benchmark("evaluate", "Metrics of generated text against rouge-score, sacrebleu and bert-score; one thread.")
+bench = Benchmark("evaluate", "Evaluation against rouge-score, sacrebleu, bert-score and lm-eval; one thread.")
 
 
 def translations() -> tuple[list[str], list[str], list[str]]:
@@ -143,6 +144,60 @@ def bertscore() -> Result:
         assert abs(runs["theirs"]()[2].numpy() - runs["ours"]().scores[:, 2]).max() < 1e-5
     seconds = interleave(runs, rounds=3, clock=time.process_time)
     return Result.rate("bertscore", len(mine), seconds, unit="pairs/s", peer=peer)
+
+
+def multiple_choice(name: str, start: int, count: int) -> Result:
+    """Log-likelihoods of every choice of some items, by lm-eval's HFLM with the batch size that is fastest for it."""
+    import torch
+    from adapt import folder_of_smollm2
+
+    from llmanac.evaluate._answering import Local
+    from llmanac.evaluate._benchmark_rows import items_of
+    from llmanac.evaluate.load import load_benchmark
+    from llmanac.generate.load import load_engine
+    from llmanac.tokenizers.load import load_tokenizer
+
+    module, peer = find_peer("lm_eval")
+    place = folder_of_smollm2()
+    if DATA is None or place is None:
+        return Result(f"mc-{name}", "items/s", None, peer, more={"missing": "LLMANAC_SHARED_DATA, or SmolLM2"})
+    if not (Path(place) / "tokenizer.json").is_file():
+        load_tokenizer(os.environ["LLMANAC_SMOLLM2"]).save(place)
+    torch.set_num_threads(1)
+    _, own = load_benchmark(name)
+    items = items_of(own, DATA, limit=start + count)[start:]
+    pairs = [(item.prompt, own.shots.delimiter + text) for item in items for text in item.choices]
+    engine = load_engine(place, dtype="float32", device="cpu")
+    runs: dict[str, Any] = {"ours": lambda: Local(engine, name, name).likelihoods(pairs)}
+    if module:
+        from lm_eval.api.instance import Instance
+        from lm_eval.models.huggingface import HFLM
+
+        asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+        for batch in PEER_BATCHES:
+            model = HFLM(pretrained=place, dtype="float32", device="cpu", batch_size=batch)
+            runs[f"theirs, batches of {batch}"] = lambda m=model: m.loglikelihood(asked, disable_tqdm=True)
+        theirs = runs[f"theirs, batches of {PEER_BATCHES[0]}"]()
+        off = max(abs(a - b) for (a, _), (b, _) in zip(runs["ours"](), theirs, strict=True))
+        assert off < 1e-2, off
+    seconds = interleave(runs, rounds=3, warmup=0, clock=time.process_time)
+    batches = {n: s for n, s in seconds.items() if n != "ours"}
+    if batches:
+        seconds["theirs"] = min(batches.values())
+    more = {"items": len(items), **{f"items/s, {n}": len(items) / s for n, s in batches.items()}}
+    return Result.rate(f"mc-{name}", len(items), seconds, unit="items/s", peer=peer, **more)
+
+
+@bench.measure("mc-hellaswag")
+def hellaswag() -> Result:
+    """HellaSwag: items a second."""
+    return multiple_choice("hellaswag", 0, 12)
+
+
+@bench.measure("mc-mmlu")
+def mmlu() -> Result:
+    """MMLU with five examples, questions of one subject: items a second."""
+    return multiple_choice("mmlu", 0, 12)
 
 
 if __name__ == "__main__":

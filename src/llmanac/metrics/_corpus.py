@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmanac.core.errors import DataError, shown
-from llmanac.kernels.metrics.trials import add_drawn
+from llmanac.kernels.metrics.trials import count_drawn
 from llmanac.metrics._intervals import wilson_interval
 
 SEED = 12345  # sacrebleu's
@@ -89,13 +89,16 @@ def resampled_together(
 ) -> tuple[np.ndarray, ...]:
     """The same resamples of several systems' scores on the same segments."""
     segments = len(several[0].statistics)
-    sums = [np.zeros((samples, one.statistics.shape[1])) for one in several]
+    statistics = np.concatenate([one.statistics for one in several], 1)
+    sums = np.empty((samples, statistics.shape[1]))
     rows = max(1, BLOCK // segments)
     for start in range(0, samples, rows):
         drawn = generator.integers(0, segments, size=(min(rows, samples - start), segments))
-        for one, total in zip(several, sums, strict=True):
-            add_drawn(drawn, one.statistics, total[start : start + rows])
-    return tuple(_of_sums(one, total) for one, total in zip(several, sums, strict=True))
+        counts = np.zeros(drawn.shape)
+        count_drawn(drawn, counts)
+        np.matmul(counts, statistics, out=sums[start : start + rows])
+    each = np.split(sums, np.cumsum([one.statistics.shape[1] for one in several])[:-1], axis=1)
+    return tuple(_of_sums(one, total) for one, total in zip(several, each, strict=True))
 
 
 def _of_sums(measured: Measured, sums: np.ndarray) -> np.ndarray:

@@ -38,11 +38,8 @@ def add_chosen(bits, statistics, sums):
 
 
 @cached
-def add_drawn(drawn, statistics, sums):
-    """sums (T, K) += for each row of drawn (T, N), the statistics (S, K) of the segments that it names."""
-    width = statistics.shape[1]
+def count_drawn(drawn, counts):
+    """counts (T, S) += how often each row of drawn (T, N) names each segment."""
     for trial in range(drawn.shape[0]):
         for n in range(drawn.shape[1]):
-            segment = drawn[trial, n]
-            for k in range(width):
-                sums[trial, k] += statistics[segment, k]
+            counts[trial, drawn[trial, n]] += 1
