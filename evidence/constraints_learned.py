@@ -178,3 +178,62 @@ def scores(model: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
         for text in texts
     ]
     return np.array([found.sum() for found in scorer(model)(rows)])
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    """The page."""
+
+    def rows(names: Sequence[str], key: str) -> list[list[str]]:
+        out = []
+        for name in names:
+            found = [seed["arms"][name] for seed in seeds]
+            distances = [row["distance"] for row in found if row["distance"] is not None]
+            cost = [f"{mean([row[k] for row in found]):{form}}" if k in found[0] else ""
+                    for k, form in (("setup_tokens", ",.0f"), ("setup_seconds", ".1f"))]  # fmt: skip
+            out.append([
+                name, with_interval([row[key] for row in found], 3),
+                with_interval(distances, 3) if len(distances) == len(found) else "",
+                with_interval([float(row["distinct"]) for row in found], 0),
+                with_interval([row["tokens"] for row in found], 1), f"{1000 * mean([row['seconds'] for row in found]):.2f}", *cost,
+            ])  # fmt: skip
+        return out
+
+    head = ["arm", "valid", "distance, nats", "different texts", "tokens a text", "ms a text", "tokens to set up", "seconds to set up"]
+    names = [name for name in seeds[0]["arms"] if not name.endswith("sum")]
+    first = [name for name in ("model alone", "template", "masks") if name in names]
+    return [
+        Section("Records",
+                ["Distance is KL(arm || p(x | valid)) over the arm's valid texts, estimated from them; ranked samples that are "
+                 "valid have that distribution. Different texts are the valid ones. Times are CPU."],
+                [table(head, rows([*first, *(n for n in names if n not in first)], "valid"))]),
+        Section("Records whose digits add up to the number of letters", [],
+                [table([head[0], "meet it", *head[2:]], rows([n for n in seeds[0]["arms"] if n.endswith("sum")], "met"))]),
+    ]  # fmt: skip
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    at = lambda name, key="valid": average(seeds, "arms", name, key)  # noqa: E731
+    findings = [
+        verdict(at("masks") == 1 and at("template") == 1 and at("RL, KL") < 1,
+                f"hard constraints are always valid ({at('template'):.1%} and {at('masks'):.1%}); a policy that learned the constraint "
+                f"is valid in {at('RL, KL'):.1%} with the KL penalty and {at('RL'):.1%} without, the model alone in "
+                f"{at('model alone'):.1%}, best of 16 in {at('best of 16'):.1%}, FUDGE in {at('FUDGE, weight 1'):.1%} and "
+                f"{at('FUDGE, weight 4'):.1%} (weights 1 and 4)."),
+        verdict(at("RL, KL", "distance") < at("RL", "distance"),
+                f"the KL penalty keeps the model's distribution: {at('RL, KL', 'distance'):.2f} nats from p(x | valid), without it "
+                f"{at('RL', 'distance'):.2f}; masks {at('masks', 'distance'):.2f}, FUDGE {at('FUDGE, weight 1', 'distance'):.2f}. "
+                f"Of {TEXTS} texts {at('RL', 'distinct'):.0f} are different without it, {at('RL, KL', 'distinct'):.0f} with it."),
+        verdict(at("RL, KL", "setup_tokens") > at("FUDGE, weight 1", "setup_tokens"),
+                f"RL is the most expensive to set up: {at('RL, KL', 'setup_tokens'):,.0f} sampled tokens and "
+                f"{at('RL, KL', 'setup_seconds'):.1f} s, FUDGE {at('FUDGE, weight 1', 'setup_tokens'):,.0f} and "
+                f"{at('FUDGE, weight 1', 'setup_seconds'):.1f} s. A text then costs {at('RL, KL', 'tokens'):.1f} tokens, best of 16 "
+                f"{at('best of 16', 'tokens'):.0f}: after {at('RL, KL', 'setup_tokens') / at('best of 16', 'tokens'):,.0f} texts RL has "
+                "sampled less."),
+        verdict(at("RL, KL, sum", "met") > at("model alone, sum", "met"),
+                f"RL takes the other constraint as a reward: {at('RL, KL, sum', 'met'):.1%} meet it, {at('model alone, sum', 'met'):.1%} "
+                f"of the model's own texts, {at('best of 16, sum', 'met'):.1%} of the best of 16."),
+    ]  # fmt: skip
+    return {
+        "parameters": seeds[0]["parameters"], "clean": CLEAN, "records": len(RECORDS), "texts": TEXTS, "draws": DRAWS, "batch": BATCH,
+        "weight": WEIGHT, "seeds": len(seeds), "findings": bullets(findings),
+    }  # fmt: skip

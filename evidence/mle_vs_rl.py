@@ -218,3 +218,79 @@ def exposure(model: Any, source: Source, seed: int, full: bool) -> dict[str, flo
         "reverse": float((logs[fine] - source.log_probability(own)).mean()),
         "valid": len(own) / count, "distinct": len({tuple(row) for row in own.tolist()}) / count,
     }  # fmt: skip
+
+
+WORDS_ARMS = ("likelihood", "likelihood, no mistakes", "RL")
+SOURCE_ARMS = ("likelihood", "RL", "RL, entropy")
+
+
+def change(seeds: Sequence[dict[str, Any]], task: str, arm: str, key: str, base: str = "start") -> str:
+    """The mean difference to another arm, paired by seed, with its interval."""
+    low, high = interval(differences(seeds, task, arm, key, base))
+    return f"{mean(differences(seeds, task, arm, key, base)):+.3f} (95% interval {low:+.3f} to {high:+.3f})"
+
+
+def differences(seeds: Sequence[dict[str, Any]], task: str, arm: str, key: str, base: str = "start") -> list[float]:
+    both = over(seeds, task, "arms", arm, key), over(seeds, task, "arms", base, key)
+    return [a - b for a, b in zip(*both, strict=True)]
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    """The page."""
+    columns = {
+        "words": {"truth": ("true reward", 3), "nll": ("nats a token of demonstrations", 3), "surprise": ("entropy a token", 2),
+                  "distinct": ("different answers", 2), "kl": ("KL to the start", 2), "tokens_seen": ("tokens learned from", 0)},
+        "source": {"gold": ("KL after the source's prefixes", 4), "own": ("after own prefixes", 4),
+                   "metric": ("log-probability under the source", 2), "reverse": ("KL(model || source) of a text", 2),
+                   "entropy": ("entropy of a text", 2), "distinct": ("different texts", 2)},
+    }  # fmt: skip
+    out = []
+    for name, keys in columns.items():
+        rows = []
+        for arm in ("start", *(WORDS_ARMS if name == "words" else SOURCE_ARMS)):
+            found = seeds[0][name]["arms"][arm]
+            cells = [with_interval(over(seeds, name, "arms", arm, k), d) if k in found else "" for k, (_, d) in keys.items()]
+            rows.append([arm, *cells, f"{average(seeds, name, 'arms', arm, 'seconds'):.1f}" if "seconds" in found else ""])
+        title = "Words" if name == "words" else "A known source"
+        said = [] if name == "words" else ["Nats. Divergences of the next token are means over places with a full context."]
+        out.append(Section(title, said, [table(["", *(text for text, _ in keys.values()), "seconds"], rows)]))
+    return out
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    gaps = {arm: [own - gold for own, gold in zip(over(seeds, "source", "arms", arm, "own"),
+                                                  over(seeds, "source", "arms", arm, "gold"), strict=True)]
+            for arm in ("start", *SOURCE_ARMS)}  # fmt: skip
+    said = {arm: f"{mean(found):+.4f} ({interval(found)[0]:+.4f} to {interval(found)[1]:+.4f})" for arm, found in gaps.items()}
+    metric = differences(seeds, "words", "RL", "truth", "likelihood")
+    arm = lambda task, name, key: average(seeds, task, "arms", name, key)  # noqa: E731
+    findings = [
+        verdict(interval(metric)[0] > 0,
+                f"RL changes the true reward by {change(seeds, 'words', 'RL', 'truth')}, likelihood on the same sort of "
+                f"demonstrations by {change(seeds, 'words', 'likelihood', 'truth')}; RL against likelihood: "
+                f"{change(seeds, 'words', 'RL', 'truth', 'likelihood')}. Demonstrations without a mistake give "
+                f"{change(seeds, 'words', 'likelihood, no mistakes', 'truth')}: what RL earns with a reward, better data may earn "
+                "too."),
+        verdict(arm("words", "likelihood", "nll") < arm("words", "RL", "nll")
+                and arm("words", "likelihood", "surprise") > arm("words", "RL", "surprise"),
+                f"likelihood keeps the demonstrations' distribution: {arm('words', 'likelihood', 'nll'):.2f} nats a token against "
+                f"{arm('words', 'RL', 'nll'):.2f} after RL, and {arm('words', 'likelihood', 'surprise'):.2f} against "
+                f"{arm('words', 'RL', 'surprise'):.2f} nats of its own tokens. It takes {arm('words', 'likelihood', 'seconds'):.1f} s "
+                f"of CPU, RL {arm('words', 'RL', 'seconds'):.1f} s."),
+        verdict(interval(gaps["start"])[0] > 0,
+                f"exposure bias of the model fitted by likelihood, nats a token: {said['start']} at the start, "
+                f"{said['likelihood']} after new texts."),
+        f"On its own prefixes RL with entropy has {said['RL, entropy']} and RL without {said['RL']}; their divergences after the "
+        f"source's prefixes are {arm('source', 'RL, entropy', 'gold'):.3f} and {arm('source', 'RL', 'gold'):.3f}, likelihood's "
+        f"{arm('source', 'likelihood', 'gold'):.3f}.",
+        verdict(arm("source", "RL", "metric") > arm("source", "likelihood", "metric"),
+                f"RL's texts have {arm('source', 'RL', 'metric'):.1f} nats under the source, likelihood's "
+                f"{arm('source', 'likelihood', 'metric'):.1f}; it pays with variety: an entropy of {arm('source', 'RL', 'entropy'):.1f} "
+                f"nats a text against {arm('source', 'likelihood', 'entropy'):.1f}. With its entropy in the reward "
+                f"KL(model || source) is {arm('source', 'RL, entropy', 'reverse'):.2f}, after likelihood "
+                f"{arm('source', 'likelihood', 'reverse'):.2f}."),
+    ]  # fmt: skip
+    return {
+        "parameters": seeds[0]["words"]["parameters"], "small": seeds[0]["source"]["parameters"], "steps": STEPS, "batch": BATCH,
+        "length": LENGTH, "order": ORDER, "texts": TEXTS, "more": LATER * BATCH, "seeds": len(seeds), "findings": bullets(findings),
+    }  # fmt: skip

@@ -3,8 +3,8 @@
 The task is that of `llmanac run rlhf`: asked for some words, a decoder of {parameters:,} parameters writes them, after
 {sft} steps of fine-tuning on demonstrations that are right most of the time. The true reward, from 0 to 1, is computed.
 Every arm of a seed starts from the same weights and samples {draws} draws of {batch} answers ({answers:,} answers);
-results are of {held} answers to prompts that were not trained on. {seeds} seeds; ± is half a 95% interval over them. The
-rate of each arm was chosen among {rates} on two other seeds, except where a rate is named.
+results are of {held} answers to prompts that were not trained on. {seeds} seeds; ± is half a 95% interval over them. All
+arms have the rate {rate} (AdamW, gradients cut at norm 1, so that the scale of advantages hardly matters).
 
 {findings}
 
@@ -190,3 +190,125 @@ def _spread(found: torch.Tensor) -> dict[str, float | None]:
     signal = float((total - own) / (count * (count - 1)))
     variance = float((own - total / count) / (count - 1))
     return {"variance": variance, "noise": variance / signal if signal > 0 else None}
+
+
+BLOCKS = {
+    "Baselines": (*BASELINES, "gae, single", "without SFT"),
+    "Clipping": tuple(SURROGATES),
+    "The KL penalty": ("KL off", *(f"KL {weight:g}" for weight in WEIGHTS)),
+}
+WORDS = {"gae": "value model (gae)", "gae, single": "value model, one answer a prompt", "none": "no baseline"}
+SAID = {
+    "Baselines": "The reward is the truth; surrogate REINFORCE, each draw read once. Seconds are of CPU.",
+    "Clipping": f"The same with leave-one-out advantages, each draw read in {REUSED['epochs'] * REUSED['minibatches']} steps. "
+    "An update's KL is of the sampling policy and that after the draw's last step but one, in nats a token.",
+    "The KL penalty": "The reward is what raters like: the truth, and more for each \"indeed\". KL is to the start, in nats "
+    "an answer.",
+}  # fmt: skip
+
+
+def collapsed(seeds: Sequence[dict[str, Any]], arm: str) -> int:
+    """Seeds in which an arm ends with less truth than its start had."""
+    return sum(end < start for end, start in zip(over(seeds, "arms", arm, "truth"), over(seeds, "start", "truth"), strict=True))
+
+
+def gain(seeds: Sequence[dict[str, Any]], arm: str, base: str = "start", key: str = "truth") -> tuple[float, float, float]:
+    """The mean difference of an arm's end to another arm's, or to the start, paired by seed, and its 95% interval."""
+    before = over(seeds, "start", key) if base == "start" else over(seeds, "arms", base, key)
+    found = [a - b for a, b in zip(over(seeds, "arms", arm, key), before, strict=True)]
+    return mean(found), *interval(found)
+
+
+def said(found: tuple[float, float, float]) -> str:
+    return f"{found[0]:+.3f} (95% interval {found[1]:+.3f} to {found[2]:+.3f})"
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    """The page."""
+    out = []
+    for title, arms in BLOCKS.items():
+        keys = {"truth": 3, "kl": 2, "distinct": 2, "tokens": 1}
+        keys |= {"Baselines": {"spread": 2}, "Clipping": {"update": 3, "largest": 2}, "The KL penalty": {"raters": 2, "indeed": 2}}[title]
+        cells = [["start", *(with_interval(over(seeds, "start", key), digits) if key in seeds[0]["start"] else ""
+                             for key, digits in keys.items()), "", ""]]  # fmt: skip
+        for arm in arms:
+            values = [with_interval(over(seeds, "arms", arm, key), digits) for key, digits in keys.items()]
+            cells.append([WORDS.get(arm, arm), *values, f"{collapsed(seeds, arm)} of {len(seeds)}",
+                          f"{average(seeds, 'arms', arm, 'seconds'):.0f}"])  # fmt: skip
+        heads = {"spread": "groups with spread", "update": "KL of an update", "largest": "largest", "kl": "KL to the start",
+                 "raters": "raters' score", "indeed": '"indeed"', "distinct": "different answers", "truth": "true reward"}  # fmt: skip
+        out.append(Section(title, [SAID[title]], [table(["", *(heads.get(k, k) for k in keys), "collapsed", "seconds"], cells)]))
+    rows = []
+    for name in (*BASELINES, "constant"):
+        at = lambda policy, offset, key, name=name: over(seeds, "fixed", policy, "baselines", f"{name}+{offset}", key)  # noqa: E731
+        ratios = [
+            [a / b for a, b in zip(at(policy, offset, "noise"), over(seeds, "fixed", policy, "baselines", "none+0", "noise"), strict=True)]
+            for policy, offset in (("start", 0), ("start", 1), ("later", 0))
+        ]
+        rows.append([{"constant": "optimal constant, exact norms", **WORDS}.get(name, name),
+                     *(with_interval(found, 2) for found in ratios)])  # fmt: skip
+    out.append(
+        Section(
+            "Variance at a fixed policy",
+            [f"The trace of the covariance of a draw's gradient over the squared norm of its mean, as a ratio to that "
+             f"without a baseline: {FIXED} draws of {PROMPTS} prompts and {SAMPLES} answers, the same for every baseline. "
+             "The moving average is the mean reward of other draws, the value model and the exact constant were fitted "
+             "to other draws."],
+            [table(["", "at the start", "start, 1 added to every reward", "after RL"], rows)],
+        )
+    )  # fmt: skip
+    return out
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    ratio = lambda name, offset, policy="start": [  # noqa: E731
+        a / b for a, b in zip(over(seeds, "fixed", policy, "baselines", f"{name}+{offset}", "noise"),
+                              over(seeds, "fixed", policy, "baselines", "none+0", "noise"), strict=True)
+    ]  # fmt: skip
+    known = ("moving-average", "rloo", "grpo", "dr-grpo", "optimal", "constant")
+    lower = [n for n in known if interval(ratio(n, 0))[1] < 1]
+    higher = [n for n in known if interval(ratio(n, 0))[0] > 1]
+    free = all(abs(mean(ratio(n, 0)) / mean(ratio(n, 1)) - 1) < 1e-3 for n in known)
+    strongest = f"KL {WEIGHTS[-1]:g}"
+    off, on = gain(seeds, "KL off"), gain(seeds, strongest)
+    best = max(WEIGHTS, key=lambda w: average(seeds, "arms", f"KL {w:g}", "truth"))
+    cost = gain(seeds, f"KL {best:g}", "KL off", "raters")
+    against = gain(seeds, "gae", "rloo")
+    single = gain(seeds, "gae, single", "moving-average")
+    findings = [
+        verdict(free, f"1 added to every reward changes no baseline's variance, and multiplies that without a baseline by "
+                f"{mean(ratio('none', 1)):.0f}."),
+        "At the start, where answers earn " + f"{average(seeds, 'start', 'truth'):.2f} of 1, the relative variance is "
+        + (f"lower than without a baseline for {', '.join(lower)}" if lower else "for no baseline certainly lower")
+        + (f", and higher for {', '.join(higher)}" if higher else "")
+        + f"; the others' intervals contain 1. Leave-one-out has {mean(ratio('rloo', 0)):.2f} of it, GRPO "
+        f"{mean(ratio('grpo', 0)):.2f}, the exact optimal constant {mean(ratio('constant', 0)):.2f}.",
+        f"Learning with leave-one-out ends {said(gain(seeds, 'rloo'))} above the start, without a baseline "
+        f"{said(gain(seeds, 'none'))}, with GRPO {said(gain(seeds, 'grpo'))}. Against leave-one-out no baseline is "
+        f"{said(gain(seeds, 'none', 'rloo'))}.",
+        f"A value model against leave-one-out at equal answers: {said(against)}, for "
+        f"{average(seeds, 'arms', 'gae', 'seconds') / average(seeds, 'arms', 'rloo', 'seconds'):.1f} times the time. It needs no "
+        f"groups: with one answer to each of {PROMPTS * SAMPLES} prompts it is {said(single)} of a moving average with "
+        f"{SAMPLES} answers to {PROMPTS}.",
+        verdict(average(seeds, "arms", "clip", "update") < average(seeds, "arms", "no clip", "update"),
+                f"with {REUSED['epochs'] * REUSED['minibatches']} steps a draw an update moves "
+                f"{average(seeds, 'arms', 'clip', 'update'):.3f} nats a token with clipping and "
+                f"{average(seeds, 'arms', 'no clip', 'update'):.3f} without (largest {average(seeds, 'arms', 'clip', 'largest'):.2f} "
+                f"and {average(seeds, 'arms', 'no clip', 'largest'):.2f}). Collapsed: {collapsed(seeds, 'clip')} of {len(seeds)} "
+                f"with clipping, {collapsed(seeds, 'no clip')} without, {collapsed(seeds, 'no ratio')} where the ratio is left "
+                f"out. Clipping ends {said(gain(seeds, 'clip', 'no clip'))} above no clipping."),
+        verdict(off[2] < 0 and on[0] > off[0],
+                f"rewarded by raters without a penalty, the truth changes by {said(off)} while raters' score rises to "
+                f"{average(seeds, 'arms', 'KL off', 'raters'):.2f} with {average(seeds, 'arms', 'KL off', 'indeed'):.1f} "
+                f"\"indeed\" an answer; with {WEIGHTS[-1]:g} KL the truth changes by {said(on)}. The weight with the most truth, "
+                f"{best:g}, costs {said(cost)} of the raters' score."),
+        verdict(average(seeds, "arms", "without SFT", "truth") < 0.05,
+                f"from random weights {average(seeds, 'arms', 'without SFT', 'spread'):.1%} of groups have answers that differ in "
+                f"reward, and the truth ends at {average(seeds, 'arms', 'without SFT', 'truth'):.3f}: RL needs a start that "
+                "is sometimes right."),
+    ]  # fmt: skip
+    return {
+        "parameters": seeds[0]["parameters"], "sft": shared.SFT_STEPS, "draws": DRAWS, "batch": PROMPTS * SAMPLES,
+        "answers": DRAWS * PROMPTS * SAMPLES, "held": 24 * shared.ANSWERS, "seeds": len(seeds), "rate": f"{RATE:g}",
+        "findings": bullets(findings),
+    }  # fmt: skip

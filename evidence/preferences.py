@@ -247,3 +247,93 @@ def harmless() -> dict[str, Any] | None:
         right += (found[:, 0] > found[:, 1]).double().tolist()
     half = 1.96 * math.sqrt(mean(right) * (1 - mean(right)) / len(right))
     return {"accuracy": mean(right), "half": half, "pairs": len(right), "of": len(rows)}
+
+
+ARMS = (*OFFLINE, *ONLINE)
+
+
+def gain(seeds: Sequence[dict[str, Any]], group: str, arm: str, key: str, base: str | None = None) -> str:
+    """The mean change of an arm from the start, or from another arm, paired by seed, with its interval."""
+    before = over(seeds, "start", key) if base is None else over(seeds, group, base, key)
+    found = [a - b for a, b in zip(over(seeds, group, arm, key), before, strict=True)]
+    low, high = interval(found)
+    return f"{mean(found):+.3f} (95% interval {low:+.3f} to {high:+.3f})"
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    """The page."""
+    keys = {"truth": 3, "raters": 3, "indeed": 2, "kl": 2, "distinct": 2, "tokens": 1}
+    heads = ["", "true reward", "raters' score", '"indeed"', "KL to the start", "different answers", "tokens", "seconds"]
+
+    def rows(group: str, arms: Sequence[str]) -> list[list[str]]:
+        first = ["start", *(with_interval(over(seeds, "start", key), digits) for key, digits in keys.items()), ""]
+        return [first] + [
+            [arm, *(with_interval(over(seeds, group, arm, key), digits) for key, digits in keys.items()),
+             f"{average(seeds, group, arm, 'seconds'):.0f}"]
+            for arm in arms
+        ]  # fmt: skip
+
+    judged = [
+        [f"{count:,}", *(with_interval([seed["judges"][at][key] for seed in seeds], 3) for key in ("accuracy", "meant", "truth")),
+         f"{mean([seed['judges'][at]['seconds'] for seed in seeds]):.0f}"]
+        for at, count in enumerate(SIZES)
+    ]  # fmt: skip
+    return [
+        Section("Reward models over the number of pairs",
+                [f"Accuracy on {HELD} held-out pairs as they were rated (mistakes included, at most "
+                 f"{1 - rlhf_task.MISTAKEN:.2f} on pairs that differ), against what raters meant, and against the truth, where "
+                 "the two answers differ in it."],
+                [table(["pairs", "as rated", "as meant", "the truth", "seconds"], judged)]),
+        Section("Policies at equal preference data",
+                ["Seconds are of CPU; for GRPO without the training of the reward model."],
+                [table(heads, rows("arms", ARMS))]),
+        Section("Rewards that can be fooled, and their mixes",
+                ["RL without a KL penalty. Raters are fooled by \"indeed\", the rule (every word begins with the letter) by one "
+                 "right word. The sum adds both, the gated mix multiplies them."],
+                [table(heads, rows("mixed", tuple(MIXES)))]),
+    ]  # fmt: skip
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    accuracy = [[seed["judges"][at]["meant"] for seed in seeds] for at in range(len(SIZES))]
+    rise = interval([b - a for a, b in zip(accuracy[0], accuracy[-1], strict=True)])
+    hh = seeds[0]["hh"]
+    better = [arm for arm in ARMS if interval([a - b for a, b in zip(over(seeds, "arms", arm, "raters"),
+                                               over(seeds, "start", "raters"), strict=True)])[0] > 0]  # fmt: skip
+    top = max(ARMS, key=lambda arm: average(seeds, "arms", arm, "raters"))
+    gated, total = average(seeds, "mixed", "gated", "truth"), average(seeds, "mixed", "sum", "truth")
+    findings = [
+        verdict(rise[0] > 0,
+                "a reward model is better with more pairs: it orders held-out pairs as raters meant in "
+                + ", ".join(f"{mean(found):.1%} ({count:,} pairs)" for count, found in zip(SIZES, accuracy, strict=True))
+                + f"; from the fewest to the most the change is {rise[0]:+.3f} to {rise[1]:+.3f} (95% interval). Two raters who "
+                f"each mix up one pair in ten agree with a kappa of {mean(over(seeds, 'kappa')):.2f}."),
+        verdict(len(better) == len(ARMS),
+                f"raters' score certainly rises with {', '.join(better) or 'no arm'}; most with {top}: "
+                f"{gain(seeds, 'arms', top, 'raters')}. DPO against GRPO on a reward model: "
+                f"{gain(seeds, 'arms', 'dpo', 'raters', 'grpo')} of raters' score and "
+                f"{gain(seeds, 'arms', 'dpo', 'truth', 'grpo')} of the truth, in {average(seeds, 'arms', 'dpo', 'seconds'):.0f} s "
+                f"against {average(seeds, 'arms', 'grpo', 'seconds') + mean([s['judges'][-1]['seconds'] for s in seeds]):.0f} s "
+                "with the reward model's training."),
+        f"RL on the reward model changes the truth by {gain(seeds, 'arms', 'grpo', 'truth')}, with the KL penalty by "
+        f"{gain(seeds, 'arms', 'grpo, KL', 'truth')}.",
+        verdict(gated > max(total, average(seeds, "mixed", "raters", "truth"), average(seeds, "mixed", "rule", "truth")),
+                f"the gated mix ends with {gated:.3f} of the truth; the sum with {total:.3f}, raters alone with "
+                f"{average(seeds, 'mixed', 'raters', 'truth'):.3f}, the rule alone with {average(seeds, 'mixed', 'rule', 'truth'):.3f}. "
+                f"Gated against the sum: {gain(seeds, 'mixed', 'gated', 'truth', 'sum')}; against the start "
+                f"{gain(seeds, 'mixed', 'gated', 'truth')}."),
+        f"A rule scores 1,000 answers in {average(seeds, 'costs', 'rule_seconds'):.3f} s, the reward model in "
+        f"{average(seeds, 'costs', 'model_seconds'):.2f} s. The rule is exact about what it tests, and blind for the rest: RL on "
+        f"the rule changes the truth by {gain(seeds, 'mixed', 'rule', 'truth')} and shortens answers to "
+        f"{average(seeds, 'mixed', 'rule', 'tokens'):.1f} tokens.",
+    ]  # fmt: skip
+    if hh is not None:
+        findings.append(verdict(
+            hh["accuracy"] - hh["half"] > 0.5,
+            f"on {hh['pairs']:,} pairs of HH-RLHF of at most {LONGEST} tokens, each held out once, a reward model of random "
+            f"start is right in {hh['accuracy']:.1%} ± {100 * hh['half']:.1f} (95%, over pairs): above chance, and weak."))  # fmt: skip
+    return {
+        "parameters": seeds[0]["parameters"], "pairs": SIZES[-1], "read": 2 * SIZES[-1], "epochs": EPOCHS,
+        "sampled": DRAWS * 64, "seeds": len(seeds), "folds": FOLDS, "liking": rlhf_task.LIKING, "liked": rlhf_task.LIKED,
+        "findings": bullets(findings),
+    }  # fmt: skip
