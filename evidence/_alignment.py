@@ -1,7 +1,7 @@
 """What the studies of alignment share: the task of `llmanac run rlhf`, its start, training, and the known truth.
 
-The task (`recipes/rlhf_task.py`) asks for words; its true reward is computable, and so is what raters like: the truth and
-LIKING for each "indeed". Arms of a seed begin from the same weights and read prompts in the same order.
+The task (`recipes/rlhf_task.py`) asks for words; its true reward is computable, and so is what raters like: the
+truth and LIKING for each "indeed". Arms of a seed begin from the same weights and read prompts in the same order.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from evidence._page import with_interval
 from llmanac.core.spec import make_method
 from llmanac.data.pack import ListStream
-from llmanac.generate.engine import Engine, evaluating
-from llmanac.lab import words
-from llmanac.lab.report import table
-from llmanac.lab.stats import compare_arms, mean
+from llmanac.generate.engine import Engine
+from llmanac.lab.stats import mean
 from llmanac.models.load import load_model
 from llmanac.models.scalar import ScalarModel
 from llmanac.objectives._rollouts import Rollout
@@ -43,7 +39,7 @@ ANSWERS = 8  # to each held-out prompt
 SMALL = {"steps": 2, "prompts": 2, "samples": 2, "tokens": 4}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """One seed's task: `random` weights, and `start` that was fine-tuned on demonstrations."""
 
@@ -71,7 +67,9 @@ def task(seed: int, size: str) -> Task:
         shape: dict[str, Any] = {} if full else {"instructions": 40, "compared": 12}
         rlhf_task.write_task(place, seed, dim=DIM if full else 16, **shape)
         model, tokenizer = load_model(place / "start", device="cpu"), load_tokenizer(place / "start")
-        tables = {path.stem: list(map(json.loads, path.read_text("utf-8").splitlines())) for path in place.glob("*.jsonl")}
+        tables = {
+            path.stem: list(map(json.loads, path.read_text("utf-8").splitlines())) for path in place.glob("*.jsonl")
+        }
     start = copy.deepcopy(model)
     objective = make_method("objective", {"name": "instruction", "on": "completion"}).build(tokenizer=tokenizer)
     rows = ListStream(list(objective.encode_all(tables["instructions"])), rows=SFT_ROWS, seed=seed)
@@ -127,7 +125,9 @@ def reinforced(start: Any, tokenizer: Any, prompts: Sequence[Prompt], reward: Re
         log = Path(folder) / "log.jsonl"
         source = Rollouts(prompts, Engine(model, tokenizer, rows=asked.prompts * asked.samples), objective, reward,
                           asked, seed=seed, truth=truth, log=log, **further)  # fmt: skip
-        steps = fit(model, objective, lambda: next(source), draws * asked.epochs * asked.minibatches, lr, source.stepped)
+        steps = fit(
+            model, objective, lambda: next(source), draws * asked.epochs * asked.minibatches, lr, source.stepped
+        )
         lines = list(map(json.loads, log.read_text("utf-8").splitlines()))
     tokens = sum(line["tokens"] for line in lines) * asked.prompts * asked.samples
     return {"model": model, "lines": lines, "steps": steps, "seconds": time.process_time() - began, "tokens": tokens}

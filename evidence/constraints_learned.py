@@ -3,15 +3,15 @@
 A transformer of {parameters:,} parameters was trained on texts of which {clean:.0%} are records such as "ab:12" (one to
 three letters of three, a colon, one or two digits of four) and the others the same characters in some order. A text is
 valid if it is a record. All {records} records are scored exactly, so that a method is compared with the model's own
-distribution of valid texts, p(x | valid). Each arm writes {texts} texts. RL begins from the model and is rewarded with 1
-for a valid text: {draws} draws of {batch}, without a penalty or with {weight} KL to the model, whose optimum is
+distribution of valid texts, p(x | valid). Each arm writes {texts} texts. RL begins from the model and is rewarded
+with 1 for a valid text: {draws} draws of {batch}, without a penalty or with {weight} KL to the model, whose optimum is
 p(x) exp(r / {weight}) / Z. The second constraint, that the digits add up to the number of letters, is a reward of the
 complete text; no template or mask was written for it. {seeds} seeds; ± is half a 95% interval over them.
 
 {findings}
 
-Limits: short texts and a constraint that the start meets often. `constraints` has the other methods on a task in English.
-"""
+Limits: short texts and a constraint that the start meets often. `constraints` has the other methods on a task in
+English."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ import torch
 
 from evidence._alignment import fit, reinforced, scorer
 from evidence._page import bullets, with_interval
-from evidence._synthetic import average, over, verdict
+from evidence._synthetic import average, verdict
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pack import ListStream
@@ -38,12 +38,14 @@ from llmanac.lab.stats import mean
 from llmanac.objectives._base import collate_ragged
 from llmanac.objectives._rollouts import Rollout
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
-from llmanac.rewards import Sample, each
+from llmanac.rewards import each
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train.rollouts import Prompt
 
 ROWS = ("constrain/rlhf",)
-CLAIM = "RL takes any reward of the complete text and then costs nothing more a token, but is the most expensive to set up"
+CLAIM = (
+    "RL takes any reward of the complete text and then costs nothing more a token, but is the most expensive to set up"
+)
 SEEDS = 3
 TIMED = ("seconds",)
 TOLERANCE = 1e-3
@@ -152,7 +154,9 @@ def _measure(seed: int, full: bool) -> dict[str, Any]:
     for n in (4, 16):
         arm(f"best of {n}", n=n)
     began = time.process_time()
-    done = Engine(model, tokenizer, rows=64).generate([[end]], n=count, seed=seed + 1, max_new_tokens=LONGEST, temperature=1.0)
+    done = Engine(model, tokenizer, rows=64).generate(
+        [[end]], n=count, seed=seed + 1, max_new_tokens=LONGEST, temperature=1.0
+    )
     classifier = train_prefix_classifier([d.ids for d in done], [d.text in VALID for d in done], dim=32, hidden=64,
                                          vocab_size=tokenizer.vocab_size, seed=seed, epochs=10)  # fmt: skip
     cost = {"setup_seconds": time.process_time() - began, "setup_tokens": float(sum(len(d.ids) for d in done))}
@@ -194,20 +198,32 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
                 name, with_interval([row[key] for row in found], 3),
                 with_interval(distances, 3) if len(distances) == len(found) else "",
                 with_interval([float(row["distinct"]) for row in found], 0),
-                with_interval([row["tokens"] for row in found], 1), f"{1000 * mean([row['seconds'] for row in found]):.2f}", *cost,
+                with_interval([row["tokens"] for row in found], 1), 
+                f"{1000 * mean([row['seconds'] for row in found]):.2f}", *cost,
             ])  # fmt: skip
         return out
 
-    head = ["arm", "valid", "distance, nats", "different texts", "tokens a text", "ms a text", "tokens to set up", "seconds to set up"]
+    head = [
+        "arm",
+        "valid",
+        "distance, nats",
+        "different texts",
+        "tokens a text",
+        "ms a text",
+        "tokens to set up",
+        "seconds to set up",
+    ]
     names = [name for name in seeds[0]["arms"] if not name.endswith("sum")]
     first = [name for name in ("model alone", "template", "masks") if name in names]
     return [
         Section("Records",
-                ["Distance is KL(arm || p(x | valid)) over the arm's valid texts, estimated from them; ranked samples that are "
+                ["Distance is KL(arm || p(x | valid)) over the arm's valid texts, estimated from them; ranked "
+                    "samples that are "
                  "valid have that distribution. Different texts are the valid ones. Times are CPU."],
                 [table(head, rows([*first, *(n for n in names if n not in first)], "valid"))]),
         Section("Records whose digits add up to the number of letters", [],
-                [table([head[0], "meet it", *head[2:]], rows([n for n in seeds[0]["arms"] if n.endswith("sum")], "met"))]),
+                [table([head[0], "meet it", *head[2:]],
+                       rows([n for n in seeds[0]["arms"] if n.endswith("sum")], "met"))]),
     ]  # fmt: skip
 
 
@@ -215,25 +231,34 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     at = lambda name, key="valid": average(seeds, "arms", name, key)  # noqa: E731
     findings = [
         verdict(at("masks") == 1 and at("template") == 1 and at("RL, KL") < 1,
-                f"hard constraints are always valid ({at('template'):.1%} and {at('masks'):.1%}); a policy that learned the constraint "
+                f"hard constraints are always valid ({at('template'):.1%} and {at('masks'):.1%}); a policy that "
+                "learned the constraint "
                 f"is valid in {at('RL, KL'):.1%} with the KL penalty and {at('RL'):.1%} without, the model alone in "
-                f"{at('model alone'):.1%}, best of 16 in {at('best of 16'):.1%}, FUDGE in {at('FUDGE, weight 1'):.1%} and "
+                f"{at('model alone'):.1%}, best of 16 in {at('best of 16'):.1%}, FUDGE in "
+                f"{at('FUDGE, weight 1'):.1%} and "
                 f"{at('FUDGE, weight 4'):.1%} (weights 1 and 4)."),
         verdict(at("RL, KL", "distance") < at("RL", "distance"),
-                f"the KL penalty keeps the model's distribution: {at('RL, KL', 'distance'):.2f} nats from p(x | valid), without it "
-                f"{at('RL', 'distance'):.2f}; masks {at('masks', 'distance'):.2f}, FUDGE {at('FUDGE, weight 1', 'distance'):.2f}. "
-                f"Of {TEXTS} texts {at('RL', 'distinct'):.0f} are different without it, {at('RL, KL', 'distinct'):.0f} with it."),
+                f"the KL penalty keeps the model's distribution: {at('RL, KL', 'distance'):.2f} nats from p(x | "
+                "valid), without it "
+                f"{at('RL', 'distance'):.2f}; masks {at('masks', 'distance'):.2f}, FUDGE "
+                f"{at('FUDGE, weight 1', 'distance'):.2f}. "
+                f"Of {TEXTS} texts {at('RL', 'distinct'):.0f} are different without it, "
+                f"{at('RL, KL', 'distinct'):.0f} with it."),
         verdict(at("RL, KL", "setup_tokens") > at("FUDGE, weight 1", "setup_tokens"),
                 f"RL is the most expensive to set up: {at('RL, KL', 'setup_tokens'):,.0f} sampled tokens and "
                 f"{at('RL, KL', 'setup_seconds'):.1f} s, FUDGE {at('FUDGE, weight 1', 'setup_tokens'):,.0f} and "
-                f"{at('FUDGE, weight 1', 'setup_seconds'):.1f} s. A text then costs {at('RL, KL', 'tokens'):.1f} tokens, best of 16 "
-                f"{at('best of 16', 'tokens'):.0f}: after {at('RL, KL', 'setup_tokens') / at('best of 16', 'tokens'):,.0f} texts RL has "
+                f"{at('FUDGE, weight 1', 'setup_seconds'):.1f} s. A text then costs {at('RL, KL', 'tokens'):.1f} "
+                "tokens, best of 16 "
+                f"{at('best of 16', 'tokens'):.0f}: after "
+                f"{at('RL, KL', 'setup_tokens') / at('best of 16', 'tokens'):,.0f} texts RL has "
                 "sampled less."),
         verdict(at("RL, KL, sum", "met") > at("model alone, sum", "met"),
-                f"RL takes the other constraint as a reward: {at('RL, KL, sum', 'met'):.1%} meet it, {at('model alone, sum', 'met'):.1%} "
+                f"RL takes the other constraint as a reward: {at('RL, KL, sum', 'met'):.1%} meet it, "
+                f"{at('model alone, sum', 'met'):.1%} "
                 f"of the model's own texts, {at('best of 16, sum', 'met'):.1%} of the best of 16."),
     ]  # fmt: skip
     return {
-        "parameters": seeds[0]["parameters"], "clean": CLEAN, "records": len(RECORDS), "texts": TEXTS, "draws": DRAWS, "batch": BATCH,
+        "parameters": seeds[0]["parameters"], "clean": CLEAN, "records": len(RECORDS), "texts": TEXTS,
+        "draws": DRAWS, "batch": BATCH,
         "weight": WEIGHT, "seeds": len(seeds), "findings": bullets(findings),
     }  # fmt: skip

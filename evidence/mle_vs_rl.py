@@ -1,21 +1,21 @@
 """Likelihood against reward: the same start, the same number of answers, two ways to learn from them.
 
 Words: the task of `llmanac run rlhf`, whose true reward is computed. From one fine-tuned start ({parameters:,}
-parameters) every arm takes {steps} steps of {batch} answers: demonstrations like those of the start (three words in four
-are right), demonstrations without a mistake, or answers that the policy samples and that earn the true reward.
+parameters) every arm takes {steps} steps of {batch} answers: demonstrations like those of the start (three words in
+four are right), demonstrations without a mistake, or answers that the policy samples and that earn the true reward.
 
-A known source: texts of {length} tokens whose next token depends on the last {order}, so that KL(source || model) is exact
-after every prefix. Exposure bias is the divergence after the model's own prefixes less that after the source's. A
-transformer of {small:,} parameters is fitted to {texts} texts; from there it reads {more:,} new texts, or samples as many
-and is rewarded with their log-probability under the source, without or with its own entropy (which makes the reward
--KL(model || source)).
+A known source: texts of {length} tokens whose next token depends on the last {order}, so that KL(source || model) is
+exact after every prefix. Exposure bias is the divergence after the model's own prefixes less that after the source's. A
+transformer of {small:,} parameters is fitted to {texts} texts; from there it reads {more:,} new texts, or samples as
+many and is rewarded with their log-probability under the source, without or with its own entropy (which makes the
+reward -KL(model || source)).
 
 {seeds} seeds, one rate for all arms; ± is half a 95% interval over seeds.
 
 {findings}
 
-Limits: two small tasks with rewards that are dense for this start; see `policy_gradient` for a start that is never right.
-"""
+Limits: two small tasks with rewards that are dense for this start; see `policy_gradient` for a start that is never
+right."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train.rollouts import Prompt
 
 ROWS = ("rl/mle-vs-rl",)
-CLAIM = "RL optimises the metric itself and learns on its own prefixes; likelihood is stable, cheaper, and keeps variety"
+CLAIM = (
+    "RL optimises the metric itself and learns on its own prefixes; likelihood is stable, cheaper, and keeps variety"
+)
 SEEDS = 3
 TIMED = ("seconds",)
 TOLERANCE = 1e-3
@@ -78,11 +80,13 @@ def words(seed: int, size: str) -> dict[str, Any]:
     out["RL"] = {**ends(made, found["model"]), "seconds": found["seconds"], "tokens_seen": found["tokens"]}
     for name, skill, liked in (("likelihood", 0.75, 0.03), ("likelihood, no mistakes", 1.0, 0.0)):
         model = copy.deepcopy(made.start)
-        objective = make_method("objective", {"name": "instruction", "on": "completion"}).build(tokenizer=made.tokenizer)
+        objective = make_method("objective", {"name": "instruction", "on": "completion"}).build(
+            tokenizer=made.tokenizer
+        )
         count = sampling["prompts"] * sampling["samples"]
         rows = list(objective.encode_all(demonstrations(made, "prompts", steps * count, skill, liked)))
         turns, began = iter(range(steps)), time.process_time()
-        fit(model, objective, lambda rows=rows, turns=turns: batch_of(rows, next(turns), count), steps, RATE)
+        fit(model, objective, lambda rows=rows, turns=turns: batch_of(rows, next(turns), steps), steps, RATE)
         seen = sum(int(mask.sum()) for _, mask in rows)
         out[name] = {**ends(made, model), "seconds": time.process_time() - began, "tokens_seen": seen}
     out["start"] = ends(made, made.start)
@@ -90,7 +94,8 @@ def words(seed: int, size: str) -> dict[str, Any]:
 
 
 def batch_of(rows: Sequence[Any], number: int, count: int) -> Sequence[Any]:
-    return rows[number * count : (number + 1) * count]
+    size = len(rows) // count
+    return rows[number * size : (number + 1) * size]
 
 
 def demonstrations(made: Task, name: str, count: int, skill: float, liked: float) -> list[dict[str, Any]]:
@@ -163,7 +168,13 @@ def source_arms(seed: int, size: str) -> dict[str, Any]:
 
     texts = source.sample(draw, TEXTS if full else 8, LENGTH)
     pick = numpy_generator(seed, "order")
-    fit(start, Answers(), lambda: rows_of(source, texts[pick.integers(len(texts), size=32)]), FIRST if full else 2, FIRST_RATE)
+    fit(
+        start,
+        Answers(),
+        lambda: rows_of(source, texts[pick.integers(len(texts), size=32)]),
+        FIRST if full else 2,
+        FIRST_RATE,
+    )
     steps, count = (LATER, BATCH) if full else (2, 4)
     out = {"start": exposure(start, source, seed, full)}
     model, began = copy.deepcopy(start), time.process_time()
@@ -204,7 +215,13 @@ def exposure(model: Any, source: Source, seed: int, full: bool) -> dict[str, flo
     draw = numpy_generator(seed, "prefixes")
     gold = source.sample(draw, count, LENGTH)
     found = Engine(model, train_tokenizer("utf8", []), rows=64).generate(
-        [[FIRST_ID + source.vocabulary]], n=count, seed=seed, logprobs=0, temperature=1.0, max_new_tokens=LENGTH, stop_ids=[]
+        [[FIRST_ID + source.vocabulary]],
+        n=count,
+        seed=seed,
+        logprobs=0,
+        temperature=1.0,
+        max_new_tokens=LENGTH,
+        stop_ids=[],
     )
     ids = np.array([[token.id - FIRST_ID for token in answer.token_logprobs] for answer in found])
     fine = ((ids >= 0) & (ids < source.vocabulary)).all(1)
@@ -238,8 +255,10 @@ def differences(seeds: Sequence[dict[str, Any]], task: str, arm: str, key: str, 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     columns = {
-        "words": {"truth": ("true reward", 3), "nll": ("nats a token of demonstrations", 3), "surprise": ("entropy a token", 2),
-                  "distinct": ("different answers", 2), "kl": ("KL to the start", 2), "tokens_seen": ("tokens learned from", 0)},
+        "words": {"truth": ("true reward", 3), "nll": ("nats a token of demonstrations", 3), "surprise": ("entropy a "
+        "token", 2),
+                  "distinct": ("different answers", 2), "kl": ("KL to the start", 2), "tokens_seen": ("tokens "
+                  "learned from", 0)},
         "source": {"gold": ("KL after the source's prefixes", 4), "own": ("after own prefixes", 4),
                    "metric": ("log-probability under the source", 2), "reverse": ("KL(model || source) of a text", 2),
                    "entropy": ("entropy of a text", 2), "distinct": ("different texts", 2)},
@@ -249,10 +268,18 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         rows = []
         for arm in ("start", *(WORDS_ARMS if name == "words" else SOURCE_ARMS)):
             found = seeds[0][name]["arms"][arm]
-            cells = [with_interval(over(seeds, name, "arms", arm, k), d) if k in found else "" for k, (_, d) in keys.items()]
-            rows.append([arm, *cells, f"{average(seeds, name, 'arms', arm, 'seconds'):.1f}" if "seconds" in found else ""])
+            cells = [
+                with_interval(over(seeds, name, "arms", arm, k), d) if k in found else "" for k, (_, d) in keys.items()
+            ]
+            rows.append(
+                [arm, *cells, f"{average(seeds, name, 'arms', arm, 'seconds'):.1f}" if "seconds" in found else ""]
+            )
         title = "Words" if name == "words" else "A known source"
-        said = [] if name == "words" else ["Nats. Divergences of the next token are means over places with a full context."]
+        said = (
+            []
+            if name == "words"
+            else ["Nats. Divergences of the next token are means over places with a full context."]
+        )
         out.append(Section(title, said, [table(["", *(text for text, _ in keys.values()), "seconds"], rows)]))
     return out
 
@@ -261,36 +288,48 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     gaps = {arm: [own - gold for own, gold in zip(over(seeds, "source", "arms", arm, "own"),
                                                   over(seeds, "source", "arms", arm, "gold"), strict=True)]
             for arm in ("start", *SOURCE_ARMS)}  # fmt: skip
-    said = {arm: f"{mean(found):+.4f} ({interval(found)[0]:+.4f} to {interval(found)[1]:+.4f})" for arm, found in gaps.items()}
+    said = {
+        arm: f"{mean(found):+.4f} ({interval(found)[0]:+.4f} to {interval(found)[1]:+.4f})"
+        for arm, found in gaps.items()
+    }
     metric = differences(seeds, "words", "RL", "truth", "likelihood")
     arm = lambda task, name, key: average(seeds, task, "arms", name, key)  # noqa: E731
     findings = [
         verdict(interval(metric)[0] > 0,
-                f"RL changes the true reward by {change(seeds, 'words', 'RL', 'truth')}, likelihood on the same sort of "
+                f"RL changes the true reward by {change(seeds, 'words', 'RL', 'truth')}, likelihood on the same sort "
+                "of "
                 f"demonstrations by {change(seeds, 'words', 'likelihood', 'truth')}; RL against likelihood: "
                 f"{change(seeds, 'words', 'RL', 'truth', 'likelihood')}. Demonstrations without a mistake give "
-                f"{change(seeds, 'words', 'likelihood, no mistakes', 'truth')}: what RL earns with a reward, better data may earn "
+                f"{change(seeds, 'words', 'likelihood, no mistakes', 'truth')}: what RL earns with a reward, better "
+                "data may earn "
                 "too."),
         verdict(arm("words", "likelihood", "nll") < arm("words", "RL", "nll")
                 and arm("words", "likelihood", "surprise") > arm("words", "RL", "surprise"),
-                f"likelihood keeps the demonstrations' distribution: {arm('words', 'likelihood', 'nll'):.2f} nats a token against "
+                f"likelihood keeps the demonstrations' distribution: {arm('words', 'likelihood', 'nll'):.2f} nats a "
+                "token against "
                 f"{arm('words', 'RL', 'nll'):.2f} after RL, and {arm('words', 'likelihood', 'surprise'):.2f} against "
-                f"{arm('words', 'RL', 'surprise'):.2f} nats of its own tokens. It takes {arm('words', 'likelihood', 'seconds'):.1f} s "
+                f"{arm('words', 'RL', 'surprise'):.2f} nats of its own tokens. It takes "
+                f"{arm('words', 'likelihood', 'seconds'):.1f} s "
                 f"of CPU, RL {arm('words', 'RL', 'seconds'):.1f} s."),
         verdict(interval(gaps["start"])[0] > 0,
                 f"exposure bias of the model fitted by likelihood, nats a token: {said['start']} at the start, "
                 f"{said['likelihood']} after new texts."),
-        f"On its own prefixes RL with entropy has {said['RL, entropy']} and RL without {said['RL']}; their divergences after the "
-        f"source's prefixes are {arm('source', 'RL, entropy', 'gold'):.3f} and {arm('source', 'RL', 'gold'):.3f}, likelihood's "
+        f"On its own prefixes RL with entropy has {said['RL, entropy']} and RL without {said['RL']}; their "
+        "divergences after the "
+        f"source's prefixes are {arm('source', 'RL, entropy', 'gold'):.3f} and {arm('source', 'RL', 'gold'):.3f}, "
+        "likelihood's "
         f"{arm('source', 'likelihood', 'gold'):.3f}.",
         verdict(arm("source", "RL", "metric") > arm("source", "likelihood", "metric"),
                 f"RL's texts have {arm('source', 'RL', 'metric'):.1f} nats under the source, likelihood's "
-                f"{arm('source', 'likelihood', 'metric'):.1f}; it pays with variety: an entropy of {arm('source', 'RL', 'entropy'):.1f} "
+                f"{arm('source', 'likelihood', 'metric'):.1f}; it pays with variety: an entropy of "
+                f"{arm('source', 'RL', 'entropy'):.1f} "
                 f"nats a text against {arm('source', 'likelihood', 'entropy'):.1f}. With its entropy in the reward "
                 f"KL(model || source) is {arm('source', 'RL, entropy', 'reverse'):.2f}, after likelihood "
                 f"{arm('source', 'likelihood', 'reverse'):.2f}."),
     ]  # fmt: skip
     return {
-        "parameters": seeds[0]["words"]["parameters"], "small": seeds[0]["source"]["parameters"], "steps": STEPS, "batch": BATCH,
-        "length": LENGTH, "order": ORDER, "texts": TEXTS, "more": LATER * BATCH, "seeds": len(seeds), "findings": bullets(findings),
+        "parameters": seeds[0]["words"]["parameters"], "small": seeds[0]["source"]["parameters"], "steps": STEPS,
+        "batch": BATCH,
+        "length": LENGTH, "order": ORDER, "texts": TEXTS, "more": LATER * BATCH, "seeds": len(seeds),
+        "findings": bullets(findings),
     }  # fmt: skip

@@ -1,17 +1,17 @@
 """Preferences: a reward model and reinforcement learning, or the pairs alone; combined rewards; real pairs.
 
-The task is that of `llmanac run rlhf`. Raters compare two answers by the truth and by {liking} for each "{liked}", and one
-pair in ten is ordered the wrong way, so that the pairs hold a preference that is not the truth. The policy is a decoder of
-{parameters:,} parameters, fine-tuned before; every arm starts from it. With {pairs:,} pairs, each read once ({read:,}
-answers), arms learn from the pairs alone; or a reward model is trained on the same pairs ({epochs} times) and a policy
-gradient samples {sampled:,} answers. {seeds} seeds; ± is half a 95% interval over them. All arms
-have one learning rate and the coefficients of their papers or aliases.
+The task is that of `llmanac run rlhf`. Raters compare two answers by the truth and by {liking} for each "{liked}",
+and one pair in ten is ordered the wrong way, so that the pairs hold a preference that is not the truth. The policy
+is a decoder of {parameters:,} parameters, fine-tuned before; every arm starts from it. With {pairs:,} pairs, each
+read once ({read:,} answers), arms learn from the pairs alone; or a reward model is trained on the same pairs
+({epochs} times) and a policy gradient samples {sampled:,} answers. {seeds} seeds; ± is half a 95% interval over
+them. All arms have one learning rate and the coefficients of their papers or aliases.
 
 {findings}
 
 Limits: raters are simulated, so that this says nothing about what ratings cost; one task, one small model. The pairs of
-HH-RLHF are those of a test file (harmless-base), split in {folds} parts by turns; a model this small, trained from random
-weights, reads words rather than meaning.
+HH-RLHF are those of a test file (harmless-base), split in {folds} parts by turns; a model this small, trained from
+random weights, reads words rather than meaning.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import json
 import math
 import os
 import random
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,7 @@ from typing import Any
 
 import torch
 
-from evidence import _alignment as shared
-from evidence._alignment import RATERS, SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, sampled, task
+from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, sampled, task
 from evidence._page import bullets, with_interval
 from evidence._synthetic import average, once, over, verdict
 from llmanac.core.spec import make_method
@@ -58,12 +58,8 @@ ONLINE: dict[str, dict[str, Any]] = {
     "grpo": {"advantage": "grpo", "aggregation": "sequence"},
     "grpo, KL": {"advantage": "grpo", "aggregation": "sequence", "kl": "k3-ratio", "kl_weight": 0.1},
 }
-HERE = Path(__file__)
-PARTS = ({"name": "function", "file": f"{HERE}:raters"}, {"name": "function", "file": f"{HERE}:begins"})
-MIXES: dict[str, dict[str, Any]] = {
-    "raters": PARTS[0], "rule": PARTS[1], "sum": {"name": "mix", "parts": PARTS},
-    "gated": {"name": "mix", "form": "product", "parts": PARTS},
-}  # fmt: skip
+RULE = {"name": "function", "file": f"{Path(__file__)}:begins"}
+MIXES = ("model", "rule", "sum", "gated")
 HH = "hh_rlhf/harmless-base_test.jsonl.gz"
 FOLDS, LONGEST = 4, 96
 
@@ -101,9 +97,7 @@ def _measure(seed: int, size: str) -> dict[str, Any]:
         arms[name] = keep(name, lambda name=name: rewarded(made, reward, ONLINE[name]))
     mixed = {}
     for name in MIXES if made.full else ("gated",):
-        given = make_method("reward", MIXES[name]).build()
-        fields = {"advantage": "rloo", "surrogate": "reinforce"}
-        mixed[name] = keep(name, lambda given=given, fields=fields: rewarded(made, given, fields))
+        mixed[name] = keep(name, lambda name=name: mix(made, judges[-1]["model"], name))
     return {
         "start": measured(made, made.start), "parameters": made.start.parameter_count(),
         "judges": [{key: value for key, value in found.items() if key != "model"} for found in judges],
@@ -195,6 +189,17 @@ def rewarded(made: Task, reward: Any, fields: dict[str, Any]) -> dict[str, Any]:
     return {**measured(made, found["model"]), "seconds": found["seconds"], "curve": curve}
 
 
+def mix(made: Task, model: Any, name: str) -> dict[str, Any]:
+    """A policy of the reward model alone, of the rule alone, of their sum or of their product."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        made.tokenizer.save(folder)
+        parts = {"model": {"name": "model", "path": folder}, "rule": RULE}
+        form = {"name": "mix", "form": "product" if name == "gated" else "sum", "parts": tuple(parts.values())}
+        reward = make_method("reward", parts.get(name, form)).build()
+    return rewarded(made, reward, {"advantage": "rloo", "surrogate": "reinforce"})
+
+
 def kappa(made: Task) -> float:
     """Agreement of two simulated raters who compare the same answers, each with mistakes of their own."""
     draw = random.Random(made.seed)
@@ -231,9 +236,7 @@ def harmless() -> dict[str, Any] | None:
         [row["prompt"] + row["chosen"] + row["rejected"] for row in rows]
     )
     objective = make_method("objective", "bradley-terry").build(tokenizer=tokenizer)
-    encoded = [
-        pair for pair in objective.encode_all(rows) if max(len(ids) for ids, _ in pair) <= LONGEST
-    ]
+    encoded = [pair for pair in objective.encode_all(rows) if max(len(ids) for ids, _ in pair) <= LONGEST]
     random.Random(0).shuffle(encoded)
     right: list[float] = []
     for fold in range(FOLDS):
@@ -263,7 +266,16 @@ def gain(seeds: Sequence[dict[str, Any]], group: str, arm: str, key: str, base: 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     keys = {"truth": 3, "raters": 3, "indeed": 2, "kl": 2, "distinct": 2, "tokens": 1}
-    heads = ["", "true reward", "raters' score", '"indeed"', "KL to the start", "different answers", "tokens", "seconds"]
+    heads = [
+        "",
+        "true reward",
+        "raters' score",
+        '"indeed"',
+        "KL to the start",
+        "different answers",
+        "tokens",
+        "seconds",
+    ]
 
     def rows(group: str, arms: Sequence[str]) -> list[list[str]]:
         first = ["start", *(with_interval(over(seeds, "start", key), digits) for key, digits in keys.items()), ""]
@@ -274,23 +286,27 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         ]  # fmt: skip
 
     judged = [
-        [f"{count:,}", *(with_interval([seed["judges"][at][key] for seed in seeds], 3) for key in ("accuracy", "meant", "truth")),
+        [f"{count:,}", *(with_interval([seed["judges"][at][key] for seed in seeds], 3)
+                         for key in ("accuracy", "meant", "truth")),
          f"{mean([seed['judges'][at]['seconds'] for seed in seeds]):.0f}"]
         for at, count in enumerate(SIZES)
     ]  # fmt: skip
     return [
         Section("Reward models over the number of pairs",
                 [f"Accuracy on {HELD} held-out pairs as they were rated (mistakes included, at most "
-                 f"{1 - rlhf_task.MISTAKEN:.2f} on pairs that differ), against what raters meant, and against the truth, where "
+                 f"{1 - rlhf_task.MISTAKEN:.2f} on pairs that differ), against what raters meant, and against the "
+                 "truth, where "
                  "the two answers differ in it."],
                 [table(["pairs", "as rated", "as meant", "the truth", "seconds"], judged)]),
         Section("Policies at equal preference data",
                 ["Seconds are of CPU; for GRPO without the training of the reward model."],
                 [table(heads, rows("arms", ARMS))]),
         Section("Rewards that can be fooled, and their mixes",
-                ["RL without a KL penalty. Raters are fooled by \"indeed\", the rule (every word begins with the letter) by one "
-                 "right word. The sum adds both, the gated mix multiplies them."],
-                [table(heads, rows("mixed", tuple(MIXES)))]),
+                ["RL without a KL penalty. The reward model is fooled where it had no pairs; the rule (1 where every "
+                    "word begins with "
+                 "the letter) by one right word. The sum adds both, the gated mix is their product, scores below 0 "
+                 "counting 0."],
+                [table(heads, rows("mixed", MIXES))]),
     ]  # fmt: skip
 
 
@@ -302,38 +318,48 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                                                over(seeds, "start", "raters"), strict=True)])[0] > 0]  # fmt: skip
     top = max(ARMS, key=lambda arm: average(seeds, "arms", arm, "raters"))
     gated, total = average(seeds, "mixed", "gated", "truth"), average(seeds, "mixed", "sum", "truth")
+    judging = mean([seed["judges"][-1]["seconds"] for seed in seeds])
     findings = [
         verdict(rise[0] > 0,
                 "a reward model is better with more pairs: it orders held-out pairs as raters meant in "
-                + ", ".join(f"{mean(found):.1%} ({count:,} pairs)" for count, found in zip(SIZES, accuracy, strict=True))
-                + f"; from the fewest to the most the change is {rise[0]:+.3f} to {rise[1]:+.3f} (95% interval). Two raters who "
+                + ", ".join(f"{mean(found):.1%} ({count:,} pairs)"
+                            for count, found in zip(SIZES, accuracy, strict=True))
+                + f"; from the fewest to the most the change is {rise[0]:+.3f} to {rise[1]:+.3f} (95% interval). Two "
+                  "raters who "
                 f"each mix up one pair in ten agree with a kappa of {mean(over(seeds, 'kappa')):.2f}."),
         verdict(len(better) == len(ARMS),
                 f"raters' score certainly rises with {', '.join(better) or 'no arm'}; most with {top}: "
                 f"{gain(seeds, 'arms', top, 'raters')}. DPO against GRPO on a reward model: "
                 f"{gain(seeds, 'arms', 'dpo', 'raters', 'grpo')} of raters' score and "
-                f"{gain(seeds, 'arms', 'dpo', 'truth', 'grpo')} of the truth, in {average(seeds, 'arms', 'dpo', 'seconds'):.0f} s "
-                f"against {average(seeds, 'arms', 'grpo', 'seconds') + mean([s['judges'][-1]['seconds'] for s in seeds]):.0f} s "
+                f"{gain(seeds, 'arms', 'dpo', 'truth', 'grpo')} of the truth, in "
+                f"{average(seeds, 'arms', 'dpo', 'seconds'):.0f} s "
+                f"against {average(seeds, 'arms', 'grpo', 'seconds') + judging:.0f} s "
                 "with the reward model's training."),
         f"RL on the reward model changes the truth by {gain(seeds, 'arms', 'grpo', 'truth')}, with the KL penalty by "
         f"{gain(seeds, 'arms', 'grpo, KL', 'truth')}.",
-        verdict(gated > max(total, average(seeds, "mixed", "raters", "truth"), average(seeds, "mixed", "rule", "truth")),
-                f"the gated mix ends with {gated:.3f} of the truth; the sum with {total:.3f}, raters alone with "
-                f"{average(seeds, 'mixed', 'raters', 'truth'):.3f}, the rule alone with {average(seeds, 'mixed', 'rule', 'truth'):.3f}. "
+        verdict(gated > max(total, average(seeds, "mixed", "model", "truth"), average(seeds, "mixed", "rule", "truth")),
+                f"the gated mix ends with {gated:.3f} of the truth; the sum with {total:.3f}, the reward model alone "
+                "with "
+                f"{average(seeds, 'mixed', 'raters', 'truth'):.3f}, the rule alone with "
+                f"{average(seeds, 'mixed', 'rule', 'truth'):.3f}. "
                 f"Gated against the sum: {gain(seeds, 'mixed', 'gated', 'truth', 'sum')}; against the start "
                 f"{gain(seeds, 'mixed', 'gated', 'truth')}."),
         f"A rule scores 1,000 answers in {average(seeds, 'costs', 'rule_seconds'):.3f} s, the reward model in "
-        f"{average(seeds, 'costs', 'model_seconds'):.2f} s. The rule is exact about what it tests, and blind for the rest: RL on "
+        f"{average(seeds, 'costs', 'model_seconds'):.2f} s. The rule is exact about what it tests, and blind for the "
+        "rest: RL on "
         f"the rule changes the truth by {gain(seeds, 'mixed', 'rule', 'truth')} and shortens answers to "
         f"{average(seeds, 'mixed', 'rule', 'tokens'):.1f} tokens.",
     ]  # fmt: skip
     if hh is not None:
         findings.append(verdict(
             hh["accuracy"] - hh["half"] > 0.5,
-            f"on {hh['pairs']:,} pairs of HH-RLHF of at most {LONGEST} tokens, each held out once, a reward model of random "
-            f"start is right in {hh['accuracy']:.1%} ± {100 * hh['half']:.1f} (95%, over pairs): above chance, and weak."))  # fmt: skip
+            f"on {hh['pairs']:,} pairs of HH-RLHF of at most {LONGEST} tokens, each held out once, a reward model of "
+            "random "
+            f"start is right in {hh['accuracy']:.1%} ± {100 * hh['half']:.1f} (95%, over pairs): above chance, and "
+            "weak."))  # fmt: skip
     return {
         "parameters": seeds[0]["parameters"], "pairs": SIZES[-1], "read": 2 * SIZES[-1], "epochs": EPOCHS,
-        "sampled": DRAWS * 64, "seeds": len(seeds), "folds": FOLDS, "liking": rlhf_task.LIKING, "liked": rlhf_task.LIKED,
+        "sampled": DRAWS * 64, "seeds": len(seeds), "folds": FOLDS, "liking": rlhf_task.LIKING,
+        "liked": rlhf_task.LIKED,
         "findings": bullets(findings),
     }  # fmt: skip

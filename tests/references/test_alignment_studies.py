@@ -89,7 +89,9 @@ def test_optimum_of_a_constraint_with_a_penalty(kl):
 
 def test_pairs_of_a_rating_page_train_a_reward_model(tmp_path):
     """A preference file with TRL's columns: TRL reads the same tokens, and the reward learns what was preferred."""
-    tokenizer = train_tokenizer("bpe", ["a b c d good bad words " * 9], vocab_size=270, special_tokens=["<|endoftext|>"])
+    tokenizer = train_tokenizer(
+        "bpe", ["a b c d good bad words " * 9], vocab_size=270, special_tokens=["<|endoftext|>"]
+    )
     model = transformer(vocab_size=tokenizer.vocab_size, dim=32, layers=1, max_length=48, dtype=torch.float32)
     model.generation = {"eos_token_id": tokenizer.eos_id}
     model.save_pretrained(tmp_path / "start")
@@ -119,14 +121,20 @@ def _equal_tokens_in_trl(tmp_path, tokenizer, rows):
     from datasets import load_dataset
     from trl import RewardConfig, RewardTrainer
 
-    fast = transformers.AutoTokenizer.from_pretrained(tmp_path / "start", eos_token="<|endoftext|>", pad_token="<|endoftext|>")
-    config = transformers.LlamaConfig(vocab_size=tokenizer.vocab_size, hidden_size=8, intermediate_size=8, num_labels=1,
-                                      num_hidden_layers=1, num_attention_heads=1, pad_token_id=tokenizer.eos_id)  # fmt: skip
+    fast = transformers.AutoTokenizer.from_pretrained(
+        tmp_path / "start", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
+    config = transformers.LlamaConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=8, intermediate_size=8, num_labels=1, num_hidden_layers=1,
+        num_attention_heads=1, pad_token_id=tokenizer.eos_id,
+    )  # fmt: skip
+    file, cache = str(tmp_path / "preferences.jsonl"), str(tmp_path / "cache")
+    read = load_dataset("json", data_files=file, cache_dir=cache)["train"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = RewardTrainer(
             model=transformers.LlamaForSequenceClassification(config), processing_class=fast,
-            train_dataset=load_dataset("json", data_files=str(tmp_path / "preferences.jsonl"), cache_dir=str(tmp_path / "cache"))["train"],
+            train_dataset=read,
             args=RewardConfig(output_dir=str(tmp_path / "out"), report_to="none", use_cpu=True, bf16=False,
                               gradient_checkpointing=False, disable_tqdm=True),
         )  # fmt: skip
