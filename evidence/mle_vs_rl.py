@@ -15,7 +15,8 @@ reward -KL(model || source)).
 {findings}
 
 Limits: two small tasks with rewards that are dense for this start; see `policy_gradient` for a start that is never
-right."""
+right.
+"""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ them. All arms have one learning rate and the coefficients of their papers or al
 
 {findings}
 
-Limits: raters are simulated, so that this says nothing about what ratings cost; one task, one small model. The pairs of
-HH-RLHF are those of a test file (harmless-base), split in {folds} parts by turns; a model this small, trained from
-random weights, reads words rather than meaning.
+Limits: one learning rate is not the best one of every arm; raters are simulated, so that this says nothing about
+what ratings cost; one task, one small model. The pairs of HH-RLHF are those of a test file (harmless-base), split in
+{folds} parts by turns; a model this small, trained from random weights, reads words rather than meaning.
 """
 
 from __future__ import annotations
