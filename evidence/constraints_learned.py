@@ -122,7 +122,7 @@ def _measure(seed: int, full: bool) -> dict[str, Any]:
         began = time.process_time()
         many = count if n == 1 else count // 4  # ranked samples cost n
         found = engine.generate([[end]], n=many * n, seed=seed, logprobs=0, max_new_tokens=LONGEST,
-                                **({"temperature": 1.0} | options))  # fmt: skip
+                                **({} if "decoding" in options else {"temperature": 1.0}), **options)  # fmt: skip
         seconds = time.process_time() - began
         kept = [max(found[at : at + n], key=lambda done: bool(by(done.text))) for at in range(0, len(found), n)]
         fine = [done for done in kept if done.text in logs and done.finish_reason == "stop"]

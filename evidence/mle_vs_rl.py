@@ -147,8 +147,6 @@ class Source:
 @torch.no_grad()
 def divergences(model: Any, source: Source, ids: np.ndarray) -> np.ndarray:
     """(N, T): KL(source || model) of the next token in nats, after each prefix of texts (N, T)."""
-    if not len(ids):
-        return np.zeros((0, ids.shape[1]))
     p, q = source.after(ids), predicted(model, source, ids).numpy()
     return (p * (np.log(p) - q)).sum(-1)
 
@@ -226,6 +224,8 @@ def exposure(model: Any, source: Source, seed: int, full: bool) -> dict[str, flo
     )
     ids = np.array([[token.id - FIRST_ID for token in answer.token_logprobs] for answer in found])
     fine = ((ids >= 0) & (ids < source.vocabulary)).all(1)
+    if not fine.any():  # of a model that has not learned which tokens there are
+        fine, ids = ~fine, ids.clip(0, source.vocabulary - 1)
     own = ids[fine]
     after_gold, after_own = divergences(model, source, gold), divergences(model, source, own)
     late = slice(ORDER, None)

@@ -36,7 +36,7 @@ from llmanac.objectives._advantages import optimal_constant
 from llmanac.rewards.model import ModelReward
 from llmanac.train.rollouts import Rollouts, Sampling, batched
 
-ROWS = ("rl/baseline", "rl/kl-penalty", "rl/ppo-clip", "rl/value-function", "rlhf/sft")
+ROWS = ("rl/baseline", "rl/kl-penalty", "rl/ppo-clip", "rl/value-function", "rlhf/sft", "rlhf/rl")
 CLAIM = (
     "a baseline never biases the gradient by an offset of the reward and often, not always, lowers its variance; a KL "
     "penalty prevents drift from what raters stand for; clipping bounds an update; RL needs a start that is "
@@ -319,7 +319,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "baseline by "
                 f"{mean(ratio('none', 1)):.0f}."),
         "At the start, where answers earn " + f"{average(seeds, 'start', 'truth'):.2f} of 1, the relative variance is "
-        + (f"lower than without a baseline for {', '.join(lower)}" if lower else "for no baseline certainly lower")
+        + (f"lower than without a baseline for {', '.join(lower).replace('constant', 'the exact optimal constant')}" if lower else "for no baseline certainly lower")
         + (f", and higher for {', '.join(higher)}" if higher else "")
         + f"; the others' intervals contain 1. Leave-one-out has {mean(ratio('rloo', 0)):.2f} of it, GRPO "
         f"{mean(ratio('grpo', 0)):.2f}, the exact optimal constant {mean(ratio('constant', 0)):.2f}.",

@@ -42,7 +42,7 @@ from llmanac.models.scalar import ScalarModel
 from llmanac.recipes import rlhf_task
 from llmanac.rewards.model import ModelReward
 
-ROWS = ("rl/dpo", "reward/model", "reward/human", "reward/hybrid", "reward/rule", "rlhf/reward-model", "rlhf/rl")
+ROWS = ("rl/dpo", "reward/model", "reward/human", "reward/hybrid", "reward/rule", "rlhf/reward-model")
 CLAIM = (
     "pairs alone (DPO and its kin) or a reward model and RL raise what raters like; a reward model is better with more "
     "pairs and keeps the raters' taste; a gated mix resists the hack that fools one part"
@@ -340,7 +340,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         verdict(gated > max(total, average(seeds, "mixed", "model", "truth"), average(seeds, "mixed", "rule", "truth")),
                 f"the gated mix ends with {gated:.3f} of the truth; the sum with {total:.3f}, the reward model alone "
                 "with "
-                f"{average(seeds, 'mixed', 'raters', 'truth'):.3f}, the rule alone with "
+                f"{average(seeds, 'mixed', 'model', 'truth'):.3f}, the rule alone with "
                 f"{average(seeds, 'mixed', 'rule', 'truth'):.3f}. "
                 f"Gated against the sum: {gain(seeds, 'mixed', 'gated', 'truth', 'sum')}; against the start "
                 f"{gain(seeds, 'mixed', 'gated', 'truth')}."),
