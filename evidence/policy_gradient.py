@@ -306,6 +306,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ratio = partial(relative, seeds)
     known = ("moving-average", "rloo", "grpo", "dr-grpo", "optimal", "constant")
     lower = [n for n in known if interval(ratio(n, 0))[1] < 1]
+    lowest = ", ".join(lower).replace("constant", "the exact optimal constant")
     higher = [n for n in known if interval(ratio(n, 0))[0] > 1]
     free = all(abs(mean(ratio(n, 0)) / mean(ratio(n, 1)) - 1) < 1e-3 for n in known)
     strongest = f"KL {WEIGHTS[-1]:g}"
@@ -319,7 +320,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "baseline by "
                 f"{mean(ratio('none', 1)):.0f}."),
         "At the start, where answers earn " + f"{average(seeds, 'start', 'truth'):.2f} of 1, the relative variance is "
-        + (f"lower than without a baseline for {', '.join(lower).replace('constant', 'the exact optimal constant')}" if lower else "for no baseline certainly lower")
+        + (f"lower than without a baseline for {lowest}" if lower else "for no baseline certainly lower")
         + (f", and higher for {', '.join(higher)}" if higher else "")
         + f"; the others' intervals contain 1. Leave-one-out has {mean(ratio('rloo', 0)):.2f} of it, GRPO "
         f"{mean(ratio('grpo', 0)):.2f}, the exact optimal constant {mean(ratio('constant', 0)):.2f}.",
