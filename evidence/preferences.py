@@ -10,9 +10,9 @@ them. All arms have one learning rate and the coefficients of their papers or al
 {findings}
 
 Limits: one learning rate is not the best one of every arm; raters are simulated, so that this says nothing about
-what ratings cost; one task, one small model. The pairs of HH-RLHF are those of a test file (harmless-base), split in
-{folds} parts by turns; a model this small, trained from random weights, reads words rather than meaning.
-"""
+what ratings cost; one task, one small model. The pairs of HH-RLHF are those of a test file (harmless-base, in
+LLMANAC_SHARED_DATA), split in {folds} parts by turns; a model this small, trained from random weights, reads words
+rather than meaning."""
 
 from __future__ import annotations
 
@@ -342,12 +342,13 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "with "
                 f"{average(seeds, 'mixed', 'model', 'truth'):.3f}, the rule alone with "
                 f"{average(seeds, 'mixed', 'rule', 'truth'):.3f}. "
-                f"Gated against the sum: {gain(seeds, 'mixed', 'gated', 'truth', 'sum')}; against the start "
+                f"Gated against the reward model alone: {gain(seeds, 'mixed', 'gated', 'truth', 'model')}; against "
+                f"the sum: {gain(seeds, 'mixed', 'gated', 'truth', 'sum')}; against the start "
                 f"{gain(seeds, 'mixed', 'gated', 'truth')}."),
         f"A rule scores 1,000 answers in {average(seeds, 'costs', 'rule_seconds'):.3f} s, the reward model in "
         f"{average(seeds, 'costs', 'model_seconds'):.2f} s. The rule is exact about what it tests, and blind for the "
         "rest: RL on "
-        f"the rule changes the truth by {gain(seeds, 'mixed', 'rule', 'truth')} and shortens answers to "
+        f"the rule changes the truth by {gain(seeds, 'mixed', 'rule', 'truth')} and leaves answers of "
         f"{average(seeds, 'mixed', 'rule', 'tokens'):.1f} tokens.",
     ]  # fmt: skip
     if hh is not None:
