@@ -49,7 +49,7 @@ CLAIM = (
     "RL takes any reward of the complete text and then costs nothing more a token, but is the most expensive to set up"
 )
 SEEDS = 3
-TIMED = ("seconds",)
+TIMED = ("seconds", "setup_seconds")
 TOLERANCE = 1e-3
 
 LETTERS, DIGITS, CLEAN = "abc", "0123", 0.3
@@ -224,7 +224,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
                     "samples that are "
                  "valid have that distribution. Different texts are the valid ones. Times are CPU."],
                 [table(head, rows([*first, *(n for n in names if n not in first)], "valid"))]),
-        Section("Records whose digits add up to the number of letters", ["Distance is to the distribution of all records, of which those that meet the constraint are a part."],
+        Section("Records whose digits add up to the number of letters",
+                ["Distance is to the distribution of all records, of which those that meet the constraint are a part."],
                 [table([head[0], "meet it", *head[2:]],
                        rows([n for n in seeds[0]["arms"] if n.endswith("sum")], "met"))]),
     ]  # fmt: skip
