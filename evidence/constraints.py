@@ -4,8 +4,8 @@
 sentence where an arm samples (temperature {heat}), one thread. A record is valid if it is JSON with exactly the three
 fields in their types; accuracy is the part of the fields that are right, 0 for an invalid record. Log-probability is
 that of the text under the model alone, in nats. FUDGE's classifier of beginnings is a GRU that was trained on
-{training} samples from other sentences ({valid_training:.0%} of them valid). The arm of a policy trained to the
-constraint's reward is not a part of this study yet.
+{training} samples from other sentences ({valid_training:.0%} of them valid). A policy that learned its constraint is in
+`constraints_learned`.
 
 - Taking the most probable token, hard constraints give {masks[valid]:.0%} (masks) and {template[valid]:.0%} (template)
   valid records, the prompt alone {prompt[valid]:.0%}. Their texts have {masks[logprob]:.1f} and {template[logprob]:.1f}
