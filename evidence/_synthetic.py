@@ -1,4 +1,4 @@
-"""Small models on made-up tokens: what the studies of recall, of recurrent memory and of depth share."""
+"""Small models on made-up tokens: what the studies of recall, depth, recurrent memory and fine-tuning share."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from llmanac.core.types import IGNORE, Batch, LossSum
 from llmanac.lab.stats import mean
 from llmanac.models._layers import init_normal
 from llmanac.train._step import Stepper
+from llmanac.train._trained import optimized, trained_modules
 
 WORK = Path(__file__).resolve().parent.parent / "studies" / "evidence"  # what `run.py` removes with a page's seeds
 Rows = tuple[np.ndarray, np.ndarray]  # ids (B, T) or (B, n T), targets (B, T)
@@ -43,22 +44,30 @@ def embedded(model: Any, ids: Tensor | None, targets: Tensor | None = None) -> B
     return Batch(embeddings=model.embed(ids).unflatten(1, (targets.shape[1], -1)).sum(2), targets=targets)
 
 
-def fit(model: Any, draw: Callable[[np.random.Generator], Rows], steps: int, *, lr: float, schedule: Any,
-        seed: int, most: float = 1e9) -> list[float]:  # fmt: skip
+def fit(model: Any, draw: Callable[[np.random.Generator], Any], steps: int, *, lr: float, schedule: Any, seed: int,
+        most: float = 1e9, objective: Any = None, every: int = 0, look: Callable[[int], Any] | None = None,
+        ) -> list[float]:  # fmt: skip
     """Train in place with AdamW, without decay; returns the loss of every step, up to one that is above `most`.
 
-    Models of one seed see the same rows.
+    Models of one seed see the same rows. `objective` is `Answers` unless it is given; `look` is called with the number
+    of steps after each `every` steps.
     """
-    optimizer = make_method("optimizer", {"name": "adamw", "lr": lr, "weight_decay": 0.0}).build(model=model)
+    objective = objective or Answers()
+    trained = optimized(trained_modules(model, objective))
+    optimizer = make_method("optimizer", {"name": "adamw", "lr": lr, "weight_decay": 0.0}).build(model=trained)
     scale, rng, losses = make_method("schedule", schedule).build(steps=steps), numpy_generator(seed, "rows"), []
     model.train()
     with tempfile.TemporaryDirectory() as folder:
-        step = Stepper(model, Answers(), optimizer, micro_batch=1 << 20, clip=1.0, dtype=torch.float32,
+        step = Stepper(model, objective, optimizer, micro_batch=1 << 20, clip=1.0, dtype=torch.float32,
                        folder=Path(folder))  # fmt: skip
         for number in range(steps):
             losses.append(step(list(zip(*draw(rng), strict=True)), scale(number), number).loss)
             if not losses[-1] <= most:
                 break
+            if look is not None and (number + 1) % every == 0:
+                model.eval()
+                look(number + 1)
+                model.train()
     model.eval()
     return losses
 
