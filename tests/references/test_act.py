@@ -76,12 +76,19 @@ def test_a_text_that_is_no_call_ends_the_episode(engine):
     (episode,) = play(world, ModelPolicy(engine, world.tools, constrained=False, tokens=6), [0])
     assert episode.done and not episode.rewards and episode.value == 0 and len(episode.turns) == 1
     policy = ModelPolicy(engine, world.tools)
-    for text in ('{"name": "answer", "arguments": {"total": 41}}', '{"name": "answer", "arguments": {}}', '{"name": "x"'):
+    for text in (
+        '{"name": "answer", "arguments": {"total": 41}}',
+        '{"name": "answer", "arguments": {}}',
+        '{"name": "x"',
+    ):
         assert policy._read(f"<tool_call>\n{text}\n</tool_call>") is None
-    assert policy._read('<tool_call>\n{"name": "answer", "arguments": {"total": 40}}\n</tool_call>').arguments["total"] == 40
+    assert (
+        policy._read('<tool_call>\n{"name": "answer", "arguments": {"total": 40}}\n</tool_call>').arguments["total"]
+        == 40
+    )
 
 
-OWN = '''
+OWN = """
 class Coin:
     tools = [{"type": "function", "function": {"name": "guess", "parameters": {
         "type": "object", "properties": {"heads": {"type": "boolean"}}, "required": ["heads"]}}}]
@@ -103,7 +110,7 @@ class Broken(Coin):
 
 class Empty:
     tools = []
-'''
+"""
 
 
 def test_an_environment_of_ones_own(tmp_path, engine):
@@ -112,7 +119,9 @@ def test_an_environment_of_ones_own(tmp_path, engine):
     world = load_environment(f"{file}:Coin")
     share = Success.of(play(world, RandomPolicy(world.tools), range(200))).share
     assert 0.35 < share < 0.65
-    assert all(replay(world, episode) == episode.value for episode in play(world, ModelPolicy(engine, world.tools), range(3)))
+    assert all(
+        replay(world, episode) == episode.value for episode in play(world, ModelPolicy(engine, world.tools), range(3))
+    )
     with pytest.raises(DataError, match=r"step 0 of the episode with seed 0, guess.*KeyError"):
         play(load_environment(f"{file}:Broken"), RandomPolicy(world.tools), [0])
     for name, what in ((f"{file}:Empty", "has no reset"), (f"{file}:Not", "no function"), ("treasur", "treasure")):

@@ -72,10 +72,9 @@ class Digits:
 
 
 def method(engine, name, reward=None, **fields):
-    built = make_method("reason", {"name": name, "temperature": 1.0, "tokens": 2, **fields}).build(
+    return make_method("reason", {"name": name, "temperature": 1.0, "tokens": 2, **fields}).build(
         engine=engine, reward=reward
     )
-    return built
 
 
 @pytest.fixture
@@ -161,7 +160,13 @@ def test_mbr_with_exact_match_is_voting(digits, engine):
         np.testing.assert_array_equal(vote.support, risk.support)
 
 
-TEXTS = ["the cat sat on the mat", "a cat sat on a mat", "the cat sat on the mat", "dogs run far away today", "the cat sat"]
+TEXTS = [
+    "the cat sat on the mat",
+    "a cat sat on a mat",
+    "the cat sat on the mat",
+    "dogs run far away today",
+    "the cat sat",
+]
 
 
 @pytest.mark.parametrize("utility", ["bleu", "rouge"])
@@ -199,7 +204,9 @@ def test_subsets_give_the_mean_over_all_of_them(engine):
 def test_an_answer_does_not_depend_on_the_other_questions(engine, name):
     trees = {"n": 4, "width": 2, "depth": 3, "step": "e"}
     fields = trees if name in ("tree-search", "mcts") else {"n": 3}
-    ask = method(engine, name, lambda s: [Score(len(set(x.text)) / (1 + len(x.text))) for x in s], **{"tokens": 12, **fields})
+    ask = method(
+        engine, name, lambda s: [Score(len(set(x.text)) / (1 + len(x.text))) for x in s], **{"tokens": 12, **fields}
+    )
     together = ask(questions(engine), seed=5)
     for question, found in zip(questions(engine), together, strict=True):
         (alone,) = ask([question], seed=5)
@@ -216,7 +223,7 @@ def test_budgets_are_forced_exactly(engine, least, tokens):
         engine, "long-cot", least=least, tokens=tokens, answer_tokens=3, wait=wait, ending=ending, stop=(stop,), n=3
     )
     marker = [int(i) for i in TOKENIZER.encode(ending)]
-    for question, found in zip(questions(engine), ask(questions(engine), seed=2), strict=True):
+    for found in ask(questions(engine), seed=2):
         for candidate in found.candidates:
             ids = list(candidate.ids)
             at = max(i for i in range(len(ids)) if ids[i : i + len(marker)] == marker)
@@ -252,7 +259,9 @@ def test_the_prompt_is_read_once(engine, monkeypatch):
 
     monkeypatch.setattr(type(engine.model), "forward", counted)
     question = Question.of(engine, "x" * 100)
-    ((done, cost),) = sample(Engine(engine.model, TOKENIZER, rows=64), [(question.ids, {"n": 8})], max_new_tokens=3, temperature=1.0)
+    ((done, cost),) = sample(
+        Engine(engine.model, TOKENIZER, rows=64), [(question.ids, {"n": 8})], max_new_tokens=3, temperature=1.0
+    )
     assert cost == len(question.ids) and sum(read) <= len(question.ids) + 8 * 3 and len(done) == 8
 
 

@@ -2,7 +2,7 @@
 
     environment = make_method("environment", "treasure").build()
     episodes = play(environment, ModelPolicy(engine, environment.tools), seeds=range(20))
-    replay(environment, episodes[0])                 # the same observations and rewards, or an error that names the step
+    replay(environment, episodes[0])             # the same observations and rewards, or an error that names the step
 
 An environment is a class with `tools`, `reset(seed)` and `step(name, arguments)`; the user's own is FILE.py:Class.
 """

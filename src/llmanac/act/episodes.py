@@ -128,7 +128,9 @@ def replay(environment: Environment, episode: Episode) -> float:
     world = copy.deepcopy(environment)
     task = world.reset(episode.seed)
     if task != episode.messages[0]["content"]:
-        raise DataError(f"episode {episode.seed}: begins with {episode.messages[0]['content']!r}, the replay with {task!r}")
+        raise DataError(
+            f"episode {episode.seed}: begins with {episode.messages[0]['content']!r}, the replay with {task!r}"
+        )
     seen = [message["content"] for message in episode.messages if message["role"] == "tool"]
     total = 0.0
     for number, (call, text, reward) in enumerate(zip(episode.calls, seen, episode.rewards, strict=True)):

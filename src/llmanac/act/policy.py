@@ -51,9 +51,7 @@ class ModelPolicy:
         for episode in episodes:
             own = int(numpy_generator(seed, "act", episode.seed, number).integers(1 << 62))
             requests.append((self.prompt(episode.messages), {"seed": own}))
-        done = sample(
-            self.engine, requests, temperature=self.temperature, max_new_tokens=self.tokens, **self.options
-        )
+        done = sample(self.engine, requests, temperature=self.temperature, max_new_tokens=self.tokens, **self.options)
         calls = []
         for episode, (ids, _), ((one,), _) in zip(episodes, requests, done, strict=True):
             logs = np.array([token.sampled for token in one.token_logprobs])

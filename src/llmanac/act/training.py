@@ -44,7 +44,9 @@ class EpisodeRollouts(Rollouts):
         if sampling.minibatches != 1:
             raise SpecError("minibatches: draws of episodes have no fixed number of calls; take 1")
         if not objective.spec.grouped:
-            raise SpecError(f"advantage: {objective.spec.advantage} does not compare episodes; take grpo, dr-grpo or rloo")
+            raise SpecError(
+                f"advantage: {objective.spec.advantage} does not compare episodes; take grpo, dr-grpo or rloo"
+            )
         prompts = [Prompt(ids=(0,), text="", row={"seed": task}) for task in tasks]
         super().__init__(prompts, policy.engine, objective, each(lambda sample: 0.0), sampling, seed=seed, **more)
         self.environment, self.policy = environment, policy

@@ -18,9 +18,13 @@ def act_command(
     environment: Annotated[str, typer.Option(help="`llmanac list environment` names them; or FILE.py:Class.")],
     episodes: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the calls; 0 takes the most probable.")] = 1.0,
-    free: Annotated[bool, typer.Option("--free", help="Do not constrain what is written to calls of the tools.")] = False,
+    free: Annotated[
+        bool, typer.Option("--free", help="Do not constrain what is written to calls of the tools.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A .jsonl file: an episode a row.")] = None,
-    replay_: Annotated[Path | None, typer.Option("--replay", help="Replay the episodes of such a file instead.")] = None,
+    replay_: Annotated[
+        Path | None, typer.Option("--replay", help="Replay the episodes of such a file instead.")
+    ] = None,
     seed: Seed = 0,
     runner: SomeRunner = "auto",
 ) -> None:

@@ -13,7 +13,7 @@ from llmanac.cli.options import Fields, Seed, SomeModel, SomeRunner
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.reason.questions import Answered
+    from llmanac.reason._questions import Answered
 
 UTILITIES = ("exact-match", "bleu", "rouge", "bertscore")
 Verifier = Annotated[
@@ -53,7 +53,7 @@ def reason_command(
     from llmanac.core.spec import make_method, parse_patches, patch
     from llmanac.generate.load import load_engine
     from llmanac.reason import Question
-    from llmanac.reason.questions import answered, read_questions
+    from llmanac.reason._questions import answered, read_questions
 
     fields: dict[str, Any] = {"name": method, "n": n, "tokens": tokens, "temperature": temperature}
     spec: Any = make_method("reason", {k: v for k, v in {**fields, "convention": convention}.items() if v is not None})
@@ -85,7 +85,9 @@ def reason_command(
     if curve is not None:
         _draw(curve, points, method)
     other = "mbr" if method == "voting" else "voting"
-    print(f"Next: llmanac reason {shlex.join([model, question, '--method', other])}   (the same questions, another way)")
+    print(
+        f"Next: llmanac reason {shlex.join([model, question, '--method', other])}   (the same questions, another way)"
+    )
 
 
 def _utility(name: str, verifier: str | None) -> dict[str, Any]:
@@ -152,9 +154,7 @@ def _draw(path: Path, points: list[Any], method: str) -> None:
     from llmanac.lab._svg import Line, line_chart, standalone
 
     if not points:
-        raise SpecError(
-            "--curve: needs right answers (--answer names their column) and a method that samples: best-of-n, voting, mbr"
-        )
+        raise SpecError("--curve: needs right answers (--answer names their column) and one of best-of-n, voting, mbr")
     line = Line(method, [(p.k, p.accuracy) for p in points], [p.interval or (p.accuracy,) * 2 for p in points])
     files.write_text(path, standalone(line_chart([line], "samples", "accuracy", f"{method}: accuracy over samples")))
     print(f"{path}: the curve")

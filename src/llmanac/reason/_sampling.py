@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,19 +73,7 @@ class Chooser:
         costs = [Cost(prompt=read, sampled=sum(len(one.ids) for one in own)) for own, read in done]
         out = []
         for group, cost, (matrix, tokens) in zip(groups, costs, self.supports(questions, groups), strict=True):
-            totals = matrix.sum(1)
-            chosen = int(totals.argmax())
-            names = [g.answer or "" for g, total in zip(group, totals, strict=True) if total == totals[chosen]]
-            tied = tuple(dict.fromkeys(names))
-            candidates = tuple(
-                Candidate(**{**vars(one), "score": float(total)}) for one, total in zip(group, totals, strict=True)
-            )
-            out.append(
-                Found(
-                    candidates=candidates, chosen=chosen, cost=cost + Cost(verifier=tokens),
-                    tied=tied if len(tied) > 1 else (), support=matrix,
-                )
-            )  # fmt: skip
+            out.append(choice(group, cost, matrix, tokens))
         return out
 
     def supports(
@@ -98,6 +87,19 @@ class Chooser:
             ids=tuple(done.ids), text=done.text, answer=extract(done.text, self.spec.convention),
             logprob=logprob(done), finished=done.finish_reason == "stop",
         )  # fmt: skip
+
+
+def choice(group: Sequence[Candidate], cost: Cost, matrix: np.ndarray, tokens: int) -> Found:
+    """The candidate with the largest support (n, n); `tokens` were read by a verifier."""
+    totals = matrix.sum(1)
+    best = int(totals.argmax())
+    names = [one.answer or "" for one, total in zip(group, totals, strict=True) if total == totals[best]]
+    tied = tuple(dict.fromkeys(names))
+    candidates = tuple(replace(one, score=float(total)) for one, total in zip(group, totals, strict=True))
+    return Found(
+        candidates=candidates, chosen=best, cost=cost + Cost(verifier=tokens), tied=tied if len(tied) > 1 else (),
+        support=matrix,
+    )  # fmt: skip
 
 
 def equal_answers(answers: Sequence[str | None], same: Any) -> np.ndarray:

@@ -97,7 +97,10 @@ class LongThought:
             turn += 1
         every = [(i, k, t) for i, own in enumerate(rows) for k, t in enumerate(own)]
         asked = [
-            ((*t.question.ids, *t.ids, *self.ending), {"max_new_tokens": spec.answer_tokens, "seed": _seed(seed, k, -1)})
+            (
+                (*t.question.ids, *t.ids, *self.ending),
+                {"max_new_tokens": spec.answer_tokens, "seed": _seed(seed, k, -1)},
+            )
             for _, k, t in every
         ]
         answers: list[list[Candidate]] = [[] for _ in questions]

@@ -98,5 +98,7 @@ def utility_of(spec: Spec) -> Utility:
 
 def _equal(answers: Sequence[str | None], same: Callable[[str, str], bool]) -> np.ndarray:
     """u(y_i, y_j): 1 where the answers are equal."""
-    found = [[float(one is not None and other is not None and same(one, other)) for other in answers] for one in answers]
+    found = [
+        [float(one is not None and other is not None and same(one, other)) for other in answers] for one in answers
+    ]
     return np.array(found)

@@ -68,5 +68,7 @@ class Voting(Chooser):
             return [(matrix * np.exp(values), 0) for matrix, (values, _) in zip(equal, found, strict=True)]
         worst = min(float(values.min()) for values, _ in found)
         if worst < 0:
-            raise DataError(f"verifier: gave {worst:g}; a vote's weight is at least 0, take best-of-n or weights = count")
+            raise DataError(
+                f"verifier: gave {worst:g}; a vote's weight is at least 0, take best-of-n or weights = count"
+            )
         return [(matrix * values, tokens) for matrix, (values, tokens) in zip(equal, found, strict=True)]

@@ -82,9 +82,8 @@ def _right(question: Question, found: Found, convention: str, column: str | None
 
 def reference(answers: str | list[str], convention: str) -> str | list[str]:
     """The right answers as the convention finds them in a worked solution (GSM8K's rows), else as they are."""
+
     def one(text: str) -> str:
         return (extract(text, convention) or text) if "####" in text or "\\boxed" in text else text
 
     return one(answers) if isinstance(answers, str) else [one(text) for text in answers]
-
-
