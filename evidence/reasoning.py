@@ -314,15 +314,16 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ),
         "optimised": (
             f"the mean best score rises from {best[0]['score']:.2f} to {best[-1]['score']:.2f}, and accuracy from "
-            f"{best[0]['accuracy']:.1%} at N = 1 to {peak['accuracy']:.1%} at N = {peak['n']}; at N = {best[-1]['n']} it "
-            f"is {best[-1]['accuracy']:.1%}"
+            f"{best[0]['accuracy']:.1%} at N = 1 to {peak['accuracy']:.1%} at N = {peak['n']}; at N = {best[-1]['n']} "
+            f"it is {best[-1]['accuracy']:.1%}"
             + (f", {falls:.1%} below its peak: over-optimised." if falls > 0.005 else ": no fall was seen up to there.")
         ),
         "utilities": "with 16 samples " + ", ".join(f"{name[5:]} {value:.1%}" for name, value in utility.items()) + ".",
         "depths": f"from {first[0]} to {last[0]} steps the tokens of a question grow: {grown}.",
         "budgets": (
             f"accuracy is {budgets[min(budgets)]['accuracy']:.0%} with a thought of {min(budgets)} tokens, and "
-            f"highest, {percent(budgets[full])}, with {full}; forced to think on by `Wait` it is {percent(one['waited'])}."
+            f"highest, {percent(budgets[full])}, with {full}; forced to think on by `Wait` it is "
+            f"{percent(one['waited'])}."
         ),
         "smollm2": "SmolLM2 has four problems, which shows that it runs." if one["smollm2"] else "",
     }  # fmt: skip
