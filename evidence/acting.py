@@ -42,7 +42,7 @@ SEEDS = 1
 TOLERANCE = 0.05
 NAMES = ("orders", "treasure")
 SIZES: dict[str, dict[str, int]] = {
-    "full": {"dim": 64, "layers": 2, "shown": 150, "imitated": 90, "rl": 6, "tasks": 4, "samples": 4, "episodes": 60,
+    "full": {"dim": 64, "layers": 2, "shown": 150, "imitated": 350, "rl": 6, "tasks": 4, "samples": 4, "episodes": 60,
              "random": 3000},
     "small": {"dim": 16, "layers": 1, "shown": 6, "imitated": 2, "rl": 1, "tasks": 1, "samples": 2, "episodes": 2,
               "random": 100},

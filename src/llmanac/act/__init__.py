@@ -69,7 +69,7 @@ def load_environment(name: str) -> Environment:
         SpecError: an unknown name, a file that does not run, or a class without `tools`, `reset` and `step`.
     """
     if ".py:" not in name:
-        return make_method("environment", name).build()  # type: ignore[no-any-return, attr-defined]
+        return make_method("environment", name).build()
     from llmanac.rewards.function import load_function
 
     path, _, kind = name.rpartition(":")
@@ -79,4 +79,4 @@ def load_environment(name: str) -> Environment:
         raise SpecError(f"{name}: has no {missing[0]}; an environment has tools, reset(seed) and step(name, arguments)")
     if not hasattr(made, "most"):
         made.most = 20
-    return made  # type: ignore[no-any-return]
+    return made
