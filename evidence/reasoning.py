@@ -3,10 +3,10 @@
 A model of {parameters:,} parameters is trained here for {trained} steps to write the steps of made-up word problems
 ("Ann has 7 pens, gets 5, loses 3."). {questions} new problems of four steps are answered by every way from the same
 model, at temperature 0.8; greedy decoding is the start. Tokens are counted: the prompt once for n samples, every
-sampled token, and what a verifier reads. The reward model is a copy of the model with one output, trained on pairs of a
-right and a wrong answer of the model to {pairs} other problems; it prefers the right one in {preferred:.0%} of held-out pairs.
-Accuracy over the number of samples is the mean over subsets of one draw of {most} samples, which is unbiased. Intervals
-are 95%, over questions.
+sampled token, and what a verifier reads. The reward model is a copy of the model with one output, trained on pairs of
+a right and a wrong answer of the model to {pairs} other problems; it prefers the right one in {preferred:.0%} of
+held-out pairs. Accuracy over the number of samples is the mean over subsets of one draw of {most} samples, which is
+unbiased. Intervals are 95%, over questions.
 
 - Accuracy over tokens: {accuracy}
 - Best of N with the imperfect reward model: {optimised}
@@ -317,7 +317,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"{best[0]['accuracy']:.1%} at N = 1 to {peak['accuracy']:.1%} at N = {peak['n']}; at N = {best[-1]['n']} "
             f"it is {best[-1]['accuracy']:.1%}"
             + (f", {falls:.1%} below its peak" if falls > 0.005 else ", with no fall")
-            + ("." if falls > best[-1]["high"] - best[-1]["accuracy"] else ", which is within the interval of one point.")
+            + ("." if falls > best[-1]["high"] - best[-1]["accuracy"] else ", within the interval of one point.")
             + f" A likelihood needs no verifier and reaches {curves['best-of-n, likelihood'][-1]['accuracy']:.1%}."
         ),
         "utilities": "with 16 samples " + ", ".join(f"{name[5:]} {value:.1%}" for name, value in utility.items()) + ".",

@@ -56,7 +56,7 @@ class EpisodeRollouts(Rollouts):
 
     def sample_rows(self) -> list[Rollout]:
         """Rows of about the usual shape that cost nothing, for planning."""
-        zeros = {name: np.zeros(self.sampling.tokens) for name in ("logprobs", "advantages")}
+        zeros: dict[str, Any] = {name: np.zeros(self.sampling.tokens) for name in ("logprobs", "advantages")}
         answer = self.longest[:1] * self.sampling.tokens
         count = self.sampling.prompts * self.sampling.samples
         return [Rollout(prompt=self.longest, completion=answer, group=i // 2, **zeros) for i in range(count)]

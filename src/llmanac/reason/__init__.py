@@ -37,7 +37,7 @@ class Question:
         if chat and engine.tokenizer is not None:
             ids = engine.tokenizer.chat_ids([{"role": "user", "content": text}], add_generation_prompt=True)
         else:
-            ids = engine.request(text, max_new_tokens=1).prompt
+            ids = list(engine.request(text, max_new_tokens=1).prompt)
         return cls(ids=tuple(map(int, ids)), text=text, row=row or {})
 
 

@@ -109,10 +109,10 @@ class TreeSearch:
         texts = [candidate for _, _, candidate in new]
         if self.spec.value == "rollout":
             open_ = [i for i, (_, child, _) in enumerate(new) if not child.ended]
-            done = self._sample(
+            rolled = self._sample(
                 [(new[i][0], new[i][1].ids, 1) for i in open_], seed + ROLLOUT_SEED, stop=self.spec.stop
             )
-            for i, (one,) in zip(open_, done, strict=True):
+            for i, (one,) in zip(open_, rolled, strict=True):
                 texts[i] = self._candidate((*new[i][1].ids, *one.ids), one)
         scores = scored(
             self.reward, [as_sample(run.question, text) for (run, _, _), text in zip(new, texts, strict=True)]

@@ -9,7 +9,7 @@ Tool use with lookups: Schick et al. 2023, arXiv:2302.04761; Yao et al. 2022, ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Spec(EnvironmentSpec):
 class Orders:
     """See the module."""
 
-    tools = (
+    tools: Sequence[Mapping[str, Any]] = (
         tool("look_up", "The price of an item.", item={"type": "string", "enum": list(ITEMS)}),
         tool("answer", "Say the total.", total={"type": "integer", "minimum": 0, "maximum": 40}),
     )

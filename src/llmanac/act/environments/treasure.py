@@ -10,7 +10,7 @@ In the manner of TextWorld: Cote et al. 2018, arXiv:1806.11532.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Spec(EnvironmentSpec):
 class Treasure:
     """See the module."""
 
-    tools = (
+    tools: Sequence[Mapping[str, Any]] = (
         tool("go", "Walk to the next room.", direction={"type": "string", "enum": ["left", "right"]}),
         tool("take", "Take the key that is in this room."),
         tool("open", "Open the chest that is in this room."),
