@@ -49,8 +49,8 @@ CLAIM = "more tokens at the answer raise accuracy, by method, until the verifier
 SEEDS = 1
 TOLERANCE = 0.05
 SIZES: dict[str, dict[str, int]] = {
-    "full": {"dim": 64, "layers": 2, "steps": 350, "rows": 24, "questions": 40, "pairs": 150, "reward_steps": 30,
-             "most": 16, "tokens": 64, "depth": 7},
+    "full": {"dim": 64, "layers": 2, "steps": 450, "rows": 32, "questions": 80, "pairs": 300, "reward_steps": 50,
+             "most": 32, "tokens": 64, "depth": 7},
     "small": {"dim": 16, "layers": 1, "steps": 4, "rows": 8, "questions": 3, "pairs": 8, "reward_steps": 2, "most": 4,
               "tokens": 8,
               "depth": 2},
@@ -320,7 +320,9 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             + ("." if falls > best[-1]["high"] - best[-1]["accuracy"] else ", within the interval of one point.")
             + f" A likelihood needs no verifier and reaches {curves['best-of-n, likelihood'][-1]['accuracy']:.1%}."
         ),
-        "utilities": "with 16 samples " + ", ".join(f"{name[5:]} {value:.1%}" for name, value in utility.items()) + ".",
+        "utilities": (
+            f"with {vote[-1]['n']} samples " + ", ".join(f"{name[5:]} {x:.1%}" for name, x in utility.items()) + "."
+        ),
         "depths": f"from {first[0]} to {last[0]} steps the tokens of a question grow: {grown}.",
         "budgets": (
             f"accuracy is {budgets[min(budgets)]['accuracy']:.0%} with a thought of {min(budgets)} tokens, and "

@@ -126,9 +126,11 @@ class LongThought:
         thought.going = thought.going and len(thought.ids) < spec.tokens
 
     def _before_the_end(self, done: Completion) -> list[int]:
-        """The tokens that lie completely before the end token or stop text."""
-        ids = list(done.ids)
-        while ids and not (ids[-1] not in self.engine.eos_ids and done.text.startswith(self.tokenizer.decode(ids))):
+        """The tokens that lie completely before the end token or stop text, and white space that the ending has too."""
+        ids, text = list(done.ids), done.text
+        if self.spec.ending[0].isspace():
+            text = text.rstrip()
+        while ids and not (ids[-1] not in self.engine.eos_ids and text.startswith(self.tokenizer.decode(ids))):
             ids.pop()
         return ids
 
