@@ -70,6 +70,16 @@ def test_the_best_of_several_samples(server, engine):
     assert reply.usage.completion_tokens == sum(len(c.ids) for c in made)  # all that were generated are counted
 
 
+def test_the_best_of_several_chat_replies(server, engine):
+    """A field of this server: the SDK sends it in extra_body."""
+    ask = {"model": "tiny", "messages": ASK, "n": 2, "seed": 3, "max_tokens": 6}
+    reply = server.client.chat.completions.create(**ask, extra_body={"best_of": 5})
+    made = engine.generate([hello(ASK)], n=5, seed=3, temperature=1.0, max_new_tokens=6)
+    best = sorted(made, key=lambda c: sum(c.logprobs) / len(c.ids), reverse=True)[:2]
+    assert [c.message.content for c in reply.choices] == [c.text for c in best]
+    assert reply.usage.completion_tokens == sum(len(c.ids) for c in made)
+
+
 # ---------------------------------------------------------------- embeddings
 
 

@@ -15,6 +15,7 @@ with interrupts.ending():
     import typer
 
     from llmanac.cli import (
+        act,
         adapter,
         align,
         bench,
@@ -34,6 +35,7 @@ with interrupts.ending():
         quality,
         quantize,
         rate,
+        reason,
         run,
         score,
         tokenizer,
@@ -68,6 +70,8 @@ app.command("complexity")(complexity.complexity_command)
 app.command("convert")(methods.convert_command)
 app.command("quantize")(quantize.quantize_command)
 app.command("tune")(tune.tune_command)
+app.command("reason")(reason.reason_command)
+app.command("act")(act.act_command)
 app.command("align")(align.align_command)
 app.command("distill")(tune.distill_command)
 app.command("merge")(adapter.merge_command)

@@ -45,6 +45,8 @@ KINDS: dict[str, str] = {
     "objective": "objectives",
     "loss": "objectives/losses",
     "reward": "rewards",
+    "reason": "reason",
+    "environment": "act/environments",
     "optimizer": "train/optimizers",
     "schedule": "train/schedules",
     "retriever": "retrieve",

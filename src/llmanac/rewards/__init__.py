@@ -40,10 +40,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """A reward, and the parts that it is made of by name (for the log)."""
+    """A reward, the parts that it is made of by name (for the log), and the tokens that a model read for it."""
 
     value: float
     parts: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
 
 
 class Reward(Protocol):

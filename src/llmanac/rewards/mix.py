@@ -62,4 +62,4 @@ def _combined(form: str, labels: Sequence[str], weights: Sequence[float], scores
         value = value + weight * score.value if form == "sum" else value * max(0.0, score.value) ** weight
         parts[label] = score.value
         parts |= {f"{label}.{name}": part for name, part in score.parts.items()}
-    return Score(value, parts)
+    return Score(value, parts, sum(score.tokens for score in scores))

@@ -52,8 +52,9 @@ class ModelReward:
         rows = [self.ids(sample)[-limit if limit else None :] for sample in samples]
         out: list[Score] = []
         for at in range(0, len(rows), AT_ONCE):
-            batch = Batch.padded(rows[at : at + AT_ONCE], device=self.model.device)
-            out += [Score(float(value)) for value in self.model.scores(batch)]
+            some = rows[at : at + AT_ONCE]
+            values = self.model.scores(Batch.padded(some, device=self.model.device))
+            out += [Score(float(value), tokens=len(row)) for value, row in zip(values, some, strict=True)]
         return out
 
     def ids(self, sample: Sample) -> list[int]:

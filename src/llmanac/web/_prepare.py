@@ -128,6 +128,7 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
         else:
             ids = _chat_ids(engine.tokenizer, messages, until, **given)
             options["logprobs"] = alternatives
+            options["n"] = body.best_of or body.n or 1
     options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit
     with blaming("messages"):
         request = engine.request(ids, **options)
@@ -135,7 +136,7 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
     names = [tool.function.name for tool in tools]
     most = 1 if body.parallel_tool_calls is False else None
     calls = functools.partial(Calls, form, names, most) if names and form is not None else None
-    reply = ChatReply(service.model_name, [request], texts, alternatives=alternatives, calls=calls)
+    reply = ChatReply(service.model_name, [request], texts, alternatives=alternatives, calls=calls, best=body.n or 1)
     return Prepared(body, [request], reply, ignored, questions)
 
 

@@ -34,6 +34,7 @@ class Reply:
 
     prefix = ""
     whole_object = chunk_object = ""
+    best: int | None = None
 
     def __init__(self, model_name: str, requests: list[Request], texts: TokenTexts) -> None:
         self.requests, self.texts = requests, texts
@@ -63,8 +64,15 @@ class Reply:
         return {**self.chunk(), "usage": usage_of(self.requests)}
 
     def shown(self, samples: list[Completion]) -> list[Completion]:
-        """Those of a prompt's samples that are sent."""
-        return samples
+        """Those of a prompt's samples that are sent: the `best` by log-probability a token, or all of them."""
+        if self.best is None or self.best >= len(samples):
+            return samples
+
+        def mean(sample: Completion) -> float:
+            found = [value for value in sample.logprobs if value is not None]
+            return sum(found) / len(found) if found else 0.0
+
+        return sorted(samples, key=mean, reverse=True)[: self.best]
 
     def choice(self, index: int, done: Completion) -> dict[str, Any]:
         raise NotImplementedError
@@ -94,16 +102,6 @@ class CompletionReply(Reply):
         self.echo, self.logprobs, self.best = echo, logprobs, best
         self._logs: dict[int, CompletionLogprobs] = {}
         self._late: dict[int, tuple[str, list[TokenLogprob]]] = {}
-
-    def shown(self, samples: list[Completion]) -> list[Completion]:
-        if self.best is None or self.best >= len(samples):
-            return samples
-
-        def mean(sample: Completion) -> float:
-            found = [value for value in sample.logprobs if value is not None]
-            return sum(found) / len(found) if found else 0.0
-
-        return sorted(samples, key=mean, reverse=True)[: self.best]
 
     def choice(self, index: int, done: Completion) -> dict[str, Any]:
         prompt = index // (self.best or self.per_prompt)
@@ -156,9 +154,10 @@ class ChatReply(Reply):
         *,
         alternatives: int | None = None,
         calls: Callable[[], Calls] | None = None,
+        best: int | None = None,
     ) -> None:
         super().__init__(model_name, requests, texts)
-        self.alternatives = alternatives
+        self.alternatives, self.best = alternatives, best
         self._late: dict[int, list[TokenLogprob]] = {}
         self._calls = [calls() for _ in range(self.per_prompt)] if calls is not None else None
 

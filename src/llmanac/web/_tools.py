@@ -14,24 +14,10 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from llmanac.generate.constrain.tools import form_named
+from llmanac.generate.constrain.tools import form_of as form_of
 
 LONGEST_HEAD = 512  # characters before a call's arguments
 LONGEST_LATE = 2**16  # characters of a call with its name behind its arguments, which is read at its end
-
-
-def form_of(template: str | None) -> str | None:
-    """The form that a chat template (Jinja source) asks for, of `constrain/tools.py`; None where it is another one, or
-    the template has no tools."""
-    if template is None or not re.search(r"\btools\b", template):
-        return None
-
-    def names(key: str) -> bool:
-        return re.search(rf'"{key}\\?"\s*:', template) is not None  # quotes may be escaped in Jinja's strings
-
-    if "<tool_call>" in template:
-        xml = "<function=" in template or "<arg_key>" in template  # Qwen3-Coder and GLM: no JSON inside
-        return "hermes" if names("name") and names("arguments") and not xml else None
-    return "llama3" if names("name") and names("parameters") and "ipython" in template else None
 
 
 class Calls:

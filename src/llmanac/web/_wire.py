@@ -155,6 +155,7 @@ class Body(Sent):
         Annotated[dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED)] | None
     ) = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[Ids, BeforeValidator(_whole_list)] | None = None
     ignore_eos: bool | None = None
@@ -172,6 +173,10 @@ class Body(Sent):
         super().check(where)
         if self.stream_options is not None:
             self.stream_options.check("stream_options.")
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise ApiError(400, f"best_of: {self.best_of} is less than n, {self.n}", param="best_of")
+        if self.stream and self.best_of is not None and self.best_of > (self.n or 1):
+            raise ApiError(400, "best_of: the best are known at the end only; leave out stream", param="best_of")
 
     def ignored(self) -> list[str]:
         unread = ["stream_options"] if self.stream_options and not self.stream else []
@@ -213,16 +218,8 @@ class CompletionBody(Body):
         BeforeValidator(_prompt),
     ] = ""
     echo: bool | None = None
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
     return_tokens_as_token_ids: bool | None = None
-
-    def check(self, where: str = "") -> None:
-        super().check(where)
-        if self.best_of is not None and self.best_of < (self.n or 1):
-            raise ApiError(400, f"best_of: {self.best_of} is less than n, {self.n}", param="best_of")
-        if self.stream and self.best_of is not None and self.best_of > (self.n or 1):
-            raise ApiError(400, "best_of: the best are known at the end only; leave out stream", param="best_of")
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts, one or several. Raises ApiError for too many, or too much text."""

@@ -102,6 +102,21 @@ def form_named(name: str) -> Form:
     return FORMS[name]
 
 
+def form_of(template: str | None) -> str | None:
+    """The form that a chat template (Jinja source) asks for, of `FORMS`; None where it is another one, or
+    the template has no tools."""
+    if template is None or not re.search(r"\btools\b", template):
+        return None
+
+    def names(key: str) -> bool:
+        return re.search(rf'"{key}\\?"\s*:', template) is not None  # quotes may be escaped in Jinja's strings
+
+    if "<tool_call>" in template:
+        xml = "<function=" in template or "<arg_key>" in template  # Qwen3-Coder and GLM: no JSON inside
+        return "hermes" if names("name") and names("arguments") and not xml else None
+    return "llama3" if names("name") and names("parameters") and "ipython" in template else None
+
+
 def _arguments(schema: object, field: str) -> dict[str, Any]:
     """The schema of a function's arguments, which are an object."""
     if schema is None:

@@ -1,0 +1,190 @@
+"""Episodes: what was observed, called and earned; played by a policy, replayed exactly.
+
+An `Episode` holds its messages in OpenAI's format: the task as the user's message, calls as `tool_calls` of the
+assistant, observations as messages of the role `tool`. Its return is the sum of its rewards.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from llmanac.act import Environment, Step
+from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.progress import progress
+from llmanac.core.rng import numpy_generator
+from llmanac.generate.constrain.tools import Call
+from llmanac.metrics._intervals import wilson_interval
+
+INVALID = "That is no call of a tool."
+
+
+@dataclass
+class Episode:
+    """One episode.
+
+    Attributes:
+        seed: of `reset`; rewards: of each call; done: whether the environment ended it.
+        turns: what the policy read and wrote as token ids, where a model played: (prompt, completion) a call.
+    """
+
+    seed: int
+    messages: list[dict[str, Any]]
+    rewards: list[float] = field(default_factory=list)
+    done: bool = False
+    turns: list[tuple[tuple[int, ...], tuple[int, ...], np.ndarray]] = field(default_factory=list)
+
+    @property
+    def value(self) -> float:
+        """Its return."""
+        return float(sum(self.rewards))
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """The calls in their order."""
+        return [call["function"] for message in self.messages for call in message.get("tool_calls", ())]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"seed": self.seed, "return": self.value, "rewards": self.rewards, "messages": self.messages}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Episode:
+        """Raises DataError where the data is no episode."""
+        try:
+            return cls(int(data["seed"]), list(data["messages"]), [float(r) for r in data["rewards"]])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"episode: {error!r}; seed, messages and rewards are needed") from None
+
+
+class Policy(Protocol):
+    """Chooses the next call of each episode; None where what it wrote is no call, which ends the episode."""
+
+    def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[Call | None]: ...
+
+
+def play(environment: Environment, policy: Policy, seeds: Iterable[int], *, seed: int = 0) -> list[Episode]:
+    """An episode for each seed; all of them move together, so that a model reads one batch a call.
+
+    Raises:
+        DataError: an exception in the environment, with the episode and the call.
+    """
+    worlds, episodes = [], []
+    for number in seeds:
+        world = copy.deepcopy(environment)
+        worlds.append(world)
+        episodes.append(Episode(number, [{"role": "user", "content": str(world.reset(number))}]))
+    if not episodes:
+        raise SpecError("episodes: give at least one seed")
+    with progress("act", environment.most, "calls") as bar:
+        for number in range(environment.most):
+            going = [i for i, episode in enumerate(episodes) if not episode.done]
+            if not going:
+                break
+            for i, call in zip(going, policy([episodes[i] for i in going], number, seed), strict=True):
+                _move(worlds[i], episodes[i], call, number)
+            bar.advance()
+    return episodes
+
+
+def _move(world: Environment, episode: Episode, call: Call | None, number: int) -> None:
+    if call is None:
+        episode.done = True
+        episode.messages.append({"role": "assistant", "content": INVALID})
+        return
+    step = _stepped(world, episode.seed, number, call.name, call.arguments)
+    name = f"call_{number}"
+    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+    calls = [{"id": name, "type": "function", "function": function}]
+    episode.messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+    episode.messages.append({"role": "tool", "tool_call_id": name, "content": step.text})
+    episode.rewards.append(step.reward)
+    episode.done = step.done
+
+
+def _stepped(world: Environment, seed: int, number: int, name: str, arguments: Mapping[str, Any]) -> Step:
+    try:
+        found = Step(*world.step(name, arguments))
+        return Step(str(found.text), float(found.reward), bool(found.done))
+    except LlmanacError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"environment: step {number} of the episode with seed {seed}, {name}({dict(arguments)}), raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def replay(environment: Environment, episode: Episode) -> float:
+    """Play an episode's calls again and return its return.
+
+    Raises:
+        DataError: an observation or reward that differs; it names the step.
+    """
+    world = copy.deepcopy(environment)
+    task = world.reset(episode.seed)
+    if task != episode.messages[0]["content"]:
+        raise DataError(
+            f"episode {episode.seed}: begins with {episode.messages[0]['content']!r}, the replay with {task!r}"
+        )
+    seen = [message["content"] for message in episode.messages if message["role"] == "tool"]
+    total = 0.0
+    for number, (call, text, reward) in enumerate(zip(episode.calls, seen, episode.rewards, strict=True)):
+        step = _stepped(world, episode.seed, number, call["name"], json.loads(call["arguments"]))
+        if (step.text, step.reward) != (text, reward):
+            raise DataError(
+                f"episode {episode.seed}, step {number}: the replay gives {step.text!r} and reward {step.reward}, the "
+                f"episode has {text!r} and {reward}; step() must depend on the seed and the calls alone"
+            )
+        total += step.reward
+    return total
+
+
+class RandomPolicy:
+    """A tool at random, and each of its arguments at random among those that its schema allows."""
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        self.tools = [tool["function"] for tool in tools]
+
+    def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[Call | None]:
+        return [self._call(numpy_generator(seed, "random-policy", episode.seed, number)) for episode in episodes]
+
+    def _call(self, draw: np.random.Generator) -> Call:
+        chosen = self.tools[int(draw.integers(len(self.tools)))]
+        properties = (chosen.get("parameters") or {}).get("properties", {})
+        return Call(chosen["name"], {name: _value(name, schema, draw) for name, schema in properties.items()})
+
+
+def _value(name: str, schema: Mapping[str, Any], draw: np.random.Generator) -> Any:
+    if "enum" in schema:
+        return schema["enum"][int(draw.integers(len(schema["enum"])))]
+    if schema.get("type") == "boolean":
+        return bool(draw.integers(2))
+    if schema.get("type") == "integer" and {"minimum", "maximum"} <= schema.keys():
+        return int(draw.integers(schema["minimum"], schema["maximum"] + 1))
+    raise SpecError(f"tools: argument {name!r} needs enum, boolean, or integer with minimum and maximum to be random")
+
+
+@dataclass(frozen=True)
+class Success:
+    """How many episodes had a return above 0, with the 95% interval of their share (Wilson)."""
+
+    hits: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.hits / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        _, low, high = wilson_interval(self.hits, self.total)
+        return low, high
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode]) -> Success:
+        return cls(sum(episode.value > 0 for episode in episodes), len(episodes))

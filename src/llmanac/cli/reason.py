@@ -1,0 +1,160 @@
+"""`llmanac reason`: answers to questions with more compute: answers, their cost in tokens, accuracy over samples."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmanac.cli.options import Fields, Seed, SomeModel, SomeRunner
+from llmanac.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from llmanac.reason._questions import Answered
+
+UTILITIES = ("exact-match", "bleu", "rouge", "bertscore")
+Verifier = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REWARD|UTILITY",
+        help="A reward: exact-match, code-tests, a reward model's folder, FILE.py:function; for mbr exact-match, bleu, "
+        "rouge or bertscore=ENCODER.",
+    ),
+]
+
+
+def reason_command(
+    model: SomeModel,
+    question: Annotated[str, typer.Argument(metavar="QUESTION|FILE", help="A question, or a .jsonl/.parquet file.")],
+    method: Annotated[str, typer.Option("--method", "-m", help="`llmanac list reason` names them.")] = "voting",
+    n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="Samples of a question [the method's].")] = None,
+    verifier: Verifier = None,
+    convention: Annotated[str, typer.Option(help="How answers are found in texts: gsm8k, math, choice, ...")] = (
+        "gsm8k-flexible"
+    ),
+    tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, or thought of long-cot [256].")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of the samples [0.7].")] = None,
+    column: Annotated[str, typer.Option(help="Of the question in a file.")] = "question",
+    answer: Annotated[str, typer.Option(help="Of the right answer in a file.")] = "answer",
+    template: Annotated[str, typer.Option(help="The prompt of a question.")] = "{question}",
+    plain: Annotated[bool, typer.Option("--plain", help="Do not use the model's chat template.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A .jsonl file: a row a question.")] = None,
+    curve: Annotated[Path | None, typer.Option(help="An .svg file: accuracy over the number of samples.")] = None,
+    set_: Fields = None,
+    seed: Seed = 0,
+    runner: SomeRunner = "auto",
+) -> None:
+    """Answer questions with more compute: best-of-n, voting, mbr, tree-search, mcts, long-cot."""
+    from llmanac.cli.align import read_rewards
+    from llmanac.core.outputs import check_output
+    from llmanac.core.spec import make_method, parse_patches, patch
+    from llmanac.generate.load import load_engine
+    from llmanac.reason import Question
+    from llmanac.reason._questions import answered, read_questions
+
+    fields: dict[str, Any] = {"name": method, "n": n, "tokens": tokens, "temperature": temperature}
+    spec: Any = make_method("reason", {k: v for k, v in {**fields, "convention": convention}.items() if v is not None})
+    spec = patch(spec, {**_utility(spec.name, verifier), **parse_patches(set_ or ())})
+    if "{question}" not in template:
+        raise SpecError(f"--template: {template!r} has no {{question}}")
+    for place, flag, suffix in ((output, "--output", ".jsonl"), (curve, "--curve", ".svg")):
+        if place is not None and place.suffix != suffix:
+            raise SpecError(f"{flag}: {place} must end in {suffix}")
+        if place is not None:
+            check_output(place, flag, [question] if Path(question).is_file() else [], force=True)
+    reward = None
+    if verifier is not None and spec.name != "mbr":
+        named = {"name": "exact-match", "convention": convention} if verifier == "exact-match" else None
+        reward = make_method("reward", named or read_rewards([verifier])).build()
+    engine = load_engine(model, runner=runner)
+    built = spec.build(engine=engine, reward=reward)
+    chat = not plain and getattr(engine.tokenizer, "chat_template", None) is not None
+    file = Path(question).suffix in (".jsonl", ".parquet", ".json", ".csv")
+    if file:
+        asked = read_questions(engine, Path(question), column=column, template=template, chat=chat)
+    else:
+        asked = [Question.of(engine, template.replace("{question}", question), chat=chat)]
+    found = list(answered(built, asked, convention=convention, column=answer, seed=seed))
+    _print(found, file)
+    if output is not None:
+        _write(output, found)
+    points = _curve(found, seed)
+    if curve is not None:
+        _draw(curve, points, method)
+    other = "mbr" if method == "voting" else "voting"
+    print(
+        f"Next: llmanac reason {shlex.join([model, question, '--method', other])}   (the same questions, another way)"
+    )
+
+
+def _utility(name: str, verifier: str | None) -> dict[str, Any]:
+    """`--verifier` of mbr as its fields."""
+    if name != "mbr" or verifier is None:
+        return {}
+    utility, _, encoder = verifier.partition("=")
+    if utility not in UTILITIES:
+        raise SpecError(f"--verifier: mbr needs a utility: {', '.join(UTILITIES)}; got {verifier!r}")
+    return {"utility": utility, **({"encoder": encoder} if encoder else {})}
+
+
+def _print(found: list[Answered], file: bool) -> None:
+    from llmanac.cli.tables import print_table
+
+    if not file:
+        print(found[0].found.text.strip())
+    rows = []
+    for number, one in enumerate(found[:20], 1):
+        own, cost = one.found, one.found.cost
+        mark = "" if one.right is None else "right" if one.right[own.chosen] else "wrong"
+        tied = f"tied with {len(own.tied) - 1}" if own.tied else ""
+        score = f"{own.candidates[own.chosen].score:.4g}"
+        counts = (f"{cost.prompt:,}", f"{cost.sampled:,}", f"{cost.verifier:,}")
+        rows.append((str(number), own.answer or "(none)", score, f"{len(own.candidates)}", *counts, mark or tied))
+    heads = ("question", "answer", "score", "candidates", "prompt tokens", "sampled", "verifier", "")
+    print_table("", heads, rows, left=(1, 7))
+    if len(found) > len(rows):
+        print(f"... and {len(found) - len(rows)} more; -o FILE.jsonl keeps all of them")
+    total = sum(one.found.cost.total for one in found)
+    marked = [one.right[one.found.chosen] for one in found if one.right is not None]
+    right = f", {sum(marked)} of {len(marked)} right" if marked else ""
+    print(f"{len(found)} {'question' if len(found) == 1 else 'questions'}, {total:,} tokens{right}")
+
+
+def _write(path: Path, found: list[Answered]) -> None:
+    from llmanac.core import files
+
+    with files.atomic_file(path) as handle:
+        for one in found:
+            handle.write((json.dumps(one.as_json(), ensure_ascii=False) + "\n").encode())
+
+
+def _curve(found: list[Answered], seed: int) -> list[Any]:
+    """Print accuracy over the number of samples, where the rows have answers and the method has a curve."""
+    from llmanac.cli.tables import print_table
+    from llmanac.reason._curve import curve
+
+    known = [one for one in found if one.right is not None and one.found.support is not None]
+    if not known or len(known[0].found.candidates) == 1:
+        return []
+    points = curve([one.found for one in known], [one.right or [] for one in known], seed=seed)
+    rows = [
+        (str(p.k), f"{p.accuracy:.1%}", "" if p.interval is None else f"{p.interval[0]:.1%} to {p.interval[1]:.1%}",
+         f"{p.tokens:,.0f}")
+        for p in points
+    ]  # fmt: skip
+    print_table("accuracy over samples", ("samples", "right", "95% interval", "tokens a question"), rows, left=())
+    return points
+
+
+def _draw(path: Path, points: list[Any], method: str) -> None:
+    from llmanac.core import files
+    from llmanac.lab._svg import Line, line_chart, standalone
+
+    if not points:
+        raise SpecError("--curve: needs right answers (--answer names their column) and one of best-of-n, voting, mbr")
+    line = Line(method, [(p.k, p.accuracy) for p in points], [p.interval or (p.accuracy,) * 2 for p in points])
+    files.write_text(path, standalone(line_chart([line], "samples", "accuracy", f"{method}: accuracy over samples")))
+    print(f"{path}: the curve")
