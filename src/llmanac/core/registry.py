@@ -48,6 +48,8 @@ KINDS: dict[str, str] = {
     "optimizer": "train/optimizers",
     "schedule": "train/schedules",
     "retriever": "retrieve",
+    "multimodal": "multimodal",
+    "sampler": "multimodal/samplers",
 }
 
 
