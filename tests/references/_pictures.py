@@ -37,11 +37,11 @@ def pixels(count: int = 3, size: int = 24, seed: int = 2) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def close(actual: Tensor, expected: Tensor, least: float = 0.05) -> None:
-    """Equal within 1e-6 of the largest value, which must not be all alike."""
+def close(actual: Tensor, expected: Tensor, least: float = 0.05, most: float = 1e-6) -> None:
+    """Equal within `most` of the largest value; the values differ by `least`."""
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     assert expected.std() > least
-    assert (actual - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert (actual - expected).abs().max() <= most * expected.abs().max()
 
 
 def gradients_agree(ours: Any, model: Any, sources: Any, tolerance: float = 1e-6) -> None:

@@ -60,12 +60,12 @@ def test_logits_and_loss_equal_transformers(case, tmp_path):
     loss, units, _ = ours.loss(Pictures(pixels=x, ids=ids, targets=targets))
     torch.testing.assert_close((loss / units).float(), expected.loss.float(), rtol=1e-6, atol=1e-6)
     double = F.cross_entropy(expected.logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
-    torch.testing.assert_close(loss / units, double, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(loss / units, double, rtol=1e-6, atol=0)  # their RMSNorm is float32
     double.backward()
     (loss / units).backward()
     vision = model.model.vision_tower
     grad = ours.vision.model.patches.weight.grad
-    close(grad, vision.embeddings.patch_embedding.weight.grad.reshape(grad.shape), 1e-6)
+    close(grad, vision.embeddings.patch_embedding.weight.grad.reshape(grad.shape), 1e-6, 1e-4)
     ours.save_pretrained(tmp_path / "ours")
     again = getattr(transformers, name).from_pretrained(tmp_path / "ours", dtype=torch.float64).eval()
     close(again(input_ids=ids, pixel_values=x, **kinds).logits, expected.logits)
