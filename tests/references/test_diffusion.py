@@ -51,7 +51,7 @@ def test_steps_equal_diffusers(name, choices, schedule, predicts):
         expected = theirs.step(answer, int(time), x, generator=torch.Generator().manual_seed(number), **extra).prev_sample
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(number), dtype=x.dtype)
         actual = sampler.step(answer, number, x, noise if sampler.noisy(number) else None)
-        close(actual, expected, 0.1)
+        close(actual, expected, 1e-3)
         x = expected
     assert (x - start()).abs().max() > 0.1
 
@@ -104,10 +104,9 @@ def test_denoiser_equals_dit_of_diffusers():
     left = [name for name in state if name not in given]
     assert left == [] or left == ["pos_embed.pos_embed"], left
     theirs.load_state_dict({**state, **given})
-    x, times, labels = start(), torch.tensor([3, 700]), torch.tensor([4, 1])
+    x, times, labels = start(), torch.tensor([3, 40]), torch.tensor([4, 1])
     expected = theirs(x, timestep=times, class_labels=labels).sample
     actual = ours(x, times, labels[:, None])
-    print("DIFF", (actual - expected).abs().max(), expected.abs().max())
     close(actual, expected, 0.3, 1e-5)  # their waves of time and place are float32
     assert (actual - ours(x, times, None)).abs().max() > 0.01
 

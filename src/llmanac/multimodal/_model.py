@@ -148,6 +148,12 @@ def everything(hidden: Tensor) -> Memory:
     return Memory(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
 
 
+def reading(memory: Memory, position: Any, form: AttentionForm) -> Context:
+    """A context for queries without places that read a memory."""
+    mask = AttentionMask.of_source(memory.real, 1)
+    return Context(ids=None, positions=mask.queries, mask=mask, position=position, form=form, memory=memory)
+
+
 def load_part(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
     """Give a module the parameters of another model below a prefix (a trained encoder to a model that reads it)."""
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
-from llmanac.models._masks import AttentionMask
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.ffn.mlp import Spec as MLP
@@ -34,7 +33,7 @@ from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import PositionSpec
 from llmanac.models.positions.learned import Spec as Learned
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, everything, run_stack
+from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, everything, reading, run_stack
 
 CARD = {
     "title": "Vision transformer",
@@ -173,11 +172,7 @@ class ViT(MultimodalModel):
             return pooled
         if kind != "attention":
             return x.mean(1)
-        mask = AttentionMask.of_source(torch.ones(x.shape[:2], dtype=torch.bool, device=x.device), 1)
-        context = Context(
-            ids=None, positions=mask.queries, mask=mask, position=self.model.position, form=self.attention_form,
-            memory=everything(x),
-        )  # fmt: skip
+        context = reading(everything(x), self.model.position, self.attention_form)
         assert self.model.pool is not None
         vector: Tensor = self.model.pool(x, context)
         return vector

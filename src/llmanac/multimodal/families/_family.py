@@ -30,11 +30,15 @@ GENERAL = frozenset(
 
 @dataclass(frozen=True)
 class Part:
-    """Parameters of ours below a prefix and their names: `theirs` are prefixes, the first one is written."""
+    """Parameters of ours below a prefix and their names: `theirs` are prefixes, the first one is written.
+
+    `within`: what comes before our names where `names` knows them: "model.layers." for a list of modules.
+    """
 
     ours: str
     theirs: tuple[str, ...]
-    names: Names
+    names: Names = Names()
+    within: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,10 +185,11 @@ class Family:
         found: dict[str, Source] = {}
         for part in parts:
             own = {n.removeprefix(part.ours): shape for n, shape in shapes.items() if n.startswith(part.ours)}
-            own = {name: shape for name, shape in own.items() if part.ours + name not in found}
+            own = {part.within + name: shape for name, shape in own.items() if part.ours + name not in found}
             sources = part.names.place(own)
             best = max(part.theirs, key=lambda prefix: sum(has(prefix + s.name) for s in sources.values()))  # noqa: B023
-            found |= {part.ours + name: replace(s, name=best + s.name) for name, s in sources.items()}
+            for name, source in sources.items():
+                found[part.ours + name.removeprefix(part.within)] = replace(source, name=best + source.name)
         return found
 
 

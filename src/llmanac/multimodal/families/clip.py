@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
 from llmanac.models.families._table import Data, Entry, Key
 from llmanac.multimodal.clip import Spec, text_tower
 from llmanac.multimodal.families._family import Family, Inside, Part
@@ -46,8 +45,8 @@ FAMILY = Family(
     parts=lambda language: (
         Part("vision.", ("vision_model.",), CLIP_VISION),
         Part("text.", ("text_model.",), CLIP_TEXT),
-        Part("image_projection.", ("visual_projection.",), Names()),
-        Part("text_projection.", ("text_projection.",), Names()),
-        Part("logit_scale.weight", ("logit_scale",), Names()),
+        Part("image_projection.", ("visual_projection.",)),
+        Part("text_projection.", ("text_projection.",)),
+        Part("logit_scale.weight", ("logit_scale",)),
     ),
 )

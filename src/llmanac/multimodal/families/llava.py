@@ -7,7 +7,6 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families import family as language_family
 from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
 from llmanac.models.families._table import Data, Entry, Key, Only
 from llmanac.multimodal.families._family import Family, Inside, Language, Part
 from llmanac.multimodal.families._vision import CLIP_VISION
@@ -50,8 +49,8 @@ FAMILY = Family(
     ),
     parts=lambda language: (
         Part("vision.", ("vision_tower.", "vision_tower.vision_model."), CLIP_VISION),
-        Part("projector.up_proj.", ("multi_modal_projector.linear_1.",), Names()),
-        Part("projector.down_proj.", ("multi_modal_projector.linear_2.",), Names()),
+        Part("projector.up_proj.", ("multi_modal_projector.linear_1.",)),
+        Part("projector.down_proj.", ("multi_modal_projector.linear_2.",)),
         *language_parts(language),
     ),
     neutral=frozenset({"image_seq_length"}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmanac.models.families._names import Names
 from llmanac.models.families._table import Key, Only
 from llmanac.models.families.gemma import FAMILY as GEMMA
 from llmanac.multimodal.families._family import Family, Inside, Language, Part
@@ -30,7 +29,7 @@ FAMILY = Family(
     ),  # fmt: skip
     parts=lambda language: (
         Part("vision.", ("vision_tower.", "vision_tower.vision_model."), CLIP_VISION),
-        Part("projector.", ("multi_modal_projector.linear.",), Names()),
+        Part("projector.", ("multi_modal_projector.linear.",)),
         *language_parts(language),
     ),
     neutral=frozenset({"vocab_size", "hidden_size", "num_image_tokens"}),

@@ -6,7 +6,6 @@ Zhai et al. 2023, arXiv:2303.15343.
 from __future__ import annotations
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._names import Names
 from llmanac.models.families._table import Fixed, Key, Only
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.encoder import Spec as Encoder
@@ -52,9 +51,9 @@ FAMILY = Family(
     parts=lambda language: (
         Part("vision.", ("vision_model.",), CLIP_VISION),
         Part("text.", ("text_model.",), CLIP_TEXT),
-        Part("text_projection.", ("text_model.head.",), Names()),
-        Part("logit_scale.weight", ("logit_scale",), Names()),
-        Part("logit_bias.weight", ("logit_bias",), Names()),
+        Part("text_projection.", ("text_model.head.",)),
+        Part("logit_scale.weight", ("logit_scale",)),
+        Part("logit_bias.weight", ("logit_bias",)),
     ),
     axes={"probe": 2, "logit_scale": 1, "logit_bias": 1},
 )

@@ -52,7 +52,7 @@ FAMILY = Family(
     architecture="ViTForImageClassification",
     spec=Spec(norm=LayerNorm(eps=1e-12)),
     entries=(Classes(), *sizes(1e-12, "gelu"), Only("qkv_bias", (True,))),
-    parts=lambda language: (Part("classifier.", ("classifier.",), Names()), Part("", ("vit.", ""), NAMES)),
+    parts=lambda language: (Part("classifier.", ("classifier.",)), Part("", ("vit.", ""), NAMES)),
     axes={"cls_token": 2, "position_embeddings": 1},
     neutral=frozenset({"pooler_act", "pooler_output_size"}),
     ignored=("pooler.dense.weight", "pooler.dense.bias"),
