@@ -23,7 +23,7 @@ TEXT = {
 
 def theirs(model: str, config: str, seed: int = 0, **choices: Any) -> Any:
     """A float64 model of transformers with weights of deviation 0.2."""
-    made = getattr(transformers, config)(attn_implementation="sdpa", **choices)
+    made = getattr(transformers, config)(**{"attn_implementation": "sdpa", **choices})
     built = getattr(transformers, model)(made)
     return randomise(built, seed).double().eval()
 

@@ -18,7 +18,7 @@ from llmanac.models._context import Memory
 
 def test_scores_and_gradients_equal_vilt(tmp_path):
     """Ragged texts: padding between text and patches is not seen. Their patches come in a random order."""
-    model = theirs("ViltForQuestionAnswering", "ViltConfig", **{**VISION, **TEXT, "num_labels": 5, "max_image_length": -1})
+    model = theirs("ViltForQuestionAnswering", "ViltConfig", **{**VISION, **TEXT, "num_labels": 5, "max_image_length": -1, "attn_implementation": "eager"})
     ours, x, ids = ours_of(model, tmp_path / "theirs"), pixels(3), tokens(3, 9)
     lengths = torch.tensor([9, 4, 7])
     real = (torch.arange(9) < lengths[:, None]).long()
@@ -54,7 +54,8 @@ def test_co_attention_layer_equals_bridgetower():
     """One layer, both ways of a ragged text, weights copied by name."""
     config = BridgeTowerConfig(
         hidden_size=32, num_attention_heads=4, intermediate_size=128, layer_norm_eps=1e-5, hidden_act="gelu",
-        attn_implementation="sdpa", is_decoder=False,
+        attn_implementation="sdpa", is_decoder=False, add_cross_attention=True, attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=0.0, chunk_size_feed_forward=0,
     )  # fmt: skip
     layer = randomise(BridgeTowerBertCrossLayer(config)).double().eval()
     model = co_attention()
@@ -75,7 +76,8 @@ def test_co_attention_layer_equals_bridgetower():
     expected = layer(t, v, attention_mask=hidden)[0]
     actual = own(t, model._context(real, Memory(v, torch.ones(2, 10, dtype=torch.bool))))
     close(actual[real], expected[real], 0.3, 1e-9)
-    back = layer(v, t, encoder_attention_mask=hidden)[0]  # the image looks at the text
+    everything = torch.zeros(2, 1, 1, 10, dtype=torch.float64)
+    back = layer(v, t, attention_mask=everything, encoder_attention_mask=hidden)[0]  # the image looks at the text
     close(own(v, model._context(torch.ones(2, 10, dtype=torch.bool), Memory(t, real))), back, 0.3, 1e-9)
 
 

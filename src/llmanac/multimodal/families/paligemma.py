@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from llmanac.models.families._table import Key, Only
+from llmanac.models.families._config import Config
+from llmanac.models.families._table import Data, Entry, Key, Only
 from llmanac.models.families.gemma import FAMILY as GEMMA
 from llmanac.multimodal.families._family import Family, Inside, Language, Part
 from llmanac.multimodal.families._vision import CLIP_VISION
 from llmanac.multimodal.families.llava import language_parts
 from llmanac.multimodal.families.siglip import SIZES, VISION
 from llmanac.multimodal.vlm import Spec
+
+class Widths(Entry):
+    """Widths that follow from the language model's."""
+
+    def read(self, config: Config, data: Data) -> None:
+        config.expect("projection_dim", data["text"]["dim"])
+
+    def write(self, data: Data) -> dict[str, Any]:
+        width = data["text"]["dim"]
+        return {"projection_dim": width, "hidden_size": width}
+
 
 FAMILY = Family(
     model_type="paligemma",
@@ -26,6 +39,7 @@ FAMILY = Family(
             dropped=frozenset({"num_image_tokens", "use_bidirectional_attention"}),
         ),
         Key("image_token_index", "image_id", default=256000, aliases=("image_token_id",)),
+        Widths(),
     ),  # fmt: skip
     parts=lambda language: (
         Part("vision.", ("vision_tower.", "vision_tower.vision_model."), CLIP_VISION),
