@@ -63,14 +63,33 @@ def load_multimodal(
             model = spec.build(vocab_size=vocab_size)
     except (SpecError, RuntimeError, OverflowError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: {str(error)[:300]}") from error
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    absent = chosen.absent if chosen else ()
+    shapes = {name: tuple(p.shape) for name, p in tensors(model).items() if not any(part in name for part in absent)}
     sources = chosen.place(shapes, parts, weights.__contains__) if chosen else {n: Source(n, s) for n, s in shapes.items()}
     state = _read(shapes, sources, dict(chosen.joined) if chosen else {}, weights, resolve_dtype(dtype, where), where)
     if weights.unused:
         raise CheckpointError(f"{folder}: weights have no place in the model: {some(sorted(weights.unused))}")
+    if any(tensor.is_meta and name not in state for name, tensor in tensors(model, own=False).items()):
+        made = spec.build(vocab_size=vocab_size)  # what no file holds
+        state = {name: value.to(resolve_dtype(dtype, where)) for name, value in tensors(made).items()} | state
+        fixed = {name: value for name, value in tensors(made, own=False).items() if name not in state}
+        for name, value in fixed.items():
+            owner, _, own = name.rpartition(".")
+            model.get_submodule(owner)._buffers[own] = value
     model.load_state_dict(state, strict=False, assign=True)
+    for part in model.modules():
+        if absent and hasattr(part, "settle"):
+            part.settle()
     _tie(model)
     return model.to(where).eval()  # what is no parameter: frequencies of positions
+
+
+def tensors(model: Any, *, own: bool = True) -> dict[str, Tensor]:
+    """What a file holds of a model: parameters, and the buffers that are saved; with `own=False` the others too."""
+    kept = {name for name, _ in model.named_parameters()}
+    kept |= {name for name in model.state_dict() if own}
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor for name, tensor in named.items() if name in kept or not own}
 
 
 def _tie(model: Any) -> None:
@@ -154,7 +173,7 @@ def save_multimodal(model: Any, folder: str | Path, kind: str | None = None) -> 
         Misfit: (a CheckpointError) that family cannot hold this model; the message says why.
     """
     folder = Path(folder)
-    state = {name: p.detach() for name, p in model.named_parameters()}
+    state = {name: p.detach() for name, p in tensors(model).items()}
     config: dict[str, Any] = {"architectures": [type(model).__name__], "model_type": OWN}
     for name in FAMILIES if kind is None else (kind,):
         chosen = family(name, "family")

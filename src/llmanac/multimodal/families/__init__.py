@@ -13,7 +13,7 @@ from llmanac.multimodal.families._family import Family
 
 __all__ = ["FAMILIES", "Family", "family"]
 
-FAMILIES = ("vit", "clip", "siglip", "llava", "paligemma", "idefics", "vilt")
+FAMILIES = ("vit", "clip", "siglip", "llava", "paligemma", "idefics", "vilt", "chameleon")
 
 
 def family(name: Any, where: str = "model_type") -> Family:

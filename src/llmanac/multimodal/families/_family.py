@@ -137,6 +137,7 @@ class Family:
         further: `(data)` changes what the entries read, where fields depend on each other.
         axes: endings of their names -> axes of size 1 that come before ours.
         writes: further keys with their values; ignored: endings of names that are no parameters.
+        absent: parts of our names that their files do not have; they begin as `begin` and `settle` make them.
     """
 
     model_type: str
@@ -150,6 +151,7 @@ class Family:
     writes: Mapping[str, Any] = field(default_factory=dict)
     neutral: frozenset[str] = frozenset()
     ignored: tuple[str, ...] = (".position_ids", ".rotary_emb.inv_freq")
+    absent: tuple[str, ...] = ()
 
     def to_spec(self, table: Mapping[str, Any], path: object) -> tuple[Any, int, tuple[Part, ...]]:
         """Their config.json -> (Spec, vocabulary size or number of classes, names of the parts).
